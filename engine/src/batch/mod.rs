@@ -1,0 +1,163 @@
+//! Continuous batching: one forward pass a step carries the prefill and decode tokens of sequences with different adapters.
+//! OWNER: E2 (interface fixed, inside free).
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::Result;
+use crate::error::EngineError;
+use crate::lora::AdapterHandle;
+use crate::sampling::SamplingParams;
+use crate::score::ScoreJob;
+use crate::text::Text;
+use crate::weights::{ModelFiles, ModelInfo, Quantisation};
+
+/// A request to continue `prompt`.
+pub struct GenerateJob {
+    pub prompt: Vec<u32>,
+    /// How many of the prompt's first tokens are worth keeping in the prefix cache (a specialist's system prompt); 0: none.
+    pub cacheable_prefix: usize,
+    pub params: SamplingParams,
+    pub adapter: Option<AdapterHandle>,
+    /// Asked before each step: when true the sequence ends as [`FinishReason::Cancelled`] and its room is freed.
+    pub cancelled: Box<dyn Fn() -> bool + Send>,
+    /// Ends as [`FinishReason::Deadline`] with what there is at this time.
+    pub deadline: Option<std::time::Instant>,
+    pub sink: Box<dyn TokenSink>,
+}
+
+/// Where a sequence's tokens go. Called on the device thread: must not block.
+pub trait TokenSink: Send {
+    /// More text. `Break` says that nobody listens any more: the sequence is cancelled.
+    fn piece(&mut self, piece: Piece) -> ControlFlow<()>;
+    /// The end; called exactly once, for a sequence that was admitted or refused.
+    fn finish(self: Box<Self>, end: Result<Finished>);
+}
+
+/// Newly final text: may cover several tokens (a character of several bytes, a held-back stop string) or none.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Piece {
+    pub text: String,
+    /// One entry a token when log-probabilities were asked for, else empty.
+    pub logprobs: Vec<TokenLogprob>,
+    /// Tokens sampled since the last piece.
+    pub tokens: usize,
+}
+
+/// A sampled token's log-probability, before temperature and penalties.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TokenLogprob {
+    pub token: u32,
+    pub bytes: Vec<u8>,
+    pub logprob: f32,
+    /// The best alternatives, best first.
+    pub top: Vec<(u32, Vec<u8>, f32)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// End-of-turn token or a stop string.
+    Stop,
+    /// `max_tokens` or the context window.
+    Length,
+    /// The deadline came first.
+    Deadline,
+    Cancelled,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    pub prompt_tokens: usize,
+    /// Of the prompt's tokens, those that came from the prefix cache.
+    pub cached_tokens: usize,
+    pub completion_tokens: usize,
+}
+
+/// How a sequence ended.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    pub reason: FinishReason,
+    pub usage: Usage,
+    pub queued: Duration,
+    pub prefill: Duration,
+    pub decode: Duration,
+    /// Mean and maximum entropy (nats) of the next-token distributions, and the mean log-probability of the tokens chosen: raw material for a confidence.
+    pub mean_entropy: f32,
+    pub max_entropy: f32,
+    pub mean_logprob: f32,
+}
+
+/// What an engine is made with.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    pub quantisation: Quantisation,
+    /// Sequences in one step at most.
+    pub max_batch: usize,
+    /// Prompt tokens in one step at most (chunked prefill).
+    pub prefill_chunk: usize,
+    /// Bytes the prefix cache may hold.
+    pub prefix_cache_bytes: usize,
+    /// Upper bound on the context window; the model's own when `None`.
+    pub context_length: Option<usize>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self { quantisation: Quantisation::None, max_batch: 16, prefill_chunk: 256, prefix_cache_bytes: 256 << 20, context_length: None }
+    }
+}
+
+/// What one step did, and where the engine stands after it.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct StepReport {
+    pub prefill_tokens: usize,
+    pub decode_tokens: usize,
+    pub scored: usize,
+    pub running: usize,
+    pub waiting: usize,
+    /// KV positions held by sequences and prefixes, and their bytes.
+    pub kv_tokens: usize,
+    pub kv_bytes: usize,
+}
+
+/// A model on a device with its sequences. Not `Sync`: one device thread owns it.
+pub struct Engine {}
+
+impl Engine {
+    /// Loads weights on `device`.
+    pub fn load(_files: &ModelFiles, _text: Arc<Text>, _device: &candle_core::Device, _options: EngineOptions) -> Result<Self> {
+        todo!()
+    }
+    pub fn info(&self) -> &ModelInfo {
+        todo!()
+    }
+    /// Loads a PEFT folder under `name`; the handle keeps it alive.
+    pub fn load_adapter(&mut self, _name: &str, _folder: &Path) -> Result<AdapterHandle> {
+        todo!()
+    }
+    /// Queues a sequence; refuses at once (through the sink) what can never run.
+    pub fn submit(&mut self, _job: GenerateJob) {
+        todo!()
+    }
+    /// Queues a scoring, which runs before any answer does.
+    pub fn score(&mut self, _job: ScoreJob) {
+        todo!()
+    }
+    pub fn has_work(&self) -> bool {
+        todo!()
+    }
+    /// One step. An error of one sequence goes to its sink; an error returned here means the step failed for all in it
+    /// (they have been told) and the engine is empty but usable.
+    pub fn step(&mut self) -> Result<StepReport> {
+        todo!()
+    }
+    /// Ends every sequence and scoring with `reason`; for shutdown and after a panic.
+    pub fn abort_all(&mut self, _reason: &dyn Fn() -> EngineError) {
+        todo!()
+    }
+}

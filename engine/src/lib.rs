@@ -1,0 +1,32 @@
+//! The mind: weights, LoRA, KV cache, batching, sampling, scoring and embedding, on candle.
+//!
+//! Knows no actix, no HTTP and no database. Everything here is synchronous: one [`Engine`] belongs to one device thread,
+//! which feeds it jobs and calls [`Engine::step`]. What any thread may use (tokenizer, chat template) is in [`Text`].
+
+pub mod batch;
+pub mod chat;
+pub mod comm;
+pub mod device;
+pub mod embed;
+pub mod error;
+pub mod kv;
+pub mod lora;
+pub mod model;
+pub mod sampling;
+pub mod score;
+pub mod text;
+pub mod weights;
+
+pub use batch::{Engine, EngineOptions, FinishReason, Finished, GenerateJob, Piece, StepReport, TokenLogprob, TokenSink, Usage};
+pub use chat::{ChatMessage, Role};
+pub use device::DeviceSpec;
+pub use error::EngineError;
+pub use lora::{AdapterHandle, LoraAdapter};
+pub use model::{Llama, ModelConfig};
+pub use sampling::SamplingParams;
+pub use score::{ContinuationScore, ScoreJob};
+pub use text::Text;
+pub use weights::{ModelFiles, ModelInfo, Quantisation};
+
+/// The crate's result.
+pub type Result<T, E = EngineError> = std::result::Result<T, E>;

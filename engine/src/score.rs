@@ -1,0 +1,33 @@
+//! Log-likelihood of several continuations after one prompt, over one shared prefix. OWNER: E2 (interface fixed).
+
+use crate::Result;
+use crate::lora::AdapterHandle;
+
+/// Scores `continuations` after `prompt`.
+pub struct ScoreJob {
+    pub prompt: Vec<u32>,
+    /// How many of the prompt's first tokens are worth keeping in the prefix cache (0: none).
+    pub cacheable_prefix: usize,
+    /// Each at least one token.
+    pub continuations: Vec<Vec<u32>>,
+    pub adapter: Option<AdapterHandle>,
+    pub reply: Box<dyn FnOnce(Result<Vec<ContinuationScore>>) + Send>,
+}
+
+/// One continuation's log-likelihood.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ContinuationScore {
+    /// log p of each token, natural logarithm.
+    pub logprobs: Vec<f32>,
+}
+
+impl ContinuationScore {
+    /// Sum of the tokens' log-probabilities.
+    pub fn total(&self) -> f64 {
+        self.logprobs.iter().map(|&p| f64::from(p)).sum()
+    }
+    /// Mean log-probability of a token.
+    pub fn mean(&self) -> f64 {
+        self.total() / self.logprobs.len().max(1) as f64
+    }
+}
