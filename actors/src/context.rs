@@ -1,0 +1,46 @@
+//! What every message that costs work carries: whose it is, until when, and whether anyone still wants it.
+
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::NyxError;
+
+/// A request's identity, deadline, cancellation and span.
+#[derive(Debug, Clone)]
+pub struct RequestContext {
+    /// The decision's id as well: UUID v7, so that ids sort by time.
+    pub id: Uuid,
+    pub asked: Instant,
+    pub deadline: Instant,
+    pub cancel: CancellationToken,
+    pub span: tracing::Span,
+}
+
+impl RequestContext {
+    pub fn new(budget: Duration) -> Self {
+        let id = Uuid::now_v7();
+        let asked = Instant::now();
+        let span = tracing::info_span!("request", %id);
+        Self { id, asked, deadline: asked + budget, cancel: CancellationToken::new(), span }
+    }
+
+    /// Time left before the deadline; zero when it has passed.
+    pub fn remaining(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Runs `work` until it is done, the deadline passes or the caller goes away. `doing` names it in the error.
+    ///
+    /// # Errors
+    /// [`NyxError::DeadlineExceeded`], [`NyxError::Cancelled`], or what `work` fails with.
+    pub async fn bound<T>(&self, doing: &'static str, work: impl Future<Output = Result<T, NyxError>>) -> Result<T, NyxError> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(NyxError::Cancelled),
+            done = work => done,
+            () = tokio::time::sleep_until(self.deadline.into()) => Err(NyxError::DeadlineExceeded { doing }),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Everything that can go wrong between the actors, in one enum whose [`NyxError::error_type`] feeds both metrics and HTTP.
+
+use nyx_engine::EngineError;
+
+/// A failure of a request. Messages name the value that was wrong and what would be right.
+#[derive(Debug, thiserror::Error)]
+pub enum NyxError {
+    /// The caller's input is wrong; `param` is the field's name.
+    #[error("{message}")]
+    InvalidRequest { param: Option<String>, message: String },
+    #[error("no model {name:?}; there are {known}")]
+    UnknownModel { name: String, known: String },
+    #[error("no specialist {name:?}; there are {known}")]
+    UnknownSpecialist { name: String, known: String },
+    #[error("no {what} {id:?}")]
+    NotFound { what: &'static str, id: String },
+    #[error("all {capacity} places are taken; try again in {retry_after_s} s")]
+    Overloaded { capacity: usize, retry_after_s: u64 },
+    #[error("the deadline passed while {doing}")]
+    DeadlineExceeded { doing: &'static str },
+    #[error("the caller went away")]
+    Cancelled,
+    #[error("actor {actor} is {state}: {reason}")]
+    ActorDown { actor: String, state: &'static str, reason: String },
+    #[error("the engine refused: {0}")]
+    Engine(#[from] EngineError),
+    #[error("phoebe: {0}")]
+    Database(#[from] sea_orm::DbErr),
+    #[error("the vector store {doing} failed: {reason}")]
+    VectorStore { doing: &'static str, reason: String },
+    #[error("shutting down")]
+    ShuttingDown,
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl NyxError {
+    pub fn invalid(param: &str, message: impl Into<String>) -> Self {
+        Self::InvalidRequest { param: Some(param.to_owned()), message: message.into() }
+    }
+
+    /// A stable snake_case name: the `type` label of metrics and the `code` of HTTP errors.
+    pub fn error_type(&self) -> &'static str {
+        match self {
+            Self::InvalidRequest { .. } => "invalid_request",
+            Self::UnknownModel { .. } => "model_not_found",
+            Self::UnknownSpecialist { .. } => "specialist_not_found",
+            Self::NotFound { .. } => "not_found",
+            Self::Overloaded { .. } => "overloaded",
+            Self::DeadlineExceeded { .. } => "deadline_exceeded",
+            Self::Cancelled => "cancelled",
+            Self::ActorDown { .. } => "actor_down",
+            Self::Engine(error) => match error {
+                EngineError::ContextOverflow { .. } => "context_length_exceeded",
+                EngineError::EmptyPrompt | EngineError::BadSampling { .. } | EngineError::TokenOutOfRange { .. } => "invalid_request",
+                EngineError::Cancelled => "cancelled",
+                _ => "engine_error",
+            },
+            Self::Database(_) => "database_error",
+            Self::VectorStore { .. } => "vector_store_error",
+            Self::ShuttingDown => "shutting_down",
+            Self::Internal(_) => "internal_error",
+        }
+    }
+
+    /// The HTTP status that says it.
+    pub fn status(&self) -> u16 {
+        match self.error_type() {
+            "invalid_request" | "context_length_exceeded" => 400,
+            "model_not_found" | "specialist_not_found" | "not_found" => 404,
+            "overloaded" => 429,
+            "cancelled" => 499,
+            "deadline_exceeded" => 504,
+            "actor_down" | "shutting_down" | "database_error" | "vector_store_error" => 503,
+            _ => 500,
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! What may be asked of the memory keeper.
+
+use actix::Message;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::phoebe::messages::Memory;
+use crate::{NyxError, RequestContext};
+
+/// Keeps a memory: phoebe first (the source of truth), then the index.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Memory, NyxError>")]
+pub struct Remember {
+    pub context: RequestContext,
+    pub text: String,
+    pub speaker: Option<String>,
+    pub when: Option<DateTime<Utc>>,
+    pub conversation: Option<String>,
+}
+
+/// The `k` memories nearest in meaning, best first.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<MemoryHit>, NyxError>")]
+pub struct Recall {
+    pub context: RequestContext,
+    pub query: String,
+    pub k: usize,
+    pub conversation: Option<String>,
+    /// Cosine similarity below which a memory does not count.
+    pub min_score: f32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MemoryHit {
+    #[serde(flatten)]
+    pub memory: Memory,
+    /// Cosine similarity in [-1, 1].
+    pub score: f32,
+}
+
+/// Embeds texts, for `/v1/embeddings`.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Embeddings, NyxError>")]
+pub struct Embed {
+    pub context: RequestContext,
+    pub texts: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embeddings {
+    /// One unit vector a text.
+    pub vectors: Vec<Vec<f32>>,
+    pub tokens: usize,
+}

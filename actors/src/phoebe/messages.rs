@@ -1,0 +1,110 @@
+//! What may be asked of phoebe.
+
+use std::collections::BTreeMap;
+
+use actix::Message;
+use chrono::{DateTime, Utc};
+use nyx_specialists::Evidence;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{Decision, NyxError};
+
+/// Commits a decision (and its automatic reward, when there is one) in one transaction. Answers only when it is durable.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), NyxError>")]
+pub struct RecordDecision {
+    pub decision: Box<Decision>,
+    /// The automatic reward in [-1, 1] with the rule that gave it.
+    pub reward: Option<(f64, String)>,
+}
+
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Decision, NyxError>")]
+pub struct GetDecision(pub Uuid);
+
+/// Newest first.
+#[derive(Debug, Clone, Default, Message)]
+#[rtype(result = "Result<Vec<Decision>, NyxError>")]
+pub struct ListDecisions {
+    pub specialist: Option<String>,
+    pub conversation: Option<String>,
+    /// Only decisions older than this one.
+    pub before: Option<Uuid>,
+    /// 1..=1000.
+    pub limit: u64,
+}
+
+/// A memory as it is kept in `nyx_subjective_memory`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    pub id: Uuid,
+    pub text: String,
+    pub speaker: Option<String>,
+    /// When it happened, as told; not when it was stored.
+    pub when: Option<DateTime<Utc>>,
+    pub conversation: Option<String>,
+    pub stored_at: DateTime<Utc>,
+}
+
+/// Stores a memory. The memory keeper indexes it afterwards and says so with [`MarkIndexed`].
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), NyxError>")]
+pub struct StoreMemory(pub Memory);
+
+/// The vectors of these memories are in the index.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), NyxError>")]
+pub struct MarkIndexed(pub Vec<Uuid>);
+
+/// Memories in the order of their ids, after `after`: all of them, or only those not yet marked as indexed.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<Memory>, NyxError>")]
+pub struct ListMemories {
+    pub unindexed_only: bool,
+    pub after: Option<Uuid>,
+    pub limit: u64,
+}
+
+/// Read-only text search over phoebe's own rows (memories and past decisions), best first: Aletheia's source until tables are registered.
+/// Evidence ids are `memory:UUID` and `decision:UUID`, `source` is the table's name.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<Evidence>, NyxError>")]
+pub struct SearchRecord {
+    pub text: String,
+    pub limit: u64,
+}
+
+/// The current weight of each trait that has one.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<BTreeMap<String, f64>, NyxError>")]
+pub struct LoadTraitWeights;
+
+/// Appends to the history in `nyx_trait_weights`; the newest row of a name is its weight.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<TraitWeightChange, NyxError>")]
+pub struct StoreTraitWeight {
+    pub name: String,
+    pub to: f64,
+    /// `admin`, or the learning rule.
+    pub reason: String,
+    pub reward: Option<f64>,
+    pub decision: Option<Uuid>,
+}
+
+/// One row of the history.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TraitWeightChange {
+    pub name: String,
+    pub from: f64,
+    pub to: f64,
+    pub reason: String,
+    pub reward: Option<f64>,
+    pub decision: Option<Uuid>,
+    pub at: DateTime<Utc>,
+}
+
+/// Answers when the database does.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), NyxError>")]
+pub struct Ping;

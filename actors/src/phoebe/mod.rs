@@ -1,0 +1,2 @@
+//! Phoebe, the database of record. OWNER: PH.
+pub mod messages;
