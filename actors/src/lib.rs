@@ -5,8 +5,13 @@ pub mod context;
 pub mod decision;
 pub mod error;
 pub mod memory;
+pub mod metrics;
+mod nyx;
+pub mod observe;
 pub mod phoebe;
+pub mod question;
 
 pub use context::RequestContext;
 pub use decision::Decision;
 pub use error::NyxError;
+pub use nyx::{MasterOptions, Nyx, NyxOptions, Permit, PoolOptions, Readiness, RequestOptions, StartError};

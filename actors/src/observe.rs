@@ -1,0 +1,153 @@
+//! What an actor is doing, readable without its mailbox: counters that it and its callers write, and a state its supervisor publishes.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use tokio::sync::{Notify, watch};
+
+/// Where an actor is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActorState {
+    Starting,
+    Running,
+    /// It failed and waits out its back-off before a new instance starts.
+    Restarting,
+    /// It failed too often; only `POST /admin/actors/{name}/restart` starts it again.
+    Quarantined,
+    Stopped,
+}
+
+impl ActorState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Restarting => "restarting",
+            Self::Quarantined => "quarantined",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// The last failure of an actor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    pub at: DateTime<Utc>,
+    pub reason: String,
+}
+
+/// What a supervisor publishes about its actor.
+#[derive(Debug, Clone)]
+pub struct Lifecycle {
+    pub state: ActorState,
+    pub restarts: u64,
+    pub last_failure: Option<Failure>,
+    pub since: Instant,
+}
+
+/// What is counted about one actor. All fields may be read and written from any thread.
+#[derive(Debug)]
+pub struct Vitals {
+    pub name: String,
+    /// `orchestrator`, `specialist`, `gpu_pool`, `gpu_worker`, `memory_keeper`, `phoebe`.
+    pub kind: &'static str,
+    pub device: Option<String>,
+    /// Messages sent and not yet taken up.
+    pub mailbox: AtomicU64,
+    /// Messages taken up and not yet answered.
+    pub in_flight: AtomicU64,
+    pub processed: AtomicU64,
+    pub failed: AtomicU64,
+    /// Work waiting outside the mailbox, such as a device's queue.
+    pub queue_depth: AtomicU64,
+    pub adapter: Mutex<Option<String>>,
+    pub lifecycle: watch::Sender<Lifecycle>,
+    /// Wakes the supervisor for a restart by hand.
+    pub restart: Notify,
+}
+
+/// One actor as `/admin/actors` shows it.
+#[derive(Debug, Clone, Serialize)]
+pub struct ActorReport {
+    pub name: String,
+    pub kind: &'static str,
+    pub state: ActorState,
+    pub device: Option<String>,
+    pub mailbox: u64,
+    pub queue_depth: u64,
+    pub in_flight: u64,
+    pub processed: u64,
+    pub failed: u64,
+    pub restarts: u64,
+    pub last_failure: Option<Failure>,
+    pub adapter: Option<String>,
+    /// Since this instance started.
+    pub uptime_ms: u64,
+}
+
+impl Vitals {
+    pub fn new(name: impl Into<String>, kind: &'static str, device: Option<String>) -> Arc<Self> {
+        let lifecycle = Lifecycle { state: ActorState::Starting, restarts: 0, last_failure: None, since: Instant::now() };
+        Arc::new(Self {
+            name: name.into(),
+            kind,
+            device,
+            mailbox: AtomicU64::new(0),
+            in_flight: AtomicU64::new(0),
+            processed: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            queue_depth: AtomicU64::new(0),
+            adapter: Mutex::new(None),
+            lifecycle: watch::channel(lifecycle).0,
+            restart: Notify::new(),
+        })
+    }
+
+    pub fn state(&self) -> ActorState {
+        self.lifecycle.borrow().state
+    }
+
+    pub fn report(&self) -> ActorReport {
+        let lifecycle = self.lifecycle.borrow().clone();
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        ActorReport {
+            name: self.name.clone(),
+            kind: self.kind,
+            state: lifecycle.state,
+            device: self.device.clone(),
+            mailbox: count(&self.mailbox),
+            queue_depth: count(&self.queue_depth),
+            in_flight: count(&self.in_flight),
+            processed: count(&self.processed),
+            failed: count(&self.failed),
+            restarts: lifecycle.restarts,
+            last_failure: lifecycle.last_failure,
+            adapter: self.adapter.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            uptime_ms: u64::try_from(lifecycle.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// Every actor of this process, by name.
+#[derive(Debug, Clone, Default)]
+pub struct Registry(Arc<Mutex<BTreeMap<String, Arc<Vitals>>>>);
+
+impl Registry {
+    pub fn add(&self, vitals: Arc<Vitals>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(vitals.name.clone(), vitals);
+    }
+
+    pub fn get(&self, name: &str) -> Option<Arc<Vitals>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// In the order of their names.
+    pub fn reports(&self) -> Vec<ActorReport> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().map(|vitals| vitals.report()).collect()
+    }
+}

@@ -1,0 +1,70 @@
+//! What a caller asks, and what streams back while it is answered.
+
+use std::collections::BTreeMap;
+
+use nyx_engine::{ChatMessage, TokenLogprob};
+use uuid::Uuid;
+
+/// Whom the caller wants to hear.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The master chooses.
+    Master,
+    Specialist(String),
+    /// The base model with no prompt, retrieval or adapter.
+    Base,
+}
+
+impl Target {
+    /// The model's name on the OpenAI door.
+    pub fn model(&self) -> String {
+        match self {
+            Self::Master => "nyx".into(),
+            Self::Specialist(name) => format!("nyx/{name}"),
+            Self::Base => "nyx/base".into(),
+        }
+    }
+}
+
+/// Sampling settings the caller gave; what is `None` comes from the specialist's file.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SamplingOverrides {
+    pub temperature: Option<f32>,
+    pub top_k: Option<usize>,
+    pub top_p: Option<f32>,
+    pub min_p: Option<f32>,
+    pub repetition_penalty: Option<f32>,
+    pub presence_penalty: Option<f32>,
+    pub frequency_penalty: Option<f32>,
+    pub logit_bias: BTreeMap<u32, f32>,
+    pub seed: Option<u64>,
+    pub logprobs: Option<usize>,
+    pub max_tokens: Option<usize>,
+    pub stop: Vec<String>,
+}
+
+/// One request, parsed: what may be wrong with its values is checked by [`Nyx::ask`](crate::Nyx::ask).
+#[derive(Debug, Clone)]
+pub struct Question {
+    pub messages: Vec<ChatMessage>,
+    pub target: Target,
+    /// With choices nothing is generated: the answer is the likeliest of them.
+    pub choices: Option<Vec<String>>,
+    pub sampling: SamplingOverrides,
+    /// Answers wanted, 1..=8.
+    pub n: usize,
+    pub conversation: Option<String>,
+    /// The door it came through.
+    pub door: &'static str,
+}
+
+/// What streams while a question is being answered. The channel is bounded; when its receiver is dropped, the work stops.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StreamEvent {
+    /// Who will answer. Always first.
+    Decided { decision: Uuid, specialist: String },
+    /// More text of answer `index` (of `n`).
+    Token { index: usize, text: String, logprobs: Vec<TokenLogprob> },
+    /// Answer `index` is complete, for `finish_reason` as in [`Answer`](crate::decision::Answer).
+    Finished { index: usize, finish_reason: String },
+}
