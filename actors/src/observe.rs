@@ -108,6 +108,12 @@ impl Vitals {
         })
     }
 
+    /// A handler has taken one message up.
+    pub fn taken_up(&self) {
+        // a message sent around the supervisor was never counted in
+        let _ = self.mailbox.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| waiting.checked_sub(1));
+    }
+
     pub fn state(&self) -> ActorState {
         self.lifecycle.borrow().state
     }

@@ -1,33 +1,106 @@
-//! LoRA adapters in PEFT's format, applied beside the base, never merged into it. OWNER: E1.
+//! LoRA adapters (Hu et al. 2021) in PEFT's format, applied beside the base, never merged into it.
 
+mod peft;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use candle_core::{Device, Tensor};
+
 use crate::{ModelConfig, Result};
 
-/// One adapter's deltas on one device, packed for this model.
+/// The linear layers an adapter may stand beside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Target {
+    Q,
+    K,
+    V,
+    O,
+    Gate,
+    Up,
+    Down,
+}
+
+impl Target {
+    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+
+    /// PEFT's name of the module.
+    pub fn module(self) -> &'static str {
+        match self {
+            Self::Q => "self_attn.q_proj",
+            Self::K => "self_attn.k_proj",
+            Self::V => "self_attn.v_proj",
+            Self::O => "self_attn.o_proj",
+            Self::Gate => "mlp.gate_proj",
+            Self::Up => "mlp.up_proj",
+            Self::Down => "mlp.down_proj",
+        }
+    }
+
+    /// `[out, in]` of the base weight.
+    pub fn shape(self, config: &ModelConfig) -> [usize; 2] {
+        let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        match self {
+            Self::Q => [queries, config.hidden],
+            Self::K | Self::V => [keys, config.hidden],
+            Self::O => [config.hidden, queries],
+            Self::Gate | Self::Up => [config.intermediate, config.hidden],
+            Self::Down => [config.hidden, config.intermediate],
+        }
+    }
+}
+
+/// The low-rank pair of one layer's module, the scale already in `b`.
 #[derive(Debug)]
-pub struct LoraAdapter {}
+pub(crate) struct Delta {
+    /// `[rank, in]`
+    pub a: Tensor,
+    /// `[out, rank]`
+    pub b: Tensor,
+}
+
+/// One adapter's deltas on one device.
+#[derive(Debug)]
+pub struct LoraAdapter {
+    name: String,
+    id: String,
+    bytes: usize,
+    deltas: HashMap<(usize, Target), Delta>,
+}
 
 /// A loaded adapter, shared by the sequences that speak through it.
 #[derive(Debug, Clone)]
 pub struct AdapterHandle(pub Arc<LoraAdapter>);
 
 impl LoraAdapter {
-    /// Reads a PEFT folder (`adapter_config.json` + `adapter_model.safetensors`).
-    pub fn load(_folder: &Path, _name: &str, _model: &ModelConfig, _base_sha256: &str, _device: &candle_core::Device) -> Result<Self> {
-        todo!()
+    /// Reads a PEFT folder (`adapter_config.json` + `adapter_model.safetensors`) for the base with this shape and digest.
+    ///
+    /// # Errors
+    /// [`EngineError::BadAdapter`](crate::EngineError::BadAdapter) says what is missing, unsupported or of another shape;
+    /// [`EngineError::AdapterBaseMismatch`](crate::EngineError::AdapterBaseMismatch) when it names another base.
+    pub fn load(folder: &Path, name: &str, model: &ModelConfig, base_sha256: &str, device: &Device) -> Result<Self> {
+        peft::load(folder, name, model, base_sha256, device)
     }
+
     /// The name it was loaded under.
     pub fn name(&self) -> &str {
-        todo!()
+        &self.name
     }
+
     /// SHA-256 of its configuration, weights and base, hex: its identity.
     pub fn id(&self) -> &str {
-        todo!()
+        &self.id
     }
+
     /// Bytes of device memory.
     pub fn bytes(&self) -> usize {
-        todo!()
+        self.bytes
+    }
+
+    pub(crate) fn delta(&self, layer: usize, target: Target) -> Option<&Delta> {
+        self.deltas.get(&(layer, target))
     }
 }

@@ -1,17 +1,30 @@
-//! Model files: GGUF, or a Hugging Face folder. OWNER: E1 (interface fixed, may be extended).
+//! Model files: GGUF, or a Hugging Face folder. Opened and checked here, put on a device by [`Llama::load`](crate::Llama::load).
+
+mod digest;
+mod folder;
+mod gguf;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
+use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
+use crate::{EngineError, ModelConfig, Result};
+
+pub use digest::sha256_file;
+pub(crate) use digest::sha256_of;
+pub(crate) use folder::load_safetensors;
 
 /// How to hold weights that are not quantised in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "snake_case")]
 pub enum Quantisation {
     /// As the file has them.
     #[default]
+    #[serde(rename = "none")]
     None,
     #[serde(rename = "q8_0")]
     Q8_0,
@@ -20,10 +33,6 @@ pub enum Quantisation {
     Q4K,
 }
 
-/// Where a model's files are, and what kind they are: opened, checked, not yet on a device.
-#[derive(Debug)]
-pub struct ModelFiles {}
-
 /// What is known of a base model.
 #[derive(Debug, Clone, Serialize)]
 pub struct ModelInfo {
@@ -31,8 +40,9 @@ pub struct ModelInfo {
     pub path: PathBuf,
     /// SHA-256 of the weights: of the GGUF file; of a folder, of its safetensors files' digests in the order of their names.
     pub sha256: String,
+    /// `gguf` or `safetensors`.
     pub format: &'static str,
-    /// The tensor types in use with their counts, as `Q4_1 x 210, Q8_0 x 1, F32 x 61`.
+    /// The file's tensor types with their counts, as `F32 x 61, Q4_1 x 210, Q8_0 x 1`.
     pub tensors: String,
     pub parameters: u64,
     pub context_length: usize,
@@ -41,20 +51,153 @@ pub struct ModelInfo {
     pub bytes: u64,
 }
 
+/// A model's files, opened and checked, not yet on a device.
+#[derive(Debug)]
+pub struct ModelFiles {
+    info: ModelInfo,
+    config: ModelConfig,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Gguf(gguf::GgufFile),
+    Folder(folder::Folder),
+}
+
 impl ModelFiles {
     /// Opens a `.gguf` file or a folder with `config.json` and safetensors.
-    pub fn open(_path: &Path) -> Result<Self> {
-        todo!()
+    ///
+    /// # Errors
+    /// When nothing is there, the files are damaged, or the architecture is not Llama's.
+    pub fn open(path: &Path) -> Result<Self> {
+        let metadata =
+            std::fs::metadata(path).map_err(|error| EngineError::ModelNotFound { path: path.to_owned(), reason: error.to_string() })?;
+        if metadata.is_dir() {
+            let (info, config, folder) = folder::Folder::open(path)?;
+            return Ok(Self { info, config, source: Source::Folder(folder) });
+        }
+        let (info, config, file) = gguf::GgufFile::open(path)?;
+        Ok(Self { info, config, source: Source::Gguf(file) })
     }
+
     pub fn info(&self) -> &ModelInfo {
-        todo!()
+        &self.info
     }
-    /// A GGUF metadata string such as `tokenizer.chat_template`; `None` for a folder.
-    pub fn gguf(&self) -> Option<&candle_core::quantized::gguf_file::Content> {
-        todo!()
+
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
     }
+
+    /// The GGUF's metadata such as `tokenizer.chat_template`; `None` for a folder.
+    pub fn gguf(&self) -> Option<&gguf_file::Content> {
+        match &self.source {
+            Source::Gguf(file) => Some(file.content()),
+            Source::Folder(_) => None,
+        }
+    }
+
     /// The folder of a Hugging Face model; `None` for a GGUF file.
     pub fn folder(&self) -> Option<&Path> {
-        todo!()
+        match &self.source {
+            Source::Gguf(_) => None,
+            Source::Folder(folder) => Some(folder.path()),
+        }
     }
+
+    pub(crate) fn reader(&self) -> Result<WeightReader<'_>> {
+        Ok(match &self.source {
+            Source::Gguf(file) => WeightReader::Gguf(file.reader()?),
+            Source::Folder(folder) => WeightReader::Folder(folder.reader()),
+        })
+    }
+}
+
+/// A matrix as it will be multiplied with: quantised blocks, or f32.
+#[derive(Debug, Clone)]
+pub(crate) enum Matrix {
+    Quantised(Arc<QTensor>),
+    Dense(Tensor),
+}
+
+/// Reads tensors by the names that Hugging Face gives them, whatever the file.
+pub(crate) enum WeightReader<'a> {
+    Gguf(gguf::GgufReader<'a>),
+    Folder(folder::FolderReader<'a>),
+}
+
+impl WeightReader<'_> {
+    /// A vector or small tensor in f32.
+    pub(crate) fn dense(&mut self, name: &str, shape: &[usize], device: &Device) -> Result<Tensor> {
+        let tensor = match self {
+            Self::Gguf(reader) => reader.read(name, device)?.dequantize(device)?,
+            Self::Folder(reader) => reader.read(name)?.to_dtype(DType::F32)?.to_device(device)?,
+        };
+        check_shape(name, tensor.dims(), shape)?;
+        Ok(tensor)
+    }
+
+    /// A weight matrix `[out, in]`, quantised at load if asked for and possible.
+    pub(crate) fn matrix(&mut self, name: &str, shape: [usize; 2], quantisation: Quantisation, device: &Device) -> Result<Matrix> {
+        let dense = match self {
+            Self::Gguf(reader) => {
+                let tensor = reader.read(name, device)?;
+                check_shape(name, tensor.shape().dims(), &shape)?;
+                if !matches!(tensor.dtype(), GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16) {
+                    return Ok(Matrix::Quantised(Arc::new(tensor)));
+                }
+                tensor.dequantize(device)?
+            }
+            Self::Folder(reader) => reader.read(name)?.to_dtype(DType::F32)?.to_device(device)?,
+        };
+        check_shape(name, dense.dims(), &shape)?;
+        let dtype = match quantisation {
+            Quantisation::None => return Ok(Matrix::Dense(dense)),
+            Quantisation::Q4K if shape[1].is_multiple_of(GgmlDType::Q4K.block_size()) => GgmlDType::Q4K,
+            Quantisation::Q8_0 | Quantisation::Q4K => {
+                if quantisation == Quantisation::Q4K {
+                    tracing::info!(tensor = name, row = shape[1], "256 does not divide the row: q8_0 instead of q4_k");
+                }
+                GgmlDType::Q8_0
+            }
+        };
+        if !shape[1].is_multiple_of(dtype.block_size()) {
+            tracing::info!(tensor = name, row = shape[1], "32 does not divide the row: kept in f32");
+            return Ok(Matrix::Dense(dense));
+        }
+        Ok(Matrix::Quantised(Arc::new(QTensor::quantize(&dense, dtype)?)))
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        match self {
+            Self::Gguf(reader) => reader.has(name),
+            Self::Folder(reader) => reader.has(name),
+        }
+    }
+
+    /// GGUF's own divisors of the inverse RoPE frequencies, `[head_dim / 2]`.
+    pub(crate) fn rope_factors(&mut self, pairs: usize) -> Result<Option<Vec<f32>>> {
+        match self {
+            Self::Gguf(reader) if reader.has("rope_freqs.weight") => {
+                let factors = reader.read("rope_freqs.weight", &Device::Cpu)?.dequantize(&Device::Cpu)?;
+                check_shape("rope_freqs.weight", factors.dims(), &[pairs])?;
+                Ok(Some(factors.to_vec1()?))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+fn check_shape(name: &str, found: &[usize], expected: &[usize]) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(EngineError::BadShape { name: name.to_owned(), found: found.to_vec(), expected: expected.to_vec() })
+}
+
+/// Counts tensor types, as `F32 x 61, Q4_1 x 210`.
+fn summarise(types: impl Iterator<Item = String>) -> String {
+    let mut counts = std::collections::BTreeMap::<String, usize>::new();
+    types.for_each(|kind| *counts.entry(kind).or_default() += 1);
+    counts.iter().map(|(kind, count)| format!("{kind} x {count}")).collect::<Vec<_>>().join(", ")
 }

@@ -1,0 +1,11 @@
+//! The GPU pool and its workers: one worker actor a device, whose work runs on the device's own OS thread.
+
+pub mod messages;
+mod pool;
+mod thread;
+mod worker;
+
+pub use messages::{Generate, Score};
+pub use pool::GpuPool;
+pub use thread::{DeviceThread, DeviceThreadOptions};
+pub use worker::GpuWorker;

@@ -1,0 +1,70 @@
+//! A GPU worker: the actor that owns one device's thread, and with it the weights, adapters and cache.
+
+use std::sync::Arc;
+
+use actix::{Actor, Context, Handler, ResponseFuture};
+use nyx_engine::{ContinuationScore, GenerateJob, ScoreJob};
+use tokio::sync::oneshot;
+
+use super::messages::{Generate, Score};
+use super::thread::{DeviceThread, Job};
+use crate::NyxError;
+use crate::observe::Vitals;
+
+/// The actor of one device. The thread outlives an instance that panics: its queue and its sequences survive.
+pub struct GpuWorker {
+    device: Arc<DeviceThread>,
+    vitals: Arc<Vitals>,
+}
+
+impl GpuWorker {
+    pub fn new(device: Arc<DeviceThread>, vitals: Arc<Vitals>) -> Self {
+        Self { device, vitals }
+    }
+}
+
+impl Actor for GpuWorker {
+    type Context = Context<Self>;
+}
+
+impl Handler<Generate> for GpuWorker {
+    type Result = Result<(), NyxError>;
+
+    fn handle(&mut self, message: Generate, _: &mut Self::Context) -> Self::Result {
+        self.vitals.taken_up();
+        let cancel = message.context.cancel.clone();
+        let job = GenerateJob {
+            prompt: message.prompt,
+            cacheable_prefix: message.cacheable_prefix,
+            params: message.params,
+            adapter: None,
+            cancelled: Box::new(move || cancel.is_cancelled()),
+            deadline: Some(message.context.deadline),
+            sink: message.sink,
+        };
+        self.device.submit(Job::Generate { job, adapter: message.adapter })
+    }
+}
+
+impl Handler<Score> for GpuWorker {
+    type Result = ResponseFuture<Result<Vec<ContinuationScore>, NyxError>>;
+
+    fn handle(&mut self, message: Score, _: &mut Self::Context) -> Self::Result {
+        self.vitals.taken_up();
+        let (sender, receiver) = oneshot::channel();
+        let job = ScoreJob {
+            prompt: message.prompt,
+            cacheable_prefix: message.cacheable_prefix,
+            continuations: message.continuations,
+            adapter: None,
+            // nobody waits any more: nothing to tell
+            reply: Box::new(move |scores| drop(sender.send(scores))),
+        };
+        let submitted = self.device.submit(Job::Score { job, adapter: message.adapter });
+        Box::pin(async move {
+            submitted?;
+            let waiting = async { receiver.await.map_err(|_| NyxError::Internal("the device dropped a scoring".into()))?.map_err(NyxError::Engine) };
+            message.context.bound("the master scored the specialists", waiting).await
+        })
+    }
+}

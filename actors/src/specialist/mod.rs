@@ -1,0 +1,281 @@
+//! A specialist: retrieves, writes its prompt, speaks through the GPU pool, reads its own answer and judges it.
+
+mod prompt;
+mod sink;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use actix::{Actor, Context, Handler, Message, ResponseFuture};
+use chrono::Utc;
+use nyx_engine::{Finished, SamplingParams, Text};
+use nyx_specialists::{Evidence, Outcome, Reading, Retrieval, Situation, SpecialistPolicy, Verdict};
+use tokio::sync::mpsc;
+
+pub use prompt::{Prompt, PromptWriter};
+pub use sink::AnswerText;
+
+use crate::cells::{CellStep, CellStream};
+use crate::decision::{AdapterVersion, Answer, Timings, TokenUsage};
+use crate::gpu::{Generate, GpuPool, Score};
+use crate::memory::MemoryKeeper;
+use crate::memory::messages::Recall;
+use crate::observe::Vitals;
+use crate::phoebe::Phoebe;
+use crate::phoebe::messages::SearchRecord;
+use crate::question::{Question, StreamEvent};
+use crate::supervise::Supervised;
+use crate::{NyxError, RequestContext};
+use sink::AnswerSink;
+
+/// Sampling where neither caller nor file says anything: the base model speaks with these.
+const BASE_TEMPERATURE: f32 = 0.0;
+const BASE_MAX_TOKENS: usize = 256;
+
+/// Everything a specialist works with. Cheap to clone.
+#[derive(Clone)]
+pub struct SpecialistParts {
+    /// `None` is the base model: no prompt, retrieval, adapter or reward.
+    pub policy: Option<SpecialistPolicy>,
+    pub text: Arc<Text>,
+    pub context_length: usize,
+    pub adapter: Option<AdapterVersion>,
+    pub pool: Supervised<GpuPool>,
+    pub memory: Supervised<MemoryKeeper>,
+    pub phoebe: Supervised<Phoebe>,
+    pub cells: CellStream,
+}
+
+/// The actor of one specialist.
+pub struct Specialist {
+    parts: Arc<SpecialistParts>,
+    vitals: Arc<Vitals>,
+}
+
+/// Answers a question that has been given to this specialist.
+#[derive(Message)]
+#[rtype(result = "Result<Spoken, NyxError>")]
+pub struct Speak {
+    pub context: RequestContext,
+    pub question: Arc<Question>,
+    pub events: Option<mpsc::Sender<StreamEvent>>,
+}
+
+/// What a specialist said, and all that is known of it.
+#[derive(Debug, Default)]
+pub struct Spoken {
+    pub evidence: Vec<Evidence>,
+    pub answers: Vec<Answer>,
+    pub choice_probabilities: Option<Vec<f64>>,
+    pub probability: Option<f64>,
+    pub verdict: Option<Verdict>,
+    pub adapter: Option<AdapterVersion>,
+    pub sampling: SamplingParams,
+    pub usage: TokenUsage,
+    /// `decide_ms` and `total_ms` are the orchestrator's to fill.
+    pub timings: Timings,
+}
+
+impl Specialist {
+    pub fn new(parts: Arc<SpecialistParts>, vitals: Arc<Vitals>) -> Self {
+        Self { parts, vitals }
+    }
+}
+
+impl Actor for Specialist {
+    type Context = Context<Self>;
+}
+
+impl Handler<Speak> for Specialist {
+    type Result = ResponseFuture<Result<Spoken, NyxError>>;
+
+    fn handle(&mut self, message: Speak, _: &mut Self::Context) -> Self::Result {
+        self.vitals.taken_up();
+        let parts = Arc::clone(&self.parts);
+        Box::pin(async move { parts.speak(message).await })
+    }
+}
+
+impl SpecialistParts {
+    fn name(&self) -> &str {
+        self.policy.as_ref().map_or("base", |policy| policy.name.as_str())
+    }
+
+    async fn speak(&self, message: Speak) -> Result<Spoken, NyxError> {
+        let Speak { context, question, events } = message;
+        let retrieving = Instant::now();
+        let asked = crate::orchestrator::last_question(&question);
+        let evidence = self.retrieve(&context, &asked).await?;
+        let retrieve_ms = ms(retrieving);
+        if self.policy.as_ref().is_some_and(|policy| policy.retrieval != Retrieval::None) {
+            let ids = evidence.iter().map(|item| item.id.clone()).collect();
+            self.cells.publish(Some(context.id), Some(self.name()), CellStep::Retrieved { evidence: ids, retrieve_ms });
+        }
+        let deadline_ms = u64::try_from(context.deadline.duration_since(context.asked).as_millis()).unwrap_or(u64::MAX);
+        let situation = Situation { now: Utc::now(), deadline_ms, evidence: &evidence, question: &asked };
+        let prompt = PromptWriter { text: &self.text, policy: self.policy.as_ref() }.write(&question, &situation)?;
+        let sampling = self.sampling(&question, prompt.tokens.len())?;
+        let mut spoken = match &question.choices {
+            Some(choices) => self.choose(&context, prompt, choices, sampling).await?,
+            None => self.generate(&context, prompt, &question, sampling, events).await?,
+        };
+        spoken.timings.retrieve_ms = retrieve_ms;
+        spoken.adapter = self.adapter.clone();
+        if let Some(policy) = &self.policy {
+            let answer = spoken.answers.first().map_or("", |answer| answer.text.as_str());
+            let complete = spoken.answers.iter().all(|answer| matches!(answer.finish_reason.as_str(), "stop" | "choice"));
+            let reading = if question.choices.is_some() { Reading::default() } else { policy.read(answer) };
+            spoken.probability = reading.probability;
+            let elapsed_ms = ms(context.asked);
+            spoken.verdict = policy.judge(&Outcome { answer, evidence: &evidence, reading, elapsed_ms, deadline_ms, complete });
+        }
+        spoken.evidence = evidence;
+        Ok(spoken)
+    }
+
+    async fn retrieve(&self, context: &RequestContext, question: &str) -> Result<Vec<Evidence>, NyxError> {
+        let Some(policy) = &self.policy else { return Ok(Vec::new()) };
+        if question.trim().is_empty() {
+            return Ok(Vec::new());
+        }
+        match policy.retrieval {
+            Retrieval::None => Ok(Vec::new()),
+            Retrieval::Memory { k, min_score } => {
+                let recall = Recall { context: context.clone(), query: question.to_owned(), k, conversation: None, min_score };
+                let hits = context.bound("memories were searched", self.memory.send(recall)).await?;
+                let evidence = hits.into_iter().map(|hit| Evidence {
+                    id: hit.memory.id.to_string(),
+                    text: hit.memory.text,
+                    score: f64::from(hit.score),
+                    source: "memory".into(),
+                    speaker: hit.memory.speaker,
+                    when: hit.memory.when,
+                });
+                Ok(evidence.collect())
+            }
+            Retrieval::Record { k } => {
+                let search = SearchRecord { text: question.to_owned(), limit: k as u64 };
+                context.bound("phoebe was searched", self.phoebe.send(search)).await
+            }
+        }
+    }
+
+    /// The caller's settings over the file's; refuses a prompt that leaves no room for an answer.
+    fn sampling(&self, question: &Question, prompt: usize) -> Result<SamplingParams, NyxError> {
+        let wanted = &question.sampling;
+        let policy = self.policy.as_ref();
+        let room = self.context_length.saturating_sub(prompt);
+        if room == 0 || wanted.max_tokens.is_some_and(|max_tokens| max_tokens > room) {
+            let max_tokens = wanted.max_tokens.unwrap_or(1);
+            return Err(NyxError::Engine(nyx_engine::EngineError::ContextOverflow { prompt, max_tokens, window: self.context_length }));
+        }
+        let params = SamplingParams {
+            temperature: wanted.temperature.unwrap_or(policy.map_or(BASE_TEMPERATURE, |policy| policy.temperature)),
+            top_k: wanted.top_k.unwrap_or(0),
+            top_p: wanted.top_p.unwrap_or(policy.map_or(1.0, |policy| policy.top_p)),
+            min_p: wanted.min_p.unwrap_or(0.0),
+            repetition_penalty: wanted.repetition_penalty.unwrap_or(policy.map_or(1.0, |policy| policy.repetition_penalty)),
+            presence_penalty: wanted.presence_penalty.unwrap_or(0.0),
+            frequency_penalty: wanted.frequency_penalty.unwrap_or(0.0),
+            logit_bias: wanted.logit_bias.iter().map(|(&token, &bias)| (token, bias)).collect(),
+            seed: wanted.seed.unwrap_or_else(rand::random),
+            logprobs: wanted.logprobs,
+            max_tokens: wanted.max_tokens.unwrap_or(policy.map_or(BASE_MAX_TOKENS, |policy| policy.max_tokens)).min(room),
+            stop: wanted.stop.clone(),
+        };
+        params.validate(self.text.vocabulary())?;
+        Ok(params)
+    }
+
+    fn adapter_name(&self) -> Option<String> {
+        self.adapter.as_ref().map(|adapter| adapter.name.clone())
+    }
+
+    fn pool_group(&self) -> Option<usize> {
+        self.policy.as_ref().and_then(|policy| policy.group)
+    }
+
+    async fn generate(
+        &self,
+        context: &RequestContext,
+        prompt: Prompt,
+        question: &Question,
+        sampling: SamplingParams,
+        events: Option<mpsc::Sender<StreamEvent>>,
+    ) -> Result<Spoken, NyxError> {
+        let mut endings = Vec::with_capacity(question.n);
+        for index in 0..question.n {
+            let (sink, ending) = AnswerSink::new(index, context, self.name(), &self.cells, events.clone());
+            // each of the n answers has a seed of its own, derived from the one on record
+            let params = SamplingParams { seed: sampling.seed.wrapping_add(index as u64), ..sampling.clone() };
+            let job = Generate {
+                context: context.clone(),
+                prompt: prompt.tokens.clone(),
+                cacheable_prefix: prompt.cacheable_prefix,
+                params,
+                adapter: self.adapter_name(),
+                group: self.pool_group(),
+                sink: Box::new(sink),
+            };
+            self.pool.send(job).await?;
+            endings.push(ending);
+        }
+        drop(events);
+        let mut spoken = Spoken { sampling, ..Spoken::default() };
+        for ending in endings {
+            let said = ending.await.map_err(|_| NyxError::Internal("the device dropped a sequence".into()))??;
+            add_timings(&mut spoken, &said.finished, said.first_token.map(|at| at.duration_since(context.asked).as_secs_f64() * 1e3));
+            let reason = sink::finish_reason(said.finished.reason);
+            spoken.answers.push(Answer { text: said.text, finish_reason: reason.to_owned() });
+        }
+        Ok(spoken)
+    }
+
+    /// Scores the choices as continuations: the answer is the likeliest, its probability the share of its likelihood.
+    async fn choose(&self, context: &RequestContext, prompt: Prompt, choices: &[String], sampling: SamplingParams) -> Result<Spoken, NyxError> {
+        let continuations = choices.iter().map(|choice| self.text.encode(choice)).collect::<Result<Vec<_>, _>>()?;
+        let longest = continuations.iter().map(Vec::len).max().unwrap_or(0);
+        if prompt.tokens.len() + longest > self.context_length {
+            let overflow = nyx_engine::EngineError::ContextOverflow { prompt: prompt.tokens.len(), max_tokens: longest, window: self.context_length };
+            return Err(overflow.into());
+        }
+        let started = Instant::now();
+        let prompt_tokens = prompt.tokens.len() as u64;
+        let score = Score {
+            context: context.clone(),
+            prompt: prompt.tokens,
+            cacheable_prefix: prompt.cacheable_prefix,
+            continuations,
+            adapter: self.adapter_name(),
+            group: self.pool_group(),
+        };
+        let scores = self.pool.send(score).await?;
+        let probabilities = crate::orchestrator::softmax(&scores.iter().map(nyx_engine::ContinuationScore::total).collect::<Vec<_>>(), 1.0);
+        let best = probabilities.iter().enumerate().fold(0, |best, (index, p)| if *p > probabilities[best] { index } else { best });
+        let usage = TokenUsage { prompt_tokens, total_tokens: prompt_tokens, ..TokenUsage::default() };
+        let timings = Timings { prefill_ms: ms(started), first_token_ms: Some(ms(context.asked)), ..Timings::default() };
+        let answers = vec![Answer { text: choices.get(best).cloned().unwrap_or_default(), finish_reason: "choice".into() }];
+        Ok(Spoken { answers, choice_probabilities: Some(probabilities), sampling, usage, timings, ..Spoken::default() })
+    }
+}
+
+fn add_timings(spoken: &mut Spoken, finished: &Finished, first_token_ms: Option<f64>) {
+    let usage = finished.usage;
+    // the prompt is one, whatever the number of answers
+    spoken.usage.prompt_tokens = usage.prompt_tokens as u64;
+    spoken.usage.cached_tokens = spoken.usage.cached_tokens.max(usage.cached_tokens as u64);
+    spoken.usage.completion_tokens += usage.completion_tokens as u64;
+    spoken.usage.total_tokens = spoken.usage.prompt_tokens + spoken.usage.completion_tokens;
+    let timings = &mut spoken.timings;
+    timings.queue_ms = timings.queue_ms.max(finished.queued.as_secs_f64() * 1e3);
+    timings.prefill_ms = timings.prefill_ms.max(finished.prefill.as_secs_f64() * 1e3);
+    timings.decode_ms = timings.decode_ms.max(finished.decode.as_secs_f64() * 1e3);
+    timings.first_token_ms = match (timings.first_token_ms, first_token_ms) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    };
+}
+
+fn ms(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}

@@ -1,0 +1,302 @@
+//! Keeping actors alive: ours instead of `actix::Supervisor`, which calls `restarting()` on the same instance and catches no panic.
+//!
+//! A [`Supervised`] actor runs in a task of its arbiter. When that task ends by a panic, a new instance comes from the factory after a
+//! back-off; after too many failures in a window the actor is quarantined until it is restarted by hand. Callers hold the [`Supervised`]
+//! handle, never an `Addr`, so they reach whichever instance lives. Work that must survive its actor (a device's queue) lives outside it.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use actix::dev::ToEnvelope;
+use actix::{Actor, Addr, ArbiterHandle, AsyncContext, Context, Handler, MailboxError, Message};
+use chrono::Utc;
+use tokio_util::sync::CancellationToken;
+
+use crate::NyxError;
+use crate::observe::{ActorState, Failure, Vitals};
+
+/// How often an actor may fail.
+#[derive(Debug, Clone, Copy)]
+pub struct RestartPolicy {
+    /// Failures inside `window` before quarantine.
+    pub budget: usize,
+    pub window: Duration,
+    /// The first back-off; doubles with each failure in the window.
+    pub backoff: Duration,
+    pub max_backoff: Duration,
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self { budget: 5, window: Duration::from_secs(60), backoff: Duration::from_millis(50), max_backoff: Duration::from_secs(5) }
+    }
+}
+
+/// What to do after a failure: pure, so that a test can drive its clock.
+#[derive(Debug)]
+struct RestartBudget {
+    policy: RestartPolicy,
+    failures: VecDeque<Instant>,
+}
+
+impl RestartBudget {
+    /// The back-off before the next instance, or `None` for quarantine.
+    fn failed(&mut self, now: Instant) -> Option<Duration> {
+        while self.failures.front().is_some_and(|&at| now.duration_since(at) > self.policy.window) {
+            self.failures.pop_front();
+        }
+        self.failures.push_back(now);
+        if self.failures.len() > self.policy.budget {
+            return None;
+        }
+        let doublings = u32::try_from(self.failures.len() - 1).unwrap_or(u32::MAX).min(20);
+        Some(self.policy.backoff.saturating_mul(1 << doublings).min(self.policy.max_backoff))
+    }
+}
+
+/// A handle to an actor that is kept alive.
+pub struct Supervised<A: Actor> {
+    address: Arc<RwLock<Option<Addr<A>>>>,
+    vitals: Arc<Vitals>,
+    stop: CancellationToken,
+}
+
+impl<A: Actor> Clone for Supervised<A> {
+    fn clone(&self) -> Self {
+        Self { address: Arc::clone(&self.address), vitals: Arc::clone(&self.vitals), stop: self.stop.clone() }
+    }
+}
+
+impl<A: Actor<Context = Context<A>>> Supervised<A> {
+    /// Starts instances of `factory` on `arbiter` until [`stop`](Self::stop).
+    pub fn start(
+        arbiter: &ArbiterHandle,
+        vitals: Arc<Vitals>,
+        policy: RestartPolicy,
+        mailbox: usize,
+        factory: impl Fn() -> A + Send + 'static,
+    ) -> Self {
+        let this = Self { address: Arc::default(), vitals, stop: CancellationToken::new() };
+        let supervisor = this.clone();
+        arbiter.spawn(async move { supervisor.keep_alive(policy, mailbox, factory).await });
+        this
+    }
+
+    async fn keep_alive(self, policy: RestartPolicy, mailbox: usize, factory: impl Fn() -> A) {
+        let mut budget = RestartBudget { policy, failures: VecDeque::new() };
+        loop {
+            let mut context = Context::new();
+            context.set_mailbox_capacity(mailbox);
+            *self.address.write().unwrap_or_else(PoisonError::into_inner) = Some(context.address());
+            let mut instance = actix_rt::spawn(context.into_future(factory()));
+            self.publish(ActorState::Running, None);
+            let ended = tokio::select! {
+                ended = &mut instance => ended,
+                () = self.vitals.restart.notified() => {
+                    instance.abort();
+                    let _ = instance.await;
+                    tracing::info!(actor = %self.vitals.name, "restarted by hand");
+                    budget.failures.clear();
+                    self.count_restart();
+                    continue;
+                }
+                () = self.stop.cancelled() => {
+                    instance.abort();
+                    break;
+                }
+            };
+            *self.address.write().unwrap_or_else(PoisonError::into_inner) = None;
+            let reason = match ended {
+                Ok(()) => "stopped by itself".to_owned(),
+                Err(error) if error.is_panic() => panic_message(&*error.into_panic()),
+                Err(error) => error.to_string(),
+            };
+            tracing::error!(actor = %self.vitals.name, %reason, "actor failed");
+            let failure = Some(Failure { at: Utc::now(), reason });
+            match budget.failed(Instant::now()) {
+                Some(backoff) => {
+                    self.publish(ActorState::Restarting, failure);
+                    tokio::select! {
+                        () = tokio::time::sleep(backoff) => {}
+                        () = self.vitals.restart.notified() => {}
+                        () = self.stop.cancelled() => break,
+                    }
+                }
+                None => {
+                    self.publish(ActorState::Quarantined, failure);
+                    tokio::select! {
+                        () = self.vitals.restart.notified() => budget.failures.clear(),
+                        () = self.stop.cancelled() => break,
+                    }
+                }
+            }
+            self.count_restart();
+        }
+        *self.address.write().unwrap_or_else(PoisonError::into_inner) = None;
+        self.publish(ActorState::Stopped, None);
+    }
+
+    fn count_restart(&self) {
+        self.vitals.lifecycle.send_modify(|lifecycle| lifecycle.restarts += 1);
+    }
+
+    fn publish(&self, state: ActorState, failure: Option<Failure>) {
+        self.vitals.lifecycle.send_modify(|lifecycle| {
+            lifecycle.state = state;
+            lifecycle.since = Instant::now();
+            if failure.is_some() {
+                lifecycle.last_failure = failure;
+            }
+        });
+    }
+
+    /// Sends `message` and waits for its answer. Backpressure is the permit that the message's request holds: see [`Nyx::admit`](crate::Nyx::admit).
+    ///
+    /// # Errors
+    /// What the handler answers; [`NyxError::ActorDown`] when no instance lives or this one died over the message.
+    pub async fn send<M, T>(&self, message: M) -> Result<T, NyxError>
+    where
+        M: Message<Result = Result<T, NyxError>> + Send + 'static,
+        T: Send + 'static,
+        A: Handler<M>,
+        A::Context: ToEnvelope<A, M>,
+    {
+        let address = self.address.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(address) = address else { return Err(self.down("it has no running instance")) };
+        self.vitals.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.vitals.mailbox.fetch_add(1, Ordering::Relaxed);
+        let counted = CountDown(&self.vitals);
+        let answer = address.send(message).await;
+        drop(counted);
+        self.vitals.processed.fetch_add(1, Ordering::Relaxed);
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(MailboxError::Closed) => Err(self.down("it failed while it worked on this request")),
+            Err(MailboxError::Timeout) => Err(self.down("it did not answer in time")),
+        };
+        if answer.is_err() {
+            self.vitals.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        answer
+    }
+
+    fn down(&self, reason: &str) -> NyxError {
+        NyxError::ActorDown { actor: self.vitals.name.clone(), state: self.vitals.state().as_str(), reason: reason.to_owned() }
+    }
+
+    pub fn vitals(&self) -> &Arc<Vitals> {
+        &self.vitals
+    }
+
+    /// Ends the instance and starts no other.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+}
+
+/// Takes one from `in_flight` when the call ends, also when its future is dropped.
+struct CountDown<'a>(&'a Vitals);
+
+impl Drop for CountDown<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| payload.downcast_ref::<String>().cloned());
+    format!("panicked: {}", text.unwrap_or_else(|| "without a message".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Fragile {
+        born: u64,
+    }
+    #[derive(Message)]
+    #[rtype(result = "Result<u64, NyxError>")]
+    struct Born;
+    #[derive(Message)]
+    #[rtype(result = "Result<u64, NyxError>")]
+    struct Break;
+
+    impl Actor for Fragile {
+        type Context = Context<Self>;
+    }
+    impl Handler<Born> for Fragile {
+        type Result = Result<u64, NyxError>;
+        fn handle(&mut self, _: Born, _: &mut Self::Context) -> Self::Result {
+            Ok(self.born)
+        }
+    }
+    impl Handler<Break> for Fragile {
+        type Result = Result<u64, NyxError>;
+        fn handle(&mut self, _: Break, _: &mut Self::Context) -> Self::Result {
+            panic!("broken on purpose")
+        }
+    }
+
+    fn fragile(budget: usize) -> Supervised<Fragile> {
+        let births = std::sync::atomic::AtomicU64::new(0);
+        let policy = RestartPolicy { budget, backoff: Duration::from_millis(1), ..RestartPolicy::default() };
+        let arbiter = actix::Arbiter::current();
+        Supervised::start(&arbiter, Vitals::new("fragile", "test", None), policy, 4, move || Fragile {
+            born: births.fetch_add(1, Ordering::SeqCst),
+        })
+    }
+
+    async fn until(actor: &Supervised<Fragile>, state: ActorState) {
+        let mut lifecycle = actor.vitals.lifecycle.subscribe();
+        let reached = lifecycle.wait_for(|lifecycle| lifecycle.state == state);
+        tokio::time::timeout(Duration::from_secs(5), reached).await.expect("state not reached").expect("supervisor gone");
+    }
+
+    #[actix::test]
+    async fn a_panic_fails_its_request_and_a_new_instance_answers_the_next() {
+        let actor = fragile(3);
+        until(&actor, ActorState::Running).await;
+        assert_eq!(actor.send(Born).await.unwrap(), 0);
+        let error = actor.send(Break).await.unwrap_err();
+        assert_eq!(error.error_type(), "actor_down");
+        let mut lifecycle = actor.vitals.lifecycle.subscribe();
+        let restarted = lifecycle.wait_for(|lifecycle| lifecycle.restarts == 1 && lifecycle.state == ActorState::Running);
+        tokio::time::timeout(Duration::from_secs(5), restarted).await.unwrap().unwrap();
+        assert_eq!(actor.send(Born).await.unwrap(), 1);
+        let report = actor.vitals.report();
+        assert!(report.last_failure.unwrap().reason.contains("broken on purpose"));
+        assert_eq!((report.in_flight, report.processed, report.failed), (0, 3, 1));
+    }
+
+    #[actix::test]
+    async fn too_many_failures_quarantine_until_restarted_by_hand() {
+        let actor = fragile(0);
+        until(&actor, ActorState::Running).await;
+        actor.send(Break).await.unwrap_err();
+        until(&actor, ActorState::Quarantined).await;
+        assert!(actor.send(Born).await.unwrap_err().to_string().contains("quarantined"));
+        actor.vitals.restart.notify_one();
+        until(&actor, ActorState::Running).await;
+        assert_eq!(actor.send(Born).await.unwrap(), 1);
+        actor.stop();
+        until(&actor, ActorState::Stopped).await;
+    }
+
+    #[test]
+    fn back_off_doubles_and_old_failures_are_forgiven() {
+        let policy = RestartPolicy { budget: 3, ..RestartPolicy::default() };
+        let mut budget = RestartBudget { policy, failures: VecDeque::new() };
+        let start = Instant::now();
+        assert_eq!(budget.failed(start), Some(policy.backoff));
+        assert_eq!(budget.failed(start), Some(policy.backoff * 2));
+        assert_eq!(budget.failed(start), Some(policy.backoff * 4));
+        assert_eq!(budget.failed(start), None);
+        assert_eq!(budget.failed(start + policy.window + Duration::from_secs(1)), Some(policy.backoff));
+    }
+}

@@ -1,0 +1,134 @@
+//! PEFT's folders.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use serde::Deserialize;
+
+use super::{Delta, LoraAdapter, Target};
+use crate::weights::{load_safetensors, sha256_of};
+use crate::{EngineError, ModelConfig, Result};
+
+#[derive(Deserialize)]
+struct AdapterConfig {
+    peft_type: Option<String>,
+    r: usize,
+    lora_alpha: f64,
+    #[serde(default)]
+    use_rslora: bool,
+    #[serde(default)]
+    use_dora: bool,
+    #[serde(default)]
+    bias: Option<String>,
+    #[serde(default)]
+    fan_in_fan_out: bool,
+    modules_to_save: Option<Vec<String>>,
+    #[serde(default)]
+    rank_pattern: BTreeMap<String, serde_json::Value>,
+    #[serde(default)]
+    alpha_pattern: BTreeMap<String, serde_json::Value>,
+    /// Ours: the digest of the base it was trained on.
+    base_sha256: Option<String>,
+}
+
+pub(super) fn load(folder: &Path, name: &str, model: &ModelConfig, base_sha256: &str, device: &Device) -> Result<LoraAdapter> {
+    let bad = |reason: String| EngineError::BadAdapter { path: folder.to_owned(), reason };
+    let config_path = folder.join("adapter_config.json");
+    let weights_path = folder.join("adapter_model.safetensors");
+    let read = |path: &Path| std::fs::read(path).map_err(|source| EngineError::Io { path: path.to_owned(), source });
+    let config_bytes = read(&config_path)?;
+    let config: AdapterConfig = serde_json::from_slice(&config_bytes).map_err(|error| bad(format!("adapter_config.json: {error}")))?;
+    config.check().map_err(bad)?;
+    if let Some(trained_on) = config.base_sha256.as_ref().filter(|trained_on| *trained_on != base_sha256) {
+        let (adapter, trained_on) = (name.to_owned(), trained_on.clone());
+        return Err(EngineError::AdapterBaseMismatch { adapter, trained_on, base: base_sha256.to_owned() });
+    }
+    let id = sha256_of([config_bytes.as_slice(), read(&weights_path)?.as_slice(), base_sha256.as_bytes()]);
+    let scale = if config.use_rslora { config.lora_alpha / (config.r as f64).sqrt() } else { config.lora_alpha / config.r as f64 };
+    let mut pairs: HashMap<(usize, Target), (Option<Tensor>, Option<Tensor>)> = HashMap::new();
+    for (key, tensor) in load_safetensors(&weights_path, &Device::Cpu)? {
+        let (layer, target, is_a) =
+            parse_key(&key).ok_or_else(|| bad(format!("tensor {key:?} stands beside no linear layer of a Llama")))?;
+        if layer >= model.layers {
+            return Err(bad(format!("tensor {key:?} is for layer {layer}, the base has {}", model.layers)));
+        }
+        let [out, row] = target.shape(model);
+        let expected = if is_a { [config.r, row] } else { [out, config.r] };
+        if tensor.dims() != expected {
+            return Err(bad(format!("tensor {key:?} has shape {:?}, expected {expected:?}", tensor.dims())));
+        }
+        let pair = pairs.entry((layer, target)).or_default();
+        *(if is_a { &mut pair.0 } else { &mut pair.1 }) = Some(tensor.to_dtype(DType::F32)?);
+    }
+    if pairs.is_empty() {
+        return Err(bad("it holds no LoRA tensors".into()));
+    }
+    let mut deltas = HashMap::with_capacity(pairs.len());
+    let mut bytes = 0;
+    for ((layer, target), pair) in pairs {
+        let (Some(a), Some(b)) = pair else {
+            return Err(bad(format!("layer {layer} {}: lora_A or lora_B is missing", target.module())));
+        };
+        let heads = match target {
+            Target::Q => model.heads,
+            Target::K => model.kv_heads,
+            _ => 0,
+        };
+        let b = if heads > 0 && model.rope.interleaved { interleave_rows(&b, heads)? } else { b };
+        let delta = Delta { a: a.to_device(device)?, b: (b * scale)?.to_device(device)? };
+        bytes += (delta.a.elem_count() + delta.b.elem_count()) * DType::F32.size_in_bytes();
+        deltas.insert((layer, target), delta);
+    }
+    Ok(LoraAdapter { name: name.to_owned(), id, bytes, deltas })
+}
+
+impl AdapterConfig {
+    /// What of it cannot be served, if anything.
+    fn check(&self) -> Result<(), String> {
+        if let Some(kind) = self.peft_type.as_ref().filter(|kind| *kind != "LORA") {
+            return Err(format!("peft_type is {kind:?}, expected \"LORA\""));
+        }
+        if self.r == 0 {
+            return Err("r is 0, expected at least 1".into());
+        }
+        if !self.lora_alpha.is_finite() {
+            return Err(format!("lora_alpha is {}, expected a finite number", self.lora_alpha));
+        }
+        if let Some(bias) = self.bias.as_ref().filter(|bias| *bias != "none") {
+            return Err(format!("bias is {bias:?}, expected \"none\""));
+        }
+        let unsupported = [
+            ("use_dora", self.use_dora),
+            ("fan_in_fan_out", self.fan_in_fan_out),
+            ("modules_to_save", self.modules_to_save.as_ref().is_some_and(|modules| !modules.is_empty())),
+            ("rank_pattern", !self.rank_pattern.is_empty()),
+            ("alpha_pattern", !self.alpha_pattern.is_empty()),
+        ];
+        match unsupported.iter().find(|(_, used)| *used) {
+            Some((what, _)) => Err(format!("{what} is not supported")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// `base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight` to (3, Q, true).
+fn parse_key(key: &str) -> Option<(usize, Target, bool)> {
+    let (_, rest) = key.split_once("layers.")?;
+    let (layer, rest) = rest.split_once('.')?;
+    let layer = layer.parse().ok()?;
+    let target = Target::ALL.into_iter().find(|target| rest.strip_prefix(target.module()).is_some_and(|end| end.starts_with('.')))?;
+    match rest.strip_prefix(target.module())? {
+        ".lora_A.weight" | ".lora_A.default.weight" => Some((layer, target, true)),
+        ".lora_B.weight" | ".lora_B.default.weight" => Some((layer, target, false)),
+        _ => None,
+    }
+}
+
+/// Rows `[heads, 2, head_dim / 2]` (Hugging Face's halves) to `[heads, head_dim / 2, 2]` (GGUF's neighbours), as the converter does with the
+/// base's q and k.
+fn interleave_rows(b: &Tensor, heads: usize) -> Result<Tensor> {
+    let (out, rank) = b.dims2()?;
+    let pairs = out / heads / 2;
+    Ok(b.reshape((heads, 2, pairs, rank))?.transpose(1, 2)?.contiguous()?.reshape((out, rank))?)
+}
