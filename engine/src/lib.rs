@@ -14,6 +14,8 @@ pub mod lora;
 pub mod model;
 pub mod sampling;
 pub mod score;
+#[cfg(test)]
+mod testing;
 pub mod text;
 pub mod weights;
 

@@ -1,4 +1,4 @@
-//! Log-likelihood of several continuations after one prompt, over one shared prefix. OWNER: E2 (interface fixed).
+//! Log-likelihood of several continuations after one prompt, over one shared prefix.
 
 use crate::Result;
 use crate::lora::AdapterHandle;
@@ -11,6 +11,8 @@ pub struct ScoreJob {
     /// Each at least one token.
     pub continuations: Vec<Vec<u32>>,
     pub adapter: Option<AdapterHandle>,
+    /// Asked before the work begins: when true it ends as [`EngineError::Cancelled`](crate::EngineError::Cancelled).
+    pub cancelled: Box<dyn Fn() -> bool + Send>,
     pub reply: Box<dyn FnOnce(Result<Vec<ContinuationScore>>) + Send>,
 }
 

@@ -1,20 +1,25 @@
 //! Continuous batching: one forward pass a step carries the prefill and decode tokens of sequences with different adapters.
-//! OWNER: E2 (interface fixed, inside free).
+//!
+//! A sequence's chunks are cut where that sequence alone says (its cacheable prefix, then every `prefill_chunk` tokens), never where the
+//! others leave room: so its bits are the same batched or alone, with a warm prefix or a cold one.
+
+mod engine;
+mod prefix;
+mod sequence;
+#[cfg(test)]
+mod tests;
 
 use std::ops::ControlFlow;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::Result;
-use crate::error::EngineError;
+pub use engine::Engine;
+
 use crate::lora::AdapterHandle;
 use crate::sampling::SamplingParams;
-use crate::score::ScoreJob;
-use crate::text::Text;
-use crate::weights::{ModelFiles, ModelInfo, Quantisation};
+use crate::weights::Quantisation;
 
 /// A request to continue `prompt`.
 pub struct GenerateJob {
@@ -26,7 +31,7 @@ pub struct GenerateJob {
     /// Asked before each step: when true the sequence ends as [`FinishReason::Cancelled`] and its room is freed.
     pub cancelled: Box<dyn Fn() -> bool + Send>,
     /// Ends as [`FinishReason::Deadline`] with what there is at this time.
-    pub deadline: Option<std::time::Instant>,
+    pub deadline: Option<Instant>,
     pub sink: Box<dyn TokenSink>,
 }
 
@@ -125,39 +130,10 @@ pub struct StepReport {
     pub kv_bytes: usize,
 }
 
-/// A model on a device with its sequences. Not `Sync`: one device thread owns it.
-pub struct Engine {}
-
-impl Engine {
-    /// Loads weights on `device`.
-    pub fn load(_files: &ModelFiles, _text: Arc<Text>, _device: &candle_core::Device, _options: EngineOptions) -> Result<Self> {
-        todo!()
-    }
-    pub fn info(&self) -> &ModelInfo {
-        todo!()
-    }
-    /// Loads a PEFT folder under `name`; the handle keeps it alive.
-    pub fn load_adapter(&mut self, _name: &str, _folder: &Path) -> Result<AdapterHandle> {
-        todo!()
-    }
-    /// Queues a sequence; refuses at once (through the sink) what can never run.
-    pub fn submit(&mut self, _job: GenerateJob) {
-        todo!()
-    }
-    /// Queues a scoring, which runs before any answer does.
-    pub fn score(&mut self, _job: ScoreJob) {
-        todo!()
-    }
-    pub fn has_work(&self) -> bool {
-        todo!()
-    }
-    /// One step. An error of one sequence goes to its sink; an error returned here means the step failed for all in it
-    /// (they have been told) and the engine is empty but usable.
-    pub fn step(&mut self) -> Result<StepReport> {
-        todo!()
-    }
-    /// Ends every sequence and scoring with `reason`; for shutdown and after a panic.
-    pub fn abort_all(&mut self, _reason: &dyn Fn() -> EngineError) {
-        todo!()
+impl Finished {
+    /// Of a sequence that ended before it began.
+    fn unstarted(reason: FinishReason, usage: Usage, queued: Duration) -> Self {
+        let zero = Duration::ZERO;
+        Self { reason, usage, queued, prefill: zero, decode: zero, mean_entropy: 0.0, max_entropy: 0.0, mean_logprob: 0.0 }
     }
 }

@@ -1,6 +1,12 @@
-//! Choosing the next token. OWNER: E2 (parameters fixed).
+//! Choosing the next token.
+
+mod sampler;
+
+pub(crate) use sampler::{Sampler, best_tokens, logprob};
 
 use serde::{Deserialize, Serialize};
+
+use crate::{EngineError, Result};
 
 /// How to choose tokens. The defaults are greedy decoding without penalties.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,7 +33,7 @@ pub struct SamplingParams {
     pub logprobs: Option<usize>,
     /// Tokens to generate at most.
     pub max_tokens: usize,
-    /// Ends the answer before any of these strings (at most 4... see validate).
+    /// Ends the answer before any of these strings (at most 16).
     pub stop: Vec<String>,
 }
 
@@ -50,10 +56,49 @@ impl Default for SamplingParams {
     }
 }
 
+/// Stop strings a request may have.
+const MAX_STOPS: usize = 16;
+/// Alternatives a token may report.
+const MAX_LOGPROBS: usize = 20;
+
 impl SamplingParams {
     /// # Errors
-    /// [`EngineError::BadSampling`](crate::EngineError::BadSampling) names the first field out of range; `vocabulary` bounds `logit_bias`.
-    pub fn validate(&self, _vocabulary: usize) -> crate::Result<()> {
-        todo!()
+    /// [`EngineError::BadSampling`] names the first field out of range; `vocabulary` bounds `logit_bias`.
+    pub fn validate(&self, vocabulary: usize) -> Result<()> {
+        let check = |field, value: f32, right: bool, expected| {
+            if right { Ok(()) } else { Err(EngineError::BadSampling { field, value: value.to_string(), expected }) }
+        };
+        // NaN lies in no range
+        check("temperature", self.temperature, (0.0..=2.0).contains(&self.temperature), "a number from 0 to 2")?;
+        check("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "a number above 0, up to 1")?;
+        check("min_p", self.min_p, (0.0..1.0).contains(&self.min_p), "a number from 0 to below 1")?;
+        let repetition = self.repetition_penalty;
+        check("repetition_penalty", repetition, repetition > 0.0 && repetition <= 10.0, "a number above 0, up to 10")?;
+        for (field, value) in [("presence_penalty", self.presence_penalty), ("frequency_penalty", self.frequency_penalty)] {
+            check(field, value, (-2.0..=2.0).contains(&value), "a number from -2 to 2")?;
+        }
+        for &(token, bias) in &self.logit_bias {
+            if token as usize >= vocabulary {
+                return Err(EngineError::TokenOutOfRange { token, vocabulary });
+            }
+            check("logit_bias", bias, (-100.0..=100.0).contains(&bias), "numbers from -100 to 100")?;
+        }
+        let wrong = |field, value: String, expected| Err(EngineError::BadSampling { field, value, expected });
+        if let Some(count) = self.logprobs.filter(|&count| count > MAX_LOGPROBS) {
+            return wrong("top_logprobs", count.to_string(), "a number from 0 to 20");
+        }
+        if self.max_tokens == 0 {
+            return wrong("max_tokens", "0".into(), "at least 1");
+        }
+        if self.stop.len() > MAX_STOPS {
+            return wrong("stop", format!("a list of {}", self.stop.len()), "at most 16 strings");
+        }
+        if self.stop.iter().any(String::is_empty) {
+            return wrong("stop", "an empty string".into(), "strings of at least one character");
+        }
+        Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

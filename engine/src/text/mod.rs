@@ -1,39 +1,93 @@
-//! Text to tokens and back: tokenizer, chat template, incremental decoding. Any thread may use it. OWNER: E2 (interface fixed).
+//! Text to tokens and back: tokenizer, chat template, incremental decoding. Any thread may use it.
 
-use crate::Result;
+mod stream;
+mod template;
+#[cfg(test)]
+mod tests;
+mod tokenizer;
+
 use crate::chat::ChatMessage;
 use crate::weights::ModelFiles;
+use crate::{EngineError, Result};
+
+pub use stream::{StopMatcher, Utf8Stream};
+use template::ChatTemplate;
+use tokenizer::Tokenizer;
+
+/// Characters that mean nothing in text (Unicode noncharacters): one that the messages do not hold breaks up control tokens in them.
+const BREAKERS: std::ops::RangeInclusive<char> = '\u{FDD0}'..='\u{FDEF}';
 
 /// A model's tokenizer and chat template.
-pub struct Text {}
+#[derive(Debug)]
+pub struct Text {
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+}
 
 impl Text {
     /// From the GGUF's metadata, or from `tokenizer.json`, `tokenizer_config.json` (and `chat_template.jinja`) beside the weights.
-    pub fn load(_files: &ModelFiles) -> Result<Self> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`EngineError::Tokenizer`] or [`EngineError::Template`] names what is missing or damaged.
+    pub fn load(files: &ModelFiles) -> Result<Self> {
+        let (tokenizer, template) = match (files.gguf(), files.folder()) {
+            (Some(content), _) => (Tokenizer::from_gguf(content)?, template::from_gguf(content)),
+            (None, Some(folder)) => (Tokenizer::from_folder(folder)?, template::from_folder(folder)?),
+            (None, None) => return Err(EngineError::Tokenizer("the model has neither GGUF metadata nor a folder".into())),
+        };
+        if tokenizer.len() > files.config().vocabulary {
+            let reason = format!("it has {} tokens, the model's embedding {}", tokenizer.len(), files.config().vocabulary);
+            return Err(EngineError::Tokenizer(reason));
+        }
+        let template = template.map(|source| ChatTemplate::new(source, &tokenizer)).transpose()?;
+        Ok(Self { tokenizer, template })
     }
-    /// Encodes plain text; special tokens in it are *not* recognised, so a user cannot forge a turn.
-    pub fn encode(&self, _text: &str) -> Result<Vec<u32>> {
-        todo!()
+
+    /// Encodes plain text; control tokens in it are *not* recognised, so a user cannot forge a turn.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.tokenizer.encode(text)
     }
-    /// Decodes without special tokens.
-    pub fn decode(&self, _tokens: &[u32]) -> Result<String> {
-        todo!()
+
+    /// Decodes; control tokens become nothing, invalid UTF-8 becomes U+FFFD.
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        let bytes: Vec<u8> = tokens.iter().flat_map(|&token| self.tokenizer.bytes(token).iter().copied()).collect();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
-    /// The bytes of one token.
-    pub fn token_bytes(&self, _token: u32) -> Vec<u8> {
-        todo!()
+
+    /// The bytes of one token; none for a control token.
+    pub fn token_bytes(&self, token: u32) -> &[u8] {
+        self.tokenizer.bytes(token)
     }
-    /// Renders messages with the model's own template and encodes the result, so that control tokens come from the template
-    /// alone: those that stand in a message's content are encoded as plain text.
-    pub fn encode_chat(&self, _messages: &[ChatMessage], _add_generation_prompt: bool) -> Result<Vec<u32>> {
-        todo!()
+
+    /// Renders messages with the model's own template and encodes the result. Control tokens come from the template alone: those that stand
+    /// in a message's content are encoded as plain text.
+    ///
+    /// # Errors
+    /// [`EngineError::Template`] when there is no template or it refuses the messages.
+    pub fn encode_chat(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<Vec<u32>> {
+        let template = self.template.as_ref().ok_or_else(|| EngineError::Template("the model brings no chat template".into()))?;
+        let breaker = BREAKERS
+            .into_iter()
+            .find(|&breaker| messages.iter().all(|message| !message.content.contains(breaker)))
+            .ok_or_else(|| EngineError::Template("the messages hold every Unicode noncharacter from U+FDD0 to U+FDEF".into()))?;
+        let guarded: Vec<ChatMessage> = messages
+            .iter()
+            .map(|message| ChatMessage::new(message.role, self.tokenizer.break_controls(&message.content, breaker)))
+            .collect();
+        let rendered = template.render(&guarded, add_generation_prompt)?;
+        self.tokenizer.encode_with_controls(&rendered, breaker)
     }
+
     /// Tokens that end an answer.
     pub fn end_tokens(&self) -> &[u32] {
-        todo!()
+        self.tokenizer.end_tokens()
     }
+
+    /// Token ids are below this.
     pub fn vocabulary(&self) -> usize {
-        todo!()
+        self.tokenizer.len()
     }
 }

@@ -17,7 +17,7 @@ use crate::{EngineError, ModelConfig, Result};
 
 pub use digest::sha256_file;
 pub(crate) use digest::sha256_of;
-pub(crate) use folder::load_safetensors;
+pub(crate) use folder::{load_safetensors, read_json};
 
 /// How to hold weights that are not quantised in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]

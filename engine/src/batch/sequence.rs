@@ -1,0 +1,181 @@
+//! One sequence on its way: what is prefilled, what was sampled, what was shown.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use super::{FinishReason, Finished, GenerateJob, Piece, TokenLogprob, Usage};
+use crate::EngineError;
+use crate::kv::KvCache;
+use crate::sampling::{Sampler, best_tokens, logprob};
+use crate::text::{StopMatcher, Text, Utf8Stream};
+
+pub(super) struct Sequence {
+    /// The prompt, then the tokens sampled.
+    pub(super) tokens: Vec<u32>,
+    pub(super) kv: KvCache,
+    pub(super) job: GenerateJob,
+    prompt_tokens: usize,
+    cached_tokens: usize,
+    sampler: Sampler,
+    utf8: Utf8Stream,
+    stop: StopMatcher,
+    /// Of tokens whose text is still held back.
+    pending_logprobs: Vec<TokenLogprob>,
+    pending_tokens: usize,
+    submitted: Instant,
+    admitted: Instant,
+    first_token: Option<Instant>,
+    entropy_sum: f64,
+    entropy_max: f32,
+    logprob_sum: f64,
+}
+
+impl Sequence {
+    /// `kv` holds the cacheable prefix already, or nothing.
+    pub(super) fn new(mut job: GenerateJob, kv: KvCache, submitted: Instant) -> Self {
+        let tokens = std::mem::take(&mut job.prompt);
+        let params = job.params.clone();
+        let cached_tokens = kv.len();
+        Self {
+            prompt_tokens: tokens.len(),
+            sampler: Sampler::new(params.clone(), &tokens),
+            tokens,
+            kv,
+            job,
+            cached_tokens,
+            utf8: Utf8Stream::default(),
+            stop: StopMatcher::new(params.stop),
+            pending_logprobs: Vec::new(),
+            pending_tokens: 0,
+            submitted,
+            admitted: Instant::now(),
+            first_token: None,
+            entropy_sum: 0.0,
+            entropy_max: 0.0,
+            logprob_sum: 0.0,
+        }
+    }
+
+    pub(super) fn adapter_id(&self) -> Option<&str> {
+        self.job.adapter.as_ref().map(|adapter| adapter.0.id())
+    }
+
+    /// The prefix that others share, if it is to be kept.
+    pub(super) fn cacheable_prefix(&self) -> Option<&[u32]> {
+        (self.job.cacheable_prefix > 0).then(|| &self.tokens[..self.job.cacheable_prefix])
+    }
+
+    pub(super) fn prefilling(&self) -> bool {
+        self.kv.len() + 1 < self.tokens.len() || self.completion_tokens() == 0
+    }
+
+    fn completion_tokens(&self) -> usize {
+        self.tokens.len() - self.prompt_tokens
+    }
+
+    /// How many tokens the next step takes: one when decoding; when prefilling up to the next boundary, which depends on this sequence
+    /// alone: the end of its cacheable prefix, then every `chunk` tokens.
+    pub(super) fn next_chunk(&self, chunk: usize) -> usize {
+        let done = self.kv.len();
+        let left = self.tokens.len() - done;
+        let prefix = self.job.cacheable_prefix;
+        let to_boundary = if done < prefix { chunk.min(prefix - done) } else { chunk };
+        left.min(to_boundary)
+    }
+
+    /// Why it must end before another step, if it must.
+    pub(super) fn must_end(&self, now: Instant, window: usize) -> Option<FinishReason> {
+        if (self.job.cancelled)() {
+            Some(FinishReason::Cancelled)
+        } else if self.job.deadline.is_some_and(|deadline| now >= deadline) {
+            Some(FinishReason::Deadline)
+        } else if self.tokens.len() > window {
+            Some(FinishReason::Length)
+        } else {
+            None
+        }
+    }
+
+    /// Samples the next token from `logits` and shows what it completes; says how the sequence ends with it, if it does.
+    pub(super) fn accept(&mut self, logits: &[f32], text: &Text, window: usize) -> Option<FinishReason> {
+        let (token, stats) = self.sampler.sample(logits);
+        self.first_token.get_or_insert_with(Instant::now);
+        self.tokens.push(token);
+        self.entropy_sum += f64::from(stats.entropy);
+        self.entropy_max = self.entropy_max.max(stats.entropy);
+        self.logprob_sum += f64::from(stats.logprob);
+        self.pending_tokens += 1;
+        if text.end_tokens().contains(&token) {
+            let held = self.utf8.finish();
+            return Some(self.show_rest(&held, FinishReason::Stop));
+        }
+        if let Some(count) = self.sampler.params().logprobs {
+            let top = best_tokens(logits, count).into_iter();
+            let top = top.map(|id| (id, text.token_bytes(id).to_vec(), logits[id as usize] - stats.log_normaliser)).collect();
+            self.pending_logprobs.push(TokenLogprob { token, bytes: text.token_bytes(token).to_vec(), logprob: stats.logprob, top });
+        }
+        let new = self.utf8.push(text.token_bytes(token));
+        let (shown, stopped) = self.stop.push(&new);
+        if stopped {
+            let _ = self.send(shown);
+            return Some(FinishReason::Stop);
+        }
+        if self.completion_tokens() >= self.sampler.params().max_tokens || self.tokens.len() >= window {
+            let tail = self.utf8.finish();
+            let (more, stopped) = self.stop.push(&tail);
+            let reason = if stopped { FinishReason::Stop } else { FinishReason::Length };
+            let rest = if stopped { String::new() } else { self.stop.finish() };
+            let _ = self.send(shown + &more + &rest);
+            return Some(reason);
+        }
+        match self.send(shown) {
+            ControlFlow::Break(()) => Some(FinishReason::Cancelled),
+            ControlFlow::Continue(()) => None,
+        }
+    }
+
+    /// Shows `text` and what was held back for a stop string that never came.
+    fn show_rest(&mut self, text: &str, reason: FinishReason) -> FinishReason {
+        let (shown, stopped) = self.stop.push(text);
+        let rest = if stopped { String::new() } else { self.stop.finish() };
+        // the end is told to finish(), whoever listens
+        let _ = self.send(shown + &rest);
+        reason
+    }
+
+    fn send(&mut self, text: String) -> ControlFlow<()> {
+        let piece = Piece { text, logprobs: std::mem::take(&mut self.pending_logprobs), tokens: std::mem::take(&mut self.pending_tokens) };
+        self.job.sink.piece(piece)
+    }
+
+    /// Tells the sink how it ended.
+    pub(super) fn finish(mut self, reason: FinishReason) {
+        if matches!(reason, FinishReason::Deadline) {
+            let held = self.utf8.finish();
+            self.show_rest(&held, reason);
+        }
+        let (now, completion_tokens) = (Instant::now(), self.completion_tokens());
+        let prefilled = self.first_token.unwrap_or(now);
+        let per_token = |sum: f64| if completion_tokens == 0 { 0.0 } else { (sum / completion_tokens as f64) as f32 };
+        let finished = Finished {
+            reason,
+            usage: Usage { prompt_tokens: self.prompt_tokens, cached_tokens: self.cached_tokens, completion_tokens },
+            queued: self.admitted.duration_since(self.submitted),
+            prefill: prefilled.duration_since(self.admitted),
+            decode: if self.first_token.is_some() { now.duration_since(prefilled) } else { Duration::ZERO },
+            mean_entropy: per_token(self.entropy_sum),
+            max_entropy: self.entropy_max,
+            mean_logprob: per_token(self.logprob_sum),
+        };
+        self.job.sink.finish(Ok(finished));
+    }
+
+    pub(super) fn fail(self, error: EngineError) {
+        self.job.sink.finish(Err(error));
+    }
+}
+
+/// Log-probabilities of `continuation` from the logits before each of its tokens.
+pub(super) fn continuation_logprobs<'a>(rows: impl Iterator<Item = &'a [f32]>, continuation: &[u32]) -> Vec<f32> {
+    rows.zip(continuation).map(|(row, &token)| logprob(row, token)).collect()
+}

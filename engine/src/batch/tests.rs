@@ -1,0 +1,236 @@
+//! Batching on the real model.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use super::*;
+use crate::testing::default_model;
+use crate::text::Text;
+use crate::weights::ModelFiles;
+use crate::{ChatMessage, EngineError, Role, ScoreJob};
+
+struct Collect {
+    text: String,
+    logprobs: Vec<TokenLogprob>,
+    /// Breaks after this many pieces.
+    patience: usize,
+    done: SyncSender<(String, Vec<TokenLogprob>, Result<Finished>)>,
+}
+
+impl TokenSink for Collect {
+    fn piece(&mut self, piece: Piece) -> ControlFlow<()> {
+        self.text.push_str(&piece.text);
+        self.logprobs.extend(piece.logprobs);
+        self.patience = self.patience.saturating_sub(1);
+        if self.patience == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+    fn finish(self: Box<Self>, end: Result<Finished>) {
+        self.done.send((self.text, self.logprobs, end)).expect("the test waits");
+    }
+}
+
+type Ending = Receiver<(String, Vec<TokenLogprob>, Result<Finished>)>;
+
+fn engine(options: EngineOptions) -> (Engine, std::sync::Arc<Text>) {
+    let files = ModelFiles::open(&default_model()).unwrap();
+    let text = std::sync::Arc::new(Text::load(&files).unwrap());
+    (Engine::load(&files, std::sync::Arc::clone(&text), &candle_core::Device::Cpu, options).unwrap(), text)
+}
+
+fn job(prompt: Vec<u32>, cacheable_prefix: usize, params: SamplingParams, patience: usize) -> (GenerateJob, Ending) {
+    let (done, ending) = sync_channel(1);
+    let sink = Box::new(Collect { text: String::new(), logprobs: Vec::new(), patience, done });
+    (GenerateJob { prompt, cacheable_prefix, params, adapter: None, cancelled: Box::new(|| false), deadline: None, sink }, ending)
+}
+
+fn run(engine: &mut Engine) {
+    while engine.has_work() {
+        engine.step().unwrap();
+    }
+}
+
+fn prompt(text: &Text, system: &str, question: &str) -> (Vec<u32>, usize) {
+    let system = ChatMessage::new(Role::System, system);
+    let fixed = text.encode_chat(std::slice::from_ref(&system), false).unwrap().len();
+    (text.encode_chat(&[system, ChatMessage::new(Role::User, question)], true).unwrap(), fixed)
+}
+
+#[test]
+fn batched_equals_alone_and_warm_equals_cold_bit_for_bit() {
+    let options = EngineOptions { prefill_chunk: 32, ..EngineOptions::default() };
+    let (mut shared, text) = engine(options);
+    let systems = ["You answer in one word.", "You are a poet who writes about the sea and the wind."];
+    let questions =
+        ["Name a colour.", "What is rain? Explain it to a child who has never seen any, slowly.", "Say hello.", "2 + 2 =", "Who are you?"];
+    let jobs: Vec<_> = questions
+        .iter()
+        .enumerate()
+        .map(|(index, question)| {
+            let (tokens, fixed) = prompt(&text, systems[index % 2], question);
+            let temperature = if index == 0 { 0.0 } else { 0.8 };
+            let params = SamplingParams {
+                temperature,
+                top_p: 0.95,
+                seed: index as u64,
+                logprobs: Some(2),
+                max_tokens: 8 + index,
+                ..SamplingParams::default()
+            };
+            (tokens, fixed, params)
+        })
+        .collect();
+    let submit = |engine: &mut Engine, (tokens, fixed, params): &(Vec<u32>, usize, SamplingParams)| {
+        let (job, ending) = job(tokens.clone(), *fixed, params.clone(), usize::MAX);
+        engine.submit(job);
+        ending
+    };
+    let endings: Vec<_> = jobs.iter().map(|job| submit(&mut shared, job)).collect();
+    run(&mut shared);
+    let together: Vec<_> = endings.iter().map(|ending| ending.recv().unwrap()).collect();
+    for (job, (answer, logprobs, end)) in jobs.iter().zip(together) {
+        // alone, and now with a warm prefix
+        let alone = submit(&mut shared, job);
+        run(&mut shared);
+        let (alone_answer, alone_logprobs, alone_end) = alone.recv().unwrap();
+        assert_eq!((&answer, &logprobs), (&alone_answer, &alone_logprobs), "params {:?}", job.2);
+        let (end, alone_end) = (end.unwrap(), alone_end.unwrap());
+        assert_eq!((end.reason, end.usage.completion_tokens), (alone_end.reason, alone_end.usage.completion_tokens));
+        assert_eq!(alone_end.usage.cached_tokens, job.1);
+        assert_eq!(
+            logprobs.len() - usize::from(end.reason == FinishReason::Stop && logprobs.len() > end.usage.completion_tokens),
+            logprobs.len()
+        );
+        assert!(end.max_entropy >= end.mean_entropy && end.mean_logprob <= 0.0);
+    }
+}
+
+#[test]
+fn sequences_end_as_they_should() {
+    let (mut engine, text) = engine(EngineOptions { context_length: Some(64), ..EngineOptions::default() });
+    let ask = |question: &str| prompt(&text, "Be brief.", question).0;
+    let params = SamplingParams { max_tokens: 12, ..SamplingParams::default() };
+    // a reader who leaves
+    let (left, left_ending) = job(ask("Count to one hundred."), 0, params.clone(), 3);
+    engine.submit(left);
+    // a deadline that has passed
+    let (mut late, late_ending) = job(ask("Hello"), 0, params.clone(), usize::MAX);
+    late.deadline = Some(Instant::now());
+    engine.submit(late);
+    // a caller who went away
+    let (mut gone, gone_ending) = job(ask("Hello"), 0, params.clone(), usize::MAX);
+    gone.cancelled = Box::new(|| true);
+    engine.submit(gone);
+    // a stop string across tokens
+    let (whole, whole_ending) = job(ask("Say: one two three four five"), 0, params.clone(), usize::MAX);
+    engine.submit(whole);
+    // more than the window holds
+    let (long, long_ending) = job(ask("Count to one hundred."), 0, SamplingParams { max_tokens: 1000, ..params.clone() }, usize::MAX);
+    engine.submit(long);
+    run(&mut engine);
+    let reason = |ending: &Ending| ending.recv().unwrap().2.unwrap().reason;
+    assert_eq!(reason(&left_ending), FinishReason::Cancelled);
+    assert_eq!(reason(&late_ending), FinishReason::Deadline);
+    assert_eq!(reason(&gone_ending), FinishReason::Cancelled);
+    let end = long_ending.recv().unwrap().2.unwrap();
+    assert!(end.reason == FinishReason::Stop || end.usage.prompt_tokens + end.usage.completion_tokens == 64, "{end:?}");
+    let answer = whole_ending.recv().unwrap().0;
+    let cut = answer.char_indices().nth(answer.chars().count() / 2).unwrap().0;
+    let stop: String = answer[cut..].chars().take(4).collect();
+    let (stopped, ending) = job(ask("Say: one two three four five"), 0, SamplingParams { stop: vec![stop.clone()], ..params }, usize::MAX);
+    engine.submit(stopped);
+    run(&mut engine);
+    let (shown, _, end) = ending.recv().unwrap();
+    assert_eq!(shown, answer[..answer.find(&stop).unwrap()]);
+    assert_eq!(end.unwrap().reason, FinishReason::Stop);
+    let report = engine.step().unwrap();
+    assert_eq!((report.running, report.waiting), (0, 0));
+}
+
+#[test]
+fn what_can_never_run_is_refused_at_once() {
+    let (mut engine, _) = engine(EngineOptions { context_length: Some(8), ..EngineOptions::default() });
+    for (tokens, expected) in [(vec![], "empty"), (vec![1; 8], "context window"), (vec![1, 60_000], "60000")] {
+        let (refused, ending) = job(tokens, 0, SamplingParams::default(), 1);
+        engine.submit(refused);
+        assert!(!engine.has_work());
+        assert!(ending.recv().unwrap().2.unwrap_err().to_string().contains(expected));
+    }
+}
+
+#[test]
+fn scores_equal_one_pass_over_each_continuation() {
+    let (mut engine, text) = engine(EngineOptions::default());
+    let (tokens, fixed) = prompt(&text, "You name the right guide.", "Who remembers?");
+    let continuations: Vec<_> =
+        ["Mnemosyne", "Moira", "a", "the one who remembers"].iter().map(|name| text.encode(name).unwrap()).collect();
+    let mut score = |continuations: Vec<Vec<u32>>, fixed: usize| {
+        let (sender, receiver) = sync_channel(1);
+        let reply = Box::new(move |scores| sender.send(scores).expect("the test waits"));
+        engine.score(ScoreJob {
+            prompt: tokens.clone(),
+            cacheable_prefix: fixed,
+            continuations,
+            adapter: None,
+            cancelled: Box::new(|| false),
+            reply,
+        });
+        run(&mut engine);
+        receiver.recv().unwrap()
+    };
+    let together = score(continuations.clone(), fixed).unwrap();
+    let mut reversed = score(continuations.iter().rev().cloned().collect(), fixed).unwrap();
+    reversed.reverse();
+    assert_eq!(together, reversed);
+    for (found, continuation) in together.iter().zip(&continuations) {
+        assert_eq!(found.logprobs.len(), continuation.len());
+        assert_eq!(score(vec![continuation.clone()], fixed).unwrap()[0], *found);
+        // the same by one whole pass, whose chunks are others
+        let mut kv = engine_cache();
+        let whole: Vec<u32> = tokens.iter().chain(continuation).copied().collect();
+        let rows = whole_pass(&mut kv, &whole);
+        for (place, (&token, &logprob)) in continuation.iter().zip(&found.logprobs).enumerate() {
+            let row = &rows[tokens.len() - 1 + place];
+            let expected = crate::sampling::logprob(row, token);
+            // other chunks round otherwise before the 8-bit products
+            assert!((expected - logprob).abs() < 0.15, "{logprob} for {expected}");
+        }
+    }
+    assert!(matches!(score(vec![vec![]], 0), Err(EngineError::EmptyPrompt)));
+}
+
+fn model() -> &'static crate::Llama {
+    static MODEL: std::sync::OnceLock<crate::Llama> = std::sync::OnceLock::new();
+    MODEL.get_or_init(|| {
+        crate::Llama::load(&ModelFiles::open(&default_model()).unwrap(), Quantisation::None, &candle_core::Device::Cpu).unwrap()
+    })
+}
+
+fn engine_cache() -> crate::kv::KvCache {
+    model().new_cache()
+}
+
+fn whole_pass(kv: &mut crate::kv::KvCache, tokens: &[u32]) -> Vec<Vec<f32>> {
+    let mut batch = [crate::model::Segment { tokens, kv, adapter: None, logits: crate::model::LogitRows::All }];
+    model().forward(&mut batch, &crate::comm::Whole).unwrap().to_vec2().unwrap()
+}
+
+#[test]
+fn prefixes_are_kept_under_the_budget_least_recently_used_dropped_first() {
+    let model = model();
+    let filled = |tokens: &[u32]| {
+        let mut kv = model.new_cache();
+        whole_pass(&mut kv, tokens);
+        kv
+    };
+    let (a, b, c) = ([5_u32; 20], [6_u32; 20], [7_u32; 20]);
+    let one = filled(&a).bytes();
+    let mut cache = prefix::PrefixCache::new(2 * one);
+    cache.keep(None, &a, &filled(&a)).unwrap();
+    cache.keep(Some("x"), &b, &filled(&b)).unwrap();
+    assert_eq!((cache.bytes(), cache.tokens()), (2 * one, 40));
+    assert_eq!(cache.fork(None, &a).unwrap().unwrap().len(), 20);
+    // another adapter, or a shorter prefix, is another prefix
+    assert!(cache.fork(None, &b).unwrap().is_none() && cache.fork(Some("x"), &b[..19]).unwrap().is_none());
+    cache.keep(None, &c, &filled(&c)).unwrap();
+    assert!(cache.fork(Some("x"), &b).unwrap().is_none());
+    assert!(cache.fork(None, &a).unwrap().is_some() && cache.fork(None, &c).unwrap().is_some());
+}
