@@ -352,7 +352,11 @@ impl OrchestratorParts {
         }
         self.cells.publish(id, name, CellStep::Recorded { status: decision.status.as_str() });
         if let Some((reward, rule)) = reward {
-            self.cells.publish(id, name, CellStep::Rewarded { reward, activation: decision.activation, source: format!("automatic: {rule}") });
+            self.cells.publish(
+                id,
+                name,
+                CellStep::Rewarded { reward, activation: decision.activation, source: format!("automatic: {rule}") },
+            );
         }
         self.metrics.decision(decision);
         Ok(())
