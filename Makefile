@@ -1,0 +1,45 @@
+# Nyx needs Rust, a C compiler and python3 with pip. Everything else these targets get by themselves.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# keys are read from the environment as everywhere: NYX__HTTP__PORT=9090 make run
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+.PHONY: run
+run: c-compiler ## Get the models, build, and serve on 127.0.0.1:8080
+	cargo build --release --locked
+	cargo run --release --locked -- fetch
+	exec cargo run --release --locked -- serve
+
+.PHONY: test
+test: deps models lint ## Everything that must hold: format, clippy, every test, on SQLite and PostgreSQL
+	cargo test --workspace --locked
+
+.PHONY: build
+build: c-compiler ## The program, optimised, at target/release/nyx
+	cargo build --release --locked
+
+.PHONY: models
+models: c-compiler ## Get the models into $$NYX_MODELS, or ~/.cache/nyx/models
+	cargo run --locked -- fetch
+
+.PHONY: lint
+lint: c-compiler ## Format and clippy, warnings denied
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+.PHONY: doctor
+doctor: c-compiler ## Check this machine, and say what to do
+	cargo run --locked -- doctor
+
+.PHONY: deps
+deps: c-compiler ## PostgreSQL's server, which the tests start themselves
+	@scripts/install-postgres
+
+.PHONY: c-compiler
+c-compiler:
+	@command -v "$${CC:-cc}" >/dev/null || { echo "no C compiler: install one (apt-get install build-essential), or set CC" >&2; exit 1; }
+	@command -v cargo >/dev/null || { echo "no cargo: install Rust from https://rustup.rs" >&2; exit 1; }
