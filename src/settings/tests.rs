@@ -166,7 +166,7 @@ fn unknown_keys_are_refused_wherever_they_stand() {
 fn errors_name_the_key_the_value_its_origin_and_what_would_be_right() {
     let cases: &[(&str, &str, &[&str])] = &[
         ("NYX__HTTP__PORT", "abc", &["http.port", "abc", "NYX__HTTP__PORT"]),
-        ("NYX__HTTP__PORT", "70000", &["http.port", "70000", "16"]),
+        ("NYX__HTTP__PORT", "70000", &["http.port", "70000", "16", "NYX__HTTP__PORT"]),
         ("NYX__HTTP__PORT", "-1", &["http.port", "-1"]),
         ("NYX__POOL__MAX_BATCH", "0", &["pool.max_batch", "0", "1 to 4096", "NYX__POOL__MAX_BATCH"]),
         ("NYX__POOL__GROUPS", "[]", &["pool.groups", "at least one group"]),
