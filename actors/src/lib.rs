@@ -10,6 +10,7 @@ mod nyx;
 pub mod observe;
 pub mod phoebe;
 pub mod question;
+pub mod supervise;
 
 pub use context::RequestContext;
 pub use decision::Decision;

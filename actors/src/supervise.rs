@@ -81,7 +81,10 @@ impl<A: Actor<Context = Context<A>>> Supervised<A> {
     ) -> Self {
         let this = Self { address: Arc::default(), vitals, stop: CancellationToken::new() };
         let supervisor = this.clone();
-        arbiter.spawn(async move { supervisor.keep_alive(policy, mailbox, factory).await });
+        // an actor's context stays on its thread: the supervising task is made there
+        arbiter.spawn_fn(move || {
+            actix_rt::spawn(supervisor.keep_alive(policy, mailbox, factory));
+        });
         this
     }
 

@@ -14,6 +14,7 @@ pub(crate) fn default_model() -> PathBuf {
     present(models().join("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf"))
 }
 
+#[allow(dead_code)]
 pub(crate) fn embedder() -> PathBuf {
     present(models().join("all-minilm-l6-v2"))
 }

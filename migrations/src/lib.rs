@@ -1,1 +1,19 @@
-//! placeholder
+//! Phoebe's schema, the same on SQLite and PostgreSQL. A migration that has been released never changes.
+
+// the trait itself elides it
+#![allow(elided_lifetimes_in_paths)]
+
+use sea_orm_migration::prelude::*;
+
+mod m20261124_000001_decisions;
+mod m20261124_000002_learning;
+
+/// All migrations, oldest first.
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m20261124_000001_decisions::Migration), Box::new(m20261124_000002_learning::Migration)]
+    }
+}

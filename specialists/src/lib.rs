@@ -1,7 +1,24 @@
 //! The characters: each specialist's prompt, retrieval, answer form and reward, pure and synchronous. No I/O, no actix.
+//!
+//! A specialist is one TOML file ([`SpecialistPolicy::parse`]); Nyx ships five ([`SHIPPED`]), and a sixth needs a file and no code.
+//! The present comes in with the [`Situation`], so that the same question, evidence and time always write the same prompt.
 
+mod error;
 mod evidence;
+mod file;
 mod policy;
+mod probability;
+mod prompt;
+mod reward;
+mod shipped;
+mod words;
 
+#[cfg(test)]
+mod seeded;
+
+pub use error::SpecialistError;
 pub use evidence::Evidence;
-pub use policy::{Outcome, Reading, Retrieval, Situation, SpecialistError, SpecialistPolicy, Verdict};
+pub use policy::{Outcome, Reading, Retrieval, Situation, SpecialistPolicy, Verdict};
+pub use probability::read_probability;
+pub use reward::{Finding, abstains, agreement, brier_reward, finding, reward_of, support, timeliness};
+pub use shipped::SHIPPED;

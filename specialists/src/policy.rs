@@ -1,16 +1,8 @@
-//! OWNER: SP (interface fixed, inside free; split into files).
+//! One specialist: what it is told, where it looks, what is read out of its answer and how the answer is rewarded.
 
 use chrono::{DateTime, Utc};
 
-use crate::Evidence;
-
-#[derive(Debug, thiserror::Error)]
-pub enum SpecialistError {
-    #[error("{origin}: {reason}")]
-    BadFile { origin: String, reason: String },
-    #[error("specialist {name}: {reason}")]
-    BadPrompt { name: String, reason: String },
-}
+use crate::{Evidence, SpecialistError, file, probability, prompt, reward};
 
 /// Where a specialist looks before it answers.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +17,28 @@ pub enum Retrieval {
     Record {
         k: usize,
     },
+}
+
+/// What an answer is expected to hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AnswerForm {
+    Text,
+    /// Text that states a probability.
+    Probability,
+}
+
+/// The rule of the automatic reward, with its weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum RewardRule {
+    Support,
+    /// Scored by [`reward::brier_reward`] when the outcome arrives.
+    Probability,
+    Timeliness {
+        penalty: f64,
+    },
+    /// People's ratings, when they arrive.
+    Rating,
+    Agreement,
 }
 
 /// One specialist, as its file in `config/specialists/` describes it.
@@ -44,6 +58,11 @@ pub struct SpecialistPolicy {
     pub top_p: f32,
     pub repetition_penalty: f32,
     pub max_tokens: usize,
+    pub(crate) fixed: String,
+    /// The template of the rest of the system prompt, in minijinja's language.
+    pub(crate) context: String,
+    pub(crate) answer: AnswerForm,
+    pub(crate) reward: RewardRule,
 }
 
 /// What a prompt is written from.
@@ -88,22 +107,49 @@ pub struct Verdict {
 
 impl SpecialistPolicy {
     /// Parses and validates one file; `origin` names it in errors. Unknown keys are refused.
-    pub fn parse(_origin: &str, _toml: &str) -> Result<Self, SpecialistError> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`SpecialistError::BadFile`] naming the key, its value and what would be right.
+    pub fn parse(origin: &str, toml: &str) -> Result<Self, SpecialistError> {
+        file::parse(toml).map_err(|reason| SpecialistError::BadFile { origin: origin.into(), reason })
     }
+
     /// The part of the system prompt that is the same for every request (what the prefix cache keeps).
     pub fn fixed_prompt(&self) -> &str {
-        todo!()
+        &self.fixed
     }
+
     /// The whole system prompt: `fixed_prompt` and then what depends on the situation (evidence, the present, the deadline).
-    pub fn system_prompt(&self, _situation: &Situation<'_>) -> Result<String, SpecialistError> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`SpecialistError::BadPrompt`] when the context template fails on this situation.
+    pub fn system_prompt(&self, situation: &Situation<'_>) -> Result<String, SpecialistError> {
+        let context = prompt::render(&self.context, situation)
+            .map_err(|reason| SpecialistError::BadPrompt { name: self.name.clone(), reason: format!("prompt.context: {reason}") })?;
+        let context = context.trim();
+        Ok(if context.is_empty() { self.fixed.clone() } else { format!("{}\n\n{context}", self.fixed) })
     }
-    pub fn read(&self, _answer: &str) -> Reading {
-        todo!()
+
+    /// Reads what the answer form asks for out of an answer.
+    pub fn read(&self, answer: &str) -> Reading {
+        match self.answer {
+            AnswerForm::Text => Reading::default(),
+            AnswerForm::Probability => Reading { probability: probability::read_probability(answer) },
+        }
     }
+
     /// The automatic reward, or `None` where only people or the future can tell.
-    pub fn judge(&self, _outcome: &Outcome<'_>) -> Option<Verdict> {
-        todo!()
+    pub fn judge(&self, outcome: &Outcome<'_>) -> Option<Verdict> {
+        let (rule, activation) = match self.reward {
+            RewardRule::Support => ("support", reward::support(outcome.answer, outcome.evidence)),
+            RewardRule::Agreement => ("agreement", reward::agreement(outcome.answer, outcome.evidence)),
+            RewardRule::Timeliness { penalty } => ("timeliness", Some(reward::timeliness(outcome, penalty))),
+            RewardRule::Probability | RewardRule::Rating => return None,
+        };
+        let activation = activation?;
+        Some(Verdict { activation, reward: reward::reward_of(activation), rule: rule.into() })
     }
 }
+
+#[cfg(test)]
+mod tests;

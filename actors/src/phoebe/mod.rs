@@ -1,2 +1,68 @@
-//! Phoebe, the database of record. OWNER: PH.
+//! Phoebe, the database of record, and the actor that keeps it.
+
+mod entities;
 pub mod messages;
+mod options;
+mod search;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use actix::{Actor, Context, Handler, ResponseFuture};
+use nyx_specialists::Evidence;
+
+use crate::observe::Vitals;
+use crate::{Decision, NyxError};
+use messages::{
+    GetDecision, ListDecisions, ListMemories, LoadTraitWeights, MarkIndexed, Memory, Ping, RecordDecision, SearchRecord, StoreMemory,
+    StoreTraitWeight, TraitWeightChange,
+};
+
+pub use options::{PhoebeOptions, redacted};
+pub use store::PhoebeStore;
+pub(crate) use store::now;
+
+/// The actor: hands each message to the store.
+pub struct Phoebe {
+    store: PhoebeStore,
+    vitals: Arc<Vitals>,
+}
+
+impl Phoebe {
+    pub fn new(store: PhoebeStore, vitals: Arc<Vitals>) -> Self {
+        Self { store, vitals }
+    }
+}
+
+impl Actor for Phoebe {
+    type Context = Context<Self>;
+}
+
+/// One handler a message: the store's operation, in a future of its own.
+macro_rules! handle {
+    ($message:ty, $answer:ty, |$store:ident, $request:ident| $work:expr) => {
+        impl Handler<$message> for Phoebe {
+            type Result = ResponseFuture<Result<$answer, NyxError>>;
+
+            fn handle(&mut self, $request: $message, _: &mut Self::Context) -> Self::Result {
+                self.vitals.taken_up();
+                let $store = self.store.clone();
+                Box::pin(async move { $work.await })
+            }
+        }
+    };
+}
+
+handle!(RecordDecision, (), |store, request| store.record(request));
+handle!(GetDecision, Decision, |store, request| store.decision(request.0));
+handle!(ListDecisions, Vec<Decision>, |store, request| store.decisions(request));
+handle!(StoreMemory, (), |store, request| store.store_memory(request.0));
+handle!(MarkIndexed, (), |store, request| store.mark_indexed(request.0));
+handle!(ListMemories, Vec<Memory>, |store, request| store.memories(request));
+handle!(SearchRecord, Vec<Evidence>, |store, request| store.search(&request.text, request.limit));
+handle!(LoadTraitWeights, BTreeMap<String, f64>, |store, _request| store.trait_weights());
+handle!(StoreTraitWeight, TraitWeightChange, |store, request| store.store_trait_weight(request));
+handle!(Ping, (), |store, _request| store.ping());

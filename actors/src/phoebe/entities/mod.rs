@@ -1,0 +1,6 @@
+//! Phoebe's rows.
+
+pub(super) mod decision;
+pub(super) mod memory;
+pub(super) mod reward;
+pub(super) mod trait_weight;

@@ -1,0 +1,40 @@
+//! `[phoebe]`: which database.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// Where phoebe is and how she is reached.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PhoebeOptions {
+    /// `sqlite://PATH` or `postgres://USER:PASSWORD@HOST/DATABASE`; a file in the data folder when absent.
+    pub url: Option<String>,
+    /// Connections to PostgreSQL at most; SQLite has one writer.
+    pub max_connections: u32,
+    pub acquire_timeout_ms: u64,
+    /// A statement that runs longer is given up.
+    pub statement_timeout_ms: u64,
+}
+
+impl Default for PhoebeOptions {
+    fn default() -> Self {
+        Self { url: None, max_connections: 8, acquire_timeout_ms: 5_000, statement_timeout_ms: 10_000 }
+    }
+}
+
+impl PhoebeOptions {
+    /// The database's URL; by default `phoebe.db` in `data_dir`.
+    pub fn url_in(&self, data_dir: &Path) -> String {
+        self.url.clone().unwrap_or_else(|| format!("sqlite://{}", data_dir.join("phoebe.db").display()))
+    }
+}
+
+/// A URL with its password hidden, for messages.
+pub fn redacted(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    match rest.rsplit_once('@') {
+        Some((user, place)) => format!("{scheme}://{}:***@{place}", user.split(':').next().unwrap_or_default()),
+        None => url.to_owned(),
+    }
+}

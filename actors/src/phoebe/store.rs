@@ -1,0 +1,257 @@
+//! Phoebe's operations over one database, SQLite or PostgreSQL.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use chrono::{DateTime, SubsecRound, Utc};
+use nyx_migrations::Migrator;
+use nyx_specialists::Evidence;
+use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sea_orm::{
+    AccessMode, ActiveModelTrait, ColumnTrait, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr,
+    EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, SqlErr, TransactionTrait,
+};
+use sea_orm_migration::MigratorTrait;
+use uuid::Uuid;
+
+use super::entities::{decision, memory, reward, trait_weight};
+use super::messages::{ListDecisions, ListMemories, Memory, RecordDecision, StoreTraitWeight, TraitWeightChange};
+use super::options::{PhoebeOptions, redacted};
+use super::search;
+use crate::{Decision, NyxError};
+
+/// Rows a list may have.
+const MAX_ROWS: u64 = 1000;
+/// One number for all Nyx processes: who migrates holds it.
+const MIGRATION_LOCK: i64 = 0x6e79_7870_686f;
+/// How often a trait weight is tried again when another process moved it in between.
+const WEIGHT_TRIES: usize = 50;
+
+/// A connected phoebe. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct PhoebeStore {
+    writer: DatabaseConnection,
+    /// Cannot write: another connection, read-only, on SQLite; on PostgreSQL the same pool in read-only transactions.
+    reader: DatabaseConnection,
+}
+
+impl PhoebeStore {
+    /// Connects and brings the schema up to date.
+    ///
+    /// # Errors
+    /// The database cannot be reached (the message names its URL, without the password) or migrated.
+    pub async fn connect(options: &PhoebeOptions, data_dir: &Path) -> Result<Self, NyxError> {
+        let store = Self::open(options, data_dir).await?;
+        store.migrate().await?;
+        Ok(store)
+    }
+
+    /// Connects and leaves the schema as it is.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn open(options: &PhoebeOptions, data_dir: &Path) -> Result<Self, NyxError> {
+        let url = options.url_in(data_dir);
+        let named = |error: DbErr| DbErr::Custom(format!("cannot connect to {}: {error}", redacted(&url)));
+        let timeout = Duration::from_millis(options.acquire_timeout_ms);
+        let connect = |options: ConnectOptions| async move { Database::connect(options).await };
+        let mut settings = ConnectOptions::new(url.clone());
+        settings.acquire_timeout(timeout).connect_timeout(timeout).sqlx_logging(false);
+        if url.starts_with("sqlite:") {
+            // one writer: SQLite has no more, and waiting for a connection is fairer than its busy loop
+            settings.max_connections(1).min_connections(1).map_sqlx_sqlite_opts(move |sqlite| {
+                // FULL: an acknowledged decision survives the machine's crash
+                let sqlite = sqlite.create_if_missing(true).journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
+                sqlite.busy_timeout(timeout).foreign_keys(true)
+            });
+            let writer = connect(settings).await.map_err(named)?;
+            if url.contains(":memory:") {
+                return Ok(Self { reader: writer.clone(), writer });
+            }
+            let mut settings = ConnectOptions::new(url.clone());
+            settings.acquire_timeout(timeout).max_connections(4).sqlx_logging(false);
+            settings.map_sqlx_sqlite_opts(move |sqlite| sqlite.read_only(true).busy_timeout(timeout));
+            let reader = connect(settings).await.map_err(named)?;
+            return Ok(Self { writer, reader });
+        }
+        let statement_timeout = format!("SET statement_timeout = {}", options.statement_timeout_ms);
+        settings.max_connections(options.max_connections).after_connect(move |connection| {
+            let statement_timeout = statement_timeout.clone();
+            Box::pin(async move { connection.execute_unprepared(&statement_timeout).await.map(drop) })
+        });
+        let writer = connect(settings).await.map_err(named)?;
+        Ok(Self { reader: writer.clone(), writer })
+    }
+
+    /// Brings the schema up to date; several processes may do so at once.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn migrate(&self) -> Result<(), NyxError> {
+        if self.writer.get_database_backend() != DbBackend::Postgres {
+            return Ok(Migrator::up(&self.writer, None).await?);
+        }
+        // the lock lives as long as this transaction, which the migrations run beside
+        let lock = self.writer.begin().await?;
+        lock.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")).await?;
+        let migrated = Migrator::up(&self.writer, None).await;
+        lock.commit().await?;
+        Ok(migrated?)
+    }
+
+    /// Migrations that have not been applied yet.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn pending_migrations(&self) -> Result<usize, NyxError> {
+        Ok(Migrator::get_pending_migrations(&self.writer).await?.len())
+    }
+
+    /// `sqlite` or `postgres`.
+    pub fn backend(&self) -> &'static str {
+        if self.writer.get_database_backend() == DbBackend::Postgres { "postgres" } else { "sqlite" }
+    }
+
+    pub(super) async fn ping(&self) -> Result<(), NyxError> {
+        Ok(self.writer.ping().await?)
+    }
+
+    /// One transaction; a decision that is on record already is left as it is.
+    pub(super) async fn record(&self, message: RecordDecision) -> Result<(), NyxError> {
+        let mut row = decision::Model::try_from(&*message.decision)?;
+        row.asked_at = row.asked_at.trunc_subsecs(6);
+        row.reward = message.reward.as_ref().map_or(0.0, |(value, _)| *value);
+        let id = row.id.clone();
+        let transaction = self.writer.begin().await?;
+        if let Err(error) = row.into_active_model().insert(&transaction).await {
+            transaction.rollback().await?;
+            return match error.sql_err() {
+                Some(SqlErr::UniqueConstraintViolation(_)) => Ok(()),
+                _ => Err(error.into()),
+            };
+        }
+        if let Some((value, rule)) = message.reward {
+            let source = "automatic".to_owned();
+            let row = reward::Model { id: Uuid::now_v7().to_string(), decision: id, value, source, rule, comment: None, at: now() };
+            row.into_active_model().insert(&transaction).await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    pub(super) async fn decision(&self, id: Uuid) -> Result<Decision, NyxError> {
+        let row = decision::Entity::find_by_id(id.to_string()).one(&self.reader).await?;
+        let row = row.ok_or_else(|| NyxError::NotFound { what: "decision", id: id.to_string() })?;
+        Ok(row.try_into()?)
+    }
+
+    pub(super) async fn decisions(&self, query: ListDecisions) -> Result<Vec<Decision>, NyxError> {
+        check_limit(query.limit)?;
+        let mut select = decision::Entity::find().order_by_desc(decision::Column::Id).limit(query.limit);
+        if let Some(specialist) = query.specialist {
+            select = select.filter(decision::Column::Specialist.eq(specialist));
+        }
+        if let Some(conversation) = query.conversation {
+            select = select.filter(decision::Column::Conversation.eq(conversation));
+        }
+        if let Some(before) = query.before {
+            select = select.filter(decision::Column::Id.lt(before.to_string()));
+        }
+        let rows = select.all(&self.reader).await?;
+        Ok(rows.into_iter().map(Decision::try_from).collect::<Result<_, _>>()?)
+    }
+
+    pub(super) async fn store_memory(&self, memory: Memory) -> Result<(), NyxError> {
+        memory::Model::from(memory).into_active_model().insert(&self.writer).await?;
+        Ok(())
+    }
+
+    pub(super) async fn mark_indexed(&self, ids: Vec<Uuid>) -> Result<(), NyxError> {
+        let ids = ids.iter().map(Uuid::to_string);
+        memory::Entity::update_many()
+            .col_expr(memory::Column::Indexed, true.into())
+            .filter(memory::Column::Id.is_in(ids))
+            .exec(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    pub(super) async fn memories(&self, query: ListMemories) -> Result<Vec<Memory>, NyxError> {
+        check_limit(query.limit)?;
+        let mut select = memory::Entity::find().order_by_asc(memory::Column::Id).limit(query.limit);
+        if query.unindexed_only {
+            select = select.filter(memory::Column::Indexed.eq(false));
+        }
+        if let Some(after) = query.after {
+            select = select.filter(memory::Column::Id.gt(after.to_string()));
+        }
+        let rows = select.all(&self.reader).await?;
+        Ok(rows.into_iter().map(Memory::try_from).collect::<Result<_, _>>()?)
+    }
+
+    pub(super) async fn search(&self, text: &str, limit: u64) -> Result<Vec<Evidence>, NyxError> {
+        check_limit(limit)?;
+        if self.reader.get_database_backend() != DbBackend::Postgres {
+            return Ok(search::search(&self.reader, text, limit).await?);
+        }
+        let transaction = self.reader.begin_with_config(None, Some(AccessMode::ReadOnly)).await?;
+        let found = search::search(&transaction, text, limit).await?;
+        transaction.commit().await?;
+        Ok(found)
+    }
+
+    pub(super) async fn trait_weights(&self) -> Result<BTreeMap<String, f64>, NyxError> {
+        // ascending: the last row of a name wins
+        let rows = trait_weight::Entity::find().order_by_asc(trait_weight::Column::Revision).all(&self.reader).await?;
+        Ok(rows.into_iter().map(|row| (row.name, row.to_weight)).collect())
+    }
+
+    /// Appends to the history. Two processes cannot follow the same revision: the loser reads again and follows the winner's.
+    pub(super) async fn store_trait_weight(&self, change: StoreTraitWeight) -> Result<TraitWeightChange, NyxError> {
+        for _ in 0..WEIGHT_TRIES {
+            let newest = trait_weight::Entity::find()
+                .filter(trait_weight::Column::Name.eq(&change.name))
+                .order_by_desc(trait_weight::Column::Revision)
+                .one(&self.writer)
+                .await?;
+            let row = trait_weight::Model {
+                id: Uuid::now_v7().to_string(),
+                name: change.name.clone(),
+                from_weight: newest.as_ref().map_or(0.0, |row| row.to_weight),
+                to_weight: change.to,
+                reason: change.reason.clone(),
+                reward: change.reward,
+                decision: change.decision.map(|id| id.to_string()),
+                revision: newest.map_or(1, |row| row.revision + 1),
+                at: now(),
+            };
+            match row.clone().into_active_model().insert(&self.writer).await {
+                Ok(_) => return Ok(row.try_into()?),
+                Err(error) if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(NyxError::Internal(format!("the weight of {} was moved {WEIGHT_TRIES} times meanwhile", change.name)))
+    }
+
+    /// Closes the connections; what was acknowledged is on disk already.
+    pub async fn close(&self) {
+        for connection in [&self.reader, &self.writer] {
+            if let Err(error) = connection.clone().close().await {
+                tracing::warn!(%error, "phoebe did not close");
+            }
+        }
+    }
+}
+
+/// In the precision that both databases keep.
+pub(crate) fn now() -> DateTime<Utc> {
+    Utc::now().trunc_subsecs(6)
+}
+
+fn check_limit(limit: u64) -> Result<(), NyxError> {
+    if (1..=MAX_ROWS).contains(&limit) {
+        return Ok(());
+    }
+    Err(NyxError::invalid("limit", format!("limit is {limit}, expected 1 to {MAX_ROWS}")))
+}

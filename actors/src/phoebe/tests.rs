@@ -1,0 +1,1 @@
+//! One body for both databases.

@@ -1,0 +1,234 @@
+//! A specialist's file: its keys, their ranges, and what is said about a wrong one.
+
+use serde::Deserialize;
+
+use crate::SpecialistPolicy;
+use crate::policy::{AnswerForm, Retrieval, RewardRule};
+use crate::prompt;
+
+const NAME_CHARS: usize = 32;
+const PURPOSE_CHARS: usize = 200;
+/// Models of Nyx that are no specialists.
+const RESERVED: [&str; 2] = ["base", "nyx"];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    name: String,
+    purpose: String,
+    adapter: Option<String>,
+    group: Option<usize>,
+    prompt: Prompt,
+    #[serde(default)]
+    retrieval: RetrievalKeys,
+    #[serde(default)]
+    answer: AnswerKeys,
+    #[serde(default)]
+    reward: RewardKeys,
+    #[serde(default)]
+    sampling: Sampling,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Prompt {
+    fixed: String,
+    #[serde(default)]
+    context: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RetrievalKeys {
+    kind: RetrievalKind,
+    k: Option<usize>,
+    min_score: Option<f32>,
+}
+
+#[derive(Deserialize, Default, Clone, Copy, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum RetrievalKind {
+    #[default]
+    None,
+    Memory,
+    Record,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct AnswerKeys {
+    kind: AnswerKind,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+enum AnswerKind {
+    #[default]
+    Text,
+    Probability,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RewardKeys {
+    rule: RuleKind,
+    penalty: Option<f64>,
+}
+
+#[derive(Deserialize, Default, Clone, Copy, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum RuleKind {
+    Support,
+    Probability,
+    Timeliness,
+    #[default]
+    Rating,
+    Agreement,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Sampling {
+    temperature: f32,
+    top_p: f32,
+    repetition_penalty: f32,
+    max_tokens: usize,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { temperature: 0.7, top_p: 0.95, repetition_penalty: 1.1, max_tokens: 256 }
+    }
+}
+
+/// Parses and validates a file's text.
+pub(crate) fn parse(text: &str) -> Result<SpecialistPolicy, String> {
+    let file: File = toml::from_str(text).map_err(|error| misread(text, &error))?;
+    check_name(&file.name)?;
+    let purpose = one_line("purpose", &file.purpose, PURPOSE_CHARS)?;
+    if let Some(adapter) = &file.adapter {
+        one_line("adapter", adapter, 4_096)?;
+    }
+    let fixed = file.prompt.fixed.trim();
+    if fixed.is_empty() {
+        return Err("prompt.fixed is empty, expected the part of the system prompt that never changes".into());
+    }
+    let retrieval = file.retrieval.check()?;
+    let used = prompt::check(&file.prompt.context).map_err(|reason| format!("prompt.context: {reason}"))?;
+    if retrieval != Retrieval::None && !used.iter().any(|name| name.starts_with("evidence")) {
+        return Err("prompt.context does not use `evidence`, expected it to show what retrieval finds".into());
+    }
+    let answer = match file.answer.kind {
+        AnswerKind::Text => AnswerForm::Text,
+        AnswerKind::Probability => AnswerForm::Probability,
+    };
+    let reward = file.reward.check(&retrieval, answer)?;
+    let sampling = file.sampling;
+    within("sampling.temperature", f64::from(sampling.temperature), 0.0, 2.0)?;
+    above("sampling.top_p", f64::from(sampling.top_p), 0.0, 1.0)?;
+    above("sampling.repetition_penalty", f64::from(sampling.repetition_penalty), 0.0, 2.0)?;
+    count("sampling.max_tokens", sampling.max_tokens, 32_768)?;
+    Ok(SpecialistPolicy {
+        name: file.name,
+        purpose,
+        adapter: file.adapter,
+        group: file.group,
+        retrieval,
+        temperature: sampling.temperature,
+        top_p: sampling.top_p,
+        repetition_penalty: sampling.repetition_penalty,
+        max_tokens: sampling.max_tokens,
+        fixed: fixed.into(),
+        context: file.prompt.context,
+        answer,
+        reward,
+    })
+}
+
+impl RetrievalKeys {
+    fn check(&self) -> Result<Retrieval, String> {
+        let k = |default| count("retrieval.k", self.k.unwrap_or(default), 50);
+        match (self.kind, self.k, self.min_score) {
+            (RetrievalKind::None, Some(k), _) => Err(format!("retrieval.k is {k}, expected no such key with retrieval.kind = \"none\"")),
+            (RetrievalKind::None | RetrievalKind::Record, _, Some(score)) => {
+                Err(format!("retrieval.min_score is {score}, expected no such key but with retrieval.kind = \"memory\""))
+            }
+            (RetrievalKind::None, None, None) => Ok(Retrieval::None),
+            (RetrievalKind::Record, _, None) => Ok(Retrieval::Record { k: k(5)? }),
+            (RetrievalKind::Memory, _, score) => {
+                let min_score = score.unwrap_or(0.0);
+                within("retrieval.min_score", f64::from(min_score), -1.0, 1.0)?;
+                Ok(Retrieval::Memory { k: k(5)?, min_score })
+            }
+        }
+    }
+}
+
+impl RewardKeys {
+    fn check(&self, retrieval: &Retrieval, answer: AnswerForm) -> Result<RewardRule, String> {
+        if let (Some(penalty), true) = (self.penalty, self.rule != RuleKind::Timeliness) {
+            return Err(format!("reward.penalty is {penalty}, expected no such key but with reward.rule = \"timeliness\""));
+        }
+        match self.rule {
+            RuleKind::Support | RuleKind::Agreement if *retrieval == Retrieval::None => {
+                let rule = if self.rule == RuleKind::Support { "support" } else { "agreement" };
+                Err(format!("reward.rule is \"{rule}\", expected retrieval.kind = \"memory\" or \"record\" with it"))
+            }
+            RuleKind::Probability if answer != AnswerForm::Probability => {
+                Err("reward.rule is \"probability\", expected answer.kind = \"probability\" with it".into())
+            }
+            RuleKind::Support => Ok(RewardRule::Support),
+            RuleKind::Agreement => Ok(RewardRule::Agreement),
+            RuleKind::Probability => Ok(RewardRule::Probability),
+            RuleKind::Rating => Ok(RewardRule::Rating),
+            RuleKind::Timeliness => {
+                let penalty = self.penalty.unwrap_or(0.5);
+                within("reward.penalty", penalty, 0.0, 1.0)?;
+                Ok(RewardRule::Timeliness { penalty })
+            }
+        }
+    }
+}
+
+/// What TOML or serde refused, with the line it stands on: that shows the key and its value.
+fn misread(text: &str, error: &toml::de::Error) -> String {
+    let reason = error.message().replace('\n', ", ");
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else { return reason };
+    let line: String = text.lines().nth(before.matches('\n').count()).unwrap_or_default().trim().chars().take(120).collect();
+    format!("line {} (`{line}`): {reason}", before.matches('\n').count() + 1)
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    let starts = name.starts_with(|c: char| c.is_ascii_lowercase());
+    let rest = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-');
+    if !starts || !rest || name.len() > NAME_CHARS {
+        return Err(format!("name is {name:?}, expected a lower-case letter and then up to 31 of a-z, 0-9, `_` and `-`"));
+    }
+    if RESERVED.contains(&name) {
+        return Err(format!("name is {name:?}, expected another one: `nyx` is the master and `base` the model itself"));
+    }
+    Ok(())
+}
+
+fn one_line(key: &str, value: &str, longest: usize) -> Result<String, String> {
+    let value = value.trim();
+    let chars = value.chars().count();
+    match chars {
+        0 => Err(format!("{key} is empty, expected one line of text")),
+        _ if chars > longest => Err(format!("{key} has {chars} characters, expected at most {longest}")),
+        _ if value.contains(char::is_control) => Err(format!("{key} is {value:?}, expected one line of text")),
+        _ => Ok(value.into()),
+    }
+}
+
+fn within(key: &str, value: f64, low: f64, high: f64) -> Result<(), String> {
+    if (low..=high).contains(&value) { Ok(()) } else { Err(format!("{key} is {value}, expected a number from {low} to {high}")) }
+}
+
+fn above(key: &str, value: f64, low: f64, high: f64) -> Result<(), String> {
+    if value > low && value <= high { Ok(()) } else { Err(format!("{key} is {value}, expected a number above {low}, at most {high}")) }
+}
+
+fn count(key: &str, value: usize, most: usize) -> Result<usize, String> {
+    if (1..=most).contains(&value) { Ok(value) } else { Err(format!("{key} is {value}, expected a whole number from 1 to {most}")) }
+}

@@ -1,0 +1,53 @@
+//! Random inputs for tests. A failure prints the seed; `NYX_TEST_SEED` replays it.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+pub(crate) struct Seeded {
+    pub(crate) seed: u64,
+    state: u64,
+}
+
+impl Seeded {
+    pub(crate) fn new() -> Self {
+        let given = std::env::var("NYX_TEST_SEED").ok().map(|seed| seed.parse().expect("NYX_TEST_SEED is a whole number"));
+        let seed = given.unwrap_or_else(|| RandomState::new().build_hasher().finish());
+        println!("NYX_TEST_SEED={seed}");
+        Self { seed, state: seed }
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    /// In [0, 1).
+    pub(crate) fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    pub(crate) fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
+        from[self.below(from.len())]
+    }
+
+    /// Up to `longest` characters of the alphabet.
+    pub(crate) fn text(&mut self, longest: usize, alphabet: &[char]) -> String {
+        (0..self.below(longest + 1)).map(|_| alphabet[self.below(alphabet.len())]).collect()
+    }
+
+    /// Up to `longest` characters of all of Unicode, half of them ASCII.
+    pub(crate) fn unicode(&mut self, longest: usize) -> String {
+        let any = |random: &mut Self| {
+            let code = if random.below(2) == 0 { random.below(0x80) } else { random.below(0x11_0000) };
+            char::from_u32(code as u32).unwrap_or('\u{fffd}')
+        };
+        (0..self.below(longest + 1)).map(|_| any(self)).collect()
+    }
+}
