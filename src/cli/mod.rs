@@ -78,6 +78,8 @@ enum CommandError {
     Nyx(#[from] NyxError),
     #[error("cannot listen on {address}: {reason}")]
     Listen { address: String, reason: String },
+    #[error("cannot make the data folder {path}: {source}")]
+    DataDir { path: PathBuf, source: std::io::Error },
     #[error("the HTTP server failed: {0}")]
     Server(std::io::Error),
     #[error("cannot write to stdout: {0}")]

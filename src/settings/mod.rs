@@ -23,7 +23,6 @@ use crate::models::{ModelError, ModelStore};
 
 pub use error::SettingsError;
 pub use layers::{DEFAULTS, Flag, Inputs};
-pub use specialists::SHIPPED_SPECIALISTS;
 
 /// Everything that can be set. `config/default.toml` says what each key means.
 #[derive(Debug, Clone, Serialize, Deserialize)]

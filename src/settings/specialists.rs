@@ -2,24 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use nyx_specialists::SpecialistPolicy;
+use nyx_specialists::{SHIPPED, SpecialistPolicy};
 
 use super::SettingsError;
-
-/// `config/specialists/`, in the order in which the master is told of them.
-pub const SHIPPED_SPECIALISTS: [(&str, &str); 5] = [
-    ("mnemosyne.toml", include_str!("../../config/specialists/mnemosyne.toml")),
-    ("moira.toml", include_str!("../../config/specialists/moira.toml")),
-    ("aletheia.toml", include_str!("../../config/specialists/aletheia.toml")),
-    ("kairos.toml", include_str!("../../config/specialists/kairos.toml")),
-    ("eleos.toml", include_str!("../../config/specialists/eleos.toml")),
-];
 
 /// The shipped ones, then every `*.toml` of `dir` in the order of their names; a name that is there already is replaced in its place.
 /// Without `dir`, `data_dir/specialists` is looked at if it is there.
 pub(super) fn load(dir: Option<&Path>, data_dir: &Path) -> Result<Vec<SpecialistPolicy>, SettingsError> {
-    let mut policies = Vec::with_capacity(SHIPPED_SPECIALISTS.len());
-    for (name, text) in SHIPPED_SPECIALISTS {
+    let mut policies = Vec::with_capacity(SHIPPED.len());
+    for (name, text) in SHIPPED {
         policies.push(SpecialistPolicy::parse(name, text)?);
     }
     for path in files(dir, data_dir)? {

@@ -2,7 +2,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::layers::{Flag, Inputs};
-use super::{SHIPPED_SPECIALISTS, Settings, SettingsError};
+use nyx_specialists::SHIPPED;
+
+use super::{Settings, SettingsError};
 
 fn shipped(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(path)
@@ -68,13 +70,13 @@ fn every_shipped_specialist_is_in_the_binary_and_parses() {
         std::fs::read_dir(shipped("specialists")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     on_disk.retain(|name| name.ends_with(".toml"));
     on_disk.sort();
-    let mut embedded: Vec<&str> = SHIPPED_SPECIALISTS.iter().map(|(name, _)| *name).collect();
+    let mut embedded: Vec<&str> = SHIPPED.iter().map(|(name, _)| *name).collect();
     embedded.sort_unstable();
     assert_eq!(on_disk, embedded);
     let dir = tempfile::tempdir().unwrap();
     let names: Vec<String> =
         super::specialists::load(None, dir.path()).unwrap().into_iter().map(|policy| format!("{}.toml", policy.name)).collect();
-    assert_eq!(names, SHIPPED_SPECIALISTS.map(|(name, _)| name));
+    assert_eq!(names, SHIPPED.map(|(name, _)| name));
 }
 
 #[test]
@@ -82,10 +84,10 @@ fn a_file_adds_a_specialist_or_replaces_one_in_its_place() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("specialists");
     std::fs::create_dir(&folder).unwrap();
-    let eleos = SHIPPED_SPECIALISTS[4].1;
+    let eleos = SHIPPED[4].1;
     std::fs::write(folder.join("hestia.toml"), eleos.replace("\"eleos\"", "\"hestia\"")).unwrap();
     let moira = super::specialists::load(None, dir.path()).unwrap().swap_remove(1);
-    std::fs::write(folder.join("mine.toml"), SHIPPED_SPECIALISTS[1].1.replace(&moira.purpose, "Another purpose")).unwrap();
+    std::fs::write(folder.join("mine.toml"), SHIPPED[1].1.replace(&moira.purpose, "Another purpose")).unwrap();
     std::fs::write(folder.join("notes.txt"), "not a specialist").unwrap();
     let policies = super::specialists::load(None, dir.path()).unwrap();
     let names: Vec<&str> = policies.iter().map(|policy| policy.name.as_str()).collect();
@@ -181,12 +183,15 @@ fn errors_name_the_key_the_value_its_origin_and_what_would_be_right() {
         ("NYX__MODELS__BASE_SHA256", "abc", &["models.base_sha256", "64 hexadecimal"]),
         ("NYX__TELEMETRY__FORMAT", "xml", &["telemetry.format", "xml", "json"]),
         ("NYX__TELEMETRY__LOG", "nyx=loud", &["telemetry.log", "nyx=loud"]),
+        ("NYX__PHOEBE__URL", "mysql://me:secret@host/nyx", &["phoebe.url", "mysql://me:***@host", "postgres://"]),
+        ("NYX__PHOEBE__MAX_CONNECTIONS", "0", &["phoebe.max_connections", "0"]),
         ("NYX__HTTP__HOST", "0.0.0.0", &["http.host", "0.0.0.0", "http.api_keys"]),
     ];
     for (variable, value, expected) in cases {
         let message = refusal(Settings::load(&inputs(&[(variable, value)])));
         for part in *expected {
             assert!(message.contains(part), "{variable}={value}: {message:?} lacks {part:?}");
+            assert!(!message.contains("secret"), "{message}");
         }
     }
     let message = refusal(with_file("[http\nport = 1", &[]));

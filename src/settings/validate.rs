@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
+use nyx_actors::phoebe::redacted;
 use nyx_engine::DeviceSpec;
 use tracing_subscriber::EnvFilter;
 
@@ -26,6 +27,7 @@ pub(super) fn check(settings: &Settings, origins: &Origins) -> Result<(), Settin
     pool(settings, &check)?;
     master(settings, &check)?;
     requests(settings, &check)?;
+    database(settings, &check)?;
     let log = &settings.telemetry.log;
     EnvFilter::try_new(log).map_err(|error| {
         check.invalid("telemetry.log", &format!("{log:?}"), &format!("a filter such as \"info\" or \"nyx=debug,warn\" ({error})"))
@@ -95,6 +97,21 @@ fn master(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError>
     check.that(positive(master.temperature), "master.temperature", master.temperature, "a number above 0")?;
     check.that((0.0..=1.0).contains(&master.epsilon), "master.epsilon", master.epsilon, "0 to 1")?;
     check.that(positive(master.max_trait_weight), "master.max_trait_weight", master.max_trait_weight, "a number above 0")
+}
+
+fn database(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {
+    let phoebe = &settings.phoebe;
+    if let Some(url) = &phoebe.url {
+        let known = ["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme));
+        check.that(known, "phoebe.url", redacted(url), "postgres://USER:PASSWORD@HOST/DATABASE or sqlite://PATH")?;
+    }
+    check.that((1..=1000).contains(&phoebe.max_connections), "phoebe.max_connections", phoebe.max_connections, "1 to 1000")?;
+    for (key, value) in
+        [("phoebe.acquire_timeout_ms", phoebe.acquire_timeout_ms), ("phoebe.statement_timeout_ms", phoebe.statement_timeout_ms)]
+    {
+        check.that((1..=3_600_000).contains(&value), key, value, "1 to 3600000")?;
+    }
+    Ok(())
 }
 
 fn requests(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {

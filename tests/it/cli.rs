@@ -142,9 +142,9 @@ fn bad_settings_are_one_line_whatever_the_command() {
 
 fn migrates_once(program: &Program) {
     let first = program.run(&["migrate"]).success();
-    assert!(first.stdout.contains("applied "), "{first:?}");
+    assert!(first.stdout.contains("migrations"), "{first:?}");
     let second = program.run(&["migrate"]).success();
-    assert_eq!(second.stdout.trim(), "the schema is up to date");
+    assert!(second.stdout.contains("the schema is up to date"), "{second:?}");
     let checks = program.run(&["doctor", "--json"]).json();
     let database = checks["checks"].as_array().unwrap().iter().find(|check| check["name"] == "database").unwrap();
     assert!(database["found"].as_str().unwrap().contains("up to date"), "{database}");
