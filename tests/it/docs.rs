@@ -14,7 +14,8 @@ fn read(path: &str) -> String {
 fn every_promise_of_the_readme_names_a_test_that_exists() {
     let readme = read("README.md");
     let (_, table) = readme.split_once("## What holds each promise").unwrap();
-    let rows: Vec<&str> = table.split("\n## ").next().unwrap().lines().filter(|line| line.starts_with("| ") && line.contains('`')).collect();
+    let rows: Vec<&str> =
+        table.split("\n## ").next().unwrap().lines().filter(|line| line.starts_with("| ") && line.contains('`')).collect();
     assert!(rows.len() >= 10, "the table is there");
     for row in rows {
         let quoted: Vec<&str> = row.split('`').skip(1).step_by(2).collect();
@@ -35,4 +36,3 @@ fn links_between_the_documents_lead_somewhere() {
         }
     }
 }
-
