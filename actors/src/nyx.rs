@@ -12,9 +12,11 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use uuid::Uuid;
 
 use crate::cells::CellStream;
+use crate::memory::MemoryOptions;
 use crate::memory::messages::{Embeddings, MemoryHit};
 use crate::metrics::Metrics;
 use crate::observe::Registry;
+use crate::phoebe::PhoebeOptions;
 use crate::phoebe::messages::{ListDecisions, Memory, TraitWeightChange};
 use crate::question::{Question, StreamEvent};
 use crate::{Decision, NyxError, RequestContext};
@@ -97,7 +99,8 @@ pub struct NyxOptions {
     pub pool: PoolOptions,
     pub master: MasterOptions,
     pub requests: RequestOptions,
-    // phoebe: PhoebeOptions and memory: MemoryOptions join here (crate::phoebe::PhoebeOptions, crate::memory::MemoryOptions)
+    pub phoebe: PhoebeOptions,
+    pub memory: MemoryOptions,
     /// In the order in which the master is told of them.
     pub specialists: Vec<SpecialistPolicy>,
 }

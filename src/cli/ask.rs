@@ -8,7 +8,7 @@ use nyx_actors::{Decision, Nyx, NyxError};
 use nyx_engine::{ChatMessage, Role};
 use tokio::sync::mpsc;
 
-use super::{CommandError, output};
+use super::{CommandError, make_data_dir, output};
 use crate::http::InferResponse;
 use crate::settings::Settings;
 
@@ -44,7 +44,9 @@ pub(super) struct Ask {
 
 impl Ask {
     pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
-        let nyx = Nyx::start(settings.nyx_options()?).await?;
+        let options = settings.nyx_options()?;
+        make_data_dir(&settings)?;
+        let nyx = Nyx::start(options).await?;
         let answered = self.answer(&nyx).await;
         nyx.shutdown(GRACE).await;
         answered

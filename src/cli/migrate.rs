@@ -3,7 +3,7 @@
 use clap::Args;
 use nyx_actors::phoebe::{PhoebeStore, redacted};
 
-use super::{CommandError, output};
+use super::{CommandError, make_data_dir, output};
 use crate::settings::{Flag, Settings};
 
 /// Bring the database's schema up to date.
@@ -21,14 +21,12 @@ impl Migrate {
 }
 
 pub(super) async fn migrate(settings: Settings) -> Result<(), CommandError> {
-    std::fs::create_dir_all(&settings.data_dir).map_err(|source| CommandError::DataDir { path: settings.data_dir.clone(), source })?;
+    make_data_dir(&settings)?;
     let store = PhoebeStore::open(&settings.phoebe, &settings.data_dir).await?;
     let pending = store.pending_migrations().await?;
     store.migrate().await?;
     store.close().await;
     let database = redacted(&settings.phoebe.url_in(&settings.data_dir));
-    Ok(match pending {
-        0 => output::line(&format!("{database}: the schema is up to date"))?,
-        pending => output::line(&format!("{database}: applied {pending} migrations"))?,
-    })
+    let done = if pending == 0 { "the schema is up to date".into() } else { format!("applied {pending} migrations") };
+    Ok(output::line(&format!("{database}: {done}"))?)
 }

@@ -132,6 +132,11 @@ fn in_system<T>(work: impl Future<Output = T>) -> T {
     actix_web::rt::System::new().block_on(work)
 }
 
+fn make_data_dir(settings: &Settings) -> Result<(), CommandError> {
+    let path = &settings.data_dir;
+    std::fs::create_dir_all(path).map_err(|source| CommandError::DataDir { path: path.clone(), source })
+}
+
 impl GlobalFlags {
     fn settings(&self) -> Vec<Flag> {
         let flags = [

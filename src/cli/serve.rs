@@ -10,7 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinError;
 use tracing::info;
 
-use super::{CommandError, output};
+use super::{CommandError, make_data_dir, output};
 use crate::http;
 use crate::settings::{Flag, Settings};
 
@@ -43,6 +43,7 @@ pub(super) async fn serve(settings: Settings) -> Result<(), CommandError> {
         address: format!("{}:{}", settings.http.host, settings.http.port),
         reason: error.to_string(),
     })?;
+    make_data_dir(&settings)?;
     let nyx = Nyx::start(options).await?;
     let mut signals = Signals::new().map_err(CommandError::Server)?;
     let address = listener.local_addr().map_err(CommandError::Server)?;

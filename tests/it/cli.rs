@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::postgres::Postgres;
 use crate::program::{Program, Serving, models, write};
 
 const SISTER: &str = "My sister Clara moved to Lisbon in March and works at the aquarium.";
@@ -127,6 +128,14 @@ fn a_taken_port_is_told_before_anything_is_loaded() {
 }
 
 #[test]
+fn a_data_folder_that_cannot_be_made_is_named() {
+    for command in [&["ask", "Hello?"][..], &["serve", "--port", "0"], &["migrate"]] {
+        let ran = Program::new().with("NYX__DATA_DIR", "/proc/nyx").run(command);
+        assert!(ran.refusal().contains("/proc/nyx"), "{ran:?}");
+    }
+}
+
+#[test]
 fn bad_settings_are_one_line_whatever_the_command() {
     for command in [&["serve"][..], &["ask", "Hello?"], &["fetch"], &["migrate"], &["doctor"]] {
         let ran = Program::new().with("NYX__HTP__PORT", "1").run(command);
@@ -153,6 +162,12 @@ fn migrates_once(program: &Program) {
 #[test]
 fn migrate_brings_a_new_sqlite_database_up_to_date_once() {
     migrates_once(&Program::new());
+}
+
+#[test]
+fn migrate_brings_a_new_postgresql_database_up_to_date_once() {
+    let postgres = Postgres::start();
+    migrates_once(&Program::new().with("NYX__PHOEBE__URL", postgres.url()));
 }
 
 #[test]

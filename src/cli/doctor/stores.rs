@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use nyx_actors::NyxError;
 use nyx_actors::phoebe::{PhoebeStore, redacted};
+use nyx_actors::{NyxError, memory};
 
 use super::Check;
 use crate::settings::Settings;
@@ -30,6 +30,12 @@ async fn pending(settings: &Settings) -> Result<usize, NyxError> {
     pending
 }
 
-pub(super) async fn vector_store(_settings: &Settings) -> Check {
-    todo!()
+/// Opened or reached, and left as it is.
+pub(super) async fn vector_store(settings: &Settings) -> Check {
+    match memory::probe(&settings.memory, &settings.data_dir).await {
+        Ok(found) => Check::ok("vector store", found),
+        Err(error) => {
+            Check::error("vector store", error.to_string(), "stop a Nyx that is running on the same data folder, or correct [memory]")
+        }
+    }
 }
