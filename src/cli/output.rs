@@ -1,6 +1,7 @@
 //! What a command says: results on stdout, complaints on stderr. A reader that goes away (`nyx ask ... | head -1`) is no panic.
 
 use std::error::Error;
+use std::fmt::Display;
 use std::io::{self, Write};
 
 /// Writes to stdout at once.
@@ -27,16 +28,23 @@ pub(super) fn complain(error: &(dyn Error + 'static)) {
 }
 
 pub(super) fn told(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
+    let mut text = one_line(error);
     let mut cause = error.source();
     while let Some(inner) = cause {
-        let message = inner.to_string();
+        let message = one_line(inner);
         if !text.contains(&message) {
             text = format!("{text}: {message}");
         }
         cause = inner.source();
     }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    text
+}
+
+/// A message on one line, without the backtrace that candle writes into its own under `RUST_BACKTRACE=1`.
+pub(super) fn one_line(message: impl Display) -> String {
+    let message = message.to_string();
+    let lines = message.lines().take_while(|line| !line.trim_start().starts_with("0: "));
+    lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -59,5 +67,6 @@ mod tests {
     fn an_error_is_one_line_with_each_cause_once() {
         assert_eq!(told(&Outer::Told(Inner)), "outer: inner trouble");
         assert_eq!(told(&Outer::Silent(Inner)), "outer: inner trouble");
+        assert_eq!(one_line("bad file\n   0: main\n             at main.rs:1\n"), "bad file");
     }
 }

@@ -58,11 +58,13 @@ impl Program {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nyx"));
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
-            if name.starts_with("NYX_") || name.starts_with("XDG_") || name == "RUST_LOG" || name == "RUST_BACKTRACE" {
+            if name.starts_with("NYX_") || name.starts_with("XDG_") || name == "RUST_LOG" {
                 command.env_remove(&name);
             }
         }
         command.args(arguments).current_dir(self.dir.path()).env("HOME", self.dir.path()).stdin(Stdio::null());
+        // errors stay one line even so
+        command.env("RUST_BACKTRACE", "1");
         command.env("NYX_MODELS", models()).env("NYX__DATA_DIR", self.data_dir());
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command

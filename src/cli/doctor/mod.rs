@@ -82,6 +82,9 @@ impl Doctor {
         checks.push(stores::database(&settings).await);
         checks.push(stores::vector_store(&settings).await);
         let failed = checks.iter().filter(|check| check.status == Health::Error).count();
+        for check in &mut checks {
+            check.found = output::one_line(&check.found);
+        }
         if self.json {
             let report = Report { ok: failed == 0, checks: &checks };
             output::line(&serde_json::to_string_pretty(&report).map_err(std::io::Error::other)?)?;
