@@ -14,7 +14,8 @@ pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
 const PREFIX: &str = "NYX__";
 /// The keys that hold one of a few words.
-const WORDS: [(&str, &str); 2] = [("pool.quantisation", "none, q8_0 or q4_k"), ("telemetry.format", "text or json")];
+const WORDS: [(&str, &str); 3] =
+    [("pool.quantisation", "none, q8_0 or q4_k"), ("memory.store", "edge or qdrant"), ("telemetry.format", "text or json")];
 /// Stands for the origin of a value whose layer is not known yet.
 const MERGED: &str = "settings";
 const BUILT_IN: &str = "built-in default";

@@ -136,16 +136,22 @@ impl Settings {
         ModelStore::new(self.models.dir.clone())
     }
 
+    /// The embedder's folder.
+    ///
+    /// # Errors
+    /// When it has not been fetched.
+    pub fn embedder(&self) -> Result<PathBuf, ModelError> {
+        self.models()?.find(&self.models.embedder.parse()?)
+    }
+
     /// What Nyx starts from: models found on disk, the shipped specialists and those in the specialists' folder.
     ///
     /// # Errors
     /// When a model has not been fetched or a specialist's file is wrong.
     pub fn nyx_options(&self) -> Result<NyxOptions, StartupError> {
-        let store = self.models()?;
-        let find = |source: &str| -> Result<PathBuf, ModelError> { store.find(&source.parse()?) };
         Ok(NyxOptions {
-            base_model: find(&self.models.base)?,
-            embedder: find(&self.models.embedder)?,
+            base_model: self.models()?.find(&self.models.base.parse().map_err(ModelError::from)?)?,
+            embedder: self.embedder()?,
             data_dir: self.data_dir.clone(),
             pool: self.pool.clone(),
             master: self.master.clone(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
+use nyx_actors::memory::StoreKind;
 use nyx_actors::phoebe::redacted;
 use nyx_engine::DeviceSpec;
 use tracing_subscriber::EnvFilter;
@@ -28,6 +29,7 @@ pub(super) fn check(settings: &Settings, origins: &Origins) -> Result<(), Settin
     master(settings, &check)?;
     requests(settings, &check)?;
     database(settings, &check)?;
+    memory(settings, &check)?;
     let log = &settings.telemetry.log;
     EnvFilter::try_new(log).map_err(|error| {
         check.invalid("telemetry.log", &format!("{log:?}"), &format!("a filter such as \"info\" or \"nyx=debug,warn\" ({error})"))
@@ -112,6 +114,20 @@ fn database(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsErro
         check.that((1..=3_600_000).contains(&value), key, value, "1 to 3600000")?;
     }
     Ok(())
+}
+
+fn memory(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {
+    let memory = &settings.memory;
+    if memory.store == StoreKind::Qdrant {
+        check.that(memory.url.is_some(), "memory.url", "not set", "the server's gRPC address, as memory.store is qdrant")?;
+    }
+    if let Some(url) = &memory.url {
+        let known = url.starts_with("http://") || url.starts_with("https://");
+        check.that(known, "memory.url", format!("{url:?}"), "the server's gRPC address, such as http://localhost:6334")?;
+    }
+    check.that(!memory.collection.trim().is_empty(), "memory.collection", format!("{:?}", memory.collection), "a name")?;
+    check.that((1..=600_000).contains(&memory.timeout_ms), "memory.timeout_ms", memory.timeout_ms, "1 to 600000")?;
+    check.between("memory.queue", memory.queue, 1, MOST)
 }
 
 fn requests(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {

@@ -1,21 +1,176 @@
-//! The memory keeper: embeddings and the vector index over phoebe's memories. OWNER: ME.
+//! The memory keeper: embeddings, and the vector index over phoebe's memories.
+
+mod edge;
+mod embedding;
 pub mod messages;
+mod options;
+mod qdrant;
+mod store;
+#[cfg(test)]
+mod tests;
 
-use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use actix::{Actor, AsyncContext, Context, Handler, ResponseFuture, WrapFuture};
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
-use crate::NyxError;
+use crate::observe::Vitals;
+use crate::phoebe::messages::{ListMemories, MarkIndexed, Memory, StoreMemory};
+use crate::phoebe::{self, Phoebe};
+use crate::supervise::Supervised;
+use crate::{NyxError, RequestContext};
+use messages::{Embed, Embeddings, MemoryHit, Recall, Remember};
 
-/// `[memory]`: which vector store. Its keys are the memory keeper's to add.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct MemoryOptions {}
+pub use edge::EdgeStore;
+pub use embedding::EmbeddingService;
+pub use options::{MemoryOptions, StoreKind};
+pub use qdrant::QdrantStore;
+pub use store::{IndexedMemory, MemoryStore};
 
-/// Opens or reaches the vector store without changing it, and says what it is: for `nyx doctor`.
-///
-/// # Errors
-/// [`NyxError::VectorStore`] when it is damaged, held by another process, or cannot be reached.
-pub async fn probe(_options: &MemoryOptions, _data_dir: &Path) -> Result<String, NyxError> {
-    Err(NyxError::VectorStore { doing: "opening", reason: "there is none yet".into() })
+/// Bytes of a memory at most.
+const MAX_TEXT: usize = 32 << 10;
+/// Memories a search may return.
+const MAX_K: usize = 100;
+/// Memories embedded in one go when an index is built again.
+const PAGE: u64 = 64;
+/// Between two looks for memories that an earlier failure left out of the index.
+const HEAL_EVERY: Duration = Duration::from_secs(30);
+
+/// What the keeper works with. Cheap to clone.
+#[derive(Clone)]
+pub struct MemoryParts {
+    pub embedding: EmbeddingService,
+    pub store: Arc<dyn MemoryStore>,
+    pub phoebe: Supervised<Phoebe>,
+}
+
+/// The actor.
+pub struct MemoryKeeper {
+    parts: MemoryParts,
+    vitals: Arc<Vitals>,
+}
+
+impl MemoryKeeper {
+    pub fn new(parts: MemoryParts, vitals: Arc<Vitals>) -> Self {
+        Self { parts, vitals }
+    }
+}
+
+impl Actor for MemoryKeeper {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        let parts = self.parts.clone();
+        let heal = async move {
+            loop {
+                match parts.heal().await {
+                    Ok(0) => {}
+                    Ok(healed) => tracing::info!(healed, "memories that were missing from the index are back"),
+                    Err(error) => tracing::warn!(%error, "memories missing from the index could not be put back; trying again later"),
+                }
+                tokio::time::sleep(HEAL_EVERY).await;
+            }
+        };
+        context.spawn(heal.into_actor(self));
+    }
+}
+
+impl MemoryParts {
+    /// Phoebe first: once she has it, a failure of the index loses nothing and is healed later.
+    async fn remember(&self, request: Remember) -> Result<Memory, NyxError> {
+        let Remember { context, text, speaker, when, conversation } = request;
+        check_text("text", &text)?;
+        let memory = Memory { id: Uuid::now_v7(), text, speaker, when: when.map(microseconds), conversation, stored_at: phoebe::now() };
+        context.bound("the memory was stored", self.phoebe.send(StoreMemory(memory.clone()))).await?;
+        if let Err(error) = context.bound("the memory was indexed", self.index(vec![memory.clone()])).await {
+            tracing::warn!(%error, memory = %memory.id, "kept, but not indexed yet");
+        }
+        Ok(memory)
+    }
+
+    async fn index(&self, memories: Vec<Memory>) -> Result<(), NyxError> {
+        let ids = memories.iter().map(|memory| memory.id).collect();
+        let embedded = self.embedding.embed(memories.iter().map(|memory| memory.text.clone()).collect()).await?;
+        let pairs = memories.into_iter().zip(embedded.vectors);
+        self.store.upsert(pairs.map(|(memory, vector)| IndexedMemory { memory, vector }).collect()).await?;
+        self.phoebe.send(MarkIndexed(ids)).await
+    }
+
+    /// Indexes what phoebe holds and the index lacks; everything when the index is empty. Returns how many.
+    async fn heal(&self) -> Result<usize, NyxError> {
+        let unindexed_only = self.store.count().await? > 0;
+        let (mut after, mut healed) = (None, 0);
+        loop {
+            let page = self.phoebe.send(ListMemories { unindexed_only, after, limit: PAGE }).await?;
+            let Some(last) = page.last() else { return Ok(healed) };
+            after = Some(last.id);
+            healed += page.len();
+            self.index(page).await?;
+        }
+    }
+
+    async fn recall(&self, request: Recall) -> Result<Vec<MemoryHit>, NyxError> {
+        check_text("q", &request.query)?;
+        if !(1..=MAX_K).contains(&request.k) {
+            return Err(NyxError::invalid("k", format!("k is {}, expected 1 to {MAX_K}", request.k)));
+        }
+        let search = async {
+            let vector = self.embedding.embed(vec![request.query]).await?.vectors.pop().unwrap_or_default();
+            self.store.search(vector, request.k, request.conversation).await
+        };
+        let found = request.context.bound("memories were searched", search).await?;
+        let near = found.into_iter().filter(|(_, score)| *score >= request.min_score);
+        Ok(near.map(|(memory, score)| MemoryHit { memory, score }).collect())
+    }
+
+    async fn embed(&self, context: RequestContext, texts: Vec<String>) -> Result<Embeddings, NyxError> {
+        context.bound("texts were embedded", self.embedding.embed(texts)).await
+    }
+}
+
+fn check_text(param: &str, text: &str) -> Result<(), NyxError> {
+    if text.trim().is_empty() {
+        return Err(NyxError::invalid(param, format!("{param} is empty, expected some text")));
+    }
+    if text.len() > MAX_TEXT {
+        return Err(NyxError::invalid(param, format!("{param} has {} bytes, expected at most {MAX_TEXT}", text.len())));
+    }
+    Ok(())
+}
+
+/// In the precision that the databases keep.
+fn microseconds(when: DateTime<Utc>) -> DateTime<Utc> {
+    chrono::SubsecRound::trunc_subsecs(when, 6)
+}
+
+impl Handler<Remember> for MemoryKeeper {
+    type Result = ResponseFuture<Result<Memory, NyxError>>;
+
+    fn handle(&mut self, request: Remember, _: &mut Self::Context) -> Self::Result {
+        self.vitals.taken_up();
+        let parts = self.parts.clone();
+        Box::pin(async move { parts.remember(request).await })
+    }
+}
+
+impl Handler<Recall> for MemoryKeeper {
+    type Result = ResponseFuture<Result<Vec<MemoryHit>, NyxError>>;
+
+    fn handle(&mut self, request: Recall, _: &mut Self::Context) -> Self::Result {
+        self.vitals.taken_up();
+        let parts = self.parts.clone();
+        Box::pin(async move { parts.recall(request).await })
+    }
+}
+
+impl Handler<Embed> for MemoryKeeper {
+    type Result = ResponseFuture<Result<Embeddings, NyxError>>;
+
+    fn handle(&mut self, request: Embed, _: &mut Self::Context) -> Self::Result {
+        self.vitals.taken_up();
+        let parts = self.parts.clone();
+        Box::pin(async move { parts.embed(request.context, request.texts).await })
+    }
 }

@@ -1,0 +1,43 @@
+//! `[memory]`: which vector store.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Which store holds the vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreKind {
+    /// qdrant-edge, in this process, in the data folder.
+    #[default]
+    Edge,
+    /// A Qdrant server or cluster.
+    Qdrant,
+}
+
+/// The memory keeper's settings.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MemoryOptions {
+    pub store: StoreKind,
+    /// Of the Qdrant server's gRPC port; TLS with `https://`.
+    pub url: Option<String>,
+    pub api_key: Option<String>,
+    pub collection: String,
+    pub timeout_ms: u64,
+    /// Embedding jobs that may wait.
+    pub queue: usize,
+}
+
+impl Default for MemoryOptions {
+    fn default() -> Self {
+        Self { store: StoreKind::Edge, url: None, api_key: None, collection: "nyx_memories".into(), timeout_ms: 5_000, queue: 64 }
+    }
+}
+
+impl MemoryOptions {
+    /// Where the embedded store keeps its shard.
+    pub fn folder_in(&self, data_dir: &Path) -> PathBuf {
+        data_dir.join("memory")
+    }
+}
