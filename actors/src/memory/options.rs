@@ -1,5 +1,7 @@
 //! `[memory]`: which vector store.
 
+use std::path::{Path, PathBuf};
+
 use serde::{Deserialize, Serialize};
 
 /// Which store holds the vectors.
@@ -30,5 +32,12 @@ pub struct MemoryOptions {
 impl Default for MemoryOptions {
     fn default() -> Self {
         Self { store: StoreKind::Edge, url: None, api_key: None, collection: "nyx_memories".into(), timeout_ms: 5_000, queue: 64 }
+    }
+}
+
+impl MemoryOptions {
+    /// Where the embedded store keeps its shard.
+    pub fn folder_in(&self, data_dir: &Path) -> PathBuf {
+        data_dir.join("memory")
     }
 }

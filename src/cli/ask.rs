@@ -1,0 +1,107 @@
+//! `nyx ask`: one request in this process, without a server.
+
+use std::time::Duration;
+
+use clap::Args;
+use nyx_actors::question::{Question, SamplingOverrides, StreamEvent, Target};
+use nyx_actors::{Decision, Nyx, NyxError};
+use nyx_engine::{ChatMessage, Role};
+use tokio::sync::mpsc;
+
+use super::{CommandError, make_data_dir, output};
+use crate::http::InferResponse;
+use crate::settings::Settings;
+
+/// Events between the device and the terminal; one that does not fit cancels the answer.
+const EVENTS: usize = 16_384;
+/// How long the parts of Nyx may take to stop once the answer is there.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Ask one question here, without a server.
+#[derive(Debug, Args)]
+pub(super) struct Ask {
+    /// The question
+    question: String,
+    /// Who answers: a specialist's name, or "base" [default: the master chooses]
+    #[arg(long, value_name = "NAME")]
+    specialist: Option<String>,
+    /// Print the whole decision as JSON, as POST /infer answers it
+    #[arg(long)]
+    json: bool,
+    /// Tokens of the answer at most
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// Answer with the likeliest of these, separated by commas
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    choices: Option<Vec<String>>,
+    /// Milliseconds until the answer must be there
+    #[arg(long, value_name = "MS")]
+    deadline_ms: Option<u64>,
+    /// Makes the sampling repeatable
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+impl Ask {
+    pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
+        let options = settings.nyx_options()?;
+        make_data_dir(&settings)?;
+        let nyx = Nyx::start(options).await?;
+        let answered = self.answer(&nyx).await;
+        nyx.shutdown(GRACE).await;
+        answered
+    }
+
+    async fn answer(&self, nyx: &Nyx) -> Result<(), CommandError> {
+        let _permit = nyx.admit()?;
+        let context = nyx.context(self.deadline_ms)?;
+        if self.json {
+            let decision = nyx.ask(context, self.question(), None).await?;
+            let json = serde_json::to_string_pretty(&InferResponse::from(decision));
+            return Ok(output::line(&json.map_err(|error| NyxError::Internal(error.to_string()))?)?);
+        }
+        let (events, stream) = mpsc::channel(EVENTS);
+        let (decision, streamed) = tokio::join!(nyx.ask(context, self.question(), Some(events)), print(stream));
+        let decision = decision?;
+        // a choice is not streamed
+        let rest = if streamed? { "" } else { decision.answer() };
+        output::line(rest)?;
+        output::note(&summary(&decision));
+        Ok(())
+    }
+
+    fn question(&self) -> Question {
+        let target = match self.specialist.as_deref() {
+            None => Target::Master,
+            Some("base") => Target::Base,
+            Some(name) => Target::Specialist(name.to_owned()),
+        };
+        Question {
+            messages: vec![ChatMessage::new(Role::User, self.question.clone())],
+            target,
+            choices: self.choices.clone(),
+            sampling: SamplingOverrides { max_tokens: self.max_tokens, seed: self.seed, ..SamplingOverrides::default() },
+            n: 1,
+            conversation: None,
+            door: "ask",
+        }
+    }
+}
+
+/// Prints the answer as it comes; whether there was any.
+async fn print(mut stream: mpsc::Receiver<StreamEvent>) -> std::io::Result<bool> {
+    let mut any = false;
+    while let Some(event) = stream.recv().await {
+        if let StreamEvent::Token { text, .. } = event {
+            output::write(&text)?;
+            any = true;
+        }
+    }
+    Ok(any)
+}
+
+/// Who answered, for stderr.
+fn summary(decision: &Decision) -> String {
+    let chosen = if decision.scores.is_empty() { String::new() } else { format!(" (propensity {:.2})", decision.propensity) };
+    format!("-- {}{chosen}, decision {}, {:.1} s", decision.specialist, decision.id, decision.timings.total_ms / 1000.0)
+}

@@ -1,0 +1,101 @@
+//! `nyx doctor`: what must be right before Nyx can answer, each part checked as `nyx serve` will use it.
+
+mod machine;
+mod stores;
+
+use std::fmt;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{CommandError, output};
+use crate::settings::Settings;
+
+/// Check models, devices, database, vector store and port, and say what to do.
+#[derive(Debug, Args)]
+pub(super) struct Doctor {
+    /// Print the checks as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a check went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Health {
+    Ok,
+    /// Nyx starts, but something will be worse than it could be.
+    Warning,
+    /// Nyx does not start.
+    Error,
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        })
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Check {
+    name: &'static str,
+    status: Health,
+    found: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
+}
+
+impl Check {
+    fn ok(name: &'static str, found: impl Into<String>) -> Self {
+        Self { name, status: Health::Ok, found: found.into(), advice: None }
+    }
+
+    fn warning(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { name, status: Health::Warning, found: found.into(), advice: Some(advice.into()) }
+    }
+
+    fn error(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { name, status: Health::Error, found: found.into(), advice: Some(advice.into()) }
+    }
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    ok: bool,
+    checks: &'a [Check],
+}
+
+impl Doctor {
+    pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
+        let mut checks = machine::models(&settings);
+        checks.push(machine::python(&settings, checks.iter().all(|check| check.status == Health::Ok)));
+        checks.extend(machine::devices(&settings));
+        checks.extend(machine::data_dir(&settings));
+        checks.push(machine::specialists(&settings));
+        checks.push(machine::port(&settings));
+        checks.push(stores::database(&settings).await);
+        checks.push(stores::vector_store(&settings).await);
+        let failed = checks.iter().filter(|check| check.status == Health::Error).count();
+        for check in &mut checks {
+            check.found = output::one_line(&check.found);
+        }
+        if self.json {
+            let report = Report { ok: failed == 0, checks: &checks };
+            output::line(&serde_json::to_string_pretty(&report).map_err(std::io::Error::other)?)?;
+        } else {
+            for check in &checks {
+                output::line(&format!("{:8} {:14} {}", check.status, check.name, check.found))?;
+                if let Some(advice) = &check.advice {
+                    output::line(&format!("{:24}-> {advice}", ""))?;
+                }
+            }
+        }
+        if failed == 0 { Ok(()) } else { Err(CommandError::Unwell { failed, checked: checks.len() }) }
+    }
+}

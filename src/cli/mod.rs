@@ -1,0 +1,173 @@
+//! The command line: `nyx serve | ask | fetch | migrate | doctor`. Whatever goes wrong is one line on stderr and an exit code above 0.
+
+mod ask;
+mod doctor;
+mod fetch;
+mod migrate;
+mod output;
+mod serve;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use nyx_actors::{NyxError, StartError};
+
+use crate::models::ModelError;
+use crate::settings::{Flag, Inputs, Settings, SettingsError, StartupError};
+use crate::telemetry;
+
+/// A self-hosted agent runtime: one base model, five specialists, every decision on record.
+#[derive(Debug, Parser)]
+#[command(name = "nyx", version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalFlags,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags of every command. Each is also a setting; config/default.toml explains them all.
+#[derive(Debug, Args)]
+struct GlobalFlags {
+    /// The config file [default: $NYX_CONFIG, else nyx.toml in the working directory if there is one]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where Nyx keeps what it writes [default: $XDG_DATA_HOME/nyx, else ~/.local/share/nyx]
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// The base model: pip:NAME==VERSION, hf:ORG/NAME, or a path
+    #[arg(long, global = true, value_name = "SOURCE")]
+    base_model: Option<String>,
+    /// What to log, as in RUST_LOG
+    #[arg(long, global = true, value_name = "FILTER")]
+    log: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answer over HTTP until told to stop (SIGINT or SIGTERM)
+    Serve(serve::Serve),
+    /// Ask one question here, without a server
+    Ask(ask::Ask),
+    /// Get the models, once
+    Fetch,
+    /// Bring the database's schema up to date
+    Migrate(migrate::Migrate),
+    /// Check models, devices, database, vector store and port, and say what to do
+    Doctor(doctor::Doctor),
+}
+
+/// What is logged where the answer is all that was asked for; hf-hub logs errors that are told anyway.
+const QUIET: &str = "warn,hf_hub=off";
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum CommandError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Startup(#[from] StartupError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Nyx(#[from] NyxError),
+    #[error("cannot listen on {address}: {reason}")]
+    Listen { address: String, reason: String },
+    #[error("cannot make the data folder {path}: {source}")]
+    DataDir { path: PathBuf, source: std::io::Error },
+    #[error("the HTTP server failed: {0}")]
+    Server(std::io::Error),
+    #[error("cannot write to stdout: {0}")]
+    Output(#[from] std::io::Error),
+    #[error("{failed} of {checked} checks failed")]
+    Unwell { failed: usize, checked: usize },
+}
+
+/// Runs the program with these arguments, the first being its name.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // help and version come this way too, with code 0
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match execute(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<(), CommandError> {
+    let mut flags = cli.global.settings();
+    if let Command::Serve(serve) = &cli.command {
+        flags.extend(serve.settings());
+    }
+    if let Command::Migrate(migrate) = &cli.command {
+        flags.extend(migrate.settings());
+    }
+    let chatty = matches!(cli.command, Command::Serve(_)) || cli.global.log.is_some();
+    let settings = Settings::load(&Inputs::of_process(cli.global.config, flags))?;
+    telemetry::init(&settings.telemetry, (!chatty).then_some(QUIET));
+    match cli.command {
+        Command::Serve(_) => in_system(serve::serve(settings)),
+        Command::Ask(ask) => in_system(ask.run(settings)),
+        Command::Fetch => fetch::fetch(&settings),
+        Command::Migrate(_) => in_system(migrate::migrate(settings)),
+        Command::Doctor(doctor) => in_system(doctor.run(settings)),
+    }
+}
+
+/// Actors live inside an actix system, on this thread.
+fn in_system<T>(work: impl Future<Output = T>) -> T {
+    actix_web::rt::System::new().block_on(work)
+}
+
+fn make_data_dir(settings: &Settings) -> Result<(), CommandError> {
+    let path = &settings.data_dir;
+    std::fs::create_dir_all(path).map_err(|source| CommandError::DataDir { path: path.clone(), source })
+}
+
+impl GlobalFlags {
+    fn settings(&self) -> Vec<Flag> {
+        let flags = [
+            ("data_dir", "--data-dir", &self.data_dir),
+            ("models.base", "--base-model", &self.base_model),
+            ("telemetry.log", "--log", &self.log),
+        ];
+        flags.into_iter().filter_map(|(key, flag, value)| Some(Flag { key, flag, value: value.clone()? })).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_is_a_setting() {
+        let line = ["nyx", "serve", "--data-dir", "/d", "--base-model", "m.gguf", "--log", "debug", "--host", "localhost", "--port", "0"];
+        let cli = Cli::try_parse_from(line).unwrap();
+        let Command::Serve(serve) = &cli.command else { panic!("not serve") };
+        let flags = cli.global.settings().into_iter().chain(serve.settings()).collect();
+        let settings = Settings::load(&Inputs { flags, ..Inputs::default() }).unwrap();
+        assert_eq!(settings.data_dir, PathBuf::from("/d"));
+        assert_eq!((settings.models.base.as_str(), settings.telemetry.log.as_str()), ("m.gguf", "debug"));
+        assert_eq!((settings.http.host.as_str(), settings.http.port), ("localhost", 0));
+    }
+}

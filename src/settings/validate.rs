@@ -1,0 +1,144 @@
+//! What settings must hold beyond their types.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+
+use nyx_actors::memory::StoreKind;
+use nyx_actors::phoebe::redacted;
+use nyx_engine::DeviceSpec;
+use tracing_subscriber::EnvFilter;
+
+use super::layers::Origins;
+use super::{Settings, SettingsError};
+use crate::http::HttpOptionsError;
+use crate::models::ModelSource;
+
+/// Largest batch, queue and window that are not a mistake in typing.
+const MOST: usize = 1 << 20;
+
+/// Checks every value; the first that is wrong is the error.
+pub(super) fn check(settings: &Settings, origins: &Origins) -> Result<(), SettingsError> {
+    let check = Checker(origins);
+    check.that(!settings.data_dir.as_os_str().is_empty(), "data_dir", "\"\"", "a folder: set it, or HOME")?;
+    models(settings, &check)?;
+    settings.http.validate().map_err(|error| match error {
+        HttpOptionsError::BadValue { key, value, expected } => check.invalid(key, &value, expected),
+        other => SettingsError::Syntax { origin: "settings".into(), reason: other.to_string() },
+    })?;
+    pool(settings, &check)?;
+    master(settings, &check)?;
+    requests(settings, &check)?;
+    database(settings, &check)?;
+    memory(settings, &check)?;
+    let log = &settings.telemetry.log;
+    EnvFilter::try_new(log).map_err(|error| {
+        check.invalid("telemetry.log", &format!("{log:?}"), &format!("a filter such as \"info\" or \"nyx=debug,warn\" ({error})"))
+    })?;
+    Ok(())
+}
+
+struct Checker<'a>(&'a Origins);
+
+impl Checker<'_> {
+    fn invalid(&self, key: &str, value: &dyn Display, expected: &str) -> SettingsError {
+        SettingsError::Invalid { key: key.to_owned(), value: value.to_string(), origin: self.0.of(key), expected: expected.to_owned() }
+    }
+
+    fn that(&self, holds: bool, key: &str, value: impl Display, expected: &str) -> Result<(), SettingsError> {
+        if holds { Ok(()) } else { Err(self.invalid(key, &value, expected)) }
+    }
+
+    fn between(&self, key: &str, value: usize, least: usize, most: usize) -> Result<(), SettingsError> {
+        self.that((least..=most).contains(&value), key, value, &format!("{least} to {most}"))
+    }
+}
+
+fn models(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {
+    for (key, source) in [("models.base", &settings.models.base), ("models.embedder", &settings.models.embedder)] {
+        if let Err(error) = source.parse::<ModelSource>() {
+            return Err(check.invalid(key, &format!("{source:?}"), &error.to_string()));
+        }
+    }
+    for (key, digest) in
+        [("models.base_sha256", &settings.models.base_sha256), ("models.embedder_sha256", &settings.models.embedder_sha256)]
+    {
+        let Some(digest) = digest else { continue };
+        let hexadecimal = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+        check.that(hexadecimal, key, format!("{digest:?}"), "a SHA-256 as 64 hexadecimal digits")?;
+    }
+    Ok(())
+}
+
+fn pool(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {
+    let pool = &settings.pool;
+    let shown = || format!("{:?}", pool.groups);
+    check.that(
+        !pool.groups.is_empty() && pool.groups.iter().all(|group| !group.is_empty()),
+        "pool.groups",
+        shown(),
+        "at least one group with at least one device, such as [[\"cpu\"]]",
+    )?;
+    let mut seen = BTreeSet::new();
+    for name in pool.groups.iter().flatten() {
+        let device = name.parse::<DeviceSpec>().map_err(|error| check.invalid("pool.groups", &shown(), &error.to_string()))?;
+        check.that(seen.insert(device.to_string()), "pool.groups", shown(), &format!("each device once ({device} is there twice)"))?;
+    }
+    check.between("pool.max_batch", pool.max_batch, 1, 4096)?;
+    check.between("pool.prefill_chunk", pool.prefill_chunk, 1, MOST)?;
+    check.between("pool.queue", pool.queue, 1, MOST)?;
+    check.that(pool.prefix_cache_mb <= MOST, "pool.prefix_cache_mb", pool.prefix_cache_mb, "megabytes, at most 1048576")?;
+    if let Some(window) = pool.context_length {
+        check.between("pool.context_length", window, 64, MOST)?;
+    }
+    Ok(())
+}
+
+fn master(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {
+    let master = &settings.master;
+    let positive = |value: f64| value.is_finite() && value > 0.0;
+    check.that(positive(master.temperature), "master.temperature", master.temperature, "a number above 0")?;
+    check.that((0.0..=1.0).contains(&master.epsilon), "master.epsilon", master.epsilon, "0 to 1")?;
+    check.that(positive(master.max_trait_weight), "master.max_trait_weight", master.max_trait_weight, "a number above 0")
+}
+
+fn database(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {
+    let phoebe = &settings.phoebe;
+    if let Some(url) = &phoebe.url {
+        let known = ["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme));
+        check.that(known, "phoebe.url", redacted(url), "postgres://USER:PASSWORD@HOST/DATABASE or sqlite://PATH")?;
+    }
+    check.that((1..=1000).contains(&phoebe.max_connections), "phoebe.max_connections", phoebe.max_connections, "1 to 1000")?;
+    for (key, value) in
+        [("phoebe.acquire_timeout_ms", phoebe.acquire_timeout_ms), ("phoebe.statement_timeout_ms", phoebe.statement_timeout_ms)]
+    {
+        check.that((1..=3_600_000).contains(&value), key, value, "1 to 3600000")?;
+    }
+    Ok(())
+}
+
+fn memory(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {
+    let memory = &settings.memory;
+    if memory.store == StoreKind::Qdrant {
+        check.that(memory.url.is_some(), "memory.url", "not set", "the server's gRPC address, as memory.store is qdrant")?;
+    }
+    if let Some(url) = &memory.url {
+        let known = url.starts_with("http://") || url.starts_with("https://");
+        check.that(known, "memory.url", format!("{url:?}"), "the server's gRPC address, such as http://localhost:6334")?;
+    }
+    check.that(!memory.collection.trim().is_empty(), "memory.collection", format!("{:?}", memory.collection), "a name")?;
+    check.that((1..=600_000).contains(&memory.timeout_ms), "memory.timeout_ms", memory.timeout_ms, "1 to 600000")?;
+    check.between("memory.queue", memory.queue, 1, MOST)
+}
+
+fn requests(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {
+    let requests = &settings.requests;
+    check.between("requests.max_in_flight", requests.max_in_flight, 1, MOST)?;
+    check.that((1..=3600).contains(&requests.retry_after_s), "requests.retry_after_s", requests.retry_after_s, "1 to 3600")?;
+    check.that(requests.max_deadline_ms >= 1, "requests.max_deadline_ms", requests.max_deadline_ms, "at least 1")?;
+    check.that(
+        (1..=requests.max_deadline_ms).contains(&requests.default_deadline_ms),
+        "requests.default_deadline_ms",
+        requests.default_deadline_ms,
+        &format!("1 to requests.max_deadline_ms ({})", requests.max_deadline_ms),
+    )
+}

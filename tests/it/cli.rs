@@ -1,0 +1,258 @@
+//! The command line on the real binary: ask, migrate, doctor, shutdown, and what survives kill -9.
+
+use serde_json::{Value, json};
+
+use crate::postgres::Postgres;
+use crate::program::{Program, Serving, models, write};
+
+const SISTER: &str = "My sister Clara moved to Lisbon in March and works at the aquarium.";
+
+fn remember(serving: &Serving, text: &str) -> Value {
+    let (status, memory) = serving.post("/v1/memories", &json!({ "text": text, "speaker": "me" }));
+    assert!((200..300).contains(&status), "{status}: {memory}");
+    memory
+}
+
+fn texts(evidence: &Value) -> Vec<&str> {
+    evidence.as_array().unwrap().iter().map(|item| item["text"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_memory_told_to_the_server_is_evidence_for_ask() {
+    let program = Program::new();
+    let serving = program.serve();
+    remember(&serving, SISTER);
+    remember(&serving, "The boiler was serviced on Tuesday.");
+    assert!(serving.interrupt().status.success());
+
+    let question = "What did I tell you about my sister?";
+    let told = program.run(&["ask", question, "--specialist", "mnemosyne", "--json", "--max-tokens", "24"]).json();
+    assert_eq!(told["specialist"], "mnemosyne");
+    assert!(texts(&told["evidence"]).contains(&SISTER), "{told}");
+    let item = told["evidence"].as_array().unwrap().iter().find(|item| item["text"] == SISTER).unwrap();
+    assert!(item["id"].is_string() && item["source"].is_string() && item["score"].as_f64().unwrap() > 0.0, "{item}");
+    assert!(!told["answer"].as_str().unwrap().is_empty() && told["confidence"].is_null());
+
+    let chosen = program.run(&["ask", question, "--json", "--max-tokens", "8"]).json();
+    let (scores, propensities) =
+        (chosen["decision"]["scores"].as_object().unwrap(), chosen["decision"]["propensities"].as_object().unwrap());
+    for name in ["mnemosyne", "moira", "aletheia", "kairos", "eleos"] {
+        assert!(scores[name].as_f64().unwrap().is_finite(), "{chosen}");
+        // ε = 0.02 is drawn evenly among five
+        assert!(propensities[name].as_f64().unwrap() >= 0.02 / 5.0 - 1e-12, "{chosen}");
+    }
+    assert_eq!((scores.len(), propensities.len()), (5, 5));
+    let sum: f64 = propensities.values().map(|value| value.as_f64().unwrap()).sum();
+    assert!((sum - 1.0).abs() < 1e-9, "{sum}");
+    assert!(propensities.contains_key(chosen["specialist"].as_str().unwrap()), "{chosen}");
+}
+
+#[test]
+fn ask_streams_the_answer_to_stdout_and_the_rest_to_stderr() {
+    let program = Program::new();
+    let line = ["ask", "What is the capital of France?", "--specialist", "base", "--max-tokens", "8", "--seed", "1"];
+    let ran = program.run(&line).success();
+    assert!(!ran.stdout.trim().is_empty() && !ran.stdout.contains("decision"), "{ran:?}");
+    assert!(ran.stderr.contains("-- base") && ran.stderr.contains("decision"), "{ran:?}");
+    assert_eq!(program.run(&line).stdout, ran.stdout, "the same seed gives the same answer");
+}
+
+#[test]
+fn ask_with_choices_answers_with_one_of_them_and_their_probabilities() {
+    let question = ["ask", "Is the sky on a clear day blue or green?", "--choices", "blue,green", "--specialist", "base", "--json"];
+    let told = Program::new().run(&question).json();
+    assert!(["blue", "green"].contains(&told["answer"].as_str().unwrap()), "{told}");
+    let probabilities = &told["choice_probabilities"];
+    let values: Vec<f64> = match probabilities {
+        Value::Object(map) => map.values().map(|value| value.as_f64().unwrap()).collect(),
+        list => list.as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect(),
+    };
+    assert_eq!(values.len(), 2);
+    assert!((values.iter().sum::<f64>() - 1.0).abs() < 1e-6, "{probabilities}");
+}
+
+#[test]
+fn ask_refuses_what_cannot_be_answered() {
+    let program = Program::new();
+    for (extra, told) in
+        [(&["--specialist", "zeus"][..], "mnemosyne"), (&["--deadline-ms", "0"], "deadline_ms"), (&["--max-tokens", "0"], "max_tokens")]
+    {
+        let ran = program.run(&[&["ask", "Hello?"], extra].concat());
+        let error = ran.refusal();
+        assert!(error.contains(told), "{error}");
+        assert_eq!(ran.stdout, "");
+    }
+    let ran = program.run(&["ask", ""]);
+    assert!(ran.refusal().contains("empty"), "{ran:?}");
+    let long = "word ".repeat(20_000);
+    let ran = program.run(&["ask", &long]);
+    assert!(ran.refusal().contains("context"), "{ran:?}");
+}
+
+#[test]
+fn what_was_acknowledged_survives_kill_9() {
+    let program = Program::new();
+    let serving = program.serve();
+    let memory = remember(&serving, SISTER);
+    let (status, answered) = serving.post("/infer", &json!({ "prompt": "Hello?", "specialist": "eleos", "max_tokens": 4 }));
+    assert_eq!(status, 200, "{answered}");
+    serving.kill();
+
+    let serving = program.serve();
+    let id = answered["decision_id"].as_str().unwrap();
+    let (status, decision) = serving.get(&format!("/v1/decisions/{id}"));
+    assert_eq!(status, 200, "{decision}");
+    assert_eq!((&decision["answer"], &decision["specialist"]), (&answered["answer"], &json!("eleos")));
+    let (status, found) = serving.get("/v1/memories/search?q=my%20sister&k=3");
+    assert_eq!(status, 200, "{found}");
+    assert!(found.to_string().contains(memory["id"].as_str().unwrap()), "{found}");
+}
+
+#[test]
+fn a_signal_ends_the_server_in_its_phases() {
+    let program = Program::new();
+    let ran = program.serve().interrupt().success();
+    let phases: Vec<usize> = (1..=4).map(|phase| ran.stderr.find(&format!("shutdown {phase}/4")).expect("every phase is logged")).collect();
+    assert!(phases.is_sorted(), "{}", ran.stderr);
+    assert!(ran.stdout.contains("curl") && ran.stdout.contains("decision_id"), "{}", ran.stdout);
+}
+
+#[test]
+fn a_taken_port_is_told_before_anything_is_loaded() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let program = Program::new();
+    let ran = program.run(&["serve", "--port", &port]);
+    assert!(ran.refusal().contains(&port), "{ran:?}");
+    assert!(!program.data_dir().exists(), "nothing was started");
+}
+
+#[test]
+fn a_data_folder_that_cannot_be_made_is_named() {
+    for command in [&["ask", "Hello?"][..], &["serve", "--port", "0"], &["migrate"]] {
+        let ran = Program::new().with("NYX__DATA_DIR", "/proc/nyx").run(command);
+        assert!(ran.refusal().contains("/proc/nyx"), "{ran:?}");
+    }
+}
+
+#[test]
+fn bad_settings_are_one_line_whatever_the_command() {
+    for command in [&["serve"][..], &["ask", "Hello?"], &["fetch"], &["migrate"], &["doctor"]] {
+        let ran = Program::new().with("NYX__HTP__PORT", "1").run(command);
+        let error = ran.refusal();
+        assert!(error.contains("htp.port") && error.contains("NYX__HTP__PORT"), "{error}");
+    }
+    let program = Program::new();
+    write(&program.dir.path().join("nyx.toml"), "[pool]\nmax_batch = 0\n");
+    let ran = program.run(&["serve"]);
+    let error = ran.refusal();
+    assert!(error.contains("pool.max_batch") && error.contains("nyx.toml"), "{error}");
+}
+
+fn migrates_once(program: &Program) {
+    let first = program.run(&["migrate"]).success();
+    assert!(first.stdout.contains("migrations"), "{first:?}");
+    let second = program.run(&["migrate"]).success();
+    assert!(second.stdout.contains("the schema is up to date"), "{second:?}");
+    let report: Value = serde_json::from_str(&program.run(&["doctor", "--json"]).stdout).unwrap();
+    let database = check(&report, "database");
+    assert!(database["found"].as_str().unwrap().contains("up to date"), "{database}");
+}
+
+#[test]
+fn migrate_brings_a_new_sqlite_database_up_to_date_once() {
+    migrates_once(&Program::new());
+}
+
+#[test]
+fn migrate_brings_a_new_postgresql_database_up_to_date_once() {
+    let postgres = Postgres::start();
+    migrates_once(&Program::new().with("NYX__PHOEBE__URL", postgres.url()));
+}
+
+#[test]
+fn migrate_says_why_a_database_cannot_be_reached() {
+    let ran = Program::new().run(&["migrate", "--url", "postgres://nyx@127.0.0.1:1/nyx"]);
+    assert!(ran.refusal().contains("phoebe"), "{ran:?}");
+    let ran = Program::new().run(&["migrate", "--url", "mysql://x"]);
+    assert!(ran.refusal().contains("postgres"), "{ran:?}");
+}
+
+#[test]
+fn doctor_opens_the_vector_store_that_is_there_and_tells_a_damaged_one() {
+    let program = Program::new();
+    let folder = program.data_dir().join("memory");
+    let store = || check(&serde_json::from_str::<Value>(&program.run(&["doctor", "--json"]).stdout).unwrap(), "vector store").clone();
+    assert!(store()["found"].as_str().unwrap().contains("will be made"));
+    write(&folder.join("edge_config.json"), "{ not json");
+    let damaged = store();
+    assert_eq!(damaged["status"], "error", "{damaged}");
+    assert!(damaged["found"].as_str().unwrap().contains(folder.to_str().unwrap()), "{damaged}");
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    let opened = store();
+    assert_eq!((&opened["status"], opened["found"].as_str().unwrap().contains("0 memories")), (&json!("ok"), true), "{opened}");
+}
+
+fn check<'a>(report: &'a Value, name: &str) -> &'a Value {
+    report["checks"].as_array().unwrap().iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("no {name} in {report}"))
+}
+
+#[test]
+fn doctor_finds_a_machine_in_order_and_changes_nothing() {
+    let program = Program::new().with("NYX__HTTP__PORT", "0");
+    let report = program.run(&["doctor", "--json"]).json();
+    assert_eq!(report["ok"], true, "{report}");
+    for name in ["base model", "embedder", "python", "device", "data folder", "disk", "specialists", "port", "database", "vector store"] {
+        assert_ne!(check(&report, name)["status"], "error", "{report}");
+    }
+    assert!(!program.data_dir().exists(), "doctor only looks");
+    let text = program.run(&["doctor"]).success().stdout;
+    assert!(text.lines().any(|line| line.starts_with("ok") && line.contains("base model")), "{text}");
+}
+
+#[test]
+fn doctor_says_what_is_wrong_and_what_to_do() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let program = Program::new()
+        .with("NYX__HTTP__PORT", &port)
+        .with("NYX__POOL__GROUPS", r#"[["cpu:9999"]]"#)
+        .with("NYX__PHOEBE__URL", "postgres://nyx@127.0.0.1:1/nyx")
+        .with("NYX__DATA_DIR", "/proc/nyx")
+        .with("NYX_MODELS", "/no/such/models");
+    let ran = program.run(&["doctor", "--json"]);
+    assert!(ran.refusal().contains("checks failed"), "{ran:?}");
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(report["ok"], false);
+    for (name, told) in [("base model", "nyx fetch"), ("device", "pool.groups"), ("data folder", "data_dir"), ("database", "phoebe.url")] {
+        let check = check(&report, name);
+        assert_eq!(check["status"], "error", "{check}");
+        assert!(check["advice"].as_str().unwrap().contains(told), "{check}");
+    }
+    assert_eq!(check(&report, "port")["status"], "warning");
+}
+
+#[test]
+fn a_specialist_is_added_by_adding_a_file() {
+    let program = Program::new();
+    let eleos = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/specialists/eleos.toml")).unwrap();
+    write(&program.data_dir().join("specialists/hestia.toml"), eleos.replace("\"eleos\"", "\"hestia\""));
+    let chosen = program.run(&["ask", "Hello?", "--json", "--max-tokens", "4"]).json();
+    assert_eq!(chosen["decision"]["scores"].as_object().unwrap().len(), 6, "{chosen}");
+    let named = program.run(&["ask", "Hello?", "--json", "--max-tokens", "4", "--specialist", "hestia"]).json();
+    assert_eq!(named["specialist"], "hestia");
+}
+
+#[test]
+fn the_binary_needs_nothing_of_the_tree_it_was_built_in() {
+    let program = Program::new();
+    let copy = program.dir.path().join("nyx");
+    std::fs::copy(env!("CARGO_BIN_EXE_nyx"), &copy).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new(&copy);
+    command.env_clear().env("NYX_MODELS", models()).env("HOME", elsewhere.path()).current_dir(elsewhere.path());
+    let output = command.args(["ask", "Hello?", "--specialist", "base", "--max-tokens", "2", "--json"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(elsewhere.path().join(".local/share/nyx").is_dir());
+}

@@ -1,0 +1,8 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+mod arrows;
+mod bad_models;
+mod cli;
+mod docs;
+mod fetch;
+mod postgres;
+mod program;

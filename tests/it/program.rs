@@ -1,0 +1,226 @@
+//! The real binary, run as a user runs it, in folders of its own.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// No command and no start may take longer, not even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The folder of models.
+pub fn models() -> PathBuf {
+    let cache =
+        || std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    let root = std::env::var_os("NYX_MODELS").map(PathBuf::from).or_else(|| Some(cache()?.join("nyx/models"))).expect("HOME is set");
+    for path in [root.join("smollm2-135m-instruct"), root.join("all-minilm-l6-v2")] {
+        assert!(path.is_dir(), "there is no {}: run `make models`", path.display());
+    }
+    root
+}
+
+/// Nyx with a data folder, a home and a working directory of its own.
+pub struct Program {
+    pub dir: TempDir,
+    variables: Vec<(String, String)>,
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub struct Ran {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Program {
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), variables: Vec::new() }
+    }
+
+    /// Sets an environment variable for every run.
+    pub fn with(mut self, name: &str, value: impl AsRef<str>) -> Self {
+        self.variables.push((name.to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn command<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nyx"));
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            if name.starts_with("NYX_") || name.starts_with("XDG_") || name == "RUST_LOG" {
+                command.env_remove(&name);
+            }
+        }
+        command.args(arguments).current_dir(self.dir.path()).env("HOME", self.dir.path()).stdin(Stdio::null());
+        // errors stay one line even so
+        command.env("RUST_BACKTRACE", "1");
+        command.env("NYX_MODELS", models()).env("NYX__DATA_DIR", self.data_dir());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Ran {
+        let mut child = self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (stdout, stderr) = (reader(child.stdout.take().unwrap()), reader(child.stderr.take().unwrap()));
+        let status =
+            wait(&mut child, &format!("nyx {:?}", arguments.iter().map(|argument| argument.as_ref().to_owned()).collect::<Vec<_>>()));
+        Ran { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
+    }
+
+    /// Starts a command in a process group of its own.
+    pub fn spawn<A: AsRef<OsStr>>(&self, arguments: &[A], variables: &[(&str, &str)]) -> Group {
+        let mut command = self.command(arguments);
+        command.envs(variables.iter().copied()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        Group(command.spawn().unwrap())
+    }
+
+    /// Starts `nyx serve` on a free port and waits until it listens.
+    pub fn serve(&self) -> Serving {
+        let mut child = self.command(&["serve", "--port", "0"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = reader(child.stderr.take().unwrap());
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        let mut first = String::new();
+        lines.read_line(&mut first).unwrap();
+        let Some(address) = first.trim().strip_prefix("listening on http://") else {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("nyx serve said {first:?} and {}", stderr.join().unwrap());
+        };
+        // read on, or the pipe fills and holds Nyx up
+        let stdout = reader(lines);
+        Serving { address: address.to_owned(), child, stdout: Some(stdout), stderr: Some(stderr) }
+    }
+}
+
+fn reader(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+fn wait(child: &mut Child, what: &str) -> ExitStatus {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let _ = child.kill();
+    panic!("{what} did not end in {PATIENCE:?}");
+}
+
+impl Ran {
+    /// It failed as it should: exit code 1 and one line on stderr that begins with `error:`. Returns the line.
+    pub fn refusal(&self) -> &str {
+        assert_eq!(self.status.code(), Some(1), "{self:?}");
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        let errors: Vec<&str> = self.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert_eq!(errors.len(), 1, "{}", self.stderr);
+        assert_eq!(self.stderr.lines().last(), errors.last().copied(), "the error is the last line: {}", self.stderr);
+        errors[0]
+    }
+
+    pub fn success(self) -> Self {
+        assert!(self.status.success(), "{self:?}");
+        self
+    }
+
+    pub fn json(self) -> Value {
+        let ran = self.success();
+        serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.stdout))
+    }
+}
+
+/// A command with all that it started; killed when dropped.
+pub struct Group(Child);
+
+impl Group {
+    pub fn kill_group(&mut self) {
+        let group = format!("-{}", self.0.id());
+        let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if self.0.try_wait().is_ok_and(|ended| ended.is_none()) {
+            self.kill_group();
+        }
+    }
+}
+
+/// A server that is up; killed when dropped.
+pub struct Serving {
+    pub address: String,
+    child: Child,
+    stdout: Option<std::thread::JoinHandle<String>>,
+    stderr: Option<std::thread::JoinHandle<String>>,
+}
+
+impl Serving {
+    /// One request; the answer's status and JSON.
+    pub fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let body = body.to_string();
+        let length = body.len();
+        self.request(&format!("POST {path} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n"), &body)
+    }
+
+    pub fn get(&self, path: &str) -> (u16, Value) {
+        self.request(&format!("GET {path} HTTP/1.1\r\n"), "")
+    }
+
+    fn request(&self, head: &str, body: &str) -> (u16, Value) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "{head}Host: {}\r\nConnection: close\r\n\r\n{body}", self.address).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {answer:?}"));
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}")))
+    }
+
+    /// As `kill -9`: no goodbye.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// As Ctrl-C; returns how it ended and what it had said.
+    pub fn interrupt(mut self) -> Ran {
+        let sent = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        let status = wait(&mut self.child, "nyx serve, after SIGINT,");
+        let said = |thread: &mut Option<std::thread::JoinHandle<String>>| thread.take().unwrap().join().unwrap();
+        Ran { status, stdout: said(&mut self.stdout), stderr: said(&mut self.stderr) }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Writes a file, with the folders it stands in.
+pub fn write(path: &Path, bytes: impl AsRef<[u8]>) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, bytes).unwrap();
+}
