@@ -184,11 +184,11 @@ fn doctor_opens_the_vector_store_that_is_there_and_tells_a_damaged_one() {
     let folder = program.data_dir().join("memory");
     let store = || check(&serde_json::from_str::<Value>(&program.run(&["doctor", "--json"]).stdout).unwrap(), "vector store").clone();
     assert!(store()["found"].as_str().unwrap().contains("will be made"));
-    write(&folder.join("edge_config.json"), "{ not json");
+    write(&folder, "a file where a folder should be");
     let damaged = store();
     assert_eq!(damaged["status"], "error", "{damaged}");
     assert!(damaged["found"].as_str().unwrap().contains(folder.to_str().unwrap()), "{damaged}");
-    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::remove_file(&folder).unwrap();
     std::fs::create_dir(&folder).unwrap();
     let opened = store();
     assert_eq!((&opened["status"], opened["found"].as_str().unwrap().contains("0 memories")), (&json!("ok"), true), "{opened}");

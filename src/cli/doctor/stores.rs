@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use nyx_actors::phoebe::{PhoebeStore, redacted};
 use nyx_actors::NyxError;
 use nyx_actors::memory::{EdgeStore, MemoryStore, QdrantStore, StoreKind};
+use nyx_actors::phoebe::{PhoebeStore, redacted};
 
 use serde_json::Value;
 
@@ -43,9 +43,11 @@ pub(super) async fn vector_store(settings: &Settings) -> Check {
     let place = if embedded { folder.display().to_string() } else { settings.memory.url.clone().unwrap_or_default() };
     match memories(settings, embedded.then_some(folder)).await {
         Ok(memories) => Check::ok("vector store", format!("{place} opens, {memories} memories")),
-        Err(error) if embedded => {
-            Check::error("vector store", error, "stop the Nyx that runs on this data folder; an index can always be built again from phoebe")
-        }
+        Err(error) if embedded => Check::error(
+            "vector store",
+            error,
+            "stop the Nyx that runs on this data folder; an index can always be built again from phoebe",
+        ),
         Err(error) => Check::error("vector store", error, "correct memory.url and memory.api_key, and see that the server is up"),
     }
 }
