@@ -4,12 +4,15 @@ pub mod cells;
 pub mod context;
 pub mod decision;
 pub mod error;
+pub mod gpu;
 pub mod memory;
 pub mod metrics;
 mod nyx;
 pub mod observe;
+pub mod orchestrator;
 pub mod phoebe;
 pub mod question;
+pub mod specialist;
 pub mod supervise;
 
 pub use context::RequestContext;

@@ -1,24 +1,33 @@
-//! The whole of Nyx behind one handle: started once, used by every door. OWNER: main (interface fixed).
+//! The whole of Nyx behind one handle: started once, used by every door.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nyx_engine::{ModelInfo, Quantisation};
+use actix::{Arbiter, ArbiterHandle};
+use nyx_engine::embed::Embedder;
+use nyx_engine::{DeviceSpec, EngineError, EngineOptions, ModelFiles, ModelInfo, Quantisation, Text};
 use nyx_specialists::SpecialistPolicy;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::cells::CellStream;
-use crate::memory::MemoryOptions;
-use crate::memory::messages::{Embeddings, MemoryHit};
+use crate::gpu::{DeviceThread, DeviceThreadOptions, GpuPool, GpuWorker};
+use crate::memory::messages::{Embed, Embeddings, MemoryHit, Recall, Remember};
+use crate::memory::{EdgeStore, EmbeddingService, MemoryKeeper, MemoryOptions, MemoryParts, MemoryStore, QdrantStore, StoreKind};
 use crate::metrics::Metrics;
-use crate::observe::Registry;
-use crate::phoebe::PhoebeOptions;
-use crate::phoebe::messages::{ListDecisions, Memory, TraitWeightChange};
+use crate::observe::{ActorState, Registry, Vitals};
+use crate::orchestrator::messages::{Ask, TraitWeights, UpdateTraitWeight};
+use crate::orchestrator::{Orchestrator, OrchestratorParts, OrchestratorSetup};
+use crate::phoebe::messages::{GetDecision, ListDecisions, Memory, Ping, StoreTraitWeight, TraitWeightChange};
+use crate::phoebe::{Phoebe, PhoebeOptions, PhoebeStore};
 use crate::question::{Question, StreamEvent};
+use crate::specialist::{Specialist, SpecialistParts};
+use crate::supervise::{RestartPolicy, Supervised};
 use crate::{Decision, NyxError, RequestContext};
 
 /// `[pool]`: devices and how they batch.
@@ -107,15 +116,15 @@ pub struct NyxOptions {
 
 /// A place among the requests in flight, given back when dropped.
 #[derive(Debug)]
-pub struct Permit(#[allow(dead_code)] OwnedSemaphorePermit);
+pub struct Permit(#[allow(dead_code, reason = "held, never read")] OwnedSemaphorePermit);
 
 /// Why Nyx did not start: what happened and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("the base model cannot be used: {0}")]
-    Model(#[source] nyx_engine::EngineError),
+    Model(#[source] EngineError),
     #[error("the embedder cannot be used: {0}")]
-    Embedder(#[source] nyx_engine::EngineError),
+    Embedder(#[source] EngineError),
     #[error("{0}")]
     Actor(#[from] NyxError),
     #[error("{key} is {value}, expected {expected}")]
@@ -138,12 +147,239 @@ pub struct Nyx {
     pub metrics: Arc<Metrics>,
     pub specialists: Arc<[SpecialistPolicy]>,
     pub model: Arc<ModelInfo>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    orchestrator: Supervised<Orchestrator>,
+    pool: Supervised<GpuPool>,
+    workers: Vec<Supervised<GpuWorker>>,
+    devices: Vec<Arc<DeviceThread>>,
+    actors: BTreeMap<String, Supervised<Specialist>>,
+    memory: Supervised<MemoryKeeper>,
+    phoebe: Supervised<Phoebe>,
+    store: PhoebeStore,
+    admission: Arc<Semaphore>,
+    requests: RequestOptions,
+    draining: AtomicBool,
+    /// Cancels every request in flight.
+    abort: CancellationToken,
+    /// The thread on which the actors live.
+    arbiter: Arbiter,
+}
+
+/// Mailboxes hold this much; the permits at the door keep them from filling.
+const MAILBOX: usize = 1024;
+/// The restarts of devices take weights along: few.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Starts actors on one arbiter and enters them in the registry.
+struct Troupe {
+    arbiter: ArbiterHandle,
+    registry: Registry,
+}
+
+impl Troupe {
+    fn start<A: actix::Actor<Context = actix::Context<A>>>(
+        &self,
+        vitals: Arc<Vitals>,
+        make: impl Fn(Arc<Vitals>) -> A + Send + 'static,
+    ) -> Supervised<A> {
+        self.registry.add(Arc::clone(&vitals));
+        let for_instances = Arc::clone(&vitals);
+        Supervised::start(&self.arbiter, vitals, RestartPolicy::default(), MAILBOX, move || make(Arc::clone(&for_instances)))
+    }
+}
+
+/// The device of each group.
+fn devices(options: &PoolOptions) -> Result<Vec<DeviceSpec>, StartError> {
+    let bad = |value: String, expected| StartError::Setting { key: "pool.groups", value, expected };
+    if options.groups.is_empty() {
+        return Err(bad("empty".into(), "at least one group, such as [[\"cpu\"]]"));
+    }
+    let mut devices = Vec::new();
+    for group in &options.groups {
+        let [name] = group.as_slice() else {
+            return Err(bad(format!("{group:?}"), "one device a group: sharding over several devices is not there yet"));
+        };
+        let device: DeviceSpec = name.parse().map_err(StartError::Model)?;
+        if matches!(device, DeviceSpec::CpuCore(_)) {
+            return Err(bad(format!("{name:?}"), "\"cpu\" or \"cuda:N\": single cores come with sharding"));
+        }
+        devices.push(device);
+    }
+    Ok(devices)
+}
+
+fn check(options: &NyxOptions) -> Result<(), StartError> {
+    let bad = |key, value: String, expected| Err(StartError::Setting { key, value, expected });
+    let (pool, master, requests) = (&options.pool, &options.master, &options.requests);
+    if !(master.temperature > 0.0 && master.temperature.is_finite()) {
+        return bad("master.temperature", master.temperature.to_string(), "a number above 0");
+    }
+    if !(0.0..=1.0).contains(&master.epsilon) {
+        return bad("master.epsilon", master.epsilon.to_string(), "a number from 0 to 1");
+    }
+    if !(master.max_trait_weight > 0.0 && master.max_trait_weight.is_finite()) {
+        return bad("master.max_trait_weight", master.max_trait_weight.to_string(), "a number above 0");
+    }
+    for (key, value) in [
+        ("pool.max_batch", pool.max_batch),
+        ("pool.prefill_chunk", pool.prefill_chunk),
+        ("pool.queue", pool.queue),
+        ("requests.max_in_flight", requests.max_in_flight),
+        ("memory.queue", options.memory.queue),
+    ] {
+        if value == 0 {
+            return bad(key, "0".into(), "at least 1");
+        }
+    }
+    if requests.default_deadline_ms == 0 || requests.default_deadline_ms > requests.max_deadline_ms {
+        return bad("requests.default_deadline_ms", requests.default_deadline_ms.to_string(), "from 1 to requests.max_deadline_ms");
+    }
+    if options.specialists.is_empty() {
+        return bad("specialists", "none".into(), "at least one specialist's file");
+    }
+    match options.specialists.iter().filter_map(|policy| policy.group).find(|group| *group >= pool.groups.len()) {
+        Some(group) => bad("a specialist's group", group.to_string(), "the number of a group in pool.groups, from 0"),
+        None => Ok(()),
+    }
+}
+
+/// Runs what blocks off the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, NyxError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| NyxError::Internal(error.to_string()))
 }
 
 impl Nyx {
     /// Loads models, connects phoebe, opens the memory and starts every actor. Must run inside an actix `System`.
-    pub async fn start(_options: NyxOptions) -> Result<Self, StartError> {
-        todo!()
+    ///
+    /// # Errors
+    /// Says which part did not start, and why.
+    pub async fn start(options: NyxOptions) -> Result<Self, StartError> {
+        check(&options)?;
+        let specs = devices(&options.pool)?;
+        let base = options.base_model.clone();
+        let opened = blocking(move || -> Result<_, EngineError> {
+            let files = ModelFiles::open(&base)?;
+            let text = Text::load(&files)?;
+            Ok((Arc::new(files), Arc::new(text)))
+        });
+        let (files, text) = opened.await?.map_err(StartError::Model)?;
+        let model = Arc::new(files.info().clone());
+        let (folder, queue) = (options.embedder.clone(), options.memory.queue);
+        let embedding = blocking(move || EmbeddingService::start(Embedder::load(&folder, &candle_device())?, queue));
+        let embedding = embedding.await?.map_err(StartError::Embedder)?;
+        blocking({
+            let data_dir = options.data_dir.clone();
+            move || std::fs::create_dir_all(data_dir)
+        })
+        .await?
+        .map_err(|error| StartError::Setting {
+            key: "data_dir",
+            value: format!("{} ({error})", options.data_dir.display()),
+            expected: "a folder to write in",
+        })?;
+        let store = PhoebeStore::connect(&options.phoebe, &options.data_dir).await?;
+        let index: Arc<dyn MemoryStore> = match options.memory.store {
+            StoreKind::Edge => {
+                let (folder, dimension) = (options.data_dir.join("memory"), embedding.dimension());
+                Arc::new(blocking(move || EdgeStore::open(&folder, dimension)).await??)
+            }
+            StoreKind::Qdrant => Arc::new(QdrantStore::open(&options.memory, embedding.dimension()).await?),
+        };
+
+        let arbiter = Arbiter::new();
+        let troupe = Troupe { arbiter: arbiter.handle(), registry: Registry::default() };
+        let registry = troupe.registry.clone();
+        let (cells, metrics) = (CellStream::default(), Arc::new(Metrics::new(registry.clone())));
+        let phoebe = {
+            let store = store.clone();
+            troupe.start(Vitals::new("phoebe", "phoebe", None), move |vitals| Phoebe::new(store.clone(), vitals))
+        };
+        let mut window = model.context_length;
+        let adapters: Vec<(String, PathBuf)> =
+            options.specialists.iter().filter_map(|policy| Some((policy.name.clone(), PathBuf::from(policy.adapter.as_ref()?)))).collect();
+        let (mut workers, mut threads) = (Vec::new(), Vec::new());
+        for (index, device) in specs.into_iter().enumerate() {
+            let vitals = Vitals::new(format!("gpu-worker-{index}"), "gpu_worker", Some(device.to_string()));
+            let engine = EngineOptions {
+                quantisation: options.pool.quantisation,
+                max_batch: options.pool.max_batch,
+                prefill_chunk: options.pool.prefill_chunk,
+                prefix_cache_bytes: options.pool.prefix_cache_mb << 20,
+                context_length: options.pool.context_length,
+            };
+            window = options.pool.context_length.map_or(window, |limit| limit.min(window));
+            let (files, text, adapters) = (Arc::clone(&files), Arc::clone(&text), adapters.clone());
+            let retry_after_s = options.requests.retry_after_s;
+            let thread = DeviceThreadOptions { device, files, text, engine, adapters, queue: options.pool.queue, retry_after_s };
+            let thread = Arc::new(DeviceThread::start(thread, Arc::clone(&vitals)).await.map_err(StartError::Model)?);
+            count_steps(&troupe.arbiter, &metrics, &vitals.name, &thread);
+            let device = Arc::clone(&thread);
+            workers.push(troupe.start(vitals, move |vitals| GpuWorker::new(Arc::clone(&device), vitals)));
+            threads.push(thread);
+        }
+        let pool = {
+            let workers = workers.clone();
+            troupe.start(Vitals::new("gpu-pool", "gpu_pool", None), move |vitals| GpuPool::new(workers.clone(), vitals))
+        };
+        let memory = {
+            let parts = MemoryParts { embedding, store: index, phoebe: phoebe.clone() };
+            troupe.start(Vitals::new("memory-keeper", "memory_keeper", None), move |vitals| MemoryKeeper::new(parts.clone(), vitals))
+        };
+        let specialists: Arc<[SpecialistPolicy]> = options.specialists.into();
+        let mut actors = BTreeMap::new();
+        for policy in specialists.iter().cloned().map(Some).chain([None]) {
+            let name = policy.as_ref().map_or("base", |policy| policy.name.as_str()).to_owned();
+            let adapter = threads.first().and_then(|thread| thread.adapters().get(&name)).cloned();
+            let vitals = Vitals::new(&name, "specialist", None);
+            vitals.set_adapter(adapter.as_ref().map(|adapter| adapter.id.clone()));
+            let parts = Arc::new(SpecialistParts {
+                policy,
+                text: Arc::clone(&text),
+                context_length: window,
+                adapter,
+                pool: pool.clone(),
+                memory: memory.clone(),
+                phoebe: phoebe.clone(),
+                cells: cells.clone(),
+            });
+            actors.insert(name, troupe.start(vitals, move |vitals| Specialist::new(Arc::clone(&parts), vitals)));
+        }
+        wait_until_running(&registry).await?;
+        let setup = OrchestratorSetup {
+            instance: Uuid::now_v7().to_string(),
+            text,
+            model: Arc::clone(&model),
+            specialists: Arc::clone(&specialists),
+            actors: actors.clone(),
+            pool: pool.clone(),
+            phoebe: phoebe.clone(),
+            cells: cells.clone(),
+            metrics: Arc::clone(&metrics),
+            options: options.master,
+        };
+        let parts = Arc::new(OrchestratorParts::new(setup).await?);
+        let orchestrator =
+            troupe.start(Vitals::new("orchestrator", "orchestrator", None), move |vitals| Orchestrator::new(Arc::clone(&parts), vitals));
+        wait_until_running(&registry).await?;
+        let inner = Inner {
+            orchestrator,
+            pool,
+            workers,
+            devices: threads,
+            actors,
+            memory,
+            phoebe,
+            store,
+            admission: Arc::new(Semaphore::new(options.requests.max_in_flight)),
+            requests: options.requests,
+            draining: AtomicBool::new(false),
+            abort: CancellationToken::new(),
+            arbiter,
+        };
+        Ok(Self { cells, registry, metrics, specialists, model, inner: Arc::new(inner) })
     }
 
     /// Takes a place for a request; to be held until its last byte is sent.
@@ -151,82 +387,206 @@ impl Nyx {
     /// # Errors
     /// [`NyxError::Overloaded`] when all are taken, [`NyxError::ShuttingDown`].
     pub fn admit(&self) -> Result<Permit, NyxError> {
-        todo!()
+        if self.inner.draining.load(Ordering::Acquire) {
+            return Err(NyxError::ShuttingDown);
+        }
+        let RequestOptions { max_in_flight: capacity, retry_after_s, .. } = self.inner.requests;
+        let place = Arc::clone(&self.inner.admission).try_acquire_owned();
+        place.map(Permit).map_err(|_| NyxError::Overloaded { capacity, retry_after_s })
     }
 
     /// A context with the caller's deadline, or the default one.
     ///
     /// # Errors
     /// [`NyxError::InvalidRequest`] when it is 0 or above the largest allowed.
-    pub fn context(&self, _deadline_ms: Option<u64>) -> Result<RequestContext, NyxError> {
-        todo!()
+    pub fn context(&self, deadline_ms: Option<u64>) -> Result<RequestContext, NyxError> {
+        let most = self.inner.requests.max_deadline_ms;
+        let budget = deadline_ms.unwrap_or(self.inner.requests.default_deadline_ms);
+        if !(1..=most).contains(&budget) {
+            return Err(NyxError::invalid("deadline_ms", format!("deadline_ms is {budget}, expected 1 to {most}")));
+        }
+        Ok(RequestContext { cancel: self.inner.abort.child_token(), ..RequestContext::new(Duration::from_millis(budget)) })
     }
 
     /// Answers a question: resolves when the decision is on record. With `events`, text streams there meanwhile; dropping the receiver,
     /// or this future, cancels the work. Size the channel generously: an event that does not fit cancels too.
+    ///
+    /// # Errors
+    /// Whatever kept the question from being answered; it is on record too, once someone had been chosen to answer.
     pub async fn ask(
         &self,
-        _context: RequestContext,
-        _question: Question,
-        _events: Option<mpsc::Sender<StreamEvent>>,
+        context: RequestContext,
+        question: Question,
+        events: Option<mpsc::Sender<StreamEvent>>,
     ) -> Result<Decision, NyxError> {
-        todo!()
+        let cancelled_with_this_future = context.cancel.clone().drop_guard();
+        let decision = self.inner.orchestrator.send(Ask { context, question, events }).await;
+        cancelled_with_this_future.disarm();
+        decision.map(|decision| *decision)
     }
 
+    /// Keeps a memory.
+    ///
+    /// # Errors
+    /// The text is empty or too long, or phoebe cannot store it.
     pub async fn remember(
         &self,
-        _context: RequestContext,
-        _text: String,
-        _speaker: Option<String>,
-        _when: Option<chrono::DateTime<chrono::Utc>>,
-        _conversation: Option<String>,
+        context: RequestContext,
+        text: String,
+        speaker: Option<String>,
+        when: Option<chrono::DateTime<chrono::Utc>>,
+        conversation: Option<String>,
     ) -> Result<Memory, NyxError> {
-        todo!()
+        self.inner.memory.send(Remember { context, text, speaker, when, conversation }).await
     }
 
+    /// The `k` memories nearest in meaning, best first.
+    ///
+    /// # Errors
+    /// The query is empty, `k` is out of range, or the store cannot be searched.
     pub async fn recall(
         &self,
-        _context: RequestContext,
-        _query: String,
-        _k: usize,
-        _conversation: Option<String>,
+        context: RequestContext,
+        query: String,
+        k: usize,
+        conversation: Option<String>,
     ) -> Result<Vec<MemoryHit>, NyxError> {
-        todo!()
+        self.inner.memory.send(Recall { context, query, k, conversation, min_score: -1.0 }).await
     }
 
-    pub async fn embed(&self, _context: RequestContext, _texts: Vec<String>) -> Result<Embeddings, NyxError> {
-        todo!()
+    /// One unit vector a text.
+    ///
+    /// # Errors
+    /// When the embedder is overloaded or fails.
+    pub async fn embed(&self, context: RequestContext, texts: Vec<String>) -> Result<Embeddings, NyxError> {
+        self.inner.memory.send(Embed { context, texts }).await
     }
 
-    pub async fn decision(&self, _id: Uuid) -> Result<Decision, NyxError> {
-        todo!()
+    /// One decision by its id.
+    ///
+    /// # Errors
+    /// [`NyxError::NotFound`].
+    pub async fn decision(&self, id: Uuid) -> Result<Decision, NyxError> {
+        self.inner.phoebe.send(GetDecision(id)).await
     }
 
-    pub async fn decisions(&self, _query: ListDecisions) -> Result<Vec<Decision>, NyxError> {
-        todo!()
+    /// Decisions, newest first.
+    ///
+    /// # Errors
+    /// The limit is out of range, or phoebe does not answer.
+    pub async fn decisions(&self, query: ListDecisions) -> Result<Vec<Decision>, NyxError> {
+        self.inner.phoebe.send(query).await
     }
 
     /// Every specialist's weight, 0 where none was set.
+    ///
+    /// # Errors
+    /// When the orchestrator is down.
     pub async fn trait_weights(&self) -> Result<BTreeMap<String, f64>, NyxError> {
-        todo!()
+        self.inner.orchestrator.send(TraitWeights).await
     }
 
     /// Sets a weight by hand: for `POST /admin/traits/{name}`.
-    pub async fn set_trait_weight(&self, _name: &str, _to: f64, _reason: String) -> Result<TraitWeightChange, NyxError> {
-        todo!()
+    ///
+    /// # Errors
+    /// Unknown specialist, or a weight out of bounds.
+    pub async fn set_trait_weight(&self, name: &str, to: f64, reason: String) -> Result<TraitWeightChange, NyxError> {
+        let change = StoreTraitWeight { name: name.to_owned(), to, reason, reward: None, decision: None };
+        self.inner.orchestrator.send(UpdateTraitWeight(change)).await
     }
 
     /// Ends an actor's instance and starts a new one; for a quarantined one too.
-    pub fn restart_actor(&self, _name: &str) -> Result<(), NyxError> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`NyxError::NotFound`].
+    pub fn restart_actor(&self, name: &str) -> Result<(), NyxError> {
+        let vitals = self.registry.get(name).ok_or_else(|| NyxError::NotFound { what: "actor", id: name.to_owned() })?;
+        vitals.restart.notify_one();
+        Ok(())
     }
 
+    /// Whether requests can be answered now.
     pub async fn readiness(&self) -> Readiness {
-        todo!()
+        let mut parts = BTreeMap::new();
+        for report in self.registry.reports() {
+            let ok = report.state == ActorState::Running;
+            parts.insert(report.name, if ok { "ok".to_owned() } else { report.state.as_str().to_owned() });
+        }
+        for (worker, device) in self.inner.workers.iter().zip(&self.inner.devices) {
+            if !device.alive() {
+                parts.insert(worker.vitals().name.clone(), "its device thread has ended: restart Nyx".into());
+            }
+        }
+        let database = match tokio::time::timeout(READY_TIMEOUT, self.inner.phoebe.send(Ping)).await {
+            Ok(Ok(())) => "ok".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the database did not answer in 2 s".to_owned(),
+        };
+        parts.insert("database".into(), database);
+        if self.inner.draining.load(Ordering::Acquire) {
+            parts.insert("door".into(), "shutting down".into());
+        }
+        Readiness { ready: parts.values().all(|state| state == "ok"), parts }
+    }
+
+    /// From now on no request is admitted and readiness says so.
+    pub fn drain(&self) {
+        self.inner.draining.store(true, Ordering::Release);
     }
 
     /// Refuses new work, waits up to `grace` for what runs, cancels the rest, stops workers, then memory, then phoebe.
-    pub async fn shutdown(&self, _grace: Duration) {
-        todo!()
+    pub async fn shutdown(&self, grace: Duration) {
+        self.drain();
+        let all = u32::try_from(self.inner.requests.max_in_flight).unwrap_or(u32::MAX);
+        if tokio::time::timeout(grace, self.inner.admission.acquire_many(all)).await.is_err() {
+            tracing::warn!("requests are still running at the end of the grace: cancelling them");
+            self.inner.abort.cancel();
+            // cancelled sequences end at the next step, and are recorded
+            if tokio::time::timeout(grace, self.inner.admission.acquire_many(all)).await.is_err() {
+                tracing::error!("cancelled requests did not end");
+            }
+        }
+        self.inner.orchestrator.stop();
+        self.inner.actors.values().for_each(Supervised::stop);
+        self.inner.pool.stop();
+        self.inner.workers.iter().for_each(Supervised::stop);
+        for device in self.inner.devices.clone() {
+            if let Err(error) = blocking(move || device.stop()).await {
+                tracing::error!(%error, "a device thread did not stop");
+            }
+        }
+        self.inner.memory.stop();
+        self.inner.phoebe.stop();
+        self.inner.store.close().await;
+        self.inner.arbiter.stop();
     }
+}
+
+/// The embedder runs on the CPU, beside the devices.
+fn candle_device() -> nyx_engine::Device {
+    nyx_engine::Device::Cpu
+}
+
+/// Publishes a device's steps as metrics.
+fn count_steps(arbiter: &ArbiterHandle, metrics: &Arc<Metrics>, name: &str, thread: &DeviceThread) {
+    let (metrics, name, mut steps) = (Arc::clone(metrics), name.to_owned(), thread.steps());
+    arbiter.spawn(async move {
+        while steps.changed().await.is_ok() {
+            let report = *steps.borrow_and_update();
+            metrics.step(&name, &report);
+        }
+    });
+}
+
+/// Waits until every actor that was started has its first instance.
+async fn wait_until_running(registry: &Registry) -> Result<(), NyxError> {
+    for name in registry.reports().into_iter().map(|report| report.name) {
+        let Some(vitals) = registry.get(&name) else { continue };
+        let mut lifecycle = vitals.lifecycle.subscribe();
+        let running = lifecycle.wait_for(|lifecycle| lifecycle.state == ActorState::Running);
+        if tokio::time::timeout(Duration::from_secs(10), running).await.is_err() {
+            return Err(NyxError::ActorDown { actor: name, state: vitals.state().as_str(), reason: "it did not start in 10 s".into() });
+        }
+    }
+    Ok(())
 }

@@ -108,6 +108,11 @@ impl Vitals {
         })
     }
 
+    /// The adapter that speaks through this actor.
+    pub fn set_adapter(&self, id: Option<String>) {
+        *self.adapter.lock().unwrap_or_else(PoisonError::into_inner) = id;
+    }
+
     /// A handler has taken one message up.
     pub fn taken_up(&self) {
         // a message sent around the supervisor was never counted in

@@ -20,6 +20,7 @@ pub mod text;
 pub mod weights;
 
 pub use batch::{Engine, EngineOptions, FinishReason, Finished, GenerateJob, Piece, StepReport, TokenLogprob, TokenSink, Usage};
+pub use candle_core::Device;
 pub use chat::{ChatMessage, Role};
 pub use device::DeviceSpec;
 pub use error::EngineError;

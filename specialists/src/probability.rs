@@ -88,7 +88,7 @@ fn labelled(value: &str) -> Option<Quantity<'_>> {
     let (direct, between) = skip_hedges(value);
     quantity(direct, between, true)
         .filter(|found| {
-            found.explicit || (0.0..=1.0).contains(&found.value) && !next_word(found.rest).is_some_and(|w| !FOLLOW.contains(&w))
+            found.explicit || (0.0..=1.0).contains(&found.value) && next_word(found.rest).is_none_or(|word| FOLLOW.contains(&word))
         })
         .or_else(|| quantities(value).map(|(_, found)| found).next())
 }

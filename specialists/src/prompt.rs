@@ -120,7 +120,8 @@ pub(crate) fn check(template: &str) -> Result<BTreeSet<String>, String> {
     }
     let bare = Evidence { id: "memory:1".into(), text: "tea".into(), score: 0.5, source: "memory".into(), speaker: None, when: None };
     let full = Evidence { speaker: Some("Ada".into()), when: Some(DateTime::<Utc>::UNIX_EPOCH), ..bare.clone() };
-    for evidence in [&[][..], &[bare.clone()], &[full.clone()], &[bare, full]] {
+    let both = [bare, full];
+    for evidence in [&[], &both[..1], &both[1..], &both] {
         render(template, &Situation { now: DateTime::<Utc>::UNIX_EPOCH, deadline_ms: 60_000, evidence, question: "tea?" })?;
     }
     Ok(used)

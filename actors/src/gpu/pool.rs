@@ -1,7 +1,7 @@
 //! The pool: sends work to the group that must do it, or to the one with the most room.
 
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
 use nyx_engine::ContinuationScore;
@@ -25,9 +25,11 @@ impl GpuPool {
 
     fn group(&self, wanted: Option<usize>) -> Result<Supervised<GpuWorker>, NyxError> {
         if let Some(index) = wanted {
-            return self.groups.get(index).cloned().ok_or_else(|| {
-                NyxError::Internal(format!("group {index} does not exist: pool.groups has {}", self.groups.len()))
-            });
+            return self
+                .groups
+                .get(index)
+                .cloned()
+                .ok_or_else(|| NyxError::Internal(format!("group {index} does not exist: pool.groups has {}", self.groups.len())));
         }
         let load = |worker: &&Supervised<GpuWorker>| {
             let vitals = worker.vitals();

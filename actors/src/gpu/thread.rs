@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use chrono::Utc;
-use nyx_engine::{AdapterHandle, DeviceSpec, Engine, EngineError, EngineOptions, GenerateJob, ModelFiles, ModelInfo, ScoreJob, StepReport, Text};
+use nyx_engine::{
+    AdapterHandle, DeviceSpec, Engine, EngineError, EngineOptions, GenerateJob, ModelFiles, ModelInfo, ScoreJob, StepReport, Text,
+};
 use tokio::sync::{oneshot, watch};
 
 use crate::NyxError;
@@ -22,8 +24,14 @@ const PANICS_BEFORE_GIVING_UP: usize = 3;
 
 /// Work for a device.
 pub enum Job {
-    Generate { job: GenerateJob, adapter: Option<String> },
-    Score { job: ScoreJob, adapter: Option<String> },
+    Generate {
+        job: GenerateJob,
+        adapter: Option<String>,
+    },
+    Score {
+        job: ScoreJob,
+        adapter: Option<String>,
+    },
     /// Only wakes the thread, so that it sees that it must stop.
     Wake,
 }
@@ -90,11 +98,9 @@ impl DeviceThread {
         let refused = match self.jobs.try_send(job) {
             Ok(()) => return Ok(()),
             Err(TrySendError::Full(_)) => NyxError::Overloaded { capacity: self.queue, retry_after_s: self.retry_after_s },
-            Err(TrySendError::Disconnected(_)) => NyxError::ActorDown {
-                actor: self.vitals.name.clone(),
-                state: "stopped",
-                reason: "its device thread has ended".into(),
-            },
+            Err(TrySendError::Disconnected(_)) => {
+                NyxError::ActorDown { actor: self.vitals.name.clone(), state: "stopped", reason: "its device thread has ended".into() }
+            }
         };
         self.vitals.queue_depth.fetch_sub(1, Ordering::Relaxed);
         Err(refused)
@@ -163,7 +169,8 @@ fn run(
         Err(error) => return drop(ready.send(Err(error))),
     };
     drop(options);
-    let version = |adapter: &AdapterHandle| AdapterVersion { name: adapter.0.name().to_owned(), id: adapter.0.id().to_owned(), generation: 1 };
+    let version =
+        |adapter: &AdapterHandle| AdapterVersion { name: adapter.0.name().to_owned(), id: adapter.0.id().to_owned(), generation: 1 };
     let versions = adapters.iter().map(|(name, adapter)| (name.clone(), version(adapter))).collect();
     if ready.send(Ok(Ready { model: engine.info().clone(), adapters: versions })).is_err() {
         return;
@@ -197,7 +204,13 @@ fn record_failure(vitals: &Vitals, reason: String) {
 }
 
 /// Moves what waits into the engine; sleeps while there is nothing to do. False when the thread must end.
-fn take_jobs(engine: &mut Engine, jobs: &Receiver<Job>, adapters: &BTreeMap<String, AdapterHandle>, stop: &AtomicBool, vitals: &Vitals) -> bool {
+fn take_jobs(
+    engine: &mut Engine,
+    jobs: &Receiver<Job>,
+    adapters: &BTreeMap<String, AdapterHandle>,
+    stop: &AtomicBool,
+    vitals: &Vitals,
+) -> bool {
     loop {
         if stop.load(Ordering::Acquire) {
             return false;

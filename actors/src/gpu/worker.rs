@@ -52,18 +52,21 @@ impl Handler<Score> for GpuWorker {
     fn handle(&mut self, message: Score, _: &mut Self::Context) -> Self::Result {
         self.vitals.taken_up();
         let (sender, receiver) = oneshot::channel();
+        let cancel = message.context.cancel.clone();
         let job = ScoreJob {
             prompt: message.prompt,
             cacheable_prefix: message.cacheable_prefix,
             continuations: message.continuations,
             adapter: None,
+            cancelled: Box::new(move || cancel.is_cancelled()),
             // nobody waits any more: nothing to tell
             reply: Box::new(move |scores| drop(sender.send(scores))),
         };
         let submitted = self.device.submit(Job::Score { job, adapter: message.adapter });
         Box::pin(async move {
             submitted?;
-            let waiting = async { receiver.await.map_err(|_| NyxError::Internal("the device dropped a scoring".into()))?.map_err(NyxError::Engine) };
+            let waiting =
+                async { receiver.await.map_err(|_| NyxError::Internal("the device dropped a scoring".into()))?.map_err(NyxError::Engine) };
             message.context.bound("the master scored the specialists", waiting).await
         })
     }

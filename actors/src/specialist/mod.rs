@@ -12,6 +12,7 @@ use nyx_engine::{Finished, SamplingParams, Text};
 use nyx_specialists::{Evidence, Outcome, Reading, Retrieval, Situation, SpecialistPolicy, Verdict};
 use tokio::sync::mpsc;
 
+pub(crate) use prompt::common_prefix;
 pub use prompt::{Prompt, PromptWriter};
 pub use sink::AnswerText;
 
@@ -232,11 +233,18 @@ impl SpecialistParts {
     }
 
     /// Scores the choices as continuations: the answer is the likeliest, its probability the share of its likelihood.
-    async fn choose(&self, context: &RequestContext, prompt: Prompt, choices: &[String], sampling: SamplingParams) -> Result<Spoken, NyxError> {
+    async fn choose(
+        &self,
+        context: &RequestContext,
+        prompt: Prompt,
+        choices: &[String],
+        sampling: SamplingParams,
+    ) -> Result<Spoken, NyxError> {
         let continuations = choices.iter().map(|choice| self.text.encode(choice)).collect::<Result<Vec<_>, _>>()?;
         let longest = continuations.iter().map(Vec::len).max().unwrap_or(0);
         if prompt.tokens.len() + longest > self.context_length {
-            let overflow = nyx_engine::EngineError::ContextOverflow { prompt: prompt.tokens.len(), max_tokens: longest, window: self.context_length };
+            let overflow =
+                nyx_engine::EngineError::ContextOverflow { prompt: prompt.tokens.len(), max_tokens: longest, window: self.context_length };
             return Err(overflow.into());
         }
         let started = Instant::now();

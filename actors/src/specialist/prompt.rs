@@ -45,7 +45,9 @@ impl PromptWriter<'_> {
         }
         let tokens = self.text.encode_chat(&messages, true)?;
         let cacheable_prefix = match self.policy {
-            Some(policy) => common_prefix(&tokens, &self.text.encode_chat(&[ChatMessage::new(Role::System, policy.fixed_prompt())], false)?),
+            Some(policy) => {
+                common_prefix(&tokens, &self.text.encode_chat(&[ChatMessage::new(Role::System, policy.fixed_prompt())], false)?)
+            }
             None => 0,
         };
         Ok(Prompt { tokens, cacheable_prefix })

@@ -83,12 +83,15 @@ impl TokenSink for AnswerSink {
     }
 
     fn finish(self: Box<Self>, end: Result<Finished, EngineError>) {
-        let answer = end.map_err(NyxError::Engine).map(|finished| {
-            let finish_reason = finish_reason(finished.reason).to_owned();
-            // whether a reader is still there no longer matters
-            let _ = self.pass_on(StreamEvent::Finished { index: self.index, finish_reason });
-            AnswerText { text: self.text, finished, first_token: self.first_token }
-        });
+        let answer = match end {
+            Ok(finished) => {
+                let finish_reason = finish_reason(finished.reason).to_owned();
+                // whether a reader is still there no longer matters
+                let _ = self.pass_on(StreamEvent::Finished { index: self.index, finish_reason });
+                Ok(AnswerText { text: self.text, finished, first_token: self.first_token })
+            }
+            Err(error) => Err(NyxError::Engine(error)),
+        };
         // a specialist that panicked meanwhile waits no more
         drop(self.ending.send(answer));
     }

@@ -1,0 +1,72 @@
+//! One formula decides: `logit_i = score_i + w_i`, `propensity = (1 - ε) softmax(logits / τ) + ε / n`, and the choice is drawn from it.
+
+/// A choice among `n` candidates.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Choice {
+    /// In the order of the candidates; they add up to 1.
+    pub propensities: Vec<f64>,
+    pub chosen: usize,
+}
+
+/// The softmax of `logits / temperature`.
+pub fn softmax(logits: &[f64], temperature: f64) -> Vec<f64> {
+    let best = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = logits.iter().map(|logit| ((logit - best) / temperature).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    weights.into_iter().map(|weight| weight / total).collect()
+}
+
+/// Draws among candidates with these scores and trait weights; `u` in [0, 1) is the draw. `scores` is not empty.
+pub fn choose(scores: &[f64], trait_weights: &[f64], temperature: f64, epsilon: f64, u: f64) -> Choice {
+    let logits: Vec<f64> = scores.iter().zip(trait_weights).map(|(score, weight)| score + weight).collect();
+    let even = epsilon / logits.len() as f64;
+    let propensities: Vec<f64> = softmax(&logits, temperature).into_iter().map(|share| (1.0 - epsilon) * share + even).collect();
+    let mut left = u;
+    for (index, propensity) in propensities.iter().enumerate() {
+        left -= propensity;
+        if left < 0.0 {
+            return Choice { chosen: index, propensities };
+        }
+    }
+    // rounding may leave a crumb
+    Choice { chosen: propensities.len() - 1, propensities }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn propensities_add_up_and_are_never_below_their_floor() {
+        let scores = [3.0, -50.0, 0.5, 2.9, 1.0];
+        let choice = choose(&scores, &[0.0; 5], 0.5, 0.02, 0.3);
+        assert!((choice.propensities.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        assert!(choice.propensities.iter().all(|p| *p >= 0.02 / 5.0));
+        let flat = choose(&scores, &[0.0; 5], 0.5, 1.0, 0.3);
+        assert!(flat.propensities.iter().all(|p| (p - 0.2).abs() < 1e-12));
+    }
+
+    #[test]
+    fn a_trait_weight_raises_its_own_propensity_alone() {
+        let before = choose(&[1.0, 1.0, 1.0], &[0.0; 3], 1.0, 0.02, 0.0);
+        let after = choose(&[1.0, 1.0, 1.0], &[0.0, 2.0, 0.0], 1.0, 0.02, 0.0);
+        assert!(after.propensities[1] > before.propensities[1]);
+        assert!(after.propensities[0] < before.propensities[0] && after.propensities[2] < before.propensities[2]);
+    }
+
+    #[test]
+    fn the_draw_follows_the_propensities() {
+        let scores = [0.0, 1.0, -1.0];
+        let draws = 30_000;
+        let mut counts = [0.0; 3];
+        let mut propensities = Vec::new();
+        for draw in 0..draws {
+            let choice = choose(&scores, &[0.0; 3], 1.0, 0.1, (f64::from(draw) + 0.5) / f64::from(draws));
+            counts[choice.chosen] += 1.0 / f64::from(draws);
+            propensities = choice.propensities;
+        }
+        for (count, propensity) in counts.iter().zip(&propensities) {
+            assert!((count - propensity).abs() < 1e-3);
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! The orchestrator: has the master decide which specialist speaks, has it spoken, judged and recorded.
+
+mod choice;
+mod master;
+pub mod messages;
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use actix::{Actor, Context, Handler, ResponseFuture};
+use nyx_engine::{ModelInfo, Role, Text};
+use nyx_specialists::SpecialistPolicy;
+use tokio::sync::{OnceCell, mpsc};
+use tracing::Instrument as _;
+
+pub use choice::{Choice, choose, softmax};
+use master::Master;
+use messages::{Ask, TraitWeights, UpdateTraitWeight};
+
+use crate::cells::{CellStep, CellStream};
+use crate::decision::{Status, Timings};
+use crate::gpu::{GpuPool, Score};
+use crate::metrics::Metrics;
+use crate::nyx::MasterOptions;
+use crate::observe::Vitals;
+use crate::phoebe::messages::{LoadTraitWeights, RecordDecision, StoreTraitWeight, TraitWeightChange};
+use crate::phoebe::{self, Phoebe};
+use crate::question::{Question, StreamEvent, Target};
+use crate::specialist::{Speak, Specialist, Spoken};
+use crate::supervise::Supervised;
+use crate::{Decision, NyxError, RequestContext};
+
+/// How long recording may take after the deadline: what was said must not be lost because it was late.
+const RECORD_GRACE: Duration = Duration::from_secs(10);
+const MAX_CHOICES: usize = 64;
+const MAX_ANSWERS: usize = 8;
+const MAX_MESSAGES: usize = 1024;
+
+/// Everything the orchestrator works with; outlives an instance that panics.
+pub struct OrchestratorParts {
+    pub instance: String,
+    pub text: Arc<Text>,
+    pub model: Arc<ModelInfo>,
+    pub specialists: Arc<[SpecialistPolicy]>,
+    /// By name, `base` among them.
+    pub actors: BTreeMap<String, Supervised<Specialist>>,
+    pub pool: Supervised<GpuPool>,
+    pub phoebe: Supervised<Phoebe>,
+    pub cells: CellStream,
+    pub metrics: Arc<Metrics>,
+    pub options: MasterOptions,
+    master: Master,
+    /// Each name's mean log-probability after the content-free question, measured once.
+    content_free: OnceCell<Vec<f64>>,
+    weights: Mutex<BTreeMap<String, f64>>,
+}
+
+/// What an orchestrator is made of.
+pub struct OrchestratorSetup {
+    pub instance: String,
+    pub text: Arc<Text>,
+    pub model: Arc<ModelInfo>,
+    pub specialists: Arc<[SpecialistPolicy]>,
+    pub actors: BTreeMap<String, Supervised<Specialist>>,
+    pub pool: Supervised<GpuPool>,
+    pub phoebe: Supervised<Phoebe>,
+    pub cells: CellStream,
+    pub metrics: Arc<Metrics>,
+    pub options: MasterOptions,
+}
+
+/// The actor.
+pub struct Orchestrator {
+    parts: Arc<OrchestratorParts>,
+    vitals: Arc<Vitals>,
+}
+
+impl Orchestrator {
+    pub fn new(parts: Arc<OrchestratorParts>, vitals: Arc<Vitals>) -> Self {
+        Self { parts, vitals }
+    }
+}
+
+impl Actor for Orchestrator {
+    type Context = Context<Self>;
+}
+
+impl Handler<Ask> for Orchestrator {
+    type Result = ResponseFuture<Result<Box<Decision>, NyxError>>;
+
+    fn handle(&mut self, message: Ask, _: &mut Self::Context) -> Self::Result {
+        self.vitals.taken_up();
+        let parts = Arc::clone(&self.parts);
+        let span = message.context.span.clone();
+        Box::pin(async move { parts.ask(message).await }.instrument(span))
+    }
+}
+
+impl Handler<UpdateTraitWeight> for Orchestrator {
+    type Result = ResponseFuture<Result<TraitWeightChange, NyxError>>;
+
+    fn handle(&mut self, message: UpdateTraitWeight, _: &mut Self::Context) -> Self::Result {
+        self.vitals.taken_up();
+        let parts = Arc::clone(&self.parts);
+        Box::pin(async move { parts.update_trait_weight(message.0).await })
+    }
+}
+
+impl Handler<TraitWeights> for Orchestrator {
+    type Result = Result<BTreeMap<String, f64>, NyxError>;
+
+    fn handle(&mut self, _: TraitWeights, _: &mut Self::Context) -> Self::Result {
+        self.vitals.taken_up();
+        Ok(self.parts.named_weights())
+    }
+}
+
+/// The last thing the user said: what is routed and retrieved for.
+pub(crate) fn last_question(question: &Question) -> String {
+    question.messages.iter().rfind(|message| message.role == Role::User).map(|message| message.content.clone()).unwrap_or_default()
+}
+
+/// Who speaks, and why.
+struct Routed {
+    specialist: String,
+    scores: BTreeMap<String, f64>,
+    propensities: BTreeMap<String, f64>,
+    propensity: f64,
+    decide_ms: f64,
+}
+
+impl OrchestratorParts {
+    /// Reads the trait weights from phoebe.
+    ///
+    /// # Errors
+    /// When phoebe does not answer or the names cannot be encoded.
+    pub async fn new(setup: OrchestratorSetup) -> Result<Self, NyxError> {
+        let master = Master::new(&setup.text, &setup.specialists)?;
+        let weights = setup.phoebe.send(LoadTraitWeights).await?;
+        Ok(Self {
+            instance: setup.instance,
+            text: setup.text,
+            model: setup.model,
+            specialists: setup.specialists,
+            actors: setup.actors,
+            pool: setup.pool,
+            phoebe: setup.phoebe,
+            cells: setup.cells,
+            metrics: setup.metrics,
+            options: setup.options,
+            master,
+            content_free: OnceCell::new(),
+            weights: Mutex::new(weights),
+        })
+    }
+
+    fn named_weights(&self) -> BTreeMap<String, f64> {
+        let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
+        self.specialists.iter().map(|specialist| (specialist.name.clone(), weights.get(&specialist.name).copied().unwrap_or(0.0))).collect()
+    }
+
+    fn known(&self) -> String {
+        let names: Vec<&str> = self.specialists.iter().map(|specialist| specialist.name.as_str()).collect();
+        names.join(", ")
+    }
+
+    async fn ask(&self, message: Ask) -> Result<Box<Decision>, NyxError> {
+        let Ask { context, question, events } = message;
+        self.check(&question)?;
+        let asked_at = phoebe::now();
+        let asked = last_question(&question);
+        let requested = question.target.model();
+        self.cells.publish(Some(context.id), None, CellStep::Asked { requested: requested.clone(), question: asked.clone() });
+        let question = Arc::new(question);
+        let trait_weights = self.named_weights();
+        let routed = match self.route(&context, &question, &asked, &trait_weights).await {
+            Ok(routed) => routed,
+            Err(error) => return Err(self.failed(&context, None, error)),
+        };
+        let name = routed.specialist.clone();
+        let decided = CellStep::Decided {
+            propensity: routed.propensity,
+            propensities: routed.propensities.clone(),
+            trait_weights: trait_weights.clone(),
+        };
+        self.cells.publish(Some(context.id), Some(&name), decided);
+        if let Some(events) = &events
+            && events.try_send(StreamEvent::Decided { decision: context.id, specialist: name.clone() }).is_err()
+        {
+            return Err(self.failed(&context, Some(&name), NyxError::Cancelled));
+        }
+        let spoken = self.speak(&context, &question, &name, events).await;
+        let mut decision = Box::new(Decision {
+            id: context.id,
+            asked_at,
+            instance: self.instance.clone(),
+            conversation: question.conversation.clone(),
+            door: question.door.to_owned(),
+            requested,
+            messages: question.messages.clone(),
+            question: asked,
+            specialist: routed.specialist,
+            scores: routed.scores,
+            propensities: routed.propensities,
+            trait_weights,
+            propensity: routed.propensity,
+            evidence: Vec::new(),
+            answers: Vec::new(),
+            choices: question.choices.clone(),
+            choice_probabilities: None,
+            probability: None,
+            confidence: None,
+            activation: None,
+            reward: 0.0,
+            adapter: None,
+            base_sha256: self.model.sha256.clone(),
+            sampling: serde_json::Value::Null,
+            usage: Default::default(),
+            timings: Timings::default(),
+            status: Status::Answered,
+            error: None,
+        });
+        let mut reward = None;
+        let failure = match spoken {
+            Ok(spoken) => {
+                reward = fill(&mut decision, spoken)?;
+                None
+            }
+            Err(error) => {
+                decision.status = if matches!(error, NyxError::Cancelled) { Status::Cancelled } else { Status::Failed };
+                decision.error = Some(error.to_string());
+                Some(error)
+            }
+        };
+        decision.timings.decide_ms = routed.decide_ms;
+        decision.timings.total_ms = context.asked.elapsed().as_secs_f64() * 1e3;
+        self.conclude(&context, &decision, reward).await?;
+        match failure {
+            Some(error) => Err(self.failed(&context, Some(&name), error)),
+            None => Ok(decision),
+        }
+    }
+
+    fn check(&self, question: &Question) -> Result<(), NyxError> {
+        if let Target::Specialist(name) = &question.target
+            && !self.actors.contains_key(name)
+        {
+            return Err(NyxError::UnknownSpecialist { name: name.clone(), known: self.known() });
+        }
+        if question.messages.is_empty() {
+            return Err(NyxError::invalid("messages", "messages is empty, expected at least one"));
+        }
+        if question.messages.len() > MAX_MESSAGES {
+            let found = question.messages.len();
+            return Err(NyxError::invalid("messages", format!("messages has {found} entries, expected at most {MAX_MESSAGES}")));
+        }
+        if last_question(question).trim().is_empty() {
+            return Err(NyxError::invalid("messages", "there is no user message with text in it, expected at least one"));
+        }
+        if !(1..=MAX_ANSWERS).contains(&question.n) {
+            return Err(NyxError::invalid("n", format!("n is {}, expected 1 to {MAX_ANSWERS}", question.n)));
+        }
+        let Some(choices) = &question.choices else { return Ok(()) };
+        if !(2..=MAX_CHOICES).contains(&choices.len()) {
+            return Err(NyxError::invalid("choices", format!("choices has {} entries, expected 2 to {MAX_CHOICES}", choices.len())));
+        }
+        for (index, choice) in choices.iter().enumerate() {
+            if choice.trim().is_empty() || choices[..index].contains(choice) {
+                return Err(NyxError::invalid("choices", format!("choices[{index}] is {choice:?}, expected different, non-empty texts")));
+            }
+        }
+        Ok(())
+    }
+
+    async fn route(
+        &self,
+        context: &RequestContext,
+        question: &Question,
+        asked: &str,
+        trait_weights: &BTreeMap<String, f64>,
+    ) -> Result<Routed, NyxError> {
+        let chosen_by_caller = |specialist: &str| Routed {
+            specialist: specialist.to_owned(),
+            scores: BTreeMap::new(),
+            propensities: BTreeMap::new(),
+            propensity: 1.0,
+            decide_ms: 0.0,
+        };
+        match &question.target {
+            Target::Specialist(name) => return Ok(chosen_by_caller(name)),
+            Target::Base => return Ok(chosen_by_caller("base")),
+            Target::Master => {}
+        }
+        let deciding = Instant::now();
+        let content_free = self.content_free.get_or_try_init(|| async {
+            let scores = self.score(context, master::CONTENT_FREE).await?;
+            Ok::<_, NyxError>(scores.iter().map(nyx_engine::ContinuationScore::mean).collect())
+        });
+        let content_free = content_free.await?;
+        let scores = master::calibrated(&self.score(context, asked).await?, content_free);
+        let names = || self.specialists.iter().map(|specialist| specialist.name.clone());
+        let weights: Vec<f64> = names().map(|name| trait_weights.get(&name).copied().unwrap_or(0.0)).collect();
+        let u = draw(question.sampling.seed, asked);
+        let choice = choose(&scores, &weights, self.options.temperature, self.options.epsilon, u);
+        let decide_ms = deciding.elapsed().as_secs_f64() * 1e3;
+        let scores: BTreeMap<String, f64> = names().zip(scores).collect();
+        self.cells.publish(Some(context.id), None, CellStep::Scored { scores: scores.clone(), decide_ms });
+        let propensity = choice.propensities.get(choice.chosen).copied().unwrap_or(1.0);
+        let specialist = names().nth(choice.chosen).unwrap_or_default();
+        Ok(Routed { specialist, scores, propensities: names().zip(choice.propensities).collect(), propensity, decide_ms })
+    }
+
+    async fn score(&self, context: &RequestContext, question: &str) -> Result<Vec<nyx_engine::ContinuationScore>, NyxError> {
+        let (prompt, cacheable_prefix) = self.master.prompt(&self.text, question)?;
+        let continuations = self.master.names.clone();
+        let context = context.clone();
+        self.pool.send(Score { context, prompt, cacheable_prefix, continuations, adapter: None, group: None }).await
+    }
+
+    async fn speak(
+        &self,
+        context: &RequestContext,
+        question: &Arc<Question>,
+        name: &str,
+        events: Option<mpsc::Sender<StreamEvent>>,
+    ) -> Result<Spoken, NyxError> {
+        let known = || NyxError::UnknownSpecialist { name: name.to_owned(), known: self.known() };
+        let actor = self.actors.get(name).ok_or_else(known)?;
+        actor.send(Speak { context: context.clone(), question: Arc::clone(question), events }).await
+    }
+
+    /// Puts the decision on record, then tells the stream and the metrics.
+    async fn conclude(&self, context: &RequestContext, decision: &Decision, reward: Option<(f64, String)>) -> Result<(), NyxError> {
+        let (id, name) = (Some(context.id), Some(decision.specialist.as_str()));
+        if matches!(decision.status, Status::Answered | Status::Partial) {
+            let answered = CellStep::Answered {
+                answer: decision.answer().to_owned(),
+                finish_reason: decision.answers.first().map(|answer| answer.finish_reason.clone()).unwrap_or_default(),
+                completion_tokens: decision.usage.completion_tokens,
+                confidence: decision.confidence,
+                total_ms: decision.timings.total_ms,
+            };
+            self.cells.publish(id, name, answered);
+        }
+        let record = RecordDecision { decision: Box::new(decision.clone()), reward: reward.clone() };
+        let recorded = tokio::time::timeout(RECORD_GRACE.max(context.remaining()), self.phoebe.send(record)).await;
+        let recorded = recorded.unwrap_or(Err(NyxError::DeadlineExceeded { doing: "the decision was recorded" }));
+        if let Err(error) = recorded {
+            return Err(self.failed(context, name, error));
+        }
+        self.cells.publish(id, name, CellStep::Recorded { status: decision.status.as_str() });
+        if let Some((reward, rule)) = reward {
+            self.cells.publish(
+                id,
+                name,
+                CellStep::Rewarded { reward, activation: decision.activation, source: format!("automatic: {rule}") },
+            );
+        }
+        self.metrics.decision(decision);
+        Ok(())
+    }
+
+    fn failed(&self, context: &RequestContext, specialist: Option<&str>, error: NyxError) -> NyxError {
+        self.metrics.failure(error.error_type());
+        self.cells.publish(Some(context.id), specialist, CellStep::Failed { error: error.error_type(), message: error.to_string() });
+        error
+    }
+
+    async fn update_trait_weight(&self, change: StoreTraitWeight) -> Result<TraitWeightChange, NyxError> {
+        if !self.specialists.iter().any(|specialist| specialist.name == change.name) {
+            return Err(NyxError::UnknownSpecialist { name: change.name, known: self.known() });
+        }
+        let bound = self.options.max_trait_weight;
+        if !(-bound..=bound).contains(&change.to) {
+            return Err(NyxError::invalid("weight", format!("weight is {}, expected a number from -{bound} to {bound}", change.to)));
+        }
+        let change = self.phoebe.send(change).await?;
+        self.weights.lock().unwrap_or_else(PoisonError::into_inner).insert(change.name.clone(), change.to);
+        let updated = CellStep::WeightsUpdated { from: change.from, to: change.to, reason: change.reason.clone() };
+        self.cells.publish(change.decision, Some(&change.name), updated);
+        Ok(change)
+    }
+}
+
+/// A number in [0, 1): from the caller's seed and the question where there is a seed, so that the same request is routed alike.
+fn draw(seed: Option<u64>, question: &str) -> f64 {
+    let bits: u64 = match seed {
+        None => rand::random(),
+        Some(seed) => {
+            let mut hasher = DefaultHasher::new();
+            (seed, question).hash(&mut hasher);
+            hasher.finish()
+        }
+    };
+    (bits >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// What was said, into the decision; the automatic reward with its rule, if there is one.
+fn fill(decision: &mut Decision, spoken: Spoken) -> Result<Option<(f64, String)>, NyxError> {
+    let reason = |reason: &str| spoken.answers.iter().any(|answer| answer.finish_reason == reason);
+    decision.status = if reason("cancelled") {
+        Status::Cancelled
+    } else if reason("deadline") {
+        Status::Partial
+    } else {
+        Status::Answered
+    };
+    decision.evidence = spoken.evidence;
+    decision.answers = spoken.answers;
+    decision.choice_probabilities = spoken.choice_probabilities;
+    decision.probability = spoken.probability;
+    decision.adapter = spoken.adapter;
+    decision.sampling = serde_json::to_value(&spoken.sampling).map_err(|error| NyxError::Internal(error.to_string()))?;
+    decision.usage = spoken.usage;
+    decision.timings = spoken.timings;
+    let Some(verdict) = spoken.verdict.filter(|_| decision.status != Status::Cancelled) else { return Ok(None) };
+    decision.activation = Some(verdict.activation);
+    decision.reward = verdict.reward;
+    Ok(Some((verdict.reward, verdict.rule)))
+}
