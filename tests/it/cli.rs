@@ -217,7 +217,7 @@ fn doctor_says_what_is_wrong_and_what_to_do() {
     let port = taken.local_addr().unwrap().port().to_string();
     let program = Program::new()
         .with("NYX__HTTP__PORT", &port)
-        .with("NYX__POOL__GROUPS", r#"[["cpu:9999"]]"#)
+        .with("NYX__POOL__GROUPS", r#"[["cuda:99"]]"#)
         .with("NYX__PHOEBE__URL", "postgres://nyx@127.0.0.1:1/nyx")
         .with("NYX__DATA_DIR", "/proc/nyx")
         .with("NYX_MODELS", "/no/such/models");
