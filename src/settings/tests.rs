@@ -139,7 +139,7 @@ fn the_file_is_the_flag_else_the_variable_else_the_working_directory() {
 #[test]
 fn lists_in_the_environment_are_json_or_words() {
     let groups = |text| Settings::load(&inputs(&[("NYX__POOL__GROUPS", text)])).map(|settings| settings.pool.groups);
-    assert_eq!(groups(r#"[["cpu:0","cpu:1"],["cuda:0"]]"#).unwrap(), [vec!["cpu:0", "cpu:1"], vec!["cuda:0"]]);
+    assert_eq!(groups(r#"[["cpu"],["cuda:0"]]"#).unwrap(), [["cpu"], ["cuda:0"]]);
     let message = groups("[[cpu]]").unwrap_err().to_string();
     assert!(message.contains("pool.groups") && message.contains("JSON") && message.contains("NYX__POOL__GROUPS"), "{message}");
     let keys = |text| Settings::load(&inputs(&[("NYX__HTTP__API_KEYS", text)])).unwrap().http.api_keys;
@@ -172,6 +172,8 @@ fn errors_name_the_key_the_value_its_origin_and_what_would_be_right() {
         ("NYX__HTTP__PORT", "-1", &["http.port", "-1"]),
         ("NYX__POOL__MAX_BATCH", "0", &["pool.max_batch", "0", "1 to 4096", "NYX__POOL__MAX_BATCH"]),
         ("NYX__POOL__GROUPS", "[]", &["pool.groups", "at least one group"]),
+        ("NYX__POOL__GROUPS", r#"[["cuda:0","cuda:1"]]"#, &["pool.groups", "one device a group"]),
+        ("NYX__POOL__GROUPS", r#"[["cpu:0"]]"#, &["pool.groups", "cpu:0", "sharding"]),
         ("NYX__POOL__GROUPS", r#"[["gpu"]]"#, &["pool.groups", "gpu", "cuda:N"]),
         ("NYX__POOL__GROUPS", r#"[["cpu"],["cpu"]]"#, &["pool.groups", "cpu is there twice"]),
         ("NYX__POOL__QUANTISATION", "q3", &["pool.quantisation", "q3", "q8_0"]),

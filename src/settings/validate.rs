@@ -79,8 +79,13 @@ fn pool(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {
         "at least one group with at least one device, such as [[\"cpu\"]]",
     )?;
     let mut seen = BTreeSet::new();
+    for group in &pool.groups {
+        check.that(group.len() == 1, "pool.groups", shown(), "one device a group: sharding over several is not there yet")?;
+    }
     for name in pool.groups.iter().flatten() {
         let device = name.parse::<DeviceSpec>().map_err(|error| check.invalid("pool.groups", &shown(), &error.to_string()))?;
+        let whole = !matches!(device, DeviceSpec::CpuCore(_));
+        check.that(whole, "pool.groups", shown(), "\"cpu\" or \"cuda:N\": single cores come with sharding")?;
         check.that(seen.insert(device.to_string()), "pool.groups", shown(), &format!("each device once ({device} is there twice)"))?;
     }
     check.between("pool.max_batch", pool.max_batch, 1, 4096)?;

@@ -184,11 +184,11 @@ fn doctor_opens_the_vector_store_that_is_there_and_tells_a_damaged_one() {
     let folder = program.data_dir().join("memory");
     let store = || check(&serde_json::from_str::<Value>(&program.run(&["doctor", "--json"]).stdout).unwrap(), "vector store").clone();
     assert!(store()["found"].as_str().unwrap().contains("will be made"));
-    write(&folder.join("edge_config.json"), "{ not json");
+    write(&folder, "a file where a folder should be");
     let damaged = store();
     assert_eq!(damaged["status"], "error", "{damaged}");
     assert!(damaged["found"].as_str().unwrap().contains(folder.to_str().unwrap()), "{damaged}");
-    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::remove_file(&folder).unwrap();
     std::fs::create_dir(&folder).unwrap();
     let opened = store();
     assert_eq!((&opened["status"], opened["found"].as_str().unwrap().contains("0 memories")), (&json!("ok"), true), "{opened}");
@@ -217,7 +217,7 @@ fn doctor_says_what_is_wrong_and_what_to_do() {
     let port = taken.local_addr().unwrap().port().to_string();
     let program = Program::new()
         .with("NYX__HTTP__PORT", &port)
-        .with("NYX__POOL__GROUPS", r#"[["cpu:9999"]]"#)
+        .with("NYX__POOL__GROUPS", r#"[["cuda:99"]]"#)
         .with("NYX__PHOEBE__URL", "postgres://nyx@127.0.0.1:1/nyx")
         .with("NYX__DATA_DIR", "/proc/nyx")
         .with("NYX_MODELS", "/no/such/models");

@@ -67,7 +67,6 @@ pub(super) fn python(settings: &Settings, have_models: bool) -> Check {
 pub(super) fn devices(settings: &Settings) -> Vec<Check> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let describe = |device: DeviceSpec| match device {
-        DeviceSpec::CpuCore(core) if core >= cores => Err(format!("{device}: this machine has cores 0 to {}", cores - 1)),
         DeviceSpec::Cpu | DeviceSpec::CpuCore(_) => Ok(format!("{device}: {cores} cores, {}", cpu_features())),
         DeviceSpec::Cuda(_) => device.open().map(|_| format!("{device} opens")).map_err(|error| error.to_string()),
     };
