@@ -80,7 +80,8 @@ fn statistics_are_of_the_raw_distribution() {
 
 #[test]
 fn bad_values_are_named() {
-    let wrong: [(fn(&mut SamplingParams), &str); 12] = [
+    type Change = fn(&mut SamplingParams);
+    let wrong: [(Change, &str); 12] = [
         (|p| p.temperature = -0.1, "temperature"),
         (|p| p.temperature = f32::NAN, "temperature"),
         (|p| p.top_p = 0.0, "top_p"),

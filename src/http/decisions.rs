@@ -1,0 +1,300 @@
+//! `GET /v1/decisions[/{id}]`: the record, and the shapes in which every door tells of a decision.
+
+use std::collections::BTreeMap;
+
+use actix_web::{HttpResponse, web};
+use chrono::{DateTime, Utc};
+use nyx_actors::decision::{AdapterVersion, Answer, Status, Timings, TokenUsage};
+use nyx_actors::phoebe::messages::ListDecisions;
+use nyx_actors::{Decision, Nyx};
+use nyx_specialists::Evidence;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::error::{ApiError, ErrorBody};
+use super::extract::{Query, parsed};
+
+/// One piece of what the specialist answered from.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct EvidenceItem {
+    /// Names it uniquely: a memory's id, `decision:UUID`, ...
+    pub id: String,
+    pub text: String,
+    /// Higher is better; cosine similarity for memories.
+    pub score: f64,
+    /// `memory`, or the table it came from.
+    pub source: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speaker: Option<String>,
+    /// When it happened, as told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub when: Option<DateTime<Utc>>,
+}
+
+impl From<Evidence> for EvidenceItem {
+    fn from(evidence: Evidence) -> Self {
+        let Evidence { id, text, score, source, speaker, when } = evidence;
+        Self { id, text, score, source, speaker, when }
+    }
+}
+
+/// Which adapter spoke.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct AdapterItem {
+    pub name: String,
+    /// SHA-256 of configuration, weights and base.
+    pub id: String,
+    pub generation: u64,
+}
+
+impl From<AdapterVersion> for AdapterItem {
+    fn from(AdapterVersion { name, id, generation }: AdapterVersion) -> Self {
+        Self { name, id, generation }
+    }
+}
+
+/// Where the time went, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct TimingsItem {
+    /// The master's choice.
+    pub decide_ms: f64,
+    pub retrieve_ms: f64,
+    /// Waiting for a device.
+    pub queue_ms: f64,
+    pub prefill_ms: f64,
+    pub decode_ms: f64,
+    /// From the question to the first token; null when there was none.
+    pub first_token_ms: Option<f64>,
+    /// From the question to the end of the answer.
+    pub total_ms: f64,
+}
+
+impl From<Timings> for TimingsItem {
+    fn from(timings: Timings) -> Self {
+        let Timings { decide_ms, retrieve_ms, queue_ms, prefill_ms, decode_ms, first_token_ms, total_ms } = timings;
+        Self { decide_ms, retrieve_ms, queue_ms, prefill_ms, decode_ms, first_token_ms, total_ms }
+    }
+}
+
+/// Tokens of the whole decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+pub struct UsageItem {
+    pub prompt_tokens: u64,
+    /// Of the prompt's tokens, those that came from the prefix cache.
+    pub cached_tokens: u64,
+    pub completion_tokens: u64,
+    pub total_tokens: u64,
+}
+
+impl From<TokenUsage> for UsageItem {
+    fn from(usage: TokenUsage) -> Self {
+        let TokenUsage { prompt_tokens, cached_tokens, completion_tokens, total_tokens } = usage;
+        Self { prompt_tokens, cached_tokens, completion_tokens, total_tokens }
+    }
+}
+
+/// One message of the question.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct MessageItem {
+    /// `system`, `user`, `assistant` or `tool`.
+    pub role: &'static str,
+    pub content: String,
+}
+
+/// One of the `n` answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct AnswerItem {
+    pub text: String,
+    /// `stop`, `length`, `deadline`, `cancelled`, or `choice`.
+    pub finish_reason: String,
+}
+
+impl From<Answer> for AnswerItem {
+    fn from(Answer { text, finish_reason }: Answer) -> Self {
+        Self { text, finish_reason }
+    }
+}
+
+/// One request's whole story, as it stands in the record.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct DecisionRecord {
+    /// UUID v7, so that ids sort by time.
+    #[schema(value_type = String, format = "uuid")]
+    pub id: Uuid,
+    #[schema(value_type = String, format = "date-time")]
+    pub asked_at: DateTime<Utc>,
+    /// The Nyx process that answered.
+    pub instance: String,
+    pub conversation: Option<String>,
+    /// The door it came through.
+    pub door: String,
+    /// What was asked for: `nyx`, `nyx/NAME` or `nyx/base`.
+    pub requested: String,
+    pub messages: Vec<MessageItem>,
+    /// The last user message: what was routed and retrieved for.
+    pub question: String,
+    /// Who spoke.
+    pub specialist: String,
+    /// The master's score of each candidate; empty when the caller chose.
+    pub scores: BTreeMap<String, f64>,
+    /// The probability with which each could have been drawn; they add up to 1.
+    pub propensities: BTreeMap<String, f64>,
+    pub trait_weights: BTreeMap<String, f64>,
+    /// The propensity of the one who spoke; 1 when the caller chose.
+    pub propensity: f64,
+    pub evidence: Vec<EvidenceItem>,
+    /// The first answer's text.
+    pub answer: String,
+    pub answers: Vec<AnswerItem>,
+    pub choices: Option<Vec<String>>,
+    /// In the order of `choices`.
+    pub choice_probabilities: Option<Vec<f64>>,
+    /// A forecast's probability.
+    pub probability: Option<f64>,
+    pub confidence: Option<f64>,
+    /// Trait activation in [0, 1].
+    pub activation: Option<f64>,
+    /// Sum of the rewards so far.
+    pub reward: f64,
+    pub adapter: Option<AdapterItem>,
+    pub base_sha256: String,
+    /// The sampling parameters, seed included.
+    #[schema(value_type = Object)]
+    pub sampling: serde_json::Value,
+    pub usage: UsageItem,
+    pub timings: TimingsItem,
+    /// `answered`, `partial` (cut by the deadline), `cancelled` (the caller went away) or `failed`.
+    #[schema(value_type = String)]
+    pub status: Status,
+    pub error: Option<String>,
+}
+
+impl From<Decision> for DecisionRecord {
+    fn from(decision: Decision) -> Self {
+        let answer = decision.answer().to_owned();
+        Self {
+            id: decision.id,
+            asked_at: decision.asked_at,
+            instance: decision.instance,
+            conversation: decision.conversation,
+            door: decision.door,
+            requested: decision.requested,
+            messages: decision.messages.into_iter().map(|said| MessageItem { role: said.role.as_str(), content: said.content }).collect(),
+            question: decision.question,
+            specialist: decision.specialist,
+            scores: decision.scores,
+            propensities: decision.propensities,
+            trait_weights: decision.trait_weights,
+            propensity: decision.propensity,
+            evidence: decision.evidence.into_iter().map(Into::into).collect(),
+            answer,
+            answers: decision.answers.into_iter().map(Into::into).collect(),
+            choices: decision.choices,
+            choice_probabilities: decision.choice_probabilities,
+            probability: decision.probability,
+            confidence: decision.confidence,
+            activation: decision.activation,
+            reward: decision.reward,
+            adapter: decision.adapter.map(Into::into),
+            base_sha256: decision.base_sha256,
+            sampling: decision.sampling,
+            usage: decision.usage.into(),
+            timings: decision.timings.into(),
+            status: decision.status,
+            error: decision.error,
+        }
+    }
+}
+
+/// Decisions, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DecisionList {
+    #[schema(example = "list")]
+    pub object: &'static str,
+    pub data: Vec<DecisionRecord>,
+}
+
+/// Which decisions to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListParams {
+    /// 1 to 1000; 20 when absent.
+    #[param(value_type = Option<u64>, minimum = 1, maximum = 1000)]
+    limit: Option<String>,
+    /// Only decisions older than the one of this id.
+    #[param(value_type = Option<String>, format = "uuid")]
+    before: Option<String>,
+    /// Only those in which this specialist spoke.
+    specialist: Option<String>,
+    conversation: Option<String>,
+}
+
+/// Lists decisions, newest first.
+#[utoipa::path(get, path = "/v1/decisions", tag = "record", params(ListParams), responses((status = 200, body = DecisionList)))]
+pub async fn list(nyx: web::Data<Nyx>, query: Query<ListParams>) -> Result<HttpResponse, ApiError> {
+    let query = query.0;
+    let limit = parsed("limit", query.limit.as_deref(), "1 to 1000")?.unwrap_or(20);
+    if !(1..=1000).contains(&limit) {
+        return Err(ApiError::invalid("limit", format!("limit is {limit}, expected 1 to 1000")));
+    }
+    let before = parsed("before", query.before.as_deref(), "a decision's id (UUID)")?;
+    let query = ListDecisions { specialist: query.specialist, conversation: query.conversation, before, limit };
+    let data = nyx.decisions(query).await?.into_iter().map(Into::into).collect();
+    Ok(HttpResponse::Ok().json(DecisionList { object: "list", data }))
+}
+
+/// One decision's whole story.
+#[utoipa::path(get, path = "/v1/decisions/{id}", tag = "record", params(("id" = String, Path, description = "the decision's id, with or without the prefix `chatcmpl-`")),
+    responses((status = 200, body = DecisionRecord), (status = 404, description = "no such decision", body = ErrorBody)))]
+pub async fn get(nyx: web::Data<Nyx>, id: web::Path<String>) -> Result<HttpResponse, ApiError> {
+    let id = id.into_inner();
+    let bare = id.strip_prefix("chatcmpl-").unwrap_or(&id);
+    let uuid = parsed("id", Some(bare), "a decision's id (UUID)")?.unwrap_or_default();
+    let decision = nyx.decision(uuid).await?;
+    Ok(HttpResponse::Ok().json(DecisionRecord::from(decision)))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A decision with every field set, for the shapes of all doors.
+    pub fn decision() -> Decision {
+        serde_json::from_value(serde_json::json!({
+            "id": "01890a5d-ac96-774b-bcce-b302099a8057",
+            "asked_at": "2026-11-24T12:00:00Z",
+            "instance": "i-1", "conversation": "c-1", "door": "/infer", "requested": "nyx",
+            "messages": [{"role": "user", "content": "What did I tell you about my sister?"}],
+            "question": "What did I tell you about my sister?",
+            "specialist": "mnemosyne",
+            "scores": {"mnemosyne": 1.5, "moira": -0.5},
+            "propensities": {"mnemosyne": 0.9, "moira": 0.1},
+            "trait_weights": {"mnemosyne": 0.0, "moira": 0.0},
+            "propensity": 0.9,
+            "evidence": [{"id": "m-1", "text": "My sister is called Ada", "score": 0.7, "source": "memory"}],
+            "answers": [{"text": "She is called Ada.", "finish_reason": "stop"}],
+            "choices": null, "choice_probabilities": null, "probability": null, "confidence": null, "activation": 0.8, "reward": 0.6,
+            "adapter": {"name": "mnemosyne", "id": "abc", "generation": 2},
+            "base_sha256": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            "sampling": {"seed": 7},
+            "usage": {"prompt_tokens": 40, "cached_tokens": 30, "completion_tokens": 6, "total_tokens": 46},
+            "timings": {"decide_ms": 5.0, "retrieve_ms": 2.0, "queue_ms": 0.1, "prefill_ms": 9.0, "decode_ms": 30.0, "first_token_ms": 16.0, "total_ms": 46.0},
+            "status": "answered", "error": null
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_record_shows_every_field_of_a_decision() {
+        let decision = decision();
+        let kept = serde_json::to_value(&decision).unwrap();
+        let shown = serde_json::to_value(DecisionRecord::from(decision)).unwrap();
+        for (field, value) in kept.as_object().unwrap() {
+            assert_eq!(&shown[field], value, "{field}");
+        }
+        assert_eq!(shown["answer"], "She is called Ada.");
+    }
+}

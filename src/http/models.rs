@@ -1,0 +1,133 @@
+//! `GET /v1/models[/{id}]`, and whom a model's name means.
+
+use actix_web::{HttpResponse, web};
+use nyx_actors::question::Target;
+use nyx_actors::{Nyx, NyxError};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::DoorState;
+use super::error::{ApiError, ErrorBody};
+
+/// The embedder's name on the OpenAI door.
+pub const EMBEDDER: &str = "all-minilm-l6-v2";
+
+/// One model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Model {
+    #[schema(example = "nyx/mnemosyne")]
+    pub id: String,
+    #[schema(example = "model")]
+    pub object: &'static str,
+    /// When this process started, in seconds since 1970.
+    pub created: i64,
+    #[schema(example = "nyx")]
+    pub owned_by: &'static str,
+    /// What it is for, in a line.
+    pub description: String,
+}
+
+/// Every model.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelList {
+    #[schema(example = "list")]
+    pub object: &'static str,
+    pub data: Vec<Model>,
+}
+
+/// The specialists' names, in their order.
+pub fn specialist_names(nyx: &Nyx) -> Vec<&str> {
+    nyx.specialists.iter().map(|policy| policy.name.as_str()).collect()
+}
+
+/// Whom `model` means on the OpenAI door.
+///
+/// # Errors
+/// [`NyxError::UnknownModel`], naming those that there are.
+pub fn target_of_model(specialists: &[&str], model: &str) -> Result<Target, NyxError> {
+    let specialist = model.strip_prefix("nyx/");
+    match (model, specialist) {
+        ("nyx", _) => Ok(Target::Master),
+        (_, Some("base")) => Ok(Target::Base),
+        (_, Some(name)) if specialists.contains(&name) => Ok(Target::Specialist(name.to_owned())),
+        _ => {
+            let known = ["nyx".to_owned(), "nyx/base".to_owned()].into_iter().chain(specialists.iter().map(|name| format!("nyx/{name}")));
+            Err(NyxError::UnknownModel { name: model.to_owned(), known: known.collect::<Vec<_>>().join(", ") })
+        }
+    }
+}
+
+/// Whom `specialist` means on Nyx's own door; nobody in particular when absent.
+///
+/// # Errors
+/// [`NyxError::UnknownSpecialist`], naming those that there are.
+pub fn target_of_specialist(specialists: &[&str], specialist: Option<&str>) -> Result<Target, NyxError> {
+    match specialist {
+        None => Ok(Target::Master),
+        Some("base") => Ok(Target::Base),
+        Some(name) if specialists.contains(&name) => Ok(Target::Specialist(name.to_owned())),
+        Some(name) => {
+            let known = specialists.iter().copied().chain(["base"]).collect::<Vec<_>>().join(", ");
+            Err(NyxError::UnknownSpecialist { name: name.to_owned(), known })
+        }
+    }
+}
+
+fn all(nyx: &Nyx, created: i64) -> Vec<Model> {
+    let model = |id: String, description: String| Model { id, object: "model", created, owned_by: "nyx", description };
+    let base = format!("the base model {} with no prompt, retrieval or adapter", nyx.model.name);
+    let mut models = vec![model("nyx".into(), "the master chooses who answers".into()), model("nyx/base".into(), base)];
+    models.extend(nyx.specialists.iter().map(|policy| model(format!("nyx/{}", policy.name), policy.purpose.clone())));
+    models.push(model(EMBEDDER.into(), "sentence embeddings, for /v1/embeddings".into()));
+    models
+}
+
+/// Lists the models: the master, the base, every specialist, and the embedder.
+#[utoipa::path(get, path = "/v1/models", tag = "openai", responses((status = 200, body = ModelList)))]
+pub async fn list(nyx: web::Data<Nyx>, state: web::Data<DoorState>) -> HttpResponse {
+    HttpResponse::Ok().json(ModelList { object: "list", data: all(&nyx, state.started_at) })
+}
+
+/// One model.
+#[utoipa::path(get, path = "/v1/models/{id}", tag = "openai", params(("id" = String, Path, description = "may hold a slash: `nyx/mnemosyne`")),
+    responses((status = 200, body = Model), (status = 404, description = "no such model", body = ErrorBody)))]
+pub async fn get(nyx: web::Data<Nyx>, state: web::Data<DoorState>, id: web::Path<String>) -> Result<HttpResponse, ApiError> {
+    let models = all(&nyx, state.started_at);
+    match models.iter().find(|model| model.id == *id) {
+        Some(model) => Ok(HttpResponse::Ok().json(model)),
+        None => {
+            let known = models.into_iter().map(|model| model.id).collect::<Vec<_>>().join(", ");
+            Err(NyxError::UnknownModel { name: id.into_inner(), known }.into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: [&str; 2] = ["mnemosyne", "moira"];
+
+    #[test]
+    fn models_name_their_target() {
+        for (model, target) in [
+            ("nyx", Target::Master),
+            ("nyx/base", Target::Base),
+            ("nyx/moira", Target::Specialist("moira".into())),
+        ] {
+            assert_eq!(target_of_model(&NAMES, model).unwrap(), target);
+            assert_eq!(target.model(), model);
+        }
+    }
+
+    #[test]
+    fn unknown_names_are_told_the_known_ones() {
+        for model in ["", "gpt-4o", "moira", "nyx/", "nyx/zeus", "nyx/Moira", "all-minilm-l6-v2"] {
+            let message = target_of_model(&NAMES, model).unwrap_err().to_string();
+            assert!(message.contains(&format!("{model:?}")) && message.contains("nyx/base, nyx/mnemosyne, nyx/moira"), "{message}");
+        }
+        let message = target_of_specialist(&NAMES, Some("zeus")).unwrap_err().to_string();
+        assert!(message.contains("\"zeus\"") && message.contains("mnemosyne, moira, base"), "{message}");
+        assert_eq!(target_of_specialist(&NAMES, None).unwrap(), Target::Master);
+    }
+}
