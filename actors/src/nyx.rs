@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix::{Arbiter, ArbiterHandle};
@@ -147,6 +146,7 @@ pub struct Nyx {
     pub metrics: Arc<Metrics>,
     pub specialists: Arc<[SpecialistPolicy]>,
     pub model: Arc<ModelInfo>,
+    embedding_dimension: usize,
     inner: Arc<Inner>,
 }
 
@@ -161,7 +161,8 @@ struct Inner {
     store: PhoebeStore,
     admission: Arc<Semaphore>,
     requests: RequestOptions,
-    draining: AtomicBool,
+    /// Cancelled once no new work is taken.
+    draining: CancellationToken,
     /// Cancels every request in flight.
     abort: CancellationToken,
     /// The thread on which the actors live.
@@ -289,6 +290,7 @@ impl Nyx {
             StoreKind::Qdrant => Arc::new(QdrantStore::open(&options.memory, embedding.dimension()).await?),
         };
 
+        let embedding_dimension = embedding.dimension();
         let arbiter = Arbiter::new();
         let troupe = Troupe { arbiter: arbiter.handle(), registry: Registry::default() };
         let registry = troupe.registry.clone();
@@ -375,11 +377,11 @@ impl Nyx {
             store,
             admission: Arc::new(Semaphore::new(options.requests.max_in_flight)),
             requests: options.requests,
-            draining: AtomicBool::new(false),
+            draining: CancellationToken::new(),
             abort: CancellationToken::new(),
             arbiter,
         };
-        Ok(Self { cells, registry, metrics, specialists, model, inner: Arc::new(inner) })
+        Ok(Self { cells, registry, metrics, specialists, model, embedding_dimension, inner: Arc::new(inner) })
     }
 
     /// Takes a place for a request; to be held until its last byte is sent.
@@ -387,7 +389,7 @@ impl Nyx {
     /// # Errors
     /// [`NyxError::Overloaded`] when all are taken, [`NyxError::ShuttingDown`].
     pub fn admit(&self) -> Result<Permit, NyxError> {
-        if self.inner.draining.load(Ordering::Acquire) {
+        if self.inner.draining.is_cancelled() {
             return Err(NyxError::ShuttingDown);
         }
         let RequestOptions { max_in_flight: capacity, retry_after_s, .. } = self.inner.requests;
@@ -452,6 +454,11 @@ impl Nyx {
         conversation: Option<String>,
     ) -> Result<Vec<MemoryHit>, NyxError> {
         self.inner.memory.send(Recall { context, query, k, conversation, min_score: -1.0 }).await
+    }
+
+    /// Numbers in an embedding.
+    pub fn embedding_dimension(&self) -> usize {
+        self.embedding_dimension
     }
 
     /// One unit vector a text.
@@ -523,15 +530,20 @@ impl Nyx {
             Err(_) => "the database did not answer in 2 s".to_owned(),
         };
         parts.insert("database".into(), database);
-        if self.inner.draining.load(Ordering::Acquire) {
+        if self.inner.draining.is_cancelled() {
             parts.insert("door".into(), "shutting down".into());
         }
         Readiness { ready: parts.values().all(|state| state == "ok"), parts }
     }
 
+    /// Cancelled when Nyx begins to shut down: for what lives longer than a request.
+    pub fn draining(&self) -> CancellationToken {
+        self.inner.draining.child_token()
+    }
+
     /// From now on no request is admitted and readiness says so.
     pub fn drain(&self) {
-        self.inner.draining.store(true, Ordering::Release);
+        self.inner.draining.cancel();
     }
 
     /// Refuses new work, waits up to `grace` for what runs, cancels the rest, stops workers, then memory, then phoebe.

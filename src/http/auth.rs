@@ -1,7 +1,7 @@
 //! Who may come in: bearer keys, and on an open loopback door only this machine's own pages.
 
-use actix_web::http::{StatusCode, header, uri::Authority};
 use actix_web::http::header::HeaderMap;
+use actix_web::http::{StatusCode, header, uri::Authority};
 use sha2::{Digest, Sha256};
 
 use super::error::ApiError;
@@ -93,7 +93,8 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// us under its own name (DNS rebinding). Such requests say so in `Origin` and `Host`.
 fn refuse_foreign_pages(headers: &HeaderMap) -> Result<(), ApiError> {
     let refuse = |what: &str, value: &str| {
-        let message = format!("{what} is {value:?}: without http.api_keys only pages and names of this machine are served; set http.api_keys");
+        let message =
+            format!("{what} is {value:?}: without http.api_keys only pages and names of this machine are served; set http.api_keys");
         Err(ApiError::new(StatusCode::FORBIDDEN, "foreign_origin", message))
     };
     for (name, what) in [(header::HOST, "Host"), (header::ORIGIN, "Origin")] {

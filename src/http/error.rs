@@ -37,7 +37,7 @@ pub struct ErrorDetail {
 pub struct ApiError {
     pub status: StatusCode,
     pub detail: ErrorDetail,
-    header: Option<(header::HeaderName, String)>,
+    header: Option<Box<(header::HeaderName, String)>>,
 }
 
 impl ApiError {
@@ -63,17 +63,12 @@ impl ApiError {
     }
 
     pub fn with_header(mut self, name: header::HeaderName, value: impl Into<String>) -> Self {
-        self.header = Some((name, value.into()));
+        self.header = Some(Box::new((name, value.into())));
         self
     }
 
     pub fn body(&self) -> ErrorBody {
         ErrorBody { error: self.detail.clone() }
-    }
-
-    /// The same as one line of JSON, for streams.
-    pub fn json(&self) -> String {
-        serde_json::to_string(&self.body()).unwrap_or_default()
     }
 }
 
@@ -90,7 +85,7 @@ impl ResponseError for ApiError {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponseBuilder::new(self.status);
-        if let Some((name, value)) = &self.header {
+        if let Some((name, value)) = self.header.as_deref() {
             response.insert_header((name.clone(), value.as_str()));
         }
         response.json(self.body())

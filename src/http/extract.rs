@@ -80,9 +80,7 @@ impl<T: DeserializeOwned + 'static> FromRequest for Query<T> {
 
 /// A query parameter as `T`, or an error that names it.
 pub fn parsed<T: std::str::FromStr>(name: &str, given: Option<&str>, expected: &str) -> Result<Option<T>, ApiError> {
-    given
-        .map(|text| text.parse().map_err(|_| ApiError::invalid(name, format!("{name} is {text:?}, expected {expected}"))))
-        .transpose()
+    given.map(|text| text.parse().map_err(|_| ApiError::invalid(name, format!("{name} is {text:?}, expected {expected}")))).transpose()
 }
 
 /// Reads the body, bounded in size and time.
@@ -103,7 +101,8 @@ fn body(request: &HttpRequest, payload: &mut Payload) -> impl Future<Output = Re
             let mut body = Vec::with_capacity(declared.unwrap_or(0).min(limit));
             let mut read = 0_usize;
             while let Some(chunk) = payload.next().await {
-                let chunk = chunk.map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "invalid_request", format!("the body broke off: {error}")))?;
+                let chunk = chunk
+                    .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "invalid_request", format!("the body broke off: {error}")))?;
                 read += chunk.len();
                 if read <= limit {
                     body.extend_from_slice(&chunk);
@@ -127,7 +126,8 @@ fn body(request: &HttpRequest, payload: &mut Payload) -> impl Future<Output = Re
 fn is_json(request: &HttpRequest) -> Result<(), ApiError> {
     let given = request.content_type();
     let (kind, subtype) = given.split_once('/').unwrap_or((given, ""));
-    if kind.eq_ignore_ascii_case("application") && (subtype.eq_ignore_ascii_case("json") || subtype.to_ascii_lowercase().ends_with("+json")) {
+    if kind.eq_ignore_ascii_case("application") && (subtype.eq_ignore_ascii_case("json") || subtype.to_ascii_lowercase().ends_with("+json"))
+    {
         return Ok(());
     }
     let message = format!("content type is {given:?}, expected application/json: send the header 'Content-Type: application/json'");
@@ -137,8 +137,8 @@ fn is_json(request: &HttpRequest) -> Result<(), ApiError> {
 /// Parses JSON; the error names the field by its path.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let invalid = |message: String| ApiError::new(StatusCode::BAD_REQUEST, "invalid_request", message);
-    let text = std::str::from_utf8(body)
-        .map_err(|error| invalid(format!("the body is not UTF-8: byte {} is wrong", error.valid_up_to())))?;
+    let text =
+        std::str::from_utf8(body).map_err(|error| invalid(format!("the body is not UTF-8: byte {} is wrong", error.valid_up_to())))?;
     if text.trim().is_empty() {
         return Err(invalid("the body is empty, expected a JSON object".into()));
     }
@@ -275,7 +275,8 @@ mod tests {
     async fn size_and_content_type_are_checked() {
         let state = DoorState::for_tests(1024);
         let app = web_test::init_service(App::new().app_data(web::Data::new(state)).route("/", web::post().to(echo))).await;
-        let json = |body: String| web_test::TestRequest::post().uri("/").insert_header(("content-type", "application/json")).set_payload(body);
+        let json =
+            |body: String| web_test::TestRequest::post().uri("/").insert_header(("content-type", "application/json")).set_payload(body);
         for (request, status) in [
             (json(r#"{"items": []}"#.into()), 200),
             (json(r#"{"items": []}"#.into()).insert_header(("content-type", "application/json; charset=utf-8")), 200),

@@ -1,52 +1,282 @@
-//! The shape of `POST /infer`'s answer.
+//! `POST /infer`: Nyx's own door.
 
 use std::collections::BTreeMap;
 
-use nyx_actors::Decision;
-use nyx_actors::decision::{AdapterVersion, Timings, TokenUsage};
-use nyx_specialists::Evidence;
-use serde::Serialize;
+use actix_web::{HttpResponse, web};
+use nyx_actors::decision::Status;
+use nyx_actors::question::{Question, SamplingOverrides, StreamEvent};
+use nyx_actors::{Decision, Nyx};
+use nyx_engine::{ChatMessage, Role};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-/// What `/infer` answers.
-#[derive(Debug, Serialize)]
+use super::chat::request::{MessageParam, check_stop, understood_messages};
+use super::decisions::{AdapterItem, EvidenceItem, TimingsItem, UsageItem};
+use super::error::{ApiError, ErrorBody};
+use super::extract::{Admitted, Strings};
+use super::models::{specialist_names, target_of_specialist};
+use super::sse::{self, Answering, EVENTS, Frames};
+
+/// A question. One of `prompt` and `messages` is needed; all else is optional.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InferRequest {
+    #[schema(example = "What did I tell you about my sister?")]
+    prompt: Option<String>,
+    messages: Option<Vec<MessageParam>>,
+    /// Who answers: a specialist's name, or `base`. The master chooses when absent.
+    #[schema(example = "mnemosyne")]
+    specialist: Option<String>,
+    /// Answer with the likeliest of these (2 to 64 different texts) instead of generating.
+    choices: Option<Vec<String>>,
+    /// Tokens of the answer at most; as the specialist's file says when absent.
+    max_tokens: Option<usize>,
+    /// Answer within this time; what there is by then is the answer.
+    deadline_ms: Option<u64>,
+    /// Send the answer while it is made, as server-sent events.
+    stream: Option<bool>,
+    #[schema(minimum = 0, maximum = 2)]
+    temperature: Option<f32>,
+    /// The same seed, model and adapters give the same answer.
+    seed: Option<i64>,
+    /// Up to 4 strings that end the answer; they are not part of it.
+    #[schema(value_type = Option<Vec<String>>)]
+    stop: Option<Strings>,
+    /// Ties requests of one conversation together.
+    conversation: Option<String>,
+}
+
+impl InferRequest {
+    fn question(self, specialists: &[&str]) -> Result<Question, ApiError> {
+        let target = target_of_specialist(specialists, self.specialist.as_deref())?;
+        let messages = match (self.prompt, self.messages) {
+            (Some(prompt), None) if prompt.trim().is_empty() => {
+                return Err(ApiError::invalid("prompt", format!("prompt is {prompt:?}, expected a question")));
+            }
+            (Some(prompt), None) => vec![ChatMessage::new(Role::User, prompt)],
+            (None, Some(messages)) => understood_messages(messages)?,
+            (None, None) => return Err(ApiError::invalid("prompt", "prompt is missing, expected \"prompt\" or \"messages\"")),
+            (Some(_), Some(_)) => {
+                return Err(ApiError::invalid("prompt", "both prompt and messages are given, expected one of them"));
+            }
+        };
+        let stop = self.stop.unwrap_or_default().0;
+        check_stop(&stop)?;
+        let sampling = SamplingOverrides {
+            temperature: self.temperature,
+            seed: self.seed.map(i64::cast_unsigned),
+            max_tokens: self.max_tokens,
+            stop,
+            ..SamplingOverrides::default()
+        };
+        Ok(Question { messages, target, choices: self.choices, sampling, n: 1, conversation: self.conversation, door: "/infer" })
+    }
+}
+
+/// What `/infer` answers, and the `decision` event of its stream.
+#[derive(Debug, Serialize, ToSchema)]
 pub struct InferResponse {
+    /// UUID v7: the decision's id in the record.
+    #[schema(value_type = String, format = "uuid")]
     pub decision_id: Uuid,
+    /// Who spoke.
     pub specialist: String,
     pub answer: String,
+    /// Calibrated, in [0, 1]; null until there is a measured one.
     pub confidence: Option<f64>,
+    /// A forecast's probability, where the specialist gives one.
+    pub probability: Option<f64>,
+    /// Each choice's probability; they add up to 1. Only with `choices`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub choice_probabilities: Option<BTreeMap<String, f64>>,
     pub decision: Choice,
-    pub evidence: Vec<Evidence>,
-    pub adapter: Option<AdapterVersion>,
-    pub usage: TokenUsage,
-    pub timings: Timings,
+    /// What the specialist answered from, best first.
+    pub evidence: Vec<EvidenceItem>,
+    pub adapter: Option<AdapterItem>,
+    pub usage: UsageItem,
+    pub timings: TimingsItem,
+    /// `answered`, or `partial` when the deadline cut it.
+    #[schema(value_type = String)]
+    pub status: Status,
+    /// `stop`, `length`, `deadline`, or `choice`.
+    pub finish_reason: String,
 }
 
-/// How the specialist was chosen: each maps a name to a number.
-#[derive(Debug, Serialize)]
+/// How the specialist was chosen: each maps a name to a number. Scores and propensities are empty when the caller chose.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = MasterChoice)]
 pub struct Choice {
+    /// The master's score of each: mean log-likelihood of its name, less that after a content-free question.
     pub scores: BTreeMap<String, f64>,
+    /// The probability with which each could have been drawn; they add up to 1.
     pub propensities: BTreeMap<String, f64>,
     pub trait_weights: BTreeMap<String, f64>,
 }
 
 impl From<Decision> for InferResponse {
-    fn from(decision: Decision) -> Self {
-        let answer = decision.answer().to_owned();
+    fn from(mut decision: Decision) -> Self {
+        let (answer, finish_reason) = match std::mem::take(&mut decision.answers).into_iter().next() {
+            Some(first) => (first.text, first.finish_reason),
+            None => (String::new(), "deadline".to_owned()),
+        };
         let Decision { scores, propensities, trait_weights, choices, choice_probabilities, .. } = decision;
         Self {
             decision_id: decision.id,
             specialist: decision.specialist,
             answer,
             confidence: decision.confidence,
+            probability: decision.probability,
             choice_probabilities: choices.zip(choice_probabilities).map(|(choices, values)| choices.into_iter().zip(values).collect()),
             decision: Choice { scores, propensities, trait_weights },
-            evidence: decision.evidence,
-            adapter: decision.adapter,
-            usage: decision.usage,
-            timings: decision.timings,
+            evidence: decision.evidence.into_iter().map(Into::into).collect(),
+            adapter: decision.adapter.map(Into::into),
+            usage: decision.usage.into(),
+            timings: decision.timings.into(),
+            status: decision.status,
+            finish_reason,
         }
+    }
+}
+
+/// A piece of the answer: the `token` event.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TokenPiece<'a> {
+    pub text: &'a str,
+}
+
+/// Answers a question: the master chooses who speaks, unless `specialist` says.
+///
+/// Streamed (`stream: true`), it is server-sent events: `token` events, one `decision` event with everything an unstreamed answer holds, and `[DONE]`,
+/// which says that the decision is on record. A failure after the first words is an `error` event without `[DONE]`.
+#[utoipa::path(post, path = "/infer", tag = "nyx", request_body = InferRequest,
+    responses((status = 200, content((InferResponse = "application/json"), (TokenPiece<'static> = "text/event-stream"))),
+        (status = 404, description = "no such specialist", body = ErrorBody)))]
+pub async fn infer(nyx: web::Data<Nyx>, request: Admitted<InferRequest>) -> Result<HttpResponse, ApiError> {
+    let Admitted { permit, body } = request;
+    let (stream, deadline_ms) = (body.stream.unwrap_or(false), body.deadline_ms);
+    let question = body.question(&specialist_names(&nyx))?;
+    let context = nyx.context(deadline_ms)?;
+    let nyx = nyx.get_ref().clone();
+    if stream {
+        let (sender, receiver) = mpsc::channel(EVENTS);
+        let ask = async move { nyx.ask(context, question, Some(sender)).await };
+        return sse::respond(Answering::new(receiver, ask), permit, InferFrames::default()).await;
+    }
+    let decision = Box::pin(nyx.ask(context, question, None)).await?;
+    drop(permit);
+    Ok(HttpResponse::Ok().json(InferResponse::from(decision)))
+}
+
+/// Writes `token` and `decision` events.
+#[derive(Debug, Default)]
+struct InferFrames {
+    any: bool,
+}
+
+impl InferFrames {
+    fn token(&mut self, text: &str, out: &mut String) {
+        if !text.is_empty() {
+            self.any = true;
+            sse::named("token", &TokenPiece { text }, out);
+        }
+    }
+}
+
+impl Frames for InferFrames {
+    fn event(&mut self, event: StreamEvent, out: &mut String) {
+        if let StreamEvent::Token { text, .. } = event {
+            self.token(&text, out);
+        }
+    }
+
+    fn ended(&mut self, decision: Decision, out: &mut String) {
+        if !self.any {
+            // a choice does not stream while it is weighed
+            self.token(decision.answer(), out);
+        }
+        sse::named("decision", &InferResponse::from(decision), out);
+        sse::done(out);
+    }
+
+    fn failed(&mut self, error: &ApiError, out: &mut String) {
+        sse::named("error", &error.body(), out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::decisions::tests::decision;
+    use crate::http::extract::parse;
+    use nyx_actors::question::Target;
+    use serde_json::{Value, json};
+
+    fn asked(body: Value) -> Result<Question, ApiError> {
+        parse::<InferRequest>(body.to_string().as_bytes())?.question(&["mnemosyne", "moira"])
+    }
+
+    #[test]
+    fn a_prompt_is_one_user_message() {
+        let question = asked(json!({"prompt": "Who?", "specialist": "moira", "max_tokens": 7, "stop": "x"})).unwrap();
+        assert_eq!(question.messages, [ChatMessage::new(Role::User, "Who?")]);
+        assert_eq!(question.target, Target::Specialist("moira".into()));
+        assert_eq!((question.sampling.max_tokens, question.sampling.stop), (Some(7), vec!["x".to_owned()]));
+        assert_eq!(asked(json!({"messages": [{"role": "user", "content": "Who?"}]})).unwrap().target, Target::Master);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (body, status, param) in [
+            (json!({}), 400, "prompt"),
+            (json!({"prompt": " "}), 400, "prompt"),
+            (json!({"prompt": 5}), 400, "prompt"),
+            (json!({"prompt": "a", "messages": []}), 400, "prompt"),
+            (json!({"messages": []}), 400, "messages"),
+            (json!({"prompt": "a", "specialist": "zeus"}), 404, "specialist"),
+            (json!({"prompt": "a", "promt": "b"}), 400, "promt"),
+            (json!({"prompt": "a", "choices": "b"}), 400, "choices"),
+            (json!({"prompt": "a", "max_tokens": -1}), 400, "max_tokens"),
+            (json!({"prompt": "a", "stop": ["1", "2", "3", "4", "5"]}), 400, "stop"),
+        ] {
+            let error = asked(body.clone()).unwrap_err();
+            assert_eq!((error.status.as_u16(), error.detail.param.as_deref()), (status, Some(param)), "{body}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_answer_has_the_documented_shape() {
+        let mut decision = decision();
+        decision.choices = Some(vec!["yes".into(), "no".into()]);
+        decision.choice_probabilities = Some(vec![0.75, 0.25]);
+        let shown = serde_json::to_value(InferResponse::from(decision)).unwrap();
+        assert_eq!(shown["answer"], "She is called Ada.");
+        assert_eq!(shown["choice_probabilities"], json!({"yes": 0.75, "no": 0.25}));
+        assert_eq!(shown["decision"]["propensities"], json!({"mnemosyne": 0.9, "moira": 0.1}));
+        assert_eq!(shown["confidence"], Value::Null);
+        assert_eq!(shown["evidence"][0]["id"], "m-1");
+        assert_eq!((&shown["status"], &shown["finish_reason"]), (&json!("answered"), &json!("stop")));
+        assert!(shown["timings"].as_object().unwrap().keys().all(|key| key.ends_with("_ms")));
+    }
+
+    #[test]
+    fn a_stream_is_tokens_then_the_decision_then_done() {
+        let token = |text: &str| StreamEvent::Token { index: 0, text: text.into(), logprobs: Vec::new() };
+        let mut out = String::new();
+        let mut frames = InferFrames::default();
+        for event in [StreamEvent::Decided { decision: Uuid::nil(), specialist: "moira".into() }, token("She "), token(""), token("is")] {
+            frames.event(event, &mut out);
+        }
+        frames.ended(decision(), &mut out);
+        let events: Vec<&str> = out.split_terminator("\n\n").collect();
+        assert_eq!(events.len(), 4, "{out}");
+        assert_eq!(events[0], "event: token\ndata: {\"text\":\"She \"}");
+        assert!(events[2].starts_with("event: decision\ndata: {\"decision_id\":"));
+        assert_eq!(events[3], "data: [DONE]");
+
+        let mut out = String::new();
+        InferFrames::default().ended(decision(), &mut out);
+        assert!(out.starts_with("event: token\ndata: {\"text\":\"She is called Ada.\"}"), "{out}");
     }
 }

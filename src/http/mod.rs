@@ -1,17 +1,178 @@
-//! The doors over HTTP. So far only what the command line needs of them: a socket, liveness, and the shape of `/infer`'s answer.
+//! The doors over HTTP: they parse, admit, and tell; no decisions are made here.
 
+mod admin;
+mod auth;
+mod cells;
+mod chat;
+mod decisions;
+mod embeddings;
+mod error;
+mod extract;
+mod health;
 mod infer;
+mod memories;
+mod models;
+mod openapi;
 mod options;
+mod sse;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use actix_web::dev::Server;
-use actix_web::{App, HttpResponse, HttpServer, web};
+use actix_web::body::MessageBody;
+use actix_web::dev::{Server, ServiceRequest, ServiceResponse};
+use actix_web::http::{Method, StatusCode, header};
+use actix_web::middleware::{Next, from_fn};
+use actix_web::{App, HttpServer, Route, guard, web};
+use chrono::Utc;
 use nyx_actors::Nyx;
+
+use auth::{Access, Keys};
+use error::ApiError;
 
 pub use infer::InferResponse;
 pub use options::{HttpOptions, HttpOptionsError};
+
+/// What the doors know besides Nyx.
+#[derive(Debug)]
+pub struct DoorState {
+    keys: Keys,
+    pub max_body_bytes: usize,
+    pub body_timeout: Duration,
+    /// In seconds since 1970.
+    pub started_at: i64,
+}
+
+impl DoorState {
+    fn new(options: &HttpOptions) -> Self {
+        Self {
+            keys: Keys::new(options),
+            max_body_bytes: options.max_body_bytes,
+            body_timeout: Duration::from_secs(options.client_timeout_s),
+            started_at: Utc::now().timestamp(),
+        }
+    }
+
+    /// In seconds since 1970.
+    pub fn now(&self) -> i64 {
+        Utc::now().timestamp()
+    }
+
+    #[cfg(test)]
+    fn for_tests(max_body_bytes: usize) -> Self {
+        Self { max_body_bytes, ..Self::new(&HttpOptions::default()) }
+    }
+}
+
+/// One way in.
+struct Door {
+    path: &'static str,
+    method: Method,
+    access: Access,
+    route: Route,
+}
+
+fn door(access: Access, method: Method, path: &'static str, route: Route) -> Door {
+    Door { path, method, access, route }
+}
+
+/// All of them. A path has one door.
+fn doors() -> Vec<Door> {
+    let (get, post) = (|| Method::GET, || Method::POST);
+    let to = web::route;
+    vec![
+        door(Access::Caller, post(), "/infer", to().to(infer::infer)),
+        door(Access::Caller, post(), "/v1/chat/completions", to().to(chat::complete)),
+        door(Access::Caller, get(), "/v1/models", to().to(models::list)),
+        door(Access::Caller, get(), "/v1/models/{id:.+}", to().to(models::get)),
+        door(Access::Caller, post(), "/v1/embeddings", to().to(embeddings::embed)),
+        door(Access::Caller, post(), "/v1/memories", to().to(memories::remember)),
+        door(Access::Caller, get(), "/v1/memories/search", to().to(memories::search)),
+        door(Access::Caller, get(), "/v1/decisions", to().to(decisions::list)),
+        door(Access::Caller, get(), "/v1/decisions/{id}", to().to(decisions::get)),
+        door(Access::Caller, get(), "/v1/cells", to().to(cells::cells)),
+        door(Access::Admin, get(), "/admin/actors", to().to(admin::actors)),
+        door(Access::Admin, get(), "/admin/actors/{name}", to().to(admin::actor)),
+        door(Access::Admin, post(), "/admin/actors/{name}/restart", to().to(admin::restart)),
+        door(Access::Admin, get(), "/admin/traits", to().to(admin::traits)),
+        door(Access::Admin, post(), "/admin/traits/{name}", to().to(admin::set_trait)),
+        door(Access::Open, get(), "/health/live", to().to(health::live)),
+        door(Access::Open, get(), "/health/ready", to().to(health::ready)),
+        door(Access::Metrics, get(), "/metrics", to().to(health::metrics)),
+        door(Access::Open, get(), "/openapi.json", to().to(openapi::describe)),
+    ]
+}
+
+/// Hangs every door in. The key is checked at the door itself, so that no spelling of a path goes around it.
+fn hang(config: &mut web::ServiceConfig) {
+    for Door { path, method, access, route } in doors() {
+        let asked = method.clone();
+        let matching = guard::fn_guard(move |context| {
+            let given = &context.head().method;
+            *given == asked || (asked == Method::GET && *given == Method::HEAD)
+        });
+        let checked = from_fn(move |request: ServiceRequest, next: Next<_>| check(access, request, next));
+        let wrong_method = move || {
+            let allowed = method.clone();
+            async move { Err::<&str, _>(method_not_allowed(&allowed)) }
+        };
+        config.service(web::resource(path).route(route.guard(matching)).default_service(web::to(wrong_method)).wrap(checked));
+    }
+}
+
+fn method_not_allowed(allowed: &Method) -> ApiError {
+    let message = format!("this path takes {allowed} only");
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).with_header(header::ALLOW, allowed.as_str())
+}
+
+async fn no_such_door(request: actix_web::HttpRequest) -> Result<&'static str, ApiError> {
+    let message = format!("no such path: {:?}; see /openapi.json", request.path());
+    Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", message))
+}
+
+/// Lets in who may come in.
+async fn check<B: MessageBody>(access: Access, request: ServiceRequest, next: Next<B>) -> Result<ServiceResponse<B>, actix_web::Error> {
+    if let Some(state) = request.app_data::<web::Data<DoorState>>() {
+        state.keys.check(access, request.headers())?;
+    }
+    next.call(request).await
+}
+
+/// Counts what was answered, by the door's pattern and not by the path, which callers make up.
+async fn count<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> Result<ServiceResponse<B>, actix_web::Error> {
+    let begun = Instant::now();
+    let method = known_method(request.method());
+    let nyx = request.app_data::<web::Data<Nyx>>().cloned();
+    let answered = next.call(request).await;
+    let (route, status) = match &answered {
+        Ok(response) => (response.request().match_pattern(), response.status()),
+        Err(error) => (None, error.as_response_error().status_code()),
+    };
+    let route = route.as_deref().unwrap_or("none");
+    if let Some(nyx) = nyx {
+        nyx.metrics.http_request(method, route, status.as_u16(), begun.elapsed().as_secs_f64());
+    }
+    tracing::debug!(method, route, status = status.as_u16(), ms = begun.elapsed().as_millis(), "answered");
+    answered
+}
+
+/// Methods are the caller's words too.
+fn known_method(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
 
 /// Takes the port, before anything is loaded: a taken one is told at once.
 ///
@@ -26,7 +187,22 @@ pub fn listen(options: &HttpOptions) -> io::Result<TcpListener> {
 ///
 /// # Errors
 /// When the socket cannot be used.
-pub fn serve(listener: TcpListener, options: &HttpOptions, _nyx: Nyx) -> io::Result<Server> {
-    let app = || App::new().route("/health/live", web::get().to(HttpResponse::Ok));
-    Ok(HttpServer::new(app).workers(options.workers).shutdown_timeout(options.shutdown_timeout_s).disable_signals().listen(listener)?.run())
+pub fn serve(listener: TcpListener, options: &HttpOptions, nyx: Nyx) -> io::Result<Server> {
+    let state = web::Data::from(Arc::new(DoorState::new(options)));
+    let nyx = web::Data::new(nyx);
+    let app = move || {
+        App::new().app_data(nyx.clone()).app_data(state.clone()).configure(hang).default_service(web::to(no_such_door)).wrap(from_fn(count))
+    };
+    let server = HttpServer::new(app)
+        .workers(options.workers)
+        .max_connections(options.max_connections)
+        .keep_alive(Duration::from_secs(options.keep_alive_s))
+        .client_request_timeout(Duration::from_secs(options.client_timeout_s))
+        .client_disconnect_timeout(Duration::from_secs(options.client_disconnect_s))
+        .shutdown_timeout(options.shutdown_timeout_s)
+        // a client that leaves is noticed, and its work stopped
+        .h1_allow_half_closed(false)
+        .tcp_nodelay(true)
+        .disable_signals();
+    Ok(server.listen(listener)?.run())
 }

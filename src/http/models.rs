@@ -110,11 +110,7 @@ mod tests {
 
     #[test]
     fn models_name_their_target() {
-        for (model, target) in [
-            ("nyx", Target::Master),
-            ("nyx/base", Target::Base),
-            ("nyx/moira", Target::Specialist("moira".into())),
-        ] {
+        for (model, target) in [("nyx", Target::Master), ("nyx/base", Target::Base), ("nyx/moira", Target::Specialist("moira".into()))] {
             assert_eq!(target_of_model(&NAMES, model).unwrap(), target);
             assert_eq!(target.model(), model);
         }

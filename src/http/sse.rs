@@ -11,7 +11,7 @@ use actix_web::http::header;
 use actix_web::web::Bytes;
 use futures_util::stream;
 use nyx_actors::question::StreamEvent;
-use nyx_actors::{Decision, NyxError, Permit};
+use nyx_actors::{Decision, NyxError};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tracing::Instrument;
@@ -35,10 +35,12 @@ const PACE: Pace = Pace { keep_alive: Duration::from_secs(15), stall: Duration::
 /// Writes on their way to the socket.
 const BODY_CHUNKS: usize = 32;
 
+type Asking<'a> = Pin<Box<dyn Future<Output = Result<Decision, NyxError>> + 'a>>;
+
 /// An answer in the making: what streams, and how it ends. Dropping it cancels the work.
 pub struct Answering<'a> {
     events: mpsc::Receiver<StreamEvent>,
-    ask: Option<Pin<Box<dyn Future<Output = Result<Decision, NyxError>> + 'a>>>,
+    ask: Option<Asking<'a>>,
     outcome: Option<Result<Decision, NyxError>>,
     open: bool,
 }
@@ -99,7 +101,11 @@ pub trait Frames {
 ///
 /// # Errors
 /// What the question failed with before its first word.
-pub async fn respond(answering: Answering<'static>, permit: impl Sized + 'static, frames: impl Frames + 'static) -> Result<HttpResponse, ApiError> {
+pub async fn respond(
+    answering: Answering<'static>,
+    permit: impl Sized + 'static,
+    frames: impl Frames + 'static,
+) -> Result<HttpResponse, ApiError> {
     paced(answering, permit, frames, PACE).await
 }
 
@@ -294,7 +300,8 @@ mod tests {
             std::future::pending().await
         });
         let brisk = Duration::from_millis(2);
-        let response = paced(answering, Rc::clone(&permit), Names, Pace { keep_alive: brisk, stall: brisk, hold_status: brisk }).await.unwrap();
+        let response =
+            paced(answering, Rc::clone(&permit), Names, Pace { keep_alive: brisk, stall: brisk, hold_status: brisk }).await.unwrap();
         // nobody reads: the buffer fills with comments, and then the client is given up
         let deadline = Instant::now() + Duration::from_secs(5);
         while Rc::strong_count(&permit) > 1 {

@@ -1,6 +1,6 @@
 //! `POST /v1/chat/completions`: OpenAI's door.
 
-mod request;
+pub(super) mod request;
 mod response;
 mod stream;
 

@@ -230,7 +230,8 @@ impl ChatRequest {
             stop,
         };
         let messages = understood_messages(self.messages)?;
-        let question = Question { messages, target, choices: None, sampling, n, conversation: self.conversation, door: "/v1/chat/completions" };
+        let question =
+            Question { messages, target, choices: None, sampling, n, conversation: self.conversation, door: "/v1/chat/completions" };
         let include_usage = self.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
         Ok(Understood { question, stream: self.stream.unwrap_or(false), include_usage, deadline_ms: self.deadline_ms })
     }
@@ -354,7 +355,8 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let image = json!([{"role": "user", "content": [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": "data:x"}}]}]);
+        let image =
+            json!([{"role": "user", "content": [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": "data:x"}}]}]);
         for (body, param, says) in [
             (with("messages", json!([])), "messages", "at least one"),
             (with("messages", json!("hello")), "messages", "expected a sequence"),

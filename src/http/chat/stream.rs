@@ -164,7 +164,8 @@ mod tests {
         events.into_iter().for_each(|event| frames.event(event, &mut out));
         assert!(!out.contains("\"nyx\":"), "nothing of the record before it is durable");
         frames.ended(decision, &mut out);
-        let mut lines: Vec<&str> = out.split("\n\n").filter(|line| !line.is_empty()).map(|line| line.strip_prefix("data: ").unwrap()).collect();
+        let mut lines: Vec<&str> =
+            out.split("\n\n").filter(|line| !line.is_empty()).map(|line| line.strip_prefix("data: ").unwrap()).collect();
         assert_eq!(lines.pop(), Some("[DONE]"));
         lines.into_iter().map(|line| serde_json::from_str(line).unwrap()).collect()
     }

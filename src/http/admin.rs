@@ -1,0 +1,150 @@
+//! `/admin`: what each actor is doing, restarting one, and the trait weights.
+
+use actix_web::{HttpResponse, web};
+use chrono::{DateTime, Utc};
+use nyx_actors::observe::{ActorReport, ActorState, Failure};
+use nyx_actors::phoebe::messages::TraitWeightChange;
+use nyx_actors::{Nyx, NyxError};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::error::{ApiError, ErrorBody};
+use super::extract::Json;
+
+/// One actor.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ActorItem {
+    #[schema(example = "gpu-worker-0")]
+    pub name: String,
+    /// `orchestrator`, `specialist`, `gpu_pool`, `gpu_worker`, `memory_keeper` or `phoebe`.
+    pub kind: &'static str,
+    /// `starting`, `running`, `restarting`, `quarantined` (only a restart by hand helps) or `stopped`.
+    #[schema(value_type = String)]
+    pub state: ActorState,
+    /// The device it owns, for GPU workers.
+    pub device: Option<String>,
+    /// Messages sent and not yet taken up.
+    pub mailbox: u64,
+    /// Work that waits outside the mailbox, such as for a device.
+    pub queue_depth: u64,
+    /// Messages not yet answered.
+    pub in_flight: u64,
+    pub processed: u64,
+    pub failed: u64,
+    pub restarts: u64,
+    pub last_failure: Option<FailureItem>,
+    /// The id of the adapter that speaks through it.
+    pub adapter: Option<String>,
+    /// Since this instance started.
+    pub uptime_ms: u64,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FailureItem {
+    #[schema(value_type = String, format = "date-time")]
+    pub at: DateTime<Utc>,
+    pub reason: String,
+}
+
+impl From<ActorReport> for ActorItem {
+    fn from(report: ActorReport) -> Self {
+        Self {
+            name: report.name,
+            kind: report.kind,
+            state: report.state,
+            device: report.device,
+            mailbox: report.mailbox,
+            queue_depth: report.queue_depth,
+            in_flight: report.in_flight,
+            processed: report.processed,
+            failed: report.failed,
+            restarts: report.restarts,
+            last_failure: report.last_failure.map(|Failure { at, reason }| FailureItem { at, reason }),
+            adapter: report.adapter,
+            uptime_ms: report.uptime_ms,
+        }
+    }
+}
+
+/// In the order of their names.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ActorList {
+    #[schema(example = "list")]
+    pub object: &'static str,
+    pub data: Vec<ActorItem>,
+}
+
+/// A trait weight to set.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WeightRequest {
+    /// Within ± `master.max_trait_weight`.
+    weight: f64,
+    /// For the history; `admin` when absent.
+    reason: Option<String>,
+}
+
+/// What changed.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct WeightChange {
+    pub name: String,
+    pub from: f64,
+    pub to: f64,
+    pub reason: String,
+    #[schema(value_type = Option<String>, format = "uuid")]
+    pub decision: Option<Uuid>,
+    #[schema(value_type = String, format = "date-time")]
+    pub at: DateTime<Utc>,
+}
+
+impl From<TraitWeightChange> for WeightChange {
+    fn from(TraitWeightChange { name, from, to, reason, reward: _, decision, at }: TraitWeightChange) -> Self {
+        Self { name, from, to, reason, decision, at }
+    }
+}
+
+fn no_actor(nyx: &Nyx, name: &str) -> ApiError {
+    let known: Vec<String> = nyx.registry.reports().into_iter().map(|report| report.name).collect();
+    let mut error = ApiError::from(NyxError::NotFound { what: "actor", id: name.to_owned() });
+    error.detail.message = format!("no actor {name:?}; there are {}", known.join(", "));
+    error
+}
+
+/// Every actor; answered from what they publish, not by them, so that it answers while all of them are busy.
+#[utoipa::path(get, path = "/admin/actors", tag = "admin", responses((status = 200, body = ActorList)))]
+pub async fn actors(nyx: web::Data<Nyx>) -> HttpResponse {
+    HttpResponse::Ok().json(ActorList { object: "list", data: nyx.registry.reports().into_iter().map(Into::into).collect() })
+}
+
+/// One actor.
+#[utoipa::path(get, path = "/admin/actors/{name}", tag = "admin", params(("name" = String, Path)),
+    responses((status = 200, body = ActorItem), (status = 404, description = "no such actor", body = ErrorBody)))]
+pub async fn actor(nyx: web::Data<Nyx>, name: web::Path<String>) -> Result<HttpResponse, ApiError> {
+    let vitals = nyx.registry.get(&name).ok_or_else(|| no_actor(&nyx, &name))?;
+    Ok(HttpResponse::Ok().json(ActorItem::from(vitals.report())))
+}
+
+/// Ends an actor's instance and starts a new one; a quarantined one too. Accepted at once; its `uptime_ms` tells when it is new.
+#[utoipa::path(post, path = "/admin/actors/{name}/restart", tag = "admin", params(("name" = String, Path)),
+    responses((status = 202, body = ActorItem), (status = 404, description = "no such actor", body = ErrorBody)))]
+pub async fn restart(nyx: web::Data<Nyx>, name: web::Path<String>) -> Result<HttpResponse, ApiError> {
+    let vitals = nyx.registry.get(&name).ok_or_else(|| no_actor(&nyx, &name))?;
+    nyx.restart_actor(&name)?;
+    Ok(HttpResponse::Accepted().json(ActorItem::from(vitals.report())))
+}
+
+/// Every specialist's trait weight.
+#[utoipa::path(get, path = "/admin/traits", tag = "admin", responses((status = 200, body = HashMap<String, f64>)))]
+pub async fn traits(nyx: web::Data<Nyx>) -> Result<HttpResponse, ApiError> {
+    Ok(HttpResponse::Ok().json(nyx.trait_weights().await?))
+}
+
+/// Sets a specialist's trait weight; the history keeps what it was.
+#[utoipa::path(post, path = "/admin/traits/{name}", tag = "admin", params(("name" = String, Path)), request_body = WeightRequest,
+    responses((status = 200, body = WeightChange), (status = 404, description = "no such specialist", body = ErrorBody)))]
+pub async fn set_trait(nyx: web::Data<Nyx>, name: web::Path<String>, body: Json<WeightRequest>) -> Result<HttpResponse, ApiError> {
+    let WeightRequest { weight, reason } = body.0;
+    let change = nyx.set_trait_weight(&name, weight, reason.unwrap_or_else(|| "admin".into())).await?;
+    Ok(HttpResponse::Ok().json(WeightChange::from(change)))
+}

@@ -1,0 +1,128 @@
+//! `POST /v1/memories` and `GET /v1/memories/search`: what Nyx is told to keep, and looking for it.
+
+use actix_web::{HttpResponse, web};
+use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use nyx_actors::Nyx;
+use nyx_actors::memory::messages::MemoryHit;
+use nyx_actors::phoebe::messages::Memory;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::error::ApiError;
+use super::extract::{Admitted, Query, parsed};
+
+/// Memories found when the caller does not say how many.
+const DEFAULT_K: usize = 5;
+
+/// Something to remember.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MemoryRequest {
+    /// Up to 32768 bytes.
+    #[schema(example = "My sister Ada lives in Turin and plays the cello.")]
+    text: String,
+    /// Who said it.
+    speaker: Option<String>,
+    /// When it happened: RFC 3339, or a date.
+    #[schema(example = "2026-11-24T09:30:00Z")]
+    when: Option<String>,
+    conversation: Option<String>,
+}
+
+/// A memory as it is kept.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MemoryItem {
+    #[schema(value_type = String, format = "uuid")]
+    pub id: Uuid,
+    pub text: String,
+    pub speaker: Option<String>,
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub when: Option<DateTime<Utc>>,
+    pub conversation: Option<String>,
+    #[schema(value_type = String, format = "date-time")]
+    pub stored_at: DateTime<Utc>,
+}
+
+impl From<Memory> for MemoryItem {
+    fn from(Memory { id, text, speaker, when, conversation, stored_at }: Memory) -> Self {
+        Self { id, text, speaker, when, conversation, stored_at }
+    }
+}
+
+/// A memory that was found.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FoundMemory {
+    #[serde(flatten)]
+    pub memory: MemoryItem,
+    /// Cosine similarity with the query, in [-1, 1].
+    pub score: f32,
+}
+
+/// Best first.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FoundMemories {
+    #[schema(example = "list")]
+    pub object: &'static str,
+    pub data: Vec<FoundMemory>,
+}
+
+/// What to look for.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct SearchParams {
+    q: String,
+    /// 1 to 100; 5 when absent.
+    #[param(value_type = Option<u64>, minimum = 1, maximum = 100)]
+    k: Option<String>,
+    /// Only memories of this conversation.
+    conversation: Option<String>,
+}
+
+/// Keeps a memory. It is on record when this answers.
+#[utoipa::path(post, path = "/v1/memories", tag = "memory", request_body = MemoryRequest, responses((status = 200, body = MemoryItem)))]
+pub async fn remember(nyx: web::Data<Nyx>, request: Admitted<MemoryRequest>) -> Result<HttpResponse, ApiError> {
+    let Admitted { permit, body } = request;
+    let when = body.when.as_deref().map(instant).transpose()?;
+    let memory = nyx.remember(nyx.context(None)?, body.text, body.speaker, when, body.conversation).await?;
+    drop(permit);
+    Ok(HttpResponse::Ok().json(MemoryItem::from(memory)))
+}
+
+/// Finds the memories nearest in meaning.
+#[utoipa::path(get, path = "/v1/memories/search", tag = "memory", params(SearchParams), responses((status = 200, body = FoundMemories)))]
+pub async fn search(nyx: web::Data<Nyx>, query: Query<SearchParams>) -> Result<HttpResponse, ApiError> {
+    let SearchParams { q, k, conversation } = query.0;
+    let k = parsed("k", k.as_deref(), "1 to 100")?.unwrap_or(DEFAULT_K);
+    let permit = nyx.admit()?;
+    let found = nyx.recall(nyx.context(None)?, q, k, conversation).await?;
+    drop(permit);
+    let data = found.into_iter().map(|MemoryHit { memory, score }| FoundMemory { memory: memory.into(), score }).collect();
+    Ok(HttpResponse::Ok().json(FoundMemories { object: "list", data }))
+}
+
+/// A moment, or the beginning of a day in UTC.
+fn instant(text: &str) -> Result<DateTime<Utc>, ApiError> {
+    let moment = DateTime::parse_from_rfc3339(text).map(|moment| moment.to_utc());
+    let day = || text.parse::<NaiveDate>().map(|day| day.and_time(NaiveTime::MIN).and_utc());
+    moment.or_else(|_| day()).map_err(|_| {
+        let message = format!("when is {text:?}, expected a moment such as \"2026-11-24T09:30:00Z\" or a date such as \"2026-11-24\"");
+        ApiError::invalid("when", message)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn when_is_a_moment_or_a_date() {
+        assert_eq!(instant("2026-11-24T10:30:00+01:00").unwrap().to_rfc3339(), "2026-11-24T09:30:00+00:00");
+        assert_eq!(instant("2026-11-24").unwrap().to_rfc3339(), "2026-11-24T00:00:00+00:00");
+        for wrong in ["", "yesterday", "2026-13-01", "1790000000"] {
+            let error = instant(wrong).unwrap_err();
+            assert!(error.detail.param.as_deref() == Some("when") && error.to_string().contains(&format!("{wrong:?}")), "{error}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! `GET /openapi.json`: the doors, described from their own types.
+
+use actix_web::HttpResponse;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+use super::{admin, cells, chat, decisions, embeddings, health, infer, memories, models};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Nyx", description = "A self-hosted agent runtime: one base model, five specialists, every decision on record."),
+    paths(
+        infer::infer,
+        chat::complete,
+        models::list,
+        models::get,
+        embeddings::embed,
+        memories::remember,
+        memories::search,
+        decisions::list,
+        decisions::get,
+        cells::cells,
+        admin::actors,
+        admin::actor,
+        admin::restart,
+        admin::traits,
+        admin::set_trait,
+        health::live,
+        health::ready,
+        health::metrics
+    ),
+    modifiers(&Keys)
+)]
+pub(super) struct Description;
+
+struct Keys;
+
+impl Modify for Keys {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        openapi.components.get_or_insert_default().add_security_scheme("key", scheme);
+    }
+}
+
+/// The description.
+pub async fn describe() -> HttpResponse {
+    HttpResponse::Ok().json(Description::openapi())
+}
