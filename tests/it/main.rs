@@ -3,6 +3,8 @@ mod arrows;
 mod bad_models;
 mod cli;
 mod docs;
+mod doors;
 mod fetch;
+mod openai;
 mod postgres;
 mod program;

@@ -176,24 +176,46 @@ pub struct Serving {
 impl Serving {
     /// One request; the answer's status and JSON.
     pub fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let body = body.to_string();
-        let length = body.len();
-        self.request(&format!("POST {path} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n"), &body)
+        self.send("POST", path, &[JSON], body.to_string().as_bytes()).json()
     }
 
     pub fn get(&self, path: &str) -> (u16, Value) {
-        self.request(&format!("GET {path} HTTP/1.1\r\n"), "")
+        self.send("GET", path, &[], b"").json()
     }
 
-    fn request(&self, head: &str, body: &str) -> (u16, Value) {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(stream, "{head}Host: {}\r\nConnection: close\r\n\r\n{body}", self.address).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
+    /// One request with headers `Name: value` and any bytes; the whole answer.
+    pub fn send(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Reply {
+        let mut reply = self.open(method, path, headers, body);
+        let mut bytes = Vec::new();
+        reply.0.read_to_end(&mut bytes).unwrap();
+        let answer = String::from_utf8(bytes).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {answer:?}"));
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}")))
+        Reply { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+    }
+
+    /// Sends a request whose answer streams.
+    pub fn stream(&self, path: &str, body: &Value) -> Streaming {
+        let mut streaming = self.open("POST", path, &[JSON], body.to_string().as_bytes());
+        let mut line = String::new();
+        streaming.0.read_line(&mut line).unwrap();
+        assert_eq!(line.split(' ').nth(1), Some("200"), "{line}");
+        while !line.trim().is_empty() {
+            line.clear();
+            streaming.0.read_line(&mut line).unwrap();
+        }
+        streaming
+    }
+
+    /// HTTP/1.0, so that the body comes as it is and ends with the connection.
+    fn open(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Streaming {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+        let length = body.len();
+        let head = format!("{method} {path} HTTP/1.0\r\nHost: {}\r\nContent-Length: {length}\r\n{headers}\r\n", self.address);
+        stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
+        Streaming(BufReader::new(stream))
     }
 
     /// As `kill -9`: no goodbye.
@@ -209,6 +231,51 @@ impl Serving {
         let status = wait(&mut self.child, "nyx serve, after SIGINT,");
         let said = |thread: &mut Option<std::thread::JoinHandle<String>>| thread.take().unwrap().join().unwrap();
         Ran { status, stdout: said(&mut self.stdout), stderr: said(&mut self.stderr) }
+    }
+}
+
+/// The content type of most requests.
+pub const JSON: &str = "Content-Type: application/json";
+
+/// A whole answer.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    /// Status line and headers, in lower case.
+    pub head: String,
+    pub body: String,
+}
+
+impl Reply {
+    pub fn json(self) -> (u16, Value) {
+        (self.status, serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}")))
+    }
+}
+
+/// An answer that is still coming. Dropped, it closes its connection.
+pub struct Streaming(BufReader<TcpStream>);
+
+impl Streaming {
+    /// The next event: its name (empty when it has none) and data. `None` at the end.
+    pub fn event(&mut self) -> Option<(String, String)> {
+        let (mut name, mut data) = (String::new(), None);
+        loop {
+            let mut line = String::new();
+            if self.0.read_line(&mut line).unwrap() == 0 {
+                return None;
+            }
+            match line.trim_end().split_once(": ") {
+                Some(("event", value)) => name = value.to_owned(),
+                Some(("data", value)) => data = Some(value.to_owned()),
+                _ if data.is_some() && line.trim().is_empty() => return data.map(|data| (name, data)),
+                _ => {}
+            }
+        }
+    }
+
+    /// All that is left, up to the end of the connection.
+    pub fn rest(mut self) -> Vec<(String, String)> {
+        std::iter::from_fn(|| self.event()).collect()
     }
 }
 

@@ -234,6 +234,16 @@ impl PhoebeStore {
         Err(NyxError::Internal(format!("the weight of {} was moved {WEIGHT_TRIES} times meanwhile", change.name)))
     }
 
+    #[cfg(test)]
+    pub(super) fn connection(&self) -> &DatabaseConnection {
+        &self.writer
+    }
+
+    #[cfg(test)]
+    pub(super) fn reading(&self) -> &DatabaseConnection {
+        &self.reader
+    }
+
     /// Closes the connections; what was acknowledged is on disk already.
     pub async fn close(&self) {
         for connection in [&self.reader, &self.writer] {

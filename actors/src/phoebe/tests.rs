@@ -1,1 +1,213 @@
-//! One body for both databases.
+//! One body on both databases: SQLite in a file, and a real PostgreSQL that the test starts.
+
+use chrono::SubsecRound;
+use nyx_engine::{ChatMessage, Role};
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
+use uuid::Uuid;
+
+use super::messages::{ListDecisions, ListMemories, Memory, RecordDecision, StoreTraitWeight};
+use super::*;
+use crate::decision::{AdapterVersion, Answer, Status, Timings, TokenUsage};
+use postgres::Postgres;
+
+#[path = "../../../tests/it/postgres.rs"]
+mod postgres;
+
+/// A decision with every field set.
+fn decision(specialist: &str, question: &str, answer: &str) -> Decision {
+    let by_name = |value: f64| BTreeMap::from([(specialist.to_owned(), value), ("other".to_owned(), 1.0 - value)]);
+    Decision {
+        id: Uuid::now_v7(),
+        asked_at: now(),
+        instance: Uuid::now_v7().to_string(),
+        conversation: Some("c-1".into()),
+        door: "/infer".into(),
+        requested: "nyx".into(),
+        messages: vec![ChatMessage::new(Role::System, "be \u{1f319} brief"), ChatMessage::new(Role::User, question)],
+        question: question.into(),
+        specialist: specialist.into(),
+        scores: by_name(1.25),
+        propensities: by_name(0.75),
+        trait_weights: by_name(0.0),
+        propensity: 0.75,
+        evidence: vec![Evidence {
+            id: "memory:1".into(),
+            text: "what was told".into(),
+            score: 0.5,
+            source: "memory".into(),
+            speaker: Some("me".into()),
+            when: Some(now()),
+        }],
+        answers: vec![Answer { text: answer.into(), finish_reason: "stop".into() }],
+        choices: Some(vec!["a".into(), "b".into()]),
+        choice_probabilities: Some(vec![0.25, 0.75]),
+        probability: Some(0.1),
+        confidence: None,
+        activation: Some(0.5),
+        reward: 0.0,
+        adapter: Some(AdapterVersion { name: specialist.into(), id: "f".repeat(64), generation: 3 }),
+        base_sha256: "b".repeat(64),
+        sampling: serde_json::json!({"seed": u64::MAX, "temperature": 0.7}),
+        usage: TokenUsage { prompt_tokens: 10, cached_tokens: 4, completion_tokens: 5, total_tokens: 15 },
+        timings: Timings { decide_ms: 0.125, first_token_ms: Some(2.5), total_ms: 9.75, ..Timings::default() },
+        status: Status::Answered,
+        error: None,
+    }
+}
+
+fn record(decision: &Decision, reward: Option<(f64, String)>) -> RecordDecision {
+    RecordDecision { decision: Box::new(decision.clone()), reward }
+}
+
+fn list(change: impl FnOnce(&mut ListDecisions)) -> ListDecisions {
+    let mut query = ListDecisions { limit: 10, ..ListDecisions::default() };
+    change(&mut query);
+    query
+}
+
+async fn count(store: &PhoebeStore, table: &str) -> i64 {
+    let connection = store.connection();
+    let backend = connection.get_database_backend();
+    let row = connection.query_one_raw(Statement::from_string(backend, format!("SELECT count(*) AS n FROM {table}"))).await.unwrap();
+    row.unwrap().try_get("", "n").unwrap()
+}
+
+async fn keeps_decisions(store: &PhoebeStore) {
+    let first = decision("moira", "Will it rain in Turin?", "Perhaps, \u{0} and 100 % sure");
+    // PostgreSQL's texts hold no NUL
+    let first = Decision { answers: vec![Answer { text: first.answer().replace('\u{0}', ""), finish_reason: "stop".into() }], ..first };
+    let second = Decision { conversation: None, status: Status::Partial, ..decision("eleos", "I am sad", "I hear you") };
+    store.record(record(&first, Some((0.5, "brier".into())))).await.unwrap();
+    store.record(record(&second, None)).await.unwrap();
+    let kept = store.decision(first.id).await.unwrap();
+    assert_eq!(kept, Decision { reward: 0.5, ..first.clone() });
+    assert_eq!(store.decision(second.id).await.unwrap(), second);
+    // told twice, it is kept once and as it was first told
+    store.record(record(&Decision { specialist: "kairos".into(), ..first.clone() }, Some((-1.0, "x".into())))).await.unwrap();
+    assert_eq!(store.decision(first.id).await.unwrap().specialist, "moira");
+    assert_eq!((count(store, "nyx_synthetic_specialist_queries").await, count(store, "nyx_rewards").await), (2, 1));
+
+    let ids = |found: Vec<Decision>| found.into_iter().map(|decision| decision.id).collect::<Vec<_>>();
+    assert_eq!(ids(store.decisions(list(|_| {})).await.unwrap()), [second.id, first.id]);
+    assert_eq!(ids(store.decisions(list(|query| query.limit = 1)).await.unwrap()), [second.id]);
+    assert_eq!(ids(store.decisions(list(|query| query.before = Some(second.id))).await.unwrap()), [first.id]);
+    assert_eq!(ids(store.decisions(list(|query| query.specialist = Some("moira".into()))).await.unwrap()), [first.id]);
+    assert_eq!(ids(store.decisions(list(|query| query.conversation = Some("c-1".into()))).await.unwrap()), [first.id]);
+    let nobody = list(|query| query.specialist = Some("' OR 1=1 --".into()));
+    assert_eq!(store.decisions(nobody).await.unwrap(), []);
+    for limit in [0, 1001] {
+        let error = store.decisions(list(|query| query.limit = limit)).await.unwrap_err();
+        assert!(error.status() == 400 && error.to_string().contains(&limit.to_string()), "{error}");
+    }
+    assert_eq!(store.decision(Uuid::nil()).await.unwrap_err().status(), 404);
+}
+
+async fn keeps_memories(store: &PhoebeStore) {
+    let told = |text: &str| Memory {
+        id: Uuid::now_v7(),
+        text: text.into(),
+        speaker: Some("me".into()),
+        when: Some((chrono::Utc::now() - chrono::TimeDelta::days(3)).trunc_subsecs(6)),
+        conversation: None,
+        stored_at: now(),
+    };
+    let memories = [told("My sister Clara lives in Lisbon"), told("The boiler was serviced"), told("100% of 'quotes' \\ and _ stay")];
+    for memory in &memories {
+        store.store_memory(memory.clone()).await.unwrap();
+    }
+    let query = |unindexed_only, after, limit| ListMemories { unindexed_only, after, limit };
+    assert_eq!(store.memories(query(false, None, 10)).await.unwrap(), memories);
+    assert_eq!(store.memories(query(false, Some(memories[0].id), 1)).await.unwrap(), memories[1..2]);
+    store.mark_indexed(vec![memories[0].id, memories[2].id]).await.unwrap();
+    assert_eq!(store.memories(query(true, None, 10)).await.unwrap(), memories[1..2]);
+
+    let found = store.search("Where does my sister live?", 5).await.unwrap();
+    assert_eq!((found[0].text.as_str(), found[0].source.as_str()), (memories[0].text.as_str(), "nyx_subjective_memory"));
+    assert_eq!(found[0].id, format!("memory:{}", memories[0].id));
+    let past = store.search("rain in Turin", 5).await.unwrap();
+    assert!(past[0].id.starts_with("decision:") && past[0].text.contains("moira"), "{past:?}");
+    // a partial answer is no evidence, and signs of SQL are no words
+    assert_eq!(store.search("sad", 5).await.unwrap(), []);
+    assert_eq!(store.search("%_'; DROP TABLE nyx_rewards; --", 5).await.unwrap(), []);
+}
+
+async fn keeps_trait_weights(store: &PhoebeStore) {
+    let change = |to: f64| StoreTraitWeight { name: "moira".into(), to, reason: "test".into(), reward: Some(1.0), decision: None };
+    assert!(store.trait_weights().await.unwrap().is_empty());
+    // eight at once: each follows another, none is lost
+    let changes = (1..=8).map(|step| {
+        let store = store.clone();
+        tokio::spawn(async move { store.store_trait_weight(change(f64::from(step))).await.unwrap() })
+    });
+    let mut steps = Vec::new();
+    for task in changes.collect::<Vec<_>>() {
+        let change = task.await.unwrap();
+        steps.push((change.from, change.to));
+    }
+    let mut at = 0.0;
+    for _ in 0..8 {
+        let place = steps.iter().position(|(from, _)| *from == at).unwrap_or_else(|| panic!("nothing follows {at}: {steps:?}"));
+        at = steps.swap_remove(place).1;
+    }
+    assert_eq!(store.trait_weights().await.unwrap(), BTreeMap::from([("moira".to_owned(), at)]));
+    assert_eq!(count(store, "nyx_trait_weights").await, 8);
+}
+
+async fn behaves(options: &PhoebeOptions, folder: &std::path::Path) {
+    // several processes may start on one database at once
+    let stores = futures_util::future::try_join_all((0..4).map(|_| PhoebeStore::connect(options, folder))).await.unwrap();
+    let store = stores.into_iter().next().unwrap();
+    assert_eq!(store.pending_migrations().await.unwrap(), 0);
+    store.ping().await.unwrap();
+    for table in ["nyx_adapters", "nyx_training_runs"] {
+        assert_eq!(count(&store, table).await, 0);
+    }
+    keeps_decisions(&store).await;
+    keeps_memories(&store).await;
+    keeps_trait_weights(&store).await;
+    store.close().await;
+    // another process reads what this one acknowledged
+    let again = PhoebeStore::connect(options, folder).await.unwrap();
+    assert_eq!(again.decisions(list(|_| {})).await.unwrap().len(), 2);
+    again.close().await;
+}
+
+#[actix::test]
+async fn phoebe_keeps_the_record_on_sqlite() {
+    let folder = tempfile::tempdir().unwrap();
+    behaves(&PhoebeOptions::default(), folder.path()).await;
+    assert!(folder.path().join("phoebe.db").is_file());
+}
+
+#[actix::test]
+async fn phoebe_keeps_the_record_on_postgresql() {
+    let server = Postgres::start();
+    let options = PhoebeOptions { url: Some(server.url()), ..PhoebeOptions::default() };
+    behaves(&options, std::path::Path::new("/nowhere")).await;
+}
+
+#[actix::test]
+async fn what_aletheia_reads_through_cannot_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = PhoebeStore::connect(&PhoebeOptions::default(), folder.path()).await.unwrap();
+    let error = store.reading().execute_unprepared("DELETE FROM nyx_rewards").await.unwrap_err();
+    assert!(error.to_string().contains("readonly"), "{error}");
+}
+
+#[actix::test]
+async fn a_statement_that_runs_too_long_is_given_up_on_postgresql() {
+    let server = Postgres::start();
+    let options = PhoebeOptions { url: Some(server.url()), statement_timeout_ms: 100, ..PhoebeOptions::default() };
+    let store = PhoebeStore::connect(&options, std::path::Path::new("/nowhere")).await.unwrap();
+    assert_eq!(store.connection().get_database_backend(), DbBackend::Postgres);
+    let error = store.connection().execute_unprepared("SELECT pg_sleep(30)").await.unwrap_err();
+    assert!(error.to_string().contains("statement timeout"), "{error}");
+}
+
+#[actix::test]
+async fn a_database_that_cannot_be_reached_is_named_without_its_password() {
+    let url = Some("postgres://nyx:hush@127.0.0.1:1/nyx".to_owned());
+    let options = PhoebeOptions { url, acquire_timeout_ms: 500, ..PhoebeOptions::default() };
+    let error = PhoebeStore::connect(&options, std::path::Path::new("/nowhere")).await.unwrap_err().to_string();
+    assert!(error.contains("postgres://nyx:***@127.0.0.1:1/nyx") && !error.contains("hush"), "{error}");
+}
