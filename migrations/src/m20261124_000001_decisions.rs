@@ -28,6 +28,11 @@ fn index(table: &'static str, name: &'static str, columns: &[&'static str]) -> I
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
+    /// All of it or nothing, on SQLite too.
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let mut decisions = Table::create();
         decisions

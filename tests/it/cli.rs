@@ -83,7 +83,7 @@ fn ask_refuses_what_cannot_be_answered() {
         assert_eq!(ran.stdout, "");
     }
     let ran = program.run(&["ask", ""]);
-    assert!(ran.refusal().contains("empty"), "{ran:?}");
+    assert!(ran.refusal().contains("no user message with text"), "{ran:?}");
     let long = "word ".repeat(20_000);
     let ran = program.run(&["ask", &long]);
     assert!(ran.refusal().contains("context"), "{ran:?}");

@@ -75,7 +75,7 @@ async fn remembers_and_recalls(parts: &MemoryParts) {
     let elsewhere = Recall { conversation: Some("health".into()), ..ask("my sister", 10) };
     let found = parts.recall(elsewhere).await.unwrap();
     assert!(found.len() == 2 && found.iter().all(|hit| hit.memory.conversation.as_deref() == Some("health")), "{found:?}");
-    let near = parts.recall(Recall { min_score: 0.3, ..ask("my sister", 10) }).await.unwrap();
+    let near = parts.recall(Recall { min_score: 0.4, ..ask("Where does my sister Clara live?", 10) }).await.unwrap();
     assert_eq!(near.len(), 1, "{near:?}");
     assert_eq!(parts.store.count().await.unwrap(), TOLD.len());
     parts.store.delete(vec![near[0].memory.id]).await.unwrap();

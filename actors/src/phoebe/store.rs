@@ -25,6 +25,8 @@ use crate::{Decision, NyxError};
 const MAX_ROWS: u64 = 1000;
 /// One number for all Nyx processes: who migrates holds it.
 const MIGRATION_LOCK: i64 = 0x6e79_7870_686f;
+const MIGRATION_TRIES: usize = 20;
+const MIGRATION_PAUSE: Duration = Duration::from_millis(50);
 /// How often a trait weight is tried again when another process moved it in between.
 const WEIGHT_TRIES: usize = 50;
 
@@ -90,7 +92,7 @@ impl PhoebeStore {
     /// What the database says.
     pub async fn migrate(&self) -> Result<(), NyxError> {
         if self.writer.get_database_backend() != DbBackend::Postgres {
-            return Ok(Migrator::up(&self.writer, None).await?);
+            return self.migrate_sqlite().await;
         }
         // the lock lives as long as this transaction, which the migrations run beside
         let lock = self.writer.begin().await?;
@@ -98,6 +100,20 @@ impl PhoebeStore {
         let migrated = Migrator::up(&self.writer, None).await;
         lock.commit().await?;
         Ok(migrated?)
+    }
+
+    /// SQLite has no advisory lock: who loses the race for a migration finds it done when it looks again.
+    async fn migrate_sqlite(&self) -> Result<(), NyxError> {
+        let mut tries = 0;
+        loop {
+            match Migrator::up(&self.writer, None).await {
+                Ok(()) => return Ok(()),
+                Err(error) if tries == MIGRATION_TRIES => return Err(error.into()),
+                Err(error) => tracing::debug!(%error, "another process may be migrating: looking again"),
+            }
+            tries += 1;
+            tokio::time::sleep(MIGRATION_PAUSE).await;
+        }
     }
 
     /// Migrations that have not been applied yet.

@@ -23,9 +23,13 @@ pub(super) struct Folder {
 }
 
 #[derive(Deserialize)]
-struct ConfigJson {
+struct KindJson {
     #[serde(default)]
     model_type: String,
+}
+
+#[derive(Deserialize)]
+struct ConfigJson {
     hidden_size: usize,
     intermediate_size: usize,
     num_hidden_layers: usize,
@@ -183,10 +187,12 @@ pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> 
 
 fn read_config(path: &Path) -> Result<ModelConfig> {
     let bad = |reason: String| EngineError::BadModelConfig { path: path.to_owned(), reason };
-    let json: ConfigJson = read_json(path)?;
-    if json.model_type != "llama" {
-        return Err(EngineError::UnsupportedArchitecture { found: json.model_type, expected: "\"llama\"" });
+    // before its shape, which another architecture words otherwise
+    let KindJson { model_type } = read_json(path)?;
+    if model_type != "llama" {
+        return Err(EngineError::UnsupportedArchitecture { found: model_type, expected: "\"llama\"" });
     }
+    let json: ConfigJson = read_json(path)?;
     if json.attention_bias || json.mlp_bias {
         return Err(bad("attention_bias and mlp_bias are not supported, expected false".into()));
     }

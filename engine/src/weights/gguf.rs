@@ -84,7 +84,7 @@ impl GgufReader<'_> {
 }
 
 /// Hugging Face's name of a tensor in GGUF's words.
-fn gguf_name(name: &str) -> String {
+pub(super) fn gguf_name(name: &str) -> String {
     let name = match name {
         "model.embed_tokens.weight" => return "token_embd.weight".into(),
         "model.norm.weight" => return "output_norm.weight".into(),
