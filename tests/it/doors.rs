@@ -1,7 +1,7 @@
 //! The doors on the real binary and the real model: many at once, the live stream, those who leave, keys, and what is refused.
 
 use std::collections::BTreeSet;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -24,8 +24,9 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 /// What a WebSocket of `/v1/cells` receives: events, and last `{"closed": code}`. It stays open as long as the receiver is kept.
 fn cells(serving: &Serving, query: &str) -> Receiver<Value> {
     let url = format!("http://{}/v1/cells{query}", serving.address);
-    let (sender, receiver) = channel();
-    let (opened, ready) = channel();
+    // more than any test makes
+    let (sender, receiver) = sync_channel(100_000);
+    let (opened, ready) = sync_channel(1);
     std::thread::spawn(move || {
         actix_rt::System::new().block_on(async move {
             let (_, mut socket) = awc::Client::new().ws(url).connect().await.unwrap();

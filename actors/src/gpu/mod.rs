@@ -2,6 +2,8 @@
 
 pub mod messages;
 mod pool;
+#[cfg(test)]
+mod tests;
 mod thread;
 mod worker;
 

@@ -19,8 +19,10 @@ use crate::decision::AdapterVersion;
 use crate::observe::{Failure, Vitals};
 use crate::supervise::panic_message;
 
-/// Steps in a row that may panic before the device is given up.
-const PANICS_BEFORE_GIVING_UP: usize = 3;
+/// Steps in a row that may panic before the weights are loaded anew.
+const PANICS_BEFORE_RELOADING: usize = 3;
+/// Loads without a good step between them before the device is given up.
+const RELOADS_BEFORE_GIVING_UP: usize = 3;
 
 /// Work for a device.
 pub enum Job {
@@ -164,38 +166,79 @@ fn run(
     ready: oneshot::Sender<Result<Ready, EngineError>>,
     steps: &watch::Sender<StepReport>,
 ) {
-    let (mut engine, adapters) = match load(&options) {
+    let (engine, adapters) = match load(&options) {
         Ok(loaded) => loaded,
         Err(error) => return drop(ready.send(Err(error))),
     };
-    drop(options);
     let version =
         |adapter: &AdapterHandle| AdapterVersion { name: adapter.0.name().to_owned(), id: adapter.0.id().to_owned(), generation: 1 };
     let versions = adapters.iter().map(|(name, adapter)| (name.clone(), version(adapter))).collect();
     if ready.send(Ok(Ready { model: engine.info().clone(), adapters: versions })).is_err() {
         return;
     }
-    let mut panics = 0;
+    let why = work(&options, (engine, adapters), jobs, stop, vitals, steps);
+    // those that still wait are told as well
+    for job in jobs.try_iter() {
+        vitals.queue_depth.fetch_sub(u64::from(!matches!(job, Job::Wake)), Ordering::Relaxed);
+        match job {
+            Job::Generate { job, .. } => job.sink.finish(Err(why())),
+            Job::Score { job, .. } => (job.reply)(Err(why())),
+            Job::Wake => {}
+        }
+    }
+    steps.send_replace(StepReport::default());
+}
+
+/// Why work ended, for each who waited.
+type Ended = Box<dyn Fn() -> EngineError>;
+
+/// Takes jobs and steps until told to stop, or until the device only fails.
+fn work(
+    options: &DeviceThreadOptions,
+    (mut engine, mut adapters): Loaded,
+    jobs: &Receiver<Job>,
+    stop: &AtomicBool,
+    vitals: &Vitals,
+    steps: &watch::Sender<StepReport>,
+) -> Ended {
+    let failed = |reason: String| -> Ended {
+        let device = vitals.name.clone();
+        Box::new(move || EngineError::Device { device: device.clone(), reason: reason.clone() })
+    };
+    let give_up = |reason: String| {
+        record_failure(vitals, reason.clone());
+        failed(reason)
+    };
+    let (mut panics, mut reloads) = (0, 0);
     while take_jobs(&mut engine, jobs, &adapters, stop, vitals) {
         match catch_unwind(AssertUnwindSafe(|| engine.step())) {
             Ok(Ok(report)) => {
-                panics = 0;
+                (panics, reloads) = (0, 0);
                 steps.send_replace(report);
             }
             Ok(Err(error)) => record_failure(vitals, format!("step failed: {error}")),
             Err(payload) => {
                 let reason = panic_message(&*payload);
                 record_failure(vitals, reason.clone());
-                engine.abort_all(&|| EngineError::Device { device: vitals.name.clone(), reason: reason.clone() });
+                engine.abort_all(&failed(reason.clone()));
                 panics += 1;
-                if panics == PANICS_BEFORE_GIVING_UP {
-                    return;
+                if panics < PANICS_BEFORE_RELOADING {
+                    continue;
+                }
+                if reloads == RELOADS_BEFORE_GIVING_UP {
+                    return give_up(format!("given up after {reloads} loads of the weights; last: {reason}"));
+                }
+                (panics, reloads) = (0, reloads + 1);
+                tracing::warn!(actor = %vitals.name, "loading the weights anew");
+                match load(options) {
+                    Ok(loaded) => (engine, adapters) = loaded,
+                    Err(error) => return give_up(format!("the weights could not be loaded anew: {error}")),
                 }
             }
         }
     }
     engine.abort_all(&|| EngineError::Cancelled);
-    steps.send_replace(StepReport::default());
+    Box::new(|| EngineError::Cancelled)
 }
 
 fn record_failure(vitals: &Vitals, reason: String) {

@@ -186,7 +186,7 @@ async fn memories_are_there_when_the_store_is_opened_again_and_not_twice_at_once
     let store = EdgeStore::open(&path, 384).unwrap();
     assert_eq!(store.search(vector, 5, None).await.unwrap()[0].0, memory);
     drop(store);
-    let error = EdgeStore::open(&path, 128).err().expect("vectors of another size").to_string();
+    let error = EdgeStore::open(&path, 128).map(drop).expect_err("vectors of another size").to_string();
     assert!(error.contains("memory"), "{error}");
 }
 

@@ -43,7 +43,7 @@ impl Folder {
     }
 
     fn refusal(&self) -> String {
-        let error = self.load().err().expect("it was refused");
+        let error = self.load().expect_err("it was refused");
         assert!(matches!(error, EngineError::BadAdapter { .. } | EngineError::BadSafetensors { .. } | EngineError::Io { .. }), "{error:?}");
         let message = error.to_string();
         assert!(message.contains(&self.dir.path().display().to_string()), "the folder is not named: {message}");

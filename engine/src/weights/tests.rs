@@ -217,7 +217,7 @@ fn refusal(folder: &TempDir, change: impl FnOnce(&mut Metadata, &mut Tensors)) -
     let path = folder.path().join("bad.gguf");
     write_gguf(&path, &metadata, &tensors);
     let loaded = ModelFiles::open(&path).and_then(|files| Llama::load(&files, Quantisation::None, &Device::Cpu));
-    loaded.err().expect("it was refused").to_string()
+    loaded.expect_err("it was refused").to_string()
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn a_folder_that_is_not_as_it_should_be_is_refused_by_name() {
     };
     let refusal = |folder: &TempDir| {
         let loaded = ModelFiles::open(folder.path()).and_then(|files| Llama::load(&files, Quantisation::None, &Device::Cpu));
-        loaded.err().expect("it was refused").to_string()
+        loaded.expect_err("it was refused").to_string()
     };
     let config = |key: &str, value: serde_json::Value| {
         let folder = copy();

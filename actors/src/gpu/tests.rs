@@ -1,0 +1,148 @@
+//! A device thread with the real model: jobs that break it, a full queue, and its end.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nyx_engine::{
+    DeviceSpec, EngineError, EngineOptions, Finished, GenerateJob, ModelFiles, Piece, SamplingParams, ScoreJob, Text, TokenSink,
+};
+use tokio::sync::oneshot;
+
+use super::thread::Job;
+use super::*;
+use crate::observe::Vitals;
+
+type End = Result<Finished, EngineError>;
+
+struct Sink {
+    /// Panics on the first piece: a fault inside a step.
+    breaks: bool,
+    end: oneshot::Sender<End>,
+}
+
+impl TokenSink for Sink {
+    fn piece(&mut self, _: Piece) -> ControlFlow<()> {
+        assert!(!self.breaks, "broken on purpose");
+        ControlFlow::Continue(())
+    }
+    fn finish(self: Box<Self>, end: End) {
+        drop(self.end.send(end));
+    }
+}
+
+async fn device(queue: usize) -> (DeviceThread, Arc<Vitals>) {
+    let cache =
+        || std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    let root = std::env::var_os("NYX_MODELS").map(PathBuf::from).or_else(|| Some(cache()?.join("nyx/models"))).expect("HOME is set");
+    let model = root.join("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf");
+    assert!(model.is_file(), "{} is not there: run `make models`", model.display());
+    let files = Arc::new(ModelFiles::open(&model).unwrap());
+    let text = Arc::new(Text::load(&files).unwrap());
+    let vitals = Vitals::new("gpu-worker-0", "gpu_worker", Some("cpu".into()));
+    let engine = EngineOptions::default();
+    let options = DeviceThreadOptions { device: DeviceSpec::Cpu, files, text, engine, adapters: Vec::new(), queue, retry_after_s: 7 };
+    (DeviceThread::start(options, Arc::clone(&vitals)).await.unwrap(), vitals)
+}
+
+fn job(breaks: bool, max_tokens: usize, adapter: Option<&str>) -> (Job, oneshot::Receiver<End>) {
+    let (end, ending) = oneshot::channel();
+    let params = SamplingParams { max_tokens, ..SamplingParams::default() };
+    let job = GenerateJob {
+        prompt: vec![1, 2, 3],
+        cacheable_prefix: 0,
+        params,
+        adapter: None,
+        cancelled: Box::new(|| false),
+        deadline: None,
+        sink: Box::new(Sink { breaks, end }),
+    };
+    (Job::Generate { job, adapter: adapter.map(str::to_owned) }, ending)
+}
+
+async fn ended(ending: oneshot::Receiver<End>) -> End {
+    tokio::time::timeout(Duration::from_secs(60), ending).await.expect("it hangs").expect("it was dropped")
+}
+
+#[actix::test]
+async fn a_step_that_panics_fails_its_sequences_and_the_device_goes_on() {
+    let (device, vitals) = device(16).await;
+    // more than reloads the weights once
+    for _ in 0..4 {
+        let (broken, ending) = job(true, 4, None);
+        device.submit(broken).unwrap();
+        let error = ended(ending).await.unwrap_err();
+        assert!(error.to_string().contains("broken on purpose"), "{error}");
+    }
+    let (good, ending) = job(false, 4, None);
+    device.submit(good).unwrap();
+    assert_eq!(ended(ending).await.unwrap().usage.completion_tokens, 4);
+    assert!(device.alive());
+    assert!(vitals.report().last_failure.unwrap().reason.contains("broken on purpose"));
+    assert_eq!(vitals.report().queue_depth, 0);
+}
+
+#[actix::test]
+async fn a_device_that_only_fails_is_given_up_and_says_so() {
+    let (device, vitals) = device(16).await;
+    for _ in 0..12 {
+        let (broken, ending) = job(true, 4, None);
+        device.submit(broken).unwrap();
+        ended(ending).await.unwrap_err();
+    }
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while device.alive() {
+        assert!(std::time::Instant::now() < deadline, "it was not given up");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(vitals.report().last_failure.unwrap().reason.contains("given up"));
+    let error = device.submit(job(false, 1, None).0).unwrap_err();
+    assert!(error.status() == 503 && error.to_string().contains("gpu-worker-0"), "{error}");
+}
+
+#[actix::test]
+async fn a_full_queue_refuses_at_once_and_a_stop_ends_what_runs() {
+    let (device, vitals) = device(2).await;
+    let (long, running) = job(false, 4000, None);
+    device.submit(long).unwrap();
+    // the device takes jobs between steps: at some moment two wait and a third finds no room
+    let mut waiting = Vec::new();
+    let refused = loop {
+        let (next, ending) = job(false, 4000, None);
+        match device.submit(next) {
+            Ok(()) => waiting.push(ending),
+            Err(error) => break error,
+        }
+        assert!(waiting.len() < 100_000, "nothing was refused");
+    };
+    assert!(matches!(refused, crate::NyxError::Overloaded { capacity: 2, retry_after_s: 7 }), "{refused:?}");
+    device.stop();
+    assert!(!device.alive());
+    assert!(matches!(ended(running).await, Err(EngineError::Cancelled)));
+    // those that were still in the queue are told as well, or dropped with it
+    for ending in waiting {
+        assert!(!matches!(tokio::time::timeout(Duration::from_secs(5), ending).await.expect("it hangs"), Ok(Ok(_))));
+    }
+    drop(vitals);
+}
+
+#[actix::test]
+async fn an_adapter_that_is_not_loaded_is_refused_by_name() {
+    let (device, _) = device(4).await;
+    let (wrong, ending) = job(false, 1, Some("zeus"));
+    device.submit(wrong).unwrap();
+    assert!(ended(ending).await.unwrap_err().to_string().contains("zeus"));
+    let (sender, receiver) = oneshot::channel();
+    let reply = Box::new(move |scores| drop(sender.send(scores)));
+    let score = ScoreJob {
+        prompt: vec![1],
+        cacheable_prefix: 0,
+        continuations: vec![vec![2]],
+        adapter: None,
+        cancelled: Box::new(|| false),
+        reply,
+    };
+    device.submit(Job::Score { job: score, adapter: Some("zeus".into()) }).unwrap();
+    assert!(receiver.await.unwrap().unwrap_err().to_string().contains("zeus"));
+}
