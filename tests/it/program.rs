@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -27,7 +28,7 @@ pub fn models() -> PathBuf {
 
 /// Nyx with a data folder, a home and a working directory of its own.
 pub struct Program {
-    pub dir: TempDir,
+    pub dir: Arc<TempDir>,
     variables: Vec<(String, String)>,
 }
 
@@ -41,7 +42,7 @@ pub struct Ran {
 
 impl Program {
     pub fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), variables: Vec::new() }
+        Self { dir: Arc::new(tempfile::tempdir().unwrap()), variables: Vec::new() }
     }
 
     /// Sets an environment variable for every run.
@@ -100,7 +101,7 @@ impl Program {
         };
         // read on, or the pipe fills and holds Nyx up
         let stdout = reader(lines);
-        Serving { address: address.to_owned(), child, stdout: Some(stdout), stderr: Some(stderr) }
+        Serving { address: address.to_owned(), child, stdout: Some(stdout), stderr: Some(stderr), _dir: Arc::clone(&self.dir) }
     }
 }
 
@@ -171,6 +172,8 @@ pub struct Serving {
     child: Child,
     stdout: Option<std::thread::JoinHandle<String>>,
     stderr: Option<std::thread::JoinHandle<String>>,
+    /// Its folders are there as long as it runs, also when its [`Program`] was a temporary.
+    _dir: Arc<TempDir>,
 }
 
 impl Serving {
@@ -199,7 +202,10 @@ impl Serving {
         let mut streaming = self.open("POST", path, &[JSON], body.to_string().as_bytes());
         let mut line = String::new();
         streaming.0.read_line(&mut line).unwrap();
-        assert_eq!(line.split(' ').nth(1), Some("200"), "{line}");
+        if line.split(' ').nth(1) != Some("200") {
+            streaming.0.read_to_string(&mut line).unwrap();
+            panic!("{path} {body}: {line}");
+        }
         while !line.trim().is_empty() {
             line.clear();
             streaming.0.read_line(&mut line).unwrap();
