@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::entities::{decision, memory, reward, trait_weight};
 use super::messages::{ListDecisions, ListMemories, Memory, RecordDecision, StoreTraitWeight, TraitWeightChange};
 use super::options::{PhoebeOptions, redacted};
-use super::search;
+use super::{search, storable};
 use crate::{Decision, NyxError};
 
 /// Rows a list may have.
@@ -77,11 +77,8 @@ impl PhoebeStore {
             let reader = connect(settings).await.map_err(named)?;
             return Ok(Self { writer, reader });
         }
-        let statement_timeout = format!("SET statement_timeout = {}", options.statement_timeout_ms);
-        settings.max_connections(options.max_connections).after_connect(move |connection| {
-            let statement_timeout = statement_timeout.clone();
-            Box::pin(async move { connection.execute_unprepared(&statement_timeout).await.map(drop) })
-        });
+        // told at the handshake, so that every connection of the pool has it
+        settings.max_connections(options.max_connections).statement_timeout(Duration::from_millis(options.statement_timeout_ms));
         let writer = connect(settings).await.map_err(named)?;
         Ok(Self { reader: writer.clone(), writer })
     }
@@ -163,6 +160,9 @@ impl PhoebeStore {
 
     pub(super) async fn decisions(&self, query: ListDecisions) -> Result<Vec<Decision>, NyxError> {
         check_limit(query.limit)?;
+        for (name, value) in [("specialist", &query.specialist), ("conversation", &query.conversation)] {
+            value.as_deref().map_or(Ok(()), |value| storable(name, value))?;
+        }
         let mut select = decision::Entity::find().order_by_desc(decision::Column::Id).limit(query.limit);
         if let Some(specialist) = query.specialist {
             select = select.filter(decision::Column::Specialist.eq(specialist));
