@@ -423,7 +423,10 @@ impl Nyx {
     ) -> Result<Decision, NyxError> {
         let cancelled_with_this_future = context.cancel.clone().drop_guard();
         let decision = self.inner.orchestrator.send(Ask { context, question, events }).await;
-        cancelled_with_this_future.disarm();
+        // after a failure nobody waits for what may still run
+        if decision.is_ok() {
+            cancelled_with_this_future.disarm();
+        }
         decision.map(|decision| *decision)
     }
 

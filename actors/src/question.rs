@@ -68,3 +68,23 @@ pub enum StreamEvent {
     /// Answer `index` is complete, for `finish_reason` as in [`Answer`](crate::decision::Answer).
     Finished { index: usize, finish_reason: String },
 }
+
+/// The last `chars` characters of a text, all of it when it is shorter: of a long question, where the asking is.
+pub(crate) fn ending(text: &str, chars: usize) -> &str {
+    let start = text.char_indices().rev().nth(chars.saturating_sub(1)).map_or(0, |(at, _)| at);
+    &text[start..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ending_is_cut_between_characters() {
+        for (text, chars, expected) in
+            [("héllo", 3, "llo"), ("héllo", 4, "éllo"), ("héllo", 5, "héllo"), ("héllo", 9, "héllo"), ("", 2, "")]
+        {
+            assert_eq!(ending(text, chars), expected);
+        }
+    }
+}

@@ -82,6 +82,9 @@ impl MemoryParts {
     async fn remember(&self, request: Remember) -> Result<Memory, NyxError> {
         let Remember { context, text, speaker, when, conversation } = request;
         check_text("text", &text)?;
+        for (param, text) in [("text", Some(&text)), ("speaker", speaker.as_ref()), ("conversation", conversation.as_ref())] {
+            text.map_or(Ok(()), |text| phoebe::storable(param, text))?;
+        }
         let memory = Memory { id: Uuid::now_v7(), text, speaker, when: when.map(microseconds), conversation, stored_at: phoebe::now() };
         context.bound("the memory was stored", self.phoebe.send(StoreMemory(memory.clone()))).await?;
         if let Err(error) = context.bound("the memory was indexed", self.index(vec![memory.clone()])).await {

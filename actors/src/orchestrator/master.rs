@@ -4,6 +4,7 @@ use nyx_engine::{ChatMessage, ContinuationScore, Role, Text};
 use nyx_specialists::SpecialistPolicy;
 
 use crate::NyxError;
+use crate::question::ending;
 use crate::specialist::common_prefix;
 
 /// A question that says nothing: what a name scores after it is how common the name is (Zhao et al. 2021, "Calibrate Before Use").
@@ -32,9 +33,7 @@ impl Master {
 
     /// The prompt after which a name is scored, and how much of it is the same for every question.
     pub(super) fn prompt(&self, text: &Text, question: &str) -> Result<(Vec<u32>, usize), NyxError> {
-        let skipped = question.chars().count().saturating_sub(QUESTION_CHARS);
-        let end: String = question.chars().skip(skipped).collect();
-        let asked = format!("Who should answer this?\n{end}");
+        let asked = format!("Who should answer this?\n{}", ending(question, QUESTION_CHARS));
         let messages = [ChatMessage::new(Role::System, &self.system), ChatMessage::new(Role::User, asked)];
         let tokens = text.encode_chat(&messages, true)?;
         let shared = common_prefix(&tokens, &self.fixed);

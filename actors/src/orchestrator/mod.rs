@@ -262,11 +262,19 @@ impl OrchestratorParts {
         if !(1..=MAX_ANSWERS).contains(&question.n) {
             return Err(NyxError::invalid("n", format!("n is {}, expected 1 to {MAX_ANSWERS}", question.n)));
         }
+        for (index, message) in question.messages.iter().enumerate() {
+            phoebe::storable(&format!("messages[{index}].content"), &message.content)?;
+        }
+        question.conversation.as_deref().map_or(Ok(()), |conversation| phoebe::storable("conversation", conversation))?;
+        for stop in &question.sampling.stop {
+            phoebe::storable("stop", stop)?;
+        }
         let Some(choices) = &question.choices else { return Ok(()) };
         if !(2..=MAX_CHOICES).contains(&choices.len()) {
             return Err(NyxError::invalid("choices", format!("choices has {} entries, expected 2 to {MAX_CHOICES}", choices.len())));
         }
         for (index, choice) in choices.iter().enumerate() {
+            phoebe::storable(&format!("choices[{index}]"), choice)?;
             if choice.trim().is_empty() || choices[..index].contains(choice) {
                 return Err(NyxError::invalid("choices", format!("choices[{index}] is {choice:?}, expected different, non-empty texts")));
             }
@@ -372,6 +380,7 @@ impl OrchestratorParts {
         if !self.specialists.iter().any(|specialist| specialist.name == change.name) {
             return Err(NyxError::UnknownSpecialist { name: change.name, known: self.known() });
         }
+        phoebe::storable("reason", &change.reason)?;
         let bound = self.options.max_trait_weight;
         if !(-bound..=bound).contains(&change.to) {
             return Err(NyxError::invalid("weight", format!("weight is {}, expected a number from -{bound} to {bound}", change.to)));

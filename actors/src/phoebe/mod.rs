@@ -25,6 +25,14 @@ pub use options::{PhoebeOptions, redacted};
 pub use store::PhoebeStore;
 pub(crate) use store::now;
 
+/// Refuses a NUL character, which PostgreSQL's texts and JSON cannot hold; what one database keeps, the other must keep too.
+pub(crate) fn storable(param: &str, text: &str) -> Result<(), NyxError> {
+    match text.find('\0') {
+        Some(at) => Err(NyxError::invalid(param, format!("{param} holds a NUL character at byte {at}, expected text without any"))),
+        None => Ok(()),
+    }
+}
+
 /// The actor: hands each message to the store.
 pub struct Phoebe {
     store: PhoebeStore,

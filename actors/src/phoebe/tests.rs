@@ -73,9 +73,7 @@ async fn count(store: &PhoebeStore, table: &str) -> i64 {
 }
 
 async fn keeps_decisions(store: &PhoebeStore) {
-    let first = decision("moira", "Will it rain in Turin?", "Perhaps, \u{0} and 100 % sure");
-    // PostgreSQL's texts hold no NUL
-    let first = Decision { answers: vec![Answer { text: first.answer().replace('\u{0}', ""), finish_reason: "stop".into() }], ..first };
+    let first = decision("moira", "Will it rain in Turin?", "Perhaps, \u{FFFD} and 100 % sure");
     let second = Decision { conversation: None, status: Status::Partial, ..decision("eleos", "I am sad", "I hear you") };
     store.record(record(&first, Some((0.5, "brier".into())))).await.unwrap();
     store.record(record(&second, None)).await.unwrap();
@@ -95,6 +93,8 @@ async fn keeps_decisions(store: &PhoebeStore) {
     assert_eq!(ids(store.decisions(list(|query| query.conversation = Some("c-1".into()))).await.unwrap()), [first.id]);
     let nobody = list(|query| query.specialist = Some("' OR 1=1 --".into()));
     assert_eq!(store.decisions(nobody).await.unwrap(), []);
+    let error = store.decisions(list(|query| query.conversation = Some("a\0b".into()))).await.unwrap_err();
+    assert!(error.status() == 400 && error.to_string().contains("conversation holds a NUL character at byte 1"), "{error}");
     for limit in [0, 1001] {
         let error = store.decisions(list(|query| query.limit = limit)).await.unwrap_err();
         assert!(error.status() == 400 && error.to_string().contains(&limit.to_string()), "{error}");
@@ -200,8 +200,13 @@ async fn a_statement_that_runs_too_long_is_given_up_on_postgresql() {
     let options = PhoebeOptions { url: Some(server.url()), statement_timeout_ms: 100, ..PhoebeOptions::default() };
     let store = PhoebeStore::connect(&options, std::path::Path::new("/nowhere")).await.unwrap();
     assert_eq!(store.connection().get_database_backend(), DbBackend::Postgres);
-    let error = store.connection().execute_unprepared("SELECT pg_sleep(30)").await.unwrap_err();
-    assert!(error.to_string().contains("statement timeout"), "{error}");
+    // at once, so that each has a connection of its own
+    let sleep = || store.connection().execute_unprepared("SELECT pg_sleep(30)");
+    let (first, second, third) = tokio::join!(sleep(), sleep(), sleep());
+    for slept in [first, second, third] {
+        let error = slept.unwrap_err().to_string();
+        assert!(error.contains("statement timeout"), "{error}");
+    }
 }
 
 #[actix::test]

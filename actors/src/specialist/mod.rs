@@ -24,7 +24,7 @@ use crate::memory::messages::Recall;
 use crate::observe::Vitals;
 use crate::phoebe::Phoebe;
 use crate::phoebe::messages::SearchRecord;
-use crate::question::{Question, StreamEvent};
+use crate::question::{Question, StreamEvent, ending};
 use crate::supervise::Supervised;
 use crate::{NyxError, RequestContext};
 use sink::AnswerSink;
@@ -32,6 +32,8 @@ use sink::AnswerSink;
 /// Sampling where neither caller nor file says anything: the base model speaks with these.
 const BASE_TEMPERATURE: f32 = 0.0;
 const BASE_MAX_TOKENS: usize = 256;
+/// Characters of a question that are searched for: about the 256 tokens that the embedder reads.
+const QUERY_CHARS: usize = 1_000;
 
 /// Everything a specialist works with. Cheap to clone.
 #[derive(Clone)]
@@ -139,6 +141,7 @@ impl SpecialistParts {
         if question.trim().is_empty() {
             return Ok(Vec::new());
         }
+        let question = ending(question, QUERY_CHARS);
         match policy.retrieval {
             Retrieval::None => Ok(Vec::new()),
             Retrieval::Memory { k, min_score } => {

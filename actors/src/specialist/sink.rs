@@ -64,7 +64,11 @@ impl AnswerSink {
 }
 
 impl TokenSink for AnswerSink {
-    fn piece(&mut self, piece: Piece) -> ControlFlow<()> {
+    fn piece(&mut self, mut piece: Piece) -> ControlFlow<()> {
+        if piece.text.contains('\0') {
+            // a model may say it, the record cannot hold it: shown and kept as what cannot be shown
+            piece.text = piece.text.replace('\0', "\u{FFFD}");
+        }
         if self.first_token.is_none() && piece.tokens > 0 {
             let now = Instant::now();
             self.first_token = Some(now);
