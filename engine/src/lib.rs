@@ -9,6 +9,7 @@ pub mod comm;
 pub mod device;
 pub mod embed;
 pub mod error;
+mod kernels;
 pub mod kv;
 pub mod lora;
 pub mod model;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
+use crate::kernels::DenseMatrix;
 use crate::{ModelConfig, Result};
 
 /// The linear layers an adapter may stand beside.
@@ -53,13 +54,13 @@ impl Target {
     }
 }
 
-/// The low-rank pair of one layer's module, the scale already in `b`.
+/// The low-rank pair of one layer's module: `a` is `[rank, in]`, `b` `[out, rank]`.
 #[derive(Debug)]
-pub(crate) struct Delta {
-    /// `[rank, in]`
-    pub a: Tensor,
-    /// `[out, rank]`
-    pub b: Tensor,
+pub(crate) enum Delta {
+    /// For the kernels.
+    Packed { a: DenseMatrix, b: DenseMatrix, scale: f32 },
+    /// For candle's tensors, the scale already in `b`.
+    Tensors { a: Tensor, b: Tensor },
 }
 
 /// One adapter's deltas on one device.

@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 
 use super::{Delta, LoraAdapter, Target};
+use crate::kernels::DenseMatrix;
 use crate::weights::{load_safetensors, sha256_of};
 use crate::{EngineError, ModelConfig, Result};
 
@@ -59,7 +60,7 @@ pub(super) fn load(folder: &Path, name: &str, model: &ModelConfig, base_sha256: 
             return Err(bad(format!("tensor {key:?} has shape {:?}, expected {expected:?}", tensor.dims())));
         }
         let pair = pairs.entry((layer, target)).or_default();
-        *(if is_a { &mut pair.0 } else { &mut pair.1 }) = Some(tensor.to_dtype(DType::F32)?);
+        *(if is_a { &mut pair.0 } else { &mut pair.1 }) = Some(tensor);
     }
     if pairs.is_empty() {
         return Err(bad("it holds no LoRA tensors".into()));
@@ -76,11 +77,28 @@ pub(super) fn load(folder: &Path, name: &str, model: &ModelConfig, base_sha256: 
             _ => 0,
         };
         let b = if heads > 0 && model.rope.interleaved { interleave_rows(&b, heads)? } else { b };
-        let delta = Delta { a: a.to_device(device)?, b: (b * scale)?.to_device(device)? };
-        bytes += (delta.a.elem_count() + delta.b.elem_count()) * DType::F32.size_in_bytes();
+        let delta = if model.suits_kernels() && device.is_cpu() {
+            let (a, b) = (packed(&a)?, packed(&b)?);
+            bytes += a.bytes() + b.bytes();
+            Delta::Packed { a, b, scale: scale as f32 }
+        } else {
+            let (a, b) = (a.to_dtype(DType::F32)?, (b.to_dtype(DType::F32)? * scale)?);
+            bytes += (a.elem_count() + b.elem_count()) * DType::F32.size_in_bytes();
+            Delta::Tensors { a: a.to_device(device)?, b: b.to_device(device)? }
+        };
         deltas.insert((layer, target), delta);
     }
     Ok(LoraAdapter { name: name.to_owned(), id, bytes, deltas })
+}
+
+/// In the precision of the file: f16 stays f16, all else becomes f32.
+fn packed(matrix: &Tensor) -> Result<DenseMatrix> {
+    let (rows, columns) = matrix.dims2()?;
+    let flat = matrix.flatten_all()?;
+    Ok(match matrix.dtype() {
+        DType::F16 => DenseMatrix::from_f16(rows, columns, &flat.to_vec1()?),
+        _ => DenseMatrix::from_f32(rows, columns, &flat.to_dtype(DType::F32)?.to_vec1()?),
+    })
 }
 
 impl AdapterConfig {

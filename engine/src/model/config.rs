@@ -64,6 +64,14 @@ impl ModelConfig {
     }
 }
 
+impl ModelConfig {
+    /// Whether rows and heads are whole vectors and blocks, as the CPU kernels need them.
+    pub(crate) fn suits_kernels(&self) -> bool {
+        let rows = [self.hidden, self.intermediate, self.heads * self.head_dim, self.kv_heads * self.head_dim];
+        rows.iter().all(|row| row.is_multiple_of(crate::kernels::BLOCK)) && self.head_dim.is_multiple_of(16)
+    }
+}
+
 impl Rope {
     /// The inverse frequency of each pair, `[head_dim / 2]`, divided by the file's own `factors` where it brings them.
     pub(crate) fn inverse_frequencies(&self, head_dim: usize, factors: Option<&[f32]>) -> Vec<f32> {

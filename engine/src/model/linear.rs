@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
+use candle_core::quantized::{QMatMul, QTensor};
 use candle_core::{Module, Tensor};
 
 use crate::Result;
@@ -12,46 +12,8 @@ use crate::weights::Matrix;
 /// A base weight `[out, in]`.
 #[derive(Debug)]
 pub(crate) enum Linear {
-    Quantised(Quantised),
+    Quantised(QMatMul),
     Dense(Tensor),
-}
-
-/// A quantised weight, multiplied as it is for few rows and dequantised for many.
-#[derive(Debug)]
-pub(crate) struct Quantised {
-    product: QMatMul,
-    tensor: Arc<QTensor>,
-    /// Rows of one run from which dequantising the weight costs less than it saves.
-    dense_from: usize,
-}
-
-impl Quantised {
-    fn new(tensor: Arc<QTensor>) -> Result<Self> {
-        let dense_from = match tensor.dtype() {
-            _ if !tensor.device().is_cpu() => usize::MAX,
-            // candle multiplies these rows one by one and without SIMD
-            GgmlDType::Q4_1 | GgmlDType::Q5_0 | GgmlDType::Q5_1 => 2,
-            // these have SIMD products: dequantising pays for long chunks only
-            _ => 32,
-        };
-        Ok(Self { product: QMatMul::from_arc(Arc::clone(&tensor))?, tensor, dense_from })
-    }
-
-    /// Each run's bits depend on that run alone: few rows are multiplied row by row, many in a product of their own.
-    fn forward_runs(&self, x: &Tensor, runs: &[Run]) -> Result<Tensor> {
-        if runs.iter().all(|run| run.rows < self.dense_from) {
-            return Ok(self.product.forward(x)?);
-        }
-        // [in, out]
-        let dense = self.tensor.dequantize(x.device())?.t()?;
-        let mut parts = Vec::with_capacity(runs.len());
-        for group in runs.chunk_by(|a, b| a.rows.max(b.rows) < self.dense_from) {
-            let Some(first) = group.first() else { continue };
-            let rows = x.narrow(0, first.start, group.iter().map(|run| run.rows).sum())?.contiguous()?;
-            parts.push(if first.rows < self.dense_from { self.product.forward(&rows)? } else { rows.matmul(&dense)? });
-        }
-        Ok(if parts.len() == 1 { parts.swap_remove(0) } else { Tensor::cat(&parts, 0)? })
-    }
 }
 
 /// Consecutive rows that speak through the same adapter.
@@ -63,15 +25,18 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    fn delta(&self, layer: usize, target: Target) -> Option<&Delta> {
-        self.adapter.as_ref()?.0.delta(layer, target)
+    fn delta(&self, layer: usize, target: Target) -> Option<(&Tensor, &Tensor)> {
+        match self.adapter.as_ref()?.0.delta(layer, target)? {
+            Delta::Tensors { a, b } => Some((a, b)),
+            Delta::Packed { .. } => None,
+        }
     }
 }
 
 impl Linear {
     pub(crate) fn new(matrix: Matrix) -> Result<Self> {
         Ok(match matrix {
-            Matrix::Quantised(tensor) => Self::Quantised(Quantised::new(tensor)?),
+            Matrix::Quantised(tensor) => Self::Quantised(QMatMul::from_arc(tensor)?),
             Matrix::Dense(tensor) => Self::Dense(tensor),
         })
     }
@@ -79,7 +44,7 @@ impl Linear {
     /// `x` `[rows, in]` to `[rows, out]`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(match self {
-            Self::Quantised(weight) => weight.product.forward(x)?,
+            Self::Quantised(weight) => weight.forward(x)?,
             Self::Dense(weight) => x.matmul(&weight.t()?)?,
         })
     }
@@ -87,10 +52,7 @@ impl Linear {
     /// The same plus each run's low-rank product `x · Aᵀ · Bᵀ · scale`. Every run is multiplied alone, so that its bits do not depend on
     /// its neighbours.
     pub(crate) fn forward_with(&self, x: &Tensor, runs: &[Run], layer: usize, target: Target) -> Result<Tensor> {
-        let base = match self {
-            Self::Quantised(weight) => weight.forward_runs(x, runs)?,
-            Self::Dense(_) => self.forward(x)?,
-        };
+        let base = self.forward(x)?;
         if runs.iter().all(|run| run.delta(layer, target).is_none()) {
             return Ok(base);
         }
@@ -99,9 +61,9 @@ impl Linear {
             let rows = base.narrow(0, run.start, run.rows)?;
             parts.push(match run.delta(layer, target) {
                 None => rows,
-                Some(delta) => {
-                    let low = x.narrow(0, run.start, run.rows)?.contiguous()?.matmul(&delta.a.t()?)?;
-                    (rows + low.matmul(&delta.b.t()?)?)?
+                Some((a, b)) => {
+                    let low = x.narrow(0, run.start, run.rows)?.contiguous()?.matmul(&a.t()?)?;
+                    (rows + low.matmul(&b.t()?)?)?
                 }
             });
         }

@@ -1,4 +1,4 @@
-//! The keys and values of one sequence.
+//! Keys and values as tensors on any device, grown by copying.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -7,10 +7,9 @@ use crate::Result;
 /// Positions a buffer grows by at least: rare enough to copy, small enough to waste.
 const GROWTH: usize = 64;
 
-/// The KV cache of one sequence: per layer keys and values `[kv_heads, capacity, head_dim]` in f32, of which `len` positions are filled.
-/// It belongs to one adapter generation: with LoRA another's keys and values are never the same.
+/// Per layer keys and values `[kv_heads, capacity, head_dim]` in f32, of which `len` positions are filled.
 #[derive(Debug)]
-pub struct KvCache {
+pub(super) struct TensorKv {
     layers: Vec<Option<(Tensor, Tensor)>>,
     kv_heads: usize,
     head_dim: usize,
@@ -19,30 +18,20 @@ pub struct KvCache {
     capacity: usize,
 }
 
-impl KvCache {
-    pub(crate) fn new(layers: usize, kv_heads: usize, head_dim: usize, device: &Device) -> Self {
+impl TensorKv {
+    pub(super) fn new(layers: usize, kv_heads: usize, head_dim: usize, device: &Device) -> Self {
         Self { layers: vec![None; layers], kv_heads, head_dim, device: device.clone(), len: 0, capacity: 0 }
     }
 
-    /// Positions held.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.len
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Forgets all positions from `len` on.
-    pub fn truncate(&mut self, len: usize) {
+    pub(super) fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
     }
 
-    /// A copy of the first `len` positions, for another sequence with the same prefix *and the same adapter generation*.
-    ///
-    /// # Errors
-    /// When the device has no memory for it.
-    pub fn fork(&self, len: usize) -> Result<Self> {
+    pub(super) fn fork(&self, len: usize) -> Result<Self> {
         let mut copy = Self::new(self.layers.len(), self.kv_heads, self.head_dim, &self.device);
         copy.len = self.len.min(len);
         copy.capacity = copy.len.next_multiple_of(GROWTH);
@@ -53,13 +42,12 @@ impl KvCache {
         Ok(copy)
     }
 
-    /// Bytes of device memory this cache holds.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         2 * self.layers.len() * self.kv_heads * self.capacity * self.head_dim * DType::F32.size_in_bytes()
     }
 
     /// Makes room for `extra` positions after `len`.
-    pub(crate) fn reserve(&mut self, extra: usize) -> Result<()> {
+    pub(super) fn reserve(&mut self, extra: usize) -> Result<()> {
         let needed = self.len + extra;
         if needed <= self.capacity && self.layers.iter().all(Option::is_some) {
             return Ok(());
@@ -79,8 +67,8 @@ impl KvCache {
     }
 
     /// Writes `keys` and `values` `[kv_heads, tokens, head_dim]` after the filled positions of `layer` and returns the filled part
-    /// `[kv_heads, len + tokens, head_dim]`. [`Self::advance`] counts them once every layer has them.
-    pub(crate) fn append(&self, layer: usize, keys: &Tensor, values: &Tensor) -> Result<(Tensor, Tensor)> {
+    /// `[kv_heads, len + tokens, head_dim]`. `advance` counts them once every layer has them.
+    pub(super) fn append(&self, layer: usize, keys: &Tensor, values: &Tensor) -> Result<(Tensor, Tensor)> {
         let tokens = keys.dim(1)?;
         let Some((all_keys, all_values)) = &self.layers[layer] else {
             return Err(candle_core::Error::Msg("append before reserve".into()).into());
@@ -91,7 +79,7 @@ impl KvCache {
         Ok((all_keys.narrow(1, 0, len)?, all_values.narrow(1, 0, len)?))
     }
 
-    pub(crate) fn advance(&mut self, tokens: usize) {
+    pub(super) fn advance(&mut self, tokens: usize) {
         self.len += tokens;
     }
 }

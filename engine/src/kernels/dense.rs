@@ -1,0 +1,231 @@
+//! Products with weights in f32 or f16: unquantised models, and LoRA's two thin matrices.
+
+use std::ops::Range;
+
+use half::f16;
+
+use super::lanes::{LANES, Lanes, for_isa};
+use super::{Isa, Output, Team};
+
+/// A weight `[rows, columns]` in panels of 16 rows, each `[columns, 16]`. Missing rows are 0.
+#[derive(Debug)]
+pub struct DenseMatrix {
+    rows: usize,
+    columns: usize,
+    values: Values,
+}
+
+#[derive(Debug)]
+enum Values {
+    F32(Vec<f32>),
+    F16(Vec<u16>),
+}
+
+fn panels<T: Copy + Default>(rows: usize, columns: usize, values: &[T]) -> Vec<T> {
+    let mut packed = vec![T::default(); rows.next_multiple_of(LANES) * columns];
+    for (row, values) in values.chunks_exact(columns).enumerate() {
+        let (panel, lane) = (row / LANES, row % LANES);
+        for (column, value) in values.iter().enumerate() {
+            packed[(panel * columns + column) * LANES + lane] = *value;
+        }
+    }
+    packed
+}
+
+impl DenseMatrix {
+    /// Packs `values`, row after row.
+    ///
+    /// # Panics
+    /// When `values` does not hold `[rows, columns]`.
+    pub fn from_f32(rows: usize, columns: usize, values: &[f32]) -> Self {
+        assert_eq!(values.len(), rows * columns, "size of the matrix");
+        Self { rows, columns, values: Values::F32(panels(rows, columns, values)) }
+    }
+
+    /// The same, held in half the memory.
+    ///
+    /// # Panics
+    /// When `values` does not hold `[rows, columns]`.
+    pub fn from_f16(rows: usize, columns: usize, values: &[f16]) -> Self {
+        assert_eq!(values.len(), rows * columns, "size of the matrix");
+        let bits: Vec<u16> = values.iter().map(|value| value.to_bits()).collect();
+        Self { rows, columns, values: Values::F16(panels(rows, columns, &bits)) }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Bytes of memory.
+    pub fn bytes(&self) -> usize {
+        match &self.values {
+            Values::F32(values) => values.len() * 4,
+            Values::F16(values) => values.len() * 2,
+        }
+    }
+
+    pub(super) fn panels(&self) -> usize {
+        self.rows.div_ceil(LANES)
+    }
+
+    /// One row in f32, `[columns]`: for embeddings.
+    ///
+    /// # Panics
+    /// When there is no such row, or `into` has another size.
+    pub fn row(&self, row: usize, into: &mut [f32]) {
+        assert!(row < self.rows && into.len() == self.columns, "a row of the matrix");
+        let at = |column: usize| (row / LANES * self.columns + column) * LANES + row % LANES;
+        for (column, value) in into.iter_mut().enumerate() {
+            *value = match &self.values {
+                Values::F32(values) => values[at(column)],
+                Values::F16(values) => f16::from_bits(values[at(column)]).to_f32(),
+            };
+        }
+    }
+}
+
+/// `y[tokens, rows] = x · wᵀ`, or `y += ...` when `add`; `x` is `[tokens, columns]`. Columns are added in four interleaved sums, whose
+/// sum is taken last: the same for every number of tokens.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub fn matmul_dense(team: &Team, isa: Isa, w: &DenseMatrix, x: &[f32], add: bool, y: &mut [f32]) {
+    let tokens = x.len() / w.columns;
+    assert!(x.len() == tokens * w.columns && y.len() == tokens * w.rows, "shapes of the product");
+    let output = Output { start: y.as_mut_ptr(), rows: w.rows };
+    let panels = w.panels();
+    team.run(|thread, threads| {
+        let range = panels * thread / threads..panels * (thread + 1) / threads;
+        // SAFETY: ranges of different threads do not overlap, and `y` has room for every row of every token.
+        unsafe { multiply(isa, w, x, range, add, output) }
+    });
+}
+
+/// # Safety
+/// `output` has room for every row of every token of `x`, nobody else touches the columns of these panels, and the processor has `isa`.
+pub(super) unsafe fn multiply(isa: Isa, w: &DenseMatrix, x: &[f32], panels: Range<usize>, add: bool, output: Output) {
+    for panel in panels {
+        let rows = (w.rows - panel * LANES).min(LANES);
+        let tokens = x.len() / w.columns;
+        for token in (0..tokens).step_by(TILE) {
+            let tile = (tokens - token).min(TILE);
+            // SAFETY: a tile's tokens are there; lanes of rows that are not there are not written.
+            unsafe {
+                let x = x.as_ptr().add(token * w.columns);
+                let y = output.start.add(token * output.rows + panel * LANES);
+                let at = panel * w.columns * LANES;
+                match &w.values {
+                    Values::F32(values) => f32_isa(isa, values.as_ptr().add(at), w.columns, x, tile, rows, add, y, output.rows),
+                    Values::F16(values) => f16_isa(isa, values.as_ptr().add(at), w.columns, x, tile, rows, add, y, output.rows),
+                }
+            }
+        }
+    }
+}
+
+/// Tokens that share one reading of a panel.
+const TILE: usize = 4;
+/// Interleaved sums.
+const SUMS: usize = 4;
+
+for_isa! { unsafe fn f32_isa(w: *const f32, columns: usize, x: *const f32, tokens: usize, rows: usize, add: bool, y: *mut f32, stride: usize) = f32_body }
+for_isa! { unsafe fn f16_isa(w: *const u16, columns: usize, x: *const f32, tokens: usize, rows: usize, add: bool, y: *mut f32, stride: usize) = f16_body }
+
+#[inline(always)]
+unsafe fn f32_body<V: Lanes>(
+    w: *const f32,
+    columns: usize,
+    x: *const f32,
+    tokens: usize,
+    rows: usize,
+    add: bool,
+    y: *mut f32,
+    stride: usize,
+) {
+    unsafe { body::<V>(|column| V::load(w.add(column * LANES)), columns, x, tokens, rows, add, y, stride) }
+}
+
+#[inline(always)]
+unsafe fn f16_body<V: Lanes>(
+    w: *const u16,
+    columns: usize,
+    x: *const f32,
+    tokens: usize,
+    rows: usize,
+    add: bool,
+    y: *mut f32,
+    stride: usize,
+) {
+    unsafe { body::<V>(|column| V::load_half(w.add(column * LANES)), columns, x, tokens, rows, add, y, stride) }
+}
+
+#[inline(always)]
+unsafe fn body<V: Lanes>(
+    w: impl Fn(usize) -> V + Copy,
+    columns: usize,
+    x: *const f32,
+    tokens: usize,
+    rows: usize,
+    add: bool,
+    y: *mut f32,
+    stride: usize,
+) {
+    unsafe {
+        match tokens {
+            1 => tile::<V, 1>(w, columns, x, rows, add, y, stride),
+            2 => tile::<V, 2>(w, columns, x, rows, add, y, stride),
+            3 => tile::<V, 3>(w, columns, x, rows, add, y, stride),
+            _ => tile::<V, TILE>(w, columns, x, rows, add, y, stride),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn tile<V: Lanes, const T: usize>(
+    w: impl Fn(usize) -> V + Copy,
+    columns: usize,
+    x: *const f32,
+    rows: usize,
+    add: bool,
+    y: *mut f32,
+    stride: usize,
+) {
+    // SAFETY: as `multiply` says.
+    unsafe {
+        let mut sums = [[V::splat(0.0); SUMS]; T];
+        let whole = columns / SUMS * SUMS;
+        let mut column = 0;
+        while column < whole {
+            for s in 0..SUMS {
+                let w = w(column + s);
+                for t in 0..T {
+                    sums[t][s] = w.mul_add(V::splat(*x.add(t * columns + column + s)), sums[t][s]);
+                }
+            }
+            column += SUMS;
+        }
+        for s in 0..columns - whole {
+            let w = w(whole + s);
+            for t in 0..T {
+                sums[t][s] = w.mul_add(V::splat(*x.add(t * columns + whole + s)), sums[t][s]);
+            }
+        }
+        for t in 0..T {
+            let sum = sums[t][0].add(sums[t][1]).add(sums[t][2].add(sums[t][3]));
+            let mut lanes = [0.0_f32; LANES];
+            sum.store(lanes.as_mut_ptr());
+            let y = y.add(t * stride);
+            if add {
+                for row in 0..rows {
+                    *y.add(row) += lanes[row];
+                }
+            } else {
+                std::ptr::copy_nonoverlapping(lanes.as_ptr(), y, rows);
+            }
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Sixteen f32 side by side, on every instruction set with the same bits.
+//!
+//! Kernels that are generic over [`Lanes`] are written once: each instruction set computes the same IEEE operations in the same order.
+//! Methods must be inlined into a function that has the instruction set enabled, which [`for_isa`] makes.
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+use half::f16;
+
+/// Lanes of a vector.
+pub(super) const LANES: usize = 16;
+
+/// Sixteen f32.
+///
+/// # Safety
+/// Of every function: the processor has the instruction set of the implementation, and pointers hold [`LANES`] elements.
+pub(super) trait Lanes: Copy {
+    unsafe fn splat(value: f32) -> Self;
+    unsafe fn load(from: *const f32) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    /// From f16.
+    unsafe fn load_half(from: *const u16) -> Self;
+    /// To f16, ties to even.
+    unsafe fn store_half(self, to: *mut u16);
+    unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
+    unsafe fn div(self, other: Self) -> Self;
+    unsafe fn max(self, other: Self) -> Self;
+    unsafe fn min(self, other: Self) -> Self;
+    /// `self · a + b`, rounded once.
+    unsafe fn mul_add(self, a: Self, b: Self) -> Self;
+    /// To whole numbers, ties to even.
+    unsafe fn round(self) -> Self;
+    /// `self · 2^n` for whole `n`, where neither leaves the normal numbers.
+    unsafe fn times_two_to(self, n: Self) -> Self;
+}
+
+/// The sum of all lanes, halves first.
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+pub(super) unsafe fn sum<V: Lanes>(v: V) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    // SAFETY: as the caller promises.
+    unsafe { v.store(lanes.as_mut_ptr()) };
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] += lanes[lane + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// The largest lane.
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+pub(super) unsafe fn largest<V: Lanes>(v: V) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    // SAFETY: as the caller promises.
+    unsafe { v.store(lanes.as_mut_ptr()) };
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            let other = lanes[lane + width];
+            if other > lanes[lane] {
+                lanes[lane] = other;
+            }
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// e^x to about 1 ulp: range reduction by ln 2 in two parts, then a polynomial (Cephes' `expf`, Moshier).
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+pub(super) unsafe fn exp<V: Lanes>(x: V) -> V {
+    // SAFETY: as the caller promises.
+    unsafe {
+        // below, the result is 0 for every purpose here; above, infinite
+        let x = x.max(V::splat(-87.0)).min(V::splat(88.0));
+        let n = x.mul(V::splat(std::f32::consts::LOG2_E)).round();
+        let r = n.mul_add(V::splat(-0.693_359_4), x);
+        let r = n.mul_add(V::splat(2.121_944_4e-4), r);
+        let mut p = V::splat(1.987_569_1e-4);
+        for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+            p = p.mul_add(r, V::splat(coefficient));
+        }
+        let r2 = r.mul(r);
+        p.mul_add(r2, r.add(V::splat(1.0))).times_two_to(n)
+    }
+}
+
+/// Without vector instructions.
+#[derive(Clone, Copy)]
+pub(super) struct Portable([f32; LANES]);
+
+impl Portable {
+    #[inline(always)]
+    fn with(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+        let mut out = self.0;
+        out.iter_mut().zip(other.0).for_each(|(a, b)| *a = f(*a, b));
+        Self(out)
+    }
+}
+
+impl Lanes for Portable {
+    unsafe fn splat(value: f32) -> Self {
+        Self([value; LANES])
+    }
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: as the trait says.
+        Self(unsafe { from.cast::<[f32; LANES]>().read_unaligned() })
+    }
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: as the trait says.
+        unsafe { to.cast::<[f32; LANES]>().write_unaligned(self.0) }
+    }
+    unsafe fn load_half(from: *const u16) -> Self {
+        // SAFETY: as the trait says.
+        let halves = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
+        Self(halves.map(|half| f16::from_bits(half).to_f32()))
+    }
+    unsafe fn store_half(self, to: *mut u16) {
+        // SAFETY: as the trait says.
+        unsafe { to.cast::<[u16; LANES]>().write_unaligned(self.0.map(|value| f16::from_f32(value).to_bits())) }
+    }
+    unsafe fn add(self, other: Self) -> Self {
+        self.with(other, |a, b| a + b)
+    }
+    unsafe fn sub(self, other: Self) -> Self {
+        self.with(other, |a, b| a - b)
+    }
+    unsafe fn mul(self, other: Self) -> Self {
+        self.with(other, |a, b| a * b)
+    }
+    unsafe fn div(self, other: Self) -> Self {
+        self.with(other, |a, b| a / b)
+    }
+    unsafe fn max(self, other: Self) -> Self {
+        // as the instruction has it: the second where either is not a number
+        self.with(other, |a, b| if a > b { a } else { b })
+    }
+    unsafe fn min(self, other: Self) -> Self {
+        self.with(other, |a, b| if a < b { a } else { b })
+    }
+    unsafe fn mul_add(self, a: Self, b: Self) -> Self {
+        let mut out = self.0;
+        for ((out, a), b) in out.iter_mut().zip(a.0).zip(b.0) {
+            *out = out.mul_add(a, b);
+        }
+        Self(out)
+    }
+    unsafe fn round(self) -> Self {
+        Self(self.0.map(f32::round_ties_even))
+    }
+    unsafe fn times_two_to(self, n: Self) -> Self {
+        self.with(n, |a, n| f32::from_bits(a.to_bits().wrapping_add_signed((n as i32) << 23)))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(super) struct Avx512(__m512);
+
+#[cfg(target_arch = "x86_64")]
+impl Lanes for Avx512 {
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        unsafe { Self(_mm512_set1_ps(value)) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        unsafe { Self(_mm512_loadu_ps(from)) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn load_half(from: *const u16) -> Self {
+        unsafe { Self(_mm512_cvtph_ps(_mm256_loadu_si256(from.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn store_half(self, to: *mut u16) {
+        unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0)) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        unsafe { Self(_mm512_add_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        unsafe { Self(_mm512_sub_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        unsafe { Self(_mm512_mul_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        unsafe { Self(_mm512_div_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        unsafe { Self(_mm512_max_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn min(self, other: Self) -> Self {
+        unsafe { Self(_mm512_min_ps(self.0, other.0)) }
+    }
+    #[inline(always)]
+    unsafe fn mul_add(self, a: Self, b: Self) -> Self {
+        unsafe { Self(_mm512_fmadd_ps(self.0, a.0, b.0)) }
+    }
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        unsafe { Self(_mm512_roundscale_ps::<_MM_FROUND_TO_NEAREST_INT>(self.0)) }
+    }
+    #[inline(always)]
+    unsafe fn times_two_to(self, n: Self) -> Self {
+        unsafe {
+            let shift = _mm512_slli_epi32::<23>(_mm512_cvtps_epi32(n.0));
+            Self(_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(self.0), shift)))
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(__m256, __m256);
+
+#[cfg(target_arch = "x86_64")]
+impl Lanes for Avx2 {
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        unsafe { Self(_mm256_set1_ps(value), _mm256_set1_ps(value)) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        unsafe { Self(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe {
+            _mm256_storeu_ps(to, self.0);
+            _mm256_storeu_ps(to.add(8), self.1);
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_half(from: *const u16) -> Self {
+        unsafe { Self(_mm256_cvtph_ps(_mm_loadu_si128(from.cast())), _mm256_cvtph_ps(_mm_loadu_si128(from.add(8).cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn store_half(self, to: *mut u16) {
+        unsafe {
+            _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0));
+            _mm_storeu_si128(to.add(8).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.1));
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        unsafe { Self(_mm256_add_ps(self.0, other.0), _mm256_add_ps(self.1, other.1)) }
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        unsafe { Self(_mm256_sub_ps(self.0, other.0), _mm256_sub_ps(self.1, other.1)) }
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        unsafe { Self(_mm256_mul_ps(self.0, other.0), _mm256_mul_ps(self.1, other.1)) }
+    }
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        unsafe { Self(_mm256_div_ps(self.0, other.0), _mm256_div_ps(self.1, other.1)) }
+    }
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        unsafe { Self(_mm256_max_ps(self.0, other.0), _mm256_max_ps(self.1, other.1)) }
+    }
+    #[inline(always)]
+    unsafe fn min(self, other: Self) -> Self {
+        unsafe { Self(_mm256_min_ps(self.0, other.0), _mm256_min_ps(self.1, other.1)) }
+    }
+    #[inline(always)]
+    unsafe fn mul_add(self, a: Self, b: Self) -> Self {
+        unsafe { Self(_mm256_fmadd_ps(self.0, a.0, b.0), _mm256_fmadd_ps(self.1, a.1, b.1)) }
+    }
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        unsafe { Self(_mm256_round_ps::<_MM_FROUND_TO_NEAREST_INT>(self.0), _mm256_round_ps::<_MM_FROUND_TO_NEAREST_INT>(self.1)) }
+    }
+    #[inline(always)]
+    unsafe fn times_two_to(self, n: Self) -> Self {
+        unsafe {
+            let half = |x: __m256, n: __m256| {
+                let shift = _mm256_slli_epi32::<23>(_mm256_cvtps_epi32(n));
+                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), shift))
+            };
+            Self(half(self.0, n.0), half(self.1, n.1))
+        }
+    }
+}
+
+/// A safe function that runs a generic kernel with the lanes of an instruction set.
+macro_rules! for_isa {
+    ($(#[$doc:meta])* $vis:vis unsafe fn $name:ident($($arg:ident: $type:ty),* $(,)?) = $body:ident) => {
+        $(#[$doc])*
+        $vis unsafe fn $name(isa: $crate::kernels::Isa, $($arg: $type),*) {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+                unsafe fn avx512($($arg: $type),*) {
+                    unsafe { $body::<$crate::kernels::lanes::Avx512>($($arg),*) }
+                }
+                #[target_feature(enable = "avx2,fma,f16c")]
+                unsafe fn avx2($($arg: $type),*) {
+                    unsafe { $body::<$crate::kernels::lanes::Avx2>($($arg),*) }
+                }
+                match isa {
+                    $crate::kernels::Isa::Avx512Vnni => return unsafe { avx512($($arg),*) },
+                    $crate::kernels::Isa::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::kernels::Isa::Portable => {}
+                }
+            }
+            let _ = isa;
+            unsafe { $body::<$crate::kernels::lanes::Portable>($($arg),*) }
+        }
+    };
+}
+pub(super) use for_isa;

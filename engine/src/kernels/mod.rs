@@ -1,0 +1,141 @@
+//! Products with quantised weights on the CPU: the one module that may be `unsafe`.
+//!
+//! Weights are repacked at load, losslessly, for the machine's dot products: 16 output rows stand side by side (a *panel*), so that one
+//! vector register holds the same four columns of all of them, and an activation's four bytes meet it by one broadcast. Activations are
+//! rounded to int8 in blocks of 32, as llama.cpp's Q8_1 has them, with an f32 scale.
+//!
+//! Every path (AVX-512 VNNI, AVX2, portable) gives the same bits: dot products of a block are exact in i32, and blocks are added in f32
+//! by the same fused multiply-adds in the same order, whatever the number of rows and threads. Threads split output rows, never columns.
+
+#![allow(unsafe_code, reason = "vector instructions, and disjoint writes from several threads; each use says why it holds")]
+#![allow(clippy::needless_range_loop, reason = "registers of several arrays are counted together")]
+#![allow(clippy::too_many_arguments, reason = "what a kernel needs stands in registers, not in a struct")]
+
+mod activations;
+mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod dense;
+mod lanes;
+mod lora;
+mod ops;
+mod packed;
+mod portable;
+mod team;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+pub use activations::Activations;
+pub use attention::{AttentionShape, KEYS, KvSlice, Span, attention};
+pub use dense::{DenseMatrix, matmul_dense};
+pub use lora::{LowRank, low_rank};
+pub use ops::{add, rms_norm, rotate, silu_mul, to_half};
+pub use packed::{BlockKind, PackedMatrix};
+pub use team::Team;
+
+/// Columns that share a scale.
+pub const BLOCK: usize = 32;
+/// Output rows that stand side by side.
+pub const PANEL: usize = 16;
+
+/// Which instructions to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isa {
+    /// AVX-512 with VNNI: 64 products an instruction.
+    Avx512Vnni,
+    Avx2,
+    Portable,
+}
+
+impl Isa {
+    /// The best that this processor has.
+    pub fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let has = |all: &[bool]| all.iter().all(|present| *present);
+            if has(&[
+                std::arch::is_x86_feature_detected!("avx512f"),
+                std::arch::is_x86_feature_detected!("avx512bw"),
+                std::arch::is_x86_feature_detected!("avx512vnni"),
+            ]) {
+                return Self::Avx512Vnni;
+            }
+            if has(&[
+                std::arch::is_x86_feature_detected!("avx2"),
+                std::arch::is_x86_feature_detected!("fma"),
+                std::arch::is_x86_feature_detected!("f16c"),
+            ]) {
+                return Self::Avx2;
+            }
+        }
+        Self::Portable
+    }
+
+    /// Those that this processor has, the best first.
+    #[cfg(test)]
+    pub fn available() -> Vec<Self> {
+        match Self::detect() {
+            Self::Avx512Vnni => vec![Self::Avx512Vnni, Self::Avx2, Self::Portable],
+            Self::Avx2 => vec![Self::Avx2, Self::Portable],
+            Self::Portable => vec![Self::Portable],
+        }
+    }
+}
+
+/// The output of a product, `[tokens, rows]`, written by several threads at different columns.
+#[derive(Clone, Copy)]
+struct Output {
+    start: *mut f32,
+    rows: usize,
+}
+
+// SAFETY: threads write the columns of different panels.
+unsafe impl Sync for Output {}
+
+/// One of the products of a phase: `y[tokens, rows] = x · wᵀ`, written whole.
+#[derive(Debug)]
+pub struct Product<'a> {
+    pub w: &'a PackedMatrix,
+    pub y: &'a mut [f32],
+}
+
+/// All products of the same activations, shared out among the team as one.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub fn matmul(team: &Team, isa: Isa, products: &mut [Product<'_>], x: &Activations) {
+    for product in products.iter() {
+        assert_eq!(product.w.columns(), x.columns(), "columns of weight and activations");
+        assert_eq!(product.y.len(), x.tokens() * product.w.rows(), "size of the output");
+    }
+    let parts: Vec<(&PackedMatrix, Output)> =
+        products.iter_mut().map(|product| (product.w, Output { start: product.y.as_mut_ptr(), rows: product.w.rows() })).collect();
+    let all: usize = parts.iter().map(|(w, _)| w.panels()).sum();
+    team.run(|thread, threads| {
+        let mine = all * thread / threads..all * (thread + 1) / threads;
+        let mut first = 0;
+        for (w, output) in &parts {
+            let panels = w.panels();
+            let range = mine.start.clamp(first, first + panels) - first..mine.end.clamp(first, first + panels) - first;
+            // SAFETY: ranges of different threads do not overlap, `y` has room for every row of every token, and `isa` was detected.
+            unsafe { multiply(isa, w, x, range, *output) };
+            first += panels;
+        }
+    });
+}
+
+/// # Safety
+/// `output` has room for `[x.tokens(), w.rows()]`, nobody else writes the columns of these panels, and the processor has `isa`.
+unsafe fn multiply(isa: Isa, w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => unsafe { avx512::multiply(w, x, panels, output) },
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { avx2::multiply(w, x, panels, output) },
+        _ => unsafe { portable::multiply(w, x, panels, output) },
+    }
+}

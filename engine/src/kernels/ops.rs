@@ -1,0 +1,121 @@
+//! What stands between the products: norms, rotations, activation functions.
+
+use super::Isa;
+use super::lanes::{LANES, Lanes, exp, for_isa, sum};
+
+/// RMSNorm (Zhang and Sennrich 2019) of one row: `x / sqrt(mean(x²) + eps) · weight`.
+///
+/// # Panics
+/// When the three differ in length, or 16 does not divide it.
+pub fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    assert!(x.len() == weight.len() && x.len() == out.len() && x.len().is_multiple_of(LANES), "rows of one length");
+    // SAFETY: the pointers hold as many elements as are told, whole lanes.
+    unsafe { rms_norm_isa(isa, x.as_ptr(), weight.as_ptr(), x.len(), eps, out.as_mut_ptr()) }
+}
+
+for_isa! { unsafe fn rms_norm_isa(x: *const f32, weight: *const f32, len: usize, eps: f32, out: *mut f32) = rms_norm_body }
+
+#[inline(always)]
+unsafe fn rms_norm_body<V: Lanes>(x: *const f32, weight: *const f32, len: usize, eps: f32, out: *mut f32) {
+    // SAFETY: as `rms_norm` says.
+    unsafe {
+        let mut squares = V::splat(0.0);
+        for at in (0..len).step_by(LANES) {
+            let x = V::load(x.add(at));
+            squares = x.mul_add(x, squares);
+        }
+        let scale = V::splat(1.0 / (sum(squares) / len as f32 + eps).sqrt());
+        for at in (0..len).step_by(LANES) {
+            V::load(x.add(at)).mul(scale).mul(V::load(weight.add(at))).store(out.add(at));
+        }
+    }
+}
+
+/// SwiGLU's gate (Shazeer 2020): `gate = gate · sigmoid(gate) · up`.
+///
+/// # Panics
+/// When the two differ in length, or 16 does not divide it.
+pub fn silu_mul(isa: Isa, gate: &mut [f32], up: &[f32]) {
+    assert!(gate.len() == up.len() && gate.len().is_multiple_of(LANES), "rows of one length");
+    // SAFETY: as in `rms_norm`.
+    unsafe { silu_mul_isa(isa, gate.as_mut_ptr(), up.as_ptr(), gate.len()) }
+}
+
+for_isa! { unsafe fn silu_mul_isa(gate: *mut f32, up: *const f32, len: usize) = silu_mul_body }
+
+#[inline(always)]
+unsafe fn silu_mul_body<V: Lanes>(gate: *mut f32, up: *const f32, len: usize) {
+    // SAFETY: as `silu_mul` says.
+    unsafe {
+        let one = V::splat(1.0);
+        for at in (0..len).step_by(LANES) {
+            let x = V::load(gate.add(at));
+            let sigmoid_inverse = one.add(exp(V::splat(0.0).sub(x)));
+            x.div(sigmoid_inverse).mul(V::load(up.add(at))).store(gate.add(at));
+        }
+    }
+}
+
+/// `x += y`.
+///
+/// # Panics
+/// When the two differ in length, or 16 does not divide it.
+pub fn add(isa: Isa, x: &mut [f32], y: &[f32]) {
+    assert!(x.len() == y.len() && x.len().is_multiple_of(LANES), "rows of one length");
+    // SAFETY: as in `rms_norm`.
+    unsafe { add_isa(isa, x.as_mut_ptr(), y.as_ptr(), x.len()) }
+}
+
+for_isa! { unsafe fn add_isa(x: *mut f32, y: *const f32, len: usize) = add_body }
+
+#[inline(always)]
+unsafe fn add_body<V: Lanes>(x: *mut f32, y: *const f32, len: usize) {
+    // SAFETY: as `add` says.
+    unsafe {
+        for at in (0..len).step_by(LANES) {
+            V::load(x.add(at)).add(V::load(y.add(at))).store(x.add(at));
+        }
+    }
+}
+
+/// Rotates the heads of one row by its position (RoPE, Su et al. 2021). `cos` and `sin` have `head_dim / 2` entries. Pairs are neighbours
+/// (`interleaved`, GGUF's order) or halves (Hugging Face's).
+pub fn rotate(row: &mut [f32], cos: &[f32], sin: &[f32], interleaved: bool) {
+    let pairs = cos.len();
+    for head in row.chunks_exact_mut(2 * pairs) {
+        if interleaved {
+            for ((pair, cos), sin) in head.chunks_exact_mut(2).zip(cos).zip(sin) {
+                let (a, b) = (pair[0], pair[1]);
+                pair[0] = a * cos - b * sin;
+                pair[1] = a * sin + b * cos;
+            }
+        } else {
+            let (first, second) = head.split_at_mut(pairs);
+            for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+            }
+        }
+    }
+}
+
+/// f32 to f16, ties to even.
+///
+/// # Panics
+/// When the two differ in length, or 16 does not divide it.
+pub fn to_half(isa: Isa, x: &[f32], out: &mut [u16]) {
+    assert!(x.len() == out.len() && x.len().is_multiple_of(LANES), "rows of one length");
+    // SAFETY: as in `rms_norm`.
+    unsafe { to_half_isa(isa, x.as_ptr(), out.as_mut_ptr(), x.len()) }
+}
+
+for_isa! { unsafe fn to_half_isa(x: *const f32, out: *mut u16, len: usize) = to_half_body }
+
+#[inline(always)]
+unsafe fn to_half_body<V: Lanes>(x: *const f32, out: *mut u16, len: usize) {
+    // SAFETY: as `to_half` says.
+    unsafe {
+        for at in (0..len).step_by(LANES) {
+            V::load(x.add(at)).store_half(out.add(at));
+        }
+    }
+}

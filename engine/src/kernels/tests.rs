@@ -1,0 +1,323 @@
+//! Every instruction set that this machine has against the portable path, bit for bit, and that against plain sums.
+
+use half::f16;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+
+/// A failure prints the seed; `NYX_TEST_SEED` replays it.
+fn random() -> StdRng {
+    let seed = std::env::var("NYX_TEST_SEED").ok().map_or_else(rand::random, |seed| seed.parse().expect("a whole number"));
+    println!("NYX_TEST_SEED={seed}");
+    StdRng::seed_from_u64(seed)
+}
+
+fn floats(random: &mut StdRng, count: usize, most: f32) -> Vec<f32> {
+    (0..count).map(|_| random.random_range(-most..most)).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+fn close(found: f32, expected: f64, allowed: f64) {
+    assert!((f64::from(found) - expected).abs() <= allowed, "{found} for {expected}, allowed {allowed}");
+}
+
+/// Blocks of a GGUF tensor.
+fn blocks(random: &mut StdRng, kind: BlockKind, rows: usize, columns: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for _ in 0..rows * columns / BLOCK {
+        for _ in 0..if kind.has_min() { 2 } else { 1 } {
+            bytes.extend(f16::from_f32(random.random_range(-0.1..0.1)).to_le_bytes());
+        }
+        bytes.extend((0..kind.quant_bytes()).map(|_| random.random::<u8>()));
+    }
+    bytes
+}
+
+/// What a block stands for, read as GGUF has it.
+fn plain(kind: BlockKind, blocks: &[u8]) -> Vec<f32> {
+    let half = |bytes: &[u8]| f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
+    let numbers = blocks.chunks_exact(kind.file_bytes()).flat_map(|block| {
+        let (scale, quants) = (half(block), &block[block.len() - kind.quant_bytes()..]);
+        (0..BLOCK).map(move |column| match kind {
+            BlockKind::Q8_0 => f32::from(quants[column] as i8) * scale,
+            _ => {
+                let byte = quants[column % 16];
+                let quant = f32::from(if column < 16 { byte & 15 } else { byte >> 4 });
+                if kind == BlockKind::Q4_1 { quant * scale + half(&block[2..]) } else { (quant - 8.0) * scale }
+            }
+        })
+    });
+    numbers.collect()
+}
+
+const KINDS: [BlockKind; 3] = [BlockKind::Q4_0, BlockKind::Q4_1, BlockKind::Q8_0];
+
+#[test]
+fn repacked_weights_are_the_files_own() {
+    let mut random = random();
+    for kind in KINDS {
+        let (rows, columns) = (37, 96);
+        let file = blocks(&mut random, kind, rows, columns);
+        let packed = PackedMatrix::pack(kind, rows, columns, &file, 1);
+        let mut row = vec![0.0; columns];
+        for (index, expected) in plain(kind, &file).chunks_exact(columns).enumerate() {
+            packed.dequantise_row(index, &mut row);
+            assert_eq!(row, expected, "{kind:?} row {index}");
+        }
+    }
+}
+
+#[test]
+fn quantised_products_have_the_same_bits_on_every_path_batched_or_alone() {
+    let mut random = random();
+    for _ in 0..60 {
+        let kind = KINDS[random.random_range(0..3)];
+        let (rows, chunks, tokens) = (random.random_range(1..70), random.random_range(1..4), random.random_range(1..20));
+        let columns = BLOCK * chunks * random.random_range(1..6);
+        let file = blocks(&mut random, kind, rows, columns);
+        let w = PackedMatrix::pack(kind, rows, columns, &file, chunks);
+        let x = floats(&mut random, tokens * columns, 3.0);
+        let team = Team::new(random.random_range(1..4));
+        let product = |isa: Isa, x: &[f32]| {
+            let mut quants = Activations::default();
+            quants.quantise(&team, isa, x, columns);
+            let mut y = vec![f32::NAN; x.len() / columns * rows];
+            matmul(&team, isa, &mut [Product { w: &w, y: &mut y }], &quants);
+            y
+        };
+        let expected = product(Isa::Portable, &x);
+        for isa in Isa::available() {
+            assert_eq!(bits(&product(isa, &x)), bits(&expected), "{isa:?} {kind:?} {rows} x {columns}, {tokens} tokens");
+            let token = random.random_range(0..tokens);
+            let alone = product(isa, &x[token * columns..(token + 1) * columns]);
+            assert_eq!(bits(&alone), bits(&expected[token * rows..(token + 1) * rows]));
+        }
+        let weights = plain(kind, &file);
+        for (y, x) in expected.chunks_exact(rows).zip(x.chunks_exact(columns)) {
+            for (y, w) in y.iter().zip(weights.chunks_exact(columns)) {
+                let dot: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+                // an activation is off by half a step at most
+                let error: f64 = w.iter().map(|w| f64::from(w.abs())).sum::<f64>() * 3.0 / 127.0 / 2.0;
+                close(*y, dot, error + 1e-4);
+            }
+        }
+    }
+}
+
+#[test]
+fn one_phase_of_several_products_equals_each_alone() {
+    let mut random = random();
+    let columns = 64;
+    let weights: Vec<PackedMatrix> = [(BlockKind::Q4_1, 40), (BlockKind::Q8_0, 7), (BlockKind::Q4_0, 130)]
+        .map(|(kind, rows)| PackedMatrix::pack(kind, rows, columns, &blocks(&mut random, kind, rows, columns), 1))
+        .into();
+    let x = floats(&mut random, 9 * columns, 1.0);
+    for threads in 1..5 {
+        let team = Team::new(threads);
+        let mut quants = Activations::default();
+        quants.quantise(&team, Isa::detect(), &x, columns);
+        let mut together: Vec<Vec<f32>> = weights.iter().map(|w| vec![f32::NAN; 9 * w.rows()]).collect();
+        let mut products: Vec<Product<'_>> = weights.iter().zip(&mut together).map(|(w, y)| Product { w, y }).collect();
+        matmul(&team, Isa::detect(), &mut products, &quants);
+        for (w, together) in weights.iter().zip(&together) {
+            let mut alone = vec![f32::NAN; together.len()];
+            matmul(&team, Isa::detect(), &mut [Product { w, y: &mut alone }], &quants);
+            assert_eq!(bits(&alone), bits(together));
+        }
+    }
+}
+
+#[test]
+fn dense_products_have_the_same_bits_on_every_path_in_f32_and_f16() {
+    let mut random = random();
+    for _ in 0..40 {
+        let (rows, columns, tokens) = (random.random_range(1..50), random.random_range(1..90), random.random_range(1..11));
+        let halves: Vec<f16> = floats(&mut random, rows * columns, 1.0).into_iter().map(f16::from_f32).collect();
+        let values: Vec<f32> = halves.iter().map(|value| value.to_f32()).collect();
+        let (x, start) = (floats(&mut random, tokens * columns, 1.0), floats(&mut random, tokens * rows, 1.0));
+        let team = Team::new(2);
+        let mut expected = start.clone();
+        matmul_dense(&team, Isa::Portable, &DenseMatrix::from_f32(rows, columns, &values), &x, true, &mut expected);
+        for w in [DenseMatrix::from_f32(rows, columns, &values), DenseMatrix::from_f16(rows, columns, &halves)] {
+            for isa in Isa::available() {
+                let mut y = start.clone();
+                matmul_dense(&team, isa, &w, &x, true, &mut y);
+                assert_eq!(bits(&y), bits(&expected));
+                let mut alone = start[..rows].to_vec();
+                matmul_dense(&team, isa, &w, &x[..columns], true, &mut alone);
+                assert_eq!(bits(&alone), bits(&expected[..rows]));
+            }
+            let mut row = vec![0.0; columns];
+            w.row(rows - 1, &mut row);
+            assert_eq!(row, values[(rows - 1) * columns..]);
+        }
+        for (token, y) in expected.chunks_exact(rows).enumerate() {
+            for (row, y) in y.iter().enumerate() {
+                let pairs = values[row * columns..].iter().zip(&x[token * columns..(token + 1) * columns]);
+                let dot: f64 = pairs.map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+                close(*y, dot + f64::from(start[token * rows + row]), 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn adapters_of_many_runs_at_once_equal_each_alone() {
+    let mut random = random();
+    let (columns, tokens) = (48, 45);
+    let x = floats(&mut random, tokens * columns, 1.0);
+    let mut matrix = |rows: usize, columns: usize| DenseMatrix::from_f32(rows, columns, &floats(&mut random, rows * columns, 1.0));
+    let outs = [33, 16];
+    let pairs: Vec<_> = [(4, 0), (16, 1), (5, 0)].map(|(rank, output)| (matrix(rank, columns), matrix(outs[output], rank), output)).into();
+    let runs = [(0, 20), (20, 1), (23, 22)];
+    let items: Vec<LowRank<'_>> =
+        pairs.iter().zip(runs).map(|((a, b, output), (row, rows))| LowRank { a, b, scale: 0.5, row, rows, output: *output }).collect();
+    for isa in Isa::available() {
+        let team = Team::new(3);
+        let mut found = outs.map(|out| vec![1.0; tokens * out]);
+        let [first, second] = &mut found;
+        low_rank(&team, isa, &items, &x, &mut Vec::new(), &mut [first, second]);
+        let mut expected = outs.map(|out| vec![1.0; tokens * out]);
+        for item in &items {
+            let mut low = vec![0.0; item.rows * item.a.rows()];
+            matmul_dense(&team, isa, item.a, &x[item.row * columns..(item.row + item.rows) * columns], false, &mut low);
+            low.iter_mut().for_each(|value| *value *= item.scale);
+            let out = item.b.rows();
+            matmul_dense(&team, isa, item.b, &low, true, &mut expected[item.output][item.row * out..(item.row + item.rows) * out]);
+        }
+        assert!(found.iter().zip(&expected).all(|(found, expected)| bits(found) == bits(expected)));
+        assert!(found[0][20 * 33..23 * 33].iter().all(|value| *value == 1.0), "rows without an adapter are left alone");
+    }
+}
+
+#[test]
+fn norms_activations_and_halves_have_the_same_bits_on_every_path() {
+    let mut random = random();
+    let (x, w) = (floats(&mut random, 576, 20.0), floats(&mut random, 576, 1.0));
+    let mean: f64 = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / 576.0 + 1e-5;
+    let all: Vec<_> = Isa::available()
+        .into_iter()
+        .map(|isa| {
+            let (mut normed, mut gated, mut halves, mut sum) = (vec![0.0; 576], x.clone(), vec![0; 576], x.clone());
+            rms_norm(isa, &x, &w, 1e-5, &mut normed);
+            silu_mul(isa, &mut gated, &w);
+            to_half(isa, &x, &mut halves);
+            add(isa, &mut sum, &w);
+            for at in 0..576 {
+                let (x, w) = (f64::from(x[at]), f64::from(w[at]));
+                close(normed[at], x / mean.sqrt() * w, 1e-6 * (1.0 + x.abs()));
+                close(gated[at], x / (1.0 + (-x).exp()) * w, 2e-6 * (1.0 + x.abs()));
+                close(sum[at], x + w, 1e-5);
+                assert_eq!(halves[at], f16::from_f32(x as f32).to_bits());
+            }
+            (bits(&normed), bits(&gated), halves, bits(&sum))
+        })
+        .collect();
+    assert!(all.iter().all(|found| *found == all[0]));
+    // far from zero nothing overflows
+    let mut extreme = vec![0.0; 16];
+    extreme[..4].copy_from_slice(&[1e30, -1e30, 200.0, -200.0]);
+    silu_mul(Isa::detect(), &mut extreme, &[1.0; 16]);
+    assert!(extreme.iter().all(|value| value.is_finite()) && extreme[2] == 200.0 && extreme[3].abs() < 1e-30, "{extreme:?}");
+}
+
+/// Keys and values `[positions, head_dim]` of one head, in blocks.
+fn cached(keys: &[f32], values: &[f32], dim: usize) -> Vec<Vec<f32>> {
+    let positions = keys.len() / dim;
+    let mut blocks = vec![vec![0.0; 2 * KEYS * dim]; positions.div_ceil(KEYS)];
+    for position in 0..positions {
+        let (block, column) = (&mut blocks[position / KEYS], position % KEYS);
+        for d in 0..dim {
+            block[d * KEYS + column] = keys[position * dim + d];
+            block[(KEYS + column) * dim + d] = values[position * dim + d];
+        }
+    }
+    blocks
+}
+
+#[test]
+fn attention_is_the_softmax_and_has_the_same_bits_on_every_path_whole_or_in_chunks() {
+    let mut random = random();
+    for _ in 0..30 {
+        let head_dim = [16, 64, 80, 128][random.random_range(0..4)];
+        let kv_heads = random.random_range(1..4);
+        let group = random.random_range(1..9);
+        let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim };
+        let width = shape.heads * head_dim;
+        let (position, tokens) = (random.random_range(0..70), random.random_range(1..12));
+        let all = position + tokens;
+        let mut halves = |count: usize, most: f32| -> Vec<f32> {
+            floats(&mut random, count, most).into_iter().map(|value| f16::from_f32(value).to_f32()).collect()
+        };
+        let keys: Vec<Vec<f32>> = (0..kv_heads).map(|_| halves(all * head_dim, 2.0)).collect();
+        let values: Vec<Vec<f32>> = (0..kv_heads).map(|_| halves(all * head_dim, 1.0)).collect();
+        let full: Vec<Vec<Vec<f32>>> = keys.iter().zip(&values).map(|(keys, values)| cached(keys, values, head_dim)).collect();
+        let short: Vec<Vec<Vec<u16>>> = full
+            .iter()
+            .map(|blocks| blocks.iter().map(|block| block.iter().map(|value| f16::from_f32(*value).to_bits()).collect()).collect())
+            .collect();
+        let queries = floats(&mut random, tokens * width, 3.0);
+        let team = Team::new(2);
+        let in_full = |block: usize, head: usize| KvSlice::F32(&full[head][block]);
+        let in_half = |block: usize, head: usize| KvSlice::F16(&short[head][block]);
+        let attended = |isa: Isa, half: bool, first: usize, count: usize| {
+            let mut out = vec![f32::NAN; count * width];
+            let span = |cache| [Span { row: 0, tokens: count, position: position + first, cache }];
+            let spans = if half { span(&in_half) } else { span(&in_full) };
+            attention(&team, isa, shape, &spans, &queries[first * width..(first + count) * width], &mut out);
+            out
+        };
+        let expected = attended(Isa::Portable, false, 0, tokens);
+        for isa in Isa::available() {
+            for half in [false, true] {
+                assert_eq!(bits(&attended(isa, half, 0, tokens)), bits(&expected), "{isa:?}, half {half}");
+                let cut = random.random_range(0..tokens);
+                let chunks = [attended(isa, half, 0, cut), attended(isa, half, cut, tokens - cut)].concat();
+                assert_eq!(bits(&chunks), bits(&expected), "{isa:?}, cut at {cut}");
+            }
+        }
+        for token in 0..tokens {
+            for head in 0..shape.heads {
+                let at = token * width + head * head_dim;
+                let (query, keys, values) = (&queries[at..at + head_dim], &keys[head / group], &values[head / group]);
+                let score = |place: usize| -> f64 {
+                    let key = &keys[place * head_dim..(place + 1) * head_dim];
+                    query.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum::<f64>() / (head_dim as f64).sqrt()
+                };
+                let scores: Vec<f64> = (0..=position + token).map(score).collect();
+                let most = scores.iter().copied().fold(f64::MIN, f64::max);
+                let total: f64 = scores.iter().map(|score| (score - most).exp()).sum();
+                for d in 0..head_dim {
+                    let mixed =
+                        scores.iter().enumerate().map(|(p, score)| (score - most).exp() / total * f64::from(values[p * head_dim + d]));
+                    close(expected[at + d], mixed.sum(), 1e-5);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_team_does_all_its_work_and_survives_a_panic() {
+    for threads in [1, 2, 5] {
+        let team = Team::new(threads);
+        for round in 0..200_usize {
+            let mut rows = vec![0.0; 21 * 3];
+            team.for_rows(&mut rows, 3, |row, values| values.fill((row + round) as f32));
+            assert!(rows.chunks_exact(3).enumerate().all(|(row, values)| values.iter().all(|value| *value == (row + round) as f32)));
+        }
+        let broken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            team.run(|thread, threads| assert!(thread + 1 < threads, "broken on purpose"));
+        }));
+        assert!(broken.is_err());
+        let done = std::sync::atomic::AtomicUsize::new(0);
+        team.run(|_, _| {
+            done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert_eq!(done.into_inner(), team.threads());
+    }
+}
