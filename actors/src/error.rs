@@ -1,5 +1,7 @@
 //! Everything that can go wrong between the actors, in one enum whose [`NyxError::error_type`] feeds both metrics and HTTP.
 
+use std::path::PathBuf;
+
 use nyx_engine::EngineError;
 
 /// A failure of a request. Messages name the value that was wrong and what would be right.
@@ -28,6 +30,8 @@ pub enum NyxError {
     Database(#[from] sea_orm::DbErr),
     #[error("the vector store {doing} failed: {reason}")]
     VectorStore { doing: &'static str, reason: String },
+    #[error("the vector store in {folder} is open in another Nyx process: stop that one, or ask it through its doors")]
+    VectorStoreBusy { folder: PathBuf },
     #[error("shutting down")]
     ShuttingDown,
     #[error("internal error: {0}")]
@@ -51,13 +55,16 @@ impl NyxError {
             Self::Cancelled => "cancelled",
             Self::ActorDown { .. } => "actor_down",
             Self::Engine(error) => match error {
-                EngineError::ContextOverflow { .. } => "context_length_exceeded",
-                EngineError::EmptyPrompt | EngineError::BadSampling { .. } | EngineError::TokenOutOfRange { .. } => "invalid_request",
+                EngineError::ContextOverflow { .. } | EngineError::PromptTooLong { .. } => "context_length_exceeded",
+                EngineError::EmptyPrompt
+                | EngineError::BadSampling { .. }
+                | EngineError::TokenOutOfRange { .. }
+                | EngineError::Template(_) => "invalid_request",
                 EngineError::Cancelled => "cancelled",
                 _ => "engine_error",
             },
             Self::Database(_) => "database_error",
-            Self::VectorStore { .. } => "vector_store_error",
+            Self::VectorStore { .. } | Self::VectorStoreBusy { .. } => "vector_store_error",
             Self::ShuttingDown => "shutting_down",
             Self::Internal(_) => "internal_error",
         }

@@ -179,8 +179,10 @@ impl Metrics {
         if let Some(ms) = timings.first_token_ms {
             self.first_token.get_or_create(&named).observe(ms / 1e3);
         }
-        if usage.completion_tokens > 1 {
-            self.between_tokens.get_or_create(&named).observe(timings.decode_ms / 1e3 / (usage.completion_tokens - 1) as f64);
+        // several answers are made side by side: of each about its share of the tokens
+        let of_each = usage.completion_tokens / (decision.answers.len() as u64).max(1);
+        if of_each > 1 {
+            self.between_tokens.get_or_create(&named).observe(timings.decode_ms / 1e3 / (of_each - 1) as f64);
         }
     }
 

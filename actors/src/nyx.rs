@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::cells::CellStream;
-use crate::gpu::{DeviceThread, DeviceThreadOptions, GpuPool, GpuWorker};
-use crate::memory::messages::{Embed, Embeddings, MemoryHit, Recall, Remember};
+use crate::gpu::{Device, DeviceThreadOptions, GpuPool, GpuWorker};
+use crate::memory::messages::{Embed, Embeddings, Heal, MemoryHit, Recall, Remember};
 use crate::memory::{EdgeStore, EmbeddingService, MemoryKeeper, MemoryOptions, MemoryParts, MemoryStore, QdrantStore, StoreKind};
 use crate::metrics::Metrics;
 use crate::observe::{ActorState, Registry, Vitals};
@@ -111,6 +111,8 @@ pub struct NyxOptions {
     pub memory: MemoryOptions,
     /// In the order in which the master is told of them.
     pub specialists: Vec<SpecialistPolicy>,
+    /// Start also while another Nyx has the embedded vector store open, over an index of one's own: for a single question.
+    pub beside_another: bool,
 }
 
 /// A place among the requests in flight, given back when dropped.
@@ -122,6 +124,8 @@ pub struct Permit(#[allow(dead_code, reason = "held, never read")] OwnedSemaphor
 pub enum StartError {
     #[error("the base model cannot be used: {0}")]
     Model(#[source] EngineError),
+    #[error("the device cannot be started: {0}")]
+    Device(#[source] EngineError),
     #[error("the embedder cannot be used: {0}")]
     Embedder(#[source] EngineError),
     #[error("{0}")]
@@ -154,7 +158,7 @@ struct Inner {
     orchestrator: Supervised<Orchestrator>,
     pool: Supervised<GpuPool>,
     workers: Vec<Supervised<GpuWorker>>,
-    devices: Vec<Arc<DeviceThread>>,
+    devices: Vec<Arc<Device>>,
     actors: BTreeMap<String, Supervised<Specialist>>,
     memory: Supervised<MemoryKeeper>,
     phoebe: Supervised<Phoebe>,
@@ -282,10 +286,17 @@ impl Nyx {
             expected: "a folder to write in",
         })?;
         let store = PhoebeStore::connect(&options.phoebe, &options.data_dir).await?;
+        let mut lasting = true;
         let index: Arc<dyn MemoryStore> = match options.memory.store {
             StoreKind::Edge => {
                 let (folder, dimension) = (options.memory.folder_in(&options.data_dir), embedding.dimension());
-                Arc::new(blocking(move || EdgeStore::open(&folder, dimension)).await??)
+                match blocking(move || EdgeStore::open(&folder, dimension)).await? {
+                    Err(NyxError::VectorStoreBusy { .. }) if options.beside_another => {
+                        lasting = false;
+                        Arc::new(blocking(move || EdgeStore::temporary(dimension)).await??)
+                    }
+                    opened => Arc::new(opened?),
+                }
             }
             StoreKind::Qdrant => Arc::new(QdrantStore::open(&options.memory, embedding.dimension()).await?),
         };
@@ -316,7 +327,7 @@ impl Nyx {
             let (files, text, adapters) = (Arc::clone(&files), Arc::clone(&text), adapters.clone());
             let retry_after_s = options.requests.retry_after_s;
             let thread = DeviceThreadOptions { device, files, text, engine, adapters, queue: options.pool.queue, retry_after_s };
-            let thread = Arc::new(DeviceThread::start(thread, Arc::clone(&vitals)).await.map_err(StartError::Model)?);
+            let thread = Arc::new(Device::start(thread, Arc::clone(&vitals)).await.map_err(StartError::Device)?);
             count_steps(&troupe.arbiter, &metrics, &vitals.name, &thread);
             let device = Arc::clone(&thread);
             workers.push(troupe.start(vitals, move |vitals| GpuWorker::new(Arc::clone(&device), vitals)));
@@ -327,14 +338,14 @@ impl Nyx {
             troupe.start(Vitals::new("gpu-pool", "gpu_pool", None), move |vitals| GpuPool::new(workers.clone(), vitals))
         };
         let memory = {
-            let parts = MemoryParts { embedding, store: index, phoebe: phoebe.clone() };
+            let parts = MemoryParts { embedding, store: index, phoebe: phoebe.clone(), lasting };
             troupe.start(Vitals::new("memory-keeper", "memory_keeper", None), move |vitals| MemoryKeeper::new(parts.clone(), vitals))
         };
         let specialists: Arc<[SpecialistPolicy]> = options.specialists.into();
         let mut actors = BTreeMap::new();
         for policy in specialists.iter().cloned().map(Some).chain([None]) {
             let name = policy.as_ref().map_or("base", |policy| policy.name.as_str()).to_owned();
-            let adapter = threads.first().and_then(|thread| thread.adapters().get(&name)).cloned();
+            let adapter = threads.first().and_then(|thread| thread.adapters().get(&name).cloned());
             let vitals = Vitals::new(&name, "specialist", None);
             vitals.set_adapter(adapter.as_ref().map(|adapter| adapter.id.clone()));
             let parts = Arc::new(SpecialistParts {
@@ -366,6 +377,10 @@ impl Nyx {
         let orchestrator =
             troupe.start(Vitals::new("orchestrator", "orchestrator", None), move |vitals| Orchestrator::new(Arc::clone(&parts), vitals));
         wait_until_running(&registry).await?;
+        if !lasting {
+            let memories = memory.send(Heal).await?;
+            tracing::info!(memories, "another Nyx has the index open: indexed for this process alone");
+        }
         let inner = Inner {
             orchestrator,
             pool,
@@ -414,7 +429,8 @@ impl Nyx {
     /// or this future, cancels the work. Size the channel generously: an event that does not fit cancels too.
     ///
     /// # Errors
-    /// Whatever kept the question from being answered; it is on record too, once someone had been chosen to answer.
+    /// Whatever kept the question from being answered; once someone had been chosen to answer, it is on record too (unless the orchestrator
+    /// itself was restarted over it).
     pub async fn ask(
         &self,
         context: RequestContext,
@@ -524,7 +540,7 @@ impl Nyx {
         }
         for (worker, device) in self.inner.workers.iter().zip(&self.inner.devices) {
             if !device.alive() {
-                parts.insert(worker.vitals().name.clone(), "its device thread has ended: restart Nyx".into());
+                parts.insert(worker.vitals().name.clone(), "its device thread has ended: restart the actor".into());
             }
         }
         let database = match tokio::time::timeout(READY_TIMEOUT, self.inner.phoebe.send(Ping)).await {
@@ -583,7 +599,7 @@ fn candle_device() -> nyx_engine::Device {
 }
 
 /// Publishes a device's steps as metrics.
-fn count_steps(arbiter: &ArbiterHandle, metrics: &Arc<Metrics>, name: &str, thread: &DeviceThread) {
+fn count_steps(arbiter: &ArbiterHandle, metrics: &Arc<Metrics>, name: &str, thread: &Device) {
     let (metrics, name, mut steps) = (Arc::clone(metrics), name.to_owned(), thread.steps());
     arbiter.spawn(async move {
         while steps.changed().await.is_ok() {

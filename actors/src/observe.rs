@@ -1,7 +1,7 @@
 //! What an actor is doing, readable without its mailbox: counters that it and its callers write, and a state its supervisor publishes.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -63,8 +63,12 @@ pub struct Vitals {
     pub in_flight: AtomicU64,
     pub processed: AtomicU64,
     pub failed: AtomicU64,
-    /// Work waiting outside the mailbox, such as a device's queue.
-    pub queue_depth: AtomicU64,
+    /// Work taken on that outlives the message which brought it: a device's jobs, waiting or running.
+    pub held: AtomicU64,
+    /// Of that, what is being worked on.
+    pub running: AtomicU64,
+    /// What it works through is gone (a device's thread has ended): it only refuses.
+    pub lost: AtomicBool,
     pub adapter: Mutex<Option<String>>,
     pub lifecycle: watch::Sender<Lifecycle>,
     /// Wakes the supervisor for a restart by hand.
@@ -101,7 +105,9 @@ impl Vitals {
             in_flight: AtomicU64::new(0),
             processed: AtomicU64::new(0),
             failed: AtomicU64::new(0),
-            queue_depth: AtomicU64::new(0),
+            held: AtomicU64::new(0),
+            running: AtomicU64::new(0),
+            lost: AtomicBool::new(false),
             adapter: Mutex::new(None),
             lifecycle: watch::channel(lifecycle).0,
             restart: Notify::new(),
@@ -111,6 +117,12 @@ impl Vitals {
     /// The adapter that speaks through this actor.
     pub fn set_adapter(&self, id: Option<String>) {
         *self.adapter.lock().unwrap_or_else(PoisonError::into_inner) = id;
+    }
+
+    /// Takes one more job on, unless `most` are held already.
+    pub fn hold(self: &Arc<Self>, most: u64) -> Option<Held> {
+        let held = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| (held < most).then_some(held + 1));
+        held.is_ok().then(|| Held(Arc::clone(self)))
     }
 
     /// A handler has taken one message up.
@@ -132,8 +144,8 @@ impl Vitals {
             state: lifecycle.state,
             device: self.device.clone(),
             mailbox: count(&self.mailbox),
-            queue_depth: count(&self.queue_depth),
-            in_flight: count(&self.in_flight),
+            queue_depth: count(&self.held).saturating_sub(count(&self.running)),
+            in_flight: count(&self.in_flight).max(count(&self.held)),
             processed: count(&self.processed),
             failed: count(&self.failed),
             restarts: lifecycle.restarts,
@@ -141,6 +153,16 @@ impl Vitals {
             adapter: self.adapter.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             uptime_ms: u64::try_from(lifecycle.since.elapsed().as_millis()).unwrap_or(u64::MAX),
         }
+    }
+}
+
+/// A job counted in [`Vitals::held`] until it is dropped.
+#[derive(Debug)]
+pub struct Held(Arc<Vitals>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -93,6 +93,8 @@ impl<A: Actor<Context = Context<A>>> Supervised<A> {
         loop {
             let mut context = Context::new();
             context.set_mailbox_capacity(mailbox);
+            // what waited in the mailbox of an instance that died is gone with it
+            self.vitals.mailbox.store(0, Ordering::Relaxed);
             *self.address.write().unwrap_or_else(PoisonError::into_inner) = Some(context.address());
             let mut instance = actix_rt::spawn(context.into_future(factory()));
             self.publish(ActorState::Running, None);

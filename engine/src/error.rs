@@ -29,6 +29,8 @@ pub enum EngineError {
     EmptyPrompt,
     #[error("the prompt has {prompt} tokens and {max_tokens} more were asked for, the context window holds {window}")]
     ContextOverflow { prompt: usize, max_tokens: usize, window: usize },
+    #[error("the prompt has {bytes} bytes: more than the {window} tokens of the context window can hold")]
+    PromptTooLong { bytes: usize, window: usize },
     #[error("{field} is {value}, expected {expected}")]
     BadSampling { field: &'static str, value: String, expected: &'static str },
     #[error("token {token} is outside the vocabulary of {vocabulary}")]

@@ -11,7 +11,7 @@ pub struct ScoreJob {
     /// Each at least one token.
     pub continuations: Vec<Vec<u32>>,
     pub adapter: Option<AdapterHandle>,
-    /// Asked before the work begins: when true it ends as [`EngineError::Cancelled`](crate::EngineError::Cancelled).
+    /// Asked before each step of the work: when true it ends as [`EngineError::Cancelled`](crate::EngineError::Cancelled).
     pub cancelled: Box<dyn Fn() -> bool + Send>,
     pub reply: Box<dyn FnOnce(Result<Vec<ContinuationScore>>) + Send>,
 }

@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand};
 use nyx_actors::{NyxError, StartError};
 
 use crate::models::ModelError;
-use crate::settings::{Flag, Inputs, Settings, SettingsError, StartupError};
+use crate::settings::{Flag, Inputs, Settings, SettingsError, StartupError, TelemetrySettings};
 use crate::telemetry;
 
 /// A self-hosted agent runtime: one base model, five specialists, every decision on record.
@@ -115,8 +115,8 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
     if let Command::Migrate(migrate) = &cli.command {
         flags.extend(migrate.settings());
     }
-    let chatty = matches!(cli.command, Command::Serve(_)) || cli.global.log.is_some();
     let settings = Settings::load(&Inputs::of_process(cli.global.config, flags))?;
+    let chatty = matches!(cli.command, Command::Serve(_)) || settings.telemetry.log != TelemetrySettings::default().log;
     telemetry::init(&settings.telemetry, (!chatty).then_some(QUIET));
     match cli.command {
         Command::Serve(_) => in_system(serve::serve(settings)),

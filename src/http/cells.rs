@@ -55,7 +55,7 @@ pub async fn cells(
         let message = format!("{error}: expected a WebSocket handshake");
         ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message).with_header(header::UPGRADE, "websocket")
     })?;
-    let reader = Reader { session, specialist, after, draining: nyx.draining() };
+    let reader = Reader { session, specialist, after, draining: nyx.draining(), stall: STALL };
     actix_web::rt::spawn(reader.serve(nyx.cells.subscribe(after), messages));
     Ok(response)
 }
@@ -65,6 +65,8 @@ struct Reader {
     specialist: Option<String>,
     after: Option<u64>,
     draining: CancellationToken,
+    /// How long one write may take.
+    stall: Duration,
 }
 
 /// Why a reader is no longer served.
@@ -89,7 +91,7 @@ impl Reader {
         };
         let reason = reason.map(|(code, description)| CloseReason { code, description: Some(description) });
         // who does not read does not read this either
-        let _ = tokio::time::timeout(STALL, self.session.close(reason)).await;
+        let _ = tokio::time::timeout(self.stall, self.session.close(reason)).await;
     }
 
     async fn run(&mut self, subscription: Subscription, mut messages: MessageStream) -> Result<(), End> {
@@ -97,7 +99,7 @@ impl Reader {
         if gap {
             let first_kept = backlog.first().map(|event| event.id);
             let told = json!({"event": "gap", "after": self.after, "first_kept": first_kept}).to_string();
-            bounded(self.session.text(told)).await?;
+            bounded(self.stall, self.session.text(told)).await?;
         }
         for event in backlog {
             self.tell(&event).await?;
@@ -117,7 +119,7 @@ impl Reader {
                 message = messages.recv() => {
                     heard = Instant::now();
                     match message {
-                        Some(Ok(Message::Ping(bytes))) => bounded(self.session.pong(&bytes)).await?,
+                        Some(Ok(Message::Ping(bytes))) => bounded(self.stall, self.session.pong(&bytes)).await?,
                         Some(Ok(Message::Close(_))) | None => return Ok(()),
                         // nothing is expected from a reader, and nothing is wrong with a word
                         Some(Ok(_)) => {}
@@ -128,7 +130,7 @@ impl Reader {
                     if heard.elapsed() > GONE_AFTER {
                         return Err(End::Gone);
                     }
-                    bounded(self.session.ping(b"")).await?;
+                    bounded(self.stall, self.session.ping(b"")).await?;
                 }
             }
         }
@@ -139,13 +141,87 @@ impl Reader {
             return Ok(());
         }
         let text = serde_json::to_string(event).map_err(|error| End::Protocol(error.to_string()))?;
-        bounded(self.session.text(text)).await
+        bounded(self.stall, self.session.text(text)).await
     }
 }
 
-async fn bounded(write: impl Future<Output = Result<(), Closed>>) -> Result<(), End> {
-    match tokio::time::timeout(STALL, write).await {
+async fn bounded(stall: Duration, write: impl Future<Output = Result<(), Closed>>) -> Result<(), End> {
+    match tokio::time::timeout(stall, write).await {
         Ok(written) => written.map_err(|Closed| End::Gone),
-        Err(_) => Err(End::TooSlow(format!("too slow: nothing was read for {} s; come back with ?after=ID", STALL.as_secs()))),
+        Err(_) => Err(End::TooSlow(format!("too slow: nothing was read for {} s; come back with ?after=ID", stall.as_secs_f32()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    use actix_web::{App, HttpServer};
+    use futures_util::StreamExt;
+    use nyx_actors::cells::{CellStep, CellStream};
+
+    use super::*;
+
+    async fn stream(cells: web::Data<CellStream>, request: HttpRequest, body: web::Payload) -> actix_web::Result<HttpResponse> {
+        let (response, session, messages) = actix_ws::handle(&request, body)?;
+        let draining = CancellationToken::new();
+        let reader = Reader { session, specialist: None, after: None, draining, stall: Duration::from_secs(60) };
+        actix_web::rt::spawn(reader.serve(cells.subscribe(None), messages));
+        Ok(response)
+    }
+
+    #[actix_web::test]
+    async fn a_slow_reader_is_dropped_with_a_reason_and_slows_nobody() {
+        let cells = CellStream::default();
+        let data = web::Data::new(cells.clone());
+        let server = HttpServer::new(move || App::new().app_data(data.clone()).route("/", web::get().to(stream)));
+        let server = server.workers(1).bind("127.0.0.1:0").unwrap();
+        let address = server.addrs()[0];
+        let running = server.disable_signals().run();
+        let handle = running.handle();
+        actix_web::rt::spawn(running);
+
+        // one reads as fast as it can, one says hello and then nothing
+        let (_, mut quick) = awc::Client::new().ws(format!("http://{address}/")).connect().await.unwrap();
+        let mut slow = actix_web::rt::task::spawn_blocking(move || {
+            let mut slow = TcpStream::connect(address).unwrap();
+            slow.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            let hello = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+            slow.write_all(hello.as_bytes()).unwrap();
+            let mut first = [0];
+            slow.read_exact(&mut first).unwrap();
+            slow
+        });
+        let slow = (&mut slow).await.unwrap();
+        let question = "?".repeat(20_000);
+        let mut heard = 0;
+        while heard < 4_000 {
+            for _ in 0..200 {
+                cells.publish(None, None, CellStep::Asked { requested: "nyx".into(), question: question.clone() });
+            }
+            let batch = heard + 200;
+            while heard < batch {
+                let frame = actix_web::rt::time::timeout(Duration::from_secs(60), quick.next()).await.expect("it was slowed");
+                match frame.unwrap().unwrap() {
+                    awc::ws::Frame::Text(_) => heard += 1,
+                    frame => assert!(matches!(frame, awc::ws::Frame::Ping(_)), "{frame:?}"),
+                }
+            }
+        }
+        let said = actix_web::rt::task::spawn_blocking(move || {
+            let (mut slow, mut said) = (slow, Vec::new());
+            // until the server has closed, or for as long as it says something
+            let _ = slow.read_to_end(&mut said);
+            said
+        });
+        let said = said.await.unwrap();
+        let reason = String::from_utf8_lossy(&said[said.len().saturating_sub(100)..]).into_owned();
+        assert!(reason.contains("too slow") && reason.contains("?after=ID"), "{reason:?}");
+        // a close frame's code stands before its reason
+        let at = said.windows(8).rposition(|window| window == b"too slow").unwrap();
+        assert_eq!(u16::from_be_bytes([said[at - 2], said[at - 1]]), 1008);
+        handle.stop(false).await;
     }
 }

@@ -159,6 +159,7 @@ impl Settings {
             phoebe: self.phoebe.clone(),
             memory: self.memory.clone(),
             specialists: self.specialist_policies()?,
+            beside_another: false,
         })
     }
 

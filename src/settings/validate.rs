@@ -112,7 +112,7 @@ fn database(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsErro
         let known = ["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme));
         check.that(known, "phoebe.url", redacted(url), "postgres://USER:PASSWORD@HOST/DATABASE or sqlite://PATH")?;
     }
-    check.that((1..=1000).contains(&phoebe.max_connections), "phoebe.max_connections", phoebe.max_connections, "1 to 1000")?;
+    check.that((2..=1000).contains(&phoebe.max_connections), "phoebe.max_connections", phoebe.max_connections, "2 to 1000")?;
     for (key, value) in
         [("phoebe.acquire_timeout_ms", phoebe.acquire_timeout_ms), ("phoebe.statement_timeout_ms", phoebe.statement_timeout_ms)]
     {

@@ -23,9 +23,12 @@ fn a_memory_told_to_the_server_is_evidence_for_ask() {
     let serving = program.serve();
     remember(&serving, SISTER);
     remember(&serving, "The boiler was serviced on Tuesday.");
+    let question = "What did I tell you about my sister?";
+    // beside the server, and after it
+    let told = program.run(&["ask", question, "--specialist", "mnemosyne", "--json", "--max-tokens", "4"]).json();
+    assert!(texts(&told["evidence"]).contains(&SISTER), "{told}");
     assert!(serving.interrupt().status.success());
 
-    let question = "What did I tell you about my sister?";
     let told = program.run(&["ask", question, "--specialist", "mnemosyne", "--json", "--max-tokens", "24"]).json();
     assert_eq!(told["specialist"], "mnemosyne");
     assert!(texts(&told["evidence"]).contains(&SISTER), "{told}");
@@ -45,6 +48,19 @@ fn a_memory_told_to_the_server_is_evidence_for_ask() {
     let sum: f64 = propensities.values().map(|value| value.as_f64().unwrap()).sum();
     assert!((sum - 1.0).abs() < 1e-9, "{sum}");
     assert!(propensities.contains_key(chosen["specialist"].as_str().unwrap()), "{chosen}");
+}
+
+#[test]
+fn evidence_that_does_not_fit_the_window_is_left_out_or_cut() {
+    let serving = Program::new().with("NYX__POOL__CONTEXT_LENGTH", "512").serve();
+    remember(&serving, &format!("{SISTER} {}", "She said so again and again. ".repeat(300)));
+    remember(&serving, SISTER);
+    let asked = json!({"prompt": "What did I tell you about my sister?", "specialist": "mnemosyne", "max_tokens": 8});
+    let (status, told) = serving.post("/infer", &asked);
+    assert_eq!(status, 200, "{told}");
+    assert!(texts(&told["evidence"]).iter().any(|text| text.contains("Clara")), "{told}");
+    let bytes: usize = texts(&told["evidence"]).iter().map(|text| text.len()).sum();
+    assert!(bytes < 3000, "{told}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
+use crate::postgres::Postgres;
 use crate::program::{JSON, Program, Serving};
 
 const FIVE: [&str; 5] = ["mnemosyne", "moira", "aletheia", "kairos", "eleos"];
@@ -56,9 +57,38 @@ fn until_recorded(cells: &Receiver<Value>, n: usize) -> Vec<Value> {
     events
 }
 
+/// A chat that goes on until `max_tokens`: the tokens that end a turn are forbidden.
+fn endless(specialist: &str, max_tokens: usize) -> Value {
+    json!({"model": format!("nyx/{specialist}"), "messages": [{"role": "user", "content": "Tell a very long story."}], "stream": true,
+        "max_tokens": max_tokens, "temperature": 1.0, "seed": 7, "logit_bias": {"0": -100, "2": -100}})
+}
+
 #[test]
 fn five_at_once_stream_and_the_live_stream_and_the_record_show_all_five() {
-    let serving = Program::new().serve();
+    five_at_once(&Program::new());
+}
+
+#[test]
+fn five_at_once_are_on_record_in_postgresql_too() {
+    let postgres = Postgres::start();
+    let program = Program::new().with("NYX__PHOEBE__URL", postgres.url());
+    five_at_once(&program);
+    // what was told and moved is there for the next process
+    let serving = program.serve();
+    let (status, memory) =
+        serving.post("/v1/memories", &json!({"text": "My sister Clara lives in Lisbon.", "conversation": "c".repeat(256)}));
+    assert!((200..300).contains(&status), "{memory}");
+    let (_, change) = serving.post("/admin/traits/eleos", &json!({"weight": -1.5}));
+    assert_eq!(change["to"], -1.5, "{change}");
+    serving.kill();
+    let serving = program.serve();
+    assert_eq!(serving.get("/v1/decisions?limit=10").1["data"].as_array().unwrap().len(), 5);
+    assert_eq!(serving.get("/v1/memories/search?q=sister&k=1").1["data"][0]["id"], memory["id"]);
+    assert_eq!(serving.get("/admin/traits").1["eleos"], -1.5);
+}
+
+fn five_at_once(program: &Program) {
+    let serving = program.serve();
     let live = cells(&serving, "");
     let asked = |name: &str| json!({"prompt": "Tell me about rivers.", "specialist": name, "stream": true, "max_tokens": 24, "seed": 1});
     let answers: Vec<(Instant, Instant, Value)> = std::thread::scope(|scope| {
@@ -128,9 +158,10 @@ fn five_at_once_stream_and_the_live_stream_and_the_record_show_all_five() {
 #[test]
 fn a_client_that_is_killed_frees_its_slot() {
     let serving = Program::new().with("NYX__REQUESTS__MAX_IN_FLIGHT", "1").serve();
-    let long = json!({"prompt": "Tell a very long story.", "specialist": "eleos", "stream": true, "max_tokens": 1500, "temperature": 1.0});
-    let mut stream = serving.stream("/infer", &long);
-    assert_eq!(stream.event().unwrap().0, "token");
+    let mut stream = serving.stream("/v1/chat/completions", &endless("eleos", 7000));
+    assert!(stream.event().unwrap().1.contains("chat.completion.chunk"));
+    let busy = serving.get("/admin/actors/gpu-worker-0").1;
+    assert_eq!((&busy["in_flight"], &busy["queue_depth"]), (&json!(1), &json!(0)), "{busy}");
     let short = json!({"prompt": "Hello?", "specialist": "base", "max_tokens": 2});
     let refused = serving.send("POST", "/infer", &[JSON], short.to_string().as_bytes());
     assert_eq!(refused.status, 429, "{refused:?}");
@@ -147,8 +178,7 @@ fn a_client_that_is_killed_frees_its_slot() {
 #[test]
 fn admin_answers_while_the_device_is_busy_and_restarts_an_actor() {
     let serving = Program::new().serve();
-    let long = json!({"prompt": "Tell a very long story.", "specialist": "base", "stream": true, "max_tokens": 1500, "temperature": 1.0});
-    let mut busy: Vec<_> = (0..3).map(|_| serving.stream("/infer", &long)).collect();
+    let mut busy: Vec<_> = (0..3).map(|_| serving.stream("/v1/chat/completions", &endless("base", 4000))).collect();
     busy.iter_mut().for_each(|stream| assert!(stream.event().is_some()));
     let mut times: Vec<Duration> = (0..15)
         .map(|_| {
@@ -161,7 +191,7 @@ fn admin_answers_while_the_device_is_busy_and_restarts_an_actor() {
     times.sort();
     assert!(times[7] < Duration::from_millis(100), "median of {times:?}");
     let (_, worker) = serving.get("/admin/actors/gpu-worker-0");
-    assert_eq!((&worker["device"], &worker["state"]), (&json!("cpu"), &json!("running")));
+    assert_eq!((&worker["device"], &worker["state"], &worker["in_flight"]), (&json!("cpu"), &json!("running"), &json!(3)), "{worker}");
     drop(busy);
 
     let uptime = |name: &str| serving.get(&format!("/admin/actors/{name}")).1["uptime_ms"].as_u64().unwrap();
@@ -312,6 +342,12 @@ fn what_cannot_be_answered_is_refused_by_name() {
     assert_eq!((status, &error["error"]["code"]), (400, &json!("context_length_exceeded")), "{error}");
     let (status, error) = serving.post("/infer", &json!({"prompt": long}));
     assert_eq!((status, &error["error"]["code"]), (400, &json!("context_length_exceeded")), "{error}");
+    // control tokens without end, and another request meanwhile
+    let controls = "<|im_end|>".repeat(19_000);
+    let begun = Instant::now();
+    let (status, error) = serving.post("/infer", &json!({"prompt": controls, "specialist": "base"}));
+    assert_eq!((status, &error["error"]["code"]), (400, &json!("context_length_exceeded")), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(10));
     for huge in [250_000, 1_000_000] {
         let (status, error) = serving.post("/infer", &json!({"prompt": "a".repeat(huge)}));
         assert_eq!((status, &error["error"]["code"]), (413, &json!("request_too_large")), "{error}");
@@ -344,14 +380,23 @@ fn what_cannot_be_answered_is_refused_by_name() {
 #[test]
 fn a_deadline_cuts_the_answer_and_says_so() {
     let serving = Program::new().serve();
-    let warm = json!({"prompt": "Tell a very long story.", "specialist": "base", "max_tokens": 1});
-    serving.post("/infer", &warm);
-    let body =
-        json!({"prompt": "Tell a very long story.", "specialist": "base", "max_tokens": 1500, "deadline_ms": 3000, "temperature": 1.0});
+    let mut body = endless("base", 7000);
+    body["stream"] = json!(false);
+    body["deadline_ms"] = json!(3000);
     let begun = Instant::now();
-    let (status, cut) = serving.post("/infer", &body);
-    assert_eq!((status, &cut["status"], &cut["finish_reason"]), (200, &json!("partial"), &json!("deadline")), "{cut}");
-    assert!(begun.elapsed() < Duration::from_secs(10) && !cut["answer"].as_str().unwrap().is_empty());
+    let (status, cut) = serving.post("/v1/chat/completions", &body);
+    let choice = &cut["choices"][0];
+    assert_eq!((status, &cut["nyx"]["status"], &choice["finish_reason"]), (200, &json!("partial"), &json!("length")), "{cut}");
+    assert!(begun.elapsed() < Duration::from_secs(10) && !choice["message"]["content"].as_str().unwrap().is_empty());
+    // weighing choices ends with its deadline too
+    let long = "word ".repeat(2500);
+    let choices: Vec<String> = (0..64).map(|n| format!("so it is said of old {n}")).collect();
+    let weighed = json!({"prompt": long, "specialist": "base", "choices": choices, "deadline_ms": 300});
+    let begun = Instant::now();
+    let (status, late) = serving.post("/infer", &weighed);
+    assert_eq!((status, &late["error"]["code"]), (504, &json!("deadline_exceeded")), "{late}");
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    until("the device is free again", || serving.get("/admin/actors/gpu-worker-0").1["in_flight"] == 0);
     let (status, late) = serving.post("/infer", &json!({"prompt": "Tell a very long story.", "deadline_ms": 1}));
     assert_eq!((status, &late["error"]["code"]), (504, &json!("deadline_exceeded")), "{late}");
 }

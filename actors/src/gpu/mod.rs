@@ -9,5 +9,5 @@ mod worker;
 
 pub use messages::{Generate, Score};
 pub use pool::GpuPool;
-pub use thread::{DeviceThread, DeviceThreadOptions};
+pub use thread::{Device, DeviceThreadOptions};
 pub use worker::GpuWorker;

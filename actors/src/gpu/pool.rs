@@ -33,8 +33,8 @@ impl GpuPool {
         }
         let load = |worker: &&Supervised<GpuWorker>| {
             let vitals = worker.vitals();
-            let down = vitals.state() != ActorState::Running;
-            (down, vitals.queue_depth.load(Ordering::Relaxed) + vitals.in_flight.load(Ordering::Relaxed))
+            let down = vitals.state() != ActorState::Running || vitals.lost.load(Ordering::Relaxed);
+            (down, vitals.held.load(Ordering::Relaxed))
         };
         self.groups.iter().min_by_key(load).cloned().ok_or_else(|| NyxError::Internal("pool.groups is empty".into()))
     }

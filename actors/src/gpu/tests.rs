@@ -32,7 +32,7 @@ impl TokenSink for Sink {
     }
 }
 
-async fn device(queue: usize) -> (DeviceThread, Arc<Vitals>) {
+async fn device(queue: usize) -> (Device, Arc<Vitals>) {
     let cache =
         || std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
     let root = std::env::var_os("NYX_MODELS").map(PathBuf::from).or_else(|| Some(cache()?.join("nyx/models"))).expect("HOME is set");
@@ -41,9 +41,9 @@ async fn device(queue: usize) -> (DeviceThread, Arc<Vitals>) {
     let files = Arc::new(ModelFiles::open(&model).unwrap());
     let text = Arc::new(Text::load(&files).unwrap());
     let vitals = Vitals::new("gpu-worker-0", "gpu_worker", Some("cpu".into()));
-    let engine = EngineOptions::default();
+    let engine = EngineOptions { max_batch: 1, ..EngineOptions::default() };
     let options = DeviceThreadOptions { device: DeviceSpec::Cpu, files, text, engine, adapters: Vec::new(), queue, retry_after_s: 7 };
-    (DeviceThread::start(options, Arc::clone(&vitals)).await.unwrap(), vitals)
+    (Device::start(options, Arc::clone(&vitals)).await.unwrap(), vitals)
 }
 
 fn job(breaks: bool, max_tokens: usize, adapter: Option<&str>) -> (Job, oneshot::Receiver<End>) {
@@ -99,6 +99,12 @@ async fn a_device_that_only_fails_is_given_up_and_says_so() {
     assert!(vitals.report().last_failure.unwrap().reason.contains("given up"));
     let error = device.submit(job(false, 1, None).0).unwrap_err();
     assert!(error.status() == 503 && error.to_string().contains("gpu-worker-0"), "{error}");
+    assert!(vitals.lost.load(std::sync::atomic::Ordering::Relaxed));
+    // as the worker's next instance does
+    device.revive().await.unwrap();
+    let (good, ending) = job(false, 2, None);
+    device.submit(good).unwrap();
+    assert_eq!(ended(ending).await.unwrap().usage.completion_tokens, 2);
 }
 
 #[actix::test]
@@ -106,25 +112,29 @@ async fn a_full_queue_refuses_at_once_and_a_stop_ends_what_runs() {
     let (device, vitals) = device(2).await;
     let (long, running) = job(false, 4000, None);
     device.submit(long).unwrap();
-    // the device takes jobs between steps: at some moment two wait and a third finds no room
+    // one runs, two wait, a fourth finds no room
     let mut waiting = Vec::new();
-    let refused = loop {
+    for _ in 0..2 {
         let (next, ending) = job(false, 4000, None);
-        match device.submit(next) {
-            Ok(()) => waiting.push(ending),
-            Err(error) => break error,
-        }
-        assert!(waiting.len() < 100_000, "nothing was refused");
-    };
-    assert!(matches!(refused, crate::NyxError::Overloaded { capacity: 2, retry_after_s: 7 }), "{refused:?}");
+        device.submit(next).unwrap();
+        waiting.push(ending);
+    }
+    let refused = device.submit(job(false, 1, None).0).unwrap_err();
+    assert!(matches!(refused, crate::NyxError::Overloaded { capacity: 3, retry_after_s: 7 }), "{refused:?}");
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while vitals.report().queue_depth != 2 {
+        assert!(std::time::Instant::now() < deadline, "{:?}", vitals.report());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(vitals.report().in_flight, 3);
     device.stop();
     assert!(!device.alive());
     assert!(matches!(ended(running).await, Err(EngineError::Cancelled)));
-    // those that were still in the queue are told as well, or dropped with it
+    // those that waited are told as well
     for ending in waiting {
-        assert!(!matches!(tokio::time::timeout(Duration::from_secs(5), ending).await.expect("it hangs"), Ok(Ok(_))));
+        assert!(matches!(ended(ending).await, Err(EngineError::Cancelled)));
     }
-    drop(vitals);
+    assert_eq!((vitals.report().in_flight, vitals.report().queue_depth), (0, 0));
 }
 
 #[actix::test]

@@ -1,6 +1,7 @@
 //! One device's OS thread: owns the engine, takes jobs from a bounded queue and runs the step loop.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,17 +11,18 @@ use std::thread::JoinHandle;
 
 use chrono::Utc;
 use nyx_engine::{
-    AdapterHandle, DeviceSpec, Engine, EngineError, EngineOptions, GenerateJob, ModelFiles, ModelInfo, ScoreJob, StepReport, Text,
+    AdapterHandle, DeviceSpec, Engine, EngineError, EngineOptions, Finished, GenerateJob, ModelFiles, Piece, ScoreJob, StepReport, Text,
+    TokenSink,
 };
 use tokio::sync::{oneshot, watch};
 
 use crate::NyxError;
 use crate::decision::AdapterVersion;
-use crate::observe::{Failure, Vitals};
+use crate::observe::{Failure, Held, Vitals};
 use crate::supervise::panic_message;
 
-/// Steps in a row that may panic before the weights are loaded anew.
-const PANICS_BEFORE_RELOADING: usize = 3;
+/// Steps in a row that may fail or panic before the weights are loaded anew.
+const FAILURES_BEFORE_RELOADING: usize = 3;
 /// Loads without a good step between them before the device is given up.
 const RELOADS_BEFORE_GIVING_UP: usize = 3;
 
@@ -39,6 +41,7 @@ pub enum Job {
 }
 
 /// What a device thread starts with.
+#[derive(Clone)]
 pub struct DeviceThreadOptions {
     pub device: DeviceSpec,
     pub files: Arc<ModelFiles>,
@@ -46,88 +49,129 @@ pub struct DeviceThreadOptions {
     pub engine: EngineOptions,
     /// Name and PEFT folder of each adapter.
     pub adapters: Vec<(String, PathBuf)>,
-    /// Jobs that may wait.
+    /// Jobs that may wait, beside those that run.
     pub queue: usize,
     pub retry_after_s: u64,
 }
 
-/// The handle of a device thread; dropping it stops the thread.
-pub struct DeviceThread {
-    jobs: SyncSender<Job>,
-    stop: Arc<AtomicBool>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+/// A device with its thread, which is started anew when it has ended.
+pub struct Device {
+    options: DeviceThreadOptions,
     vitals: Arc<Vitals>,
-    steps: watch::Receiver<StepReport>,
-    adapters: BTreeMap<String, AdapterVersion>,
-    model: ModelInfo,
-    queue: usize,
-    retry_after_s: u64,
+    steps: watch::Sender<StepReport>,
+    thread: Mutex<Arc<DeviceThread>>,
 }
 
-struct Ready {
-    model: ModelInfo,
-    adapters: BTreeMap<String, AdapterVersion>,
-}
-
-impl DeviceThread {
+impl Device {
     /// Starts the thread and waits until the weights are on the device.
     ///
     /// # Errors
     /// What loading fails with.
     pub async fn start(options: DeviceThreadOptions, vitals: Arc<Vitals>) -> Result<Self, EngineError> {
-        let (jobs, receiver) = sync_channel(options.queue);
-        let (queue, retry_after_s) = (options.queue, options.retry_after_s);
-        let stop = Arc::new(AtomicBool::new(false));
-        let (ready, loaded) = oneshot::channel();
-        let (steps_sender, steps) = watch::channel(StepReport::default());
-        let device = options.device.to_string();
-        let body = {
-            let (stop, vitals) = (Arc::clone(&stop), Arc::clone(&vitals));
-            move || run(options, &receiver, &stop, &vitals, ready, &steps_sender)
-        };
-        let failed = |reason: String| EngineError::Device { device: device.clone(), reason };
-        let thread = std::thread::Builder::new().name(format!("nyx-{device}")).spawn(body).map_err(|error| failed(error.to_string()))?;
-        let Ready { model, adapters } = loaded.await.map_err(|_| failed("its thread ended while loading".into()))??;
-        Ok(Self { jobs, stop, thread: Mutex::new(Some(thread)), vitals, steps, adapters, model, queue, retry_after_s })
+        let steps = watch::Sender::new(StepReport::default());
+        let thread = DeviceThread::start(options.clone(), Arc::clone(&vitals), steps.clone()).await?;
+        Ok(Self { options, vitals, steps, thread: Mutex::new(Arc::new(thread)) })
     }
 
-    /// Puts a job into the device's queue; never waits.
+    fn thread(&self) -> Arc<DeviceThread> {
+        Arc::clone(&self.thread.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Starts a new thread when the old one has ended.
     ///
     /// # Errors
-    /// [`NyxError::Overloaded`] when the queue is full, [`NyxError::ActorDown`] when the thread has ended.
+    /// As [`start`](Self::start).
+    pub async fn revive(&self) -> Result<(), EngineError> {
+        let old = self.thread();
+        if old.alive() || old.stop.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        tracing::warn!(actor = %self.vitals.name, "starting the device's thread anew");
+        let thread = DeviceThread::start(self.options.clone(), Arc::clone(&self.vitals), self.steps.clone()).await?;
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(thread);
+        Ok(())
+    }
+
+    /// Takes a job on; never waits.
+    ///
+    /// # Errors
+    /// [`NyxError::Overloaded`] when as many run and wait as may, [`NyxError::ActorDown`] when the thread has ended.
     pub fn submit(&self, job: Job) -> Result<(), NyxError> {
-        self.vitals.queue_depth.fetch_add(1, Ordering::Relaxed);
-        let refused = match self.jobs.try_send(job) {
-            Ok(()) => return Ok(()),
-            Err(TrySendError::Full(_)) => NyxError::Overloaded { capacity: self.queue, retry_after_s: self.retry_after_s },
-            Err(TrySendError::Disconnected(_)) => {
-                NyxError::ActorDown { actor: self.vitals.name.clone(), state: "stopped", reason: "its device thread has ended".into() }
-            }
-        };
-        self.vitals.queue_depth.fetch_sub(1, Ordering::Relaxed);
-        Err(refused)
+        self.thread().submit(job)
     }
 
     pub fn steps(&self) -> watch::Receiver<StepReport> {
-        self.steps.clone()
+        self.steps.subscribe()
     }
 
     /// The adapters on this device by name.
-    pub fn adapters(&self) -> &BTreeMap<String, AdapterVersion> {
-        &self.adapters
-    }
-
-    pub fn model(&self) -> &ModelInfo {
-        &self.model
+    pub fn adapters(&self) -> BTreeMap<String, AdapterVersion> {
+        self.thread().adapters.clone()
     }
 
     /// Whether the thread still runs.
     pub fn alive(&self) -> bool {
-        self.thread.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|thread| !thread.is_finished())
+        self.thread().alive()
     }
 
     /// Ends what runs with [`EngineError::Cancelled`] and waits for the thread.
     pub fn stop(&self) {
+        self.thread().stop();
+    }
+}
+
+/// The handle of a device thread; dropping it stops the thread.
+struct DeviceThread {
+    jobs: SyncSender<Job>,
+    stop: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    vitals: Arc<Vitals>,
+    adapters: BTreeMap<String, AdapterVersion>,
+    /// Jobs that may run and wait.
+    most: usize,
+    retry_after_s: u64,
+}
+
+impl DeviceThread {
+    async fn start(options: DeviceThreadOptions, vitals: Arc<Vitals>, steps: watch::Sender<StepReport>) -> Result<Self, EngineError> {
+        let (most, retry_after_s) = (options.engine.max_batch + options.queue, options.retry_after_s);
+        // what is held is counted: the channel never fills before
+        let (jobs, receiver) = sync_channel(most + 1);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (ready, loaded) = oneshot::channel();
+        let device = options.device.to_string();
+        let body = {
+            let (stop, vitals) = (Arc::clone(&stop), Arc::clone(&vitals));
+            move || {
+                run(options, &receiver, &stop, &vitals, ready, &steps);
+                vitals.lost.store(true, Ordering::Relaxed);
+            }
+        };
+        let failed = |reason: String| EngineError::Device { device: device.clone(), reason };
+        let thread = std::thread::Builder::new().name(format!("nyx-{device}")).spawn(body).map_err(|error| failed(error.to_string()))?;
+        let adapters = loaded.await.map_err(|_| failed("its thread ended while loading".into()))??;
+        vitals.lost.store(false, Ordering::Relaxed);
+        Ok(Self { jobs, stop, thread: Mutex::new(Some(thread)), vitals, adapters, most, retry_after_s })
+    }
+
+    fn submit(&self, job: Job) -> Result<(), NyxError> {
+        let overloaded = || NyxError::Overloaded { capacity: self.most, retry_after_s: self.retry_after_s };
+        let held = self.vitals.hold(self.most as u64).ok_or_else(overloaded)?;
+        match self.jobs.try_send(job.held_by(held)) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(_)) => Err(overloaded()),
+            Err(TrySendError::Disconnected(_)) => {
+                let reason = "its device thread has ended: restart the actor".into();
+                Err(NyxError::ActorDown { actor: self.vitals.name.clone(), state: "stopped", reason })
+            }
+        }
+    }
+
+    fn alive(&self) -> bool {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         // a full queue wakes the thread as well
         let _ = self.jobs.try_send(Job::Wake);
@@ -143,6 +187,45 @@ impl DeviceThread {
 impl Drop for DeviceThread {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+impl Job {
+    /// The same job, counted until its end is told.
+    fn held_by(self, held: Held) -> Self {
+        match self {
+            Self::Generate { job, adapter } => {
+                let sink = Box::new(HeldSink { sink: job.sink, held });
+                Self::Generate { job: GenerateJob { sink, ..job }, adapter }
+            }
+            Self::Score { job, adapter } => {
+                let reply = job.reply;
+                let told = move |scores| {
+                    drop(held);
+                    reply(scores);
+                };
+                Self::Score { job: ScoreJob { reply: Box::new(told), ..job }, adapter }
+            }
+            Self::Wake => Self::Wake,
+        }
+    }
+}
+
+/// A sink whose job is counted until its end.
+struct HeldSink {
+    sink: Box<dyn TokenSink>,
+    held: Held,
+}
+
+impl TokenSink for HeldSink {
+    fn piece(&mut self, piece: Piece) -> ControlFlow<()> {
+        self.sink.piece(piece)
+    }
+
+    fn finish(self: Box<Self>, end: Result<Finished, EngineError>) {
+        // who is told of the end finds it no longer counted
+        drop(self.held);
+        self.sink.finish(end);
     }
 }
 
@@ -163,7 +246,7 @@ fn run(
     jobs: &Receiver<Job>,
     stop: &AtomicBool,
     vitals: &Vitals,
-    ready: oneshot::Sender<Result<Ready, EngineError>>,
+    ready: oneshot::Sender<Result<BTreeMap<String, AdapterVersion>, EngineError>>,
     steps: &watch::Sender<StepReport>,
 ) {
     let (engine, adapters) = match load(&options) {
@@ -173,19 +256,19 @@ fn run(
     let version =
         |adapter: &AdapterHandle| AdapterVersion { name: adapter.0.name().to_owned(), id: adapter.0.id().to_owned(), generation: 1 };
     let versions = adapters.iter().map(|(name, adapter)| (name.clone(), version(adapter))).collect();
-    if ready.send(Ok(Ready { model: engine.info().clone(), adapters: versions })).is_err() {
+    if ready.send(Ok(versions)).is_err() {
         return;
     }
     let why = work(&options, (engine, adapters), jobs, stop, vitals, steps);
     // those that still wait are told as well
     for job in jobs.try_iter() {
-        vitals.queue_depth.fetch_sub(u64::from(!matches!(job, Job::Wake)), Ordering::Relaxed);
         match job {
             Job::Generate { job, .. } => job.sink.finish(Err(why())),
             Job::Score { job, .. } => (job.reply)(Err(why())),
             Job::Wake => {}
         }
     }
+    vitals.running.store(0, Ordering::Relaxed);
     steps.send_replace(StepReport::default());
 }
 
@@ -209,32 +292,32 @@ fn work(
         record_failure(vitals, reason.clone());
         failed(reason)
     };
-    let (mut panics, mut reloads) = (0, 0);
-    while take_jobs(&mut engine, jobs, &adapters, stop, vitals) {
-        match catch_unwind(AssertUnwindSafe(|| engine.step())) {
+    let (mut failures, mut reloads) = (0, 0);
+    while take_jobs(&mut engine, jobs, &adapters, stop) {
+        let reason = match catch_unwind(AssertUnwindSafe(|| engine.step())) {
             Ok(Ok(report)) => {
-                (panics, reloads) = (0, 0);
+                (failures, reloads) = (0, 0);
+                vitals.running.store(report.running as u64, Ordering::Relaxed);
                 steps.send_replace(report);
+                continue;
             }
-            Ok(Err(error)) => record_failure(vitals, format!("step failed: {error}")),
-            Err(payload) => {
-                let reason = panic_message(&*payload);
-                record_failure(vitals, reason.clone());
-                engine.abort_all(&failed(reason.clone()));
-                panics += 1;
-                if panics < PANICS_BEFORE_RELOADING {
-                    continue;
-                }
-                if reloads == RELOADS_BEFORE_GIVING_UP {
-                    return give_up(format!("given up after {reloads} loads of the weights; last: {reason}"));
-                }
-                (panics, reloads) = (0, reloads + 1);
-                tracing::warn!(actor = %vitals.name, "loading the weights anew");
-                match load(options) {
-                    Ok(loaded) => (engine, adapters) = loaded,
-                    Err(error) => return give_up(format!("the weights could not be loaded anew: {error}")),
-                }
-            }
+            Ok(Err(error)) => format!("step failed: {error}"),
+            Err(payload) => panic_message(&*payload),
+        };
+        record_failure(vitals, reason.clone());
+        engine.abort_all(&failed(reason.clone()));
+        failures += 1;
+        if failures < FAILURES_BEFORE_RELOADING {
+            continue;
+        }
+        if reloads == RELOADS_BEFORE_GIVING_UP {
+            return give_up(format!("given up after {reloads} loads of the weights; last: {reason}"));
+        }
+        (failures, reloads) = (0, reloads + 1);
+        tracing::warn!(actor = %vitals.name, "loading the weights anew");
+        match load(options) {
+            Ok(loaded) => (engine, adapters) = loaded,
+            Err(error) => return give_up(format!("the weights could not be loaded anew: {error}")),
         }
     }
     engine.abort_all(&|| EngineError::Cancelled);
@@ -247,13 +330,7 @@ fn record_failure(vitals: &Vitals, reason: String) {
 }
 
 /// Moves what waits into the engine; sleeps while there is nothing to do. False when the thread must end.
-fn take_jobs(
-    engine: &mut Engine,
-    jobs: &Receiver<Job>,
-    adapters: &BTreeMap<String, AdapterHandle>,
-    stop: &AtomicBool,
-    vitals: &Vitals,
-) -> bool {
+fn take_jobs(engine: &mut Engine, jobs: &Receiver<Job>, adapters: &BTreeMap<String, AdapterHandle>, stop: &AtomicBool) -> bool {
     loop {
         if stop.load(Ordering::Acquire) {
             return false;
@@ -291,6 +368,5 @@ fn take_jobs(
                 Err(error) => (job.reply)(Err(error)),
             },
         }
-        vitals.queue_depth.fetch_sub(1, Ordering::Relaxed);
     }
 }

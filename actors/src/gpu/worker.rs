@@ -2,29 +2,41 @@
 
 use std::sync::Arc;
 
-use actix::{Actor, Context, Handler, ResponseFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, ResponseFuture, WrapFuture};
 use nyx_engine::{ContinuationScore, GenerateJob, ScoreJob};
 use tokio::sync::oneshot;
 
 use super::messages::{Generate, Score};
-use super::thread::{DeviceThread, Job};
+use super::thread::{Device, Job};
 use crate::NyxError;
 use crate::observe::Vitals;
 
-/// The actor of one device. The thread outlives an instance that panics: its queue and its sequences survive.
+/// The actor of one device. The thread outlives an instance that panics: its queue and its sequences survive. One that has ended is
+/// started anew with the next instance.
 pub struct GpuWorker {
-    device: Arc<DeviceThread>,
+    device: Arc<Device>,
     vitals: Arc<Vitals>,
 }
 
 impl GpuWorker {
-    pub fn new(device: Arc<DeviceThread>, vitals: Arc<Vitals>) -> Self {
+    pub fn new(device: Arc<Device>, vitals: Arc<Vitals>) -> Self {
         Self { device, vitals }
     }
 }
 
 impl Actor for GpuWorker {
     type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        let device = Arc::clone(&self.device);
+        // messages wait until the weights are there
+        context.wait(async move { device.revive().await }.into_actor(self).map(|revived, worker, context| {
+            if let Err(error) = revived {
+                tracing::error!(actor = %worker.vitals.name, %error, "the device could not be started anew");
+                context.stop();
+            }
+        }));
+    }
 }
 
 impl Handler<Generate> for GpuWorker {
@@ -67,7 +79,7 @@ impl Handler<Score> for GpuWorker {
             submitted?;
             let waiting =
                 async { receiver.await.map_err(|_| NyxError::Internal("the device dropped a scoring".into()))?.map_err(NyxError::Engine) };
-            message.context.bound("the master scored the specialists", waiting).await
+            message.context.bound("continuations were scored", waiting).await
         })
     }
 }

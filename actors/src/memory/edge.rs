@@ -1,5 +1,6 @@
 //! The vector store in this process: one qdrant-edge shard in the data folder.
 
+use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,6 +11,7 @@ use qdrant_edge::{
     WithPayloadInterface,
 };
 use serde_json::json;
+use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::store::{IndexedMemory, MemoryStore};
@@ -23,6 +25,9 @@ const LOG_SEGMENT: usize = 4 << 20;
 #[derive(Clone)]
 pub struct EdgeStore {
     shard: Arc<Mutex<EdgeShard>>,
+    /// Held while the shard is open: who else opens it is told so, whatever the shard itself would say.
+    _lock: Arc<File>,
+    _folder: Option<Arc<TempDir>>,
 }
 
 fn failed(doing: &'static str) -> impl Fn(OperationError) -> NyxError {
@@ -33,18 +38,34 @@ impl EdgeStore {
     /// Opens or makes the shard in `folder`. Blocks: call it off the async threads.
     ///
     /// # Errors
-    /// Another process has it open, or it holds vectors of another size.
+    /// [`NyxError::VectorStoreBusy`] when another process has it open; else why it cannot be opened, such as vectors of another size.
     pub fn open(folder: &Path, dimension: usize) -> Result<Self, NyxError> {
         let bad = |reason: String| NyxError::VectorStore { doing: "opening", reason: format!("{}: {reason}", folder.display()) };
         std::fs::create_dir_all(folder).map_err(|error| bad(error.to_string()))?;
+        let lock = File::create(folder.with_extension("lock")).map_err(|error| bad(error.to_string()))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(NyxError::VectorStoreBusy { folder: folder.to_owned() }),
+            Err(TryLockError::Error(error)) => return Err(bad(error.to_string())),
+        }
         let log = WalOptions { segment_capacity: LOG_SEGMENT, ..WalOptions::default() };
         let params = EdgeVectorParams::builder(dimension, Distance::Cosine).build();
         let config = EdgeConfig::builder().vector(DEFAULT_VECTOR_NAME, params).on_disk_payload(true).wal_options(log).build();
         let exists = folder.join("edge_config.json").exists();
         let shard = if exists { EdgeShard::load(folder, Some(config)) } else { EdgeShard::new(folder, config) };
-        let hint = "is it open in another Nyx, or was it made for another embedder? remove the folder to build the index again";
+        let hint = "was it made for another embedder? it is an index over phoebe: with the folder removed, Nyx builds it again";
         let shard = shard.map_err(|error| bad(format!("{error}; {hint}")))?;
-        Ok(Self { shard: Arc::new(Mutex::new(shard)) })
+        Ok(Self { shard: Arc::new(Mutex::new(shard)), _lock: Arc::new(lock), _folder: None })
+    }
+
+    /// An empty index for this process alone, gone when dropped. Blocks, as [`open`](Self::open).
+    ///
+    /// # Errors
+    /// When there is no room for it.
+    pub fn temporary(dimension: usize) -> Result<Self, NyxError> {
+        let folder = tempfile::tempdir().map_err(|error| NyxError::VectorStore { doing: "opening", reason: error.to_string() })?;
+        let store = Self::open(&folder.path().join("memory"), dimension)?;
+        Ok(Self { _folder: Some(Arc::new(folder)), ..store })
     }
 
     /// Runs `work` on a thread that may block.

@@ -1,5 +1,6 @@
 //! The embedding thread: owns the embedder, so that neither actors nor device threads ever wait for it.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,7 +40,7 @@ impl EmbeddingService {
     pub fn start(embedder: Embedder, queue: usize) -> Result<Self, EngineError> {
         let (jobs, receiver) = sync_channel(queue);
         let dimension = embedder.dimension();
-        let thread = std::thread::Builder::new().name("nyx-embed".into()).spawn(move || run(&embedder, &receiver));
+        let thread = std::thread::Builder::new().name("nyx-embed".into()).spawn(move || run(&embedder, &receiver, queue));
         let thread = thread.map_err(|error| EngineError::Device { device: "nyx-embed".into(), reason: error.to_string() })?;
         Ok(Self { inner: Arc::new(Inner { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), dimension, queue }) })
     }
@@ -79,19 +80,58 @@ impl Drop for Inner {
     }
 }
 
-fn run(embedder: &Embedder, jobs: &Receiver<Job>) {
-    while let Ok(job) = jobs.recv() {
-        if job.reply.is_closed() {
+/// Texts of one job that are embedded before another job has its turn.
+const BATCH: usize = 32;
+
+/// A job on its way.
+struct Pending {
+    job: Job,
+    done: Embeddings,
+}
+
+/// Jobs take turns, a batch each: a large one holds nobody up, and one that nobody waits for is dropped.
+fn run(embedder: &Embedder, jobs: &Receiver<Job>, most: usize) {
+    let mut waiting: VecDeque<Pending> = VecDeque::new();
+    loop {
+        if waiting.is_empty() {
+            let Ok(job) = jobs.recv() else { return };
+            waiting.push_back(Pending::new(job));
+        }
+        while waiting.len() < most
+            && let Ok(job) = jobs.try_recv()
+        {
+            waiting.push_back(Pending::new(job));
+        }
+        let Some(mut pending) = waiting.pop_front() else { continue };
+        if pending.job.reply.is_closed() {
             continue;
         }
-        let texts: Vec<&str> = job.texts.iter().map(String::as_str).collect();
-        let embedded = catch_unwind(AssertUnwindSafe(|| embedder.embed(&texts)));
-        let answer = match embedded {
-            Ok(Ok((vectors, tokens))) => Ok(Embeddings { vectors, tokens }),
+        match pending.embed(embedder) {
+            Ok(false) => waiting.push_back(pending),
+            // nobody waits any more: nothing to tell
+            Ok(true) => drop(pending.job.reply.send(Ok(pending.done))),
+            Err(error) => drop(pending.job.reply.send(Err(error))),
+        }
+    }
+}
+
+impl Pending {
+    fn new(job: Job) -> Self {
+        Self { done: Embeddings { vectors: Vec::with_capacity(job.texts.len()), tokens: 0 }, job }
+    }
+
+    /// The next batch; true when all texts are done.
+    fn embed(&mut self, embedder: &Embedder) -> Result<bool, NyxError> {
+        let rest = &self.job.texts[self.done.vectors.len()..];
+        let texts: Vec<&str> = rest.iter().take(BATCH).map(String::as_str).collect();
+        match catch_unwind(AssertUnwindSafe(|| embedder.embed(&texts))) {
+            Ok(Ok((vectors, tokens))) => {
+                self.done.vectors.extend(vectors);
+                self.done.tokens += tokens;
+                Ok(self.done.vectors.len() == self.job.texts.len())
+            }
             Ok(Err(error)) => Err(error.into()),
             Err(payload) => Err(NyxError::Internal(format!("the embedder {}", panic_message(&*payload)))),
-        };
-        // nobody waits any more: nothing to tell
-        drop(job.reply.send(answer));
+        }
     }
 }

@@ -38,6 +38,11 @@ pub struct MemoryHit {
     pub score: f32,
 }
 
+/// Puts into the index what phoebe holds and it lacks; answers how many.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<usize, NyxError>")]
+pub struct Heal;
+
 /// Embeds texts, for `/v1/embeddings`.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Embeddings, NyxError>")]

@@ -17,11 +17,11 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::observe::Vitals;
-use crate::phoebe::messages::{ListMemories, MarkIndexed, Memory, StoreMemory};
+use crate::phoebe::messages::{CountIndexed, ListMemories, MarkIndexed, Memory, StoreMemory};
 use crate::phoebe::{self, Phoebe};
 use crate::supervise::Supervised;
 use crate::{NyxError, RequestContext};
-use messages::{Embed, Embeddings, MemoryHit, Recall, Remember};
+use messages::{Embed, Embeddings, Heal, MemoryHit, Recall, Remember};
 
 pub use edge::EdgeStore;
 pub use embedding::EmbeddingService;
@@ -44,6 +44,8 @@ pub struct MemoryParts {
     pub embedding: EmbeddingService,
     pub store: Arc<dyn MemoryStore>,
     pub phoebe: Supervised<Phoebe>,
+    /// The index outlives this process: phoebe is told what it holds.
+    pub lasting: bool,
 }
 
 /// The actor.
@@ -82,8 +84,9 @@ impl MemoryParts {
     async fn remember(&self, request: Remember) -> Result<Memory, NyxError> {
         let Remember { context, text, speaker, when, conversation } = request;
         check_text("text", &text)?;
-        for (param, text) in [("text", Some(&text)), ("speaker", speaker.as_ref()), ("conversation", conversation.as_ref())] {
-            text.map_or(Ok(()), |text| phoebe::storable(param, text))?;
+        phoebe::storable("text", &text)?;
+        for (param, name) in [("speaker", &speaker), ("conversation", &conversation)] {
+            name.as_deref().map_or(Ok(()), |name| phoebe::storable_name(param, name))?;
         }
         let memory = Memory { id: Uuid::now_v7(), text, speaker, when: when.map(microseconds), conversation, stored_at: phoebe::now() };
         context.bound("the memory was stored", self.phoebe.send(StoreMemory(memory.clone()))).await?;
@@ -98,12 +101,13 @@ impl MemoryParts {
         let embedded = self.embedding.embed(memories.iter().map(|memory| memory.text.clone()).collect()).await?;
         let pairs = memories.into_iter().zip(embedded.vectors);
         self.store.upsert(pairs.map(|(memory, vector)| IndexedMemory { memory, vector }).collect()).await?;
-        self.phoebe.send(MarkIndexed(ids)).await
+        // what stands in an index of this process alone is not in the one that lasts
+        if self.lasting { self.phoebe.send(MarkIndexed(ids)).await } else { Ok(()) }
     }
 
-    /// Indexes what phoebe holds and the index lacks; everything when the index is empty. Returns how many.
+    /// Indexes what phoebe holds and the index lacks; everything when the index holds fewer than it should. Returns how many.
     async fn heal(&self) -> Result<usize, NyxError> {
-        let unindexed_only = self.store.count().await? > 0;
+        let unindexed_only = self.store.count().await? as u64 >= self.phoebe.send(CountIndexed).await?;
         let (mut after, mut healed) = (None, 0);
         loop {
             let page = self.phoebe.send(ListMemories { unindexed_only, after, limit: PAGE }).await?;
@@ -165,6 +169,16 @@ impl Handler<Recall> for MemoryKeeper {
         self.vitals.taken_up();
         let parts = self.parts.clone();
         Box::pin(async move { parts.recall(request).await })
+    }
+}
+
+impl Handler<Heal> for MemoryKeeper {
+    type Result = ResponseFuture<Result<usize, NyxError>>;
+
+    fn handle(&mut self, _: Heal, _: &mut Self::Context) -> Self::Result {
+        self.vitals.taken_up();
+        let parts = self.parts.clone();
+        Box::pin(async move { parts.heal().await })
     }
 }
 

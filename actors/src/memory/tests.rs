@@ -38,7 +38,7 @@ async fn phoebe(folder: &Path) -> Supervised<Phoebe> {
 async fn parts(folder: &Path) -> MemoryParts {
     let embedding = embedding();
     let store = Arc::new(EdgeStore::open(&folder.join("memory"), embedding.dimension()).unwrap());
-    MemoryParts { embedding, store, phoebe: phoebe(folder).await }
+    MemoryParts { embedding, store, phoebe: phoebe(folder).await, lasting: true }
 }
 
 fn context() -> RequestContext {
@@ -98,7 +98,7 @@ async fn the_same_on_a_qdrant_server_where_there_is_one() {
     let collection = format!("nyx_test_{}", Uuid::now_v7().simple());
     let options = MemoryOptions { store: StoreKind::Qdrant, url: Some(url), collection, ..MemoryOptions::default() };
     let store = Arc::new(QdrantStore::open(&options, embedding.dimension()).await.unwrap());
-    remembers_and_recalls(&MemoryParts { embedding, store, phoebe: phoebe(folder.path()).await }).await;
+    remembers_and_recalls(&MemoryParts { embedding, store, phoebe: phoebe(folder.path()).await, lasting: true }).await;
 }
 
 #[actix::test]
@@ -116,10 +116,21 @@ async fn an_index_that_was_lost_or_missed_some_is_healed_from_phoebe() {
     assert_eq!(parts.heal().await.unwrap(), 0);
     // the folder is gone: all of it is built again
     let elsewhere: TempDir = tempfile::tempdir().unwrap();
-    let empty = Arc::new(EdgeStore::open(elsewhere.path(), parts.embedding.dimension()).unwrap());
-    let anew = MemoryParts { store: empty, ..parts };
+    let empty = Arc::new(EdgeStore::open(&elsewhere.path().join("memory"), parts.embedding.dimension()).unwrap());
+    let anew = MemoryParts { store: empty, ..parts.clone() };
     assert_eq!(anew.heal().await.unwrap(), 2);
     assert_eq!(anew.recall(ask("my sister", 1)).await.unwrap()[0].memory.text, TOLD[0]);
+    // a part of it is gone
+    anew.store.delete(vec![missed.id]).await.unwrap();
+    assert_eq!(anew.heal().await.unwrap(), 2);
+    assert_eq!(anew.recall(ask("heating maintenance", 1)).await.unwrap()[0].memory, missed);
+    // an index for this process alone holds everything, and tells phoebe nothing
+    let late = Memory { id: Uuid::now_v7(), text: TOLD[2].into(), ..missed };
+    parts.phoebe.send(StoreMemory(late.clone())).await.unwrap();
+    let beside = MemoryParts { store: Arc::new(EdgeStore::temporary(384).unwrap()), lasting: false, ..parts.clone() };
+    assert_eq!(beside.heal().await.unwrap(), 3);
+    assert_eq!(beside.recall(ask("allergies", 1)).await.unwrap()[0].memory, late);
+    assert_eq!(parts.heal().await.unwrap(), 1, "the lasting index still lacks it");
 }
 
 /// A real store whose writes fail while told to.
@@ -157,7 +168,7 @@ async fn a_memory_that_could_not_be_indexed_is_kept_and_indexed_later() {
     let store = EdgeStore::open(&folder.path().join("memory"), embedding.dimension()).unwrap();
     let failing = Arc::new(Failing { store, fails: AtomicBool::new(true) });
     let store: Arc<dyn MemoryStore> = Arc::<Failing>::clone(&failing);
-    let parts = MemoryParts { embedding, store, phoebe: phoebe(folder.path()).await };
+    let parts = MemoryParts { embedding, store, phoebe: phoebe(folder.path()).await, lasting: true };
     let memory = parts.remember(tell(TOLD[0], None)).await.unwrap();
     assert_eq!(parts.recall(ask("my sister", 1)).await.unwrap(), []);
     assert!(parts.heal().await.unwrap_err().to_string().contains("the disk is full"));
@@ -186,8 +197,28 @@ async fn memories_are_there_when_the_store_is_opened_again_and_not_twice_at_once
     let store = EdgeStore::open(&path, 384).unwrap();
     assert_eq!(store.search(vector, 5, None).await.unwrap()[0].0, memory);
     drop(store);
+    let store = EdgeStore::open(&path, 384).unwrap();
+    let busy = EdgeStore::open(&path, 384).map(drop).expect_err("it is open");
+    assert!(matches!(&busy, NyxError::VectorStoreBusy { folder } if *folder == path), "{busy}");
+    drop(store);
     let error = EdgeStore::open(&path, 128).map(drop).expect_err("vectors of another size").to_string();
     assert!(error.contains("memory"), "{error}");
+}
+
+#[actix::test]
+async fn a_large_job_holds_no_other_up_and_stops_when_nobody_waits() {
+    let embedding = embedding();
+    let large = || vec!["The boiler was serviced on Tuesday, and again on Wednesday.".repeat(4); 128];
+    let (patient, left) = (embedding.embed(large()), embedding.embed(large()));
+    let one = async {
+        let vectors = embedding.embed(vec!["a cat".into()]).await.unwrap().vectors;
+        (vectors.len(), std::time::Instant::now())
+    };
+    let patient = async { (patient.await.unwrap().vectors.len(), std::time::Instant::now()) };
+    let left = async { tokio::time::timeout(Duration::from_millis(50), left).await.is_err() };
+    let ((all, all_at), left, (one, one_at)) = tokio::join!(patient, left, one);
+    assert_eq!((all, left, one), (128, true, 1));
+    assert!(one_at < all_at, "the small job waited for the large one");
 }
 
 #[actix::test]
@@ -203,6 +234,8 @@ async fn what_cannot_be_remembered_or_recalled_is_named() {
         let error = parts.recall(ask(query, k)).await.unwrap_err();
         assert!(error.status() == 400 && error.to_string().contains(says), "{error}");
     }
+    let long = Remember { conversation: Some("c".repeat(257)), ..tell("a", None) };
+    assert!(parts.remember(long).await.unwrap_err().to_string().contains("conversation has 257 bytes"));
     let late = Recall { context: RequestContext::new(Duration::ZERO), ..ask("a", 1) };
     assert_eq!(parts.recall(late).await.unwrap_err().status(), 504);
 }

@@ -186,12 +186,10 @@ impl OrchestratorParts {
             trait_weights: trait_weights.clone(),
         };
         self.cells.publish(Some(context.id), Some(&name), decided);
-        if let Some(events) = &events
-            && events.try_send(StreamEvent::Decided { decision: context.id, specialist: name.clone() }).is_err()
-        {
-            return Err(self.failed(&context, Some(&name), NyxError::Cancelled));
-        }
-        let spoken = self.speak(&context, &question, &name, events).await;
+        let left = events
+            .as_ref()
+            .is_some_and(|events| events.try_send(StreamEvent::Decided { decision: context.id, specialist: name.clone() }).is_err());
+        let spoken = if left { Err(NyxError::Cancelled) } else { self.speak(&context, &question, &name, events).await };
         let mut decision = Box::new(Decision {
             id: context.id,
             asked_at,
@@ -265,7 +263,7 @@ impl OrchestratorParts {
         for (index, message) in question.messages.iter().enumerate() {
             phoebe::storable(&format!("messages[{index}].content"), &message.content)?;
         }
-        question.conversation.as_deref().map_or(Ok(()), |conversation| phoebe::storable("conversation", conversation))?;
+        question.conversation.as_deref().map_or(Ok(()), |conversation| phoebe::storable_name("conversation", conversation))?;
         for stop in &question.sampling.stop {
             phoebe::storable("stop", stop)?;
         }
@@ -306,7 +304,8 @@ impl OrchestratorParts {
             let scores = self.score(context, master::CONTENT_FREE).await?;
             Ok::<_, NyxError>(scores.iter().map(nyx_engine::ContinuationScore::mean).collect())
         });
-        let content_free = content_free.await?;
+        // another request may be measuring it, with more time than this one has
+        let content_free = context.bound("the master was calibrated", content_free).await?;
         let scores = master::calibrated(&self.score(context, asked).await?, content_free);
         let names = || self.specialists.iter().map(|specialist| specialist.name.clone());
         let weights: Vec<f64> = names().map(|name| trait_weights.get(&name).copied().unwrap_or(0.0)).collect();

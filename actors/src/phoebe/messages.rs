@@ -66,6 +66,11 @@ pub struct ListMemories {
     pub limit: u64,
 }
 
+/// How many memories are marked as indexed.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<u64, NyxError>")]
+pub struct CountIndexed;
+
 /// Read-only text search over phoebe's own rows (memories and past decisions), best first: Aletheia's source until tables are registered.
 /// Evidence ids are `memory:UUID` and `decision:UUID`, `source` is the table's name.
 #[derive(Debug, Message)]

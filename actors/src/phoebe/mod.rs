@@ -17,8 +17,8 @@ use nyx_specialists::Evidence;
 use crate::observe::Vitals;
 use crate::{Decision, NyxError};
 use messages::{
-    GetDecision, ListDecisions, ListMemories, LoadTraitWeights, MarkIndexed, Memory, Ping, RecordDecision, SearchRecord, StoreMemory,
-    StoreTraitWeight, TraitWeightChange,
+    CountIndexed, GetDecision, ListDecisions, ListMemories, LoadTraitWeights, MarkIndexed, Memory, Ping, RecordDecision, SearchRecord,
+    StoreMemory, StoreTraitWeight, TraitWeightChange,
 };
 
 pub use options::{PhoebeOptions, redacted};
@@ -31,6 +31,17 @@ pub(crate) fn storable(param: &str, text: &str) -> Result<(), NyxError> {
         Some(at) => Err(NyxError::invalid(param, format!("{param} holds a NUL character at byte {at}, expected text without any"))),
         None => Ok(()),
     }
+}
+
+/// Bytes of a name that is looked up, such as a conversation's: an index entry must hold it.
+const MAX_NAME: usize = 256;
+
+/// The same for a name.
+pub(crate) fn storable_name(param: &str, name: &str) -> Result<(), NyxError> {
+    if name.len() > MAX_NAME {
+        return Err(NyxError::invalid(param, format!("{param} has {} bytes, expected at most {MAX_NAME}", name.len())));
+    }
+    storable(param, name)
 }
 
 /// The actor: hands each message to the store.
@@ -70,6 +81,7 @@ handle!(ListDecisions, Vec<Decision>, |store, request| store.decisions(request))
 handle!(StoreMemory, (), |store, request| store.store_memory(request.0));
 handle!(MarkIndexed, (), |store, request| store.mark_indexed(request.0));
 handle!(ListMemories, Vec<Memory>, |store, request| store.memories(request));
+handle!(CountIndexed, u64, |store, _request| store.count_indexed());
 handle!(SearchRecord, Vec<Evidence>, |store, request| store.search(&request.text, request.limit));
 handle!(LoadTraitWeights, BTreeMap<String, f64>, |store, _request| store.trait_weights());
 handle!(StoreTraitWeight, TraitWeightChange, |store, request| store.store_trait_weight(request));

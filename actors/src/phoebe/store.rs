@@ -10,7 +10,7 @@ use nyx_specialists::Evidence;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
     AccessMode, ActiveModelTrait, ColumnTrait, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr,
-    EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, SqlErr, TransactionTrait,
+    EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, SqlErr, TransactionTrait,
 };
 use sea_orm_migration::MigratorTrait;
 use uuid::Uuid;
@@ -25,6 +25,8 @@ use crate::{Decision, NyxError};
 const MAX_ROWS: u64 = 1000;
 /// One number for all Nyx processes: who migrates holds it.
 const MIGRATION_LOCK: i64 = 0x6e79_7870_686f;
+/// One to hold that lock, one to migrate with.
+const LEAST_CONNECTIONS: u32 = 2;
 const MIGRATION_TRIES: usize = 20;
 const MIGRATION_PAUSE: Duration = Duration::from_millis(50);
 /// How often a trait weight is tried again when another process moved it in between.
@@ -78,7 +80,9 @@ impl PhoebeStore {
             return Ok(Self { writer, reader });
         }
         // told at the handshake, so that every connection of the pool has it
-        settings.max_connections(options.max_connections).statement_timeout(Duration::from_millis(options.statement_timeout_ms));
+        settings
+            .max_connections(options.max_connections.max(LEAST_CONNECTIONS))
+            .statement_timeout(Duration::from_millis(options.statement_timeout_ms));
         let writer = connect(settings).await.map_err(named)?;
         Ok(Self { reader: writer.clone(), writer })
     }
@@ -93,6 +97,8 @@ impl PhoebeStore {
         }
         // the lock lives as long as this transaction, which the migrations run beside
         let lock = self.writer.begin().await?;
+        // another process may migrate for longer than a statement may take
+        lock.execute_unprepared("SET LOCAL statement_timeout = 0").await?;
         lock.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")).await?;
         let migrated = Migrator::up(&self.writer, None).await;
         lock.commit().await?;
@@ -203,6 +209,10 @@ impl PhoebeStore {
         }
         let rows = select.all(&self.reader).await?;
         Ok(rows.into_iter().map(Memory::try_from).collect::<Result<_, _>>()?)
+    }
+
+    pub(super) async fn count_indexed(&self) -> Result<u64, NyxError> {
+        Ok(memory::Entity::find().filter(memory::Column::Indexed.eq(true)).count(&self.reader).await?)
     }
 
     pub(super) async fn search(&self, text: &str, limit: u64) -> Result<Vec<Evidence>, NyxError> {

@@ -32,6 +32,8 @@ use sink::AnswerSink;
 /// Sampling where neither caller nor file says anything: the base model speaks with these.
 const BASE_TEMPERATURE: f32 = 0.0;
 const BASE_MAX_TOKENS: usize = 256;
+/// Characters below which evidence that does not fit is left out rather than cut again.
+const LEAST_EVIDENCE: usize = 200;
 /// Characters of a question that are searched for: about the 256 tokens that the embedder reads.
 const QUERY_CHARS: usize = 1_000;
 
@@ -99,15 +101,24 @@ impl Handler<Speak> for Specialist {
     }
 }
 
+/// A prompt that leaves room for an answer, and the evidence that found its place in it.
+struct Written {
+    prompt: Prompt,
+    evidence: Vec<Evidence>,
+    /// The choices in tokens, where there are any.
+    choices: Vec<Vec<u32>>,
+}
+
 impl SpecialistParts {
     fn name(&self) -> &str {
         self.policy.as_ref().map_or("base", |policy| policy.name.as_str())
     }
 
-    async fn speak(&self, message: Speak) -> Result<Spoken, NyxError> {
+    async fn speak(self: Arc<Self>, message: Speak) -> Result<Spoken, NyxError> {
         let Speak { context, question, events } = message;
         let retrieving = Instant::now();
         let asked = crate::orchestrator::last_question(&question);
+        self.check_size(&question)?;
         let evidence = self.retrieve(&context, &asked).await?;
         let retrieve_ms = ms(retrieving);
         if self.policy.as_ref().is_some_and(|policy| policy.retrieval != Retrieval::None) {
@@ -115,11 +126,16 @@ impl SpecialistParts {
             self.cells.publish(Some(context.id), Some(self.name()), CellStep::Retrieved { evidence: ids, retrieve_ms });
         }
         let deadline_ms = u64::try_from(context.deadline.duration_since(context.asked).as_millis()).unwrap_or(u64::MAX);
-        let situation = Situation { now: Utc::now(), deadline_ms, evidence: &evidence, question: &asked };
-        let prompt = PromptWriter { text: &self.text, policy: self.policy.as_ref() }.write(&question, &situation)?;
+        let Written { prompt, evidence, choices } = {
+            let (parts, question) = (Arc::clone(&self), Arc::clone(&question));
+            // tokenising a long prompt takes a while, and the actors share a thread
+            let writing = tokio::task::spawn_blocking(move || parts.write(&question, &asked, evidence, deadline_ms));
+            let written = async { writing.await.map_err(|error| NyxError::Internal(error.to_string()))? };
+            context.bound("the prompt was written", written).await?
+        };
         let sampling = self.sampling(&question, prompt.tokens.len())?;
         let mut spoken = match &question.choices {
-            Some(choices) => self.choose(&context, prompt, choices, sampling).await?,
+            Some(texts) => self.choose(&context, prompt, texts, choices, sampling).await?,
             None => self.generate(&context, prompt, &question, sampling, events).await?,
         };
         spoken.timings.retrieve_ms = retrieve_ms;
@@ -134,6 +150,40 @@ impl SpecialistParts {
         }
         spoken.evidence = evidence;
         Ok(spoken)
+    }
+
+    /// Refuses at once what cannot fit, however it is tokenised.
+    fn check_size(&self, question: &Question) -> Result<(), NyxError> {
+        let choices = question.choices.iter().flatten();
+        let bytes: usize = question.messages.iter().map(|message| &message.content).chain(choices).map(String::len).sum();
+        if bytes > self.context_length * self.text.longest_token() {
+            return Err(nyx_engine::EngineError::PromptTooLong { bytes, window: self.context_length }.into());
+        }
+        Ok(())
+    }
+
+    /// Writes the prompt; where it leaves no room for an answer, with less evidence: the worst is left out first, the best one cut.
+    fn write(&self, question: &Question, asked: &str, mut evidence: Vec<Evidence>, deadline_ms: u64) -> Result<Written, NyxError> {
+        let choices = question.choices.iter().flatten().map(|choice| self.text.encode(choice)).collect::<Result<Vec<_>, _>>()?;
+        let usual = self.policy.as_ref().map_or(BASE_MAX_TOKENS, |policy| policy.max_tokens).min(self.context_length / 4);
+        let room = choices.iter().map(Vec::len).max().unwrap_or_else(|| question.sampling.max_tokens.unwrap_or(usual));
+        let now = Utc::now();
+        loop {
+            let situation = Situation { now, deadline_ms, evidence: &evidence, question: asked };
+            let prompt = PromptWriter { text: &self.text, policy: self.policy.as_ref() }.write(question, &situation)?;
+            let fits = prompt.tokens.len() + room <= self.context_length;
+            match evidence.last_mut() {
+                Some(worst) if !fits => {
+                    let chars = worst.text.chars().count();
+                    if evidence.len() > 1 || chars < LEAST_EVIDENCE {
+                        evidence.pop();
+                    } else if let Some(only) = evidence.last_mut() {
+                        only.text = only.text.chars().take(chars / 2).chain(['\u{2026}']).collect();
+                    }
+                }
+                _ => return Ok(Written { prompt, evidence, choices }),
+            }
+        }
     }
 
     async fn retrieve(&self, context: &RequestContext, question: &str) -> Result<Vec<Evidence>, NyxError> {
@@ -182,7 +232,8 @@ impl SpecialistParts {
             presence_penalty: wanted.presence_penalty.unwrap_or(0.0),
             frequency_penalty: wanted.frequency_penalty.unwrap_or(0.0),
             logit_bias: wanted.logit_bias.iter().map(|(&token, &bias)| (token, bias)).collect(),
-            seed: wanted.seed.unwrap_or_else(rand::random),
+            // one that every client can send back: JSON numbers are exact below 2^53
+            seed: wanted.seed.unwrap_or_else(|| rand::random::<u64>() >> 11),
             logprobs: wanted.logprobs,
             max_tokens: wanted.max_tokens.unwrap_or(policy.map_or(BASE_MAX_TOKENS, |policy| policy.max_tokens)).min(room),
             stop: wanted.stop.clone(),
@@ -241,9 +292,9 @@ impl SpecialistParts {
         context: &RequestContext,
         prompt: Prompt,
         choices: &[String],
+        continuations: Vec<Vec<u32>>,
         sampling: SamplingParams,
     ) -> Result<Spoken, NyxError> {
-        let continuations = choices.iter().map(|choice| self.text.encode(choice)).collect::<Result<Vec<_>, _>>()?;
         let longest = continuations.iter().map(Vec::len).max().unwrap_or(0);
         if prompt.tokens.len() + longest > self.context_length {
             let overflow =

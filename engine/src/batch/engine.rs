@@ -29,7 +29,7 @@ pub struct Engine {
     options: EngineOptions,
     window: usize,
     prefixes: PrefixCache,
-    scoring: VecDeque<ScoreJob>,
+    scoring: VecDeque<Scoring>,
     waiting: VecDeque<(GenerateJob, Instant)>,
     running: Vec<Sequence>,
 }
@@ -97,7 +97,7 @@ impl Engine {
         match refusal {
             Ok(()) => {
                 job.cacheable_prefix = job.cacheable_prefix.min(job.prompt.len() - 1);
-                self.scoring.push_back(job);
+                self.scoring.push_back(Scoring { job, kv: None, last: Vec::new(), scores: Vec::new() });
             }
             Err(error) => (job.reply)(Err(error)),
         }
@@ -121,16 +121,19 @@ impl Engine {
         !(self.scoring.is_empty() && self.waiting.is_empty() && self.running.is_empty())
     }
 
-    /// One step: one scoring if any waits, then one forward pass for all running sequences.
+    /// One step: a part of the first scoring if any waits, then one forward pass for all running sequences.
     ///
     /// # Errors
     /// The device failed: every sequence in the step has been told, and the engine is usable.
     pub fn step(&mut self) -> Result<StepReport> {
         let mut report = StepReport::default();
-        if let Some(job) = self.scoring.pop_front() {
-            report.scored = job.continuations.len();
-            let scores = if (job.cancelled)() { Err(EngineError::Cancelled) } else { self.run_scoring(&job) };
-            (job.reply)(scores);
+        if let Some(mut scoring) = self.scoring.pop_front() {
+            let outcome = if (scoring.job.cancelled)() { Err(EngineError::Cancelled) } else { self.score_on(&mut scoring, &mut report) };
+            match outcome {
+                Ok(false) => self.scoring.push_front(scoring),
+                Ok(true) => (scoring.job.reply)(Ok(scoring.scores)),
+                Err(error) => (scoring.job.reply)(Err(error)),
+            }
         }
         self.end_those_that_must();
         self.admit();
@@ -144,7 +147,7 @@ impl Engine {
 
     /// Ends every sequence and scoring with `reason`; for shutdown and after a panic.
     pub fn abort_all(&mut self, reason: &dyn Fn() -> EngineError) {
-        self.scoring.drain(..).for_each(|job| (job.reply)(Err(reason())));
+        self.scoring.drain(..).for_each(|scoring| (scoring.job.reply)(Err(reason())));
         self.waiting.drain(..).for_each(|(job, _)| job.sink.finish(Err(reason())));
         self.running.drain(..).for_each(|sequence| sequence.fail(reason()));
     }
@@ -261,50 +264,75 @@ impl Engine {
         Ok(())
     }
 
-    /// The prompt once, then all continuations as one ragged batch over copies of its cache.
-    fn run_scoring(&mut self, job: &ScoreJob) -> Result<Vec<ContinuationScore>> {
+    /// Takes a scoring further, by about a chunk of tokens: the prompt once, then its continuations as ragged batches over forks of its
+    /// cache. True when it is done.
+    fn score_on(&mut self, scoring: &mut Scoring, report: &mut StepReport) -> Result<bool> {
+        let Scoring { job, kv, last, scores } = scoring;
         let adapter_id = job.adapter.as_ref().map(|adapter| adapter.0.id().to_owned());
         let prefix = &job.prompt[..job.cacheable_prefix];
-        let mut kv = match self.prefixes.fork(adapter_id.as_deref(), prefix)? {
+        let kv = match kv {
             Some(kv) => kv,
-            None => self.model.new_cache(),
+            None => kv.insert(self.prefixes.fork(adapter_id.as_deref(), prefix)?.unwrap_or_else(|| self.model.new_cache())),
         };
-        if kv.len() < prefix.len() {
-            self.prefill(&mut kv, prefix, job.adapter.as_ref())?;
-            self.prefixes.keep(adapter_id.as_deref(), prefix, &kv)?;
+        let mut budget = self.options.prefill_chunk;
+        while kv.len() < job.prompt.len() {
+            if budget == 0 {
+                return Ok(false);
+            }
+            let done = kv.len();
+            let boundary = if done < prefix.len() { prefix.len() } else { job.prompt.len() };
+            let end = boundary.min(done + budget);
+            let read = if end == job.prompt.len() { LogitRows::Last } else { LogitRows::None };
+            let tokens = &job.prompt[done..end];
+            let mut batch = [Segment { tokens, kv: &mut *kv, adapter: job.adapter.clone(), logits: read }];
+            *last = read_rows(&self.model.forward(&mut batch, &*self.comm)?)?;
+            report.prefill_tokens += tokens.len();
+            budget -= tokens.len();
+            if end == prefix.len() && end > 0 {
+                self.prefixes.keep(adapter_id.as_deref(), prefix, kv)?;
+            }
         }
-        let last = self.prefill(&mut kv, &job.prompt, job.adapter.as_ref())?;
-        let mut caches = job.continuations.iter().map(|_| kv.fork(kv.len())).collect::<Result<Vec<KvCache>>>()?;
-        let mut batch: Vec<Segment<'_>> = caches
-            .iter_mut()
-            .zip(&job.continuations)
-            .filter(|(_, continuation)| continuation.len() > 1)
-            .map(|(kv, continuation)| {
-                let tokens = &continuation[..continuation.len() - 1];
-                Segment { tokens, kv, adapter: job.adapter.clone(), logits: LogitRows::All }
-            })
-            .collect();
-        let logits = if batch.is_empty() { Vec::new() } else { read_rows(&self.model.forward(&mut batch, &*self.comm)?)? };
-        let mut rows = logits.chunks_exact(self.model.config().vocabulary);
-        let score = |continuation: &Vec<u32>| {
-            let rows = std::iter::once(last.as_slice()).chain(rows.by_ref().take(continuation.len() - 1));
-            ContinuationScore { logprobs: continuation_logprobs(rows, continuation) }
-        };
-        Ok(job.continuations.iter().map(score).collect())
+        while scores.len() < job.continuations.len() {
+            if budget == 0 {
+                return Ok(false);
+            }
+            let rest = &job.continuations[scores.len()..];
+            let group = &rest[..rest.len().min(CONTINUATIONS)];
+            // the first token's logits are the prompt's last
+            let longer = || group.iter().filter(|continuation| continuation.len() > 1);
+            let mut caches = longer().map(|_| kv.fork(kv.len())).collect::<Result<Vec<KvCache>>>()?;
+            let mut batch: Vec<Segment<'_>> = caches
+                .iter_mut()
+                .zip(longer())
+                .map(|(kv, continuation)| {
+                    let tokens = &continuation[..continuation.len() - 1];
+                    Segment { tokens, kv, adapter: job.adapter.clone(), logits: LogitRows::All }
+                })
+                .collect();
+            let logits = if batch.is_empty() { Vec::new() } else { read_rows(&self.model.forward(&mut batch, &*self.comm)?)? };
+            let mut rows = logits.chunks_exact(self.model.config().vocabulary);
+            for continuation in group {
+                let rows = std::iter::once(last.as_slice()).chain(rows.by_ref().take(continuation.len() - 1));
+                scores.push(ContinuationScore { logprobs: continuation_logprobs(rows, continuation) });
+            }
+            report.scored += group.len();
+            budget = budget.saturating_sub(group.iter().map(Vec::len).sum());
+        }
+        Ok(true)
     }
+}
 
-    /// Runs `tokens` after what `kv` holds of them, in chunks; the logits after the last one.
-    fn prefill(&self, kv: &mut KvCache, tokens: &[u32], adapter: Option<&AdapterHandle>) -> Result<Vec<f32>> {
-        let mut logits = Vec::new();
-        while kv.len() < tokens.len() {
-            let end = tokens.len().min(kv.len() + self.options.prefill_chunk);
-            let read = if end == tokens.len() { LogitRows::Last } else { LogitRows::None };
-            let tokens = &tokens[kv.len()..end];
-            let mut batch = [Segment { tokens, kv: &mut *kv, adapter: adapter.cloned(), logits: read }];
-            logits = read_rows(&self.model.forward(&mut batch, &*self.comm)?)?;
-        }
-        Ok(logits)
-    }
+/// Continuations of one pass: each has a fork of the prompt's cache while it lasts.
+const CONTINUATIONS: usize = 16;
+
+/// A scoring on its way.
+struct Scoring {
+    job: ScoreJob,
+    /// Holds what has been computed of the prompt.
+    kv: Option<KvCache>,
+    /// The logits after the prompt.
+    last: Vec<f32>,
+    scores: Vec<ContinuationScore>,
 }
 
 /// Logits `[rows, vocabulary]` on the host, row after row.

@@ -81,6 +81,11 @@ impl Text {
         self.tokenizer.encode_with_controls(&rendered, breaker)
     }
 
+    /// Bytes of the longest token: `n` tokens never stand for more than `n` times this.
+    pub fn longest_token(&self) -> usize {
+        self.tokenizer.longest_token()
+    }
+
     /// Tokens that end an answer.
     pub fn end_tokens(&self) -> &[u32] {
         self.tokenizer.end_tokens()

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use aho_corasick::{AhoCorasick, MatchKind};
 use candle_core::quantized::gguf_file::{Content, Value};
 use serde_json::json;
 
@@ -23,8 +24,11 @@ const USER_DEFINED: i64 = 4;
 #[derive(Debug)]
 pub(super) struct Tokenizer {
     plain: tokenizers::Tokenizer,
-    /// Control tokens, the longest first.
     controls: Vec<(String, u32)>,
+    /// Finds control tokens wherever they stand, also where they overlap.
+    anywhere: AhoCorasick,
+    /// Finds them from left to right, the longest of those that begin at one place.
+    longest: AhoCorasick,
     /// Each token's bytes; empty for control tokens.
     bytes: Vec<Box<[u8]>>,
     ends: Vec<u32>,
@@ -112,7 +116,7 @@ impl Tokenizer {
 
     fn new(
         json: &serde_json::Value,
-        mut controls: Vec<(String, u32)>,
+        controls: Vec<(String, u32)>,
         size: usize,
         mut ends: Vec<u32>,
         bos: Option<String>,
@@ -132,12 +136,16 @@ impl Tokenizer {
                 *place = Box::default();
             }
         }
-        controls.sort_by_key(|(token, _)| std::cmp::Reverse(token.len()));
         let named = controls.iter().filter(|(token, _)| TURN_ENDS.contains(&token.as_str()) || Some(token) == eos.as_ref());
         ends.extend(named.map(|(_, id)| *id));
         ends.sort_unstable();
         ends.dedup();
-        Ok(Self { plain, controls, bytes, ends, bos, eos })
+        let matcher = |kind: MatchKind| {
+            let names = controls.iter().map(|(token, _)| token);
+            AhoCorasick::builder().match_kind(kind).build(names).map_err(|error| bad(format!("control tokens: {error}")))
+        };
+        let (anywhere, longest) = (matcher(MatchKind::Standard)?, matcher(MatchKind::LeftmostLongest)?);
+        Ok(Self { plain, controls, anywhere, longest, bytes, ends, bos, eos })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -159,36 +167,39 @@ impl Tokenizer {
         Ok(self.plain.encode_fast(text, false).map_err(|error| bad(error.to_string()))?.get_ids().to_vec())
     }
 
-    /// The first control token in `text` and where it stands.
-    fn next_control<'a>(&'a self, text: &str) -> Option<(usize, &'a (String, u32))> {
-        // of those at one place the longest: they are sorted so, and min_by_key keeps the first
-        self.controls.iter().filter_map(|control| Some((text.find(&control.0)?, control))).min_by_key(|(at, _)| *at)
-    }
-
-    /// `text` with `breaker` inside every control token, so that it is one no more.
+    /// `text` with `breaker` inside every control token, so that it is one no more. Tokens that overlap are each broken.
     pub(super) fn break_controls(&self, text: &str, breaker: char) -> String {
-        let (mut broken, mut rest) = (String::with_capacity(text.len()), text);
-        while let Some((at, (token, _))) = self.next_control(rest) {
-            let first = at + token.chars().next().map_or(0, char::len_utf8);
-            broken.push_str(&rest[..first]);
+        let mut starts: Vec<usize> = self.anywhere.find_overlapping_iter(text).map(|found| found.start()).collect();
+        starts.sort_unstable();
+        starts.dedup();
+        let (mut broken, mut done) = (String::with_capacity(text.len() + starts.len() * breaker.len_utf8()), 0);
+        for start in starts {
+            let first = start + text[start..].chars().next().map_or(0, char::len_utf8);
+            broken.push_str(&text[done..first]);
             broken.push(breaker);
-            rest = &rest[first..];
+            done = first;
         }
-        broken.push_str(rest);
+        broken.push_str(&text[done..]);
         broken
     }
 
-    /// Encodes text in which control tokens count, after taking `breaker` out of what is plain.
+    /// Encodes text in which control tokens count (of those at one place the longest), after taking `breaker` out of what is plain.
     pub(super) fn encode_with_controls(&self, text: &str, breaker: char) -> Result<Vec<u32>> {
-        let (mut tokens, mut rest) = (Vec::new(), text);
+        let (mut tokens, mut done) = (Vec::new(), 0);
         let plain = |part: &str| self.encode(&part.replace(breaker, ""));
-        while let Some((at, (token, id))) = self.next_control(rest) {
-            tokens.extend(plain(&rest[..at])?);
-            tokens.push(*id);
-            rest = &rest[at + token.len()..];
+        for found in self.longest.find_iter(text) {
+            tokens.extend(plain(&text[done..found.start()])?);
+            tokens.push(self.controls[found.pattern().as_usize()].1);
+            done = found.end();
         }
-        tokens.extend(plain(rest)?);
+        tokens.extend(plain(&text[done..])?);
         Ok(tokens)
+    }
+
+    /// Bytes of the longest token: a text of more bytes than this times some tokens has more tokens than those.
+    pub(super) fn longest_token(&self) -> usize {
+        let plain = self.bytes.iter().map(|bytes| bytes.len());
+        plain.chain(self.controls.iter().map(|(token, _)| token.len())).max().unwrap_or(1).max(1)
     }
 }
 

@@ -124,6 +124,10 @@ fn read_config(path: &Path, content: &gguf_file::Content) -> Result<ModelConfig>
     };
     let needed = |key: &str| number(key).ok_or_else(|| bad(format!("it has no llama.{key}")));
     let float = |key: &str| content.metadata.get(&format!("llama.{key}")).and_then(|value| value.to_f32().ok());
+    // Llama 3's comes as the tensor rope_freqs; the others would change every logit
+    if let Some(kind) = string(content, "llama.rope.scaling.type").filter(|kind| kind != "none") {
+        return Err(bad(format!("its llama.rope.scaling.type is {kind:?}, expected \"none\" (or Llama 3's rope_freqs.weight)")));
+    }
     let (hidden, heads) = (needed("embedding_length")?, needed("attention.head_count")?);
     let embedding = content.tensor_infos.get("token_embd.weight").ok_or(EngineError::MissingTensor { name: "token_embd.weight".into() })?;
     let config = ModelConfig {
