@@ -87,6 +87,25 @@ fn five_at_once_are_on_record_in_postgresql_too() {
     assert_eq!(serving.get("/admin/traits").1["eleos"], -1.5);
 }
 
+#[test]
+fn what_cannot_be_recorded_is_not_acknowledged() {
+    let postgres = Postgres::start();
+    let program = Program::new().with("NYX__PHOEBE__URL", postgres.url()).with("NYX__PHOEBE__ACQUIRE_TIMEOUT_MS", "1000");
+    let serving = program.serve();
+    let mut stream = serving.stream("/v1/chat/completions", &endless("eleos", 100));
+    assert!(stream.event().is_some());
+    drop(postgres);
+    let rest = stream.rest();
+    let (_, last) = rest.last().unwrap();
+    let error: Value = serde_json::from_str(last).unwrap();
+    assert_eq!(error["error"]["code"], "database_error", "{error}");
+    assert!(rest.iter().all(|(_, data)| data != "[DONE]" && !data.contains("\"nyx\":")), "{rest:?}");
+    let (status, error) = serving.post("/infer", &json!({"prompt": "Hello?", "specialist": "eleos", "max_tokens": 2}));
+    assert_eq!((status, &error["error"]["code"]), (503, &json!("database_error")), "{error}");
+    let (status, ready) = serving.get("/health/ready");
+    assert_eq!((status, &ready["ready"]), (503, &json!(false)), "{ready}");
+}
+
 fn five_at_once(program: &Program) {
     let serving = program.serve();
     let live = cells(&serving, "");
