@@ -31,6 +31,12 @@ lint: c-compiler ## Format and clippy, warnings denied
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
+ROUNDS ?= $(if $(QUICK),2,5)
+
+.PHONY: bench
+bench: models ## Measure the engine on the default model (QUICK=1: fewer rounds)
+	cargo run --release --locked -p nyx-engine --example bench -- "$$(cargo run --locked -q -- fetch | sed -n '1s/.*, at //p')" $(ROUNDS)
+
 .PHONY: doctor
 doctor: c-compiler ## Check this machine, and say what to do
 	cargo run --locked -- doctor
