@@ -338,7 +338,7 @@ impl Nyx {
             troupe.start(Vitals::new("gpu-pool", "gpu_pool", None), move |vitals| GpuPool::new(workers.clone(), vitals))
         };
         let memory = {
-            let parts = MemoryParts { embedding, store: index, phoebe: phoebe.clone(), lasting };
+            let parts = MemoryParts { embedding, store: index, phoebe: phoebe.clone(), lasting, healing: Arc::default() };
             troupe.start(Vitals::new("memory-keeper", "memory_keeper", None), move |vitals| MemoryKeeper::new(parts.clone(), vitals))
         };
         let specialists: Arc<[SpecialistPolicy]> = options.specialists.into();

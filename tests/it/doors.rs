@@ -92,7 +92,7 @@ fn what_cannot_be_recorded_is_not_acknowledged() {
     let postgres = Postgres::start();
     let program = Program::new().with("NYX__PHOEBE__URL", postgres.url()).with("NYX__PHOEBE__ACQUIRE_TIMEOUT_MS", "1000");
     let serving = program.serve();
-    let mut stream = serving.stream("/v1/chat/completions", &endless("eleos", 100));
+    let mut stream = serving.stream("/v1/chat/completions", &endless("eleos", 4000));
     assert!(stream.event().is_some());
     drop(postgres);
     let rest = stream.rest();
@@ -408,9 +408,9 @@ fn a_deadline_cuts_the_answer_and_says_so() {
     assert_eq!((status, &cut["nyx"]["status"], &choice["finish_reason"]), (200, &json!("partial"), &json!("length")), "{cut}");
     assert!(begun.elapsed() < Duration::from_secs(10) && !choice["message"]["content"].as_str().unwrap().is_empty());
     // weighing choices ends with its deadline too
-    let long = "word ".repeat(2500);
+    let long = "word ".repeat(6500);
     let choices: Vec<String> = (0..64).map(|n| format!("so it is said of old {n}")).collect();
-    let weighed = json!({"prompt": long, "specialist": "base", "choices": choices, "deadline_ms": 300});
+    let weighed = json!({"prompt": long, "specialist": "base", "choices": choices, "deadline_ms": 250});
     let begun = Instant::now();
     let (status, late) = serving.post("/infer", &weighed);
     assert_eq!((status, &late["error"]["code"]), (504, &json!("deadline_exceeded")), "{late}");

@@ -142,15 +142,11 @@ impl DeviceThread {
         let device = options.device.to_string();
         let body = {
             let (stop, vitals) = (Arc::clone(&stop), Arc::clone(&vitals));
-            move || {
-                run(options, &receiver, &stop, &vitals, ready, &steps);
-                vitals.lost.store(true, Ordering::Relaxed);
-            }
+            move || run(options, &receiver, &stop, &vitals, ready, &steps)
         };
         let failed = |reason: String| EngineError::Device { device: device.clone(), reason };
         let thread = std::thread::Builder::new().name(format!("nyx-{device}")).spawn(body).map_err(|error| failed(error.to_string()))?;
         let adapters = loaded.await.map_err(|_| failed("its thread ended while loading".into()))??;
-        vitals.lost.store(false, Ordering::Relaxed);
         Ok(Self { jobs, stop, thread: Mutex::new(Some(thread)), vitals, adapters, most, retry_after_s })
     }
 
@@ -259,6 +255,9 @@ fn run(
     if ready.send(Ok(versions)).is_err() {
         return;
     }
+    // from here on the pool counts on this thread, however it ends
+    vitals.lost.store(false, Ordering::Relaxed);
+    let _lost = Lost(vitals);
     let why = work(&options, (engine, adapters), jobs, stop, vitals, steps);
     // those that still wait are told as well
     for job in jobs.try_iter() {
@@ -268,8 +267,17 @@ fn run(
             Job::Wake => {}
         }
     }
-    vitals.running.store(0, Ordering::Relaxed);
     steps.send_replace(StepReport::default());
+}
+
+/// Says that the device is lost when its thread ends, also by a panic.
+struct Lost<'a>(&'a Vitals);
+
+impl Drop for Lost<'_> {
+    fn drop(&mut self) {
+        self.0.lost.store(true, Ordering::Relaxed);
+        self.0.running.store(0, Ordering::Relaxed);
+    }
 }
 
 /// Why work ended, for each who waited.

@@ -46,6 +46,8 @@ pub struct MemoryParts {
     pub phoebe: Supervised<Phoebe>,
     /// The index outlives this process: phoebe is told what it holds.
     pub lasting: bool,
+    /// Held while the index is being healed.
+    pub healing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The actor.
@@ -107,7 +109,11 @@ impl MemoryParts {
 
     /// Indexes what phoebe holds and the index lacks; everything when the index holds fewer than it should. Returns how many.
     async fn heal(&self) -> Result<usize, NyxError> {
-        let unindexed_only = self.store.count().await? as u64 >= self.phoebe.send(CountIndexed).await?;
+        let _one_at_a_time = self.healing.lock().await;
+        // phoebe first: what is indexed meanwhile is in the index before she knows
+        let indexed = self.phoebe.send(CountIndexed).await?;
+        let held = self.store.count().await?;
+        let unindexed_only = held as u64 >= indexed && held > 0;
         let (mut after, mut healed) = (None, 0);
         loop {
             let page = self.phoebe.send(ListMemories { unindexed_only, after, limit: PAGE }).await?;

@@ -38,7 +38,7 @@ async fn phoebe(folder: &Path) -> Supervised<Phoebe> {
 async fn parts(folder: &Path) -> MemoryParts {
     let embedding = embedding();
     let store = Arc::new(EdgeStore::open(&folder.join("memory"), embedding.dimension()).unwrap());
-    MemoryParts { embedding, store, phoebe: phoebe(folder).await, lasting: true }
+    MemoryParts { embedding, store, phoebe: phoebe(folder).await, lasting: true, healing: Arc::default() }
 }
 
 fn context() -> RequestContext {
@@ -98,7 +98,8 @@ async fn the_same_on_a_qdrant_server_where_there_is_one() {
     let collection = format!("nyx_test_{}", Uuid::now_v7().simple());
     let options = MemoryOptions { store: StoreKind::Qdrant, url: Some(url), collection, ..MemoryOptions::default() };
     let store = Arc::new(QdrantStore::open(&options, embedding.dimension()).await.unwrap());
-    remembers_and_recalls(&MemoryParts { embedding, store, phoebe: phoebe(folder.path()).await, lasting: true }).await;
+    remembers_and_recalls(&MemoryParts { embedding, store, phoebe: phoebe(folder.path()).await, lasting: true, healing: Arc::default() })
+        .await;
 }
 
 #[actix::test]
@@ -168,7 +169,7 @@ async fn a_memory_that_could_not_be_indexed_is_kept_and_indexed_later() {
     let store = EdgeStore::open(&folder.path().join("memory"), embedding.dimension()).unwrap();
     let failing = Arc::new(Failing { store, fails: AtomicBool::new(true) });
     let store: Arc<dyn MemoryStore> = Arc::<Failing>::clone(&failing);
-    let parts = MemoryParts { embedding, store, phoebe: phoebe(folder.path()).await, lasting: true };
+    let parts = MemoryParts { embedding, store, phoebe: phoebe(folder.path()).await, lasting: true, healing: Arc::default() };
     let memory = parts.remember(tell(TOLD[0], None)).await.unwrap();
     assert_eq!(parts.recall(ask("my sister", 1)).await.unwrap(), []);
     assert!(parts.heal().await.unwrap_err().to_string().contains("the disk is full"));
@@ -206,7 +207,7 @@ async fn memories_are_there_when_the_store_is_opened_again_and_not_twice_at_once
 }
 
 #[actix::test]
-async fn a_large_job_holds_no_other_up_and_stops_when_nobody_waits() {
+async fn a_large_job_holds_no_other_up() {
     let embedding = embedding();
     let large = || vec!["The boiler was serviced on Tuesday, and again on Wednesday.".repeat(4); 128];
     let (patient, left) = (embedding.embed(large()), embedding.embed(large()));

@@ -322,8 +322,8 @@ impl OrchestratorParts {
     async fn score(&self, context: &RequestContext, question: &str) -> Result<Vec<nyx_engine::ContinuationScore>, NyxError> {
         let (prompt, cacheable_prefix) = self.master.prompt(&self.text, question)?;
         let continuations = self.master.names.clone();
-        let context = context.clone();
-        self.pool.send(Score { context, prompt, cacheable_prefix, continuations, adapter: None, group: None }).await
+        let score = Score { context: context.clone(), prompt, cacheable_prefix, continuations, adapter: None, group: None };
+        context.bound("the master scored the specialists", self.pool.send(score)).await
     }
 
     async fn speak(

@@ -272,7 +272,7 @@ impl SpecialistParts {
                 group: self.pool_group(),
                 sink: Box::new(sink),
             };
-            self.pool.send(job).await?;
+            context.bound("a device was found", self.pool.send(job)).await?;
             endings.push(ending);
         }
         drop(events);
@@ -311,7 +311,7 @@ impl SpecialistParts {
             adapter: self.adapter_name(),
             group: self.pool_group(),
         };
-        let scores = self.pool.send(score).await?;
+        let scores = context.bound("continuations were scored", self.pool.send(score)).await?;
         let probabilities = crate::orchestrator::softmax(&scores.iter().map(nyx_engine::ContinuationScore::total).collect::<Vec<_>>(), 1.0);
         let best = probabilities.iter().enumerate().fold(0, |best, (index, p)| if *p > probabilities[best] { index } else { best });
         let usage = TokenUsage { prompt_tokens, total_tokens: prompt_tokens, ..TokenUsage::default() };

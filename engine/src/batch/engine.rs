@@ -97,7 +97,7 @@ impl Engine {
         match refusal {
             Ok(()) => {
                 job.cacheable_prefix = job.cacheable_prefix.min(job.prompt.len() - 1);
-                self.scoring.push_back(Scoring { job, kv: None, last: Vec::new(), scores: Vec::new() });
+                self.scoring.push_back(Scoring { job, kv: None, last: Vec::new(), group: Vec::new(), scores: Vec::new() });
             }
             Err(error) => (job.reply)(Err(error)),
         }
@@ -267,7 +267,7 @@ impl Engine {
     /// Takes a scoring further, by about a chunk of tokens: the prompt once, then its continuations as ragged batches over forks of its
     /// cache. True when it is done.
     fn score_on(&mut self, scoring: &mut Scoring, report: &mut StepReport) -> Result<bool> {
-        let Scoring { job, kv, last, scores } = scoring;
+        let Scoring { job, kv, last, group, scores } = scoring;
         let adapter_id = job.adapter.as_ref().map(|adapter| adapter.0.id().to_owned());
         let prefix = &job.prompt[..job.cacheable_prefix];
         let kv = match kv {
@@ -296,33 +296,51 @@ impl Engine {
             if budget == 0 {
                 return Ok(false);
             }
-            let rest = &job.continuations[scores.len()..];
-            let group = &rest[..rest.len().min(CONTINUATIONS)];
-            // the first token's logits are the prompt's last
-            let longer = || group.iter().filter(|continuation| continuation.len() > 1);
-            let mut caches = longer().map(|_| kv.fork(kv.len())).collect::<Result<Vec<KvCache>>>()?;
-            let mut batch: Vec<Segment<'_>> = caches
-                .iter_mut()
-                .zip(longer())
-                .map(|(kv, continuation)| {
-                    let tokens = &continuation[..continuation.len() - 1];
-                    Segment { tokens, kv, adapter: job.adapter.clone(), logits: LogitRows::All }
-                })
-                .collect();
-            let logits = if batch.is_empty() { Vec::new() } else { read_rows(&self.model.forward(&mut batch, &*self.comm)?)? };
-            let mut rows = logits.chunks_exact(self.model.config().vocabulary);
-            for continuation in group {
-                let rows = std::iter::once(last.as_slice()).chain(rows.by_ref().take(continuation.len() - 1));
-                scores.push(ContinuationScore { logprobs: continuation_logprobs(rows, continuation) });
+            if group.is_empty() {
+                let rest = &job.continuations[scores.len()..];
+                for continuation in &rest[..rest.len().min(CONTINUATIONS)] {
+                    // the first token's logits are the prompt's last
+                    let logprobs = continuation_logprobs(std::iter::once(last.as_slice()), &continuation[..1]);
+                    group.push((kv.fork(kv.len())?, logprobs));
+                }
             }
-            report.scored += group.len();
-            budget = budget.saturating_sub(group.iter().map(Vec::len).sum());
+            let mut batch = Vec::new();
+            for ((kv, logprobs), continuation) in group.iter_mut().zip(&job.continuations[scores.len()..]) {
+                let known = logprobs.len();
+                let tokens = &continuation[known - 1..(continuation.len() - 1).min(known - 1 + budget)];
+                if !tokens.is_empty() {
+                    budget -= tokens.len();
+                    batch.push(Segment { tokens, kv, adapter: job.adapter.clone(), logits: LogitRows::All });
+                }
+            }
+            if !batch.is_empty() {
+                let taken: Vec<usize> = batch.iter().map(|segment| segment.tokens.len()).collect();
+                report.prefill_tokens += taken.iter().sum::<usize>();
+                let logits = read_rows(&self.model.forward(&mut batch, &*self.comm)?)?;
+                let mut rows = logits.chunks_exact(self.model.config().vocabulary);
+                let mut taken = taken.into_iter();
+                for ((_, logprobs), continuation) in group.iter_mut().zip(&job.continuations[scores.len()..]) {
+                    let known = logprobs.len();
+                    if known < continuation.len()
+                        && let Some(taken) = taken.next()
+                    {
+                        logprobs.extend(continuation_logprobs(rows.by_ref().take(taken), &continuation[known..known + taken]));
+                    }
+                }
+            }
+            let done = group.iter().zip(&job.continuations[scores.len()..]).all(|((_, found), wanted)| found.len() == wanted.len());
+            if done {
+                report.scored += group.len();
+                scores.extend(group.drain(..).map(|(_, logprobs)| ContinuationScore { logprobs }));
+                // those of a single token cost nothing but the look
+                budget = budget.saturating_sub(1);
+            }
         }
         Ok(true)
     }
 }
 
-/// Continuations of one pass: each has a fork of the prompt's cache while it lasts.
+/// Continuations under way together: each has a fork of the prompt's cache.
 const CONTINUATIONS: usize = 16;
 
 /// A scoring on its way.
@@ -332,6 +350,8 @@ struct Scoring {
     kv: Option<KvCache>,
     /// The logits after the prompt.
     last: Vec<f32>,
+    /// The continuations under way: a fork of the cache, and the log-probabilities so far.
+    group: Vec<(KvCache, Vec<f32>)>,
     scores: Vec<ContinuationScore>,
 }
 

@@ -160,8 +160,10 @@ fn what_can_never_run_is_refused_at_once() {
 fn scores_equal_one_pass_over_each_continuation() {
     let (mut engine, text) = engine(EngineOptions::default());
     let (tokens, fixed) = prompt(&text, "You name the right guide.", "Who remembers?");
-    let continuations: Vec<_> =
-        ["Mnemosyne", "Moira", "a", "the one who remembers"].iter().map(|name| text.encode(name).unwrap()).collect();
+    let continuations: Vec<_> = ["Mnemosyne", "Moira", "a", "the one who remembers", &"what was told long ago, and again ".repeat(40)]
+        .iter()
+        .map(|name| text.encode(name).unwrap())
+        .collect();
     let mut score = |continuations: Vec<Vec<u32>>, fixed: usize| {
         let (sender, receiver) = sync_channel(1);
         let reply = Box::new(move |scores| sender.send(scores).expect("the test waits"));
@@ -189,9 +191,8 @@ fn scores_equal_one_pass_over_each_continuation() {
         let rows = whole_pass(&mut kv, &whole);
         for (place, (&token, &logprob)) in continuation.iter().zip(&found.logprobs).enumerate() {
             let row = &rows[tokens.len() - 1 + place];
-            let expected = crate::sampling::logprob(row, token);
-            // other chunks round otherwise before the 8-bit products
-            assert!((expected - logprob).abs() < 0.15, "{logprob} for {expected}");
+            // whatever the chunks
+            assert_eq!(crate::sampling::logprob(row, token), logprob);
         }
     }
     assert!(matches!(score(vec![vec![]], 0), Err(EngineError::EmptyPrompt)));

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::portable::{LEAST, not_rounded};
 use super::{Activations, BLOCK, BlockKind, Output, PANEL, PackedMatrix};
 
 /// # Safety
@@ -13,14 +14,20 @@ pub(super) unsafe fn quantise_block(x: &[f32], quants: &mut [i8]) -> (f32, i32) 
     // SAFETY: 32 floats are read and 32 bytes written, as the caller promises.
     unsafe {
         let magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fff_ffff));
-        let mut largest = _mm256_setzero_ps();
+        let (mut largest, mut zeros) = (_mm256_setzero_ps(), _mm256_setzero_ps());
         for eight in 0..4 {
-            largest = _mm256_max_ps(largest, _mm256_and_ps(_mm256_loadu_ps(x.as_ptr().add(8 * eight)), magnitude));
+            let x = _mm256_loadu_ps(x.as_ptr().add(8 * eight));
+            // x · 0 is 0 for finite x alone
+            zeros = _mm256_add_ps(zeros, _mm256_mul_ps(x, _mm256_setzero_ps()));
+            largest = _mm256_max_ps(largest, _mm256_and_ps(x, magnitude));
         }
         let mut lanes = [0.0_f32; 8];
         _mm256_storeu_ps(lanes.as_mut_ptr(), largest);
         let largest = lanes.into_iter().fold(0.0_f32, f32::max);
-        let inverse = _mm256_set1_ps(if largest > 0.0 { 127.0 / largest } else { 0.0 });
+        if _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(zeros, _mm256_setzero_ps())) != 0xff || largest < LEAST {
+            return not_rounded(x, quants);
+        }
+        let inverse = _mm256_set1_ps(127.0 / largest);
         let mut sum = 0;
         for eight in 0..4 {
             let rounded = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x.as_ptr().add(8 * eight)), inverse));
@@ -45,7 +52,8 @@ pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<u
     for panel in panels {
         let mut token = 0;
         while token < x.tokens() {
-            for half in 0..2 {
+            // a last panel of eight rows or fewer has no second half
+            for half in 0..w.rows_of(panel).div_ceil(PANEL / 2) {
                 // SAFETY: as the caller promises; a tile ends within the tokens.
                 unsafe {
                     if x.tokens() - token >= TILE {

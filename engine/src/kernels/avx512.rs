@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use super::portable::{LEAST, not_rounded};
 use super::{Activations, BLOCK, BlockKind, Output, PANEL, PackedMatrix};
 
 /// # Safety
@@ -13,8 +14,13 @@ pub(super) unsafe fn quantise_block(x: &[f32], quants: &mut [i8]) -> (f32, i32) 
     // SAFETY: 32 floats are read and 32 bytes written, as the caller promises.
     unsafe {
         let (a, b) = (_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(16)));
+        // x · 0 is 0 for finite x alone
+        let zeros = _mm512_add_ps(_mm512_mul_ps(a, _mm512_setzero_ps()), _mm512_mul_ps(b, _mm512_setzero_ps()));
         let largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
-        let inverse = _mm512_set1_ps(if largest > 0.0 { 127.0 / largest } else { 0.0 });
+        if _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(zeros, _mm512_setzero_ps()) != u16::MAX || largest < LEAST {
+            return not_rounded(x, quants);
+        }
+        let inverse = _mm512_set1_ps(127.0 / largest);
         // the default rounding: ties to even
         let (a, b) = (_mm512_cvtps_epi32(_mm512_mul_ps(a, inverse)), _mm512_cvtps_epi32(_mm512_mul_ps(b, inverse)));
         _mm_storeu_si128(quants.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(a));

@@ -87,7 +87,8 @@ pub(super) unsafe fn exp<V: Lanes>(x: V) -> V {
     // SAFETY: as the caller promises.
     unsafe {
         // below, the result is 0 for every purpose here; above, infinite
-        let x = x.max(V::splat(-87.0)).min(V::splat(88.0));
+        // (max and min give their second operand where either is not a number: a NaN stays one)
+        let x = V::splat(88.0).min(V::splat(-87.0).max(x));
         let n = x.mul(V::splat(std::f32::consts::LOG2_E)).round();
         let r = n.mul_add(V::splat(-0.693_359_4), x);
         let r = n.mul_add(V::splat(2.121_944_4e-4), r);

@@ -98,7 +98,10 @@ pub fn rotate(row: &mut [f32], cos: &[f32], sin: &[f32], interleaved: bool) {
     }
 }
 
-/// f32 to f16, ties to even.
+/// The largest f16: what is beyond is cut to it, since an infinite value would make its neighbours' sums no numbers.
+const MOST_HALF: f32 = 65_504.0;
+
+/// f32 to f16, ties to even, cut to the largest f16.
 ///
 /// # Panics
 /// When the two differ in length, or 16 does not divide it.
@@ -115,7 +118,8 @@ unsafe fn to_half_body<V: Lanes>(x: *const f32, out: *mut u16, len: usize) {
     // SAFETY: as `to_half` says.
     unsafe {
         for at in (0..len).step_by(LANES) {
-            V::load(x.add(at)).store_half(out.add(at));
+            // the operand order lets a NaN through
+            V::splat(MOST_HALF).min(V::splat(-MOST_HALF).max(V::load(x.add(at)))).store_half(out.add(at));
         }
     }
 }

@@ -6,16 +6,29 @@ use half::f16;
 
 use super::{Activations, BLOCK, Output, PANEL, PackedMatrix};
 
-/// Rounds one block; its scale, and the sum of its quants.
+/// Below this a block is zero: its inverse would be infinite.
+pub(super) const LEAST: f32 = 1e-30;
+
+/// Rounds one block; its scale, and the sum of its quants. A block that holds what is not finite has no scale: NaN.
 pub(super) fn quantise_block(x: &[f32], quants: &mut [i8]) -> (f32, i32) {
     let largest = x.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
-    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    if !x.iter().all(|value| value.is_finite()) || largest < LEAST {
+        return not_rounded(x, quants);
+    }
+    let inverse = 127.0 / largest;
     let mut sum = 0;
     for (quant, value) in quants.iter_mut().zip(x) {
         *quant = (value * inverse).round_ties_even() as i8;
         sum += i32::from(*quant);
     }
     (largest / 127.0, sum)
+}
+
+/// A block of zeros, or one that is no number.
+#[cold]
+pub(super) fn not_rounded(x: &[f32], quants: &mut [i8]) -> (f32, i32) {
+    quants.fill(0);
+    (if x.iter().all(|value| value.is_finite()) { 0.0 } else { f32::NAN }, 0)
 }
 
 /// # Safety

@@ -34,6 +34,8 @@ struct Shared {
 struct Work {
     call: unsafe fn(*const (), usize, usize),
     closure: *const (),
+    /// Those that take part: a team that could not be filled has fewer than were asked for.
+    threads: usize,
 }
 
 // SAFETY: the closure is `Sync`, and lives until every helper is done with it.
@@ -59,7 +61,7 @@ impl Team {
         });
         let start = |thread: usize| {
             let shared = Arc::clone(&shared);
-            let body = move || help(&shared, thread, threads);
+            let body = move || help(&shared, thread);
             std::thread::Builder::new().name(format!("nyx-team-{thread}")).spawn(body)
         };
         // a team that could not be filled works with those it has
@@ -101,7 +103,10 @@ impl Team {
         }
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = &self.shared;
-        *shared.work.lock().unwrap_or_else(PoisonError::into_inner) = Some(Work { call: call::<F>, closure: (&raw const work).cast() });
+        *shared.work.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Work { call: call::<F>, closure: (&raw const work).cast(), threads });
+        // of an earlier piece of work whose caller panicked too
+        shared.panicked.store(false, Ordering::Relaxed);
         shared.pending.store(threads - 1, Ordering::Relaxed);
         shared.epoch.fetch_add(1, Ordering::Release);
         self.helpers.iter().for_each(|helper| helper.thread().unpark());
@@ -136,7 +141,7 @@ impl Drop for Team {
     }
 }
 
-fn help(shared: &Shared, thread: usize, threads: usize) {
+fn help(shared: &Shared, thread: usize) {
     let (mut seen, mut looks) = (0, 0);
     loop {
         if shared.stop.load(Ordering::Acquire) {
@@ -157,7 +162,7 @@ fn help(shared: &Shared, thread: usize, threads: usize) {
         let work = *shared.work.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(work) = work {
             // SAFETY: the closure is alive until `pending` has come down to 0.
-            let done = std::panic::catch_unwind(|| unsafe { (work.call)(work.closure, thread, threads) });
+            let done = std::panic::catch_unwind(|| unsafe { (work.call)(work.closure, thread, work.threads) });
             if done.is_err() {
                 shared.panicked.store(true, Ordering::Relaxed);
             }

@@ -109,6 +109,31 @@ fn quantised_products_have_the_same_bits_on_every_path_batched_or_alone() {
 }
 
 #[test]
+fn what_is_not_finite_or_hardly_there_is_the_same_on_every_path() {
+    for (value, scale) in [(f32::NAN, f32::NAN), (f32::INFINITY, f32::NAN), (f32::NEG_INFINITY, f32::NAN), (1e-38, 0.0), (0.0, 0.0)] {
+        for place in [0, 9, 31] {
+            let mut x = vec![if scale.is_nan() { 2.0 } else { 0.0 }; 2 * BLOCK];
+            x[place] = value;
+            x[BLOCK] = 1.0;
+            for isa in Isa::available() {
+                let mut quants = Activations::default();
+                quants.quantise(&Team::new(1), isa, &x, 2 * BLOCK);
+                assert_eq!(quants.scales[0].to_bits() & 0x7fff_ffff, scale.to_bits() & 0x7fff_ffff, "{isa:?} {value} at {place}");
+                assert!(quants.quants[..BLOCK].iter().all(|quant| *quant == 0) && quants.sums[0] == 0);
+                assert!(quants.scales[1] > 0.0);
+                let mut gate = vec![value; 16];
+                silu_mul(isa, &mut gate, &[1.0; 16]);
+                assert_eq!(gate[0].is_nan(), value.is_nan(), "{isa:?} {value}");
+                let mut half = [0; 16];
+                to_half(isa, &[value; 16], &mut half);
+                let half = f16::from_bits(half[0]).to_f32();
+                assert!(if value.is_nan() { half.is_nan() } else { half == f16::from_f32(value.clamp(-65_504.0, 65_504.0)).to_f32() });
+            }
+        }
+    }
+}
+
+#[test]
 fn one_phase_of_several_products_equals_each_alone() {
     let mut random = random();
     let columns = 64;
@@ -314,6 +339,8 @@ fn a_team_does_all_its_work_and_survives_a_panic() {
             team.run(|thread, threads| assert!(thread + 1 < threads, "broken on purpose"));
         }));
         assert!(broken.is_err());
+        let all_broken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| team.run(|_, _| panic!("broken on purpose"))));
+        assert!(all_broken.is_err());
         let done = std::sync::atomic::AtomicUsize::new(0);
         team.run(|_, _| {
             done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

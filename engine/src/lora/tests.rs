@@ -60,13 +60,15 @@ fn zeros(rows: usize, columns: usize) -> Tensor {
 #[test]
 fn tensors_that_do_not_fit_are_named() {
     type Change = fn(&mut Folder);
-    let cases: [(Change, &[&str]); 6] = [
+    let cases: [(Change, &[&str]); 8] = [
         (|folder| drop(folder.tensors.insert(Q_A.into(), zeros(4, 63))), &[Q_A, "[4, 63]", "[4, 64]"]),
         (|folder| drop(folder.tensors.insert(Q_A.into(), zeros(8, 64))), &[Q_A, "[8, 64]", "[4, 64]"]),
         (|folder| drop(folder.tensors.remove(Q_A)), &["layer 0 self_attn.q_proj", "missing"]),
         (|folder| drop(folder.tensors.insert(Q_A.replace("q_proj", "embed"), zeros(4, 64))), &["self_attn.embed", "no linear layer"]),
         (|folder| drop(folder.tensors.insert(Q_A.replace("layers.0", "layers.7"), zeros(4, 64))), &["layer 7", "has 2"]),
         (|folder| folder.tensors.clear(), &["no LoRA tensors"]),
+        (|folder| drop(folder.tensors.insert(Q_A.into(), (zeros(4, 64) + f64::NAN).unwrap())), &[Q_A, "not finite"]),
+        (|folder| drop(folder.tensors.insert(Q_A.into(), (zeros(4, 64) + f64::INFINITY).unwrap())), &[Q_A, "not finite"]),
     ];
     for (change, parts) in cases {
         let mut folder = adapter();

@@ -57,6 +57,24 @@ impl Weight {
         }
     }
 
+    /// candle's product, `x` `[rows, columns]` to `y`. It chooses its kernel, and with it the order of sums, by the number of rows: one, a
+    /// few, many. So it always gets a few.
+    fn foreign(product: &QMatMul, x: &[f32], columns: usize, y: &mut [f32]) -> Result<()> {
+        let rows = x.len() / columns;
+        let out = y.len() / rows.max(1);
+        for (x, y) in x.chunks(FEW * columns).zip(y.chunks_mut(FEW * out)) {
+            let rows = x.len() / columns;
+            let tensor = if rows == 1 {
+                Tensor::from_vec([x, x].concat(), (2, columns), &Device::Cpu)?
+            } else {
+                Tensor::from_slice(x, (rows, columns), &Device::Cpu)?
+            };
+            let found = product.forward(&tensor)?.flatten_all()?.to_vec1::<f32>()?;
+            y.copy_from_slice(&found[..y.len()]);
+        }
+        Ok(())
+    }
+
     /// The rows of `tokens` one after the other, in f32.
     fn embed(&self, tokens: &[u32], out: &mut [f32]) -> Result<()> {
         let columns = out.len() / tokens.len().max(1);
@@ -128,6 +146,8 @@ struct Buffers {
     sin: Vec<f32>,
 }
 
+/// Rows of one of candle's products.
+const FEW: usize = 16;
 /// Rows from which work on single rows is shared out: below, waking the others costs more.
 const SHARED_FROM: usize = 8;
 
@@ -291,10 +311,7 @@ impl CpuModel {
             match weight {
                 Weight::Packed(w) => products.push(Product { w, y }),
                 Weight::Dense(w) => matmul_dense(&self.team, self.isa, w, x, false, y),
-                Weight::Foreign { product, .. } => {
-                    let found = product.forward(&Tensor::from_slice(x, (tokens, columns), &Device::Cpu)?)?;
-                    y.copy_from_slice(&found.flatten_all()?.to_vec1::<f32>()?);
-                }
+                Weight::Foreign { product, .. } => Weight::foreign(product, x, columns, y)?,
             }
         }
         if !products.is_empty() {
@@ -372,10 +389,35 @@ impl CpuModel {
                 matmul(&self.team, self.isa, &mut [Product { w, y: &mut logits }], quants);
             }
             Weight::Dense(w) => matmul_dense(&self.team, self.isa, w, normed, false, &mut logits),
-            Weight::Foreign { product, .. } => {
-                return Ok(product.forward(&Tensor::from_slice(normed, (rows, hidden), &Device::Cpu)?)?);
-            }
+            Weight::Foreign { product, .. } => Weight::foreign(product, normed, hidden, &mut logits)?,
         }
         Ok(Tensor::from_vec(logits, (rows, config.vocabulary), &Device::Cpu)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn block_types_without_a_kernel_give_the_same_bits_batched_or_alone() {
+        let (rows, columns, tokens) = (48, 512, 37);
+        let values = |count: usize, step: f32| -> Vec<f32> { (0..count).map(|at| ((at as f32 * step).sin() * 43.7).fract()).collect() };
+        let dense = Tensor::from_vec(values(rows * columns, 0.37), (rows, columns), &Device::Cpu).unwrap();
+        let x = values(tokens * columns, 1.13);
+        for kind in [GgmlDType::Q4K, GgmlDType::Q5K, GgmlDType::Q6K] {
+            let tensor = Arc::new(QTensor::quantize(&dense, kind).unwrap());
+            let Weight::Foreign { product, .. } = Weight::new(Matrix::Quantised(tensor)).unwrap() else { panic!("{kind:?} has a kernel") };
+            let product = |x: &[f32]| {
+                let mut y = vec![0.0; x.len() / columns * rows];
+                Weight::foreign(&product, x, columns, &mut y).unwrap();
+                y
+            };
+            let together = product(&x);
+            for (x, y) in x.chunks_exact(columns).zip(together.chunks_exact(rows)) {
+                assert_eq!(product(x), y, "{kind:?}");
+            }
+            assert_eq!(product(&x[columns..4 * columns]), together[rows..4 * rows], "{kind:?}");
+        }
     }
 }
