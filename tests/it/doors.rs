@@ -190,6 +190,14 @@ fn a_client_that_is_killed_frees_its_slot() {
     until("the slot is free again", || serving.post("/infer", &short).0 == 200);
     let (_, record) = serving.get("/v1/decisions?specialist=eleos");
     assert_eq!(record["data"][0]["status"], "cancelled", "{record}");
+    // one that does not stream is noticed as well
+    let mut whole = endless("moira", 7000);
+    whole["stream"] = json!(false);
+    let waiting = serving.begin("/v1/chat/completions", &whole);
+    until("it runs", || serving.get("/admin/actors/gpu-worker-0").1["in_flight"] == 1);
+    drop(waiting);
+    until("the slot is free again", || serving.post("/infer", &short).0 == 200);
+    assert_eq!(serving.get("/v1/decisions?specialist=moira").1["data"][0]["status"], "cancelled");
     let (_, worker) = serving.get("/admin/actors/gpu-worker-0");
     assert_eq!((&worker["in_flight"], &worker["queue_depth"]), (&json!(0), &json!(0)), "{worker}");
 }

@@ -197,6 +197,11 @@ impl Serving {
         Reply { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
     }
 
+    /// Sends a request and does not wait for its answer.
+    pub fn begin(&self, path: &str, body: &Value) -> Streaming {
+        self.open("POST", path, &[JSON], body.to_string().as_bytes())
+    }
+
     /// Sends a request whose answer streams.
     pub fn stream(&self, path: &str, body: &Value) -> Streaming {
         let mut streaming = self.open("POST", path, &[JSON], body.to_string().as_bytes());

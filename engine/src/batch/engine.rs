@@ -157,7 +157,10 @@ impl Engine {
         let mut index = 0;
         while index < self.running.len() {
             match self.running[index].must_end(now, self.window) {
-                Some(reason) => self.running.remove(index).finish(reason),
+                Some(reason) => {
+                    let sequence = self.running.remove(index);
+                    self.end(sequence, reason);
+                }
                 None => index += 1,
             }
         }
@@ -181,7 +184,7 @@ impl Engine {
         while self.running.len() < self.options.max_batch {
             let Some((job, submitted)) = self.waiting.pop_front() else { return };
             let adapter = job.adapter.as_ref().map(|adapter| adapter.0.id());
-            let kv = match self.prefixes.fork(adapter, &job.prompt[..job.cacheable_prefix]) {
+            let kv = match self.prefixes.fork(adapter, &job.prompt, job.cacheable_prefix) {
                 Ok(kv) => kv.unwrap_or_else(|| self.model.new_cache()),
                 Err(error) => {
                     job.sink.finish(Err(error));
@@ -259,9 +262,18 @@ impl Engine {
             }
         }
         for (index, reason) in ended.into_iter().rev() {
-            self.running.remove(index).finish(reason);
+            let sequence = self.running.remove(index);
+            self.end(sequence, reason);
         }
         Ok(())
+    }
+
+    /// Keeps what the sequence leaves behind, then tells how it ended.
+    fn end(&mut self, mut sequence: Sequence, reason: FinishReason) {
+        let kv = std::mem::replace(&mut sequence.kv, self.model.new_cache());
+        let tokens = sequence.tokens[..kv.len()].to_vec();
+        self.prefixes.retire(sequence.adapter_id(), tokens, kv);
+        sequence.finish(reason);
     }
 
     /// Takes a scoring further, by about a chunk of tokens: the prompt once, then its continuations as ragged batches over forks of its
@@ -272,7 +284,10 @@ impl Engine {
         let prefix = &job.prompt[..job.cacheable_prefix];
         let kv = match kv {
             Some(kv) => kv,
-            None => kv.insert(self.prefixes.fork(adapter_id.as_deref(), prefix)?.unwrap_or_else(|| self.model.new_cache())),
+            None => {
+                let known = self.prefixes.fork(adapter_id.as_deref(), &job.prompt, prefix.len())?;
+                kv.insert(known.unwrap_or_else(|| self.model.new_cache()))
+            }
         };
         let mut budget = self.options.prefill_chunk;
         while kv.len() < job.prompt.len() {

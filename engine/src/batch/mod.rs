@@ -1,7 +1,8 @@
 //! Continuous batching: one forward pass a step carries the prefill and decode tokens of sequences with different adapters.
 //!
 //! A sequence's chunks are cut where that sequence alone says (its cacheable prefix, then every `prefill_chunk` tokens), never where the
-//! others leave room: so its bits are the same batched or alone, with a warm prefix or a cold one.
+//! others leave room: so its bits are the same batched or alone, with a warm prefix or a cold one, also on candle's tensors, whose bits
+//! depend on the cuts.
 
 mod engine;
 mod prefix;

@@ -1,4 +1,4 @@
-//! The prefix cache: keys and values of prompts' shared beginnings, the least recently used dropped first.
+//! The prefix cache: keys and values of prompts' beginnings and of sequences that have ended, the least recently used dropped first.
 
 use crate::Result;
 use crate::kv::KvCache;
@@ -18,6 +18,8 @@ struct Entry {
     tokens: Vec<u32>,
     kv: KvCache,
     used: u64,
+    /// The beginning of many prompts, such as a specialist's own: dropped last.
+    fixed: bool,
 }
 
 impl PrefixCache {
@@ -25,37 +27,69 @@ impl PrefixCache {
         Self { entries: Vec::new(), budget, clock: 0 }
     }
 
-    /// A copy of exactly this prefix. A shorter one is not used: it would move the chunk boundaries, and with them the last bits.
-    pub(super) fn fork(&mut self, adapter: Option<&str>, prefix: &[u32]) -> Result<Option<KvCache>> {
+    /// The longest beginning of `prompt` that is kept, and at least one token of it left to compute. Where a cache's bits depend on how a
+    /// prompt was cut, only `prompt[..fixed]` itself.
+    pub(super) fn fork(&mut self, adapter: Option<&str>, prompt: &[u32], fixed: usize) -> Result<Option<KvCache>> {
         self.clock += 1;
-        let found = self.entries.iter_mut().find(|entry| entry.adapter.as_deref() == adapter && entry.tokens == prefix);
-        found
-            .map(|entry| {
+        let most = prompt.len().saturating_sub(1);
+        let usable = |entry: &Entry| {
+            if entry.adapter.as_deref() != adapter {
+                0
+            } else if entry.kv.cut_anywhere() {
+                entry.tokens.iter().zip(&prompt[..most]).take_while(|(a, b)| a == b).count()
+            } else if entry.tokens == prompt[..fixed.min(most)] {
+                entry.tokens.len()
+            } else {
+                0
+            }
+        };
+        let best = self.entries.iter_mut().map(|entry| (usable(entry), entry)).max_by_key(|(tokens, _)| *tokens);
+        match best {
+            Some((tokens, entry)) if tokens > 0 => {
                 entry.used = self.clock;
-                entry.kv.fork(prefix.len())
-            })
-            .transpose()
+                entry.kv.fork(tokens).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
-    /// Keeps a copy of the first `prefix.len()` positions of `kv`, if it fits the budget at all.
+    /// Keeps the beginning that many prompts share, if it fits the budget at all: the first `prefix.len()` positions of `kv`.
     pub(super) fn keep(&mut self, adapter: Option<&str>, prefix: &[u32], kv: &KvCache) -> Result<()> {
-        if self.entries.iter().any(|entry| entry.adapter.as_deref() == adapter && entry.tokens == prefix) {
-            return Ok(());
+        let known = |entry: &Entry| entry.fixed && entry.adapter.as_deref() == adapter && entry.tokens == prefix;
+        if !self.entries.iter().any(known) {
+            self.insert(adapter, prefix.to_vec(), kv.fork(prefix.len())?, true);
         }
-        let kv = kv.fork(prefix.len())?;
-        if kv.bytes() > self.budget {
-            return Ok(());
-        }
-        while self.bytes() + kv.bytes() > self.budget {
-            let Some(oldest) = (0..self.entries.len()).min_by_key(|&index| self.entries[index].used) else { break };
-            self.entries.swap_remove(oldest);
-        }
-        self.clock += 1;
-        let (adapter, tokens) = (adapter.map(str::to_owned), prefix.to_vec());
-        self.entries.push(Entry { adapter, tokens, kv, used: self.clock });
         Ok(())
     }
 
+    /// Keeps what a sequence leaves behind, for the next turn of its conversation. What it goes on from is dropped.
+    pub(super) fn retire(&mut self, adapter: Option<&str>, tokens: Vec<u32>, kv: KvCache) {
+        if !kv.cut_anywhere() || tokens.is_empty() {
+            return;
+        }
+        let covers = |longer: &[u32], shorter: &[u32]| longer.starts_with(shorter);
+        let same = |entry: &Entry| !entry.fixed && entry.adapter.as_deref() == adapter;
+        if self.entries.iter().any(|entry| same(entry) && covers(&entry.tokens, &tokens)) {
+            return;
+        }
+        self.entries.retain(|entry| !(same(entry) && covers(&tokens, &entry.tokens)));
+        self.insert(adapter, tokens, kv, false);
+    }
+
+    fn insert(&mut self, adapter: Option<&str>, tokens: Vec<u32>, kv: KvCache, fixed: bool) {
+        if kv.bytes() > self.budget {
+            return;
+        }
+        while self.bytes() + kv.bytes() > self.budget {
+            let oldest = (0..self.entries.len()).min_by_key(|&index| (self.entries[index].fixed, self.entries[index].used));
+            let Some(oldest) = oldest else { break };
+            self.entries.swap_remove(oldest);
+        }
+        self.clock += 1;
+        self.entries.push(Entry { adapter: adapter.map(str::to_owned), tokens, kv, used: self.clock, fixed });
+    }
+
+    /// Blocks that several share count for each.
     pub(super) fn bytes(&self) -> usize {
         self.entries.iter().map(|entry| entry.kv.bytes()).sum()
     }

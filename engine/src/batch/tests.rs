@@ -94,7 +94,8 @@ fn batched_equals_alone_and_warm_equals_cold_bit_for_bit() {
         assert_eq!((&answer, &logprobs), (&alone_answer, &alone_logprobs), "params {:?}", job.2);
         let (end, alone_end) = (end.unwrap(), alone_end.unwrap());
         assert_eq!((end.reason, end.usage.completion_tokens), (alone_end.reason, alone_end.usage.completion_tokens));
-        assert_eq!(alone_end.usage.cached_tokens, job.1);
+        // the whole prompt is there from before, but for its last token
+        assert_eq!(alone_end.usage.cached_tokens, job.0.len() - 1);
         assert_eq!(
             logprobs.len() - usize::from(end.reason == FinishReason::Stop && logprobs.len() > end.usage.completion_tokens),
             logprobs.len()
@@ -225,13 +226,54 @@ fn prefixes_are_kept_under_the_budget_least_recently_used_dropped_first() {
     let (a, b, c) = ([5_u32; 20], [6_u32; 20], [7_u32; 20]);
     let one = filled(&a).bytes();
     let mut cache = prefix::PrefixCache::new(2 * one);
+    let longer = |tokens: &[u32]| [tokens, &[9, 9]].concat();
+    let found = |cache: &mut prefix::PrefixCache, adapter: Option<&str>, tokens: &[u32]| {
+        cache.fork(adapter, &longer(tokens), 20).unwrap().map(|kv| kv.len())
+    };
     cache.keep(None, &a, &filled(&a)).unwrap();
     cache.keep(Some("x"), &b, &filled(&b)).unwrap();
     assert_eq!((cache.bytes(), cache.tokens()), (2 * one, 40));
-    assert_eq!(cache.fork(None, &a).unwrap().unwrap().len(), 20);
-    // another adapter, or a shorter prefix, is another prefix
-    assert!(cache.fork(None, &b).unwrap().is_none() && cache.fork(Some("x"), &b[..19]).unwrap().is_none());
+    assert_eq!(found(&mut cache, None, &a), Some(20));
+    // another adapter's is never used, a beginning is
+    assert_eq!((found(&mut cache, None, &b), found(&mut cache, Some("x"), &b[..15])), (None, Some(15)));
+    assert_eq!(cache.fork(None, &a, 20).unwrap().map(|kv| kv.len()), Some(19), "one token is left to compute");
     cache.keep(None, &c, &filled(&c)).unwrap();
-    assert!(cache.fork(Some("x"), &b).unwrap().is_none());
-    assert!(cache.fork(None, &a).unwrap().is_some() && cache.fork(None, &c).unwrap().is_some());
+    assert_eq!(found(&mut cache, Some("x"), &b), None);
+    assert!(found(&mut cache, None, &a).is_some() && found(&mut cache, None, &c).is_some());
+    // what sequences leave behind goes before what is fixed, and the longer stands for the shorter
+    let mut cache = prefix::PrefixCache::new(3 * one);
+    cache.keep(None, &a, &filled(&a)).unwrap();
+    cache.retire(None, b[..10].to_vec(), filled(&b[..10]));
+    cache.retire(None, b.to_vec(), filled(&b));
+    cache.retire(None, b[..5].to_vec(), filled(&b[..5]));
+    assert_eq!(cache.tokens(), 40);
+    cache.retire(None, c.to_vec(), filled(&c));
+    cache.retire(Some("x"), c.to_vec(), filled(&c));
+    assert_eq!((found(&mut cache, None, &b), found(&mut cache, None, &a), found(&mut cache, None, &c)), (None, Some(20), Some(20)));
+}
+
+#[test]
+fn the_next_turn_of_a_conversation_is_warm_and_gives_the_bits_of_a_cold_one() {
+    let (mut warm, text) = engine(EngineOptions::default());
+    let (mut cold, _) = engine(EngineOptions { prefix_cache_bytes: 0, ..EngineOptions::default() });
+    let mut messages = vec![ChatMessage::new(Role::System, "You are brief."), ChatMessage::new(Role::User, "Name three rivers of Europe.")];
+    for turn in 0..3 {
+        let prompt = text.encode_chat(&messages, true).unwrap();
+        let params = SamplingParams { max_tokens: 24, temperature: 0.7, seed: turn, logprobs: Some(1), ..SamplingParams::default() };
+        let answer = |engine: &mut Engine| {
+            let (job, ending) = job(prompt.clone(), 0, params.clone(), usize::MAX);
+            engine.submit(job);
+            run(engine);
+            ending.recv().unwrap()
+        };
+        let (said, logprobs, end) = answer(&mut warm);
+        let (cold_said, cold_logprobs, cold_end) = answer(&mut cold);
+        assert_eq!((&said, logprobs), (&cold_said, cold_logprobs));
+        assert_eq!(cold_end.unwrap().usage.cached_tokens, 0);
+        let usage = end.unwrap().usage;
+        if turn > 0 {
+            assert!(usage.cached_tokens * 2 > usage.prompt_tokens, "{usage:?}");
+        }
+        messages.extend([ChatMessage::new(Role::Assistant, said), ChatMessage::new(Role::User, "And three more?")]);
+    }
 }

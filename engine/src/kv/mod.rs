@@ -44,6 +44,11 @@ impl KvCache {
         self.len() == 0
     }
 
+    /// Whether its numbers are the same however the prompt was cut into chunks: then any beginning of it may be used again.
+    pub fn cut_anywhere(&self) -> bool {
+        matches!(self.0, Store::Paged(_))
+    }
+
     /// Forgets all positions from `len` on.
     pub fn truncate(&mut self, len: usize) {
         match &mut self.0 {
