@@ -108,23 +108,25 @@ pub fn matmul_dense(team: &Team, isa: Isa, w: &DenseMatrix, x: &[f32], add: bool
 /// # Safety
 /// `output` has room for every row of every token of `x`, nobody else touches the columns of these panels, and the processor has `isa`.
 pub(super) unsafe fn multiply(isa: Isa, w: &DenseMatrix, x: &[f32], panels: Range<usize>, add: bool, output: Output) {
-    for panel in panels {
-        let rows = (w.rows - panel * LANES).min(LANES);
-        let tokens = x.len() / w.columns;
-        for token in (0..tokens).step_by(TILE) {
-            let tile = (tokens - token).min(TILE);
-            // SAFETY: a tile's tokens are there; lanes of rows that are not there are not written.
-            unsafe {
-                let x = x.as_ptr().add(token * w.columns);
-                let y = output.start.add(token * output.rows + panel * LANES);
-                let at = panel * w.columns * LANES;
-                match &w.values {
-                    Values::F32(values) => f32_isa(isa, values.as_ptr().add(at), w.columns, x, tile, rows, add, y, output.rows),
-                    Values::F16(values) => f16_isa(isa, values.as_ptr().add(at), w.columns, x, tile, rows, add, y, output.rows),
-                }
-            }
+    let part = Part { rows: w.rows, columns: w.columns, x: x.as_ptr(), tokens: x.len() / w.columns, panels, add, output };
+    // SAFETY: as the caller promises; the part's panels are the weight's.
+    unsafe {
+        match &w.values {
+            Values::F32(values) => f32_isa(isa, values.as_ptr(), part),
+            Values::F16(values) => f16_isa(isa, values.as_ptr(), part),
         }
     }
+}
+
+/// Some panels' products with all tokens.
+struct Part {
+    rows: usize,
+    columns: usize,
+    x: *const f32,
+    tokens: usize,
+    panels: Range<usize>,
+    add: bool,
+    output: Output,
 }
 
 /// Tokens that share one reading of a panel.
@@ -132,70 +134,46 @@ const TILE: usize = 4;
 /// Interleaved sums.
 const SUMS: usize = 4;
 
-for_isa! { unsafe fn f32_isa(w: *const f32, columns: usize, x: *const f32, tokens: usize, rows: usize, add: bool, y: *mut f32, stride: usize) = f32_body }
-for_isa! { unsafe fn f16_isa(w: *const u16, columns: usize, x: *const f32, tokens: usize, rows: usize, add: bool, y: *mut f32, stride: usize) = f16_body }
+for_isa! { unsafe fn f32_isa(w: *const f32, part: Part) = f32_body }
+for_isa! { unsafe fn f16_isa(w: *const u16, part: Part) = f16_body }
 
 #[inline(always)]
-unsafe fn f32_body<V: Lanes>(
-    w: *const f32,
-    columns: usize,
-    x: *const f32,
-    tokens: usize,
-    rows: usize,
-    add: bool,
-    y: *mut f32,
-    stride: usize,
-) {
-    unsafe { body::<V>(|column| V::load(w.add(column * LANES)), columns, x, tokens, rows, add, y, stride) }
+unsafe fn f32_body<V: Lanes>(w: *const f32, part: Part) {
+    // SAFETY: as `multiply`.
+    unsafe { body::<V>(|at| V::load(w.add(at)), part) }
 }
 
 #[inline(always)]
-unsafe fn f16_body<V: Lanes>(
-    w: *const u16,
-    columns: usize,
-    x: *const f32,
-    tokens: usize,
-    rows: usize,
-    add: bool,
-    y: *mut f32,
-    stride: usize,
-) {
-    unsafe { body::<V>(|column| V::load_half(w.add(column * LANES)), columns, x, tokens, rows, add, y, stride) }
+unsafe fn f16_body<V: Lanes>(w: *const u16, part: Part) {
+    // SAFETY: as `multiply`.
+    unsafe { body::<V>(|at| V::load_half(w.add(at)), part) }
 }
 
 #[inline(always)]
-unsafe fn body<V: Lanes>(
-    w: impl Fn(usize) -> V + Copy,
-    columns: usize,
-    x: *const f32,
-    tokens: usize,
-    rows: usize,
-    add: bool,
-    y: *mut f32,
-    stride: usize,
-) {
-    unsafe {
-        match tokens {
-            1 => tile::<V, 1>(w, columns, x, rows, add, y, stride),
-            2 => tile::<V, 2>(w, columns, x, rows, add, y, stride),
-            3 => tile::<V, 3>(w, columns, x, rows, add, y, stride),
-            _ => tile::<V, TILE>(w, columns, x, rows, add, y, stride),
+unsafe fn body<V: Lanes>(w: impl Fn(usize) -> V + Copy, part: Part) {
+    for panel in part.panels.clone() {
+        let w = |column: usize| w((panel * part.columns + column) * LANES);
+        for token in (0..part.tokens).step_by(TILE) {
+            // SAFETY: as `multiply`; a tile ends within the tokens.
+            unsafe {
+                match part.tokens - token {
+                    1 => tile::<V, 1>(w, &part, panel, token),
+                    2 => tile::<V, 2>(w, &part, panel, token),
+                    3 => tile::<V, 3>(w, &part, panel, token),
+                    _ => tile::<V, TILE>(w, &part, panel, token),
+                }
+            }
         }
     }
 }
 
 #[inline(always)]
-unsafe fn tile<V: Lanes, const T: usize>(
-    w: impl Fn(usize) -> V + Copy,
-    columns: usize,
-    x: *const f32,
-    rows: usize,
-    add: bool,
-    y: *mut f32,
-    stride: usize,
-) {
-    // SAFETY: as `multiply` says.
+unsafe fn tile<V: Lanes, const T: usize>(w: impl Fn(usize) -> V + Copy, part: &Part, panel: usize, token: usize) {
+    let columns = part.columns;
+    let rows = (part.rows - panel * LANES).min(LANES);
+    // SAFETY: as `multiply` says; lanes of rows that are not there are not written.
     unsafe {
+        let x = part.x.add(token * columns);
         let mut sums = [[V::splat(0.0); SUMS]; T];
         let whole = columns / SUMS * SUMS;
         let mut column = 0;
@@ -216,15 +194,19 @@ unsafe fn tile<V: Lanes, const T: usize>(
         }
         for t in 0..T {
             let sum = sums[t][0].add(sums[t][1]).add(sums[t][2].add(sums[t][3]));
+            let y = part.output.start.add((token + t) * part.output.rows + panel * LANES);
+            if rows == LANES {
+                if part.add {
+                    V::load(y).add(sum).store(y)
+                } else {
+                    sum.store(y)
+                }
+                continue;
+            }
             let mut lanes = [0.0_f32; LANES];
             sum.store(lanes.as_mut_ptr());
-            let y = y.add(t * stride);
-            if add {
-                for row in 0..rows {
-                    *y.add(row) += lanes[row];
-                }
-            } else {
-                std::ptr::copy_nonoverlapping(lanes.as_ptr(), y, rows);
+            for row in 0..rows {
+                *y.add(row) = if part.add { *y.add(row) + lanes[row] } else { lanes[row] };
             }
         }
     }

@@ -32,7 +32,7 @@ use std::ops::Range;
 pub use activations::Activations;
 pub use attention::{AttentionShape, KEYS, KvSlice, Span, attention};
 pub use dense::{DenseMatrix, matmul_dense};
-pub use lora::{LowRank, low_rank};
+pub use lora::{LowRank, low_rank, matmul_low_rank};
 pub use ops::{add, rms_norm, rotate, silu_mul, to_half};
 pub use packed::{BlockKind, PackedMatrix};
 pub use team::Team;
@@ -103,29 +103,52 @@ pub struct Product<'a> {
     pub y: &'a mut [f32],
 }
 
+/// The products of a phase, to be shared out.
+struct Phase<'a> {
+    isa: Isa,
+    parts: Vec<(&'a PackedMatrix, Output)>,
+    x: &'a Activations,
+}
+
+impl<'a> Phase<'a> {
+    /// # Panics
+    /// When the shapes do not fit.
+    fn new<'p: 'a>(isa: Isa, products: &mut [Product<'p>], x: &'a Activations) -> Self {
+        for product in products.iter() {
+            assert_eq!(product.w.columns(), x.columns(), "columns of weight and activations");
+            assert_eq!(product.y.len(), x.tokens() * product.w.rows(), "size of the output");
+        }
+        let mut parts: Vec<(&'a PackedMatrix, Output)> = Vec::with_capacity(products.len());
+        parts.extend(products.iter_mut().map(|product| (product.w, Output { start: product.y.as_mut_ptr(), rows: product.w.rows() })));
+        Self { isa, parts, x }
+    }
+
+    /// This thread's share of all panels.
+    ///
+    /// # Safety
+    /// The outputs are still borrowed, and each thread of the team calls this once with its own number.
+    unsafe fn work(&self, thread: usize, threads: usize) {
+        let all: usize = self.parts.iter().map(|(w, _)| w.panels()).sum();
+        let mine = all * thread / threads..all * (thread + 1) / threads;
+        let mut first = 0;
+        for (w, output) in &self.parts {
+            let panels = w.panels();
+            let range = mine.start.clamp(first, first + panels) - first..mine.end.clamp(first, first + panels) - first;
+            // SAFETY: ranges of different threads do not overlap, `y` has room for every row of every token, and `isa` was detected.
+            unsafe { multiply(self.isa, w, self.x, range, *output) };
+            first += panels;
+        }
+    }
+}
+
 /// All products of the same activations, shared out among the team as one.
 ///
 /// # Panics
 /// When the shapes do not fit.
 pub fn matmul(team: &Team, isa: Isa, products: &mut [Product<'_>], x: &Activations) {
-    for product in products.iter() {
-        assert_eq!(product.w.columns(), x.columns(), "columns of weight and activations");
-        assert_eq!(product.y.len(), x.tokens() * product.w.rows(), "size of the output");
-    }
-    let parts: Vec<(&PackedMatrix, Output)> =
-        products.iter_mut().map(|product| (product.w, Output { start: product.y.as_mut_ptr(), rows: product.w.rows() })).collect();
-    let all: usize = parts.iter().map(|(w, _)| w.panels()).sum();
-    team.run(|thread, threads| {
-        let mine = all * thread / threads..all * (thread + 1) / threads;
-        let mut first = 0;
-        for (w, output) in &parts {
-            let panels = w.panels();
-            let range = mine.start.clamp(first, first + panels) - first..mine.end.clamp(first, first + panels) - first;
-            // SAFETY: ranges of different threads do not overlap, `y` has room for every row of every token, and `isa` was detected.
-            unsafe { multiply(isa, w, x, range, *output) };
-            first += panels;
-        }
-    });
+    let phase = Phase::new(isa, products, x);
+    // SAFETY: `products` is borrowed until all are done.
+    team.run(|thread, threads| unsafe { phase.work(thread, threads) });
 }
 
 /// # Safety

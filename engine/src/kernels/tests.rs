@@ -220,6 +220,35 @@ fn adapters_of_many_runs_at_once_equal_each_alone() {
 }
 
 #[test]
+fn products_with_adapters_in_two_phases_equal_those_in_three() {
+    let mut random = random();
+    let (columns, tokens) = (64, 21);
+    let weights: Vec<PackedMatrix> = [(BlockKind::Q4_1, 50), (BlockKind::Q8_0, 16)]
+        .map(|(kind, rows)| PackedMatrix::pack(kind, rows, columns, &blocks(&mut random, kind, rows, columns), 1))
+        .into();
+    let x = floats(&mut random, tokens * columns, 1.0);
+    let mut matrix = |rows: usize, columns: usize| DenseMatrix::from_f32(rows, columns, &floats(&mut random, rows * columns, 1.0));
+    let pairs: Vec<_> =
+        [(16, 0), (3, 1)].map(|(rank, output)| (matrix(rank, columns), matrix(weights[output].rows(), rank), output)).into();
+    let runs = [(1, 18), (20, 1)];
+    let items: Vec<LowRank<'_>> =
+        pairs.iter().zip(runs).map(|((a, b, output), (row, rows))| LowRank { a, b, scale: 2.0, row, rows, output: *output }).collect();
+    for isa in Isa::available() {
+        let team = Team::new(3);
+        let mut quants = Activations::default();
+        quants.quantise(&team, isa, &x, columns);
+        let mut apart: Vec<Vec<f32>> = weights.iter().map(|w| vec![f32::NAN; tokens * w.rows()]).collect();
+        let mut products: Vec<Product<'_>> = weights.iter().zip(&mut apart).map(|(w, y)| Product { w, y }).collect();
+        matmul(&team, isa, &mut products, &quants);
+        low_rank(&team, isa, &items, &x, &mut Vec::new(), &mut apart.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>());
+        let mut together: Vec<Vec<f32>> = weights.iter().map(|w| vec![f32::NAN; tokens * w.rows()]).collect();
+        let mut products: Vec<Product<'_>> = weights.iter().zip(&mut together).map(|(w, y)| Product { w, y }).collect();
+        matmul_low_rank(&team, isa, &mut products, &quants, &items, &x, &mut Vec::new());
+        assert!(apart.iter().zip(&together).all(|(apart, together)| bits(apart) == bits(together)), "{isa:?}");
+    }
+}
+
+#[test]
 fn norms_activations_and_halves_have_the_same_bits_on_every_path() {
     let mut random = random();
     let (x, w) = (floats(&mut random, 576, 20.0), floats(&mut random, 576, 1.0));

@@ -12,7 +12,7 @@ use super::{ModelConfig, Segment, logit_rows};
 use crate::Result;
 use crate::kernels::{
     Activations, AttentionShape, BlockKind, DenseMatrix, Isa, LowRank, PackedMatrix, Product, Span, Team, add, attention, low_rank, matmul,
-    matmul_dense, rms_norm, rotate, silu_mul,
+    matmul_dense, matmul_low_rank, rms_norm, rotate, silu_mul,
 };
 use crate::kv::KvShape;
 use crate::lora::{Delta, Target};
@@ -299,35 +299,26 @@ impl CpuModel {
             quants.quantise(&self.team, self.isa, x, columns);
         }
         let targets = products.each_ref().map(|(target, ..)| *target);
-        let mut packed = Vec::with_capacity(N);
+        let mut weights = Vec::with_capacity(N);
         let mut outputs: [&mut [f32]; N] = products.map(|(_, weight, out)| {
             out.resize(tokens * weight.rows(), 0.0);
-            packed.push(weight);
+            weights.push(weight);
             out.as_mut_slice()
         });
-        let weights = packed;
-        let mut products: Vec<Product<'_>> = Vec::with_capacity(N);
+        let items = low_rank_items(batch, layer, &targets);
+        if weights.iter().all(|weight| matches!(weight, Weight::Packed(_))) {
+            let pairs = weights.iter().zip(outputs);
+            let mut products: Vec<Product<'_>> =
+                pairs.filter_map(|(weight, y)| if let Weight::Packed(w) = weight { Some(Product { w, y }) } else { None }).collect();
+            matmul_low_rank(&self.team, self.isa, &mut products, quants, &items, x, low);
+            return Ok(());
+        }
         for (weight, y) in weights.iter().zip(&mut outputs) {
             match weight {
-                Weight::Packed(w) => products.push(Product { w, y }),
+                Weight::Packed(w) => matmul(&self.team, self.isa, &mut [Product { w, y }], quants),
                 Weight::Dense(w) => matmul_dense(&self.team, self.isa, w, x, false, y),
                 Weight::Foreign { product, .. } => Weight::foreign(product, x, columns, y)?,
             }
-        }
-        if !products.is_empty() {
-            matmul(&self.team, self.isa, &mut products, quants);
-        }
-        let mut items = Vec::new();
-        let mut row = 0;
-        for segment in batch {
-            let rows = segment.tokens.len();
-            for (output, target) in targets.iter().enumerate() {
-                let delta = segment.adapter.as_ref().and_then(|adapter| adapter.0.delta(layer, *target));
-                if let Some(Delta::Packed { a, b, scale }) = delta {
-                    items.push(LowRank { a, b, scale: *scale, row, rows, output });
-                }
-            }
-            row += rows;
         }
         low_rank(&self.team, self.isa, &items, x, low, &mut outputs);
         Ok(())
@@ -393,6 +384,23 @@ impl CpuModel {
         }
         Ok(Tensor::from_vec(logits, (rows, config.vocabulary), &Device::Cpu)?)
     }
+}
+
+/// The low-rank products beside `targets` of a layer, for every sequence that speaks through an adapter with some.
+fn low_rank_items<'a>(batch: &'a [Segment<'_>], layer: usize, targets: &[Target]) -> Vec<LowRank<'a>> {
+    let mut items = Vec::new();
+    let mut row = 0;
+    for segment in batch {
+        let rows = segment.tokens.len();
+        for (output, target) in targets.iter().enumerate() {
+            let delta = segment.adapter.as_ref().and_then(|adapter| adapter.0.delta(layer, *target));
+            if let Some(Delta::Packed { a, b, scale }) = delta {
+                items.push(LowRank { a, b, scale: *scale, row, rows, output });
+            }
+        }
+        row += rows;
+    }
+    items
 }
 
 #[cfg(test)]
