@@ -34,8 +34,9 @@ lint: c-compiler ## Format and clippy, warnings denied
 ROUNDS ?= $(if $(QUICK),2,5)
 
 .PHONY: bench
-bench: models ## Measure the engine on the default model (QUICK=1: fewer rounds)
-	cargo run --release --locked -p nyx-engine --example bench -- "$$(cargo run --locked -q -- fetch | sed -n '1s/.*, at //p')" $(ROUNDS)
+bench: build ## Measure the engine on the default model (QUICK=1: fewer rounds)
+	model="$$(cargo run --release --locked -q -- fetch | sed -n '1s/.*, at //p')"; \
+	cargo run --release --locked -p nyx-engine --example bench -- "$$model" $(ROUNDS)
 
 .PHONY: doctor
 doctor: c-compiler ## Check this machine, and say what to do

@@ -92,7 +92,7 @@ fn what_cannot_be_recorded_is_not_acknowledged() {
     let postgres = Postgres::start();
     let program = Program::new().with("NYX__PHOEBE__URL", postgres.url()).with("NYX__PHOEBE__ACQUIRE_TIMEOUT_MS", "1000");
     let serving = program.serve();
-    let mut stream = serving.stream("/v1/chat/completions", &endless("eleos", 4000));
+    let mut stream = serving.stream("/v1/chat/completions", &endless("eleos", 1500));
     assert!(stream.event().is_some());
     drop(postgres);
     let rest = stream.rest();
