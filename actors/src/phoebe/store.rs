@@ -28,6 +28,7 @@ const MIGRATION_LOCK: i64 = 0x6e79_7870_686f;
 /// One to hold that lock, one to migrate with.
 const LEAST_CONNECTIONS: u32 = 2;
 const MIGRATION_TRIES: usize = 20;
+const OPENING_TRIES: usize = 100;
 const MIGRATION_PAUSE: Duration = Duration::from_millis(50);
 /// How often a trait weight is tried again when another process moved it in between.
 const WEIGHT_TRIES: usize = 50;
@@ -59,7 +60,6 @@ impl PhoebeStore {
         let url = options.url_in(data_dir);
         let named = |error: DbErr| DbErr::Custom(format!("cannot connect to {}: {error}", redacted(&url)));
         let timeout = Duration::from_millis(options.acquire_timeout_ms);
-        let connect = |options: ConnectOptions| async move { Database::connect(options).await };
         let mut settings = ConnectOptions::new(url.clone());
         settings.acquire_timeout(timeout).connect_timeout(timeout).sqlx_logging(false);
         if url.starts_with("sqlite:") {
@@ -69,21 +69,21 @@ impl PhoebeStore {
                 let sqlite = sqlite.create_if_missing(true).journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
                 sqlite.busy_timeout(timeout).foreign_keys(true)
             });
-            let writer = connect(settings).await.map_err(named)?;
+            let writer = connect_sqlite(settings).await.map_err(named)?;
             if url.contains(":memory:") {
                 return Ok(Self { reader: writer.clone(), writer });
             }
             let mut settings = ConnectOptions::new(url.clone());
             settings.acquire_timeout(timeout).max_connections(4).sqlx_logging(false);
             settings.map_sqlx_sqlite_opts(move |sqlite| sqlite.read_only(true).busy_timeout(timeout));
-            let reader = connect(settings).await.map_err(named)?;
+            let reader = connect_sqlite(settings).await.map_err(named)?;
             return Ok(Self { writer, reader });
         }
         // told at the handshake, so that every connection of the pool has it
         settings
             .max_connections(options.max_connections.max(LEAST_CONNECTIONS))
             .statement_timeout(Duration::from_millis(options.statement_timeout_ms));
-        let writer = connect(settings).await.map_err(named)?;
+        let writer = Database::connect(settings).await.map_err(named)?;
         Ok(Self { reader: writer.clone(), writer })
     }
 
@@ -277,6 +277,22 @@ impl PhoebeStore {
                 tracing::warn!(%error, "phoebe did not close");
             }
         }
+    }
+}
+
+/// Several processes may open a new database at once: while one of them turns its journal into a log, the others are told at once that it
+/// is locked, however long they would wait.
+async fn connect_sqlite(settings: ConnectOptions) -> Result<DatabaseConnection, DbErr> {
+    let mut tries = 0;
+    loop {
+        match Database::connect(settings.clone()).await {
+            Err(error) if tries < OPENING_TRIES && error.to_string().contains("database is locked") => {
+                tracing::debug!(%error, "another process may be opening the database: looking again");
+            }
+            outcome => return outcome,
+        }
+        tries += 1;
+        tokio::time::sleep(MIGRATION_PAUSE).await;
     }
 }
 
