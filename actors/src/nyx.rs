@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use actix::{Arbiter, ArbiterHandle};
 use nyx_engine::embed::Embedder;
-use nyx_engine::{DeviceSpec, EngineError, EngineOptions, ModelFiles, ModelInfo, Quantisation, Text};
+use nyx_engine::{EngineError, EngineOptions, ModelFiles, ModelInfo, Text};
 use nyx_specialists::SpecialistPolicy;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -17,103 +17,18 @@ use uuid::Uuid;
 use crate::cells::CellStream;
 use crate::gpu::{Device, DeviceThreadOptions, GpuPool, GpuWorker};
 use crate::memory::messages::{Embed, Embeddings, Heal, MemoryHit, Recall, Remember};
-use crate::memory::{EdgeStore, EmbeddingService, MemoryKeeper, MemoryOptions, MemoryParts, MemoryStore, QdrantStore, StoreKind};
+use crate::memory::{EdgeStore, EmbeddingService, MemoryKeeper, MemoryParts, MemoryStore, QdrantStore, StoreKind};
 use crate::metrics::Metrics;
 use crate::observe::{ActorState, Registry, Vitals};
+use crate::options::{self, NyxOptions, RequestOptions};
 use crate::orchestrator::messages::{Ask, TraitWeights, UpdateTraitWeight};
 use crate::orchestrator::{Orchestrator, OrchestratorParts, OrchestratorSetup};
 use crate::phoebe::messages::{GetDecision, ListDecisions, Memory, Ping, StoreTraitWeight, TraitWeightChange};
-use crate::phoebe::{Phoebe, PhoebeOptions, PhoebeStore};
+use crate::phoebe::{Phoebe, PhoebeStore};
 use crate::question::{Question, StreamEvent};
 use crate::specialist::{Specialist, SpecialistParts};
 use crate::supervise::{RestartPolicy, Supervised};
 use crate::{Decision, NyxError, RequestContext};
-
-/// `[pool]`: devices and how they batch.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct PoolOptions {
-    /// Devices in one inner list are shards of one copy, the lists are replicas.
-    pub groups: Vec<Vec<String>>,
-    pub quantisation: Quantisation,
-    /// Sequences in one step at most.
-    pub max_batch: usize,
-    /// Prompt tokens in one step at most.
-    pub prefill_chunk: usize,
-    pub prefix_cache_mb: usize,
-    /// Upper bound on the context window; the model's own when absent.
-    pub context_length: Option<usize>,
-    /// Jobs that may wait for one device.
-    pub queue: usize,
-}
-
-impl Default for PoolOptions {
-    fn default() -> Self {
-        Self {
-            groups: vec![vec!["cpu".into()]],
-            quantisation: Quantisation::None,
-            max_batch: 16,
-            prefill_chunk: 256,
-            prefix_cache_mb: 256,
-            context_length: None,
-            queue: 64,
-        }
-    }
-}
-
-/// `[master]`: how the master chooses.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct MasterOptions {
-    /// The softmax's temperature τ, above 0.
-    pub temperature: f64,
-    /// The share ε of choices drawn evenly, in [0.0, 1].
-    pub epsilon: f64,
-    /// Trait weights stay within ± this.
-    pub max_trait_weight: f64,
-}
-
-impl Default for MasterOptions {
-    fn default() -> Self {
-        Self { temperature: 0.5, epsilon: 0.02, max_trait_weight: 5.0 }
-    }
-}
-
-/// `[requests]`: admission and deadlines.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RequestOptions {
-    /// Requests in flight at most; one more gets 429.
-    pub max_in_flight: usize,
-    pub retry_after_s: u64,
-    pub default_deadline_ms: u64,
-    pub max_deadline_ms: u64,
-}
-
-impl Default for RequestOptions {
-    fn default() -> Self {
-        Self { max_in_flight: 64, retry_after_s: 1, default_deadline_ms: 60_000, max_deadline_ms: 600_000 }
-    }
-}
-
-/// Everything Nyx starts from. Paths are absolute or relative to the working directory.
-#[derive(Debug, Clone)]
-pub struct NyxOptions {
-    /// A `.gguf` file or a Hugging Face folder.
-    pub base_model: PathBuf,
-    /// The folder of all-MiniLM-L6-v2.
-    pub embedder: PathBuf,
-    pub data_dir: PathBuf,
-    pub pool: PoolOptions,
-    pub master: MasterOptions,
-    pub requests: RequestOptions,
-    pub phoebe: PhoebeOptions,
-    pub memory: MemoryOptions,
-    /// In the order in which the master is told of them.
-    pub specialists: Vec<SpecialistPolicy>,
-    /// Start also while another Nyx has the embedded vector store open, over an index of one's own: for a single question.
-    pub beside_another: bool,
-}
 
 /// A place among the requests in flight, given back when dropped.
 #[derive(Debug)]
@@ -196,61 +111,6 @@ impl Troupe {
     }
 }
 
-/// The device of each group.
-fn devices(options: &PoolOptions) -> Result<Vec<DeviceSpec>, StartError> {
-    let bad = |value: String, expected| StartError::Setting { key: "pool.groups", value, expected };
-    if options.groups.is_empty() {
-        return Err(bad("empty".into(), "at least one group, such as [[\"cpu\"]]"));
-    }
-    let mut devices = Vec::new();
-    for group in &options.groups {
-        let [name] = group.as_slice() else {
-            return Err(bad(format!("{group:?}"), "one device a group: sharding over several devices is not there yet"));
-        };
-        let device: DeviceSpec = name.parse().map_err(StartError::Model)?;
-        if matches!(device, DeviceSpec::CpuCore(_)) {
-            return Err(bad(format!("{name:?}"), "\"cpu\" or \"cuda:N\": single cores come with sharding"));
-        }
-        devices.push(device);
-    }
-    Ok(devices)
-}
-
-fn check(options: &NyxOptions) -> Result<(), StartError> {
-    let bad = |key, value: String, expected| Err(StartError::Setting { key, value, expected });
-    let (pool, master, requests) = (&options.pool, &options.master, &options.requests);
-    if !(master.temperature > 0.0 && master.temperature.is_finite()) {
-        return bad("master.temperature", master.temperature.to_string(), "a number above 0");
-    }
-    if !(0.0..=1.0).contains(&master.epsilon) {
-        return bad("master.epsilon", master.epsilon.to_string(), "a number from 0 to 1");
-    }
-    if !(master.max_trait_weight > 0.0 && master.max_trait_weight.is_finite()) {
-        return bad("master.max_trait_weight", master.max_trait_weight.to_string(), "a number above 0");
-    }
-    for (key, value) in [
-        ("pool.max_batch", pool.max_batch),
-        ("pool.prefill_chunk", pool.prefill_chunk),
-        ("pool.queue", pool.queue),
-        ("requests.max_in_flight", requests.max_in_flight),
-        ("memory.queue", options.memory.queue),
-    ] {
-        if value == 0 {
-            return bad(key, "0".into(), "at least 1");
-        }
-    }
-    if requests.default_deadline_ms == 0 || requests.default_deadline_ms > requests.max_deadline_ms {
-        return bad("requests.default_deadline_ms", requests.default_deadline_ms.to_string(), "from 1 to requests.max_deadline_ms");
-    }
-    if options.specialists.is_empty() {
-        return bad("specialists", "none".into(), "at least one specialist's file");
-    }
-    match options.specialists.iter().filter_map(|policy| policy.group).find(|group| *group >= pool.groups.len()) {
-        Some(group) => bad("a specialist's group", group.to_string(), "the number of a group in pool.groups, from 0"),
-        None => Ok(()),
-    }
-}
-
 /// Runs what blocks off the async threads.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, NyxError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| NyxError::Internal(error.to_string()))
@@ -262,8 +122,8 @@ impl Nyx {
     /// # Errors
     /// Says which part did not start, and why.
     pub async fn start(options: NyxOptions) -> Result<Self, StartError> {
-        check(&options)?;
-        let specs = devices(&options.pool)?;
+        options::check(&options)?;
+        let specs = options::devices(&options.pool)?;
         let base = options.base_model.clone();
         let opened = blocking(move || -> Result<_, EngineError> {
             let files = ModelFiles::open(&base)?;
