@@ -1,6 +1,8 @@
 //! A fixed team of threads that works on one thing at a time.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -8,7 +10,8 @@ use std::thread::JoinHandle;
 /// longer leaves its core to others.
 const SPINS: usize = 4_000;
 
-/// The caller and `threads - 1` helpers. Helpers spin briefly for the next work, then sleep.
+/// The caller and `threads - 1` helpers. Helpers spin briefly for the next work, then sleep. Work comes in as many shares as there are
+/// threads, and whoever is there claims the next: a helper that has no core at the moment is not waited for.
 #[derive(Debug)]
 pub struct Team {
     shared: Arc<Shared>,
@@ -19,33 +22,72 @@ pub struct Team {
 
 #[derive(Debug)]
 struct Shared {
-    /// Rises by one with every piece of work.
-    epoch: AtomicUsize,
-    /// The work of this epoch.
+    /// The piece of work's number, rising by one (upper half), and the next share to be claimed (lower half): a claim succeeds only for
+    /// the piece that it was meant for, and so only while that piece's caller waits.
+    claims: AtomicU64,
+    /// The work of this number.
     work: Mutex<Option<Work>>,
-    /// Helpers that have not finished it.
-    pending: AtomicUsize,
-    panicked: AtomicBool,
+    /// Shares that are done.
+    done: AtomicUsize,
+    /// What the first share that panicked said.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
     stop: AtomicBool,
 }
 
-/// A borrowed closure, as a pointer: it outlives its use, since [`Team::run`] waits for every helper.
+/// A borrowed closure, as a pointer: it outlives its use, since [`Team::run`] waits until every share is done.
 #[derive(Debug, Clone, Copy)]
 struct Work {
     call: unsafe fn(*const (), usize, usize),
     closure: *const (),
-    /// Those that take part: a team that could not be filled has fewer than were asked for.
-    threads: usize,
+    /// As many as take part: a team that could not be filled has fewer than were asked for.
+    shares: usize,
+    number: u64,
 }
 
-// SAFETY: the closure is `Sync`, and lives until every helper is done with it.
+// SAFETY: the closure is `Sync`, and lives until every share is done.
 unsafe impl Send for Work {}
 
 /// # Safety
 /// `closure` points to an `F` that is alive.
-unsafe fn call<F: Fn(usize, usize) + Sync>(closure: *const (), thread: usize, threads: usize) {
+unsafe fn call<F: Fn(usize, usize) + Sync>(closure: *const (), share: usize, shares: usize) {
     // SAFETY: as the caller promises.
-    unsafe { (*closure.cast::<F>())(thread, threads) }
+    unsafe { (*closure.cast::<F>())(share, shares) }
+}
+
+/// Of a number and a share.
+const SHARE_BITS: u32 = 32;
+
+impl Shared {
+    fn number(&self) -> u64 {
+        self.claims.load(Ordering::Acquire) >> SHARE_BITS
+    }
+
+    /// A share of `work` that nobody has claimed.
+    fn claim(&self, work: &Work) -> Option<usize> {
+        let mut claims = self.claims.load(Ordering::Acquire);
+        loop {
+            let share = (claims & u64::from(u32::MAX)) as usize;
+            if claims >> SHARE_BITS != work.number || share >= work.shares {
+                return None;
+            }
+            match self.claims.compare_exchange_weak(claims, claims + 1, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(share),
+                Err(now) => claims = now,
+            }
+        }
+    }
+
+    /// Does shares of `work` until none is left: whoever has time does more, and who has no core at the moment holds nobody up.
+    fn take_part(&self, work: &Work) {
+        while let Some(share) = self.claim(work) {
+            // SAFETY: the share was claimed and is not done: the caller waits for it, and the closure is alive.
+            let outcome = catch_unwind(AssertUnwindSafe(|| unsafe { (work.call)(work.closure, share, work.shares) }));
+            if let Err(payload) = outcome {
+                self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
+            }
+            self.done.fetch_add(1, Ordering::Release);
+        }
+    }
 }
 
 impl Team {
@@ -53,15 +95,15 @@ impl Team {
     pub fn new(threads: usize) -> Self {
         let threads = threads.max(1);
         let shared = Arc::new(Shared {
-            epoch: AtomicUsize::new(0),
+            claims: AtomicU64::new(0),
             work: Mutex::new(None),
-            pending: AtomicUsize::new(0),
-            panicked: AtomicBool::new(false),
+            done: AtomicUsize::new(0),
+            panic: Mutex::new(None),
             stop: AtomicBool::new(false),
         });
         let start = |thread: usize| {
             let shared = Arc::clone(&shared);
-            let body = move || help(&shared, thread);
+            let body = move || help(&shared);
             std::thread::Builder::new().name(format!("nyx-team-{thread}")).spawn(body)
         };
         // a team that could not be filled works with those it has
@@ -92,41 +134,32 @@ impl Team {
         });
     }
 
-    /// Runs `work(thread, threads)` once on each thread and waits for all.
+    /// Runs `work(share, shares)` once for each share, of which there are as many as threads, and waits for all.
     ///
     /// # Panics
     /// When the work does, on any thread.
     pub fn run<F: Fn(usize, usize) + Sync>(&self, work: F) {
-        let threads = self.threads();
-        if threads == 1 {
+        let shares = self.threads();
+        if shares == 1 {
             return work(0, 1);
         }
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = &self.shared;
-        *shared.work.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Work { call: call::<F>, closure: (&raw const work).cast(), threads });
-        // of an earlier piece of work whose caller panicked too
-        shared.panicked.store(false, Ordering::Relaxed);
-        shared.pending.store(threads - 1, Ordering::Relaxed);
-        shared.epoch.fetch_add(1, Ordering::Release);
+        let number = (shared.number() + 1) & u64::from(u32::MAX);
+        let work = Work { call: call::<F>, closure: (&raw const work).cast(), shares, number };
+        *shared.work.lock().unwrap_or_else(PoisonError::into_inner) = Some(work);
+        shared.done.store(0, Ordering::Relaxed);
+        shared.claims.store(number << SHARE_BITS, Ordering::Release);
         self.helpers.iter().for_each(|helper| helper.thread().unpark());
-        // waits also when its own part panics: the helpers still use the closure
-        let waiting = WaitForHelpers(shared);
-        work(0, threads);
-        drop(waiting);
-        assert!(!shared.panicked.swap(false, Ordering::Relaxed), "a helper thread panicked");
-    }
-}
-
-struct WaitForHelpers<'a>(&'a Shared);
-
-impl Drop for WaitForHelpers<'_> {
-    fn drop(&mut self) {
+        shared.take_part(&work);
         let mut looks = 0;
-        while self.0.pending.load(Ordering::Acquire) > 0 {
+        while shared.done.load(Ordering::Acquire) < shares {
             looks += 1;
-            // a helper may have no core at the moment
+            // whoever has the last share may have lost its core
             if looks > SPINS { std::thread::yield_now() } else { std::hint::spin_loop() }
+        }
+        if let Some(payload) = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            resume_unwind(payload);
         }
     }
 }
@@ -141,14 +174,11 @@ impl Drop for Team {
     }
 }
 
-fn help(shared: &Shared, thread: usize) {
+fn help(shared: &Shared) {
     let (mut seen, mut looks) = (0, 0);
-    loop {
-        if shared.stop.load(Ordering::Acquire) {
-            return;
-        }
-        let epoch = shared.epoch.load(Ordering::Acquire);
-        if epoch == seen {
+    while !shared.stop.load(Ordering::Acquire) {
+        let number = shared.number();
+        if number == seen {
             looks += 1;
             // whoever starts work wakes those that sleep; one that is about to is not kept asleep
             if looks > SPINS {
@@ -158,15 +188,11 @@ fn help(shared: &Shared, thread: usize) {
             }
             continue;
         }
-        (seen, looks) = (epoch, 0);
+        (seen, looks) = (number, 0);
         let work = *shared.work.lock().unwrap_or_else(PoisonError::into_inner);
+        // it may be the next piece already: its shares cannot be claimed before it has begun
         if let Some(work) = work {
-            // SAFETY: the closure is alive until `pending` has come down to 0.
-            let done = std::panic::catch_unwind(|| unsafe { (work.call)(work.closure, thread, work.threads) });
-            if done.is_err() {
-                shared.panicked.store(true, Ordering::Relaxed);
-            }
+            shared.take_part(&work);
         }
-        shared.pending.fetch_sub(1, Ordering::Release);
     }
 }
