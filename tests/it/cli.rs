@@ -211,6 +211,10 @@ fn doctor_opens_the_vector_store_that_is_there_and_tells_a_damaged_one() {
     std::fs::create_dir(&folder).unwrap();
     let opened = store();
     assert_eq!((&opened["status"], opened["found"].as_str().unwrap().contains("0 memories")), (&json!("ok"), true), "{opened}");
+    // beside a server it is no fault
+    let serving = program.serve();
+    assert_eq!(store()["status"], "warning");
+    drop(serving);
 }
 
 fn check<'a>(report: &'a Value, name: &str) -> &'a Value {

@@ -43,18 +43,21 @@ pub(super) async fn vector_store(settings: &Settings) -> Check {
     let place = if embedded { folder.display().to_string() } else { settings.memory.url.clone().unwrap_or_default() };
     match memories(settings, embedded.then_some(folder)).await {
         Ok(memories) => Check::ok("vector store", format!("{place} opens, {memories} memories")),
-        Err(error) if embedded => Check::error(
-            "vector store",
-            error,
-            "stop the Nyx that runs on this data folder; an index can always be built again from phoebe",
-        ),
-        Err(error) => Check::error("vector store", error, "correct memory.url and memory.api_key, and see that the server is up"),
+        // as with a taken port: it may be Nyx itself that is running
+        Err((reason, true)) => Check::warning("vector store", reason, "nothing, if that one is meant to run; `nyx ask` works beside it"),
+        Err((error, false)) if embedded => {
+            Check::error("vector store", error, "it is an index over phoebe: with its folder removed, Nyx builds it again")
+        }
+        Err((error, false)) => Check::error("vector store", error, "correct memory.url and memory.api_key, and see that the server is up"),
     }
 }
 
-async fn memories(settings: &Settings, folder: Option<PathBuf>) -> Result<usize, String> {
-    let dimension = dimension(settings)?;
-    let told = |error: NyxError| error.to_string();
+/// Why the memories could not be counted, and whether that is only because Nyx runs.
+type Uncounted = (String, bool);
+
+async fn memories(settings: &Settings, folder: Option<PathBuf>) -> Result<usize, Uncounted> {
+    let dimension = dimension(settings).map_err(|reason| (reason, false))?;
+    let told = |error: NyxError| (error.to_string(), matches!(error, NyxError::VectorStoreBusy { .. }));
     match folder {
         Some(folder) => EdgeStore::open(&folder, dimension).map_err(told)?.count().await.map_err(told),
         None => QdrantStore::open(&settings.memory, dimension).await.map_err(told)?.count().await.map_err(told),
