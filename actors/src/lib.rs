@@ -15,6 +15,8 @@ pub mod phoebe;
 pub mod question;
 pub mod specialist;
 pub mod supervise;
+#[cfg(test)]
+mod testing;
 
 pub use context::RequestContext;
 pub use decision::Decision;

@@ -1,7 +1,6 @@
 //! A device thread with the real model: jobs that break it, a full queue, and its end.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use tokio::sync::oneshot;
 use super::thread::Job;
 use super::*;
 use crate::observe::Vitals;
+use crate::testing::model;
 
 type End = Result<Finished, EngineError>;
 
@@ -33,11 +33,7 @@ impl TokenSink for Sink {
 }
 
 async fn device(queue: usize) -> (Device, Arc<Vitals>) {
-    let cache =
-        || std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-    let root = std::env::var_os("NYX_MODELS").map(PathBuf::from).or_else(|| Some(cache()?.join("nyx/models"))).expect("HOME is set");
-    let model = root.join("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf");
-    assert!(model.is_file(), "{} is not there: run `make models`", model.display());
+    let model = model("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf");
     let files = Arc::new(ModelFiles::open(&model).unwrap());
     let text = Arc::new(Text::load(&files).unwrap());
     let vitals = Vitals::new("gpu-worker-0", "gpu_worker", Some("cpu".into()));

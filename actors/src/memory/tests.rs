@@ -1,6 +1,6 @@
 //! The memory keeper with the real embedder, the real store and a real phoebe.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
@@ -11,14 +11,10 @@ use tempfile::TempDir;
 use super::*;
 use crate::phoebe::{PhoebeOptions, PhoebeStore};
 use crate::supervise::RestartPolicy;
+use crate::testing::model;
 
 fn embedding() -> EmbeddingService {
-    let cache =
-        || std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-    let root = std::env::var_os("NYX_MODELS").map(PathBuf::from).or_else(|| Some(cache()?.join("nyx/models"))).expect("HOME is set");
-    let folder = root.join("all-minilm-l6-v2");
-    assert!(folder.is_dir(), "{} is not there: run `make models`", folder.display());
-    EmbeddingService::start(Embedder::load(&folder, &Device::Cpu).unwrap(), 8).unwrap()
+    EmbeddingService::start(Embedder::load(&model("all-minilm-l6-v2"), &Device::Cpu).unwrap(), 8).unwrap()
 }
 
 async fn phoebe(folder: &Path) -> Supervised<Phoebe> {

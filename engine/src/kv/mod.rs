@@ -49,14 +49,6 @@ impl KvCache {
         matches!(self.0, Store::Paged(_))
     }
 
-    /// Forgets all positions from `len` on.
-    pub fn truncate(&mut self, len: usize) {
-        match &mut self.0 {
-            Store::Paged(kv) => kv.truncate(len),
-            Store::Tensors(kv) => kv.truncate(len),
-        }
-    }
-
     /// The first `len` positions for another sequence with the same prefix *and the same adapter generation*: shared where pages allow it,
     /// else copied.
     ///

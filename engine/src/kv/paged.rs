@@ -62,11 +62,6 @@ impl PagedKv {
         self.len
     }
 
-    pub(super) fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
-        self.blocks.truncate(self.len.div_ceil(KEYS));
-    }
-
     pub(super) fn fork(&self, len: usize) -> Self {
         let len = self.len.min(len);
         Self { shape: self.shape, blocks: self.blocks[..len.div_ceil(KEYS)].to_vec(), len, row: Vec::new() }

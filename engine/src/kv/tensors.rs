@@ -27,10 +27,6 @@ impl TensorKv {
         self.len
     }
 
-    pub(super) fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
-    }
-
     pub(super) fn fork(&self, len: usize) -> Result<Self> {
         let mut copy = Self::new(self.layers.len(), self.kv_heads, self.head_dim, &self.device);
         copy.len = self.len.min(len);

@@ -123,7 +123,7 @@ pub(super) struct CpuModel {
     buffers: Mutex<Buffers>,
 }
 
-/// Kept from step to step, so that a step takes no memory once they have grown.
+/// Kept from step to step: once they have grown, what is as large as the batch is not taken anew.
 #[derive(Debug, Default)]
 struct Buffers {
     /// The residual stream, `[tokens, hidden]`.
