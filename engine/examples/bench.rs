@@ -74,6 +74,7 @@ impl Bench {
             cacheable_prefix: prefix,
             params: SamplingParams { max_tokens: tokens, logit_bias, ..SamplingParams::default() },
             adapter: adapter.map(|index| self.adapters[index].clone()),
+            client: String::new(),
             cancelled: Box::new(|| false),
             deadline: None,
             sink: Box::new(Sink(sender)),

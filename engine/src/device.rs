@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::kernels::Team;
 use crate::{EngineError, Result};
 
 /// A device by name.
@@ -31,6 +32,29 @@ impl DeviceSpec {
                 reason: "this build has no CUDA support; build with `--features cuda` or use \"cpu\"".into(),
             }),
         }
+    }
+}
+
+impl DeviceSpec {
+    /// The threads that compute on it: on `cpu:N` the calling thread, which is pinned to that core, else one a core.
+    pub(crate) fn team(self) -> Team {
+        match self {
+            Self::CpuCore(core) => {
+                pin(core);
+                Team::new(1)
+            }
+            Self::Cpu | Self::Cuda(_) => Team::on_all_cores(),
+        }
+    }
+}
+
+/// Pins the calling thread to a core, where the system lets us.
+fn pin(core: usize) {
+    let pinned = core_affinity::get_core_ids()
+        .and_then(|cores| cores.into_iter().find(|id| id.id == core))
+        .is_some_and(core_affinity::set_for_current);
+    if !pinned {
+        tracing::warn!(core, "the thread could not be pinned to its core");
     }
 }
 

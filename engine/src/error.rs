@@ -45,6 +45,12 @@ pub enum EngineError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
+    #[error("the KV cache is full: all {blocks} blocks of {tokens} positions are taken")]
+    OutOfBlocks { blocks: usize, tokens: usize },
+    #[error("this model cannot be shared by the devices of the group: {reason}")]
+    Sharding { reason: String },
+    #[error("a shard of the group has gone away")]
+    ShardLost,
     #[error("cancelled")]
     Cancelled,
 }

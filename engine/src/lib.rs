@@ -26,7 +26,7 @@ pub use chat::{ChatMessage, Role};
 pub use device::DeviceSpec;
 pub use error::EngineError;
 pub use lora::{AdapterHandle, LoraAdapter};
-pub use model::{Llama, ModelConfig};
+pub use model::{Follower, Llama, ModelConfig, Seat};
 pub use sampling::SamplingParams;
 pub use score::{ContinuationScore, ScoreJob};
 pub use text::Text;

@@ -1,6 +1,14 @@
 //! Where tests find the models and the references.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::lora::Target;
+use crate::{ModelConfig, ModelFiles};
 
 /// The folder that `make models` fills.
 pub(crate) fn models() -> PathBuf {
@@ -27,4 +35,61 @@ fn present(path: PathBuf) -> PathBuf {
 /// A file of tests/reference.
 pub(crate) fn reference(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/reference").join(name)
+}
+
+/// A random number generator whose seed is printed; `NYX_TEST_SEED` replays it.
+pub(crate) fn random() -> StdRng {
+    let seed = std::env::var("NYX_TEST_SEED").ok().map_or_else(rand::random, |seed| seed.parse().expect("a whole number"));
+    println!("NYX_TEST_SEED={seed}");
+    StdRng::seed_from_u64(seed)
+}
+
+/// Writes a PEFT folder with random numbers in f16, beside some or all of the layers' modules.
+pub(crate) fn random_adapter(config: &ModelConfig, folder: &Path, rank: usize, targets: &[Target], random: &mut StdRng) {
+    let settings = serde_json::json!({"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "bias": "none"});
+    std::fs::write(folder.join("adapter_config.json"), settings.to_string()).unwrap();
+    let mut tensors = HashMap::new();
+    for layer in 0..config.layers {
+        for target in targets {
+            let [out, columns] = target.shape(config);
+            for (matrix, rows, columns) in [("lora_A", rank, columns), ("lora_B", out, rank)] {
+                let values: Vec<f32> = (0..rows * columns).map(|_| random.random_range(-0.05..0.05)).collect();
+                let tensor = Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap().to_dtype(DType::F16).unwrap();
+                tensors.insert(format!("base_model.model.model.layers.{layer}.{}.{matrix}.weight", target.module()), tensor);
+            }
+        }
+    }
+    candle_core::safetensors::save(&tensors, folder.join("adapter_model.safetensors")).unwrap();
+}
+
+/// A small Llama with random weights in f32, as a folder: what its `config.json` says beside the fixed part.
+pub(crate) fn random_model(folder: &Path, heads: usize, kv_heads: usize, head_dim: usize, intermediate: usize, random: &mut StdRng) {
+    let (hidden, layers, vocabulary) = (heads * head_dim, 2, 300);
+    let config = serde_json::json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": hidden, "intermediate_size": intermediate,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": head_dim,
+        "vocab_size": vocabulary, "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true,
+    });
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let mut tensors = HashMap::new();
+    let mut add = |name: String, shape: &[usize], around: f32| {
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| around + random.random_range(-0.3..0.3)).collect();
+        tensors.insert(name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap());
+    };
+    add("model.embed_tokens.weight".into(), &[vocabulary, hidden], 0.0);
+    add("model.norm.weight".into(), &[hidden], 1.0);
+    let shapes = ModelConfig { hidden, intermediate, layers, heads, kv_heads, head_dim, vocabulary, ..base_config() };
+    for layer in 0..layers {
+        for part in ["input_layernorm", "post_attention_layernorm"] {
+            add(format!("model.layers.{layer}.{part}.weight"), &[hidden], 1.0);
+        }
+        for target in Target::ALL {
+            add(format!("model.layers.{layer}.{}.weight", target.module()), &target.shape(&shapes), 0.0);
+        }
+    }
+    candle_core::safetensors::save(&tensors, folder.join("model.safetensors")).unwrap();
+}
+
+fn base_config() -> ModelConfig {
+    ModelFiles::open(&reference("tiny-llama3")).unwrap().config().clone()
 }

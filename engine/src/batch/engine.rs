@@ -1,37 +1,46 @@
 //! The step loop's body.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 
+use super::draft::{StepCost, look_up, worthwhile};
+use super::fair::{Client, FairQueue};
 use super::prefix::PrefixCache;
-use super::sequence::{Sequence, continuation_logprobs};
+use super::scoring::Scoring;
+use super::sequence::Sequence;
 use super::{EngineOptions, FinishReason, Finished, GenerateJob, StepReport, Usage};
-use crate::Result;
-use crate::comm::{Communicator, Whole};
+use crate::device::DeviceSpec;
 use crate::error::EngineError;
-use crate::kv::KvCache;
-use crate::lora::{AdapterHandle, LoraAdapter};
-use crate::model::{Llama, LogitRows, Segment};
-use crate::score::{ContinuationScore, ScoreJob};
+use crate::kernels::KEYS;
+use crate::lora::AdapterHandle;
+use crate::model::{Llama, LogitRows, Seat, Step};
+use crate::score::ScoreJob;
 use crate::text::Text;
 use crate::weights::{ModelFiles, ModelInfo};
+use crate::Result;
 
-/// A model on a device with its sequences. Not `Sync`: one device thread owns it.
+/// A model on a device, or on a group of them, with its sequences. Not `Sync`: the leading device's thread owns it.
 pub struct Engine {
     model: Llama,
     info: ModelInfo,
     text: Arc<Text>,
-    comm: Box<dyn Communicator>,
     options: EngineOptions,
     window: usize,
     prefixes: PrefixCache,
     scoring: VecDeque<Scoring>,
-    waiting: VecDeque<(GenerateJob, Instant)>,
+    waiting: FairQueue<(GenerateJob, Instant)>,
+    /// In the order of admission.
     running: Vec<Sequence>,
+    cost: StepCost,
+    step: Step,
+    logits: Vec<f32>,
+    /// Sequences of the step under way, in the order of their rows.
+    order: Vec<usize>,
 }
 
 impl Engine {
@@ -40,20 +49,35 @@ impl Engine {
     /// # Errors
     /// What [`Llama::load`] fails with.
     pub fn load(files: &ModelFiles, text: Arc<Text>, device: &Device, options: EngineOptions) -> Result<Self> {
-        let model = Llama::load(files, options.quantisation, device)?;
+        let spec = match device {
+            Device::Cpu => DeviceSpec::Cpu,
+            _ => DeviceSpec::Cuda(0),
+        };
+        Self::load_group(files, text, spec, Seat::alone(), options)
+    }
+
+    /// Loads the leading shard of a group whose other seats are taken by [`Follower`](crate::model::Follower)s.
+    ///
+    /// # Errors
+    /// What [`Llama::load_shard`] fails with.
+    pub fn load_group(files: &ModelFiles, text: Arc<Text>, device: DeviceSpec, seat: Seat, options: EngineOptions) -> Result<Self> {
+        let model = Llama::load_shard(files, options.quantisation, device, seat, options.kv_cache_bytes)?;
         let own = model.config().context_length;
-        let window = options.context_length.map_or(own, |limit| limit.min(own));
+        let window = options.context_length.map_or(own, |limit| limit.min(own)).min(model.pool().most() * KEYS);
         Ok(Self {
             model,
             info: files.info().clone(),
             text,
-            comm: Box::new(Whole),
             window,
             prefixes: PrefixCache::new(options.prefix_cache_bytes),
             options,
             scoring: VecDeque::new(),
-            waiting: VecDeque::new(),
+            waiting: FairQueue::new(),
             running: Vec::new(),
+            cost: StepCost::default(),
+            step: Step::default(),
+            logits: Vec::new(),
+            order: Vec::new(),
         })
     }
 
@@ -69,10 +93,9 @@ impl Engine {
     /// Loads a PEFT folder under `name`; the handle keeps it alive.
     ///
     /// # Errors
-    /// What [`LoraAdapter::load`] fails with.
+    /// What [`LoraAdapter::load`](crate::LoraAdapter::load) fails with.
     pub fn load_adapter(&mut self, name: &str, folder: &Path) -> Result<AdapterHandle> {
-        let adapter = LoraAdapter::load(folder, name, self.model.config(), &self.info.sha256, self.model.device())?;
-        Ok(AdapterHandle(Arc::new(adapter)))
+        self.model.load_adapter(name, folder, &self.info.sha256)
     }
 
     /// Queues a sequence; refuses at once (through the sink) what can never run. An answer that would outgrow the context window ends there as
@@ -82,7 +105,8 @@ impl Engine {
         match refusal {
             Ok(()) => {
                 job.cacheable_prefix = job.cacheable_prefix.min(job.prompt.len() - 1);
-                self.waiting.push_back((job, Instant::now()));
+                let client: Client = (job.client.clone(), job.adapter.as_ref().map(|adapter| adapter.0.id().to_owned()));
+                self.waiting.push(client, (job, Instant::now()));
             }
             Err(error) => job.sink.finish(Err(error)),
         }
@@ -91,13 +115,17 @@ impl Engine {
     /// Queues a scoring, which runs before any answer does.
     pub fn score(&mut self, mut job: ScoreJob) {
         let longest = job.continuations.iter().map(Vec::len).max().unwrap_or(0);
-        let refusal = self
-            .check(&job.prompt, longest)
-            .and_then(|()| if job.continuations.iter().any(Vec::is_empty) { Err(EngineError::EmptyPrompt) } else { Ok(()) });
+        let vocabulary = self.info.vocabulary;
+        let outside = job.continuations.iter().flatten().find(|&&token| token as usize >= vocabulary);
+        let refusal = self.check(&job.prompt, longest).and_then(|()| match outside {
+            _ if job.continuations.iter().any(Vec::is_empty) => Err(EngineError::EmptyPrompt),
+            Some(&token) => Err(EngineError::TokenOutOfRange { token, vocabulary }),
+            None => Ok(()),
+        });
         match refusal {
             Ok(()) => {
                 job.cacheable_prefix = job.cacheable_prefix.min(job.prompt.len() - 1);
-                self.scoring.push_back(Scoring { job, kv: None, last: Vec::new(), group: Vec::new(), scores: Vec::new() });
+                self.scoring.push_back(Scoring::new(job));
             }
             Err(error) => (job.reply)(Err(error)),
         }
@@ -121,39 +149,44 @@ impl Engine {
         !(self.scoring.is_empty() && self.waiting.is_empty() && self.running.is_empty())
     }
 
-    /// One step: a part of the first scoring if any waits, then one forward pass for all running sequences.
+    /// One forward pass for the scorings and all running sequences.
     ///
     /// # Errors
-    /// The device failed: every sequence in the step has been told, and the engine is usable.
+    /// The device failed: everything in the step has been told, and the engine is usable.
     pub fn step(&mut self) -> Result<StepReport> {
         let mut report = StepReport::default();
-        if let Some(mut scoring) = self.scoring.pop_front() {
-            let outcome = if (scoring.job.cancelled)() { Err(EngineError::Cancelled) } else { self.score_on(&mut scoring, &mut report) };
-            match outcome {
-                Ok(false) => self.scoring.push_front(scoring),
-                Ok(true) => (scoring.job.reply)(Ok(scoring.scores)),
-                Err(error) => (scoring.job.reply)(Err(error)),
-            }
-        }
         self.end_those_that_must();
         self.admit();
-        let stepped = self.forward(&mut report);
+        self.step.clear();
+        let scored = self.plan_scorings(&mut report);
+        self.plan_sequences(&mut report);
+        let stepped = self.run(scored, &mut report);
         report.running = self.running.len();
         report.waiting = self.waiting.len() + self.scoring.len();
         report.kv_tokens = self.prefixes.tokens() + self.running.iter().map(|sequence| sequence.kv.len()).sum::<usize>();
-        report.kv_bytes = self.prefixes.bytes() + self.running.iter().map(|sequence| sequence.kv.bytes()).sum::<usize>();
+        report.kv_bytes = self.model.pool().bytes();
         stepped.map(|()| report)
     }
 
     /// Ends every sequence and scoring with `reason`; for shutdown and after a panic.
     pub fn abort_all(&mut self, reason: &dyn Fn() -> EngineError) {
         self.scoring.drain(..).for_each(|scoring| (scoring.job.reply)(Err(reason())));
-        self.waiting.drain(..).for_each(|(job, _)| job.sink.finish(Err(reason())));
-        self.running.drain(..).for_each(|sequence| sequence.fail(reason()));
+        self.waiting.remove_if(|_| true).into_iter().for_each(|(job, _)| job.sink.finish(Err(reason())));
+        for sequence in self.running.drain(..) {
+            self.waiting.done(&sequence.client);
+            sequence.fail(reason());
+        }
     }
 
     fn end_those_that_must(&mut self) {
         let now = Instant::now();
+        for _ in 0..self.scoring.len() {
+            match self.scoring.pop_front() {
+                Some(scoring) if (scoring.job.cancelled)() => (scoring.job.reply)(Err(EngineError::Cancelled)),
+                Some(scoring) => self.scoring.push_back(scoring),
+                None => {}
+            }
+        }
         let mut index = 0;
         while index < self.running.len() {
             match self.running[index].must_end(now, self.window) {
@@ -165,15 +198,9 @@ impl Engine {
             }
         }
         // those that wait have their deadlines too
-        for (job, submitted) in std::mem::take(&mut self.waiting) {
-            let reason = if (job.cancelled)() {
-                FinishReason::Cancelled
-            } else if job.deadline.is_some_and(|deadline| now >= deadline) {
-                FinishReason::Deadline
-            } else {
-                self.waiting.push_back((job, submitted));
-                continue;
-            };
+        let late = |job: &GenerateJob| job.deadline.is_some_and(|deadline| now >= deadline);
+        for (job, submitted) in self.waiting.remove_if(|(job, _)| (job.cancelled)() || late(job)) {
+            let reason = if late(&job) { FinishReason::Deadline } else { FinishReason::Cancelled };
             let usage = Usage { prompt_tokens: job.prompt.len(), ..Usage::default() };
             let queued = now.duration_since(submitted);
             job.sink.finish(Ok(Finished::unstarted(reason, usage, queued)));
@@ -182,195 +209,258 @@ impl Engine {
 
     fn admit(&mut self) {
         while self.running.len() < self.options.max_batch {
-            let Some((job, submitted)) = self.waiting.pop_front() else { return };
+            let Some((client, (job, submitted))) = self.waiting.pop() else { return };
             let adapter = job.adapter.as_ref().map(|adapter| adapter.0.id());
-            let kv = match self.prefixes.fork(adapter, &job.prompt, job.cacheable_prefix) {
-                Ok(kv) => kv.unwrap_or_else(|| self.model.new_cache()),
-                Err(error) => {
-                    job.sink.finish(Err(error));
-                    continue;
-                }
-            };
-            self.running.push(Sequence::new(job, kv, submitted));
+            let kv = self.prefixes.fork(adapter, &job.prompt, job.cacheable_prefix).unwrap_or_else(|| self.model.new_cache());
+            self.waiting.charge(&client, job.prompt.len() - kv.len(), 0);
+            self.running.push(Sequence::new(job, client, kv, submitted));
         }
     }
 
-    /// Tokens each running sequence takes in this step, 0 for those whose chunk must wait: decoding ones always go; of prefill chunks, whole
-    /// ones in the order of arrival up to `prefill_chunk` tokens, at least one.
-    fn plan(&self) -> Vec<usize> {
+    /// Frees blocks until `wanted` are there: of prefixes, then of the youngest sequences after the first `older`, which are computed again
+    /// later. False when that is not enough.
+    fn make_room(&mut self, wanted: usize, older: usize, report: &mut StepReport) -> bool {
+        while self.model.pool().room() < wanted {
+            if self.prefixes.drop_oldest() {
+                continue;
+            }
+            let youngest = self.running.iter_mut().skip(older).rev().find(|sequence| !sequence.kv.is_empty() && sequence.taken == 0);
+            let Some(youngest) = youngest else { return false };
+            youngest.kv.truncate(0);
+            report.preempted += 1;
+        }
+        true
+    }
+
+    /// Adds the first scorings' next tokens to the step; returns how many take part.
+    fn plan_scorings(&mut self, report: &mut StepReport) -> usize {
+        self.running.iter_mut().for_each(|sequence| (sequence.taken, sequence.guess) = (0, 0..0));
         let mut budget = self.options.prefill_chunk;
-        let mut first = true;
-        self.running
-            .iter()
-            .map(|sequence| {
-                let chunk = sequence.next_chunk(self.options.prefill_chunk);
-                if !sequence.prefilling() {
-                    return chunk;
+        let mut scored = 0;
+        while scored < self.scoring.len() && budget > 0 {
+            let Some(mut scoring) = self.scoring.remove(scored) else { break };
+            if scoring.kv.is_none() {
+                let job = &scoring.job;
+                scoring.kv = self.prefixes.fork(scoring.adapter_id(), &job.prompt, job.cacheable_prefix);
+            }
+            let wants = scoring.wants(budget);
+            let pushed = if self.make_room(wants, 0, report) || scored == 0 {
+                scoring.push(&mut self.step, self.model.pool(), budget)
+            } else {
+                // its turn comes when those before it are done
+                self.scoring.insert(scored, scoring);
+                break;
+            };
+            match pushed {
+                Ok(tokens) => {
+                    budget -= tokens;
+                    report.prefill_tokens += tokens;
+                    self.scoring.insert(scored, scoring);
+                    scored += 1;
                 }
-                if !first && chunk > budget {
-                    // nothing that came later may overtake it
-                    budget = 0;
+                Err(error) => {
+                    // what it and those before it had added to the step is computed for nobody
+                    self.step.clear();
+                    let message = error.to_string();
+                    (scoring.job.reply)(Err(error));
+                    for other in self.scoring.drain(..scored) {
+                        (other.job.reply)(Err(EngineError::Tensor(candle_core::Error::Msg(message.clone()))));
+                    }
                     return 0;
                 }
-                first = false;
-                budget = budget.saturating_sub(chunk);
-                chunk
-            })
-            .collect()
+            }
+        }
+        scored
     }
 
-    fn forward(&mut self, report: &mut StepReport) -> Result<()> {
-        let plan = self.plan();
-        let mut batch = Vec::with_capacity(plan.len());
-        for (sequence, &chunk) in self.running.iter_mut().zip(&plan).filter(|(_, chunk)| **chunk > 0) {
-            if sequence.prefilling() {
-                report.prefill_tokens += chunk
-            } else {
-                report.decode_tokens += chunk
-            }
-            let start = sequence.kv.len();
-            let logits = if start + chunk == sequence.tokens.len() { LogitRows::Last } else { LogitRows::None };
-            let adapter = sequence.job.adapter.clone();
-            batch.push(Segment { tokens: &sequence.tokens[start..start + chunk], kv: &mut sequence.kv, adapter, logits });
-        }
-        if batch.is_empty() {
-            return Ok(());
-        }
-        let logits = match self.model.forward(&mut batch, &*self.comm).and_then(|logits| read_rows(&logits)) {
-            Ok(logits) => logits,
-            Err(error) => {
-                let message = error.to_string();
-                let stopped = || EngineError::Tensor(candle_core::Error::Msg(message.clone()));
-                self.running.drain(..).for_each(|sequence| sequence.fail(stopped()));
-                return Err(error);
-            }
-        };
-        let mut rows = logits.chunks_exact(self.model.config().vocabulary);
-        let mut ended = Vec::new();
-        for (index, (sequence, _)) in self.running.iter_mut().zip(&plan).enumerate().filter(|(_, (_, chunk))| **chunk > 0) {
-            if let Some(prefix) = sequence.cacheable_prefix().filter(|prefix| prefix.len() == sequence.kv.len()) {
-                // a prefix that cannot be kept is computed again
-                if let Err(error) = self.prefixes.keep(sequence.adapter_id(), prefix, &sequence.kv) {
-                    tracing::warn!(%error, "a prefix was not kept");
+    /// Adds what each running sequence takes: decoding ones always go; of prefill chunks, in the order of arrival, what `prefill_chunk`
+    /// leaves room for. Neighbours in the step speak through the same adapter.
+    fn plan_sequences(&mut self, report: &mut StepReport) {
+        let mut budget = self.options.prefill_chunk;
+        let mut first = true;
+        for index in 0..self.running.len() {
+            let sequence = &self.running[index];
+            let prefilling = sequence.prefilling();
+            let mut chunk = sequence.next_chunk(self.options.prefill_chunk);
+            if prefilling {
+                if sequence.kv.cut_anywhere() {
+                    chunk = chunk.min(budget);
+                } else if !first && chunk > budget {
+                    chunk = 0;
+                }
+                if chunk == 0 {
+                    // nothing that came later may overtake it
+                    budget = 0;
+                    continue;
                 }
             }
-            if sequence.kv.len() == sequence.tokens.len()
-                && let Some(row) = rows.next()
-                && let Some(reason) = sequence.accept(row, &self.text, self.window)
-            {
+            // one that made room comes back when all of it fits
+            let all = if sequence.kv.is_empty() { sequence.tokens.len() } else { chunk };
+            let wants = sequence.kv.wants(all);
+            if !self.make_room(wants, index + 1, report) {
+                continue;
+            }
+            if prefilling {
+                first = false;
+                budget = budget.saturating_sub(chunk);
+                report.prefill_tokens += chunk;
+            }
+            self.running[index].taken = chunk;
+        }
+        self.guess();
+        self.order.clear();
+        self.order.extend((0..self.running.len()).filter(|&index| self.running[index].taken > 0));
+        let key = |sequence: &Sequence| sequence.job.adapter.as_ref().map(|adapter| adapter.key());
+        self.order.sort_unstable_by_key(|&index| (key(&self.running[index]), index));
+        for at in 0..self.order.len() {
+            let sequence = &mut self.running[self.order[at]];
+            let Sequence { tokens, kv, job, guess, taken, .. } = sequence;
+            let (start, known) = (kv.len(), tokens.len());
+            let logits = match start + *taken - guess.len() == known {
+                true if !Range::is_empty(guess) => LogitRows::All,
+                true => LogitRows::Last,
+                false => LogitRows::None,
+            };
+            // the guesses follow the last token for as long as the step is made
+            tokens.extend_from_within(guess.clone());
+            let pushed = self.step.push(&tokens[start..start + *taken], kv, job.adapter.as_ref(), logits);
+            tokens.truncate(known);
+            if pushed.is_err() {
+                // room was made before, but another took it: this one waits a step
+                (*taken, *guess) = (0, 0..0);
+            }
+        }
+        self.order.retain(|&index| self.running[index].taken > 0);
+    }
+
+    /// Adds guessed tokens to sequences that decode, where that pays.
+    fn guess(&mut self) {
+        if !self.options.speculate {
+            return;
+        }
+        let mut rows: usize = self.running.iter().map(|sequence| sequence.taken).sum::<usize>() + self.step.tokens.len();
+        let mut tokens = self.running.iter().filter(|sequence| sequence.taken > 0 && !sequence.prefilling()).count() as f64;
+        for index in 0..self.running.len() {
+            let sequence = &mut self.running[index];
+            if sequence.taken != 1 || sequence.prefilling() || !sequence.kv.cut_anywhere() {
+                continue;
+            }
+            let most = worthwhile(&self.cost, &sequence.acceptance, rows, tokens);
+            let guess = look_up(&sequence.tokens, most.min(sequence.left(self.window).saturating_sub(1)));
+            let guesses = guess.len();
+            if guesses == 0 {
+                sequence.acceptance.hope();
+                continue;
+            }
+            if sequence.kv.wants(1 + guesses) > self.model.pool().room() {
+                continue;
+            }
+            (sequence.taken, sequence.guess) = (1 + guesses, guess);
+            rows += guesses;
+            tokens += guesses as f64 * sequence.acceptance.rate();
+        }
+    }
+
+    /// Runs the step and tells everyone what it found.
+    fn run(&mut self, scored: usize, report: &mut StepReport) -> Result<()> {
+        if !self.step.is_empty() {
+            let begun = Instant::now();
+            if let Err(error) = self.model.run(&mut self.step, &mut self.logits) {
+                let message = error.to_string();
+                let stopped = || EngineError::Tensor(candle_core::Error::Msg(message.clone()));
+                self.scoring.drain(..scored).for_each(|scoring| (scoring.job.reply)(Err(stopped())));
+                for sequence in self.running.drain(..) {
+                    self.waiting.done(&sequence.client);
+                    sequence.fail(stopped());
+                }
+                return Err(error);
+            }
+            if report.prefill_tokens == 0 {
+                self.cost.saw(self.step.tokens.len(), begun.elapsed().as_secs_f64());
+            }
+        }
+        let logits = std::mem::take(&mut self.logits);
+        let mut rows = logits.chunks_exact(self.model.config().vocabulary);
+        for _ in 0..scored {
+            if let Some(scoring) = self.scoring.pop_front() {
+                self.take_scores(scoring, &mut rows, report);
+            }
+        }
+        self.take_tokens(&mut rows, report);
+        self.logits = logits;
+        Ok(())
+    }
+
+    fn take_scores<'a>(&mut self, mut scoring: Scoring, rows: &mut impl Iterator<Item = &'a [f32]>, report: &mut StepReport) {
+        report.scored += scoring.take(rows);
+        if let Some(kv) = &scoring.kv
+            && !scoring.kept
+            && scoring.job.cacheable_prefix > 0
+            && kv.len() >= scoring.job.cacheable_prefix
+        {
+            self.prefixes.keep(scoring.adapter_id(), &scoring.job.prompt[..scoring.job.cacheable_prefix], kv);
+            scoring.kept = true;
+        }
+        if scoring.is_done() {
+            let (job, scores) = scoring.into_scores();
+            (job.reply)(Ok(scores));
+        } else {
+            self.scoring.push_back(scoring);
+        }
+    }
+
+    fn take_tokens<'a>(&mut self, rows: &mut impl Iterator<Item = &'a [f32]>, report: &mut StepReport) {
+        let mut ended: Vec<(usize, FinishReason)> = Vec::new();
+        for &index in &self.order {
+            let sequence = &mut self.running[index];
+            let guess = sequence.guess.clone();
+            sequence.kv.advance(sequence.taken - guess.len());
+            let adapter = sequence.job.adapter.clone();
+            if let Some(prefix) = sequence.prefix_to_keep() {
+                let prefix = prefix.to_vec();
+                self.prefixes.keep(adapter.as_ref().map(|adapter| adapter.0.id()), &prefix, &sequence.kv);
+            }
+            if sequence.kv.len() < sequence.tokens.len() {
+                continue;
+            }
+            let before = sequence.tokens.len();
+            let (mut end, mut open) = (None, true);
+            for place in 0..=guess.len() {
+                let Some(row) = rows.next() else { break };
+                // after the first wrong guess, rows say what would follow another text
+                if open {
+                    end = sequence.accept(row, &self.text, self.window);
+                    let right = sequence.tokens.get(guess.start + place).filter(|_| place < guess.len() && end.is_none());
+                    open = right.is_some() && right == sequence.tokens.last();
+                    sequence.kv.advance(usize::from(open));
+                }
+            }
+            let sampled = sequence.tokens.len() - before;
+            report.decode_tokens += sampled;
+            if !guess.is_empty() {
+                sequence.acceptance.saw(guess.len(), sampled.saturating_sub(1));
+                report.guessed += guess.len();
+                report.guessed_right += sampled.saturating_sub(1);
+            }
+            sequence.kv.truncate(sequence.tokens.len() - 1);
+            self.waiting.charge(&sequence.client, 0, sampled);
+            if let Some(reason) = end {
                 ended.push((index, reason));
             }
         }
-        for (index, reason) in ended.into_iter().rev() {
+        ended.sort_unstable_by_key(|(index, _)| std::cmp::Reverse(*index));
+        for (index, reason) in ended {
             let sequence = self.running.remove(index);
             self.end(sequence, reason);
         }
-        Ok(())
     }
 
     /// Keeps what the sequence leaves behind, then tells how it ended.
     fn end(&mut self, mut sequence: Sequence, reason: FinishReason) {
+        self.waiting.done(&sequence.client);
         let kv = std::mem::replace(&mut sequence.kv, self.model.new_cache());
         let tokens = sequence.tokens[..kv.len()].to_vec();
         self.prefixes.retire(sequence.adapter_id(), tokens, kv);
         sequence.finish(reason);
     }
-
-    /// Takes a scoring further, by about a chunk of tokens: the prompt once, then its continuations as ragged batches over forks of its
-    /// cache. True when it is done.
-    fn score_on(&mut self, scoring: &mut Scoring, report: &mut StepReport) -> Result<bool> {
-        let Scoring { job, kv, last, group, scores } = scoring;
-        let adapter_id = job.adapter.as_ref().map(|adapter| adapter.0.id().to_owned());
-        let prefix = &job.prompt[..job.cacheable_prefix];
-        let kv = match kv {
-            Some(kv) => kv,
-            None => {
-                let known = self.prefixes.fork(adapter_id.as_deref(), &job.prompt, prefix.len())?;
-                kv.insert(known.unwrap_or_else(|| self.model.new_cache()))
-            }
-        };
-        let mut budget = self.options.prefill_chunk;
-        while kv.len() < job.prompt.len() {
-            if budget == 0 {
-                return Ok(false);
-            }
-            let done = kv.len();
-            let boundary = if done < prefix.len() { prefix.len() } else { job.prompt.len() };
-            let end = boundary.min(done + budget);
-            let read = if end == job.prompt.len() { LogitRows::Last } else { LogitRows::None };
-            let tokens = &job.prompt[done..end];
-            let mut batch = [Segment { tokens, kv: &mut *kv, adapter: job.adapter.clone(), logits: read }];
-            *last = read_rows(&self.model.forward(&mut batch, &*self.comm)?)?;
-            report.prefill_tokens += tokens.len();
-            budget -= tokens.len();
-            if end == prefix.len() && end > 0 {
-                self.prefixes.keep(adapter_id.as_deref(), prefix, kv)?;
-            }
-        }
-        while scores.len() < job.continuations.len() {
-            if budget == 0 {
-                return Ok(false);
-            }
-            if group.is_empty() {
-                let rest = &job.continuations[scores.len()..];
-                for continuation in &rest[..rest.len().min(CONTINUATIONS)] {
-                    // the first token's logits are the prompt's last
-                    let logprobs = continuation_logprobs(std::iter::once(last.as_slice()), &continuation[..1]);
-                    group.push((kv.fork(kv.len())?, logprobs));
-                }
-            }
-            let mut batch = Vec::new();
-            for ((kv, logprobs), continuation) in group.iter_mut().zip(&job.continuations[scores.len()..]) {
-                let known = logprobs.len();
-                let tokens = &continuation[known - 1..(continuation.len() - 1).min(known - 1 + budget)];
-                if !tokens.is_empty() {
-                    budget -= tokens.len();
-                    batch.push(Segment { tokens, kv, adapter: job.adapter.clone(), logits: LogitRows::All });
-                }
-            }
-            if !batch.is_empty() {
-                let taken: Vec<usize> = batch.iter().map(|segment| segment.tokens.len()).collect();
-                report.prefill_tokens += taken.iter().sum::<usize>();
-                let logits = read_rows(&self.model.forward(&mut batch, &*self.comm)?)?;
-                let mut rows = logits.chunks_exact(self.model.config().vocabulary);
-                let mut taken = taken.into_iter();
-                for ((_, logprobs), continuation) in group.iter_mut().zip(&job.continuations[scores.len()..]) {
-                    let known = logprobs.len();
-                    if known < continuation.len()
-                        && let Some(taken) = taken.next()
-                    {
-                        logprobs.extend(continuation_logprobs(rows.by_ref().take(taken), &continuation[known..known + taken]));
-                    }
-                }
-            }
-            let done = group.iter().zip(&job.continuations[scores.len()..]).all(|((_, found), wanted)| found.len() == wanted.len());
-            if done {
-                report.scored += group.len();
-                scores.extend(group.drain(..).map(|(_, logprobs)| ContinuationScore { logprobs }));
-                // those of a single token cost nothing but the look
-                budget = budget.saturating_sub(1);
-            }
-        }
-        Ok(true)
-    }
-}
-
-/// Continuations under way together: each has a fork of the prompt's cache.
-const CONTINUATIONS: usize = 16;
-
-/// A scoring on its way.
-struct Scoring {
-    job: ScoreJob,
-    /// Holds what has been computed of the prompt.
-    kv: Option<KvCache>,
-    /// The logits after the prompt.
-    last: Vec<f32>,
-    /// The continuations under way: a fork of the cache, and the log-probabilities so far.
-    group: Vec<(KvCache, Vec<f32>)>,
-    scores: Vec<ContinuationScore>,
-}
-
-/// Logits `[rows, vocabulary]` on the host, row after row.
-fn read_rows(logits: &Tensor) -> Result<Vec<f32>> {
-    Ok(logits.flatten_all()?.to_vec1()?)
 }

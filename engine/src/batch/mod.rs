@@ -1,11 +1,15 @@
 //! Continuous batching: one forward pass a step carries the prefill and decode tokens of sequences with different adapters.
 //!
-//! A sequence's chunks are cut where that sequence alone says (its cacheable prefix, then every `prefill_chunk` tokens), never where the
-//! others leave room: so its bits are the same batched or alone, with a warm prefix or a cold one, also on candle's tensors, whose bits
-//! depend on the cuts.
+//! Decisions (scorings) go before answers; answers are taken up fairly by client; when blocks of the KV cache run out, prefixes are
+//! dropped, then the youngest answers make room and are computed again later. None of this changes what is said: on the kernels a
+//! sequence's bits are its own. On candle's tensors they depend on where a prompt is cut, and there it is cut where that sequence alone
+//! says (its cacheable prefix, then every `prefill_chunk` tokens).
 
+mod draft;
 mod engine;
+mod fair;
 mod prefix;
+mod scoring;
 mod sequence;
 #[cfg(test)]
 mod tests;
@@ -29,6 +33,8 @@ pub struct GenerateJob {
     pub cacheable_prefix: usize,
     pub params: SamplingParams,
     pub adapter: Option<AdapterHandle>,
+    /// Whose it is (an API key's name): clients are served in fair turns.
+    pub client: String,
     /// Asked before each step: when true the sequence ends as [`FinishReason::Cancelled`] and its room is freed.
     pub cancelled: Box<dyn Fn() -> bool + Send>,
     /// Ends as [`FinishReason::Deadline`] with what there is at this time.
@@ -108,13 +114,25 @@ pub struct EngineOptions {
     pub prefill_chunk: usize,
     /// Bytes the prefix cache may hold.
     pub prefix_cache_bytes: usize,
+    /// Bytes that all keys and values may hold, on all shards together.
+    pub kv_cache_bytes: usize,
+    /// Guess tokens from what was said before, where it pays.
+    pub speculate: bool,
     /// Upper bound on the context window; the model's own when `None`.
     pub context_length: Option<usize>,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { quantisation: Quantisation::None, max_batch: 16, prefill_chunk: 256, prefix_cache_bytes: 256 << 20, context_length: None }
+        Self {
+            quantisation: Quantisation::None,
+            max_batch: 16,
+            prefill_chunk: 256,
+            prefix_cache_bytes: 256 << 20,
+            kv_cache_bytes: 1 << 30,
+            speculate: true,
+            context_length: None,
+        }
     }
 }
 
@@ -122,7 +140,13 @@ impl Default for EngineOptions {
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct StepReport {
     pub prefill_tokens: usize,
+    /// Tokens sampled.
     pub decode_tokens: usize,
+    /// Tokens guessed, and those of them that were right.
+    pub guessed: usize,
+    pub guessed_right: usize,
+    /// Answers that had to make room, to be computed again.
+    pub preempted: usize,
     pub scored: usize,
     pub running: usize,
     pub waiting: usize,

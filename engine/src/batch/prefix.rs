@@ -1,6 +1,5 @@
 //! The prefix cache: keys and values of prompts' beginnings and of sequences that have ended, the least recently used dropped first.
 
-use crate::Result;
 use crate::kv::KvCache;
 
 /// Kept prefixes under a byte budget. Keyed by adapter and tokens: keys and values of one adapter never serve another.
@@ -29,7 +28,7 @@ impl PrefixCache {
 
     /// The longest beginning of `prompt` that is kept, and at least one token of it left to compute. Where a cache's bits depend on how a
     /// prompt was cut, only `prompt[..fixed]` itself.
-    pub(super) fn fork(&mut self, adapter: Option<&str>, prompt: &[u32], fixed: usize) -> Result<Option<KvCache>> {
+    pub(super) fn fork(&mut self, adapter: Option<&str>, prompt: &[u32], fixed: usize) -> Option<KvCache> {
         self.clock += 1;
         let most = prompt.len().saturating_sub(1);
         let usable = |entry: &Entry| {
@@ -47,19 +46,18 @@ impl PrefixCache {
         match best {
             Some((tokens, entry)) if tokens > 0 => {
                 entry.used = self.clock;
-                entry.kv.fork(tokens).map(Some)
+                Some(entry.kv.fork(tokens))
             }
-            _ => Ok(None),
+            _ => None,
         }
     }
 
     /// Keeps the beginning that many prompts share, if it fits the budget at all: the first `prefix.len()` positions of `kv`.
-    pub(super) fn keep(&mut self, adapter: Option<&str>, prefix: &[u32], kv: &KvCache) -> Result<()> {
+    pub(super) fn keep(&mut self, adapter: Option<&str>, prefix: &[u32], kv: &KvCache) {
         let known = |entry: &Entry| entry.fixed && entry.adapter.as_deref() == adapter && entry.tokens == prefix;
         if !self.entries.iter().any(known) {
-            self.insert(adapter, prefix.to_vec(), kv.fork(prefix.len())?, true);
+            self.insert(adapter, prefix.to_vec(), kv.fork(prefix.len()), true);
         }
-        Ok(())
     }
 
     /// Keeps what a sequence leaves behind, for the next turn of its conversation. What it goes on from is dropped.
@@ -80,13 +78,15 @@ impl PrefixCache {
         if kv.bytes() > self.budget {
             return;
         }
-        while self.bytes() + kv.bytes() > self.budget {
-            let oldest = (0..self.entries.len()).min_by_key(|&index| (self.entries[index].fixed, self.entries[index].used));
-            let Some(oldest) = oldest else { break };
-            self.entries.swap_remove(oldest);
-        }
+        while self.bytes() + kv.bytes() > self.budget && self.drop_oldest() {}
         self.clock += 1;
         self.entries.push(Entry { adapter: adapter.map(str::to_owned), tokens, kv, used: self.clock, fixed });
+    }
+
+    /// Drops what was used longest ago; false when nothing is left.
+    pub(super) fn drop_oldest(&mut self) -> bool {
+        let oldest = (0..self.entries.len()).min_by_key(|&index| (self.entries[index].fixed, self.entries[index].used));
+        oldest.map(|oldest| self.entries.swap_remove(oldest)).is_some()
     }
 
     /// Blocks that several share count for each.

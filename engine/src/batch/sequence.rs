@@ -1,12 +1,14 @@
 //! One sequence on its way: what is prefilled, what was sampled, what was shown.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::time::{Duration, Instant};
 
+use super::draft::Acceptance;
+use super::fair::Client;
 use super::{FinishReason, Finished, GenerateJob, Piece, TokenLogprob, Usage};
 use crate::EngineError;
 use crate::kv::KvCache;
-use crate::sampling::{Sampler, best_tokens, logprob};
+use crate::sampling::{Sampler, best_tokens};
 use crate::text::{StopMatcher, Text, Utf8Stream};
 
 pub(super) struct Sequence {
@@ -14,6 +16,14 @@ pub(super) struct Sequence {
     pub(super) tokens: Vec<u32>,
     pub(super) kv: KvCache,
     pub(super) job: GenerateJob,
+    pub(super) client: Client,
+    /// Tokens of this step, guesses included.
+    pub(super) taken: usize,
+    /// Where among `tokens` the guessed ones of those stand.
+    pub(super) guess: Range<usize>,
+    pub(super) acceptance: Acceptance,
+    /// Whether the prompt's beginning has been kept for others.
+    pub(super) kept: bool,
     prompt_tokens: usize,
     cached_tokens: usize,
     sampler: Sampler,
@@ -32,7 +42,7 @@ pub(super) struct Sequence {
 
 impl Sequence {
     /// `kv` holds the cacheable prefix already, or nothing.
-    pub(super) fn new(mut job: GenerateJob, kv: KvCache, submitted: Instant) -> Self {
+    pub(super) fn new(mut job: GenerateJob, client: Client, kv: KvCache, submitted: Instant) -> Self {
         let tokens = std::mem::take(&mut job.prompt);
         let params = job.params.clone();
         let cached_tokens = kv.len();
@@ -42,6 +52,11 @@ impl Sequence {
             tokens,
             kv,
             job,
+            client,
+            taken: 0,
+            guess: 0..0,
+            acceptance: Acceptance::default(),
+            kept: false,
             cached_tokens,
             utf8: Utf8Stream::default(),
             stop: StopMatcher::new(params.stop),
@@ -60,27 +75,39 @@ impl Sequence {
         self.job.adapter.as_ref().map(|adapter| adapter.0.id())
     }
 
-    /// The prefix that others share, if it is to be kept.
-    pub(super) fn cacheable_prefix(&self) -> Option<&[u32]> {
-        (self.job.cacheable_prefix > 0).then(|| &self.tokens[..self.job.cacheable_prefix])
+    /// The prefix that others share, once: when it has been computed.
+    pub(super) fn prefix_to_keep(&mut self) -> Option<&[u32]> {
+        let prefix = self.job.cacheable_prefix;
+        if self.kept || prefix == 0 || self.kv.len() < prefix {
+            return None;
+        }
+        self.kept = true;
+        Some(&self.tokens[..prefix])
     }
 
     pub(super) fn prefilling(&self) -> bool {
         self.kv.len() + 1 < self.tokens.len() || self.completion_tokens() == 0
     }
 
-    fn completion_tokens(&self) -> usize {
+    pub(super) fn completion_tokens(&self) -> usize {
         self.tokens.len() - self.prompt_tokens
     }
 
-    /// How many tokens the next step takes: one when decoding; when prefilling up to the next boundary, which depends on this sequence
-    /// alone: the end of its cacheable prefix, then every `chunk` tokens.
+    /// How many tokens the next step takes at most: one when decoding; when prefilling, on kernels as many as are left. Tensors' bits depend
+    /// on the cuts, so that there a chunk ends at a boundary which depends on this sequence alone: the end of its cacheable prefix, then
+    /// every `chunk` tokens.
     pub(super) fn next_chunk(&self, chunk: usize) -> usize {
         let done = self.kv.len();
         let left = self.tokens.len() - done;
         let prefix = self.job.cacheable_prefix;
-        let to_boundary = if done < prefix { chunk.min(prefix - done) } else { chunk };
+        let to_boundary = if done < prefix && !self.kv.cut_anywhere() { chunk.min(prefix - done) } else { chunk };
         left.min(to_boundary)
+    }
+
+    /// Tokens that may still be sampled.
+    pub(super) fn left(&self, window: usize) -> usize {
+        let of_answer = self.sampler.params().max_tokens.saturating_sub(self.completion_tokens());
+        of_answer.min(window.saturating_sub(self.tokens.len()))
     }
 
     /// Why it must end before another step, if it must.
@@ -173,9 +200,4 @@ impl Sequence {
     pub(super) fn fail(self, error: EngineError) {
         self.job.sink.finish(Err(error));
     }
-}
-
-/// Log-probabilities of `continuation` from the logits before each of its tokens.
-pub(super) fn continuation_logprobs<'a>(rows: impl Iterator<Item = &'a [f32]>, continuation: &[u32]) -> Vec<f32> {
-    rows.zip(continuation).map(|(row, &token)| logprob(row, token)).collect()
 }

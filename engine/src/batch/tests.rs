@@ -39,7 +39,7 @@ fn engine(options: EngineOptions) -> (Engine, std::sync::Arc<Text>) {
 fn job(prompt: Vec<u32>, cacheable_prefix: usize, params: SamplingParams, patience: usize) -> (GenerateJob, Ending) {
     let (done, ending) = sync_channel(1);
     let sink = Box::new(Collect { text: String::new(), logprobs: Vec::new(), patience, done });
-    (GenerateJob { prompt, cacheable_prefix, params, adapter: None, cancelled: Box::new(|| false), deadline: None, sink }, ending)
+    (GenerateJob { prompt, cacheable_prefix, params, adapter: None, cancelled: Box::new(|| false), client: String::new(), deadline: None, sink }, ending)
 }
 
 fn run(engine: &mut Engine) {
@@ -212,7 +212,7 @@ fn engine_cache() -> crate::kv::KvCache {
 
 fn whole_pass(kv: &mut crate::kv::KvCache, tokens: &[u32]) -> Vec<Vec<f32>> {
     let mut batch = [crate::model::Segment { tokens, kv, adapter: None, logits: crate::model::LogitRows::All }];
-    model().forward(&mut batch, &crate::comm::Whole).unwrap().to_vec2().unwrap()
+    model().forward(&mut batch).unwrap().to_vec2().unwrap()
 }
 
 #[test]
@@ -228,21 +228,21 @@ fn prefixes_are_kept_under_the_budget_least_recently_used_dropped_first() {
     let mut cache = prefix::PrefixCache::new(2 * one);
     let longer = |tokens: &[u32]| [tokens, &[9, 9]].concat();
     let found = |cache: &mut prefix::PrefixCache, adapter: Option<&str>, tokens: &[u32]| {
-        cache.fork(adapter, &longer(tokens), 20).unwrap().map(|kv| kv.len())
+        cache.fork(adapter, &longer(tokens), 20).map(|kv| kv.len())
     };
-    cache.keep(None, &a, &filled(&a)).unwrap();
-    cache.keep(Some("x"), &b, &filled(&b)).unwrap();
+    cache.keep(None, &a, &filled(&a));
+    cache.keep(Some("x"), &b, &filled(&b));
     assert_eq!((cache.bytes(), cache.tokens()), (2 * one, 40));
     assert_eq!(found(&mut cache, None, &a), Some(20));
     // another adapter's is never used, a beginning is
     assert_eq!((found(&mut cache, None, &b), found(&mut cache, Some("x"), &b[..15])), (None, Some(15)));
-    assert_eq!(cache.fork(None, &a, 20).unwrap().map(|kv| kv.len()), Some(19), "one token is left to compute");
-    cache.keep(None, &c, &filled(&c)).unwrap();
+    assert_eq!(cache.fork(None, &a, 20).map(|kv| kv.len()), Some(19), "one token is left to compute");
+    cache.keep(None, &c, &filled(&c));
     assert_eq!(found(&mut cache, Some("x"), &b), None);
     assert!(found(&mut cache, None, &a).is_some() && found(&mut cache, None, &c).is_some());
     // what sequences leave behind goes before what is fixed, and the longer stands for the shorter
     let mut cache = prefix::PrefixCache::new(3 * one);
-    cache.keep(None, &a, &filled(&a)).unwrap();
+    cache.keep(None, &a, &filled(&a));
     cache.retire(None, b[..10].to_vec(), filled(&b[..10]));
     cache.retire(None, b.to_vec(), filled(&b));
     cache.retire(None, b[..5].to_vec(), filled(&b[..5]));

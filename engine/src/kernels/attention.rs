@@ -37,14 +37,13 @@ pub struct AttentionShape {
 }
 
 /// Consecutive tokens of one sequence.
-pub struct Span<'a> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
     /// The first token's row among the batch's rows.
     pub row: usize,
     pub tokens: usize,
     /// The first token's position; it sees all before it and itself.
     pub position: usize,
-    /// The keys and values of block `.0` for KV head `.1`.
-    pub cache: &'a (dyn Fn(usize, usize) -> KvSlice<'a> + Sync),
 }
 
 #[derive(Clone, Copy)]
@@ -58,11 +57,20 @@ unsafe impl Sync for Rows {}
 
 /// `out[tokens, heads · head_dim]`: each query row of `queries` (of the same shape) over its sequence's keys and values.
 ///
-/// A row takes its blocks in order, whatever stands beside it: its bits depend on its sequence alone.
+/// `cache` gives the keys and values of span `.0`'s block `.1` for KV head `.2`. A row takes its blocks in order, whatever stands beside it:
+/// its bits depend on its sequence alone.
 ///
 /// # Panics
 /// When shapes do not fit, or a block of the cache has another size.
-pub fn attention(team: &Team, isa: Isa, shape: AttentionShape, spans: &[Span<'_>], queries: &[f32], out: &mut [f32]) {
+pub fn attention<'c>(
+    team: &Team,
+    isa: Isa,
+    shape: AttentionShape,
+    spans: &[Span],
+    cache: impl Fn(usize, usize, usize) -> KvSlice<'c> + Sync,
+    queries: &[f32],
+    out: &mut [f32],
+) {
     let width = shape.heads * shape.head_dim;
     let group = shape.heads / shape.kv_heads;
     let tokens: usize = spans.iter().map(|span| span.tokens).sum();
@@ -74,7 +82,8 @@ pub fn attention(team: &Team, isa: Isa, shape: AttentionShape, spans: &[Span<'_>
     team.run(|thread, threads| {
         let rows = &rows;
         let mut unit = 0;
-        for span in spans {
+        for (index, span) in spans.iter().enumerate() {
+            let blocks = |block: usize, head: usize| cache(index, block, head);
             for first in (0..span.tokens).step_by(tile) {
                 for head in 0..shape.kv_heads {
                     // dealt out in turn: later tokens see more, and cost more
@@ -83,7 +92,7 @@ pub fn attention(team: &Team, isa: Isa, shape: AttentionShape, spans: &[Span<'_>
                         continue;
                     }
                     // SAFETY: no other unit has these heads of these rows, and `out` holds them.
-                    unsafe { one_tile(isa, shape, span, first..(first + tile).min(span.tokens), head, queries, *rows) };
+                    unsafe { one_tile(isa, shape, span, &blocks, first..(first + tile).min(span.tokens), head, queries, *rows) };
                 }
             }
         }
@@ -94,10 +103,11 @@ pub fn attention(team: &Team, isa: Isa, shape: AttentionShape, spans: &[Span<'_>
 ///
 /// # Safety
 /// Nobody else touches these heads of these rows.
-unsafe fn one_tile(
+unsafe fn one_tile<'c>(
     isa: Isa,
     shape: AttentionShape,
-    span: &Span<'_>,
+    span: &Span,
+    blocks: &impl Fn(usize, usize) -> KvSlice<'c>,
     tokens: std::ops::Range<usize>,
     kv_head: usize,
     queries: &[f32],
@@ -131,7 +141,7 @@ unsafe fn one_tile(
         }
         let most = tile.visible.iter().copied().max().unwrap_or(0);
         for block in 0..most.div_ceil(KEYS) {
-            let slice = (span.cache)(block, kv_head);
+            let slice = blocks(block, kv_head);
             assert!(slice.len() == 2 * KEYS * dim, "a block of the cache");
             // SAFETY: the tile's pointers hold `dim` floats each, the slice a block.
             unsafe {

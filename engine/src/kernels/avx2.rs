@@ -125,14 +125,30 @@ unsafe fn tile<const T: usize>(w: &PackedMatrix, x: &Activations, index: usize, 
                 }
                 block += 1;
             }
+            if output.apart > 0 {
+                store(w, index, half, token, output.of_chunk(block / w.chunk - 1), &sum);
+            }
             for t in 0..T {
                 total[t] = _mm256_add_ps(total[t], sum[t]);
             }
         }
-        let rows = w.rows_of(index).saturating_sub(half * 8).min(8);
-        for (t, value) in total.into_iter().enumerate() {
-            let mut lanes = [0.0_f32; 8];
-            _mm256_storeu_ps(lanes.as_mut_ptr(), value);
+        if output.apart == 0 {
+            store(w, index, half, token, output, &total);
+        }
+    }
+}
+
+/// # Safety
+/// As [`super::multiply`]; the tile's tokens are there.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn store(w: &PackedMatrix, index: usize, half: usize, token: usize, output: Output, values: &[__m256]) {
+    let rows = w.rows_of(index).saturating_sub(half * 8).min(8);
+    for (t, value) in values.iter().enumerate() {
+        let mut lanes = [0.0_f32; 8];
+        // SAFETY: only the rows that are there are written.
+        unsafe {
+            _mm256_storeu_ps(lanes.as_mut_ptr(), *value);
             let target = output.start.add((token + t) * output.rows + index * PANEL + half * 8);
             std::ptr::copy_nonoverlapping(lanes.as_ptr(), target, rows);
         }

@@ -160,10 +160,15 @@ macro_rules! tiles {
                             }
                         })*
                     }
+                    if output.apart > 0 {
+                        store(w, index, token, output.of_chunk(block / w.chunk), &sum);
+                    }
                     block += w.chunk;
                     $(total[$t] = _mm512_add_ps(total[$t], sum[$t]);)*
                 }
-                store(w, index, token, output, &total);
+                if output.apart == 0 {
+                    store(w, index, token, output, &total);
+                }
             }
             $tokens
         }
@@ -192,10 +197,15 @@ macro_rules! tiles {
                             sum[$t] = _mm512_fmadd_ps(dot, _mm512_mul_ps(scale, _mm512_set1_ps(*x.scales.add(place))), sum[$t]);
                         })*
                     }
+                    if output.apart > 0 {
+                        store(w, index, token, output.of_chunk(block / w.chunk), &sum);
+                    }
                     block += w.chunk;
                     $(total[$t] = _mm512_add_ps(total[$t], sum[$t]);)*
                 }
-                store(w, index, token, output, &total);
+                if output.apart == 0 {
+                    store(w, index, token, output, &total);
+                }
             }
             $tokens
         }

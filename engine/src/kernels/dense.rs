@@ -12,6 +12,8 @@ use super::{Isa, Output, Team};
 pub struct DenseMatrix {
     rows: usize,
     columns: usize,
+    /// Equal parts of the columns whose sums are added left to right.
+    chunks: usize,
     values: Values,
 }
 
@@ -39,7 +41,7 @@ impl DenseMatrix {
     /// When `values` does not hold `[rows, columns]`.
     pub fn from_f32(rows: usize, columns: usize, values: &[f32]) -> Self {
         assert_eq!(values.len(), rows * columns, "size of the matrix");
-        Self { rows, columns, values: Values::F32(panels(rows, columns, values)) }
+        Self { rows, columns, chunks: 1, values: Values::F32(panels(rows, columns, values)) }
     }
 
     /// The same, held in half the memory.
@@ -49,7 +51,20 @@ impl DenseMatrix {
     pub fn from_f16(rows: usize, columns: usize, values: &[f16]) -> Self {
         assert_eq!(values.len(), rows * columns, "size of the matrix");
         let bits: Vec<u16> = values.iter().map(|value| value.to_bits()).collect();
-        Self { rows, columns, values: Values::F16(panels(rows, columns, &bits)) }
+        Self { rows, columns, chunks: 1, values: Values::F16(panels(rows, columns, &bits)) }
+    }
+
+    /// The same with its columns in equal parts, each added up on its own: see [`PackedMatrix::pack`](super::PackedMatrix::pack).
+    ///
+    /// # Panics
+    /// When `chunks` does not divide the columns.
+    pub fn in_chunks(self, chunks: usize) -> Self {
+        assert!(chunks > 0 && self.columns.is_multiple_of(chunks), "equal chunks");
+        Self { chunks, ..self }
+    }
+
+    pub fn chunks(&self) -> usize {
+        self.chunks
     }
 
     pub fn rows(&self) -> usize {
@@ -88,19 +103,32 @@ impl DenseMatrix {
     }
 }
 
-/// `y[tokens, rows] = x · wᵀ`, or `y += ...` when `add`; `x` is `[tokens, columns]`. Columns are added in four interleaved sums, whose
-/// sum is taken last: the same for every number of tokens.
+/// `y[tokens, rows] = x · wᵀ`, or `y += ...` when `add`; `x` is `[tokens, columns]`. A chunk's columns are added in four interleaved sums,
+/// whose sum is taken last: the same for every number of tokens.
 ///
 /// # Panics
 /// When the shapes do not fit.
 pub fn matmul_dense(team: &Team, isa: Isa, w: &DenseMatrix, x: &[f32], add: bool, y: &mut [f32]) {
     let tokens = x.len() / w.columns;
     assert!(x.len() == tokens * w.columns && y.len() == tokens * w.rows, "shapes of the product");
-    let output = Output { start: y.as_mut_ptr(), rows: w.rows };
+    shared_out(team, isa, w, x, add, Output { start: y.as_mut_ptr(), rows: w.rows, apart: 0 });
+}
+
+/// Each chunk's own sums, `y[chunks, tokens, rows]`.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub fn matmul_dense_apart(team: &Team, isa: Isa, w: &DenseMatrix, x: &[f32], y: &mut [f32]) {
+    let size = x.len() / w.columns * w.rows;
+    assert!(x.len().is_multiple_of(w.columns) && y.len() == w.chunks * size, "shapes of the product");
+    shared_out(team, isa, w, x, false, Output { start: y.as_mut_ptr(), rows: w.rows, apart: size });
+}
+
+fn shared_out(team: &Team, isa: Isa, w: &DenseMatrix, x: &[f32], add: bool, output: Output) {
     let panels = w.panels();
     team.run(|thread, threads| {
         let range = panels * thread / threads..panels * (thread + 1) / threads;
-        // SAFETY: ranges of different threads do not overlap, and `y` has room for every row of every token.
+        // SAFETY: ranges of different threads do not overlap, and the callers have checked that there is room.
         unsafe { multiply(isa, w, x, range, add, output) }
     });
 }
@@ -108,7 +136,7 @@ pub fn matmul_dense(team: &Team, isa: Isa, w: &DenseMatrix, x: &[f32], add: bool
 /// # Safety
 /// `output` has room for every row of every token of `x`, nobody else touches the columns of these panels, and the processor has `isa`.
 pub(super) unsafe fn multiply(isa: Isa, w: &DenseMatrix, x: &[f32], panels: Range<usize>, add: bool, output: Output) {
-    let part = Part { rows: w.rows, columns: w.columns, x: x.as_ptr(), tokens: x.len() / w.columns, panels, add, output };
+    let part = Part { rows: w.rows, columns: w.columns, chunks: w.chunks, x: x.as_ptr(), tokens: x.len() / w.columns, panels, add, output };
     // SAFETY: as the caller promises; the part's panels are the weight's.
     unsafe {
         match &w.values {
@@ -122,6 +150,7 @@ pub(super) unsafe fn multiply(isa: Isa, w: &DenseMatrix, x: &[f32], panels: Rang
 struct Part {
     rows: usize,
     columns: usize,
+    chunks: usize,
     x: *const f32,
     tokens: usize,
     panels: Range<usize>,
@@ -174,40 +203,55 @@ unsafe fn tile<V: Lanes, const T: usize>(w: impl Fn(usize) -> V + Copy, part: &P
     // SAFETY: as `multiply` says; lanes of rows that are not there are not written.
     unsafe {
         let x = part.x.add(token * columns);
-        let mut sums = [[V::splat(0.0); SUMS]; T];
-        let whole = columns / SUMS * SUMS;
-        let mut column = 0;
-        while column < whole {
-            for s in 0..SUMS {
+        let width = columns / part.chunks;
+        let mut total = [V::splat(0.0); T];
+        for chunk in 0..part.chunks {
+            let (mut column, end) = (chunk * width, (chunk + 1) * width);
+            let mut sums = [[V::splat(0.0); SUMS]; T];
+            while column + SUMS <= end {
+                for s in 0..SUMS {
+                    let w = w(column + s);
+                    for t in 0..T {
+                        sums[t][s] = w.mul_add(V::splat(*x.add(t * columns + column + s)), sums[t][s]);
+                    }
+                }
+                column += SUMS;
+            }
+            for s in 0..end - column {
                 let w = w(column + s);
                 for t in 0..T {
                     sums[t][s] = w.mul_add(V::splat(*x.add(t * columns + column + s)), sums[t][s]);
                 }
             }
-            column += SUMS;
-        }
-        for s in 0..columns - whole {
-            let w = w(whole + s);
             for t in 0..T {
-                sums[t][s] = w.mul_add(V::splat(*x.add(t * columns + whole + s)), sums[t][s]);
+                let sum = sums[t][0].add(sums[t][1]).add(sums[t][2].add(sums[t][3]));
+                if part.output.apart > 0 {
+                    put(sum, part.output.of_chunk(chunk), panel, token + t, rows, false);
+                }
+                total[t] = total[t].add(sum);
             }
         }
-        for t in 0..T {
-            let sum = sums[t][0].add(sums[t][1]).add(sums[t][2].add(sums[t][3]));
-            let y = part.output.start.add((token + t) * part.output.rows + panel * LANES);
-            if rows == LANES {
-                if part.add {
-                    V::load(y).add(sum).store(y)
-                } else {
-                    sum.store(y)
-                }
-                continue;
+        if part.output.apart == 0 {
+            for t in 0..T {
+                put(total[t], part.output, panel, token + t, rows, part.add);
             }
-            let mut lanes = [0.0_f32; LANES];
-            sum.store(lanes.as_mut_ptr());
-            for row in 0..rows {
-                *y.add(row) = if part.add { *y.add(row) + lanes[row] } else { lanes[row] };
-            }
+        }
+    }
+}
+
+/// Writes a panel's `rows` for one token, or adds to what is there.
+#[inline(always)]
+unsafe fn put<V: Lanes>(value: V, output: Output, panel: usize, token: usize, rows: usize, add: bool) {
+    // SAFETY: only rows that are there are written, as `multiply` says.
+    unsafe {
+        let y = output.start.add(token * output.rows + panel * LANES);
+        if rows == LANES {
+            return if add { V::load(y).add(value).store(y) } else { value.store(y) };
+        }
+        let mut lanes = [0.0_f32; LANES];
+        value.store(lanes.as_mut_ptr());
+        for row in 0..rows {
+            *y.add(row) = if add { *y.add(row) + lanes[row] } else { lanes[row] };
         }
     }
 }

@@ -31,8 +31,8 @@ use std::ops::Range;
 
 pub use activations::Activations;
 pub use attention::{AttentionShape, KEYS, KvSlice, Span, attention};
-pub use dense::{DenseMatrix, matmul_dense};
-pub use lora::{LowRank, low_rank, matmul_low_rank};
+pub use dense::{DenseMatrix, matmul_dense, matmul_dense_apart};
+pub use lora::{LowRank, add_low, low_rank, low_rank_apart, matmul_apart, matmul_low_rank};
 pub use ops::{add, rms_norm, rotate, silu_mul, to_half};
 pub use packed::{BlockKind, PackedMatrix};
 pub use team::Team;
@@ -91,10 +91,23 @@ impl Isa {
 struct Output {
     start: *mut f32,
     rows: usize,
+    /// From one chunk's sums to the next's, for a shard whose sums others add to; 0: chunks are added up.
+    apart: usize,
 }
 
 // SAFETY: threads write the columns of different panels.
 unsafe impl Sync for Output {}
+
+impl Output {
+    /// Where a chunk's own sums go.
+    ///
+    /// # Safety
+    /// There is room for as many chunks.
+    unsafe fn of_chunk(self, chunk: usize) -> Self {
+        // SAFETY: as the caller promises.
+        Self { start: unsafe { self.start.add(chunk * self.apart) }, ..self }
+    }
+}
 
 /// One of the products of a phase: `y[tokens, rows] = x · wᵀ`, written whole.
 #[derive(Debug)]
@@ -103,24 +116,35 @@ pub struct Product<'a> {
     pub y: &'a mut [f32],
 }
 
+/// Products of a phase at most.
+const PRODUCTS: usize = 3;
+
 /// The products of a phase, to be shared out.
 struct Phase<'a> {
     isa: Isa,
-    parts: Vec<(&'a PackedMatrix, Output)>,
+    parts: [Option<(&'a PackedMatrix, Output)>; PRODUCTS],
     x: &'a Activations,
 }
 
 impl<'a> Phase<'a> {
+    /// `apart`: each output holds `[chunks, tokens, rows]`, one chunk's sums after the other.
+    ///
     /// # Panics
-    /// When the shapes do not fit.
-    fn new<'p: 'a>(isa: Isa, products: &mut [Product<'p>], x: &'a Activations) -> Self {
-        for product in products.iter() {
+    /// When the shapes do not fit, or there are more than [`PRODUCTS`].
+    fn new<'p: 'a>(isa: Isa, products: &mut [Product<'p>], x: &'a Activations, apart: bool) -> Self {
+        let mut parts = [None; PRODUCTS];
+        for (part, product) in parts[..products.len()].iter_mut().zip(products) {
+            let size = x.tokens() * product.w.rows();
             assert_eq!(product.w.columns(), x.columns(), "columns of weight and activations");
-            assert_eq!(product.y.len(), x.tokens() * product.w.rows(), "size of the output");
+            assert_eq!(product.y.len(), if apart { product.w.chunks() * size } else { size }, "size of the output");
+            let output = Output { start: product.y.as_mut_ptr(), rows: product.w.rows(), apart: if apart { size } else { 0 } };
+            *part = Some((product.w, output));
         }
-        let mut parts: Vec<(&'a PackedMatrix, Output)> = Vec::with_capacity(products.len());
-        parts.extend(products.iter_mut().map(|product| (product.w, Output { start: product.y.as_mut_ptr(), rows: product.w.rows() })));
         Self { isa, parts, x }
+    }
+
+    fn parts(&self) -> impl Iterator<Item = (&'a PackedMatrix, Output)> + '_ {
+        self.parts.iter().filter_map(|part| *part)
     }
 
     /// This thread's share of all panels.
@@ -128,14 +152,14 @@ impl<'a> Phase<'a> {
     /// # Safety
     /// The outputs are still borrowed, and each thread of the team calls this once with its own number.
     unsafe fn work(&self, thread: usize, threads: usize) {
-        let all: usize = self.parts.iter().map(|(w, _)| w.panels()).sum();
+        let all: usize = self.parts().map(|(w, _)| w.panels()).sum();
         let mine = all * thread / threads..all * (thread + 1) / threads;
         let mut first = 0;
-        for (w, output) in &self.parts {
+        for (w, output) in self.parts() {
             let panels = w.panels();
             let range = mine.start.clamp(first, first + panels) - first..mine.end.clamp(first, first + panels) - first;
             // SAFETY: ranges of different threads do not overlap, `y` has room for every row of every token, and `isa` was detected.
-            unsafe { multiply(self.isa, w, self.x, range, *output) };
+            unsafe { multiply(self.isa, w, self.x, range, output) }
             first += panels;
         }
     }
@@ -146,7 +170,7 @@ impl<'a> Phase<'a> {
 /// # Panics
 /// When the shapes do not fit.
 pub fn matmul(team: &Team, isa: Isa, products: &mut [Product<'_>], x: &Activations) {
-    let phase = Phase::new(isa, products, x);
+    let phase = Phase::new(isa, products, x, false);
     // SAFETY: `products` is borrowed until all are done.
     team.run(|thread, threads| unsafe { phase.work(thread, threads) });
 }

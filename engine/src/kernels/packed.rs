@@ -135,6 +135,11 @@ impl PackedMatrix {
         self.columns / BLOCK
     }
 
+    /// Parts of the columns that are added up on their own.
+    pub fn chunks(&self) -> usize {
+        self.blocks() / self.chunk
+    }
+
     pub(super) fn panels(&self) -> usize {
         self.rows.div_ceil(PANEL)
     }

@@ -54,12 +54,18 @@ pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<u
                         sum = number(panel.minima, block * PANEL + lane).mul_add(x.weighted[place], sum);
                     }
                     if (block + 1).is_multiple_of(w.chunk) {
+                        if output.apart > 0 {
+                            // SAFETY: as below, for every chunk.
+                            unsafe { *output.of_chunk(block / w.chunk).start.add(token * output.rows + index * PANEL + lane) = sum };
+                        }
                         total += sum;
                         sum = 0.0;
                     }
                 }
-                // SAFETY: the caller gave room for every row of every token.
-                unsafe { *output.start.add(token * output.rows + index * PANEL + lane) = total };
+                if output.apart == 0 {
+                    // SAFETY: the caller gave room for every row of every token.
+                    unsafe { *output.start.add(token * output.rows + index * PANEL + lane) = total };
+                }
             }
         }
     }

@@ -111,6 +111,11 @@ impl Team {
         Self { shared, helpers, turn: Mutex::new(()) }
     }
 
+    /// One thread a core.
+    pub fn on_all_cores() -> Self {
+        Self::new(std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get))
+    }
+
     pub fn threads(&self) -> usize {
         self.helpers.len() + 1
     }

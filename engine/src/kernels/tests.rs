@@ -320,9 +320,9 @@ fn attention_is_the_softmax_and_has_the_same_bits_on_every_path_whole_or_in_chun
         let in_half = |block: usize, head: usize| KvSlice::F16(&short[head][block]);
         let attended = |isa: Isa, half: bool, first: usize, count: usize| {
             let mut out = vec![f32::NAN; count * width];
-            let span = |cache| [Span { row: 0, tokens: count, position: position + first, cache }];
-            let spans = if half { span(&in_half) } else { span(&in_full) };
-            attention(&team, isa, shape, &spans, &queries[first * width..(first + count) * width], &mut out);
+            let spans = [Span { row: 0, tokens: count, position: position + first }];
+            let cache = |_, block, head| if half { in_half(block, head) } else { in_full(block, head) };
+            attention(&team, isa, shape, &spans, cache, &queries[first * width..(first + count) * width], &mut out);
             out
         };
         let expected = attended(Isa::Portable, false, 0, tokens);

@@ -1,91 +1,82 @@
-//! Keys and values as tensors on any device, grown by copying.
+//! What stands in the blocks of one shard as candle's tensors, on any device.
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::Result;
+use crate::kernels::KEYS;
 
-/// Positions a buffer grows by at least: rare enough to copy, small enough to waste.
-const GROWTH: usize = 64;
+/// Blocks a store grows by at least: rare enough to copy, small enough to waste.
+const GROWTH: usize = 32;
 
-/// Per layer keys and values `[kv_heads, capacity, head_dim]` in f32, of which `len` positions are filled.
+/// Per layer keys and values `[slots, kv_heads * head_dim]`, a slot a position: block `b` has slots `b * KEYS` to `(b + 1) * KEYS`.
 #[derive(Debug)]
-pub(super) struct TensorKv {
-    layers: Vec<Option<(Tensor, Tensor)>>,
-    kv_heads: usize,
-    head_dim: usize,
+pub(crate) struct TensorStore {
+    layers: Vec<(Tensor, Tensor)>,
+    width: usize,
+    dtype: DType,
     device: Device,
-    len: usize,
-    capacity: usize,
+    blocks: usize,
 }
 
-impl TensorKv {
-    pub(super) fn new(layers: usize, kv_heads: usize, head_dim: usize, device: &Device) -> Self {
-        Self { layers: vec![None; layers], kv_heads, head_dim, device: device.clone(), len: 0, capacity: 0 }
+impl TensorStore {
+    /// `width`: `kv_heads * head_dim` of this shard.
+    pub(crate) fn new(layers: usize, width: usize, dtype: DType, device: &Device) -> Result<Self> {
+        let empty = || Tensor::zeros((0, width), dtype, device);
+        let layers = (0..layers).map(|_| Ok((empty()?, empty()?))).collect::<Result<_>>()?;
+        Ok(Self { layers, width, dtype, device: device.clone(), blocks: 0 })
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
-    pub(super) fn fork(&self, len: usize) -> Result<Self> {
-        let mut copy = Self::new(self.layers.len(), self.kv_heads, self.head_dim, &self.device);
-        copy.len = self.len.min(len);
-        copy.capacity = copy.len.next_multiple_of(GROWTH);
-        for (mine, theirs) in self.layers.iter().zip(&mut copy.layers) {
-            let Some((keys, values)) = mine else { continue };
-            *theirs = Some((moved(keys, copy.len, copy.capacity)?, moved(values, copy.len, copy.capacity)?));
-        }
-        Ok(copy)
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        2 * self.layers.len() * self.kv_heads * self.capacity * self.head_dim * DType::F32.size_in_bytes()
-    }
-
-    /// Makes room for `extra` positions after `len`.
-    pub(super) fn reserve(&mut self, extra: usize) -> Result<()> {
-        let needed = self.len + extra;
-        if needed <= self.capacity && self.layers.iter().all(Option::is_some) {
+    /// Has at least `blocks` blocks from now on.
+    ///
+    /// # Errors
+    /// When the device has no memory for them.
+    pub(crate) fn hold(&mut self, blocks: usize) -> Result<()> {
+        if blocks <= self.blocks {
             return Ok(());
         }
-        let capacity = if needed <= self.capacity { self.capacity } else { needed.max(self.capacity * 3 / 2).next_multiple_of(GROWTH) };
-        for layer in &mut self.layers {
-            *layer = Some(match layer {
-                Some((keys, values)) => (moved(keys, self.len, capacity)?, moved(values, self.len, capacity)?),
-                None => {
-                    let shape = (self.kv_heads, capacity, self.head_dim);
-                    (Tensor::zeros(shape, DType::F32, &self.device)?, Tensor::zeros(shape, DType::F32, &self.device)?)
-                }
-            });
+        let (held, grown) = (self.blocks * KEYS, blocks.max(self.blocks * 3 / 2).next_multiple_of(GROWTH));
+        for buffer in self.layers.iter_mut().flat_map(|(keys, values)| [keys, values]) {
+            // zeros: what is not written yet weighs nothing, but must be a number
+            let new = Tensor::zeros((grown * KEYS, self.width), self.dtype, &self.device)?;
+            if held > 0 {
+                new.slice_set(buffer, 0, 0)?;
+            }
+            *buffer = new;
         }
-        self.capacity = capacity;
+        self.blocks = grown;
         Ok(())
     }
 
-    /// Writes `keys` and `values` `[kv_heads, tokens, head_dim]` after the filled positions of `layer` and returns the filled part
-    /// `[kv_heads, len + tokens, head_dim]`. `advance` counts them once every layer has them.
-    pub(super) fn append(&self, layer: usize, keys: &Tensor, values: &Tensor) -> Result<(Tensor, Tensor)> {
-        let tokens = keys.dim(1)?;
-        let Some((all_keys, all_values)) = &self.layers[layer] else {
-            return Err(candle_core::Error::Msg("append before reserve".into()).into());
-        };
-        all_keys.slice_set(keys, 1, self.len)?;
-        all_values.slice_set(values, 1, self.len)?;
-        let len = self.len + tokens;
-        Ok((all_keys.narrow(1, 0, len)?, all_values.narrow(1, 0, len)?))
+    /// Copies block `from` to block `to`, another.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub(crate) fn copy(&self, from: u32, to: u32) -> Result<()> {
+        for buffer in self.layers.iter().flat_map(|(keys, values)| [keys, values]) {
+            // a tensor may not be set from itself
+            let block = buffer.narrow(0, from as usize * KEYS, KEYS)?.copy()?;
+            buffer.slice_set(&block, 0, to as usize * KEYS)?;
+        }
+        Ok(())
     }
 
-    pub(super) fn advance(&mut self, tokens: usize) {
-        self.len += tokens;
+    /// Writes `keys` and `values` `[positions, width]` of `layer` into the slots from `slot` on, all of one block.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub(crate) fn write(&self, layer: usize, slot: usize, keys: &Tensor, values: &Tensor) -> Result<()> {
+        let (all_keys, all_values) = &self.layers[layer];
+        all_keys.slice_set(&keys.to_dtype(self.dtype)?.contiguous()?, 0, slot)?;
+        all_values.slice_set(&values.to_dtype(self.dtype)?.contiguous()?, 0, slot)?;
+        Ok(())
     }
-}
 
-/// The first `len` positions of `buffer` in a new buffer of `capacity`.
-fn moved(buffer: &Tensor, len: usize, capacity: usize) -> Result<Tensor> {
-    let (heads, _, head_dim) = buffer.dims3()?;
-    let grown = Tensor::zeros((heads, capacity, head_dim), buffer.dtype(), buffer.device())?;
-    if len > 0 {
-        grown.slice_set(&buffer.narrow(1, 0, len)?.contiguous()?, 1, 0)?;
+    /// The keys and values of `layer` in `slots`, `[slots, width]` in f32.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub(crate) fn read(&self, layer: usize, slots: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (keys, values) = &self.layers[layer];
+        Ok((keys.index_select(slots, 0)?.to_dtype(DType::F32)?, values.index_select(slots, 0)?.to_dtype(DType::F32)?))
     }
-    Ok(grown)
 }

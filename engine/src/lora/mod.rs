@@ -4,13 +4,13 @@ mod peft;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
 use crate::kernels::DenseMatrix;
+use crate::model::Slice;
 use crate::{ModelConfig, Result};
 
 /// The linear layers an adapter may stand beside.
@@ -63,18 +63,38 @@ pub(crate) enum Delta {
     Tensors { a: Tensor, b: Tensor },
 }
 
-/// One adapter's deltas on one device.
+/// One adapter's deltas on every shard of a copy of the model.
 #[derive(Debug)]
 pub struct LoraAdapter {
     name: String,
     id: String,
+    rank: usize,
     bytes: usize,
-    deltas: HashMap<(usize, Target), Delta>,
+    shards: Vec<Deltas>,
+}
+
+/// What one shard has of an adapter, by layer and target.
+#[derive(Debug)]
+struct Deltas(Vec<Option<Delta>>);
+
+/// Where a shard's part of an adapter goes.
+pub(crate) struct Place {
+    pub slice: Slice,
+    pub device: Device,
+    /// For the kernels, else for candle's tensors.
+    pub kernels: bool,
 }
 
 /// A loaded adapter, shared by the sequences that speak through it.
 #[derive(Debug, Clone)]
 pub struct AdapterHandle(pub Arc<LoraAdapter>);
+
+impl AdapterHandle {
+    /// Equal for handles of the same load of the same adapter.
+    pub(crate) fn key(&self) -> *const LoraAdapter {
+        Arc::as_ptr(&self.0)
+    }
+}
 
 impl LoraAdapter {
     /// Reads a PEFT folder (`adapter_config.json` + `adapter_model.safetensors`) for the base with this shape and digest.
@@ -83,7 +103,16 @@ impl LoraAdapter {
     /// [`EngineError::BadAdapter`](crate::EngineError::BadAdapter) says what is missing, unsupported or of another shape;
     /// [`EngineError::AdapterBaseMismatch`](crate::EngineError::AdapterBaseMismatch) when it names another base.
     pub fn load(folder: &Path, name: &str, model: &ModelConfig, base_sha256: &str, device: &Device) -> Result<Self> {
-        peft::load(folder, name, model, base_sha256, device)
+        let place = Place { slice: Slice::new(model, 0, 1)?, device: device.clone(), kernels: device.is_cpu() && model.suits_kernels() };
+        peft::load(folder, name, model, base_sha256, &[place])
+    }
+
+    /// The same for each shard of a copy.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub(crate) fn load_sharded(folder: &Path, name: &str, model: &ModelConfig, base_sha256: &str, places: &[Place]) -> Result<Self> {
+        peft::load(folder, name, model, base_sha256, places)
     }
 
     /// The name it was loaded under.
@@ -96,12 +125,21 @@ impl LoraAdapter {
         &self.id
     }
 
-    /// Bytes of device memory.
+    /// Rows of its inner products.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// Bytes of device memory, on all shards together.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    pub(crate) fn delta(&self, layer: usize, target: Target) -> Option<&Delta> {
-        self.deltas.get(&(layer, target))
+    pub(crate) fn delta(&self, rank: usize, layer: usize, target: Target) -> Option<&Delta> {
+        self.shards.get(rank)?.0.get(place_of(layer, target))?.as_ref()
     }
+}
+
+fn place_of(layer: usize, target: Target) -> usize {
+    layer * Target::ALL.len() + target as usize
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 
-use super::{Delta, LoraAdapter, Target};
+use super::{Delta, Deltas, LoraAdapter, Place, Target, place_of};
 use crate::kernels::DenseMatrix;
 use crate::weights::{load_safetensors, sha256_of};
 use crate::{EngineError, ModelConfig, Result};
@@ -33,7 +33,7 @@ struct AdapterConfig {
     base_sha256: Option<String>,
 }
 
-pub(super) fn load(folder: &Path, name: &str, model: &ModelConfig, base_sha256: &str, device: &Device) -> Result<LoraAdapter> {
+pub(super) fn load(folder: &Path, name: &str, model: &ModelConfig, base_sha256: &str, places: &[Place]) -> Result<LoraAdapter> {
     let bad = |reason: String| EngineError::BadAdapter { path: folder.to_owned(), reason };
     let config_path = folder.join("adapter_config.json");
     let weights_path = folder.join("adapter_model.safetensors");
@@ -69,7 +69,8 @@ pub(super) fn load(folder: &Path, name: &str, model: &ModelConfig, base_sha256: 
     if pairs.is_empty() {
         return Err(bad("it holds no LoRA tensors".into()));
     }
-    let mut deltas = HashMap::with_capacity(pairs.len());
+    let mut shards: Vec<Deltas> =
+        places.iter().map(|_| Deltas((0..model.layers * Target::ALL.len()).map(|_| None).collect())).collect();
     let mut bytes = 0;
     for ((layer, target), pair) in pairs {
         let (Some(a), Some(b)) = pair else {
@@ -81,18 +82,36 @@ pub(super) fn load(folder: &Path, name: &str, model: &ModelConfig, base_sha256: 
             _ => 0,
         };
         let b = if heads > 0 && model.rope.interleaved { interleave_rows(&b, heads)? } else { b };
-        let delta = if model.suits_kernels() && device.is_cpu() {
-            let (a, b) = (packed(&a)?, packed(&b)?);
-            bytes += a.bytes() + b.bytes();
-            Delta::Packed { a, b, scale: scale as f32 }
-        } else {
-            let (a, b) = (a.to_dtype(DType::F32)?, (b.to_dtype(DType::F32)? * scale)?);
-            bytes += (a.elem_count() + b.elem_count()) * DType::F32.size_in_bytes();
-            Delta::Tensors { a: a.to_device(device)?, b: b.to_device(device)? }
-        };
-        deltas.insert((layer, target), delta);
+        for (place, shard) in places.iter().zip(&mut shards) {
+            let (delta, size) = sliced(&a, &b, scale, target, place)?;
+            bytes += size;
+            shard.0[place_of(layer, target)] = Some(delta);
+        }
     }
-    Ok(LoraAdapter { name: name.to_owned(), id, bytes, deltas })
+    Ok(LoraAdapter { name: name.to_owned(), id, rank: config.r, bytes, shards })
+}
+
+/// A shard's part of a pair, with its bytes. Beside a column-parallel layer it has the rows of B, beside a row-parallel one the columns of A;
+/// the other matrix is on every shard.
+fn sliced(a: &Tensor, b: &Tensor, scale: f64, target: Target, place: &Place) -> Result<(Delta, usize)> {
+    let slice = &place.slice;
+    let rows = |b: &Tensor, rows: std::ops::Range<usize>| b.narrow(0, rows.start, rows.len());
+    let columns = |a: &Tensor, columns: std::ops::Range<usize>| a.narrow(1, columns.start, columns.len());
+    let (a, b, chunks) = match target {
+        Target::Q => (a.clone(), rows(b, slice.queries())?, 1),
+        Target::K | Target::V => (a.clone(), rows(b, slice.keys())?, 1),
+        Target::Gate | Target::Up => (a.clone(), rows(b, slice.inner())?, 1),
+        Target::O => (columns(a, slice.queries())?, b.clone(), slice.own_chunks()),
+        Target::Down => (columns(a, slice.inner())?, b.clone(), slice.own_chunks()),
+    };
+    if place.kernels {
+        let (a, b) = (packed(&a)?.in_chunks(chunks), packed(&b)?);
+        let bytes = a.bytes() + b.bytes();
+        return Ok((Delta::Packed { a, b, scale: scale as f32 }, bytes));
+    }
+    let (a, b) = (a.to_dtype(DType::F32)?.contiguous()?, (b.to_dtype(DType::F32)? * scale)?);
+    let bytes = (a.elem_count() + b.elem_count()) * DType::F32.size_in_bytes();
+    Ok((Delta::Tensors { a: a.to_device(&place.device)?, b: b.to_device(&place.device)? }, bytes))
 }
 
 /// In the precision of the file: f16 stays f16, all else becomes f32.

@@ -1,5 +1,6 @@
 //! Adapters that cannot be served are refused by name. That the others compute as PEFT does is tested beside the model.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use candle_core::DType;
@@ -124,7 +125,7 @@ fn an_adapter_of_some_modules_only_is_served_and_its_id_is_its_content() {
     folder.tensors.retain(|name, _| name.contains("q_proj") || name.contains("down_proj"));
     folder.write();
     let part = folder.load().unwrap();
-    assert!(part.delta(0, Target::Q).is_some() && part.delta(1, Target::Down).is_some() && part.delta(0, Target::V).is_none());
+    assert!(part.delta(0, 0, Target::Q).is_some() && part.delta(0, 1, Target::Down).is_some() && part.delta(0, 0, Target::V).is_none());
     assert!(part.bytes() < whole.bytes() && part.id() != whole.id());
     assert_eq!(folder.load().unwrap().id(), part.id());
 }

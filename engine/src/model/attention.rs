@@ -1,90 +1,153 @@
-//! Grouped-query attention (Ainslie et al. 2023), each sequence over its own cache.
+//! Grouped-query attention (Ainslie et al. 2023) on tensors, over a paged cache.
 
 use candle_core::{Device, Tensor};
 use candle_nn::ops::softmax_last_dim;
 use candle_nn::rotary_emb::{rope, rope_i};
 
-use super::{ModelConfig, Segment};
+use super::step::Step;
+use super::{ModelConfig, Slice};
 use crate::Result;
+use crate::kernels::{KEYS, Span};
+use crate::kv::TensorStore;
 
 /// What depends on positions alone, made once a step for all layers.
-pub(super) struct Positions {
+pub(super) struct Attention {
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    interleaved: bool,
     /// Of every token of the batch: `[tokens, head_dim / 2]`.
     cos: Tensor,
     sin: Tensor,
-    /// Each segment's causal mask `[tokens, len + tokens]`, 0 or -inf; `None` for a single token.
-    masks: Vec<Option<Tensor>>,
+    batches: Vec<Batch>,
+    /// Puts the batches' rows back into the step's order; `None` when they are in it.
+    order: Option<Tensor>,
 }
 
-impl Positions {
-    pub(super) fn new(batch: &[Segment<'_>], inverse_frequencies: &[f32], device: &Device) -> Result<Self> {
-        let pairs = inverse_frequencies.len();
-        let tokens = batch.iter().map(|segment| segment.tokens.len()).sum::<usize>();
-        let (mut cos, mut sin) = (Vec::with_capacity(tokens * pairs), Vec::with_capacity(tokens * pairs));
-        let mut masks = Vec::with_capacity(batch.len());
-        for segment in batch {
-            let (start, new) = (segment.kv.len(), segment.tokens.len());
-            for position in start..start + new {
-                for frequency in inverse_frequencies {
-                    let (s, c) = (position as f32 * frequency).sin_cos();
-                    sin.push(s);
-                    cos.push(c);
-                }
-            }
-            masks.push(if new == 1 { None } else { Some(causal_mask(start, new, device)?) });
-        }
-        Ok(Self { cos: Tensor::from_vec(cos, (tokens, pairs), device)?, sin: Tensor::from_vec(sin, (tokens, pairs), device)?, masks })
-    }
+/// Spans of as many tokens, computed together.
+struct Batch {
+    spans: usize,
+    tokens: usize,
+    /// The spans' rows, one span after the other.
+    rows: Tensor,
+    /// Slots of all positions that each span sees, the shorter ones padded: `[spans * longest]`.
+    slots: Tensor,
+    longest: usize,
+    /// 0 or -inf, `[spans, 1, tokens, longest]`; `None` when everything is seen.
+    mask: Option<Tensor>,
 }
 
-/// `[new, start + new]`: token `i` sees positions up to `start + i`.
-fn causal_mask(start: usize, new: usize, device: &Device) -> Result<Tensor> {
-    let len = start + new;
-    let mask = (0..new).flat_map(|row| (0..len).map(move |column| if column > start + row { f32::NEG_INFINITY } else { 0.0 }));
-    Ok(Tensor::from_vec(mask.collect::<Vec<f32>>(), (new, len), device)?)
-}
-
-/// `q` `[tokens, heads * head_dim]`, `k` and `v` `[tokens, kv_heads * head_dim]` to `[tokens, heads * head_dim]`; writes the caches.
-pub(super) fn attend(
-    config: &ModelConfig,
-    layer: usize,
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    batch: &[Segment<'_>],
-    positions: &Positions,
-) -> Result<Tensor> {
-    let (heads, kv_heads, head_dim) = (config.heads, config.kv_heads, config.head_dim);
-    let (group, scale) = (heads / kv_heads, 1.0 / (head_dim as f64).sqrt());
-    let tokens = q.dim(0)?;
-    let rotate = |x: &Tensor, heads: usize| -> Result<Tensor> {
-        // [1, heads, tokens, head_dim]
-        let x = x.reshape((tokens, heads, head_dim))?.transpose(0, 1)?.contiguous()?.unsqueeze(0)?;
-        let turned =
-            if config.rope.interleaved { rope_i(&x, &positions.cos, &positions.sin)? } else { rope(&x, &positions.cos, &positions.sin)? };
-        Ok(turned.squeeze(0)?)
-    };
-    let (q, k) = (rotate(q, heads)?, rotate(k, kv_heads)?);
-    let v = v.reshape((tokens, kv_heads, head_dim))?.transpose(0, 1)?;
-    let mut attended = Vec::with_capacity(batch.len());
-    let mut start = 0;
-    for (segment, mask) in batch.iter().zip(&positions.masks) {
-        let new = segment.tokens.len();
-        let (keys, values) = (k.narrow(1, start, new)?.contiguous()?, v.narrow(1, start, new)?.contiguous()?);
-        let (keys, values) = segment.kv.append(layer, &keys, &values)?;
-        // query heads of one group stand together: [kv_heads, group * new, head_dim]
-        let queries = q.narrow(1, start, new)?.contiguous()?.reshape((kv_heads, group * new, head_dim))?;
-        let scores = (queries.matmul(&keys.t()?)? * scale)?;
-        let scores = match mask {
-            None => scores,
-            Some(mask) => {
-                let len = keys.dim(1)?;
-                scores.reshape((kv_heads, group, new, len))?.broadcast_add(mask)?.reshape((kv_heads, group * new, len))?
-            }
+impl Attention {
+    /// `grouped`: single tokens of all sequences together, else each sequence alone.
+    pub(super) fn new(
+        config: &ModelConfig,
+        slice: &Slice,
+        step: &Step,
+        inverse_frequencies: &[f32],
+        grouped: bool,
+        device: &Device,
+    ) -> Result<Self> {
+        let (tokens, pairs) = (step.tokens.len(), inverse_frequencies.len());
+        let positions = step.spans.iter().flat_map(|span| span.position..span.position + span.tokens);
+        let angles = positions.flat_map(|position| inverse_frequencies.iter().map(move |frequency| position as f32 * frequency));
+        let (sin, cos): (Vec<f32>, Vec<f32>) = angles.map(f32::sin_cos).unzip();
+        let single: Vec<usize> = (0..step.spans.len()).filter(|&span| grouped && step.spans[span].tokens == 1).collect();
+        let mut batches = Vec::new();
+        let mut order: Vec<usize> = Vec::with_capacity(tokens);
+        let mut add = |spans: &[usize]| -> Result<()> {
+            order.extend(spans.iter().flat_map(|&span| step.spans[span].row..step.spans[span].row + step.spans[span].tokens));
+            batches.push(Batch::new(step, spans, device)?);
+            Ok(())
         };
-        let mixed = softmax_last_dim(&scores)?.matmul(&values)?;
-        attended.push(mixed.reshape((heads, new, head_dim))?.transpose(0, 1)?.contiguous()?.reshape((new, heads * head_dim))?);
-        start += new;
+        if !single.is_empty() {
+            add(&single)?;
+        }
+        (0..step.spans.len()).filter(|span| !single.contains(span)).try_for_each(|span| add(&[span]))?;
+        let order = if order.iter().enumerate().all(|(at, row)| at == *row) {
+            None
+        } else {
+            let mut back = vec![0_u32; tokens];
+            order.iter().enumerate().for_each(|(at, &row)| back[row] = at as u32);
+            Some(Tensor::new(back, device)?)
+        };
+        Ok(Self {
+            heads: slice.heads(),
+            kv_heads: slice.kv_heads.len(),
+            head_dim: config.head_dim,
+            interleaved: config.rope.interleaved,
+            cos: Tensor::from_vec(cos, (tokens, pairs), device)?,
+            sin: Tensor::from_vec(sin, (tokens, pairs), device)?,
+            batches,
+            order,
+        })
     }
-    Ok(if attended.len() == 1 { attended.swap_remove(0) } else { Tensor::cat(&attended, 0)? })
+
+    /// `[tokens, heads * head_dim]`, turned by each token's position.
+    fn rotate(&self, x: &Tensor, heads: usize) -> Result<Tensor> {
+        let tokens = x.dim(0)?;
+        // [1, heads, tokens, head_dim]
+        let x = x.reshape((tokens, heads, self.head_dim))?.transpose(0, 1)?.contiguous()?.unsqueeze(0)?;
+        let turned = if self.interleaved { rope_i(&x, &self.cos, &self.sin)? } else { rope(&x, &self.cos, &self.sin)? };
+        Ok(turned.squeeze(0)?.transpose(0, 1)?.contiguous()?.reshape((tokens, heads * self.head_dim))?)
+    }
+
+    /// `q` `[tokens, heads * head_dim]`, `k` and `v` `[tokens, kv_heads * head_dim]` to `[tokens, heads * head_dim]`; writes the cache.
+    pub(super) fn attend(&self, store: &TensorStore, layer: usize, step: &Step, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let (q, k) = (self.rotate(q, self.heads)?, self.rotate(k, self.kv_heads)?);
+        for write in &step.writes {
+            let slot = write.block as usize * KEYS + write.column;
+            store.write(layer, slot, &k.narrow(0, write.row, write.rows)?, &v.narrow(0, write.row, write.rows)?)?;
+        }
+        let (kv_heads, head_dim, group) = (self.kv_heads, self.head_dim, self.heads / self.kv_heads);
+        let scale = 1.0 / (head_dim as f64).sqrt();
+        let mut attended = Vec::with_capacity(self.batches.len());
+        for Batch { spans, tokens, rows, slots, longest, mask } in &self.batches {
+            let (keys, values) = store.read(layer, slots)?;
+            // [spans, kv_heads, longest, head_dim]
+            let by_head = |x: Tensor| x.reshape((*spans, *longest, kv_heads, head_dim))?.transpose(1, 2)?.contiguous();
+            let (keys, values) = (by_head(keys)?, by_head(values)?);
+            // query heads of one group stand together: [spans, kv_heads, group * tokens, head_dim]
+            let queries = q.index_select(rows, 0)?.reshape((*spans, *tokens, kv_heads, group, head_dim))?;
+            let queries = queries.permute((0, 2, 3, 1, 4))?.contiguous()?.reshape((*spans, kv_heads, group * tokens, head_dim))?;
+            let scores = (queries.matmul(&keys.transpose(2, 3)?.contiguous()?)? * scale)?;
+            let scores = match mask {
+                None => scores,
+                Some(mask) => {
+                    let grouped = scores.reshape((*spans, kv_heads * group, *tokens, *longest))?.broadcast_add(mask)?;
+                    grouped.reshape((*spans, kv_heads, group * tokens, *longest))?
+                }
+            };
+            let mixed = softmax_last_dim(&scores)?.matmul(&values)?.reshape((*spans, kv_heads, group, *tokens, head_dim))?;
+            attended.push(mixed.permute((0, 3, 1, 2, 4))?.contiguous()?.reshape((spans * tokens, self.heads * head_dim))?);
+        }
+        let attended = if attended.len() == 1 { attended.swap_remove(0) } else { Tensor::cat(&attended, 0)? };
+        Ok(match &self.order {
+            None => attended,
+            Some(order) => attended.index_select(order, 0)?,
+        })
+    }
+}
+
+impl Batch {
+    fn new(step: &Step, spans: &[usize], device: &Device) -> Result<Self> {
+        let all = || spans.iter().map(|&span| (span, step.spans[span]));
+        let tokens = all().map(|(_, span)| span.tokens).max().unwrap_or(0);
+        let end = |span: Span| span.position + span.tokens;
+        let longest = all().map(|(_, span)| end(span)).max().unwrap_or(0);
+        let rows: Vec<u32> = all().flat_map(|(_, span)| span.row as u32..(span.row + span.tokens) as u32).collect();
+        let slot = |span: usize, position: usize| step.table(span)[position / KEYS] * KEYS as u32 + (position % KEYS) as u32;
+        // a padded place reads the first position, which the mask hides
+        let slots = all().flat_map(|(index, span)| (0..longest).map(move |at| slot(index, if at < end(span) { at } else { 0 })));
+        let slots: Vec<u32> = slots.collect();
+        let hidden = |span: Span, token: usize, at: usize| at > span.position + token;
+        let mask = if tokens == 1 && all().all(|(_, span)| end(span) == longest) {
+            None
+        } else {
+            let values = all().flat_map(|(_, span)| {
+                (0..tokens).flat_map(move |token| (0..longest).map(move |at| if hidden(span, token, at) { f32::NEG_INFINITY } else { 0.0 }))
+            });
+            Some(Tensor::from_vec(values.collect::<Vec<f32>>(), (spans.len(), 1, tokens, longest), device)?)
+        };
+        Ok(Self { spans: spans.len(), tokens, rows: Tensor::new(rows, device)?, slots: Tensor::new(slots, device)?, longest, mask })
+    }
 }

@@ -3,22 +3,36 @@
 mod attention;
 mod config;
 mod cpu;
+mod group;
 mod linear;
+mod slice;
+mod step;
 mod tensors;
 #[cfg(test)]
+mod sharding_tests;
+#[cfg(test)]
 mod tests;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{D, Device, Tensor};
 
 pub use config::{Llama3Scaling, ModelConfig, Rope};
+pub use group::{Follower, Seat};
+pub(crate) use slice::Slice;
+pub use step::Step;
 
-use crate::comm::Communicator;
-use crate::kv::KvCache;
-use crate::lora::AdapterHandle;
+use crate::comm::{Communicator, Whole};
+use crate::device::DeviceSpec;
+use crate::kernels::{KEYS, Team};
+use crate::kv::{BlockPool, KvCache};
+use crate::lora::{AdapterHandle, LoraAdapter, Place};
 use crate::weights::{ModelFiles, Quantisation};
 use crate::{EngineError, Result};
-use cpu::CpuModel;
-use tensors::TensorModel;
+use cpu::CpuShard;
+use group::Leader;
+use tensors::TensorShard;
 
 /// For which of a segment's rows logits are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,18 +51,47 @@ pub struct Segment<'a> {
     pub logits: LogitRows,
 }
 
-/// The base model on one device, read-only once loaded.
+/// One copy of the base model, on one device or sharded over several; read-only once loaded.
 #[derive(Debug)]
 pub struct Llama {
     config: ModelConfig,
     device: Device,
-    body: Body,
+    pool: BlockPool,
+    leader: Leader,
+    kernels: bool,
+    running: Mutex<Running>,
 }
 
-#[derive(Debug)]
+/// What a step works with.
+struct Running {
+    body: Body,
+    /// For [`Llama::forward`].
+    step: Step,
+    logits: Vec<f32>,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.body {
+            Body::Cpu(_) => "on the CPU's kernels",
+            Body::Tensors(_) => "on tensors",
+        })
+    }
+}
+
+/// One shard's weights and cache.
 enum Body {
-    Cpu(Box<CpuModel>),
-    Tensors(Box<TensorModel>),
+    Cpu(Box<CpuShard>),
+    Tensors(Box<TensorShard>),
+}
+
+impl Body {
+    fn forward(&mut self, config: &ModelConfig, step: &Step, logits: &mut Vec<f32>) -> Result<()> {
+        match self {
+            Self::Cpu(shard) => shard.forward(config, step, logits),
+            Self::Tensors(shard) => shard.forward(config, step, logits),
+        }
+    }
 }
 
 impl Llama {
@@ -57,14 +100,55 @@ impl Llama {
     /// # Errors
     /// A tensor that is missing or of another shape is named.
     pub fn load(files: &ModelFiles, quantisation: Quantisation, device: &Device) -> Result<Self> {
+        Self::load_on(files, quantisation, device.clone(), Team::on_all_cores(), Seat::alone(), usize::MAX)
+    }
+
+    /// Reads the leading shard's weights; the other seats are taken by [`Follower`]s. Keys and values take at most `kv_bytes`, on all shards
+    /// together.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and [`EngineError::Sharding`] when the model cannot be split over as many devices.
+    pub fn load_shard(files: &ModelFiles, quantisation: Quantisation, device: DeviceSpec, seat: Seat, kv_bytes: usize) -> Result<Self> {
+        Self::load_on(files, quantisation, device.open()?, device.team(), seat, kv_bytes)
+    }
+
+    fn load_on(files: &ModelFiles, quantisation: Quantisation, device: Device, team: Team, seat: Seat, kv_bytes: usize) -> Result<Self> {
         let config = files.config().clone();
-        let mut reader = files.reader()?;
-        let body = if device.is_cpu() && config.suits_kernels() {
-            Body::Cpu(Box::new(CpuModel::load(&mut reader, &config, quantisation)?))
-        } else {
-            Body::Tensors(Box::new(TensorModel::load(&mut reader, &config, quantisation, device)?))
+        let leader = Leader::new(Arc::clone(&seat.shared), seat.world);
+        let body = Self::body_on(files, quantisation, device.clone(), team, seat)?;
+        let (number, kernels) = match &body {
+            Body::Cpu(shard) => (if shard.half() { 2 } else { 4 }, true),
+            Body::Tensors(_) => (tensors::kv_dtype(&device).size_in_bytes(), false),
         };
-        Ok(Self { config, device: device.clone(), body })
+        let block_bytes = 2 * config.layers * config.kv_heads * config.head_dim * KEYS * number;
+        let most = (kv_bytes / block_bytes).clamp(1, u32::MAX as usize / 2);
+        let pool = BlockPool::new(most, block_bytes, kernels);
+        leader.devices()?;
+        let running = Mutex::new(Running { body, step: Step::default(), logits: Vec::new() });
+        Ok(Self { config, device, pool, leader, kernels, running })
+    }
+
+    /// The part of `seat`, and its device.
+    fn body(files: &ModelFiles, quantisation: Quantisation, device: DeviceSpec, seat: Seat) -> Result<Body> {
+        Self::body_on(files, quantisation, device.open()?, device.team(), seat)
+    }
+
+    fn body_on(files: &ModelFiles, quantisation: Quantisation, device: Device, team: Team, mut seat: Seat) -> Result<Body> {
+        let config = files.config();
+        let slice = Slice::new(config, seat.rank, seat.world)?;
+        let mut reader = files.reader()?;
+        let comm = seat.comm.take();
+        let body = if device.is_cpu() && config.suits_kernels() {
+            Body::Cpu(Box::new(CpuShard::load(&mut reader, config, quantisation, slice, comm, team)?))
+        } else {
+            let comm: Box<dyn Communicator> = match comm {
+                None => Box::new(Whole),
+                Some(comm) => seat.communicator(comm, &device)?,
+            };
+            Body::Tensors(Box::new(TensorShard::load(&mut reader, config, quantisation, slice, comm, &device)?))
+        };
+        seat.settle(&device);
+        Ok(body)
     }
 
     pub fn config(&self) -> &ModelConfig {
@@ -75,12 +159,26 @@ impl Llama {
         &self.device
     }
 
+    /// The blocks of its sequences' keys and values.
+    pub fn pool(&self) -> &BlockPool {
+        &self.pool
+    }
+
     /// An empty cache for a sequence of this model.
     pub fn new_cache(&self) -> KvCache {
-        match &self.body {
-            Body::Cpu(model) => KvCache::paged(model.kv_shape()),
-            Body::Tensors(_) => KvCache::tensors(self.config.layers, self.config.kv_heads, self.config.head_dim, &self.device),
-        }
+        self.pool.cache()
+    }
+
+    /// Reads a PEFT folder onto every shard.
+    ///
+    /// # Errors
+    /// What [`LoraAdapter::load`] fails with.
+    pub fn load_adapter(&self, name: &str, folder: &Path, base_sha256: &str) -> Result<AdapterHandle> {
+        let devices = self.leader.devices()?;
+        let world = devices.len();
+        let place = |(rank, device)| Ok(Place { slice: Slice::new(&self.config, rank, world)?, device, kernels: self.kernels });
+        let places = devices.into_iter().enumerate().map(place).collect::<Result<Vec<_>>>()?;
+        Ok(AdapterHandle(Arc::new(LoraAdapter::load_sharded(folder, name, &self.config, base_sha256, &places)?)))
     }
 
     /// One forward pass over a ragged batch: appends each segment's keys and values to its cache and returns f32 logits
@@ -90,15 +188,32 @@ impl Llama {
     ///
     /// # Errors
     /// An empty segment, a token outside the vocabulary, a sequence over the context window, or a device failure.
-    pub fn forward(&self, batch: &mut [Segment<'_>], comm: &dyn Communicator) -> Result<Tensor> {
+    pub fn forward(&self, batch: &mut [Segment<'_>]) -> Result<Tensor> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let Running { step, logits, .. } = &mut *running;
+        let (mut step, mut logits) = (std::mem::take(step), std::mem::take(logits));
+        drop(running);
+        step.clear();
         for segment in batch.iter_mut() {
             self.check(segment)?;
-            segment.kv.reserve(segment.tokens.len())?;
+            step.push(segment.tokens, segment.kv, segment.adapter.as_ref(), segment.logits)?;
         }
-        match &self.body {
-            Body::Cpu(model) => model.forward(&self.config, batch),
-            Body::Tensors(model) => model.forward(&self.config, batch, comm),
-        }
+        self.run(&mut step, &mut logits)?;
+        batch.iter_mut().for_each(|segment| segment.kv.advance(segment.tokens.len()));
+        let found = Tensor::from_slice(&logits, (step.reads.len(), self.config.vocabulary), &Device::Cpu)?;
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        (running.step, running.logits) = (step, logits);
+        Ok(found)
+    }
+
+    /// Runs a step on every shard; `logits` becomes `[rows read, vocabulary]`.
+    ///
+    /// # Errors
+    /// When a device fails or a shard has gone away.
+    pub(crate) fn run(&self, step: &mut Step, logits: &mut Vec<f32>) -> Result<()> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        step.blocks = self.pool.high();
+        self.leader.run(step, |step| running.body.forward(&self.config, step, logits))
     }
 
     fn check(&self, segment: &Segment<'_>) -> Result<()> {
@@ -114,21 +229,6 @@ impl Llama {
         }
         Ok(())
     }
-}
-
-/// The rows of the batch whose logits are read.
-fn logit_rows(batch: &[Segment<'_>]) -> impl Iterator<Item = usize> {
-    let mut start = 0;
-    batch.iter().flat_map(move |segment| {
-        let end = start + segment.tokens.len();
-        let read = match segment.logits {
-            LogitRows::None => end..end,
-            LogitRows::Last => end - 1..end,
-            LogitRows::All => start..end,
-        };
-        start = end;
-        read
-    })
 }
 
 /// The best token of each row of logits `[rows, vocabulary]`; the lowest id of equals.

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::*;
-use crate::comm::Whole;
 use crate::kv::KvCache;
 use crate::lora::LoraAdapter;
 use crate::testing::{default_model, reference};
@@ -34,7 +33,7 @@ fn default_llama() -> Llama {
 /// The best token after `tokens`, which follow what `kv` holds.
 fn next(model: &Llama, kv: &mut KvCache, tokens: &[u32]) -> u32 {
     let mut batch = [Segment { tokens, kv, adapter: None, logits: LogitRows::Last }];
-    argmax(&model.forward(&mut batch, &Whole).unwrap()).unwrap()[0]
+    argmax(&model.forward(&mut batch).unwrap()).unwrap()[0]
 }
 
 /// The places where the reference's choice is clear, before the first that is not.
@@ -70,7 +69,7 @@ fn at_clear_places_the_best_token_is_that_of_transformers_in_one_pass_and_token_
         let tokens: Vec<u32> = run.prompt.iter().chain(&run.tokens[..run.tokens.len() - 1]).copied().collect();
         let mut kv = model.new_cache();
         let mut batch = [Segment { tokens: &tokens, kv: &mut kv, adapter: None, logits: LogitRows::All }];
-        let logits = model.forward(&mut batch, &Whole).unwrap();
+        let logits = model.forward(&mut batch).unwrap();
         let in_one_pass = argmax(&logits.narrow(0, run.prompt.len() - 1, run.tokens.len()).unwrap()).unwrap();
         let mut kv = model.new_cache();
         let mut one_by_one = vec![next(&model, &mut kv, &run.prompt)];
@@ -114,15 +113,15 @@ fn llama3_logits_agree_with_transformers() {
     assert!(rope.scaling.is_some() && !model.config().tied && model.config().kv_heads < model.config().heads);
     let mut kv = model.new_cache();
     let mut batch = [Segment { tokens: &expected.tokens, kv: &mut kv, adapter: None, logits: LogitRows::All }];
-    let difference = largest_difference(&model.forward(&mut batch, &Whole).unwrap(), &expected.logits["base"]);
+    let difference = largest_difference(&model.forward(&mut batch).unwrap(), &expected.logits["base"]);
     assert!(difference < 1e-4, "logits differ by {difference}");
     // without the scaling they do not: the reference does exercise it
     let mut unscaled = Llama::load(&ModelFiles::open(&folder).unwrap(), Quantisation::None, &Device::Cpu).unwrap();
-    let Body::Cpu(body) = &mut unscaled.body else { panic!("not on the kernels") };
+    let Body::Cpu(body) = &mut unscaled.running.get_mut().unwrap().body else { panic!("not on the kernels") };
     body.inverse_frequencies = Rope { scaling: None, ..rope.clone() }.inverse_frequencies(model.config().head_dim, None);
     let mut kv = unscaled.new_cache();
     let mut batch = [Segment { tokens: &expected.tokens, kv: &mut kv, adapter: None, logits: LogitRows::All }];
-    assert!(largest_difference(&unscaled.forward(&mut batch, &Whole).unwrap(), &expected.logits["base"]) > 1e-3);
+    assert!(largest_difference(&unscaled.forward(&mut batch).unwrap(), &expected.logits["base"]) > 1e-3);
 }
 
 #[test]
@@ -142,11 +141,11 @@ fn adapters_agree_with_peft_alone_and_side_by_side_in_one_batch() {
         .zip(&adapters)
         .map(|(kv, (_, adapter))| Segment { tokens: &expected.tokens, kv, adapter: adapter.clone(), logits: LogitRows::All })
         .collect();
-    let together = model.forward(&mut batch, &Whole).unwrap();
+    let together = model.forward(&mut batch).unwrap();
     for (index, (name, adapter)) in adapters.into_iter().enumerate() {
         let mut kv = model.new_cache();
         let mut batch = [Segment { tokens: &expected.tokens, kv: &mut kv, adapter, logits: LogitRows::All }];
-        let alone = model.forward(&mut batch, &Whole).unwrap();
+        let alone = model.forward(&mut batch).unwrap();
         let beside = together.narrow(0, index * rows, rows).unwrap();
         let bits =
             |logits: &Tensor| logits.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>();
@@ -167,14 +166,14 @@ fn prefill_in_chunks_and_forks_equal_one_pass() {
     let (first, rest) = expected.tokens.split_at(10);
     let mut kv = model.new_cache();
     let mut batch = [Segment { tokens: first, kv: &mut kv, adapter: None, logits: LogitRows::None }];
-    assert_eq!(model.forward(&mut batch, &Whole).unwrap().dims(), [0, model.config().vocabulary]);
-    let mut fork = kv.fork(10).unwrap();
+    assert_eq!(model.forward(&mut batch).unwrap().dims(), [0, model.config().vocabulary]);
+    let mut fork = kv.fork(10);
     let mut whole = model.new_cache();
     let mut batch = [Segment { tokens: &expected.tokens, kv: &mut whole, adapter: None, logits: LogitRows::Last }];
-    let in_one_pass: Vec<f32> = model.forward(&mut batch, &Whole).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    let in_one_pass: Vec<f32> = model.forward(&mut batch).unwrap().flatten_all().unwrap().to_vec1().unwrap();
     for kv in [&mut kv, &mut fork] {
         let mut batch = [Segment { tokens: rest, kv, adapter: None, logits: LogitRows::Last }];
-        let last = model.forward(&mut batch, &Whole).unwrap();
+        let last = model.forward(&mut batch).unwrap();
         let row = &expected.logits["base"][(expected.tokens.len() - 1) * model.config().vocabulary..];
         assert!(largest_difference(&last, row) < 1e-4);
         assert_eq!(largest_difference(&last, &in_one_pass), 0.0);
@@ -217,7 +216,7 @@ fn quantised_at_load_stays_close_and_says_what_falls_back() {
         let model = Llama::load(&ModelFiles::open(&folder).unwrap(), quantisation, &Device::Cpu).unwrap();
         let mut kv = model.new_cache();
         let mut batch = [Segment { tokens: &expected.tokens, kv: &mut kv, adapter: None, logits: LogitRows::All }];
-        let difference = largest_difference(&model.forward(&mut batch, &Whole).unwrap(), &expected.logits["base"]);
+        let difference = largest_difference(&model.forward(&mut batch).unwrap(), &expected.logits["base"]);
         assert!(difference > 0.0 && difference < allowed, "{quantisation:?}: logits differ by {difference}");
     }
 }
@@ -230,7 +229,7 @@ fn bad_segments_are_refused() {
     for (tokens, expected) in [(&[][..], "empty"), (&[9_999_999][..], "9999999"), (&long[..], "context window")] {
         let mut kv = model.new_cache();
         let mut batch = [Segment { tokens, kv: &mut kv, adapter: None, logits: LogitRows::Last }];
-        let error = model.forward(&mut batch, &Whole).unwrap_err().to_string();
+        let error = model.forward(&mut batch).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
 }

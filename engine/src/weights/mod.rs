@@ -6,9 +6,11 @@ mod gguf;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use candle_core::quantized::ggml_file::qtensor_from_ggml;
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -118,6 +120,38 @@ impl ModelFiles {
 pub(crate) enum Matrix {
     Quantised(Arc<QTensor>),
     Dense(Tensor),
+}
+
+impl Matrix {
+    /// Some rows and columns of it, on `device`. Columns must be whole blocks.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub(crate) fn part(self, rows: Range<usize>, columns: Range<usize>, device: &Device) -> Result<Self> {
+        match self {
+            Self::Dense(tensor) => {
+                if tensor.dims2()? == (rows.len(), columns.len()) {
+                    return Ok(Self::Dense(tensor.to_device(device)?));
+                }
+                let part = tensor.narrow(0, rows.start, rows.len())?.narrow(1, columns.start, columns.len())?;
+                Ok(Self::Dense(part.contiguous()?.to_device(device)?))
+            }
+            Self::Quantised(tensor) => {
+                let (all_rows, all_columns) = tensor.shape().dims2()?;
+                if (all_rows, all_columns) == (rows.len(), columns.len()) && device.same_device(&tensor.device()) {
+                    return Ok(Self::Quantised(tensor));
+                }
+                let (size, dtype) = (tensor.dtype().block_size(), tensor.dtype());
+                let bytes = |columns: usize| columns / size * dtype.type_size();
+                let data = tensor.data()?;
+                let row_bytes = bytes(all_columns);
+                let wanted = data.chunks_exact(row_bytes).take(rows.end).skip(rows.start);
+                let blocks: Vec<u8> = wanted.flat_map(|row| &row[bytes(columns.start)..bytes(columns.end)]).copied().collect();
+                let part = qtensor_from_ggml(dtype, &blocks, vec![rows.len(), columns.len()], device)?;
+                Ok(Self::Quantised(Arc::new(part)))
+            }
+        }
+    }
 }
 
 /// Reads tensors by the names that Hugging Face gives them, whatever the file.

@@ -7,7 +7,6 @@ use candle_core::quantized::gguf_file::Value;
 use tempfile::TempDir;
 
 use super::*;
-use crate::comm::Whole;
 use crate::lora::{AdapterHandle, LoraAdapter};
 use crate::model::{Llama, LogitRows, Segment};
 use crate::testing::reference;
@@ -74,7 +73,7 @@ fn logits(path: &Path, one_by_one: bool) -> Vec<f32> {
         .chunks(if one_by_one { 1 } else { TOKENS.len() })
         .flat_map(|tokens| {
             let mut batch = [Segment { tokens, kv: &mut kv, adapter: None, logits: LogitRows::All }];
-            model.forward(&mut batch, &Whole).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            model.forward(&mut batch).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
         })
         .collect()
 }
@@ -202,7 +201,7 @@ fn llama3_and_its_adapters_agree_with_transformers_and_peft_from_a_gguf_too() {
         let adapter = (name != "base").then(|| AdapterHandle(Arc::new(load())));
         let mut kv = model.new_cache();
         let mut batch = [Segment { tokens: &expected.tokens, kv: &mut kv, adapter, logits: LogitRows::All }];
-        let found: Vec<f32> = model.forward(&mut batch, &Whole).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let found: Vec<f32> = model.forward(&mut batch).unwrap().flatten_all().unwrap().to_vec1().unwrap();
         let difference = found.iter().zip(&expected.logits[name]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(found.len() == expected.logits[name].len() && difference < 1e-4, "{name}: logits differ by {difference}");
     }

@@ -1,8 +1,12 @@
 //! What shards of one model copy say to each other.
 
+mod shared;
+
 use candle_core::Tensor;
 
 use crate::Result;
+pub(crate) use shared::Alarm;
+pub use shared::SharedComm;
 
 /// The collective operations of one tensor-parallel group. Every rank calls the same operations in the same order.
 pub trait Communicator: Send + Sync {

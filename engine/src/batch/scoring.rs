@@ -1,0 +1,147 @@
+//! Scoring continuations of one prompt, step by step beside the answers under way.
+//!
+//! The prompt's last chunk and its continuations go in one pass, as a tree: every continuation sees the prompt and itself.
+
+use crate::Result;
+use crate::kv::{BlockPool, KvCache};
+use crate::model::{LogitRows, Step};
+use crate::sampling::logprob;
+use crate::score::{ContinuationScore, ScoreJob};
+
+/// Continuations under way together: each has blocks of its own.
+const TOGETHER: usize = 16;
+
+/// A scoring on its way.
+pub(super) struct Scoring {
+    pub(super) job: ScoreJob,
+    /// Holds what has been computed of the prompt.
+    pub(super) kv: Option<KvCache>,
+    /// The logits after the prompt.
+    last: Vec<f32>,
+    /// The continuations under way, after those that have their score.
+    group: Vec<Branch>,
+    scores: Vec<ContinuationScore>,
+    /// Tokens of the prompt in this step.
+    trunk: usize,
+    /// Whether the prompt's beginning has been kept for others.
+    pub(super) kept: bool,
+}
+
+#[derive(Debug, Default)]
+struct Branch {
+    /// `None`: nothing after the first token has been computed.
+    kv: Option<KvCache>,
+    logprobs: Vec<f32>,
+    /// Tokens in this step.
+    taken: usize,
+}
+
+impl Scoring {
+    pub(super) fn new(job: ScoreJob) -> Self {
+        Self { job, kv: None, last: Vec::new(), group: Vec::new(), scores: Vec::new(), trunk: 0, kept: false }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.scores.len() == self.job.continuations.len()
+    }
+
+    pub(super) fn into_scores(self) -> (ScoreJob, Vec<ContinuationScore>) {
+        (self.job, self.scores)
+    }
+
+    pub(super) fn adapter_id(&self) -> Option<&str> {
+        self.job.adapter.as_ref().map(|adapter| adapter.0.id())
+    }
+
+    /// Blocks that the next [`push`](Self::push) takes at most.
+    pub(super) fn wants(&self, budget: usize) -> usize {
+        let rest = &self.job.continuations[self.scores.len()..];
+        let longest = rest.iter().take(TOGETHER).map(Vec::len).max().unwrap_or(0).min(budget);
+        let trunk = self.kv.as_ref().map_or(budget, |kv| (self.job.prompt.len() - kv.len()).min(budget));
+        // a branch has the block where it leaves the trunk, and those that it fills
+        let per_branch = longest.div_ceil(crate::kernels::KEYS) + 1;
+        trunk.div_ceil(crate::kernels::KEYS) + 1 + per_branch * rest.len().min(TOGETHER)
+    }
+
+    /// Adds its next tokens to the step, at most `budget`; returns how many those are.
+    pub(super) fn push(&mut self, step: &mut Step, pool: &BlockPool, budget: usize) -> Result<usize> {
+        let kv = self.kv.get_or_insert_with(|| pool.cache());
+        let (prompt, adapter) = (&self.job.prompt, self.job.adapter.as_ref());
+        self.trunk = 0;
+        let mut left = budget;
+        let mut span = None;
+        if kv.len() < prompt.len() {
+            // tensors' bits depend on the cuts: there the beginning that others share ends a chunk
+            let boundary = if !kv.cut_anywhere() && kv.len() < self.job.cacheable_prefix { self.job.cacheable_prefix } else { prompt.len() };
+            let end = boundary.min(kv.len() + left);
+            let ends = end == prompt.len();
+            let tokens = &prompt[kv.len()..end];
+            span = Some(step.push(tokens, kv, adapter, if ends { LogitRows::Last } else { LogitRows::None })?);
+            self.trunk = tokens.len();
+            left -= tokens.len();
+            if !ends || !kv.cut_anywhere() {
+                return Ok(budget - left);
+            }
+        }
+        let rest = &self.job.continuations[self.scores.len()..];
+        if self.group.is_empty() {
+            self.group.extend(rest.iter().take(TOGETHER).map(|_| Branch::default()));
+        }
+        for (branch, continuation) in self.group.iter_mut().zip(rest) {
+            // the first token's logits are the prompt's last, the last one's are asked for by nobody
+            let known = branch.logprobs.len().max(1);
+            let tokens = &continuation[known - 1..(continuation.len() - 1).min(known - 1 + left)];
+            branch.taken = tokens.len();
+            if tokens.is_empty() {
+                continue;
+            }
+            match (&mut branch.kv, span) {
+                (Some(kv), _) => drop(step.push(tokens, kv, adapter, LogitRows::All)?),
+                (none, Some(trunk)) => *none = Some(step.push_branch(trunk, kv, tokens, adapter, LogitRows::All)?),
+                (none, None) => {
+                    let mut fork = kv.fork(kv.len());
+                    step.push(tokens, &mut fork, adapter, LogitRows::All)?;
+                    *none = Some(fork);
+                }
+            }
+            left -= tokens.len();
+        }
+        Ok(budget - left)
+    }
+
+    /// Takes what the step found from `rows`; returns how many continuations have got their score.
+    pub(super) fn take<'a>(&mut self, rows: &mut impl Iterator<Item = &'a [f32]>) -> usize {
+        let Some(kv) = &mut self.kv else { return 0 };
+        kv.advance(self.trunk);
+        if kv.len() < self.job.prompt.len() {
+            return 0;
+        }
+        if self.trunk > 0
+            && let Some(row) = rows.next()
+        {
+            self.last.clear();
+            self.last.extend_from_slice(row);
+        }
+        let rest = &self.job.continuations[self.scores.len()..];
+        for (branch, continuation) in self.group.iter_mut().zip(rest) {
+            if branch.logprobs.is_empty() {
+                branch.logprobs.push(logprob(&self.last, continuation[0]));
+            }
+            if let Some(kv) = branch.kv.as_mut().filter(|_| branch.taken > 0) {
+                kv.advance(branch.taken);
+                let known = branch.logprobs.len();
+                let tokens = &continuation[known..known + branch.taken];
+                branch.logprobs.extend(tokens.iter().zip(rows.by_ref()).map(|(&token, row)| logprob(row, token)));
+            }
+            branch.taken = 0;
+        }
+        let done = !self.group.is_empty() && self.group.iter().zip(rest).all(|(branch, wanted)| branch.logprobs.len() == wanted.len());
+        if !done {
+            return 0;
+        }
+        let scores = self.group.drain(..).map(|branch| ContinuationScore { logprobs: branch.logprobs });
+        let before = self.scores.len();
+        self.scores.extend(scores);
+        self.scores.len() - before
+    }
+}

@@ -1,0 +1,159 @@
+//! Shards that share memory: CPU workers, and any devices by way of the host.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use candle_core::{DType, Tensor};
+
+use super::Communicator;
+use crate::{EngineError, Result};
+
+/// How often a waiting shard looks before it lends its core to others.
+const SPINS: usize = 4_000;
+
+/// Each shard's place for what it brings, twice: while one is read, the next is written.
+#[derive(Debug)]
+struct Meeting {
+    places: Vec<[RwLock<Vec<f32>>; 2]>,
+    arrived: AtomicUsize,
+    /// Meetings held.
+    held: AtomicUsize,
+    /// A shard has gone away: nobody waits any more.
+    lost: AtomicBool,
+}
+
+/// One shard's seat at the meetings of its group.
+#[derive(Debug)]
+pub struct SharedComm {
+    meeting: Arc<Meeting>,
+    rank: usize,
+    /// Meetings that this shard was at.
+    turn: AtomicUsize,
+}
+
+impl SharedComm {
+    /// The seats of a group of `world_size`.
+    pub fn group(world_size: usize) -> Vec<Self> {
+        let places = (0..world_size).map(|_| Default::default()).collect();
+        let meeting =
+            Arc::new(Meeting { places, arrived: AtomicUsize::new(0), held: AtomicUsize::new(0), lost: AtomicBool::new(false) });
+        (0..world_size).map(|rank| Self { meeting: Arc::clone(&meeting), rank, turn: AtomicUsize::new(0) }).collect()
+    }
+
+    fn side(&self) -> usize {
+        self.turn.load(Ordering::Relaxed) % 2
+    }
+
+    /// What this shard brings to the next meeting; what was there is old.
+    pub(crate) fn mine(&self) -> RwLockWriteGuard<'_, Vec<f32>> {
+        self.meeting.places[self.rank][self.side()].write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until every shard has brought what it brings.
+    ///
+    /// # Errors
+    /// [`EngineError::ShardLost`] when a shard has gone away.
+    pub(crate) fn meet(&self) -> Result<()> {
+        let Meeting { places, arrived, held, lost } = &*self.meeting;
+        let before = held.load(Ordering::Acquire);
+        self.turn.fetch_add(1, Ordering::Relaxed);
+        if arrived.fetch_add(1, Ordering::AcqRel) + 1 == places.len() {
+            arrived.store(0, Ordering::Relaxed);
+            held.store(before + 1, Ordering::Release);
+        }
+        let mut looks = 0;
+        while held.load(Ordering::Acquire) == before {
+            if lost.load(Ordering::Acquire) {
+                return Err(EngineError::ShardLost);
+            }
+            looks += 1;
+            // more shards than cores take turns
+            if looks > SPINS { std::thread::yield_now() } else { std::hint::spin_loop() }
+        }
+        Ok(())
+    }
+
+    /// What shard `rank` brought to the last meeting. It stays until the meeting after the next begins.
+    pub(crate) fn theirs(&self, rank: usize) -> RwLockReadGuard<'_, Vec<f32>> {
+        self.meeting.places[rank][1 - self.side()].read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that this shard comes to no further meeting.
+    pub(crate) fn leave(&self) {
+        self.alarm().sound();
+    }
+
+    /// For those who see that a shard is lost without being one.
+    pub(crate) fn alarm(&self) -> Alarm {
+        Alarm(Arc::clone(&self.meeting))
+    }
+}
+
+/// Ends all meetings of a group.
+#[derive(Debug)]
+pub(crate) struct Alarm(Arc<Meeting>);
+
+impl Alarm {
+    pub(crate) fn sound(&self) {
+        self.0.lost.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for SharedComm {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl Communicator for SharedComm {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn world_size(&self) -> usize {
+        self.meeting.places.len()
+    }
+
+    /// By way of the host's memory, in the order of ranks.
+    fn all_reduce(&self, partial: Tensor) -> Result<Tensor> {
+        {
+            let mut mine = self.mine();
+            mine.clear();
+            mine.extend(partial.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?);
+        }
+        self.meet()?;
+        let mut sum = vec![0.0; partial.elem_count()];
+        for rank in 0..self.world_size() {
+            sum.iter_mut().zip(self.theirs(rank).iter()).for_each(|(sum, part)| *sum += part);
+        }
+        Ok(Tensor::from_vec(sum, partial.dims(), partial.device())?.to_dtype(partial.dtype())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn every_shard_gets_the_sum_of_all_and_none_waits_for_one_that_left() {
+        for world in [1, 2, 3, 5] {
+            let work = move |comm: SharedComm| {
+                for round in 0..300_u32 {
+                    let mine = Tensor::new(&[comm.rank() as f32, round as f32], &Device::Cpu).unwrap();
+                    let sum = comm.all_reduce(mine).unwrap().to_vec1::<f32>().unwrap();
+                    assert_eq!(sum, [(world * (world - 1) / 2) as f32, (world as u32 * round) as f32]);
+                }
+                comm
+            };
+            let threads: Vec<_> = SharedComm::group(world).into_iter().map(|comm| std::thread::spawn(move || work(comm))).collect();
+            let mut seats: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+            if world > 1 {
+                drop(seats.pop());
+                let left = seats[0].all_reduce(Tensor::new(&[1.0_f32], &Device::Cpu).unwrap());
+                assert!(matches!(left, Err(EngineError::ShardLost)), "{left:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What stands in the blocks of one shard, for the CPU's kernels.
+
+use crate::kernels::{Isa, KEYS, KvSlice, to_half};
+
+/// What a store holds of each position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KvShape {
+    pub layers: usize,
+    /// Of this shard.
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// In f16; else in f32.
+    pub half: bool,
+    pub isa: Isa,
+}
+
+impl KvShape {
+    /// Numbers of one block, layer and head: keys, then values.
+    fn slice_len(&self) -> usize {
+        2 * KEYS * self.head_dim
+    }
+
+    fn block_len(&self) -> usize {
+        self.layers * self.kv_heads * self.slice_len()
+    }
+}
+
+/// [`KEYS`] positions: `[layers, kv_heads, keys and values]`, as [`KvSlice`] has them.
+#[derive(Debug)]
+enum Block {
+    F16(Box<[u16]>),
+    F32(Box<[f32]>),
+}
+
+/// A shard's blocks, by their numbers in the [`BlockPool`](super::BlockPool).
+#[derive(Debug)]
+pub(crate) struct KvStore {
+    shape: KvShape,
+    blocks: Vec<Block>,
+    /// A row of keys or values in f16.
+    row: Vec<u16>,
+}
+
+impl KvStore {
+    pub(crate) fn new(shape: KvShape) -> Self {
+        Self { shape, blocks: Vec::new(), row: vec![0; shape.kv_heads * shape.head_dim] }
+    }
+
+    /// Has at least `blocks` blocks from now on.
+    pub(crate) fn hold(&mut self, blocks: usize) {
+        while self.blocks.len() < blocks {
+            // zeros: what is not written yet weighs nothing, but must be a number
+            self.blocks.push(match self.shape.half {
+                true => Block::F16(vec![0; self.shape.block_len()].into_boxed_slice()),
+                false => Block::F32(vec![0.0; self.shape.block_len()].into_boxed_slice()),
+            });
+        }
+    }
+
+    /// Copies block `from` to block `to`, another.
+    pub(crate) fn copy(&mut self, from: u32, to: u32) {
+        if let Ok([from, to]) = self.blocks.get_disjoint_mut([from as usize, to as usize]) {
+            match (from, to) {
+                (Block::F16(from), Block::F16(to)) => to.copy_from_slice(from),
+                (Block::F32(from), Block::F32(to)) => to.copy_from_slice(from),
+                _ => {}
+            }
+        }
+    }
+
+    /// Writes one position's keys and values `[kv_heads * head_dim]` of `layer` into a column of a block.
+    pub(crate) fn write(&mut self, layer: usize, block: u32, column: usize, keys: &[f32], values: &[f32]) {
+        let KvShape { kv_heads, head_dim, isa, .. } = self.shape;
+        let slice = self.shape.slice_len();
+        let at = |head: usize| (layer * kv_heads + head) * slice;
+        // keys take as much room as values: KEYS rows of head_dim
+        let value_at = |head: usize| at(head) + (KEYS + column) * head_dim;
+        match &mut self.blocks[block as usize] {
+            Block::F16(block) => {
+                to_half(isa, keys, &mut self.row);
+                for (head, keys) in self.row.chunks_exact(head_dim).enumerate() {
+                    scatter(&mut block[at(head)..], column, keys);
+                }
+                to_half(isa, values, &mut self.row);
+                for (head, values) in self.row.chunks_exact(head_dim).enumerate() {
+                    block[value_at(head)..][..head_dim].copy_from_slice(values);
+                }
+            }
+            Block::F32(block) => {
+                for (head, keys) in keys.chunks_exact(head_dim).enumerate() {
+                    scatter(&mut block[at(head)..], column, keys);
+                }
+                for (head, values) in values.chunks_exact(head_dim).enumerate() {
+                    block[value_at(head)..][..head_dim].copy_from_slice(values);
+                }
+            }
+        }
+    }
+
+    /// A block's keys and values of one layer and one of this shard's KV heads.
+    pub(crate) fn slice(&self, layer: usize, block: u32, head: usize) -> KvSlice<'_> {
+        let len = self.shape.slice_len();
+        let at = (layer * self.shape.kv_heads + head) * len;
+        match &self.blocks[block as usize] {
+            Block::F16(values) => KvSlice::F16(&values[at..at + len]),
+            Block::F32(values) => KvSlice::F32(&values[at..at + len]),
+        }
+    }
+}
+
+/// Writes a key into its column of `[head_dim, KEYS]`.
+fn scatter<T: Copy>(block: &mut [T], column: usize, key: &[T]) {
+    for (row, value) in block.chunks_exact_mut(KEYS).zip(key) {
+        row[column] = *value;
+    }
+}

@@ -1,0 +1,35 @@
+//! Blocks: who holds them, and what a step is told to copy.
+
+use super::*;
+use crate::EngineError;
+use crate::kernels::KEYS;
+
+#[test]
+fn blocks_are_shared_by_forks_copied_when_written_and_given_back() {
+    let pool = BlockPool::new(4, 100, true);
+    let mut copies = Vec::new();
+    let mut first = pool.cache();
+    first.reserve(KEYS + 5, &mut copies).unwrap();
+    first.advance(KEYS + 5);
+    assert_eq!((pool.room(), pool.bytes(), first.bytes(), copies.len()), (2, 200, 200, 0));
+    let mut second = first.fork(KEYS + 3);
+    assert_eq!((second.len(), second.table(), pool.room()), (KEYS + 3, first.table(), 2));
+    // the whole block stays shared, the other is copied by whoever writes first
+    assert_eq!((second.wants(1), first.wants(1)), (1, 1));
+    second.reserve(1, &mut copies).unwrap();
+    assert_eq!(copies, [(first.table()[1], second.table()[1])]);
+    assert_eq!((second.table()[0], pool.room(), first.wants(1)), (first.table()[0], 1, 0));
+    first.reserve(1, &mut copies).unwrap();
+    assert_eq!(copies.len(), 1);
+    // a fork at a block's end has nothing to copy
+    let mut third = first.fork(KEYS);
+    third.reserve(1, &mut copies).unwrap();
+    assert_eq!((copies.len(), pool.room(), pool.high()), (1, 0, 4));
+    assert!(matches!(second.reserve(2 * KEYS, &mut copies), Err(EngineError::OutOfBlocks { blocks: 4, .. })));
+    third.truncate(0);
+    assert_eq!((pool.room(), third.bytes()), (1, 0));
+    drop(first);
+    assert_eq!(pool.room(), 2);
+    drop((second, third));
+    assert_eq!((pool.room(), pool.bytes(), pool.high()), (4, 0, 4));
+}

@@ -1,0 +1,441 @@
+//! One shard of the model on the CPU kernels: repacked weights, paged keys and values, one team of threads.
+//!
+//! Every number of a row is computed in one order, whatever else is in the batch, however a prompt was cut into chunks and however many
+//! shards there are: see [`kernels`](crate::kernels) and [`Slice`].
+
+mod weight;
+
+use candle_core::Device;
+use smallvec::SmallVec;
+
+use super::step::Step;
+use super::{ModelConfig, Slice};
+use crate::Result;
+use crate::comm::SharedComm;
+use crate::kernels::{
+    Activations, AttentionShape, Isa, KEYS, LowRank, Product, Team, add, add_low, attention, low_rank, low_rank_apart, matmul, matmul_apart,
+    matmul_dense, matmul_dense_apart, matmul_low_rank, rms_norm, rotate, silu_mul,
+};
+use crate::kv::{KvShape, KvStore};
+use crate::lora::{Delta, Target};
+use crate::weights::{Quantisation, WeightReader};
+use weight::Weight;
+
+#[derive(Debug)]
+struct Layer {
+    input_norm: Vec<f32>,
+    q: Weight,
+    k: Weight,
+    v: Weight,
+    o: Weight,
+    post_norm: Vec<f32>,
+    gate: Weight,
+    up: Weight,
+    down: Weight,
+}
+
+/// Weights for the kernels, the cache, and the buffers of a step.
+#[derive(Debug)]
+pub(super) struct CpuShard {
+    isa: Isa,
+    team: Team,
+    slice: Slice,
+    /// The slice of every shard.
+    slices: Vec<Slice>,
+    /// `None`: this shard is the whole model.
+    comm: Option<SharedComm>,
+    /// The rows of this shard's vocabulary, as are those of `output`.
+    embedding: Weight,
+    layers: Vec<Layer>,
+    norm: Vec<f32>,
+    /// `None`: the embedding.
+    output: Option<Weight>,
+    /// `[head_dim / 2]`
+    pub(super) inverse_frequencies: Vec<f32>,
+    shape: KvShape,
+    store: KvStore,
+    buffers: Buffers,
+}
+
+/// Kept from step to step: once they have grown, nothing is taken anew.
+#[derive(Debug, Default)]
+struct Buffers {
+    /// The residual stream, `[tokens, hidden]`.
+    x: Vec<f32>,
+    /// What a product reads, normed.
+    normed: Vec<f32>,
+    quants: Activations,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    attended: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    /// What is added to the residual stream.
+    delta: Vec<f32>,
+    /// Low-rank products.
+    low: Vec<f32>,
+    /// `[tokens, head_dim / 2]`
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    /// Logits of this shard's part of the vocabulary.
+    logits: Vec<f32>,
+}
+
+/// The low-rank products beside one phase's products; as many as this without taking memory.
+type Items<'a> = SmallVec<[LowRank<'a>; 32]>;
+
+/// Rows from which work on single rows is shared out: below, waking the others costs more.
+const SHARED_FROM: usize = 8;
+
+impl CpuShard {
+    pub(super) fn load(
+        reader: &mut WeightReader<'_>,
+        config: &ModelConfig,
+        quantisation: Quantisation,
+        slice: Slice,
+        comm: Option<SharedComm>,
+        team: Team,
+    ) -> Result<Self> {
+        let device = Device::Cpu;
+        let (hidden, inner) = (config.hidden, config.intermediate);
+        let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let mut matrix = |name: &str, out: usize, columns: usize| reader.matrix(name, [out, columns], quantisation, &device);
+        let embedding = Weight::new(matrix("model.embed_tokens.weight", config.vocabulary, hidden)?, slice.vocabulary(), 0..hidden, 1)?;
+        let mut layers = Vec::with_capacity(config.layers);
+        for index in 0..config.layers {
+            let name = |part: &str| format!("model.layers.{index}.{part}.weight");
+            let mut matrix = |part: &str, out: usize, columns: usize| reader.matrix(&name(part), [out, columns], quantisation, &device);
+            let q = Weight::new(matrix("self_attn.q_proj", queries, hidden)?, slice.queries(), 0..hidden, 1)?;
+            let k = Weight::new(matrix("self_attn.k_proj", keys, hidden)?, slice.keys(), 0..hidden, 1)?;
+            let v = Weight::new(matrix("self_attn.v_proj", keys, hidden)?, slice.keys(), 0..hidden, 1)?;
+            let o = Weight::new(matrix("self_attn.o_proj", hidden, queries)?, 0..hidden, slice.queries(), slice.own_chunks())?;
+            let gate = Weight::new(matrix("mlp.gate_proj", inner, hidden)?, slice.inner(), 0..hidden, 1)?;
+            let up = Weight::new(matrix("mlp.up_proj", inner, hidden)?, slice.inner(), 0..hidden, 1)?;
+            let down = Weight::new(matrix("mlp.down_proj", hidden, inner)?, 0..hidden, slice.inner(), slice.own_chunks())?;
+            let mut vector = |part: &str| -> Result<Vec<f32>> { Ok(reader.dense(&name(part), &[hidden], &device)?.to_vec1()?) };
+            let (input_norm, post_norm) = (vector("input_layernorm")?, vector("post_attention_layernorm")?);
+            layers.push(Layer { input_norm, q, k, v, o, post_norm, gate, up, down });
+        }
+        let norm = reader.dense("model.norm.weight", &[hidden], &device)?.to_vec1()?;
+        let output = if config.tied && !reader.has("lm_head.weight") {
+            None
+        } else {
+            let matrix = reader.matrix("lm_head.weight", [config.vocabulary, hidden], quantisation, &device)?;
+            Some(Weight::new(matrix, slice.vocabulary(), 0..hidden, 1)?)
+        };
+        let factors = reader.rope_factors(config.head_dim / 2)?;
+        let inverse_frequencies = config.rope.inverse_frequencies(config.head_dim, factors.as_deref());
+        let isa = Isa::detect();
+        // a model in f32 is asked for exactness, a quantised one for size
+        let half = !layers.iter().all(|layer| matches!(layer.k, Weight::Dense(_)));
+        let shape = KvShape { layers: config.layers, kv_heads: slice.kv_heads.len(), head_dim: config.head_dim, half, isa };
+        let shard = format!("{} of {}", slice.rank + 1, slice.world);
+        tracing::info!(?isa, threads = team.threads(), shard, kv = if half { "f16" } else { "f32" }, "the CPU's kernels");
+        let slices = (0..slice.world).map(|rank| Slice::new(config, rank, slice.world)).collect::<Result<_>>()?;
+        let (store, buffers) = (KvStore::new(shape), Buffers::default());
+        Ok(Self { isa, team, slice, slices, comm, embedding, layers, norm, output, inverse_frequencies, shape, store, buffers })
+    }
+
+    /// Whether keys and values are held in f16.
+    pub(super) fn half(&self) -> bool {
+        self.shape.half
+    }
+
+    /// Fills `logits` `[rows read, vocabulary]`, on the first shard.
+    pub(super) fn forward(&mut self, config: &ModelConfig, step: &Step, logits: &mut Vec<f32>) -> Result<()> {
+        self.store.hold(step.blocks);
+        step.copies.iter().for_each(|&(from, to)| self.store.copy(from, to));
+        let mut buffers = std::mem::take(&mut self.buffers);
+        let outcome = self.forward_with(config, step, &mut buffers, logits);
+        self.buffers = buffers;
+        outcome
+    }
+
+    fn forward_with(&mut self, config: &ModelConfig, step: &Step, buffers: &mut Buffers, logits: &mut Vec<f32>) -> Result<()> {
+        self.embed(config, step, &mut buffers.x)?;
+        self.angles(step, buffers);
+        for index in 0..self.layers.len() {
+            let layer = &self.layers[index];
+            self.norm(&buffers.x, &layer.input_norm, config.norm_eps, &mut buffers.normed);
+            self.products(
+                step,
+                index,
+                [(Target::Q, &layer.q, &mut buffers.q), (Target::K, &layer.k, &mut buffers.k), (Target::V, &layer.v, &mut buffers.v)],
+                &buffers.normed,
+                config.hidden,
+                &mut buffers.quants,
+                &mut buffers.low,
+            )?;
+            self.attend(config, index, step, buffers);
+            let layer = &self.layers[index];
+            let Buffers { attended, quants, low, delta, .. } = &mut *buffers;
+            self.summed_product(step, index, (Target::O, &layer.o), attended, self.slice.queries().len(), quants, low, delta)?;
+            add(self.isa, &mut buffers.x, &buffers.delta);
+            self.norm(&buffers.x, &layer.post_norm, config.norm_eps, &mut buffers.normed);
+            self.products(
+                step,
+                index,
+                [(Target::Gate, &layer.gate, &mut buffers.gate), (Target::Up, &layer.up, &mut buffers.up)],
+                &buffers.normed,
+                config.hidden,
+                &mut buffers.quants,
+                &mut buffers.low,
+            )?;
+            let (isa, inner, up) = (self.isa, self.slice.inner().len(), &buffers.up);
+            self.rows(&mut buffers.gate, inner, |row, gate| silu_mul(isa, gate, &up[row * inner..(row + 1) * inner]));
+            let Buffers { gate, quants, low, delta, .. } = &mut *buffers;
+            self.summed_product(step, index, (Target::Down, &layer.down), gate, inner, quants, low, delta)?;
+            add(self.isa, &mut buffers.x, &buffers.delta);
+        }
+        self.logits(config, step, buffers, logits)
+    }
+
+    /// The embeddings of the step's tokens, each from the shard that has it.
+    fn embed(&self, config: &ModelConfig, step: &Step, x: &mut Vec<f32>) -> Result<()> {
+        let hidden = config.hidden;
+        x.resize(step.tokens.len() * hidden, 0.0);
+        let own = self.slice.vocabulary();
+        let fill = |x: &mut [f32]| -> Result<()> {
+            for (token, x) in step.tokens.iter().zip(x.chunks_exact_mut(hidden)) {
+                if own.contains(&(*token as usize)) {
+                    self.embedding.embed(*token as usize - own.start, x)?;
+                }
+            }
+            Ok(())
+        };
+        let Some(comm) = &self.comm else { return fill(x) };
+        {
+            let mut mine = comm.mine();
+            mine.resize(x.len(), 0.0);
+            fill(&mut mine)?;
+        }
+        comm.meet()?;
+        for (rank, slice) in self.slices.iter().enumerate() {
+            let (theirs, has) = (comm.theirs(rank), slice.vocabulary());
+            for ((token, x), embedded) in step.tokens.iter().zip(x.chunks_exact_mut(hidden)).zip(theirs.chunks_exact(hidden)) {
+                if has.contains(&(*token as usize)) {
+                    x.copy_from_slice(embedded);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs `work` on each row, shared out where there are many.
+    fn rows(&self, values: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+        if values.len() >= SHARED_FROM * width {
+            self.team.for_rows(values, width, work);
+        } else {
+            values.chunks_exact_mut(width).enumerate().for_each(|(row, values)| work(row, values));
+        }
+    }
+
+    fn norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut Vec<f32>) {
+        let (isa, width) = (self.isa, weight.len());
+        out.resize(x.len(), 0.0);
+        self.rows(out, width, |row, out| rms_norm(isa, &x[row * width..(row + 1) * width], weight, eps, out));
+    }
+
+    /// The cosine and sine of every token's position.
+    fn angles(&self, step: &Step, buffers: &mut Buffers) {
+        buffers.cos.clear();
+        buffers.sin.clear();
+        for span in &step.spans {
+            for position in span.position..span.position + span.tokens {
+                for frequency in &self.inverse_frequencies {
+                    let (sin, cos) = (position as f32 * frequency).sin_cos();
+                    buffers.sin.push(sin);
+                    buffers.cos.push(cos);
+                }
+            }
+        }
+    }
+
+    /// Products of the same rows `x` `[tokens, columns]`, each with what its sequences' adapters add.
+    #[allow(clippy::too_many_arguments, reason = "each is a buffer of its own")]
+    fn products<const N: usize>(
+        &self,
+        step: &Step,
+        layer: usize,
+        products: [(Target, &Weight, &mut Vec<f32>); N],
+        x: &[f32],
+        columns: usize,
+        quants: &mut Activations,
+        low: &mut Vec<f32>,
+    ) -> Result<()> {
+        let tokens = x.len() / columns;
+        let targets = products.each_ref().map(|(target, ..)| *target);
+        let weights = products.each_ref().map(|(_, weight, _)| *weight);
+        let mut outputs: [&mut [f32]; N] = products.map(|(_, weight, out)| {
+            out.resize(tokens * weight.rows(), 0.0);
+            out.as_mut_slice()
+        });
+        if weights.iter().any(|weight| matches!(weight, Weight::Packed(_))) {
+            quants.quantise(&self.team, self.isa, x, columns);
+        }
+        let items = self.low_rank_items(step, layer, &targets);
+        if weights.iter().all(|weight| matches!(weight, Weight::Packed(_))) {
+            let pairs = weights.iter().zip(outputs);
+            let mut products: SmallVec<[Product<'_>; 3]> =
+                pairs.filter_map(|(weight, y)| if let Weight::Packed(w) = weight { Some(Product { w, y }) } else { None }).collect();
+            matmul_low_rank(&self.team, self.isa, &mut products, quants, &items, x, low);
+            return Ok(());
+        }
+        for (weight, y) in weights.iter().zip(&mut outputs) {
+            self.product(weight, x, columns, quants, y)?;
+        }
+        low_rank(&self.team, self.isa, &items, x, low, &mut outputs);
+        Ok(())
+    }
+
+    fn product(&self, weight: &Weight, x: &[f32], columns: usize, quants: &Activations, y: &mut [f32]) -> Result<()> {
+        match weight {
+            Weight::Packed(w) => matmul(&self.team, self.isa, &mut [Product { w, y }], quants),
+            Weight::Dense(w) => matmul_dense(&self.team, self.isa, w, x, false, y),
+            Weight::Foreign { product, .. } => Weight::foreign(product, x, columns, y)?,
+        }
+        Ok(())
+    }
+
+    /// A product whose columns are split over the shards, `y` `[tokens, hidden]` on each of them: chunk after chunk from left to right, then
+    /// what the adapters add, whose inner sums are taken the same way.
+    #[allow(clippy::too_many_arguments, reason = "each is a buffer of its own")]
+    fn summed_product(
+        &self,
+        step: &Step,
+        layer: usize,
+        (target, weight): (Target, &Weight),
+        x: &[f32],
+        columns: usize,
+        quants: &mut Activations,
+        low: &mut Vec<f32>,
+        y: &mut Vec<f32>,
+    ) -> Result<()> {
+        let Some(comm) = &self.comm else {
+            return self.products(step, layer, [(target, weight, y)], x, columns, quants, low);
+        };
+        let items = self.low_rank_items(step, layer, &[target]);
+        let size = x.len() / columns * weight.rows();
+        let low_size: usize = items.iter().map(|item| item.rows * item.a.rows()).sum();
+        let chunks = self.slice.own_chunks();
+        {
+            let mut mine = comm.mine();
+            mine.resize(chunks * (size + low_size), 0.0);
+            let (sums, low) = mine.split_at_mut(chunks * size);
+            match weight {
+                Weight::Packed(w) => {
+                    quants.quantise(&self.team, self.isa, x, columns);
+                    matmul_apart(&self.team, self.isa, Product { w, y: sums }, quants, &items, x, low);
+                }
+                Weight::Dense(w) => {
+                    matmul_dense_apart(&self.team, self.isa, w, x, sums);
+                    low_rank_apart(&self.team, self.isa, &items, x, low);
+                }
+                // refused when it was loaded
+                Weight::Foreign { .. } => return Err(crate::EngineError::ShardLost),
+            }
+        }
+        comm.meet()?;
+        y.clear();
+        y.resize(size, 0.0);
+        low.clear();
+        low.resize(low_size, 0.0);
+        for (rank, slice) in self.slices.iter().enumerate() {
+            let theirs = comm.theirs(rank);
+            let (sums, lows) = theirs.split_at(slice.own_chunks() * size);
+            sums.chunks_exact(size).for_each(|chunk| add(self.isa, y, chunk));
+            if low_size > 0 {
+                lows.chunks_exact(low_size).for_each(|chunk| low.iter_mut().zip(chunk).for_each(|(low, part)| *low += part));
+            }
+        }
+        if items.is_empty() {
+            return Ok(());
+        }
+        let mut start = 0;
+        for item in &items {
+            let end = start + item.rows * item.a.rows();
+            low[start..end].iter_mut().for_each(|value| *value *= item.scale);
+            start = end;
+        }
+        add_low(&self.team, self.isa, &items, low, &mut [y.as_mut_slice()]);
+        Ok(())
+    }
+
+    /// The low-rank products beside `targets` of a layer, for every run of rows with an adapter that has some.
+    fn low_rank_items<'a>(&self, step: &'a Step, layer: usize, targets: &[Target]) -> Items<'a> {
+        let mut items = Items::new();
+        for run in &step.runs {
+            let Some(adapter) = &run.adapter else { continue };
+            for (output, target) in targets.iter().enumerate() {
+                if let Some(Delta::Packed { a, b, scale }) = adapter.0.delta(self.slice.rank, layer, *target) {
+                    items.push(LowRank { a, b, scale: *scale, row: run.row, rows: run.rows, output });
+                }
+            }
+        }
+        items
+    }
+
+    /// Rotates queries and keys, keeps keys and values, attends.
+    fn attend(&mut self, config: &ModelConfig, layer: usize, step: &Step, buffers: &mut Buffers) {
+        let Buffers { q, k, v, attended, cos, sin, .. } = buffers;
+        let (queries, keys, pairs) = (self.slice.queries().len(), self.slice.keys().len(), config.head_dim / 2);
+        let interleaved = config.rope.interleaved;
+        let turn = |row: usize, heads: &mut [f32]| {
+            let at = row * pairs..(row + 1) * pairs;
+            rotate(heads, &cos[at.clone()], &sin[at], interleaved);
+        };
+        self.rows(q, queries, turn);
+        self.rows(k, keys, turn);
+        for write in &step.writes {
+            for offset in 0..write.rows {
+                let row = (write.row + offset) * keys..(write.row + offset + 1) * keys;
+                self.store.write(layer, write.block, write.column + offset, &k[row.clone()], &v[row]);
+            }
+        }
+        attended.resize(q.len(), 0.0);
+        let shape = AttentionShape { heads: self.slice.heads(), kv_heads: self.slice.kv_heads.len(), head_dim: config.head_dim };
+        debug_assert!(step.spans.iter().zip(&step.table_of).all(|(span, table)| (span.position + span.tokens).div_ceil(KEYS) <= table.len()));
+        let cache = |span: usize, block: usize, head: usize| self.store.slice(layer, step.table(span)[block], head);
+        attention(&self.team, self.isa, shape, &step.spans, cache, q, attended);
+    }
+
+    /// The output layer, for the rows where logits are read.
+    fn logits(&self, config: &ModelConfig, step: &Step, buffers: &mut Buffers, logits: &mut Vec<f32>) -> Result<()> {
+        let hidden = config.hidden;
+        // the delta of the last layer has been added: its buffer is free
+        let Buffers { x, normed, delta: read, quants, logits: own, .. } = buffers;
+        logits.clear();
+        if step.reads.is_empty() {
+            return Ok(());
+        }
+        read.clear();
+        for row in &step.reads {
+            read.extend_from_slice(&x[*row as usize * hidden..(*row as usize + 1) * hidden]);
+        }
+        self.norm(read, &self.norm, config.norm_eps, normed);
+        let weight = self.output.as_ref().unwrap_or(&self.embedding);
+        if matches!(weight, Weight::Packed(_)) {
+            quants.quantise(&self.team, self.isa, normed, hidden);
+        }
+        let Some(comm) = &self.comm else {
+            logits.resize(step.reads.len() * config.vocabulary, 0.0);
+            return self.product(weight, normed, hidden, quants, logits);
+        };
+        own.resize(step.reads.len() * weight.rows(), 0.0);
+        self.product(weight, normed, hidden, quants, own)?;
+        std::mem::swap(&mut *comm.mine(), own);
+        comm.meet()?;
+        if self.slice.rank > 0 {
+            return Ok(());
+        }
+        logits.resize(step.reads.len() * config.vocabulary, 0.0);
+        for (rank, slice) in self.slices.iter().enumerate() {
+            let (theirs, has) = (comm.theirs(rank), slice.vocabulary());
+            for (row, part) in logits.chunks_exact_mut(config.vocabulary).zip(theirs.chunks_exact(has.len().max(1))) {
+                row[has.clone()].copy_from_slice(part);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! A weight of one shard, for the CPU.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
+use candle_core::{Device, Module, Tensor};
+
+use crate::kernels::{BlockKind, DenseMatrix, PackedMatrix};
+use crate::weights::Matrix;
+use crate::{EngineError, Result};
+
+/// A weight `[out, in]`.
+#[derive(Debug)]
+pub(super) enum Weight {
+    Packed(PackedMatrix),
+    Dense(DenseMatrix),
+    /// Block types that the kernels do not know: candle's product.
+    Foreign {
+        product: QMatMul,
+        tensor: Arc<QTensor>,
+    },
+}
+
+/// Rows of one of candle's products.
+const FEW: usize = 16;
+
+impl Weight {
+    /// Some rows and columns of a matrix, its columns in `chunks` parts.
+    ///
+    /// # Errors
+    /// [`EngineError::Sharding`] when a part is wanted of what only candle can multiply with.
+    pub(super) fn new(matrix: Matrix, rows: Range<usize>, columns: Range<usize>, chunks: usize) -> Result<Self> {
+        let whole = match &matrix {
+            Matrix::Dense(tensor) => tensor.dims2()?,
+            Matrix::Quantised(tensor) => tensor.shape().dims2()?,
+        };
+        let tensor = match matrix.part(rows.clone(), columns.clone(), &Device::Cpu)? {
+            Matrix::Dense(tensor) => {
+                let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+                return Ok(Self::Dense(DenseMatrix::from_f32(rows.len(), columns.len(), &values).in_chunks(chunks)));
+            }
+            Matrix::Quantised(tensor) => tensor,
+        };
+        let kind = match tensor.dtype() {
+            GgmlDType::Q4_0 => BlockKind::Q4_0,
+            GgmlDType::Q4_1 => BlockKind::Q4_1,
+            GgmlDType::Q8_0 => BlockKind::Q8_0,
+            _ if (rows.len(), columns.len()) == whole => {
+                return Ok(Self::Foreign { product: QMatMul::from_arc(Arc::clone(&tensor))?, tensor });
+            }
+            other => {
+                let reason = format!("its weights are {other:?}: of what is quantised, q4_0, q4_1 and q8_0 can be split");
+                return Err(EngineError::Sharding { reason });
+            }
+        };
+        Ok(Self::Packed(PackedMatrix::pack(kind, rows.len(), columns.len(), &tensor.data()?, chunks)))
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        match self {
+            Self::Packed(w) => w.rows(),
+            Self::Dense(w) => w.rows(),
+            Self::Foreign { tensor, .. } => tensor.shape().dims().first().copied().unwrap_or(0),
+        }
+    }
+
+    /// candle's product, `x` `[rows, columns]` to `y`. It chooses its kernel, and with it the order of sums, by the number of rows: one, a
+    /// few, many. So it always gets a few.
+    pub(super) fn foreign(product: &QMatMul, x: &[f32], columns: usize, y: &mut [f32]) -> Result<()> {
+        let rows = x.len() / columns;
+        let out = y.len() / rows.max(1);
+        for (x, y) in x.chunks(FEW * columns).zip(y.chunks_mut(FEW * out)) {
+            let rows = x.len() / columns;
+            let tensor = if rows == 1 {
+                Tensor::from_vec([x, x].concat(), (2, columns), &Device::Cpu)?
+            } else {
+                Tensor::from_slice(x, (rows, columns), &Device::Cpu)?
+            };
+            let found = product.forward(&tensor)?.flatten_all()?.to_vec1::<f32>()?;
+            y.copy_from_slice(&found[..y.len()]);
+        }
+        Ok(())
+    }
+
+    /// One row in f32.
+    pub(super) fn embed(&self, row: usize, out: &mut [f32]) -> Result<()> {
+        match self {
+            Self::Packed(w) => w.dequantise_row(row, out),
+            Self::Dense(w) => w.row(row, out),
+            Self::Foreign { tensor, .. } => {
+                let found = tensor.embedding(&Tensor::new(&[row as u32], &Device::Cpu)?)?;
+                out.copy_from_slice(&found.flatten_all()?.to_vec1::<f32>()?);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn block_types_without_a_kernel_give_the_same_bits_batched_or_alone() {
+        let (rows, columns, tokens) = (48, 512, 37);
+        let values = |count: usize, step: f32| -> Vec<f32> { (0..count).map(|at| ((at as f32 * step).sin() * 43.7).fract()).collect() };
+        let dense = Tensor::from_vec(values(rows * columns, 0.37), (rows, columns), &Device::Cpu).unwrap();
+        let x = values(tokens * columns, 1.13);
+        for kind in [GgmlDType::Q4K, GgmlDType::Q5K, GgmlDType::Q6K] {
+            let tensor = Arc::new(QTensor::quantize(&dense, kind).unwrap());
+            let weight = Weight::new(Matrix::Quantised(tensor), 0..rows, 0..columns, 2).unwrap();
+            let Weight::Foreign { product, .. } = weight else { panic!("{kind:?} has a kernel") };
+            let product = |x: &[f32]| {
+                let mut y = vec![0.0; x.len() / columns * rows];
+                Weight::foreign(&product, x, columns, &mut y).unwrap();
+                y
+            };
+            let together = product(&x);
+            for (x, y) in x.chunks_exact(columns).zip(together.chunks_exact(rows)) {
+                assert_eq!(product(x), y, "{kind:?}");
+            }
+            assert_eq!(product(&x[columns..4 * columns]), together[rows..4 * rows], "{kind:?}");
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The shards of one copy of the model, each on a thread of its own: the first one leads, the others do each step with it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::Thread;
+
+use candle_core::Device;
+
+use super::step::Step;
+use super::{Body, Llama, ModelConfig};
+use crate::comm::{Alarm, Communicator, SharedComm};
+use crate::device::DeviceSpec;
+use crate::weights::{ModelFiles, Quantisation};
+use crate::{EngineError, Result};
+
+/// How often a waiting shard looks before it sleeps.
+const SPINS: usize = 4_000;
+/// How often the leader looks whether the others have their weights.
+const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(2);
+
+/// One shard's place in a group, to be taken by its thread.
+///
+/// Dropped without one, it tells the others not to wait.
+#[derive(Debug)]
+pub struct Seat {
+    pub(super) rank: usize,
+    pub(super) world: usize,
+    /// `None`: the group is this shard alone.
+    pub(super) comm: Option<SharedComm>,
+    pub(super) shared: Arc<Shared>,
+    settled: bool,
+}
+
+/// What the threads of a group share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// The step under way.
+    step: RwLock<Step>,
+    /// Steps begun.
+    begun: AtomicU64,
+    /// Followers that are done with it.
+    done: AtomicUsize,
+    closed: AtomicBool,
+    /// Where each shard is: adapters are put there.
+    devices: Mutex<Vec<Option<Device>>>,
+    followers: Mutex<Vec<Thread>>,
+    alarm: Alarm,
+    /// Why a follower ended.
+    failure: Mutex<Option<String>>,
+}
+
+impl Seat {
+    /// The seats of `world` shards, at least one; the first is the leader's.
+    pub fn group(world: usize) -> Vec<Self> {
+        let world = world.max(1);
+        let comms = SharedComm::group(world);
+        let shared = Arc::new(Shared {
+            alarm: comms[0].alarm(),
+            step: RwLock::default(),
+            begun: AtomicU64::new(0),
+            done: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            devices: Mutex::new(vec![None; world]),
+            followers: Mutex::default(),
+            failure: Mutex::default(),
+        });
+        let mut comms = comms.into_iter();
+        let seat = |rank| Self { rank, world, comm: comms.next().filter(|_| world > 1), shared: Arc::clone(&shared), settled: false };
+        (0..world).map(seat).collect()
+    }
+
+    /// The only one of a group of one.
+    pub fn alone() -> Self {
+        let mut seats = Self::group(1);
+        // a group of one has one seat
+        seats.remove(0)
+    }
+
+    pub fn is_leader(&self) -> bool {
+        self.rank == 0
+    }
+
+    /// What tensors' sums are taken with: by way of the host's memory.
+    pub(super) fn communicator(&self, comm: SharedComm, _: &Device) -> Result<Box<dyn Communicator>> {
+        Ok(Box::new(comm))
+    }
+
+    /// Says that this shard has its weights.
+    pub(super) fn settle(mut self, device: &Device) {
+        self.shared.devices.lock().unwrap_or_else(PoisonError::into_inner)[self.rank] = Some(device.clone());
+        self.settled = true;
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if !self.settled {
+            // nobody waits for a shard that will not come
+            self.shared.closed.store(true, Ordering::Release);
+            self.shared.alarm.sound();
+        }
+    }
+}
+
+/// The leader's hold on its followers; dropping it sends them home.
+#[derive(Debug)]
+pub(super) struct Leader {
+    shared: Arc<Shared>,
+    world: usize,
+}
+
+impl Leader {
+    pub(super) fn new(shared: Arc<Shared>, world: usize) -> Self {
+        Self { shared, world }
+    }
+
+    /// Where each shard is, once all have their weights.
+    ///
+    /// # Errors
+    /// Why one did not come, or has gone.
+    pub(super) fn devices(&self) -> Result<Vec<Device>> {
+        loop {
+            if self.shared.closed.load(Ordering::Acquire) {
+                return Err(self.shared.why(EngineError::ShardLost));
+            }
+            let devices = self.shared.devices.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(all) = devices.iter().cloned().collect::<Option<_>>() {
+                return Ok(all);
+            }
+            drop(devices);
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Runs a step on all shards, `own` being the leader's part.
+    pub(super) fn run(&self, step: &mut Step, own: impl FnOnce(&Step) -> Result<()>) -> Result<()> {
+        if self.world == 1 {
+            return own(step);
+        }
+        let shared = &*self.shared;
+        if shared.closed.load(Ordering::Acquire) {
+            return Err(EngineError::ShardLost);
+        }
+        std::mem::swap(&mut *shared.step.write().unwrap_or_else(PoisonError::into_inner), step);
+        shared.done.store(0, Ordering::Relaxed);
+        shared.begun.fetch_add(1, Ordering::Release);
+        shared.followers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Thread::unpark);
+        let broken = Broken(shared);
+        let outcome = own(&shared.step.read().unwrap_or_else(PoisonError::into_inner));
+        let outcome = outcome.and_then(|()| self.wait());
+        if outcome.is_ok() {
+            std::mem::forget(broken);
+        } else {
+            drop(broken);
+        }
+        std::mem::swap(&mut *shared.step.write().unwrap_or_else(PoisonError::into_inner), step);
+        outcome.map_err(|error| shared.why(error))
+    }
+
+    fn wait(&self) -> Result<()> {
+        let mut looks = 0;
+        while self.shared.done.load(Ordering::Acquire) + 1 < self.world {
+            if self.shared.closed.load(Ordering::Acquire) {
+                return Err(EngineError::ShardLost);
+            }
+            looks += 1;
+            if looks > SPINS { std::thread::yield_now() } else { std::hint::spin_loop() }
+        }
+        Ok(())
+    }
+}
+
+/// Sends everybody home when a shard fails, also by a panic: others may be waiting for it.
+struct Broken<'a>(&'a Shared);
+
+impl Drop for Broken<'_> {
+    fn drop(&mut self) {
+        self.0.closed.store(true, Ordering::Release);
+        self.0.alarm.sound();
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::Release);
+        self.shared.followers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Thread::unpark);
+    }
+}
+
+/// A shard that does what its leader does.
+pub struct Follower {
+    body: Body,
+    config: ModelConfig,
+    shared: Arc<Shared>,
+}
+
+impl Shared {
+    fn failed(&self, error: &EngineError) {
+        if !matches!(error, EngineError::ShardLost) {
+            self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error.to_string());
+        }
+    }
+
+    /// Who waited for a shard does not know why it went: the shard itself does.
+    fn why(&self, error: EngineError) -> EngineError {
+        match (error, &*self.failure.lock().unwrap_or_else(PoisonError::into_inner)) {
+            (EngineError::ShardLost, Some(reason)) => EngineError::Sharding { reason: reason.clone() },
+            (error, _) => error,
+        }
+    }
+}
+
+impl Follower {
+    pub(super) fn new(body: Body, config: ModelConfig, shared: Arc<Shared>) -> Self {
+        Self { body, config, shared }
+    }
+
+    /// Loads the shard of `seat` on `device`, on the thread that will [`serve`](Self::serve).
+    ///
+    /// # Errors
+    /// As [`Llama::load`].
+    pub fn load(files: &ModelFiles, quantisation: Quantisation, device: DeviceSpec, seat: Seat) -> Result<Self> {
+        let shared = Arc::clone(&seat.shared);
+        let body = Llama::body(files, quantisation, device, seat).inspect_err(|error| shared.failed(error))?;
+        Ok(Self::new(body, files.config().clone(), shared))
+    }
+
+    /// Does every step of the leader, until that is gone or this shard fails.
+    ///
+    /// # Errors
+    /// Why the shard failed.
+    pub fn serve(mut self) -> Result<()> {
+        let shared = Arc::clone(&self.shared);
+        shared.followers.lock().unwrap_or_else(PoisonError::into_inner).push(std::thread::current());
+        // a group that lacks a shard can do nothing
+        let _gone = Broken(&shared);
+        let (mut seen, mut looks) = (0, 0);
+        let mut logits = Vec::new();
+        while !shared.closed.load(Ordering::Acquire) {
+            let begun = shared.begun.load(Ordering::Acquire);
+            if begun == seen {
+                looks += 1;
+                if looks > SPINS { std::thread::park() } else { std::hint::spin_loop() }
+                continue;
+            }
+            (seen, looks) = (begun, 0);
+            let step = shared.step.read().unwrap_or_else(PoisonError::into_inner);
+            let outcome = self.body.forward(&self.config, &step, &mut logits);
+            drop(step);
+            if let Err(error) = outcome {
+                shared.failed(&error);
+                return Err(error);
+            }
+            shared.done.fetch_add(1, Ordering::Release);
+        }
+        Ok(())
+    }
+}
+
