@@ -12,6 +12,8 @@ mod prefix;
 mod scoring;
 mod sequence;
 #[cfg(test)]
+mod random_tests;
+#[cfg(test)]
 mod tests;
 
 use std::ops::ControlFlow;

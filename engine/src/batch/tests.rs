@@ -28,7 +28,7 @@ impl TokenSink for Collect {
     }
 }
 
-type Ending = Receiver<(String, Vec<TokenLogprob>, Result<Finished>)>;
+pub(super) type Ending = Receiver<(String, Vec<TokenLogprob>, Result<Finished>)>;
 
 fn engine(options: EngineOptions) -> (Engine, std::sync::Arc<Text>) {
     let files = ModelFiles::open(&default_model()).unwrap();
@@ -36,7 +36,7 @@ fn engine(options: EngineOptions) -> (Engine, std::sync::Arc<Text>) {
     (Engine::load(&files, std::sync::Arc::clone(&text), &candle_core::Device::Cpu, options).unwrap(), text)
 }
 
-fn job(prompt: Vec<u32>, cacheable_prefix: usize, params: SamplingParams, patience: usize) -> (GenerateJob, Ending) {
+pub(super) fn job(prompt: Vec<u32>, cacheable_prefix: usize, params: SamplingParams, patience: usize) -> (GenerateJob, Ending) {
     let (done, ending) = sync_channel(1);
     let sink = Box::new(Collect { text: String::new(), logprobs: Vec::new(), patience, done });
     (GenerateJob { prompt, cacheable_prefix, params, adapter: None, cancelled: Box::new(|| false), client: String::new(), deadline: None, sink }, ending)
