@@ -1,5 +1,6 @@
 //! What every message that costs work carries: whose it is, until when, and whether anyone still wants it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -15,6 +16,8 @@ pub struct RequestContext {
     pub asked: Instant,
     pub deadline: Instant,
     pub cancel: CancellationToken,
+    /// Whose request it is, for fair turns: a name of the API key, never the key; empty without keys.
+    pub client: Arc<str>,
     pub span: tracing::Span,
 }
 
@@ -23,7 +26,13 @@ impl RequestContext {
         let id = Uuid::now_v7();
         let asked = Instant::now();
         let span = tracing::info_span!("request", %id);
-        Self { id, asked, deadline: asked + budget, cancel: CancellationToken::new(), span }
+        Self { id, asked, deadline: asked + budget, cancel: CancellationToken::new(), client: Arc::from(""), span }
+    }
+
+    /// The same for a caller of this name.
+    #[must_use]
+    pub fn of(self, client: Arc<str>) -> Self {
+        Self { client, ..self }
     }
 
     /// Time left before the deadline; zero when it has passed.

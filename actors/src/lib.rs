@@ -22,4 +22,4 @@ pub use context::RequestContext;
 pub use decision::Decision;
 pub use error::NyxError;
 pub use nyx::{Nyx, Permit, Readiness, StartError};
-pub use options::{MasterOptions, NyxOptions, PoolOptions, RequestOptions};
+pub use options::{MasterOptions, NyxOptions, PoolOptions, RequestOptions, groups as device_groups};

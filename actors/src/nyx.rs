@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use actix::{Arbiter, ArbiterHandle};
 use nyx_engine::embed::Embedder;
-use nyx_engine::{EngineError, EngineOptions, ModelFiles, ModelInfo, Text};
+use nyx_engine::{DeviceSpec, EngineError, EngineOptions, ModelFiles, ModelInfo, Text};
 use nyx_specialists::SpecialistPolicy;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::cells::CellStream;
-use crate::gpu::{Device, DeviceThreadOptions, GpuPool, GpuWorker};
+use crate::gpu::{Device, DeviceThreadOptions, GpuPool, GpuShard, GpuWorker, Shard};
 use crate::memory::messages::{Embed, Embeddings, Heal, MemoryHit, Recall, Remember};
 use crate::memory::{EdgeStore, EmbeddingService, MemoryKeeper, MemoryParts, MemoryStore, QdrantStore, StoreKind};
 use crate::metrics::Metrics;
@@ -73,6 +73,7 @@ struct Inner {
     orchestrator: Supervised<Orchestrator>,
     pool: Supervised<GpuPool>,
     workers: Vec<Supervised<GpuWorker>>,
+    shards: Vec<Supervised<GpuShard>>,
     devices: Vec<Arc<Device>>,
     actors: BTreeMap<String, Supervised<Specialist>>,
     memory: Supervised<MemoryKeeper>,
@@ -123,7 +124,7 @@ impl Nyx {
     /// Says which part did not start, and why.
     pub async fn start(options: NyxOptions) -> Result<Self, StartError> {
         options::check(&options)?;
-        let specs = options::devices(&options.pool)?;
+        let groups = options::groups(&options.pool)?;
         let base = options.base_model.clone();
         let opened = blocking(move || -> Result<_, EngineError> {
             let files = ModelFiles::open(&base)?;
@@ -173,24 +174,36 @@ impl Nyx {
         let mut window = model.context_length;
         let adapters: Vec<(String, PathBuf)> =
             options.specialists.iter().filter_map(|policy| Some((policy.name.clone(), PathBuf::from(policy.adapter.as_ref()?)))).collect();
-        let (mut workers, mut threads) = (Vec::new(), Vec::new());
-        for (index, device) in specs.into_iter().enumerate() {
-            let vitals = Vitals::new(format!("gpu-worker-{index}"), "gpu_worker", Some(device.to_string()));
+        let (mut workers, mut shards, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+        window = options.pool.context_length.map_or(window, |limit| limit.min(window));
+        for (index, devices) in groups.into_iter().enumerate() {
+            let worker = |rank: usize, device: &DeviceSpec| {
+                let name = if rank == 0 { format!("gpu-worker-{index}") } else { format!("gpu-worker-{index}.{rank}") };
+                Vitals::new(name, "gpu_worker", Some(device.to_string()))
+            };
+            let mut members = devices.iter().enumerate().map(|(rank, device)| Shard { device: *device, vitals: worker(rank, device) });
+            let Some(Shard { device, vitals }) = members.next() else { continue };
+            let further: Vec<Shard> = members.collect();
             let engine = EngineOptions {
                 quantisation: options.pool.quantisation,
                 max_batch: options.pool.max_batch,
                 prefill_chunk: options.pool.prefill_chunk,
                 prefix_cache_bytes: options.pool.prefix_cache_mb << 20,
+                kv_cache_bytes: options.pool.kv_cache_mb << 20,
+                speculate: options.pool.speculate,
                 context_length: options.pool.context_length,
             };
-            window = options.pool.context_length.map_or(window, |limit| limit.min(window));
             let (files, text, adapters) = (Arc::clone(&files), Arc::clone(&text), adapters.clone());
-            let retry_after_s = options.requests.retry_after_s;
-            let thread = DeviceThreadOptions { device, files, text, engine, adapters, queue: options.pool.queue, retry_after_s };
+            let (queue, retry_after_s) = (options.pool.queue, options.requests.retry_after_s);
+            let thread = DeviceThreadOptions { device, shards: further.clone(), files, text, engine, adapters, queue, retry_after_s };
             let thread = Arc::new(Device::start(thread, Arc::clone(&vitals)).await.map_err(StartError::Device)?);
             count_steps(&troupe.arbiter, &metrics, &vitals.name, &thread);
             let device = Arc::clone(&thread);
             workers.push(troupe.start(vitals, move |vitals| GpuWorker::new(Arc::clone(&device), vitals)));
+            for shard in further {
+                let group = Arc::clone(&thread);
+                shards.push(troupe.start(shard.vitals, move |vitals| GpuShard::new(Arc::clone(&group), vitals)));
+            }
             threads.push(thread);
         }
         let pool = {
@@ -245,6 +258,7 @@ impl Nyx {
             orchestrator,
             pool,
             workers,
+            shards,
             devices: threads,
             actors,
             memory,
@@ -441,6 +455,7 @@ impl Nyx {
         self.inner.actors.values().for_each(Supervised::stop);
         self.inner.pool.stop();
         self.inner.workers.iter().for_each(Supervised::stop);
+        self.inner.shards.iter().for_each(Supervised::stop);
         for device in self.inner.devices.clone() {
             if let Err(error) = blocking(move || device.stop()).await {
                 tracing::error!(%error, "a device thread did not stop");

@@ -1,5 +1,6 @@
 //! What Nyx starts from, and what must hold of it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use nyx_engine::{DeviceSpec, Quantisation};
@@ -22,6 +23,10 @@ pub struct PoolOptions {
     /// Prompt tokens in one step at most.
     pub prefill_chunk: usize,
     pub prefix_cache_mb: usize,
+    /// Keys and values of everything in a group, the prefix cache included.
+    pub kv_cache_mb: usize,
+    /// Guess tokens from what was said before, where it pays; what is said stays the same.
+    pub speculate: bool,
     /// Upper bound on the context window; the model's own when absent.
     pub context_length: Option<usize>,
     /// Jobs that may wait for one device.
@@ -36,6 +41,8 @@ impl Default for PoolOptions {
             max_batch: 16,
             prefill_chunk: 256,
             prefix_cache_mb: 256,
+            kv_cache_mb: 1024,
+            speculate: true,
             context_length: None,
             queue: 64,
         }
@@ -96,24 +103,40 @@ pub struct NyxOptions {
     pub beside_another: bool,
 }
 
-/// The device of each group.
-pub(crate) fn devices(options: &PoolOptions) -> Result<Vec<DeviceSpec>, StartError> {
-    let bad = |value: String, expected| StartError::Setting { key: "pool.groups", value, expected };
+/// The devices of each group.
+///
+/// # Errors
+/// Names the group that is wrong, and what would be right.
+pub fn groups(options: &PoolOptions) -> Result<Vec<Vec<DeviceSpec>>, StartError> {
+    let bad = |value: String, expected| Err(StartError::Setting { key: "pool.groups", value, expected });
     if options.groups.is_empty() {
-        return Err(bad("empty".into(), "at least one group, such as [[\"cpu\"]]"));
+        return bad("empty".into(), "at least one group, such as [[\"cpu\"]]");
     }
-    let mut devices = Vec::new();
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    let mut groups: Vec<Vec<DeviceSpec>> = Vec::new();
     for group in &options.groups {
-        let [name] = group.as_slice() else {
-            return Err(bad(format!("{group:?}"), "one device a group: sharding over several devices is not there yet"));
-        };
-        let device: DeviceSpec = name.parse().map_err(StartError::Model)?;
-        if matches!(device, DeviceSpec::CpuCore(_)) {
-            return Err(bad(format!("{name:?}"), "\"cpu\" or \"cuda:N\": single cores come with sharding"));
+        let devices = group.iter().map(|name| name.parse()).collect::<Result<Vec<DeviceSpec>, _>>().map_err(StartError::Model)?;
+        let shown = || format!("{group:?}");
+        let on_gpus = devices.iter().filter(|device| matches!(device, DeviceSpec::Cuda(_))).count();
+        if devices.is_empty() {
+            return bad(shown(), "at least one device a group");
         }
-        devices.push(device);
+        if on_gpus != 0 && on_gpus != devices.len() {
+            return bad(shown(), "devices of one kind in a group: \"cpu:N\" or \"cuda:N\"");
+        }
+        if devices.len() > 1 && devices.contains(&DeviceSpec::Cpu) {
+            return bad(shown(), "\"cpu\" alone, since it is all cores, or single cores \"cpu:N\"");
+        }
+        if devices.iter().any(|device| matches!(device, DeviceSpec::CpuCore(core) if *core >= cores)) {
+            return bad(shown(), "cores that this machine has, counted from 0");
+        }
+        groups.push(devices);
     }
-    Ok(devices)
+    let mut seen = BTreeSet::new();
+    match groups.iter().flatten().find(|device| !seen.insert(device.to_string())) {
+        Some(twice) => bad(format!("{:?} ({twice} is there twice)", options.groups), "each device once"),
+        None => Ok(groups),
+    }
 }
 
 pub(crate) fn check(options: &NyxOptions) -> Result<(), StartError> {
@@ -132,6 +155,7 @@ pub(crate) fn check(options: &NyxOptions) -> Result<(), StartError> {
         ("pool.max_batch", pool.max_batch),
         ("pool.prefill_chunk", pool.prefill_chunk),
         ("pool.queue", pool.queue),
+        ("pool.kv_cache_mb", pool.kv_cache_mb),
         ("requests.max_in_flight", requests.max_in_flight),
         ("memory.queue", options.memory.queue),
     ] {

@@ -100,7 +100,7 @@ impl EmbeddingRequest {
 #[utoipa::path(post, path = "/v1/embeddings", tag = "openai", request_body = EmbeddingRequest,
     responses((status = 200, body = EmbeddingList), (status = 404, description = "no such model", body = ErrorBody)))]
 pub async fn embed(nyx: web::Data<Nyx>, request: Admitted<EmbeddingRequest>) -> Result<HttpResponse, ApiError> {
-    let Admitted { permit, body } = request;
+    let Admitted { permit, body, .. } = request;
     body.check(nyx.embedding_dimension())?;
     let encoding = body.encoding_format.unwrap_or_default();
     let embedded = nyx.embed(nyx.context(None)?, body.input.0).await?;

@@ -6,6 +6,8 @@ use std::ops::Deref;
 use std::pin::Pin;
 use std::time::Duration;
 
+use std::sync::Arc;
+
 use actix_web::dev::Payload;
 use actix_web::http::{StatusCode, header};
 use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
@@ -15,6 +17,7 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeOwned, SeqAccess, Visitor};
 
 use super::DoorState;
+use super::auth::client;
 use super::error::ApiError;
 
 type Extracting<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>>>>;
@@ -37,6 +40,8 @@ impl<T: DeserializeOwned + 'static> FromRequest for Json<T> {
 #[derive(Debug)]
 pub struct Admitted<T> {
     pub permit: Permit,
+    /// Whose it is: see [`client`].
+    pub client: Arc<str>,
     pub body: T,
 }
 
@@ -47,11 +52,12 @@ impl<T: DeserializeOwned + 'static> FromRequest for Admitted<T> {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let body = body(request, payload);
         let nyx = request.app_data::<web::Data<Nyx>>().cloned();
+        let client = client(request.headers());
         Box::pin(async move {
             let body = body.await?;
             let nyx = nyx.ok_or_else(|| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "no Nyx behind this door"))?;
             let permit = nyx.admit()?;
-            Ok(Self { permit, body: parse(&body)? })
+            Ok(Self { permit, client, body: parse(&body)? })
         })
     }
 }

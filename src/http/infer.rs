@@ -154,10 +154,10 @@ pub struct TokenPiece<'a> {
     responses((status = 200, content((InferResponse = "application/json"), (TokenPiece<'static> = "text/event-stream"))),
         (status = 404, description = "no such specialist", body = ErrorBody)))]
 pub async fn infer(nyx: web::Data<Nyx>, request: Admitted<InferRequest>) -> Result<HttpResponse, ApiError> {
-    let Admitted { permit, body } = request;
+    let Admitted { permit, client, body } = request;
     let (stream, deadline_ms) = (body.stream.unwrap_or(false), body.deadline_ms);
     let question = body.question(&specialist_names(&nyx))?;
-    let context = nyx.context(deadline_ms)?;
+    let context = nyx.context(deadline_ms)?.of(client);
     let nyx = nyx.get_ref().clone();
     if stream {
         let (sender, receiver) = mpsc::channel(EVENTS);

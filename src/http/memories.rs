@@ -83,7 +83,7 @@ pub struct SearchParams {
 /// Keeps a memory. It is on record when this answers.
 #[utoipa::path(post, path = "/v1/memories", tag = "memory", request_body = MemoryRequest, responses((status = 200, body = MemoryItem)))]
 pub async fn remember(nyx: web::Data<Nyx>, request: Admitted<MemoryRequest>) -> Result<HttpResponse, ApiError> {
-    let Admitted { permit, body } = request;
+    let Admitted { permit, body, .. } = request;
     let when = body.when.as_deref().map(instant).transpose()?;
     let memory = nyx.remember(nyx.context(None)?, body.text, body.speaker, when, body.conversation).await?;
     drop(permit);

@@ -1,11 +1,10 @@
 //! What settings must hold beyond their types.
 
-use std::collections::BTreeSet;
 use std::fmt::Display;
 
+use nyx_actors::StartError;
 use nyx_actors::memory::StoreKind;
 use nyx_actors::phoebe::redacted;
-use nyx_engine::DeviceSpec;
 use tracing_subscriber::EnvFilter;
 
 use super::layers::Origins;
@@ -78,19 +77,14 @@ fn pool(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {
         shown(),
         "at least one group with at least one device, such as [[\"cpu\"]]",
     )?;
-    let mut seen = BTreeSet::new();
-    for group in &pool.groups {
-        check.that(group.len() == 1, "pool.groups", shown(), "one device a group: sharding over several is not there yet")?;
-    }
-    for name in pool.groups.iter().flatten() {
-        let device = name.parse::<DeviceSpec>().map_err(|error| check.invalid("pool.groups", &shown(), &error.to_string()))?;
-        let whole = !matches!(device, DeviceSpec::CpuCore(_));
-        check.that(whole, "pool.groups", shown(), "\"cpu\" or \"cuda:N\": single cores come with sharding")?;
-        check.that(seen.insert(device.to_string()), "pool.groups", shown(), &format!("each device once ({device} is there twice)"))?;
-    }
+    nyx_actors::device_groups(pool).map_err(|error| match error {
+        StartError::Setting { value, expected, .. } => check.invalid("pool.groups", &value, expected),
+        other => check.invalid("pool.groups", &shown(), &other.to_string()),
+    })?;
     check.between("pool.max_batch", pool.max_batch, 1, 4096)?;
     check.between("pool.prefill_chunk", pool.prefill_chunk, 1, MOST)?;
     check.between("pool.queue", pool.queue, 1, MOST)?;
+    check.between("pool.kv_cache_mb", pool.kv_cache_mb, 1, MOST)?;
     check.that(pool.prefix_cache_mb <= MOST, "pool.prefix_cache_mb", pool.prefix_cache_mb, "megabytes, at most 1048576")?;
     if let Some(window) = pool.context_length {
         check.between("pool.context_length", window, 64, MOST)?;

@@ -82,3 +82,43 @@ fn an_adapter_that_does_not_fit_is_refused_at_the_start_by_name() {
     let ran = program.run(&["ask", "Hello?", "--specialist", "hestia"]);
     assert!(ran.refusal().contains("adapter_config.json"), "{ran:?}");
 }
+
+#[test]
+fn a_group_of_two_cores_says_bit_for_bit_what_one_device_says_and_each_core_has_its_actor() {
+    let answers = |groups: &str| {
+        let program = Program::new().with("NYX__POOL__GROUPS", groups);
+        let folder = program.dir.path().join("lora");
+        adapter(&folder, 576);
+        hestia(&program, &folder);
+        let serving = program.serve();
+        let actors = serving.get("/admin/actors").1;
+        let devices: Vec<String> = actors["data"]
+            .as_array()
+            .unwrap_or_else(|| panic!("{actors}"))
+            .iter()
+            .filter(|actor| actor["kind"] == "gpu_worker" && actor["state"] == "running")
+            .map(|actor| actor["device"].as_str().unwrap().to_owned())
+            .collect();
+        let ask = |name: &str| {
+            let body = json!({"model": format!("nyx/{name}"), "messages": [{"role": "user", "content": "Tell me about rivers."}],
+                "temperature": 0, "max_tokens": 16, "logprobs": true});
+            let (status, answer) = serving.post("/v1/chat/completions", &body);
+            assert_eq!(status, 200, "{answer}");
+            answer["choices"].clone()
+        };
+        let (with, without) = std::thread::scope(|scope| {
+            let with = scope.spawn(|| ask("hestia"));
+            let without = ask("eleos");
+            (with.join().unwrap(), without)
+        });
+        (devices, with, without)
+    };
+    let (devices, with, without) = answers(r#"[["cpu"]]"#);
+    assert_eq!(devices, ["cpu"]);
+    // a machine of one core has no second shard to give
+    if std::thread::available_parallelism().unwrap().get() < 2 {
+        return println!("skipped: one core");
+    }
+    let sharded = answers(r#"[["cpu:0","cpu:1"]]"#);
+    assert_eq!(sharded, (vec!["cpu:0".into(), "cpu:1".into()], with, without));
+}

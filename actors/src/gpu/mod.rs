@@ -1,5 +1,6 @@
 //! The GPU pool and its workers: one worker actor a device, whose work runs on the device's own OS thread.
 
+mod group;
 pub mod messages;
 mod pool;
 #[cfg(test)]
@@ -7,7 +8,8 @@ mod tests;
 mod thread;
 mod worker;
 
+pub use group::Shard;
 pub use messages::{Generate, Score};
 pub use pool::GpuPool;
 pub use thread::{Device, DeviceThreadOptions};
-pub use worker::GpuWorker;
+pub use worker::{GpuShard, GpuWorker};

@@ -33,12 +33,16 @@ impl TokenSink for Sink {
 }
 
 async fn device(queue: usize) -> (Device, Arc<Vitals>) {
+    group(queue, DeviceSpec::Cpu, Vec::new()).await
+}
+
+async fn group(queue: usize, device: DeviceSpec, shards: Vec<Shard>) -> (Device, Arc<Vitals>) {
     let model = model("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf");
     let files = Arc::new(ModelFiles::open(&model).unwrap());
     let text = Arc::new(Text::load(&files).unwrap());
     let vitals = Vitals::new("gpu-worker-0", "gpu_worker", Some("cpu".into()));
     let engine = EngineOptions { max_batch: 1, ..EngineOptions::default() };
-    let options = DeviceThreadOptions { device: DeviceSpec::Cpu, files, text, engine, adapters: Vec::new(), queue, retry_after_s: 7 };
+    let options = DeviceThreadOptions { device, shards, files, text, engine, adapters: Vec::new(), queue, retry_after_s: 7 };
     (Device::start(options, Arc::clone(&vitals)).await.unwrap(), vitals)
 }
 
@@ -50,6 +54,7 @@ fn job(breaks: bool, max_tokens: usize, adapter: Option<&str>) -> (Job, oneshot:
         cacheable_prefix: 0,
         params,
         adapter: None,
+        client: String::new(),
         cancelled: Box::new(|| false),
         deadline: None,
         sink: Box::new(Sink { breaks, end }),
@@ -151,4 +156,27 @@ async fn an_adapter_that_is_not_loaded_is_refused_by_name() {
     };
     device.submit(Job::Score { job: score, adapter: Some("zeus".into()) }).unwrap();
     assert!(receiver.await.unwrap().unwrap_err().to_string().contains("zeus"));
+}
+
+#[actix::test]
+async fn a_group_of_two_cores_answers_also_after_a_panic_and_stops_as_a_whole() {
+    let shard = Shard { device: DeviceSpec::CpuCore(1), vitals: Vitals::new("gpu-worker-0.1", "gpu_worker", Some("cpu:1".into())) };
+    let (device, vitals) = group(4, DeviceSpec::CpuCore(0), vec![shard.clone()]).await;
+    let answer = async || {
+        let (good, ending) = job(false, 4, None);
+        device.submit(good).unwrap();
+        ended(ending).await
+    };
+    assert_eq!(answer().await.unwrap().usage.completion_tokens, 4);
+    assert!(!shard.vitals.lost.load(std::sync::atomic::Ordering::Relaxed));
+    // a panic outside the forward pass leaves the shards in step
+    let (broken, ending) = job(true, 4, None);
+    device.submit(broken).unwrap();
+    ended(ending).await.unwrap_err();
+    assert_eq!(answer().await.unwrap().usage.completion_tokens, 4);
+    device.stop();
+    assert!(!device.alive() && vitals.report().last_failure.is_some());
+    // the other thread has gone as well
+    assert!(shard.vitals.lost.load(std::sync::atomic::Ordering::Relaxed));
+    device.revive().await.unwrap();
 }

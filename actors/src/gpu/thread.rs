@@ -11,11 +11,11 @@ use std::thread::JoinHandle;
 
 use chrono::Utc;
 use nyx_engine::{
-    AdapterHandle, DeviceSpec, Engine, EngineError, EngineOptions, Finished, GenerateJob, ModelFiles, Piece, ScoreJob, StepReport, Text,
-    TokenSink,
+    AdapterHandle, DeviceSpec, EngineError, EngineOptions, Finished, GenerateJob, ModelFiles, Piece, ScoreJob, StepReport, Text, TokenSink,
 };
 use tokio::sync::{oneshot, watch};
 
+use super::group::{Loaded, Shard};
 use crate::NyxError;
 use crate::decision::AdapterVersion;
 use crate::observe::{Failure, Held, Vitals};
@@ -43,7 +43,10 @@ pub enum Job {
 /// What a device thread starts with.
 #[derive(Clone)]
 pub struct DeviceThreadOptions {
+    /// The leading device of the group.
     pub device: DeviceSpec,
+    /// The group's further devices.
+    pub shards: Vec<Shard>,
     pub files: Arc<ModelFiles>,
     pub text: Arc<Text>,
     pub engine: EngineOptions,
@@ -225,18 +228,6 @@ impl TokenSink for HeldSink {
     }
 }
 
-type Loaded = (Engine, BTreeMap<String, AdapterHandle>);
-
-fn load(options: &DeviceThreadOptions) -> Result<Loaded, EngineError> {
-    let device = options.device.open()?;
-    let mut engine = Engine::load(&options.files, Arc::clone(&options.text), &device, options.engine.clone())?;
-    let mut adapters = BTreeMap::new();
-    for (name, folder) in &options.adapters {
-        adapters.insert(name.clone(), engine.load_adapter(name, folder)?);
-    }
-    Ok((engine, adapters))
-}
-
 fn run(
     options: DeviceThreadOptions,
     jobs: &Receiver<Job>,
@@ -245,20 +236,20 @@ fn run(
     ready: oneshot::Sender<Result<BTreeMap<String, AdapterVersion>, EngineError>>,
     steps: &watch::Sender<StepReport>,
 ) {
-    let (engine, adapters) = match load(&options) {
+    let loaded = match Loaded::new(&options) {
         Ok(loaded) => loaded,
         Err(error) => return drop(ready.send(Err(error))),
     };
     let version =
         |adapter: &AdapterHandle| AdapterVersion { name: adapter.0.name().to_owned(), id: adapter.0.id().to_owned(), generation: 1 };
-    let versions = adapters.iter().map(|(name, adapter)| (name.clone(), version(adapter))).collect();
+    let versions = loaded.adapters.iter().map(|(name, adapter)| (name.clone(), version(adapter))).collect();
     if ready.send(Ok(versions)).is_err() {
         return;
     }
     // from here on the pool counts on this thread, however it ends
     vitals.lost.store(false, Ordering::Relaxed);
     let _lost = Lost(vitals);
-    let why = work(&options, (engine, adapters), jobs, stop, vitals, steps);
+    let why = work(&options, loaded, jobs, stop, vitals, steps);
     // those that still wait are told as well
     for job in jobs.try_iter() {
         match job {
@@ -286,7 +277,7 @@ type Ended = Box<dyn Fn() -> EngineError>;
 /// Takes jobs and steps until told to stop, or until the device only fails.
 fn work(
     options: &DeviceThreadOptions,
-    (mut engine, mut adapters): Loaded,
+    mut loaded: Loaded,
     jobs: &Receiver<Job>,
     stop: &AtomicBool,
     vitals: &Vitals,
@@ -301,8 +292,8 @@ fn work(
         failed(reason)
     };
     let (mut failures, mut reloads) = (0, 0);
-    while take_jobs(&mut engine, jobs, &adapters, stop) {
-        let reason = match catch_unwind(AssertUnwindSafe(|| engine.step())) {
+    while take_jobs(&mut loaded, jobs, stop) {
+        let reason = match catch_unwind(AssertUnwindSafe(|| loaded.engine.step())) {
             Ok(Ok(report)) => {
                 (failures, reloads) = (0, 0);
                 vitals.running.store(report.running as u64, Ordering::Relaxed);
@@ -313,9 +304,10 @@ fn work(
             Err(payload) => panic_message(&*payload),
         };
         record_failure(vitals, reason.clone());
-        engine.abort_all(&failed(reason.clone()));
+        loaded.engine.abort_all(&failed(reason.clone()));
         failures += 1;
-        if failures < FAILURES_BEFORE_RELOADING {
+        // a group that has lost a shard can only fail
+        if failures < FAILURES_BEFORE_RELOADING && loaded.engine.is_whole() {
             continue;
         }
         if reloads == RELOADS_BEFORE_GIVING_UP {
@@ -323,22 +315,23 @@ fn work(
         }
         (failures, reloads) = (0, reloads + 1);
         tracing::warn!(actor = %vitals.name, "loading the weights anew");
-        match load(options) {
-            Ok(loaded) => (engine, adapters) = loaded,
+        match Loaded::new(options) {
+            Ok(anew) => loaded = anew,
             Err(error) => return give_up(format!("the weights could not be loaded anew: {error}")),
         }
     }
-    engine.abort_all(&|| EngineError::Cancelled);
+    loaded.engine.abort_all(&|| EngineError::Cancelled);
     Box::new(|| EngineError::Cancelled)
 }
 
-fn record_failure(vitals: &Vitals, reason: String) {
+pub(super) fn record_failure(vitals: &Vitals, reason: String) {
     tracing::error!(actor = %vitals.name, %reason, "the device failed");
     vitals.lifecycle.send_modify(|lifecycle| lifecycle.last_failure = Some(Failure { at: Utc::now(), reason }));
 }
 
 /// Moves what waits into the engine; sleeps while there is nothing to do. False when the thread must end.
-fn take_jobs(engine: &mut Engine, jobs: &Receiver<Job>, adapters: &BTreeMap<String, AdapterHandle>, stop: &AtomicBool) -> bool {
+fn take_jobs(loaded: &mut Loaded, jobs: &Receiver<Job>, stop: &AtomicBool) -> bool {
+    let Loaded { engine, adapters, .. } = loaded;
     loop {
         if stop.load(Ordering::Acquire) {
             return false;

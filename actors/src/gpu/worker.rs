@@ -1,4 +1,4 @@
-//! A GPU worker: the actor that owns one device's thread, and with it the weights, adapters and cache.
+//! GPU workers: the actors that own a device's thread, and with it its shard of the weights, adapters and cache.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::thread::{Device, Job};
 use crate::NyxError;
 use crate::observe::Vitals;
 
-/// The actor of one device. The thread outlives an instance that panics: its queue and its sequences survive. One that has ended is
+/// The actor of a group's leading device, which takes the group's work. The thread outlives an instance that panics: its queue and its sequences survive. One that has ended is
 /// started anew with the next instance.
 pub struct GpuWorker {
     device: Arc<Device>,
@@ -50,6 +50,7 @@ impl Handler<Generate> for GpuWorker {
             cacheable_prefix: message.cacheable_prefix,
             params: message.params,
             adapter: None,
+            client: message.context.client.to_string(),
             cancelled: Box::new(move || cancel.is_cancelled()),
             deadline: Some(message.context.deadline),
             sink: message.sink,
@@ -81,5 +82,31 @@ impl Handler<Score> for GpuWorker {
                 async { receiver.await.map_err(|_| NyxError::Internal("the device dropped a scoring".into()))?.map_err(NyxError::Engine) };
             message.context.bound("continuations were scored", waiting).await
         })
+    }
+}
+
+/// The actor of a further device of a group: what its thread does, the leading one says. A new instance sees to it that the group lives.
+pub struct GpuShard {
+    group: Arc<Device>,
+    vitals: Arc<Vitals>,
+}
+
+impl GpuShard {
+    pub fn new(group: Arc<Device>, vitals: Arc<Vitals>) -> Self {
+        Self { group, vitals }
+    }
+}
+
+impl Actor for GpuShard {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        let group = Arc::clone(&self.group);
+        context.wait(async move { group.revive().await }.into_actor(self).map(|revived, shard, context| {
+            if let Err(error) = revived {
+                tracing::error!(actor = %shard.vitals.name, %error, "the group could not be started anew");
+                context.stop();
+            }
+        }));
     }
 }

@@ -14,6 +14,7 @@ use super::prefix::PrefixCache;
 use super::scoring::Scoring;
 use super::sequence::Sequence;
 use super::{EngineOptions, FinishReason, Finished, GenerateJob, StepReport, Usage};
+use crate::Result;
 use crate::device::DeviceSpec;
 use crate::error::EngineError;
 use crate::kernels::KEYS;
@@ -22,7 +23,6 @@ use crate::model::{Llama, LogitRows, Seat, Step};
 use crate::score::ScoreJob;
 use crate::text::Text;
 use crate::weights::{ModelFiles, ModelInfo};
-use crate::Result;
 
 /// A model on a device, or on a group of them, with its sequences. Not `Sync`: the leading device's thread owns it.
 pub struct Engine {
@@ -143,6 +143,11 @@ impl Engine {
             Some(&token) => Err(EngineError::TokenOutOfRange { token, vocabulary }),
             None => Ok(()),
         }
+    }
+
+    /// Whether every shard is there; a group that has lost one only fails.
+    pub fn is_whole(&self) -> bool {
+        self.model.is_whole()
     }
 
     pub fn has_work(&self) -> bool {

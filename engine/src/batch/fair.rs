@@ -51,7 +51,8 @@ impl<T> FairQueue<T> {
     /// The next piece of work; its client counts as running until [`done`](Self::done).
     pub(super) fn pop(&mut self) -> Option<(Client, T)> {
         let first = |lane: &Lane<T>| lane.queue.front().map(|(arrival, _)| *arrival);
-        let waiting = self.clients.iter_mut().filter_map(|(client, lane)| first(lane).map(|arrival| ((lane.served, arrival), client, lane)));
+        let waiting =
+            self.clients.iter_mut().filter_map(|(client, lane)| first(lane).map(|arrival| ((lane.served, arrival), client, lane)));
         let (_, client, lane) = waiting.min_by_key(|(order, ..)| *order)?;
         let (_, work) = lane.queue.pop_front()?;
         lane.running += 1;

@@ -9,10 +9,10 @@ mod draft;
 mod engine;
 mod fair;
 mod prefix;
-mod scoring;
-mod sequence;
 #[cfg(test)]
 mod random_tests;
+mod scoring;
+mod sequence;
 #[cfg(test)]
 mod tests;
 

@@ -34,7 +34,8 @@ enum Waiting {
 const LONGEST: usize = 260;
 
 fn asks(random: &mut StdRng, count: usize, text: &Text) -> Vec<Ask> {
-    let beginnings: Vec<Vec<u32>> = (0..3).map(|_| (0..random.random_range(1..90)).map(|_| random.random_range(3..49_000)).collect()).collect();
+    let beginnings: Vec<Vec<u32>> =
+        (0..3).map(|_| (0..random.random_range(1..90)).map(|_| random.random_range(3..49_000)).collect()).collect();
     let list = text.encode("one apple, two apples, three apples, four apples, five apples, six apples, seven").unwrap();
     (0..count)
         .map(|index| {

@@ -72,7 +72,8 @@ impl Scoring {
         let mut span = None;
         if kv.len() < prompt.len() {
             // tensors' bits depend on the cuts: there the beginning that others share ends a chunk
-            let boundary = if !kv.cut_anywhere() && kv.len() < self.job.cacheable_prefix { self.job.cacheable_prefix } else { prompt.len() };
+            let boundary =
+                if !kv.cut_anywhere() && kv.len() < self.job.cacheable_prefix { self.job.cacheable_prefix } else { prompt.len() };
             let end = boundary.min(kv.len() + left);
             let ends = end == prompt.len();
             let tokens = &prompt[kv.len()..end];

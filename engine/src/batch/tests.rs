@@ -39,7 +39,19 @@ fn engine(options: EngineOptions) -> (Engine, std::sync::Arc<Text>) {
 pub(super) fn job(prompt: Vec<u32>, cacheable_prefix: usize, params: SamplingParams, patience: usize) -> (GenerateJob, Ending) {
     let (done, ending) = sync_channel(1);
     let sink = Box::new(Collect { text: String::new(), logprobs: Vec::new(), patience, done });
-    (GenerateJob { prompt, cacheable_prefix, params, adapter: None, cancelled: Box::new(|| false), client: String::new(), deadline: None, sink }, ending)
+    (
+        GenerateJob {
+            prompt,
+            cacheable_prefix,
+            params,
+            adapter: None,
+            cancelled: Box::new(|| false),
+            client: String::new(),
+            deadline: None,
+            sink,
+        },
+        ending,
+    )
 }
 
 fn run(engine: &mut Engine) {

@@ -35,8 +35,7 @@ impl SharedComm {
     /// The seats of a group of `world_size`.
     pub fn group(world_size: usize) -> Vec<Self> {
         let places = (0..world_size).map(|_| Default::default()).collect();
-        let meeting =
-            Arc::new(Meeting { places, arrived: AtomicUsize::new(0), held: AtomicUsize::new(0), lost: AtomicBool::new(false) });
+        let meeting = Arc::new(Meeting { places, arrived: AtomicUsize::new(0), held: AtomicUsize::new(0), lost: AtomicBool::new(false) });
         (0..world_size).map(|rank| Self { meeting: Arc::clone(&meeting), rank, turn: AtomicUsize::new(0) }).collect()
     }
 

@@ -181,15 +181,7 @@ pub fn matmul_low_rank(
 ///
 /// # Panics
 /// When shapes do not fit.
-pub fn matmul_apart(
-    team: &Team,
-    isa: Isa,
-    product: Product<'_>,
-    quants: &Activations,
-    items: &[LowRank<'_>],
-    x: &[f32],
-    low: &mut [f32],
-) {
+pub fn matmul_apart(team: &Team, isa: Isa, product: Product<'_>, quants: &Activations, items: &[LowRank<'_>], x: &[f32], low: &mut [f32]) {
     let mut products = [product];
     let down = Down::new(isa, items, x, low, true);
     let phase = Phase::new(isa, &mut products, quants, true);

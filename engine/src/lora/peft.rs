@@ -69,8 +69,7 @@ pub(super) fn load(folder: &Path, name: &str, model: &ModelConfig, base_sha256: 
     if pairs.is_empty() {
         return Err(bad("it holds no LoRA tensors".into()));
     }
-    let mut shards: Vec<Deltas> =
-        places.iter().map(|_| Deltas((0..model.layers * Target::ALL.len()).map(|_| None).collect())).collect();
+    let mut shards: Vec<Deltas> = places.iter().map(|_| Deltas((0..model.layers * Target::ALL.len()).map(|_| None).collect())).collect();
     let mut bytes = 0;
     for ((layer, target), pair) in pairs {
         let (Some(a), Some(b)) = pair else {

@@ -114,6 +114,10 @@ impl Leader {
         Self { shared, world }
     }
 
+    pub(super) fn is_whole(&self) -> bool {
+        !self.shared.closed.load(Ordering::Acquire)
+    }
+
     /// Where each shard is, once all have their weights.
     ///
     /// # Errors
@@ -240,7 +244,11 @@ impl Follower {
             let begun = shared.begun.load(Ordering::Acquire);
             if begun == seen {
                 looks += 1;
-                if looks > SPINS { std::thread::park() } else { std::hint::spin_loop() }
+                if looks > SPINS {
+                    std::thread::park()
+                } else {
+                    std::hint::spin_loop()
+                }
                 continue;
             }
             (seen, looks) = (begun, 0);
@@ -256,4 +264,3 @@ impl Follower {
         Ok(())
     }
 }
-

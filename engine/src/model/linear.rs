@@ -140,10 +140,9 @@ impl Stack {
         let mut pairs = Vec::with_capacity(config.layers * Target::ALL.len());
         for layer in 0..config.layers {
             for target in Target::ALL {
-                let of = |adapter: &AdapterHandle| {
-                    pair(Some(adapter), rank, layer, target).map(|(a, b)| (a.clone(), b.clone()))
-                };
-                let Some((columns, rows)) = adapters.iter().find_map(of).map(|(a, b)| Ok::<_, candle_core::Error>((a.dim(1)?, b.dim(0)?))).transpose()?
+                let of = |adapter: &AdapterHandle| pair(Some(adapter), rank, layer, target).map(|(a, b)| (a.clone(), b.clone()));
+                let Some((columns, rows)) =
+                    adapters.iter().find_map(of).map(|(a, b)| Ok::<_, candle_core::Error>((a.dim(1)?, b.dim(0)?))).transpose()?
                 else {
                     pairs.push(None);
                     continue;

@@ -5,11 +5,11 @@ mod config;
 mod cpu;
 mod group;
 mod linear;
+#[cfg(test)]
+mod sharding_tests;
 mod slice;
 mod step;
 mod tensors;
-#[cfg(test)]
-mod sharding_tests;
 #[cfg(test)]
 mod tests;
 
@@ -157,6 +157,11 @@ impl Llama {
 
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Whether every shard is there.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.leader.is_whole()
     }
 
     /// The blocks of its sequences' keys and values.

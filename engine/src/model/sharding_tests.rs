@@ -106,7 +106,10 @@ fn models_in_f32_and_quantised_at_load_agree_bit_for_bit_however_they_are_sharde
             };
             let whole = run(&Llama::load(&files, quantisation, &Device::Cpu).unwrap());
             for world in 2..=kv_heads {
-                assert!(bits(&with_group(&files, quantisation, world, run)) == bits(&whole), "{world} shards of {heads} heads, {quantisation:?}");
+                assert!(
+                    bits(&with_group(&files, quantisation, world, run)) == bits(&whole),
+                    "{world} shards of {heads} heads, {quantisation:?}"
+                );
             }
         }
     }

@@ -162,11 +162,8 @@ impl TensorShard {
         if step.reads.is_empty() {
             return Ok(());
         }
-        let read = if step.reads.len() == x.dim(0)? {
-            x.clone()
-        } else {
-            x.index_select(&Tensor::new(step.reads.as_slice(), &self.device)?, 0)?
-        };
+        let read =
+            if step.reads.len() == x.dim(0)? { x.clone() } else { x.index_select(&Tensor::new(step.reads.as_slice(), &self.device)?, 0)? };
         let own = self.output.forward(&rms_norm(&read, &self.norm, config.norm_eps)?)?;
         let own = if self.slice.world == 1 {
             own

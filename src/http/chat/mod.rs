@@ -28,9 +28,9 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
     responses((status = 200, content((ChatCompletion = "application/json"), (ChunkExample = "text/event-stream"))),
         (status = 404, description = "no such model", body = ErrorBody)))]
 pub async fn complete(nyx: web::Data<Nyx>, state: web::Data<DoorState>, request: Admitted<ChatRequest>) -> Result<HttpResponse, ApiError> {
-    let Admitted { permit, body } = request;
+    let Admitted { permit, client, body } = request;
     let asked = body.understood(&specialist_names(&nyx))?;
-    let context = nyx.context(asked.deadline_ms)?;
+    let context = nyx.context(asked.deadline_ms)?.of(client);
     let heading = Heading::new(context.id, asked.question.target.model(), &nyx.model.sha256, state.now());
     let n = asked.question.n;
     let nyx = nyx.get_ref().clone();

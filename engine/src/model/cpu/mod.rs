@@ -13,8 +13,8 @@ use super::{ModelConfig, Slice};
 use crate::Result;
 use crate::comm::SharedComm;
 use crate::kernels::{
-    Activations, AttentionShape, Isa, KEYS, LowRank, Product, Team, add, add_low, attention, low_rank, low_rank_apart, matmul, matmul_apart,
-    matmul_dense, matmul_dense_apart, matmul_low_rank, rms_norm, rotate, silu_mul,
+    Activations, AttentionShape, Isa, KEYS, LowRank, Product, Team, add, add_low, attention, low_rank, low_rank_apart, matmul,
+    matmul_apart, matmul_dense, matmul_dense_apart, matmul_low_rank, rms_norm, rotate, silu_mul,
 };
 use crate::kv::{KvShape, KvStore};
 use crate::lora::{Delta, Target};
@@ -395,7 +395,9 @@ impl CpuShard {
         }
         attended.resize(q.len(), 0.0);
         let shape = AttentionShape { heads: self.slice.heads(), kv_heads: self.slice.kv_heads.len(), head_dim: config.head_dim };
-        debug_assert!(step.spans.iter().zip(&step.table_of).all(|(span, table)| (span.position + span.tokens).div_ceil(KEYS) <= table.len()));
+        debug_assert!(
+            step.spans.iter().zip(&step.table_of).all(|(span, table)| (span.position + span.tokens).div_ceil(KEYS) <= table.len())
+        );
         let cache = |span: usize, block: usize, head: usize| self.store.slice(layer, step.table(span)[block], head);
         attention(&self.team, self.isa, shape, &step.spans, cache, q, attended);
     }
