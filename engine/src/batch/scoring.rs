@@ -3,10 +3,16 @@
 //! The prompt's last chunk and its continuations go in one pass, as a tree: every continuation sees the prompt and itself.
 
 use crate::Result;
+use crate::kernels::KEYS;
 use crate::kv::{BlockPool, KvCache};
 use crate::model::{LogitRows, Step};
 use crate::sampling::logprob;
 use crate::score::{ContinuationScore, ScoreJob};
+
+/// Blocks of a continuation's own: the one where it leaves the prompt, and those that it fills.
+fn blocks_of(continuation: &[u32]) -> usize {
+    if continuation.len() < 2 { 0 } else { continuation.len().div_ceil(KEYS) + 1 }
+}
 
 /// Continuations under way together: each has blocks of its own.
 const TOGETHER: usize = 16;
@@ -56,11 +62,8 @@ impl Scoring {
     /// Blocks that the next [`push`](Self::push) takes at most.
     pub(super) fn wants(&self, budget: usize) -> usize {
         let rest = &self.job.continuations[self.scores.len()..];
-        let longest = rest.iter().take(TOGETHER).map(Vec::len).max().unwrap_or(0).min(budget);
-        let trunk = self.kv.as_ref().map_or(budget, |kv| (self.job.prompt.len() - kv.len()).min(budget));
-        // a branch has the block where it leaves the trunk, and those that it fills
-        let per_branch = longest.div_ceil(crate::kernels::KEYS) + 1;
-        trunk.div_ceil(crate::kernels::KEYS) + 1 + per_branch * rest.len().min(TOGETHER)
+        let trunk = self.kv.as_ref().map_or(self.job.prompt.len(), |kv| self.job.prompt.len() - kv.len()).min(budget);
+        trunk.div_ceil(KEYS) + 1 + rest.iter().take(TOGETHER).map(|continuation| blocks_of(continuation)).sum::<usize>()
     }
 
     /// Adds its next tokens to the step, at most `budget`; returns how many those are.
@@ -86,7 +89,15 @@ impl Scoring {
         }
         let rest = &self.job.continuations[self.scores.len()..];
         if self.group.is_empty() {
-            self.group.extend(rest.iter().take(TOGETHER).map(|_| Branch::default()));
+            // as many as there is room for, and at least one
+            let mut room = pool.room();
+            let fits = |continuation: &&Vec<u32>| {
+                let fits = blocks_of(continuation) <= room;
+                room = room.saturating_sub(blocks_of(continuation));
+                fits
+            };
+            let together = rest.iter().take(TOGETHER).take_while(fits).count().max(1);
+            self.group.resize_with(together, Branch::default);
         }
         for (branch, continuation) in self.group.iter_mut().zip(rest) {
             // the first token's logits are the prompt's last, the last one's are asked for by nobody

@@ -314,17 +314,17 @@ impl Lanes for Avx2 {
 
 /// A safe function that runs a generic kernel with the lanes of an instruction set.
 macro_rules! for_isa {
-    ($(#[$doc:meta])* $vis:vis unsafe fn $name:ident($($arg:ident: $type:ty),* $(,)?) = $body:ident) => {
+    ($(#[$doc:meta])* $vis:vis unsafe fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $ret:ty)? = $body:ident) => {
         $(#[$doc])*
-        $vis unsafe fn $name(isa: $crate::kernels::Isa, $($arg: $type),*) {
+        $vis unsafe fn $name(isa: $crate::kernels::Isa, $($arg: $type),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-                unsafe fn avx512($($arg: $type),*) {
+                unsafe fn avx512($($arg: $type),*) $(-> $ret)? {
                     unsafe { $body::<$crate::kernels::lanes::Avx512>($($arg),*) }
                 }
                 #[target_feature(enable = "avx2,fma,f16c")]
-                unsafe fn avx2($($arg: $type),*) {
+                unsafe fn avx2($($arg: $type),*) $(-> $ret)? {
                     unsafe { $body::<$crate::kernels::lanes::Avx2>($($arg),*) }
                 }
                 match isa {

@@ -33,7 +33,7 @@ pub use activations::Activations;
 pub use attention::{AttentionShape, KEYS, KvSlice, Span, attention};
 pub use dense::{DenseMatrix, matmul_dense, matmul_dense_apart};
 pub use lora::{LowRank, add_low, low_rank, low_rank_apart, matmul_apart, matmul_low_rank};
-pub use ops::{add, rms_norm, rotate, silu_mul, to_half};
+pub use ops::{SoftmaxSums, add, exp_shifted, rms_norm, rotate, silu_mul, softmax_sums, to_half};
 pub use packed::{BlockKind, PackedMatrix};
 pub use team::Team;
 

@@ -1,7 +1,7 @@
 //! What stands between the products: norms, rotations, activation functions.
 
 use super::Isa;
-use super::lanes::{LANES, Lanes, exp, for_isa, sum};
+use super::lanes::{LANES, Lanes, exp, for_isa, largest, sum};
 
 /// RMSNorm (Zhang and Sennrich 2019) of one row: `x / sqrt(mean(x²) + eps) · weight`.
 ///
@@ -120,6 +120,83 @@ unsafe fn to_half_body<V: Lanes>(x: *const f32, out: *mut u16, len: usize) {
         for at in (0..len).step_by(LANES) {
             // the operand order lets a NaN through
             V::splat(MOST_HALF).min(V::splat(-MOST_HALF).max(V::load(x.add(at)))).store_half(out.add(at));
+        }
+    }
+}
+
+/// What stands for minus infinity, where that times zero must be a number.
+const FAR_BELOW: f32 = -1e4;
+
+/// The softmax's sums over any number of logits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SoftmaxSums {
+    /// The largest logit.
+    pub best: f32,
+    /// Σ exp(logit − best)
+    pub total: f32,
+    /// Σ exp(logit − best) · (logit − best)
+    pub weighted: f32,
+}
+
+/// The largest logit, and the sums from which normaliser and entropy follow.
+pub fn softmax_sums(isa: Isa, logits: &[f32]) -> SoftmaxSums {
+    let (whole, rest) = logits.split_at(logits.len() / LANES * LANES);
+    let mut tail = [f32::NEG_INFINITY; LANES];
+    tail[..rest.len()].copy_from_slice(rest);
+    // SAFETY: whole lanes, and one more.
+    unsafe { softmax_sums_isa(isa, whole.as_ptr(), whole.len(), tail.as_ptr()) }
+}
+
+for_isa! { unsafe fn softmax_sums_isa(x: *const f32, len: usize, tail: *const f32) -> SoftmaxSums = softmax_sums_body }
+
+#[inline(always)]
+unsafe fn softmax_sums_body<V: Lanes>(x: *const f32, len: usize, tail: *const f32) -> SoftmaxSums {
+    // SAFETY: as `softmax_sums` says.
+    unsafe {
+        let mut most = V::load(tail);
+        for at in (0..len).step_by(LANES) {
+            most = most.max(V::load(x.add(at)));
+        }
+        let best = largest(most);
+        let (shift, floor) = (V::splat(best), V::splat(FAR_BELOW));
+        let mut sums = [[V::splat(0.0); 2]; 2];
+        let mut add = |values: V, which: usize| {
+            let shifted = floor.max(values.sub(shift));
+            let weight = exp(shifted);
+            sums[which] = [sums[which][0].add(weight), weight.mul_add(shifted, sums[which][1])];
+        };
+        add(V::load(tail), 0);
+        for at in (0..len).step_by(LANES) {
+            add(V::load(x.add(at)), at / LANES % 2);
+        }
+        let [even, odd] = sums;
+        SoftmaxSums { best, total: sum(even[0].add(odd[0])), weighted: sum(even[1].add(odd[1])) }
+    }
+}
+
+/// `x = exp((x − shift) · scale)`, any number of them; what is far below becomes about 1e-38.
+pub fn exp_shifted(isa: Isa, x: &mut [f32], shift: f32, scale: f32) {
+    let whole = x.len() / LANES * LANES;
+    let (x, rest) = x.split_at_mut(whole);
+    let mut tail = [0.0; LANES];
+    tail[..rest.len()].copy_from_slice(rest);
+    // SAFETY: whole lanes, and one more.
+    unsafe {
+        exp_shifted_isa(isa, x.as_mut_ptr(), x.len(), shift, scale);
+        exp_shifted_isa(isa, tail.as_mut_ptr(), LANES, shift, scale);
+    }
+    rest.copy_from_slice(&tail[..rest.len()]);
+}
+
+for_isa! { unsafe fn exp_shifted_isa(x: *mut f32, len: usize, shift: f32, scale: f32) = exp_shifted_body }
+
+#[inline(always)]
+unsafe fn exp_shifted_body<V: Lanes>(x: *mut f32, len: usize, shift: f32, scale: f32) {
+    // SAFETY: as `exp_shifted` says.
+    unsafe {
+        let (shift, scale, floor) = (V::splat(shift), V::splat(scale), V::splat(FAR_BELOW));
+        for at in (0..len).step_by(LANES) {
+            exp(floor.max(V::load(x.add(at)).sub(shift).mul(scale))).store(x.add(at));
         }
     }
 }

@@ -279,6 +279,37 @@ fn norms_activations_and_halves_have_the_same_bits_on_every_path() {
     assert!(extreme.iter().all(|value| value.is_finite()) && extreme[2] == 200.0 && extreme[3].abs() < 1e-30, "{extreme:?}");
 }
 
+#[test]
+fn softmax_sums_have_the_same_bits_on_every_path_and_are_right_for_any_length() {
+    let mut random = random();
+    for len in [1, 15, 16, 17, 300, 49_152] {
+        let mut logits = floats(&mut random, len, 20.0);
+        if len > 20 {
+            logits[3] = f32::NEG_INFINITY;
+        }
+        let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let shifted = || logits.iter().map(|logit| f64::from(*logit) - f64::from(best)).filter(|shifted| shifted.is_finite());
+        let total: f64 = shifted().map(f64::exp).sum();
+        let weighted: f64 = shifted().map(|shifted| shifted.exp() * shifted).sum();
+        let expected = softmax_sums(Isa::Portable, &logits);
+        assert_eq!(expected.best, best);
+        close(expected.total, total, 1e-5 * total);
+        close(expected.weighted, weighted, 1e-5 * weighted.abs() + 1e-6);
+        let mut powers = logits.clone();
+        exp_shifted(Isa::Portable, &mut powers, best, 0.5);
+        for (power, logit) in powers.iter().zip(&logits) {
+            close(*power, ((f64::from(*logit) - f64::from(best)) * 0.5).exp(), 1e-6);
+        }
+        for isa in Isa::available() {
+            let found = softmax_sums(isa, &logits);
+            assert_eq!(bits(&[found.best, found.total, found.weighted]), bits(&[expected.best, expected.total, expected.weighted]));
+            let mut again = logits.clone();
+            exp_shifted(isa, &mut again, best, 0.5);
+            assert_eq!(bits(&again), bits(&powers), "{isa:?}");
+        }
+    }
+}
+
 /// Keys and values `[positions, head_dim]` of one head, in blocks.
 fn cached(keys: &[f32], values: &[f32], dim: usize) -> Vec<Vec<f32>> {
     let positions = keys.len() / dim;

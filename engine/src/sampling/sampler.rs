@@ -4,6 +4,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::SamplingParams;
+use crate::kernels::{Isa, SoftmaxSums, exp_shifted, softmax_sums};
 
 /// Candidates sorted first when a nucleus is looked for: nearly always enough.
 const NUCLEUS_GUESS: usize = 256;
@@ -16,7 +17,10 @@ pub(crate) struct Sampler {
     /// How often each token stands in the prompt and in the answer.
     prompt_counts: Vec<(u32, u32)>,
     answer_counts: Vec<(u32, u32)>,
-    scratch: Vec<(u32, f32)>,
+    /// Logits after penalties, then weights.
+    adjusted: Vec<f32>,
+    candidates: Vec<(u32, f32)>,
+    isa: Isa,
 }
 
 /// What a step's raw distribution looked like, before temperature and penalties.
@@ -40,7 +44,15 @@ impl Sampler {
             prompt_counts.extend(sorted.into_iter().map(|token| (token, 1)));
         }
         let rng = StdRng::seed_from_u64(params.seed);
-        Self { params, rng, prompt_counts, answer_counts: Vec::new(), scratch: Vec::new() }
+        Self {
+            params,
+            rng,
+            prompt_counts,
+            answer_counts: Vec::new(),
+            adjusted: Vec::new(),
+            candidates: Vec::new(),
+            isa: Isa::detect(),
+        }
     }
 
     /// The next token and what is known of it.
@@ -50,65 +62,77 @@ impl Sampler {
             Ok(at) => self.answer_counts[at].1 += 1,
             Err(at) => self.answer_counts.insert(at, (token, 1)),
         }
-        let (log_normaliser, entropy) = normaliser_and_entropy(logits);
+        let (log_normaliser, entropy) = normaliser_and_entropy(self.isa, logits);
         (token, StepStats { logprob: logits[token as usize] - log_normaliser, entropy, log_normaliser })
     }
 
     fn choose(&mut self, logits: &[f32]) -> u32 {
         let params = &self.params;
-        let scratch = &mut self.scratch;
-        scratch.clear();
-        scratch.extend(logits.iter().enumerate().map(|(token, &logit)| (token as u32, logit)));
-        if params.repetition_penalty != 1.0 {
-            for (token, _) in self
-                .prompt_counts
-                .iter()
-                .chain(self.answer_counts.iter().filter(|(t, _)| self.prompt_counts.binary_search_by_key(t, |(p, _)| *p).is_err()))
-            {
-                let logit = &mut scratch[*token as usize].1;
-                *logit = if *logit > 0.0 { *logit / params.repetition_penalty } else { *logit * params.repetition_penalty };
-            }
+        let penalised = params.repetition_penalty != 1.0
+            || params.presence_penalty != 0.0
+            || params.frequency_penalty != 0.0
+            || !params.logit_bias.is_empty();
+        if params.temperature == 0.0 && !penalised {
+            return first_of(logits, softmax_sums(self.isa, logits).best);
         }
-        if params.presence_penalty != 0.0 || params.frequency_penalty != 0.0 {
-            for &(token, count) in &self.answer_counts {
-                scratch[token as usize].1 -= params.presence_penalty + params.frequency_penalty * count as f32;
-            }
+        self.adjusted.clear();
+        self.adjusted.extend_from_slice(logits);
+        if penalised {
+            self.penalise();
         }
-        for &(token, bias) in &params.logit_bias {
-            scratch[token as usize].1 += bias;
-        }
+        let (params, adjusted) = (&self.params, &mut self.adjusted);
+        let best = softmax_sums(self.isa, adjusted).best;
         if params.temperature == 0.0 {
-            return scratch.iter().fold(scratch[0], |best, &candidate| if candidate.1 > best.1 { candidate } else { best }).0;
+            return first_of(adjusted, best);
         }
-        // the better logit first, the lower id among equals
+        exp_shifted(self.isa, adjusted, best, 1.0 / params.temperature);
+        // the heavier first, the lower id among equals: what is drawn must not depend on how a selection left the order
         let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-        if params.top_k > 0 && params.top_k < scratch.len() {
-            scratch.select_nth_unstable_by(params.top_k - 1, order);
-            scratch.truncate(params.top_k);
-            // what is drawn must not depend on how the selection left the order
-            scratch.sort_unstable_by(order);
-        }
-        let best = scratch.iter().fold(f32::NEG_INFINITY, |best, &(_, logit)| best.max(logit));
-        for (_, logit) in scratch.iter_mut() {
-            *logit = ((*logit - best) / params.temperature).exp();
+        let candidates = &mut self.candidates;
+        candidates.clear();
+        candidates.extend(adjusted.iter().enumerate().map(|(token, &weight)| (token as u32, weight)));
+        if params.top_k > 0 && params.top_k < candidates.len() {
+            candidates.select_nth_unstable_by(params.top_k - 1, order);
+            candidates.truncate(params.top_k);
+            candidates.sort_unstable_by(order);
         }
         if params.min_p > 0.0 {
             // the best one's weight is 1
-            scratch.retain(|(_, weight)| *weight >= params.min_p);
+            candidates.retain(|(_, weight)| *weight >= params.min_p);
         }
-        let mut total: f64 = scratch.iter().map(|&(_, weight)| f64::from(weight)).sum();
+        let mut total: f64 = candidates.iter().map(|&(_, weight)| f64::from(weight)).sum();
         if params.top_p < 1.0 {
-            total = keep_nucleus(scratch, total * f64::from(params.top_p), order);
+            total = keep_nucleus(candidates, total * f64::from(params.top_p), order);
         }
         let mut left = self.rng.random::<f64>() * total;
-        for &(token, weight) in scratch.iter() {
+        for &(token, weight) in candidates.iter() {
             left -= f64::from(weight);
             if left < 0.0 {
                 return token;
             }
         }
         // rounding may leave a crumb: the last candidate with any weight
-        scratch.iter().rfind(|(_, weight)| *weight > 0.0).map_or(0, |(token, _)| *token)
+        candidates.iter().rfind(|(_, weight)| *weight > 0.0).map_or(0, |(token, _)| *token)
+    }
+
+    /// Changes logits as penalties and biases say.
+    fn penalise(&mut self) {
+        let (params, adjusted) = (&self.params, &mut self.adjusted);
+        if params.repetition_penalty != 1.0 {
+            let of_answer = self.answer_counts.iter().filter(|(t, _)| self.prompt_counts.binary_search_by_key(t, |(p, _)| *p).is_err());
+            for (token, _) in self.prompt_counts.iter().chain(of_answer) {
+                let logit = &mut adjusted[*token as usize];
+                *logit = if *logit > 0.0 { *logit / params.repetition_penalty } else { *logit * params.repetition_penalty };
+            }
+        }
+        if params.presence_penalty != 0.0 || params.frequency_penalty != 0.0 {
+            for &(token, count) in &self.answer_counts {
+                adjusted[token as usize] -= params.presence_penalty + params.frequency_penalty * count as f32;
+            }
+        }
+        for &(token, bias) in &params.logit_bias {
+            adjusted[token as usize] += bias;
+        }
     }
 
     pub(crate) fn params(&self) -> &SamplingParams {
@@ -117,47 +141,44 @@ impl Sampler {
 }
 
 /// Keeps the fewest best candidates whose weights reach `wanted`; returns their total.
-fn keep_nucleus(scratch: &mut Vec<(u32, f32)>, wanted: f64, order: impl Fn(&(u32, f32), &(u32, f32)) -> std::cmp::Ordering + Copy) -> f64 {
+fn keep_nucleus(candidates: &mut Vec<(u32, f32)>, wanted: f64, order: impl Fn(&(u32, f32), &(u32, f32)) -> std::cmp::Ordering + Copy) -> f64 {
     let mut sorted = 0;
     for guess in [NUCLEUS_GUESS, usize::MAX] {
-        if guess < scratch.len() {
-            scratch.select_nth_unstable_by(guess, order);
-            scratch[..guess].sort_unstable_by(order);
+        if guess < candidates.len() {
+            candidates.select_nth_unstable_by(guess, order);
+            candidates[..guess].sort_unstable_by(order);
             sorted = guess;
-        } else if sorted < scratch.len() {
-            scratch.sort_unstable_by(order);
-            sorted = scratch.len();
+        } else if sorted < candidates.len() {
+            candidates.sort_unstable_by(order);
+            sorted = candidates.len();
         }
         let mut total = 0.0;
-        for (index, &(_, weight)) in scratch[..sorted].iter().enumerate() {
+        for (index, &(_, weight)) in candidates[..sorted].iter().enumerate() {
             total += f64::from(weight);
             if total >= wanted {
-                scratch.truncate(index + 1);
+                candidates.truncate(index + 1);
                 return total;
             }
         }
     }
-    scratch.iter().map(|&(_, weight)| f64::from(weight)).sum()
+    candidates.iter().map(|&(_, weight)| f64::from(weight)).sum()
+}
+
+/// The first entry that is `value`, the lowest id among equals.
+fn first_of(values: &[f32], value: f32) -> u32 {
+    values.iter().position(|other| *other == value).unwrap_or(0) as u32
 }
 
 /// log Σ exp(logit), and the entropy of the softmax in nats.
-fn normaliser_and_entropy(logits: &[f32]) -> (f32, f32) {
-    let best = logits.iter().fold(f32::NEG_INFINITY, |best, &logit| best.max(logit));
-    let (mut sum, mut weighted) = (0.0_f64, 0.0_f64);
-    for &logit in logits {
-        let shifted = logit - best;
-        let weight = f64::from(shifted.exp());
-        sum += weight;
-        if weight > 0.0 {
-            weighted += weight * f64::from(shifted);
-        }
-    }
-    ((f64::from(best) + sum.ln()) as f32, (sum.ln() - weighted / sum).max(0.0) as f32)
+fn normaliser_and_entropy(isa: Isa, logits: &[f32]) -> (f32, f32) {
+    let SoftmaxSums { best, total, weighted } = softmax_sums(isa, logits);
+    let (total, weighted) = (f64::from(total), f64::from(weighted));
+    ((f64::from(best) + total.ln()) as f32, (total.ln() - weighted / total).max(0.0) as f32)
 }
 
 /// log softmax of one entry of `logits`.
 pub(crate) fn logprob(logits: &[f32], token: u32) -> f32 {
-    logits[token as usize] - normaliser_and_entropy(logits).0
+    logits[token as usize] - normaliser_and_entropy(Isa::detect(), logits).0
 }
 
 /// The `count` best tokens, best first.
