@@ -38,6 +38,13 @@ bench: build ## Measure the engine on the default model (QUICK=1: fewer rounds)
 	model="$$(cargo run --release --locked -q -- fetch | sed -n '1s/.*, at //p')"; \
 	cargo run --release --locked -p nyx-engine --example bench -- "$$model" $(ROUNDS)
 
+TRIALS ?= $(or $(NYX_TRIALS),../shared/trials)
+
+.PHONY: accuracy
+accuracy: build ## Compare the kernels with the same weights in f32, over the trials in $$TRIALS
+	model="$$(cargo run --release --locked -q -- fetch | sed -n '1s/.*, at //p')"; \
+	cargo run --release --locked -p nyx-engine --example accuracy -- "$$model" "$(TRIALS)" LICENSE
+
 .PHONY: doctor
 doctor: c-compiler ## Check this machine, and say what to do
 	cargo run --locked -- doctor

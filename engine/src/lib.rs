@@ -9,6 +9,7 @@ pub mod comm;
 pub mod device;
 pub mod embed;
 pub mod error;
+pub mod fidelity;
 mod kernels;
 pub mod kv;
 pub mod lora;

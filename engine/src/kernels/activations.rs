@@ -1,5 +1,7 @@
 //! Activations rounded to int8.
 
+use super::lanes::{LANES, Lanes, for_isa, largest, sum};
+use super::portable::LEAST;
 use super::{BLOCK, Isa, Team};
 
 /// Rows of activations in int8, a scale for each block of [`BLOCK`] columns. Buffers are kept for the next step.
@@ -76,6 +78,119 @@ impl Activations {
             }
         };
         if self.tokens >= SHARED_FROM { team.run(part) } else { part(0, 1) }
+    }
+}
+
+impl Activations {
+    /// Rounds `x`, `[tokens, columns]`, twice: row `2t` holds token `t` as [`quantise`](Self::quantise) has it, row `2t + 1` what that lost, to
+    /// multiples of 1/254 of its scale. A product has to be [folded](fold) afterwards, and is then as exact as with 15 bits.
+    ///
+    /// # Panics
+    /// When `x` does not hold whole rows of whole blocks.
+    pub fn quantise_fine(&mut self, team: &Team, isa: Isa, x: &[f32], columns: usize) {
+        assert!(columns.is_multiple_of(BLOCK) && x.len().is_multiple_of(columns), "whole rows of whole blocks");
+        let tokens = x.len() / columns;
+        self.reset(2 * tokens, columns);
+        let target = Target {
+            quants: self.quants.as_mut_ptr(),
+            scales: self.scales.as_mut_ptr(),
+            sums: self.sums.as_mut_ptr(),
+            weighted: self.weighted.as_mut_ptr(),
+        };
+        let per_row = columns / BLOCK;
+        let part = |thread: usize, threads: usize| {
+            let target = &target;
+            for token in tokens * thread / threads..tokens * (thread + 1) / threads {
+                for block in 0..per_row {
+                    let x = &x[token * columns + block * BLOCK..][..BLOCK];
+                    let mut rounded = Fine::default();
+                    // SAFETY: `isa` was detected, the slice is a block.
+                    unsafe { fine_isa(isa, x.as_ptr(), &mut rounded) };
+                    let scales = [rounded.scale, rounded.scale / FINE];
+                    for (row, (quants, scale)) in rounded.quants.iter().zip(scales).enumerate() {
+                        let at = (2 * token + row) * per_row + block;
+                        // SAFETY: no other thread has this token, whose places are within the buffers.
+                        unsafe {
+                            let into = std::slice::from_raw_parts_mut(target.quants.add(at * BLOCK), BLOCK);
+                            into.iter_mut().zip(quants).for_each(|(into, quant)| *into = *quant as i8);
+                            let sum = quants.iter().sum::<f32>() as i32;
+                            *target.scales.add(at) = scale;
+                            *target.sums.add(at) = sum;
+                            *target.weighted.add(at) = scale * sum as f32;
+                        }
+                    }
+                }
+            }
+        };
+        if tokens >= SHARED_FROM { team.run(part) } else { part(0, 1) }
+    }
+}
+
+/// Steps of the second rounding in one of the first.
+const FINE: f32 = 254.0;
+
+/// A block rounded twice, as whole numbers.
+struct Fine {
+    quants: [[f32; BLOCK]; 2],
+    scale: f32,
+}
+
+impl Default for Fine {
+    fn default() -> Self {
+        Self { quants: [[0.0; BLOCK]; 2], scale: 0.0 }
+    }
+}
+
+for_isa! { unsafe fn fine_isa(x: *const f32, into: &mut Fine) = fine_body }
+
+#[inline(always)]
+unsafe fn fine_body<V: Lanes>(x: *const f32, into: &mut Fine) {
+    // SAFETY: as `quantise_fine` says.
+    unsafe {
+        let x = [V::load(x), V::load(x.add(LANES))];
+        let zero = V::splat(0.0);
+        // x · 0 is 0 for finite x alone
+        let zeros = sum(x[0].mul(zero).add(x[1].mul(zero)));
+        let magnitude = |x: V| x.max(zero.sub(x));
+        let most = largest(magnitude(x[0]).max(magnitude(x[1])));
+        if zeros != 0.0 || most < LEAST {
+            into.scale = if zeros == 0.0 { 0.0 } else { f32::NAN };
+            return;
+        }
+        into.scale = most / 127.0;
+        for half in 0..2 {
+            let scaled = x[half].mul(V::splat(127.0 / most));
+            let first = scaled.round();
+            first.store(into.quants[0].as_mut_ptr().add(half * LANES));
+            scaled.sub(first).mul(V::splat(FINE)).round().store(into.quants[1].as_mut_ptr().add(half * LANES));
+        }
+    }
+}
+
+/// Adds the two rows of each token, `y` `[2 · tokens, rows]` becoming `[tokens, rows]`.
+pub fn fold(isa: Isa, y: &mut Vec<f32>, rows: usize) {
+    let tokens = y.len() / rows / 2;
+    // SAFETY: whole rows; a token's sum goes where its rows, or earlier ones, stood.
+    unsafe { fold_isa(isa, y.as_mut_ptr(), rows, tokens) };
+    y.truncate(tokens * rows);
+}
+
+for_isa! { unsafe fn fold_isa(y: *mut f32, rows: usize, tokens: usize) = fold_body }
+
+#[inline(always)]
+unsafe fn fold_body<V: Lanes>(y: *mut f32, rows: usize, tokens: usize) {
+    // SAFETY: as `fold` says.
+    unsafe {
+        for token in 0..tokens {
+            let (first, second, into) = (y.add(2 * token * rows), y.add((2 * token + 1) * rows), y.add(token * rows));
+            let whole = rows / LANES * LANES;
+            for at in (0..whole).step_by(LANES) {
+                V::load(first.add(at)).add(V::load(second.add(at))).store(into.add(at));
+            }
+            for at in whole..rows {
+                *into.add(at) = *first.add(at) + *second.add(at);
+            }
+        }
     }
 }
 

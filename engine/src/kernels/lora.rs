@@ -159,10 +159,29 @@ pub fn matmul_low_rank(
     x: &[f32],
     low: &mut Vec<f32>,
 ) {
-    let mut targets = [(Output { start: std::ptr::null_mut(), rows: 0, apart: 0 }, 0); PRODUCTS];
-    for (target, product) in targets.iter_mut().zip(products.iter_mut()) {
-        *target = (Output { start: product.y.as_mut_ptr(), rows: 0, apart: 0 }, product.y.len());
+    matmul_with_low(team, isa, products, quants, items, x, low);
+    if !items.is_empty() {
+        let mut targets = [(Output { start: std::ptr::null_mut(), rows: 0, apart: 0 }, 0); PRODUCTS];
+        for (target, product) in targets.iter_mut().zip(products) {
+            *target = (Output { start: product.y.as_mut_ptr(), rows: 0, apart: 0 }, product.y.len());
+        }
+        up(team, isa, items, low, &targets);
     }
+}
+
+/// The first of those phases: the products, and what is `low`, which [`add_low`] adds.
+///
+/// # Panics
+/// When shapes do not fit.
+pub fn matmul_with_low(
+    team: &Team,
+    isa: Isa,
+    products: &mut [Product<'_>],
+    quants: &Activations,
+    items: &[LowRank<'_>],
+    x: &[f32],
+    low: &mut Vec<f32>,
+) {
     let low = resized(low, low_size(items));
     let down = Down::new(isa, items, x, low, false);
     let phase = Phase::new(isa, products, quants, false);
@@ -171,9 +190,6 @@ pub fn matmul_low_rank(
         down.work(thread, threads);
         phase.work(thread, threads);
     });
-    if !items.is_empty() {
-        up(team, isa, items, low, &targets);
-    }
 }
 
 /// A shard's part of a product and of the low-rank products beside it, each chunk's sums on their own: `product.y` is

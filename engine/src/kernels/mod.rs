@@ -29,10 +29,10 @@ mod tests;
 
 use std::ops::Range;
 
-pub use activations::Activations;
+pub use activations::{Activations, fold};
 pub use attention::{AttentionShape, KEYS, KvSlice, Span, attention};
 pub use dense::{DenseMatrix, matmul_dense, matmul_dense_apart};
-pub use lora::{LowRank, add_low, low_rank, low_rank_apart, matmul_apart, matmul_low_rank};
+pub use lora::{LowRank, add_low, low_rank, low_rank_apart, matmul_apart, matmul_low_rank, matmul_with_low};
 pub use ops::{SoftmaxSums, add, exp_shifted, rms_norm, rotate, silu_mul, softmax_sums, to_half};
 pub use packed::{BlockKind, PackedMatrix};
 pub use team::Team;

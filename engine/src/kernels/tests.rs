@@ -109,6 +109,46 @@ fn quantised_products_have_the_same_bits_on_every_path_batched_or_alone() {
 }
 
 #[test]
+fn twice_rounded_products_are_nearly_exact_and_have_the_same_bits_on_every_path() {
+    let mut random = random();
+    for kind in KINDS {
+        let (rows, columns, tokens) = (random.random_range(1..70), BLOCK * random.random_range(1..6), random.random_range(1..12));
+        let file = blocks(&mut random, kind, rows, columns);
+        let w = PackedMatrix::pack(kind, rows, columns, &file, 1);
+        let mut x = floats(&mut random, tokens * columns, 1.0);
+        // one that stands out
+        x[5] = 60.0;
+        let product = |isa: Isa, x: &[f32]| {
+            let mut quants = Activations::default();
+            quants.quantise_fine(&Team::new(2), isa, x, columns);
+            assert!(quants.quants.iter().all(|quant| (-127..=127).contains(quant)));
+            let mut y = vec![f32::NAN; 2 * x.len() / columns * rows];
+            matmul(&Team::new(2), isa, &mut [Product { w: &w, y: &mut y }], &quants);
+            fold(isa, &mut y, rows);
+            y
+        };
+        let expected = product(Isa::Portable, &x);
+        for isa in Isa::available() {
+            assert_eq!(bits(&product(isa, &x)), bits(&expected), "{isa:?} {kind:?}");
+            assert_eq!(bits(&product(isa, &x[..columns])), bits(&expected[..rows]));
+        }
+        let weights = plain(kind, &file);
+        for (y, x) in expected.chunks_exact(rows).zip(x.chunks_exact(columns)) {
+            for (y, w) in y.iter().zip(weights.chunks_exact(columns)) {
+                let dot: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+                let error: f64 = w.iter().map(|w| f64::from(w.abs())).sum::<f64>() * 60.0 / 127.0 / 254.0 / 2.0;
+                close(*y, dot, error + 1e-4 * (1.0 + dot.abs()));
+            }
+        }
+    }
+    for value in [f32::NAN, f32::INFINITY] {
+        let mut quants = Activations::default();
+        quants.quantise_fine(&Team::new(1), Isa::detect(), &[value; BLOCK], BLOCK);
+        assert!(quants.scales.iter().all(|scale| scale.is_nan()));
+    }
+}
+
+#[test]
 fn what_is_not_finite_or_hardly_there_is_the_same_on_every_path() {
     for (value, scale) in [(f32::NAN, f32::NAN), (f32::INFINITY, f32::NAN), (f32::NEG_INFINITY, f32::NAN), (1e-38, 0.0), (0.0, 0.0)] {
         for place in [0, 9, 31] {

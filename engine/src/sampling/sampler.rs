@@ -44,15 +44,7 @@ impl Sampler {
             prompt_counts.extend(sorted.into_iter().map(|token| (token, 1)));
         }
         let rng = StdRng::seed_from_u64(params.seed);
-        Self {
-            params,
-            rng,
-            prompt_counts,
-            answer_counts: Vec::new(),
-            adjusted: Vec::new(),
-            candidates: Vec::new(),
-            isa: Isa::detect(),
-        }
+        Self { params, rng, prompt_counts, answer_counts: Vec::new(), adjusted: Vec::new(), candidates: Vec::new(), isa: Isa::detect() }
     }
 
     /// The next token and what is known of it.
@@ -141,7 +133,11 @@ impl Sampler {
 }
 
 /// Keeps the fewest best candidates whose weights reach `wanted`; returns their total.
-fn keep_nucleus(candidates: &mut Vec<(u32, f32)>, wanted: f64, order: impl Fn(&(u32, f32), &(u32, f32)) -> std::cmp::Ordering + Copy) -> f64 {
+fn keep_nucleus(
+    candidates: &mut Vec<(u32, f32)>,
+    wanted: f64,
+    order: impl Fn(&(u32, f32), &(u32, f32)) -> std::cmp::Ordering + Copy,
+) -> f64 {
     let mut sorted = 0;
     for guess in [NUCLEUS_GUESS, usize::MAX] {
         if guess < candidates.len() {

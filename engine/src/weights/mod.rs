@@ -21,13 +21,17 @@ pub use digest::sha256_file;
 pub(crate) use digest::sha256_of;
 pub(crate) use folder::{load_safetensors, read_json};
 
-/// How to hold weights that are not quantised in the file.
+/// How to hold weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub enum Quantisation {
     /// As the file has them.
     #[default]
     #[serde(rename = "none")]
     None,
+    /// In f32, also those that the file has quantised: four to eight times the memory, for comparisons.
+    #[serde(rename = "f32")]
+    F32,
+    /// This and the next are for weights that are not quantised in the file.
     #[serde(rename = "q8_0")]
     Q8_0,
     /// Rows that 256 does not divide fall back to Q8_0.
@@ -177,7 +181,8 @@ impl WeightReader<'_> {
             Self::Gguf(reader) => {
                 let tensor = reader.read(name, device)?;
                 check_shape(name, tensor.shape().dims(), &shape)?;
-                if !matches!(tensor.dtype(), GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16) {
+                let quantised = !matches!(tensor.dtype(), GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16);
+                if quantised && quantisation != Quantisation::F32 {
                     return Ok(Matrix::Quantised(Arc::new(tensor)));
                 }
                 tensor.dequantize(device)?
@@ -186,7 +191,7 @@ impl WeightReader<'_> {
         };
         check_shape(name, dense.dims(), &shape)?;
         let dtype = match quantisation {
-            Quantisation::None => return Ok(Matrix::Dense(dense)),
+            Quantisation::None | Quantisation::F32 => return Ok(Matrix::Dense(dense)),
             Quantisation::Q4K if shape[1].is_multiple_of(GgmlDType::Q4K.block_size()) => GgmlDType::Q4K,
             Quantisation::Q8_0 | Quantisation::Q4K => {
                 if quantisation == Quantisation::Q4K {

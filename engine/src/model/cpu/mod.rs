@@ -13,8 +13,8 @@ use super::{ModelConfig, Slice};
 use crate::Result;
 use crate::comm::SharedComm;
 use crate::kernels::{
-    Activations, AttentionShape, Isa, KEYS, LowRank, Product, Team, add, add_low, attention, low_rank, low_rank_apart, matmul,
-    matmul_apart, matmul_dense, matmul_dense_apart, matmul_low_rank, rms_norm, rotate, silu_mul,
+    Activations, AttentionShape, Isa, KEYS, LowRank, Product, Team, add, add_low, attention, fold, low_rank, low_rank_apart, matmul,
+    matmul_apart, matmul_dense, matmul_dense_apart, matmul_low_rank, matmul_with_low, rms_norm, rotate, silu_mul,
 };
 use crate::kv::{KvShape, KvStore};
 use crate::lora::{Delta, Target};
@@ -158,15 +158,7 @@ impl CpuShard {
         for index in 0..self.layers.len() {
             let layer = &self.layers[index];
             self.norm(&buffers.x, &layer.input_norm, config.norm_eps, &mut buffers.normed);
-            self.products(
-                step,
-                index,
-                [(Target::Q, &layer.q, &mut buffers.q), (Target::K, &layer.k, &mut buffers.k), (Target::V, &layer.v, &mut buffers.v)],
-                &buffers.normed,
-                config.hidden,
-                &mut buffers.quants,
-                &mut buffers.low,
-            )?;
+            self.attention_products(step, index, buffers)?;
             self.attend(config, index, step, buffers);
             let layer = &self.layers[index];
             let Buffers { attended, quants, low, delta, .. } = &mut *buffers;
@@ -286,6 +278,33 @@ impl CpuShard {
             self.product(weight, x, columns, quants, y)?;
         }
         low_rank(&self.team, self.isa, &items, x, low, &mut outputs);
+        Ok(())
+    }
+
+    /// Queries, keys and values. They decide where attention looks, and their norm lets single channels stand out: rounding to 8 bits costs
+    /// more here than in all other products together, and so they get the [finer](Activations::quantise_fine) one.
+    fn attention_products(&self, step: &Step, index: usize, buffers: &mut Buffers) -> Result<()> {
+        let Layer { q, k, v, .. } = &self.layers[index];
+        let Buffers { normed, quants, low, q: to_q, k: to_k, v: to_v, .. } = buffers;
+        let tokens = step.tokens.len();
+        let columns = normed.len() / tokens;
+        let (Weight::Packed(wq), Weight::Packed(wk), Weight::Packed(wv)) = (q, k, v) else {
+            let products = [(Target::Q, q, to_q), (Target::K, k, to_k), (Target::V, v, to_v)];
+            return self.products(step, index, products, normed, columns, quants, low);
+        };
+        let items = self.low_rank_items(step, index, &[Target::Q, Target::K, Target::V]);
+        quants.quantise_fine(&self.team, self.isa, normed, columns);
+        let mut products = [(wq, &mut *to_q), (wk, &mut *to_k), (wv, &mut *to_v)].map(|(w, y)| {
+            y.resize(2 * tokens * w.rows(), 0.0);
+            Product { w, y: y.as_mut_slice() }
+        });
+        matmul_with_low(&self.team, self.isa, &mut products, quants, &items, normed, low);
+        for (w, y) in [(wq, &mut *to_q), (wk, &mut *to_k), (wv, &mut *to_v)] {
+            fold(self.isa, y, w.rows());
+        }
+        if !items.is_empty() {
+            add_low(&self.team, self.isa, &items, low, &mut [to_q.as_mut_slice(), to_k, to_v]);
+        }
         Ok(())
     }
 

@@ -1,0 +1,88 @@
+//! Compares the default model on the CPU's kernels with the same weights in f32, teacher-forced over prompts of the trials and over a fixed
+//! text: `make accuracy`. Fails when the figures fall short.
+
+use std::path::{Path, PathBuf};
+
+use nyx_engine::fidelity::Fidelity;
+use nyx_engine::model::{LogitRows, Segment};
+use nyx_engine::{ChatMessage, Device, Llama, ModelFiles, Quantisation, Role, Text};
+use serde_json::Value;
+
+type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
+
+const SUITES: [&str; 5] = ["aletheia", "eleos", "kairos", "moira", "truthful"];
+/// Prompts of each suite.
+const PROMPTS: usize = 10;
+/// Tokens of the fixed text, in pieces of this many.
+const PIECE: usize = 512;
+
+fn prompts(trials: &Path, text: &Text) -> Fallible<Vec<Vec<u32>>> {
+    let mut prompts = Vec::new();
+    for suite in SUITES {
+        let path = trials.join(format!("{suite}.train.jsonl"));
+        let lines = std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        for line in lines.lines().take(PROMPTS) {
+            let trial: Value = serde_json::from_str(line)?;
+            let field = |name: &str| trial[name].as_str().unwrap_or_default().to_owned();
+            let choices: Vec<&str> = trial["choices"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let answer = trial["answer"].as_u64().and_then(|index| choices.get(index as usize)).copied().unwrap_or_default();
+            let question = format!("{}\n\n{}\n\n{}", field("context"), field("question"), choices.join("\n"));
+            let messages = [ChatMessage::new(Role::User, question.trim()), ChatMessage::new(Role::Assistant, answer)];
+            prompts.push(text.encode_chat(&messages, false)?);
+        }
+    }
+    Ok(prompts)
+}
+
+/// Logits after every token, `[tokens, vocabulary]`.
+fn logits(model: &Llama, tokens: &[u32]) -> Fallible<Vec<f32>> {
+    let mut kv = model.new_cache();
+    let mut batch = [Segment { tokens, kv: &mut kv, adapter: None, logits: LogitRows::All }];
+    Ok(model.forward(&mut batch)?.flatten_all()?.to_vec1()?)
+}
+
+fn compare(exact: &Llama, found: &Llama, tokens: &[u32], fidelity: &mut Fidelity) -> Fallible<()> {
+    let vocabulary = exact.config().vocabulary;
+    let (exact, found) = (logits(exact, tokens)?, logits(found, tokens)?);
+    let rows = exact.chunks_exact(vocabulary).zip(found.chunks_exact(vocabulary));
+    rows.zip(&tokens[1..]).for_each(|((exact, found), next)| fidelity.saw(exact, found, *next));
+    Ok(())
+}
+
+#[allow(clippy::print_stdout, reason = "a program that prints its figures")]
+fn main() -> Fallible<()> {
+    let mut arguments = std::env::args().skip(1).map(PathBuf::from);
+    let (Some(model), Some(trials), Some(fixed)) = (arguments.next(), arguments.next(), arguments.next()) else {
+        return Err("usage: accuracy MODEL.gguf TRIALS TEXT".into());
+    };
+    let files = ModelFiles::open(&model)?;
+    let text = Text::load(&files)?;
+    let exact = Llama::load(&files, Quantisation::F32, &Device::Cpu)?;
+    let found = Llama::load(&files, Quantisation::None, &Device::Cpu)?;
+    let tell = |what: &str, fidelity: &Fidelity| {
+        let (exact, found) = fidelity.perplexities();
+        println!(
+            "{what}: {} places, {} of {} clear ones agree ({:.3} %), mean KL {:.5}, perplexity {exact:.3} in f32 and {found:.3} ({:+.2} %)",
+            fidelity.places,
+            fidelity.agreed,
+            fidelity.clear,
+            100.0 * fidelity.agreement(),
+            fidelity.mean_kl(),
+            100.0 * (found / exact - 1.0)
+        );
+    };
+    let mut over_prompts = Fidelity::default();
+    for tokens in prompts(&trials, &text)? {
+        compare(&exact, &found, &tokens, &mut over_prompts)?;
+    }
+    tell(&format!("{} prompts", SUITES.len() * PROMPTS), &over_prompts);
+    let mut over_text = Fidelity::default();
+    let all = text.encode(&std::fs::read_to_string(&fixed)?)?;
+    for tokens in all.chunks(PIECE).filter(|tokens| tokens.len() > 1) {
+        compare(&exact, &found, tokens, &mut over_text)?;
+    }
+    tell("the fixed text", &over_text);
+    let (exact, found) = over_text.perplexities();
+    let wanted = over_prompts.agreement() >= 0.999 && over_prompts.mean_kl() <= 0.005 && (found / exact - 1.0).abs() <= 0.005;
+    if wanted { Ok(()) } else { Err("short of 99.9 % and KL 0.005 over the prompts, or of 0.5 % perplexity over the text".into()) }
+}
