@@ -3,6 +3,8 @@
 mod attention;
 mod config;
 mod cpu;
+#[cfg(test)]
+mod devices;
 mod group;
 mod linear;
 #[cfg(test)]
