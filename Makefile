@@ -6,7 +6,7 @@ SHELL := /bin/bash
 # keys are read from the environment as everywhere: NYX__HTTP__PORT=9090 make run
 .PHONY: help
 help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
 
 .PHONY: run
 run: c-compiler ## Get the models, build, and serve on 127.0.0.1:8080
@@ -44,6 +44,18 @@ TRIALS ?= $(or $(NYX_TRIALS),../shared/trials)
 accuracy: build ## Compare the kernels with the same weights in f32, over the trials in $$TRIALS
 	model="$$(cargo run --release --locked -q -- fetch | sed -n '1s/.*, at //p')"; \
 	cargo run --release --locked -p nyx-engine --example accuracy -- "$$model" "$(TRIALS)" LICENSE
+
+.PHONY: check-cuda
+check-cuda: c-compiler ## Compile with CUDA and NCCL, no GPU needed: nvcc comes from pip (LINK=1: link the engine's tests too)
+	LINK="$(LINK)" scripts/check-cuda
+
+# without NCCL: FEATURES=cuda
+FEATURES ?= nccl
+
+.PHONY: test-cuda
+test-cuda: models ## The tests that use GPUs, on a machine with one, CUDA's toolkit and NCCL
+	@nvidia-smi -L || { echo "no NVIDIA GPU here: make check-cuda needs none" >&2; exit 1; }
+	cargo test --locked --package nyx-engine --features "$(FEATURES)" --lib -- --nocapture device comm
 
 .PHONY: doctor
 doctor: c-compiler ## Check this machine, and say what to do

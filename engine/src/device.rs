@@ -1,10 +1,19 @@
-//! Names of devices, as they stand in `pool.groups`: `cpu` (all cores as one device), `cpu:N` (one core), `cuda:N`.
+//! Names of devices, as they stand in `pool.groups`: `cpu` (all cores as one device), `cpu:N` (one core), `cuda:N`; and what is known of
+//! the CUDA devices of this machine.
 
 use std::fmt;
 use std::str::FromStr;
 
+use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
+use candle_core::{Device, Module, Tensor};
+
 use crate::kernels::Team;
 use crate::{EngineError, Result};
+
+/// Whether this build can use GPUs.
+pub const WITH_CUDA: bool = cfg!(feature = "cuda");
+/// Whether this build can spread one model over several GPUs.
+pub const WITH_NCCL: bool = cfg!(feature = "nccl");
 
 /// A device by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -18,15 +27,34 @@ pub enum DeviceSpec {
 }
 
 impl DeviceSpec {
-    /// Opens the device.
+    /// Opens the device, for use on this thread: on a GPU its work goes through the thread's default stream.
     ///
     /// # Errors
-    /// [`EngineError::Device`] when the device is not there or this build has no support for it.
-    pub fn open(self) -> Result<candle_core::Device> {
+    /// [`EngineError::Device`] when the device is not there, this build has no support for it, or what it computes is wrong.
+    pub fn open(self) -> Result<Device> {
+        self.open_by(Device::new_cuda)
+    }
+
+    /// Opens the device as one of a group: a GPU gets a stream of its own, which NCCL needs and which costs a little for every tensor.
+    ///
+    /// # Errors
+    /// As [`DeviceSpec::open`].
+    pub fn open_in_group(self) -> Result<Device> {
+        self.open_by(Device::new_cuda_with_stream)
+    }
+
+    fn open_by(self, cuda: impl Fn(usize) -> candle_core::Result<Device>) -> Result<Device> {
         match self {
-            Self::Cpu | Self::CpuCore(_) => Ok(candle_core::Device::Cpu),
-            Self::Cuda(ordinal) if cfg!(feature = "cuda") => candle_core::Device::new_cuda(ordinal)
-                .map_err(|error| EngineError::Device { device: self.to_string(), reason: error.to_string() }),
+            Self::Cpu | Self::CpuCore(_) => Ok(Device::Cpu),
+            Self::Cuda(ordinal) if WITH_CUDA => {
+                let bad = |reason: String| EngineError::Device { device: self.to_string(), reason };
+                let device = cuda(ordinal).map_err(|error| bad(told(error)))?;
+                if multiplies_rightly(&device).map_err(|error| bad(told(error)))? {
+                    return Ok(device);
+                }
+                let advice = "build on this machine, or with CUDA_COMPUTE_CAP set to its own";
+                Err(bad(format!("its quantised products are wrong, as are those of kernels for another compute capability: {advice}")))
+            }
             Self::Cuda(_) => Err(EngineError::Device {
                 device: self.to_string(),
                 reason: "this build has no CUDA support; build with `--features cuda` or use \"cpu\"".into(),
@@ -58,6 +86,33 @@ fn pin(core: usize) {
     }
 }
 
+/// Without the backtrace that candle adds where `RUST_BACKTRACE` is set: this is read by whoever configured the device.
+pub(crate) fn told(error: candle_core::Error) -> String {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => told(*inner),
+        other => other.to_string(),
+    }
+}
+
+/// Whether quantised products come out as they should. candle's are machine code for one compute capability and, where that is another,
+/// leave their result as the memory was, without an error.
+fn multiplies_rightly(device: &Device) -> candle_core::Result<bool> {
+    const SIZE: usize = 32;
+    // whole numbers up to 127 in every block: exact in 8 bits, with 1 as their scale
+    let weight: Vec<f32> = (0..SIZE * SIZE).map(|at| if at / SIZE == at % SIZE { 127.0 } else { 0.0 }).collect();
+    let weight = QTensor::quantize(&Tensor::from_vec(weight, (SIZE, SIZE), device)?, GgmlDType::Q8_0)?;
+    let weight = QMatMul::from_qtensor(weight)?;
+    // up to 8 rows go through other kernels than more of them
+    for rows in [1, 16] {
+        let x: Vec<f32> = (0..rows * SIZE).map(|at| if at % SIZE == 0 { 127.0 } else { (at * 37 % 255) as f32 - 127.0 }).collect();
+        let products = weight.forward(&Tensor::from_slice(&x, (rows, SIZE), device)?)?.flatten_all()?.to_vec1::<f32>()?;
+        if !products.iter().zip(&x).all(|(product, x)| (product - 127.0 * x).abs() < 1.0) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 impl fmt::Display for DeviceSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -78,6 +133,101 @@ impl FromStr for DeviceSpec {
             Some(("cpu", core)) => core.parse().map(Self::CpuCore).map_err(|_| unknown()),
             Some(("cuda", ordinal)) => ordinal.parse().map(Self::Cuda).map_err(|_| unknown()),
             _ => Err(unknown()),
+        }
+    }
+}
+
+/// A GPU as its driver describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CudaDevice {
+    pub ordinal: usize,
+    pub name: String,
+    pub free_bytes: usize,
+    pub total_bytes: usize,
+    /// Major and minor.
+    pub compute_capability: (u32, u32),
+    /// The driver's version, where the system tells it.
+    pub driver: Option<String>,
+}
+
+impl fmt::Display for CudaDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
+        let (free, total) = (gib(self.free_bytes), gib(self.total_bytes));
+        let (major, minor) = self.compute_capability;
+        let driver = self.driver.as_deref().unwrap_or("unknown");
+        write!(f, "{}: {}, {free:.1} of {total:.1} GiB free, ", DeviceSpec::Cuda(self.ordinal), self.name)?;
+        write!(f, "compute capability {major}.{minor}, driver {driver}")
+    }
+}
+
+/// Every CUDA device of this machine.
+///
+/// # Errors
+/// [`EngineError::Device`] when there is no driver, or no device, or this build has no support for them.
+#[cfg(feature = "cuda")]
+pub fn cuda_devices() -> Result<Vec<CudaDevice>> {
+    use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError};
+
+    let bad = |device: &str, error: DriverError| EngineError::Device { device: device.to_owned(), reason: error.to_string() };
+    let found = CudaContext::device_count().map_err(|error| bad("cuda", error))?;
+    let driver = driver_version();
+    let describe = |ordinal: usize| -> Result<CudaDevice, DriverError> {
+        let context = CudaContext::new(ordinal)?;
+        let (free_bytes, total_bytes) = context.mem_get_info()?;
+        let (major, minor) = context.compute_capability()?;
+        let compute_capability = (major.unsigned_abs(), minor.unsigned_abs());
+        Ok(CudaDevice { ordinal, name: context.name()?, free_bytes, total_bytes, compute_capability, driver: driver.clone() })
+    };
+    (0..usize::try_from(found).unwrap_or(0))
+        .map(|ordinal| describe(ordinal).map_err(|error| bad(&DeviceSpec::Cuda(ordinal).to_string(), error)))
+        .collect()
+}
+
+/// Every CUDA device of this machine.
+///
+/// # Errors
+/// Always [`EngineError::Device`]: this build has no support for them.
+#[cfg(not(feature = "cuda"))]
+pub fn cuda_devices() -> Result<Vec<CudaDevice>> {
+    Err(EngineError::Device { device: "cuda".into(), reason: "this build has no CUDA support; build with `--features cuda`".into() })
+}
+
+/// As Linux's module tells it: CUDA itself knows only the version of its own interface.
+#[cfg(feature = "cuda")]
+fn driver_version() -> Option<String> {
+    let version = std::fs::read_to_string("/sys/module/nvidia/version").ok()?;
+    Some(version.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_is_named_with_its_memory_capability_and_driver() {
+        let device = CudaDevice {
+            ordinal: 1,
+            name: "NVIDIA A100".into(),
+            free_bytes: 39 << 30,
+            total_bytes: 40 << 30,
+            compute_capability: (8, 0),
+            driver: Some("580.65.06".into()),
+        };
+        assert_eq!(device.to_string(), "cuda:1: NVIDIA A100, 39.0 of 40.0 GiB free, compute capability 8.0, driver 580.65.06");
+        assert!(CudaDevice { driver: None, ..device }.to_string().ends_with("driver unknown"));
+    }
+
+    #[test]
+    fn a_device_is_tried_before_it_is_used() {
+        assert!(multiplies_rightly(&Device::Cpu).unwrap());
+    }
+
+    #[test]
+    fn cuda_devices_are_found_or_it_is_said_why_not() {
+        match cuda_devices() {
+            Ok(found) => found.iter().for_each(|device| println!("{device}")),
+            Err(error) => assert!(error.to_string().contains(if WITH_CUDA { "CUDA" } else { "--features cuda" }), "{error}"),
         }
     }
 }

@@ -226,7 +226,9 @@ fn doctor_finds_a_machine_in_order_and_changes_nothing() {
     let program = Program::new().with("NYX__HTTP__PORT", "0");
     let report = program.run(&["doctor", "--json"]).json();
     assert_eq!(report["ok"], true, "{report}");
-    for name in ["base model", "embedder", "python", "device", "data folder", "disk", "specialists", "port", "database", "vector store"] {
+    for name in
+        ["base model", "embedder", "python", "device", "gpu", "data folder", "disk", "specialists", "port", "database", "vector store"]
+    {
         assert_ne!(check(&report, name)["status"], "error", "{report}");
     }
     assert!(!program.data_dir().exists(), "doctor only looks");
@@ -254,6 +256,10 @@ fn doctor_says_what_is_wrong_and_what_to_do() {
         assert!(check["advice"].as_str().unwrap().contains(told), "{check}");
     }
     assert_eq!(check(&report, "port")["status"], "warning");
+    if !cfg!(feature = "cuda") {
+        assert!(check(&report, "device")["advice"].as_str().unwrap().contains("--features cuda"), "{report}");
+        assert_eq!(check(&report, "gpu")["found"], "built without CUDA");
+    }
 }
 
 #[test]

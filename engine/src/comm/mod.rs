@@ -1,5 +1,9 @@
 //! What shards of one model copy say to each other.
 
+#[cfg(any(feature = "nccl", test))]
+mod gathering;
+#[cfg(feature = "nccl")]
+pub mod nccl;
 mod shared;
 
 use candle_core::Tensor;

@@ -8,6 +8,8 @@ use candle_core::Device;
 
 use super::step::Step;
 use super::{Body, Llama, ModelConfig};
+#[cfg(feature = "nccl")]
+use crate::comm::nccl::NcclGroup;
 use crate::comm::{Alarm, Communicator, SharedComm};
 use crate::device::DeviceSpec;
 use crate::weights::{ModelFiles, Quantisation};
@@ -47,6 +49,9 @@ pub(super) struct Shared {
     alarm: Alarm,
     /// Why a follower ended.
     failure: Mutex<Option<String>>,
+    /// Made by the first shard on a GPU.
+    #[cfg(feature = "nccl")]
+    nccl: Mutex<Option<Arc<NcclGroup>>>,
 }
 
 impl Seat {
@@ -63,6 +68,8 @@ impl Seat {
             devices: Mutex::new(vec![None; world]),
             followers: Mutex::default(),
             failure: Mutex::default(),
+            #[cfg(feature = "nccl")]
+            nccl: Mutex::default(),
         });
         let mut comms = comms.into_iter();
         let seat = |rank| Self { rank, world, comm: comms.next().filter(|_| world > 1), shared: Arc::clone(&shared), settled: false };
@@ -80,9 +87,34 @@ impl Seat {
         self.rank == 0
     }
 
-    /// What tensors' sums are taken with: by way of the host's memory.
-    pub(super) fn communicator(&self, comm: SharedComm, _: &Device) -> Result<Box<dyn Communicator>> {
+    /// Opens the shard's device.
+    pub(super) fn open(&self, device: DeviceSpec) -> Result<Device> {
+        if self.world == 1 { device.open() } else { device.open_in_group() }
+    }
+
+    /// What tensors' sums are taken with: NCCL between GPUs, where this build has it, else the host's memory.
+    pub(super) fn communicator(&self, comm: SharedComm, device: &Device) -> Result<Box<dyn Communicator>> {
+        #[cfg(feature = "nccl")]
+        if device.is_cuda() {
+            return Ok(Box::new(self.nccl()?.join(self.rank, device)?));
+        }
+        tracing::debug!(rank = self.rank, device = ?device.location(), "sums are taken by way of the host's memory");
         Ok(Box::new(comm))
+    }
+
+    #[cfg(feature = "nccl")]
+    fn nccl(&self) -> Result<Arc<NcclGroup>> {
+        let mut nccl = self.shared.nccl.lock().unwrap_or_else(PoisonError::into_inner);
+        // under the lock: a seat that is given up from now on finds the group and calls it off
+        if self.shared.closed.load(Ordering::Acquire) {
+            return Err(EngineError::ShardLost);
+        }
+        if let Some(group) = &*nccl {
+            return Ok(Arc::clone(group));
+        }
+        let group = Arc::new(NcclGroup::new(self.world)?);
+        *nccl = Some(Arc::clone(&group));
+        Ok(group)
     }
 
     /// Says that this shard has its weights.
@@ -98,6 +130,10 @@ impl Drop for Seat {
             // nobody waits for a shard that will not come
             self.shared.closed.store(true, Ordering::Release);
             self.shared.alarm.sound();
+            #[cfg(feature = "nccl")]
+            if let Some(group) = &*self.shared.nccl.lock().unwrap_or_else(PoisonError::into_inner) {
+                group.call_off(format!("shard {} of {} could not be loaded", self.rank, self.world));
+            }
         }
     }
 }

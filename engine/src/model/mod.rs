@@ -3,6 +3,8 @@
 mod attention;
 mod config;
 mod cpu;
+#[cfg(test)]
+mod devices;
 mod group;
 mod linear;
 #[cfg(test)]
@@ -109,7 +111,7 @@ impl Llama {
     /// # Errors
     /// As [`load`](Self::load), and [`EngineError::Sharding`] when the model cannot be split over as many devices.
     pub fn load_shard(files: &ModelFiles, quantisation: Quantisation, device: DeviceSpec, seat: Seat, kv_bytes: usize) -> Result<Self> {
-        Self::load_on(files, quantisation, device.open()?, device.team(), seat, kv_bytes)
+        Self::load_on(files, quantisation, seat.open(device)?, device.team(), seat, kv_bytes)
     }
 
     fn load_on(files: &ModelFiles, quantisation: Quantisation, device: Device, team: Team, seat: Seat, kv_bytes: usize) -> Result<Self> {
@@ -130,7 +132,7 @@ impl Llama {
 
     /// The part of `seat`, and its device.
     fn body(files: &ModelFiles, quantisation: Quantisation, device: DeviceSpec, seat: Seat) -> Result<Body> {
-        Self::body_on(files, quantisation, device.open()?, device.team(), seat)
+        Self::body_on(files, quantisation, seat.open(device)?, device.team(), seat)
     }
 
     fn body_on(files: &ModelFiles, quantisation: Quantisation, device: Device, team: Team, mut seat: Seat) -> Result<Body> {

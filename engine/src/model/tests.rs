@@ -10,17 +10,17 @@ use crate::lora::LoraAdapter;
 use crate::testing::{default_model, reference};
 
 #[derive(Deserialize)]
-struct GreedyRun {
+pub(super) struct GreedyRun {
     question: String,
-    prompt: Vec<u32>,
-    tokens: Vec<u32>,
-    margins: Vec<f32>,
+    pub(super) prompt: Vec<u32>,
+    pub(super) tokens: Vec<u32>,
+    pub(super) margins: Vec<f32>,
 }
 
 /// Where the reference's two best logits lie this close, its choice says nothing.
-const CLOSE: f32 = 0.3;
+pub(super) const CLOSE: f32 = 0.3;
 
-fn runs(name: &str) -> Vec<GreedyRun> {
+pub(super) fn runs(name: &str) -> Vec<GreedyRun> {
     let runs: Vec<GreedyRun> = serde_json::from_str(&std::fs::read_to_string(reference(name)).unwrap()).unwrap();
     assert_eq!(runs.len(), 5);
     runs
@@ -87,19 +87,19 @@ fn at_clear_places_the_best_token_is_that_of_transformers_in_one_pass_and_token_
 }
 
 #[derive(Deserialize)]
-struct TinyReference {
-    tokens: Vec<u32>,
+pub(super) struct TinyReference {
+    pub(super) tokens: Vec<u32>,
     /// By adapter ("base", ...): logits of every place, row after row.
-    logits: std::collections::BTreeMap<String, Vec<f32>>,
+    pub(super) logits: std::collections::BTreeMap<String, Vec<f32>>,
 }
 
-fn tiny() -> (PathBuf, TinyReference) {
+pub(super) fn tiny() -> (PathBuf, TinyReference) {
     let folder = reference("tiny-llama3");
     let expected = serde_json::from_str(&std::fs::read_to_string(folder.join("logits.json")).unwrap()).unwrap();
     (folder, expected)
 }
 
-fn largest_difference(found: &Tensor, expected: &[f32]) -> f32 {
+pub(super) fn largest_difference(found: &Tensor, expected: &[f32]) -> f32 {
     let found: Vec<f32> = found.flatten_all().unwrap().to_vec1().unwrap();
     assert_eq!(found.len(), expected.len());
     found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nyx_engine::{DeviceSpec, ModelFiles};
 
-use super::Check;
+use super::{Check, gpu};
 use crate::http;
 use crate::models::{self, ModelError, ModelSource};
 use crate::settings::Settings;
@@ -74,7 +74,7 @@ pub(super) fn devices(settings: &Settings) -> Vec<Check> {
     named
         .map(|name| match name.parse().map_err(|error: nyx_engine::EngineError| error.to_string()).and_then(describe) {
             Ok(found) => Check::ok("device", found),
-            Err(reason) => Check::error("device", reason, "correct pool.groups, or set it to [[\"cpu\"]]"),
+            Err(reason) => Check::error("device", reason, gpu::advice(name)),
         })
         .collect()
 }

@@ -1,5 +1,6 @@
 //! `nyx doctor`: what must be right before Nyx can answer, each part checked as `nyx serve` will use it.
 
+mod gpu;
 mod machine;
 mod stores;
 
@@ -76,6 +77,7 @@ impl Doctor {
         let mut checks = machine::models(&settings);
         checks.push(machine::python(&settings, checks.iter().all(|check| check.status == Health::Ok)));
         checks.extend(machine::devices(&settings));
+        checks.extend(gpu::devices());
         checks.extend(machine::data_dir(&settings));
         checks.push(machine::specialists(&settings));
         checks.push(machine::port(&settings));
