@@ -54,7 +54,7 @@ impl TensorStore {
     pub(crate) fn copy(&self, from: u32, to: u32) -> Result<()> {
         for buffer in self.layers.iter().flat_map(|(keys, values)| [keys, values]) {
             // a tensor may not be set from itself
-            let block = buffer.narrow(0, from as usize * KEYS, KEYS)?.copy()?;
+            let block = buffer.narrow(0, from as usize * KEYS, KEYS)?.force_contiguous()?;
             buffer.slice_set(&block, 0, to as usize * KEYS)?;
         }
         Ok(())
@@ -68,6 +68,17 @@ impl TensorStore {
         let (all_keys, all_values) = &self.layers[layer];
         all_keys.slice_set(&keys.to_dtype(self.dtype)?.contiguous()?, 0, slot)?;
         all_values.slice_set(&values.to_dtype(self.dtype)?.contiguous()?, 0, slot)?;
+        Ok(())
+    }
+
+    /// Writes single rows `[positions, width]` of `layer` each into a slot; `slots` holds its number in every column.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub(crate) fn scatter(&self, layer: usize, slots: &Tensor, keys: &Tensor, values: &Tensor) -> Result<()> {
+        let (all_keys, all_values) = &self.layers[layer];
+        all_keys.scatter_set(slots, &keys.to_dtype(self.dtype)?.contiguous()?, 0)?;
+        all_values.scatter_set(slots, &values.to_dtype(self.dtype)?.contiguous()?, 0)?;
         Ok(())
     }
 

@@ -16,10 +16,12 @@ pub(super) struct Attention {
     kv_heads: usize,
     head_dim: usize,
     interleaved: bool,
-    /// Of every token of the batch: `[tokens, head_dim / 2]`.
+    /// Of every token of the batch: `[tokens, 1, head_dim / 2]`.
     cos: Tensor,
     sin: Tensor,
     batches: Vec<Batch>,
+    /// Rows that are written alone, and their slots in every column: one write for all of them.
+    single: Option<(Tensor, Tensor)>,
     /// Puts the batches' rows back into the step's order; `None` when they are in it.
     order: Option<Tensor>,
 }
@@ -70,13 +72,24 @@ impl Attention {
             order.iter().enumerate().for_each(|(at, &row)| back[row] = at as u32);
             Some(Tensor::new(back, device)?)
         };
+        let alone: Vec<_> = step.writes.iter().filter(|write| grouped && write.rows == 1).collect();
+        let single = if alone.is_empty() {
+            None
+        } else {
+            let width = slice.keys().len();
+            let rows: Vec<u32> = alone.iter().map(|write| write.row as u32).collect();
+            let slots: Vec<u32> = alone.iter().map(|write| write.block * KEYS as u32 + write.column as u32).collect();
+            let slots = Tensor::new(slots, device)?.unsqueeze(1)?.broadcast_as((alone.len(), width))?.contiguous()?;
+            Some((Tensor::new(rows, device)?, slots))
+        };
         Ok(Self {
+            single,
             heads: slice.heads(),
             kv_heads: slice.kv_heads.len(),
             head_dim: config.head_dim,
             interleaved: config.rope.interleaved,
-            cos: Tensor::from_vec(cos, (tokens, pairs), device)?,
-            sin: Tensor::from_vec(sin, (tokens, pairs), device)?,
+            cos: Tensor::from_vec(cos, (tokens, 1, pairs), device)?,
+            sin: Tensor::from_vec(sin, (tokens, 1, pairs), device)?,
             batches,
             order,
         })
@@ -85,16 +98,19 @@ impl Attention {
     /// `[tokens, heads * head_dim]`, turned by each token's position.
     fn rotate(&self, x: &Tensor, heads: usize) -> Result<Tensor> {
         let tokens = x.dim(0)?;
-        // [1, heads, tokens, head_dim]
-        let x = x.reshape((tokens, heads, self.head_dim))?.transpose(0, 1)?.contiguous()?.unsqueeze(0)?;
+        // every token a batch of one position: [tokens, heads, 1, head_dim] with angles [tokens, 1, head_dim / 2]
+        let x = x.reshape((tokens, heads, 1, self.head_dim))?;
         let turned = if self.interleaved { rope_i(&x, &self.cos, &self.sin)? } else { rope(&x, &self.cos, &self.sin)? };
-        Ok(turned.squeeze(0)?.transpose(0, 1)?.contiguous()?.reshape((tokens, heads * self.head_dim))?)
+        Ok(turned.reshape((tokens, heads * self.head_dim))?)
     }
 
     /// `q` `[tokens, heads * head_dim]`, `k` and `v` `[tokens, kv_heads * head_dim]` to `[tokens, heads * head_dim]`; writes the cache.
     pub(super) fn attend(&self, store: &TensorStore, layer: usize, step: &Step, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let (q, k) = (self.rotate(q, self.heads)?, self.rotate(k, self.kv_heads)?);
-        for write in &step.writes {
+        if let Some((rows, slots)) = &self.single {
+            store.scatter(layer, slots, &k.index_select(rows, 0)?, &v.index_select(rows, 0)?)?;
+        }
+        for write in step.writes.iter().filter(|write| self.single.is_none() || write.rows > 1) {
             let slot = write.block as usize * KEYS + write.column;
             store.write(layer, slot, &k.narrow(0, write.row, write.rows)?, &v.narrow(0, write.row, write.rows)?)?;
         }
@@ -109,7 +125,7 @@ impl Attention {
             // query heads of one group stand together: [spans, kv_heads, group * tokens, head_dim]
             let queries = q.index_select(rows, 0)?.reshape((*spans, *tokens, kv_heads, group, head_dim))?;
             let queries = queries.permute((0, 2, 3, 1, 4))?.contiguous()?.reshape((*spans, kv_heads, group * tokens, head_dim))?;
-            let scores = (queries.matmul(&keys.transpose(2, 3)?.contiguous()?)? * scale)?;
+            let scores = (queries.matmul(&keys.transpose(2, 3)?)? * scale)?;
             let scores = match mask {
                 None => scores,
                 Some(mask) => {

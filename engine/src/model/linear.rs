@@ -80,13 +80,13 @@ impl Adapters {
             None => Stack::new(config, self.rank, adapters, &self.device)?,
         };
         let ranks: usize = stack.adapters.iter().map(|adapter| adapter.0.rank()).sum();
-        let mut mask = vec![0.0_f32; step.tokens.len() * ranks];
+        let mut mask = vec![0_u8; step.tokens.len() * ranks];
         for run in &step.runs {
             let mut column = 0;
             for adapter in &stack.adapters {
                 let end = column + adapter.0.rank();
                 if run.adapter.as_ref().is_some_and(|speaks| speaks.key() == adapter.key()) {
-                    (run.row..run.row + run.rows).for_each(|row| mask[row * ranks + column..row * ranks + end].fill(1.0));
+                    (run.row..run.row + run.rows).for_each(|row| mask[row * ranks + column..row * ranks + end].fill(1));
                 }
                 column = end;
             }
@@ -102,7 +102,12 @@ impl Adapters {
         match (&self.stack, &self.mask) {
             (Some(stack), Some(mask)) => match &stack.pairs[layer * Target::ALL.len() + target as usize] {
                 None => Ok(base),
-                Some((a, b)) => Ok((base + (x.matmul(&a.t()?)? * mask)?.matmul(&b.t()?)?)?),
+                Some((a, b)) => {
+                    let low = x.matmul(&a.t()?)?;
+                    // chosen, not multiplied: what overflows in one sequence must not reach another
+                    let low = mask.where_cond(&low, &low.zeros_like()?)?;
+                    Ok((base + low.matmul(&b.t()?)?)?)
+                }
             },
             _ => self.each(base, x, layer, target),
         }
