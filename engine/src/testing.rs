@@ -93,3 +93,39 @@ pub(crate) fn random_model(folder: &Path, heads: usize, kv_heads: usize, head_di
 fn base_config() -> ModelConfig {
     ModelFiles::open(&reference("tiny-llama3")).unwrap().config().clone()
 }
+
+/// Counts what each thread takes from the heap.
+pub(crate) mod heap {
+    #![allow(unsafe_code, reason = "an allocator is unsafe by its nature; this one only counts")]
+
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::cell::Cell;
+
+    thread_local! {
+        static TAKEN: Cell<usize> = const { Cell::new(0) };
+    }
+
+    struct Counting;
+
+    #[global_allocator]
+    static HEAP: Counting = Counting;
+
+    // SAFETY: the system's allocator does the work.
+    unsafe impl GlobalAlloc for Counting {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            // a thread that is ending has no counter any more
+            let _ = TAKEN.try_with(|taken| taken.set(taken.get() + 1));
+            unsafe { System.alloc(layout) }
+        }
+        unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+            unsafe { System.dealloc(start, layout) }
+        }
+    }
+
+    /// How often `work` takes memory on this thread.
+    pub(crate) fn taken_by(work: impl FnOnce()) -> usize {
+        let before = TAKEN.get();
+        work();
+        TAKEN.get() - before
+    }
+}

@@ -289,3 +289,55 @@ fn the_next_turn_of_a_conversation_is_warm_and_gives_the_bits_of_a_cold_one() {
         messages.extend([ChatMessage::new(Role::Assistant, said), ChatMessage::new(Role::User, "And three more?")]);
     }
 }
+
+#[test]
+fn a_step_takes_no_memory_once_warm_but_for_the_words_it_tells() {
+    let (mut engine, text) = engine(EngineOptions { speculate: false, ..EngineOptions::default() });
+    let folder = tempfile::tempdir().unwrap();
+    let mut random = crate::testing::random();
+    let config = ModelFiles::open(&default_model()).unwrap().config().clone();
+    crate::testing::random_adapter(&config, folder.path(), 8, &crate::lora::Target::ALL, &mut random);
+    let adapter = engine.load_adapter("random", folder.path()).unwrap();
+    let steps = |engine: &mut Engine| {
+        let params = SamplingParams { max_tokens: 60, logit_bias: vec![(2, -100.0)], ..SamplingParams::default() };
+        let endings: Vec<_> = (0..4)
+            .map(|index| {
+                let (mut job, ending) = job(prompt(&text, "Be brief.", "Count to ten.").0, 0, params.clone(), usize::MAX);
+                job.adapter = (index % 2 == 0).then(|| adapter.clone());
+                engine.submit(job);
+                ending
+            })
+            .collect();
+        let mut taken = Vec::new();
+        while engine.has_work() {
+            let mut report = StepReport::default();
+            let count = crate::testing::heap::taken_by(|| report = engine.step().unwrap());
+            if report.prefill_tokens == 0 && report.running == 4 {
+                taken.push((count, report.decode_tokens));
+            }
+        }
+        drop(endings);
+        taken
+    };
+    steps(&mut engine);
+    let taken = steps(&mut engine);
+    assert!(taken.len() > 40);
+    // a word is text on its way: bytes, a piece, what the test collects; a sequence's own lists grow by doubling
+    let (total, words) = taken.iter().fold((0, 0), |(total, words), (count, tokens)| (total + count, words + tokens));
+    assert!(total <= 3 * words, "{total} for {words} words: {taken:?}");
+
+    let model = model();
+    let (mut step, mut logits) = (crate::model::Step::default(), Vec::new());
+    let mut caches: Vec<_> = (0..4).map(|_| model.new_cache()).collect();
+    let mut run = |caches: &mut Vec<crate::kv::KvCache>| {
+        step.clear();
+        for (index, kv) in caches.iter_mut().enumerate() {
+            step.push(&[7 + index as u32], kv, None, crate::model::LogitRows::Last).unwrap();
+        }
+        model.run(&mut step, &mut logits).unwrap();
+        caches.iter_mut().for_each(|kv| kv.advance(1));
+    };
+    (0..40).for_each(|_| run(&mut caches));
+    caches.iter_mut().for_each(|kv| kv.truncate(2));
+    assert_eq!(crate::testing::heap::taken_by(|| (0..36).for_each(|_| run(&mut caches))), 0);
+}

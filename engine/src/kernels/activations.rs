@@ -1,5 +1,7 @@
 //! Activations rounded to int8.
 
+use std::ops::Range;
+
 use super::lanes::{LANES, Lanes, for_isa, largest, sum};
 use super::portable::LEAST;
 use super::{BLOCK, Isa, Team};
@@ -83,7 +85,8 @@ impl Activations {
 
 impl Activations {
     /// Rounds `x`, `[tokens, columns]`, twice: row `2t` holds token `t` as [`quantise`](Self::quantise) has it, row `2t + 1` what that lost, to
-    /// multiples of 1/254 of its scale. A product has to be [folded](fold) afterwards, and is then as exact as with 15 bits.
+    /// multiples of 1/254 of its scale. A product has two rows a token as well, whose sum is as exact as with 15 bits: see
+    /// [`matmul_low_rank`](super::matmul_low_rank).
     ///
     /// # Panics
     /// When `x` does not hold whole rows of whole blocks.
@@ -151,8 +154,7 @@ unsafe fn fine_body<V: Lanes>(x: *const f32, into: &mut Fine) {
         let zero = V::splat(0.0);
         // x · 0 is 0 for finite x alone
         let zeros = sum(x[0].mul(zero).add(x[1].mul(zero)));
-        let magnitude = |x: V| x.max(zero.sub(x));
-        let most = largest(magnitude(x[0]).max(magnitude(x[1])));
+        let most = largest(x[0].max(zero.sub(x[0])).max(x[1].max(zero.sub(x[1]))));
         if zeros != 0.0 || most < LEAST {
             into.scale = if zeros == 0.0 { 0.0 } else { f32::NAN };
             return;
@@ -167,27 +169,25 @@ unsafe fn fine_body<V: Lanes>(x: *const f32, into: &mut Fine) {
     }
 }
 
-/// Adds the two rows of each token, `y` `[2 · tokens, rows]` becoming `[tokens, rows]`.
-pub fn fold(isa: Isa, y: &mut Vec<f32>, rows: usize) {
-    let tokens = y.len() / rows / 2;
-    // SAFETY: whole rows; a token's sum goes where its rows, or earlier ones, stood.
-    unsafe { fold_isa(isa, y.as_mut_ptr(), rows, tokens) };
-    y.truncate(tokens * rows);
+for_isa! {
+    /// Adds the two rows of each token in some columns: `y` `[2 · tokens, rows]` becomes `[tokens, rows]`.
+    ///
+    /// # Safety
+    /// `y` holds as much, and nobody else touches these columns.
+    pub(super) unsafe fn fold_isa(y: *mut f32, rows: usize, tokens: usize, columns: Range<usize>) = fold_body
 }
 
-for_isa! { unsafe fn fold_isa(y: *mut f32, rows: usize, tokens: usize) = fold_body }
-
 #[inline(always)]
-unsafe fn fold_body<V: Lanes>(y: *mut f32, rows: usize, tokens: usize) {
-    // SAFETY: as `fold` says.
+unsafe fn fold_body<V: Lanes>(y: *mut f32, rows: usize, tokens: usize, columns: Range<usize>) {
+    // SAFETY: as `fold_isa` says; a token's sum goes where its rows, or those of earlier tokens, stood.
     unsafe {
         for token in 0..tokens {
             let (first, second, into) = (y.add(2 * token * rows), y.add((2 * token + 1) * rows), y.add(token * rows));
-            let whole = rows / LANES * LANES;
-            for at in (0..whole).step_by(LANES) {
+            let whole = columns.start + columns.len() / LANES * LANES;
+            for at in (columns.start..whole).step_by(LANES) {
                 V::load(first.add(at)).add(V::load(second.add(at))).store(into.add(at));
             }
-            for at in whole..rows {
+            for at in whole..columns.end {
                 *into.add(at) = *first.add(at) + *second.add(at);
             }
         }

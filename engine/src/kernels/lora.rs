@@ -1,6 +1,9 @@
 //! Low-rank products of many adapters at once (LoRA, Hu et al. 2021; grouped as in Punica, Chen et al. 2023): each run of rows has its own.
 
-use super::{Activations, DenseMatrix, Isa, Output, PRODUCTS, Phase, Product, Team, dense};
+use std::ops::Range;
+
+use super::activations::fold_isa;
+use super::{Activations, DenseMatrix, Isa, Output, PANEL, PRODUCTS, Phase, Product, Team, dense};
 
 /// The low-rank pair beside one base weight, for one run of rows.
 #[derive(Debug, Clone, Copy)]
@@ -46,33 +49,87 @@ impl<'a> Down<'a> {
         Self { isa, items, x, low: Output { start: low.as_mut_ptr(), rows: 0, apart: if apart { size } else { 0 } } }
     }
 
-    /// This thread's share.
+    /// The pieces that a thread does at once, in order.
+    fn units(&self) -> impl Iterator<Item = Unit<'a>> + '_ {
+        let mut start = 0;
+        self.items.iter().flat_map(move |item| {
+            let (first_low, rank) = (start, item.a.rows());
+            start += item.rows * rank;
+            (0..item.rows).step_by(ROWS).map(move |first| Unit {
+                item,
+                first,
+                rows: (item.rows - first).min(ROWS),
+                low: first_low + first * rank,
+            })
+        })
+    }
+
+    /// Every `threads`-th unit.
     ///
     /// # Safety
     /// `low` is still there, and each thread of the team calls this once with its own number.
     unsafe fn work(&self, thread: usize, threads: usize) {
-        let (mut unit, mut start) = (0, 0);
-        for item in self.items {
-            let (rank, columns) = (item.a.rows(), item.a.columns());
-            for first in (0..item.rows).step_by(ROWS) {
-                unit += 1;
-                if unit % threads != thread {
-                    continue;
-                }
-                let rows = (item.rows - first).min(ROWS);
-                let x = &self.x[(item.row + first) * columns..(item.row + first + rows) * columns];
-                // SAFETY: each unit has its own part of `low`, which holds all of them.
-                unsafe {
-                    let output = Output { start: self.low.start.add(start + first * rank), rows: rank, ..self.low };
-                    dense::multiply(self.isa, item.a, x, 0..item.a.panels(), false, output);
-                    // sums that others add to are scaled after
-                    if self.low.apart == 0 {
-                        std::slice::from_raw_parts_mut(output.start, rows * rank).iter_mut().for_each(|value| *value *= item.scale);
-                    }
-                }
-            }
-            start += item.rows * rank;
+        for unit in self.units().skip(thread).step_by(threads) {
+            // SAFETY: as the caller promises.
+            unsafe { self.one(&unit) };
         }
+    }
+
+    /// The units whose middle lies within `window`, when each takes up as much as it costs.
+    ///
+    /// # Safety
+    /// `low` is still there, and windows of different threads do not overlap.
+    unsafe fn work_within(&self, window: Range<f64>) {
+        let mut at = 0.0;
+        for unit in self.units() {
+            let cost = unit.cost();
+            if window.contains(&(at + cost / 2.0)) {
+                // SAFETY: as the caller promises.
+                unsafe { self.one(&unit) };
+            }
+            at += cost;
+        }
+    }
+
+    /// # Safety
+    /// `low` is still there, and nobody else does this unit.
+    unsafe fn one(&self, unit: &Unit<'_>) {
+        let Unit { item, first, rows, low } = *unit;
+        let (rank, columns) = (item.a.rows(), item.a.columns());
+        let x = &self.x[(item.row + first) * columns..(item.row + first + rows) * columns];
+        // SAFETY: each unit has its own part of `low`, which holds all of them.
+        unsafe {
+            let output = Output { start: self.low.start.add(low), rows: rank, ..self.low };
+            dense::multiply(self.isa, item.a, x, 0..item.a.panels(), false, output);
+            // sums that others add to are scaled after
+            if self.low.apart == 0 {
+                std::slice::from_raw_parts_mut(output.start, rows * rank).iter_mut().for_each(|value| *value *= item.scale);
+            }
+        }
+    }
+
+    /// What is low, to be read when all units are done.
+    fn low_again(&self) -> &'a [f32] {
+        // SAFETY: `new` was given as much, for as long; it is read after all writes.
+        unsafe { std::slice::from_raw_parts(self.low.start, low_size(self.items)) }
+    }
+}
+
+/// Some rows of an item.
+#[derive(Clone, Copy)]
+struct Unit<'a> {
+    item: &'a LowRank<'a>,
+    first: usize,
+    rows: usize,
+    /// Where its products go.
+    low: usize,
+}
+
+impl Unit<'_> {
+    /// In cycles.
+    fn cost(&self) -> f64 {
+        let products = self.item.a.panels() * self.item.a.columns();
+        (products as f64 * PANEL as f64 * 2.0 / BYTES).max(products as f64 * self.rows as f64)
     }
 }
 
@@ -146,7 +203,9 @@ pub fn add_low(team: &Team, isa: Isa, items: &[LowRank<'_>], low: &[f32], output
     up(team, isa, items, low, &targets);
 }
 
-/// [`matmul`](super::matmul) and [`low_rank`] over its outputs in two phases instead of three. `quants` is `x`, rounded.
+/// [`matmul`](super::matmul) and [`low_rank`] over its outputs, in two phases that follow each other without a pause. `quants` is `x`,
+/// rounded; where it was rounded [twice](Activations::quantise_fine) the outputs have two rows a token, of which the second phase makes one
+/// before it adds what is low.
 ///
 /// # Panics
 /// When shapes do not fit.
@@ -159,37 +218,75 @@ pub fn matmul_low_rank(
     x: &[f32],
     low: &mut Vec<f32>,
 ) {
-    matmul_with_low(team, isa, products, quants, items, x, low);
-    if !items.is_empty() {
-        let mut targets = [(Output { start: std::ptr::null_mut(), rows: 0, apart: 0 }, 0); PRODUCTS];
-        for (target, product) in targets.iter_mut().zip(products) {
-            *target = (Output { start: product.y.as_mut_ptr(), rows: 0, apart: 0 }, product.y.len());
-        }
-        up(team, isa, items, low, &targets);
+    let tokens = x.len() / quants.columns();
+    let twice = quants.tokens() == 2 * tokens;
+    for item in items {
+        assert!(item.row + item.rows <= tokens && item.b.rows() == products[item.output].w.rows(), "rows of the batch");
+        assert_eq!(item.a.rows(), item.b.columns(), "the rank");
     }
-}
-
-/// The first of those phases: the products, and what is `low`, which [`add_low`] adds.
-///
-/// # Panics
-/// When shapes do not fit.
-pub fn matmul_with_low(
-    team: &Team,
-    isa: Isa,
-    products: &mut [Product<'_>],
-    quants: &Activations,
-    items: &[LowRank<'_>],
-    x: &[f32],
-    low: &mut Vec<f32>,
-) {
     let low = resized(low, low_size(items));
     let down = Down::new(isa, items, x, low, false);
     let phase = Phase::new(isa, products, quants, false);
-    // SAFETY: `low` and `products` are borrowed until all are done.
-    team.run(|thread, threads| unsafe {
-        down.work(thread, threads);
-        phase.work(thread, threads);
+    let costs = Costs::new(&down, &phase);
+    // SAFETY: `low` and `products` are borrowed until all are done, and shares differ in what they write.
+    let first = |share: usize, shares: usize| unsafe {
+        let window = costs.window(share, shares);
+        down.work_within(window.clone());
+        phase.work_within(window, costs.low, costs.panel);
+    };
+    if items.is_empty() && !twice {
+        return team.run(first);
+    }
+    let low = down.low_again();
+    team.run_in_turn(first, |share, shares| {
+        for (index, (w, output)) in phase.parts().enumerate() {
+            let panels = w.panels() * share / shares..w.panels() * (share + 1) / shares;
+            if twice {
+                let columns = panels.start * PANEL..(panels.end * PANEL).min(w.rows());
+                // SAFETY: the outputs hold two rows a token, and shares have different columns.
+                unsafe { fold_isa(isa, output.start, w.rows(), tokens, columns) };
+            }
+            let mut start = 0;
+            for item in items {
+                let size = item.rows * item.a.rows();
+                if item.output == index {
+                    let output = Output { start: output.start.wrapping_add(item.row * w.rows()), rows: w.rows(), apart: 0 };
+                    // SAFETY: shares take different panels, runs different rows; sizes were checked.
+                    unsafe { dense::multiply(isa, item.b, &low[start..start + size], panels.clone(), true, output) };
+                }
+                start += size;
+            }
+        }
     });
+}
+
+/// What the parts of a phase cost, in cycles, to share them out evenly: reading weights from memory, or multiplying, whichever is more.
+struct Costs {
+    /// Of all low-rank products together.
+    low: f64,
+    /// Of one panel of the products.
+    panel: f64,
+    all: f64,
+}
+
+/// Bytes that a core reads a cycle.
+const BYTES: f64 = 6.0;
+/// Cycles for a block's products with one token, sixteen rows at once.
+const BLOCK_CYCLES: f64 = 12.0;
+
+impl Costs {
+    fn new(down: &Down<'_>, phase: &Phase<'_>) -> Self {
+        let low = down.units().map(|unit| unit.cost()).sum();
+        let (bytes, blocks) = phase.parts().next().map_or((0, 0), |(w, _)| (w.panel_bytes(), w.blocks()));
+        let panel = (bytes as f64 / BYTES).max(blocks as f64 * phase.x.tokens() as f64 * BLOCK_CYCLES);
+        let panels: usize = phase.parts().map(|(w, _)| w.panels()).sum();
+        Self { low, panel, all: low + panel * panels as f64 }
+    }
+
+    fn window(&self, share: usize, shares: usize) -> Range<f64> {
+        let edge = |share: usize| if share == shares { f64::INFINITY } else { self.all * share as f64 / shares as f64 };
+        edge(share)..edge(share + 1)
+    }
 }
 
 /// A shard's part of a product and of the low-rank products beside it, each chunk's sums on their own: `product.y` is

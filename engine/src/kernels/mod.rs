@@ -29,10 +29,10 @@ mod tests;
 
 use std::ops::Range;
 
-pub use activations::{Activations, fold};
+pub use activations::Activations;
 pub use attention::{AttentionShape, KEYS, KvSlice, Span, attention};
 pub use dense::{DenseMatrix, matmul_dense, matmul_dense_apart};
-pub use lora::{LowRank, add_low, low_rank, low_rank_apart, matmul_apart, matmul_low_rank, matmul_with_low};
+pub use lora::{LowRank, add_low, low_rank, low_rank_apart, matmul_apart, matmul_low_rank};
 pub use ops::{SoftmaxSums, add, exp_shifted, rms_norm, rotate, silu_mul, softmax_sums, to_half};
 pub use packed::{BlockKind, PackedMatrix};
 pub use team::Team;
@@ -161,6 +161,23 @@ impl<'a> Phase<'a> {
             // SAFETY: ranges of different threads do not overlap, `y` has room for every row of every token, and `isa` was detected.
             unsafe { multiply(self.isa, w, self.x, range, output) }
             first += panels;
+        }
+    }
+}
+
+impl Phase<'_> {
+    /// The panels whose middle lies within `window`, when the first begins at `start` and each takes up `cost`.
+    ///
+    /// # Safety
+    /// The outputs are still borrowed, and windows of different threads do not overlap.
+    unsafe fn work_within(&self, window: Range<f64>, start: f64, cost: f64) {
+        let mut at = start;
+        for (w, output) in self.parts() {
+            let panels = w.panels();
+            let before = |edge: f64| ((edge - at) / cost - 0.5).ceil().clamp(0.0, panels as f64) as usize;
+            // SAFETY: as in `work`.
+            unsafe { multiply(self.isa, w, self.x, before(window.start)..before(window.end), output) }
+            at += cost * panels as f64;
         }
     }
 }

@@ -159,15 +159,15 @@ unsafe fn softmax_sums_body<V: Lanes>(x: *const f32, len: usize, tail: *const f3
         }
         let best = largest(most);
         let (shift, floor) = (V::splat(best), V::splat(FAR_BELOW));
+        // a closure called from several places would not be inlined, and its instructions would be calls
         let mut sums = [[V::splat(0.0); 2]; 2];
-        let mut add = |values: V, which: usize| {
+        for at in (0..len + LANES).step_by(LANES) {
+            let values = if at < len { V::load(x.add(at)) } else { V::load(tail) };
             let shifted = floor.max(values.sub(shift));
             let weight = exp(shifted);
-            sums[which] = [sums[which][0].add(weight), weight.mul_add(shifted, sums[which][1])];
-        };
-        add(V::load(tail), 0);
-        for at in (0..len).step_by(LANES) {
-            add(V::load(x.add(at)), at / LANES % 2);
+            let [total, weighted] = &mut sums[at / LANES % 2];
+            *total = total.add(weight);
+            *weighted = weight.mul_add(shifted, *weighted);
         }
         let [even, odd] = sums;
         SoftmaxSums { best, total: sum(even[0].add(odd[0])), weighted: sum(even[1].add(odd[1])) }

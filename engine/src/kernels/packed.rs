@@ -144,6 +144,10 @@ impl PackedMatrix {
         self.rows.div_ceil(PANEL)
     }
 
+    pub(super) fn panel_bytes(&self) -> usize {
+        self.stride * LINE
+    }
+
     /// Output rows of a panel that are there.
     pub(super) fn rows_of(&self, panel: usize) -> usize {
         (self.rows - panel * PANEL).min(PANEL)

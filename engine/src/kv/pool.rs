@@ -6,6 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::kernels::KEYS;
 use crate::{EngineError, Result};
 
+/// Blocks that a new table has room for: it grows rarely.
+const TABLE: usize = 64;
+
 /// All blocks of one copy of the model.
 #[derive(Debug, Clone)]
 pub struct BlockPool {
@@ -35,7 +38,7 @@ impl BlockPool {
 
     /// An empty cache of a sequence.
     pub fn cache(&self) -> KvCache {
-        KvCache { pool: self.clone(), blocks: Vec::new(), len: 0 }
+        KvCache { pool: self.clone(), blocks: Vec::with_capacity(TABLE), len: 0 }
     }
 
     /// Blocks that nobody holds.

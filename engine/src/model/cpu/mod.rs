@@ -13,8 +13,8 @@ use super::{ModelConfig, Slice};
 use crate::Result;
 use crate::comm::SharedComm;
 use crate::kernels::{
-    Activations, AttentionShape, Isa, KEYS, LowRank, Product, Team, add, add_low, attention, fold, low_rank, low_rank_apart, matmul,
-    matmul_apart, matmul_dense, matmul_dense_apart, matmul_low_rank, matmul_with_low, rms_norm, rotate, silu_mul,
+    Activations, AttentionShape, Isa, KEYS, LowRank, Product, Team, add, add_low, attention, low_rank, low_rank_apart, matmul,
+    matmul_apart, matmul_dense, matmul_dense_apart, matmul_low_rank, rms_norm, rotate, silu_mul,
 };
 use crate::kv::{KvShape, KvStore};
 use crate::lora::{Delta, Target};
@@ -298,12 +298,10 @@ impl CpuShard {
             y.resize(2 * tokens * w.rows(), 0.0);
             Product { w, y: y.as_mut_slice() }
         });
-        matmul_with_low(&self.team, self.isa, &mut products, quants, &items, normed, low);
-        for (w, y) in [(wq, &mut *to_q), (wk, &mut *to_k), (wv, &mut *to_v)] {
-            fold(self.isa, y, w.rows());
-        }
-        if !items.is_empty() {
-            add_low(&self.team, self.isa, &items, low, &mut [to_q.as_mut_slice(), to_k, to_v]);
+        matmul_low_rank(&self.team, self.isa, &mut products, quants, &items, normed, low);
+        // of each token's two rows one is left
+        for (w, y) in [(wq, to_q), (wk, to_k), (wv, to_v)] {
+            y.truncate(tokens * w.rows());
         }
         Ok(())
     }
