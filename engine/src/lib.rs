@@ -9,6 +9,10 @@ pub mod comm;
 pub mod device;
 pub mod embed;
 pub mod error;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod kernels;
+#[cfg(not(feature = "bench"))]
 mod kernels;
 pub mod kv;
 pub mod lora;

@@ -76,7 +76,7 @@ impl Isa {
     }
 
     /// Those that this processor has, the best first.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "bench"))]
     pub fn available() -> Vec<Self> {
         match Self::detect() {
             Self::Avx512Vnni => vec![Self::Avx512Vnni, Self::Avx2, Self::Portable],
