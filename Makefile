@@ -30,13 +30,17 @@ models: c-compiler ## Get the models into $$NYX_MODELS, or ~/.cache/nyx/models
 lint: c-compiler ## Format and clippy, warnings denied
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy -p nyx-engine --features bench --bench kernels --locked -- -D warnings
 
 ROUNDS ?= $(if $(QUICK),2,5)
+EACH_KERNEL := $(if $(QUICK),--warm-up-time 0.1 --measurement-time 0.2 --sample-size 10,--warm-up-time 0.3 --measurement-time 1 --sample-size 20)
 
 .PHONY: bench
-bench: build ## Measure the engine on the default model (QUICK=1: fewer rounds)
+bench: build ## Measure the kernels, then the engine beside llama.cpp's server (QUICK=1: fewer rounds)
+	cargo bench --locked -p nyx-engine --features bench --bench kernels -- $(EACH_KERNEL)
 	model="$$(cargo run --release --locked -q -- fetch | sed -n '1s/.*, at //p')"; \
-	cargo run --release --locked -p nyx-engine --example bench -- "$$model" $(ROUNDS)
+	llama="$$(scripts/llama-server | tail -n 1)" || { echo "llama.cpp could not be built: see above" >&2; llama=; }; \
+	cargo run --release --locked -p nyx-engine --example bench -- "$$model" $(ROUNDS) $${llama:+"$$llama"}
 
 TRIALS ?= $(or $(NYX_TRIALS),../shared/trials)
 

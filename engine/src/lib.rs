@@ -10,6 +10,10 @@ pub mod device;
 pub mod embed;
 pub mod error;
 pub mod fidelity;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod kernels;
+#[cfg(not(feature = "bench"))]
 mod kernels;
 pub mod kv;
 pub mod lora;

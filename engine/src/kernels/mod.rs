@@ -18,6 +18,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod dense;
+#[cfg(test)]
+mod guard;
 mod lanes;
 mod lora;
 mod ops;
@@ -76,7 +78,7 @@ impl Isa {
     }
 
     /// Those that this processor has, the best first.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "bench"))]
     pub fn available() -> Vec<Self> {
         match Self::detect() {
             Self::Avx512Vnni => vec![Self::Avx512Vnni, Self::Avx2, Self::Portable],

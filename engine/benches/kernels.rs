@@ -1,0 +1,138 @@
+//! The CPU kernels alone, on each instruction set that this machine has, in the default model's shapes: one thread, so that figures of
+//! different machines say something about the code and not about their cores.
+//!
+//! `make bench` runs it, or `cargo bench -p nyx-engine --features bench`.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput};
+use half::f16;
+use nyx_engine::kernels::{
+    Activations, AttentionShape, BLOCK, BlockKind, DenseMatrix, Isa, KEYS, KvSlice, LowRank, PackedMatrix, Product, Span, Team, attention,
+    low_rank, matmul, rms_norm,
+};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+const HIDDEN: usize = 576;
+const INTERMEDIATE: usize = 1536;
+const SHAPE: AttentionShape = AttentionShape { heads: 9, kv_heads: 3, head_dim: 64 };
+const RANK: usize = 16;
+
+/// Portable code is far slower: enough is seen with few tokens.
+fn worth_measuring(isa: Isa, tokens: usize) -> bool {
+    isa != Isa::Portable || tokens <= 8
+}
+
+fn floats(random: &mut StdRng, count: usize) -> Vec<f32> {
+    (0..count).map(|_| random.random_range(-1.0..1.0)).collect()
+}
+
+/// A weight as a GGUF file has it, `[rows, columns]`.
+fn weight(random: &mut StdRng, kind: BlockKind, rows: usize, columns: usize) -> PackedMatrix {
+    let numbers = if kind == BlockKind::Q4_1 { 2 } else { 1 };
+    let mut blocks = Vec::with_capacity(rows * columns / BLOCK * kind.file_bytes());
+    for _ in 0..rows * columns / BLOCK {
+        (0..numbers).for_each(|_| blocks.extend(f16::from_f32(random.random_range(-0.1..0.1)).to_le_bytes()));
+        blocks.extend((2 * numbers..kind.file_bytes()).map(|_| random.random::<u8>()));
+    }
+    PackedMatrix::pack(kind, rows, columns, &blocks, 1)
+}
+
+/// GEMV and GEMM: products a second.
+fn products(criterion: &mut Criterion) {
+    let (team, mut random) = (Team::new(1), StdRng::seed_from_u64(1));
+    for kind in [BlockKind::Q4_1, BlockKind::Q8_0] {
+        let w = weight(&mut random, kind, INTERMEDIATE, HIDDEN);
+        let mut group = criterion.benchmark_group(format!("{kind:?} {INTERMEDIATE} x {HIDDEN}"));
+        for tokens in [1, 8, 64] {
+            let x = floats(&mut random, tokens * HIDDEN);
+            let mut y = vec![0.0; tokens * INTERMEDIATE];
+            group.throughput(Throughput::Elements((tokens * HIDDEN * INTERMEDIATE) as u64));
+            for isa in Isa::available().into_iter().filter(|isa| worth_measuring(*isa, tokens)) {
+                let mut quants = Activations::default();
+                quants.quantise(&team, isa, &x, HIDDEN);
+                group.bench_function(BenchmarkId::new(format!("{isa:?}"), tokens), |bencher| {
+                    bencher.iter(|| matmul(&team, isa, &mut [Product { w: &w, y: black_box(&mut y) }], &quants));
+                });
+            }
+        }
+        group.finish();
+    }
+}
+
+/// One token that looks back at 512, and a chunk of 64 after 448: pairs of a query row and a position a second.
+fn attended(criterion: &mut Criterion) {
+    let (team, mut random) = (Team::new(1), StdRng::seed_from_u64(2));
+    let width = SHAPE.heads * SHAPE.head_dim;
+    let block: Vec<u16> = floats(&mut random, 2 * KEYS * SHAPE.head_dim).iter().map(|value| f16::from_f32(*value).to_bits()).collect();
+    let mut group = criterion.benchmark_group("attention, 9 heads of 64 over 512 positions");
+    for tokens in [1, 64] {
+        let queries = floats(&mut random, tokens * width);
+        let mut out = vec![0.0; tokens * width];
+        let position = 512 - tokens;
+        let spans = [Span { row: 0, tokens, position }];
+        let pairs: usize = (1..=tokens).map(|token| position + token).sum();
+        group.throughput(Throughput::Elements((pairs * SHAPE.heads) as u64));
+        for isa in Isa::available().into_iter().filter(|isa| worth_measuring(*isa, tokens)) {
+            group.bench_function(BenchmarkId::new(format!("{isa:?}"), tokens), |bencher| {
+                bencher.iter(|| attention(&team, isa, SHAPE, &spans, |_, _, _| KvSlice::F16(&block), &queries, black_box(&mut out)));
+            });
+        }
+    }
+    group.finish();
+}
+
+/// Five adapters with a token each, and one with 64: products a second.
+fn adapters(criterion: &mut Criterion) {
+    let (team, mut random) = (Team::new(1), StdRng::seed_from_u64(3));
+    let mut matrix = |rows: usize, columns: usize| {
+        let values: Vec<f16> = floats(&mut random, rows * columns).into_iter().map(f16::from_f32).collect();
+        DenseMatrix::from_f16(rows, columns, &values)
+    };
+    let pairs: Vec<_> = (0..5).map(|_| (matrix(RANK, HIDDEN), matrix(INTERMEDIATE, RANK))).collect();
+    let mut group = criterion.benchmark_group(format!("LoRA of rank {RANK} beside {INTERMEDIATE} x {HIDDEN}"));
+    for (name, runs, rows) in [("5 adapters x 1", 5, 1), ("1 adapter x 64", 1, 64)] {
+        let x = floats(&mut random, runs * rows * HIDDEN);
+        let (mut low, mut y) = (Vec::new(), vec![0.0; runs * rows * INTERMEDIATE]);
+        let items: Vec<LowRank<'_>> =
+            pairs[..runs].iter().enumerate().map(|(run, (a, b))| LowRank { a, b, scale: 1.0, row: run * rows, rows, output: 0 }).collect();
+        group.throughput(Throughput::Elements((runs * rows * RANK * (HIDDEN + INTERMEDIATE)) as u64));
+        for isa in Isa::available().into_iter().filter(|isa| worth_measuring(*isa, runs * rows)) {
+            group.bench_function(BenchmarkId::new(format!("{isa:?}"), name), |bencher| {
+                bencher.iter(|| {
+                    // what is added to would grow without end
+                    y.fill(0.0);
+                    low_rank(&team, isa, &items, &x, &mut low, &mut [black_box(&mut y)]);
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+fn norms(criterion: &mut Criterion) {
+    let mut random = StdRng::seed_from_u64(4);
+    let (x, w, mut out) = (floats(&mut random, HIDDEN), floats(&mut random, HIDDEN), vec![0.0; HIDDEN]);
+    let mut group = criterion.benchmark_group("rms_norm");
+    group.throughput(Throughput::Elements(HIDDEN as u64));
+    for isa in Isa::available() {
+        group.bench_function(format!("{isa:?}"), |bencher| bencher.iter(|| rms_norm(isa, &x, &w, 1e-5, black_box(&mut out))));
+    }
+    group.finish();
+}
+
+fn main() {
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .sample_size(20)
+        .without_plots()
+        .configure_from_args();
+    products(&mut criterion);
+    attended(&mut criterion);
+    adapters(&mut criterion);
+    norms(&mut criterion);
+    criterion.final_summary();
+}

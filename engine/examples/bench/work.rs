@@ -1,0 +1,159 @@
+//! What is measured: the rows of the table, as requests that any engine can serve.
+
+use std::time::Instant;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::Fallible;
+use crate::adapters::COUNT;
+
+/// Rows that are not made of requests.
+pub const DECISION: &str = "decision";
+pub const BANDWIDTH: &str = "memory_bandwidth";
+pub const PEAK: &str = "peak_memory";
+/// Tokens of the master's prompt in the decision's row.
+pub const MASTER: usize = 150;
+/// Steps in which five sequences of 8 + 128 are generated: the first is their prompts'.
+pub const SHORT_STEPS: usize = 128;
+/// Samples a round of a wait, which is short.
+const REPEATS: usize = 5;
+
+/// A prompt to be continued greedily by exactly `tokens` tokens.
+pub struct Request {
+    pub prompt: Vec<u32>,
+    /// The first tokens of the prompt that others share; 0: nothing of it is kept or reused.
+    pub prefix: usize,
+    pub tokens: usize,
+    pub adapter: Option<usize>,
+    /// The server's slot to be used, where there are slots; else the engine chooses.
+    pub slot: Option<usize>,
+}
+
+pub trait Served {
+    /// Serves all at once; seconds until the last one has ended.
+    fn serve(&mut self, requests: &[Request]) -> Fallible<f64>;
+}
+
+/// A row of one round.
+pub struct Plan {
+    /// Served one after the other before anything is timed.
+    before: Vec<Request>,
+    /// Each of these is served at once, and is one sample.
+    timed: Vec<Vec<Request>>,
+    /// Tokens that a sample's rate counts; without them the sample is its time.
+    tokens: Option<usize>,
+}
+
+impl Plan {
+    /// Tokens a second, or milliseconds.
+    pub fn measure(&self, engine: &mut dyn Served) -> Fallible<Vec<f64>> {
+        for request in &self.before {
+            engine.serve(std::slice::from_ref(request))?;
+        }
+        let sample = |requests: &Vec<Request>| {
+            let seconds = engine.serve(requests)?;
+            Ok(self.tokens.map_or(seconds * 1e3, |tokens| tokens as f64 / seconds))
+        };
+        self.timed.iter().map(sample).collect()
+    }
+}
+
+pub struct Row {
+    pub key: &'static str,
+    pub title: &'static str,
+    pub unit: &'static str,
+    /// Whether Nyx is measured once more, guessing tokens; it makes a difference where many are generated.
+    pub of_guessing: bool,
+    /// Whether llama.cpp is measured too, and whether on the Q4_0 file too.
+    pub of_llama: bool,
+    pub of_q4_0: bool,
+    pub plan: fn(&mut Prompts) -> Plan,
+}
+
+/// Prompts from a fixed seed.
+pub struct Prompts(StdRng);
+
+impl Prompts {
+    pub fn new() -> Self {
+        Self(StdRng::seed_from_u64(1))
+    }
+
+    /// Tokens of plain text, no control tokens among them.
+    pub fn tokens(&mut self, count: usize) -> Vec<u32> {
+        (0..count).map(|_| self.0.random_range(100..40_000)).collect()
+    }
+
+    fn request(&mut self, prompt: usize, tokens: usize, adapter: Option<usize>) -> Request {
+        Request { prompt: self.tokens(prompt), prefix: 0, tokens, adapter, slot: None }
+    }
+
+    /// One sample of several sequences at once, of which the generated tokens count.
+    fn sequences(&mut self, count: usize, prompt: usize, tokens: usize, adapter: impl Fn(usize) -> Option<usize>) -> Plan {
+        let requests = (0..count).map(|index| self.request(prompt, tokens, adapter(index))).collect();
+        Plan { before: Vec::new(), timed: vec![requests], tokens: Some(count * tokens) }
+    }
+
+    /// 20 tokens after those that are shared.
+    fn after(&mut self, shared: &[u32], adapter: usize, slot: Option<usize>) -> Request {
+        let prompt = [shared, &self.tokens(20)].concat();
+        Request { prompt, prefix: shared.len(), tokens: 1, adapter: Some(adapter), slot }
+    }
+
+    /// Each adapter speaks on the same prefix; then all of them again in turn.
+    fn turns(&mut self, pinned: bool) -> Plan {
+        let shared = self.tokens(400);
+        let all = |prompts: &mut Self| -> Vec<Request> {
+            (0..COUNT).map(|adapter| prompts.after(&shared, adapter, pinned.then_some(adapter))).collect()
+        };
+        let (before, timed) = (all(self), all(self));
+        Plan { before, timed: timed.into_iter().map(|request| vec![request]).collect(), tokens: None }
+    }
+}
+
+pub fn rows() -> Vec<Row> {
+    let row = |key, title, unit, plan| Row { key, title, unit, of_guessing: false, of_llama: true, of_q4_0: false, plan };
+    let decoding = |key, title, plan| Row { of_guessing: true, ..row(key, title, "tokens/s", plan) };
+    vec![
+        Row {
+            of_q4_0: true,
+            ..row("prefill_512", "prefill of 512", "tokens/s", |prompts| Plan {
+                before: Vec::new(),
+                timed: vec![vec![prompts.request(512, 1, None)]],
+                tokens: Some(512),
+            })
+        },
+        Row { of_q4_0: true, ..decoding("decode_1", "decode, one sequence, 8 + 128", |prompts| prompts.sequences(1, 8, 128, |_| None)) },
+        decoding("five_no_adapter", "5 sequences, no adapter, 8 + 128", |prompts| prompts.sequences(5, 8, 128, |_| None)),
+        decoding("five_one_adapter", "5 sequences, one shared adapter, 8 + 128", |prompts| prompts.sequences(5, 8, 128, |_| Some(0))),
+        decoding("five_adapters_short", "5 sequences, 5 adapters, 8 + 128", |prompts| prompts.sequences(COUNT, 8, 128, Some)),
+        decoding("five_adapters_long", "5 sequences, 5 adapters, 200 + 64", |prompts| prompts.sequences(COUNT, 200, 64, Some)),
+        row("first_token_cold", "first token, 400 + 20, cold", "ms", |prompts| {
+            let shared = prompts.tokens(400);
+            Plan { before: Vec::new(), timed: vec![vec![prompts.after(&shared, 0, None)]], tokens: None }
+        }),
+        row("first_token_warm", "first token, 400 + 20, warm", "ms", |prompts| {
+            let shared = prompts.tokens(400);
+            let before = vec![prompts.after(&shared, 0, None)];
+            Plan { before, timed: (0..REPEATS).map(|_| vec![prompts.after(&shared, 0, None)]).collect(), tokens: None }
+        }),
+        row("first_token_turns", "first token, 400 + 20, warm, five adapters taking turns", "ms", |prompts| prompts.turns(false)),
+        row("first_token_turns_pinned", "the same, the client keeping a slot for each adapter", "ms", |prompts| prompts.turns(true)),
+        Row {
+            of_llama: false,
+            of_guessing: true,
+            ..row("answer_64", "an answer of 64 tokens after 60", "ms", |prompts| Plan {
+                before: Vec::new(),
+                timed: vec![vec![prompts.request(60, 64, None)]],
+                tokens: None,
+            })
+        },
+    ]
+}
+
+/// Seconds that `work` takes.
+pub fn seconds(work: impl FnOnce() -> Fallible<()>) -> Fallible<f64> {
+    let begun = Instant::now();
+    work()?;
+    Ok(begun.elapsed().as_secs_f64())
+}
