@@ -123,6 +123,20 @@ unsafe fn sixteen_halves(at: *const u8) -> __m512 {
     unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
 }
 
+/// How far ahead of its use a weight is fetched, in bytes: the processor's own prefetcher stops at every page, and what comes from memory
+/// would be waited for.
+const AHEAD: usize = 8192;
+
+/// Begins to fetch `lines` cache lines from `at` on, which may lie behind the end of what there is: a fetch that cannot be is none.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fetch(at: *const u8, lines: usize) {
+    for line in 0..lines {
+        // SAFETY: a hint reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64 * line).cast()) };
+    }
+}
+
 /// Tiles of a fixed number of tokens, written out: only then do their sums stay in registers.
 macro_rules! tiles {
     ($tokens:literal: $($t:literal)*, $four_bits:ident, $eight_bits:ident) => {
@@ -140,6 +154,9 @@ macro_rules! tiles {
                 while block < x.blocks {
                     let mut sum = [_mm512_setzero_ps(); $tokens];
                     for block in block..block + w.chunk {
+                        if token == 0 {
+                            fetch(panel.quants.as_ptr().wrapping_add(block * (256 + 32 + 32 * MIN as usize) + AHEAD), 4 + MIN as usize);
+                        }
                         let quants = panel.quants.as_ptr().add(block * 256);
                         let bytes = |four: usize| _mm512_loadu_si512(quants.add(four * 64).cast());
                         let high = |bytes| _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), low);
@@ -186,6 +203,9 @@ macro_rules! tiles {
                 while block < x.blocks {
                     let mut sum = [_mm512_setzero_ps(); $tokens];
                     for block in block..block + w.chunk {
+                        if token == 0 {
+                            fetch(panel.quants.as_ptr().wrapping_add(block * (512 + 32) + AHEAD), 9);
+                        }
                         let quants = panel.quants.as_ptr().add(block * 512);
                         let operand = |four: usize| _mm512_loadu_si512(quants.add(four * 64).cast());
                         let operands = [operand(0), operand(1), operand(2), operand(3), operand(4), operand(5), operand(6), operand(7)];
