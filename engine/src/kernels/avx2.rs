@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::portable::{LEAST, not_rounded};
-use super::{Activations, BLOCK, BlockKind, Output, PANEL, PackedMatrix};
+use super::{AHEAD, Activations, BLOCK, BlockKind, Output, PANEL, PackedMatrix, fetch};
 
 /// # Safety
 /// The processor has AVX2; both slices have `BLOCK` elements.
@@ -84,6 +84,10 @@ unsafe fn tile<const T: usize>(w: &PackedMatrix, x: &Activations, index: usize, 
         while block < blocks {
             let mut sum = [_mm256_setzero_ps(); T];
             for _ in 0..w.chunk {
+                if token == 0 && half == 0 {
+                    let bytes = w.panel_bytes() / blocks;
+                    fetch(panel.quants.as_ptr().wrapping_add(block * bytes + AHEAD), bytes.div_ceil(64));
+                }
                 let quants = panel.quants.as_ptr().add(block * kind.quant_bytes() * PANEL + half * 32);
                 let mut operands = [_mm256_setzero_si256(); 8];
                 if kind == BlockKind::Q8_0 {

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::portable::{LEAST, not_rounded};
-use super::{Activations, BLOCK, BlockKind, Output, PANEL, PackedMatrix};
+use super::{AHEAD, Activations, BLOCK, BlockKind, Output, PANEL, PackedMatrix, fetch};
 
 /// # Safety
 /// The processor has AVX-512 F and BW; both slices have `BLOCK` elements.
@@ -121,20 +121,6 @@ unsafe fn dot(operands: &[__m512i; 8], quants: *const i8, start: __m512i) -> __m
 unsafe fn sixteen_halves(at: *const u8) -> __m512 {
     // SAFETY: as the caller promises.
     unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
-}
-
-/// How far ahead of its use a weight is fetched, in bytes: the processor's own prefetcher stops at every page, and what comes from memory
-/// would be waited for.
-const AHEAD: usize = 8192;
-
-/// Begins to fetch `lines` cache lines from `at` on, which may lie behind the end of what there is: a fetch that cannot be is none.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn fetch(at: *const u8, lines: usize) {
-    for line in 0..lines {
-        // SAFETY: a hint reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64 * line).cast()) };
-    }
 }
 
 /// Tiles of a fixed number of tokens, written out: only then do their sums stay in registers.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::f16;
 
 use super::lanes::{LANES, Lanes, for_isa};
-use super::{Isa, Output, Team};
+use super::{AHEAD, Isa, Output, Team, fetch};
 
 /// A weight `[rows, columns]` in panels of 16 rows, each `[columns, 16]`. Missing rows are 0.
 #[derive(Debug)]
@@ -87,6 +87,15 @@ impl DenseMatrix {
         self.rows.div_ceil(LANES)
     }
 
+    /// Where a panel begins in memory, or where the last one ends.
+    pub(super) fn start(&self, panel: usize) -> *const u8 {
+        let at = panel * self.columns * LANES;
+        match &self.values {
+            Values::F32(values) => values.as_ptr().wrapping_add(at).cast(),
+            Values::F16(values) => values.as_ptr().wrapping_add(at).cast(),
+        }
+    }
+
     /// One row in f32, `[columns]`: for embeddings.
     ///
     /// # Panics
@@ -129,14 +138,17 @@ fn shared_out(team: &Team, isa: Isa, w: &DenseMatrix, x: &[f32], add: bool, outp
     team.run(|thread, threads| {
         let range = panels * thread / threads..panels * (thread + 1) / threads;
         // SAFETY: ranges of different threads do not overlap, and the callers have checked that there is room.
-        unsafe { multiply(isa, w, x, range, add, output) }
+        unsafe { multiply(isa, w, x, range, add, output, std::ptr::null()) }
     });
 }
 
 /// # Safety
 /// `output` has room for every row of every token of `x`, nobody else touches the columns of these panels, and the processor has `isa`.
-pub(super) unsafe fn multiply(isa: Isa, w: &DenseMatrix, x: &[f32], panels: Range<usize>, add: bool, output: Output) {
-    let part = Part { rows: w.rows, columns: w.columns, chunks: w.chunks, x: x.as_ptr(), tokens: x.len() / w.columns, panels, add, output };
+///
+/// `next` is what this thread reads after these panels, or null: its beginning is fetched while their end is multiplied.
+pub(super) unsafe fn multiply(isa: Isa, w: &DenseMatrix, x: &[f32], panels: Range<usize>, add: bool, output: Output, next: *const u8) {
+    let end = w.start(panels.end);
+    let part = Part { rows: w.rows, columns: w.columns, chunks: w.chunks, x: x.as_ptr(), tokens: x.len() / w.columns, panels, add, output, end, next };
     // SAFETY: as the caller promises; the part's panels are the weight's.
     unsafe {
         match &w.values {
@@ -156,6 +168,22 @@ struct Part {
     panels: Range<usize>,
     add: bool,
     output: Output,
+    /// Where the panels end, and what is read after them.
+    end: *const u8,
+    next: *const u8,
+}
+
+impl Part {
+    /// Fetches what will be read after `at`, `bytes` of it.
+    #[inline(always)]
+    fn fetch(&self, at: *const u8, bytes: usize) {
+        let ahead = at.wrapping_add(AHEAD);
+        if ahead < self.end {
+            fetch(ahead, bytes.div_ceil(64));
+        } else if !self.next.is_null() {
+            fetch(self.next.wrapping_add(ahead as usize - self.end as usize), bytes.div_ceil(64));
+        }
+    }
 }
 
 /// Tokens that share one reading of a panel.
@@ -169,27 +197,29 @@ for_isa! { unsafe fn f16_isa(w: *const u16, part: Part) = f16_body }
 #[inline(always)]
 unsafe fn f32_body<V: Lanes>(w: *const f32, part: Part) {
     // SAFETY: as `multiply`.
-    unsafe { body::<V>(|at| V::load(w.add(at)), part) }
+    unsafe { body::<V, f32>(w, |at| V::load(w.add(at)), part) }
 }
 
 #[inline(always)]
 unsafe fn f16_body<V: Lanes>(w: *const u16, part: Part) {
     // SAFETY: as `multiply`.
-    unsafe { body::<V>(|at| V::load_half(w.add(at)), part) }
+    unsafe { body::<V, u16>(w, |at| V::load_half(w.add(at)), part) }
 }
 
 #[inline(always)]
-unsafe fn body<V: Lanes>(w: impl Fn(usize) -> V + Copy, part: Part) {
+unsafe fn body<V: Lanes, T>(start: *const T, w: impl Fn(usize) -> V + Copy, part: Part) {
     for panel in part.panels.clone() {
-        let w = |column: usize| w((panel * part.columns + column) * LANES);
+        let at = panel * part.columns * LANES;
+        let w = |column: usize| w(at + column * LANES);
+        let ahead = |column: usize| part.fetch(start.wrapping_add(at + column * LANES).cast(), SUMS * LANES * size_of::<T>());
         for token in (0..part.tokens).step_by(TILE) {
             // SAFETY: as `multiply`; a tile ends within the tokens.
             unsafe {
                 match part.tokens - token {
-                    1 => tile::<V, 1>(w, &part, panel, token),
-                    2 => tile::<V, 2>(w, &part, panel, token),
-                    3 => tile::<V, 3>(w, &part, panel, token),
-                    _ => tile::<V, TILE>(w, &part, panel, token),
+                    1 => tile::<V, 1>(w, ahead, &part, panel, token),
+                    2 => tile::<V, 2>(w, ahead, &part, panel, token),
+                    3 => tile::<V, 3>(w, ahead, &part, panel, token),
+                    _ => tile::<V, TILE>(w, ahead, &part, panel, token),
                 }
             }
         }
@@ -197,7 +227,7 @@ unsafe fn body<V: Lanes>(w: impl Fn(usize) -> V + Copy, part: Part) {
 }
 
 #[inline(always)]
-unsafe fn tile<V: Lanes, const T: usize>(w: impl Fn(usize) -> V + Copy, part: &Part, panel: usize, token: usize) {
+unsafe fn tile<V: Lanes, const T: usize>(w: impl Fn(usize) -> V + Copy, ahead: impl Fn(usize), part: &Part, panel: usize, token: usize) {
     let columns = part.columns;
     let rows = (part.rows - panel * LANES).min(LANES);
     // SAFETY: as `multiply` says; lanes of rows that are not there are not written.
@@ -209,6 +239,9 @@ unsafe fn tile<V: Lanes, const T: usize>(w: impl Fn(usize) -> V + Copy, part: &P
             let (mut column, end) = (chunk * width, (chunk + 1) * width);
             let mut sums = [[V::splat(0.0); SUMS]; T];
             while column + SUMS <= end {
+                if token == 0 {
+                    ahead(column);
+                }
                 for s in 0..SUMS {
                     let w = w(column + s);
                     for t in 0..T {

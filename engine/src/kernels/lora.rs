@@ -71,7 +71,7 @@ impl<'a> Down<'a> {
     unsafe fn work(&self, thread: usize, threads: usize) {
         for unit in self.units().skip(thread).step_by(threads) {
             // SAFETY: as the caller promises.
-            unsafe { self.one(&unit) };
+            unsafe { self.one(&unit, std::ptr::null()) };
         }
     }
 
@@ -81,26 +81,31 @@ impl<'a> Down<'a> {
     /// `low` is still there, and windows of different threads do not overlap.
     unsafe fn work_within(&self, window: Range<f64>) {
         let mut at = 0.0;
-        for unit in self.units() {
-            let cost = unit.cost();
-            if window.contains(&(at + cost / 2.0)) {
-                // SAFETY: as the caller promises.
-                unsafe { self.one(&unit) };
-            }
-            at += cost;
+        let mut mine = self
+            .units()
+            .filter(|unit| {
+                let middle = at + unit.cost() / 2.0;
+                at += unit.cost();
+                window.contains(&middle)
+            })
+            .peekable();
+        while let Some(unit) = mine.next() {
+            let next = mine.peek().map_or(std::ptr::null(), |unit| unit.item.a.start(0));
+            // SAFETY: as the caller promises.
+            unsafe { self.one(&unit, next) };
         }
     }
 
     /// # Safety
     /// `low` is still there, and nobody else does this unit.
-    unsafe fn one(&self, unit: &Unit<'_>) {
+    unsafe fn one(&self, unit: &Unit<'_>, next: *const u8) {
         let Unit { item, first, rows, low } = *unit;
         let (rank, columns) = (item.a.rows(), item.a.columns());
         let x = &self.x[(item.row + first) * columns..(item.row + first + rows) * columns];
         // SAFETY: each unit has its own part of `low`, which holds all of them.
         unsafe {
             let output = Output { start: self.low.start.add(low), rows: rank, ..self.low };
-            dense::multiply(self.isa, item.a, x, 0..item.a.panels(), false, output);
+            dense::multiply(self.isa, item.a, x, 0..item.a.panels(), false, output, next);
             // sums that others add to are scaled after
             if self.low.apart == 0 {
                 std::slice::from_raw_parts_mut(output.start, rows * rank).iter_mut().for_each(|value| *value *= item.scale);
@@ -152,7 +157,7 @@ fn up(team: &Team, isa: Isa, items: &[LowRank<'_>], low: &[f32], targets: &[(Out
             // SAFETY: threads take different panels, runs different rows; sizes were checked.
             unsafe {
                 let output = Output { start: targets[item.output].0.start.add(item.row * out), rows: out, apart: 0 };
-                dense::multiply(isa, item.b, &low[start..start + item.rows * rank], range, true, output);
+                dense::multiply(isa, item.b, &low[start..start + item.rows * rank], range, true, output, std::ptr::null());
             }
             start += item.rows * rank;
         }
@@ -250,9 +255,11 @@ pub fn matmul_low_rank(
             for item in items {
                 let size = item.rows * item.a.rows();
                 if item.output == index {
+                    let after = items.iter().skip_while(|other| !std::ptr::eq(*other, item)).skip(1).find(|other| other.output == index);
+                    let next = after.map_or(std::ptr::null(), |item| item.b.start(panels.start));
                     let output = Output { start: output.start.wrapping_add(item.row * w.rows()), rows: w.rows(), apart: 0 };
                     // SAFETY: shares take different panels, runs different rows; sizes were checked.
-                    unsafe { dense::multiply(isa, item.b, &low[start..start + size], panels.clone(), true, output) };
+                    unsafe { dense::multiply(isa, item.b, &low[start..start + size], panels.clone(), true, output, next) };
                 }
                 start += size;
             }

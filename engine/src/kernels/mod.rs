@@ -88,6 +88,22 @@ impl Isa {
     }
 }
 
+/// How far ahead of its use a weight is fetched, in bytes: the processor's own prefetcher stops at every page, and what comes from memory
+/// would be waited for.
+const AHEAD: usize = 8192;
+
+/// Begins to fetch `lines` cache lines from `at` on. They may lie behind the end of what there is: a fetch that cannot be is none.
+#[inline(always)]
+fn fetch(at: *const u8, lines: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in 0..lines {
+        // SAFETY: a hint reads nothing, and every x86-64 processor has it.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.wrapping_add(64 * line).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (at, lines);
+}
+
 /// The output of a product, `[tokens, rows]`, written by several threads at different columns.
 #[derive(Clone, Copy)]
 struct Output {
