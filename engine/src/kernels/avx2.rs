@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::portable::{LEAST, not_rounded};
-use super::{AHEAD, Activations, BLOCK, BlockKind, Output, PANEL, PackedMatrix, fetch};
+use super::{Activations, Ahead, BLOCK, BlockKind, Output, PANEL, PackedMatrix};
 
 /// # Safety
 /// The processor has AVX2; both slices have `BLOCK` elements.
@@ -48,7 +48,7 @@ const TILE: usize = 4;
 /// # Safety
 /// As [`super::multiply`].
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output) {
+pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Ahead) {
     for panel in panels {
         let mut token = 0;
         while token < x.tokens() {
@@ -57,9 +57,9 @@ pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<u
                 // SAFETY: as the caller promises; a tile ends within the tokens.
                 unsafe {
                     if x.tokens() - token >= TILE {
-                        tile::<TILE>(w, x, panel, half, token, output);
+                        tile::<TILE>(w, x, panel, half, token, output, ahead);
                     } else {
-                        tile::<1>(w, x, panel, half, token, output);
+                        tile::<1>(w, x, panel, half, token, output, ahead);
                     }
                 }
             }
@@ -73,7 +73,15 @@ pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<u
 /// # Safety
 /// As [`super::multiply`], with `T` tokens from `token` on.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile<const T: usize>(w: &PackedMatrix, x: &Activations, index: usize, half: usize, token: usize, output: Output) {
+unsafe fn tile<const T: usize>(
+    w: &PackedMatrix,
+    x: &Activations,
+    index: usize,
+    half: usize,
+    token: usize,
+    output: Output,
+    ahead: Ahead,
+) {
     // SAFETY: every pointer stays within the panel and within the activations of the tile's tokens.
     unsafe {
         let (panel, kind, blocks) = (w.panel(index), w.kind(), w.blocks());
@@ -86,7 +94,7 @@ unsafe fn tile<const T: usize>(w: &PackedMatrix, x: &Activations, index: usize, 
             for _ in 0..w.chunk {
                 if token == 0 && half == 0 {
                     let bytes = w.panel_bytes() / blocks;
-                    fetch(panel.quants.as_ptr().wrapping_add(block * bytes + AHEAD), bytes.div_ceil(64));
+                    ahead.fetch(panel.quants.as_ptr().wrapping_add(block * bytes), bytes.div_ceil(64));
                 }
                 let quants = panel.quants.as_ptr().add(block * kind.quant_bytes() * PANEL + half * 32);
                 let mut operands = [_mm256_setzero_si256(); 8];

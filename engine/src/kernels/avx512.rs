@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::portable::{LEAST, not_rounded};
-use super::{AHEAD, Activations, BLOCK, BlockKind, Output, PANEL, PackedMatrix, fetch};
+use super::{Activations, Ahead, BLOCK, BlockKind, Output, PANEL, PackedMatrix};
 
 /// # Safety
 /// The processor has AVX-512 F and BW; both slices have `BLOCK` elements.
@@ -29,12 +29,12 @@ pub(super) unsafe fn quantise_block(x: &[f32], quants: &mut [i8]) -> (f32, i32) 
     }
 }
 
-type Tile = unsafe fn(&PackedMatrix, &Activations, usize, usize, Output) -> usize;
+type Tile = unsafe fn(&PackedMatrix, &Activations, usize, usize, Output, Ahead) -> usize;
 
 /// # Safety
 /// As [`super::multiply`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output) {
+pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Ahead) {
     for panel in panels {
         let mut token = 0;
         // the last tokens take narrower tiles, of which each computes the same
@@ -56,7 +56,7 @@ pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<u
                     BlockKind::Q4_1 => minima,
                     BlockKind::Q8_0 => eight,
                 };
-                token += tile(w, x, panel, token, output);
+                token += tile(w, x, panel, token, output, ahead);
             }
         }
     }
@@ -129,7 +129,7 @@ macro_rules! tiles {
         /// # Safety
         /// As [`super::multiply`]; the tile's tokens are there, and the weight has 4 bits, with minima if `MIN`.
         #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-        unsafe fn $four_bits<const MIN: bool>(w: &PackedMatrix, x: &Activations, index: usize, token: usize, output: Output) -> usize {
+        unsafe fn $four_bits<const MIN: bool>(w: &PackedMatrix, x: &Activations, index: usize, token: usize, output: Output, ahead: Ahead) -> usize {
             // SAFETY: every pointer stays within the panel and within the activations of the tile's tokens.
             unsafe {
                 let panel = w.panel(index);
@@ -141,7 +141,7 @@ macro_rules! tiles {
                     let mut sum = [_mm512_setzero_ps(); $tokens];
                     for block in block..block + w.chunk {
                         if token == 0 {
-                            fetch(panel.quants.as_ptr().wrapping_add(block * (256 + 32 + 32 * MIN as usize) + AHEAD), 4 + MIN as usize);
+                            ahead.fetch(panel.quants.as_ptr().wrapping_add(block * (256 + 32 + 32 * MIN as usize)), 4 + MIN as usize);
                         }
                         let quants = panel.quants.as_ptr().add(block * 256);
                         let bytes = |four: usize| _mm512_loadu_si512(quants.add(four * 64).cast());
@@ -179,7 +179,7 @@ macro_rules! tiles {
         /// # Safety
         /// As [`super::multiply`]; the tile's tokens are there, and the weight has 8 bits.
         #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-        unsafe fn $eight_bits(w: &PackedMatrix, x: &Activations, index: usize, token: usize, output: Output) -> usize {
+        unsafe fn $eight_bits(w: &PackedMatrix, x: &Activations, index: usize, token: usize, output: Output, ahead: Ahead) -> usize {
             // SAFETY: every pointer stays within the panel and within the activations of the tile's tokens.
             unsafe {
                 let panel = w.panel(index);
@@ -190,7 +190,7 @@ macro_rules! tiles {
                     let mut sum = [_mm512_setzero_ps(); $tokens];
                     for block in block..block + w.chunk {
                         if token == 0 {
-                            fetch(panel.quants.as_ptr().wrapping_add(block * (512 + 32) + AHEAD), 9);
+                            ahead.fetch(panel.quants.as_ptr().wrapping_add(block * (512 + 32)), 9);
                         }
                         let quants = panel.quants.as_ptr().add(block * 512);
                         let operand = |four: usize| _mm512_loadu_si512(quants.add(four * 64).cast());

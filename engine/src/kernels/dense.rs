@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::f16;
 
 use super::lanes::{LANES, Lanes, for_isa};
-use super::{AHEAD, Isa, Output, Team, fetch};
+use super::{Ahead, Isa, Output, Team};
 
 /// A weight `[rows, columns]` in panels of 16 rows, each `[columns, 16]`. Missing rows are 0.
 #[derive(Debug)]
@@ -148,7 +148,7 @@ fn shared_out(team: &Team, isa: Isa, w: &DenseMatrix, x: &[f32], add: bool, outp
 /// `next` is what this thread reads after these panels, or null: its beginning is fetched while their end is multiplied.
 pub(super) unsafe fn multiply(isa: Isa, w: &DenseMatrix, x: &[f32], panels: Range<usize>, add: bool, output: Output, next: *const u8) {
     let end = w.start(panels.end);
-    let part = Part { rows: w.rows, columns: w.columns, chunks: w.chunks, x: x.as_ptr(), tokens: x.len() / w.columns, panels, add, output, end, next };
+    let part = Part { rows: w.rows, columns: w.columns, chunks: w.chunks, x: x.as_ptr(), tokens: x.len() / w.columns, panels, add, output, ahead: Ahead { end, next } };
     // SAFETY: as the caller promises; the part's panels are the weight's.
     unsafe {
         match &w.values {
@@ -168,22 +168,7 @@ struct Part {
     panels: Range<usize>,
     add: bool,
     output: Output,
-    /// Where the panels end, and what is read after them.
-    end: *const u8,
-    next: *const u8,
-}
-
-impl Part {
-    /// Fetches what will be read after `at`, `bytes` of it.
-    #[inline(always)]
-    fn fetch(&self, at: *const u8, bytes: usize) {
-        let ahead = at.wrapping_add(AHEAD);
-        if ahead < self.end {
-            fetch(ahead, bytes.div_ceil(64));
-        } else if !self.next.is_null() {
-            fetch(self.next.wrapping_add(ahead as usize - self.end as usize), bytes.div_ceil(64));
-        }
-    }
+    ahead: Ahead,
 }
 
 /// Tokens that share one reading of a panel.
@@ -211,7 +196,8 @@ unsafe fn body<V: Lanes, T>(start: *const T, w: impl Fn(usize) -> V + Copy, part
     for panel in part.panels.clone() {
         let at = panel * part.columns * LANES;
         let w = |column: usize| w(at + column * LANES);
-        let ahead = |column: usize| part.fetch(start.wrapping_add(at + column * LANES).cast(), SUMS * LANES * size_of::<T>());
+        let lines = (SUMS * LANES * size_of::<T>()).div_ceil(64);
+        let ahead = |column: usize| part.ahead.fetch(start.wrapping_add(at + column * LANES).cast(), lines);
         for token in (0..part.tokens).step_by(TILE) {
             // SAFETY: as `multiply`; a tile ends within the tokens.
             unsafe {

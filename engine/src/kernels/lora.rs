@@ -79,7 +79,7 @@ impl<'a> Down<'a> {
     ///
     /// # Safety
     /// `low` is still there, and windows of different threads do not overlap.
-    unsafe fn work_within(&self, window: Range<f64>) {
+    unsafe fn work_within(&self, window: Range<f64>, then: *const u8) {
         let mut at = 0.0;
         let mut mine = self
             .units()
@@ -90,7 +90,7 @@ impl<'a> Down<'a> {
             })
             .peekable();
         while let Some(unit) = mine.next() {
-            let next = mine.peek().map_or(std::ptr::null(), |unit| unit.item.a.start(0));
+            let next = mine.peek().map_or(then, |unit| unit.item.a.start(0));
             // SAFETY: as the caller promises.
             unsafe { self.one(&unit, next) };
         }
@@ -236,8 +236,13 @@ pub fn matmul_low_rank(
     // SAFETY: `low` and `products` are borrowed until all are done, and shares differ in what they write.
     let first = |share: usize, shares: usize| unsafe {
         let window = costs.window(share, shares);
-        down.work_within(window.clone());
-        phase.work_within(window, costs.low, costs.panel);
+        let panels = || phase.within(window.clone(), costs.low, costs.panel);
+        let start = panels().find(|(.., range)| !range.is_empty()).map_or(std::ptr::null(), |(w, _, range)| w.start(range.start));
+        down.work_within(window.clone(), start);
+        // what this thread adds first is on its way when it gets there
+        let mut adds = items.iter().filter(|item| item.output == 0);
+        let then = adds.next().map_or(std::ptr::null(), |item| item.b.start(item.b.panels() * share / shares));
+        phase.multiply_all(panels(), then);
     };
     if items.is_empty() && !twice {
         return team.run(first);

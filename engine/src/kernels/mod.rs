@@ -104,6 +104,26 @@ fn fetch(at: *const u8, lines: usize) {
     let _ = (at, lines);
 }
 
+/// What a thread reads one after the other, where a piece ends, and where the one after it begins (or null).
+#[derive(Clone, Copy)]
+struct Ahead {
+    end: *const u8,
+    next: *const u8,
+}
+
+impl Ahead {
+    /// Fetches what will be read [`AHEAD`] bytes after `at`, `lines` cache lines of it.
+    #[inline(always)]
+    fn fetch(self, at: *const u8, lines: usize) {
+        let ahead = at.wrapping_add(AHEAD);
+        if ahead < self.end {
+            fetch(ahead, lines);
+        } else if !self.next.is_null() {
+            fetch(self.next.wrapping_add(ahead as usize - self.end as usize), lines);
+        }
+    }
+}
+
 /// The output of a product, `[tokens, rows]`, written by several threads at different columns.
 #[derive(Clone, Copy)]
 struct Output {
@@ -173,29 +193,37 @@ impl<'a> Phase<'a> {
         let all: usize = self.parts().map(|(w, _)| w.panels()).sum();
         let mine = all * thread / threads..all * (thread + 1) / threads;
         let mut first = 0;
-        for (w, output) in self.parts() {
+        let ranges = self.parts().map(|(w, output)| {
             let panels = w.panels();
             let range = mine.start.clamp(first, first + panels) - first..mine.end.clamp(first, first + panels) - first;
-            // SAFETY: ranges of different threads do not overlap, `y` has room for every row of every token, and `isa` was detected.
-            unsafe { multiply(self.isa, w, self.x, range, output) }
             first += panels;
-        }
+            (w, output, range)
+        });
+        // SAFETY: ranges of different threads do not overlap.
+        unsafe { self.multiply_all(ranges, std::ptr::null()) };
     }
-}
 
-impl Phase<'_> {
     /// The panels whose middle lies within `window`, when the first begins at `start` and each takes up `cost`.
-    ///
-    /// # Safety
-    /// The outputs are still borrowed, and windows of different threads do not overlap.
-    unsafe fn work_within(&self, window: Range<f64>, start: f64, cost: f64) {
+    fn within(&self, window: Range<f64>, start: f64, cost: f64) -> impl Iterator<Item = (&'a PackedMatrix, Output, Range<usize>)> + '_ {
         let mut at = start;
-        for (w, output) in self.parts() {
+        self.parts().map(move |(w, output)| {
             let panels = w.panels();
             let before = |edge: f64| ((edge - at) / cost - 0.5).ceil().clamp(0.0, panels as f64) as usize;
-            // SAFETY: as in `work`.
-            unsafe { multiply(self.isa, w, self.x, before(window.start)..before(window.end), output) }
+            let range = before(window.start)..before(window.end);
             at += cost * panels as f64;
+            (w, output, range)
+        })
+    }
+
+    /// # Safety
+    /// The outputs are still borrowed, and ranges of different threads do not overlap.
+    unsafe fn multiply_all(&self, ranges: impl Iterator<Item = (&'a PackedMatrix, Output, Range<usize>)>, then: *const u8) {
+        let mut ranges = ranges.filter(|(.., range)| !range.is_empty()).peekable();
+        while let Some((w, output, range)) = ranges.next() {
+            let next = ranges.peek().map_or(then, |(w, _, range)| w.start(range.start));
+            let ahead = Ahead { end: w.start(range.end), next };
+            // SAFETY: `y` has room for every row of every token, `isa` was detected, and else as the caller promises.
+            unsafe { multiply(self.isa, w, self.x, range, output, ahead) }
         }
     }
 }
@@ -212,12 +240,12 @@ pub fn matmul(team: &Team, isa: Isa, products: &mut [Product<'_>], x: &Activatio
 
 /// # Safety
 /// `output` has room for `[x.tokens(), w.rows()]`, nobody else writes the columns of these panels, and the processor has `isa`.
-unsafe fn multiply(isa: Isa, w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output) {
+unsafe fn multiply(isa: Isa, w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Ahead) {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Vnni => unsafe { avx512::multiply(w, x, panels, output) },
+        Isa::Avx512Vnni => unsafe { avx512::multiply(w, x, panels, output, ahead) },
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { avx2::multiply(w, x, panels, output) },
+        Isa::Avx2 => unsafe { avx2::multiply(w, x, panels, output, ahead) },
         _ => unsafe { portable::multiply(w, x, panels, output) },
     }
 }

@@ -148,6 +148,11 @@ impl PackedMatrix {
         self.stride * LINE
     }
 
+    /// Where a panel begins in memory, or where the last one ends.
+    pub(super) fn start(&self, panel: usize) -> *const u8 {
+        self.lines.as_ptr().wrapping_add(panel * self.stride).cast()
+    }
+
     /// Output rows of a panel that are there.
     pub(super) fn rows_of(&self, panel: usize) -> usize {
         (self.rows - panel * PANEL).min(PANEL)
