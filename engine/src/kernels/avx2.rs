@@ -73,15 +73,7 @@ pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<u
 /// # Safety
 /// As [`super::multiply`], with `T` tokens from `token` on.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile<const T: usize>(
-    w: &PackedMatrix,
-    x: &Activations,
-    index: usize,
-    half: usize,
-    token: usize,
-    output: Output,
-    ahead: Ahead,
-) {
+unsafe fn tile<const T: usize>(w: &PackedMatrix, x: &Activations, index: usize, half: usize, token: usize, output: Output, ahead: Ahead) {
     // SAFETY: every pointer stays within the panel and within the activations of the tile's tokens.
     unsafe {
         let (panel, kind, blocks) = (w.panel(index), w.kind(), w.blocks());

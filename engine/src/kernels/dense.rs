@@ -148,7 +148,17 @@ fn shared_out(team: &Team, isa: Isa, w: &DenseMatrix, x: &[f32], add: bool, outp
 /// `next` is what this thread reads after these panels, or null: its beginning is fetched while their end is multiplied.
 pub(super) unsafe fn multiply(isa: Isa, w: &DenseMatrix, x: &[f32], panels: Range<usize>, add: bool, output: Output, next: *const u8) {
     let end = w.start(panels.end);
-    let part = Part { rows: w.rows, columns: w.columns, chunks: w.chunks, x: x.as_ptr(), tokens: x.len() / w.columns, panels, add, output, ahead: Ahead { end, next } };
+    let part = Part {
+        rows: w.rows,
+        columns: w.columns,
+        chunks: w.chunks,
+        x: x.as_ptr(),
+        tokens: x.len() / w.columns,
+        panels,
+        add,
+        output,
+        ahead: Ahead { end, next },
+    };
     // SAFETY: as the caller promises; the part's panels are the weight's.
     unsafe {
         match &w.values {
