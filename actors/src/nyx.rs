@@ -197,6 +197,10 @@ impl Nyx {
             let (queue, retry_after_s) = (options.pool.queue, options.requests.retry_after_s);
             let thread = DeviceThreadOptions { device, shards: further.clone(), files, text, engine, adapters, queue, retry_after_s };
             let thread = Arc::new(Device::start(thread, Arc::clone(&vitals)).await.map_err(StartError::Device)?);
+            if thread.window() < window {
+                tracing::warn!(asked = window, holds = thread.window(), "pool.kv_cache_mb holds less than the context window");
+                window = thread.window();
+            }
             count_steps(&troupe.arbiter, &metrics, &vitals.name, &thread);
             let device = Arc::clone(&thread);
             workers.push(troupe.start(vitals, move |vitals| GpuWorker::new(Arc::clone(&device), vitals)));

@@ -78,9 +78,8 @@ impl DeviceSpec {
 
 /// Pins the calling thread to a core, where the system lets us.
 fn pin(core: usize) {
-    let pinned = core_affinity::get_core_ids()
-        .and_then(|cores| cores.into_iter().find(|id| id.id == core))
-        .is_some_and(core_affinity::set_for_current);
+    // not looked up among the cores of this thread, which may be pinned to another one
+    let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: core });
     if !pinned {
         tracing::warn!(core, "the thread could not be pinned to its core");
     }

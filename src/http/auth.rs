@@ -66,6 +66,13 @@ impl Keys {
         Err(ApiError::new(StatusCode::UNAUTHORIZED, code, message).with_header(header::WWW_AUTHENTICATE, "Bearer"))
     }
 
+    /// Whose request it is, for fair turns among callers: the beginning of the key's digest; nothing without a key that is known here, so
+    /// that nobody gets more turns by more names.
+    pub fn client(&self, headers: &HeaderMap) -> Arc<str> {
+        let name = |key| digest(key)[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        bearer(headers).filter(|key| self.is_api(key)).map_or_else(String::new, name).into()
+    }
+
     fn is_api(&self, key: &str) -> bool {
         let given = digest(key);
         // every key is compared, so that time does not say which one came near
@@ -75,12 +82,6 @@ impl Keys {
     fn is_admin(&self, key: &str) -> bool {
         self.admin.as_ref().is_some_and(|known| same(known, &digest(key)))
     }
-}
-
-/// Whose request it is, for fair turns among callers: the beginning of the key's digest, or nothing without a key.
-pub fn client(headers: &HeaderMap) -> Arc<str> {
-    let name = |key| digest(key)[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    bearer(headers).map_or_else(String::new, name).into()
 }
 
 fn digest(key: &str) -> [u8; 32] {
@@ -170,6 +171,18 @@ mod tests {
         }
         let basic = headers(&[(header::AUTHORIZATION, "Basic one")]);
         assert_eq!(status(keys.check(Access::Caller, &basic)), 401);
+    }
+
+    #[test]
+    fn callers_are_named_by_known_keys_alone() {
+        let keys = keys(&["one", "two"], Some("boss"), "127.0.0.1");
+        let client = |key: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {key}")).unwrap());
+            keys.client(&headers)
+        };
+        assert_eq!((client("one").len(), &*client("three"), &*keys.client(&HeaderMap::new())), (16, "", ""));
+        assert!(client("one") != client("two") && client("one") == client("one") && !client("one").contains("one"));
     }
 
     #[test]

@@ -17,7 +17,6 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeOwned, SeqAccess, Visitor};
 
 use super::DoorState;
-use super::auth::client;
 use super::error::ApiError;
 
 type Extracting<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>>>>;
@@ -40,7 +39,7 @@ impl<T: DeserializeOwned + 'static> FromRequest for Json<T> {
 #[derive(Debug)]
 pub struct Admitted<T> {
     pub permit: Permit,
-    /// Whose it is: see [`client`].
+    /// Whose it is: see [`Keys::client`](super::auth::Keys::client).
     pub client: Arc<str>,
     pub body: T,
 }
@@ -52,7 +51,8 @@ impl<T: DeserializeOwned + 'static> FromRequest for Admitted<T> {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let body = body(request, payload);
         let nyx = request.app_data::<web::Data<Nyx>>().cloned();
-        let client = client(request.headers());
+        let state = request.app_data::<web::Data<DoorState>>();
+        let client = state.map_or_else(|| Arc::from(""), |state| state.keys.client(request.headers()));
         Box::pin(async move {
             let body = body.await?;
             let nyx = nyx.ok_or_else(|| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "no Nyx behind this door"))?;

@@ -63,6 +63,8 @@ pub struct Device {
     vitals: Arc<Vitals>,
     steps: watch::Sender<StepReport>,
     thread: Mutex<Arc<DeviceThread>>,
+    /// One at a time starts it anew.
+    reviving: tokio::sync::Mutex<()>,
 }
 
 impl Device {
@@ -73,7 +75,7 @@ impl Device {
     pub async fn start(options: DeviceThreadOptions, vitals: Arc<Vitals>) -> Result<Self, EngineError> {
         let steps = watch::Sender::new(StepReport::default());
         let thread = DeviceThread::start(options.clone(), Arc::clone(&vitals), steps.clone()).await?;
-        Ok(Self { options, vitals, steps, thread: Mutex::new(Arc::new(thread)) })
+        Ok(Self { options, vitals, steps, thread: Mutex::new(Arc::new(thread)), reviving: tokio::sync::Mutex::default() })
     }
 
     fn thread(&self) -> Arc<DeviceThread> {
@@ -85,13 +87,15 @@ impl Device {
     /// # Errors
     /// As [`start`](Self::start).
     pub async fn revive(&self) -> Result<(), EngineError> {
+        let _one = self.reviving.lock().await;
         let old = self.thread();
         if old.alive() || old.stop.load(Ordering::Acquire) {
             return Ok(());
         }
         tracing::warn!(actor = %self.vitals.name, "starting the device's thread anew");
         let thread = DeviceThread::start(self.options.clone(), Arc::clone(&self.vitals), self.steps.clone()).await?;
-        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(thread);
+        // dropped outside the lock: who submits meanwhile does not wait
+        let _replaced = std::mem::replace(&mut *self.thread.lock().unwrap_or_else(PoisonError::into_inner), Arc::new(thread));
         Ok(())
     }
 
@@ -112,6 +116,11 @@ impl Device {
         self.thread().adapters.clone()
     }
 
+    /// Tokens that a sequence on it may hold.
+    pub fn window(&self) -> usize {
+        self.thread().window
+    }
+
     /// Whether the thread still runs.
     pub fn alive(&self) -> bool {
         self.thread().alive()
@@ -130,6 +139,7 @@ struct DeviceThread {
     thread: Mutex<Option<JoinHandle<()>>>,
     vitals: Arc<Vitals>,
     adapters: BTreeMap<String, AdapterVersion>,
+    window: usize,
     /// Jobs that may run and wait.
     most: usize,
     retry_after_s: u64,
@@ -149,8 +159,8 @@ impl DeviceThread {
         };
         let failed = |reason: String| EngineError::Device { device: device.clone(), reason };
         let thread = std::thread::Builder::new().name(format!("nyx-{device}")).spawn(body).map_err(|error| failed(error.to_string()))?;
-        let adapters = loaded.await.map_err(|_| failed("its thread ended while loading".into()))??;
-        Ok(Self { jobs, stop, thread: Mutex::new(Some(thread)), vitals, adapters, most, retry_after_s })
+        let (adapters, window) = loaded.await.map_err(|_| failed("its thread ended while loading".into()))??;
+        Ok(Self { jobs, stop, thread: Mutex::new(Some(thread)), vitals, adapters, window, most, retry_after_s })
     }
 
     fn submit(&self, job: Job) -> Result<(), NyxError> {
@@ -233,7 +243,7 @@ fn run(
     jobs: &Receiver<Job>,
     stop: &AtomicBool,
     vitals: &Vitals,
-    ready: oneshot::Sender<Result<BTreeMap<String, AdapterVersion>, EngineError>>,
+    ready: oneshot::Sender<Result<(BTreeMap<String, AdapterVersion>, usize), EngineError>>,
     steps: &watch::Sender<StepReport>,
 ) {
     let loaded = match Loaded::new(&options) {
@@ -243,7 +253,7 @@ fn run(
     let version =
         |adapter: &AdapterHandle| AdapterVersion { name: adapter.0.name().to_owned(), id: adapter.0.id().to_owned(), generation: 1 };
     let versions = loaded.adapters.iter().map(|(name, adapter)| (name.clone(), version(adapter))).collect();
-    if ready.send(Ok(versions)).is_err() {
+    if ready.send(Ok((versions, loaded.engine.window()))).is_err() {
         return;
     }
     // from here on the pool counts on this thread, however it ends
@@ -315,6 +325,8 @@ fn work(
         }
         (failures, reloads) = (0, reloads + 1);
         tracing::warn!(actor = %vitals.name, "loading the weights anew");
+        // the old ones go first: there may be no room for both
+        drop(loaded);
         match Loaded::new(options) {
             Ok(anew) => loaded = anew,
             Err(error) => return give_up(format!("the weights could not be loaded anew: {error}")),

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::Device;
+use candle_core::{Device, DeviceLocation};
 
 use super::draft::{StepCost, look_up, worthwhile};
 use super::fair::{Client, FairQueue};
@@ -33,6 +33,8 @@ pub struct Engine {
     window: usize,
     prefixes: PrefixCache,
     scoring: VecDeque<Scoring>,
+    /// Of this step's, those that are not done; they keep their places.
+    unfinished: Vec<Scoring>,
     waiting: FairQueue<(GenerateJob, Instant)>,
     /// In the order of admission.
     running: Vec<Sequence>,
@@ -49,9 +51,9 @@ impl Engine {
     /// # Errors
     /// What [`Llama::load`] fails with.
     pub fn load(files: &ModelFiles, text: Arc<Text>, device: &Device, options: EngineOptions) -> Result<Self> {
-        let spec = match device {
-            Device::Cpu => DeviceSpec::Cpu,
-            _ => DeviceSpec::Cuda(0),
+        let spec = match device.location() {
+            DeviceLocation::Cuda { gpu_id } => DeviceSpec::Cuda(gpu_id),
+            _ => DeviceSpec::Cpu,
         };
         Self::load_group(files, text, spec, Seat::alone(), options)
     }
@@ -72,6 +74,7 @@ impl Engine {
             prefixes: PrefixCache::new(options.prefix_cache_bytes),
             options,
             scoring: VecDeque::new(),
+            unfinished: Vec::new(),
             waiting: FairQueue::new(),
             running: Vec::new(),
             cost: StepCost::default(),
@@ -120,9 +123,13 @@ impl Engine {
         let refusal = self.check(&job.prompt, longest).and_then(|()| match outside {
             _ if job.continuations.iter().any(Vec::is_empty) => Err(EngineError::EmptyPrompt),
             Some(&token) => Err(EngineError::TokenOutOfRange { token, vocabulary }),
+            None if Scoring::least(&job) > self.model.pool().most() => {
+                Err(EngineError::OutOfBlocks { blocks: self.model.pool().most(), tokens: KEYS })
+            }
             None => Ok(()),
         });
         match refusal {
+            Ok(()) if job.continuations.is_empty() => (job.reply)(Ok(Vec::new())),
             Ok(()) => {
                 job.cacheable_prefix = job.cacheable_prefix.min(job.prompt.len() - 1);
                 self.scoring.push_back(Scoring::new(job));
@@ -222,16 +229,49 @@ impl Engine {
         }
     }
 
-    /// Frees blocks until `wanted` are there: of prefixes, then of the youngest sequences after the first `older`, which are computed again
-    /// later. False when that is not enough.
-    fn make_room(&mut self, wanted: usize, older: usize, report: &mut StepReport) -> bool {
+    /// Frees blocks until `wanted` are there: of prefixes, then of the youngest sequences after the first `older`, then of the last scorings
+    /// after the first `before`; those are computed again later. When all that is not enough, nothing is given up, and it says false.
+    fn make_room(&mut self, wanted: usize, older: usize, before: usize, report: &mut StepReport) -> bool {
+        let pool = self.model.pool();
+        if pool.room() >= wanted {
+            return true;
+        }
+        let sequences = self.running.iter().skip(older).filter(|sequence| sequence.taken == 0).map(|sequence| &sequence.kv);
+        let scorings = self.scoring.iter().skip(before).filter_map(|scoring| scoring.kv.as_ref());
+        // a lower bound: continuations under way have blocks as well
+        if pool.room() + pool.freed_by(self.prefixes.caches().chain(sequences).chain(scorings)) < wanted {
+            return false;
+        }
         while self.model.pool().room() < wanted {
             if self.prefixes.drop_oldest() {
                 continue;
             }
             let youngest = self.running.iter_mut().skip(older).rev().find(|sequence| !sequence.kv.is_empty() && sequence.taken == 0);
-            let Some(youngest) = youngest else { return false };
-            youngest.kv.truncate(0);
+            if let Some(youngest) = youngest {
+                youngest.kv.truncate(0);
+                report.preempted += 1;
+                continue;
+            }
+            let Some(last) = self.scoring.iter_mut().skip(before).rev().find(|scoring| scoring.kv.is_some()) else { return false };
+            last.make_room();
+            report.preempted += 1;
+        }
+        true
+    }
+
+    /// The first scoring goes on with as few blocks as there may be: everything else makes room for it.
+    fn make_room_for_first(&mut self, scored: usize, report: &mut StepReport) -> bool {
+        if scored > 0 {
+            return false;
+        }
+        let all = self.model.pool().most();
+        while self.model.pool().room() < all && self.prefixes.drop_oldest() {}
+        for sequence in self.running.iter_mut().filter(|sequence| !sequence.kv.is_empty()) {
+            sequence.kv.truncate(0);
+            report.preempted += 1;
+        }
+        for scoring in self.scoring.iter_mut().filter(|scoring| scoring.kv.is_some()) {
+            scoring.make_room();
             report.preempted += 1;
         }
         true
@@ -249,7 +289,7 @@ impl Engine {
                 scoring.kv = self.prefixes.fork(scoring.adapter_id(), &job.prompt, job.cacheable_prefix);
             }
             let wants = scoring.wants(budget);
-            let pushed = if self.make_room(wants, 0, report) || scored == 0 {
+            let pushed = if self.make_room(wants, 0, scored, report) || self.make_room_for_first(scored, report) {
                 scoring.push(&mut self.step, self.model.pool(), budget)
             } else {
                 // its turn comes when those before it are done
@@ -281,8 +321,11 @@ impl Engine {
     /// Adds what each running sequence takes: decoding ones always go; of prefill chunks, in the order of arrival, what `prefill_chunk`
     /// leaves room for. Neighbours in the step speak through the same adapter.
     fn plan_sequences(&mut self, report: &mut StepReport) {
-        let mut budget = self.options.prefill_chunk;
+        // scorings go first, but answers go on beside them
+        let chunk = self.options.prefill_chunk;
+        let mut budget = chunk.saturating_sub(report.prefill_tokens).max(chunk.div_ceil(4));
         let mut first = true;
+        let mut promised = 0;
         for index in 0..self.running.len() {
             let sequence = &self.running[index];
             let prefilling = sequence.prefilling();
@@ -301,10 +344,22 @@ impl Engine {
             }
             // one that made room comes back when all of it fits
             let all = if sequence.kv.is_empty() { sequence.tokens.len() } else { chunk };
-            let wants = sequence.kv.wants(all);
-            if !self.make_room(wants, index + 1, report) {
+            let mut wants = sequence.kv.wants(all);
+            let mut fits = self.make_room(promised + wants, index + 1, usize::MAX, report);
+            if !fits && sequence_shares(&self.running[index]) {
+                // without the prefix that shares its last block it needs no copy of that
+                while self.prefixes.drop_oldest() {}
+                wants = self.running[index].kv.wants(all);
+                fits = self.make_room(promised + wants, index + 1, usize::MAX, report);
+            }
+            if !fits {
+                if prefilling {
+                    // those that came later do not grow into its room
+                    budget = 0;
+                }
                 continue;
             }
+            promised += wants;
             if prefilling {
                 first = false;
                 budget = budget.saturating_sub(chunk);
@@ -312,7 +367,7 @@ impl Engine {
             }
             self.running[index].taken = chunk;
         }
-        self.guess();
+        self.guess(promised);
         self.order.clear();
         self.order.extend((0..self.running.len()).filter(|&index| self.running[index].taken > 0));
         let key = |sequence: &Sequence| sequence.job.adapter.as_ref().map(|adapter| adapter.key());
@@ -339,7 +394,7 @@ impl Engine {
     }
 
     /// Adds guessed tokens to sequences that decode, where that pays.
-    fn guess(&mut self) {
+    fn guess(&mut self, mut promised: usize) {
         if !self.options.speculate {
             return;
         }
@@ -357,9 +412,11 @@ impl Engine {
                 sequence.acceptance.hope();
                 continue;
             }
-            if sequence.kv.wants(1 + guesses) > self.model.pool().room() {
+            let more = sequence.kv.wants(1 + guesses) - sequence.kv.wants(1);
+            if promised + more > self.model.pool().room() {
                 continue;
             }
+            promised += more;
             (sequence.taken, sequence.guess) = (1 + guesses, guess);
             rows += guesses;
             tokens += guesses as f64 * sequence.acceptance.rate();
@@ -387,16 +444,27 @@ impl Engine {
         let logits = std::mem::take(&mut self.logits);
         let mut rows = logits.chunks_exact(self.model.config().vocabulary);
         for _ in 0..scored {
-            if let Some(scoring) = self.scoring.pop_front() {
-                self.take_scores(scoring, &mut rows, report);
+            if let Some(scoring) = self.scoring.pop_front()
+                && let Some(unfinished) = self.take_scores(scoring, &mut rows, report)
+            {
+                self.unfinished.push(unfinished);
             }
+        }
+        while let Some(scoring) = self.unfinished.pop() {
+            self.scoring.push_front(scoring);
         }
         self.take_tokens(&mut rows, report);
         self.logits = logits;
         Ok(())
     }
 
-    fn take_scores<'a>(&mut self, mut scoring: Scoring, rows: &mut impl Iterator<Item = &'a [f32]>, report: &mut StepReport) {
+    /// Gives back a scoring that is not done.
+    fn take_scores<'a>(
+        &mut self,
+        mut scoring: Scoring,
+        rows: &mut impl Iterator<Item = &'a [f32]>,
+        report: &mut StepReport,
+    ) -> Option<Scoring> {
         report.scored += scoring.take(rows);
         if let Some(kv) = &scoring.kv
             && !scoring.kept
@@ -406,12 +474,12 @@ impl Engine {
             self.prefixes.keep(scoring.adapter_id(), &scoring.job.prompt[..scoring.job.cacheable_prefix], kv);
             scoring.kept = true;
         }
-        if scoring.is_done() {
-            let (job, scores) = scoring.into_scores();
-            (job.reply)(Ok(scores));
-        } else {
-            self.scoring.push_back(scoring);
+        if !scoring.is_done() {
+            return Some(scoring);
         }
+        let (job, scores) = scoring.into_scores();
+        (job.reply)(Ok(scores));
+        None
     }
 
     fn take_tokens<'a>(&mut self, rows: &mut impl Iterator<Item = &'a [f32]>, report: &mut StepReport) {
@@ -468,4 +536,9 @@ impl Engine {
         self.prefixes.retire(sequence.adapter_id(), tokens, kv);
         sequence.finish(reason);
     }
+}
+
+/// Whether others hold the block that the sequence writes next.
+fn sequence_shares(sequence: &Sequence) -> bool {
+    sequence.kv.wants(1) > 0 && !sequence.kv.is_empty() && !sequence.kv.len().is_multiple_of(KEYS)
 }

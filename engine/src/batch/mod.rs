@@ -1,9 +1,9 @@
 //! Continuous batching: one forward pass a step carries the prefill and decode tokens of sequences with different adapters.
 //!
 //! Decisions (scorings) go before answers; answers are taken up fairly by client; when blocks of the KV cache run out, prefixes are
-//! dropped, then the youngest answers make room and are computed again later. None of this changes what is said: on the kernels a
-//! sequence's bits are its own. On candle's tensors they depend on where a prompt is cut, and there it is cut where that sequence alone
-//! says (its cacheable prefix, then every `prefill_chunk` tokens).
+//! dropped, then the youngest answers make room and are computed again later. None of this changes what is said on the kernels, where a
+//! sequence's bits are its own. On candle's tensors they depend on where a text is cut: a prompt is cut where that sequence alone says (its
+//! cacheable prefix, then every `prefill_chunk` tokens), and only an answer that had to make room is cut otherwise the second time.
 
 mod draft;
 mod engine;

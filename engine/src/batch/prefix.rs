@@ -89,6 +89,11 @@ impl PrefixCache {
         oldest.map(|oldest| self.entries.swap_remove(oldest)).is_some()
     }
 
+    /// What dropping everything would give up.
+    pub(super) fn caches(&self) -> impl Iterator<Item = &KvCache> {
+        self.entries.iter().map(|entry| &entry.kv)
+    }
+
     /// Blocks that several share count for each.
     pub(super) fn bytes(&self) -> usize {
         self.entries.iter().map(|entry| entry.kv.bytes()).sum()

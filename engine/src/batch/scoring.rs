@@ -59,11 +59,33 @@ impl Scoring {
         self.job.adapter.as_ref().map(|adapter| adapter.0.id())
     }
 
+    /// Gives its blocks up, to be computed again; continuations that have their score keep it.
+    pub(super) fn make_room(&mut self) {
+        self.kv = None;
+        self.group.clear();
+        self.kept = false;
+    }
+
+    /// Blocks without which it can never be done.
+    pub(super) fn least(job: &ScoreJob) -> usize {
+        job.prompt.len().div_ceil(KEYS) + job.continuations.iter().map(|continuation| blocks_of(continuation)).max().unwrap_or(0)
+    }
+
     /// Blocks that the next [`push`](Self::push) takes at most.
     pub(super) fn wants(&self, budget: usize) -> usize {
         let rest = &self.job.continuations[self.scores.len()..];
-        let trunk = self.kv.as_ref().map_or(self.job.prompt.len(), |kv| self.job.prompt.len() - kv.len()).min(budget);
-        trunk.div_ceil(KEYS) + 1 + rest.iter().take(TOGETHER).map(|continuation| blocks_of(continuation)).sum::<usize>()
+        let trunk = match &self.kv {
+            Some(kv) => kv.wants((self.job.prompt.len() - kv.len()).min(budget)),
+            None => self.job.prompt.len().min(budget).div_ceil(KEYS),
+        };
+        let branches = rest.iter().take(TOGETHER).enumerate().map(|(index, continuation)| {
+            match self.group.get(index).and_then(|branch| Some((branch.kv.as_ref()?, branch.logprobs.len()))) {
+                Some((kv, known)) => kv.wants((continuation.len() - known).min(budget)),
+                None if !self.group.is_empty() && index >= self.group.len() => 0,
+                None => blocks_of(continuation),
+            }
+        });
+        trunk + branches.sum::<usize>()
     }
 
     /// Adds its next tokens to the step, at most `budget`; returns how many those are.

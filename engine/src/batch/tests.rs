@@ -291,6 +291,55 @@ fn the_next_turn_of_a_conversation_is_warm_and_gives_the_bits_of_a_cold_one() {
 }
 
 #[test]
+fn a_full_cache_makes_answers_and_scorings_wait_their_turn_without_doing_work_again_and_again() {
+    let block = model().pool().block_bytes();
+    let options = EngineOptions { kv_cache_bytes: 20 * block, prefill_chunk: 64, speculate: false, ..EngineOptions::default() };
+    let (mut engine, _) = engine(options);
+    assert_eq!(engine.window(), 20 * crate::kernels::KEYS);
+    let params = SamplingParams { max_tokens: 60, logit_bias: vec![(2, -100.0)], ..SamplingParams::default() };
+    // the first two do not fit together, the third would fit beside either
+    let endings: Vec<_> = [(12, 5), (10, 6), (4, 7)]
+        .into_iter()
+        .map(|(blocks, token)| {
+            let (job, ending) = job(vec![token; blocks * 32 - 5], 0, params.clone(), usize::MAX);
+            engine.submit(job);
+            ending
+        })
+        .collect();
+    let (mut steps, mut preempted) = (0, 0);
+    while engine.has_work() {
+        let report = engine.step().unwrap();
+        (steps, preempted) = (steps + 1, preempted + report.preempted);
+        assert!(steps < 400, "it does not come to an end");
+    }
+    assert!(preempted <= 3, "{preempted} times");
+    endings.iter().for_each(|ending| assert_eq!(ending.recv().unwrap().2.unwrap().usage.completion_tokens, 60));
+    // scorings that do not fit together are done one after the other
+    let scored: Vec<_> = (0..3)
+        .map(|token| {
+            let (sender, receiver) = sync_channel(1);
+            engine.score(ScoreJob {
+                prompt: vec![10 + token; 12 * 32 - 3],
+                cacheable_prefix: 40,
+                continuations: vec![vec![3; 40]; 5],
+                adapter: None,
+                cancelled: Box::new(|| false),
+                reply: Box::new(move |scores| sender.send(scores).expect("the test waits")),
+            });
+            receiver
+        })
+        .collect();
+    run(&mut engine);
+    scored.iter().for_each(|scores| assert_eq!(scores.recv().unwrap().unwrap().len(), 5));
+    // and one without continuations has no scores
+    let (sender, receiver) = sync_channel(1);
+    let reply = Box::new(move |scores| sender.send(scores).expect("the test waits"));
+    let continuations = Vec::new();
+    engine.score(ScoreJob { prompt: vec![1], cacheable_prefix: 0, continuations, adapter: None, cancelled: Box::new(|| false), reply });
+    assert!(receiver.recv().unwrap().unwrap().is_empty() && !engine.has_work());
+}
+
+#[test]
 fn a_step_takes_no_memory_once_warm_but_for_the_words_it_tells() {
     let (mut engine, text) = engine(EngineOptions { speculate: false, ..EngineOptions::default() });
     let folder = tempfile::tempdir().unwrap();

@@ -247,8 +247,8 @@ pub fn matmul_low_rank(
     if items.is_empty() && !twice {
         return team.run(first);
     }
-    let low = down.low_again();
     team.run_in_turn(first, |share, shares| {
+        let low = down.low_again();
         for (index, (w, output)) in phase.parts().enumerate() {
             let panels = w.panels() * share / shares..w.panels() * (share + 1) / shares;
             if twice {

@@ -60,6 +60,18 @@ impl BlockPool {
         self.block_bytes
     }
 
+    /// Blocks that would be free if `caches` were given up.
+    pub(crate) fn freed_by<'a>(&self, caches: impl Iterator<Item = &'a KvCache>) -> usize {
+        let mut holders = self.state().holders.clone();
+        let mut freed = 0;
+        for block in caches.flat_map(|cache| &cache.blocks) {
+            let holders = &mut holders[*block as usize];
+            *holders = holders.saturating_sub(1);
+            freed += usize::from(*holders == 0);
+        }
+        freed
+    }
+
     /// Blocks that were ever held at once: as many a shard must have.
     pub(crate) fn high(&self) -> usize {
         self.state().holders.len()

@@ -26,15 +26,15 @@ impl TensorStore {
         Ok(Self { layers, width, dtype, device: device.clone(), blocks: 0 })
     }
 
-    /// Has at least `blocks` blocks from now on.
+    /// Has at least `blocks` blocks from now on, and never more than `most`.
     ///
     /// # Errors
     /// When the device has no memory for them.
-    pub(crate) fn hold(&mut self, blocks: usize) -> Result<()> {
+    pub(crate) fn hold(&mut self, blocks: usize, most: usize) -> Result<()> {
         if blocks <= self.blocks {
             return Ok(());
         }
-        let (held, grown) = (self.blocks * KEYS, blocks.max(self.blocks * 3 / 2).next_multiple_of(GROWTH));
+        let (held, grown) = (self.blocks * KEYS, blocks.max(self.blocks * 3 / 2).next_multiple_of(GROWTH).min(most.max(blocks)));
         for buffer in self.layers.iter_mut().flat_map(|(keys, values)| [keys, values]) {
             // zeros: what is not written yet weighs nothing, but must be a number
             let new = Tensor::zeros((grown * KEYS, self.width), self.dtype, &self.device)?;

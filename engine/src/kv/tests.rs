@@ -26,6 +26,8 @@ fn blocks_are_shared_by_forks_copied_when_written_and_given_back() {
     third.reserve(1, &mut copies).unwrap();
     assert_eq!((copies.len(), pool.room(), pool.high()), (1, 0, 4));
     assert!(matches!(second.reserve(2 * KEYS, &mut copies), Err(EngineError::OutOfBlocks { blocks: 4, .. })));
+    // what is shared is free only when all who hold it let go
+    assert_eq!((pool.freed_by([&first].into_iter()), pool.freed_by([&first, &second, &third].into_iter())), (1, 4));
     third.truncate(0);
     assert_eq!((pool.room(), third.bytes()), (1, 0));
     drop(first);

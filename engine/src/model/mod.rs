@@ -201,8 +201,12 @@ impl Llama {
         let (mut step, mut logits) = (std::mem::take(step), std::mem::take(logits));
         drop(running);
         step.clear();
+        batch.iter().try_for_each(|segment| self.check(segment))?;
+        let wants: usize = batch.iter().map(|segment| segment.kv.wants(segment.tokens.len())).sum();
+        if wants > self.pool.room() {
+            return Err(EngineError::OutOfBlocks { blocks: self.pool.most(), tokens: KEYS });
+        }
         for segment in batch.iter_mut() {
-            self.check(segment)?;
             step.push(segment.tokens, segment.kv, segment.adapter.as_ref(), segment.logits)?;
         }
         self.run(&mut step, &mut logits)?;
@@ -219,7 +223,7 @@ impl Llama {
     /// When a device fails or a shard has gone away.
     pub(crate) fn run(&self, step: &mut Step, logits: &mut Vec<f32>) -> Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        step.blocks = self.pool.high();
+        (step.blocks, step.most_blocks) = (self.pool.high(), self.pool.most());
         self.leader.run(step, |step| running.body.forward(&self.config, step, logits))
     }
 

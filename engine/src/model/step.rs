@@ -25,6 +25,8 @@ pub struct Step {
     pub(crate) reads: Vec<u32>,
     /// Blocks that a shard's store must have.
     pub(crate) blocks: usize,
+    /// Blocks that it may have.
+    pub(crate) most_blocks: usize,
 }
 
 /// Rows whose keys and values go into consecutive positions of a span's cache, all of one block.
@@ -55,7 +57,7 @@ impl Step {
         self.copies.clear();
         self.runs.clear();
         self.reads.clear();
-        self.blocks = 0;
+        (self.blocks, self.most_blocks) = (0, 0);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -66,7 +68,7 @@ impl Step {
     /// [`KvCache::advance`] says so. Neighbours with the same adapter are multiplied together. Returns the span's number.
     ///
     /// # Errors
-    /// [`EngineError::OutOfBlocks`](crate::EngineError::OutOfBlocks); the step is as before, but for copies that do no harm.
+    /// [`EngineError::OutOfBlocks`](crate::EngineError::OutOfBlocks); the step is as before, but for copies that must be done all the same: it has to be run.
     pub(crate) fn push(&mut self, tokens: &[u32], kv: &mut KvCache, adapter: Option<&AdapterHandle>, logits: LogitRows) -> Result<usize> {
         kv.reserve(tokens.len(), &mut self.copies)?;
         let row = self.tokens.len();

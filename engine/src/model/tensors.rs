@@ -119,7 +119,7 @@ impl TensorShard {
 
     /// Fills `logits` `[rows read, vocabulary]`, on the first shard.
     pub(super) fn forward(&mut self, config: &ModelConfig, step: &Step, logits: &mut Vec<f32>) -> Result<()> {
-        self.store.hold(step.blocks)?;
+        self.store.hold(step.blocks, step.most_blocks)?;
         step.copies.iter().try_for_each(|&(from, to)| self.store.copy(from, to))?;
         let attention = Attention::new(config, &self.slice, step, &self.inverse_frequencies, self.grouped, &self.device)?;
         self.adapters.prepare(config, step, self.grouped)?;

@@ -146,6 +146,10 @@ impl Matrix {
                     return Ok(Self::Quantised(tensor));
                 }
                 let (size, dtype) = (tensor.dtype().block_size(), tensor.dtype());
+                if !columns.start.is_multiple_of(size) || !columns.end.is_multiple_of(size) {
+                    let reason = format!("columns {columns:?} of {dtype:?} weights are not whole blocks of {size}");
+                    return Err(EngineError::Sharding { reason });
+                }
                 let bytes = |columns: usize| columns / size * dtype.type_size();
                 let data = tensor.data()?;
                 let row_bytes = bytes(all_columns);
