@@ -238,12 +238,15 @@ impl TokenSink for HeldSink {
     }
 }
 
+/// The adapters by name, and the tokens that a sequence may hold.
+type Ready = (BTreeMap<String, AdapterVersion>, usize);
+
 fn run(
     options: DeviceThreadOptions,
     jobs: &Receiver<Job>,
     stop: &AtomicBool,
     vitals: &Vitals,
-    ready: oneshot::Sender<Result<(BTreeMap<String, AdapterVersion>, usize), EngineError>>,
+    ready: oneshot::Sender<Result<Ready, EngineError>>,
     steps: &watch::Sender<StepReport>,
 ) {
     let loaded = match Loaded::new(&options) {
