@@ -1,14 +1,13 @@
 //! The step loop's body.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{Device, DeviceLocation};
 
-use super::draft::{StepCost, look_up, worthwhile};
+use super::draft::StepCost;
 use super::fair::{Client, FairQueue};
 use super::prefix::PrefixCache;
 use super::scoring::Scoring;
@@ -19,30 +18,30 @@ use crate::device::DeviceSpec;
 use crate::error::EngineError;
 use crate::kernels::KEYS;
 use crate::lora::AdapterHandle;
-use crate::model::{Llama, LogitRows, Seat, Step};
+use crate::model::{Llama, Seat, Step};
 use crate::score::ScoreJob;
 use crate::text::Text;
 use crate::weights::{ModelFiles, ModelInfo};
 
 /// A model on a device, or on a group of them, with its sequences. Not `Sync`: the leading device's thread owns it.
 pub struct Engine {
-    model: Llama,
-    info: ModelInfo,
-    text: Arc<Text>,
-    options: EngineOptions,
-    window: usize,
-    prefixes: PrefixCache,
-    scoring: VecDeque<Scoring>,
+    pub(super) model: Llama,
+    pub(super) info: ModelInfo,
+    pub(super) text: Arc<Text>,
+    pub(super) options: EngineOptions,
+    pub(super) window: usize,
+    pub(super) prefixes: PrefixCache,
+    pub(super) scoring: VecDeque<Scoring>,
     /// Of this step's, those that are not done; they keep their places.
-    unfinished: Vec<Scoring>,
-    waiting: FairQueue<(GenerateJob, Instant)>,
+    pub(super) unfinished: Vec<Scoring>,
+    pub(super) waiting: FairQueue<(GenerateJob, Instant)>,
     /// In the order of admission.
-    running: Vec<Sequence>,
-    cost: StepCost,
-    step: Step,
-    logits: Vec<f32>,
+    pub(super) running: Vec<Sequence>,
+    pub(super) cost: StepCost,
+    pub(super) step: Step,
+    pub(super) logits: Vec<f32>,
     /// Sequences of the step under way, in the order of their rows.
-    order: Vec<usize>,
+    pub(super) order: Vec<usize>,
 }
 
 impl Engine {
@@ -229,200 +228,6 @@ impl Engine {
         }
     }
 
-    /// Frees blocks until `wanted` are there: of prefixes, then of the youngest sequences after the first `older`, then of the last scorings
-    /// after the first `before`; those are computed again later. When all that is not enough, nothing is given up, and it says false.
-    fn make_room(&mut self, wanted: usize, older: usize, before: usize, report: &mut StepReport) -> bool {
-        let pool = self.model.pool();
-        if pool.room() >= wanted {
-            return true;
-        }
-        let sequences = self.running.iter().skip(older).filter(|sequence| sequence.taken == 0).map(|sequence| &sequence.kv);
-        let scorings = self.scoring.iter().skip(before).filter_map(|scoring| scoring.kv.as_ref());
-        // a lower bound: continuations under way have blocks as well
-        if pool.room() + pool.freed_by(self.prefixes.caches().chain(sequences).chain(scorings)) < wanted {
-            return false;
-        }
-        while self.model.pool().room() < wanted {
-            if self.prefixes.drop_oldest() {
-                continue;
-            }
-            let youngest = self.running.iter_mut().skip(older).rev().find(|sequence| !sequence.kv.is_empty() && sequence.taken == 0);
-            if let Some(youngest) = youngest {
-                youngest.kv.truncate(0);
-                report.preempted += 1;
-                continue;
-            }
-            let Some(last) = self.scoring.iter_mut().skip(before).rev().find(|scoring| scoring.kv.is_some()) else { return false };
-            last.make_room();
-            report.preempted += 1;
-        }
-        true
-    }
-
-    /// The first scoring goes on with as few blocks as there may be: everything else makes room for it.
-    fn make_room_for_first(&mut self, scored: usize, report: &mut StepReport) -> bool {
-        if scored > 0 {
-            return false;
-        }
-        let all = self.model.pool().most();
-        while self.model.pool().room() < all && self.prefixes.drop_oldest() {}
-        for sequence in self.running.iter_mut().filter(|sequence| !sequence.kv.is_empty()) {
-            sequence.kv.truncate(0);
-            report.preempted += 1;
-        }
-        for scoring in self.scoring.iter_mut().filter(|scoring| scoring.kv.is_some()) {
-            scoring.make_room();
-            report.preempted += 1;
-        }
-        true
-    }
-
-    /// Adds the first scorings' next tokens to the step; returns how many take part.
-    fn plan_scorings(&mut self, report: &mut StepReport) -> usize {
-        self.running.iter_mut().for_each(|sequence| (sequence.taken, sequence.guess) = (0, 0..0));
-        let mut budget = self.options.prefill_chunk;
-        let mut scored = 0;
-        while scored < self.scoring.len() && budget > 0 {
-            let Some(mut scoring) = self.scoring.remove(scored) else { break };
-            if scoring.kv.is_none() {
-                let job = &scoring.job;
-                scoring.kv = self.prefixes.fork(scoring.adapter_id(), &job.prompt, job.cacheable_prefix);
-            }
-            let wants = scoring.wants(budget);
-            let pushed = if self.make_room(wants, 0, scored, report) || self.make_room_for_first(scored, report) {
-                scoring.push(&mut self.step, self.model.pool(), budget)
-            } else {
-                // its turn comes when those before it are done
-                self.scoring.insert(scored, scoring);
-                break;
-            };
-            match pushed {
-                Ok(tokens) => {
-                    budget -= tokens;
-                    report.prefill_tokens += tokens;
-                    self.scoring.insert(scored, scoring);
-                    scored += 1;
-                }
-                Err(error) => {
-                    // what it and those before it had added to the step is computed for nobody
-                    self.step.clear();
-                    let message = error.to_string();
-                    (scoring.job.reply)(Err(error));
-                    for other in self.scoring.drain(..scored) {
-                        (other.job.reply)(Err(EngineError::Tensor(candle_core::Error::Msg(message.clone()))));
-                    }
-                    return 0;
-                }
-            }
-        }
-        scored
-    }
-
-    /// Adds what each running sequence takes: decoding ones always go; of prefill chunks, in the order of arrival, what `prefill_chunk`
-    /// leaves room for. Neighbours in the step speak through the same adapter.
-    fn plan_sequences(&mut self, report: &mut StepReport) {
-        // scorings go first, but answers go on beside them
-        let chunk = self.options.prefill_chunk;
-        let mut budget = chunk.saturating_sub(report.prefill_tokens).max(chunk.div_ceil(4));
-        let mut first = true;
-        let mut promised = 0;
-        for index in 0..self.running.len() {
-            let sequence = &self.running[index];
-            let prefilling = sequence.prefilling();
-            let mut chunk = sequence.next_chunk(self.options.prefill_chunk);
-            if prefilling {
-                if sequence.kv.cut_anywhere() {
-                    chunk = chunk.min(budget);
-                } else if !first && chunk > budget {
-                    chunk = 0;
-                }
-                if chunk == 0 {
-                    // nothing that came later may overtake it
-                    budget = 0;
-                    continue;
-                }
-            }
-            // one that made room comes back when all of it fits
-            let all = if sequence.kv.is_empty() { sequence.tokens.len() } else { chunk };
-            let mut wants = sequence.kv.wants(all);
-            let mut fits = self.make_room(promised + wants, index + 1, usize::MAX, report);
-            if !fits && sequence_shares(&self.running[index]) {
-                // without the prefix that shares its last block it needs no copy of that
-                while self.prefixes.drop_oldest() {}
-                wants = self.running[index].kv.wants(all);
-                fits = self.make_room(promised + wants, index + 1, usize::MAX, report);
-            }
-            if !fits {
-                if prefilling {
-                    // those that came later do not grow into its room
-                    budget = 0;
-                }
-                continue;
-            }
-            promised += wants;
-            if prefilling {
-                first = false;
-                budget = budget.saturating_sub(chunk);
-                report.prefill_tokens += chunk;
-            }
-            self.running[index].taken = chunk;
-        }
-        self.guess(promised);
-        self.order.clear();
-        self.order.extend((0..self.running.len()).filter(|&index| self.running[index].taken > 0));
-        let key = |sequence: &Sequence| sequence.job.adapter.as_ref().map(|adapter| adapter.key());
-        self.order.sort_unstable_by_key(|&index| (key(&self.running[index]), index));
-        for at in 0..self.order.len() {
-            let sequence = &mut self.running[self.order[at]];
-            let Sequence { tokens, kv, job, guess, taken, .. } = sequence;
-            let (start, known) = (kv.len(), tokens.len());
-            let logits = match start + *taken - guess.len() == known {
-                true if !Range::is_empty(guess) => LogitRows::All,
-                true => LogitRows::Last,
-                false => LogitRows::None,
-            };
-            // the guesses follow the last token for as long as the step is made
-            tokens.extend_from_within(guess.clone());
-            let pushed = self.step.push(&tokens[start..start + *taken], kv, job.adapter.as_ref(), logits);
-            tokens.truncate(known);
-            if pushed.is_err() {
-                // room was made before, but another took it: this one waits a step
-                (*taken, *guess) = (0, 0..0);
-            }
-        }
-        self.order.retain(|&index| self.running[index].taken > 0);
-    }
-
-    /// Adds guessed tokens to sequences that decode, where that pays.
-    fn guess(&mut self, mut promised: usize) {
-        if !self.options.speculate {
-            return;
-        }
-        let mut rows: usize = self.running.iter().map(|sequence| sequence.taken).sum::<usize>() + self.step.tokens.len();
-        let mut tokens = self.running.iter().filter(|sequence| sequence.taken > 0 && !sequence.prefilling()).count() as f64;
-        for index in 0..self.running.len() {
-            let sequence = &mut self.running[index];
-            if sequence.taken != 1 || sequence.prefilling() || !sequence.kv.cut_anywhere() {
-                continue;
-            }
-            let most = worthwhile(&self.cost, &sequence.acceptance, rows, tokens);
-            let guess = look_up(&sequence.tokens, most.min(sequence.left(self.window).saturating_sub(1)));
-            let guesses = guess.len();
-            if guesses == 0 {
-                sequence.acceptance.hope();
-                continue;
-            }
-            let more = sequence.kv.wants(1 + guesses) - sequence.kv.wants(1);
-            if promised + more > self.model.pool().room() {
-                continue;
-            }
-            promised += more;
-            (sequence.taken, sequence.guess) = (1 + guesses, guess);
-            rows += guesses;
-            tokens += guesses as f64 * sequence.acceptance.rate();
-        }
-    }
-
     /// Runs the step and tells everyone what it found.
     fn run(&mut self, scored: usize, report: &mut StepReport) -> Result<()> {
         if !self.step.is_empty() {
@@ -536,9 +341,4 @@ impl Engine {
         self.prefixes.retire(sequence.adapter_id(), tokens, kv);
         sequence.finish(reason);
     }
-}
-
-/// Whether others hold the block that the sequence writes next.
-fn sequence_shares(sequence: &Sequence) -> bool {
-    sequence.kv.wants(1) > 0 && !sequence.kv.is_empty() && !sequence.kv.len().is_multiple_of(KEYS)
 }

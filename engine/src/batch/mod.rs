@@ -8,6 +8,7 @@
 mod draft;
 mod engine;
 mod fair;
+mod plan;
 mod prefix;
 #[cfg(test)]
 mod random_tests;
