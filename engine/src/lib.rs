@@ -18,6 +18,7 @@ mod kernels;
 pub mod kv;
 pub mod lora;
 pub mod model;
+mod patience;
 pub mod sampling;
 pub mod score;
 #[cfg(test)]

@@ -28,15 +28,20 @@ impl Actor for GpuWorker {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Self::Context) {
-        let device = Arc::clone(&self.device);
-        // messages wait until the weights are there
-        context.wait(async move { device.revive().await }.into_actor(self).map(|revived, worker, context| {
-            if let Err(error) = revived {
-                tracing::error!(actor = %worker.vitals.name, %error, "the device could not be started anew");
-                context.stop();
-            }
-        }));
+        revive(self, &self.device, &self.vitals, context);
     }
+}
+
+/// Sees to it that the device's thread lives, its group's too, before the actor takes messages; an actor without one stops.
+fn revive<A: Actor<Context = Context<A>>>(actor: &A, device: &Arc<Device>, vitals: &Arc<Vitals>, context: &mut A::Context) {
+    let (device, vitals) = (Arc::clone(device), Arc::clone(vitals));
+    // messages wait until the weights are there
+    context.wait(async move { device.revive().await }.into_actor(actor).map(move |revived, _, context| {
+        if let Err(error) = revived {
+            tracing::error!(actor = %vitals.name, %error, "the device could not be started anew");
+            context.stop();
+        }
+    }));
 }
 
 impl Handler<Generate> for GpuWorker {
@@ -101,12 +106,6 @@ impl Actor for GpuShard {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Self::Context) {
-        let group = Arc::clone(&self.group);
-        context.wait(async move { group.revive().await }.into_actor(self).map(|revived, shard, context| {
-            if let Err(error) = revived {
-                tracing::error!(actor = %shard.vitals.name, %error, "the group could not be started anew");
-                context.stop();
-            }
-        }));
+        revive(self, &self.group, &self.vitals, context);
     }
 }

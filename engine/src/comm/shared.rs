@@ -6,10 +6,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use candle_core::{DType, Tensor};
 
 use super::Communicator;
+use crate::patience::Patience;
 use crate::{EngineError, Result};
-
-/// How often a waiting shard looks before it lends its core to others.
-const SPINS: usize = 4_000;
 
 /// Each shard's place for what it brings, twice: while one is read, the next is written.
 #[derive(Debug)]
@@ -60,14 +58,13 @@ impl SharedComm {
             arrived.store(0, Ordering::Relaxed);
             held.store(before + 1, Ordering::Release);
         }
-        let mut looks = 0;
+        let mut patience = Patience::default();
         while held.load(Ordering::Acquire) == before {
             if lost.load(Ordering::Acquire) {
                 return Err(EngineError::ShardLost);
             }
-            looks += 1;
             // more shards than cores take turns
-            if looks > SPINS { std::thread::yield_now() } else { std::hint::spin_loop() }
+            patience.spin_or_yield();
         }
         Ok(())
     }

@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// How often a waiting thread looks before it sleeps. Between two layers the next work comes within microseconds; a thread that waits
-/// longer leaves its core to others.
-const SPINS: usize = 4_000;
+use crate::patience::Patience;
 
 /// The caller and `threads - 1` helpers. Helpers spin briefly for the next work, then sleep. Work comes in as many shares as there are
 /// threads, and whoever is there claims the next: a helper that has no core at the moment is not waited for.
@@ -168,11 +166,10 @@ impl Team {
     }
 
     fn wait_until_done(&self, shares: usize) {
-        let mut looks = 0;
+        let mut patience = Patience::default();
         while self.shared.done.load(Ordering::Acquire) < shares {
-            looks += 1;
             // whoever has the last share may have lost its core
-            if looks > SPINS { std::thread::yield_now() } else { std::hint::spin_loop() }
+            patience.spin_or_yield();
         }
     }
 
@@ -207,20 +204,15 @@ impl Drop for Team {
 }
 
 fn help(shared: &Shared) {
-    let (mut seen, mut looks) = (0, 0);
+    let (mut seen, mut patience) = (0, Patience::default());
     while !shared.stop.load(Ordering::Acquire) {
         let number = shared.number();
         if number == seen {
-            looks += 1;
             // whoever starts work wakes those that sleep; one that is about to is not kept asleep
-            if looks > SPINS {
-                std::thread::park()
-            } else {
-                std::hint::spin_loop()
-            }
+            patience.spin_or_park();
             continue;
         }
-        (seen, looks) = (number, 0);
+        (seen, patience) = (number, Patience::default());
         let work = *shared.work.lock().unwrap_or_else(PoisonError::into_inner);
         // it may be the next piece already: its shares cannot be claimed before it has begun
         if let Some(work) = work {

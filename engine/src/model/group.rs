@@ -12,11 +12,10 @@ use super::{Body, Llama, ModelConfig};
 use crate::comm::nccl::NcclGroup;
 use crate::comm::{Alarm, Communicator, SharedComm};
 use crate::device::DeviceSpec;
+use crate::patience::Patience;
 use crate::weights::{ModelFiles, Quantisation};
 use crate::{EngineError, Result};
 
-/// How often a waiting shard looks before it sleeps.
-const SPINS: usize = 4_000;
 /// How often the leader looks whether the others have their weights.
 const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(2);
 
@@ -128,8 +127,7 @@ impl Drop for Seat {
     fn drop(&mut self) {
         if !self.settled {
             // nobody waits for a shard that will not come
-            self.shared.closed.store(true, Ordering::Release);
-            self.shared.alarm.sound();
+            self.shared.close();
             #[cfg(feature = "nccl")]
             if let Some(group) = &*self.shared.nccl.lock().unwrap_or_else(PoisonError::into_inner) {
                 group.call_off(format!("shard {} of {} could not be loaded", self.rank, self.world));
@@ -184,7 +182,7 @@ impl Leader {
         std::mem::swap(&mut *shared.step.write().unwrap_or_else(PoisonError::into_inner), step);
         shared.done.store(0, Ordering::Relaxed);
         shared.begun.fetch_add(1, Ordering::Release);
-        shared.followers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Thread::unpark);
+        shared.wake();
         let broken = Broken(shared);
         let outcome = own(&shared.step.read().unwrap_or_else(PoisonError::into_inner));
         let outcome = outcome.and_then(|()| self.wait());
@@ -198,13 +196,12 @@ impl Leader {
     }
 
     fn wait(&self) -> Result<()> {
-        let mut looks = 0;
+        let mut patience = Patience::default();
         while self.shared.done.load(Ordering::Acquire) + 1 < self.world {
             if self.shared.closed.load(Ordering::Acquire) {
                 return Err(EngineError::ShardLost);
             }
-            looks += 1;
-            if looks > SPINS { std::thread::yield_now() } else { std::hint::spin_loop() }
+            patience.spin_or_yield();
         }
         Ok(())
     }
@@ -215,15 +212,13 @@ struct Broken<'a>(&'a Shared);
 
 impl Drop for Broken<'_> {
     fn drop(&mut self) {
-        self.0.closed.store(true, Ordering::Release);
-        self.0.alarm.sound();
+        self.0.close();
     }
 }
 
 impl Drop for Leader {
     fn drop(&mut self) {
-        self.shared.closed.store(true, Ordering::Release);
-        self.shared.followers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Thread::unpark);
+        self.shared.close();
     }
 }
 
@@ -235,6 +230,17 @@ pub struct Follower {
 }
 
 impl Shared {
+    /// Sends everybody home: those that meet, and those that sleep.
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.alarm.sound();
+        self.wake();
+    }
+
+    fn wake(&self) {
+        self.followers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Thread::unpark);
+    }
+
     fn failed(&self, error: &EngineError) {
         if !matches!(error, EngineError::ShardLost) {
             self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error.to_string());
@@ -274,20 +280,15 @@ impl Follower {
         shared.followers.lock().unwrap_or_else(PoisonError::into_inner).push(std::thread::current());
         // a group that lacks a shard can do nothing
         let _gone = Broken(&shared);
-        let (mut seen, mut looks) = (0, 0);
+        let (mut seen, mut patience) = (0, Patience::default());
         let mut logits = Vec::new();
         while !shared.closed.load(Ordering::Acquire) {
             let begun = shared.begun.load(Ordering::Acquire);
             if begun == seen {
-                looks += 1;
-                if looks > SPINS {
-                    std::thread::park()
-                } else {
-                    std::hint::spin_loop()
-                }
+                patience.spin_or_park();
                 continue;
             }
-            (seen, looks) = (begun, 0);
+            (seen, patience) = (begun, Patience::default());
             let step = shared.step.read().unwrap_or_else(PoisonError::into_inner);
             let outcome = self.body.forward(&self.config, &step, &mut logits);
             drop(step);
