@@ -6,6 +6,7 @@
 mod error;
 mod evidence;
 mod file;
+pub mod learn;
 mod policy;
 mod probability;
 mod prompt;

@@ -1,0 +1,10 @@
+//! What Nyx learns outside the model's weights: small linear models over features, and maps from scores to probabilities.
+//!
+//! All of it is deterministic: the same examples in the same order give the same model, bit for bit.
+
+mod calibration;
+mod linear;
+mod minimise;
+
+pub use calibration::{Isotonic, Platt};
+pub use linear::{Example, LinearModel};
