@@ -8,6 +8,8 @@ use nyx_specialists::Evidence;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::question::Given;
+
 /// How a decision ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -85,6 +87,8 @@ pub struct Decision {
     /// What the caller asked for: `nyx`, `nyx/NAME` or `nyx/base`.
     pub requested: String,
     pub messages: Vec<ChatMessage>,
+    /// What the caller gave beside them.
+    pub given: Given,
     /// The last user message: what was routed and retrieved for.
     pub question: String,
     /// Who spoke: a specialist's name, or `base`.
@@ -113,6 +117,8 @@ pub struct Decision {
     pub sampling: serde_json::Value,
     pub usage: TokenUsage,
     pub timings: Timings,
+    /// What took part in the answer and why it came out so, by the part's name (`forecast`, `safety`, ...), each as that part documents it.
+    pub notes: BTreeMap<String, serde_json::Value>,
     pub status: Status,
     pub error: Option<String>,
 }

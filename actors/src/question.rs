@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use nyx_engine::{ChatMessage, TokenLogprob};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// Whom the caller wants to hear.
@@ -43,6 +45,23 @@ pub struct SamplingOverrides {
     pub stop: Vec<String>,
 }
 
+/// What else the caller gives beside the messages. Kept with the decision.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Given {
+    /// A text to answer from: read by whoever speaks, and neither routed nor retrieved for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context: Option<String>,
+    /// The probability of Yes, in [0, 1], that others (such as a market) give.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prior: Option<f64>,
+    /// The caller's present; the clock's when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub now: Option<DateTime<Utc>>,
+    /// Keep what was asked and answered as memories.
+    pub remember: bool,
+}
+
 /// One request, parsed: what may be wrong with its values is checked by [`Nyx::ask`](crate::Nyx::ask).
 #[derive(Debug, Clone)]
 pub struct Question {
@@ -56,6 +75,20 @@ pub struct Question {
     pub conversation: Option<String>,
     /// The door it came through.
     pub door: &'static str,
+    pub given: Given,
+}
+
+impl Question {
+    /// A question with nothing but messages.
+    pub fn new(messages: Vec<ChatMessage>, target: Target, door: &'static str) -> Self {
+        let (sampling, given) = (SamplingOverrides::default(), Given::default());
+        Self { messages, target, choices: None, sampling, n: 1, conversation: None, door, given }
+    }
+
+    /// The caller's present.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.given.now.unwrap_or_else(Utc::now)
+    }
 }
 
 /// What streams while a question is being answered. The channel is bounded; when its receiver is dropped, the work stops.

@@ -7,6 +7,7 @@ use sea_orm_migration::prelude::*;
 
 mod m20261124_000001_decisions;
 mod m20261124_000002_learning;
+mod m20261125_000001_given;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -14,6 +15,10 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261124_000001_decisions::Migration), Box::new(m20261124_000002_learning::Migration)]
+        vec![
+            Box::new(m20261124_000001_decisions::Migration),
+            Box::new(m20261124_000002_learning::Migration),
+            Box::new(m20261125_000001_given::Migration),
+        ]
     }
 }

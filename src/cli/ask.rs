@@ -77,13 +77,9 @@ impl Ask {
             Some(name) => Target::Specialist(name.to_owned()),
         };
         Question {
-            messages: vec![ChatMessage::new(Role::User, self.question.clone())],
-            target,
             choices: self.choices.clone(),
             sampling: SamplingOverrides { max_tokens: self.max_tokens, seed: self.seed, ..SamplingOverrides::default() },
-            n: 1,
-            conversation: None,
-            door: "ask",
+            ..Question::new(vec![ChatMessage::new(Role::User, self.question.clone())], target, "ask")
         }
     }
 }

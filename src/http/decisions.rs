@@ -6,6 +6,7 @@ use actix_web::{HttpResponse, web};
 use chrono::{DateTime, Utc};
 use nyx_actors::decision::{AdapterVersion, Answer, Status, Timings, TokenUsage};
 use nyx_actors::phoebe::messages::ListDecisions;
+use nyx_actors::question::Given;
 use nyx_actors::{Decision, Nyx};
 use nyx_specialists::Evidence;
 use serde::{Deserialize, Serialize};
@@ -133,6 +134,9 @@ pub struct DecisionRecord {
     /// What was asked for: `nyx`, `nyx/NAME` or `nyx/base`.
     pub requested: String,
     pub messages: Vec<MessageItem>,
+    /// What the caller gave beside them: `context`, `prior`, `now`, `remember`.
+    #[schema(value_type = Object)]
+    pub given: Given,
     /// The last user message: what was routed and retrieved for.
     pub question: String,
     /// Who spoke.
@@ -165,6 +169,9 @@ pub struct DecisionRecord {
     pub sampling: serde_json::Value,
     pub usage: UsageItem,
     pub timings: TimingsItem,
+    /// What took part in the answer and why it came out so, by name.
+    #[schema(value_type = Object)]
+    pub notes: BTreeMap<String, serde_json::Value>,
     /// `answered`, `partial` (cut by the deadline), `cancelled` (the caller went away) or `failed`.
     #[schema(value_type = String)]
     pub status: Status,
@@ -182,6 +189,7 @@ impl From<Decision> for DecisionRecord {
             door: decision.door,
             requested: decision.requested,
             messages: decision.messages.into_iter().map(|said| MessageItem { role: said.role.as_str(), content: said.content }).collect(),
+            given: decision.given,
             question: decision.question,
             specialist: decision.specialist,
             scores: decision.scores,
@@ -202,6 +210,7 @@ impl From<Decision> for DecisionRecord {
             sampling: decision.sampling,
             usage: decision.usage.into(),
             timings: decision.timings.into(),
+            notes: decision.notes,
             status: decision.status,
             error: decision.error,
         }
@@ -268,6 +277,8 @@ pub(super) mod tests {
             "asked_at": "2026-11-24T12:00:00Z",
             "instance": "i-1", "conversation": "c-1", "door": "/infer", "requested": "nyx",
             "messages": [{"role": "user", "content": "What did I tell you about my sister?"}],
+            "given": {"context": "My family.", "remember": true},
+            "notes": {"safety": {"category": "none"}},
             "question": "What did I tell you about my sister?",
             "specialist": "mnemosyne",
             "scores": {"mnemosyne": 1.5, "moira": -0.5},

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use actix_web::{HttpResponse, web};
+use chrono::{DateTime, Utc};
 use nyx_actors::decision::Status;
-use nyx_actors::question::{Question, SamplingOverrides, StreamEvent};
+use nyx_actors::question::{Given, Question, SamplingOverrides, StreamEvent};
 use nyx_actors::{Decision, Nyx};
 use nyx_engine::{ChatMessage, Role};
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,16 @@ pub struct InferRequest {
     stop: Option<Strings>,
     /// Ties requests of one conversation together.
     conversation: Option<String>,
+    /// A text to answer from. It is read by whoever answers, and neither routed nor retrieved for.
+    context: Option<String>,
+    /// The probability of Yes that others, such as a market, give.
+    #[schema(minimum = 0, maximum = 1)]
+    prior: Option<f64>,
+    /// Your present (RFC 3339); the server's clock when absent.
+    #[schema(value_type = Option<String>, format = "date-time")]
+    now: Option<DateTime<Utc>>,
+    /// Keep what was asked and answered as memories.
+    remember: Option<bool>,
 }
 
 impl InferRequest {
@@ -71,7 +82,9 @@ impl InferRequest {
             stop,
             ..SamplingOverrides::default()
         };
-        Ok(Question { messages, target, choices: self.choices, sampling, n: 1, conversation: self.conversation, door: "/infer" })
+        let given = Given { context: self.context, prior: self.prior, now: self.now, remember: self.remember.unwrap_or(false) };
+        let question = Question::new(messages, target, "/infer");
+        Ok(Question { choices: self.choices, sampling, conversation: self.conversation, given, ..question })
     }
 }
 
@@ -97,6 +110,9 @@ pub struct InferResponse {
     pub adapter: Option<AdapterItem>,
     pub usage: UsageItem,
     pub timings: TimingsItem,
+    /// What took part in the answer and why it came out so, by name; empty when nothing did.
+    #[schema(value_type = Object)]
+    pub notes: BTreeMap<String, serde_json::Value>,
     /// `answered`, or `partial` when the deadline cut it.
     #[schema(value_type = String)]
     pub status: Status,
@@ -134,6 +150,7 @@ impl From<Decision> for InferResponse {
             adapter: decision.adapter.map(Into::into),
             usage: decision.usage.into(),
             timings: decision.timings.into(),
+            notes: decision.notes,
             status: decision.status,
             finish_reason,
         }

@@ -198,6 +198,8 @@ impl OrchestratorParts {
             door: question.door.to_owned(),
             requested,
             messages: question.messages.clone(),
+            given: question.given.clone(),
+            notes: BTreeMap::new(),
             question: asked,
             specialist: routed.specialist,
             scores: routed.scores,
@@ -262,6 +264,11 @@ impl OrchestratorParts {
         }
         for (index, message) in question.messages.iter().enumerate() {
             phoebe::storable(&format!("messages[{index}].content"), &message.content)?;
+        }
+        let given = &question.given;
+        given.context.as_deref().map_or(Ok(()), |context| phoebe::storable("context", context))?;
+        if let Some(prior) = given.prior.filter(|prior| !(0.0..=1.0).contains(prior)) {
+            return Err(NyxError::invalid("prior", format!("prior is {prior}, expected a probability from 0 to 1")));
         }
         question.conversation.as_deref().map_or(Ok(()), |conversation| phoebe::storable_name("conversation", conversation))?;
         for stop in &question.sampling.stop {
@@ -423,6 +430,7 @@ fn fill(decision: &mut Decision, spoken: Spoken) -> Result<Option<(f64, String)>
     decision.sampling = serde_json::to_value(&spoken.sampling).map_err(|error| NyxError::Internal(error.to_string()))?;
     decision.usage = spoken.usage;
     decision.timings = spoken.timings;
+    decision.notes.extend(spoken.notes);
     let Some(verdict) = spoken.verdict.filter(|_| decision.status != Status::Cancelled) else { return Ok(None) };
     decision.activation = Some(verdict.activation);
     decision.reward = verdict.reward;

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::messages::{ListDecisions, ListMemories, Memory, RecordDecision, StoreTraitWeight};
 use super::*;
 use crate::decision::{AdapterVersion, Answer, Status, Timings, TokenUsage};
+use crate::question::Given;
 use postgres::Postgres;
 
 #[path = "../../../tests/it/postgres.rs"]
@@ -24,6 +25,8 @@ fn decision(specialist: &str, question: &str, answer: &str) -> Decision {
         door: "/infer".into(),
         requested: "nyx".into(),
         messages: vec![ChatMessage::new(Role::System, "be \u{1f319} brief"), ChatMessage::new(Role::User, question)],
+        given: Given { context: Some("a text".into()), prior: Some(0.25), now: Some(now()), remember: true },
+        notes: BTreeMap::from([("forecast".to_owned(), serde_json::json!({"prior": 0.25}))]),
         question: question.into(),
         specialist: specialist.into(),
         scores: by_name(1.25),

@@ -3,11 +3,11 @@
 mod prompt;
 mod sink;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
-use chrono::Utc;
 use nyx_engine::{Finished, SamplingParams, Text};
 use nyx_specialists::{Evidence, Outcome, Reading, Retrieval, Situation, SpecialistPolicy, Verdict};
 use tokio::sync::mpsc;
@@ -77,6 +77,8 @@ pub struct Spoken {
     pub adapter: Option<AdapterVersion>,
     pub sampling: SamplingParams,
     pub usage: TokenUsage,
+    /// What took part in the answer, by name: see [`Decision::notes`](crate::Decision::notes).
+    pub notes: BTreeMap<String, serde_json::Value>,
     /// `decide_ms` and `total_ms` are the orchestrator's to fill.
     pub timings: Timings,
 }
@@ -155,7 +157,8 @@ impl SpecialistParts {
     /// Refuses at once what cannot fit, however it is tokenised.
     fn check_size(&self, question: &Question) -> Result<(), NyxError> {
         let choices = question.choices.iter().flatten();
-        let bytes: usize = question.messages.iter().map(|message| &message.content).chain(choices).map(String::len).sum();
+        let bytes: usize =
+            question.messages.iter().map(|message| &message.content).chain(choices).chain(&question.given.context).map(String::len).sum();
         if bytes > self.context_length * self.text.longest_token() {
             return Err(nyx_engine::EngineError::PromptTooLong { bytes, window: self.context_length }.into());
         }
@@ -167,7 +170,7 @@ impl SpecialistParts {
         let choices = question.choices.iter().flatten().map(|choice| self.text.encode(choice)).collect::<Result<Vec<_>, _>>()?;
         let usual = self.policy.as_ref().map_or(BASE_MAX_TOKENS, |policy| policy.max_tokens).min(self.context_length / 4);
         let room = choices.iter().map(Vec::len).max().unwrap_or_else(|| question.sampling.max_tokens.unwrap_or(usual));
-        let now = Utc::now();
+        let now = question.now();
         loop {
             let situation = Situation { now, deadline_ms, evidence: &evidence, question: asked };
             let prompt = PromptWriter { text: &self.text, policy: self.policy.as_ref() }.write(question, &situation)?;

@@ -36,6 +36,9 @@ impl PromptWriter<'_> {
         } else {
             messages.extend(question.messages.iter().cloned());
         }
+        if let (Some(context), Some(last)) = (&question.given.context, messages.iter_mut().rfind(|message| message.role == Role::User)) {
+            last.content = format!("{context}\n\n{}", last.content);
+        }
         if let (Some(choices), Some(last)) = (&question.choices, messages.iter_mut().rfind(|message| message.role == Role::User)) {
             last.content.push_str("\n\nAnswer with one of:");
             for choice in choices {

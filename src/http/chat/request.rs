@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use nyx_actors::question::{Question, SamplingOverrides};
+use nyx_actors::question::{Given, Question, SamplingOverrides};
 use nyx_engine::{ChatMessage, Role};
 use serde::de::{self, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -62,6 +62,8 @@ pub struct ChatRequest {
     deadline_ms: Option<u64>,
     /// Ties requests of one conversation together. An extension.
     conversation: Option<String>,
+    /// Keep what was asked and answered as memories. An extension.
+    remember: Option<bool>,
 
     #[schema(ignore)]
     tools: Option<Value>,
@@ -230,8 +232,9 @@ impl ChatRequest {
             stop,
         };
         let messages = understood_messages(self.messages)?;
+        let given = Given { remember: self.remember.unwrap_or(false), ..Given::default() };
         let question =
-            Question { messages, target, choices: None, sampling, n, conversation: self.conversation, door: "/v1/chat/completions" };
+            Question { sampling, n, conversation: self.conversation, given, ..Question::new(messages, target, "/v1/chat/completions") };
         let include_usage = self.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
         Ok(Understood { question, stream: self.stream.unwrap_or(false), include_usage, deadline_ms: self.deadline_ms })
     }

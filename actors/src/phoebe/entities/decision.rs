@@ -23,6 +23,10 @@ pub struct Model {
     pub question: String,
     #[sea_orm(column_type = "JsonBinary")]
     pub messages: Json,
+    #[sea_orm(column_type = "JsonBinary", nullable)]
+    pub given: Option<Json>,
+    #[sea_orm(column_type = "JsonBinary", nullable)]
+    pub notes: Option<Json>,
     #[sea_orm(column_type = "JsonBinary")]
     pub scores: Json,
     #[sea_orm(column_type = "JsonBinary")]
@@ -93,6 +97,8 @@ impl TryFrom<&Decision> for Model {
             specialist: decision.specialist.clone(),
             question: decision.question.clone(),
             messages: json(&decision.messages)?,
+            given: Some(json(&decision.given)?),
+            notes: Some(json(&decision.notes)?),
             scores: json(&decision.scores)?,
             propensities: json(&decision.propensities)?,
             trait_weights: json(&decision.trait_weights)?,
@@ -140,6 +146,9 @@ impl TryFrom<Model> for Decision {
             door: row.door,
             requested: row.requested,
             messages: from_json(row.messages)?,
+            // older rows have none
+            given: row.given.map(from_json).transpose()?.unwrap_or_default(),
+            notes: row.notes.map(from_json).transpose()?.unwrap_or_default(),
             question: row.question,
             specialist: row.specialist,
             scores: from_json(row.scores)?,
