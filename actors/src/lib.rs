@@ -5,6 +5,7 @@ pub mod context;
 pub mod decision;
 pub mod error;
 pub mod gpu;
+pub mod learned;
 pub mod memory;
 pub mod metrics;
 mod nyx;

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::cells::CellStream;
 use crate::gpu::{Device, DeviceThreadOptions, GpuPool, GpuShard, GpuWorker, Shard};
+use crate::learned::{LearnedLoader, LearnedRegistry};
 use crate::memory::messages::{Embed, Embeddings, Heal, MemoryHit, Recall, Remember};
 use crate::memory::{EdgeStore, EmbeddingService, MemoryKeeper, MemoryParts, MemoryStore, QdrantStore, StoreKind};
 use crate::metrics::Metrics;
@@ -47,6 +48,8 @@ pub enum StartError {
     Actor(#[from] NyxError),
     #[error("{key} is {value}, expected {expected}")]
     Setting { key: &'static str, value: String, expected: &'static str },
+    #[error("{file} cannot be used: {reason}")]
+    Learned { file: String, reason: String },
 }
 
 /// Whether requests can be answered, and if not, why.
@@ -65,6 +68,8 @@ pub struct Nyx {
     pub metrics: Arc<Metrics>,
     pub specialists: Arc<[SpecialistPolicy]>,
     pub model: Arc<ModelInfo>,
+    /// The learned parts in use.
+    pub learned: LearnedRegistry,
     embedding_dimension: usize,
     inner: Arc<Inner>,
 }
@@ -133,6 +138,7 @@ impl Nyx {
         });
         let (files, text) = opened.await?.map_err(StartError::Model)?;
         let model = Arc::new(files.info().clone());
+        let learned = LearnedLoader::new(&options.data_dir, &model.sha256);
         let (folder, queue) = (options.embedder.clone(), options.memory.queue);
         let embedding = blocking(move || EmbeddingService::start(Embedder::load(&folder, &candle_device())?, queue));
         let embedding = embedding.await?.map_err(StartError::Embedder)?;
@@ -274,7 +280,7 @@ impl Nyx {
             abort: CancellationToken::new(),
             arbiter,
         };
-        Ok(Self { cells, registry, metrics, specialists, model, embedding_dimension, inner: Arc::new(inner) })
+        Ok(Self { cells, registry, metrics, specialists, model, learned: learned.registry, embedding_dimension, inner: Arc::new(inner) })
     }
 
     /// Takes a place for a request; to be held until its last byte is sent.

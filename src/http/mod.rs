@@ -10,6 +10,7 @@ mod error;
 mod extract;
 mod health;
 mod infer;
+mod learned;
 mod memories;
 mod models;
 mod openapi;
@@ -100,6 +101,7 @@ fn doors() -> Vec<Door> {
         door(Access::Admin, post(), "/admin/actors/{name}/restart", to().to(admin::restart)),
         door(Access::Admin, get(), "/admin/traits", to().to(admin::traits)),
         door(Access::Admin, post(), "/admin/traits/{name}", to().to(admin::set_trait)),
+        door(Access::Admin, get(), "/admin/learned", to().to(learned::learned)),
         door(Access::Open, get(), "/health/live", to().to(health::live)),
         door(Access::Open, get(), "/health/ready", to().to(health::ready)),
         door(Access::Metrics, get(), "/metrics", to().to(health::metrics)),

@@ -4,7 +4,7 @@ use actix_web::HttpResponse;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{admin, cells, chat, decisions, embeddings, health, infer, memories, models};
+use super::{admin, cells, chat, decisions, embeddings, health, infer, learned, memories, models};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -25,6 +25,7 @@ use super::{admin, cells, chat, decisions, embeddings, health, infer, memories, 
         admin::restart,
         admin::traits,
         admin::set_trait,
+        learned::learned,
         health::live,
         health::ready,
         health::metrics

@@ -5,6 +5,8 @@
 mod calibration;
 mod linear;
 mod minimise;
+mod part;
 
 pub use calibration::{Isotonic, Platt};
 pub use linear::{Example, LinearModel};
+pub use part::{LearnedFile, LearnedPart, TrainedOn, learned_id};
