@@ -4,6 +4,7 @@
 
 mod calibration;
 mod linear;
+pub mod metrics;
 mod minimise;
 mod part;
 
