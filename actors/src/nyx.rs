@@ -17,8 +17,8 @@ use uuid::Uuid;
 use crate::cells::CellStream;
 use crate::gpu::{Device, DeviceThreadOptions, GpuPool, GpuShard, GpuWorker, Shard};
 use crate::learned::{LearnedLoader, LearnedRegistry};
-use crate::memory::messages::{Embed, Embeddings, Heal, MemoryHit, Recall, Remember};
-use crate::memory::{EdgeStore, EmbeddingService, MemoryKeeper, MemoryParts, MemoryStore, QdrantStore, StoreKind};
+use crate::memory::messages::{Embed, Embeddings, Heal, MemoryHit, NewMemory, Recall, Remember, RememberMany};
+use crate::memory::{EdgeStore, EmbeddingService, MemoryFilter, MemoryKeeper, MemoryParts, MemoryStore, QdrantStore, StoreKind};
 use crate::metrics::Metrics;
 use crate::observe::{ActorState, Registry, Vitals};
 use crate::options::{self, NyxOptions, RequestOptions};
@@ -334,29 +334,24 @@ impl Nyx {
     ///
     /// # Errors
     /// The text is empty or too long, or phoebe cannot store it.
-    pub async fn remember(
-        &self,
-        context: RequestContext,
-        text: String,
-        speaker: Option<String>,
-        when: Option<chrono::DateTime<chrono::Utc>>,
-        conversation: Option<String>,
-    ) -> Result<Memory, NyxError> {
-        self.inner.memory.send(Remember { context, text, speaker, when, conversation }).await
+    pub async fn remember(&self, context: RequestContext, memory: NewMemory) -> Result<Memory, NyxError> {
+        self.inner.memory.send(Remember { context, memory }).await
+    }
+
+    /// Keeps memories, 1 to 1000, in their order, all of them or none.
+    ///
+    /// # Errors
+    /// As [`remember`](Self::remember).
+    pub async fn remember_many(&self, context: RequestContext, memories: Vec<NewMemory>) -> Result<Vec<Memory>, NyxError> {
+        self.inner.memory.send(RememberMany { context, memories }).await
     }
 
     /// The `k` memories nearest in meaning, best first.
     ///
     /// # Errors
     /// The query is empty, `k` is out of range, or the store cannot be searched.
-    pub async fn recall(
-        &self,
-        context: RequestContext,
-        query: String,
-        k: usize,
-        conversation: Option<String>,
-    ) -> Result<Vec<MemoryHit>, NyxError> {
-        self.inner.memory.send(Recall { context, query, k, conversation, min_score: -1.0 }).await
+    pub async fn recall(&self, context: RequestContext, query: String, k: usize, filter: MemoryFilter) -> Result<Vec<MemoryHit>, NyxError> {
+        self.inner.memory.send(Recall { context, query, k, filter, min_score: -1.0 }).await
     }
 
     /// Numbers in an embedding.

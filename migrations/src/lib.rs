@@ -8,6 +8,7 @@ use sea_orm_migration::prelude::*;
 mod m20261124_000001_decisions;
 mod m20261124_000002_learning;
 mod m20261125_000001_given;
+mod m20261125_000003_memories;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -19,6 +20,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000001_decisions::Migration),
             Box::new(m20261124_000002_learning::Migration),
             Box::new(m20261125_000001_given::Migration),
+            Box::new(m20261125_000003_memories::Migration),
         ]
     }
 }

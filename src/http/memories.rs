@@ -3,7 +3,8 @@
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use nyx_actors::Nyx;
-use nyx_actors::memory::messages::MemoryHit;
+use nyx_actors::memory::MemoryFilter;
+use nyx_actors::memory::messages::{MemoryHit, NewMemory};
 use nyx_actors::phoebe::messages::Memory;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -28,6 +29,9 @@ pub struct MemoryRequest {
     #[schema(example = "2026-11-24T09:30:00Z")]
     when: Option<String>,
     conversation: Option<String>,
+    /// What a shared picture shows.
+    #[schema(example = "a photo of a cello on a balcony")]
+    caption: Option<String>,
 }
 
 /// A memory as it is kept.
@@ -42,11 +46,13 @@ pub struct MemoryItem {
     pub conversation: Option<String>,
     #[schema(value_type = String, format = "date-time")]
     pub stored_at: DateTime<Utc>,
+    /// What a shared picture shows.
+    pub caption: Option<String>,
 }
 
 impl From<Memory> for MemoryItem {
-    fn from(Memory { id, text, speaker, when, conversation, stored_at }: Memory) -> Self {
-        Self { id, text, speaker, when, conversation, stored_at }
+    fn from(Memory { id, text, speaker, when, conversation, stored_at, caption }: Memory) -> Self {
+        Self { id, text, speaker, when, conversation, stored_at, caption }
     }
 }
 
@@ -78,14 +84,21 @@ pub struct SearchParams {
     k: Option<String>,
     /// Only memories of this conversation.
     conversation: Option<String>,
+    /// Only what this speaker said.
+    speaker: Option<String>,
+    /// Only what happened at this moment or later: RFC 3339, or a date.
+    after: Option<String>,
+    /// Only what happened before this moment.
+    before: Option<String>,
 }
 
 /// Keeps a memory. It is on record when this answers.
 #[utoipa::path(post, path = "/v1/memories", tag = "memory", request_body = MemoryRequest, responses((status = 200, body = MemoryItem)))]
 pub async fn remember(nyx: web::Data<Nyx>, request: Admitted<MemoryRequest>) -> Result<HttpResponse, ApiError> {
     let Admitted { permit, body, .. } = request;
-    let when = body.when.as_deref().map(instant).transpose()?;
-    let memory = nyx.remember(nyx.context(None)?, body.text, body.speaker, when, body.conversation).await?;
+    let when = moment("when", body.when.as_deref())?;
+    let memory = NewMemory { text: body.text, speaker: body.speaker, when, conversation: body.conversation, caption: body.caption };
+    let memory = nyx.remember(nyx.context(None)?, memory).await?;
     drop(permit);
     Ok(HttpResponse::Ok().json(MemoryItem::from(memory)))
 }
@@ -93,22 +106,27 @@ pub async fn remember(nyx: web::Data<Nyx>, request: Admitted<MemoryRequest>) -> 
 /// Finds the memories nearest in meaning.
 #[utoipa::path(get, path = "/v1/memories/search", tag = "memory", params(SearchParams), responses((status = 200, body = FoundMemories)))]
 pub async fn search(nyx: web::Data<Nyx>, query: Query<SearchParams>) -> Result<HttpResponse, ApiError> {
-    let SearchParams { q, k, conversation } = query.0;
+    let SearchParams { q, k, conversation, speaker, after, before } = query.0;
     let k = parsed("k", k.as_deref(), "1 to 100")?.unwrap_or(DEFAULT_K);
+    let (after, before) = (moment("after", after.as_deref())?, moment("before", before.as_deref())?);
     let permit = nyx.admit()?;
-    let found = nyx.recall(nyx.context(None)?, q, k, conversation).await?;
+    let found = nyx.recall(nyx.context(None)?, q, k, MemoryFilter { conversation, speaker, after, before }).await?;
     drop(permit);
     let data = found.into_iter().map(|MemoryHit { memory, score }| FoundMemory { memory: memory.into(), score }).collect();
     Ok(HttpResponse::Ok().json(FoundMemories { object: "list", data }))
 }
 
-/// A moment, or the beginning of a day in UTC.
-fn instant(text: &str) -> Result<DateTime<Utc>, ApiError> {
+/// A moment, or the beginning of a day in UTC; `param` is who is told that it is neither.
+fn moment(param: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, ApiError> {
+    text.map(|text| instant(param, text)).transpose()
+}
+
+fn instant(param: &str, text: &str) -> Result<DateTime<Utc>, ApiError> {
     let moment = DateTime::parse_from_rfc3339(text).map(|moment| moment.to_utc());
     let day = || text.parse::<NaiveDate>().map(|day| day.and_time(NaiveTime::MIN).and_utc());
     moment.or_else(|_| day()).map_err(|_| {
-        let message = format!("when is {text:?}, expected a moment such as \"2026-11-24T09:30:00Z\" or a date such as \"2026-11-24\"");
-        ApiError::invalid("when", message)
+        let message = format!("{param} is {text:?}, expected a moment such as \"2026-11-24T09:30:00Z\" or a date such as \"2026-11-24\"");
+        ApiError::invalid(param, message)
     })
 }
 
@@ -118,10 +136,10 @@ mod tests {
 
     #[test]
     fn when_is_a_moment_or_a_date() {
-        assert_eq!(instant("2026-11-24T10:30:00+01:00").unwrap().to_rfc3339(), "2026-11-24T09:30:00+00:00");
-        assert_eq!(instant("2026-11-24").unwrap().to_rfc3339(), "2026-11-24T00:00:00+00:00");
+        assert_eq!(instant("when", "2026-11-24T10:30:00+01:00").unwrap().to_rfc3339(), "2026-11-24T09:30:00+00:00");
+        assert_eq!(instant("when", "2026-11-24").unwrap().to_rfc3339(), "2026-11-24T00:00:00+00:00");
         for wrong in ["", "yesterday", "2026-13-01", "1790000000"] {
-            let error = instant(wrong).unwrap_err();
+            let error = instant("when", wrong).unwrap_err();
             assert!(error.detail.param.as_deref() == Some("when") && error.to_string().contains(&format!("{wrong:?}")), "{error}");
         }
     }

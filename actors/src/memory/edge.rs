@@ -1,61 +1,154 @@
 //! The vector store in this process: one qdrant-edge shard in the data folder.
 
 use std::fs::{File, TryLockError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use qdrant_edge::{
-    CountRequest, DEFAULT_VECTOR_NAME, Distance, EdgeConfig, EdgeShard, EdgeVectorParams, Filter, NamedQuery, OperationError, PointId,
-    PointInsertOperations, PointOperations, PointStruct, QueryEnum, SearchRequest, UpdateOperation, VectorInternal, WalOptions,
-    WithPayloadInterface,
+    CountRequest, CreateIndex, Distance, EdgeConfig, EdgeShard, EdgeSparseVectorParams, EdgeVectorParams, FieldIndexOperations, Filter,
+    JsonPath, Modifier, NamedQuery, OperationError, PayloadFieldSchema, PayloadSchemaType, PointId, PointInsertOperations, PointOperations,
+    PointStruct, QueryEnum, SearchRequest, UpdateOperation, Vector, VectorInternal, VectorStructInternal, Vectors, WalOptions,
+    WithPayloadInterface, WithVector,
 };
 use serde_json::json;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::store::{IndexedMemory, MemoryStore};
+use super::lexical::Lexicon;
+use super::store::{
+    AT, CONVERSATION, DENSE, Hit, IndexedMemory, LEXICAL, MemoryFilter, MemoryStore, SPEAKER, check_dimension, memory_of, moment, payload,
+};
 use crate::NyxError;
-use crate::phoebe::messages::Memory;
 
 /// Bytes of a log segment; the default would preallocate 32 MiB.
 const LOG_SEGMENT: usize = 4 << 20;
+/// File in the shard's folder that says how its points were made.
+const RECIPE: &str = "nyx-index";
+/// A file that every shard has.
+const SHARD_CONFIG: &str = "edge_config.json";
 
 /// One shard; its calls block and take turns, on threads made for blocking.
 #[derive(Clone)]
 pub struct EdgeStore {
-    shard: Arc<Mutex<EdgeShard>>,
+    shard: Arc<Mutex<Shard>>,
+    lexicon: Arc<Lexicon>,
+    dimension: usize,
     /// Held while the shard is open: who else opens it is told so, whatever the shard itself would say.
     _lock: Arc<File>,
-    _folder: Option<Arc<TempDir>>,
+    _temporary: Option<Arc<TempDir>>,
+}
+
+/// The shard and where it is; without one between a clearing that failed and the next.
+struct Shard {
+    folder: PathBuf,
+    dimension: usize,
+    open: Option<EdgeShard>,
 }
 
 fn failed(doing: &'static str) -> impl Fn(OperationError) -> NyxError {
     move |error| NyxError::VectorStore { doing, reason: error.to_string() }
 }
 
+impl Shard {
+    /// How points are made: an index with another recipe is of no use.
+    fn recipe(dimension: usize) -> String {
+        format!("points 2, {DENSE} {dimension}, {}\n", Lexicon::recipe())
+    }
+
+    fn bad(&self) -> impl Fn(String) -> NyxError + use<> {
+        let folder = self.folder.display().to_string();
+        move |reason| NyxError::VectorStore { doing: "opening", reason: format!("{folder}: {reason}") }
+    }
+
+    /// Opens what is there; what another version or another embedder made is removed first: it is an index, and phoebe has it all.
+    fn open(folder: &Path, dimension: usize) -> Result<Self, NyxError> {
+        let mut shard = Self { folder: folder.to_owned(), dimension, open: None };
+        if !folder.join(SHARD_CONFIG).exists() {
+            shard.create()?;
+            return Ok(shard);
+        }
+        if std::fs::read_to_string(folder.join(RECIPE)).ok().as_deref() != Some(&Self::recipe(dimension)) {
+            tracing::warn!(folder = %folder.display(), "the index was made by another version or embedder: it is built again from phoebe");
+            shard.clear()?;
+            return Ok(shard);
+        }
+        let hint = "it is an index over phoebe: `nyx memories reindex` builds it again";
+        let opened = EdgeShard::load(folder, Some(shard.config())).map_err(|error| shard.bad()(format!("{error}; {hint}")))?;
+        shard.open = Some(opened);
+        Ok(shard)
+    }
+
+    fn config(&self) -> EdgeConfig {
+        let log = WalOptions { segment_capacity: LOG_SEGMENT, ..WalOptions::default() };
+        let dense = EdgeVectorParams::builder(self.dimension, Distance::Cosine).build();
+        let lexical = EdgeSparseVectorParams::builder().modifier(Modifier::Idf).build();
+        EdgeConfig::builder().vector(DENSE, dense).sparse_vector(LEXICAL, lexical).on_disk_payload(true).wal_options(log).build()
+    }
+
+    /// Makes an empty one. The recipe is written last: one that was cut short is made again.
+    fn create(&mut self) -> Result<(), NyxError> {
+        let bad = self.bad();
+        std::fs::create_dir_all(&self.folder).map_err(|error| bad(error.to_string()))?;
+        let shard = EdgeShard::new(&self.folder, self.config()).map_err(|error| bad(error.to_string()))?;
+        let fields = [(CONVERSATION, PayloadSchemaType::Keyword), (SPEAKER, PayloadSchemaType::Keyword), (AT, PayloadSchemaType::Datetime)];
+        for (field, kind) in fields {
+            let field_name: JsonPath = field.parse().map_err(|()| NyxError::Internal(format!("{field:?} is no payload field")))?;
+            let index = CreateIndex { field_name, field_schema: Some(PayloadFieldSchema::FieldType(kind)) };
+            shard.update(UpdateOperation::FieldIndexOperation(FieldIndexOperations::CreateIndex(index))).map_err(failed("creating"))?;
+        }
+        shard.flush();
+        std::fs::write(self.folder.join(RECIPE), Self::recipe(self.dimension)).map_err(|error| bad(error.to_string()))?;
+        self.open = Some(shard);
+        Ok(())
+    }
+
+    /// Removes its files, and makes an empty one.
+    fn clear(&mut self) -> Result<(), NyxError> {
+        // closed before its files go
+        drop(self.open.take());
+        std::fs::remove_dir_all(&self.folder).map_err(|error| self.bad()(error.to_string()))?;
+        self.create()
+    }
+
+    fn get(&self) -> Result<&EdgeShard, NyxError> {
+        self.open.as_ref().ok_or_else(|| self.bad()("an earlier failure closed it".into()))
+    }
+}
+
+/// In qdrant's own JSON, which is shorter than its types.
+fn condition(filter: &MemoryFilter) -> Result<Option<Filter>, NyxError> {
+    let MemoryFilter { conversation, speaker, after, before } = filter;
+    let mut must = Vec::new();
+    for (key, value) in [(CONVERSATION, conversation), (SPEAKER, speaker)] {
+        must.extend(value.as_ref().map(|value| json!({"key": key, "match": {"value": value}})));
+    }
+    if after.is_some() || before.is_some() {
+        must.push(json!({"key": AT, "range": {"gte": after.map(moment), "lt": before.map(moment)}}));
+    }
+    let filter = (!must.is_empty()).then(|| serde_json::from_value(json!({ "must": must })));
+    filter.transpose().map_err(|error| NyxError::Internal(error.to_string()))
+}
+
 impl EdgeStore {
-    /// Opens or makes the shard in `folder`. Blocks: call it off the async threads.
+    /// Opens or makes the shard in `folder`. Blocks: call it off the async threads. A shard that another version, or another embedder, made
+    /// is replaced by an empty one: what it lacks is put back from phoebe.
     ///
     /// # Errors
-    /// [`NyxError::VectorStoreBusy`] when another process has it open; else why it cannot be opened, such as vectors of another size.
+    /// [`NyxError::VectorStoreBusy`] when another process has it open; else why it cannot be opened.
     pub fn open(folder: &Path, dimension: usize) -> Result<Self, NyxError> {
         let bad = |reason: String| NyxError::VectorStore { doing: "opening", reason: format!("{}: {reason}", folder.display()) };
-        std::fs::create_dir_all(folder).map_err(|error| bad(error.to_string()))?;
+        if let Some(parent) = folder.parent() {
+            std::fs::create_dir_all(parent).map_err(|error| bad(error.to_string()))?;
+        }
         let lock = File::create(folder.with_extension("lock")).map_err(|error| bad(error.to_string()))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(NyxError::VectorStoreBusy { folder: folder.to_owned() }),
             Err(TryLockError::Error(error)) => return Err(bad(error.to_string())),
         }
-        let log = WalOptions { segment_capacity: LOG_SEGMENT, ..WalOptions::default() };
-        let params = EdgeVectorParams::builder(dimension, Distance::Cosine).build();
-        let config = EdgeConfig::builder().vector(DEFAULT_VECTOR_NAME, params).on_disk_payload(true).wal_options(log).build();
-        let exists = folder.join("edge_config.json").exists();
-        let shard = if exists { EdgeShard::load(folder, Some(config)) } else { EdgeShard::new(folder, config) };
-        let hint = "was it made for another embedder? it is an index over phoebe: with the folder removed, Nyx builds it again";
-        let shard = shard.map_err(|error| bad(format!("{error}; {hint}")))?;
-        Ok(Self { shard: Arc::new(Mutex::new(shard)), _lock: Arc::new(lock), _folder: None })
+        let (shard, lexicon) = (Shard::open(folder, dimension)?, Lexicon::new()?);
+        Ok(Self { shard: Arc::new(Mutex::new(shard)), lexicon: Arc::new(lexicon), dimension, _lock: Arc::new(lock), _temporary: None })
     }
 
     /// An empty index for this process alone, gone when dropped. Blocks, as [`open`](Self::open).
@@ -65,18 +158,52 @@ impl EdgeStore {
     pub fn temporary(dimension: usize) -> Result<Self, NyxError> {
         let folder = tempfile::tempdir().map_err(|error| NyxError::VectorStore { doing: "opening", reason: error.to_string() })?;
         let store = Self::open(&folder.path().join("memory"), dimension)?;
-        Ok(Self { _folder: Some(Arc::new(folder)), ..store })
+        Ok(Self { _temporary: Some(Arc::new(folder)), ..store })
     }
 
     /// Runs `work` on a thread that may block.
     async fn blocking<T: Send + 'static>(
         &self,
         doing: &'static str,
-        work: impl FnOnce(&EdgeShard) -> Result<T, NyxError> + Send + 'static,
+        work: impl FnOnce(&mut Shard) -> Result<T, NyxError> + Send + 'static,
     ) -> Result<T, NyxError> {
         let shard = Arc::clone(&self.shard);
-        let done = tokio::task::spawn_blocking(move || work(&shard.lock().unwrap_or_else(PoisonError::into_inner)));
+        let done = tokio::task::spawn_blocking(move || work(&mut shard.lock().unwrap_or_else(PoisonError::into_inner)));
         done.await.map_err(|error| NyxError::VectorStore { doing, reason: error.to_string() })?
+    }
+
+    async fn search(&self, query: VectorInternal, using: &str, k: usize, filter: &MemoryFilter) -> Result<Vec<Hit>, NyxError> {
+        let request = SearchRequest {
+            query: QueryEnum::Nearest(NamedQuery { query, using: Some(using.into()) }),
+            filter: condition(filter)?,
+            params: None,
+            limit: k,
+            offset: 0,
+            with_payload: Some(WithPayloadInterface::Bool(true)),
+            with_vector: Some(WithVector::Selector(vec![DENSE.into()])),
+            score_threshold: None,
+        };
+        self.blocking("searching", move |shard| {
+            let found = shard.get()?.search(request).map_err(failed("searching"))?;
+            found
+                .into_iter()
+                .map(|point| {
+                    let payload = serde_json::to_value(point.payload).map_err(|error| NyxError::Internal(error.to_string()))?;
+                    Ok(Hit { memory: memory_of(payload)?, score: point.score, vector: dense_of(point.vector)? })
+                })
+                .collect()
+        })
+        .await
+    }
+}
+
+fn dense_of(vectors: Option<VectorStructInternal>) -> Result<Vec<f32>, NyxError> {
+    match vectors {
+        Some(VectorStructInternal::Named(mut named)) => match named.remove(DENSE) {
+            Some(VectorInternal::Dense(vector)) => Ok(vector),
+            _ => Err(NyxError::VectorStore { doing: "reading", reason: format!("a point has no vector {DENSE:?}") }),
+        },
+        _ => Err(NyxError::VectorStore { doing: "reading", reason: "a point has no named vectors".into() }),
     }
 }
 
@@ -87,13 +214,17 @@ impl MemoryStore for EdgeStore {
     }
 
     async fn upsert(&self, memories: Vec<IndexedMemory>) -> Result<(), NyxError> {
+        let (lexicon, dimension) = (Arc::clone(&self.lexicon), self.dimension);
         self.blocking("writing", move |shard| {
             let mut points = Vec::with_capacity(memories.len());
             for IndexedMemory { memory, vector } in memories {
-                let payload = serde_json::to_value(&memory).map_err(|error| NyxError::Internal(error.to_string()))?;
-                points.push(PointStruct::new(PointId::Uuid(memory.id), vector, payload).into());
+                check_dimension(&vector, dimension)?;
+                let vectors = [(DENSE, Vector::new_dense(vector)), (LEXICAL, lexicon.memory(&memory).into())];
+                let point = PointStruct::new(PointId::Uuid(memory.id), Vectors::new_named(vectors), payload(&memory)?);
+                points.push(point.into());
             }
             let upsert = PointOperations::UpsertPoints(PointInsertOperations::PointsList(points));
+            let shard = shard.get()?;
             shard.update(UpdateOperation::PointOperation(upsert)).map_err(failed("writing"))?;
             // the log alone outlives a kill, the flush a power loss
             shard.flush();
@@ -102,38 +233,25 @@ impl MemoryStore for EdgeStore {
         .await
     }
 
-    async fn search(&self, vector: Vec<f32>, k: usize, conversation: Option<String>) -> Result<Vec<(Memory, f32)>, NyxError> {
-        self.blocking("searching", move |shard| {
-            let filter = conversation.map(|conversation| json!({"must": [{"key": "conversation", "match": {"value": conversation}}]}));
-            let filter: Option<Filter> =
-                filter.map(serde_json::from_value).transpose().map_err(|error| NyxError::Internal(error.to_string()))?;
-            let query = QueryEnum::Nearest(NamedQuery { query: VectorInternal::Dense(vector), using: None });
-            let request = SearchRequest {
-                query,
-                filter,
-                params: None,
-                limit: k,
-                offset: 0,
-                with_payload: Some(WithPayloadInterface::Bool(true)),
-                with_vector: None,
-                score_threshold: None,
-            };
-            let found = shard.search(request).map_err(failed("searching"))?;
-            found
-                .into_iter()
-                .map(|point| {
-                    let payload = serde_json::to_value(point.payload).and_then(serde_json::from_value);
-                    let memory = payload.map_err(|error| NyxError::VectorStore { doing: "reading", reason: error.to_string() })?;
-                    Ok((memory, point.score))
-                })
-                .collect()
-        })
-        .await
+    async fn dense(&self, vector: Vec<f32>, k: usize, filter: &MemoryFilter) -> Result<Vec<Hit>, NyxError> {
+        check_dimension(&vector, self.dimension)?;
+        self.search(VectorInternal::Dense(vector), DENSE, k, filter).await
+    }
+
+    async fn lexical(&self, text: &str, k: usize, filter: &MemoryFilter) -> Result<Vec<Hit>, NyxError> {
+        let words = self.lexicon.query(text);
+        if words.indices.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut found = self.search(VectorInternal::Sparse(words), LEXICAL, k, filter).await?;
+        found.retain(|hit| hit.score > 0.0);
+        Ok(found)
     }
 
     async fn delete(&self, ids: Vec<Uuid>) -> Result<(), NyxError> {
         self.blocking("deleting", move |shard| {
             let ids = ids.into_iter().map(PointId::Uuid).collect();
+            let shard = shard.get()?;
             shard.update(UpdateOperation::PointOperation(PointOperations::DeletePoints { ids })).map_err(failed("deleting"))?;
             shard.flush();
             Ok(())
@@ -141,7 +259,11 @@ impl MemoryStore for EdgeStore {
         .await
     }
 
+    async fn clear(&self) -> Result<(), NyxError> {
+        self.blocking("clearing", Shard::clear).await
+    }
+
     async fn count(&self) -> Result<usize, NyxError> {
-        self.blocking("counting", |shard| shard.count(CountRequest { filter: None, exact: true }).map_err(failed("counting"))).await
+        self.blocking("counting", |shard| shard.get()?.count(CountRequest { filter: None, exact: true }).map_err(failed("counting"))).await
     }
 }

@@ -4,18 +4,37 @@ use actix::Message;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use super::store::MemoryFilter;
 use crate::phoebe::messages::Memory;
 use crate::{NyxError, RequestContext};
+
+/// Something to remember.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NewMemory {
+    pub text: String,
+    pub speaker: Option<String>,
+    /// When it happened.
+    pub when: Option<DateTime<Utc>>,
+    pub conversation: Option<String>,
+    /// What a shared picture shows.
+    pub caption: Option<String>,
+}
 
 /// Keeps a memory: phoebe first (the source of truth), then the index.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Memory, NyxError>")]
 pub struct Remember {
     pub context: RequestContext,
-    pub text: String,
-    pub speaker: Option<String>,
-    pub when: Option<DateTime<Utc>>,
-    pub conversation: Option<String>,
+    pub memory: NewMemory,
+}
+
+/// Keeps memories, 1 to 1000, all of them or none; their ids follow their order, and so does their conversation's where their moments are
+/// equal.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<Memory>, NyxError>")]
+pub struct RememberMany {
+    pub context: RequestContext,
+    pub memories: Vec<NewMemory>,
 }
 
 /// The `k` memories nearest in meaning, best first.
@@ -25,7 +44,7 @@ pub struct Recall {
     pub context: RequestContext,
     pub query: String,
     pub k: usize,
-    pub conversation: Option<String>,
+    pub filter: MemoryFilter,
     /// Cosine similarity below which a memory does not count.
     pub min_score: f32,
 }

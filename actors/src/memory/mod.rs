@@ -2,6 +2,7 @@
 
 mod edge;
 mod embedding;
+mod lexical;
 pub mod messages;
 mod options;
 mod qdrant;
@@ -17,24 +18,26 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::observe::Vitals;
-use crate::phoebe::messages::{CountIndexed, ListMemories, MarkIndexed, Memory, StoreMemory};
+use crate::phoebe::messages::{CountIndexed, ListMemories, MarkIndexed, Memory, StoreMemories};
 use crate::phoebe::{self, Phoebe};
 use crate::supervise::Supervised;
 use crate::{NyxError, RequestContext};
-use messages::{Embed, Embeddings, Heal, MemoryHit, Recall, Remember};
+use messages::{Embed, Embeddings, Heal, MemoryHit, NewMemory, Recall, Remember, RememberMany};
 
 pub use edge::EdgeStore;
 pub use embedding::EmbeddingService;
 pub use options::{MemoryOptions, StoreKind};
 pub use qdrant::QdrantStore;
-pub use store::{IndexedMemory, MemoryStore};
+pub use store::{Hit, IndexedMemory, MemoryFilter, MemoryStore};
 
 /// Bytes of a memory at most.
 const MAX_TEXT: usize = 32 << 10;
+/// Memories that may be told at once.
+const MAX_BATCH: usize = 1000;
 /// Memories a search may return.
 const MAX_K: usize = 100;
-/// Memories embedded in one go when an index is built again.
-const PAGE: u64 = 64;
+/// Memories indexed in one go.
+const PAGE: u64 = 256;
 /// Between two looks for memories that an earlier failure left out of the index.
 const HEAL_EVERY: Duration = Duration::from_secs(30);
 
@@ -82,25 +85,25 @@ impl Actor for MemoryKeeper {
 }
 
 impl MemoryParts {
-    /// Phoebe first: once she has it, a failure of the index loses nothing and is healed later.
-    async fn remember(&self, request: Remember) -> Result<Memory, NyxError> {
-        let Remember { context, text, speaker, when, conversation } = request;
-        check_text("text", &text)?;
-        phoebe::storable("text", &text)?;
-        for (param, name) in [("speaker", &speaker), ("conversation", &conversation)] {
-            name.as_deref().map_or(Ok(()), |name| phoebe::storable_name(param, name))?;
+    /// Phoebe first: once she has them, a failure of the index loses nothing and is healed later.
+    async fn remember(&self, context: RequestContext, memories: Vec<NewMemory>) -> Result<Vec<Memory>, NyxError> {
+        if !(1..=MAX_BATCH).contains(&memories.len()) {
+            return Err(NyxError::invalid("memories", format!("memories are {}, expected 1 to {MAX_BATCH}", memories.len())));
         }
-        let memory = Memory { id: Uuid::now_v7(), text, speaker, when: when.map(microseconds), conversation, stored_at: phoebe::now() };
-        context.bound("the memory was stored", self.phoebe.send(StoreMemory(memory.clone()))).await?;
-        if let Err(error) = context.bound("the memory was indexed", self.index(vec![memory.clone()])).await {
-            tracing::warn!(%error, memory = %memory.id, "kept, but not indexed yet");
+        let memories = memories.into_iter().map(memory).collect::<Result<Vec<Memory>, _>>()?;
+        context.bound("the memory was stored", self.phoebe.send(StoreMemories(memories.clone()))).await?;
+        for some in memories.chunks(PAGE as usize) {
+            if let Err(error) = context.bound("the memory was indexed", self.index(some.to_vec())).await {
+                tracing::warn!(%error, memories = memories.len(), "kept, but not all indexed yet");
+                break;
+            }
         }
-        Ok(memory)
+        Ok(memories)
     }
 
     async fn index(&self, memories: Vec<Memory>) -> Result<(), NyxError> {
         let ids = memories.iter().map(|memory| memory.id).collect();
-        let embedded = self.embedding.embed(memories.iter().map(|memory| memory.text.clone()).collect()).await?;
+        let embedded = self.embedding.embed(memories.iter().map(Memory::passage).collect()).await?;
         let pairs = memories.into_iter().zip(embedded.vectors);
         self.store.upsert(pairs.map(|(memory, vector)| IndexedMemory { memory, vector }).collect()).await?;
         // what stands in an index of this process alone is not in the one that lasts
@@ -131,16 +134,31 @@ impl MemoryParts {
         }
         let search = async {
             let vector = self.embedding.embed(vec![request.query]).await?.vectors.pop().unwrap_or_default();
-            self.store.search(vector, request.k, request.conversation).await
+            self.store.dense(vector, request.k, &request.filter).await
         };
         let found = request.context.bound("memories were searched", search).await?;
-        let near = found.into_iter().filter(|(_, score)| *score >= request.min_score);
-        Ok(near.map(|(memory, score)| MemoryHit { memory, score }).collect())
+        let near = found.into_iter().filter(|hit| hit.score >= request.min_score);
+        Ok(near.map(|hit| MemoryHit { memory: hit.memory, score: hit.score }).collect())
     }
 
     async fn embed(&self, context: RequestContext, texts: Vec<String>) -> Result<Embeddings, NyxError> {
         context.bound("texts were embedded", self.embedding.embed(texts)).await
     }
+}
+
+/// The memory that is kept, if it can be.
+fn memory(told: NewMemory) -> Result<Memory, NyxError> {
+    let NewMemory { text, speaker, when, conversation, caption } = told;
+    check_text("text", &text)?;
+    phoebe::storable("text", &text)?;
+    if let Some(caption) = &caption {
+        check_text("caption", caption)?;
+        phoebe::storable("caption", caption)?;
+    }
+    for (param, name) in [("speaker", &speaker), ("conversation", &conversation)] {
+        name.as_deref().map_or(Ok(()), |name| phoebe::storable_name(param, name))?;
+    }
+    Ok(Memory { id: Uuid::now_v7(), text, speaker, when: when.map(microseconds), conversation, stored_at: phoebe::now(), caption })
 }
 
 fn check_text(param: &str, text: &str) -> Result<(), NyxError> {
@@ -164,7 +182,20 @@ impl Handler<Remember> for MemoryKeeper {
     fn handle(&mut self, request: Remember, _: &mut Self::Context) -> Self::Result {
         self.vitals.taken_up();
         let parts = self.parts.clone();
-        Box::pin(async move { parts.remember(request).await })
+        Box::pin(async move {
+            let kept = parts.remember(request.context, vec![request.memory]).await?.pop();
+            kept.ok_or_else(|| NyxError::Internal("a memory was kept and not told".into()))
+        })
+    }
+}
+
+impl Handler<RememberMany> for MemoryKeeper {
+    type Result = ResponseFuture<Result<Vec<Memory>, NyxError>>;
+
+    fn handle(&mut self, request: RememberMany, _: &mut Self::Context) -> Self::Result {
+        self.vitals.taken_up();
+        let parts = self.parts.clone();
+        Box::pin(async move { parts.remember(request.context, request.memories).await })
     }
 }
 

@@ -3,17 +3,23 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use qdrant_client::qdrant::vectors_config::Config as VectorsOf;
 use qdrant_client::qdrant::{
-    Condition, CountPointsBuilder, CreateCollectionBuilder, CreateFieldIndexCollectionBuilder, DeletePointsBuilder, Distance, FieldType,
-    Filter, PointId, PointStruct, PointsIdsList, QueryPointsBuilder, UpsertPointsBuilder, VectorParamsBuilder, vectors_config,
+    Condition, CountPointsBuilder, CreateCollectionBuilder, CreateFieldIndexCollectionBuilder, DatetimeRange, DeletePointsBuilder,
+    Distance, FieldType, Filter, Modifier, NamedVectors, PointId, PointStruct, PointsIdsList, Query, QueryPointsBuilder, ScoredPoint,
+    SparseVectorParamsBuilder, SparseVectorsConfigBuilder, Timestamp, UpsertPointsBuilder, Vector, VectorInput, VectorParamsBuilder,
+    VectorsConfigBuilder, VectorsSelector, vector_output, vectors_output,
 };
 use qdrant_client::{Payload, Qdrant, QdrantError};
 use uuid::Uuid;
 
+use super::lexical::Lexicon;
 use super::options::MemoryOptions;
-use super::store::{IndexedMemory, MemoryStore};
+use super::store::{
+    AT, CONVERSATION, DENSE, Hit, IndexedMemory, LEXICAL, MemoryFilter, MemoryStore, SPEAKER, check_dimension, memory_of, payload,
+};
 use crate::NyxError;
-use crate::phoebe::messages::Memory;
 
 /// Tries of an operation; every one here may be repeated without harm.
 const TRIES: u32 = 4;
@@ -23,6 +29,8 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 pub struct QdrantStore {
     client: Qdrant,
     collection: String,
+    dimension: usize,
+    lexicon: Lexicon,
 }
 
 fn failed(doing: &'static str, error: &QdrantError) -> NyxError {
@@ -71,32 +79,99 @@ impl QdrantStore {
         let mut builder = Qdrant::from_url(url).timeout(Duration::from_millis(options.timeout_ms)).skip_compatibility_check();
         builder.set_api_key_option(options.api_key.as_deref());
         let client = builder.build().map_err(|error| failed("connecting", &error))?;
-        let store = Self { client, collection: options.collection.clone() };
-        store.prepare(dimension).await?;
+        let store = Self { client, collection: options.collection.clone(), dimension, lexicon: Lexicon::new()? };
+        store.prepare().await?;
         Ok(store)
     }
 
-    async fn prepare(&self, dimension: usize) -> Result<(), NyxError> {
-        let name = &self.collection;
-        if !retried("connecting", || self.client.collection_exists(name)).await? {
-            let vectors = VectorParamsBuilder::new(dimension as u64, Distance::Cosine);
-            retried("creating", || self.client.create_collection(CreateCollectionBuilder::new(name).vectors_config(vectors.clone())))
-                .await?;
-            let index = CreateFieldIndexCollectionBuilder::new(name, "conversation", FieldType::Keyword).wait(true);
-            retried("creating", || self.client.create_field_index(index.clone())).await?;
+    async fn prepare(&self) -> Result<(), NyxError> {
+        if !retried("connecting", || self.client.collection_exists(&self.collection)).await? {
+            return self.create().await;
+        }
+        let info = retried("connecting", || self.client.collection_info(&self.collection)).await?;
+        let params = info.result.and_then(|info| info.config?.params);
+        let dense = params.as_ref().and_then(|params| match params.vectors_config.as_ref()?.config.as_ref()? {
+            VectorsOf::ParamsMap(named) => named.map.get(DENSE).map(|params| params.size),
+            VectorsOf::Params(_) => None,
+        });
+        let lexical = params.as_ref().and_then(|params| params.sparse_vectors_config.as_ref()?.map.get(LEXICAL)?.modifier);
+        if dense == Some(self.dimension as u64) && lexical == Some(Modifier::Idf as i32) {
             return Ok(());
         }
-        let info = retried("connecting", || self.client.collection_info(name)).await?;
-        let config = info.result.and_then(|info| info.config?.params?.vectors_config?.config);
-        match config {
-            Some(vectors_config::Config::Params(params)) if params.size == dimension as u64 => Ok(()),
-            other => Err(NyxError::VectorStore {
-                doing: "connecting",
-                reason: format!(
-                    "collection {name:?} holds {other:?}, expected one vector of {dimension}: name another in memory.collection"
-                ),
-            }),
+        let dense = dense.map_or("no such vector".to_owned(), |size| format!("one of {size}"));
+        Err(NyxError::VectorStore {
+            doing: "connecting",
+            reason: format!(
+                "collection {:?} has for {DENSE:?} {dense} and for {LEXICAL:?} the modifier {lexical:?}, expected a vector of {} and IDF ({}): \
+                 `nyx memories reindex` makes it anew, or name another in memory.collection",
+                self.collection,
+                self.dimension,
+                Modifier::Idf as i32,
+            ),
+        })
+    }
+
+    async fn create(&self) -> Result<(), NyxError> {
+        let name = &self.collection;
+        let mut vectors = VectorsConfigBuilder::default();
+        vectors.add_named_vector_params(DENSE, VectorParamsBuilder::new(self.dimension as u64, Distance::Cosine));
+        let mut words = SparseVectorsConfigBuilder::default();
+        words.add_named_vector_params(LEXICAL, SparseVectorParamsBuilder::default().modifier(Modifier::Idf));
+        let collection = CreateCollectionBuilder::new(name).vectors_config(vectors).sparse_vectors_config(words);
+        let made = retried("creating", || self.client.create_collection(collection.clone())).await;
+        // another Nyx, or the try before this one, may have made it meanwhile
+        if let Err(error) = made
+            && !retried("creating", || self.client.collection_exists(name)).await?
+        {
+            return Err(error);
         }
+        for (field, kind) in [(CONVERSATION, FieldType::Keyword), (SPEAKER, FieldType::Keyword), (AT, FieldType::Datetime)] {
+            let index = CreateFieldIndexCollectionBuilder::new(name, field, kind).wait(true);
+            retried("creating", || self.client.create_field_index(index.clone())).await?;
+        }
+        Ok(())
+    }
+
+    async fn search(&self, query: Query, using: &str, k: usize, filter: &MemoryFilter) -> Result<Vec<Hit>, NyxError> {
+        let vectors = VectorsSelector { names: vec![DENSE.into()] };
+        let mut request =
+            QueryPointsBuilder::new(&self.collection).query(query).using(using).limit(k as u64).with_payload(true).with_vectors(vectors);
+        if let Some(filter) = condition(filter) {
+            request = request.filter(filter);
+        }
+        let found = retried("searching", || self.client.query(request.clone())).await?;
+        found.result.into_iter().map(hit).collect()
+    }
+}
+
+fn condition(filter: &MemoryFilter) -> Option<Filter> {
+    let MemoryFilter { conversation, speaker, after, before } = filter;
+    let mut must = Vec::new();
+    for (key, value) in [(CONVERSATION, conversation), (SPEAKER, speaker)] {
+        must.extend(value.clone().map(|value| Condition::matches(key, value)));
+    }
+    if after.is_some() || before.is_some() {
+        must.push(Condition::datetime_range(
+            AT,
+            DatetimeRange { gte: after.map(timestamp), lt: before.map(timestamp), ..Default::default() },
+        ));
+    }
+    (!must.is_empty()).then(|| Filter::must(must))
+}
+
+fn timestamp(at: DateTime<Utc>) -> Timestamp {
+    Timestamp { seconds: at.timestamp(), nanos: i32::try_from(at.timestamp_subsec_nanos()).unwrap_or_default() }
+}
+
+fn hit(point: ScoredPoint) -> Result<Hit, NyxError> {
+    let bad = |reason: &str| NyxError::VectorStore { doing: "reading", reason: reason.to_owned() };
+    let memory = memory_of(Payload::from(point.payload).into())?;
+    let vectors = point.vectors.and_then(|vectors| vectors.vectors_options);
+    let Some(vectors_output::VectorsOptions::Vectors(mut named)) = vectors else { return Err(bad("a point has no named vectors")) };
+    let vector = named.vectors.remove(DENSE).ok_or_else(|| bad("a point has no vector \"dense\""))?;
+    match vector.into_vector() {
+        vector_output::Vector::Dense(dense) => Ok(Hit { memory, score: point.score, vector: dense.data }),
+        _ => Err(bad("a point's vector \"dense\" is no dense one")),
     }
 }
 
@@ -121,30 +196,32 @@ impl MemoryStore for QdrantStore {
     async fn upsert(&self, memories: Vec<IndexedMemory>) -> Result<(), NyxError> {
         let mut points = Vec::with_capacity(memories.len());
         for IndexedMemory { memory, vector } in memories {
-            let payload = serde_json::to_value(&memory).map_err(|error| NyxError::Internal(error.to_string()))?;
-            let payload = Payload::try_from(payload).map_err(|error| failed("writing", &error))?;
-            points.push(PointStruct::new(memory.id.to_string(), vector, payload));
+            check_dimension(&vector, self.dimension)?;
+            let words = self.lexicon.memory(&memory);
+            let vectors = NamedVectors::default()
+                .add_vector(DENSE, Vector::new_dense(vector))
+                .add_vector(LEXICAL, Vector::new_sparse(words.indices, words.values));
+            let payload = Payload::try_from(payload(&memory)?).map_err(|error| failed("writing", &error))?;
+            points.push(PointStruct::new(memory.id.to_string(), vectors, payload));
         }
         let upsert = || self.client.upsert_points(UpsertPointsBuilder::new(&self.collection, points.clone()).wait(true));
         retried("writing", upsert).await.map(drop)
     }
 
-    async fn search(&self, vector: Vec<f32>, k: usize, conversation: Option<String>) -> Result<Vec<(Memory, f32)>, NyxError> {
-        let mut query = QueryPointsBuilder::new(&self.collection).query(vector).limit(k as u64).with_payload(true);
-        if let Some(conversation) = conversation {
-            query = query.filter(Filter::must([Condition::matches("conversation", conversation)]));
+    async fn dense(&self, vector: Vec<f32>, k: usize, filter: &MemoryFilter) -> Result<Vec<Hit>, NyxError> {
+        check_dimension(&vector, self.dimension)?;
+        self.search(vector.into(), DENSE, k, filter).await
+    }
+
+    async fn lexical(&self, text: &str, k: usize, filter: &MemoryFilter) -> Result<Vec<Hit>, NyxError> {
+        let words = self.lexicon.query(text);
+        if words.indices.is_empty() {
+            return Ok(Vec::new());
         }
-        let found = retried("searching", || self.client.query(query.clone())).await?;
-        found
-            .result
-            .into_iter()
-            .map(|point| {
-                let payload: serde_json::Value = Payload::from(point.payload).into();
-                let memory = serde_json::from_value(payload)
-                    .map_err(|error| NyxError::VectorStore { doing: "reading", reason: error.to_string() })?;
-                Ok((memory, point.score))
-            })
-            .collect()
+        let query = VectorInput::new_sparse(words.indices, words.values);
+        let mut found = self.search(Query::new_nearest(query), LEXICAL, k, filter).await?;
+        found.retain(|hit| hit.score > 0.0);
+        Ok(found)
     }
 
     async fn delete(&self, ids: Vec<Uuid>) -> Result<(), NyxError> {
@@ -152,6 +229,11 @@ impl MemoryStore for QdrantStore {
         let delete =
             || self.client.delete_points(DeletePointsBuilder::new(&self.collection).points(PointsIdsList { ids: ids.clone() }).wait(true));
         retried("deleting", delete).await.map(drop)
+    }
+
+    async fn clear(&self) -> Result<(), NyxError> {
+        retried("clearing", || self.client.delete_collection(&self.collection)).await?;
+        self.create().await
     }
 
     async fn count(&self) -> Result<usize, NyxError> {

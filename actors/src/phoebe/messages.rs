@@ -45,12 +45,50 @@ pub struct Memory {
     pub when: Option<DateTime<Utc>>,
     pub conversation: Option<String>,
     pub stored_at: DateTime<Utc>,
+    /// What a shared picture shows.
+    #[serde(default)]
+    pub caption: Option<String>,
 }
 
-/// Stores a memory. The memory keeper indexes it afterwards and says so with [`MarkIndexed`].
+impl Memory {
+    /// When it happened, or when it was stored where that was not told.
+    pub fn at(&self) -> DateTime<Utc> {
+        self.when.unwrap_or(self.stored_at)
+    }
+
+    /// The text that is embedded and whose words are searched: who said it, what, and what a picture showed.
+    pub fn passage(&self) -> String {
+        let speaker = self.speaker.as_ref().map_or(String::new(), |speaker| format!("{speaker}: "));
+        let caption = self.caption.as_ref().map_or(String::new(), |caption| format!(" [shares {caption}]"));
+        format!("{speaker}{}{caption}", self.text)
+    }
+}
+
+/// Stores memories, up to 1000, all of them or none. The memory keeper indexes them afterwards and says so with [`MarkIndexed`].
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), NyxError>")]
-pub struct StoreMemory(pub Memory);
+pub struct StoreMemories(pub Vec<Memory>);
+
+/// The turns around memories: for each of `ids` that is there and has a conversation, up to `before` memories before it and `after`
+/// memories after it, in the order of the conversation (when they happened, then their ids).
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<Neighbour>, NyxError>")]
+pub struct Neighbours {
+    /// Up to 1000.
+    pub ids: Vec<Uuid>,
+    pub before: u32,
+    pub after: u32,
+}
+
+/// A memory that stands near another one in their conversation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Neighbour {
+    /// The one that was asked for.
+    pub of: Uuid,
+    /// Places from that one: -1 is the turn before it. Never 0.
+    pub distance: i64,
+    pub memory: Memory,
+}
 
 /// The vectors of these memories are in the index.
 #[derive(Debug, Message)]

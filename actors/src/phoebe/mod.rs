@@ -1,6 +1,7 @@
 //! Phoebe, the database of record, and the actor that keeps it.
 
 mod entities;
+mod memories;
 pub mod messages;
 mod options;
 mod search;
@@ -17,8 +18,8 @@ use nyx_specialists::Evidence;
 use crate::observe::Vitals;
 use crate::{Decision, NyxError};
 use messages::{
-    CountIndexed, GetDecision, ListDecisions, ListMemories, LoadTraitWeights, MarkIndexed, Memory, Ping, RecordDecision, SearchRecord,
-    StoreMemory, StoreTraitWeight, TraitWeightChange,
+    CountIndexed, GetDecision, ListDecisions, ListMemories, LoadTraitWeights, MarkIndexed, Memory, Neighbour, Neighbours, Ping,
+    RecordDecision, SearchRecord, StoreMemories, StoreTraitWeight, TraitWeightChange,
 };
 
 pub use options::{PhoebeOptions, redacted};
@@ -78,9 +79,10 @@ macro_rules! handle {
 handle!(RecordDecision, (), |store, request| store.record(request));
 handle!(GetDecision, Decision, |store, request| store.decision(request.0));
 handle!(ListDecisions, Vec<Decision>, |store, request| store.decisions(request));
-handle!(StoreMemory, (), |store, request| store.store_memory(request.0));
+handle!(StoreMemories, (), |store, request| store.store_memories(request.0));
 handle!(MarkIndexed, (), |store, request| store.mark_indexed(request.0));
 handle!(ListMemories, Vec<Memory>, |store, request| store.memories(request));
+handle!(Neighbours, Vec<Neighbour>, |store, request| store.neighbours(request));
 handle!(CountIndexed, u64, |store, _request| store.count_indexed());
 handle!(SearchRecord, Vec<Evidence>, |store, request| store.search(&request.text, request.limit));
 handle!(LoadTraitWeights, BTreeMap<String, f64>, |store, _request| store.trait_weights());

@@ -10,19 +10,19 @@ use nyx_specialists::Evidence;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
     AccessMode, ActiveModelTrait, ColumnTrait, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr,
-    EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, SqlErr, TransactionTrait,
+    EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, SqlErr, TransactionTrait,
 };
 use sea_orm_migration::MigratorTrait;
 use uuid::Uuid;
 
-use super::entities::{decision, memory, reward, trait_weight};
-use super::messages::{ListDecisions, ListMemories, Memory, RecordDecision, StoreTraitWeight, TraitWeightChange};
+use super::entities::{decision, reward, trait_weight};
+use super::messages::{ListDecisions, RecordDecision, StoreTraitWeight, TraitWeightChange};
 use super::options::{PhoebeOptions, redacted};
 use super::{search, storable};
 use crate::{Decision, NyxError};
 
 /// Rows a list may have.
-const MAX_ROWS: u64 = 1000;
+pub(super) const MAX_ROWS: u64 = 1000;
 /// One number for all Nyx processes: who migrates holds it.
 const MIGRATION_LOCK: i64 = 0x6e79_7870_686f;
 /// One to hold that lock, one to migrate with.
@@ -36,9 +36,9 @@ const WEIGHT_TRIES: usize = 50;
 /// A connected phoebe. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct PhoebeStore {
-    writer: DatabaseConnection,
+    pub(super) writer: DatabaseConnection,
     /// Cannot write: another connection, read-only, on SQLite; on PostgreSQL the same pool in read-only transactions.
-    reader: DatabaseConnection,
+    pub(super) reader: DatabaseConnection,
 }
 
 impl PhoebeStore {
@@ -183,38 +183,6 @@ impl PhoebeStore {
         Ok(rows.into_iter().map(Decision::try_from).collect::<Result<_, _>>()?)
     }
 
-    pub(super) async fn store_memory(&self, memory: Memory) -> Result<(), NyxError> {
-        memory::Model::from(memory).into_active_model().insert(&self.writer).await?;
-        Ok(())
-    }
-
-    pub(super) async fn mark_indexed(&self, ids: Vec<Uuid>) -> Result<(), NyxError> {
-        let ids = ids.iter().map(Uuid::to_string);
-        memory::Entity::update_many()
-            .col_expr(memory::Column::Indexed, true.into())
-            .filter(memory::Column::Id.is_in(ids))
-            .exec(&self.writer)
-            .await?;
-        Ok(())
-    }
-
-    pub(super) async fn memories(&self, query: ListMemories) -> Result<Vec<Memory>, NyxError> {
-        check_limit(query.limit)?;
-        let mut select = memory::Entity::find().order_by_asc(memory::Column::Id).limit(query.limit);
-        if query.unindexed_only {
-            select = select.filter(memory::Column::Indexed.eq(false));
-        }
-        if let Some(after) = query.after {
-            select = select.filter(memory::Column::Id.gt(after.to_string()));
-        }
-        let rows = select.all(&self.reader).await?;
-        Ok(rows.into_iter().map(Memory::try_from).collect::<Result<_, _>>()?)
-    }
-
-    pub(super) async fn count_indexed(&self) -> Result<u64, NyxError> {
-        Ok(memory::Entity::find().filter(memory::Column::Indexed.eq(true)).count(&self.reader).await?)
-    }
-
     pub(super) async fn search(&self, text: &str, limit: u64) -> Result<Vec<Evidence>, NyxError> {
         check_limit(limit)?;
         if self.reader.get_database_backend() != DbBackend::Postgres {
@@ -301,7 +269,7 @@ pub(crate) fn now() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(6)
 }
 
-fn check_limit(limit: u64) -> Result<(), NyxError> {
+pub(super) fn check_limit(limit: u64) -> Result<(), NyxError> {
     if (1..=MAX_ROWS).contains(&limit) {
         return Ok(());
     }

@@ -113,11 +113,13 @@ async fn keeps_memories(store: &PhoebeStore) {
         when: Some((chrono::Utc::now() - chrono::TimeDelta::days(3)).trunc_subsecs(6)),
         conversation: None,
         stored_at: now(),
+        caption: Some("a photo of a boat".into()),
     };
     let memories = [told("My sister Clara lives in Lisbon"), told("The boiler was serviced"), told("100% of 'quotes' \\ and _ stay")];
-    for memory in &memories {
-        store.store_memory(memory.clone()).await.unwrap();
-    }
+    store.store_memories(memories.to_vec()).await.unwrap();
+    // all or none: the last one stands there already
+    let twice = vec![told("never kept"), memories[0].clone()];
+    assert!(store.store_memories(twice).await.is_err());
     let query = |unindexed_only, after, limit| ListMemories { unindexed_only, after, limit };
     assert_eq!(store.memories(query(false, None, 10)).await.unwrap(), memories);
     assert_eq!(store.memories(query(false, Some(memories[0].id), 1)).await.unwrap(), memories[1..2]);
@@ -132,6 +134,40 @@ async fn keeps_memories(store: &PhoebeStore) {
     // a partial answer is no evidence, and signs of SQL are no words
     assert_eq!(store.search("sad", 5).await.unwrap(), []);
     assert_eq!(store.search("%_'; DROP TABLE nyx_rewards; --", 5).await.unwrap(), []);
+}
+
+async fn knows_neighbours(store: &PhoebeStore) {
+    let day = |day: i64| (chrono::DateTime::UNIX_EPOCH + chrono::TimeDelta::days(day)).trunc_subsecs(6);
+    let turn = |text: &str, conversation: Option<&str>, when: Option<i64>| Memory {
+        id: Uuid::now_v7(),
+        text: text.into(),
+        speaker: None,
+        when: when.map(day),
+        conversation: conversation.map(str::to_owned),
+        stored_at: now(),
+        caption: None,
+    };
+    // told out of order; c and d at one moment; e at no moment that was told, so when it was stored
+    let e = turn("e", Some("walk"), None);
+    let [c, d] = ["c", "d"].map(|text| turn(text, Some("walk"), Some(3)));
+    let [b, a] = [("b", 2), ("a", 1)].map(|(text, day)| turn(text, Some("walk"), Some(day)));
+    let (other, alone) = (turn("x", Some("talk"), Some(2)), turn("y", None, Some(2)));
+    let ids = [&c, &a, &other, &alone].map(|memory| memory.id);
+    store.store_memories(vec![e, c.clone(), d, b, a.clone(), other, alone]).await.unwrap();
+    let near = |ids: Vec<Uuid>, before, after| Neighbours { ids, before, after };
+    let mut missing = ids.to_vec();
+    missing.push(Uuid::now_v7());
+    let found = store.neighbours(near(missing, 1, 2)).await.unwrap();
+    let told = |of: &Memory| -> Vec<(i64, String)> {
+        found.iter().filter(|near| near.of == of.id).map(|near| (near.distance, near.memory.text.clone())).collect()
+    };
+    let places = |places: &[(i64, &str)]| -> Vec<(i64, String)> { places.iter().map(|(at, text)| (*at, (*text).to_owned())).collect() };
+    assert_eq!(told(&c), places(&[(-1, "b"), (1, "d"), (2, "e")]));
+    assert_eq!(told(&a), places(&[(1, "b"), (2, "c")]));
+    assert_eq!(found.len(), 5, "{found:?}");
+    assert_eq!(store.neighbours(near(Vec::new(), 1, 1)).await.unwrap(), []);
+    let error = store.neighbours(near(vec![c.id; 1001], 1, 1)).await.unwrap_err();
+    assert!(error.status() == 400 && error.to_string().contains("ids are 1001"), "{error}");
 }
 
 async fn keeps_trait_weights(store: &PhoebeStore) {
@@ -167,6 +203,7 @@ async fn behaves(options: &PhoebeOptions, folder: &std::path::Path) {
     }
     keeps_decisions(&store).await;
     keeps_memories(&store).await;
+    knows_neighbours(&store).await;
     keeps_trait_weights(&store).await;
     store.close().await;
     // another process reads what this one acknowledged

@@ -19,8 +19,8 @@ pub use sink::AnswerText;
 use crate::cells::{CellStep, CellStream};
 use crate::decision::{AdapterVersion, Answer, Timings, TokenUsage};
 use crate::gpu::{Generate, GpuPool, Score};
-use crate::memory::MemoryKeeper;
 use crate::memory::messages::Recall;
+use crate::memory::{MemoryFilter, MemoryKeeper};
 use crate::observe::Vitals;
 use crate::phoebe::Phoebe;
 use crate::phoebe::messages::SearchRecord;
@@ -198,7 +198,7 @@ impl SpecialistParts {
         match policy.retrieval {
             Retrieval::None => Ok(Vec::new()),
             Retrieval::Memory { k, min_score } => {
-                let recall = Recall { context: context.clone(), query: question.to_owned(), k, conversation: None, min_score };
+                let recall = Recall { context: context.clone(), query: question.to_owned(), k, filter: MemoryFilter::default(), min_score };
                 let hits = context.bound("memories were searched", self.memory.send(recall)).await?;
                 let evidence = hits.into_iter().map(|hit| Evidence {
                     id: hit.memory.id.to_string(),

@@ -18,6 +18,9 @@ pub struct Model {
     pub conversation: Option<String>,
     pub stored_at: DateTime<Utc>,
     pub indexed: bool,
+    pub caption: Option<String>,
+    /// Being forgotten: out of sight, and deleted once the index holds it no more.
+    pub forgotten: bool,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -35,6 +38,8 @@ impl From<Memory> for Model {
             conversation: memory.conversation,
             stored_at: memory.stored_at,
             indexed: false,
+            caption: memory.caption,
+            forgotten: false,
         }
     }
 }
@@ -50,6 +55,7 @@ impl TryFrom<Model> for Memory {
             when: row.happened_at,
             conversation: row.conversation,
             stored_at: row.stored_at,
+            caption: row.caption,
         })
     }
 }
