@@ -191,7 +191,7 @@ impl RewardKeys {
 }
 
 /// What TOML or serde refused, with the line it stands on: that shows the key and its value.
-fn misread(text: &str, error: &toml::de::Error) -> String {
+pub(crate) fn misread(text: &str, error: &toml::de::Error) -> String {
     let reason = error.message().replace('\n', ", ");
     let Some(before) = error.span().and_then(|span| text.get(..span.start)) else { return reason };
     let line: String = text.lines().nth(before.matches('\n').count()).unwrap_or_default().trim().chars().take(120).collect();

@@ -5,12 +5,14 @@
 
 mod error;
 mod evidence;
+pub mod fairness;
 mod file;
 pub mod learn;
 mod policy;
 mod probability;
 mod prompt;
 mod reward;
+pub mod safety;
 mod shipped;
 mod words;
 

@@ -1,0 +1,133 @@
+//! Phrases to look for.
+
+use super::normal::{Token, single, tokens};
+
+/// Words that a gap (`..`) may stand for at most.
+const GAP: usize = 3;
+
+/// A phrase: words one after the other, each with its alternatives (`kill|hurt`); a `*` at a word's end takes any ending, and `..` up to three
+/// words of any kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pattern(Vec<Element>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Element {
+    Word(Vec<Alternative>),
+    Gap,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Alternative {
+    word: String,
+    single: String,
+    any_ending: bool,
+}
+
+/// How a pattern stands at a place of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Match {
+    /// It ends before this token.
+    Whole(usize),
+    /// The text ends before it does, and so far it fits.
+    Begun,
+    No,
+}
+
+impl Pattern {
+    /// Reads a phrase.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn parse(phrase: &str) -> Result<Self, String> {
+        let mut elements = Vec::new();
+        for part in phrase.split_whitespace() {
+            if part == ".." {
+                elements.push(Element::Gap);
+                continue;
+            }
+            // alternatives with an apostrophe would be several words
+            if let [word] = part.split('|').collect::<Vec<_>>().as_slice()
+                && let several = tokens(word)
+                && several.len() > 1
+            {
+                elements.extend(several.into_iter().map(|token| Element::Word(vec![Alternative::new(&token.plain, false)])));
+                continue;
+            }
+            let alternatives = part.split('|').map(|word| {
+                let (stem, any_ending) = word.strip_suffix('*').map_or((word, false), |stem| (stem, true));
+                match tokens(stem).as_slice() {
+                    [token] if stem.chars().any(char::is_alphanumeric) => Ok(Alternative::new(&token.plain, any_ending)),
+                    _ => Err(format!("{phrase:?} has the word {word:?}, expected letters or digits")),
+                }
+            });
+            elements.push(Element::Word(alternatives.collect::<Result<_, String>>()?));
+        }
+        let edges = [elements.first(), elements.last()];
+        if edges.iter().any(|edge| !matches!(edge, Some(Element::Word(_)))) {
+            return Err(format!("{phrase:?} is no phrase, expected words with `..` between them at most"));
+        }
+        Ok(Self(elements))
+    }
+
+    /// Tokens that it may stand for at most.
+    pub(super) fn longest(&self) -> usize {
+        self.0.iter().map(|element| if matches!(element, Element::Gap) { GAP } else { 1 }).sum()
+    }
+
+    /// Tries it where `tokens` begins. `growing` says that the last token may yet become longer.
+    pub(super) fn at(&self, tokens: &[Token], growing: bool) -> Match {
+        match_from(&self.0, tokens, 0, growing)
+    }
+}
+
+impl Alternative {
+    fn new(word: &str, any_ending: bool) -> Self {
+        Self { word: word.to_owned(), single: single(word), any_ending }
+    }
+
+    fn is(&self, token: &Token) -> bool {
+        let same = |text: &str, word: &str| if self.any_ending { text.starts_with(word) } else { text == word };
+        same(&token.plain, &self.word) || token.squeezed.as_ref().is_some_and(|squeezed| same(squeezed, &self.single))
+    }
+
+    /// Whether a token that is not complete yet may become it.
+    fn may_become(&self, token: &Token) -> bool {
+        self.word.starts_with(&token.plain) || self.is(token) || self.single.starts_with(&single(&token.plain))
+    }
+}
+
+fn match_from(elements: &[Element], tokens: &[Token], at: usize, growing: bool) -> Match {
+    let Some((element, rest)) = elements.split_first() else { return Match::Whole(at) };
+    match element {
+        Element::Word(alternatives) => {
+            let Some(token) = tokens.get(at) else { return Match::Begun };
+            let last = growing && at + 1 == tokens.len();
+            if alternatives.iter().any(|word| word.is(token)) {
+                match match_from(rest, tokens, at + 1, growing) {
+                    // "die" may yet become "diet"
+                    Match::Whole(_) if last => Match::Begun,
+                    found => found,
+                }
+            } else if last && alternatives.iter().any(|word| word.may_become(token)) {
+                Match::Begun
+            } else {
+                Match::No
+            }
+        }
+        Element::Gap => {
+            let mut begun = Match::No;
+            for skipped in 0..=GAP {
+                // a gap does not reach into the next sentence
+                if skipped > 0 && tokens.get(at + skipped - 1).is_some_and(|token| token.begins_clause) {
+                    break;
+                }
+                match match_from(rest, tokens, at + skipped, growing) {
+                    Match::Whole(end) => return Match::Whole(end),
+                    Match::Begun => begun = Match::Begun,
+                    Match::No => {}
+                }
+            }
+            begun
+        }
+    }
+}
