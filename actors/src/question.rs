@@ -7,6 +7,8 @@ use nyx_engine::{ChatMessage, TokenLogprob};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::memory::MemoryFilter;
+
 /// Whom the caller wants to hear.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
@@ -58,6 +60,9 @@ pub struct Given {
     /// The caller's present; the clock's when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub now: Option<DateTime<Utc>>,
+    /// Which memories may be recalled for it.
+    #[serde(skip_serializing_if = "MemoryFilter::is_open")]
+    pub memory: MemoryFilter,
     /// Keep what was asked and answered as memories.
     pub remember: bool,
 }

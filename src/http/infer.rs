@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, Utc};
 use nyx_actors::decision::Status;
+use nyx_actors::memory::MemoryFilter;
 use nyx_actors::question::{Given, Question, SamplingOverrides, StreamEvent};
 use nyx_actors::{Decision, Nyx};
 use nyx_engine::{ChatMessage, Role};
@@ -55,6 +56,9 @@ pub struct InferRequest {
     /// Your present (RFC 3339); the server's clock when absent.
     #[schema(value_type = Option<String>, format = "date-time")]
     now: Option<DateTime<Utc>>,
+    /// Recall only memories of this `conversation`, of this `speaker`, from `after` on, `before` a moment (RFC 3339).
+    #[schema(value_type = Option<Object>)]
+    memory: Option<MemoryFilter>,
     /// Keep what was asked and answered as memories.
     remember: Option<bool>,
 }
@@ -82,7 +86,13 @@ impl InferRequest {
             stop,
             ..SamplingOverrides::default()
         };
-        let given = Given { context: self.context, prior: self.prior, now: self.now, remember: self.remember.unwrap_or(false) };
+        let given = Given {
+            context: self.context,
+            prior: self.prior,
+            now: self.now,
+            memory: self.memory.unwrap_or_default(),
+            remember: self.remember.unwrap_or(false),
+        };
         let question = Question::new(messages, target, "/infer");
         Ok(Question { choices: self.choices, sampling, conversation: self.conversation, given, ..question })
     }

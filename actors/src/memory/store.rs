@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::NyxError;
@@ -24,18 +25,28 @@ pub struct IndexedMemory {
 }
 
 /// Which memories a search looks at; what is `None` does not narrow it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct MemoryFilter {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub conversation: Option<String>,
     /// As it was told, letter by letter.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub speaker: Option<String>,
     /// From this moment on. A memory's moment is when it happened, or when it was stored where that was not told.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<DateTime<Utc>>,
     /// Before this moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Option<DateTime<Utc>>,
 }
 
 impl MemoryFilter {
+    /// Whether it lets everything through.
+    pub fn is_open(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Only memories of this conversation, if one is named.
     pub fn of(conversation: Option<String>) -> Self {
         Self { conversation, ..Self::default() }

@@ -121,7 +121,7 @@ impl SpecialistParts {
         let retrieving = Instant::now();
         let asked = crate::orchestrator::last_question(&question);
         self.check_size(&question)?;
-        let evidence = self.retrieve(&context, &asked).await?;
+        let evidence = self.retrieve(&context, &asked, &question.given.memory).await?;
         let retrieve_ms = ms(retrieving);
         if self.policy.as_ref().is_some_and(|policy| policy.retrieval != Retrieval::None) {
             let ids = evidence.iter().map(|item| item.id.clone()).collect();
@@ -189,7 +189,7 @@ impl SpecialistParts {
         }
     }
 
-    async fn retrieve(&self, context: &RequestContext, question: &str) -> Result<Vec<Evidence>, NyxError> {
+    async fn retrieve(&self, context: &RequestContext, question: &str, filter: &MemoryFilter) -> Result<Vec<Evidence>, NyxError> {
         let Some(policy) = &self.policy else { return Ok(Vec::new()) };
         if question.trim().is_empty() {
             return Ok(Vec::new());
@@ -198,7 +198,7 @@ impl SpecialistParts {
         match policy.retrieval {
             Retrieval::None => Ok(Vec::new()),
             Retrieval::Memory { k, min_score } => {
-                let recall = Recall { context: context.clone(), query: question.to_owned(), k, filter: MemoryFilter::default(), min_score };
+                let recall = Recall { context: context.clone(), query: question.to_owned(), k, filter: filter.clone(), min_score };
                 let hits = context.bound("memories were searched", self.memory.send(recall)).await?;
                 let evidence = hits.into_iter().map(|hit| Evidence {
                     id: hit.memory.id.to_string(),
