@@ -16,6 +16,9 @@ pub enum NyxError {
     UnknownSpecialist { name: String, known: String },
     #[error("no {what} {id:?}")]
     NotFound { what: &'static str, id: String },
+    /// What is told now contradicts what was told before.
+    #[error("{0}")]
+    Conflict(String),
     #[error("all {capacity} places are taken; try again in {retry_after_s} s")]
     Overloaded { capacity: usize, retry_after_s: u64 },
     #[error("the deadline passed while {doing}")]
@@ -50,6 +53,7 @@ impl NyxError {
             Self::UnknownModel { .. } => "model_not_found",
             Self::UnknownSpecialist { .. } => "specialist_not_found",
             Self::NotFound { .. } => "not_found",
+            Self::Conflict(_) => "conflict",
             Self::Overloaded { .. } => "overloaded",
             Self::DeadlineExceeded { .. } => "deadline_exceeded",
             Self::Cancelled => "cancelled",
@@ -75,6 +79,7 @@ impl NyxError {
         match self.error_type() {
             "invalid_request" | "context_length_exceeded" => 400,
             "model_not_found" | "specialist_not_found" | "not_found" => 404,
+            "conflict" => 409,
             "overloaded" => 429,
             "cancelled" => 499,
             "deadline_exceeded" => 504,

@@ -18,6 +18,7 @@ pub mod specialist;
 pub mod supervise;
 #[cfg(test)]
 mod testing;
+pub mod verdict;
 
 pub use context::RequestContext;
 pub use decision::Decision;

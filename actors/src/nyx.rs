@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::cells::CellStream;
+use crate::cells::{CellStep, CellStream};
 use crate::gpu::{Device, DeviceThreadOptions, GpuPool, GpuShard, GpuWorker, Shard};
 use crate::learned::{LearnedLoader, LearnedRegistry};
 use crate::memory::messages::{Embed, Embeddings, Heal, MemoryHit, NewMemory, Recall, Remember, RememberMany};
@@ -24,11 +24,14 @@ use crate::observe::{ActorState, Registry, Vitals};
 use crate::options::{self, NyxOptions, RequestOptions};
 use crate::orchestrator::messages::{Ask, TraitWeights, UpdateTraitWeight};
 use crate::orchestrator::{Orchestrator, OrchestratorParts, OrchestratorSetup};
-use crate::phoebe::messages::{GetDecision, ListDecisions, Memory, Ping, StoreTraitWeight, TraitWeightChange};
+use crate::phoebe::messages::{
+    GetDecision, Judge, ListDecisions, ListPromises, ListVerdicts, Memory, NamedDecisions, Ping, StoreTraitWeight, TraitWeightChange,
+};
 use crate::phoebe::{Phoebe, PhoebeStore};
 use crate::question::{Question, StreamEvent};
 use crate::specialist::{Specialist, SpecialistParts};
 use crate::supervise::{RestartPolicy, Supervised};
+use crate::verdict::{self, DecisionName, FeedbackTold, Judged, NewVerdict, OutcomeTold, Promise, Verdict};
 use crate::{Decision, NyxError, RequestContext};
 
 /// A place among the requests in flight, given back when dropped.
@@ -380,6 +383,62 @@ impl Nyx {
     /// # Errors
     /// The limit is out of range, or phoebe does not answer.
     pub async fn decisions(&self, query: ListDecisions) -> Result<Vec<Decision>, NyxError> {
+        self.inner.phoebe.send(query).await
+    }
+
+    /// The decisions of a name: one of an id, perhaps several of a caller's own name.
+    async fn named(&self, name: DecisionName) -> Result<Vec<Decision>, NyxError> {
+        self.inner.phoebe.send(NamedDecisions(name)).await
+    }
+
+    /// Resolves what was forecast: scores it and puts the outcome and its reward on record. All decisions of the name are resolved.
+    ///
+    /// # Errors
+    /// [`NyxError::NotFound`]; a decision that is no forecast; an outcome that it cannot have; [`NyxError::Conflict`] for a key under which something else
+    /// was told.
+    pub async fn resolve(&self, name: DecisionName, told: OutcomeTold, key: Option<String>) -> Result<Vec<Judged>, NyxError> {
+        let decisions = self.named(name).await?;
+        let verdict = |decision: &Decision| verdict::outcome(decision, self.policy(&decision.specialist), &told, key.clone());
+        self.judge(decisions.iter().map(verdict).collect::<Result<_, _>>()?).await
+    }
+
+    /// Puts people's feedback on record, on all decisions of the name.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub async fn feedback(&self, name: DecisionName, told: FeedbackTold, key: Option<String>) -> Result<Vec<Judged>, NyxError> {
+        let decisions = self.named(name).await?;
+        let verdict = |decision: &Decision| verdict::feedback(decision, self.policy(&decision.specialist), told.clone(), key.clone());
+        self.judge(decisions.iter().map(verdict).collect::<Result<_, _>>()?).await
+    }
+
+    async fn judge(&self, verdicts: Vec<NewVerdict>) -> Result<Vec<Judged>, NyxError> {
+        let judged = self.inner.phoebe.send(Judge(verdicts)).await?;
+        for Judged { verdict, specialist, activation, .. } in judged.iter().filter(|judged| judged.new) {
+            let source = verdict.kind.as_str().to_owned();
+            let rewarded = CellStep::Rewarded { reward: verdict.reward, activation: *activation, source };
+            self.cells.publish(Some(verdict.decision), Some(specialist), rewarded);
+        }
+        Ok(judged)
+    }
+
+    fn policy(&self, name: &str) -> Option<&SpecialistPolicy> {
+        self.specialists.iter().find(|policy| policy.name == name)
+    }
+
+    /// Every verdict on a decision, in the order in which they were told.
+    ///
+    /// # Errors
+    /// When phoebe does not answer.
+    pub async fn verdicts(&self, decision: Uuid) -> Result<Vec<Verdict>, NyxError> {
+        self.inner.phoebe.send(ListVerdicts(decision)).await
+    }
+
+    /// Forecasts and what became of them, newest first.
+    ///
+    /// # Errors
+    /// The limit is out of range, or phoebe does not answer.
+    pub async fn promises(&self, query: ListPromises) -> Result<Vec<Promise>, NyxError> {
         self.inner.phoebe.send(query).await
     }
 

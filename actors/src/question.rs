@@ -65,6 +65,9 @@ pub struct Given {
     pub memory: MemoryFilter,
     /// Keep what was asked and answered as memories.
     pub remember: bool,
+    /// The caller's own name for it, by which outcomes and feedback may call it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external_key: Option<String>,
 }
 
 /// One request, parsed: what may be wrong with its values is checked by [`Nyx::ask`](crate::Nyx::ask).

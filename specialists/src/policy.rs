@@ -138,6 +138,21 @@ impl SpecialistPolicy {
         }
     }
 
+    /// Whether an outcome tells how well its quality showed.
+    pub fn is_scored_by_outcomes(&self) -> bool {
+        self.reward == RewardRule::Probability
+    }
+
+    /// Whether people's ratings do.
+    pub fn is_rated_by_people(&self) -> bool {
+        self.reward == RewardRule::Rating
+    }
+
+    /// Whether it forecasts: its answers state probabilities.
+    pub fn forecasts(&self) -> bool {
+        self.answer == AnswerForm::Probability
+    }
+
     /// The automatic reward, or `None` where only people or the future can tell.
     pub fn judge(&self, outcome: &Outcome<'_>) -> Option<Verdict> {
         let (rule, activation) = match self.reward {

@@ -31,11 +31,27 @@ pub fn reward_of(activation: f64) -> f64 {
 ///
 /// `probability` outside [0, 1] is taken as the nearer end; NaN earns −1.
 pub fn brier_reward(probability: f64, happened: bool) -> f64 {
-    if probability.is_nan() {
+    quadratic_reward(probability, if happened { 1.0 } else { 0.0 })
+}
+
+/// [`brier_reward`] of what happened in part: `outcome` in [0, 1], such as a question that was resolved to 70 %.
+pub fn quadratic_reward(probability: f64, outcome: f64) -> f64 {
+    if probability.is_nan() || outcome.is_nan() {
         return -1.0;
     }
-    let error = probability.clamp(0.0, 1.0) - if happened { 1.0 } else { 0.0 };
+    let error = probability.clamp(0.0, 1.0) - outcome.clamp(0.0, 1.0);
     reward_of(1.0 - error * error)
+}
+
+/// The reward of probabilities of several choices once it is known which one came true: `1 − Σ(pᵢ − oᵢ)²`, Brier's score for several categories
+/// (Brier 1950); with two it is [`brier_reward`]. NaN, and a choice that there is not, earn −1.
+pub fn choices_reward(probabilities: &[f64], came_true: usize) -> f64 {
+    if came_true >= probabilities.len() || probabilities.iter().any(|p| p.is_nan()) {
+        return -1.0;
+    }
+    let errors =
+        probabilities.iter().enumerate().map(|(index, p)| (p.clamp(0.0, 1.0) - if index == came_true { 1.0 } else { 0.0 }).powi(2));
+    (1.0 - errors.sum::<f64>()).max(-1.0)
 }
 
 /// Mnemosyne: the share of the answer's content words that stand in its evidence (text, speaker, date), in any order.
@@ -258,6 +274,20 @@ mod tests {
                 "{case}"
             );
         }
+    }
+
+    #[test]
+    fn choices_and_parts_are_scored_alike() {
+        for p in [0.0, 0.2, 0.5, 1.0] {
+            assert!((choices_reward(&[p, 1.0 - p], 0) - brier_reward(p, true)).abs() < 1e-12);
+            assert!((choices_reward(&[1.0 - p, p], 0) - brier_reward(p, false)).abs() < 1e-12);
+        }
+        assert_eq!(choices_reward(&[0.0, 1.0, 0.0], 1), 1.0);
+        assert_eq!(choices_reward(&[0.0, 1.0, 0.0], 2), -1.0);
+        assert_eq!([choices_reward(&[0.5, f64::NAN], 0), choices_reward(&[1.0], 1), choices_reward(&[], 0)], [-1.0; 3]);
+        assert_eq!(quadratic_reward(0.7, 0.7), 1.0);
+        assert!((quadratic_reward(0.2, 0.7) - 0.5).abs() < 1e-12);
+        assert_eq!(quadratic_reward(0.2, f64::NAN), -1.0);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Query, parsed};
+use super::verdicts::VerdictItem;
 
 /// One piece of what the specialist answered from.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -217,6 +218,15 @@ impl From<Decision> for DecisionRecord {
     }
 }
 
+/// One decision with every verdict on it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DecisionStory {
+    #[serde(flatten)]
+    pub decision: DecisionRecord,
+    /// What the future and people said of it, in the order in which they told it. The last of a kind counts.
+    pub verdicts: Vec<VerdictItem>,
+}
+
 /// Decisions, newest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DecisionList {
@@ -257,13 +267,14 @@ pub async fn list(nyx: web::Data<Nyx>, query: Query<ListParams>) -> Result<HttpR
 
 /// One decision's whole story.
 #[utoipa::path(get, path = "/v1/decisions/{id}", tag = "record", params(("id" = String, Path, description = "the decision's id, with or without the prefix `chatcmpl-`")),
-    responses((status = 200, body = DecisionRecord), (status = 404, description = "no such decision", body = ErrorBody)))]
+    responses((status = 200, body = DecisionStory), (status = 404, description = "no such decision", body = ErrorBody)))]
 pub async fn get(nyx: web::Data<Nyx>, id: web::Path<String>) -> Result<HttpResponse, ApiError> {
     let id = id.into_inner();
     let bare = id.strip_prefix("chatcmpl-").unwrap_or(&id);
     let uuid = parsed("id", Some(bare), "a decision's id (UUID)")?.unwrap_or_default();
-    let decision = nyx.decision(uuid).await?;
-    Ok(HttpResponse::Ok().json(DecisionRecord::from(decision)))
+    let decision = nyx.decision(uuid).await?.into();
+    let verdicts = nyx.verdicts(uuid).await?.into_iter().map(Into::into).collect();
+    Ok(HttpResponse::Ok().json(DecisionStory { decision, verdicts }))
 }
 
 #[cfg(test)]

@@ -61,6 +61,8 @@ pub struct InferRequest {
     memory: Option<MemoryFilter>,
     /// Keep what was asked and answered as memories.
     remember: Option<bool>,
+    /// Your own name for this decision, by which outcomes and feedback may call it.
+    external_key: Option<String>,
 }
 
 impl InferRequest {
@@ -92,6 +94,7 @@ impl InferRequest {
             now: self.now,
             memory: self.memory.unwrap_or_default(),
             remember: self.remember.unwrap_or(false),
+            external_key: self.external_key,
         };
         let question = Question::new(messages, target, "/infer");
         Ok(Question { choices: self.choices, sampling, conversation: self.conversation, given, ..question })

@@ -18,6 +18,7 @@ mod options;
 mod sse;
 #[cfg(test)]
 mod tests;
+mod verdicts;
 
 use std::io;
 use std::net::TcpListener;
@@ -81,7 +82,7 @@ fn door(access: Access, method: Method, path: &'static str, route: Route) -> Doo
     Door { path, method, access, route }
 }
 
-/// All of them. A path has one door.
+/// All of them. Doors of one path have one kind of access.
 fn doors() -> Vec<Door> {
     let (get, post) = (|| Method::GET, || Method::POST);
     let to = web::route;
@@ -95,6 +96,9 @@ fn doors() -> Vec<Door> {
         door(Access::Caller, get(), "/v1/memories/search", to().to(memories::search)),
         door(Access::Caller, get(), "/v1/decisions", to().to(decisions::list)),
         door(Access::Caller, get(), "/v1/decisions/{id}", to().to(decisions::get)),
+        door(Access::Caller, post(), "/v1/outcomes", to().to(verdicts::resolve)),
+        door(Access::Caller, get(), "/v1/outcomes", to().to(verdicts::promises)),
+        door(Access::Caller, post(), "/v1/feedback", to().to(verdicts::feedback)),
         door(Access::Caller, get(), "/v1/cells", to().to(cells::cells)),
         door(Access::Admin, get(), "/admin/actors", to().to(admin::actors)),
         door(Access::Admin, get(), "/admin/actors/{name}", to().to(admin::actor)),
@@ -109,26 +113,34 @@ fn doors() -> Vec<Door> {
     ]
 }
 
-/// Hangs every door in. The key is checked at the door itself, so that no spelling of a path goes around it.
+/// Hangs every door in. The key is checked at the path itself, so that no spelling of it goes around, nor does a method without a door.
 fn hang(config: &mut web::ServiceConfig) {
-    for Door { path, method, access, route } in doors() {
-        let asked = method.clone();
-        let matching = guard::fn_guard(move |context| {
-            let given = &context.head().method;
-            *given == asked || (asked == Method::GET && *given == Method::HEAD)
-        });
+    let mut doors = doors();
+    while !doors.is_empty() {
+        let (path, access) = (doors[0].path, doors[0].access);
+        let (here, further): (Vec<Door>, Vec<Door>) = doors.into_iter().partition(|door| door.path == path);
+        doors = further;
+        let allowed = here.iter().map(|door| door.method.as_str()).collect::<Vec<_>>().join(", ");
+        let mut resource = web::resource(path);
+        for Door { method, route, .. } in here {
+            let matching = guard::fn_guard(move |context| {
+                let given = &context.head().method;
+                *given == method || (method == Method::GET && *given == Method::HEAD)
+            });
+            resource = resource.route(route.guard(matching));
+        }
         let checked = from_fn(move |request: ServiceRequest, next: Next<_>| check(access, request, next));
         let wrong_method = move || {
-            let allowed = method.clone();
+            let allowed = allowed.clone();
             async move { Err::<&str, _>(method_not_allowed(&allowed)) }
         };
-        config.service(web::resource(path).route(route.guard(matching)).default_service(web::to(wrong_method)).wrap(checked));
+        config.service(resource.default_service(web::to(wrong_method)).wrap(checked));
     }
 }
 
-fn method_not_allowed(allowed: &Method) -> ApiError {
+fn method_not_allowed(allowed: &str) -> ApiError {
     let message = format!("this path takes {allowed} only");
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).with_header(header::ALLOW, allowed.as_str())
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).with_header(header::ALLOW, allowed)
 }
 
 async fn no_such_door(request: actix_web::HttpRequest) -> Result<&'static str, ApiError> {

@@ -4,7 +4,7 @@ use actix_web::HttpResponse;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{admin, cells, chat, decisions, embeddings, health, infer, learned, memories, models};
+use super::{admin, cells, chat, decisions, embeddings, health, infer, learned, memories, models, verdicts};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -19,6 +19,9 @@ use super::{admin, cells, chat, decisions, embeddings, health, infer, learned, m
         memories::search,
         decisions::list,
         decisions::get,
+        verdicts::resolve,
+        verdicts::promises,
+        verdicts::feedback,
         cells::cells,
         admin::actors,
         admin::actor,

@@ -25,7 +25,11 @@ fn the_description_and_the_doors_are_the_same() {
 }
 
 #[test]
-fn a_path_has_one_door() {
-    let paths: Vec<&str> = doors().iter().map(|door| door.path).collect();
-    assert_eq!(paths.iter().collect::<BTreeSet<_>>().len(), paths.len());
+fn a_path_has_one_kind_of_access_and_one_door_a_method() {
+    let doors = doors();
+    let found: BTreeSet<(&str, &str)> = doors.iter().map(|door| (door.path, door.method.as_str())).collect();
+    assert_eq!(found.len(), doors.len());
+    for door in &doors {
+        assert!(doors.iter().all(|other| other.path != door.path || other.access == door.access), "{}", door.path);
+    }
 }

@@ -9,3 +9,4 @@ mod fetch;
 mod openai;
 mod postgres;
 mod program;
+mod verdicts;

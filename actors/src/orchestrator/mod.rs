@@ -267,6 +267,7 @@ impl OrchestratorParts {
         }
         let given = &question.given;
         given.context.as_deref().map_or(Ok(()), |context| phoebe::storable("context", context))?;
+        given.external_key.as_deref().map_or(Ok(()), |key| phoebe::storable_name("external_key", key))?;
         if let Some(prior) = given.prior.filter(|prior| !(0.0..=1.0).contains(prior)) {
             return Err(NyxError::invalid("prior", format!("prior is {prior}, expected a probability from 0 to 1")));
         }

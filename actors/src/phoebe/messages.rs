@@ -8,6 +8,7 @@ use nyx_specialists::Evidence;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::verdict::{DecisionName, Judged, NewVerdict, Promise, Verdict};
 use crate::{Decision, NyxError};
 
 /// Commits a decision (and its automatic reward, when there is one) in one transaction. Answers only when it is durable.
@@ -145,6 +146,33 @@ pub struct TraitWeightChange {
     pub reward: Option<f64>,
     pub decision: Option<Uuid>,
     pub at: DateTime<Utc>,
+}
+
+/// The decisions of a name, oldest first; there is at least one.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<Decision>, NyxError>")]
+pub struct NamedDecisions(pub DecisionName);
+
+/// Puts verdicts on record, all or none, each with its reward. Those that say what counts already change nothing.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<Judged>, NyxError>")]
+pub struct Judge(pub Vec<NewVerdict>);
+
+/// All verdicts on a decision, in the order in which they were told.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<Verdict>, NyxError>")]
+pub struct ListVerdicts(pub Uuid);
+
+/// Forecasts (decisions with a probability), newest first.
+#[derive(Debug, Clone, Default, Message)]
+#[rtype(result = "Result<Vec<Promise>, NyxError>")]
+pub struct ListPromises {
+    /// Only those without an outcome, or only those with one.
+    pub open: Option<bool>,
+    /// Only forecasts older than this decision.
+    pub before: Option<Uuid>,
+    /// 1..=1000.
+    pub limit: u64,
 }
 
 /// Answers when the database does.

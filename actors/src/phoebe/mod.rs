@@ -8,6 +8,7 @@ mod search;
 mod store;
 #[cfg(test)]
 mod tests;
+mod verdicts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,10 +17,11 @@ use actix::{Actor, Context, Handler, ResponseFuture};
 use nyx_specialists::Evidence;
 
 use crate::observe::Vitals;
+use crate::verdict::{Judged, Promise, Verdict};
 use crate::{Decision, NyxError};
 use messages::{
-    CountIndexed, GetDecision, ListDecisions, ListMemories, LoadTraitWeights, MarkIndexed, Memory, Neighbour, Neighbours, Ping,
-    RecordDecision, SearchRecord, StoreMemories, StoreTraitWeight, TraitWeightChange,
+    CountIndexed, GetDecision, Judge, ListDecisions, ListMemories, ListPromises, ListVerdicts, LoadTraitWeights, MarkIndexed, Memory,
+    NamedDecisions, Neighbour, Neighbours, Ping, RecordDecision, SearchRecord, StoreMemories, StoreTraitWeight, TraitWeightChange,
 };
 
 pub use options::{PhoebeOptions, redacted};
@@ -87,4 +89,8 @@ handle!(CountIndexed, u64, |store, _request| store.count_indexed());
 handle!(SearchRecord, Vec<Evidence>, |store, request| store.search(&request.text, request.limit));
 handle!(LoadTraitWeights, BTreeMap<String, f64>, |store, _request| store.trait_weights());
 handle!(StoreTraitWeight, TraitWeightChange, |store, request| store.store_trait_weight(request));
+handle!(NamedDecisions, Vec<Decision>, |store, request| store.named(request.0));
+handle!(Judge, Vec<Judged>, |store, request| store.judge(request.0));
+handle!(ListVerdicts, Vec<Verdict>, |store, request| store.verdicts(request.0));
+handle!(ListPromises, Vec<Promise>, |store, request| store.promises(request));
 handle!(Ping, (), |store, _request| store.ping());

@@ -11,6 +11,8 @@ use crate::decision::{AdapterVersion, Answer, Status, Timings, TokenUsage};
 use crate::question::Given;
 use postgres::Postgres;
 
+mod verdicts;
+
 #[path = "../../../tests/it/postgres.rs"]
 mod postgres;
 
@@ -31,6 +33,7 @@ fn decision(specialist: &str, question: &str, answer: &str) -> Decision {
             now: Some(now()),
             memory: crate::memory::MemoryFilter::of(Some("c-1".into())),
             remember: true,
+            external_key: None,
         },
         notes: BTreeMap::from([("forecast".to_owned(), serde_json::json!({"prior": 0.25}))]),
         question: question.into(),
@@ -211,10 +214,11 @@ async fn behaves(options: &PhoebeOptions, folder: &std::path::Path) {
     keeps_memories(&store).await;
     knows_neighbours(&store).await;
     keeps_trait_weights(&store).await;
+    verdicts::keeps_verdicts(&store).await;
     store.close().await;
     // another process reads what this one acknowledged
     let again = PhoebeStore::connect(options, folder).await.unwrap();
-    assert_eq!(again.decisions(list(|_| {})).await.unwrap().len(), 2);
+    assert_eq!(again.decisions(list(|_| {})).await.unwrap().len(), 2 + verdicts::DECISIONS);
     again.close().await;
 }
 

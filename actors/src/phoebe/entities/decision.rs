@@ -17,6 +17,8 @@ pub struct Model {
     pub asked_at: DateTime<Utc>,
     pub instance: String,
     pub conversation: Option<String>,
+    /// The caller's own name for it.
+    pub external_key: Option<String>,
     pub door: String,
     pub requested: String,
     pub specialist: String,
@@ -92,6 +94,7 @@ impl TryFrom<&Decision> for Model {
             asked_at: decision.asked_at,
             instance: decision.instance.clone(),
             conversation: decision.conversation.clone(),
+            external_key: decision.given.external_key.clone(),
             door: decision.door.clone(),
             requested: decision.requested.clone(),
             specialist: decision.specialist.clone(),

@@ -4,3 +4,4 @@ pub(super) mod decision;
 pub(super) mod memory;
 pub(super) mod reward;
 pub(super) mod trait_weight;
+pub(super) mod verdict;

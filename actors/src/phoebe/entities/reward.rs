@@ -9,8 +9,9 @@ pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: String,
     pub decision: String,
+    /// In [-1, 1]; of an amendment the difference to what it amends.
     pub value: f64,
-    /// `automatic`, `human` or `outcome`.
+    /// `automatic`, `feedback` or `outcome`.
     pub source: String,
     pub rule: String,
     pub comment: Option<String>,

@@ -1,0 +1,120 @@
+//! Outcomes and feedback, the same on both databases.
+
+use super::*;
+use crate::phoebe::messages::ListPromises;
+use crate::question::Given;
+use crate::verdict::{DecisionName, FeedbackTold, NewVerdict, OutcomeTold, VerdictKind, feedback, outcome};
+use nyx_specialists::{SHIPPED, SpecialistPolicy};
+use serde_json::json;
+
+/// Decisions that [`keeps_verdicts`] leaves on record.
+pub const DECISIONS: usize = 3;
+
+fn moira() -> SpecialistPolicy {
+    SHIPPED.iter().find_map(|(name, toml)| name.contains("moira").then(|| SpecialistPolicy::parse(name, toml).unwrap())).unwrap()
+}
+
+fn forecast(question: &str, probability: f64, external_key: Option<&str>) -> Decision {
+    let given = Given { external_key: external_key.map(str::to_owned), now: Some(now()), ..Given::default() };
+    let probabilities = Some(vec![probability, 1.0 - probability]);
+    let choices = Some(vec!["Yes".into(), "No".into()]);
+    let plain = decision("moira", question, "Yes");
+    Decision { given, probability: Some(probability), choices, choice_probabilities: probabilities, activation: None, ..plain }
+}
+
+fn told(decision: &Decision, what: OutcomeTold, key: Option<&str>) -> NewVerdict {
+    outcome(decision, Some(&moira()), &what, key.map(str::to_owned)).unwrap()
+}
+
+pub async fn keeps_verdicts(store: &PhoebeStore) {
+    let daily = [forecast("Will it snow?", 0.9, Some("snow")), forecast("Will it snow?", 0.5, Some("snow"))];
+    let lone = forecast("Will it hail by 3 May?", 0.2, None);
+    for decision in daily.iter().chain([&lone]) {
+        store.record(record(decision, None)).await.unwrap();
+    }
+    let open = |open| ListPromises { open, before: None, limit: 3 };
+    let ids = |promises: Vec<crate::verdict::Promise>| promises.iter().map(|promise| promise.decision.id).collect::<Vec<_>>();
+    assert_eq!(ids(store.promises(open(Some(true))).await.unwrap()), [lone.id, daily[1].id, daily[0].id]);
+
+    // one name, two forecasts: both are resolved
+    let named = store.named(DecisionName::External("snow".into())).await.unwrap();
+    assert_eq!(named, daily);
+    let happened = |key| named.iter().map(|decision| told(decision, OutcomeTold::Happened(true), Some(key))).collect::<Vec<_>>();
+    let judged = store.judge(happened("k-1")).await.unwrap();
+    let near = |a: f64, b: f64| (a - b).abs() < 1e-12;
+    assert!(judged.iter().all(|judged| judged.new && judged.verdict.revision == 1));
+    assert!(near(judged[0].reward, 0.98) && near(judged[1].reward, 0.5) && near(judged[0].activation.unwrap(), 0.99), "{judged:?}");
+    assert_eq!(ids(store.promises(open(Some(true))).await.unwrap())[0], lone.id);
+    assert_eq!(ids(store.promises(open(Some(false))).await.unwrap()), [daily[1].id, daily[0].id]);
+
+    // told again, under the same key or another, it is heard once
+    for key in ["k-1", "k-2"] {
+        let again = store.judge(happened(key)).await.unwrap();
+        assert!(again.iter().zip(&judged).all(|(again, first)| !again.new && again.verdict == first.verdict), "{again:?}");
+    }
+    let error = store.judge(vec![told(&daily[0], OutcomeTold::Happened(false), Some("k-1"))]).await.unwrap_err();
+    assert!(error.status() == 409 && error.to_string().contains("\"k-1\""), "{error}");
+    let error = store.judge(vec![told(&lone, OutcomeTold::Happened(true), Some("k-1"))]).await.unwrap_err();
+    assert_eq!(error.status(), 409, "{error}");
+
+    // a different one amends: the sum follows the last, and both are kept
+    let amended = store.judge(vec![told(&daily[0], OutcomeTold::Choice("No".into()), None)]).await.unwrap().remove(0);
+    assert!(amended.new && amended.verdict.revision == 2 && near(amended.reward, -0.62), "{amended:?}");
+    let kept = store.verdicts(daily[0].id).await.unwrap();
+    assert_eq!(kept.iter().map(|verdict| (verdict.value, verdict.revision)).collect::<Vec<_>>(), [(1.0, 1), (0.0, 2)]);
+    assert_eq!((&kept[0].told, &kept[1].told), (&json!(true), &json!("No")));
+    let stored = store.decision(daily[0].id).await.unwrap();
+    assert!(near(stored.reward, -0.62) && near(stored.activation.unwrap(), 0.19), "{stored:?}");
+
+    // feedback stands beside the outcome
+    let said =
+        FeedbackTold { value: 0.25, comment: Some("hm".into()), correction: Some("It will not.".into()), told: json!({"value": 0.25}) };
+    let said = feedback(&stored, Some(&moira()), said, None).unwrap();
+    let judged = store.judge(vec![said]).await.unwrap().remove(0);
+    assert!(
+        near(judged.reward, -0.37) && judged.verdict.kind == VerdictKind::Feedback && judged.activation == stored.activation,
+        "{judged:?}"
+    );
+    assert_eq!(store.verdicts(daily[0].id).await.unwrap()[2].correction.as_deref(), Some("It will not."));
+
+    // eight tell different things at once: each is kept, in an order, and the last counts
+    let tellers = (1..=8).map(|share| {
+        let (store, verdict) = (store.clone(), told(&lone, OutcomeTold::Number(f64::from(share) / 8.0), None));
+        tokio::spawn(async move { store.judge(vec![verdict]).await.unwrap() })
+    });
+    for teller in tellers.collect::<Vec<_>>() {
+        assert!(teller.await.unwrap()[0].new);
+    }
+    let kept = store.verdicts(lone.id).await.unwrap();
+    let mut revisions: Vec<u64> = kept.iter().map(|verdict| verdict.revision).collect();
+    revisions.sort_unstable();
+    assert_eq!(revisions, (1..=8).collect::<Vec<_>>());
+    let last = kept.iter().max_by_key(|verdict| verdict.revision).unwrap();
+    assert!(near(store.decision(lone.id).await.unwrap().reward, last.reward));
+
+    for (name, what) in [(DecisionName::Id(Uuid::nil()), "decision"), (DecisionName::External("hail".into()), "external key")] {
+        let error = store.named(name).await.unwrap_err();
+        assert!(error.status() == 404 && error.to_string().contains(what), "{error}");
+    }
+}
+
+#[test]
+fn an_outcome_must_be_one_that_it_can_have() {
+    let refused = |decision: &Decision, what| outcome(decision, None, &what, None).unwrap_err().to_string();
+    let yes_or_no = forecast("Will it rain?", 0.5, None);
+    assert!(refused(&yes_or_no, OutcomeTold::Number(1.5)).contains("outcome is 1.5"));
+    assert!(refused(&yes_or_no, OutcomeTold::Choice("Maybe".into())).contains("\"Yes\""));
+    let open = Decision { choices: None, choice_probabilities: None, ..yes_or_no.clone() };
+    assert!(refused(&open, OutcomeTold::Choice("Yes".into())).contains("true, false"));
+    let several = Decision { probability: None, choices: Some(vec!["a".into(), "b".into()]), ..yes_or_no.clone() };
+    assert!(refused(&several, OutcomeTold::Happened(true)).contains("its index"));
+    assert!(refused(&several, OutcomeTold::Number(2.0)).contains("outcome is 2"));
+    assert_eq!(outcome(&several, None, &OutcomeTold::Number(1.0), None).unwrap().value, 1.0);
+    let talk = Decision { choice_probabilities: None, ..several };
+    assert!(refused(&talk, OutcomeTold::Happened(true)).contains("no forecast"));
+    let too_good = FeedbackTold { value: 1.5, ..FeedbackTold::default() };
+    assert!(feedback(&talk, None, too_good, None).unwrap_err().to_string().contains("value is 1.5"));
+    let nul = FeedbackTold { correction: Some("\0".into()), ..FeedbackTold::default() };
+    assert!(feedback(&talk, None, nul, None).unwrap_err().to_string().contains("correction"));
+    assert!(feedback(&talk, None, FeedbackTold::default(), Some(" ".into())).unwrap_err().to_string().contains("key"));
+}

@@ -1,0 +1,251 @@
+//! What people and the future say of a decision: outcomes of forecasts and feedback, and the rewards that follow.
+
+use chrono::{DateTime, NaiveDate, Utc};
+use nyx_specialists::{SpecialistPolicy, choices_reward, quadratic_reward, reward_of};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::phoebe::{storable, storable_name};
+use crate::{Decision, NyxError};
+
+/// Bytes of a comment or a correction at most.
+const MAX_TEXT: usize = 32_768;
+
+/// Who says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VerdictKind {
+    /// The future: what was forecast happened or did not.
+    Outcome,
+    /// People.
+    Feedback,
+}
+
+impl VerdictKind {
+    /// Also the source of its rewards.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Outcome => "outcome",
+            Self::Feedback => "feedback",
+        }
+    }
+
+    pub(crate) fn of(name: &str) -> Option<Self> {
+        [Self::Outcome, Self::Feedback].into_iter().find(|kind| kind.as_str() == name)
+    }
+
+    /// The rule that turns it into a reward.
+    fn rule(self) -> &'static str {
+        match self {
+            Self::Outcome => "brier",
+            Self::Feedback => "rating",
+        }
+    }
+}
+
+/// Which decision is meant: its id, or the caller's own name for it, which several may bear.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DecisionName {
+    Id(Uuid),
+    External(String),
+}
+
+/// One verdict on record. Those of one decision and kind are numbered; the last one counts, the ones before are kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    pub id: Uuid,
+    pub decision: Uuid,
+    pub kind: VerdictKind,
+    pub key: Option<String>,
+    /// An outcome: in [0, 1], or the index of the choice that came true. Feedback: in [-1, 1].
+    pub value: f64,
+    /// As it was told.
+    pub told: Value,
+    /// In [-1, 1].
+    pub reward: f64,
+    pub comment: Option<String>,
+    /// The answer that would have been right.
+    pub correction: Option<String>,
+    /// 1 is the first, above are amendments.
+    pub revision: u64,
+    pub at: DateTime<Utc>,
+}
+
+/// A verdict to be put on record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewVerdict {
+    pub decision: Uuid,
+    pub kind: VerdictKind,
+    /// The teller's: the same verdict under the same key is heard once.
+    pub key: Option<String>,
+    pub value: f64,
+    pub told: Value,
+    pub reward: f64,
+    pub comment: Option<String>,
+    pub correction: Option<String>,
+    /// The trait activation in [0, 1] that it shows, where it shows one.
+    pub activation: Option<f64>,
+}
+
+impl NewVerdict {
+    pub(crate) fn rule(&self) -> &'static str {
+        self.kind.rule()
+    }
+
+    /// Whether it says what that one says.
+    pub(crate) fn repeats(&self, other: &Verdict) -> bool {
+        // both were computed alike from what was told: equal bits or another verdict
+        self.value.total_cmp(&other.value).is_eq() && self.comment == other.comment && self.correction == other.correction
+    }
+}
+
+/// What became of a verdict.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judged {
+    pub verdict: Verdict,
+    pub specialist: String,
+    /// False when it had been told before.
+    pub new: bool,
+    /// Sum of the decision's rewards now.
+    pub reward: f64,
+    pub activation: Option<f64>,
+}
+
+/// A forecast and what became of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Promise {
+    pub decision: Decision,
+    /// The day by which it will be known, as far as the question names one.
+    pub due: Option<NaiveDate>,
+    /// The outcome that counts.
+    pub outcome: Option<Verdict>,
+}
+
+/// An outcome as it is told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum OutcomeTold {
+    Happened(bool),
+    Number(f64),
+    /// The text of the choice that came true.
+    Choice(String),
+}
+
+/// People's feedback as it is told.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct FeedbackTold {
+    /// In [-1, 1].
+    pub value: f64,
+    pub comment: Option<String>,
+    pub correction: Option<String>,
+    pub told: Value,
+}
+
+/// Reads and scores an outcome of a decision.
+///
+/// A forecast takes true or false, the share of it that happened in [0, 1], or, with the choices Yes and No, one of them. A decision with other choices takes
+/// the choice that came true, by its text or its index.
+pub(crate) fn outcome(
+    decision: &Decision,
+    policy: Option<&SpecialistPolicy>,
+    told: &OutcomeTold,
+    key: Option<String>,
+) -> Result<NewVerdict, NyxError> {
+    let choices = decision.choices.as_deref().unwrap_or_default();
+    let (value, reward) = match (decision.probability, decision.choice_probabilities.as_deref()) {
+        (Some(probability), _) => {
+            let yes = nyx_specialists::forecast::yes_of(choices);
+            let happened = match told {
+                OutcomeTold::Happened(happened) => f64::from(u8::from(*happened)),
+                OutcomeTold::Number(share) if (0.0..=1.0).contains(share) => *share,
+                OutcomeTold::Number(share) => {
+                    return Err(NyxError::invalid("outcome", format!("outcome is {share}, expected true, false or a number from 0 to 1")));
+                }
+                OutcomeTold::Choice(text) => match (choices.iter().position(|choice| choice == text), yes) {
+                    (Some(index), Some(yes)) => f64::from(u8::from(index == yes)),
+                    _ => return Err(unknown_choice(text, choices, "true, false or a number from 0 to 1")),
+                },
+            };
+            (happened, quadratic_reward(probability, happened))
+        }
+        (None, Some(probabilities)) => {
+            let index = match told {
+                OutcomeTold::Choice(text) => choices.iter().position(|choice| choice == text),
+                OutcomeTold::Number(index) => (0..choices.len()).find(|at| (*at as f64).total_cmp(index).is_eq()),
+                OutcomeTold::Happened(_) => None,
+            };
+            let said = match told {
+                OutcomeTold::Choice(text) => format!("{text:?}"),
+                OutcomeTold::Number(number) => number.to_string(),
+                OutcomeTold::Happened(happened) => happened.to_string(),
+            };
+            let index = index.ok_or_else(|| unknown_choice(&said, choices, "its index"))?;
+            (index as f64, choices_reward(probabilities, index))
+        }
+        (None, None) => {
+            let message = format!(
+                "decision {} is no forecast: it has neither a probability nor choices; tell what you think of it by /v1/feedback",
+                decision.id
+            );
+            return Err(NyxError::invalid("decision_id", message));
+        }
+    };
+    let told = match told {
+        OutcomeTold::Happened(happened) => Value::from(*happened),
+        OutcomeTold::Number(number) => Value::from(*number),
+        OutcomeTold::Choice(text) => Value::from(text.as_str()),
+    };
+    let activation = policy.is_some_and(SpecialistPolicy::is_scored_by_outcomes).then_some((reward + 1.0) / 2.0);
+    let (kind, decision) = (VerdictKind::Outcome, decision.id);
+    let verdict = NewVerdict { decision, kind, key, value, told, reward, comment: None, correction: None, activation };
+    verdict.checked()
+}
+
+fn unknown_choice(said: &str, choices: &[String], or: &str) -> NyxError {
+    let known = if choices.is_empty() { String::new() } else { format!("one of {choices:?} or ") };
+    NyxError::invalid("outcome", format!("outcome is {said}, expected {known}{or}"))
+}
+
+/// Reads people's feedback on a decision.
+pub(crate) fn feedback(
+    decision: &Decision,
+    policy: Option<&SpecialistPolicy>,
+    told: FeedbackTold,
+    key: Option<String>,
+) -> Result<NewVerdict, NyxError> {
+    let FeedbackTold { value, comment, correction, told } = told;
+    if !(-1.0..=1.0).contains(&value) {
+        return Err(NyxError::invalid("value", format!("value is {value}, expected a number from -1 to 1")));
+    }
+    let activation = policy.is_some_and(SpecialistPolicy::is_rated_by_people).then_some((value + 1.0) / 2.0);
+    let (kind, decision) = (VerdictKind::Feedback, decision.id);
+    NewVerdict { decision, kind, key, value, told, reward: value, comment, correction, activation }.checked()
+}
+
+impl NewVerdict {
+    fn checked(self) -> Result<Self, NyxError> {
+        if let Some(key) = &self.key {
+            storable_name("key", key)?;
+            if key.trim().is_empty() {
+                return Err(NyxError::invalid("key", format!("key is {key:?}, expected a text of your own for this verdict")));
+            }
+        }
+        for (name, text) in [("comment", &self.comment), ("correction", &self.correction)] {
+            let Some(text) = text else { continue };
+            storable(name, text)?;
+            if text.len() > MAX_TEXT {
+                return Err(NyxError::invalid(name, format!("{name} has {} bytes, expected at most {MAX_TEXT}", text.len())));
+            }
+        }
+        debug_assert!((reward_of(0.0)..=reward_of(1.0)).contains(&self.reward));
+        Ok(self)
+    }
+}
+
+/// A forecast, with the day by which it will be known.
+pub(crate) fn promise(decision: Decision, outcome: Option<Verdict>) -> Promise {
+    let on = decision.given.now.unwrap_or(decision.asked_at).date_naive();
+    let context = decision.given.context.as_deref().unwrap_or_default();
+    let due = nyx_specialists::forecast::due(&decision.question, context, on);
+    Promise { decision, due, outcome }
+}
