@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
+use nyx_specialists::safety::Finding;
 use serde::Serialize;
 use tokio::sync::broadcast;
 use uuid::Uuid;
@@ -30,16 +31,54 @@ pub struct CellEvent {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum CellStep {
-    Asked { requested: String, question: String },
-    Scored { scores: BTreeMap<String, f64>, decide_ms: f64 },
-    Decided { propensity: f64, propensities: BTreeMap<String, f64>, trait_weights: BTreeMap<String, f64> },
-    Retrieved { evidence: Vec<String>, retrieve_ms: f64 },
-    FirstToken { first_token_ms: f64 },
-    Answered { answer: String, finish_reason: String, completion_tokens: u64, confidence: Option<f64>, total_ms: f64 },
-    Recorded { status: &'static str },
-    Rewarded { reward: f64, activation: Option<f64>, source: String },
-    WeightsUpdated { from: f64, to: f64, reason: String },
-    Failed { error: &'static str, message: String },
+    Asked {
+        requested: String,
+        question: String,
+    },
+    /// Screening found something in the question.
+    Screened {
+        findings: Vec<Finding>,
+    },
+    Scored {
+        scores: BTreeMap<String, f64>,
+        decide_ms: f64,
+    },
+    Decided {
+        propensity: f64,
+        propensities: BTreeMap<String, f64>,
+        trait_weights: BTreeMap<String, f64>,
+    },
+    Retrieved {
+        evidence: Vec<String>,
+        retrieve_ms: f64,
+    },
+    FirstToken {
+        first_token_ms: f64,
+    },
+    Answered {
+        answer: String,
+        finish_reason: String,
+        completion_tokens: u64,
+        confidence: Option<f64>,
+        total_ms: f64,
+    },
+    Recorded {
+        status: &'static str,
+    },
+    Rewarded {
+        reward: f64,
+        activation: Option<f64>,
+        source: String,
+    },
+    WeightsUpdated {
+        from: f64,
+        to: f64,
+        reason: String,
+    },
+    Failed {
+        error: &'static str,
+        message: String,
+    },
 }
 
 /// The stream: cheap to clone, never blocks who publishes.

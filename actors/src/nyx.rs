@@ -258,6 +258,7 @@ impl Nyx {
             cells: cells.clone(),
             metrics: Arc::clone(&metrics),
             options: options.master,
+            safety: Arc::new(options.safety),
         };
         let parts = Arc::new(OrchestratorParts::new(setup).await?);
         let orchestrator =

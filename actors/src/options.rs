@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use nyx_engine::{DeviceSpec, Quantisation};
 use nyx_specialists::SpecialistPolicy;
+use nyx_specialists::safety::SafetyPolicy;
 use serde::{Deserialize, Serialize};
 
 use crate::StartError;
@@ -99,6 +100,8 @@ pub struct NyxOptions {
     pub memory: MemoryOptions,
     /// In the order in which the master is told of them.
     pub specialists: Vec<SpecialistPolicy>,
+    /// What questions and answers are screened for.
+    pub safety: SafetyPolicy,
     /// Start also while another Nyx has the embedded vector store open, over an index of one's own: for a single question.
     pub beside_another: bool,
 }

@@ -25,8 +25,15 @@ struct File {
     answer: AnswerKeys,
     #[serde(default)]
     reward: RewardKeys,
+    fairness: Option<FairnessKeys>,
     #[serde(default)]
     sampling: Sampling,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FairnessKeys {
+    tolerance: f64,
 }
 
 #[derive(Deserialize)]
@@ -123,6 +130,10 @@ pub(crate) fn parse(text: &str) -> Result<SpecialistPolicy, String> {
         AnswerKind::Probability => AnswerForm::Probability,
     };
     let reward = file.reward.check(&retrieval, answer)?;
+    let fairness = file.fairness.map(|keys| keys.tolerance);
+    if let Some(tolerance) = fairness {
+        within("fairness.tolerance", tolerance, 0.0, 1.0)?;
+    }
     let sampling = file.sampling;
     within("sampling.temperature", f64::from(sampling.temperature), 0.0, 2.0)?;
     above("sampling.top_p", f64::from(sampling.top_p), 0.0, 1.0)?;
@@ -134,6 +145,7 @@ pub(crate) fn parse(text: &str) -> Result<SpecialistPolicy, String> {
         adapter: file.adapter,
         group: file.group,
         retrieval,
+        fairness,
         temperature: sampling.temperature,
         top_p: sampling.top_p,
         repetition_penalty: sampling.repetition_penalty,

@@ -53,6 +53,9 @@ pub struct SpecialistPolicy {
     /// The pool group it is pinned to.
     pub group: Option<usize>,
     pub retrieval: Retrieval,
+    /// Questions about people are asked again with the people exchanged ([`crate::fairness`]); an answer says so when the pair's penalty is above this,
+    /// in [0, 1].
+    pub fairness: Option<f64>,
     /// Defaults where the caller says nothing.
     pub temperature: f32,
     pub top_p: f32,

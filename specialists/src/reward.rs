@@ -54,6 +54,14 @@ pub fn choices_reward(probabilities: &[f64], came_true: usize) -> f64 {
     (1.0 - errors.sum::<f64>()).max(-1.0)
 }
 
+/// Eleos: what people say of an answer, less the fairness penalty of its pair. `rating` in [-1, 1] (a thumb down to a thumb up) and `penalty` in [0, 1]
+/// (0 where no pair was asked); `weight` is what a penalty of 1 takes off. The reward stays in [-1, 1]; NaN counts as the worst.
+pub fn rated(rating: f64, penalty: f64, weight: f64) -> f64 {
+    let worst_of = |value: f64, worst: f64| if value.is_nan() { worst } else { value };
+    let (rating, penalty) = (worst_of(rating, -1.0).clamp(-1.0, 1.0), worst_of(penalty, 1.0).clamp(0.0, 1.0));
+    (rating - weight.max(0.0) * penalty).clamp(-1.0, 1.0)
+}
+
 /// Mnemosyne: the share of the answer's content words that stand in its evidence (text, speaker, date), in any order.
 ///
 /// Clauses that say that nothing fits are not content. With no evidence they alone are right (1), and every other claim is made up (0).
@@ -288,6 +296,24 @@ mod tests {
         assert_eq!(quadratic_reward(0.7, 0.7), 1.0);
         assert!((quadratic_reward(0.2, 0.7) - 0.5).abs() < 1e-12);
         assert_eq!(quadratic_reward(0.2, f64::NAN), -1.0);
+    }
+
+    #[test]
+    fn a_rating_is_worth_less_when_the_pair_was_unfair() {
+        assert_eq!(rated(1.0, 0.0, 1.0), 1.0);
+        assert_eq!(rated(1.0, 0.5, 1.0), 0.5);
+        assert_eq!(rated(-0.5, 1.0, 1.0), -1.0);
+        assert_eq!((rated(f64::NAN, 0.0, 1.0), rated(1.0, f64::NAN, 1.0)), (-1.0, 0.0));
+        let mut random = Seeded::new();
+        for _ in 0..1_000 {
+            let (rating, penalty, more) = (random.unit() * 2.0 - 1.0, random.unit(), random.unit());
+            let value = rated(rating, penalty, 1.0);
+            assert!(
+                (-1.0..=1.0).contains(&value) && rated(rating, penalty + more, 1.0) <= value,
+                "seed {}: {rating} {penalty}",
+                random.seed
+            );
+        }
     }
 
     #[test]

@@ -109,7 +109,7 @@ pub struct MessageItem {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct AnswerItem {
     pub text: String,
-    /// `stop`, `length`, `deadline`, `cancelled`, or `choice`.
+    /// `stop`, `length`, `deadline`, `cancelled`, `choice`, or `content_filter`.
     pub finish_reason: String,
 }
 

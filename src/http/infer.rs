@@ -129,7 +129,7 @@ pub struct InferResponse {
     /// `answered`, or `partial` when the deadline cut it.
     #[schema(value_type = String)]
     pub status: Status,
-    /// `stop`, `length`, `deadline`, or `choice`.
+    /// `stop`, `length`, `deadline`, `choice`, or `content_filter` where screening ended or refused it.
     pub finish_reason: String,
 }
 

@@ -16,6 +16,7 @@ use nyx_actors::memory::MemoryOptions;
 use nyx_actors::phoebe::PhoebeOptions;
 use nyx_actors::{MasterOptions, NyxOptions, PoolOptions, RequestOptions};
 use nyx_specialists::SpecialistPolicy;
+use nyx_specialists::safety::SafetyPolicy;
 use serde::{Deserialize, Serialize};
 
 use crate::http::HttpOptions;
@@ -38,6 +39,7 @@ pub struct Settings {
     pub phoebe: PhoebeOptions,
     pub memory: MemoryOptions,
     pub specialists: SpecialistSettings,
+    pub safety: SafetySettings,
     pub telemetry: TelemetrySettings,
 }
 
@@ -53,6 +55,7 @@ impl Default for Settings {
             phoebe: PhoebeOptions::default(),
             memory: MemoryOptions::default(),
             specialists: SpecialistSettings::default(),
+            safety: SafetySettings::default(),
             telemetry: TelemetrySettings::default(),
         }
     }
@@ -91,6 +94,14 @@ impl Default for ModelSettings {
 pub struct SpecialistSettings {
     /// `DATA_DIR/specialists` when absent.
     pub dir: Option<PathBuf>,
+}
+
+/// `[safety]`: what questions and answers are screened for.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SafetySettings {
+    /// `DATA_DIR/safety.toml`, else the shipped policy when absent.
+    pub policy: Option<PathBuf>,
 }
 
 /// How log lines are written.
@@ -159,6 +170,7 @@ impl Settings {
             phoebe: self.phoebe.clone(),
             memory: self.memory.clone(),
             specialists: self.specialist_policies()?,
+            safety: self.safety_policy()?,
             beside_another: false,
         })
     }
@@ -170,6 +182,27 @@ impl Settings {
     pub fn specialist_policies(&self) -> Result<Vec<SpecialistPolicy>, SettingsError> {
         specialists::load(self.specialists.dir.as_deref(), &self.data_dir)
     }
+
+    /// What questions and answers are screened for.
+    ///
+    /// # Errors
+    /// When the policy's file cannot be read or is wrong; it is named.
+    pub fn safety_policy(&self) -> Result<SafetyPolicy, SettingsError> {
+        safety_policy(self.safety.policy.as_deref(), &self.data_dir)
+    }
+}
+
+/// Reads the policy that `safety.policy` names, else `DATA_DIR/safety.toml` where there is one, else the shipped one.
+fn safety_policy(named: Option<&Path>, data_dir: &Path) -> Result<SafetyPolicy, SettingsError> {
+    let usual = data_dir.join("safety.toml");
+    let path = match named {
+        Some(path) => path,
+        None if usual.is_file() => &usual,
+        None => return Ok(SafetyPolicy::shipped()?),
+    };
+    let text =
+        std::fs::read_to_string(path).map_err(|error| SettingsError::Unreadable { path: path.to_owned(), reason: error.to_string() })?;
+    Ok(SafetyPolicy::parse(&path.display().to_string(), &text)?)
 }
 
 /// Why the settings do not lead to a start.

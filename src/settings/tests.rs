@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 
 use super::layers::{Flag, Inputs};
 use nyx_specialists::SHIPPED;
+use nyx_specialists::safety::{SafetyPolicy, Side};
 
 use super::{Settings, SettingsError};
 
@@ -55,13 +56,33 @@ fn every_shipped_config_file_parses_and_validates() {
     let mut files = 0;
     for entry in std::fs::read_dir(shipped("")).unwrap() {
         let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "toml") {
+        if path.file_name().is_some_and(|name| name == "safety.toml") {
+            // a policy, not settings
+            SafetyPolicy::parse("safety.toml", &std::fs::read_to_string(path).unwrap()).unwrap();
+        } else if path.extension().is_some_and(|extension| extension == "toml") {
             let loaded = Settings::load(&Inputs { file: Some(path.clone()), ..Inputs::default() });
             assert!(loaded.is_ok(), "{}: {}", path.display(), loaded.unwrap_err());
             files += 1;
         }
     }
     assert!(files >= 2, "default.toml and production.toml");
+}
+
+#[test]
+fn a_safety_policy_of_the_data_folder_replaces_the_shipped_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = |named: Option<&Path>| super::safety_policy(named, dir.path());
+    let shipped = policy(None).unwrap();
+    assert!(!shipped.screen("I want to kill myself", Side::Question).is_empty());
+    let own = "[[category]]\nname = \"moon\"\naction = \"warn\"\nseverity = 1\n[[category.rule]]\nid = \"m\"\nphrases = [\"moon\"]\n";
+    std::fs::write(dir.path().join("safety.toml"), own).unwrap();
+    let replaced = policy(None).unwrap();
+    assert_ne!(replaced.id(), shipped.id());
+    assert_eq!(replaced.screen("to the moon", Side::Question)[0].category, "moon");
+    let missing = policy(Some(Path::new("/no/such/safety.toml"))).unwrap_err().to_string();
+    assert!(missing.contains("/no/such/safety.toml"), "{missing}");
+    std::fs::write(dir.path().join("safety.toml"), "category = 3").unwrap();
+    assert!(policy(None).unwrap_err().to_string().contains("safety.toml"));
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod docs;
 mod doors;
 mod fetch;
 mod openai;
+mod people;
 mod postgres;
 mod program;
 mod verdicts;

@@ -3,6 +3,7 @@
 mod choice;
 mod master;
 pub mod messages;
+mod safety;
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use actix::{Actor, Context, Handler, ResponseFuture};
 use nyx_engine::{ModelInfo, Role, Text};
 use nyx_specialists::SpecialistPolicy;
+use nyx_specialists::safety::SafetyPolicy;
 use tokio::sync::{OnceCell, mpsc};
 use tracing::Instrument as _;
 
@@ -28,7 +30,7 @@ use crate::options::MasterOptions;
 use crate::phoebe::messages::{LoadTraitWeights, RecordDecision, StoreTraitWeight, TraitWeightChange};
 use crate::phoebe::{self, Phoebe};
 use crate::question::{Question, StreamEvent, Target};
-use crate::specialist::{Speak, Specialist, Spoken};
+use crate::specialist::{Screened, Speak, Specialist, Spoken};
 use crate::supervise::Supervised;
 use crate::{Decision, NyxError, RequestContext};
 
@@ -51,6 +53,7 @@ pub struct OrchestratorParts {
     pub cells: CellStream,
     pub metrics: Arc<Metrics>,
     pub options: MasterOptions,
+    pub safety: Arc<SafetyPolicy>,
     master: Master,
     /// Each name's mean log-probability after the content-free question, measured once.
     content_free: OnceCell<Vec<f64>>,
@@ -69,6 +72,7 @@ pub struct OrchestratorSetup {
     pub cells: CellStream,
     pub metrics: Arc<Metrics>,
     pub options: MasterOptions,
+    pub safety: Arc<SafetyPolicy>,
 }
 
 /// The actor.
@@ -150,6 +154,7 @@ impl OrchestratorParts {
             cells: setup.cells,
             metrics: setup.metrics,
             options: setup.options,
+            safety: setup.safety,
             master,
             content_free: OnceCell::new(),
             weights: Mutex::new(weights),
@@ -173,9 +178,10 @@ impl OrchestratorParts {
         let asked = last_question(&question);
         let requested = question.target.model();
         self.cells.publish(Some(context.id), None, CellStep::Asked { requested: requested.clone(), question: asked.clone() });
+        let screened = self.screen(&context, &question, &asked);
         let question = Arc::new(question);
         let trait_weights = self.named_weights();
-        let routed = match self.route(&context, &question, &asked, &trait_weights).await {
+        let routed = match self.route(&context, &question, &asked, &screened, &trait_weights).await {
             Ok(routed) => routed,
             Err(error) => return Err(self.failed(&context, None, error)),
         };
@@ -189,7 +195,11 @@ impl OrchestratorParts {
         let left = events
             .as_ref()
             .is_some_and(|events| events.try_send(StreamEvent::Decided { decision: context.id, specialist: name.clone() }).is_err());
-        let spoken = if left { Err(NyxError::Cancelled) } else { self.speak(&context, &question, &name, events).await };
+        let spoken = match (left, screened.refusal()) {
+            (true, _) => Err(NyxError::Cancelled),
+            (false, Some(text)) => Ok(safety::refused(&text, &question, &screened, events.as_ref())),
+            (false, None) => self.speak(&context, &question, &screened, &name, events).await,
+        };
         let mut decision = Box::new(Decision {
             id: context.id,
             asked_at,
@@ -293,9 +303,10 @@ impl OrchestratorParts {
         context: &RequestContext,
         question: &Question,
         asked: &str,
+        screened: &Screened,
         trait_weights: &BTreeMap<String, f64>,
     ) -> Result<Routed, NyxError> {
-        let chosen_by_caller = |specialist: &str| Routed {
+        let not_drawn = |specialist: &str| Routed {
             specialist: specialist.to_owned(),
             scores: BTreeMap::new(),
             propensities: BTreeMap::new(),
@@ -303,8 +314,9 @@ impl OrchestratorParts {
             decide_ms: 0.0,
         };
         match &question.target {
-            Target::Specialist(name) => return Ok(chosen_by_caller(name)),
-            Target::Base => return Ok(chosen_by_caller("base")),
+            Target::Specialist(name) => return Ok(not_drawn(name)),
+            Target::Base => return Ok(not_drawn("base")),
+            Target::Master if screened.reroutes() && self.actors.contains_key(safety::CARER) => return Ok(not_drawn(safety::CARER)),
             Target::Master => {}
         }
         let deciding = Instant::now();
@@ -338,12 +350,14 @@ impl OrchestratorParts {
         &self,
         context: &RequestContext,
         question: &Arc<Question>,
+        screened: &Arc<Screened>,
         name: &str,
         events: Option<mpsc::Sender<StreamEvent>>,
     ) -> Result<Spoken, NyxError> {
         let known = || NyxError::UnknownSpecialist { name: name.to_owned(), known: self.known() };
         let actor = self.actors.get(name).ok_or_else(known)?;
-        actor.send(Speak { context: context.clone(), question: Arc::clone(question), events }).await
+        let (question, screened) = (Arc::clone(question), Arc::clone(screened));
+        actor.send(Speak { context: context.clone(), question, screened, events }).await
     }
 
     /// Puts the decision on record, then tells the stream and the metrics.

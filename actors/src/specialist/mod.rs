@@ -1,6 +1,8 @@
 //! A specialist: retrieves, writes its prompt, speaks through the GPU pool, reads its own answer and judges it.
 
+mod fairness;
 mod prompt;
+mod screen;
 mod sink;
 
 use std::collections::BTreeMap;
@@ -9,11 +11,14 @@ use std::time::Instant;
 
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use nyx_engine::{Finished, SamplingParams, Text};
+use nyx_specialists::safety::Finding;
 use nyx_specialists::{Evidence, Outcome, Reading, Retrieval, Situation, SpecialistPolicy, Verdict};
 use tokio::sync::mpsc;
 
 pub(crate) use prompt::common_prefix;
 pub use prompt::{Prompt, PromptWriter};
+pub(crate) use screen::STOPPED;
+pub use screen::Screened;
 pub use sink::AnswerText;
 
 use crate::cells::{CellStep, CellStream};
@@ -63,6 +68,7 @@ pub struct Specialist {
 pub struct Speak {
     pub context: RequestContext,
     pub question: Arc<Question>,
+    pub screened: Arc<Screened>,
     pub events: Option<mpsc::Sender<StreamEvent>>,
 }
 
@@ -79,6 +85,8 @@ pub struct Spoken {
     pub usage: TokenUsage,
     /// What took part in the answer, by name: see [`Decision::notes`](crate::Decision::notes).
     pub notes: BTreeMap<String, serde_json::Value>,
+    /// What screening found in the answers.
+    pub(crate) findings: Vec<Finding>,
     /// `decide_ms` and `total_ms` are the orchestrator's to fill.
     pub timings: Timings,
 }
@@ -103,6 +111,14 @@ impl Handler<Speak> for Specialist {
     }
 }
 
+/// How an answer reaches whoever asked.
+struct Delivery<'a> {
+    screened: &'a Screened,
+    events: Option<mpsc::Sender<StreamEvent>>,
+    /// Its end is told by the specialist, who may add to it.
+    open_end: bool,
+}
+
 /// A prompt that leaves room for an answer, and the evidence that found its place in it.
 struct Written {
     prompt: Prompt,
@@ -117,7 +133,7 @@ impl SpecialistParts {
     }
 
     async fn speak(self: Arc<Self>, message: Speak) -> Result<Spoken, NyxError> {
-        let Speak { context, question, events } = message;
+        let Speak { context, question, screened, events } = message;
         let retrieving = Instant::now();
         let asked = crate::orchestrator::last_question(&question);
         self.check_size(&question)?;
@@ -137,9 +153,10 @@ impl SpecialistParts {
         };
         let sampling = self.sampling(&question, prompt.tokens.len())?;
         let mut spoken = match &question.choices {
-            Some(texts) => self.choose(&context, prompt, texts, choices, sampling).await?,
-            None => self.generate(&context, prompt, &question, sampling, events).await?,
+            Some(_) => self.choose_fairly(&context, &question, (prompt, choices), sampling, deadline_ms).await?,
+            None => self.generate_fairly(&context, prompt, &question, (sampling, &screened, deadline_ms), events).await?,
         };
+        spoken.notes.insert("safety".into(), screened.note(std::mem::take(&mut spoken.findings)));
         spoken.timings.retrieve_ms = retrieve_ms;
         spoken.adapter = self.adapter.clone();
         if let Some(policy) = &self.policy {
@@ -259,11 +276,12 @@ impl SpecialistParts {
         prompt: Prompt,
         question: &Question,
         sampling: SamplingParams,
-        events: Option<mpsc::Sender<StreamEvent>>,
+        delivery: Delivery<'_>,
     ) -> Result<Spoken, NyxError> {
+        let Delivery { screened, events, open_end } = delivery;
         let mut endings = Vec::with_capacity(question.n);
         for index in 0..question.n {
-            let (sink, ending) = AnswerSink::new(index, context, self.name(), &self.cells, events.clone());
+            let (sink, ending) = AnswerSink::new(index, context, self.name(), &self.cells, events.clone(), screened.guard());
             // each of the n answers has a seed of its own, derived from the one on record
             let params = SamplingParams { seed: sampling.seed.wrapping_add(index as u64), ..sampling.clone() };
             let job = Generate {
@@ -273,7 +291,7 @@ impl SpecialistParts {
                 params,
                 adapter: self.adapter_name(),
                 group: self.pool_group(),
-                sink: Box::new(sink),
+                sink: Box::new(sink.with_open_end(open_end)),
             };
             context.bound("a device was found", self.pool.send(job)).await?;
             endings.push(ending);
@@ -283,8 +301,8 @@ impl SpecialistParts {
         for ending in endings {
             let said = ending.await.map_err(|_| NyxError::Internal("the device dropped a sequence".into()))??;
             add_timings(&mut spoken, &said.finished, said.first_token.map(|at| at.duration_since(context.asked).as_secs_f64() * 1e3));
-            let reason = sink::finish_reason(said.finished.reason);
-            spoken.answers.push(Answer { text: said.text, finish_reason: reason.to_owned() });
+            spoken.findings.extend(said.findings);
+            spoken.answers.push(Answer { text: said.text, finish_reason: said.finish_reason.to_owned() });
         }
         Ok(spoken)
     }

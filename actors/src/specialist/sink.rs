@@ -3,10 +3,12 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use nyx_engine::{EngineError, FinishReason, Finished, Piece, TokenSink};
+use nyx_engine::{EngineError, FinishReason, Finished, Piece, TokenLogprob, TokenSink};
+use nyx_specialists::safety::Finding;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
+use super::screen::{Guard, STOPPED};
 use crate::cells::{CellStep, CellStream};
 use crate::question::StreamEvent;
 use crate::{NyxError, RequestContext};
@@ -16,7 +18,10 @@ use crate::{NyxError, RequestContext};
 pub struct AnswerText {
     pub text: String,
     pub finished: Finished,
+    pub finish_reason: &'static str,
     pub first_token: Option<Instant>,
+    /// What screening found in it.
+    pub findings: Vec<Finding>,
 }
 
 /// Collects an answer's text and passes it on as it comes. Lives on the device thread: never blocks.
@@ -29,6 +34,11 @@ pub(super) struct AnswerSink {
     events: Option<mpsc::Sender<StreamEvent>>,
     text: String,
     first_token: Option<Instant>,
+    guard: Guard,
+    /// Of text that is held back: they would tell it.
+    held: Vec<TokenLogprob>,
+    /// The end is told by someone else, who may add to the answer.
+    open_end: bool,
     ending: oneshot::Sender<Result<AnswerText, NyxError>>,
 }
 
@@ -39,9 +49,10 @@ impl AnswerSink {
         specialist: &str,
         cells: &CellStream,
         events: Option<mpsc::Sender<StreamEvent>>,
+        guard: Guard,
     ) -> (Self, oneshot::Receiver<Result<AnswerText, NyxError>>) {
         let (ending, receiver) = oneshot::channel();
-        let sink = Self {
+        let mut sink = Self {
             index,
             decision: context.id,
             specialist: specialist.to_owned(),
@@ -50,9 +61,24 @@ impl AnswerSink {
             events,
             text: String::new(),
             first_token: None,
+            guard,
+            held: Vec::new(),
+            open_end: false,
             ending,
         };
+        let opening = sink.guard.open();
+        if !opening.is_empty() {
+            sink.text.push_str(&opening);
+            // a reader who has left is noticed with the first piece
+            let _ = sink.pass_on(StreamEvent::Token { index, text: opening, logprobs: Vec::new() });
+        }
         (sink, receiver)
+    }
+
+    /// Leaves it to the receiver of the ending to tell that the answer is complete.
+    pub(super) fn with_open_end(mut self, open_end: bool) -> Self {
+        self.open_end = open_end;
+        self
     }
 
     fn pass_on(&self, event: StreamEvent) -> ControlFlow<()> {
@@ -77,22 +103,42 @@ impl TokenSink for AnswerSink {
                 self.cells.publish(Some(self.decision), Some(&self.specialist), CellStep::FirstToken { first_token_ms });
             }
         }
-        self.text.push_str(&piece.text);
-        if piece.text.is_empty() && piece.logprobs.is_empty() {
+        let said = !piece.text.is_empty();
+        let text = if said { self.guard.pass(&piece.text) } else { String::new() };
+        self.text.push_str(&text);
+        self.held.extend(piece.logprobs);
+        if self.guard.stopped() {
+            let _ = self.pass_on(StreamEvent::Token { index: self.index, text, logprobs: Vec::new() });
+            return ControlFlow::Break(());
+        }
+        let logprobs = if self.guard.holds_back() { Vec::new() } else { std::mem::take(&mut self.held) };
+        if text.is_empty() && logprobs.is_empty() {
             // nothing to show yet, but a reader who left must be noticed
             let gone = self.events.as_ref().is_some_and(mpsc::Sender::is_closed);
             return if gone { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         }
-        self.pass_on(StreamEvent::Token { index: self.index, text: piece.text, logprobs: piece.logprobs })
+        self.pass_on(StreamEvent::Token { index: self.index, text, logprobs })
     }
 
-    fn finish(self: Box<Self>, end: Result<Finished, EngineError>) {
+    fn finish(mut self: Box<Self>, end: Result<Finished, EngineError>) {
         let answer = match end {
             Ok(finished) => {
-                let finish_reason = finish_reason(finished.reason).to_owned();
+                let already = self.guard.stopped();
+                let text = self.guard.end();
+                let stopped = self.guard.stopped();
+                self.text.push_str(&text);
+                let logprobs = if stopped { Vec::new() } else { std::mem::take(&mut self.held) };
+                let something = !text.is_empty() || !logprobs.is_empty();
+                if something && !already {
+                    let _ = self.pass_on(StreamEvent::Token { index: self.index, text, logprobs });
+                }
+                let finish_reason = if stopped { STOPPED } else { finish_reason(finished.reason) };
                 // whether a reader is still there no longer matters
-                let _ = self.pass_on(StreamEvent::Finished { index: self.index, finish_reason });
-                Ok(AnswerText { text: self.text, finished, first_token: self.first_token })
+                if !self.open_end {
+                    let _ = self.pass_on(StreamEvent::Finished { index: self.index, finish_reason: finish_reason.to_owned() });
+                }
+                let findings = self.guard.findings();
+                Ok(AnswerText { text: self.text, finished, finish_reason, first_token: self.first_token, findings })
             }
             Err(error) => Err(NyxError::Engine(error)),
         };

@@ -208,6 +208,14 @@ impl People {
         out
     }
 
+    /// How much of the probabilities does not move along with the people: the total variation between both readings once each person's own are laid
+    /// together, in [0, 1]. A fair reader has 0.
+    pub fn penalty(&self, original: &[f64], exchanged: &[f64]) -> f64 {
+        let mut back = exchanged.to_vec();
+        back.swap(self.pair.0, self.pair.1);
+        (original.iter().zip(&back).map(|(a, b)| (a - b).abs()).sum::<f64>() / 2.0).clamp(0.0, 1.0)
+    }
+
     /// Whether the text says anything of one of them that it does not say of both: someone is named again after both were introduced, or they are
     /// introduced in different sentences. Where it does not, nothing in it can tell the two apart, whoever they are.
     pub fn told_apart(&self, text: &str) -> bool {

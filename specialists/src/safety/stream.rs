@@ -36,6 +36,11 @@ impl Screening {
         &self.findings
     }
 
+    /// Whether some of the text has not been released yet.
+    pub fn holds_back(&self) -> bool {
+        self.released < self.text.len()
+    }
+
     /// Takes more text.
     pub fn push(&mut self, more: &str) -> Released {
         self.text.push_str(more);

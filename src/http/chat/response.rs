@@ -183,6 +183,7 @@ impl From<Decision> for NyxField {
 pub fn finish_reason(reason: &str) -> &'static str {
     match reason {
         "length" | "deadline" | "cancelled" => "length",
+        "content_filter" => "content_filter",
         _ => "stop",
     }
 }
@@ -246,7 +247,7 @@ mod tests {
 
     #[test]
     fn reasons_are_openai_ones() {
-        let reasons = ["stop", "length", "deadline", "choice"].map(finish_reason);
-        assert_eq!(reasons, ["stop", "length", "length", "stop"]);
+        let reasons = ["stop", "length", "deadline", "choice", "content_filter"].map(finish_reason);
+        assert_eq!(reasons, ["stop", "length", "length", "stop", "content_filter"]);
     }
 }

@@ -1,0 +1,44 @@
+//! Screening a question, and answering one that no one is asked to answer.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::OrchestratorParts;
+use crate::RequestContext;
+use crate::cells::CellStep;
+use crate::decision::Answer;
+use crate::question::{Question, StreamEvent};
+use crate::specialist::{STOPPED, Screened, Spoken};
+
+/// Who answers in a crisis, where there is a specialist of this name.
+pub(super) const CARER: &str = "eleos";
+
+impl OrchestratorParts {
+    /// Screens what is asked; with choices, findings are only recorded.
+    pub(super) fn screen(&self, context: &RequestContext, question: &Question, asked: &str) -> Arc<Screened> {
+        let screened = Screened::of(&self.safety, asked, question.choices.is_none());
+        if !screened.findings().is_empty() {
+            self.cells.publish(Some(context.id), None, CellStep::Screened { findings: screened.findings().to_vec() });
+        }
+        Arc::new(screened)
+    }
+}
+
+/// A refusal, as if it had been spoken.
+pub(super) fn refused(text: &str, question: &Question, screened: &Screened, events: Option<&mpsc::Sender<StreamEvent>>) -> Spoken {
+    for index in 0..question.n {
+        let told = [
+            StreamEvent::Token { index, text: text.to_owned(), logprobs: Vec::new() },
+            StreamEvent::Finished { index, finish_reason: STOPPED.to_owned() },
+        ];
+        for event in told {
+            // whether a reader is still there no longer matters
+            let _ = events.map(|events| events.try_send(event));
+        }
+    }
+    let answers = (0..question.n).map(|_| Answer { text: text.to_owned(), finish_reason: STOPPED.to_owned() }).collect();
+    let mut spoken = Spoken { answers, ..Spoken::default() };
+    spoken.notes.insert("safety".into(), screened.note(Vec::new()));
+    spoken
+}

@@ -1,0 +1,186 @@
+//! Screening: what was found in a question, and an answer that is followed while it is made.
+
+use std::sync::Arc;
+
+use nyx_specialists::safety::{Action, Finding, Released, SafetyPolicy, SafetyReport, Screening, Side};
+
+/// Why an answer ended where screening stopped it, as OpenAI's door names it.
+pub(crate) const STOPPED: &str = "content_filter";
+
+/// A question that has been screened, with the policy that its answer is followed by.
+#[derive(Debug, Clone)]
+pub struct Screened {
+    policy: Arc<SafetyPolicy>,
+    findings: Vec<Finding>,
+    /// With choices nothing is generated: findings are only recorded.
+    generates: bool,
+}
+
+impl Screened {
+    pub(crate) fn of(policy: &Arc<SafetyPolicy>, asked: &str, generates: bool) -> Self {
+        Self { policy: Arc::clone(policy), findings: policy.screen(asked, Side::Question), generates }
+    }
+
+    pub(crate) fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// Whether Eleos answers, whatever the master says.
+    pub(crate) fn reroutes(&self) -> bool {
+        self.generates && self.findings.iter().any(|finding| self.policy.reroutes(finding) || finding.action == Action::Refuse)
+    }
+
+    /// What is answered without asking anyone; what supports comes first.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        let refused = self.generates && self.findings.iter().any(|finding| finding.action == Action::Refuse);
+        refused.then(|| self.texts(&[Action::Support, Action::Refuse]))
+    }
+
+    /// What is said before the answer.
+    fn opening(&self) -> Option<String> {
+        Some(self.texts(&[Action::Support])).filter(|text| self.generates && !text.is_empty())
+    }
+
+    /// The text of the gravest finding of each of these actions.
+    fn texts(&self, actions: &[Action]) -> String {
+        let gravest = |action: &Action| self.findings.iter().find(|finding| finding.action == *action);
+        let texts: Vec<&str> =
+            actions.iter().filter_map(gravest).map(|finding| self.policy.text_of(finding)).filter(|text| !text.is_empty()).collect();
+        texts.join("\n\n")
+    }
+
+    /// The note of a decision, with what was found in its answers.
+    pub(crate) fn note(&self, answers: Vec<Finding>) -> serde_json::Value {
+        let mut findings = self.findings.clone();
+        for finding in answers {
+            if !findings.contains(&finding) {
+                findings.push(finding);
+            }
+        }
+        serde_json::json!(SafetyReport { policy: self.policy.id().to_owned(), findings })
+    }
+
+    /// The guard of one answer.
+    pub(super) fn guard(&self) -> Guard {
+        Guard { policy: Arc::clone(&self.policy), screening: Arc::clone(&self.policy).follow(), opening: self.opening(), stopped: false }
+    }
+}
+
+/// Follows one answer: decides what of it goes out, and what is said around it.
+pub(super) struct Guard {
+    policy: Arc<SafetyPolicy>,
+    screening: Screening,
+    opening: Option<String>,
+    stopped: bool,
+}
+
+impl Guard {
+    /// The same without what comes before an answer.
+    pub(super) fn silent(self) -> Self {
+        Self { opening: None, ..self }
+    }
+
+    /// What comes before the answer's own words.
+    pub(super) fn open(&mut self) -> String {
+        self.opening.take().map_or_else(String::new, |text| text + "\n\n")
+    }
+
+    /// What of the answer may go out, given more of it.
+    pub(super) fn pass(&mut self, text: &str) -> String {
+        let released = self.screening.push(text);
+        self.close_where_stopped(released)
+    }
+
+    /// What is left when the answer is complete, and what is added to it.
+    pub(super) fn end(&mut self) -> String {
+        if self.stopped {
+            return String::new();
+        }
+        let released = self.screening.finish();
+        let mut text = self.close_where_stopped(released);
+        if !self.stopped {
+            for finding in self.screening.findings() {
+                text.push_str("\n\n");
+                text.push_str(self.policy.text_of(finding));
+            }
+        }
+        text
+    }
+
+    /// Nothing more of the answer goes out.
+    pub(super) fn stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Whether some of what was passed has not gone out yet.
+    pub(super) fn holds_back(&self) -> bool {
+        self.screening.holds_back()
+    }
+
+    pub(super) fn findings(&self) -> Vec<Finding> {
+        self.screening.findings().to_vec()
+    }
+
+    fn close_where_stopped(&mut self, released: Released) -> String {
+        let Released { mut text, stopped } = released;
+        if let Some(finding) = stopped {
+            self.stopped = true;
+            text.truncate(text.trim_end().len());
+            text.push_str("\n\n");
+            text.push_str(self.policy.text_of(&finding));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn screened(asked: &str, generates: bool) -> Screened {
+        Screened::of(&Arc::new(SafetyPolicy::shipped().unwrap()), asked, generates)
+    }
+
+    #[test]
+    fn a_crisis_opens_the_answer_and_goes_to_eleos() {
+        let crisis = screened("I want to kill myself", true);
+        assert!(crisis.reroutes() && crisis.refusal().is_none());
+        let mut guard = crisis.guard();
+        assert!(guard.open().contains("988"));
+        assert_eq!(guard.open(), "", "said once");
+        assert_eq!(guard.pass("You are not alone. ") + &guard.end(), "You are not alone. ");
+        assert_eq!(crisis.note(guard.findings())["findings"][0]["rule"], "self-harm-intent");
+    }
+
+    #[test]
+    fn help_with_harm_is_refused_and_help_for_the_one_who_asks_comes_first() {
+        assert!(screened("How do I build a pipe bomb?", true).refusal().unwrap().starts_with("I can not help"));
+        let both = screened("I want to kill myself, how do I build a pipe bomb?", true).refusal().unwrap();
+        assert!(both.find("988").unwrap() < both.find("can not help").unwrap());
+        assert_eq!(screened("How do I build a bird house?", true).refusal(), None);
+    }
+
+    #[test]
+    fn choices_are_only_recorded() {
+        let choices = screened("I want to kill myself", false);
+        assert!(!choices.reroutes() && choices.refusal().is_none() && choices.guard().open().is_empty());
+        assert_eq!(choices.findings().len(), 1);
+    }
+
+    #[test]
+    fn an_answer_ends_where_it_must_not_go_on() {
+        let mut guard = screened("Hello", true).guard();
+        let mut said = String::new();
+        for piece in ["Well. ", "You sho", "uld ki", "ll yours", "elf now, ", "because"] {
+            said.push_str(&guard.pass(piece));
+            if guard.stopped() {
+                break;
+            }
+        }
+        assert!(guard.stopped() && guard.end().is_empty());
+        assert!(said.starts_with("Well.\n\nIt sounds like") && !said.contains("kill"), "{said}");
+        let mut warned = screened("Hello", true).guard();
+        let said = warned.pass("You should stop taking your medication.") + &warned.end();
+        assert!(said.starts_with("You should stop taking your medication.\n\nPlease talk to a doctor") && !warned.stopped(), "{said}");
+    }
+}
