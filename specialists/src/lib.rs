@@ -24,5 +24,7 @@ pub use error::SpecialistError;
 pub use evidence::Evidence;
 pub use policy::{Outcome, Reading, Retrieval, Situation, SpecialistPolicy, Verdict};
 pub use probability::read_probability;
-pub use reward::{Finding, abstains, agreement, brier_reward, choices_reward, finding, quadratic_reward, rated, reward_of, support, timeliness};
+pub use reward::{
+    Finding, abstains, agreement, brier_reward, choices_reward, finding, quadratic_reward, rated, reward_of, support, timeliness,
+};
 pub use shipped::SHIPPED;
