@@ -9,6 +9,7 @@ pub mod fairness;
 mod file;
 pub mod forecast;
 pub mod learn;
+pub mod master;
 mod policy;
 mod probability;
 mod prompt;
