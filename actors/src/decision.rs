@@ -95,6 +95,10 @@ pub struct Decision {
     pub specialist: String,
     /// The master's score of each candidate, less its content-free score; empty when the caller chose.
     pub scores: BTreeMap<String, f64>,
+    /// What the master's head made of the scores, with the trait weights: the propensities follow from these.
+    pub logits: BTreeMap<String, f64>,
+    /// The id of that head; `None` where the scores alone decided.
+    pub head: Option<String>,
     pub propensities: BTreeMap<String, f64>,
     pub trait_weights: BTreeMap<String, f64>,
     /// The propensity of the one chosen; 1 when the caller chose.

@@ -9,6 +9,7 @@ use actix::{Arbiter, ArbiterHandle};
 use nyx_engine::embed::Embedder;
 use nyx_engine::{DeviceSpec, EngineError, EngineOptions, ModelFiles, ModelInfo, Text};
 use nyx_specialists::SpecialistPolicy;
+use nyx_specialists::master::SHIPPED_HEAD;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,7 @@ use crate::memory::{EdgeStore, EmbeddingService, MemoryFilter, MemoryKeeper, Mem
 use crate::metrics::Metrics;
 use crate::observe::{ActorState, Registry, Vitals};
 use crate::options::{self, NyxOptions, RequestOptions};
-use crate::orchestrator::messages::{Ask, TraitWeights, UpdateTraitWeight};
+use crate::orchestrator::messages::{Ask, Route, Routing, TraitWeights, UpdateTraitWeight};
 use crate::orchestrator::{Orchestrator, OrchestratorParts, OrchestratorSetup};
 use crate::phoebe::messages::{
     GetDecision, Judge, ListDecisions, ListPromises, ListVerdicts, Memory, NamedDecisions, Ping, StoreTraitWeight, TraitWeightChange,
@@ -255,8 +256,10 @@ impl Nyx {
             actors: actors.clone(),
             pool: pool.clone(),
             phoebe: phoebe.clone(),
+            memory: memory.clone(),
             cells: cells.clone(),
             metrics: Arc::clone(&metrics),
+            head: if options.master.head { learned.load(Some(SHIPPED_HEAD))? } else { None },
             options: options.master,
             safety: Arc::new(options.safety),
         };
@@ -332,6 +335,14 @@ impl Nyx {
             cancelled_with_this_future.disarm();
         }
         decision.map(|decision| *decision)
+    }
+
+    /// Weighs the specialists for a question, and has nobody speak.
+    ///
+    /// # Errors
+    /// When the deadline passes or the master cannot score.
+    pub async fn route(&self, context: RequestContext, question: String) -> Result<Routing, NyxError> {
+        self.inner.orchestrator.send(Route { context, question }).await
     }
 
     /// Keeps a memory.

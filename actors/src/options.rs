@@ -60,11 +60,13 @@ pub struct MasterOptions {
     pub epsilon: f64,
     /// Trait weights stay within ± this.
     pub max_trait_weight: f64,
+    /// Whether the learned head decides; else the base model's scores alone do.
+    pub head: bool,
 }
 
 impl Default for MasterOptions {
     fn default() -> Self {
-        Self { temperature: 0.5, epsilon: 0.02, max_trait_weight: 5.0 }
+        Self { temperature: 0.5, epsilon: 0.02, max_trait_weight: 5.0, head: true }
     }
 }
 

@@ -9,6 +9,7 @@ mod m20261124_000001_decisions;
 mod m20261124_000002_learning;
 mod m20261125_000001_given;
 mod m20261125_000003_memories;
+mod m20261125_000005_routing;
 mod m20261125_000006_verdicts;
 
 /// All migrations, oldest first.
@@ -22,6 +23,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000002_learning::Migration),
             Box::new(m20261125_000001_given::Migration),
             Box::new(m20261125_000003_memories::Migration),
+            Box::new(m20261125_000005_routing::Migration),
             Box::new(m20261125_000006_verdicts::Migration),
         ]
     }

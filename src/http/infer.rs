@@ -139,6 +139,10 @@ pub struct InferResponse {
 pub struct Choice {
     /// The master's score of each: mean log-likelihood of its name, less that after a content-free question.
     pub scores: BTreeMap<String, f64>,
+    /// What the master's head made of them, with the trait weights.
+    pub logits: BTreeMap<String, f64>,
+    /// The id of that head; null where the scores alone decided.
+    pub head: Option<String>,
     /// The probability with which each could have been drawn; they add up to 1.
     pub propensities: BTreeMap<String, f64>,
     pub trait_weights: BTreeMap<String, f64>,
@@ -150,7 +154,7 @@ impl From<Decision> for InferResponse {
             Some(first) => (first.text, first.finish_reason),
             None => (String::new(), "deadline".to_owned()),
         };
-        let Decision { scores, propensities, trait_weights, choices, choice_probabilities, .. } = decision;
+        let Decision { scores, logits, head, propensities, trait_weights, choices, choice_probabilities, .. } = decision;
         Self {
             decision_id: decision.id,
             specialist: decision.specialist,
@@ -158,7 +162,7 @@ impl From<Decision> for InferResponse {
             confidence: decision.confidence,
             probability: decision.probability,
             choice_probabilities: choices.zip(choice_probabilities).map(|(choices, values)| choices.into_iter().zip(values).collect()),
-            decision: Choice { scores, propensities, trait_weights },
+            decision: Choice { scores, logits, head, propensities, trait_weights },
             evidence: decision.evidence.into_iter().map(Into::into).collect(),
             adapter: decision.adapter.map(Into::into),
             usage: decision.usage.into(),

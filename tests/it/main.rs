@@ -6,6 +6,7 @@ mod cli;
 mod docs;
 mod doors;
 mod fetch;
+mod learned;
 mod openai;
 mod people;
 mod postgres;

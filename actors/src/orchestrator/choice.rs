@@ -1,4 +1,4 @@
-//! One formula decides: `logit_i = score_i + w_i`, `propensity = (1 - ε) softmax(logits / τ) + ε / n`, and the choice is drawn from it.
+//! One formula decides: `logit_i = head_i + w_i`, `propensity = (1 - ε) softmax(logits / τ) + ε / n`, and the choice is drawn from it.
 
 /// A choice among `n` candidates.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,9 +16,10 @@ pub fn softmax(logits: &[f64], temperature: f64) -> Vec<f64> {
     weights.into_iter().map(|weight| weight / total).collect()
 }
 
-/// Draws among candidates with these scores and trait weights; `u` in [0, 1) is the draw. `scores` is not empty.
-pub fn choose(scores: &[f64], trait_weights: &[f64], temperature: f64, epsilon: f64, u: f64) -> Choice {
-    let logits: Vec<f64> = scores.iter().zip(trait_weights).map(|(score, weight)| score + weight).collect();
+/// Draws among candidates for whom the head says this (the scores, without one) and with these trait weights; `u` in [0, 1) is the draw. `heads` is not
+/// empty.
+pub fn choose(heads: &[f64], trait_weights: &[f64], temperature: f64, epsilon: f64, u: f64) -> Choice {
+    let logits: Vec<f64> = heads.iter().zip(trait_weights).map(|(head, weight)| head + weight).collect();
     let even = epsilon / logits.len() as f64;
     let propensities: Vec<f64> = softmax(&logits, temperature).into_iter().map(|share| (1.0 - epsilon) * share + even).collect();
     let mut left = u;

@@ -20,6 +20,11 @@ pub(super) struct Master {
     pub(super) names: Vec<Vec<u32>>,
 }
 
+/// What the master reads of a question.
+pub(super) fn read(question: &str) -> &str {
+    ending(question, QUESTION_CHARS)
+}
+
 impl Master {
     pub(super) fn new(text: &Text, specialists: &[SpecialistPolicy]) -> Result<Self, NyxError> {
         let mut system = String::from("You decide who answers. Reply with one name.");
@@ -33,7 +38,7 @@ impl Master {
 
     /// The prompt after which a name is scored, and how much of it is the same for every question.
     pub(super) fn prompt(&self, text: &Text, question: &str) -> Result<(Vec<u32>, usize), NyxError> {
-        let asked = format!("Who should answer this?\n{}", ending(question, QUESTION_CHARS));
+        let asked = format!("Who should answer this?\n{}", read(question));
         let messages = [ChatMessage::new(Role::System, &self.system), ChatMessage::new(Role::User, asked)];
         let tokens = text.encode_chat(&messages, true)?;
         let shared = common_prefix(&tokens, &self.fixed);

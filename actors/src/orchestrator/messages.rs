@@ -27,3 +27,31 @@ pub struct UpdateTraitWeight(pub StoreTraitWeight);
 #[derive(Debug, Message)]
 #[rtype(result = "Result<BTreeMap<String, f64>, NyxError>")]
 pub struct TraitWeights;
+
+/// Weighs the specialists for a question, and has nobody speak.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Routing, NyxError>")]
+pub struct Route {
+    pub context: RequestContext,
+    pub question: String,
+}
+
+/// What a question's specialists are worth, by name. Empty where the caller chose.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Routing {
+    /// The base model's score of each, less its content-free score.
+    pub scores: BTreeMap<String, f64>,
+    /// What the head makes of them, with the trait weight: the propensities follow from these.
+    pub logits: BTreeMap<String, f64>,
+    pub propensities: BTreeMap<String, f64>,
+    /// The id of the head; `None` where the scores alone decide.
+    pub head: Option<String>,
+    pub decide_ms: f64,
+}
+
+impl Routing {
+    /// Whose logit is the highest.
+    pub fn best(&self) -> Option<&str> {
+        self.logits.iter().max_by(|a, b| a.1.total_cmp(b.1)).map(|(name, _)| name.as_str())
+    }
+}

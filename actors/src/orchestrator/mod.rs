@@ -3,27 +3,32 @@
 mod choice;
 mod master;
 pub mod messages;
+mod route;
 mod safety;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
 use nyx_engine::{ModelInfo, Role, Text};
 use nyx_specialists::SpecialistPolicy;
+use nyx_specialists::master::MasterHead;
 use nyx_specialists::safety::SafetyPolicy;
 use tokio::sync::{OnceCell, mpsc};
 use tracing::Instrument as _;
 
 pub use choice::{Choice, choose, softmax};
 use master::Master;
-use messages::{Ask, TraitWeights, UpdateTraitWeight};
+use messages::{Ask, Route, Routing, TraitWeights, UpdateTraitWeight};
 
 use crate::cells::{CellStep, CellStream};
 use crate::decision::{Status, Timings};
-use crate::gpu::{GpuPool, Score};
+use crate::gpu::GpuPool;
+use crate::learned::Learned;
+use crate::memory::MemoryKeeper;
 use crate::metrics::Metrics;
 use crate::observe::Vitals;
 use crate::options::MasterOptions;
@@ -50,11 +55,14 @@ pub struct OrchestratorParts {
     pub actors: BTreeMap<String, Supervised<Specialist>>,
     pub pool: Supervised<GpuPool>,
     pub phoebe: Supervised<Phoebe>,
+    pub memory: Supervised<MemoryKeeper>,
     pub cells: CellStream,
     pub metrics: Arc<Metrics>,
     pub options: MasterOptions,
     pub safety: Arc<SafetyPolicy>,
     master: Master,
+    /// Learned from questions whose specialist is known; the scores alone decide without one.
+    head: Option<Learned<MasterHead>>,
     /// Each name's mean log-probability after the content-free question, measured once.
     content_free: OnceCell<Vec<f64>>,
     weights: Mutex<BTreeMap<String, f64>>,
@@ -69,10 +77,12 @@ pub struct OrchestratorSetup {
     pub actors: BTreeMap<String, Supervised<Specialist>>,
     pub pool: Supervised<GpuPool>,
     pub phoebe: Supervised<Phoebe>,
+    pub memory: Supervised<MemoryKeeper>,
     pub cells: CellStream,
     pub metrics: Arc<Metrics>,
     pub options: MasterOptions,
     pub safety: Arc<SafetyPolicy>,
+    pub head: Option<Learned<MasterHead>>,
 }
 
 /// The actor.
@@ -121,28 +131,34 @@ impl Handler<TraitWeights> for Orchestrator {
     }
 }
 
+impl Handler<Route> for Orchestrator {
+    type Result = ResponseFuture<Result<Routing, NyxError>>;
+
+    fn handle(&mut self, message: Route, _: &mut Self::Context) -> Self::Result {
+        self.vitals.taken_up();
+        let parts = Arc::clone(&self.parts);
+        Box::pin(async move {
+            let trait_weights = parts.named_weights();
+            // nobody is drawn
+            Ok(parts.weigh(&message.context, &message.question, &trait_weights, 0.0).await?.0)
+        })
+    }
+}
+
 /// The last thing the user said: what is routed and retrieved for.
 pub(crate) fn last_question(question: &Question) -> String {
     question.messages.iter().rfind(|message| message.role == Role::User).map(|message| message.content.clone()).unwrap_or_default()
 }
 
-/// Who speaks, and why.
-struct Routed {
-    specialist: String,
-    scores: BTreeMap<String, f64>,
-    propensities: BTreeMap<String, f64>,
-    propensity: f64,
-    decide_ms: f64,
-}
-
 impl OrchestratorParts {
-    /// Reads the trait weights from phoebe.
+    /// Reads the trait weights from phoebe, and sees whether the head fits the embedder.
     ///
     /// # Errors
-    /// When phoebe does not answer or the names cannot be encoded.
+    /// When phoebe does not answer, the names cannot be encoded, or the operator's head was learned with another embedder.
     pub async fn new(setup: OrchestratorSetup) -> Result<Self, NyxError> {
         let master = Master::new(&setup.text, &setup.specialists)?;
         let weights = setup.phoebe.send(LoadTraitWeights).await?;
+        let head = route::fitting(setup.head, &setup.memory).await?;
         Ok(Self {
             instance: setup.instance,
             text: setup.text,
@@ -151,11 +167,13 @@ impl OrchestratorParts {
             actors: setup.actors,
             pool: setup.pool,
             phoebe: setup.phoebe,
+            memory: setup.memory,
             cells: setup.cells,
             metrics: setup.metrics,
             options: setup.options,
             safety: setup.safety,
             master,
+            head,
             content_free: OnceCell::new(),
             weights: Mutex::new(weights),
         })
@@ -188,7 +206,7 @@ impl OrchestratorParts {
         let name = routed.specialist.clone();
         let decided = CellStep::Decided {
             propensity: routed.propensity,
-            propensities: routed.propensities.clone(),
+            propensities: routed.routing.propensities.clone(),
             trait_weights: trait_weights.clone(),
         };
         self.cells.publish(Some(context.id), Some(&name), decided);
@@ -212,8 +230,10 @@ impl OrchestratorParts {
             notes: BTreeMap::new(),
             question: asked,
             specialist: routed.specialist,
-            scores: routed.scores,
-            propensities: routed.propensities,
+            scores: routed.routing.scores,
+            logits: routed.routing.logits,
+            head: routed.routing.head,
+            propensities: routed.routing.propensities,
             trait_weights,
             propensity: routed.propensity,
             evidence: Vec::new(),
@@ -244,7 +264,7 @@ impl OrchestratorParts {
                 Some(error)
             }
         };
-        decision.timings.decide_ms = routed.decide_ms;
+        decision.timings.decide_ms = routed.routing.decide_ms;
         decision.timings.total_ms = context.asked.elapsed().as_secs_f64() * 1e3;
         self.conclude(&context, &decision, reward).await?;
         match failure {
@@ -296,54 +316,6 @@ impl OrchestratorParts {
             }
         }
         Ok(())
-    }
-
-    async fn route(
-        &self,
-        context: &RequestContext,
-        question: &Question,
-        asked: &str,
-        screened: &Screened,
-        trait_weights: &BTreeMap<String, f64>,
-    ) -> Result<Routed, NyxError> {
-        let not_drawn = |specialist: &str| Routed {
-            specialist: specialist.to_owned(),
-            scores: BTreeMap::new(),
-            propensities: BTreeMap::new(),
-            propensity: 1.0,
-            decide_ms: 0.0,
-        };
-        match &question.target {
-            Target::Specialist(name) => return Ok(not_drawn(name)),
-            Target::Base => return Ok(not_drawn("base")),
-            Target::Master if screened.reroutes() && self.actors.contains_key(safety::CARER) => return Ok(not_drawn(safety::CARER)),
-            Target::Master => {}
-        }
-        let deciding = Instant::now();
-        let content_free = self.content_free.get_or_try_init(|| async {
-            let scores = self.score(context, master::CONTENT_FREE).await?;
-            Ok::<_, NyxError>(scores.iter().map(nyx_engine::ContinuationScore::mean).collect())
-        });
-        // another request may be measuring it, with more time than this one has
-        let content_free = context.bound("the master was calibrated", content_free).await?;
-        let scores = master::calibrated(&self.score(context, asked).await?, content_free);
-        let names = || self.specialists.iter().map(|specialist| specialist.name.clone());
-        let weights: Vec<f64> = names().map(|name| trait_weights.get(&name).copied().unwrap_or(0.0)).collect();
-        let u = draw(question.sampling.seed, asked);
-        let choice = choose(&scores, &weights, self.options.temperature, self.options.epsilon, u);
-        let decide_ms = deciding.elapsed().as_secs_f64() * 1e3;
-        let scores: BTreeMap<String, f64> = names().zip(scores).collect();
-        self.cells.publish(Some(context.id), None, CellStep::Scored { scores: scores.clone(), decide_ms });
-        let propensity = choice.propensities.get(choice.chosen).copied().unwrap_or(1.0);
-        let specialist = names().nth(choice.chosen).unwrap_or_default();
-        Ok(Routed { specialist, scores, propensities: names().zip(choice.propensities).collect(), propensity, decide_ms })
-    }
-
-    async fn score(&self, context: &RequestContext, question: &str) -> Result<Vec<nyx_engine::ContinuationScore>, NyxError> {
-        let (prompt, cacheable_prefix) = self.master.prompt(&self.text, question)?;
-        let continuations = self.master.names.clone();
-        let score = Score { context: context.clone(), prompt, cacheable_prefix, continuations, adapter: None, group: None };
-        context.bound("the master scored the specialists", self.pool.send(score)).await
     }
 
     async fn speak(
@@ -412,19 +384,6 @@ impl OrchestratorParts {
         self.cells.publish(change.decision, Some(&change.name), updated);
         Ok(change)
     }
-}
-
-/// A number in [0, 1): from the caller's seed and the question where there is a seed, so that the same request is routed alike.
-fn draw(seed: Option<u64>, question: &str) -> f64 {
-    let bits: u64 = match seed {
-        None => rand::random(),
-        Some(seed) => {
-            let mut hasher = DefaultHasher::new();
-            (seed, question).hash(&mut hasher);
-            hasher.finish()
-        }
-    };
-    (bits >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 /// What was said, into the decision; the automatic reward with its rule, if there is one.

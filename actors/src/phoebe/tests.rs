@@ -39,6 +39,8 @@ fn decision(specialist: &str, question: &str, answer: &str) -> Decision {
         question: question.into(),
         specialist: specialist.into(),
         scores: by_name(1.25),
+        logits: by_name(2.5),
+        head: Some("a".repeat(64)),
         propensities: by_name(0.75),
         trait_weights: by_name(0.0),
         propensity: 0.75,

@@ -47,10 +47,15 @@ impl LearnedPart for MasterHead {
     fn check(&self) -> Result<(), String> {
         let (names, classes, features) = (self.names.len(), self.model.classes(), self.model.features());
         if !self.model.is_sound() || classes != names || names < 2 {
-            return Err(format!("model has {classes} rows of {features} weights, expected finite ones, a row for each of the {names} names"));
+            return Err(format!(
+                "model has {classes} rows of {features} weights, expected finite ones, a row for each of the {names} names"
+            ));
         }
         if self.buckets == 0 || features != self.dimension.saturating_add(self.buckets) {
-            return Err(format!("buckets is {}, expected the {features} weights of a row less dimension, {}", self.buckets, self.dimension));
+            return Err(format!(
+                "buckets is {}, expected the {features} weights of a row less dimension, {}",
+                self.buckets, self.dimension
+            ));
         }
         if self.probe.len() != self.dimension || !self.probe.iter().all(|entry| entry.is_finite()) {
             return Err(format!("probe has {} numbers, expected {} finite ones", self.probe.len(), self.dimension));

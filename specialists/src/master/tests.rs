@@ -6,7 +6,7 @@ use crate::seeded::Seeded;
 fn examples() -> Vec<RoutingExample> {
     let mut random = Seeded::new();
     let words = [("kairos", "week"), ("moira", "rain"), ("eleos", "sad")];
-    (0..240)
+    (0..120)
         .map(|index| {
             let (name, word) = words[index % 3];
             let question = format!("what of the {word} number {}", (b'a' + (index % 20) as u8) as char);
@@ -16,8 +16,14 @@ fn examples() -> Vec<RoutingExample> {
         .collect()
 }
 
+/// Learned once for all tests.
+fn learned() -> &'static (MasterHead, HeadReport) {
+    static LEARNED: std::sync::OnceLock<(MasterHead, HeadReport)> = std::sync::OnceLock::new();
+    LEARNED.get_or_init(|| fit(&examples(), &[0.5, 0.5, 0.5, 0.5], 0.5).unwrap())
+}
+
 fn head() -> MasterHead {
-    fit(&examples(), &[0.5, 0.5, 0.5, 0.5], 0.5).unwrap().0
+    learned().0.clone()
 }
 
 fn names(list: &[&str]) -> Vec<String> {
@@ -32,7 +38,7 @@ fn shares(logits: &[f64], temperature: f64) -> Vec<f64> {
 
 #[test]
 fn learns_what_tells_them_apart_and_reports_it() {
-    let (head, report) = fit(&examples(), &[0.5, 0.5, 0.5, 0.5], 0.5).unwrap();
+    let (head, report) = learned();
     assert!(report.accuracy > 0.99 && report.recalls.len() == 3 && report.log_loss < 0.1, "{report:?}");
     let order = names(&["moira", "eleos", "kairos"]);
     let logits = head.logits(&order, &[0.0; 3], "what of the rain", &[0.0; 4]);

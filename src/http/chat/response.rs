@@ -140,6 +140,10 @@ pub struct NyxField {
     pub specialist: String,
     /// The master's score of each candidate; empty when the caller chose.
     pub scores: BTreeMap<String, f64>,
+    /// What the master's head made of them, with the trait weights.
+    pub logits: BTreeMap<String, f64>,
+    /// The id of that head; null where the scores alone decided.
+    pub head: Option<String>,
     /// The probability with which each could have been drawn; they add up to 1.
     pub propensities: BTreeMap<String, f64>,
     pub trait_weights: BTreeMap<String, f64>,
@@ -165,6 +169,8 @@ impl From<Decision> for NyxField {
             decision_id: decision.id,
             specialist: decision.specialist,
             scores: decision.scores,
+            logits: decision.logits,
+            head: decision.head,
             propensities: decision.propensities,
             trait_weights: decision.trait_weights,
             confidence: decision.confidence,
