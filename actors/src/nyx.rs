@@ -18,16 +18,14 @@ use uuid::Uuid;
 use crate::cells::{CellStep, CellStream};
 use crate::gpu::{Device, DeviceThreadOptions, GpuPool, GpuShard, GpuWorker, Shard};
 use crate::learned::{LearnedLoader, LearnedRegistry};
-use crate::memory::messages::{Embed, Embeddings, Heal, MemoryHit, NewMemory, Recall, Remember, RememberMany};
+use crate::memory::messages::{Embed, Embeddings, Forget, Forgotten, Heal, MemoryHit, NewMemory, Recall, Remember, RememberMany};
 use crate::memory::{EdgeStore, EmbeddingService, MemoryFilter, MemoryKeeper, MemoryParts, MemoryStore, QdrantStore, StoreKind};
 use crate::metrics::Metrics;
 use crate::observe::{ActorState, Registry, Vitals};
 use crate::options::{self, NyxOptions, RequestOptions};
 use crate::orchestrator::messages::{Ask, Route, Routing, TraitWeights, UpdateTraitWeight};
 use crate::orchestrator::{Orchestrator, OrchestratorParts, OrchestratorSetup};
-use crate::phoebe::messages::{
-    GetDecision, Judge, ListDecisions, ListPromises, ListVerdicts, Memory, NamedDecisions, Ping, StoreTraitWeight, TraitWeightChange,
-};
+use crate::phoebe::messages::{GetDecision, Judge, ListDecisions, ListPromises, ListVerdicts, Memory, MemorySelector, NamedDecisions, Ping, StoreTraitWeight, TraitWeightChange};
 use crate::phoebe::{Phoebe, PhoebeStore};
 use crate::question::{Question, StreamEvent};
 use crate::specialist::{Specialist, SpecialistParts};
@@ -225,7 +223,7 @@ impl Nyx {
             troupe.start(Vitals::new("gpu-pool", "gpu_pool", None), move |vitals| GpuPool::new(workers.clone(), vitals))
         };
         let memory = {
-            let parts = MemoryParts { embedding, store: index, phoebe: phoebe.clone(), lasting, healing: Arc::default() };
+            let parts = MemoryParts::new(embedding, index, phoebe.clone(), lasting, options.memory.retention_days);
             troupe.start(Vitals::new("memory-keeper", "memory_keeper", None), move |vitals| MemoryKeeper::new(parts.clone(), vitals))
         };
         let specialists: Arc<[SpecialistPolicy]> = options.specialists.into();
@@ -359,6 +357,14 @@ impl Nyx {
     /// As [`remember`](Self::remember).
     pub async fn remember_many(&self, context: RequestContext, memories: Vec<NewMemory>) -> Result<Vec<Memory>, NyxError> {
         self.inner.memory.send(RememberMany { context, memories }).await
+    }
+
+    /// Forgets memories; they are found no more when this answers.
+    ///
+    /// # Errors
+    /// [`NyxError::NotFound`] for one that is not there; phoebe does not answer.
+    pub async fn forget(&self, context: RequestContext, selector: MemorySelector) -> Result<Forgotten, NyxError> {
+        self.inner.memory.send(Forget { context, selector }).await
     }
 
     /// The `k` memories nearest in meaning, best first.

@@ -1,6 +1,8 @@
 //! The vector store in this process: one qdrant-edge shard in the data folder.
 
+use std::collections::HashMap;
 use std::fs::{File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,8 +10,8 @@ use async_trait::async_trait;
 use qdrant_edge::{
     CountRequest, CreateIndex, Distance, EdgeConfig, EdgeShard, EdgeSparseVectorParams, EdgeVectorParams, FieldIndexOperations, Filter,
     JsonPath, Modifier, NamedQuery, OperationError, PayloadFieldSchema, PayloadSchemaType, PointId, PointInsertOperations, PointOperations,
-    PointStruct, QueryEnum, SearchRequest, UpdateOperation, Vector, VectorInternal, VectorStructInternal, Vectors, WalOptions,
-    WithPayloadInterface, WithVector,
+    PointStruct, PointStructPersisted, QueryEnum, Record, ScrollRequest, SearchRequest, UpdateOperation, Vector, VectorInternal,
+    VectorStructInternal, VectorStructPersisted, Vectors, WalOptions, WithPayloadInterface, WithVector,
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -27,6 +29,13 @@ const LOG_SEGMENT: usize = 4 << 20;
 const RECIPE: &str = "nyx-index";
 /// A file that every shard has.
 const SHARD_CONFIG: &str = "edge_config.json";
+/// File in the shard's folder that says that points were deleted since its files were made.
+const SCRUB: &str = "nyx-deleted";
+/// Extension of the folder that a scrubbed shard is made in.
+const FRESH: &str = "new";
+const SCRUBBED_AT_ONCE: usize = 256;
+/// Points of a shard that is scrubbed with each deletion.
+const SCRUBBED_NOW: usize = 1000;
 
 /// One shard; its calls block and take turns, on threads made for blocking.
 #[derive(Clone)]
@@ -64,6 +73,8 @@ impl Shard {
     /// Opens what is there; what another version or another embedder made is removed first: it is an index, and phoebe has it all.
     fn open(folder: &Path, dimension: usize) -> Result<Self, NyxError> {
         let mut shard = Self { folder: folder.to_owned(), dimension, open: None };
+        // what a crash left of a scrubbing
+        remove(&folder.with_extension(FRESH)).map_err(|error| shard.bad()(error.to_string()))?;
         if !folder.join(SHARD_CONFIG).exists() {
             shard.create()?;
             return Ok(shard);
@@ -107,12 +118,74 @@ impl Shard {
     fn clear(&mut self) -> Result<(), NyxError> {
         // closed before its files go
         drop(self.open.take());
-        std::fs::remove_dir_all(&self.folder).map_err(|error| self.bad()(error.to_string()))?;
+        remove(&self.folder).map_err(|error| self.bad()(error.to_string()))?;
         self.create()
     }
 
     fn get(&self) -> Result<&EdgeShard, NyxError> {
-        self.open.as_ref().ok_or_else(|| self.bad()("an earlier failure closed it".into()))
+        self.open.as_ref().ok_or_else(|| self.bad()("an earlier failure closed it: start Nyx again".into()))
+    }
+
+    /// Durable when it returns.
+    fn delete(&self, ids: Vec<Uuid>) -> Result<(), NyxError> {
+        let ids = ids.into_iter().map(PointId::Uuid).collect();
+        // first, so that a crash after the deletion does not forget to scrub
+        std::fs::write(self.folder.join(SCRUB), "").map_err(|error| self.bad()(error.to_string()))?;
+        let shard = self.get()?;
+        shard.update(UpdateOperation::PointOperation(PointOperations::DeletePoints { ids })).map_err(failed("deleting"))?;
+        shard.flush();
+        Ok(())
+    }
+
+    fn count(&self) -> Result<usize, NyxError> {
+        self.get()?.count(CountRequest { filter: None, exact: true }).map_err(failed("counting"))
+    }
+
+    /// Deleted points stay in the shard's files, and all that was ever written in its log: the living ones move into new files.
+    fn scrub(&mut self) -> Result<(), NyxError> {
+        if !self.folder.join(SCRUB).exists() {
+            return Ok(());
+        }
+        let bad = self.bad();
+        let mut fresh = Self { folder: self.folder.with_extension(FRESH), dimension: self.dimension, open: None };
+        remove(&fresh.folder).map_err(|error| bad(error.to_string()))?;
+        fresh.create()?;
+        let mut offset = None;
+        loop {
+            let page = ScrollRequest {
+                offset,
+                limit: Some(SCRUBBED_AT_ONCE),
+                with_payload: Some(WithPayloadInterface::Bool(true)),
+                with_vector: WithVector::Bool(true),
+                ..ScrollRequest::default()
+            };
+            let (records, next) = self.get()?.scroll(page).map_err(failed("scrubbing"))?;
+            let points = records.into_iter().map(|Record { id, payload, vector, .. }| {
+                let vector = vector.map_or(VectorStructPersisted::Named(HashMap::new()), VectorStructPersisted::from);
+                PointStructPersisted { id, vector, payload }
+            });
+            let upsert = PointOperations::UpsertPoints(PointInsertOperations::PointsList(points.collect()));
+            fresh.get()?.update(UpdateOperation::PointOperation(upsert)).map_err(failed("scrubbing"))?;
+            offset = next;
+            if offset.is_none() {
+                break;
+            }
+        }
+        // dropping a shard writes it out
+        drop(fresh.open.take());
+        drop(self.open.take());
+        // a crash between the two leaves no index, and phoebe has everything
+        remove(&self.folder).and_then(|()| std::fs::rename(&fresh.folder, &self.folder)).map_err(|error| bad(error.to_string()))?;
+        self.open = Some(EdgeShard::load(&self.folder, Some(self.config())).map_err(|error| bad(error.to_string()))?);
+        Ok(())
+    }
+}
+
+/// Removes a folder, if it is there.
+fn remove(folder: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -250,11 +323,9 @@ impl MemoryStore for EdgeStore {
 
     async fn delete(&self, ids: Vec<Uuid>) -> Result<(), NyxError> {
         self.blocking("deleting", move |shard| {
-            let ids = ids.into_iter().map(PointId::Uuid).collect();
-            let shard = shard.get()?;
-            shard.update(UpdateOperation::PointOperation(PointOperations::DeletePoints { ids })).map_err(failed("deleting"))?;
-            shard.flush();
-            Ok(())
+            shard.delete(ids)?;
+            // a large one is scrubbed by and by, once for many deletions
+            if shard.count()? <= SCRUBBED_NOW { shard.scrub() } else { Ok(()) }
         })
         .await
     }
@@ -263,7 +334,11 @@ impl MemoryStore for EdgeStore {
         self.blocking("clearing", Shard::clear).await
     }
 
+    async fn scrub(&self) -> Result<(), NyxError> {
+        self.blocking("scrubbing", Shard::scrub).await
+    }
+
     async fn count(&self) -> Result<usize, NyxError> {
-        self.blocking("counting", |shard| shard.get()?.count(CountRequest { filter: None, exact: true }).map_err(failed("counting"))).await
+        self.blocking("counting", |shard| shard.count()).await
     }
 }

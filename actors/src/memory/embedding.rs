@@ -83,9 +83,11 @@ impl Drop for Inner {
 /// Texts of one job that are embedded before another job has its turn.
 const BATCH: usize = 32;
 
-/// A job on its way.
+/// A job on its way: its texts are embedded by length, so that a batch is hardly padded.
 struct Pending {
     job: Job,
+    /// Texts still to be embedded; the last is the next. The longest come first: what a job needs most memory for is known at once.
+    left: Vec<usize>,
     done: Embeddings,
 }
 
@@ -117,18 +119,22 @@ fn run(embedder: &Embedder, jobs: &Receiver<Job>, most: usize) {
 
 impl Pending {
     fn new(job: Job) -> Self {
-        Self { done: Embeddings { vectors: Vec::with_capacity(job.texts.len()), tokens: 0 }, job }
+        let mut left: Vec<usize> = (0..job.texts.len()).collect();
+        left.sort_by_key(|&index| job.texts[index].len());
+        Self { done: Embeddings { vectors: vec![Vec::new(); job.texts.len()], tokens: 0 }, left, job }
     }
 
     /// The next batch; true when all texts are done.
     fn embed(&mut self, embedder: &Embedder) -> Result<bool, NyxError> {
-        let rest = &self.job.texts[self.done.vectors.len()..];
-        let texts: Vec<&str> = rest.iter().take(BATCH).map(String::as_str).collect();
+        let batch = self.left.split_off(self.left.len().saturating_sub(BATCH));
+        let texts: Vec<&str> = batch.iter().map(|&index| self.job.texts[index].as_str()).collect();
         match catch_unwind(AssertUnwindSafe(|| embedder.embed(&texts))) {
             Ok(Ok((vectors, tokens))) => {
-                self.done.vectors.extend(vectors);
+                for (index, vector) in batch.into_iter().zip(vectors) {
+                    self.done.vectors[index] = vector;
+                }
                 self.done.tokens += tokens;
-                Ok(self.done.vectors.len() == self.job.texts.len())
+                Ok(self.left.is_empty())
             }
             Ok(Err(error)) => Err(error.into()),
             Err(payload) => Err(NyxError::Internal(format!("the embedder {}", panic_message(&*payload)))),

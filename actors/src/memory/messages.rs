@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::store::MemoryFilter;
-use crate::phoebe::messages::Memory;
+use crate::phoebe::messages::{Memory, MemorySelector};
 use crate::{NyxError, RequestContext};
 
 /// Something to remember.
@@ -55,6 +55,23 @@ pub struct MemoryHit {
     pub memory: Memory,
     /// Cosine similarity in [-1, 1].
     pub score: f32,
+}
+
+/// Forgets memories: they are found no more when this answers, also after a crash.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Forgotten, NyxError>")]
+pub struct Forget {
+    pub context: RequestContext,
+    pub selector: MemorySelector,
+}
+
+/// What was forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Memories that matched.
+    pub forgotten: u64,
+    /// They are out of the index and of phoebe; if not, the index did not answer, and they go as soon as it does.
+    pub erased: bool,
 }
 
 /// Puts into the index what phoebe holds and it lacks; answers how many.

@@ -2,6 +2,7 @@
 
 mod edge;
 mod embedding;
+mod forget;
 mod lexical;
 pub mod messages;
 mod options;
@@ -11,18 +12,20 @@ mod store;
 mod tests;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{Actor, AsyncContext, Context, Handler, ResponseFuture, WrapFuture};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::observe::Vitals;
-use crate::phoebe::messages::{CountIndexed, ListMemories, MarkIndexed, Memory, StoreMemories};
+use crate::phoebe::messages::{CountMemories, ListMemories, MarkIndexed, Memory, MemoryCounts, StoreMemories};
 use crate::phoebe::{self, Phoebe};
 use crate::supervise::Supervised;
 use crate::{NyxError, RequestContext};
-use messages::{Embed, Embeddings, Heal, MemoryHit, NewMemory, Recall, Remember, RememberMany};
+use messages::{Embed, Embeddings, Forget, Forgotten, Heal, MemoryHit, NewMemory, Recall, Remember, RememberMany};
+
+use forget::RETAIN_EVERY;
 
 pub use edge::EdgeStore;
 pub use embedding::EmbeddingService;
@@ -49,8 +52,12 @@ pub struct MemoryParts {
     pub phoebe: Supervised<Phoebe>,
     /// The index outlives this process: phoebe is told what it holds.
     pub lasting: bool,
+    /// Days that a memory is kept after it was stored; `None` is for ever.
+    pub retention_days: Option<u32>,
     /// Held while the index is being healed.
-    pub healing: Arc<tokio::sync::Mutex<()>>,
+    healing: Arc<tokio::sync::Mutex<()>>,
+    /// Held to read from when memories are looked up until they are in the index, and to write while forgotten ones are taken out of it.
+    writing: Arc<tokio::sync::RwLock<()>>,
 }
 
 /// The actor.
@@ -70,27 +77,41 @@ impl Actor for MemoryKeeper {
 
     fn started(&mut self, context: &mut Self::Context) {
         let parts = self.parts.clone();
-        let heal = async move {
+        let housekeeping = async move {
+            let mut retained: Option<Instant> = None;
             loop {
-                match parts.heal().await {
-                    Ok(0) => {}
-                    Ok(healed) => tracing::info!(healed, "memories that were missing from the index are back"),
-                    Err(error) => tracing::warn!(%error, "memories missing from the index could not be put back; trying again later"),
+                let due = retained.is_none_or(|at| at.elapsed() >= RETAIN_EVERY);
+                match parts.keep_house(due).await {
+                    Ok(()) if due => retained = Some(Instant::now()),
+                    Ok(()) => {}
+                    Err(error) => tracing::warn!(%error, "the index could not be brought in line with phoebe; trying again later"),
                 }
                 tokio::time::sleep(HEAL_EVERY).await;
             }
         };
-        context.spawn(heal.into_actor(self));
+        context.spawn(housekeeping.into_actor(self));
     }
 }
 
 impl MemoryParts {
+    /// `lasting`: the index outlives this process.
+    pub fn new(
+        embedding: EmbeddingService,
+        store: Arc<dyn MemoryStore>,
+        phoebe: Supervised<Phoebe>,
+        lasting: bool,
+        retention_days: Option<u32>,
+    ) -> Self {
+        Self { embedding, store, phoebe, lasting, retention_days, healing: Arc::default(), writing: Arc::default() }
+    }
+
     /// Phoebe first: once she has them, a failure of the index loses nothing and is healed later.
     async fn remember(&self, context: RequestContext, memories: Vec<NewMemory>) -> Result<Vec<Memory>, NyxError> {
         if !(1..=MAX_BATCH).contains(&memories.len()) {
             return Err(NyxError::invalid("memories", format!("memories are {}, expected 1 to {MAX_BATCH}", memories.len())));
         }
         let memories = memories.into_iter().map(memory).collect::<Result<Vec<Memory>, _>>()?;
+        let _none_is_forgotten = self.writing.read().await;
         context.bound("the memory was stored", self.phoebe.send(StoreMemories(memories.clone()))).await?;
         for some in memories.chunks(PAGE as usize) {
             if let Err(error) = context.bound("the memory was indexed", self.index(some.to_vec())).await {
@@ -107,18 +128,27 @@ impl MemoryParts {
         let pairs = memories.into_iter().zip(embedded.vectors);
         self.store.upsert(pairs.map(|(memory, vector)| IndexedMemory { memory, vector }).collect()).await?;
         // what stands in an index of this process alone is not in the one that lasts
-        if self.lasting { self.phoebe.send(MarkIndexed(ids)).await } else { Ok(()) }
+        if !self.lasting {
+            return Ok(());
+        }
+        // another process may have forgotten some of them meanwhile
+        let forgotten = self.phoebe.send(MarkIndexed(ids)).await?;
+        if forgotten.is_empty() { Ok(()) } else { self.store.delete(forgotten).await }
     }
 
     /// Indexes what phoebe holds and the index lacks; everything when the index holds fewer than it should. Returns how many.
     async fn heal(&self) -> Result<usize, NyxError> {
         let _one_at_a_time = self.healing.lock().await;
         // phoebe first: what is indexed meanwhile is in the index before she knows
-        let indexed = self.phoebe.send(CountIndexed).await?;
-        let held = self.store.count().await?;
-        let unindexed_only = held as u64 >= indexed && held > 0;
+        let MemoryCounts { all, indexed } = self.phoebe.send(CountMemories).await?;
+        let held = self.store.count().await? as u64;
+        if indexed == all && held == all {
+            return Ok(0);
+        }
+        let unindexed_only = held >= indexed && held > 0;
         let (mut after, mut healed) = (None, 0);
         loop {
+            let _none_is_forgotten = self.writing.read().await;
             let page = self.phoebe.send(ListMemories { unindexed_only, after, limit: PAGE }).await?;
             let Some(last) = page.last() else { return Ok(healed) };
             after = Some(last.id);
@@ -196,6 +226,16 @@ impl Handler<RememberMany> for MemoryKeeper {
         self.vitals.taken_up();
         let parts = self.parts.clone();
         Box::pin(async move { parts.remember(request.context, request.memories).await })
+    }
+}
+
+impl Handler<Forget> for MemoryKeeper {
+    type Result = ResponseFuture<Result<Forgotten, NyxError>>;
+
+    fn handle(&mut self, request: Forget, _: &mut Self::Context) -> Self::Result {
+        self.vitals.taken_up();
+        let parts = self.parts.clone();
+        Box::pin(async move { parts.forget(request).await })
     }
 }
 

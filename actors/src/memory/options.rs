@@ -27,11 +27,21 @@ pub struct MemoryOptions {
     pub timeout_ms: u64,
     /// Embedding jobs that may wait.
     pub queue: usize,
+    /// Days that a memory is kept after it was stored; for ever when absent.
+    pub retention_days: Option<u32>,
 }
 
 impl Default for MemoryOptions {
     fn default() -> Self {
-        Self { store: StoreKind::Edge, url: None, api_key: None, collection: "nyx_memories".into(), timeout_ms: 5_000, queue: 64 }
+        Self {
+            store: StoreKind::Edge,
+            url: None,
+            api_key: None,
+            collection: "nyx_memories".into(),
+            timeout_ms: 5_000,
+            queue: 64,
+            retention_days: None,
+        }
     }
 }
 

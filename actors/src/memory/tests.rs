@@ -9,6 +9,11 @@ use nyx_engine::embed::Embedder;
 use tempfile::TempDir;
 
 use super::*;
+
+mod forgetting;
+mod server;
+mod stores;
+
 use crate::phoebe::{PhoebeOptions, PhoebeStore};
 use crate::supervise::RestartPolicy;
 use crate::testing::model;
@@ -34,7 +39,7 @@ async fn phoebe(folder: &Path) -> Supervised<Phoebe> {
 async fn parts(folder: &Path) -> MemoryParts {
     let embedding = embedding();
     let store = Arc::new(EdgeStore::open(&folder.join("memory"), embedding.dimension()).unwrap());
-    MemoryParts { embedding, store, phoebe: phoebe(folder).await, lasting: true, healing: Arc::default() }
+    MemoryParts::new(embedding, store, phoebe(folder).await, true, None)
 }
 
 fn context() -> RequestContext {
@@ -105,8 +110,7 @@ async fn the_same_on_a_qdrant_server_where_there_is_one() {
     let collection = format!("nyx_test_{}", Uuid::now_v7().simple());
     let options = MemoryOptions { store: StoreKind::Qdrant, url: Some(url), collection, ..MemoryOptions::default() };
     let store = Arc::new(QdrantStore::open(&options, embedding.dimension()).await.unwrap());
-    remembers_and_recalls(&MemoryParts { embedding, store, phoebe: phoebe(folder.path()).await, lasting: true, healing: Arc::default() })
-        .await;
+    remembers_and_recalls(&MemoryParts::new(embedding, store, phoebe(folder.path()).await, true, None)).await;
 }
 
 #[actix::test]
@@ -167,6 +171,9 @@ impl MemoryStore for Failing {
         self.store.clear().await
     }
     async fn delete(&self, ids: Vec<Uuid>) -> Result<(), NyxError> {
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(NyxError::VectorStore { doing: "deleting", reason: "the disk is full".into() });
+        }
         self.store.delete(ids).await
     }
     async fn count(&self) -> Result<usize, NyxError> {
@@ -174,14 +181,18 @@ impl MemoryStore for Failing {
     }
 }
 
+async fn failing_parts(folder: &Path) -> (MemoryParts, Arc<Failing>) {
+    let embedding = embedding();
+    let store = EdgeStore::open(&folder.join("memory"), embedding.dimension()).unwrap();
+    let failing = Arc::new(Failing { store, fails: AtomicBool::new(true) });
+    let store: Arc<dyn MemoryStore> = Arc::<Failing>::clone(&failing);
+    (MemoryParts::new(embedding, store, phoebe(folder).await, true, None), failing)
+}
+
 #[actix::test]
 async fn a_memory_that_could_not_be_indexed_is_kept_and_indexed_later() {
     let folder = tempfile::tempdir().unwrap();
-    let embedding = embedding();
-    let store = EdgeStore::open(&folder.path().join("memory"), embedding.dimension()).unwrap();
-    let failing = Arc::new(Failing { store, fails: AtomicBool::new(true) });
-    let store: Arc<dyn MemoryStore> = Arc::<Failing>::clone(&failing);
-    let parts = MemoryParts { embedding, store, phoebe: phoebe(folder.path()).await, lasting: true, healing: Arc::default() };
+    let (parts, failing) = failing_parts(folder.path()).await;
     let memory = parts.keep(tell(TOLD[0], None)).await.unwrap();
     assert_eq!(parts.recall(ask("my sister", 1)).await.unwrap(), []);
     assert!(parts.heal().await.unwrap_err().to_string().contains("the disk is full"));

@@ -1,6 +1,6 @@
 //! Phoebe's memories.
 
-use sea_orm::sea_query::ExprTrait;
+use sea_orm::sea_query::{Expr, ExprTrait, Func};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
     Statement, TransactionTrait, Value,
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::entities::decision::uuid_of;
 use super::entities::memory;
-use super::messages::{ListMemories, Memory, Neighbour, Neighbours};
+use super::messages::{ListMemories, Memory, MemoryCounts, MemorySelector, Neighbour, Neighbours};
 use super::store::{MAX_ROWS, PhoebeStore, check_limit};
 use crate::NyxError;
 
@@ -32,17 +32,81 @@ impl PhoebeStore {
         Ok(transaction.commit().await?)
     }
 
-    pub(super) async fn mark_indexed(&self, ids: Vec<Uuid>) -> Result<(), NyxError> {
-        let ids = ids.iter().map(Uuid::to_string);
-        memory::Entity::update_many()
+    pub(crate) async fn mark_indexed(&self, ids: Vec<Uuid>) -> Result<Vec<Uuid>, NyxError> {
+        let texts: Vec<String> = ids.iter().map(Uuid::to_string).collect();
+        let marked = memory::Entity::update_many()
             .col_expr(memory::Column::Indexed, true.into())
-            .filter(memory::Column::Id.is_in(ids))
+            .filter(memory::Column::Id.is_in(&texts))
+            .filter(memory::Column::Forgotten.eq(false))
+            .exec(&self.writer)
+            .await?;
+        if marked.rows_affected == ids.len() as u64 {
+            return Ok(Vec::new());
+        }
+        let kept = memory::Entity::find()
+            .select_only()
+            .column(memory::Column::Id)
+            .filter(memory::Column::Id.is_in(&texts))
+            .filter(memory::Column::Forgotten.eq(false));
+        let kept: Vec<String> = kept.into_tuple().all(&self.writer).await?;
+        Ok(ids.into_iter().filter(|id| !kept.contains(&id.to_string())).collect())
+    }
+
+    pub(super) async fn mark_forgotten(&self, selector: MemorySelector) -> Result<u64, NyxError> {
+        let mut update =
+            memory::Entity::update_many().col_expr(memory::Column::Forgotten, true.into()).filter(memory::Column::Forgotten.eq(false));
+        let mut one = None;
+        match selector {
+            MemorySelector::Id(id) => {
+                update = update.filter(memory::Column::Id.eq(id.to_string()));
+                one = Some(id);
+            }
+            MemorySelector::Ids(ids) => {
+                check_rows("ids", ids.len())?;
+                update = update.filter(memory::Column::Id.is_in(ids.iter().map(Uuid::to_string)));
+            }
+            MemorySelector::Matching { conversation, before } => {
+                if let Some(conversation) = conversation {
+                    update = update.filter(memory::Column::Conversation.eq(conversation));
+                }
+                if let Some(before) = before {
+                    let columns = [memory::Column::HappenedAt, memory::Column::StoredAt].map(Expr::col);
+                    update = update.filter(Expr::expr(Func::coalesce(columns)).lt(before));
+                }
+            }
+            MemorySelector::StoredBefore(moment) => update = update.filter(memory::Column::StoredAt.lt(moment)),
+            MemorySelector::All => {}
+        }
+        let marked = update.exec(&self.writer).await?.rows_affected;
+        match one {
+            Some(id) if marked == 0 => Err(NyxError::NotFound { what: "memory", id: id.to_string() }),
+            _ => Ok(marked),
+        }
+    }
+
+    pub(super) async fn forgotten(&self, limit: u64) -> Result<Vec<Uuid>, NyxError> {
+        check_limit(limit)?;
+        let forgotten = memory::Entity::find()
+            .select_only()
+            .column(memory::Column::Id)
+            .filter(memory::Column::Forgotten.eq(true))
+            .order_by_asc(memory::Column::Id)
+            .limit(limit);
+        // of the writer: a mark that was set a moment ago is seen
+        let ids: Vec<String> = forgotten.into_tuple().all(&self.writer).await?;
+        Ok(ids.iter().map(|id| uuid_of(id)).collect::<Result<_, _>>()?)
+    }
+
+    pub(super) async fn delete_forgotten(&self, ids: Vec<Uuid>) -> Result<(), NyxError> {
+        memory::Entity::delete_many()
+            .filter(memory::Column::Forgotten.eq(true))
+            .filter(memory::Column::Id.is_in(ids.iter().map(Uuid::to_string)))
             .exec(&self.writer)
             .await?;
         Ok(())
     }
 
-    pub(super) async fn memories(&self, query: ListMemories) -> Result<Vec<Memory>, NyxError> {
+    pub(crate) async fn memories(&self, query: ListMemories) -> Result<Vec<Memory>, NyxError> {
         check_limit(query.limit)?;
         let mut select =
             memory::Entity::find().filter(memory::Column::Forgotten.eq(false)).order_by_asc(memory::Column::Id).limit(query.limit);
@@ -56,9 +120,10 @@ impl PhoebeStore {
         Ok(rows.into_iter().map(Memory::try_from).collect::<Result<_, _>>()?)
     }
 
-    pub(super) async fn count_indexed(&self) -> Result<u64, NyxError> {
-        let indexed = memory::Column::Indexed.eq(true).and(memory::Column::Forgotten.eq(false));
-        Ok(memory::Entity::find().filter(indexed).count(&self.reader).await?)
+    pub(crate) async fn memory_counts(&self) -> Result<MemoryCounts, NyxError> {
+        let kept = || memory::Entity::find().filter(memory::Column::Forgotten.eq(false));
+        let indexed = kept().filter(memory::Column::Indexed.eq(true)).count(&self.reader).await?;
+        Ok(MemoryCounts { all: kept().count(&self.reader).await?, indexed })
     }
 
     /// One query: the conversations of `ids` are numbered, then joined with themselves by number.

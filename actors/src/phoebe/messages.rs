@@ -91,10 +91,43 @@ pub struct Neighbour {
     pub memory: Memory,
 }
 
-/// The vectors of these memories are in the index.
+/// The vectors of these memories are in the index. Answers those of them that are not to be there: forgotten, or deleted already.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<Uuid>, NyxError>")]
+pub struct MarkIndexed(pub Vec<Uuid>);
+
+/// Which memories are to be forgotten.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemorySelector {
+    /// One; [`NyxError::NotFound`] when there is none.
+    Id(Uuid),
+    Ids(Vec<Uuid>),
+    /// Those that match all that is given.
+    Matching {
+        conversation: Option<String>,
+        before: Option<DateTime<Utc>>,
+    },
+    /// Those that were stored before this moment, whenever they happened.
+    StoredBefore(DateTime<Utc>),
+    All,
+}
+
+/// Marks memories as forgotten: from now on phoebe tells nobody of them but [`ListForgotten`]. Answers how many.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<u64, NyxError>")]
+pub struct MarkForgotten(pub MemorySelector);
+
+/// Ids of memories that are marked as forgotten and still there.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<Uuid>, NyxError>")]
+pub struct ListForgotten {
+    pub limit: u64,
+}
+
+/// Deletes these memories, where they are marked as forgotten.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), NyxError>")]
-pub struct MarkIndexed(pub Vec<Uuid>);
+pub struct DeleteForgotten(pub Vec<Uuid>);
 
 /// Memories in the order of their ids, after `after`: all of them, or only those not yet marked as indexed.
 #[derive(Debug, Message)]
@@ -105,10 +138,18 @@ pub struct ListMemories {
     pub limit: u64,
 }
 
-/// How many memories are marked as indexed.
+/// How many memories there are, without those marked as forgotten.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<u64, NyxError>")]
-pub struct CountIndexed;
+#[rtype(result = "Result<MemoryCounts, NyxError>")]
+pub struct CountMemories;
+
+/// How many memories there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryCounts {
+    pub all: u64,
+    /// Of them, those marked as indexed.
+    pub indexed: u64,
+}
 
 /// Read-only text search over phoebe's own rows (memories and past decisions), best first: Aletheia's source until tables are registered.
 /// Evidence ids are `memory:UUID` and `decision:UUID`, `source` is the table's name.

@@ -15,13 +15,13 @@ use std::sync::Arc;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
 use nyx_specialists::Evidence;
+use uuid::Uuid;
 
 use crate::observe::Vitals;
 use crate::verdict::{Judged, Promise, Verdict};
 use crate::{Decision, NyxError};
 use messages::{
-    CountIndexed, GetDecision, Judge, ListDecisions, ListMemories, ListPromises, ListVerdicts, LoadTraitWeights, MarkIndexed, Memory,
-    NamedDecisions, Neighbour, Neighbours, Ping, RecordDecision, SearchRecord, StoreMemories, StoreTraitWeight, TraitWeightChange,
+    CountMemories, DeleteForgotten, GetDecision, Judge, ListDecisions, ListForgotten, ListMemories, ListPromises, ListVerdicts, LoadTraitWeights, MarkForgotten, MarkIndexed, Memory, MemoryCounts, NamedDecisions, Neighbour, Neighbours, Ping, RecordDecision, SearchRecord, StoreMemories, StoreTraitWeight, TraitWeightChange,
 };
 
 pub use options::{PhoebeOptions, redacted};
@@ -82,10 +82,13 @@ handle!(RecordDecision, (), |store, request| store.record(request));
 handle!(GetDecision, Decision, |store, request| store.decision(request.0));
 handle!(ListDecisions, Vec<Decision>, |store, request| store.decisions(request));
 handle!(StoreMemories, (), |store, request| store.store_memories(request.0));
-handle!(MarkIndexed, (), |store, request| store.mark_indexed(request.0));
+handle!(MarkIndexed, Vec<Uuid>, |store, request| store.mark_indexed(request.0));
 handle!(ListMemories, Vec<Memory>, |store, request| store.memories(request));
 handle!(Neighbours, Vec<Neighbour>, |store, request| store.neighbours(request));
-handle!(CountIndexed, u64, |store, _request| store.count_indexed());
+handle!(CountMemories, MemoryCounts, |store, _request| store.memory_counts());
+handle!(MarkForgotten, u64, |store, request| store.mark_forgotten(request.0));
+handle!(ListForgotten, Vec<Uuid>, |store, request| store.forgotten(request.limit));
+handle!(DeleteForgotten, (), |store, request| store.delete_forgotten(request.0));
 handle!(SearchRecord, Vec<Evidence>, |store, request| store.search(&request.text, request.limit));
 handle!(LoadTraitWeights, BTreeMap<String, f64>, |store, _request| store.trait_weights());
 handle!(StoreTraitWeight, TraitWeightChange, |store, request| store.store_trait_weight(request));

@@ -67,7 +67,8 @@ impl PhoebeStore {
             settings.max_connections(1).min_connections(1).map_sqlx_sqlite_opts(move |sqlite| {
                 // FULL: an acknowledged decision survives the machine's crash
                 let sqlite = sqlite.create_if_missing(true).journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
-                sqlite.busy_timeout(timeout).foreign_keys(true)
+                // what is deleted is overwritten
+                sqlite.busy_timeout(timeout).foreign_keys(true).pragma("secure_delete", "ON")
             });
             let writer = connect_sqlite(settings).await.map_err(named)?;
             if url.contains(":memory:") {
