@@ -1,16 +1,16 @@
-//! `POST /v1/memories` and `GET /v1/memories/search`: what Nyx is told to keep, and looking for it.
+//! `/v1/memories`: what Nyx is told to keep, looking for it, and forgetting it.
 
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use nyx_actors::Nyx;
 use nyx_actors::memory::MemoryFilter;
-use nyx_actors::memory::messages::{MemoryHit, NewMemory};
-use nyx_actors::phoebe::messages::Memory;
+use nyx_actors::memory::messages::{Forgotten, MemoryHit, NewMemory};
+use nyx_actors::phoebe::messages::{Memory, MemorySelector};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::error::ApiError;
+use super::error::{ApiError, ErrorBody};
 use super::extract::{Admitted, Query, parsed};
 
 /// Memories found when the caller does not say how many.
@@ -116,6 +116,68 @@ pub async fn search(nyx: web::Data<Nyx>, query: Query<SearchParams>) -> Result<H
     Ok(HttpResponse::Ok().json(FoundMemories { object: "list", data }))
 }
 
+/// Which memories to forget: those that match all that is given.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ForgetParams {
+    /// Those of this conversation.
+    conversation: Option<String>,
+    /// Those of what happened before this moment: RFC 3339, or a date.
+    before: Option<String>,
+    /// Every single one; with nothing else beside it.
+    #[param(value_type = Option<bool>)]
+    all: Option<String>,
+}
+
+impl ForgetParams {
+    fn selector(self) -> Result<MemorySelector, ApiError> {
+        let all = parsed("all", self.all.as_deref(), "true or false")?.unwrap_or(false);
+        let before = moment("before", self.before.as_deref())?;
+        match (all, self.conversation, before) {
+            (true, None, None) => Ok(MemorySelector::All),
+            (true, ..) => Err(ApiError::invalid("all", "all is true beside conversation or before, expected one or the other")),
+            (false, None, None) => {
+                let message = "nothing says which memories to forget, expected conversation, before, or all=true; one by its id at /v1/memories/{id}";
+                Err(ApiError::invalid("all", message))
+            }
+            (false, conversation, before) => Ok(MemorySelector::Matching { conversation, before }),
+        }
+    }
+}
+
+/// What was forgotten.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ForgottenMemories {
+    #[schema(example = "memories.forgotten")]
+    pub object: &'static str,
+    /// How many.
+    pub forgotten: u64,
+    /// They are deleted, from the index too. If false, the index did not answer: they go as soon as it does.
+    pub erased: bool,
+}
+
+/// Forgets one memory: it is found no more, not in the index either.
+#[utoipa::path(delete, path = "/v1/memories/{id}", tag = "memory", params(("id" = String, Path, format = "uuid")),
+    responses((status = 200, body = ForgottenMemories), (status = 404, description = "no such memory", body = ErrorBody)))]
+pub async fn forget_one(nyx: web::Data<Nyx>, id: web::Path<String>) -> Result<HttpResponse, ApiError> {
+    let id = parsed("id", Some(&id), "a memory's id (UUID)")?.unwrap_or_default();
+    forget_those(&nyx, MemorySelector::Id(id)).await
+}
+
+/// Forgets the memories that match, all of them with `all=true`. Which ones must be said.
+#[utoipa::path(delete, path = "/v1/memories", tag = "memory", params(ForgetParams), responses((status = 200, body = ForgottenMemories)))]
+pub async fn forget(nyx: web::Data<Nyx>, query: Query<ForgetParams>) -> Result<HttpResponse, ApiError> {
+    forget_those(&nyx, query.0.selector()?).await
+}
+
+async fn forget_those(nyx: &Nyx, selector: MemorySelector) -> Result<HttpResponse, ApiError> {
+    let permit = nyx.admit()?;
+    let Forgotten { forgotten, erased } = nyx.forget(nyx.context(None)?, selector).await?;
+    drop(permit);
+    Ok(HttpResponse::Ok().json(ForgottenMemories { object: "memories.forgotten", forgotten, erased }))
+}
+
 /// A moment, or the beginning of a day in UTC; `param` is who is told that it is neither.
 fn moment(param: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, ApiError> {
     text.map(|text| instant(param, text)).transpose()
@@ -133,6 +195,28 @@ fn instant(param: &str, text: &str) -> Result<DateTime<Utc>, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn which_memories_to_forget_is_said_and_said_once() {
+        let selector = |conversation: Option<&str>, before: Option<&str>, all: Option<&str>| {
+            let [conversation, before, all] = [conversation, before, all].map(|text| text.map(str::to_owned));
+            ForgetParams { conversation, before, all }.selector()
+        };
+        let day = DateTime::parse_from_rfc3339("2026-11-24T00:00:00Z").unwrap().to_utc();
+        let matching = MemorySelector::Matching { conversation: Some("home".into()), before: Some(day) };
+        assert_eq!(selector(Some("home"), Some("2026-11-24"), Some("false")).unwrap(), matching);
+        assert_eq!(selector(None, None, Some("true")).unwrap(), MemorySelector::All);
+        for (conversation, before, all, param, says) in [
+            (None, None, None, "all", "expected conversation, before, or all=true"),
+            (None, None, Some("false"), "all", "expected conversation, before, or all=true"),
+            (Some("home"), None, Some("true"), "all", "one or the other"),
+            (None, None, Some("yes"), "all", "true or false"),
+            (None, Some("soon"), None, "before", "before is \"soon\""),
+        ] {
+            let error = selector(conversation, before, all).unwrap_err();
+            assert!(error.detail.param.as_deref() == Some(param) && error.to_string().contains(says), "{error}");
+        }
+    }
 
     #[test]
     fn when_is_a_moment_or_a_date() {

@@ -17,6 +17,8 @@ use super::{admin, cells, chat, decisions, embeddings, health, infer, learned, m
         embeddings::embed,
         memories::remember,
         memories::search,
+        memories::forget,
+        memories::forget_one,
         decisions::list,
         decisions::get,
         verdicts::resolve,

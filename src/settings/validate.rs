@@ -126,6 +126,9 @@ fn memory(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError>
     }
     check.that(!memory.collection.trim().is_empty(), "memory.collection", format!("{:?}", memory.collection), "a name")?;
     check.that((1..=600_000).contains(&memory.timeout_ms), "memory.timeout_ms", memory.timeout_ms, "1 to 600000")?;
+    if let Some(days) = memory.retention_days {
+        check.that((1..=36_500).contains(&days), "memory.retention_days", days, "1 to 36500, or not set: for ever")?;
+    }
     check.between("memory.queue", memory.queue, 1, MOST)
 }
 

@@ -59,7 +59,8 @@ impl MemoryParts {
     /// Marks what was stored longer ago than it may be kept; returns how many.
     pub(super) async fn retain(&self) -> Result<u64, NyxError> {
         let Some(days) = self.retention_days else { return Ok(0) };
-        let stored_before = phoebe::now() - TimeDelta::days(i64::from(days));
+        // longer than there are dates is for ever
+        let Some(stored_before) = phoebe::now().checked_sub_signed(TimeDelta::days(i64::from(days))) else { return Ok(0) };
         self.phoebe.send(MarkForgotten(MemorySelector::StoredBefore(stored_before))).await
     }
 
