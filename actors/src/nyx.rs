@@ -120,7 +120,7 @@ impl Troupe {
 }
 
 /// Runs what blocks off the async threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, NyxError> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, NyxError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| NyxError::Internal(error.to_string()))
 }
 
@@ -551,7 +551,7 @@ impl Nyx {
 }
 
 /// The embedder runs on the CPU, beside the devices.
-fn candle_device() -> nyx_engine::Device {
+pub(crate) fn candle_device() -> nyx_engine::Device {
     nyx_engine::Device::Cpu
 }
 

@@ -1,8 +1,9 @@
-//! The command line: `nyx serve | ask | fetch | migrate | doctor`. Whatever goes wrong is one line on stderr and an exit code above 0.
+//! The command line: `nyx serve | ask | fetch | migrate | memories | doctor`. Whatever goes wrong is one line on stderr and an exit code above 0.
 
 mod ask;
 mod doctor;
 mod fetch;
+mod memories;
 mod migrate;
 mod output;
 mod serve;
@@ -56,6 +57,8 @@ enum Command {
     Fetch,
     /// Bring the database's schema up to date
     Migrate(migrate::Migrate),
+    /// Make the index of memories anew, or keep those of a file
+    Memories(memories::Memories),
     /// Check models, devices, database, vector store and port, and say what to do
     Doctor(doctor::Doctor),
 }
@@ -84,6 +87,10 @@ enum CommandError {
     Server(std::io::Error),
     #[error("cannot write to stdout: {0}")]
     Output(#[from] std::io::Error),
+    #[error("cannot read {path}: {source}")]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("{path}, line {number}: {reason}")]
+    Line { path: PathBuf, number: usize, reason: String },
     #[error("{failed} of {checked} checks failed")]
     Unwell { failed: usize, checked: usize },
 }
@@ -123,6 +130,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         Command::Ask(ask) => in_system(ask.run(settings)),
         Command::Fetch => fetch::fetch(&settings),
         Command::Migrate(_) => in_system(migrate::migrate(settings)),
+        Command::Memories(memories) => in_system(memories.run(settings)),
         Command::Doctor(doctor) => in_system(doctor.run(settings)),
     }
 }

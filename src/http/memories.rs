@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::error::{ApiError, ErrorBody};
-use super::extract::{Admitted, Query, parsed};
+use super::extract::{Admitted, Query, parse, parsed};
 
 /// Memories found when the caller does not say how many.
 const DEFAULT_K: usize = 5;
@@ -32,6 +32,21 @@ pub struct MemoryRequest {
     /// What a shared picture shows.
     #[schema(example = "a photo of a cello on a balcony")]
     caption: Option<String>,
+}
+
+impl MemoryRequest {
+    /// One line of a file of memories.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub(crate) fn parsed(json: &[u8]) -> Result<NewMemory, String> {
+        parse::<Self>(json).and_then(Self::memory).map_err(|error| error.to_string())
+    }
+
+    fn memory(self) -> Result<NewMemory, ApiError> {
+        let Self { text, speaker, when, conversation, caption } = self;
+        Ok(NewMemory { text, speaker, when: moment("when", when.as_deref())?, conversation, caption })
+    }
 }
 
 /// A memory as it is kept.
@@ -96,9 +111,7 @@ pub struct SearchParams {
 #[utoipa::path(post, path = "/v1/memories", tag = "memory", request_body = MemoryRequest, responses((status = 200, body = MemoryItem)))]
 pub async fn remember(nyx: web::Data<Nyx>, request: Admitted<MemoryRequest>) -> Result<HttpResponse, ApiError> {
     let Admitted { permit, body, .. } = request;
-    let when = moment("when", body.when.as_deref())?;
-    let memory = NewMemory { text: body.text, speaker: body.speaker, when, conversation: body.conversation, caption: body.caption };
-    let memory = nyx.remember(nyx.context(None)?, memory).await?;
+    let memory = nyx.remember(nyx.context(None)?, body.memory()?).await?;
     drop(permit);
     Ok(HttpResponse::Ok().json(MemoryItem::from(memory)))
 }
@@ -138,7 +151,8 @@ impl ForgetParams {
             (true, None, None) => Ok(MemorySelector::All),
             (true, ..) => Err(ApiError::invalid("all", "all is true beside conversation or before, expected one or the other")),
             (false, None, None) => {
-                let message = "nothing says which memories to forget, expected conversation, before, or all=true; one by its id at /v1/memories/{id}";
+                let message =
+                    "nothing says which memories to forget, expected conversation, before, or all=true; one by its id at /v1/memories/{id}";
                 Err(ApiError::invalid("all", message))
             }
             (false, conversation, before) => Ok(MemorySelector::Matching { conversation, before }),

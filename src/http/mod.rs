@@ -37,6 +37,7 @@ use auth::{Access, Keys};
 use error::ApiError;
 
 pub use infer::InferResponse;
+pub(crate) use memories::MemoryRequest;
 pub use options::{HttpOptions, HttpOptionsError};
 
 /// What the doors know besides Nyx.

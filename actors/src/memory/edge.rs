@@ -75,13 +75,13 @@ impl Shard {
         let mut shard = Self { folder: folder.to_owned(), dimension, open: None };
         // what a crash left of a scrubbing
         remove(&folder.with_extension(FRESH)).map_err(|error| shard.bad()(error.to_string()))?;
-        if !folder.join(SHARD_CONFIG).exists() {
-            shard.create()?;
-            return Ok(shard);
-        }
-        if std::fs::read_to_string(folder.join(RECIPE)).ok().as_deref() != Some(&Self::recipe(dimension)) {
+        if EdgeStore::is_outdated(folder, dimension) {
             tracing::warn!(folder = %folder.display(), "the index was made by another version or embedder: it is built again from phoebe");
             shard.clear()?;
+            return Ok(shard);
+        }
+        if !folder.join(SHARD_CONFIG).exists() {
+            shard.create()?;
             return Ok(shard);
         }
         let hint = "it is an index over phoebe: `nyx memories reindex` builds it again";
@@ -210,6 +210,28 @@ impl EdgeStore {
     /// # Errors
     /// [`NyxError::VectorStoreBusy`] when another process has it open; else why it cannot be opened.
     pub fn open(folder: &Path, dimension: usize) -> Result<Self, NyxError> {
+        Self::locked(folder, dimension, Shard::open)
+    }
+
+    /// An empty shard in `folder`, whatever was there, also one that cannot be opened. Blocks, as [`open`](Self::open).
+    ///
+    /// # Errors
+    /// [`NyxError::VectorStoreBusy`] when another process has it open; else why it cannot be made.
+    pub fn anew(folder: &Path, dimension: usize) -> Result<Self, NyxError> {
+        Self::locked(folder, dimension, |folder, dimension| {
+            let mut shard = Shard { folder: folder.to_owned(), dimension, open: None };
+            shard.clear()?;
+            Ok(shard)
+        })
+    }
+
+    /// Whether the shard in `folder` is of another version or embedder, so that [`open`](Self::open) puts an empty one in its place.
+    pub fn is_outdated(folder: &Path, dimension: usize) -> bool {
+        let current = || std::fs::read_to_string(folder.join(RECIPE)).is_ok_and(|recipe| recipe == Shard::recipe(dimension));
+        folder.join(SHARD_CONFIG).exists() && !current()
+    }
+
+    fn locked(folder: &Path, dimension: usize, open: impl FnOnce(&Path, usize) -> Result<Shard, NyxError>) -> Result<Self, NyxError> {
         let bad = |reason: String| NyxError::VectorStore { doing: "opening", reason: format!("{}: {reason}", folder.display()) };
         if let Some(parent) = folder.parent() {
             std::fs::create_dir_all(parent).map_err(|error| bad(error.to_string()))?;
@@ -220,7 +242,7 @@ impl EdgeStore {
             Err(TryLockError::WouldBlock) => return Err(NyxError::VectorStoreBusy { folder: folder.to_owned() }),
             Err(TryLockError::Error(error)) => return Err(bad(error.to_string())),
         }
-        let (shard, lexicon) = (Shard::open(folder, dimension)?, Lexicon::new()?);
+        let (shard, lexicon) = (open(folder, dimension)?, Lexicon::new()?);
         Ok(Self { shard: Arc::new(Mutex::new(shard)), lexicon: Arc::new(lexicon), dimension, _lock: Arc::new(lock), _temporary: None })
     }
 

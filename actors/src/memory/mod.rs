@@ -3,6 +3,7 @@
 mod edge;
 mod embedding;
 mod forget;
+mod indexer;
 mod lexical;
 pub mod messages;
 mod options;
@@ -29,6 +30,7 @@ use forget::RETAIN_EVERY;
 
 pub use edge::EdgeStore;
 pub use embedding::EmbeddingService;
+pub use indexer::{Indexer, import};
 pub use options::{MemoryOptions, StoreKind};
 pub use qdrant::QdrantStore;
 pub use store::{Hit, IndexedMemory, MemoryFilter, MemoryStore};

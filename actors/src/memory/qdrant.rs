@@ -24,6 +24,8 @@ use crate::NyxError;
 /// Tries of an operation; every one here may be repeated without harm.
 const TRIES: u32 = 4;
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+/// However long the server would have Nyx wait.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 
 /// A collection on a server.
 pub struct QdrantStore {
@@ -37,17 +39,32 @@ fn failed(doing: &'static str, error: &QdrantError) -> NyxError {
     NyxError::VectorStore { doing, reason: error.to_string() }
 }
 
-/// Whether another try may help: the server was away, busy or slow.
-fn transient(error: &QdrantError) -> bool {
-    use tonic_code::*;
-    matches!(error, QdrantError::ResponseError { status } if [UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED].contains(&(status.code() as i32)))
+/// How long to wait before another try, where one may help: the server was away, busy or slow.
+fn worth_another_try(error: &QdrantError, backoff: Duration) -> Option<Duration> {
+    match error {
+        QdrantError::ResourceExhaustedError { retry_after_seconds, .. } => {
+            Some(backoff.max(Duration::from_secs(*retry_after_seconds)).min(LONGEST_BACKOFF))
+        }
+        // a time-out of the client's own is a cancellation, a connection that cannot be made an internal error
+        QdrantError::ResponseError { status } => match GrpcCode(status.code() as i32) {
+            GrpcCode::CANCELLED | GrpcCode::DEADLINE_EXCEEDED | GrpcCode::RESOURCE_EXHAUSTED | GrpcCode::UNAVAILABLE => Some(backoff),
+            GrpcCode::INTERNAL if status.message().starts_with("Failed to connect") => Some(backoff),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
-/// gRPC's status codes, by number.
-mod tonic_code {
-    pub(super) const DEADLINE_EXCEEDED: i32 = 4;
-    pub(super) const RESOURCE_EXHAUSTED: i32 = 8;
-    pub(super) const UNAVAILABLE: i32 = 14;
+/// A status code of gRPC.
+#[derive(PartialEq, Eq)]
+struct GrpcCode(i32);
+
+impl GrpcCode {
+    const CANCELLED: Self = Self(1);
+    const DEADLINE_EXCEEDED: Self = Self(4);
+    const RESOURCE_EXHAUSTED: Self = Self(8);
+    const INTERNAL: Self = Self(13);
+    const UNAVAILABLE: Self = Self(14);
 }
 
 /// Runs `work` again after a transient failure, backing off.
@@ -55,12 +72,13 @@ async fn retried<T, F: Future<Output = Result<T, QdrantError>>>(doing: &'static 
     let mut backoff = FIRST_BACKOFF;
     for _ in 1..TRIES {
         match work().await {
-            Err(error) if transient(&error) => {
+            Ok(done) => return Ok(done),
+            Err(error) => {
+                let Some(pause) = worth_another_try(&error, backoff) else { return Err(failed(doing, &error)) };
                 tracing::warn!(%error, doing, "the vector store did not answer; trying again");
-                tokio::time::sleep(backoff).await;
+                tokio::time::sleep(pause).await;
                 backoff *= 2;
             }
-            done => return done.map_err(|error| failed(doing, &error)),
         }
     }
     work().await.map_err(|error| failed(doing, &error))
@@ -72,16 +90,31 @@ impl QdrantStore {
     /// # Errors
     /// No URL, no server, or a collection of another vector size.
     pub async fn open(options: &MemoryOptions, dimension: usize) -> Result<Self, NyxError> {
+        let store = Self::connect(options, dimension)?;
+        store.prepare().await?;
+        Ok(store)
+    }
+
+    /// An empty collection, whatever was there.
+    ///
+    /// # Errors
+    /// No URL, or no server.
+    pub async fn anew(options: &MemoryOptions, dimension: usize) -> Result<Self, NyxError> {
+        let store = Self::connect(options, dimension)?;
+        store.clear().await?;
+        Ok(store)
+    }
+
+    fn connect(options: &MemoryOptions, dimension: usize) -> Result<Self, NyxError> {
         let url = options.url.as_ref().ok_or_else(|| NyxError::VectorStore {
             doing: "connecting",
             reason: "memory.store is \"qdrant\" and memory.url is not set: set it to the server's gRPC address".into(),
         })?;
-        let mut builder = Qdrant::from_url(url).timeout(Duration::from_millis(options.timeout_ms)).skip_compatibility_check();
+        let timeout = Duration::from_millis(options.timeout_ms);
+        let mut builder = Qdrant::from_url(url).timeout(timeout).connect_timeout(timeout).skip_compatibility_check();
         builder.set_api_key_option(options.api_key.as_deref());
         let client = builder.build().map_err(|error| failed("connecting", &error))?;
-        let store = Self { client, collection: options.collection.clone(), dimension, lexicon: Lexicon::new()? };
-        store.prepare().await?;
-        Ok(store)
+        Ok(Self { client, collection: options.collection.clone(), dimension, lexicon: Lexicon::new()? })
     }
 
     async fn prepare(&self) -> Result<(), NyxError> {

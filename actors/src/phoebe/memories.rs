@@ -19,10 +19,12 @@ const ROWS_A_STATEMENT: usize = 500;
 impl PhoebeStore {
     /// All of them or none.
     pub(super) async fn store_memories(&self, memories: Vec<Memory>) -> Result<(), NyxError> {
-        if memories.is_empty() {
-            return Ok(());
-        }
         check_rows("memories", memories.len())?;
+        self.insert_memories(memories).await
+    }
+
+    /// The same for any number of them.
+    pub(crate) async fn insert_memories(&self, memories: Vec<Memory>) -> Result<(), NyxError> {
         let transaction = self.writer.begin().await?;
         let mut rows = memories.into_iter().map(|memory| memory::Model::from(memory).into_active_model()).peekable();
         while rows.peek().is_some() {

@@ -42,11 +42,12 @@ pub(super) async fn vector_store(settings: &Settings) -> Check {
     }
     let place = if embedded { folder.display().to_string() } else { settings.memory.url.clone().unwrap_or_default() };
     match memories(settings, embedded.then_some(folder)).await {
-        Ok(memories) => Check::ok("vector store", format!("{place} opens, {memories} memories")),
+        Ok(None) => Check::ok("vector store", format!("{place} is of another version or embedder: the start builds it again")),
+        Ok(Some(memories)) => Check::ok("vector store", format!("{place} opens, {memories} memories")),
         // as with a taken port: it may be Nyx itself that is running
         Err((reason, true)) => Check::warning("vector store", reason, "nothing, if that one is meant to run; `nyx ask` works beside it"),
         Err((error, false)) if embedded => {
-            Check::error("vector store", error, "it is an index over phoebe: with its folder removed, Nyx builds it again")
+            Check::error("vector store", error, "it is an index over phoebe: `nyx memories reindex` builds it again")
         }
         Err((error, false)) => Check::error("vector store", error, "correct memory.url and memory.api_key, and see that the server is up"),
     }
@@ -55,13 +56,16 @@ pub(super) async fn vector_store(settings: &Settings) -> Check {
 /// Why the memories could not be counted, and whether that is only because Nyx runs.
 type Uncounted = (String, bool);
 
-async fn memories(settings: &Settings, folder: Option<PathBuf>) -> Result<usize, Uncounted> {
+/// How many there are; none are counted in an index that would not be kept.
+async fn memories(settings: &Settings, folder: Option<PathBuf>) -> Result<Option<usize>, Uncounted> {
     let dimension = dimension(settings).map_err(|reason| (reason, false))?;
     let told = |error: NyxError| (error.to_string(), matches!(error, NyxError::VectorStoreBusy { .. }));
-    match folder {
-        Some(folder) => EdgeStore::open(&folder, dimension).map_err(told)?.count().await.map_err(told),
-        None => QdrantStore::open(&settings.memory, dimension).await.map_err(told)?.count().await.map_err(told),
-    }
+    let count = match folder {
+        Some(folder) if EdgeStore::is_outdated(&folder, dimension) => return Ok(None),
+        Some(folder) => EdgeStore::open(&folder, dimension).map_err(told)?.count().await,
+        None => QdrantStore::open(&settings.memory, dimension).await.map_err(told)?.count().await,
+    };
+    count.map(Some).map_err(told)
 }
 
 /// The length of the embedder's vectors, without loading it.

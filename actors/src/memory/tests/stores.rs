@@ -99,7 +99,7 @@ async fn behaves(store: &dyn MemoryStore) {
         let expected: Vec<&str> = expected.iter().map(|memory| memory.text.as_str()).collect();
         assert_eq!(texts(&store.dense(leaning(1.0), 10, &filter).await.unwrap()), expected, "{filter:?}");
         let mut dogs = store.lexical("dog", 10, &filter).await.unwrap();
-        dogs.sort_by(|a, b| a.memory.id.cmp(&b.memory.id));
+        dogs.sort_by_key(|hit| hit.memory.id);
         let expected: Vec<&str> = expected.into_iter().filter(|text| text.contains("dog")).collect();
         assert_eq!(texts(&dogs), expected, "{filter:?}");
     }
