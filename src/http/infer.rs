@@ -59,7 +59,7 @@ pub struct InferRequest {
     /// Recall only memories of this `conversation`, of this `speaker`, from `after` on, `before` a moment (RFC 3339).
     #[schema(value_type = Option<Object>)]
     memory: Option<MemoryFilter>,
-    /// Keep what was asked and answered as memories.
+    /// Keep what was asked and answered as memories of the conversation; their ids, or a warning, are in `notes.remembered`.
     remember: Option<bool>,
     /// Your own name for this decision, by which outcomes and feedback may call it.
     external_key: Option<String>,

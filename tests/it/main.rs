@@ -7,6 +7,7 @@ mod docs;
 mod doors;
 mod fetch;
 mod learned;
+mod memories;
 mod openai;
 mod people;
 mod postgres;

@@ -10,9 +10,9 @@ use crate::NyxError;
 use crate::phoebe::messages::Memory;
 
 /// Saturation of a word's count in a memory.
-const K1: f64 = 1.2;
+const K1: f64 = 0.9;
 /// How much a memory's length counts against it.
-const B: f64 = 0.75;
+const B: f64 = 0.4;
 /// Words of a typical memory, without stop words: a turn of a conversation, not a document.
 const TYPICAL_WORDS: f64 = 12.0;
 /// Of the stop words and of the Snowball stemmer.

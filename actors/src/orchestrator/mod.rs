@@ -3,6 +3,7 @@
 mod choice;
 mod master;
 pub mod messages;
+mod remember;
 mod route;
 mod safety;
 #[cfg(test)]
@@ -266,7 +267,11 @@ impl OrchestratorParts {
         };
         decision.timings.decide_ms = routed.routing.decide_ms;
         decision.timings.total_ms = context.asked.elapsed().as_secs_f64() * 1e3;
-        self.conclude(&context, &decision, reward).await?;
+        let remembered = self.remember(&context, &question, &mut decision).await;
+        if let Err(error) = self.conclude(&context, &decision, reward).await {
+            self.unremember(remembered).await;
+            return Err(error);
+        }
         match failure {
             Some(error) => Err(self.failed(&context, Some(&name), error)),
             None => Ok(decision),

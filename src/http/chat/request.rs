@@ -62,7 +62,7 @@ pub struct ChatRequest {
     deadline_ms: Option<u64>,
     /// Ties requests of one conversation together. An extension.
     conversation: Option<String>,
-    /// Keep what was asked and answered as memories. An extension.
+    /// Keep what was asked and answered as memories of the conversation; their ids, or a warning, are in `nyx.notes.remembered`. An extension.
     remember: Option<bool>,
 
     #[schema(ignore)]

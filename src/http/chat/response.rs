@@ -158,6 +158,9 @@ pub struct NyxField {
     pub activation: Option<f64>,
     /// Sum of the rewards so far, in [-1, 1] each.
     pub reward: f64,
+    /// What took part in the answer and why it came out so, by name; empty when nothing did.
+    #[schema(value_type = Object)]
+    pub notes: BTreeMap<String, serde_json::Value>,
     /// `answered`, or `partial` when the deadline cut it.
     #[schema(value_type = String)]
     pub status: Status,
@@ -180,6 +183,7 @@ impl From<Decision> for NyxField {
             probability: decision.probability,
             activation: decision.activation,
             reward: decision.reward,
+            notes: decision.notes,
             status: decision.status,
         }
     }

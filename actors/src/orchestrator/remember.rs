@@ -1,0 +1,64 @@
+//! `remember: true`: what was asked and answered becomes memories of its conversation.
+
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{OrchestratorParts, RECORD_GRACE};
+use crate::decision::Status;
+use crate::memory::messages::{Forget, NewMemory, RememberMany};
+use crate::phoebe::messages::MemorySelector;
+use crate::question::Question;
+use crate::{Decision, RequestContext};
+
+/// Name of the note: `{"ids": [question, answer]}`, or `{"warning": why not}`.
+const NOTE: &str = "remembered";
+/// Who asked.
+const USER: &str = "user";
+/// Who answered, where no specialist did.
+const NYX: &str = "nyx";
+
+impl OrchestratorParts {
+    /// Keeps the user's last message and the answer, in this order, and notes their ids in the decision. An answer is not lost over it: why
+    /// they could not be kept becomes the note. Returns the ids.
+    pub(super) async fn remember(&self, context: &RequestContext, question: &Question, decision: &mut Decision) -> Vec<Uuid> {
+        if !question.given.remember || decision.status != Status::Answered {
+            return Vec::new();
+        }
+        let speaker = if decision.specialist == "base" { NYX } else { &decision.specialist };
+        let turn = |speaker: &str, text: &str| NewMemory {
+            text: text.to_owned(),
+            speaker: Some(speaker.to_owned()),
+            when: Some(question.given.now.unwrap_or(decision.asked_at)),
+            conversation: question.conversation.clone(),
+            caption: None,
+        };
+        let memories = vec![turn(USER, &decision.question), turn(speaker, decision.answer())];
+        // the answer is there: the caller's deadline is kept for it, not for this
+        let own = RequestContext { span: context.span.clone(), ..RequestContext::new(RECORD_GRACE) };
+        let kept = self.memory.send(RememberMany { context: own, memories }).await;
+        let (ids, note) = match kept {
+            Ok(kept) => {
+                let ids: Vec<Uuid> = kept.into_iter().map(|memory| memory.id).collect();
+                let note = json!({ "ids": ids });
+                (ids, note)
+            }
+            Err(error) => {
+                tracing::warn!(%error, decision = %decision.id, "what was asked and answered could not be remembered");
+                (Vec::new(), json!({ "warning": error.to_string() }))
+            }
+        };
+        decision.notes.insert(NOTE.to_owned(), note);
+        ids
+    }
+
+    /// Takes back what was kept of a decision that could not be recorded: whoever asks again must not be remembered twice.
+    pub(super) async fn unremember(&self, ids: Vec<Uuid>) {
+        if ids.is_empty() {
+            return;
+        }
+        let forget = Forget { context: RequestContext::new(RECORD_GRACE), selector: MemorySelector::Ids(ids) };
+        if let Err(error) = self.memory.send(forget).await {
+            tracing::warn!(%error, "what was remembered of a decision that is not on record could not be taken back");
+        }
+    }
+}

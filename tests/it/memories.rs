@@ -1,0 +1,181 @@
+//! Memories on the real binary: searched, forgotten, indexed anew, imported, kept from conversations.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::program::{Program, Serving, write};
+
+fn tell(serving: &Serving, memory: Value) -> String {
+    let (status, memory) = serving.post("/v1/memories", &memory);
+    assert_eq!(status, 200, "{memory}");
+    memory["id"].as_str().unwrap().to_owned()
+}
+
+fn search(serving: &Serving, query: &str) -> Vec<String> {
+    let (status, found) = serving.get(&format!("/v1/memories/search?k=20&{query}"));
+    assert_eq!(status, 200, "{found}");
+    let mut texts: Vec<String> = found["data"].as_array().unwrap().iter().map(|hit| hit["text"].as_str().unwrap().to_owned()).collect();
+    texts.sort();
+    texts
+}
+
+fn forget(serving: &Serving, selector: &str) -> Value {
+    let (status, forgotten) = serving.send("DELETE", &format!("/v1/memories{selector}"), &[], b"").json();
+    assert_eq!((status, &forgotten["object"], &forgotten["erased"]), (200, &json!("memories.forgotten"), &json!(true)), "{forgotten}");
+    forgotten["forgotten"].clone()
+}
+
+/// Whether any file under `folder` holds these bytes.
+fn holds(folder: &Path, text: &str) -> bool {
+    std::fs::read_dir(folder).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return holds(&path, text);
+        }
+        std::fs::read(path).unwrap_or_default().windows(text.len()).any(|window| window == text.as_bytes())
+    })
+}
+
+fn some(serving: &Serving) -> Vec<String> {
+    vec![
+        tell(serving, json!({"text": "dog one", "speaker": "Ana", "conversation": "home", "when": "2026-01-01"})),
+        tell(serving, json!({"text": "dog two", "speaker": "Ben", "conversation": "home", "when": "2026-02-01"})),
+        tell(serving, json!({"text": "dog three", "speaker": "Ana", "conversation": "work", "when": "2026-03-01T12:00:00Z"})),
+        tell(serving, json!({"text": "look", "caption": "a photo of a xylophone", "conversation": "work"})),
+    ]
+}
+
+#[test]
+fn memories_are_filtered_and_forgotten_and_leave_no_trace_in_the_index() {
+    let program = Program::new();
+    let serving = program.serve();
+    let ids = some(&serving);
+    for (filter, expected) in [
+        ("q=dog&speaker=Ana", vec!["dog one", "dog three"]),
+        ("q=dog&conversation=home", vec!["dog one", "dog two"]),
+        ("q=dog&after=2026-02-01&before=2026-03-01T12:00:00Z", vec!["dog two"]),
+        ("q=dog&before=2026-02-01", vec!["dog one"]),
+        ("q=dog&after=2026-03-02", vec!["look"]),
+        ("q=dog&speaker=nobody", vec![]),
+    ] {
+        assert_eq!(search(&serving, filter), expected, "{filter}");
+    }
+    let index = program.data_dir().join("memory");
+    assert!(holds(&index, "xylophone"));
+    assert_eq!(forget(&serving, &format!("/{}", ids[3])), 1);
+    assert!(!holds(&index, "xylophone"));
+    assert_eq!(forget(&serving, "?conversation=home&before=2026-01-15"), 1);
+    assert_eq!(search(&serving, "q=dog"), ["dog three", "dog two"]);
+    // nothing comes back with the next start
+    serving.kill();
+    let serving = program.serve();
+    assert_eq!(search(&serving, "q=dog"), ["dog three", "dog two"]);
+    assert_eq!(serving.send("DELETE", &format!("/v1/memories/{}", ids[3]), &[], b"").json().0, 404);
+    assert_eq!(forget(&serving, "?all=true"), 2);
+    assert_eq!(search(&serving, "q=dog").len(), 0);
+    assert!(!holds(&index, "dog three"));
+}
+
+#[test]
+fn forgetting_takes_a_key_where_keys_are_set() {
+    let serving = Program::new().with("NYX__HTTP__API_KEYS", r#"["hush"]"#).serve();
+    assert_eq!(serving.send("DELETE", "/v1/memories?all=true", &[], b"").status, 401);
+    assert_eq!(serving.send("DELETE", "/v1/memories?all=true", &["Authorization: Bearer hush"], b"").status, 200);
+}
+
+#[test]
+fn the_index_is_built_anew_from_phoebe_but_not_under_a_running_server() {
+    let program = Program::new();
+    let serving = program.serve();
+    some(&serving);
+    let ran = program.run(&["memories", "reindex"]);
+    assert!(ran.refusal().contains("is open in another Nyx process"), "{ran:?}");
+    assert!(serving.interrupt().status.success());
+    // damaged beyond opening
+    let index = program.data_dir().join("memory");
+    std::fs::remove_dir_all(index.join("segments")).unwrap();
+    write(&index.join("segments"), "no folder");
+    let ran = program.run(&["memories", "reindex"]).success();
+    assert!(ran.stdout.contains("4 memories") && ran.stdout.contains(index.to_str().unwrap()), "{ran:?}");
+    let serving = program.serve();
+    assert_eq!(search(&serving, "q=dog").len(), 4);
+}
+
+#[test]
+fn memories_are_imported_from_a_file_all_or_none() {
+    let program = Program::new();
+    let file = program.dir.path().join("turns.jsonl");
+    let lines = [r#"{"text": "dog one", "speaker": "Ana", "conversation": "home", "when": "2026-01-01"}"#, "", r#"{"text": "dog two"}"#];
+    write(&file, lines.join("\n"));
+    let path = file.to_str().unwrap();
+    let ran = program.run(&["memories", "import", path]).success();
+    assert!(ran.stdout.contains("kept 2 memories; 2 are new"), "{ran:?}");
+    for (line, says) in [("{\"text\": 1}", "line 4"), ("{\"text\": \" \"}", "memory 3"), ("{\"when\": \"x\"}", "text")] {
+        write(&file, format!("{}\n{line}\n", lines.join("\n")));
+        let ran = program.run(&["memories", "import", path]);
+        assert!(ran.refusal().contains(says), "{ran:?}");
+    }
+    let ran = program.run(&["memories", "import", "/nowhere.jsonl"]);
+    assert!(ran.refusal().contains("/nowhere.jsonl"), "{ran:?}");
+    let serving = program.serve();
+    assert_eq!(search(&serving, "q=dog"), ["dog one", "dog two"]);
+    // beside a server: on record at once, and in the index soon
+    write(&file, r#"{"text": "dog three"}"#);
+    let ran = program.run(&["memories", "import", path]).success();
+    assert!(ran.stdout.contains("the running Nyx indexes them"), "{ran:?}");
+}
+
+#[test]
+fn memories_are_kept_for_ever_or_for_some_days() {
+    let program = Program::new().with("NYX__MEMORY__RETENTION_DAYS", "1");
+    let serving = program.serve();
+    tell(&serving, json!({"text": "dog one", "when": "1999-01-01"}));
+    serving.kill();
+    // told today, so kept: when it happened does not count
+    assert_eq!(search(&program.serve(), "q=dog"), ["dog one"]);
+    let ran = Program::new().with("NYX__MEMORY__RETENTION_DAYS", "0").run(&["migrate"]);
+    assert!(ran.refusal().contains("memory.retention_days") && ran.refusal().contains("36500"), "{ran:?}");
+}
+
+#[test]
+fn a_conversation_is_remembered_when_told_to() {
+    let program = Program::new();
+    let serving = program.serve();
+    let asked = |remember: bool| {
+        json!({"prompt": "My cello is called Bruno. What is its name?", "specialist": "eleos", "conversation": "music", "max_tokens": 6,
+            "temperature": 0, "now": "2026-05-01T10:00:00Z", "remember": remember})
+    };
+    let (status, told) = serving.post("/infer", &asked(false));
+    assert_eq!((status, told["notes"].get("remembered")), (200, None), "{told}");
+    assert_eq!(search(&serving, "q=cello").len(), 0);
+
+    let (status, told) = serving.post("/infer", &asked(true));
+    assert_eq!(status, 200, "{told}");
+    let ids: Vec<&str> = told["notes"]["remembered"]["ids"].as_array().unwrap().iter().map(|id| id.as_str().unwrap()).collect();
+    let (_, found) = serving.get("/v1/memories/search?q=cello&k=5&conversation=music");
+    let by = |speaker: &str| found["data"].as_array().unwrap().iter().find(|hit| hit["speaker"] == speaker).unwrap().clone();
+    let (question, answer) = (by("user"), by("eleos"));
+    assert_eq!([&question["id"], &answer["id"]], [&json!(ids[0]), &json!(ids[1])], "{found}");
+    assert_eq!((&question["text"], &answer["text"]), (&json!("My cello is called Bruno. What is its name?"), &told["answer"]));
+    assert_eq!(question["when"], "2026-05-01T10:00:00Z");
+    // it is on record too
+    let id = told["decision_id"].as_str().unwrap();
+    assert_eq!(serving.get(&format!("/v1/decisions/{id}")).1["notes"]["remembered"], told["notes"]["remembered"]);
+
+    // the OpenAI door, streamed; what cannot be kept is a warning, not a lost answer
+    let chat = |content: &str| {
+        json!({"model": "nyx/base", "messages": [{"role": "user", "content": content}], "max_tokens": 4,
+        "conversation": "music", "remember": true, "temperature": 0})
+    };
+    let (status, told) = serving.post("/v1/chat/completions", &chat("And the violin is Clara."));
+    assert_eq!(status, 200, "{told}");
+    assert_eq!(told["nyx"]["notes"]["remembered"]["ids"].as_array().unwrap().len(), 2, "{told}");
+    let hits = search(&serving, "q=violin&speaker=nyx");
+    assert_eq!(hits.len(), 1, "{hits:?}");
+    let (status, told) = serving.post("/v1/chat/completions", &chat(&format!("ok {}", " ".repeat(33_000))));
+    assert_eq!(status, 200, "{told}");
+    let warning = told["nyx"]["notes"]["remembered"]["warning"].as_str().unwrap();
+    assert!(warning.contains("expected at most 32768"), "{told}");
+    assert!(!told["choices"][0]["message"]["content"].as_str().unwrap().is_empty());
+}
