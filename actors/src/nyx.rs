@@ -25,7 +25,10 @@ use crate::observe::{ActorState, Registry, Vitals};
 use crate::options::{self, NyxOptions, RequestOptions};
 use crate::orchestrator::messages::{Ask, Route, Routing, TraitWeights, UpdateTraitWeight};
 use crate::orchestrator::{Orchestrator, OrchestratorParts, OrchestratorSetup};
-use crate::phoebe::messages::{GetDecision, Judge, ListDecisions, ListPromises, ListVerdicts, Memory, MemorySelector, NamedDecisions, Ping, StoreTraitWeight, TraitWeightChange};
+use crate::phoebe::messages::{
+    GetDecision, Judge, ListDecisions, ListPromises, ListVerdicts, Memory, MemorySelector, NamedDecisions, Ping, StoreTraitWeight,
+    TraitWeightChange,
+};
 use crate::phoebe::{Phoebe, PhoebeStore};
 use crate::question::{Question, StreamEvent};
 use crate::specialist::{Specialist, SpecialistParts};

@@ -21,7 +21,9 @@ use crate::observe::Vitals;
 use crate::verdict::{Judged, Promise, Verdict};
 use crate::{Decision, NyxError};
 use messages::{
-    CountMemories, DeleteForgotten, GetDecision, Judge, ListDecisions, ListForgotten, ListMemories, ListPromises, ListVerdicts, LoadTraitWeights, MarkForgotten, MarkIndexed, Memory, MemoryCounts, NamedDecisions, Neighbour, Neighbours, Ping, RecordDecision, SearchRecord, StoreMemories, StoreTraitWeight, TraitWeightChange,
+    CountMemories, DeleteForgotten, GetDecision, Judge, ListDecisions, ListForgotten, ListMemories, ListPromises, ListVerdicts,
+    LoadTraitWeights, MarkForgotten, MarkIndexed, Memory, MemoryCounts, NamedDecisions, Neighbour, Neighbours, Ping, RecordDecision,
+    SearchRecord, StoreMemories, StoreTraitWeight, TraitWeightChange,
 };
 
 pub use options::{PhoebeOptions, redacted};
