@@ -3,6 +3,7 @@
 //! A specialist is one TOML file ([`SpecialistPolicy::parse`]); Nyx ships five ([`SHIPPED`]), and a sixth needs a file and no code.
 //! The present comes in with the [`Situation`], so that the same question, evidence and time always write the same prompt.
 
+pub mod confidence;
 mod error;
 mod evidence;
 pub mod fairness;

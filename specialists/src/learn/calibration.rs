@@ -34,6 +34,11 @@ impl Platt {
         Some(Self { slope: at(1.0) - at(0.0), offset: at(0.0) })
     }
 
+    /// Whether it is a map at all: asked of one that was read from a file.
+    pub fn is_sound(&self) -> bool {
+        self.slope.is_finite() && self.offset.is_finite()
+    }
+
     pub fn apply(&self, score: f64) -> f64 {
         1.0 / (1.0 + (-(self.slope * score + self.offset)).exp())
     }
@@ -88,6 +93,12 @@ impl Isotonic {
             *probability = highest;
         }
         self
+    }
+
+    /// Whether it is a map at all, never falling and within [0, 1]: asked of one that was read from a file.
+    pub fn is_sound(&self) -> bool {
+        let inside = |(score, p): &(f64, f64)| score.is_finite() && (0.0..=1.0).contains(p);
+        self.points.iter().all(inside) && self.points.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1)
     }
 
     pub fn apply(&self, score: f64) -> f64 {

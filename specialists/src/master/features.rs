@@ -7,7 +7,7 @@ const ENDS: &str = "^";
 
 /// Runs of letters in lower case, runs of digits by their length alone (a head must not learn which years its examples were about), and every
 /// other character by itself.
-fn words(text: &str) -> Vec<String> {
+pub(crate) fn words(text: &str) -> Vec<String> {
     #[derive(PartialEq, Clone, Copy)]
     enum Kind {
         Letters,
@@ -35,7 +35,7 @@ fn words(text: &str) -> Vec<String> {
 }
 
 /// FNV-1a, 64 bits.
-fn fnv1a(text: &str) -> u64 {
+pub(crate) fn fnv1a(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 

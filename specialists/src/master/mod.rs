@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::learn::{LearnedPart, LinearModel};
 use features::hashed;
+pub(crate) use features::{fnv1a, words};
 
 pub use fit::{HeadReport, RoutingExample, fit, utterances};
 

@@ -1,0 +1,159 @@
+//! Learning confidences from answers whose truth is known.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::signals::FEATURES;
+use super::{Calibrator, Confidences, Map, Signals};
+use crate::learn::metrics::{auroc, base_rate, brier, brier_skill, expected_calibration_error, log_loss};
+use crate::learn::{Example, Isotonic, LinearModel, Platt};
+
+/// Answers that a specialist must have, and of each kind.
+const LEAST_ROWS: usize = 50;
+const LEAST_OF_EACH: usize = 10;
+const FOLDS: usize = 5;
+/// Penalties tried, the largest first: of equals it wins.
+const PENALTIES: [f64; 4] = [0.1, 0.03, 0.01, 0.003];
+/// Below this no log score goes.
+const FLOOR: f64 = 1e-3;
+/// Bins of the calibration error.
+const BINS: usize = 10;
+const DIGITS: i32 = 4;
+
+/// One answer whose truth is known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConfidenceRow {
+    pub specialist: String,
+    pub signals: Signals,
+    pub right: bool,
+    /// Rows of one group (a table, a template) never stand on both sides of a fold; each its own where it is empty.
+    pub group: String,
+}
+
+/// How good confidences are on rows that they were not learned from.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Quality {
+    pub rows: usize,
+    pub base_rate: Option<f64>,
+    pub ece: Option<f64>,
+    pub brier: Option<f64>,
+    /// Against always saying the base rate.
+    pub brier_skill: Option<f64>,
+    pub auroc: Option<f64>,
+}
+
+impl Quality {
+    /// Of pairs of a confidence and whether the answer was right.
+    pub fn of(pairs: &[(f64, bool)]) -> Self {
+        let rate = base_rate(pairs);
+        Self {
+            rows: pairs.len(),
+            base_rate: rate,
+            ece: expected_calibration_error(pairs, BINS),
+            brier: brier(pairs),
+            brier_skill: rate.and_then(|rate| brier_skill(pairs, rate)),
+            auroc: auroc(pairs),
+        }
+    }
+}
+
+/// What cross-validation says.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ConfidenceReport {
+    pub specialists: BTreeMap<String, Quality>,
+    pub pooled: Quality,
+}
+
+/// Learns a calibrator for each specialist with at least 50 rows, 10 right and 10 wrong; the others have none. The same rows in the same order give
+/// the same confidences.
+pub fn fit(rows: &[ConfidenceRow]) -> (Confidences, ConfidenceReport) {
+    let mut by_name: BTreeMap<&str, Vec<&ConfidenceRow>> = BTreeMap::new();
+    for row in rows {
+        by_name.entry(&row.specialist).or_default().push(row);
+    }
+    let (mut confidences, mut specialists, mut all) = (Confidences::default(), BTreeMap::new(), Vec::new());
+    for (name, rows) in by_name {
+        let right = rows.iter().filter(|row| row.right).count();
+        if rows.len() < LEAST_ROWS || right < LEAST_OF_EACH || rows.len() - right < LEAST_OF_EACH {
+            continue;
+        }
+        let Some((calibrator, held_out)) = calibrator(&rows) else { continue };
+        specialists.insert(name.to_owned(), Quality::of(&held_out));
+        all.extend(held_out);
+        confidences.specialists.insert(name.to_owned(), calibrator);
+    }
+    (confidences, ConfidenceReport { specialists, pooled: Quality::of(&all) })
+}
+
+/// The calibrator, and what its like said of rows that it had not seen.
+fn calibrator(rows: &[&ConfidenceRow]) -> Option<(Calibrator, Vec<(f64, bool)>)> {
+    let folds = folds(rows);
+    let example = |row: &ConfidenceRow| Example { features: row.signals.features(), class: usize::from(row.right), weight: 1.0 };
+    let examples: Vec<Example> = rows.iter().map(|row| example(row)).collect();
+    let learn = |left_out: Option<usize>, l2: f64| {
+        let kept = examples.iter().zip(&folds).filter(|(_, fold)| left_out != Some(**fold)).map(|(example, _)| example.clone());
+        LinearModel::fit(&kept.collect::<Vec<_>>(), 2, FEATURES, l2).rounded(DIGITS)
+    };
+    let mut best: Option<(f64, f64, Vec<(f64, bool)>)> = None;
+    for l2 in PENALTIES {
+        let models: Vec<LinearModel> = (0..FOLDS).map(|fold| learn(Some(fold), l2)).collect();
+        let scores: Vec<(f64, bool)> =
+            rows.iter().zip(&folds).map(|(row, fold)| (Calibrator::score(&models[*fold], &row.signals), row.right)).collect();
+        let loss = log_loss(&mapped(&scores, &folds, Platt::fit, Map::Platt), FLOOR)?;
+        if best.as_ref().is_none_or(|(least, ..)| loss < *least - 1e-9) {
+            best = Some((loss, l2, scores));
+        }
+    }
+    let (platt_loss, l2, scores) = best?;
+    // steps fit any shape, a curve needs fewer answers: whichever does better on folds that it has not seen
+    let stepped = mapped(&scores, &folds, Isotonic::fit, Map::Isotonic);
+    let steps_win = log_loss(&stepped, FLOOR)? < platt_loss;
+    let (map, held_out) = if steps_win {
+        (Map::Isotonic(Isotonic::fit(&scores)?), stepped)
+    } else {
+        (Map::Platt(Platt::fit(&scores)?), mapped(&scores, &folds, Platt::fit, Map::Platt))
+    };
+    let base_rate = base_rate(&scores)?;
+    Some((Calibrator { rows: rows.len(), base_rate, map, model: learn(None, l2) }, held_out))
+}
+
+/// Each fold's scores through a map that was fitted on the others; the others' rate where nothing can be fitted.
+fn mapped<T>(
+    scores: &[(f64, bool)],
+    folds: &[usize],
+    fit: impl Fn(&[(f64, bool)]) -> Option<T>,
+    map: impl Fn(T) -> Map,
+) -> Vec<(f64, bool)> {
+    let maps: Vec<(Option<Map>, f64)> = (0..FOLDS)
+        .map(|fold| {
+            let others: Vec<(f64, bool)> = scores.iter().zip(folds).filter(|(_, of)| **of != fold).map(|(pair, _)| *pair).collect();
+            (fit(&others).map(&map), base_rate(&others).unwrap_or(0.5))
+        })
+        .collect();
+    let through = |(&(score, right), &fold): (&(f64, bool), &usize)| {
+        let (map, rate) = &maps[fold];
+        (map.as_ref().map_or(*rate, |map| map.apply(score)), right)
+    };
+    scores.iter().zip(folds).map(through).collect()
+}
+
+/// The fold of each row: groups in the order in which they appear, each into the fold that has least.
+fn folds(rows: &[&ConfidenceRow]) -> Vec<usize> {
+    let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
+    for row in rows.iter().filter(|row| !row.group.is_empty()) {
+        *sizes.entry(&row.group).or_default() += 1;
+    }
+    let (mut placed, mut filled) = (BTreeMap::new(), [0; FOLDS]);
+    let place = |filled: &mut [usize; FOLDS], size: usize| {
+        let fold = (0..FOLDS).min_by_key(|fold| filled[*fold]).unwrap_or(0);
+        filled[fold] += size;
+        fold
+    };
+    rows.iter()
+        .map(|row| match sizes.get(row.group.as_str()) {
+            Some(size) => *placed.entry(row.group.as_str()).or_insert_with(|| place(&mut filled, *size)),
+            None => place(&mut filled, 1),
+        })
+        .collect()
+}
