@@ -35,6 +35,13 @@ pub enum NyxError {
     VectorStore { doing: &'static str, reason: String },
     #[error("the vector store in {folder} is open in another Nyx process: stop that one, or ask it through its doors")]
     VectorStoreBusy { folder: PathBuf },
+    #[error("no table {name:?} is registered; there are {known}")]
+    UnknownSource { name: String, known: String },
+    /// A registered table, or the database that holds it, cannot be read.
+    #[error("{origin}: {reason}")]
+    FactSource { origin: String, reason: String },
+    #[error("{origin}: the query was cut after {limit_ms} ms, its time limit (specialist.aletheia.query_timeout_ms)")]
+    QueryTooLong { origin: String, limit_ms: u64 },
     #[error("shutting down")]
     ShuttingDown,
     #[error("internal error: {0}")]
@@ -69,6 +76,9 @@ impl NyxError {
             },
             Self::Database(_) => "database_error",
             Self::VectorStore { .. } | Self::VectorStoreBusy { .. } => "vector_store_error",
+            Self::UnknownSource { .. } => "source_not_found",
+            Self::FactSource { .. } => "source_error",
+            Self::QueryTooLong { .. } => "query_timeout",
             Self::ShuttingDown => "shutting_down",
             Self::Internal(_) => "internal_error",
         }
@@ -78,12 +88,12 @@ impl NyxError {
     pub fn status(&self) -> u16 {
         match self.error_type() {
             "invalid_request" | "context_length_exceeded" => 400,
-            "model_not_found" | "specialist_not_found" | "not_found" => 404,
+            "model_not_found" | "specialist_not_found" | "source_not_found" | "not_found" => 404,
             "conflict" => 409,
             "overloaded" => 429,
             "cancelled" => 499,
-            "deadline_exceeded" => 504,
-            "actor_down" | "shutting_down" | "database_error" | "vector_store_error" => 503,
+            "deadline_exceeded" | "query_timeout" => 504,
+            "actor_down" | "shutting_down" | "database_error" | "vector_store_error" | "source_error" => 503,
             _ => 500,
         }
     }

@@ -4,6 +4,7 @@ pub mod cells;
 pub mod context;
 pub mod decision;
 pub mod error;
+pub mod facts;
 pub mod gpu;
 pub mod learned;
 pub mod memory;

@@ -9,6 +9,7 @@ mod m20261124_000001_decisions;
 mod m20261124_000002_learning;
 mod m20261125_000001_given;
 mod m20261125_000003_memories;
+mod m20261125_000004_sources;
 mod m20261125_000005_routing;
 mod m20261125_000006_verdicts;
 
@@ -23,6 +24,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000002_learning::Migration),
             Box::new(m20261125_000001_given::Migration),
             Box::new(m20261125_000003_memories::Migration),
+            Box::new(m20261125_000004_sources::Migration),
             Box::new(m20261125_000005_routing::Migration),
             Box::new(m20261125_000006_verdicts::Migration),
         ]

@@ -6,6 +6,7 @@
 pub mod confidence;
 mod error;
 mod evidence;
+pub mod facts;
 pub mod fairness;
 mod file;
 pub mod forecast;

@@ -229,6 +229,15 @@ impl PhoebeStore {
         Err(NyxError::Internal(format!("the weight of {} was moved {WEIGHT_TRIES} times meanwhile", change.name)))
     }
 
+    /// For those who keep tables of their own in phoebe's database.
+    pub(crate) fn writer(&self) -> &DatabaseConnection {
+        &self.writer
+    }
+
+    pub(crate) fn reader(&self) -> &DatabaseConnection {
+        &self.reader
+    }
+
     #[cfg(test)]
     pub(super) fn connection(&self) -> &DatabaseConnection {
         &self.writer

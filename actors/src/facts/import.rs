@@ -1,0 +1,201 @@
+//! Registering a table: its rows become a table of phoebe's database with columns of our naming, and the catalogue `nyx_sources` a row.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+use nyx_specialists::facts::{Column, Kind, Value, folded, value};
+use sea_orm::sea_query::{Alias, ColumnDef, Expr, ExprTrait, Order, Query, SimpleExpr, Table};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, QueryResult, Statement, TransactionTrait};
+use uuid::Uuid;
+
+use super::catalogue::kinds;
+use super::file::FileTable;
+use crate::NyxError;
+use crate::phoebe::{now, storable};
+
+const CATALOGUE: &str = "nyx_sources";
+/// Of the tables that hold imported rows.
+const PREFIX: &str = "nyx_source_";
+const NAME_CHARS: usize = 128;
+const CAPTION_CHARS: usize = 2_000;
+/// Three columns are kept of each: SQLite has 2000 at most, PostgreSQL 1600.
+const COLUMNS: usize = 400;
+const ROWS: usize = 1_000_000;
+/// Bound values of an insert; SQLite takes 32766.
+const VALUES: usize = 30_000;
+
+/// A table to be registered.
+#[derive(Debug, Clone)]
+pub struct Import {
+    /// By what it is called, shown and removed.
+    pub name: String,
+    /// What it is about.
+    pub caption: String,
+    pub table: FileTable,
+}
+
+/// One row of the catalogue.
+pub(super) struct Entry {
+    pub name: String,
+    pub relation: String,
+    pub columns: Vec<Column>,
+    pub caption: String,
+    pub rows: u64,
+    pub created_at: DateTime<Utc>,
+}
+
+/// A table that may be written.
+struct Checked {
+    name: String,
+    caption: String,
+    columns: Vec<Column>,
+    rows: Vec<Vec<String>>,
+}
+
+fn check(import: Import) -> Result<Checked, NyxError> {
+    let Import { name, caption, table: FileTable { mut columns, mut rows } } = import;
+    let chars = name.chars().count();
+    if !(1..=NAME_CHARS).contains(&chars) || name.trim() != name || name.chars().any(char::is_control) {
+        return Err(NyxError::invalid("name", format!("name is {name:?}, expected 1 to {NAME_CHARS} characters on one line")));
+    }
+    storable("description", &caption)?;
+    if caption.chars().count() > CAPTION_CHARS {
+        return Err(NyxError::invalid("description", format!("the description of {name:?} is longer than {CAPTION_CHARS} characters")));
+    }
+    if !(1..=COLUMNS).contains(&columns.len()) {
+        return Err(NyxError::invalid("columns", format!("{name:?} has {} columns, expected 1 to {COLUMNS}", columns.len())));
+    }
+    if rows.len() > ROWS {
+        return Err(NyxError::invalid("rows", format!("{name:?} has {} rows, expected at most {ROWS}", rows.len())));
+    }
+    // columns without a name, or of one name, stay apart
+    let mut seen = HashSet::new();
+    for (at, column) in columns.iter_mut().enumerate() {
+        storable("columns", column)?;
+        if column.trim().is_empty() {
+            *column = format!("column {}", at + 1);
+        }
+        let plain = column.clone();
+        let mut again = 1;
+        while !seen.insert(column.clone()) {
+            again += 1;
+            *column = format!("{plain} ({again})");
+        }
+    }
+    for (row, number) in rows.iter_mut().zip(1..) {
+        if row.len() > columns.len() {
+            let message = format!("row {number} of {name:?} has {} cells, expected at most {}", row.len(), columns.len());
+            return Err(NyxError::invalid("rows", message));
+        }
+        row.resize(columns.len(), String::new());
+        row.iter().try_for_each(|cell| storable("rows", cell))?;
+    }
+    Ok(Checked { columns: kinds(&columns, &rows), name, caption, rows })
+}
+
+/// Registers tables, all of them or none.
+pub(super) async fn import(writer: &DatabaseConnection, imports: Vec<Import>, role: Option<&str>) -> Result<(), NyxError> {
+    let checked = imports.into_iter().map(check).collect::<Result<Vec<_>, _>>()?;
+    let transaction = writer.begin().await?;
+    for table in &checked {
+        if entries(&transaction, Some(&table.name)).await?.is_empty() {
+            write(&transaction, table, role).await?;
+        } else {
+            let message = format!("a table {:?} is registered already: give another name, or remove it first", table.name);
+            return Err(NyxError::invalid("name", message));
+        }
+    }
+    Ok(transaction.commit().await?)
+}
+
+async fn write(transaction: &DatabaseTransaction, table: &Checked, role: Option<&str>) -> Result<(), NyxError> {
+    let relation = format!("{PREFIX}{}", Uuid::now_v7().simple());
+    let mut create = Table::create();
+    create.table(Alias::new(&relation)).col(ColumnDef::new(Alias::new("row")).big_integer().not_null().primary_key());
+    let mut names = vec![Alias::new("row")];
+    for (at, column) in table.columns.iter().enumerate() {
+        let [text, folded, value] = ["c", "f", "v"].map(|letter| Alias::new(format!("{letter}{at}")));
+        create.col(ColumnDef::new(text.clone()).text().not_null()).col(ColumnDef::new(folded.clone()).text().not_null());
+        let mut typed = ColumnDef::new(value.clone());
+        create.col(if column.kind.is_number() { typed.double() } else { typed.text() });
+        names.extend([text, folded, value]);
+    }
+    transaction.execute(&create).await?;
+    for (chunk, first) in table.rows.chunks(VALUES / names.len()).zip((1_i64..).step_by(VALUES / names.len())) {
+        let mut insert = Query::insert();
+        insert.into_table(Alias::new(&relation)).columns(names.clone());
+        for (row, number) in chunk.iter().zip(first..) {
+            let mut values: Vec<SimpleExpr> = vec![Expr::val(number)];
+            for (cell, column) in row.iter().zip(&table.columns) {
+                values.extend([Expr::val(cell.clone()), Expr::val(folded(cell)), typed(column.kind, cell)]);
+            }
+            insert.values(values).map_err(|error| NyxError::Internal(error.to_string()))?;
+        }
+        transaction.execute(&insert).await?;
+    }
+    if let Some(role) = role.filter(|_| transaction.get_database_backend() == DbBackend::Postgres) {
+        // format() quotes both as identifiers; a statement of this kind takes no values of its own
+        let grant = "SELECT format('GRANT SELECT ON %I TO %I', $1::text, $2::text) AS grant_it";
+        let grant = Statement::from_sql_and_values(DbBackend::Postgres, grant, [relation.clone().into(), role.into()]);
+        if let Some(row) = transaction.query_one_raw(grant).await? {
+            transaction.execute_unprepared(&row.try_get::<String>("", "grant_it")?).await?;
+        }
+    }
+    let columns = serde_json::to_value(&table.columns).map_err(|error| NyxError::Internal(error.to_string()))?;
+    let mut insert = Query::insert();
+    insert.into_table(Alias::new(CATALOGUE)).columns(["name", "relation", "columns", "caption", "rows", "created_at"].map(Alias::new));
+    let rows = i64::try_from(table.rows.len()).unwrap_or(i64::MAX);
+    let values: [SimpleExpr; 6] = [
+        Expr::val(table.name.clone()),
+        Expr::val(relation),
+        Expr::val(columns),
+        Expr::val(table.caption.clone()),
+        Expr::val(rows),
+        Expr::val(now()),
+    ];
+    insert.values(values).map_err(|error| NyxError::Internal(error.to_string()))?;
+    transaction.execute(&insert).await?;
+    Ok(())
+}
+
+fn typed(kind: Kind, cell: &str) -> SimpleExpr {
+    match (kind.is_number(), value(kind, cell)) {
+        (true, Some(Value::Number(number))) => Expr::val(number),
+        (true, _) => Expr::val(None::<f64>),
+        (false, Some(Value::Text(text))) => Expr::val(text),
+        (false, _) => Expr::val(None::<String>),
+    }
+}
+
+/// Rows of the catalogue, oldest first: all, or the one of a name.
+pub(super) async fn entries(connection: &impl ConnectionTrait, name: Option<&str>) -> Result<Vec<Entry>, NyxError> {
+    let mut select = Query::select();
+    select.columns(["name", "relation", "columns", "caption", "rows", "created_at"].map(Alias::new)).from(Alias::new(CATALOGUE));
+    if let Some(name) = name {
+        select.and_where(Expr::col(Alias::new("name")).eq(name));
+    }
+    select.order_by(Alias::new("created_at"), Order::Asc).order_by(Alias::new("name"), Order::Asc);
+    connection.query_all(&select).await?.iter().map(entry).collect()
+}
+
+fn entry(row: &QueryResult) -> Result<Entry, NyxError> {
+    let columns: serde_json::Value = row.try_get("", "columns")?;
+    Ok(Entry {
+        name: row.try_get("", "name")?,
+        relation: row.try_get("", "relation")?,
+        columns: serde_json::from_value(columns).map_err(|error| NyxError::Internal(format!("nyx_sources.columns: {error}")))?,
+        caption: row.try_get("", "caption")?,
+        rows: u64::try_from(row.try_get::<i64>("", "rows")?).unwrap_or_default(),
+        created_at: row.try_get("", "created_at")?,
+    })
+}
+
+/// Forgets a table and its rows; false when there is none of this name.
+pub(super) async fn remove(writer: &DatabaseConnection, name: &str) -> Result<bool, NyxError> {
+    let transaction = writer.begin().await?;
+    let Some(entry) = entries(&transaction, Some(name)).await?.pop() else { return Ok(false) };
+    transaction.execute(&Table::drop().table(Alias::new(&entry.relation)).to_owned()).await?;
+    transaction.execute(Query::delete().from_table(Alias::new(CATALOGUE)).and_where(Expr::col(Alias::new("name")).eq(name))).await?;
+    transaction.commit().await?;
+    Ok(true)
+}

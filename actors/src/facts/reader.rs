@@ -1,0 +1,178 @@
+//! Reading a database that cannot be written to: the database itself enforces it, and cuts what runs too long.
+//!
+//! SQLite: a connection of its own, opened read-only, with `query_only` on and a progress handler that ends a statement at its deadline. PostgreSQL:
+//! read-only transactions with a statement time-out, under a role without write rights where one is set.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use sea_orm::sea_query::SelectStatement;
+use sea_orm::{
+    AccessMode, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult,
+    RuntimeErr, Statement, TransactionTrait,
+};
+
+use crate::NyxError;
+use crate::phoebe::redacted;
+
+/// Connections to a PostgreSQL at most.
+const CONNECTIONS: u32 = 4;
+const ACQUIRE: Duration = Duration::from_secs(5);
+/// Instructions of SQLite's machine between two looks at the clock.
+const BETWEEN_LOOKS: i32 = 1_000;
+/// PostgreSQL's `query_canceled`, and SQLite's `SQLITE_INTERRUPT`.
+const CUT: [&str; 2] = ["57014", "9"];
+
+/// When the statement that runs must end, in ms since the watch began; 0 while none runs.
+#[derive(Debug)]
+struct Watch {
+    began: Instant,
+    until: AtomicU64,
+}
+
+impl Watch {
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn may_go_on(&self) -> bool {
+        let until = self.until.load(Ordering::Relaxed);
+        until == 0 || self.now() < until
+    }
+}
+
+/// One database, for reading.
+#[derive(Debug)]
+pub(super) struct Reader {
+    connection: DatabaseConnection,
+    /// Without its password.
+    shown: String,
+    role: Option<String>,
+    limit: Duration,
+    watch: Arc<Watch>,
+    /// SQLite has one watch a connection, and so one statement at a time.
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Reader {
+    /// # Errors
+    /// The database cannot be reached; the message names its URL, without the password.
+    pub(super) async fn connect(url: &str, role: Option<String>, limit: Duration) -> Result<Self, NyxError> {
+        let shown = redacted(url);
+        let named = |error: DbErr| NyxError::FactSource { origin: shown.clone(), reason: format!("cannot connect: {error}") };
+        let watch = Arc::new(Watch { began: Instant::now(), until: AtomicU64::new(0) });
+        let mut settings = ConnectOptions::new(url.to_owned());
+        settings.acquire_timeout(ACQUIRE).connect_timeout(ACQUIRE).sqlx_logging(false);
+        if url.starts_with("sqlite:") {
+            if let Some(path) = sqlite_path(url).filter(|path| !Path::new(path).exists()) {
+                return Err(NyxError::FactSource { origin: shown, reason: format!("cannot connect: there is no file {path}") });
+            }
+            let handler = Arc::clone(&watch);
+            settings
+                .max_connections(1)
+                .map_sqlx_sqlite_opts(|sqlite| sqlite.read_only(true).busy_timeout(ACQUIRE).pragma("query_only", "ON"))
+                .map_sqlx_sqlite_pool_opts(move |pool| {
+                    let handler = Arc::clone(&handler);
+                    pool.after_connect(move |connection, _| {
+                        let handler = Arc::clone(&handler);
+                        Box::pin(async move {
+                            connection.lock_handle().await?.set_progress_handler(BETWEEN_LOOKS, move || handler.may_go_on());
+                            Ok(())
+                        })
+                    })
+                });
+        } else {
+            settings.max_connections(CONNECTIONS);
+        }
+        let connection = Database::connect(settings).await.map_err(named)?;
+        Ok(Self { connection, shown, role, limit, watch, turn: tokio::sync::Mutex::new(()) })
+    }
+
+    pub(super) fn is_postgres(&self) -> bool {
+        self.connection.get_database_backend() == DbBackend::Postgres
+    }
+
+    /// Runs selects in one read-only transaction.
+    ///
+    /// # Errors
+    /// [`NyxError::QueryTooLong`] when one of them runs into the time limit; else what the database says, named after it.
+    pub(super) async fn select(&self, selects: &[SelectStatement]) -> Result<Vec<Vec<QueryResult>>, NyxError> {
+        let backend = self.connection.get_database_backend();
+        self.read(selects.iter().map(|select| backend.build(select)).collect()).await
+    }
+
+    /// The same for statements with values of their own.
+    pub(super) async fn read(&self, statements: Vec<Statement>) -> Result<Vec<Vec<QueryResult>>, NyxError> {
+        let work = async {
+            if self.is_postgres() {
+                return self.read_postgres(statements).await;
+            }
+            let _one_at_a_time = self.turn.lock().await;
+            let mut found = Vec::with_capacity(statements.len());
+            for statement in statements {
+                let limit = u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX);
+                self.watch.until.store(self.watch.now().saturating_add(limit).max(1), Ordering::Relaxed);
+                let rows = self.connection.query_all_raw(statement).await;
+                self.watch.until.store(0, Ordering::Relaxed);
+                found.push(rows?);
+            }
+            Ok(found)
+        };
+        work.await.map_err(|error: DbErr| self.explain(error))
+    }
+
+    async fn read_postgres(&self, statements: Vec<Statement>) -> Result<Vec<Vec<QueryResult>>, DbErr> {
+        let transaction = self.connection.begin_with_config(None, Some(AccessMode::ReadOnly)).await?;
+        self.set(&transaction, "statement_timeout", &self.limit.as_millis().to_string()).await?;
+        if let Some(role) = &self.role {
+            self.set(&transaction, "role", role).await?;
+        }
+        let mut found = Vec::with_capacity(statements.len());
+        for statement in statements {
+            found.push(transaction.query_all_raw(statement).await?);
+        }
+        transaction.rollback().await?;
+        Ok(found)
+    }
+
+    /// `SET LOCAL` with bound values.
+    async fn set(&self, transaction: &DatabaseTransaction, name: &str, value: &str) -> Result<(), DbErr> {
+        let values = [name.into(), value.into()];
+        let set = Statement::from_sql_and_values(DbBackend::Postgres, "SELECT set_config($1, $2, true)", values);
+        transaction.query_one_raw(set).await.map(drop)
+    }
+
+    fn explain(&self, error: DbErr) -> NyxError {
+        let code = match &error {
+            DbErr::Query(RuntimeErr::SqlxError(inner)) | DbErr::Exec(RuntimeErr::SqlxError(inner)) => {
+                inner.as_database_error().and_then(|inner| inner.code()).map(|code| code.into_owned())
+            }
+            _ => None,
+        };
+        if code.is_some_and(|code| CUT.contains(&code.as_str())) {
+            let limit_ms = u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX);
+            return NyxError::QueryTooLong { origin: self.shown.clone(), limit_ms };
+        }
+        NyxError::FactSource { origin: self.shown.clone(), reason: error.to_string() }
+    }
+
+    pub(super) async fn close(&self) {
+        if let Err(error) = self.connection.clone().close().await {
+            tracing::warn!(%error, database = self.shown, "a source's database did not close");
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn connection(&self) -> &DatabaseConnection {
+        &self.connection
+    }
+}
+
+/// The file of an SQLite URL.
+fn sqlite_path(url: &str) -> Option<&str> {
+    let path = url.strip_prefix("sqlite:")?;
+    let path = path.strip_prefix("//").unwrap_or(path);
+    Some(path.split('?').next().unwrap_or(path))
+}
