@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::cells::{CellStep, CellStream};
+use crate::facts::Facts;
 use crate::gpu::{Device, DeviceThreadOptions, GpuPool, GpuShard, GpuWorker, Shard};
 use crate::learned::{LearnedLoader, LearnedRegistry};
 use crate::memory::messages::{Embed, Embeddings, Forget, Forgotten, Heal, MemoryHit, NewMemory, Recall, Remember, RememberMany};
@@ -75,6 +76,8 @@ pub struct Nyx {
     pub model: Arc<ModelInfo>,
     /// The learned parts in use.
     pub learned: LearnedRegistry,
+    /// The registered tables.
+    pub facts: Facts,
     embedding_dimension: usize,
     inner: Arc<Inner>,
 }
@@ -158,6 +161,8 @@ impl Nyx {
             expected: "a folder to write in",
         })?;
         let store = PhoebeStore::connect(&options.phoebe, &options.data_dir).await?;
+        let judge = learned.load(Some(nyx_specialists::facts::SHIPPED_JUDGE))?;
+        let facts = Facts::new(store.clone(), &options.phoebe, &options.data_dir, options.facts.clone(), judge);
         let mut lasting = true;
         let index: Arc<dyn MemoryStore> = match options.memory.store {
             StoreKind::Edge => {
@@ -244,6 +249,7 @@ impl Nyx {
                 pool: pool.clone(),
                 memory: memory.clone(),
                 phoebe: phoebe.clone(),
+                facts: facts.clone(),
                 cells: cells.clone(),
             });
             actors.insert(name, troupe.start(vitals, move |vitals| Specialist::new(Arc::clone(&parts), vitals)));
@@ -288,7 +294,17 @@ impl Nyx {
             abort: CancellationToken::new(),
             arbiter,
         };
-        Ok(Self { cells, registry, metrics, specialists, model, learned: learned.registry, embedding_dimension, inner: Arc::new(inner) })
+        Ok(Self {
+            cells,
+            registry,
+            metrics,
+            specialists,
+            model,
+            learned: learned.registry,
+            facts,
+            embedding_dimension,
+            inner: Arc::new(inner),
+        })
     }
 
     /// Takes a place for a request; to be held until its last byte is sent.
@@ -548,6 +564,7 @@ impl Nyx {
         }
         self.inner.memory.stop();
         self.inner.phoebe.stop();
+        self.facts.close().await;
         self.inner.store.close().await;
         self.inner.arbiter.stop();
     }

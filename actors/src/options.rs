@@ -9,6 +9,7 @@ use nyx_specialists::safety::SafetyPolicy;
 use serde::{Deserialize, Serialize};
 
 use crate::StartError;
+use crate::facts::FactOptions;
 use crate::memory::MemoryOptions;
 use crate::phoebe::PhoebeOptions;
 
@@ -100,6 +101,7 @@ pub struct NyxOptions {
     pub requests: RequestOptions,
     pub phoebe: PhoebeOptions,
     pub memory: MemoryOptions,
+    pub facts: FactOptions,
     /// In the order in which the master is told of them.
     pub specialists: Vec<SpecialistPolicy>,
     /// What questions and answers are screened for.

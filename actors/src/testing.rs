@@ -1,6 +1,9 @@
-//! Where tests find the models.
+//! Where tests find the models, and a PostgreSQL of their own.
 
 use std::path::PathBuf;
+
+#[path = "../../tests/it/postgres.rs"]
+pub(crate) mod postgres;
 
 /// A file or folder of those that `make models` fetches.
 pub(crate) fn model(name: &str) -> PathBuf {

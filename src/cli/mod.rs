@@ -1,4 +1,5 @@
-//! The command line: `nyx serve | ask | fetch | migrate | memories | doctor`. Whatever goes wrong is one line on stderr and an exit code above 0.
+//! The command line: `nyx serve | ask | fetch | migrate | memories | sources | doctor`. Whatever goes wrong is one line on stderr and an exit code
+//! above 0.
 
 mod ask;
 mod doctor;
@@ -7,6 +8,7 @@ mod memories;
 mod migrate;
 mod output;
 mod serve;
+mod sources;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -59,6 +61,8 @@ enum Command {
     Migrate(migrate::Migrate),
     /// Make the index of memories anew, or keep those of a file
     Memories(memories::Memories),
+    /// The tables that facts are read from
+    Sources(sources::Sources),
     /// Check models, devices, database, vector store and port, and say what to do
     Doctor(doctor::Doctor),
 }
@@ -131,6 +135,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         Command::Fetch => fetch::fetch(&settings),
         Command::Migrate(_) => in_system(migrate::migrate(settings)),
         Command::Memories(memories) => in_system(memories.run(settings)),
+        Command::Sources(sources) => in_system(sources.run(settings)),
         Command::Doctor(doctor) => in_system(doctor.run(settings)),
     }
 }

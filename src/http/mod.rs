@@ -15,6 +15,7 @@ mod memories;
 mod models;
 mod openapi;
 mod options;
+mod sources;
 mod sse;
 #[cfg(test)]
 mod tests;
@@ -102,6 +103,7 @@ fn doors() -> Vec<Door> {
         door(Access::Caller, post(), "/v1/outcomes", to().to(verdicts::resolve)),
         door(Access::Caller, get(), "/v1/outcomes", to().to(verdicts::promises)),
         door(Access::Caller, post(), "/v1/feedback", to().to(verdicts::feedback)),
+        door(Access::Caller, get(), "/v1/sources", to().to(sources::list)),
         door(Access::Caller, get(), "/v1/cells", to().to(cells::cells)),
         door(Access::Admin, get(), "/admin/actors", to().to(admin::actors)),
         door(Access::Admin, get(), "/admin/actors/{name}", to().to(admin::actor)),

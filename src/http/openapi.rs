@@ -4,7 +4,7 @@ use actix_web::HttpResponse;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{admin, cells, chat, decisions, embeddings, health, infer, learned, memories, models, verdicts};
+use super::{admin, cells, chat, decisions, embeddings, health, infer, learned, memories, models, sources, verdicts};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -24,6 +24,7 @@ use super::{admin, cells, chat, decisions, embeddings, health, infer, learned, m
         verdicts::resolve,
         verdicts::promises,
         verdicts::feedback,
+        sources::list,
         cells::cells,
         admin::actors,
         admin::actor,

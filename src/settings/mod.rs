@@ -12,6 +12,7 @@ mod validate;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use nyx_actors::facts::FactOptions;
 use nyx_actors::memory::MemoryOptions;
 use nyx_actors::phoebe::PhoebeOptions;
 use nyx_actors::{MasterOptions, NyxOptions, PoolOptions, RequestOptions};
@@ -40,6 +41,7 @@ pub struct Settings {
     pub memory: MemoryOptions,
     pub specialists: SpecialistSettings,
     pub safety: SafetySettings,
+    pub specialist: CharacterSettings,
     pub telemetry: TelemetrySettings,
 }
 
@@ -56,6 +58,7 @@ impl Default for Settings {
             memory: MemoryOptions::default(),
             specialists: SpecialistSettings::default(),
             safety: SafetySettings::default(),
+            specialist: CharacterSettings::default(),
             telemetry: TelemetrySettings::default(),
         }
     }
@@ -102,6 +105,14 @@ pub struct SpecialistSettings {
 pub struct SafetySettings {
     /// `DATA_DIR/safety.toml`, else the shipped policy when absent.
     pub policy: Option<PathBuf>,
+}
+
+/// `[specialist.NAME]`: what one of the five needs beyond its file.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CharacterSettings {
+    /// The tables that she reads facts from.
+    pub aletheia: FactOptions,
 }
 
 /// How log lines are written.
@@ -169,6 +180,7 @@ impl Settings {
             requests: self.requests.clone(),
             phoebe: self.phoebe.clone(),
             memory: self.memory.clone(),
+            facts: self.specialist.aletheia.clone(),
             specialists: self.specialist_policies()?,
             safety: self.safety_policy()?,
             beside_another: false,

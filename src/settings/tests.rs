@@ -37,16 +37,24 @@ fn default_toml_says_what_the_code_defaults_to() {
 #[test]
 fn default_toml_names_every_key() {
     let text = std::fs::read_to_string(shipped("default.toml")).unwrap();
-    let serde_json::Value::Object(sections) = serde_json::to_value(Settings::default()).unwrap() else { panic!("not a table") };
-    for (section, keys) in sections {
-        let serde_json::Value::Object(keys) = keys else {
-            assert!(text.contains(&format!("{section} = ")), "{section}");
-            continue;
+    let mut sections: Vec<(String, serde_json::Value)> = vec![(String::new(), serde_json::to_value(Settings::default()).unwrap())];
+    while let Some((section, values)) = sections.pop() {
+        let serde_json::Value::Object(keys) = values else { panic!("{section} is no section") };
+        let body = if section.is_empty() {
+            text.split("\n[").next().unwrap()
+        } else if keys.values().all(serde_json::Value::is_object) {
+            ""
+        } else {
+            let (_, after) = text.split_once(&format!("\n[{section}]\n")).unwrap_or_else(|| panic!("no section {section}"));
+            after.split("\n[").next().unwrap()
         };
-        let (_, after) = text.split_once(&format!("\n[{section}]\n")).unwrap_or_else(|| panic!("no section {section}"));
-        let body = after.split("\n[").next().unwrap();
-        for key in keys.keys() {
-            assert!(body.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = "))), "{section}.{key}");
+        for (key, value) in keys {
+            let inner = if section.is_empty() { key.clone() } else { format!("{section}.{key}") };
+            if value.is_object() {
+                sections.push((inner, value));
+            } else {
+                assert!(body.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = "))), "{inner}");
+            }
         }
     }
 }
@@ -238,4 +246,27 @@ fn the_data_folder_is_found_as_the_desktop_standard_says() {
     assert_eq!(dir(&[("XDG_DATA_HOME", "relative"), ("HOME", "/h")]), Path::new("/h/.local/share/nyx"));
     assert_eq!(dir(&[("HOME", "/h")]), Path::new("/h/.local/share/nyx"));
     assert_eq!(dir(&[]), Path::new(""));
+}
+
+#[test]
+fn tables_of_facts_are_settings() {
+    let games = "[[specialist.aletheia.source]]\ntable = \"games\"\ndescription = \"what was played\"\n";
+    let cities =
+        "[[specialist.aletheia.source]]\ntable = \"x.cities\"\ncolumns = [\"Name\"]\ndescription = \"\"\nurl = \"postgres://u:p@h/d\"\n";
+    let facts = with_file(&format!("[specialist.aletheia]\nmax_rows = 7\n{games}{cities}"), &[]).unwrap().specialist.aletheia;
+    assert_eq!((facts.max_rows, facts.query_timeout_ms, facts.source.len()), (7, 2_000, 2));
+    assert_eq!(
+        (facts.source[1].columns.as_slice(), facts.source[1].url.as_deref()),
+        (&["Name".to_owned()][..], Some("postgres://u:p@h/d"))
+    );
+    for (text, told) in [
+        (format!("{games}colour = 1\n"), "colour"),
+        (format!("{games}{games}"), "games"),
+        (format!("{games}url = \"mysql://u:secret@h/d\"\n"), "mysql://u:***@h/d"),
+        ("[[specialist.aletheia.source]]\ndescription = \"\"\n".to_owned(), "table"),
+        ("[specialist.aletheia]\nquery_timeout_ms = 0\n".to_owned(), "query_timeout_ms is 0"),
+    ] {
+        let refused = refusal(with_file(&text, &[]));
+        assert!(refused.contains(told), "{refused}");
+    }
 }

@@ -29,6 +29,7 @@ pub(super) fn check(settings: &Settings, origins: &Origins) -> Result<(), Settin
     requests(settings, &check)?;
     database(settings, &check)?;
     memory(settings, &check)?;
+    facts(settings, &check)?;
     let log = &settings.telemetry.log;
     EnvFilter::try_new(log).map_err(|error| {
         check.invalid("telemetry.log", &format!("{log:?}"), &format!("a filter such as \"info\" or \"nyx=debug,warn\" ({error})"))
@@ -130,6 +131,27 @@ fn memory(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError>
         check.that((1..=36_500).contains(&days), "memory.retention_days", days, "1 to 36500, or not set: for ever")?;
     }
     check.between("memory.queue", memory.queue, 1, MOST)
+}
+
+fn facts(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {
+    let facts = &settings.specialist.aletheia;
+    let key = |name: &str| format!("specialist.aletheia.{name}");
+    check.that((1..=600_000).contains(&facts.query_timeout_ms), &key("query_timeout_ms"), facts.query_timeout_ms, "1 to 600000")?;
+    check.that((1..=1_000).contains(&facts.max_rows), &key("max_rows"), facts.max_rows, "1 to 1000")?;
+    check.between(&key("index_cells"), facts.index_cells, 1, 100 * MOST)?;
+    for source in &facts.source {
+        let named = !source.table.trim().is_empty();
+        check.that(named, &key("source"), "a table without a name", "table = \"NAME\" of a table or view")?;
+        if let Some(url) = &source.url {
+            let known = ["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme));
+            let expected = "postgres://USER:PASSWORD@HOST/DATABASE or sqlite://PATH";
+            check.that(known, &key("source"), format!("{} with url {}", source.table, redacted(url)), expected)?;
+        }
+    }
+    let mut names: Vec<&str> = facts.source.iter().map(|source| source.table.as_str()).collect();
+    names.sort_unstable();
+    let twice = names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0].to_owned());
+    check.that(twice.is_none(), &key("source"), twice.unwrap_or_default(), "each table once")
 }
 
 fn requests(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {

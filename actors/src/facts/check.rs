@@ -64,6 +64,8 @@ pub struct Check {
     /// Probability that the statement is supported.
     pub p_supported: Option<f64>,
     pub decided_by: DecidedBy,
+    /// The id of the learned part that weighed the plans.
+    pub judge: Option<String>,
     /// The rows that say so.
     pub rows: Vec<Evidence>,
 }
@@ -82,6 +84,7 @@ impl Facts {
             verdict: FactVerdict::Unknown,
             p_supported: None,
             decided_by: DecidedBy::Model,
+            judge: None,
             rows: Vec::new(),
         };
         let Some((name, score)) = check.tables.first().cloned() else { return Ok(check) };
@@ -92,12 +95,13 @@ impl Facts {
         // of each candidate, one answer a comparison
         let held: Vec<Vec<Option<bool>>> =
             reading.candidates.iter().map(|candidate| held.by_ref().take(candidate.compares.len()).collect()).collect();
-        let Some(judgement) = self.inner.judge.as_ref().and_then(|judge| judge.judge(&reading, &held)) else {
+        let Some(judgement) = self.inner.judge.as_ref().and_then(|judge| judge.value.judge(&reading, &held)) else {
             check.rows = self.evidence(known, &reading.rows(&known.table), score).await?;
             return Ok(check);
         };
         let likelier = if judgement.supported >= 0.5 { FactVerdict::Supported } else { FactVerdict::Refuted };
         check.p_supported = Some(judgement.supported);
+        check.judge = self.inner.judge.as_ref().map(|judge| judge.id.clone());
         check.decided_by = if judgement.by_query { DecidedBy::Query } else { DecidedBy::Learned };
         check.verdict = if judgement.by_query { likelier } else { FactVerdict::Unknown };
         if let Some((candidate, held)) = judgement.candidate.and_then(|at| Some((reading.candidates.get(at)?, held.get(at)?))) {

@@ -21,6 +21,7 @@ use sea_orm::QueryResult;
 use tokio::sync::Mutex;
 
 use crate::NyxError;
+use crate::learned::Learned;
 use crate::phoebe::{PhoebeOptions, PhoebeStore, redacted};
 use catalogue::{Catalogue, Layout, Source};
 use reader::Reader;
@@ -45,7 +46,7 @@ struct Inner {
     /// Of phoebe's database.
     url: String,
     options: FactOptions,
-    judge: Option<FactJudge>,
+    judge: Option<Learned<FactJudge>>,
     /// By URL and role; of phoebe's own, under "".
     readers: std::sync::Mutex<BTreeMap<String, Arc<Reader>>>,
     catalogue: Mutex<Option<Arc<Catalogue>>>,
@@ -53,7 +54,13 @@ struct Inner {
 
 impl Facts {
     /// Over a connected phoebe; databases are connected to when they are first read. Without a judge nothing is decided by a query.
-    pub fn new(phoebe: PhoebeStore, database: &PhoebeOptions, data_dir: &Path, options: FactOptions, judge: Option<FactJudge>) -> Self {
+    pub fn new(
+        phoebe: PhoebeStore,
+        database: &PhoebeOptions,
+        data_dir: &Path,
+        options: FactOptions,
+        judge: Option<Learned<FactJudge>>,
+    ) -> Self {
         let url = database.url_in(data_dir);
         Self { inner: Arc::new(Inner { phoebe, url, options, judge, readers: Default::default(), catalogue: Mutex::default() }) }
     }

@@ -5,10 +5,7 @@ use sea_orm::{ConnectionTrait, TransactionTrait};
 use tempfile::TempDir;
 
 use super::*;
-use postgres::Postgres;
-
-#[path = "../../../tests/it/postgres.rs"]
-mod postgres;
+use crate::testing::postgres::Postgres;
 
 const COLUMNS: [&str; 5] = ["week", "date", "opponent", "result", "attendance"];
 const ROWS: [[&str; 5]; 5] = [

@@ -9,12 +9,9 @@ use super::messages::{ListDecisions, ListMemories, Memory, RecordDecision, Store
 use super::*;
 use crate::decision::{AdapterVersion, Answer, Status, Timings, TokenUsage};
 use crate::question::Given;
-use postgres::Postgres;
+use crate::testing::postgres::Postgres;
 
 mod verdicts;
-
-#[path = "../../../tests/it/postgres.rs"]
-mod postgres;
 
 /// A decision with every field set.
 fn decision(specialist: &str, question: &str, answer: &str) -> Decision {

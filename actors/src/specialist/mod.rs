@@ -1,5 +1,6 @@
 //! A specialist: retrieves, writes its prompt, speaks through the GPU pool, reads its own answer and judges it.
 
+mod facts;
 mod fairness;
 mod prompt;
 mod screen;
@@ -15,6 +16,7 @@ use nyx_specialists::safety::Finding;
 use nyx_specialists::{Evidence, Outcome, Reading, Retrieval, Situation, SpecialistPolicy, Verdict};
 use tokio::sync::mpsc;
 
+pub use facts::NOTE as FACTS_NOTE;
 pub(crate) use prompt::common_prefix;
 pub use prompt::{Prompt, PromptWriter};
 pub(crate) use screen::STOPPED;
@@ -23,6 +25,7 @@ pub use sink::AnswerText;
 
 use crate::cells::{CellStep, CellStream};
 use crate::decision::{AdapterVersion, Answer, Timings, TokenUsage};
+use crate::facts::Facts;
 use crate::gpu::{Generate, GpuPool, Score};
 use crate::memory::messages::Recall;
 use crate::memory::{MemoryFilter, MemoryKeeper};
@@ -53,6 +56,7 @@ pub struct SpecialistParts {
     pub pool: Supervised<GpuPool>,
     pub memory: Supervised<MemoryKeeper>,
     pub phoebe: Supervised<Phoebe>,
+    pub facts: Facts,
     pub cells: CellStream,
 }
 
@@ -137,7 +141,11 @@ impl SpecialistParts {
         let retrieving = Instant::now();
         let asked = crate::orchestrator::last_question(&question);
         self.check_size(&question)?;
-        let evidence = self.retrieve(&context, &asked, &question.given.memory).await?;
+        let check = self.check_facts(&context, &asked).await?;
+        let evidence = match &check {
+            Some(check) => check.evidence(),
+            None => self.retrieve(&context, &asked, &question.given.memory).await?,
+        };
         let retrieve_ms = ms(retrieving);
         if self.policy.as_ref().is_some_and(|policy| policy.retrieval != Retrieval::None) {
             let ids = evidence.iter().map(|item| item.id.clone()).collect();
@@ -145,20 +153,27 @@ impl SpecialistParts {
         }
         let deadline_ms = u64::try_from(context.deadline.duration_since(context.asked).as_millis()).unwrap_or(u64::MAX);
         let Written { prompt, evidence, choices } = {
-            let (parts, question) = (Arc::clone(&self), Arc::clone(&question));
+            let (parts, question, asked) = (Arc::clone(&self), Arc::clone(&question), asked.clone());
             // tokenising a long prompt takes a while, and the actors share a thread
             let writing = tokio::task::spawn_blocking(move || parts.write(&question, &asked, evidence, deadline_ms));
             let written = async { writing.await.map_err(|error| NyxError::Internal(error.to_string()))? };
             context.bound("the prompt was written", written).await?
         };
         let sampling = self.sampling(&question, prompt.tokens.len())?;
+        let told = check.as_ref().and_then(|check| self.tell(&context, check, &question, &asked, events.as_ref()));
+        let by_model = told.is_none();
         let mut spoken = match &question.choices {
+            _ if let Some(told) = told => Spoken { sampling, ..told },
             Some(_) => self.choose_fairly(&context, &question, (prompt, choices), sampling, deadline_ms).await?,
             None => self.generate_fairly(&context, prompt, &question, (sampling, &screened, deadline_ms), events).await?,
         };
         spoken.notes.insert("safety".into(), screened.note(std::mem::take(&mut spoken.findings)));
         spoken.timings.retrieve_ms = retrieve_ms;
-        spoken.adapter = self.adapter.clone();
+        spoken.adapter = self.adapter.clone().filter(|_| by_model);
+        if let Some(check) = &check {
+            let note = serde_json::to_value(check).map_err(|error| NyxError::Internal(error.to_string()))?;
+            spoken.notes.insert(facts::NOTE.into(), note);
+        }
         if let Some(policy) = &self.policy {
             let answer = spoken.answers.first().map_or("", |answer| answer.text.as_str());
             let complete = spoken.answers.iter().all(|answer| matches!(answer.finish_reason.as_str(), "stop" | "choice"));

@@ -4,7 +4,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::candidates::{Candidate, Claim, Reading};
-use crate::learn::{Example, LearnedPart, LinearModel};
+use super::lexicon::Lexicon;
+use super::rank::{TableIndex, bare_statement};
+use super::run::holds;
+use super::table::FactTable;
+use crate::learn::{Example, LearnedFile, LearnedPart, LinearModel, TrainedOn};
 
 /// Of a candidate's share of the statement, above which it explains nearly all.
 const NEARLY_ALL: f64 = 0.85;
@@ -164,6 +168,41 @@ impl Judged {
     fn example(&self) -> Example {
         Example { features: self.features.clone(), class: usize::from(self.supported), weight: 1.0 }
     }
+}
+
+/// A statement about one of some tables, to learn from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Statement {
+    /// Tells it from all others.
+    pub id: String,
+    pub text: String,
+    /// The table that it is about; statements of one table are learned from together or held out together.
+    pub table: String,
+    pub supported: bool,
+}
+
+/// Learns from statements as they will be served: the table is found, and not told. The answer is the file of the learned part, with what became of
+/// tables that were held out.
+pub fn learn(tables: &[FactTable], statements: &[Statement]) -> (LearnedFile<FactJudge>, Fit) {
+    let index = TableIndex::new(tables);
+    let lexicons: Vec<Lexicon> = tables.iter().map(Lexicon::new).collect();
+    let judged: Vec<Judged> = statements
+        .iter()
+        .filter_map(|statement| {
+            let (name, _) = index.rank(&statement.text, 1).into_iter().next()?;
+            let (table, lexicon) = tables.iter().zip(&lexicons).find(|(table, _)| table.name == name)?;
+            let reading = lexicon.read(table, bare_statement(&statement.text));
+            let held: Vec<Vec<Option<bool>>> = reading
+                .candidates
+                .iter()
+                .map(|candidate| candidate.compares.iter().map(|compare| holds(table, compare)).collect())
+                .collect();
+            Judged::new(&reading, &held, statement.supported, &statement.table)
+        })
+        .collect();
+    let (judge, learned) = fit(&judged);
+    let trained_on = TrainedOn::of(statements.iter().map(|statement| ("aletheia", statement.id.as_str())));
+    (LearnedFile::new(trained_on, None, judge), learned)
 }
 
 /// Learns the model and from what probability on a plan decides, the latter from predictions for tables that were held out.

@@ -1,0 +1,104 @@
+//! `nyx sources import | list | show | remove`: the tables that facts are read from.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use nyx_actors::NyxError;
+use nyx_actors::facts::{Facts, FileTable, Import, SourceReport};
+use nyx_actors::phoebe::PhoebeStore;
+
+use super::{CommandError, make_data_dir, output};
+use crate::settings::Settings;
+
+/// Rows that `show` prints.
+const ROWS: u64 = 10;
+/// Characters of a cell that `show` prints.
+const CELL: usize = 40;
+
+/// The tables that facts are read from.
+#[derive(Debug, Args)]
+pub(super) struct Sources {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Register a table: CSV or TSV with a line of names, or JSON objects, one a line
+    Import {
+        file: PathBuf,
+        /// What it is called [default: the file's name without its ending]
+        #[arg(long)]
+        name: Option<String>,
+        /// What it is about, in a line: it is found by this too [default: its name]
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+    },
+    /// Every registered table
+    List,
+    /// One table's columns and first rows
+    Show { name: String },
+    /// Forget an imported table and its rows
+    Remove { name: String },
+}
+
+impl Sources {
+    pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
+        make_data_dir(&settings)?;
+        let store = PhoebeStore::connect(&settings.phoebe, &settings.data_dir).await?;
+        let facts = Facts::new(store.clone(), &settings.phoebe, &settings.data_dir, settings.specialist.aletheia.clone(), None);
+        let done = self.work(&facts).await;
+        facts.close().await;
+        store.close().await;
+        done
+    }
+
+    async fn work(self, facts: &Facts) -> Result<(), CommandError> {
+        match self.command {
+            Command::Import { file, name, description } => {
+                let name = name.map_or_else(|| stem(&file), Ok)?;
+                let table = FileTable::read(&file)?;
+                let (columns, rows) = (table.columns.len(), table.rows.len());
+                facts.import(vec![Import { caption: description.unwrap_or_else(|| name.clone()), name: name.clone(), table }]).await?;
+                output::line(&format!("{name}: {rows} rows of {columns} columns"))?;
+            }
+            Command::List => {
+                for source in facts.sources().await? {
+                    output::line(&listed(&source))?;
+                }
+            }
+            Command::Show { name } => {
+                let (source, rows) = facts.show(&name, ROWS).await?;
+                output::line(&listed(&source))?;
+                for column in &source.columns {
+                    output::line(&format!("  {} ({})", column.name, column.kind.as_str()))?;
+                }
+                for row in rows {
+                    output::line(&row.iter().map(|cell| cut(cell)).collect::<Vec<_>>().join(" | "))?;
+                }
+            }
+            Command::Remove { name } => {
+                facts.remove(&name).await?;
+                output::line(&format!("{name}: removed"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn stem(file: &Path) -> Result<String, NyxError> {
+    let stem = file.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
+    stem.ok_or_else(|| NyxError::invalid("name", format!("{} gives no name, expected --name NAME", file.display())))
+}
+
+fn listed(source: &SourceReport) -> String {
+    let rows = source.rows.map_or_else(String::new, |rows| format!(", {rows} rows"));
+    let place = source.url.as_ref().map_or_else(String::new, |url| format!(", in {url}"));
+    let error = source.error.as_ref().map_or_else(String::new, |error| format!(" [cannot be read: {}]", output::one_line(error)));
+    format!("{}: {} ({} columns{rows}{place}){error}", source.name, output::one_line(&source.caption), source.columns.len())
+}
+
+fn cut(cell: &str) -> String {
+    let line = output::one_line(cell);
+    if line.chars().count() <= CELL { line } else { line.chars().take(CELL - 1).chain(['\u{2026}']).collect() }
+}

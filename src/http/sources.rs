@@ -1,0 +1,58 @@
+//! `GET /v1/sources`: the registered tables.
+
+use actix_web::{HttpResponse, web};
+use chrono::{DateTime, Utc};
+use nyx_actors::Nyx;
+use nyx_actors::facts::SourceReport;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::error::ApiError;
+
+/// A table that facts are read from.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SourceItem {
+    #[schema(example = "games")]
+    pub name: String,
+    pub description: String,
+    pub columns: Vec<ColumnItem>,
+    /// Known of imported tables.
+    pub rows: Option<u64>,
+    /// The database, without its password, where it is not phoebe's.
+    pub url: Option<String>,
+    /// When it was imported; `null` of those in the settings.
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub created_at: Option<DateTime<Utc>>,
+    /// Why it cannot be read.
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ColumnItem {
+    pub name: String,
+    /// `integer`, `real`, `date` or `text`.
+    #[schema(example = "text")]
+    pub kind: &'static str,
+}
+
+impl From<SourceReport> for SourceItem {
+    fn from(SourceReport { name, caption, columns, rows, url, created_at, error }: SourceReport) -> Self {
+        let columns = columns.into_iter().map(|column| ColumnItem { kind: column.kind.as_str(), name: column.name }).collect();
+        Self { name, description: caption, columns, rows, url, created_at, error }
+    }
+}
+
+/// In the order of their names.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SourceList {
+    #[schema(example = "list")]
+    pub object: &'static str,
+    pub data: Vec<SourceItem>,
+}
+
+/// The tables that facts are read from: imported, and those of the settings.
+#[utoipa::path(get, path = "/v1/sources", tag = "nyx", responses((status = 200, body = SourceList)))]
+pub async fn list(nyx: web::Data<Nyx>) -> Result<HttpResponse, ApiError> {
+    let data = nyx.facts.sources().await?.into_iter().map(Into::into).collect();
+    Ok(HttpResponse::Ok().json(SourceList { object: "list", data }))
+}
