@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use nyx_engine::ChatMessage;
 use nyx_specialists::Evidence;
@@ -17,6 +19,8 @@ pub enum Status {
     Answered,
     /// Cut by the deadline: the answer holds what there was.
     Partial,
+    /// To be answered later: the record is completed when it is.
+    Deferred,
     /// The caller went away.
     Cancelled,
     Failed,
@@ -27,6 +31,7 @@ impl Status {
         match self {
             Self::Answered => "answered",
             Self::Partial => "partial",
+            Self::Deferred => "deferred",
             Self::Cancelled => "cancelled",
             Self::Failed => "failed",
         }
@@ -128,6 +133,15 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// Of a deferred decision, how long its answer is expected to take.
+    pub fn retry_after(&self) -> Option<Duration> {
+        if self.status != Status::Deferred {
+            return None;
+        }
+        let expected_ms = self.notes.get("timing").and_then(|note| note.pointer("/plan/chosen/duration_ms")?.as_f64()).unwrap_or(1_000.0);
+        Some(Duration::try_from_secs_f64(expected_ms / 1e3).unwrap_or(Duration::from_secs(1)))
+    }
+
     /// The first answer's text; empty when there is none.
     pub fn answer(&self) -> &str {
         self.answers.first().map_or("", |answer| answer.text.as_str())

@@ -10,6 +10,7 @@ use nyx_engine::embed::Embedder;
 use nyx_engine::{DeviceSpec, EngineError, EngineOptions, ModelFiles, ModelInfo, Text};
 use nyx_specialists::SpecialistPolicy;
 use nyx_specialists::master::SHIPPED_HEAD;
+use nyx_specialists::time::SHIPPED_TIMING;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,7 @@ use crate::memory::{EdgeStore, EmbeddingService, MemoryFilter, MemoryKeeper, Mem
 use crate::metrics::Metrics;
 use crate::observe::{ActorState, Registry, Vitals};
 use crate::options::{self, NyxOptions, RequestOptions};
+use crate::orchestrator;
 use crate::orchestrator::messages::{Ask, Route, Routing, TraitWeights, UpdateTraitWeight};
 use crate::orchestrator::{Orchestrator, OrchestratorParts, OrchestratorSetup};
 use crate::phoebe::messages::{
@@ -32,7 +34,7 @@ use crate::phoebe::messages::{
 };
 use crate::phoebe::{Phoebe, PhoebeStore};
 use crate::question::{Question, StreamEvent};
-use crate::specialist::{Specialist, SpecialistParts};
+use crate::specialist::{Specialist, SpecialistParts, Timer};
 use crate::supervise::{RestartPolicy, Supervised};
 use crate::verdict::{self, DecisionName, FeedbackTold, Judged, NewVerdict, OutcomeTold, Promise, Verdict};
 use crate::{Decision, NyxError, RequestContext};
@@ -93,6 +95,8 @@ struct Inner {
     phoebe: Supervised<Phoebe>,
     store: PhoebeStore,
     admission: Arc<Semaphore>,
+    /// Places for answers that come later.
+    later: Arc<Semaphore>,
     requests: RequestOptions,
     /// Cancelled once no new work is taken.
     draining: CancellationToken,
@@ -236,11 +240,14 @@ impl Nyx {
         };
         let specialists: Arc<[SpecialistPolicy]> = options.specialists.into();
         let mut actors = BTreeMap::new();
+        let timing = learned.load(Some(SHIPPED_TIMING))?;
         for policy in specialists.iter().cloned().map(Some).chain([None]) {
             let name = policy.as_ref().map_or("base", |policy| policy.name.as_str()).to_owned();
             let adapter = threads.first().and_then(|thread| thread.adapters().get(&name).cloned());
             let vitals = Vitals::new(&name, "specialist", None);
             vitals.set_adapter(adapter.as_ref().map(|adapter| adapter.id.clone()));
+            let times = policy.as_ref().is_some_and(|policy| policy.timing.is_some());
+            let timer = timing.as_ref().filter(|_| times).map(|timing| Arc::new(Timer::new(timing)));
             let parts = Arc::new(SpecialistParts {
                 policy,
                 text: Arc::clone(&text),
@@ -251,10 +258,12 @@ impl Nyx {
                 phoebe: phoebe.clone(),
                 facts: facts.clone(),
                 cells: cells.clone(),
+                timer,
             });
             actors.insert(name, troupe.start(vitals, move |vitals| Specialist::new(Arc::clone(&parts), vitals)));
         }
         wait_until_running(&registry).await?;
+        let later = Arc::new(Semaphore::new(orchestrator::later::PLACES));
         let setup = OrchestratorSetup {
             instance: Uuid::now_v7().to_string(),
             text,
@@ -269,6 +278,7 @@ impl Nyx {
             head: if options.master.head { learned.load(Some(SHIPPED_HEAD))? } else { None },
             options: options.master,
             safety: Arc::new(options.safety),
+            later: Arc::clone(&later),
         };
         let parts = Arc::new(OrchestratorParts::new(setup).await?);
         let orchestrator =
@@ -289,6 +299,7 @@ impl Nyx {
             phoebe,
             store,
             admission: Arc::new(Semaphore::new(options.requests.max_in_flight)),
+            later,
             requests: options.requests,
             draining: CancellationToken::new(),
             abort: CancellationToken::new(),
@@ -412,7 +423,7 @@ impl Nyx {
     /// # Errors
     /// [`NyxError::NotFound`].
     pub async fn decision(&self, id: Uuid) -> Result<Decision, NyxError> {
-        self.inner.phoebe.send(GetDecision(id)).await
+        Ok(orchestrator::later::told(self.inner.phoebe.send(GetDecision(id)).await?))
     }
 
     /// Decisions, newest first.
@@ -544,11 +555,15 @@ impl Nyx {
     pub async fn shutdown(&self, grace: Duration) {
         self.drain();
         let all = u32::try_from(self.inner.requests.max_in_flight).unwrap_or(u32::MAX);
-        if tokio::time::timeout(grace, self.inner.admission.acquire_many(all)).await.is_err() {
+        let idle = || async {
+            let _requests = self.inner.admission.acquire_many(all).await;
+            let _later = self.inner.later.acquire_many(orchestrator::later::PLACES as u32).await;
+        };
+        if tokio::time::timeout(grace, idle()).await.is_err() {
             tracing::warn!("requests are still running at the end of the grace: cancelling them");
             self.inner.abort.cancel();
             // cancelled sequences end at the next step, and are recorded
-            if tokio::time::timeout(grace, self.inner.admission.acquire_many(all)).await.is_err() {
+            if tokio::time::timeout(grace, idle()).await.is_err() {
                 tracing::error!("cancelled requests did not end");
             }
         }

@@ -65,6 +65,9 @@ pub struct Given {
     pub memory: MemoryFilter,
     /// Keep what was asked and answered as memories.
     pub remember: bool,
+    /// The answer may come later, to be fetched by the decision's id.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub allow_defer: bool,
     /// The caller's own name for it, by which outcomes and feedback may call it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub external_key: Option<String>,

@@ -1,7 +1,7 @@
 //! What people and the future say of a decision: outcomes of forecasts and feedback, and the rewards that follow.
 
 use chrono::{DateTime, NaiveDate, Utc};
-use nyx_specialists::{SpecialistPolicy, choices_reward, quadratic_reward, reward_of};
+use nyx_specialists::{SpecialistPolicy, choices_reward, quadratic_reward, rated, reward_of};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
@@ -206,6 +206,9 @@ fn unknown_choice(said: &str, choices: &[String], or: &str) -> NyxError {
     NyxError::invalid("outcome", format!("outcome is {said}, expected {known}{or}"))
 }
 
+/// What a wholly unfair pair takes off a rating.
+const FAIRNESS_WEIGHT: f64 = 0.5;
+
 /// Reads people's feedback on a decision.
 pub(crate) fn feedback(
     decision: &Decision,
@@ -217,9 +220,13 @@ pub(crate) fn feedback(
     if !(-1.0..=1.0).contains(&value) {
         return Err(NyxError::invalid("value", format!("value is {value}, expected a number from -1 to 1")));
     }
-    let activation = policy.is_some_and(SpecialistPolicy::is_rated_by_people).then_some((value + 1.0) / 2.0);
+    let by_people = policy.is_some_and(SpecialistPolicy::is_rated_by_people);
+    // the pair's own note; 0 where no pair was asked
+    let penalty = decision.notes.get("fairness").and_then(|note| note.get("penalty")?.as_f64()).unwrap_or(0.0);
+    let reward = if by_people { rated(value, penalty, FAIRNESS_WEIGHT) } else { value };
+    let activation = by_people.then_some((reward + 1.0) / 2.0);
     let (kind, decision) = (VerdictKind::Feedback, decision.id);
-    NewVerdict { decision, kind, key, value, told, reward: value, comment, correction, activation }.checked()
+    NewVerdict { decision, kind, key, value, told, reward, comment, correction, activation }.checked()
 }
 
 impl NewVerdict {

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use crate::SpecialistPolicy;
 use crate::policy::{AnswerForm, Retrieval, RewardRule};
 use crate::prompt;
+use crate::time::Quality;
 
 const NAME_CHARS: usize = 32;
 const PURPOSE_CHARS: usize = 200;
@@ -26,6 +27,7 @@ struct File {
     #[serde(default)]
     reward: RewardKeys,
     fairness: Option<FairnessKeys>,
+    timing: Option<Quality>,
     #[serde(default)]
     sampling: Sampling,
 }
@@ -134,6 +136,10 @@ pub(crate) fn parse(text: &str) -> Result<SpecialistPolicy, String> {
     if let Some(tolerance) = fairness {
         within("fairness.tolerance", tolerance, 0.0, 1.0)?;
     }
+    if let Some(Quality { full, short }) = file.timing {
+        within("timing.full", full, 0.0, 1.0)?;
+        within("timing.short", short, 0.0, 1.0)?;
+    }
     let sampling = file.sampling;
     within("sampling.temperature", f64::from(sampling.temperature), 0.0, 2.0)?;
     above("sampling.top_p", f64::from(sampling.top_p), 0.0, 1.0)?;
@@ -146,6 +152,7 @@ pub(crate) fn parse(text: &str) -> Result<SpecialistPolicy, String> {
         group: file.group,
         retrieval,
         fairness,
+        timing: file.timing,
         temperature: sampling.temperature,
         top_p: sampling.top_p,
         repetition_penalty: sampling.repetition_penalty,

@@ -18,6 +18,7 @@ mod prompt;
 mod reward;
 pub mod safety;
 mod shipped;
+pub mod time;
 mod words;
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
+use crate::time::Quality;
 use crate::{Evidence, SpecialistError, file, probability, prompt, reward};
 
 /// Where a specialist looks before it answers.
@@ -56,6 +57,8 @@ pub struct SpecialistPolicy {
     /// Questions about people are asked again with the people exchanged ([`crate::fairness`]); an answer says so when the pair's penalty is above this,
     /// in [0, 1].
     pub fairness: Option<f64>,
+    /// Memories are ranked by time as well, and answers are planned by the time that is left: what a full and a short one are worth.
+    pub timing: Option<Quality>,
     /// Defaults where the caller says nothing.
     pub temperature: f32,
     pub top_p: f32,
@@ -131,6 +134,14 @@ impl SpecialistPolicy {
             .map_err(|reason| SpecialistError::BadPrompt { name: self.name.clone(), reason: format!("prompt.context: {reason}") })?;
         let context = context.trim();
         Ok(if context.is_empty() { self.fixed.clone() } else { format!("{}\n\n{context}", self.fixed) })
+    }
+
+    /// What an answer loses that takes all of its time, in [0, 1]: 0 where time is not rewarded.
+    pub fn delay_penalty(&self) -> f64 {
+        match self.reward {
+            RewardRule::Timeliness { penalty } => penalty,
+            _ => 0.0,
+        }
     }
 
     /// Reads what the answer form asks for out of an answer.

@@ -7,7 +7,7 @@
 //! | `now.iso`, `now.date`, `now.time`, `now.weekday` | `2026-11-24T14:45:26Z`, `24 November 2026`, `14:45`, `Tuesday`; UTC |
 //! | `time_left`, `deadline_ms` | until the caller's deadline: `850 ms`, `12 seconds`, `3 minutes`; the bare number |
 //! | `question` | what is asked (it also stands in the user's message) |
-//! | `evidence` | a list, best first; of each item: `number` (from 1), `id`, `quoted`, `text`, `score`, `source`, `speaker`, `when` |
+//! | `evidence` | a list, best first; of each item: `number` (from 1), `id`, `quoted`, `text`, `score`, `source`, `speaker`, `when`, `age` (`3 days ago`) |
 //!
 //! Evidence is data. Its text is never read as a template and comes out unchanged; `quoted` sets it between quotation marks longer than
 //! any run of them inside, so that it cannot seem to end early. A speaker's name is a label: reduced to one line of plain characters.
@@ -20,6 +20,7 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
 use serde::Serialize;
 
+use crate::time::age_in_words;
 use crate::{Evidence, Situation};
 
 const SPEAKER_CHARS: usize = 60;
@@ -56,6 +57,8 @@ struct Item<'a> {
     speaker: Option<String>,
     /// The day as in `2026-05-02`.
     when: Option<String>,
+    /// From then to the present, as in `3 days ago`.
+    age: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -80,13 +83,13 @@ impl<'a> View<'a> {
             time_left: time_left(situation.deadline_ms),
             deadline_ms: situation.deadline_ms,
             question: situation.question,
-            evidence: situation.evidence.iter().zip(1..).map(|(evidence, number)| Item::of(evidence, number)).collect(),
+            evidence: situation.evidence.iter().zip(1..).map(|(evidence, number)| Item::of(evidence, number, now)).collect(),
         }
     }
 }
 
 impl<'a> Item<'a> {
-    fn of(evidence: &'a Evidence, number: usize) -> Self {
+    fn of(evidence: &'a Evidence, number: usize, now: DateTime<Utc>) -> Self {
         Self {
             number,
             id: &evidence.id,
@@ -96,6 +99,7 @@ impl<'a> Item<'a> {
             source: &evidence.source,
             speaker: evidence.speaker.as_deref().and_then(label),
             when: evidence.when.map(|when| when.format("%Y-%m-%d").to_string()),
+            age: evidence.when.map(|when| age_in_words(now, when)),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use actix_web::http::header;
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, Utc};
 use nyx_actors::decision::Status;
@@ -61,6 +62,9 @@ pub struct InferRequest {
     memory: Option<MemoryFilter>,
     /// Keep what was asked and answered as memories of the conversation; their ids, or a warning, are in `notes.remembered`.
     remember: Option<bool>,
+    /// Where it is worth more than answering in haste, the answer may come later: then the status is `deferred`, with 202, and `GET /v1/decisions/{id}`
+    /// has the answer after `retry_after_s`. Not with `stream`.
+    allow_defer: Option<bool>,
     /// Your own name for this decision, by which outcomes and feedback may call it.
     external_key: Option<String>,
 }
@@ -95,6 +99,7 @@ impl InferRequest {
             memory: self.memory.unwrap_or_default(),
             remember: self.remember.unwrap_or(false),
             external_key: self.external_key,
+            allow_defer: self.allow_defer.unwrap_or(false),
         };
         let question = Question::new(messages, target, "/infer");
         Ok(Question { choices: self.choices, sampling, conversation: self.conversation, given, ..question })
@@ -126,7 +131,10 @@ pub struct InferResponse {
     /// What took part in the answer and why it came out so, by name; empty when nothing did.
     #[schema(value_type = Object)]
     pub notes: BTreeMap<String, serde_json::Value>,
-    /// `answered`, or `partial` when the deadline cut it.
+    /// Of a deferred answer, when to look for it at `GET /v1/decisions/{id}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after_s: Option<u64>,
+    /// `answered`, `partial` when the deadline cut it, or `deferred`.
     #[schema(value_type = String)]
     pub status: Status,
     /// `stop`, `length`, `deadline`, `choice`, or `content_filter` where screening ended or refused it.
@@ -150,8 +158,10 @@ pub struct Choice {
 
 impl From<Decision> for InferResponse {
     fn from(mut decision: Decision) -> Self {
+        let retry_after_s = decision.retry_after().map(|wait| wait.as_secs().max(1));
         let (answer, finish_reason) = match std::mem::take(&mut decision.answers).into_iter().next() {
             Some(first) => (first.text, first.finish_reason),
+            None if retry_after_s.is_some() => (String::new(), "deferred".to_owned()),
             None => (String::new(), "deadline".to_owned()),
         };
         let Decision { scores, logits, head, propensities, trait_weights, choices, choice_probabilities, .. } = decision;
@@ -168,6 +178,7 @@ impl From<Decision> for InferResponse {
             usage: decision.usage.into(),
             timings: decision.timings.into(),
             notes: decision.notes,
+            retry_after_s,
             status: decision.status,
             finish_reason,
         }
@@ -186,6 +197,7 @@ pub struct TokenPiece<'a> {
 /// which says that the decision is on record. A failure after the first words is an `error` event without `[DONE]`.
 #[utoipa::path(post, path = "/infer", tag = "nyx", request_body = InferRequest,
     responses((status = 200, content((InferResponse = "application/json"), (TokenPiece<'static> = "text/event-stream"))),
+        (status = 202, description = "deferred", body = InferResponse),
         (status = 404, description = "no such specialist", body = ErrorBody)))]
 pub async fn infer(nyx: web::Data<Nyx>, request: Admitted<InferRequest>) -> Result<HttpResponse, ApiError> {
     let Admitted { permit, client, body } = request;
@@ -200,7 +212,11 @@ pub async fn infer(nyx: web::Data<Nyx>, request: Admitted<InferRequest>) -> Resu
     }
     let decision = Box::pin(nyx.ask(context, question, None)).await?;
     drop(permit);
-    Ok(HttpResponse::Ok().json(InferResponse::from(decision)))
+    let answer = InferResponse::from(decision);
+    Ok(match answer.retry_after_s {
+        Some(seconds) => HttpResponse::Accepted().insert_header((header::RETRY_AFTER, seconds.to_string())).json(answer),
+        None => HttpResponse::Ok().json(answer),
+    })
 }
 
 /// Writes `token` and `decision` events.

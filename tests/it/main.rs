@@ -6,6 +6,7 @@ mod cli;
 mod docs;
 mod doors;
 mod fetch;
+mod kairos;
 mod learned;
 mod memories;
 mod openai;

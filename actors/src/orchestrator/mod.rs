@@ -1,6 +1,7 @@
 //! The orchestrator: has the master decide which specialist speaks, has it spoken, judged and recorded.
 
 mod choice;
+pub(crate) mod later;
 mod master;
 pub mod messages;
 mod remember;
@@ -18,7 +19,7 @@ use nyx_engine::{ModelInfo, Role, Text};
 use nyx_specialists::SpecialistPolicy;
 use nyx_specialists::master::MasterHead;
 use nyx_specialists::safety::SafetyPolicy;
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::{OnceCell, Semaphore, mpsc};
 use tracing::Instrument as _;
 
 pub use choice::{Choice, choose, softmax};
@@ -61,6 +62,8 @@ pub struct OrchestratorParts {
     pub metrics: Arc<Metrics>,
     pub options: MasterOptions,
     pub safety: Arc<SafetyPolicy>,
+    /// Places for answers that come later.
+    pub later: Arc<Semaphore>,
     master: Master,
     /// Learned from questions whose specialist is known; the scores alone decide without one.
     head: Option<Learned<MasterHead>>,
@@ -83,6 +86,8 @@ pub struct OrchestratorSetup {
     pub metrics: Arc<Metrics>,
     pub options: MasterOptions,
     pub safety: Arc<SafetyPolicy>,
+    /// Places for answers that come later.
+    pub later: Arc<Semaphore>,
     pub head: Option<Learned<MasterHead>>,
 }
 
@@ -173,6 +178,7 @@ impl OrchestratorParts {
             metrics: setup.metrics,
             options: setup.options,
             safety: setup.safety,
+            later: setup.later,
             master,
             head,
             content_free: OnceCell::new(),
@@ -190,14 +196,16 @@ impl OrchestratorParts {
         names.join(", ")
     }
 
-    async fn ask(&self, message: Ask) -> Result<Box<Decision>, NyxError> {
-        let Ask { context, question, events } = message;
+    async fn ask(self: &Arc<Self>, message: Ask) -> Result<Box<Decision>, NyxError> {
+        let Ask { context, mut question, events } = message;
         self.check(&question)?;
         let asked_at = phoebe::now();
         let asked = last_question(&question);
         let requested = question.target.model();
         self.cells.publish(Some(context.id), None, CellStep::Asked { requested: requested.clone(), question: asked.clone() });
         let screened = self.screen(&context, &question, &asked);
+        let given = question.given.clone();
+        let later = self.place_later(&mut question, events.is_some());
         let question = Arc::new(question);
         let trait_weights = self.named_weights();
         let routed = match self.route(&context, &question, &asked, &screened, &trait_weights).await {
@@ -227,7 +235,7 @@ impl OrchestratorParts {
             door: question.door.to_owned(),
             requested,
             messages: question.messages.clone(),
-            given: question.given.clone(),
+            given,
             notes: BTreeMap::new(),
             question: asked,
             specialist: routed.specialist,
@@ -254,8 +262,10 @@ impl OrchestratorParts {
             error: None,
         });
         let mut reward = None;
+        let mut deferred = false;
         let failure = match spoken {
             Ok(spoken) => {
+                deferred = later::is_deferred(&spoken);
                 reward = fill(&mut decision, spoken)?;
                 None
             }
@@ -268,9 +278,12 @@ impl OrchestratorParts {
         decision.timings.decide_ms = routed.routing.decide_ms;
         decision.timings.total_ms = context.asked.elapsed().as_secs_f64() * 1e3;
         let remembered = self.remember(&context, &question, &mut decision).await;
-        if let Err(error) = self.conclude(&context, &decision, reward).await {
+        if let Err(error) = self.conclude(&context, &decision, reward, false).await {
             self.unremember(remembered).await;
             return Err(error);
+        }
+        if let (true, Some(later)) = (deferred, later) {
+            self.answer_later(decision.clone(), later, screened, &context);
         }
         match failure {
             Some(error) => Err(self.failed(&context, Some(&name), error)),
@@ -338,7 +351,14 @@ impl OrchestratorParts {
     }
 
     /// Puts the decision on record, then tells the stream and the metrics.
-    async fn conclude(&self, context: &RequestContext, decision: &Decision, reward: Option<(f64, String)>) -> Result<(), NyxError> {
+    /// `completes` says that it is there already, deferred.
+    async fn conclude(
+        &self,
+        context: &RequestContext,
+        decision: &Decision,
+        reward: Option<(f64, String)>,
+        completes: bool,
+    ) -> Result<(), NyxError> {
         let (id, name) = (Some(context.id), Some(decision.specialist.as_str()));
         if matches!(decision.status, Status::Answered | Status::Partial) {
             let answered = CellStep::Answered {
@@ -350,7 +370,7 @@ impl OrchestratorParts {
             };
             self.cells.publish(id, name, answered);
         }
-        let record = RecordDecision { decision: Box::new(decision.clone()), reward: reward.clone() };
+        let record = RecordDecision { decision: Box::new(decision.clone()), reward: reward.clone(), completes };
         let recorded = tokio::time::timeout(RECORD_GRACE.max(context.remaining()), self.phoebe.send(record)).await;
         let recorded = recorded.unwrap_or(Err(NyxError::DeadlineExceeded { doing: "the decision was recorded" }));
         if let Err(error) = recorded {
@@ -394,7 +414,9 @@ impl OrchestratorParts {
 /// What was said, into the decision; the automatic reward with its rule, if there is one.
 fn fill(decision: &mut Decision, spoken: Spoken) -> Result<Option<(f64, String)>, NyxError> {
     let reason = |reason: &str| spoken.answers.iter().any(|answer| answer.finish_reason == reason);
-    decision.status = if reason("cancelled") {
+    decision.status = if later::is_deferred(&spoken) {
+        Status::Deferred
+    } else if reason("cancelled") {
         Status::Cancelled
     } else if reason("deadline") {
         Status::Partial
@@ -410,7 +432,8 @@ fn fill(decision: &mut Decision, spoken: Spoken) -> Result<Option<(f64, String)>
     decision.usage = spoken.usage;
     decision.timings = spoken.timings;
     decision.notes.extend(spoken.notes);
-    let Some(verdict) = spoken.verdict.filter(|_| decision.status != Status::Cancelled) else { return Ok(None) };
+    let judged = !matches!(decision.status, Status::Cancelled | Status::Deferred);
+    let Some(verdict) = spoken.verdict.filter(|_| judged) else { return Ok(None) };
     decision.activation = Some(verdict.activation);
     decision.reward = verdict.reward;
     Ok(Some((verdict.reward, verdict.rule)))

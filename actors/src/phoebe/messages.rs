@@ -18,6 +18,8 @@ pub struct RecordDecision {
     pub decision: Box<Decision>,
     /// The automatic reward in [-1, 1] with the rule that gave it.
     pub reward: Option<(f64, String)>,
+    /// It is on record as deferred, and this completes it.
+    pub completes: bool,
 }
 
 #[derive(Debug, Message)]

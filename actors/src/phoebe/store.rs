@@ -7,10 +7,11 @@ use std::time::Duration;
 use chrono::{DateTime, SubsecRound, Utc};
 use nyx_migrations::Migrator;
 use nyx_specialists::Evidence;
+use sea_orm::sea_query::Expr;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
-    AccessMode, ActiveModelTrait, ColumnTrait, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr,
-    EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, SqlErr, TransactionTrait,
+    AccessMode, ActiveModelTrait, ActiveValue, ColumnTrait, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend,
+    DbErr, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, SqlErr, TransactionTrait,
 };
 use sea_orm_migration::MigratorTrait;
 use uuid::Uuid;
@@ -19,6 +20,7 @@ use super::entities::{decision, reward, trait_weight};
 use super::messages::{ListDecisions, RecordDecision, StoreTraitWeight, TraitWeightChange};
 use super::options::{PhoebeOptions, redacted};
 use super::{search, storable};
+use crate::decision::Status;
 use crate::{Decision, NyxError};
 
 /// Rows a list may have.
@@ -144,7 +146,20 @@ impl PhoebeStore {
         row.reward = message.reward.as_ref().map_or(0.0, |(value, _)| *value);
         let id = row.id.clone();
         let transaction = self.writer.begin().await?;
-        if let Err(error) = row.into_active_model().insert(&transaction).await {
+        if message.completes {
+            let deferred = decision::Column::Status.eq(Status::Deferred.as_str());
+            let mut row = row.into_active_model().reset_all();
+            // verdicts may have come in between
+            row.reward = ActiveValue::NotSet;
+            let added = message.reward.as_ref().map_or(0.0, |(value, _)| *value);
+            let updated = decision::Entity::update_many().set(row).filter(deferred);
+            let updated =
+                updated.col_expr(decision::Column::Reward, sea_orm::sea_query::ExprTrait::add(Expr::col(decision::Column::Reward), added));
+            if updated.filter(decision::Column::Id.eq(&id)).exec(&transaction).await?.rows_affected == 0 {
+                // completed already
+                return Ok(transaction.rollback().await?);
+            }
+        } else if let Err(error) = row.into_active_model().insert(&transaction).await {
             transaction.rollback().await?;
             return match error.sql_err() {
                 Some(SqlErr::UniqueConstraintViolation(_)) => Ok(()),

@@ -31,6 +31,7 @@ fn decision(specialist: &str, question: &str, answer: &str) -> Decision {
             memory: crate::memory::MemoryFilter::of(Some("c-1".into())),
             remember: true,
             external_key: None,
+            allow_defer: false,
         },
         notes: BTreeMap::from([("forecast".to_owned(), serde_json::json!({"prior": 0.25}))]),
         question: question.into(),
@@ -67,7 +68,7 @@ fn decision(specialist: &str, question: &str, answer: &str) -> Decision {
 }
 
 fn record(decision: &Decision, reward: Option<(f64, String)>) -> RecordDecision {
-    RecordDecision { decision: Box::new(decision.clone()), reward }
+    RecordDecision { decision: Box::new(decision.clone()), reward, completes: false }
 }
 
 fn list(change: impl FnOnce(&mut ListDecisions)) -> ListDecisions {
@@ -111,6 +112,19 @@ async fn keeps_decisions(store: &PhoebeStore) {
         assert!(error.status() == 400 && error.to_string().contains(&limit.to_string()), "{error}");
     }
     assert_eq!(store.decision(Uuid::nil()).await.unwrap_err().status(), 404);
+    completes_a_deferred_decision_once(store).await;
+}
+
+async fn completes_a_deferred_decision_once(store: &PhoebeStore) {
+    let answered = decision("kairos", "When?", "On Monday.");
+    let deferred = Decision { status: Status::Deferred, answers: Vec::new(), reward: 0.0, ..answered.clone() };
+    store.record(record(&deferred, None)).await.unwrap();
+    assert_eq!(store.decision(deferred.id).await.unwrap(), deferred);
+    let complete = |decision: &Decision| RecordDecision { completes: true, ..record(decision, Some((0.25, "timeliness".into()))) };
+    store.record(complete(&answered)).await.unwrap();
+    assert_eq!(store.decision(answered.id).await.unwrap(), Decision { reward: 0.25, ..answered.clone() });
+    store.record(complete(&Decision { status: Status::Failed, ..answered.clone() })).await.unwrap();
+    assert_eq!(store.decision(answered.id).await.unwrap().status, Status::Answered);
 }
 
 async fn keeps_memories(store: &PhoebeStore) {

@@ -5,6 +5,7 @@ mod fairness;
 mod prompt;
 mod screen;
 mod sink;
+mod timing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::Instant;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use nyx_engine::{Finished, SamplingParams, Text};
 use nyx_specialists::safety::Finding;
+use nyx_specialists::time::{Course, read_time};
 use nyx_specialists::{Evidence, Outcome, Reading, Retrieval, Situation, SpecialistPolicy, Verdict};
 use tokio::sync::mpsc;
 
@@ -22,6 +24,7 @@ pub use prompt::{Prompt, PromptWriter};
 pub(crate) use screen::STOPPED;
 pub use screen::Screened;
 pub use sink::AnswerText;
+pub use timing::Timer;
 
 use crate::cells::{CellStep, CellStream};
 use crate::decision::{AdapterVersion, Answer, Timings, TokenUsage};
@@ -58,6 +61,8 @@ pub struct SpecialistParts {
     pub phoebe: Supervised<Phoebe>,
     pub facts: Facts,
     pub cells: CellStream,
+    /// Of a specialist that times its answers.
+    pub timer: Option<Arc<Timer>>,
 }
 
 /// The actor of one specialist.
@@ -89,6 +94,8 @@ pub struct Spoken {
     pub usage: TokenUsage,
     /// What took part in the answer, by name: see [`Decision::notes`](crate::Decision::notes).
     pub notes: BTreeMap<String, serde_json::Value>,
+    /// What a specialist that times its answers did.
+    pub(crate) course: Option<Course>,
     /// What screening found in the answers.
     pub(crate) findings: Vec<Finding>,
     /// `decide_ms` and `total_ms` are the orchestrator's to fill.
@@ -142,10 +149,12 @@ impl SpecialistParts {
         let asked = crate::orchestrator::last_question(&question);
         self.check_size(&question)?;
         let check = self.check_facts(&context, &asked).await?;
-        let evidence = match &check {
-            Some(check) => check.evidence(),
-            None => self.retrieve(&context, &asked, &question.given.memory).await?,
+        let evidence = match (&check, &self.timer) {
+            (Some(check), _) => check.evidence(),
+            (None, Some(timer)) => self.recall_in_time(&context, timer, &asked, &question).await?,
+            (None, None) => self.retrieve(&context, &asked, &question.given.memory).await?,
         };
+        let said = self.timer.as_ref().map(|_| read_time(ending(&asked, QUERY_CHARS), question.now())).unwrap_or_default();
         let retrieve_ms = ms(retrieving);
         if self.policy.as_ref().is_some_and(|policy| policy.retrieval != Retrieval::None) {
             let ids = evidence.iter().map(|item| item.id.clone()).collect();
@@ -159,15 +168,27 @@ impl SpecialistParts {
             let written = async { writing.await.map_err(|error| NyxError::Internal(error.to_string()))? };
             context.bound("the prompt was written", written).await?
         };
-        let sampling = self.sampling(&question, prompt.tokens.len())?;
+        let mut sampling = self.sampling(&question, prompt.tokens.len())?;
+        let timer = self.timer.as_ref().filter(|_| question.choices.is_none());
+        let plan = timer
+            .and_then(|timer| self.plan(&context, timer, prompt.tokens.len(), &sampling, !evidence.is_empty(), question.given.allow_defer));
+        let course = Self::instead(plan.as_ref(), &mut sampling);
         let told = check.as_ref().and_then(|check| self.tell(&context, check, &question, &asked, events.as_ref()));
-        let by_model = told.is_none();
+        let by_model = told.is_none() && !matches!(course, Course::Defer | Course::Evidence);
         let mut spoken = match &question.choices {
             _ if let Some(told) = told => Spoken { sampling, ..told },
+            None if course == Course::Defer => Spoken { sampling, ..Spoken::default() },
+            None if course == Course::Evidence => self.tell_evidence(&evidence, &question, sampling, events.as_ref()),
             Some(_) => self.choose_fairly(&context, &question, (prompt, choices), sampling, deadline_ms).await?,
             None => self.generate_fairly(&context, prompt, &question, (sampling, &screened, deadline_ms), events).await?,
         };
         spoken.notes.insert("safety".into(), screened.note(std::mem::take(&mut spoken.findings)));
+        if let Some(timer) = &self.timer {
+            timer.observe(&spoken);
+            self.fill_from_evidence(&mut spoken, &evidence, &question);
+            spoken.notes.insert("timing".into(), timer.note(&said, plan.as_ref()));
+        }
+        spoken.course = plan.as_ref().map(|plan| plan.chosen.course);
         spoken.timings.retrieve_ms = retrieve_ms;
         spoken.adapter = self.adapter.clone().filter(|_| by_model);
         if let Some(check) = &check {

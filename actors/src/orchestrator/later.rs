@@ -1,0 +1,95 @@
+//! Answers that come later: the decision is on record at once, and completed when its answer has been made.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use nyx_specialists::time::Course;
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::Instrument;
+
+use super::{OrchestratorParts, fill};
+use crate::decision::Status;
+use crate::question::{Given, Question};
+use crate::specialist::{Screened, Spoken};
+use crate::{Decision, NyxError, RequestContext};
+
+/// Answers that may be made later at a time.
+pub(crate) const PLACES: usize = 16;
+/// How long one may take.
+const BUDGET: Duration = Duration::from_secs(300);
+/// Time for the record beyond it.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// What a deferred answer waits with.
+pub(super) struct Later {
+    pub(super) place: OwnedSemaphorePermit,
+    pub(super) question: Question,
+}
+
+/// Whether the specialist would rather answer later.
+pub(super) fn is_deferred(spoken: &Spoken) -> bool {
+    spoken.course == Some(Course::Defer)
+}
+
+impl OrchestratorParts {
+    /// A place to answer later in, where the caller allows it and there is one; without it, `question` no longer allows it.
+    pub(super) fn place_later(&self, question: &mut Question, streams: bool) -> Option<Later> {
+        let wanted = question.given.allow_defer && !streams && question.choices.is_none();
+        let place = wanted.then(|| Arc::clone(&self.later).try_acquire_owned().ok()).flatten();
+        question.given.allow_defer = place.is_some();
+        let now = Given { allow_defer: false, ..question.given.clone() };
+        place.map(|place| Later { place, question: Question { given: now, ..question.clone() } })
+    }
+
+    /// Makes the answer in the background and completes the record.
+    pub(super) fn answer_later(
+        self: &Arc<Self>,
+        mut decision: Box<Decision>,
+        later: Later,
+        screened: Arc<Screened>,
+        context: &RequestContext,
+    ) {
+        let parts = Arc::clone(self);
+        let context = RequestContext { deadline: Instant::now() + BUDGET, ..context.clone() };
+        let span = context.span.clone();
+        let making = async move {
+            let Later { place, question } = later;
+            let question = Arc::new(question);
+            let name = decision.specialist.clone();
+            if let Some(plan) = decision.notes.remove("timing") {
+                decision.notes.insert("deferral".into(), plan);
+            }
+            let decide_ms = decision.timings.decide_ms;
+            let outcome = match parts.speak(&context, &question, &screened, &name, None).await {
+                Ok(spoken) => fill(&mut decision, spoken),
+                Err(error) => Err(error),
+            };
+            let reward = outcome.unwrap_or_else(|error| {
+                decision.status = if matches!(error, NyxError::Cancelled) { Status::Cancelled } else { Status::Failed };
+                decision.error = Some(error.to_string());
+                parts.failed(&context, Some(&name), error);
+                None
+            });
+            decision.timings.decide_ms = decide_ms;
+            decision.timings.total_ms = context.asked.elapsed().as_secs_f64() * 1e3;
+            let remembered = parts.remember(&context, &question, &mut decision).await;
+            // told and counted where it fails
+            if parts.conclude(&context, &decision, reward, true).await.is_err() {
+                parts.unremember(remembered).await;
+            }
+            drop(place);
+        };
+        actix::spawn(making.instrument(span));
+    }
+}
+
+/// As it is told: a deferred decision whose process ended before its answer was made has failed.
+pub(crate) fn told(mut decision: Decision) -> Decision {
+    let longest = chrono::Duration::from_std(BUDGET + GRACE).unwrap_or_default();
+    if decision.status == Status::Deferred && Utc::now() - decision.asked_at > longest {
+        decision.status = Status::Failed;
+        decision.error = Some("the process ended before the answer was made".into());
+    }
+    decision
+}
