@@ -8,6 +8,7 @@ use crate::decision::Status;
 use crate::memory::messages::{Forget, NewMemory, RememberMany};
 use crate::phoebe::messages::MemorySelector;
 use crate::question::Question;
+use crate::specialist::STOPPED;
 use crate::{Decision, RequestContext};
 
 /// Name of the note: `{"ids": [question, answer]}`, or `{"warning": why not}`.
@@ -22,6 +23,11 @@ impl OrchestratorParts {
     /// they could not be kept becomes the note. Returns the ids.
     pub(super) async fn remember(&self, context: &RequestContext, question: &Question, decision: &mut Decision) -> Vec<Uuid> {
         if !question.given.remember || decision.status != Status::Answered {
+            return Vec::new();
+        }
+        if decision.answers.iter().any(|answer| answer.finish_reason == STOPPED) {
+            let note = json!({ "warning": "not kept: the safety policy stopped the answer" });
+            decision.notes.insert(NOTE.to_owned(), note);
             return Vec::new();
         }
         let speaker = if decision.specialist == "base" { NYX } else { &decision.specialist };

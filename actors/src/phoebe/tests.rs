@@ -5,7 +5,7 @@ use nyx_engine::{ChatMessage, Role};
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use uuid::Uuid;
 
-use super::messages::{ListDecisions, ListMemories, Memory, RecordDecision, StoreTraitWeight};
+use super::messages::{ListDecisions, ListMemories, Memory, MemorySelector, RecordDecision, StoreTraitWeight};
 use super::*;
 use crate::decision::{AdapterVersion, Answer, Status, Timings, TokenUsage};
 use crate::question::Given;
@@ -192,6 +192,50 @@ async fn knows_neighbours(store: &PhoebeStore) {
     assert!(error.status() == 400 && error.to_string().contains("ids are 1001"), "{error}");
 }
 
+async fn forgets_memories(store: &PhoebeStore) {
+    let stored = |days: i64, conversation: &str, happened: Option<i64>| Memory {
+        id: Uuid::now_v7(),
+        text: "a zeppelin".into(),
+        speaker: None,
+        when: happened.map(|days| now() - chrono::TimeDelta::days(days)),
+        conversation: Some(conversation.into()),
+        stored_at: now() - chrono::TimeDelta::days(days),
+        caption: None,
+    };
+    let memories = [stored(9, "x", None), stored(2, "x", Some(50)), stored(2, "y", Some(50)), stored(1, "z", None)];
+    let [old, long_ago, other, new] = memories.clone();
+    store.store_memories(memories.to_vec()).await.unwrap();
+    let before = store.memory_counts().await.unwrap();
+    assert!(store.mark_indexed(vec![old.id, new.id]).await.unwrap().is_empty());
+    assert_eq!(store.memory_counts().await.unwrap().indexed, before.indexed + 2);
+
+    let day = |days: i64| now() - chrono::TimeDelta::days(days);
+    assert_eq!(store.mark_forgotten(MemorySelector::StoredBefore(day(5))).await.unwrap(), 1);
+    assert_eq!(store.forgotten(10).await.unwrap(), [old.id]);
+    let matching = |conversation: &str| MemorySelector::Matching { conversation: Some(conversation.into()), before: Some(day(5)) };
+    assert_eq!(store.mark_forgotten(matching("x")).await.unwrap(), 1);
+    assert_eq!(store.mark_forgotten(matching("z")).await.unwrap(), 0);
+    assert_eq!(store.mark_forgotten(MemorySelector::Ids(vec![other.id, old.id, Uuid::now_v7()])).await.unwrap(), 1);
+    assert_eq!(store.mark_forgotten(MemorySelector::Id(old.id)).await.unwrap_err().status(), 404);
+    // nobody is told of what is marked: not the lists, the searches, the neighbours or whoever indexes
+    let counts = store.memory_counts().await.unwrap();
+    assert_eq!((counts.all, counts.indexed), (before.all - 3, before.indexed + 1));
+    let after = ListMemories { unindexed_only: false, after: Some(old.id), limit: 10 };
+    assert_eq!(store.memories(after).await.unwrap(), std::slice::from_ref(&new));
+    assert_eq!(store.search("zeppelin", 10).await.unwrap().len(), 1);
+    let around = Neighbours { ids: vec![old.id, long_ago.id], before: 9, after: 9 };
+    assert_eq!(store.neighbours(around).await.unwrap(), []);
+    assert_eq!(store.mark_indexed(vec![new.id, old.id, long_ago.id]).await.unwrap(), [old.id, long_ago.id]);
+
+    // only what is marked is deleted
+    store.delete_forgotten(vec![old.id, long_ago.id, new.id]).await.unwrap();
+    assert_eq!(store.forgotten(10).await.unwrap(), [other.id]);
+    assert_eq!(store.mark_forgotten(MemorySelector::All).await.unwrap(), before.all - 3);
+    let rest = store.forgotten(1000).await.unwrap();
+    store.delete_forgotten(rest).await.unwrap();
+    assert_eq!((store.forgotten(10).await.unwrap().len(), count(store, "nyx_subjective_memory").await), (0, 0));
+}
+
 async fn keeps_trait_weights(store: &PhoebeStore) {
     let change = |to: f64| StoreTraitWeight { name: "moira".into(), to, reason: "test".into(), reward: Some(1.0), decision: None };
     assert!(store.trait_weights().await.unwrap().is_empty());
@@ -226,6 +270,7 @@ async fn behaves(options: &PhoebeOptions, folder: &std::path::Path) {
     keeps_decisions(&store).await;
     keeps_memories(&store).await;
     knows_neighbours(&store).await;
+    forgets_memories(&store).await;
     keeps_trait_weights(&store).await;
     verdicts::keeps_verdicts(&store).await;
     store.close().await;
