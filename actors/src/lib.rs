@@ -1,6 +1,7 @@
 //! The people of Nyx: orchestrator, specialists, GPU pool and workers, memory keeper, phoebe, and the typed messages between them.
 
 pub mod cells;
+pub mod confidence;
 pub mod context;
 pub mod decision;
 pub mod error;

@@ -9,6 +9,7 @@ use actix::{Arbiter, ArbiterHandle};
 use nyx_engine::embed::Embedder;
 use nyx_engine::{DeviceSpec, EngineError, EngineOptions, ModelFiles, ModelInfo, Text};
 use nyx_specialists::SpecialistPolicy;
+use nyx_specialists::confidence::ConfidenceReport;
 use nyx_specialists::master::SHIPPED_HEAD;
 use nyx_specialists::time::SHIPPED_TIMING;
 use serde::Serialize;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::cells::{CellStep, CellStream};
+use crate::confidence::{Calibration, Reliability, reliabilities};
 use crate::facts::Facts;
 use crate::gpu::{Device, DeviceThreadOptions, GpuPool, GpuShard, GpuWorker, Shard};
 use crate::learned::{LearnedLoader, LearnedRegistry};
@@ -29,8 +31,8 @@ use crate::orchestrator;
 use crate::orchestrator::messages::{Ask, Route, Routing, TraitWeights, UpdateTraitWeight};
 use crate::orchestrator::{Orchestrator, OrchestratorParts, OrchestratorSetup};
 use crate::phoebe::messages::{
-    GetDecision, Judge, ListDecisions, ListPromises, ListVerdicts, Memory, MemorySelector, NamedDecisions, Ping, StoreTraitWeight,
-    TraitWeightChange,
+    GetDecision, Judge, ListDecisions, ListJudged, ListPromises, ListVerdicts, Memory, MemorySelector, NamedDecisions, Ping,
+    StoreTraitWeight, TraitWeightChange,
 };
 use crate::phoebe::{Phoebe, PhoebeStore};
 use crate::question::{Question, StreamEvent};
@@ -80,6 +82,8 @@ pub struct Nyx {
     pub learned: LearnedRegistry,
     /// The registered tables.
     pub facts: Facts,
+    /// What answers are worth.
+    pub calibration: Calibration,
     embedding_dimension: usize,
     inner: Arc<Inner>,
 }
@@ -151,6 +155,7 @@ impl Nyx {
         let (files, text) = opened.await?.map_err(StartError::Model)?;
         let model = Arc::new(files.info().clone());
         let learned = LearnedLoader::new(&options.data_dir, &model.sha256);
+        let calibration = Calibration::load(&learned, &options.data_dir, &model.sha256)?;
         let (folder, queue) = (options.embedder.clone(), options.memory.queue);
         let embedding = blocking(move || EmbeddingService::start(Embedder::load(&folder, &candle_device())?, queue));
         let embedding = embedding.await?.map_err(StartError::Embedder)?;
@@ -259,6 +264,7 @@ impl Nyx {
                 facts: facts.clone(),
                 cells: cells.clone(),
                 timer,
+                calibration: calibration.clone(),
             });
             actors.insert(name, troupe.start(vitals, move |vitals| Specialist::new(Arc::clone(&parts), vitals)));
         }
@@ -313,6 +319,7 @@ impl Nyx {
             model,
             learned: learned.registry,
             facts,
+            calibration,
             embedding_dimension,
             inner: Arc::new(inner),
         })
@@ -371,6 +378,24 @@ impl Nyx {
     /// When the deadline passes or the master cannot score.
     pub async fn route(&self, context: RequestContext, question: String) -> Result<Routing, NyxError> {
         self.inner.orchestrator.send(Route { context, question }).await
+    }
+
+    /// How good the confidences on record are, of decisions whose truth has become known: of all, and of each specialist's.
+    ///
+    /// # Errors
+    /// When phoebe does not answer.
+    pub async fn reliabilities(&self) -> Result<(Reliability, BTreeMap<String, Reliability>), NyxError> {
+        Ok(reliabilities(&self.inner.phoebe.send(ListJudged).await?))
+    }
+
+    /// Learns the confidences anew from those decisions; answers the new calibrators' id and what cross-validation says of them.
+    ///
+    /// # Errors
+    /// [`NyxError::Conflict`] where there are too few.
+    pub async fn refit_confidence(&self) -> Result<(String, ConfidenceReport), NyxError> {
+        let judged = self.inner.phoebe.send(ListJudged).await?;
+        let calibration = self.calibration.clone();
+        blocking(move || calibration.refit(&judged)).await?
     }
 
     /// Keeps a memory.

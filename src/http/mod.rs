@@ -4,6 +4,7 @@ mod admin;
 mod auth;
 mod cells;
 mod chat;
+mod confidence;
 mod decisions;
 mod embeddings;
 mod error;
@@ -111,6 +112,8 @@ fn doors() -> Vec<Door> {
         door(Access::Admin, get(), "/admin/traits", to().to(admin::traits)),
         door(Access::Admin, post(), "/admin/traits/{name}", to().to(admin::set_trait)),
         door(Access::Admin, get(), "/admin/learned", to().to(learned::learned)),
+        door(Access::Admin, get(), "/admin/confidence", to().to(confidence::confidence)),
+        door(Access::Admin, post(), "/admin/confidence/refit", to().to(confidence::refit)),
         door(Access::Open, get(), "/health/live", to().to(health::live)),
         door(Access::Open, get(), "/health/ready", to().to(health::ready)),
         door(Access::Metrics, get(), "/metrics", to().to(health::metrics)),

@@ -4,7 +4,7 @@ use actix_web::HttpResponse;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{admin, cells, chat, decisions, embeddings, health, infer, learned, memories, models, sources, verdicts};
+use super::{admin, cells, chat, confidence, decisions, embeddings, health, infer, learned, memories, models, sources, verdicts};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -32,6 +32,8 @@ use super::{admin, cells, chat, decisions, embeddings, health, infer, learned, m
         admin::traits,
         admin::set_trait,
         learned::learned,
+        confidence::confidence,
+        confidence::refit,
         health::live,
         health::ready,
         health::metrics

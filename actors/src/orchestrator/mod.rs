@@ -427,6 +427,7 @@ fn fill(decision: &mut Decision, spoken: Spoken) -> Result<Option<(f64, String)>
     decision.answers = spoken.answers;
     decision.choice_probabilities = spoken.choice_probabilities;
     decision.probability = spoken.probability;
+    decision.confidence = spoken.confidence;
     decision.adapter = spoken.adapter;
     decision.sampling = serde_json::to_value(&spoken.sampling).map_err(|error| NyxError::Internal(error.to_string()))?;
     decision.usage = spoken.usage;

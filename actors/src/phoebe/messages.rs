@@ -218,6 +218,11 @@ pub struct ListPromises {
     pub limit: u64,
 }
 
+/// Decisions whose truth has become known, the newest 20,000 verdicts' worth, each with the verdict that counts.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<(Decision, Verdict)>, NyxError>")]
+pub struct ListJudged;
+
 /// Answers when the database does.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), NyxError>")]

@@ -8,6 +8,7 @@ mod search;
 mod store;
 #[cfg(test)]
 mod tests;
+mod truths;
 mod verdicts;
 
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use crate::observe::Vitals;
 use crate::verdict::{Judged, Promise, Verdict};
 use crate::{Decision, NyxError};
 use messages::{
-    CountMemories, DeleteForgotten, GetDecision, Judge, ListDecisions, ListForgotten, ListMemories, ListPromises, ListVerdicts,
+    CountMemories, DeleteForgotten, GetDecision, Judge, ListDecisions, ListForgotten, ListJudged, ListMemories, ListPromises, ListVerdicts,
     LoadTraitWeights, MarkForgotten, MarkIndexed, Memory, MemoryCounts, NamedDecisions, Neighbour, Neighbours, Ping, RecordDecision,
     SearchRecord, StoreMemories, StoreTraitWeight, TraitWeightChange,
 };
@@ -98,4 +99,5 @@ handle!(NamedDecisions, Vec<Decision>, |store, request| store.named(request.0));
 handle!(Judge, Vec<Judged>, |store, request| store.judge(request.0));
 handle!(ListVerdicts, Vec<Verdict>, |store, request| store.verdicts(request.0));
 handle!(ListPromises, Vec<Promise>, |store, request| store.promises(request));
+handle!(ListJudged, Vec<(Decision, Verdict)>, |store, _request| store.judged());
 handle!(Ping, (), |store, _request| store.ping());

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use nyx_engine::{Finished, SamplingParams, Text};
+use nyx_specialists::confidence::Signals;
 use nyx_specialists::safety::Finding;
 use nyx_specialists::time::{Course, read_time};
 use nyx_specialists::{Evidence, Outcome, Reading, Retrieval, Situation, SpecialistPolicy, Verdict};
@@ -27,6 +28,7 @@ pub use sink::AnswerText;
 pub use timing::Timer;
 
 use crate::cells::{CellStep, CellStream};
+use crate::confidence::Calibration;
 use crate::decision::{AdapterVersion, Answer, Timings, TokenUsage};
 use crate::facts::Facts;
 use crate::gpu::{Generate, GpuPool, Score};
@@ -63,6 +65,7 @@ pub struct SpecialistParts {
     pub cells: CellStream,
     /// Of a specialist that times its answers.
     pub timer: Option<Arc<Timer>>,
+    pub calibration: Calibration,
 }
 
 /// The actor of one specialist.
@@ -88,6 +91,10 @@ pub struct Spoken {
     pub answers: Vec<Answer>,
     pub choice_probabilities: Option<Vec<f64>>,
     pub probability: Option<f64>,
+    /// How likely the answer is right, in [0, 1]; `None` where nothing was learned yet.
+    pub confidence: Option<f64>,
+    /// What the confidence is read from.
+    pub(crate) signals: Signals,
     pub verdict: Option<Verdict>,
     pub adapter: Option<AdapterVersion>,
     pub sampling: SamplingParams,
@@ -204,6 +211,9 @@ impl SpecialistParts {
             spoken.verdict = policy.judge(&Outcome { answer, evidence: &evidence, reading, elapsed_ms, deadline_ms, complete });
         }
         spoken.evidence = evidence;
+        if self.policy.is_some() {
+            self.calibration.judge(self.name(), &question, &mut spoken);
+        }
         Ok(spoken)
     }
 
@@ -337,6 +347,12 @@ impl SpecialistParts {
         for ending in endings {
             let said = ending.await.map_err(|_| NyxError::Internal("the device dropped a sequence".into()))??;
             add_timings(&mut spoken, &said.finished, said.first_token.map(|at| at.duration_since(context.asked).as_secs_f64() * 1e3));
+            if spoken.answers.is_empty() && said.finished.usage.completion_tokens > 0 {
+                let Finished { mean_entropy, max_entropy, mean_logprob, .. } = said.finished;
+                let [mean_entropy, max_entropy, mean_logprob] =
+                    [mean_entropy, max_entropy, mean_logprob].map(|value| Some(f64::from(value)));
+                spoken.signals = Signals { mean_entropy, max_entropy, mean_logprob, ..Signals::default() };
+            }
             spoken.findings.extend(said.findings);
             spoken.answers.push(Answer { text: said.text, finish_reason: said.finish_reason.to_owned() });
         }
@@ -371,10 +387,11 @@ impl SpecialistParts {
         let scores = context.bound("continuations were scored", self.pool.send(score)).await?;
         let probabilities = crate::orchestrator::softmax(&scores.iter().map(nyx_engine::ContinuationScore::total).collect::<Vec<_>>(), 1.0);
         let best = probabilities.iter().enumerate().fold(0, |best, (index, p)| if *p > probabilities[best] { index } else { best });
+        let signals = Signals { mean_logprob: scores.get(best).map(nyx_engine::ContinuationScore::mean), ..Signals::default() };
         let usage = TokenUsage { prompt_tokens, total_tokens: prompt_tokens, ..TokenUsage::default() };
         let timings = Timings { prefill_ms: ms(started), first_token_ms: Some(ms(context.asked)), ..Timings::default() };
         let answers = vec![Answer { text: choices.get(best).cloned().unwrap_or_default(), finish_reason: "choice".into() }];
-        Ok(Spoken { answers, choice_probabilities: Some(probabilities), sampling, usage, timings, ..Spoken::default() })
+        Ok(Spoken { answers, choice_probabilities: Some(probabilities), signals, sampling, usage, timings, ..Spoken::default() })
     }
 }
 

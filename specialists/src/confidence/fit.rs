@@ -21,6 +21,8 @@ const FLOOR: f64 = 1e-3;
 const BINS: usize = 10;
 const DIGITS: i32 = 4;
 
+type Tried = (f64, f64, Vec<(f64, bool)>);
+
 /// One answer whose truth is known.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConfidenceRow {
@@ -95,7 +97,8 @@ fn calibrator(rows: &[&ConfidenceRow]) -> Option<(Calibrator, Vec<(f64, bool)>)>
         let kept = examples.iter().zip(&folds).filter(|(_, fold)| left_out != Some(**fold)).map(|(example, _)| example.clone());
         LinearModel::fit(&kept.collect::<Vec<_>>(), 2, FEATURES, l2).rounded(DIGITS)
     };
-    let mut best: Option<(f64, f64, Vec<(f64, bool)>)> = None;
+    // (loss, penalty, scores of rows not learned from)
+    let mut best: Option<Tried> = None;
     for l2 in PENALTIES {
         let models: Vec<LinearModel> = (0..FOLDS).map(|fold| learn(Some(fold), l2)).collect();
         let scores: Vec<(f64, bool)> =

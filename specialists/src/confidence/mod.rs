@@ -12,6 +12,8 @@ use crate::learn::{Isotonic, LearnedPart, LinearModel, Platt};
 pub use fit::{ConfidenceReport, ConfidenceRow, Quality, fit};
 pub use signals::Signals;
 
+/// The shipped calibrators.
+pub const SHIPPED_CONFIDENCES: &str = include_str!("../../learned/confidence.json");
 /// Nothing is certain.
 const LEAST: f64 = 0.01;
 

@@ -36,7 +36,7 @@ pub struct Signals {
     pub evidence: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub best_evidence: Option<f64>,
-    /// Whether a query over tables decided, and not the model.
+    /// Whether a query over tables decided, or what was learned about such queries did; `None` where the language model did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decided_by_query: Option<bool>,
     /// Of a question about two people: whether the text tells them apart.

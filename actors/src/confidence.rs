@@ -1,0 +1,169 @@
+//! Confidence at work: an answer's signals, the calibrators that are live, and learning them anew from decisions whose truth has become known.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use nyx_specialists::confidence::{ConfidenceReport, ConfidenceRow, Confidences, Quality, SHIPPED_CONFIDENCES, Signals, fit};
+use nyx_specialists::learn::metrics::{ReliabilityBin, reliability};
+use nyx_specialists::learn::{LearnedFile, LearnedPart, TrainedOn, learned_id};
+use nyx_specialists::support;
+use serde_json::{Value, json};
+
+use crate::decision::Decision;
+use crate::learned::{FOLDER, Learned, LearnedLoader, LearnedRegistry, LearnedReport, Origin};
+use crate::question::Question;
+use crate::specialist::Spoken;
+use crate::verdict::{Verdict, VerdictKind};
+use crate::{NyxError, StartError};
+
+/// The part's name in a decision's notes: `{"signals": ..., "calibrator": ID or null}`.
+pub const NOTE: &str = "confidence";
+/// Bars of a reliability diagram.
+const BINS: usize = 10;
+
+/// The live calibrators. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Calibration {
+    live: Arc<RwLock<Option<Arc<Learned<Confidences>>>>>,
+    registry: LearnedRegistry,
+    folder: PathBuf,
+    base_sha256: String,
+}
+
+impl Calibration {
+    /// Reads the calibrators of the data folder, or the shipped ones.
+    ///
+    /// # Errors
+    /// See [`LearnedLoader::load`].
+    pub fn load(loader: &LearnedLoader, data_dir: &Path, base_sha256: &str) -> Result<Self, StartError> {
+        let live = loader.load::<Confidences>(Some(SHIPPED_CONFIDENCES))?.map(Arc::new);
+        let (registry, folder) = (loader.registry.clone(), data_dir.join(FOLDER));
+        Ok(Self { live: Arc::new(RwLock::new(live)), registry, folder, base_sha256: base_sha256.to_owned() })
+    }
+
+    /// Those in use.
+    pub fn live(&self) -> Option<Arc<Learned<Confidences>>> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads what was said for its signals, and says how likely it is right.
+    pub(crate) fn judge(&self, specialist: &str, question: &Question, spoken: &mut Spoken) {
+        let answer = spoken.answers.first().map(|answer| answer.text.clone()).unwrap_or_default();
+        let noted = |part: &str, key: &str| spoken.notes.get(part).and_then(|note| note.get(key)).cloned();
+        let signals = Signals {
+            choices: spoken.choice_probabilities.clone().unwrap_or_default(),
+            support: if question.choices.is_none() { support(&answer, &spoken.evidence) } else { None },
+            evidence: spoken.evidence.len(),
+            best_evidence: spoken.evidence.iter().map(|item| item.score).reduce(f64::max),
+            decided_by_query: noted("facts", "decided_by").filter(|by| by != "model").map(|by| by == "query"),
+            told_apart: noted("fairness", "told_apart").and_then(|told| told.as_bool()),
+            prior: question.given.prior,
+            probability: spoken.probability,
+            context: question.given.context.is_some(),
+            complete: spoken.answers.iter().all(|answer| matches!(answer.finish_reason.as_str(), "stop" | "choice")),
+            answer,
+            ..std::mem::take(&mut spoken.signals)
+        };
+        let live = self.live();
+        spoken.confidence = live.as_ref().and_then(|live| live.value.apply(specialist, &signals));
+        let calibrator = spoken.confidence.and(live).map(|live| live.id.clone());
+        spoken.notes.insert(NOTE.into(), json!({"signals": signals, "calibrator": calibrator}));
+        spoken.signals = signals;
+    }
+
+    /// Learns calibrators from these decisions and their verdicts, puts them into the data folder and uses them from now on. A specialist with too
+    /// few keeps the one that it has.
+    ///
+    /// # Errors
+    /// No specialist has enough, or the file cannot be written.
+    pub(crate) fn refit(&self, judged: &[(Decision, Verdict)]) -> Result<(String, ConfidenceReport), NyxError> {
+        let rows: Vec<ConfidenceRow> = judged
+            .iter()
+            .filter_map(|(decision, verdict)| {
+                let (signals, right) = (signals_of(decision)?, is_right(decision, verdict)?);
+                Some(ConfidenceRow { specialist: decision.specialist.clone(), signals, right, group: String::new() })
+            })
+            .collect();
+        let (confidences, report) = fit(&rows);
+        if confidences.names().next().is_none() {
+            let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+            for row in &rows {
+                *counts.entry(&row.specialist).or_default() += 1;
+            }
+            return Err(NyxError::Conflict(format!(
+                "there are {counts:?} answers whose truth is known, expected at least 50 of one specialist, 10 right and 10 wrong"
+            )));
+        }
+        let confidences = match self.live() {
+            Some(live) => confidences.or(&live.value),
+            None => confidences,
+        };
+        let ids: Vec<String> = judged.iter().map(|(decision, _)| decision.id.to_string()).collect();
+        let trained_on = TrainedOn::of(judged.iter().zip(&ids).map(|((decision, _), id)| (decision.specialist.as_str(), id.as_str())));
+        let file = LearnedFile::new(trained_on.clone(), Some(self.base_sha256.clone()), confidences);
+        let text = file.write().map_err(|error| NyxError::Internal(error.to_string()))?;
+        self.write(&text).map_err(|error| NyxError::Internal(format!("{} cannot be written: {error}", self.folder.display())))?;
+        let id = learned_id(text.as_bytes());
+        let learned = Learned { value: file.parameters, id: id.clone(), origin: Origin::Record };
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(learned));
+        let name = Confidences::KIND.to_owned();
+        self.registry.put(LearnedReport { name, id: id.clone(), origin: Origin::Record, trained_on });
+        Ok((id, report))
+    }
+
+    /// By one rename: a reader finds the old file or the new one.
+    fn write(&self, text: &str) -> std::io::Result<()> {
+        std::fs::create_dir_all(&self.folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
+        std::io::Write::write_all(&mut file, text.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(self.folder.join(format!("{}.json", Confidences::KIND)))?;
+        Ok(())
+    }
+}
+
+/// The signals of a recorded decision; `None` where it has none, such as one that failed.
+pub fn signals_of(decision: &Decision) -> Option<Signals> {
+    let kept: Value = decision.notes.get(NOTE)?.get("signals")?.clone();
+    let signals: Signals = serde_json::from_value(kept).ok()?;
+    Some(Signals { answer: decision.answer().to_owned(), ..signals })
+}
+
+/// Whether the answer was right, as the verdict says; `None` where it says neither.
+fn is_right(decision: &Decision, verdict: &Verdict) -> Option<bool> {
+    match (verdict.kind, decision.probability) {
+        (VerdictKind::Feedback, _) => (verdict.value != 0.0).then_some(verdict.value > 0.0),
+        // what happened in half was neither
+        (VerdictKind::Outcome, Some(p)) => (verdict.value != 0.5).then_some((p >= 0.5) == (verdict.value > 0.5)),
+        (VerdictKind::Outcome, None) => {
+            let chosen = decision.choices.as_ref()?.iter().position(|choice| choice == decision.answer())?;
+            Some((chosen as f64 - verdict.value).abs() < 0.5)
+        }
+    }
+}
+
+/// How good logged confidences were.
+#[derive(Debug, Clone)]
+pub struct Reliability {
+    pub quality: Quality,
+    pub bins: Vec<ReliabilityBin>,
+}
+
+impl Reliability {
+    fn of(pairs: &[(f64, bool)]) -> Self {
+        Self { quality: Quality::of(pairs), bins: reliability(pairs, BINS) }
+    }
+}
+
+/// Of decisions whose truth is known and that had a confidence: all of them, and each specialist's.
+pub(crate) fn reliabilities(judged: &[(Decision, Verdict)]) -> (Reliability, BTreeMap<String, Reliability>) {
+    let mut by_name: BTreeMap<&str, Vec<(f64, bool)>> = BTreeMap::new();
+    let mut all = Vec::new();
+    for (decision, verdict) in judged {
+        let Some(pair) = decision.confidence.zip(is_right(decision, verdict)) else { continue };
+        by_name.entry(&decision.specialist).or_default().push(pair);
+        all.push(pair);
+    }
+    (Reliability::of(&all), by_name.into_iter().map(|(name, pairs)| (name.to_owned(), Reliability::of(&pairs))).collect())
+}

@@ -1,0 +1,43 @@
+//! Decisions whose truth has become known.
+
+use std::collections::BTreeMap;
+
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+
+use super::entities::{decision, verdict};
+use super::store::PhoebeStore;
+use crate::verdict::{Verdict, VerdictKind};
+use crate::{Decision, NyxError};
+
+/// Verdicts looked at, newest first.
+const MOST: u64 = 20_000;
+/// Ids bound to one statement.
+const AT_ONCE: usize = 500;
+
+impl PhoebeStore {
+    /// The newest judged decisions, oldest first, each with the verdict that counts: the last outcome, else the last feedback.
+    pub(super) async fn judged(&self) -> Result<Vec<(Decision, Verdict)>, NyxError> {
+        let rows = verdict::Entity::find().order_by_desc(verdict::Column::Id).limit(MOST).all(&self.reader).await?;
+        let mut counting: BTreeMap<String, Verdict> = BTreeMap::new();
+        for row in rows {
+            let told = Verdict::try_from(row)?;
+            let rank = |verdict: &Verdict| (verdict.kind == VerdictKind::Outcome, verdict.revision);
+            let known = counting.entry(told.decision.to_string()).or_insert_with(|| told.clone());
+            if rank(&told) > rank(known) {
+                *known = told;
+            }
+        }
+        let mut judged = Vec::with_capacity(counting.len());
+        let ids: Vec<String> = counting.keys().cloned().collect();
+        for ids in ids.chunks(AT_ONCE) {
+            let rows = decision::Entity::find().filter(decision::Column::Id.is_in(ids)).order_by_asc(decision::Column::Id);
+            for row in rows.all(&self.reader).await? {
+                let decision = Decision::try_from(row)?;
+                if let Some(verdict) = counting.remove(&decision.id.to_string()) {
+                    judged.push((decision, verdict));
+                }
+            }
+        }
+        Ok(judged)
+    }
+}
