@@ -171,11 +171,10 @@ mod tests {
     fn an_answer_ends_where_it_must_not_go_on() {
         let mut guard = screened("Hello", true).guard();
         let mut said = String::new();
-        for piece in ["Well. ", "You sho", "uld ki", "ll yours", "elf now, ", "because"] {
+        // the words that follow may excuse a phrase: it is held back until they are there
+        for piece in ["Well. ", "You sho", "uld ki", "ll yours", "elf now, ", "because it is what ", "everyone would like to see"] {
             said.push_str(&guard.pass(piece));
-            if guard.stopped() {
-                break;
-            }
+            assert!(!said.contains("kill"), "{said}");
         }
         assert!(guard.stopped() && guard.end().is_empty());
         assert!(said.starts_with("Well.\n\nIt sounds like") && !said.contains("kill"), "{said}");
