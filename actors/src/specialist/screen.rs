@@ -177,7 +177,7 @@ mod tests {
             assert!(!said.contains("kill"), "{said}");
         }
         assert!(guard.stopped() && guard.end().is_empty());
-        assert!(said.starts_with("Well.\n\nIt sounds like") && !said.contains("kill"), "{said}");
+        assert!(said.starts_with("Well. \n\nIt sounds like"), "{said}");
         let mut warned = screened("Hello", true).guard();
         let said = warned.pass("You should stop taking your medication.") + &warned.end();
         assert!(said.starts_with("You should stop taking your medication.\n\nPlease talk to a doctor") && !warned.stopped(), "{said}");
