@@ -10,6 +10,7 @@ use nyx_engine::embed::Embedder;
 use nyx_engine::{DeviceSpec, EngineError, EngineOptions, ModelFiles, ModelInfo, Text};
 use nyx_specialists::SpecialistPolicy;
 use nyx_specialists::confidence::ConfidenceReport;
+use nyx_specialists::forecast::{Forecaster, SHIPPED_FORECASTER};
 use nyx_specialists::master::SHIPPED_HEAD;
 use nyx_specialists::time::SHIPPED_TIMING;
 use serde::Serialize;
@@ -156,6 +157,7 @@ impl Nyx {
         let model = Arc::new(files.info().clone());
         let learned = LearnedLoader::new(&options.data_dir, &model.sha256);
         let calibration = Calibration::load(&learned, &options.data_dir, &model.sha256)?;
+        let forecaster = learned.load::<Forecaster>(Some(SHIPPED_FORECASTER))?.map(Arc::new);
         let (folder, queue) = (options.embedder.clone(), options.memory.queue);
         let embedding = blocking(move || EmbeddingService::start(Embedder::load(&folder, &candle_device())?, queue));
         let embedding = embedding.await?.map_err(StartError::Embedder)?;
@@ -265,6 +267,7 @@ impl Nyx {
                 cells: cells.clone(),
                 timer,
                 calibration: calibration.clone(),
+                forecaster: forecaster.clone(),
             });
             actors.insert(name, troupe.start(vitals, move |vitals| Specialist::new(Arc::clone(&parts), vitals)));
         }

@@ -67,6 +67,7 @@ enum RetrievalKind {
 #[serde(deny_unknown_fields)]
 struct AnswerKeys {
     kind: AnswerKind,
+    samples: Option<usize>,
 }
 
 #[derive(Deserialize, Default)]
@@ -131,6 +132,12 @@ pub(crate) fn parse(text: &str) -> Result<SpecialistPolicy, String> {
         AnswerKind::Text => AnswerForm::Text,
         AnswerKind::Probability => AnswerForm::Probability,
     };
+    let samples = match file.answer.samples {
+        Some(samples) if answer != AnswerForm::Probability => {
+            return Err(format!("answer.samples is {samples}, expected no such key but with answer.kind = \"probability\""));
+        }
+        samples => count("answer.samples", samples.unwrap_or(1), 8)?,
+    };
     let reward = file.reward.check(&retrieval, answer)?;
     let fairness = file.fairness.map(|keys| keys.tolerance);
     if let Some(tolerance) = fairness {
@@ -160,6 +167,7 @@ pub(crate) fn parse(text: &str) -> Result<SpecialistPolicy, String> {
         fixed: fixed.into(),
         context: file.prompt.context,
         answer,
+        samples,
         reward,
     })
 }

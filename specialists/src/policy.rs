@@ -64,6 +64,8 @@ pub struct SpecialistPolicy {
     pub top_p: f32,
     pub repetition_penalty: f32,
     pub max_tokens: usize,
+    /// Chains that a forecast is made of, sampled side by side; the first one is the answer.
+    pub samples: usize,
     pub(crate) fixed: String,
     /// The template of the rest of the system prompt, in minijinja's language.
     pub(crate) context: String,

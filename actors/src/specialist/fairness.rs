@@ -199,7 +199,7 @@ fn exchange(question: &Question, asked: &str, change: impl Fn(&str) -> String) -
     exchanged
 }
 
-fn tell(events: Option<&mpsc::Sender<StreamEvent>>, event: StreamEvent) {
+pub(super) fn tell(events: Option<&mpsc::Sender<StreamEvent>>, event: StreamEvent) {
     // whether a reader is still there no longer matters
     let _ = events.map(|events| events.try_send(event));
 }

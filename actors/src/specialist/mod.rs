@@ -2,6 +2,7 @@
 
 mod facts;
 mod fairness;
+mod forecast;
 mod prompt;
 mod screen;
 mod sink;
@@ -14,6 +15,7 @@ use std::time::Instant;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use nyx_engine::{Finished, SamplingParams, Text};
 use nyx_specialists::confidence::Signals;
+use nyx_specialists::forecast::Forecaster;
 use nyx_specialists::safety::Finding;
 use nyx_specialists::time::{Course, read_time};
 use nyx_specialists::{Evidence, Outcome, Reading, Retrieval, Situation, SpecialistPolicy, Verdict};
@@ -32,6 +34,7 @@ use crate::confidence::Calibration;
 use crate::decision::{AdapterVersion, Answer, Timings, TokenUsage};
 use crate::facts::Facts;
 use crate::gpu::{Generate, GpuPool, Score};
+use crate::learned::Learned;
 use crate::memory::messages::Recall;
 use crate::memory::{MemoryFilter, MemoryKeeper};
 use crate::observe::Vitals;
@@ -40,6 +43,7 @@ use crate::phoebe::messages::SearchRecord;
 use crate::question::{Question, StreamEvent, ending};
 use crate::supervise::Supervised;
 use crate::{NyxError, RequestContext};
+use forecast::Telling;
 use sink::AnswerSink;
 
 /// Sampling where neither caller nor file says anything: the base model speaks with these.
@@ -66,6 +70,8 @@ pub struct SpecialistParts {
     /// Of a specialist that times its answers.
     pub timer: Option<Arc<Timer>>,
     pub calibration: Calibration,
+    /// What pools opinions into forecasts, for specialists that forecast.
+    pub forecaster: Option<Arc<Learned<Forecaster>>>,
 }
 
 /// The actor of one specialist.
@@ -182,11 +188,16 @@ impl SpecialistParts {
         let course = Self::instead(plan.as_ref(), &mut sampling);
         let told = check.as_ref().and_then(|check| self.tell(&context, check, &question, &asked, events.as_ref()));
         let by_model = told.is_none() && !matches!(course, Course::Defer | Course::Evidence);
+        let forecaster = self.forecasting(&question, &asked);
         let mut spoken = match &question.choices {
             _ if let Some(told) = told => Spoken { sampling, ..told },
             None if course == Course::Defer => Spoken { sampling, ..Spoken::default() },
             None if course == Course::Evidence => self.tell_evidence(&evidence, &question, sampling, events.as_ref()),
             Some(_) => self.choose_fairly(&context, &question, (prompt, choices), sampling, deadline_ms).await?,
+            None if let Some(forecaster) = &forecaster => {
+                let telling = Telling { question: &question, asked: &asked, deadline_ms, forecaster };
+                self.foretell(&context, prompt, &telling, sampling, &screened, events).await?
+            }
             None => self.generate_fairly(&context, prompt, &question, (sampling, &screened, deadline_ms), events).await?,
         };
         spoken.notes.insert("safety".into(), screened.note(std::mem::take(&mut spoken.findings)));
@@ -206,9 +217,12 @@ impl SpecialistParts {
             let answer = spoken.answers.first().map_or("", |answer| answer.text.as_str());
             let complete = spoken.answers.iter().all(|answer| matches!(answer.finish_reason.as_str(), "stop" | "choice"));
             let reading = if question.choices.is_some() { Reading::default() } else { policy.read(answer) };
-            spoken.probability = reading.probability;
+            spoken.probability = spoken.probability.or(reading.probability);
             let elapsed_ms = ms(context.asked);
             spoken.verdict = policy.judge(&Outcome { answer, evidence: &evidence, reading, elapsed_ms, deadline_ms, complete });
+        }
+        if let Some(forecaster) = forecaster.filter(|_| question.choices.is_some()) {
+            self.forecast_choice(&context, &question, &asked, &forecaster, &mut spoken).await;
         }
         spoken.evidence = evidence;
         if self.policy.is_some() {

@@ -75,6 +75,11 @@ impl Forecaster {
         Some(p.clamp(1.0 - SUREST, SUREST))
     }
 
+    /// Whether any pool counts what the language model says: then these parameters belong to the model that they were learned on.
+    pub fn reads_language_model(&self) -> bool {
+        self.pools.keys().any(|names| names.split('+').any(|name| name == "choice" || name == "chains"))
+    }
+
     /// Pools opinions. Sets of opinions that nothing was learned for lose the chains first, then the choice, then the learned model; a prior alone is
     /// believed, and without any opinion the base rate is.
     pub fn forecast(&self, opinions: Opinions) -> Forecast {
@@ -100,6 +105,12 @@ impl Forecaster {
 pub fn due(question: &str, context: &str, on: NaiveDate) -> Option<NaiveDate> {
     let days = horizon::horizon(&words(question), &words(context), on)?;
     on.checked_add_signed(chrono::TimeDelta::days(days))
+}
+
+/// Whether a question can be answered by Yes or No: it does not begin with a word that asks for something else.
+pub fn asks_whether(question: &str) -> bool {
+    const OTHERS: [&str; 12] = ["what", "when", "who", "whom", "whose", "where", "which", "how", "why", "tell", "list", "name"];
+    words(question).first().is_some_and(|first| !OTHERS.contains(&first.as_str()))
 }
 
 /// Which of two choices is Yes, where they are Yes and No (in any case and order).
@@ -160,6 +171,7 @@ mod tests {
             [of(&["Yes", "No"]), of(&["no", "YES "]), of(&["Yes", "Maybe"]), of(&["Yes", "No", "?"])],
             [Some(0), Some(1), None, None]
         );
+        assert!(asks_whether("Will it rain?") && asks_whether("Ceasefire by May?") && !asks_whether("Who wins?") && !asks_whether("?"));
         let on = |day: u32| NaiveDate::from_ymd_opt(2026, 3, day).unwrap();
         assert_eq!(due("Will it rain by March 15, 2026?", "", on(1)), Some(on(15)));
         assert_eq!(due("Will it rain by March 15, 2026?", "", on(20)), None);
