@@ -25,9 +25,10 @@ fn moments(words: &[String], on: NaiveDate, days_only: bool) -> Vec<NaiveDate> {
         if let Some(month) =
             month(word).filter(|_| word != "may" || number(at + 1).is_some() || ["in", "by", "of", "before"].contains(&before))
         {
-            let day = number(at + 1).filter(|day| (1..=31).contains(day));
-            if let Some(day) = day {
-                let named = year(at + 2);
+            let day = |at: usize| number(at).filter(|day| (1..=31).contains(day));
+            // `March 15, 2026` or `15 March 2026`
+            let day = day(at + 1).map(|day| (day, year(at + 2))).or_else(|| Some((day(at.checked_sub(1)?)?, year(at + 1))));
+            if let Some((day, named)) = day {
                 let this = NaiveDate::from_ymd_opt(named.unwrap_or(on.year()), month, day);
                 // without a year, the next one to come
                 found.extend(this.map(|this| if named.is_none() && this < on { this + Months::new(12) } else { this }));
@@ -69,6 +70,8 @@ mod tests {
             ("Will it rain by March 15, 2026?", "", Some(5)),
             ("Will it rain by March 15th?", "", Some(5)),
             ("Will it rain on Jan 10?", "", Some(306)),
+            ("Will it rain by 20 April 2026?", "", Some(41)),
+            ("Will it rain by 3 May?", "", Some(54)),
             ("Best model at the end of April?", "", Some(51)),
             ("Will she win in April 2026?", "", Some(51)),
             ("Will it happen before 2027?", "", Some(297)),
