@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use nyx_specialists::confidence::{ConfidenceReport, ConfidenceRow, Confidences, Quality, SHIPPED_CONFIDENCES, Signals, fit};
 use nyx_specialists::learn::metrics::{ReliabilityBin, reliability};
 use nyx_specialists::learn::{LearnedFile, LearnedPart, TrainedOn, learned_id};
 use nyx_specialists::support;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::decision::Decision;
@@ -22,6 +24,14 @@ pub const NOTE: &str = "confidence";
 /// Bars of a reliability diagram.
 const BINS: usize = 10;
 
+/// `[confidence]`: what is done to know how likely an answer is right.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConfidenceOptions {
+    /// Ask the base model whether an answer is true (one more scoring) when at least this much of the time is left; 0 never does.
+    pub p_true_ms: u64,
+}
+
 /// The live calibrators. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct Calibration {
@@ -29,6 +39,7 @@ pub struct Calibration {
     registry: LearnedRegistry,
     folder: PathBuf,
     base_sha256: String,
+    options: ConfidenceOptions,
 }
 
 impl Calibration {
@@ -36,10 +47,14 @@ impl Calibration {
     ///
     /// # Errors
     /// See [`LearnedLoader::load`].
-    pub fn load(loader: &LearnedLoader, data_dir: &Path, base_sha256: &str) -> Result<Self, StartError> {
+    pub fn load(loader: &LearnedLoader, data_dir: &Path, base_sha256: &str, options: ConfidenceOptions) -> Result<Self, StartError> {
         let live = loader.load::<Confidences>(Some(SHIPPED_CONFIDENCES))?.map(Arc::new);
         let (registry, folder) = (loader.registry.clone(), data_dir.join(FOLDER));
-        Ok(Self { live: Arc::new(RwLock::new(live)), registry, folder, base_sha256: base_sha256.to_owned() })
+        Ok(Self { live: Arc::new(RwLock::new(live)), registry, folder, base_sha256: base_sha256.to_owned(), options })
+    }
+
+    pub(crate) fn asks_whether_true(&self, left: Duration) -> bool {
+        self.options.p_true_ms > 0 && left >= Duration::from_millis(self.options.p_true_ms)
     }
 
     /// Those in use.
@@ -49,6 +64,10 @@ impl Calibration {
 
     /// Reads what was said for its signals, and says how likely it is right.
     pub(crate) fn judge(&self, specialist: &str, question: &Question, spoken: &mut Spoken) {
+        if spoken.answers.is_empty() {
+            // deferred: nothing was said that could be right
+            return;
+        }
         let answer = spoken.answers.first().map(|answer| answer.text.clone()).unwrap_or_default();
         let noted = |part: &str, key: &str| spoken.notes.get(part).and_then(|note| note.get(key)).cloned();
         let signals = Signals {

@@ -156,7 +156,7 @@ impl Nyx {
         let (files, text) = opened.await?.map_err(StartError::Model)?;
         let model = Arc::new(files.info().clone());
         let learned = LearnedLoader::new(&options.data_dir, &model.sha256);
-        let calibration = Calibration::load(&learned, &options.data_dir, &model.sha256)?;
+        let calibration = Calibration::load(&learned, &options.data_dir, &model.sha256, options.confidence)?;
         let forecaster = learned.load::<Forecaster>(Some(SHIPPED_FORECASTER))?.map(Arc::new);
         let (folder, queue) = (options.embedder.clone(), options.memory.queue);
         let embedding = blocking(move || EmbeddingService::start(Embedder::load(&folder, &candle_device())?, queue));

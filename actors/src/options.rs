@@ -9,6 +9,7 @@ use nyx_specialists::safety::SafetyPolicy;
 use serde::{Deserialize, Serialize};
 
 use crate::StartError;
+use crate::confidence::ConfidenceOptions;
 use crate::facts::FactOptions;
 use crate::memory::MemoryOptions;
 use crate::phoebe::PhoebeOptions;
@@ -106,6 +107,7 @@ pub struct NyxOptions {
     pub specialists: Vec<SpecialistPolicy>,
     /// What questions and answers are screened for.
     pub safety: SafetyPolicy,
+    pub confidence: ConfidenceOptions,
     /// Start also while another Nyx has the embedded vector store open, over an index of one's own: for a single question.
     pub beside_another: bool,
 }

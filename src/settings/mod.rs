@@ -12,6 +12,7 @@ mod validate;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use nyx_actors::confidence::ConfidenceOptions;
 use nyx_actors::facts::FactOptions;
 use nyx_actors::memory::MemoryOptions;
 use nyx_actors::phoebe::PhoebeOptions;
@@ -41,6 +42,7 @@ pub struct Settings {
     pub memory: MemoryOptions,
     pub specialists: SpecialistSettings,
     pub safety: SafetySettings,
+    pub confidence: ConfidenceOptions,
     pub specialist: CharacterSettings,
     pub telemetry: TelemetrySettings,
 }
@@ -58,6 +60,7 @@ impl Default for Settings {
             memory: MemoryOptions::default(),
             specialists: SpecialistSettings::default(),
             safety: SafetySettings::default(),
+            confidence: ConfidenceOptions::default(),
             specialist: CharacterSettings::default(),
             telemetry: TelemetrySettings::default(),
         }
@@ -183,6 +186,7 @@ impl Settings {
             facts: self.specialist.aletheia.clone(),
             specialists: self.specialist_policies()?,
             safety: self.safety_policy()?,
+            confidence: self.confidence,
             beside_another: false,
         })
     }

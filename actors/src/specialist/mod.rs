@@ -1,5 +1,6 @@
 //! A specialist: retrieves, writes its prompt, speaks through the GPU pool, reads its own answer and judges it.
 
+mod belief;
 mod facts;
 mod fairness;
 mod forecast;
@@ -226,6 +227,7 @@ impl SpecialistParts {
         }
         spoken.evidence = evidence;
         if self.policy.is_some() {
+            spoken.signals.p_true = self.p_true(&context, &question, &asked, &spoken).await;
             self.calibration.judge(self.name(), &question, &mut spoken);
         }
         Ok(spoken)
