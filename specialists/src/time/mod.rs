@@ -8,6 +8,7 @@ mod plan;
 mod ranking;
 #[cfg(test)]
 mod tests;
+mod vocabulary;
 
 /// The shipped timing: `learned/timing.json`.
 pub const SHIPPED_TIMING: &str = include_str!("../../learned/timing.json");
