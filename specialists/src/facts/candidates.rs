@@ -2,7 +2,7 @@
 //! statement that it explains.
 
 use super::cues::Span;
-use super::lexicon::{Lexicon, Link, Linked};
+use super::lexicon::{Choice, Lexicon, Link, Linked};
 use super::plan::{Aggregate, Compare, Filter, Op, Operand, Plan};
 use super::rank::is_stop;
 use super::table::FactTable;
@@ -92,6 +92,8 @@ pub struct Reading {
 const MOST: usize = 16;
 /// Rows for one count or another: more is no count that people write.
 const MOST_COUNTED: f64 = 10_000.0;
+/// How much less likely a reading may be that takes the place of one whose column is taken.
+const NEARLY: f64 = 0.45;
 /// Combinations of things named in one column.
 const COMBINED: usize = 6;
 
@@ -177,6 +179,33 @@ impl Builder<'_> {
         scope
     }
 
+    /// Each link with a reading: its likeliest, but one nearly as likely where another link has taken that column.
+    fn assign(&self, links: &[usize]) -> Vec<(usize, &Choice)> {
+        let choices = |at: usize| self.linked.links.get(at).map_or(&[][..], |link| &link.choices);
+        let mut order: Vec<usize> = links.to_vec();
+        order.sort_by_key(|at| choices(*at).len());
+        let mut taken = Vec::new();
+        let mut assigned: Vec<(usize, &Choice)> = Vec::new();
+        for at in order {
+            let Some(likeliest) = choices(at).first() else { continue };
+            let near = |choice: &&Choice| choice.held && choice.score >= likeliest.score - NEARLY;
+            let free = choices(at).iter().filter(near).find(|choice| !taken.contains(&choice.column));
+            let choice = free.unwrap_or(likeliest);
+            taken.push(choice.column);
+            assigned.push((at, choice));
+        }
+        assigned.sort_by_key(|(at, _)| *at);
+        assigned
+    }
+
+    /// Whether the words between two places list alternatives.
+    fn listed(&self, from: usize, to: usize) -> bool {
+        self.linked
+            .tokens
+            .get(from..to)
+            .is_some_and(|between| between.iter().any(|token| matches!(token.text.as_str(), "and" | "or" | "but")))
+    }
+
     pub(super) fn plan(&self, filters: Vec<Filter>, aggregate: Aggregate) -> Plan {
         Plan::new(&self.table.name, filters, aggregate)
     }
@@ -222,28 +251,40 @@ impl Builder<'_> {
 
     /// Some row has all that is named; of several things in one column, each has a row with the rest.
     fn exists(&mut self, links: &[usize]) {
-        let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
+        let mut groups: Vec<(usize, Vec<Vec<Filter>>)> = Vec::new();
         let mut unheld = false;
-        for at in links {
-            let Some(choice) = self.linked.links[*at].choices.first() else { continue };
+        let mut before: Option<(usize, bool, usize)> = None;
+        for (at, choice) in self.assign(links) {
             unheld |= !choice.held;
+            let span = self.linked.links[at].span;
+            // parts of one cell, such as a month and a year, are in the same cell
+            let joined = before
+                .is_some_and(|(column, exact, end)| column == choice.column && !exact && !choice.exact && !self.listed(end, span.start));
+            before = Some((choice.column, choice.exact, span.end));
             match groups.iter_mut().find(|(column, _)| *column == choice.column) {
-                Some((_, group)) => group.push(*at),
-                None => groups.push((choice.column, vec![*at])),
+                Some((_, group)) => match group.last_mut().filter(|_| joined) {
+                    Some(last) => last.push(choice.filter.clone()),
+                    None => group.push(vec![choice.filter.clone()]),
+                },
+                None => groups.push((choice.column, vec![vec![choice.filter.clone()]])),
             }
         }
         if groups.is_empty() {
             return;
         }
-        let filter = |at: usize| self.linked.links[at].choices.first().map(|choice| choice.filter.clone());
+        let several: Vec<usize> = groups.iter().map(|(_, group)| group.len()).filter(|members| *members > 1).collect();
+        let paired = several.len() > 1 && several.windows(2).all(|pair| pair[0] == pair[1]);
         let mut combined: Vec<Vec<Filter>> = vec![Vec::new()];
-        for (_, group) in &groups {
-            let next: Vec<Vec<Filter>> = combined
-                .iter()
-                .flat_map(|before| group.iter().filter_map(|at| Some([before.clone(), vec![filter(*at)?]].concat())).collect::<Vec<_>>())
-                .collect();
-            combined = next;
-            combined.truncate(COMBINED);
+        if let Some(first) = several.first().filter(|_| paired) {
+            // `x in 2009 and y in 2010`: the first with the first, the second with the second
+            let nth = |group: &Vec<Vec<Filter>>, at: usize| group.get(if group.len() > 1 { at } else { 0 }).cloned().unwrap_or_default();
+            combined = (0..*first).map(|at| groups.iter().flat_map(|(_, group)| nth(group, at)).collect()).collect();
+        } else {
+            for (_, group) in &groups {
+                combined =
+                    combined.iter().flat_map(|before| group.iter().map(|filters| [before.clone(), filters.clone()].concat())).collect();
+                combined.truncate(COMBINED);
+            }
         }
         let compares = combined.into_iter().map(|filters| self.count(filters, Op::Ge, 1.0)).collect();
         let scope = Scope { unheld, ..self.scope(links.iter().copied()) };

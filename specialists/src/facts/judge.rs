@@ -15,7 +15,7 @@ const NEARLY_ALL: f64 = 0.85;
 /// Strength of the penalty on weights.
 const L2: f64 = 0.02;
 /// Share of a plan's verdicts that must be right, in trials by tables that were not learned from, for the plan to decide.
-const PRECISION: f64 = 0.75;
+const PRECISION: f64 = 0.77;
 /// Statements that must be decided for their share of right ones to tell anything.
 const LEAST_DECIDED: usize = 20;
 const FOLDS: usize = 8;

@@ -11,8 +11,10 @@ const RUN: usize = 4;
 /// How much a run of 1, 2, 3 and 4 words counts beside the others.
 const RUN_WEIGHT: [f64; RUN] = [1.0, 0.7, 0.7, 0.7];
 const CAPTION: f64 = 1.6;
-const COLUMN: f64 = 0.7;
+const COLUMN: f64 = 1.0;
 const CELL: f64 = 1.0;
+/// For each word that is there at all, however common.
+const WORD: f64 = 0.6;
 /// Of the best row's own share.
 const ROW: f64 = 0.5;
 /// Words that say nothing about the subject.
@@ -161,8 +163,11 @@ impl TableIndex {
 
 impl Entry {
     fn score(&self, asked: &[(u32, f64, usize)]) -> f64 {
-        let said: f64 =
-            asked.iter().filter_map(|(run, idf, length)| Some(f64::from(*self.runs.get(run)?) * idf * RUN_WEIGHT.get(length - 1)?)).sum();
+        let said = |(run, idf, length): &(u32, f64, usize)| {
+            let there = if *length == 1 { WORD } else { 0.0 };
+            Some(f64::from(*self.runs.get(run)?) * idf * RUN_WEIGHT.get(length - 1)? + there)
+        };
+        let said: f64 = asked.iter().filter_map(said).sum();
         let row = |row: &Vec<u32>| {
             let words = asked.iter().filter(|(_, _, length)| *length == 1);
             words.filter(|(run, ..)| row.binary_search(run).is_ok()).map(|(_, idf, _)| idf).sum::<f64>()

@@ -167,7 +167,9 @@ pub fn number(cell: &str) -> Option<f64> {
         return Some(points);
     }
     let note = |text: &str| text.starts_with(['(', '[']) && text.ends_with([')', ']']);
-    let unit = after.chars().count() <= 12 && after.chars().all(|c| c.is_alphabetic() || " %\u{b0}*/.\u{b2}".contains(c));
+    let unit = after.chars().count() <= 12
+        && !after.split(' ').any(|word| month(word).is_some())
+        && after.chars().all(|c| c.is_alphabetic() || " %\u{b0}*/.\u{b2}".contains(c));
     (unit || note(after)).then_some(if negative { -value } else { value })
 }
 
@@ -264,6 +266,7 @@ mod tests {
             ("13.12 (90)", Some(90.0)),
             ("13.12 (91)", Some(13.12)),
             ("248 [a]", Some(248.0)),
+            ("25 july", None),
             ("w 40 - 0", None),
             ("35 - 27", None),
             ("", None),
