@@ -391,3 +391,73 @@ impl Builder<'_> {
         if ascending { Aggregate::Max(column.to_owned()) } else { Aggregate::Min(column.to_owned()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::run::holds;
+    use super::*;
+
+    fn medals() -> FactTable {
+        let columns: Vec<String> = ["rank", "nation", "gold", "silver", "total", "host city", "result"].map(String::from).into();
+        let rows = [
+            ["1", "russia", "12", "3", "15", "moscow", "w 3 - 1"],
+            ["2", "scotland", "4", "6", "10", "perth", "l 0 - 2"],
+            ["3", "canada", "4", "1", "5", "moscow", "w 2 - 1"],
+            ["4", "japan", "1", "1", "2", "perth", "w 1 - 0"],
+        ];
+        FactTable::new("medals", "curling championships", &columns, rows.iter().map(|row| row.map(String::from).into()).collect())
+    }
+
+    /// What the likeliest reading that gives something says, and what kind it is.
+    fn read(statement: &str) -> (Claim, bool) {
+        let table = medals();
+        let reading = Lexicon::new(&table).read(&table, statement);
+        let told = reading.candidates.iter().find_map(|candidate| {
+            let held: Vec<Option<bool>> = candidate.compares.iter().map(|compare| holds(&table, compare)).collect();
+            Some((candidate.claim, candidate.truth(&held)?))
+        });
+        told.unwrap_or_else(|| panic!("no reading of {statement:?}"))
+    }
+
+    #[test]
+    fn statements_are_read_as_what_they_claim() {
+        for (statement, claim, truth) in [
+            ("russia have 12 gold", Claim::Exists, true),
+            ("russia have 4 gold", Claim::Exists, false),
+            ("russia do not have 4 gold", Claim::Exists, true),
+            ("russia have 12 gold and scotland have 4 gold", Claim::Exists, true),
+            ("russia have 4 gold and scotland have 12 gold", Claim::Exists, false),
+            ("there be 2 nation from moscow", Claim::Count, true),
+            ("there be 3 nation from moscow", Claim::Count, false),
+            ("russia have the most gold", Claim::Superlative, true),
+            ("canada have the fewest silver", Claim::Superlative, true),
+            ("scotland have the highest rank", Claim::Superlative, false),
+            ("the highest total be 15", Claim::Extreme, true),
+            ("the lowest total be 5", Claim::Extreme, false),
+            ("russia have more gold than scotland", Claim::Versus, true),
+            ("canada have more silver than scotland", Claim::Versus, false),
+            ("japan have less than 2 gold", Claim::Limit, true),
+        ] {
+            assert_eq!(read(statement), (claim, truth), "{statement}");
+        }
+    }
+
+    #[test]
+    fn every_plan_fits_its_table() {
+        let table = medals();
+        let lexicon = Lexicon::new(&table);
+        for statement in [
+            "the second highest total be all of the only 3 different nation with more than 4 gold and an average of 2.5 silver at most",
+            "each nation in perth win the same total of 10 or no gold before 2000",
+            "\" ; drop table -- ' \\ %",
+            "",
+        ] {
+            for candidate in lexicon.read(&table, statement).candidates {
+                for compare in &candidate.compares {
+                    compare.left.check("medals", &table.columns).unwrap();
+                }
+                candidate.rows.check("medals", &table.columns).unwrap();
+            }
+        }
+    }
+}
