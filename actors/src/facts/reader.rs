@@ -103,38 +103,49 @@ impl Reader {
         self.read(selects.iter().map(|select| backend.build(select)).collect()).await
     }
 
-    /// The same for statements with values of their own.
+    /// The same for statements with values of their own. The time limit is for all of them together; one that begins in time has it once more.
     pub(super) async fn read(&self, statements: Vec<Statement>) -> Result<Vec<Vec<QueryResult>>, NyxError> {
-        let work = async {
-            if self.is_postgres() {
-                return self.read_postgres(statements).await;
-            }
-            let _one_at_a_time = self.turn.lock().await;
-            let mut found = Vec::with_capacity(statements.len());
-            for statement in statements {
-                let limit = u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX);
-                self.watch.until.store(self.watch.now().saturating_add(limit).max(1), Ordering::Relaxed);
-                let rows = self.connection.query_all_raw(statement).await;
-                self.watch.until.store(0, Ordering::Relaxed);
-                found.push(rows?);
-            }
-            Ok(found)
-        };
-        work.await.map_err(|error: DbErr| self.explain(error))
-    }
-
-    async fn read_postgres(&self, statements: Vec<Statement>) -> Result<Vec<Vec<QueryResult>>, DbErr> {
-        let transaction = self.connection.begin_with_config(None, Some(AccessMode::ReadOnly)).await?;
-        self.set(&transaction, "statement_timeout", &self.limit.as_millis().to_string()).await?;
-        if let Some(role) = &self.role {
-            self.set(&transaction, "role", role).await?;
+        if self.is_postgres() {
+            return self.read_postgres(statements).await;
         }
+        let _one_at_a_time = self.turn.lock().await;
+        let begun = Instant::now();
         let mut found = Vec::with_capacity(statements.len());
         for statement in statements {
-            found.push(transaction.query_all_raw(statement).await?);
+            self.in_time(begun)?;
+            let limit = u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX);
+            self.watch.until.store(self.watch.now().saturating_add(limit).max(1), Ordering::Relaxed);
+            let rows = self.connection.query_all_raw(statement).await;
+            self.watch.until.store(0, Ordering::Relaxed);
+            found.push(rows.map_err(|error| self.explain(error))?);
         }
-        transaction.rollback().await?;
         Ok(found)
+    }
+
+    async fn read_postgres(&self, statements: Vec<Statement>) -> Result<Vec<Vec<QueryResult>>, NyxError> {
+        let named = |error: DbErr| self.explain(error);
+        let transaction = self.connection.begin_with_config(None, Some(AccessMode::ReadOnly)).await.map_err(named)?;
+        self.set(&transaction, "statement_timeout", &self.limit.as_millis().to_string()).await.map_err(named)?;
+        if let Some(role) = &self.role {
+            self.set(&transaction, "role", role).await.map_err(named)?;
+        }
+        let begun = Instant::now();
+        let mut found = Vec::with_capacity(statements.len());
+        for statement in statements {
+            self.in_time(begun)?;
+            found.push(transaction.query_all_raw(statement).await.map_err(named)?);
+        }
+        transaction.rollback().await.map_err(named)?;
+        Ok(found)
+    }
+
+    fn in_time(&self, begun: Instant) -> Result<(), NyxError> {
+        if begun.elapsed() < self.limit { Ok(()) } else { Err(self.too_long()) }
+    }
+
+    fn too_long(&self) -> NyxError {
+        let limit_ms = u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX);
+        NyxError::QueryTooLong { origin: self.shown.clone(), limit_ms }
     }
 
     /// `SET LOCAL` with bound values.
@@ -152,8 +163,7 @@ impl Reader {
             _ => None,
         };
         if code.is_some_and(|code| CUT.contains(&code.as_str())) {
-            let limit_ms = u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX);
-            return NyxError::QueryTooLong { origin: self.shown.clone(), limit_ms };
+            return self.too_long();
         }
         NyxError::FactSource { origin: self.shown.clone(), reason: error.to_string() }
     }

@@ -320,3 +320,18 @@ async fn a_table_that_cannot_be_kept_is_refused_by_name() {
     let (report, _) = place.facts.show("twins", 1).await.unwrap();
     assert_eq!(report.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>(), ["a", "a (2)", "column 3"]);
 }
+
+/// As many tables as a trial registers: all at once, and each found by what it says.
+#[actix::test]
+async fn many_tables_are_registered_at_once() {
+    let place = Place::new(PhoebeOptions::default(), FactOptions::default()).await;
+    let begun = std::time::Instant::now();
+    let table = |number: usize| FileTable {
+        columns: COLUMNS.map(String::from).into(),
+        rows: (0..15).map(|row| (0..5).map(|column| format!("team{number}x{row} {column}")).collect()).collect(),
+    };
+    place.facts.import((0..155).map(|number| import_of(&format!("t{number}"), table(number))).collect()).await.unwrap();
+    assert_eq!(place.facts.rank("who beat team77x3?", 5).await.unwrap()[0].0, "t77");
+    assert_eq!(place.facts.sources().await.unwrap().len(), 155);
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+}
