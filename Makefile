@@ -53,6 +53,10 @@ accuracy: build ## Compare the kernels with the same weights in f32, over the tr
 check-cuda: c-compiler ## Compile with CUDA and NCCL, no GPU needed: nvcc comes from pip (LINK=1: link the engine's tests too)
 	LINK="$(LINK)" scripts/check-cuda
 
+.PHONY: check-arm
+check-arm: c-compiler ## Compile the CPU kernels for 64-bit Arm, and run their tests in QEMU: Debian's packages are installed
+	scripts/check-arm
+
 # without NCCL: FEATURES=cuda
 FEATURES ?= nccl
 

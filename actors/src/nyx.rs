@@ -213,6 +213,7 @@ impl Nyx {
             let further: Vec<Shard> = members.collect();
             let engine = EngineOptions {
                 quantisation: options.pool.quantisation,
+                adapter_precision: options.pool.adapter_precision,
                 max_batch: options.pool.max_batch,
                 prefill_chunk: options.pool.prefill_chunk,
                 prefix_cache_bytes: options.pool.prefix_cache_mb << 20,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use nyx_engine::{DeviceSpec, Quantisation};
+use nyx_engine::{AdapterPrecision, DeviceSpec, Quantisation};
 use nyx_specialists::SpecialistPolicy;
 use nyx_specialists::safety::SafetyPolicy;
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,7 @@ pub struct PoolOptions {
     /// Devices in one inner list are shards of one copy, the lists are replicas.
     pub groups: Vec<Vec<String>>,
     pub quantisation: Quantisation,
+    pub adapter_precision: AdapterPrecision,
     /// Sequences in one step at most.
     pub max_batch: usize,
     /// Prompt tokens in one step at most.
@@ -41,6 +42,7 @@ impl Default for PoolOptions {
         Self {
             groups: vec![vec!["cpu".into()]],
             quantisation: Quantisation::None,
+            adapter_precision: AdapterPrecision::Int8,
             max_batch: 16,
             prefill_chunk: 256,
             prefix_cache_mb: 256,

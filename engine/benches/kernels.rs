@@ -84,32 +84,36 @@ fn attended(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Five adapters with a token each, and one with 64: products a second.
+/// Five adapters with a token each, and one with 64, as they are shipped and as the file has them: products a second.
 fn adapters(criterion: &mut Criterion) {
     let (team, mut random) = (Team::new(1), StdRng::seed_from_u64(3));
-    let mut matrix = |rows: usize, columns: usize| {
-        let values: Vec<f16> = floats(&mut random, rows * columns).into_iter().map(f16::from_f32).collect();
-        DenseMatrix::from_f16(rows, columns, &values)
-    };
-    let pairs: Vec<_> = (0..5).map(|_| (matrix(RANK, HIDDEN), matrix(INTERMEDIATE, RANK))).collect();
-    let mut group = criterion.benchmark_group(format!("LoRA of rank {RANK} beside {INTERMEDIATE} x {HIDDEN}"));
-    for (name, runs, rows) in [("5 adapters x 1", 5, 1), ("1 adapter x 64", 1, 64)] {
-        let x = floats(&mut random, runs * rows * HIDDEN);
-        let (mut low, mut y) = (Vec::new(), vec![0.0; runs * rows * INTERMEDIATE]);
-        let items: Vec<LowRank<'_>> =
-            pairs[..runs].iter().enumerate().map(|(run, (a, b))| LowRank { a, b, scale: 1.0, row: run * rows, rows, output: 0 }).collect();
-        group.throughput(Throughput::Elements((runs * rows * RANK * (HIDDEN + INTERMEDIATE)) as u64));
-        for isa in Isa::available().into_iter().filter(|isa| worth_measuring(*isa, runs * rows)) {
-            group.bench_function(BenchmarkId::new(format!("{isa:?}"), name), |bencher| {
-                bencher.iter(|| {
-                    // what is added to would grow without end
-                    y.fill(0.0);
-                    low_rank(&team, isa, &items, &x, &mut low, &mut [black_box(&mut y)]);
+    for held in ["int8", "f16"] {
+        let mut matrix = |rows: usize, columns: usize| {
+            let values = floats(&mut random, rows * columns);
+            let halves: Vec<f16> = values.iter().copied().map(f16::from_f32).collect();
+            if held == "f16" { DenseMatrix::from_f16(rows, columns, &halves) } else { DenseMatrix::rounded(rows, columns, 1, &values) }
+        };
+        let pairs: Vec<_> = (0..5).map(|_| (matrix(RANK, HIDDEN), matrix(INTERMEDIATE, RANK))).collect();
+        let mut group = criterion.benchmark_group(format!("LoRA of rank {RANK} in {held} beside {INTERMEDIATE} x {HIDDEN}"));
+        for (name, runs, rows) in [("5 adapters x 1", 5, 1), ("1 adapter x 64", 1, 64)] {
+            let x = floats(&mut random, runs * rows * HIDDEN);
+            let (mut low, mut y) = (Vec::new(), vec![0.0; runs * rows * INTERMEDIATE]);
+            let pairs = pairs[..runs].iter().enumerate();
+            let items: Vec<LowRank<'_>> =
+                pairs.map(|(run, (a, b))| LowRank { a, b, scale: 1.0, row: run * rows, rows, output: 0 }).collect();
+            group.throughput(Throughput::Elements((runs * rows * RANK * (HIDDEN + INTERMEDIATE)) as u64));
+            for isa in Isa::available().into_iter().filter(|isa| worth_measuring(*isa, runs * rows)) {
+                group.bench_function(BenchmarkId::new(format!("{isa:?}"), name), |bencher| {
+                    bencher.iter(|| {
+                        // what is added to would grow without end
+                        y.fill(0.0);
+                        low_rank(&team, isa, &items, &x, &mut low, &mut [black_box(&mut y)]);
+                    });
                 });
-            });
+            }
         }
+        group.finish();
     }
-    group.finish();
 }
 
 fn norms(criterion: &mut Criterion) {

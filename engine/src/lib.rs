@@ -31,7 +31,7 @@ pub use candle_core::Device;
 pub use chat::{ChatMessage, Role};
 pub use device::DeviceSpec;
 pub use error::EngineError;
-pub use lora::{AdapterHandle, LoraAdapter};
+pub use lora::{AdapterHandle, AdapterPrecision, LoraAdapter};
 pub use model::{Follower, Llama, ModelConfig, Seat};
 pub use sampling::SamplingParams;
 pub use score::{ContinuationScore, ScoreJob};

@@ -14,8 +14,12 @@ pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
 const PREFIX: &str = "NYX__";
 /// The keys that hold one of a few words.
-const WORDS: [(&str, &str); 3] =
-    [("pool.quantisation", "none, q8_0 or q4_k"), ("memory.store", "edge or qdrant"), ("telemetry.format", "text or json")];
+const WORDS: [(&str, &str); 4] = [
+    ("pool.quantisation", "none, q8_0 or q4_k"),
+    ("pool.adapter_precision", "int8 or file"),
+    ("memory.store", "edge or qdrant"),
+    ("telemetry.format", "text or json"),
+];
 /// Stands for the origin of a value whose layer is not known yet.
 const MERGED: &str = "settings";
 const BUILT_IN: &str = "built-in default";

@@ -209,6 +209,7 @@ fn errors_name_the_key_the_value_its_origin_and_what_would_be_right() {
         ("NYX__POOL__GROUPS", r#"[["gpu"]]"#, &["pool.groups", "gpu", "cuda:N"]),
         ("NYX__POOL__GROUPS", r#"[["cpu"],["cpu"]]"#, &["pool.groups", "cpu is there twice"]),
         ("NYX__POOL__QUANTISATION", "q3", &["pool.quantisation", "q3", "q8_0"]),
+        ("NYX__POOL__ADAPTER_PRECISION", "int4", &["pool.adapter_precision", "int4", "int8 or file"]),
         ("NYX__MASTER__EPSILON", "1.5", &["master.epsilon", "1.5", "0 to 1"]),
         ("NYX__MASTER__EPSILON", "NaN", &["master.epsilon", "NaN"]),
         ("NYX__MASTER__TEMPERATURE", "0", &["master.temperature", "above 0"]),

@@ -62,6 +62,11 @@ impl Nyx {
         Ok(folders.iter().enumerate().map(load).collect::<Result<_>>()?)
     }
 
+    /// Of device memory that the adapters take together.
+    pub fn adapter_bytes(&self) -> usize {
+        self.adapters.iter().map(|adapter| adapter.0.bytes()).sum()
+    }
+
     fn submit(&mut self, request: &Request) -> Receiver<Result<Finished>> {
         let (sender, receiver) = sync_channel(1);
         let params = SamplingParams { max_tokens: request.tokens, ..endless() };

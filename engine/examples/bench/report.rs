@@ -226,7 +226,7 @@ fn ratios(samples: &Samples, adapter_bytes: usize) -> Vec<Ratio> {
             or: Some("adapter_cost"),
             ..ratio(
                 "adapter_step_cost",
-                "or: added time a step over the time to read the adapters",
+                "or: added time a step over the time to read the adapters as they are held",
                 Want::AtMost(1.3),
                 adapter_step_cost(samples, adapter_bytes),
             )

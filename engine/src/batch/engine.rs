@@ -97,7 +97,7 @@ impl Engine {
     /// # Errors
     /// What [`LoraAdapter::load`](crate::LoraAdapter::load) fails with.
     pub fn load_adapter(&mut self, name: &str, folder: &Path) -> Result<AdapterHandle> {
-        self.model.load_adapter(name, folder, &self.info.sha256)
+        self.model.load_adapter(name, folder, &self.info.sha256, self.options.adapter_precision)
     }
 
     /// Queues a sequence; refuses at once (through the sink) what can never run. An answer that would outgrow the context window ends there as

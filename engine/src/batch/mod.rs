@@ -25,7 +25,7 @@ use serde::Serialize;
 use crate::Result;
 pub use engine::Engine;
 
-use crate::lora::AdapterHandle;
+use crate::lora::{AdapterHandle, AdapterPrecision};
 use crate::sampling::SamplingParams;
 use crate::weights::Quantisation;
 
@@ -111,6 +111,7 @@ pub struct Finished {
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
     pub quantisation: Quantisation,
+    pub adapter_precision: AdapterPrecision,
     /// Sequences in one step at most.
     pub max_batch: usize,
     /// Prompt tokens in one step at most (chunked prefill).
@@ -129,6 +130,7 @@ impl Default for EngineOptions {
     fn default() -> Self {
         Self {
             quantisation: Quantisation::None,
+            adapter_precision: AdapterPrecision::Int8,
             max_batch: 16,
             prefill_chunk: 256,
             prefix_cache_bytes: 256 << 20,

@@ -1,10 +1,11 @@
-//! Products with weights in f32 or f16: unquantised models, and LoRA's two thin matrices.
+//! Products with weights in f32, f16, or rounded: unquantised models, and LoRA's two thin matrices.
 
 use std::ops::Range;
 
 use half::f16;
 
 use super::lanes::{LANES, Lanes, for_isa};
+use super::rounded::{Rounded, rounded_isa};
 use super::{Ahead, Isa, Output, Team};
 
 /// A weight `[rows, columns]` in panels of 16 rows, each `[columns, 16]`. Missing rows are 0.
@@ -21,6 +22,7 @@ pub struct DenseMatrix {
 enum Values {
     F32(Vec<f32>),
     F16(Vec<u16>),
+    I8(Rounded),
 }
 
 fn panels<T: Copy + Default>(rows: usize, columns: usize, values: &[T]) -> Vec<T> {
@@ -54,12 +56,23 @@ impl DenseMatrix {
         Self { rows, columns, chunks: 1, values: Values::F16(panels(rows, columns, &bits)) }
     }
 
+    /// Rounds `values` to 8 bits, sixteen numbers of a row with a scale; the columns in `chunks` as [`in_chunks`](Self::in_chunks) has them.
+    ///
+    /// # Panics
+    /// When `values` does not hold `[rows, columns]`, or `chunks` does not divide the columns.
+    pub fn rounded(rows: usize, columns: usize, chunks: usize, values: &[f32]) -> Self {
+        assert_eq!(values.len(), rows * columns, "size of the matrix");
+        assert!(chunks > 0 && columns.is_multiple_of(chunks), "equal chunks");
+        Self { rows, columns, chunks, values: Values::I8(Rounded::new(columns, chunks, values)) }
+    }
+
     /// The same with its columns in equal parts, each added up on its own: see [`PackedMatrix::pack`](super::PackedMatrix::pack).
     ///
     /// # Panics
-    /// When `chunks` does not divide the columns.
+    /// When `chunks` does not divide the columns, or the matrix is rounded for another number of them.
     pub fn in_chunks(self, chunks: usize) -> Self {
         assert!(chunks > 0 && self.columns.is_multiple_of(chunks), "equal chunks");
+        assert!(chunks == self.chunks || !matches!(self.values, Values::I8(_)), "rounded in chunks");
         Self { chunks, ..self }
     }
 
@@ -80,6 +93,16 @@ impl DenseMatrix {
         match &self.values {
             Values::F32(values) => values.len() * 4,
             Values::F16(values) => values.len() * 2,
+            Values::I8(rounded) => rounded.bytes(),
+        }
+    }
+
+    /// Bytes of one panel.
+    pub(super) fn panel_bytes(&self) -> usize {
+        match &self.values {
+            Values::F32(_) => self.columns * LANES * 4,
+            Values::F16(_) => self.columns * LANES * 2,
+            Values::I8(rounded) => rounded.stride(),
         }
     }
 
@@ -89,11 +112,12 @@ impl DenseMatrix {
 
     /// Where a panel begins in memory, or where the last one ends.
     pub(super) fn start(&self, panel: usize) -> *const u8 {
-        let at = panel * self.columns * LANES;
-        match &self.values {
-            Values::F32(values) => values.as_ptr().wrapping_add(at).cast(),
-            Values::F16(values) => values.as_ptr().wrapping_add(at).cast(),
-        }
+        let start: *const u8 = match &self.values {
+            Values::F32(values) => values.as_ptr().cast(),
+            Values::F16(values) => values.as_ptr().cast(),
+            Values::I8(rounded) => rounded.start(),
+        };
+        start.wrapping_add(panel * self.panel_bytes())
     }
 
     /// One row in f32, `[columns]`: for embeddings.
@@ -103,11 +127,11 @@ impl DenseMatrix {
     pub fn row(&self, row: usize, into: &mut [f32]) {
         assert!(row < self.rows && into.len() == self.columns, "a row of the matrix");
         let at = |column: usize| (row / LANES * self.columns + column) * LANES + row % LANES;
-        for (column, value) in into.iter_mut().enumerate() {
-            *value = match &self.values {
-                Values::F32(values) => values[at(column)],
-                Values::F16(values) => f16::from_bits(values[at(column)]).to_f32(),
-            };
+        let columns = into.iter_mut().enumerate();
+        match &self.values {
+            Values::F32(values) => columns.for_each(|(column, value)| *value = values[at(column)]),
+            Values::F16(values) => columns.for_each(|(column, value)| *value = f16::from_bits(values[at(column)]).to_f32()),
+            Values::I8(rounded) => rounded.row(row, self.chunks, into),
         }
     }
 }
@@ -164,27 +188,28 @@ pub(super) unsafe fn multiply(isa: Isa, w: &DenseMatrix, x: &[f32], panels: Rang
         match &w.values {
             Values::F32(values) => f32_isa(isa, values.as_ptr(), part),
             Values::F16(values) => f16_isa(isa, values.as_ptr(), part),
+            Values::I8(rounded) => rounded_isa(isa, rounded.start(), rounded.stride(), part),
         }
     }
 }
 
 /// Some panels' products with all tokens.
-struct Part {
-    rows: usize,
-    columns: usize,
-    chunks: usize,
-    x: *const f32,
-    tokens: usize,
-    panels: Range<usize>,
-    add: bool,
-    output: Output,
-    ahead: Ahead,
+pub(super) struct Part {
+    pub rows: usize,
+    pub columns: usize,
+    pub chunks: usize,
+    pub x: *const f32,
+    pub tokens: usize,
+    pub panels: Range<usize>,
+    pub add: bool,
+    pub output: Output,
+    pub ahead: Ahead,
 }
 
 /// Tokens that share one reading of a panel.
-const TILE: usize = 4;
+pub(super) const TILE: usize = 4;
 /// Interleaved sums.
-const SUMS: usize = 4;
+pub(super) const SUMS: usize = 4;
 
 for_isa! { unsafe fn f32_isa(w: *const f32, part: Part) = f32_body }
 for_isa! { unsafe fn f16_isa(w: *const u16, part: Part) = f16_body }
@@ -270,7 +295,7 @@ unsafe fn tile<V: Lanes, const T: usize>(w: impl Fn(usize) -> V + Copy, ahead: i
 
 /// Writes a panel's `rows` for one token, or adds to what is there.
 #[inline(always)]
-unsafe fn put<V: Lanes>(value: V, output: Output, panel: usize, token: usize, rows: usize, add: bool) {
+pub(super) unsafe fn put<V: Lanes>(value: V, output: Output, panel: usize, token: usize, rows: usize, add: bool) {
     // SAFETY: only rows that are there are written, as `multiply` says.
     unsafe {
         let y = output.start.add(token * output.rows + panel * LANES);

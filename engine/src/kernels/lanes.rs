@@ -3,6 +3,8 @@
 //! Kernels that are generic over [`Lanes`] are written once: each instruction set computes the same IEEE operations in the same order.
 //! Methods must be inlined into a function that has the instruction set enabled, which [`for_isa`] makes.
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::aarch64::*;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
@@ -23,6 +25,10 @@ pub(super) trait Lanes: Copy {
     unsafe fn load_half(from: *const u16) -> Self;
     /// To f16, ties to even.
     unsafe fn store_half(self, to: *mut u16);
+    /// From int8.
+    unsafe fn load_bytes(from: *const i8) -> Self;
+    /// From bf16.
+    unsafe fn load_bf16(from: *const u16) -> Self;
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
     unsafe fn mul(self, other: Self) -> Self;
@@ -135,6 +141,14 @@ impl Lanes for Portable {
         // SAFETY: as the trait says.
         unsafe { to.cast::<[u16; LANES]>().write_unaligned(self.0.map(|value| f16::from_f32(value).to_bits())) }
     }
+    unsafe fn load_bytes(from: *const i8) -> Self {
+        // SAFETY: as the trait says.
+        Self(unsafe { from.cast::<[i8; LANES]>().read_unaligned() }.map(f32::from))
+    }
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        // SAFETY: as the trait says.
+        Self(unsafe { from.cast::<[u16; LANES]>().read_unaligned() }.map(|bits| f32::from_bits(u32::from(bits) << 16)))
+    }
     unsafe fn add(self, other: Self) -> Self {
         self.with(other, |a, b| a + b)
     }
@@ -194,6 +208,14 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn store_half(self, to: *mut u16) {
         unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0)) }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const i8) -> Self {
+        unsafe { Self(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())))) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        unsafe { Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()))))) }
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
@@ -269,6 +291,23 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn load_bytes(from: *const i8) -> Self {
+        unsafe {
+            let eight = |at: usize| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadu_si64(from.add(at).cast())));
+            Self(eight(0), eight(8))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        unsafe {
+            let eight = |at: usize| {
+                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(at).cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+            };
+            Self(eight(0), eight(8))
+        }
+    }
+    #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
         unsafe { Self(_mm256_add_ps(self.0, other.0), _mm256_add_ps(self.1, other.1)) }
     }
@@ -312,6 +351,109 @@ impl Lanes for Avx2 {
     }
 }
 
+#[cfg(target_arch = "aarch64")]
+#[derive(Clone, Copy)]
+pub(super) struct Neon([float32x4_t; 4]);
+
+#[cfg(target_arch = "aarch64")]
+impl Neon {
+    #[inline(always)]
+    fn of(four: impl Fn(usize) -> float32x4_t) -> Self {
+        Self([four(0), four(1), four(2), four(3)])
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+impl Lanes for Neon {
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        unsafe { Self([vdupq_n_f32(value); 4]) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        unsafe { Self::of(|at| vld1q_f32(from.add(4 * at))) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { (0..4).for_each(|at| vst1q_f32(to.add(4 * at), self.0[at])) }
+    }
+    #[inline(always)]
+    unsafe fn load_half(from: *const u16) -> Self {
+        unsafe { Self::of(|at| super::neon::four_halves(from.add(4 * at).cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store_half(self, to: *mut u16) {
+        for at in 0..4 {
+            // SAFETY: registers alone are read and written, then the four f16.
+            unsafe {
+                let halves: uint16x4_t;
+                std::arch::asm!(
+                    "fcvtn {halves:v}.4h, {wide:v}.4s",
+                    halves = lateout(vreg) halves, wide = in(vreg) self.0[at],
+                    options(pure, nomem, nostack, preserves_flags)
+                );
+                vst1_u16(to.add(4 * at), halves);
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const i8) -> Self {
+        unsafe {
+            let bytes = vld1q_s8(from);
+            let (low, high) = (vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes));
+            let low = [vmovl_s16(vget_low_s16(low)), vmovl_high_s16(low)];
+            let high = [vmovl_s16(vget_low_s16(high)), vmovl_high_s16(high)];
+            Self([vcvtq_f32_s32(low[0]), vcvtq_f32_s32(low[1]), vcvtq_f32_s32(high[0]), vcvtq_f32_s32(high[1])])
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        unsafe { Self::of(|at| vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(from.add(4 * at))))) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        unsafe { Self::of(|at| vaddq_f32(self.0[at], other.0[at])) }
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        unsafe { Self::of(|at| vsubq_f32(self.0[at], other.0[at])) }
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        unsafe { Self::of(|at| vmulq_f32(self.0[at], other.0[at])) }
+    }
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        unsafe { Self::of(|at| vdivq_f32(self.0[at], other.0[at])) }
+    }
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        // as x86-64 has it: the second where either is not a number
+        unsafe { Self::of(|at| vbslq_f32(vcgtq_f32(self.0[at], other.0[at]), self.0[at], other.0[at])) }
+    }
+    #[inline(always)]
+    unsafe fn min(self, other: Self) -> Self {
+        unsafe { Self::of(|at| vbslq_f32(vcltq_f32(self.0[at], other.0[at]), self.0[at], other.0[at])) }
+    }
+    #[inline(always)]
+    unsafe fn mul_add(self, a: Self, b: Self) -> Self {
+        unsafe { Self::of(|at| vfmaq_f32(b.0[at], self.0[at], a.0[at])) }
+    }
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        unsafe { Self::of(|at| vrndnq_f32(self.0[at])) }
+    }
+    #[inline(always)]
+    unsafe fn times_two_to(self, n: Self) -> Self {
+        unsafe {
+            Self::of(|at| {
+                let shift = vshlq_n_s32::<23>(vcvtq_s32_f32(n.0[at]));
+                vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(self.0[at]), shift))
+            })
+        }
+    }
+}
+
 /// A safe function that runs a generic kernel with the lanes of an instruction set.
 macro_rules! for_isa {
     ($(#[$doc:meta])* $vis:vis unsafe fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $ret:ty)? = $body:ident) => {
@@ -330,8 +472,16 @@ macro_rules! for_isa {
                 match isa {
                     $crate::kernels::Isa::Avx512Vnni => return unsafe { avx512($($arg),*) },
                     $crate::kernels::Isa::Avx2 => return unsafe { avx2($($arg),*) },
-                    $crate::kernels::Isa::Portable => {}
+                    $crate::kernels::Isa::Neon | $crate::kernels::Isa::Portable => {}
                 }
+            }
+            #[cfg(target_arch = "aarch64")]
+            if isa == $crate::kernels::Isa::Neon {
+                #[target_feature(enable = "neon")]
+                unsafe fn neon($($arg: $type),*) $(-> $ret)? {
+                    unsafe { $body::<$crate::kernels::lanes::Neon>($($arg),*) }
+                }
+                return unsafe { neon($($arg),*) };
             }
             let _ = isa;
             unsafe { $body::<$crate::kernels::lanes::Portable>($($arg),*) }

@@ -1,9 +1,11 @@
 //! Low-rank products of many adapters at once (LoRA, Hu et al. 2021; grouped as in Punica, Chen et al. 2023): each run of rows has its own.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::activations::fold_isa;
-use super::{Activations, DenseMatrix, Isa, Output, PANEL, PRODUCTS, Phase, Product, Team, dense};
+use super::{AHEAD, Activations, DenseMatrix, Isa, Output, PANEL, PRODUCTS, Phase, Product, Team, dense, fetch};
+use crate::patience::Patience;
 
 /// The low-rank pair beside one base weight, for one run of rows.
 #[derive(Debug, Clone, Copy)]
@@ -131,10 +133,8 @@ struct Unit<'a> {
 }
 
 impl Unit<'_> {
-    /// In cycles.
     fn cost(&self) -> f64 {
-        let products = self.item.a.panels() * self.item.a.columns();
-        (products as f64 * PANEL as f64 * 2.0 / BYTES).max(products as f64 * self.rows as f64)
+        cost(self.item.a, self.item.a.panels(), self.rows)
     }
 }
 
@@ -208,9 +208,11 @@ pub fn add_low(team: &Team, isa: Isa, items: &[LowRank<'_>], low: &[f32], output
     up(team, isa, items, low, &targets);
 }
 
-/// [`matmul`](super::matmul) and [`low_rank`] over its outputs, in two phases that follow each other without a pause. `quants` is `x`,
-/// rounded; where it was rounded [twice](Activations::quantise_fine) the outputs have two rows a token, of which the second phase makes one
-/// before it adds what is low.
+/// [`matmul`](super::matmul) and [`low_rank`] over its outputs in one go. `quants` is `x`, rounded; where it was rounded
+/// [twice](Activations::quantise_fine) the outputs have two rows a token, of which one is left.
+///
+/// Each thread adds what is low to the outputs that it has computed itself. It needs everything that is low, but that comes first: by the
+/// time it is read the other threads have long done their part of it, and nobody waits.
 ///
 /// # Panics
 /// When shapes do not fit.
@@ -232,25 +234,24 @@ pub fn matmul_low_rank(
     let low = resized(low, low_size(items));
     let down = Down::new(isa, items, x, low, false);
     let phase = Phase::new(isa, products, quants, false);
-    let costs = Costs::new(&down, &phase);
-    // SAFETY: `low` and `products` are borrowed until all are done, and shares differ in what they write.
-    let first = |share: usize, shares: usize| unsafe {
-        let window = costs.window(share, shares);
-        let panels = || phase.within(window.clone(), costs.low, costs.panel);
-        let start = panels().find(|(.., range)| !range.is_empty()).map_or(std::ptr::null(), |(w, _, range)| w.start(range.start));
-        down.work_within(window.clone(), start);
-        // what this thread adds first is on its way when it gets there
-        let mut adds = items.iter().filter(|item| item.output == 0);
-        let then = adds.next().map_or(std::ptr::null(), |item| item.b.start(item.b.panels() * share / shares));
-        phase.multiply_all(panels(), then);
-    };
-    if items.is_empty() && !twice {
-        return team.run(first);
-    }
-    team.run_in_turn(first, |share, shares| {
+    let costs = Costs::new(&phase, items);
+    let low_cost: f64 = down.units().map(|unit| unit.cost()).sum();
+    let turns = Turns::default();
+    team.run(|share, shares| {
+        let panels = || phase.within(costs.window(share, shares), costs.each);
+        let first = panels().find(|(.., range)| !range.is_empty()).map_or(std::ptr::null(), |(w, _, range)| w.start(range.start));
+        while let Some(turn) = turns.take(shares) {
+            // SAFETY: `low` is borrowed until all are done, and turns differ in what they write.
+            unsafe { down.work_within(window(low_cost, turn.number, shares), first) };
+        }
+        // what this share adds is on its way when it gets there
+        let mut pieces = Pieces::new(panels().map(|(.., range)| range), items);
+        pieces.fetch(AHEAD);
+        // SAFETY: `products` is borrowed until all are done, and shares have different panels.
+        unsafe { phase.multiply_all(panels(), std::ptr::null()) };
+        turns.wait(shares);
         let low = down.low_again();
-        for (index, (w, output)) in phase.parts().enumerate() {
-            let panels = w.panels() * share / shares..w.panels() * (share + 1) / shares;
+        for (index, (w, output, panels)) in panels().enumerate() {
             if twice {
                 let columns = panels.start * PANEL..(panels.end * PANEL).min(w.rows());
                 // SAFETY: the outputs hold two rows a token, and shares have different columns.
@@ -258,26 +259,120 @@ pub fn matmul_low_rank(
             }
             let mut start = 0;
             for item in items {
-                let size = item.rows * item.a.rows();
-                if item.output == index {
-                    let after = items.iter().skip_while(|other| !std::ptr::eq(*other, item)).skip(1).find(|other| other.output == index);
-                    let next = after.map_or(std::ptr::null(), |item| item.b.start(panels.start));
-                    let output = Output { start: output.start.wrapping_add(item.row * w.rows()), rows: w.rows(), apart: 0 };
-                    // SAFETY: shares take different panels, runs different rows; sizes were checked.
-                    unsafe { dense::multiply(isa, item.b, &low[start..start + size], panels.clone(), true, output, next) };
+                let low = &low[start..start + item.rows * item.a.rows()];
+                start += low.len();
+                if item.output != index {
+                    continue;
                 }
-                start += size;
+                let output = Output { start: output.start.wrapping_add(item.row * w.rows()), rows: w.rows(), apart: 0 };
+                for panels in few(item.b, panels.clone()) {
+                    pieces.fetch(panels.len() * item.b.panel_bytes());
+                    // SAFETY: shares take different panels, runs different rows; sizes were checked.
+                    unsafe { dense::multiply(isa, item.b, low, panels, true, output, std::ptr::null()) };
+                }
             }
         }
     });
 }
 
-/// What the parts of a phase cost, in cycles, to share them out evenly: reading weights from memory, or multiplying, whichever is more.
+/// Parts of a piece of work that threads take as they come, one for each of them: who has no core at the moment is not waited for.
+#[derive(Debug, Default)]
+struct Turns {
+    taken: AtomicUsize,
+    done: AtomicUsize,
+}
+
+/// One that was taken; done when it is dropped, also by a panic.
+struct Turn<'a> {
+    number: usize,
+    turns: &'a Turns,
+}
+
+impl Turns {
+    fn take(&self, shares: usize) -> Option<Turn<'_>> {
+        let number = self.taken.fetch_add(1, Ordering::Relaxed);
+        // one that is made is done when it goes away
+        (number < shares).then(|| Turn { number, turns: self })
+    }
+
+    /// Until all are done, which have all been taken: by threads that are at them.
+    fn wait(&self, shares: usize) {
+        let mut patience = Patience::default();
+        while self.done.load(Ordering::Acquire) < shares {
+            patience.spin_or_yield();
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.turns.done.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// What one share reads of the items' `b`, in order: pieces too short for each to fetch what comes [`AHEAD`] of it.
+struct Pieces<'a> {
+    ranges: [Range<usize>; PRODUCTS],
+    items: &'a [LowRank<'a>],
+    /// The output and the item whose piece is under way.
+    at: (usize, usize),
+    piece: Range<*const u8>,
+}
+
+impl<'a> Pieces<'a> {
+    fn new(ranges: impl Iterator<Item = Range<usize>>, items: &'a [LowRank<'a>]) -> Self {
+        let mut all = [const { 0..0 }; PRODUCTS];
+        all.iter_mut().zip(ranges).for_each(|(into, range)| *into = range);
+        Self { ranges: all, items, at: (0, 0), piece: std::ptr::null()..std::ptr::null() }
+    }
+
+    /// Begins to fetch the next so many bytes.
+    fn fetch(&mut self, mut bytes: usize) {
+        while bytes > 0 {
+            let left = self.piece.end as usize - self.piece.start as usize;
+            if left == 0 {
+                let Some(piece) = self.next() else { return };
+                self.piece = piece;
+                continue;
+            }
+            let now = left.min(bytes);
+            fetch(self.piece.start, now.div_ceil(LINE));
+            self.piece.start = self.piece.start.wrapping_add(now);
+            bytes -= now;
+        }
+    }
+
+    fn next(&mut self) -> Option<Range<*const u8>> {
+        loop {
+            let (output, item) = self.at;
+            let range = self.ranges.get(output)?;
+            let Some(found) = self.items.get(item) else {
+                self.at = (output + 1, 0);
+                continue;
+            };
+            self.at = (output, item + 1);
+            if found.output == output && !range.is_empty() {
+                return Some(found.b.start(range.start)..found.b.start(range.end));
+            }
+        }
+    }
+}
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+/// Bytes of a piece that is fetched at once.
+const PIECE: usize = 2048;
+
+/// Some panels at a time, of about [`PIECE`] bytes.
+fn few(b: &DenseMatrix, panels: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let (step, end) = ((PIECE / b.panel_bytes()).max(1), panels.end);
+    panels.step_by(step).map(move |start| start..end.min(start + step))
+}
+
+/// What the panels of each product cost with all that is added to them, in cycles, to share them out evenly: reading weights from memory, or
+/// multiplying, whichever is more.
 struct Costs {
-    /// Of all low-rank products together.
-    low: f64,
-    /// Of one panel of the products.
-    panel: f64,
+    each: [f64; PRODUCTS],
     all: f64,
 }
 
@@ -286,18 +381,30 @@ const BYTES: f64 = 6.0;
 /// Cycles for a block's products with one token, sixteen rows at once.
 const BLOCK_CYCLES: f64 = 12.0;
 
+/// Of some panels of a matrix with as many rows.
+fn cost(w: &DenseMatrix, panels: usize, rows: usize) -> f64 {
+    ((panels * w.panel_bytes()) as f64 / BYTES).max((panels * w.columns() * rows) as f64)
+}
+
+/// A share's part of what there is of something.
+fn window(all: f64, share: usize, shares: usize) -> Range<f64> {
+    let edge = |share: usize| if share == shares { f64::INFINITY } else { all * share as f64 / shares as f64 };
+    edge(share)..edge(share + 1)
+}
+
 impl Costs {
-    fn new(down: &Down<'_>, phase: &Phase<'_>) -> Self {
-        let low = down.units().map(|unit| unit.cost()).sum();
-        let (bytes, blocks) = phase.parts().next().map_or((0, 0), |(w, _)| (w.panel_bytes(), w.blocks()));
-        let panel = (bytes as f64 / BYTES).max(blocks as f64 * phase.x.tokens() as f64 * BLOCK_CYCLES);
-        let panels: usize = phase.parts().map(|(w, _)| w.panels()).sum();
-        Self { low, panel, all: low + panel * panels as f64 }
+    fn new(phase: &Phase<'_>, items: &[LowRank<'_>]) -> Self {
+        let (mut each, mut all) = ([0.0; PRODUCTS], 0.0);
+        for (index, (each, (w, _))) in each.iter_mut().zip(phase.parts()).enumerate() {
+            *each = (w.panel_bytes() as f64 / BYTES).max((w.blocks() * phase.x.tokens()) as f64 * BLOCK_CYCLES);
+            *each += items.iter().filter(|item| item.output == index).map(|item| cost(item.b, 1, item.rows)).sum::<f64>();
+            all += *each * w.panels() as f64;
+        }
+        Self { each, all }
     }
 
     fn window(&self, share: usize, shares: usize) -> Range<f64> {
-        let edge = |share: usize| if share == shares { f64::INFINITY } else { self.all * share as f64 / shares as f64 };
-        edge(share)..edge(share + 1)
+        window(self.all, share, shares)
     }
 }
 
@@ -315,4 +422,20 @@ pub fn matmul_apart(team: &Team, isa: Isa, product: Product<'_>, quants: &Activa
         down.work(thread, threads);
         phase.work(thread, threads);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_done_when_all_were_taken_and_let_go() {
+        let turns = Turns::default();
+        let (first, second) = (turns.take(2).unwrap(), turns.take(2).unwrap());
+        assert!(turns.take(2).is_none() && turns.take(2).is_none());
+        assert_eq!((first.number, second.number, turns.done.load(Ordering::Acquire)), (0, 1, 0));
+        drop((first, second));
+        assert_eq!(turns.done.load(Ordering::Acquire), 2);
+        turns.wait(2);
+    }
 }

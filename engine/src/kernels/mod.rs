@@ -4,7 +4,7 @@
 //! vector register holds the same four columns of all of them, and an activation's four bytes meet it by one broadcast. Activations are
 //! rounded to int8 in blocks of 32, as llama.cpp's Q8_1 has them, with an f32 scale.
 //!
-//! Every path (AVX-512 VNNI, AVX2, portable) gives the same bits: dot products of a block are exact in i32, and blocks are added in f32
+//! Every path (AVX-512 VNNI, AVX2, NEON, portable) gives the same bits: dot products of a block are exact in i32, and blocks are added in f32
 //! by the same fused multiply-adds in the same order, whatever the number of rows and threads. Threads split output rows, never columns.
 
 #![allow(unsafe_code, reason = "vector instructions, and disjoint writes from several threads; each use says why it holds")]
@@ -22,9 +22,12 @@ mod dense;
 mod guard;
 mod lanes;
 mod lora;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod ops;
 mod packed;
 mod portable;
+mod rounded;
 mod team;
 #[cfg(test)]
 mod tests;
@@ -46,10 +49,13 @@ pub const PANEL: usize = 16;
 
 /// Which instructions to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "no processor has all of them")]
 pub enum Isa {
     /// AVX-512 with VNNI: 64 products an instruction.
     Avx512Vnni,
     Avx2,
+    /// With dot products, which all but the oldest 64-bit Arm processors have.
+    Neon,
     Portable,
 }
 
@@ -74,6 +80,10 @@ impl Isa {
                 return Self::Avx2;
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") && std::arch::is_aarch64_feature_detected!("dotprod") {
+            return Self::Neon;
+        }
         Self::Portable
     }
 
@@ -83,6 +93,7 @@ impl Isa {
         match Self::detect() {
             Self::Avx512Vnni => vec![Self::Avx512Vnni, Self::Avx2, Self::Portable],
             Self::Avx2 => vec![Self::Avx2, Self::Portable],
+            Self::Neon => vec![Self::Neon, Self::Portable],
             Self::Portable => vec![Self::Portable],
         }
     }
@@ -100,7 +111,13 @@ fn fetch(at: *const u8, lines: usize) {
         // SAFETY: a hint reads nothing, and every x86-64 processor has it.
         unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.wrapping_add(64 * line).cast()) };
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    for line in 0..lines {
+        let at = at.wrapping_add(64 * line);
+        // SAFETY: a hint reads nothing.
+        unsafe { std::arch::asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(readonly, nostack, preserves_flags)) };
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = (at, lines);
 }
 
@@ -203,10 +220,10 @@ impl<'a> Phase<'a> {
         unsafe { self.multiply_all(ranges, std::ptr::null()) };
     }
 
-    /// The panels whose middle lies within `window`, when the first begins at `start` and each takes up `cost`.
-    fn within(&self, window: Range<f64>, start: f64, cost: f64) -> impl Iterator<Item = (&'a PackedMatrix, Output, Range<usize>)> + '_ {
-        let mut at = start;
-        self.parts().map(move |(w, output)| {
+    /// The panels whose middle lies within `window`, when each takes up what those of its product cost; of every product, also none.
+    fn within(&self, window: Range<f64>, costs: [f64; PRODUCTS]) -> impl Iterator<Item = (&'a PackedMatrix, Output, Range<usize>)> + '_ {
+        let mut at = 0.0;
+        self.parts().zip(costs).map(move |((w, output), cost)| {
             let panels = w.panels();
             let before = |edge: f64| ((edge - at) / cost - 0.5).ceil().clamp(0.0, panels as f64) as usize;
             let range = before(window.start)..before(window.end);
@@ -246,6 +263,8 @@ unsafe fn multiply(isa: Isa, w: &PackedMatrix, x: &Activations, panels: Range<us
         Isa::Avx512Vnni => unsafe { avx512::multiply(w, x, panels, output, ahead) },
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { avx2::multiply(w, x, panels, output, ahead) },
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => unsafe { neon::multiply(w, x, panels, output, ahead) },
         _ => unsafe { portable::multiply(w, x, panels, output) },
     }
 }

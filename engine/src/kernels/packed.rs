@@ -47,9 +47,14 @@ impl BlockKind {
 /// A cache line.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([u8; 64]);
+pub(super) struct Line(pub [u8; LINE]);
 
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
+
+pub(super) fn bytes_of(lines: &[Line]) -> &[u8] {
+    // SAFETY: a line is 64 initialised bytes without padding, and bytes may stand anywhere.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast::<u8>(), lines.len() * LINE) }
+}
 
 /// A weight `[rows, columns]` in panels of [`PANEL`] rows. A panel is all its blocks' quants, then their scales, then their minima:
 ///
@@ -159,9 +164,7 @@ impl PackedMatrix {
     }
 
     pub(super) fn panel(&self, panel: usize) -> Panel<'_> {
-        let lines = &self.lines[panel * self.stride..(panel + 1) * self.stride];
-        // SAFETY: a line is 64 initialised bytes without padding, and bytes may stand anywhere.
-        let bytes = unsafe { std::slice::from_raw_parts(lines.as_ptr().cast::<u8>(), lines.len() * LINE) };
+        let bytes = bytes_of(&self.lines[panel * self.stride..(panel + 1) * self.stride]);
         let (quants, rest) = bytes.split_at(self.blocks() * self.kind.quant_bytes() * PANEL);
         let (scales, rest) = rest.split_at(self.blocks() * PANEL * 2);
         let minima = if self.kind.has_min() { &rest[..scales.len()] } else { &[] };

@@ -142,40 +142,9 @@ impl Team {
     /// # Panics
     /// When the work does, on any thread.
     pub fn run<F: Fn(usize, usize) + Sync>(&self, work: F) {
-        self.run_shares(self.threads(), work);
-    }
-
-    /// Runs `first` as [`run`](Self::run) does, then `second`, which begins when all of `first` is done.
-    ///
-    /// # Panics
-    /// When the work does, on any thread.
-    pub fn run_in_turn(&self, first: impl Fn(usize, usize) + Sync, second: impl Fn(usize, usize) + Sync) {
-        let threads = self.threads();
-        if threads == 1 {
-            first(0, 1);
-            return second(0, 1);
-        }
-        self.run_shares(2 * threads, |share, _| match share.checked_sub(threads) {
-            None => first(share, threads),
-            Some(share) => {
-                // claimed after all of `first`: whoever has those is at work
-                self.wait_until_done(threads);
-                second(share, threads);
-            }
-        });
-    }
-
-    fn wait_until_done(&self, shares: usize) {
-        let mut patience = Patience::default();
-        while self.shared.done.load(Ordering::Acquire) < shares {
-            // whoever has the last share may have lost its core
-            patience.spin_or_yield();
-        }
-    }
-
-    fn run_shares<F: Fn(usize, usize) + Sync>(&self, shares: usize, work: F) {
-        if self.threads() == 1 {
-            return (0..shares).for_each(|share| work(share, shares));
+        let shares = self.threads();
+        if shares == 1 {
+            return work(0, 1);
         }
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = &self.shared;
@@ -189,6 +158,14 @@ impl Team {
         self.wait_until_done(shares);
         if let Some(payload) = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take() {
             resume_unwind(payload);
+        }
+    }
+
+    fn wait_until_done(&self, shares: usize) {
+        let mut patience = Patience::default();
+        while self.shared.done.load(Ordering::Acquire) < shares {
+            // whoever has the last share may have lost its core
+            patience.spin_or_yield();
         }
     }
 }

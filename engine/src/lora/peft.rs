@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 
-use super::{Delta, Deltas, LoraAdapter, Place, Target, place_of};
+use super::{AdapterPrecision, Delta, Deltas, LoraAdapter, Place, Target, place_of};
 use crate::kernels::DenseMatrix;
 use crate::weights::{load_safetensors, sha256_of};
 use crate::{EngineError, ModelConfig, Result};
@@ -103,8 +103,8 @@ fn sliced(a: &Tensor, b: &Tensor, scale: f64, target: Target, place: &Place) -> 
         Target::O => (columns(a, slice.queries())?, b.clone(), slice.own_chunks()),
         Target::Down => (columns(a, slice.inner())?, b.clone(), slice.own_chunks()),
     };
-    if place.kernels {
-        let (a, b) = (packed(&a)?.in_chunks(chunks), packed(&b)?);
+    if let Some(precision) = place.kernels {
+        let (a, b) = (packed(&a, chunks, precision)?, packed(&b, 1, precision)?);
         let bytes = a.bytes() + b.bytes();
         return Ok((Delta::Packed { a, b, scale: scale as f32 }, bytes));
     }
@@ -113,13 +113,15 @@ fn sliced(a: &Tensor, b: &Tensor, scale: f64, target: Target, place: &Place) -> 
     Ok((Delta::Tensors { a: a.to_device(&place.device)?, b: b.to_device(&place.device)? }, bytes))
 }
 
-/// In the precision of the file: f16 stays f16, all else becomes f32.
-fn packed(matrix: &Tensor) -> Result<DenseMatrix> {
+/// Its columns in `chunks` parts.
+fn packed(matrix: &Tensor, chunks: usize, precision: AdapterPrecision) -> Result<DenseMatrix> {
     let (rows, columns) = matrix.dims2()?;
     let flat = matrix.flatten_all()?;
-    Ok(match matrix.dtype() {
-        DType::F16 => DenseMatrix::from_f16(rows, columns, &flat.to_vec1()?),
-        _ => DenseMatrix::from_f32(rows, columns, &flat.to_dtype(DType::F32)?.to_vec1()?),
+    let in_f32 = || flat.to_dtype(DType::F32)?.to_vec1();
+    Ok(match (precision, matrix.dtype()) {
+        (AdapterPrecision::Int8, _) => DenseMatrix::rounded(rows, columns, chunks, &in_f32()?),
+        (AdapterPrecision::File, DType::F16) => DenseMatrix::from_f16(rows, columns, &flat.to_vec1()?).in_chunks(chunks),
+        (AdapterPrecision::File, _) => DenseMatrix::from_f32(rows, columns, &in_f32()?).in_chunks(chunks),
     })
 }
 

@@ -93,7 +93,7 @@ fn adapters_agree_with_peft_in_one_batch_on_every_device() {
     let files = ModelFiles::open(&folder).unwrap();
     for device in devices() {
         let model = on_tensors(&files, &device);
-        let load = |name: &str| Some(model.load_adapter(name, &folder.join(name), &files.info().sha256).unwrap());
+        let load = |name: &str| Some(model.load_adapter(name, &folder.join(name), &files.info().sha256, AdapterPrecision::File).unwrap());
         let adapters = [("lora", load("lora")), ("base", None), ("rslora", load("rslora"))];
         let mut caches: Vec<KvCache> = adapters.iter().map(|_| model.new_cache()).collect();
         let segments = caches.iter_mut().zip(&adapters);
@@ -157,7 +157,7 @@ fn shards_on_cuda_devices_agree_with_transformers() {
         let follower = scope
             .spawn(move || Follower::load(files, Quantisation::None, DeviceSpec::Cuda(1), seats.next().unwrap()).and_then(Follower::serve));
         let model = Llama::load_shard(files, Quantisation::None, DeviceSpec::Cuda(0), leader, usize::MAX).unwrap();
-        let adapter = model.load_adapter("lora", &folder.join("lora"), &files.info().sha256).unwrap();
+        let adapter = model.load_adapter("lora", &folder.join("lora"), &files.info().sha256, AdapterPrecision::File).unwrap();
         for (name, adapter) in [("base", None), ("lora", Some(adapter))] {
             let found = logits(&model, &mut model.new_cache(), &expected.tokens, adapter);
             let difference = largest_difference(&found, &expected.logits[name]);

@@ -29,7 +29,7 @@ use crate::comm::{Communicator, Whole};
 use crate::device::DeviceSpec;
 use crate::kernels::{KEYS, Team};
 use crate::kv::{BlockPool, KvCache};
-use crate::lora::{AdapterHandle, LoraAdapter, Place};
+use crate::lora::{AdapterHandle, AdapterPrecision, LoraAdapter, Place};
 use crate::weights::{ModelFiles, Quantisation};
 use crate::{EngineError, Result};
 use cpu::CpuShard;
@@ -61,6 +61,8 @@ pub struct Llama {
     pool: BlockPool,
     leader: Leader,
     kernels: bool,
+    /// Of weights and cache: no adapter beside them is rounded.
+    exact: bool,
     running: Mutex<Running>,
 }
 
@@ -118,16 +120,16 @@ impl Llama {
         let config = files.config().clone();
         let leader = Leader::new(Arc::clone(&seat.shared), seat.world);
         let body = Self::body_on(files, quantisation, device.clone(), team, seat)?;
-        let (number, kernels) = match &body {
-            Body::Cpu(shard) => (if shard.half() { 2 } else { 4 }, true),
-            Body::Tensors(_) => (tensors::kv_dtype(&device).size_in_bytes(), false),
+        let (number, kernels, exact) = match &body {
+            Body::Cpu(shard) => (if shard.half() { 2 } else { 4 }, true, !shard.half()),
+            Body::Tensors(_) => (tensors::kv_dtype(&device).size_in_bytes(), false, true),
         };
         let block_bytes = 2 * config.layers * config.kv_heads * config.head_dim * KEYS * number;
         let most = (kv_bytes / block_bytes).clamp(1, u32::MAX as usize / 2);
         let pool = BlockPool::new(most, block_bytes, kernels);
         leader.devices()?;
         let running = Mutex::new(Running { body, step: Step::default(), logits: Vec::new() });
-        Ok(Self { config, device, pool, leader, kernels, running })
+        Ok(Self { config, device, pool, leader, kernels, exact, running })
     }
 
     /// The part of `seat`, and its device.
@@ -180,10 +182,12 @@ impl Llama {
     ///
     /// # Errors
     /// What [`LoraAdapter::load`] fails with.
-    pub fn load_adapter(&self, name: &str, folder: &Path, base_sha256: &str) -> Result<AdapterHandle> {
+    pub fn load_adapter(&self, name: &str, folder: &Path, base_sha256: &str, precision: AdapterPrecision) -> Result<AdapterHandle> {
         let devices = self.leader.devices()?;
         let world = devices.len();
-        let place = |(rank, device)| Ok(Place { slice: Slice::new(&self.config, rank, world)?, device, kernels: self.kernels });
+        let precision = if self.exact { AdapterPrecision::File } else { precision };
+        let kernels = self.kernels.then_some(precision);
+        let place = |(rank, device)| Ok(Place { slice: Slice::new(&self.config, rank, world)?, device, kernels });
         let places = devices.into_iter().enumerate().map(place).collect::<Result<Vec<_>>>()?;
         Ok(AdapterHandle(Arc::new(LoraAdapter::load_sharded(folder, name, &self.config, base_sha256, &places)?)))
     }

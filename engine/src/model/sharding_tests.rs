@@ -69,7 +69,7 @@ fn adapters(model: &Llama, seed: u64) -> Vec<AdapterHandle> {
         .map(|(rank, targets)| {
             let folder = tempfile::tempdir().unwrap();
             random_adapter(model.config(), folder.path(), *rank, targets, &mut random);
-            model.load_adapter("random", folder.path(), "base").unwrap()
+            model.load_adapter("random", folder.path(), "base", AdapterPrecision::Int8).unwrap()
         })
         .collect()
 }
@@ -163,5 +163,5 @@ fn a_group_that_loses_a_shard_says_so_and_a_model_that_does_not_split_is_refused
         let mut batch = [Segment { tokens: &[1, 2, 3], kv: &mut kv, adapter: None, logits: LogitRows::Last }];
         assert!(matches!(model.forward(&mut batch), Err(EngineError::ShardLost)));
     }
-    assert!(matches!(model.load_adapter("any", Path::new("nowhere"), "base"), Err(EngineError::ShardLost)));
+    assert!(matches!(model.load_adapter("any", Path::new("nowhere"), "base", AdapterPrecision::File), Err(EngineError::ShardLost)));
 }
