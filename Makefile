@@ -54,8 +54,8 @@ check-cuda: c-compiler ## Compile with CUDA and NCCL, no GPU needed: nvcc comes 
 	LINK="$(LINK)" scripts/check-cuda
 
 .PHONY: check-arm
-check-arm: c-compiler ## Compile the CPU kernels for 64-bit Arm, and run their tests in QEMU: Debian's packages are installed
-	scripts/check-arm
+check-arm: c-compiler ## Compile the CPU kernels for 64-bit Arm, by Debian's packages (RUN=1: run their tests in QEMU)
+	RUN="$(RUN)" scripts/check-arm
 
 # without NCCL: FEATURES=cuda
 FEATURES ?= nccl
