@@ -5,3 +5,4 @@ pub mod http;
 pub mod models;
 pub mod settings;
 pub mod telemetry;
+pub mod trials;

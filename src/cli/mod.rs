@@ -3,12 +3,14 @@
 
 mod ask;
 mod doctor;
+mod eval;
 mod fetch;
 mod memories;
 mod migrate;
 mod output;
 mod serve;
 mod sources;
+mod train;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -55,6 +57,10 @@ enum Command {
     Serve(serve::Serve),
     /// Ask one question here, without a server
     Ask(ask::Ask),
+    /// Measure each specialist on trials
+    Eval(eval::Eval),
+    /// Learn a small part (how the master chooses, how memories are ranked, ...) from trials
+    Train(train::Train),
     /// Get the models, once
     Fetch,
     /// Bring the database's schema up to date
@@ -89,6 +95,10 @@ enum CommandError {
     DataDir { path: PathBuf, source: std::io::Error },
     #[error("the HTTP server failed: {0}")]
     Server(std::io::Error),
+    #[error("cannot write {path}: {source}")]
+    Write { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Eval(#[from] crate::trials::EvalError),
     #[error("cannot write to stdout: {0}")]
     Output(#[from] std::io::Error),
     #[error("cannot read {path}: {source}")]
@@ -132,6 +142,8 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
     match cli.command {
         Command::Serve(_) => in_system(serve::serve(settings)),
         Command::Ask(ask) => in_system(ask.run(settings)),
+        Command::Eval(eval) => in_system(eval.run(settings)),
+        Command::Train(train) => in_system(train.run(settings)),
         Command::Fetch => fetch::fetch(&settings),
         Command::Migrate(_) => in_system(migrate::migrate(settings)),
         Command::Memories(memories) => in_system(memories.run(settings)),

@@ -1,0 +1,188 @@
+//! Learning the small parts from trials with known answers, through the same program that later uses them.
+
+use nyx_actors::NyxError;
+use nyx_actors::confidence::NOTE;
+use nyx_specialists::confidence::{ConfidenceRow, Quality, Signals, fit};
+use nyx_specialists::facts::{self, FactTable, Statement};
+use nyx_specialists::forecast::{self, ForecastExample, Forecaster, yes_of};
+use nyx_specialists::learn::{LearnedFile, LearnedPart, TrainedOn};
+use nyx_specialists::master::{self, MasterHead, RoutingExample};
+use serde::Serialize;
+
+use super::choices::play;
+use super::evaluate::CHOICES;
+use super::stage::{Stage, bar, question};
+use super::{ChoiceTrial, EvalError, Trials, aletheia};
+
+/// Texts embedded in one message.
+const EMBEDDED_AT_ONCE: usize = 128;
+/// Characters of a context that tell one event, story or scene from another.
+const GROUP_CHARS: usize = 200;
+
+/// The parts that can be learned, in the order in which later ones build on earlier ones.
+pub const PARTS: [&str; 5] = ["master", "recall", "forecast", "facts", "confidence"];
+
+/// A learned part's file, and what there is to say of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lesson {
+    pub file: String,
+    pub lines: Vec<String>,
+}
+
+/// Learns `part` from the split's trials.
+///
+/// # Errors
+/// A trial that cannot be read, a question that cannot be asked, or too few examples.
+pub async fn learn(stage: &Stage, trials: &Trials, part: &str) -> Result<Lesson, EvalError> {
+    match part {
+        "master" => master(stage, trials).await,
+        "recall" => recall(stage, trials).await,
+        "forecast" => forecast(stage, trials).await,
+        "facts" => facts(trials),
+        "confidence" => confidence(stage, trials).await,
+        _ => Err(EvalError::UnknownPart { name: part.to_owned() }),
+    }
+}
+
+fn too_few(part: &str) -> EvalError {
+    EvalError::TooFew { part: part.to_owned() }
+}
+
+fn lesson<T: LearnedPart + Serialize>(file: &LearnedFile<T>, lines: Vec<String>) -> Result<Lesson, EvalError> {
+    file.parameters.check().map_err(|reason| NyxError::Internal(format!("what was learned is unsound: {reason}")))?;
+    let file = file.write().map_err(|error| NyxError::Internal(error.to_string()))?;
+    Ok(Lesson { file, lines })
+}
+
+/// One vector a text, in their order.
+async fn embedded(stage: &Stage, texts: &[String]) -> Result<Vec<Vec<f32>>, NyxError> {
+    let bar = bar("embedding", texts.len() as u64);
+    let mut vectors = Vec::with_capacity(texts.len());
+    for batch in texts.chunks(EMBEDDED_AT_ONCE) {
+        vectors.extend(stage.nyx.embed(stage.context()?, batch.to_vec()).await?.vectors);
+        bar.inc(batch.len() as u64);
+    }
+    bar.finish_and_clear();
+    Ok(vectors)
+}
+
+/// What a trial shares with those that ask about the same thing.
+fn group(trial: &ChoiceTrial) -> String {
+    match &trial.table {
+        Some(table) => table.clone(),
+        None if trial.context.trim().is_empty() => trial.id.clone(),
+        None => trial.context.chars().take(GROUP_CHARS).collect(),
+    }
+}
+
+async fn master(stage: &Stage, trials: &Trials) -> Result<Lesson, EvalError> {
+    let mut examples: Vec<RoutingExample> = Vec::new();
+    let mut add = |question: String, specialist: &str, group: String, utterance: bool| {
+        examples.push(RoutingExample { question, specialist: specialist.to_owned(), embedding: Vec::new(), group, utterance });
+    };
+    for name in ["kairos", "eleos", "aletheia", "moira"] {
+        stage.sample(trials.choices(name)?).into_iter().for_each(|trial| add(trial.question.clone(), name, group(&trial), false));
+    }
+    stage.sample(trials.questions()?).into_iter().for_each(|trial| add(trial.question, "mnemosyne", trial.conversation, false));
+    master::utterances().for_each(|(name, text)| add(text.to_owned(), name, text.to_owned(), true));
+    let texts: Vec<String> = examples.iter().map(|example| example.question.clone()).chain([master::PROBE.to_owned()]).collect();
+    let mut vectors = embedded(stage, &texts).await?;
+    let probe = vectors.pop().unwrap_or_default();
+    examples.iter_mut().zip(vectors).for_each(|(example, vector)| example.embedding = vector);
+    let (head, report): (MasterHead, _) =
+        master::fit(&examples, &probe, stage.master_temperature).map_err(|reason| EvalError::Unfit { part: "master".into(), reason })?;
+    let trained_on = TrainedOn::of(examples.iter().map(|example| (example.specialist.as_str(), example.question.as_str())));
+    let recalls: Vec<String> = report.recalls.iter().map(|(name, share)| format!("{name} {share:.3}")).collect();
+    let lines = vec![
+        format!("master: accuracy {:.3} on folds that it did not learn from, log loss {:.3}", report.accuracy, report.log_loss),
+        format!("master: {}", recalls.join(", ")),
+    ];
+    lesson(&LearnedFile::new(trained_on, None, head), lines)
+}
+
+async fn recall(_: &Stage, _: &Trials) -> Result<Lesson, EvalError> {
+    Err(too_few("recall"))
+}
+
+async fn forecast(stage: &Stage, trials: &Trials) -> Result<Lesson, EvalError> {
+    let questions: Vec<ChoiceTrial> = stage.sample(trials.choices("moira")?).into_iter().filter(|trial| trial.asked.is_some()).collect();
+    let texts: Vec<String> = questions.iter().map(|trial| trial.question.clone()).collect();
+    let vectors = embedded(stage, &texts).await?;
+    let likelihoods = stage
+        .each("forecast: asking", &questions, |trial| async {
+            let decision = stage.ask(question(&ChoiceTrial { prior: None, ..trial.clone() }, stage.seed)).await?;
+            Ok(decision.notes.get("forecast").and_then(|note| note["choice"].as_f64()))
+        })
+        .await?;
+    let examples: Vec<ForecastExample> = questions
+        .iter()
+        .zip(vectors)
+        .zip(likelihoods)
+        .filter_map(|((trial, embedding), choice)| {
+            let (asked, yes) = (trial.asked?, yes_of(&trial.choices)?);
+            let (question, context, prior) = (trial.question.clone(), trial.context.clone(), trial.prior);
+            Some(ForecastExample { question, context, asked, embedding, prior, choice, chains: Vec::new(), happened: trial.answer == yes })
+        })
+        .collect();
+    let fit = forecast::fit(&examples).ok_or_else(|| too_few("forecast"))?;
+    let base = examples.iter().any(|example| example.choice.is_some()).then(|| stage.nyx.model.sha256.clone());
+    let trained_on = TrainedOn::of(questions.iter().map(|trial| ("moira", trial.id.as_str())));
+    let scores = fit.brier.iter().map(|(name, score)| format!("forecast: Brier {score:.4} of {name}, on folds that it did not learn from"));
+    let lines = scores.chain([format!("forecast: {} events, penalty {}", fit.groups, fit.penalty)]).collect();
+    lesson::<Forecaster>(&LearnedFile::new(trained_on, base, fit.forecaster), lines)
+}
+
+fn facts(trials: &Trials) -> Result<Lesson, EvalError> {
+    let tables = trials.tables()?;
+    let tables: Vec<FactTable> =
+        tables.into_iter().map(|table| FactTable::new(table.table, table.caption, &table.columns, table.rows)).collect();
+    let statements: Vec<Statement> = trials
+        .choices("aletheia")?
+        .into_iter()
+        .filter_map(|trial| {
+            let supported = trial.choices.get(trial.answer)? == "supported";
+            Some(Statement { id: trial.id, text: trial.question, table: trial.table?, supported })
+        })
+        .collect();
+    let (file, fit) = facts::learn(&tables, &statements);
+    lesson(
+        &file,
+        vec![
+            format!("facts: accuracy {:.3} on tables that it did not learn from", fit.accuracy),
+            format!("facts: a query decides {:.3} of the statements, {:.3} of them right", fit.decided, fit.decided_accuracy),
+        ],
+    )
+}
+
+/// Plays the choice suites and learns how sure each specialist may be.
+async fn confidence(stage: &Stage, trials: &Trials) -> Result<Lesson, EvalError> {
+    let (mut rows, mut ids) = (Vec::new(), Vec::new());
+    for name in CHOICES {
+        if name == "aletheia" {
+            aletheia::register(stage, trials.tables()?).await?;
+        }
+        for answer in play(stage, name, stage.sample(trials.choices(name)?)).await? {
+            let note = answer.decision.notes.get(NOTE).and_then(|note| note.get("signals")).cloned().unwrap_or_default();
+            let signals: Signals = serde_json::from_value(note).map_err(|error| NyxError::Internal(error.to_string()))?;
+            let specialist = answer.trial.specialist.clone();
+            rows.push(ConfidenceRow { specialist: specialist.clone(), signals, right: answer.right(), group: group(&answer.trial) });
+            ids.push((specialist, answer.trial.id));
+        }
+    }
+    let (confidences, report) = fit(&rows);
+    if confidences.names().next().is_none() {
+        return Err(too_few("confidence"));
+    }
+    let number = |value: Option<f64>| value.map_or_else(|| "none".to_owned(), |value| format!("{value:.3}"));
+    let line = |name: &str, quality: &Quality| {
+        let (ece, skill, auroc) = (number(quality.ece), number(quality.brier_skill), number(quality.auroc));
+        format!(
+            "confidence: {name} ECE {ece}, Brier skill {skill}, AUROC {auroc} on folds that it did not learn from ({} answers)",
+            quality.rows
+        )
+    };
+    let mut lines: Vec<String> = report.specialists.iter().map(|(name, quality)| line(name, quality)).collect();
+    lines.push(line("all", &report.pooled));
+    let trained_on = TrainedOn::of(ids.iter().map(|(name, id)| (name.as_str(), id.as_str())));
+    lesson(&LearnedFile::new(trained_on, Some(stage.nyx.model.sha256.clone()), confidences), lines)
+}

@@ -1,0 +1,152 @@
+//! Mnemosyne's suite: which turns are recalled for a question, and how near her answer is to the true one.
+
+use std::collections::BTreeMap;
+
+use nyx_actors::NyxError;
+use nyx_actors::memory::MemoryFilter;
+use nyx_actors::memory::messages::NewMemory;
+use nyx_actors::question::{Question, Target};
+use nyx_engine::{ChatMessage, Role};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::stage::{Stage, bar};
+use super::stats::{recall_at, reciprocal_rank, token_f1};
+use super::{MemoryTurn, RecallTrial};
+
+/// Memories stored in one message.
+const STORED_AT_ONCE: usize = 500;
+/// Deepest rank that is asked for.
+const DEPTH: usize = 10;
+/// Tokens of an answer at most: true ones are a few words.
+const ANSWER_TOKENS: usize = 32;
+
+/// Which turn each stored memory is.
+pub type Turns = BTreeMap<Uuid, (String, String)>;
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RecallReport {
+    /// Questions that have evidence.
+    pub count: usize,
+    pub memories: usize,
+    pub recall_at_5: f64,
+    pub recall_at_10: f64,
+    /// Mean reciprocal rank of the first evidence turn, 0 below rank 10.
+    pub mrr: f64,
+    /// Mean token F1 of the answers over all questions; absent when none were asked for.
+    pub f1: Option<f64>,
+    /// Recall at 5, by the trial's category.
+    pub recall_at_5_by_category: BTreeMap<String, f64>,
+    pub seconds: f64,
+}
+
+/// Stores the conversations.
+///
+/// # Errors
+/// When a memory cannot be kept.
+pub async fn remember(stage: &Stage, turns: Vec<MemoryTurn>) -> Result<Turns, NyxError> {
+    let bar = bar("mnemosyne: remembering", turns.len() as u64);
+    let mut known = Turns::new();
+    for batch in turns.chunks(STORED_AT_ONCE) {
+        let new = batch.iter().map(|turn| NewMemory {
+            // a picture without words is remembered by what it shows
+            text: if turn.text.trim().is_empty() { turn.caption.clone().unwrap_or_default() } else { turn.text.clone() },
+            speaker: Some(turn.speaker.clone()),
+            when: turn.time(),
+            conversation: Some(turn.conversation.clone()),
+            caption: turn.caption.clone(),
+        });
+        let kept = stage.nyx.remember_many(stage.context()?, new.collect()).await?;
+        let names = batch.iter().map(|turn| (turn.conversation.clone(), turn.turn.clone()));
+        known.extend(kept.into_iter().map(|memory| memory.id).zip(names));
+        bar.inc(batch.len() as u64);
+    }
+    bar.finish_and_clear();
+    Ok(known)
+}
+
+/// Asks every question, and lets Mnemosyne answer it too when `answers` is set.
+///
+/// # Errors
+/// The first question that could not be searched for or answered.
+pub async fn play(stage: &Stage, turns: Vec<MemoryTurn>, questions: Vec<RecallTrial>, answers: bool) -> Result<RecallReport, NyxError> {
+    let started = std::time::Instant::now();
+    let memories = turns.len();
+    let known = remember(stage, turns).await?;
+    let found = stage
+        .each("mnemosyne: recalling", &questions, |trial| async {
+            let filter = MemoryFilter::of(Some(trial.conversation.clone()));
+            let hits = stage.nyx.recall(stage.context()?, trial.question.clone(), DEPTH, filter).await?;
+            Ok(hits.iter().filter_map(|hit| Some(known.get(&hit.memory.id)?.1.clone())).collect::<Vec<String>>())
+        })
+        .await?;
+    let with_evidence = || questions.iter().zip(&found).filter(|(trial, _)| !trial.evidence.is_empty());
+    let count = with_evidence().count();
+    let mean = |score: &dyn Fn(&[String], &[String]) -> f64| {
+        with_evidence().map(|(trial, found)| score(found, &trial.evidence)).sum::<f64>() / count.max(1) as f64
+    };
+    let mut categories: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for (trial, found) in with_evidence() {
+        categories.entry(trial.category.to_string()).or_default().push(recall_at(found, &trial.evidence, 5));
+    }
+    let f1 = if answers { Some(answered(stage, &questions).await?) } else { None };
+    Ok(RecallReport {
+        count,
+        memories,
+        recall_at_5: mean(&|found, evidence| recall_at(found, evidence, 5)),
+        recall_at_10: mean(&|found, evidence| recall_at(found, evidence, 10)),
+        mrr: mean(&reciprocal_rank),
+        f1,
+        recall_at_5_by_category: categories
+            .into_iter()
+            .map(|(name, scores)| (name, scores.iter().sum::<f64>() / scores.len() as f64))
+            .collect(),
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// Mean token F1 of Mnemosyne's own answers.
+async fn answered(stage: &Stage, questions: &[RecallTrial]) -> Result<f64, NyxError> {
+    let scores = stage
+        .each("mnemosyne: answering", questions, |trial| async {
+            let asked = vec![ChatMessage::new(Role::User, trial.question.clone())];
+            let mut question = Question::new(asked, Target::Specialist("mnemosyne".into()), "eval");
+            question.given.memory = MemoryFilter::of(Some(trial.conversation.clone()));
+            question.sampling.max_tokens = Some(ANSWER_TOKENS);
+            question.sampling.temperature = Some(0.0);
+            question.sampling.seed = Some(stage.seed);
+            let decision = stage.ask(question).await?;
+            Ok(token_f1(without_citations(decision.answer()).trim(), &trial.answer_text()))
+        })
+        .await?;
+    Ok(scores.iter().sum::<f64>() / scores.len().max(1) as f64)
+}
+
+/// The text without `[1]`, which no true answer holds.
+fn without_citations(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('[') {
+        plain.push_str(before);
+        let digits = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
+        rest = match after[digits..].strip_prefix(']') {
+            Some(cited) if digits > 0 => cited,
+            _ => {
+                plain.push('[');
+                after
+            }
+        };
+    }
+    plain + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn citations_are_no_part_of_an_answer() {
+        assert_eq!(without_citations("a Prius [1] and [x] [12]."), "a Prius  and [x] .");
+        assert_eq!(without_citations("[open"), "[open");
+    }
+}

@@ -1,0 +1,21 @@
+//! Trials: questions with known answers that tell how good each specialist is, and from which the small learned parts are fitted.
+
+mod aletheia;
+mod choices;
+mod evaluate;
+mod learn;
+mod mnemosyne;
+mod moira;
+mod page;
+mod read;
+mod report;
+mod routing;
+mod stage;
+mod stats;
+
+pub use evaluate::{EvalError, Programme, SUITES, evaluate};
+pub use learn::{Lesson, PARTS, learn};
+pub use page::page;
+pub use read::{ChoiceTrial, MemoryTurn, RecallTrial, Table, TrialError, Trials};
+pub use report::Report;
+pub use stage::Stage;

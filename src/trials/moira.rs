@@ -1,0 +1,121 @@
+//! Moira's suite: probabilities scored beside the market's own and beside the constant base rate.
+
+use nyx_actors::NyxError;
+use serde::Serialize;
+
+use super::ChoiceTrial;
+use super::choices::{Answered, play};
+use super::stage::Stage;
+use super::stats::{Mean, bootstrap};
+
+/// Beyond these, certainty in the wrong outcome would be infinitely bad.
+const FLOOR: f64 = 1e-3;
+
+/// Forecasts of the same questions, with and without the market's prior.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ForecastReport {
+    pub count: usize,
+    /// Mean Brier score of Yes (0 best) with the prior where there is one.
+    pub brier: f64,
+    /// Mean log-probability of what happened, in nats.
+    pub log_score: f64,
+    pub market_brier: f64,
+    pub market_log_score: f64,
+    /// Moira's Brier less the market's, paired: below 0 is better.
+    pub over_market: Option<Mean>,
+    /// The same forecasts made without being told the market's prior.
+    pub without_prior: WithoutPrior,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WithoutPrior {
+    pub brier: f64,
+    pub log_score: f64,
+    /// The share of Yes in the training split, as a constant forecast; absent where that split is not there.
+    pub base_rate: Option<f64>,
+    pub base_rate_brier: Option<f64>,
+    /// Brier less the base rate's, paired: below 0 is better.
+    pub over_base_rate: Option<Mean>,
+}
+
+/// A forecast of Yes and whether it came.
+type Forecasts = Vec<(f64, bool)>;
+
+fn brier((p, yes): (f64, bool)) -> f64 {
+    (p - f64::from(u8::from(yes))).powi(2)
+}
+
+fn log_score((p, yes): (f64, bool)) -> f64 {
+    let p = p.clamp(FLOOR, 1.0 - FLOOR);
+    if yes { p.ln() } else { (1.0 - p).ln() }
+}
+
+fn mean(forecasts: &Forecasts, score: fn((f64, bool)) -> f64) -> f64 {
+    forecasts.iter().map(|forecast| score(*forecast)).sum::<f64>() / forecasts.len().max(1) as f64
+}
+
+fn paired(ours: &Forecasts, theirs: &Forecasts, seed: u64) -> Option<Mean> {
+    let differences: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| brier(*ours) - brier(*theirs)).collect();
+    bootstrap(&differences, seed)
+}
+
+/// Where among the choices Yes is.
+fn yes(trial: &ChoiceTrial) -> usize {
+    trial.choices.iter().position(|choice| choice.trim().eq_ignore_ascii_case("yes")).unwrap_or(0)
+}
+
+fn forecasts(answers: &[Answered]) -> Forecasts {
+    let forecast = |answer: &Answered| {
+        (answer.probabilities().get(yes(&answer.trial)).copied().unwrap_or(0.5), answer.trial.answer == yes(&answer.trial))
+    };
+    answers.iter().map(forecast).collect()
+}
+
+/// Share of Yes.
+pub fn base_rate(trials: &[ChoiceTrial]) -> Option<f64> {
+    (!trials.is_empty()).then(|| trials.iter().filter(|trial| trial.answer == yes(trial)).count() as f64 / trials.len() as f64)
+}
+
+/// Scores `answers`, which were given with the prior, and asks again without it.
+///
+/// # Errors
+/// The first question that could not be answered.
+pub async fn report(stage: &Stage, answers: &[Answered], base_rate: Option<f64>) -> Result<ForecastReport, NyxError> {
+    let blind = answers.iter().map(|answer| ChoiceTrial { prior: None, ..answer.trial.clone() });
+    let blind = forecasts(&play(stage, "moira: without the prior", blind.collect()).await?);
+    let told = forecasts(answers);
+    // where the market says nothing it is taken at even odds
+    let market: Forecasts = told.iter().zip(answers).map(|(&(_, yes), answer)| (answer.trial.prior.unwrap_or(0.5), yes)).collect();
+    let constant = base_rate.map(|rate| told.iter().map(|&(_, yes)| (rate, yes)).collect::<Forecasts>());
+    Ok(ForecastReport {
+        count: answers.len(),
+        brier: mean(&told, brier),
+        log_score: mean(&told, log_score),
+        market_brier: mean(&market, brier),
+        market_log_score: mean(&market, log_score),
+        over_market: paired(&told, &market, stage.seed),
+        without_prior: WithoutPrior {
+            brier: mean(&blind, brier),
+            log_score: mean(&blind, log_score),
+            base_rate,
+            base_rate_brier: constant.as_ref().map(|constant| mean(constant, brier)),
+            over_base_rate: constant.as_ref().and_then(|constant| paired(&blind, constant, stage.seed)),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_of_known_forecasts() {
+        let sure: Forecasts = vec![(1.0, true), (0.0, false)];
+        let wrong: Forecasts = vec![(0.0, true), (1.0, false)];
+        let even: Forecasts = vec![(0.5, true), (0.5, false)];
+        assert_eq!((mean(&sure, brier), mean(&wrong, brier), mean(&even, brier)), (0.0, 1.0, 0.25));
+        assert!((mean(&even, log_score) + std::f64::consts::LN_2).abs() < 1e-5 && mean(&wrong, log_score).is_finite());
+        let over = paired(&sure, &even, 1).unwrap();
+        assert_eq!((over.mean, over.interval), (-0.25, [-0.25, -0.25]));
+    }
+}

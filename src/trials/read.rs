@@ -1,0 +1,254 @@
+//! Reading a folder of trials: one JSON object a line, `NAME.SPLIT.jsonl`.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// What can be wrong with trials.
+#[derive(Debug, thiserror::Error)]
+pub enum TrialError {
+    #[error(
+        "there is no {path}: name a folder that holds NAME.{split}.jsonl with --trials or NYX_TRIALS, and one of its splits with --split"
+    )]
+    Missing { path: PathBuf, split: String },
+    #[error("cannot read {path}: {source}")]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{path}, line {line}: {reason}")]
+    BadLine { path: PathBuf, line: usize, reason: String },
+}
+
+/// A question with choices, of which one is right.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct ChoiceTrial {
+    pub id: String,
+    pub specialist: String,
+    #[serde(default)]
+    pub context: String,
+    pub question: String,
+    pub choices: Vec<String>,
+    /// Index into `choices`.
+    pub answer: usize,
+    #[serde(default)]
+    pub category: String,
+    /// Eleos: `ambig` or `disambig`.
+    pub condition: Option<String>,
+    /// Eleos: `neg` or `nonneg`.
+    pub polarity: Option<String>,
+    /// Eleos: index of the choice that names the stereotyped group.
+    pub stereotype: Option<usize>,
+    /// Moira: the market's probability of `choices[0]`.
+    pub prior: Option<f64>,
+    /// Moira: when it was asked.
+    pub asked: Option<NaiveDate>,
+    /// Aletheia: the table that tells.
+    pub table: Option<String>,
+}
+
+/// One turn of a conversation that is to be remembered.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct MemoryTurn {
+    pub conversation: String,
+    pub turn: String,
+    pub speaker: String,
+    #[serde(default)]
+    pub text: String,
+    pub caption: Option<String>,
+    /// Such as `1:47 pm on 18 May, 2023`.
+    pub when: Option<String>,
+}
+
+impl MemoryTurn {
+    /// When it was said, taken as UTC; `None` where there is no time or it reads otherwise.
+    pub fn time(&self) -> Option<DateTime<Utc>> {
+        NaiveDateTime::parse_from_str(self.when.as_deref()?, "%I:%M %p on %d %B, %Y").ok().map(|when| when.and_utc())
+    }
+}
+
+/// A question about a conversation, with the turns that hold the answer.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct RecallTrial {
+    pub id: String,
+    pub conversation: String,
+    pub question: String,
+    /// A text, or a number where the answer is one.
+    pub answer: serde_json::Value,
+    pub evidence: Vec<String>,
+    #[serde(default)]
+    pub category: u32,
+}
+
+impl RecallTrial {
+    pub fn answer_text(&self) -> String {
+        self.answer.as_str().map_or_else(|| self.answer.to_string(), str::to_owned)
+    }
+}
+
+/// A table that statements are checked against.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Table {
+    pub table: String,
+    #[serde(default)]
+    pub caption: String,
+    pub columns: Vec<String>,
+    pub rows: Vec<Vec<String>>,
+}
+
+/// A folder of trials and one of its splits.
+#[derive(Debug, Clone)]
+pub struct Trials {
+    pub dir: PathBuf,
+    pub split: String,
+}
+
+impl Trials {
+    /// Where trials are when nobody says: `$NYX_TRIALS`, else `../shared/trials`.
+    pub fn default_dir() -> PathBuf {
+        std::env::var_os("NYX_TRIALS").map_or_else(|| PathBuf::from("../shared/trials"), PathBuf::from)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        match name.split_once('.') {
+            Some((suite, part)) => self.dir.join(format!("{suite}.{}.{part}.jsonl", self.split)),
+            None => self.dir.join(format!("{name}.{}.jsonl", self.split)),
+        }
+    }
+
+    /// Whether the suite's file is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.path(name).is_file()
+    }
+
+    /// The choice suite `name`.
+    ///
+    /// # Errors
+    /// A file that is missing or a line that does not fit, named.
+    pub fn choices(&self, name: &str) -> Result<Vec<ChoiceTrial>, TrialError> {
+        self.lines(name, |trial: &ChoiceTrial| {
+            if trial.choices.len() < 2 {
+                return Err(format!("choices has {} entries, expected at least 2", trial.choices.len()));
+            }
+            for (key, index) in [("answer", Some(trial.answer)), ("stereotype", trial.stereotype)] {
+                if let Some(index) = index.filter(|index| *index >= trial.choices.len()) {
+                    return Err(format!("{key} is {index}, expected an index into {} choices", trial.choices.len()));
+                }
+            }
+            match trial.prior {
+                Some(prior) if !(0.0..=1.0).contains(&prior) => Err(format!("prior is {prior}, expected a probability from 0 to 1")),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// Mnemosyne's memories.
+    ///
+    /// # Errors
+    /// As [`choices`](Self::choices).
+    pub fn memories(&self) -> Result<Vec<MemoryTurn>, TrialError> {
+        self.lines("mnemosyne.memories", |_| Ok(()))
+    }
+
+    /// Mnemosyne's questions.
+    ///
+    /// # Errors
+    /// As [`choices`](Self::choices).
+    pub fn questions(&self) -> Result<Vec<RecallTrial>, TrialError> {
+        self.lines("mnemosyne.questions", |_| Ok(()))
+    }
+
+    /// Aletheia's tables.
+    ///
+    /// # Errors
+    /// As [`choices`](Self::choices).
+    pub fn tables(&self) -> Result<Vec<Table>, TrialError> {
+        self.lines("aletheia.tables", |table: &Table| match table.rows.iter().position(|row| row.len() != table.columns.len()) {
+            Some(row) => Err(format!("row {row} has {} cells, expected {}", table.rows[row].len(), table.columns.len())),
+            None => Ok(()),
+        })
+    }
+
+    fn lines<T: DeserializeOwned>(&self, name: &str, check: impl Fn(&T) -> Result<(), String>) -> Result<Vec<T>, TrialError> {
+        let path = self.path(name);
+        if !path.is_file() {
+            return Err(TrialError::Missing { path, split: self.split.clone() });
+        }
+        read_lines(&path, check)
+    }
+}
+
+fn read_lines<T: DeserializeOwned>(path: &Path, check: impl Fn(&T) -> Result<(), String>) -> Result<Vec<T>, TrialError> {
+    let unreadable = |source| TrialError::Unreadable { path: path.to_owned(), source };
+    let mut read = Vec::new();
+    for (line, text) in BufReader::new(File::open(path).map_err(unreadable)?).lines().enumerate() {
+        let text = text.map_err(unreadable)?;
+        if text.trim().is_empty() {
+            continue;
+        }
+        let bad = |reason: String| TrialError::BadLine { path: path.to_owned(), line: line + 1, reason };
+        let item: T =
+            serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(&text)).map_err(|error| bad(error.to_string()))?;
+        check(&item).map_err(bad)?;
+        read.push(item);
+    }
+    Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, Trials) {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        let trials = Trials { dir: dir.path().to_owned(), split: "dev".into() };
+        (dir, trials)
+    }
+
+    #[test]
+    fn suites_are_read_from_their_files() {
+        let (_dir, trials) = folder(&[
+            (
+                "kairos.dev.jsonl",
+                "{\"id\":\"1\",\"specialist\":\"kairos\",\"question\":\"When?\",\"choices\":[\"a\",\"b\"],\"answer\":1}\n\n",
+            ),
+            (
+                "mnemosyne.dev.memories.jsonl",
+                "{\"conversation\":\"c\",\"turn\":\"D1:1\",\"speaker\":\"Ada\",\"text\":\"Hi\",\"caption\":null,\"when\":\"1:47 pm on 18 May, 2023\"}\n",
+            ),
+            (
+                "mnemosyne.dev.questions.jsonl",
+                "{\"id\":\"q\",\"conversation\":\"c\",\"question\":\"Who?\",\"answer\":2022,\"evidence\":[\"D1:1\"]}\n",
+            ),
+            ("aletheia.dev.tables.jsonl", "{\"table\":\"t\",\"columns\":[\"a\"],\"rows\":[[\"1\"]]}\n"),
+        ]);
+        assert_eq!(trials.choices("kairos").unwrap()[0].answer, 1);
+        assert_eq!(trials.memories().unwrap()[0].time().unwrap().to_rfc3339(), "2023-05-18T13:47:00+00:00");
+        assert_eq!(trials.questions().unwrap()[0].answer_text(), "2022");
+        assert_eq!(trials.tables().unwrap()[0].rows, [["1"]]);
+        assert!(trials.has("kairos") && !trials.has("eleos"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        let good = "{\"id\":\"1\",\"specialist\":\"kairos\",\"question\":\"?\",\"choices\":[\"a\",\"b\"],\"answer\":0}\n";
+        for (bad, named) in [
+            ("{\"id\":\"1\"}", "missing field"),
+            ("not json", "expected"),
+            ("{\"id\":\"1\",\"specialist\":\"k\",\"question\":\"?\",\"choices\":[\"a\",\"b\"],\"answer\":2}", "answer is 2"),
+            ("{\"id\":\"1\",\"specialist\":\"k\",\"question\":\"?\",\"choices\":[\"a\"],\"answer\":0}", "choices has 1"),
+            ("{\"id\":\"1\",\"specialist\":\"k\",\"question\":\"?\",\"choices\":[\"a\",\"b\"],\"answer\":0,\"prior\":1.5}", "prior is 1.5"),
+        ] {
+            let (_dir, trials) = folder(&[("kairos.dev.jsonl", &format!("{good}{bad}\n"))]);
+            let error = trials.choices("kairos").unwrap_err().to_string();
+            assert!(error.contains("line 2") && error.contains(named), "{error}");
+        }
+        let (_dir, trials) = folder(&[]);
+        let error = trials.choices("kairos").unwrap_err().to_string();
+        assert!(error.contains("kairos.dev.jsonl") && error.contains("--trials"), "{error}");
+    }
+}

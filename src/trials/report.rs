@@ -1,0 +1,160 @@
+//! The report of an evaluation: one JSON object, a page, and lines for a terminal.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use nyx_specialists::learn::metrics::{ReliabilityBin, auroc, base_rate, brier, brier_skill, expected_calibration_error, reliability};
+use serde::Serialize;
+
+use super::aletheia::FactsReport;
+use super::choices::{Accuracy, Answered, ChoiceReport, FairnessReport};
+use super::mnemosyne::RecallReport;
+use super::moira::ForecastReport;
+use super::routing::RoutingReport;
+
+const BINS: usize = 10;
+
+/// A suite's figures; which parts there are depends on the suite.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct SuiteReport {
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub choices: Option<ChoiceReport>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub fairness: Option<FairnessReport>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub facts: Option<FactsReport>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<ForecastReport>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub recall: Option<RecallReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<ConfidenceReport>,
+}
+
+/// How well confidence tells right answers from wrong ones.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ConfidenceReport {
+    /// Answers that came with a confidence.
+    pub count: usize,
+    /// Share of them that was right.
+    pub accuracy: f64,
+    /// Expected calibration error over ten bins of equal width.
+    pub ece: f64,
+    pub brier: f64,
+    /// 1 less the Brier score over that of the constant base rate: above 0 is better than it.
+    pub brier_skill: Option<f64>,
+    /// Probability that a right answer is held with more confidence than a wrong one.
+    pub auroc: Option<f64>,
+    pub bins: Vec<ReliabilityBin>,
+}
+
+impl ConfidenceReport {
+    /// `None` when no answer has a confidence.
+    pub fn of<'a>(answers: impl IntoIterator<Item = &'a Answered>) -> Option<Self> {
+        let pairs: Vec<(f64, bool)> =
+            answers.into_iter().filter_map(|answer| Some((answer.decision.confidence?, answer.right()))).collect();
+        let accuracy = base_rate(&pairs)?;
+        Some(Self {
+            count: pairs.len(),
+            accuracy,
+            ece: expected_calibration_error(&pairs, BINS)?,
+            brier: brier(&pairs)?,
+            brier_skill: brier_skill(&pairs, accuracy),
+            auroc: auroc(&pairs),
+            bins: reliability(&pairs, BINS),
+        })
+    }
+}
+
+/// A learned part that took part.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PartReport {
+    pub id: String,
+    /// `shipped`, `record`, or the file's path.
+    pub origin: String,
+}
+
+/// The whole evaluation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    pub nyx: &'static str,
+    pub at: DateTime<Utc>,
+    pub split: String,
+    pub seed: u64,
+    /// Questions of a suite at most.
+    pub limit: Option<usize>,
+    pub base_model: String,
+    pub base_sha256: String,
+    /// Each specialist's adapter, of those that spoke through one.
+    pub adapters: BTreeMap<String, String>,
+    pub learned: BTreeMap<String, PartReport>,
+    pub suites: BTreeMap<String, SuiteReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub routing: Option<RoutingReport>,
+    /// Over the choice suites, pooled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<ConfidenceReport>,
+    pub seconds: f64,
+}
+
+fn share(accuracy: &Accuracy) -> String {
+    let [low, high] = accuracy.interval;
+    format!("{:.3} [{low:.3}, {high:.3}] of {}", accuracy.accuracy, accuracy.count)
+}
+
+impl Report {
+    /// What a person reads in a terminal: a line a figure.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (name, suite) in &self.suites {
+            if let Some(choices) = &suite.choices {
+                lines.push(format!("{name}: accuracy {} (chance {:.3})", share(&choices.accuracy), choices.chance));
+            }
+            if let Some(fairness) = &suite.fairness {
+                let (ambig, disambig) = (share(&fairness.ambig), share(&fairness.disambig));
+                lines.push(format!("{name}: ambiguous {ambig}, disambiguated {disambig}"));
+                lines.push(format!("{name}: bias {:+.3} ambiguous, {:+.3} disambiguated", fairness.bias.ambig, fairness.bias.disambig));
+            }
+            if let Some(facts) = &suite.facts {
+                lines.push(format!("{name}: right table first {:.3}, among five {:.3}", facts.table_at_1, facts.table_at_5));
+                lines.push(format!("{name}: decided by a query {:.3}, right {}", facts.by_query.share, share(&facts.by_query.accuracy)));
+            }
+            if let Some(forecast) = &suite.forecast {
+                let blind = &forecast.without_prior;
+                let interval = |mean: &Option<super::stats::Mean>| {
+                    mean.map_or_else(String::new, |mean| {
+                        format!(" ({:+.4} [{:+.4}, {:+.4}])", mean.mean, mean.interval[0], mean.interval[1])
+                    })
+                };
+                let (brier, market) = (forecast.brier, forecast.market_brier);
+                lines.push(format!("{name}: Brier {brier:.4}, the market's {market:.4}{}", interval(&forecast.over_market)));
+                let rate = blind.base_rate_brier.map_or_else(|| "unknown".to_owned(), |brier| format!("{brier:.4}"));
+                lines.push(format!(
+                    "{name}: without the prior {:.4}, the base rate's {rate}{}",
+                    blind.brier,
+                    interval(&blind.over_base_rate)
+                ));
+            }
+            if let Some(recall) = &suite.recall {
+                let (five, ten) = (recall.recall_at_5, recall.recall_at_10);
+                let f1 = recall.f1.map_or_else(String::new, |f1| format!(", answers' F1 {f1:.3}"));
+                let (mrr, count, seconds) = (recall.mrr, recall.count, recall.seconds);
+                lines.push(format!("{name}: recall@5 {five:.3}, recall@10 {ten:.3}, MRR {mrr:.3} of {count}{f1} ({seconds:.0} s)"));
+            }
+        }
+        if let Some(routing) = &self.routing {
+            lines.push(format!("routing: accuracy {} (before learning {:.3})", share(&routing.accuracy), routing.before_learning));
+            let classes: Vec<String> = routing.by_class.iter().map(|(name, class)| format!("{name} {:.3}", class.accuracy)).collect();
+            lines.push(format!("routing: {}", classes.join(", ")));
+        }
+        if let Some(confidence) = &self.confidence {
+            let number = |value: Option<f64>| value.map_or_else(|| "none".to_owned(), |value| format!("{value:.3}"));
+            let (skill, auroc) = (number(confidence.brier_skill), number(confidence.auroc));
+            lines.push(format!(
+                "confidence: ECE {:.3}, Brier skill {skill}, AUROC {auroc} over {} answers",
+                confidence.ece, confidence.count
+            ));
+        }
+        lines
+    }
+}

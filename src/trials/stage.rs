@@ -1,0 +1,143 @@
+//! A Nyx of one's own to run trials on: the same program, over a database and an index that are gone afterwards.
+
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use chrono::NaiveDate;
+use futures_util::StreamExt;
+use indicatif::{ProgressBar, ProgressStyle};
+use nyx_actors::learned::FOLDER;
+use nyx_actors::phoebe::PhoebeOptions;
+use nyx_actors::question::{Question, Target};
+use nyx_actors::{Decision, Nyx, NyxError, NyxOptions, StartError};
+use nyx_engine::{ChatMessage, Role};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use tempfile::TempDir;
+
+use super::ChoiceTrial;
+
+/// Questions asked at a time: enough to fill a step, few enough that none waits long.
+const AT_A_TIME: usize = 16;
+/// A question of a trial may take this long.
+const DEADLINE_MS: u64 = 600_000;
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The stage, and how much of each suite is played on it.
+pub struct Stage {
+    pub nyx: Nyx,
+    pub seed: u64,
+    pub limit: Option<usize>,
+    /// The softmax's temperature of the master.
+    pub master_temperature: f64,
+    _data: TempDir,
+}
+
+impl Stage {
+    /// Starts Nyx as `options` say, over an empty data folder.
+    ///
+    /// # Errors
+    /// As [`Nyx::start`].
+    pub async fn set(options: NyxOptions, seed: u64, limit: Option<usize>) -> Result<Self, StartError> {
+        let data = tempfile::tempdir().map_err(|error| StartError::Setting {
+            key: "TMPDIR",
+            value: format!("{} ({error})", std::env::temp_dir().display()),
+            expected: "a folder to write in",
+        })?;
+        // what was learned is measured too
+        let learned = learned_in(&options.data_dir, data.path()).map_err(|error| StartError::Setting {
+            key: "data_dir",
+            value: format!("{} ({error})", options.data_dir.display()),
+            expected: "a folder whose learned parts can be read",
+        });
+        learned?;
+        let master_temperature = options.master.temperature;
+        let options = NyxOptions { data_dir: data.path().to_owned(), phoebe: PhoebeOptions::default(), ..options };
+        Ok(Self { nyx: Nyx::start(options).await?, seed, limit, master_temperature, _data: data })
+    }
+
+    pub async fn strike(self) {
+        self.nyx.shutdown(GRACE).await;
+    }
+
+    /// The first `limit` of a shuffle by the seed; all, in their order, without a limit.
+    pub fn sample<T>(&self, mut trials: Vec<T>) -> Vec<T> {
+        if let Some(limit) = self.limit.filter(|limit| *limit < trials.len()) {
+            trials.shuffle(&mut StdRng::seed_from_u64(self.seed));
+            trials.truncate(limit);
+        }
+        trials
+    }
+
+    /// Runs `work` on each item, several at a time, with a bar; the answers come in the items' order.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub async fn each<T, R, F: Future<Output = Result<R, NyxError>>>(
+        &self,
+        what: &str,
+        items: impl IntoIterator<Item = T>,
+        work: impl Fn(T) -> F,
+    ) -> Result<Vec<R>, NyxError> {
+        let items: Vec<T> = items.into_iter().collect();
+        let bar = bar(what, items.len() as u64);
+        let running = futures_util::stream::iter(items.into_iter().map(work)).buffered(AT_A_TIME);
+        let counted = running.inspect(|_| bar.inc(1));
+        let done = counted.collect::<Vec<_>>().await.into_iter().collect();
+        bar.finish_and_clear();
+        done
+    }
+
+    /// Asks one question.
+    ///
+    /// # Errors
+    /// As [`Nyx::ask`].
+    pub async fn ask(&self, question: Question) -> Result<Decision, NyxError> {
+        let _place = self.nyx.admit()?;
+        self.nyx.ask(self.nyx.context(Some(DEADLINE_MS))?, question, None).await
+    }
+
+    /// A context for a message of this stage.
+    ///
+    /// # Errors
+    /// None in practice: the deadline is within what settings allow, or they say so.
+    pub fn context(&self) -> Result<nyx_actors::RequestContext, NyxError> {
+        self.nyx.context(Some(DEADLINE_MS))
+    }
+}
+
+/// A bar on stderr, hidden where that is no terminal.
+pub fn bar(what: &str, length: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg:<24} {wide_bar} {pos}/{len} {eta}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(length).with_style(style).with_message(what.to_owned())
+}
+
+/// A trial as a caller would ask it, of its own specialist, on the day on which it was asked. The others are asked on one day, whatever today is:
+/// the present stands in some prompts.
+pub fn question(trial: &ChoiceTrial, seed: u64) -> Question {
+    let target = Target::Specialist(trial.specialist.clone());
+    let mut question = Question::new(vec![ChatMessage::new(Role::User, trial.question.clone())], target, "eval");
+    question.choices = Some(trial.choices.clone());
+    question.sampling.seed = Some(seed);
+    question.given.context = Some(trial.context.clone()).filter(|context| !context.trim().is_empty());
+    question.given.prior = trial.prior;
+    let day = trial.asked.or_else(|| NaiveDate::from_ymd_opt(2026, 1, 1));
+    question.given.now = day.and_then(|day| day.and_hms_opt(12, 0, 0)).map(|now| now.and_utc());
+    question
+}
+
+/// Copies the learned parts of one data folder to another.
+fn learned_in(from: &Path, to: &Path) -> std::io::Result<()> {
+    let (from, to) = (from.join(FOLDER), to.join(FOLDER));
+    if !from.is_dir() {
+        return Ok(());
+    }
+    std::fs::create_dir(&to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        std::fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
