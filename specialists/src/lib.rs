@@ -15,6 +15,7 @@ pub mod master;
 mod policy;
 mod probability;
 mod prompt;
+pub mod recall;
 mod reward;
 pub mod safety;
 mod shipped;
