@@ -36,13 +36,13 @@ async fn phoebe(folder: &Path) -> Supervised<Phoebe> {
     phoebe
 }
 
-async fn parts(folder: &Path) -> MemoryParts {
+pub(super) async fn parts(folder: &Path) -> MemoryParts {
     let embedding = embedding();
     let store = Arc::new(EdgeStore::open(&folder.join("memory"), embedding.dimension()).unwrap());
     MemoryParts::new(embedding, store, phoebe(folder).await, true, None)
 }
 
-fn context() -> RequestContext {
+pub(super) fn context() -> RequestContext {
     RequestContext::new(Duration::from_secs(60))
 }
 

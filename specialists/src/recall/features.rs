@@ -105,8 +105,7 @@ impl Scores {
                 share(bm25(&|word| around().map(|at| whole_counts[at][word]).sum(), length, &|_| true), all_idf)
             })
             .collect();
-        let covered =
-            (0..n).map(|at| share(total(&|word| content[word] && text_counts[at][word] > 0.0), content_idf)).collect();
+        let covered = (0..n).map(|at| share(total(&|word| content[word] && text_counts[at][word] > 0.0), content_idf)).collect();
         let mean = turns.iter().map(|turn| turn.cosine).sum::<f64>() / n.max(1) as f64;
         let cosine: Vec<f64> = turns.iter().map(|turn| turn.cosine - mean).collect();
         let cosine_deviation = (cosine.iter().map(|cosine| cosine * cosine).sum::<f64>() / n.max(1) as f64).sqrt().max(1e-3);

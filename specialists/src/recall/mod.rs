@@ -12,6 +12,9 @@ mod ranker;
 mod tests;
 mod words;
 
+/// The parameters that come with Nyx, learned by `nyx train recall`.
+pub const SHIPPED: &str = include_str!("../../learned/recall.json");
+
 pub use fusion::{cosine, diverse, reciprocal_ranks};
 pub use pool::Turn;
 pub use ranker::{RecallExample, RecallRanker};

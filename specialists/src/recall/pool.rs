@@ -25,9 +25,8 @@ pub struct Turn {
 
 const FIRST_PERSON: [&str; 11] = ["i", "im", "ive", "id", "ill", "my", "me", "mine", "we", "our", "us"];
 const SECOND_PERSON: [&str; 7] = ["you", "your", "youre", "yours", "youve", "youd", "youll"];
-const NUMBER_WORDS: [&str; 16] = [
-    "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "once", "twice", "dozen", "couple", "few", "several",
-];
+const NUMBER_WORDS: [&str; 16] =
+    ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "once", "twice", "dozen", "couple", "few", "several"];
 /// Words that place what is told in time.
 const TIME_WORDS: &str = " yesterday today tomorrow tonight week weekend month year ago last next monday tuesday wednesday thursday friday saturday \
     sunday morning evening night soon recently summer winter spring fall autumn day days weeks months years hour hours since birthday january \
@@ -87,7 +86,8 @@ impl Passage {
             first_person: share(&FIRST_PERSON),
             second_person: share(&SECOND_PERSON),
             tells_time: plain.iter().any(|word| TIME_WORDS.contains(&format!(" {word} "))),
-            tells_number: turn.text.contains(|c: char| c.is_ascii_digit()) || plain.iter().any(|word| NUMBER_WORDS.contains(&word.as_str())),
+            tells_number: turn.text.contains(|c: char| c.is_ascii_digit())
+                || plain.iter().any(|word| NUMBER_WORDS.contains(&word.as_str())),
             names: named.len(),
             captioned: turn.caption.is_some(),
         }
@@ -188,7 +188,10 @@ mod tests {
         (turns[0].next, turns[1].previous, turns[1].next, turns[2].previous) = (Some(1), Some(0), Some(2), Some(1));
         turns[2].next = Some(99);
         let pool = Pool::read(&turns, &mut Lexicon::new());
-        assert_eq!((pool.away(0, 1), pool.away(1, -1), pool.away(0, 2), pool.away(2, -1), pool.away(2, 1)), (Some(1), Some(0), None, None, None));
+        assert_eq!(
+            (pool.away(0, 1), pool.away(1, -1), pool.away(0, 2), pool.away(2, -1), pool.away(2, 1)),
+            (Some(1), Some(0), None, None, None)
+        );
     }
 
     #[test]

@@ -4,15 +4,13 @@ use chrono::{DateTime, Datelike, NaiveDate, Utc};
 
 use super::words::{Lexicon, names, tokens};
 
-const MONTHS: [&str; 12] = [
-    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december",
-];
+const MONTHS: [&str; 12] =
+    ["january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"];
 /// What stands before a month's name where it could also be another word.
 const BEFORE_MONTH: [&str; 10] = ["in", "of", "during", "early", "late", "by", "since", "until", "before", "after"];
 /// Words that ask for what a picture shows.
-const PICTURE_WORDS: [&str; 12] = [
-    "photo", "photos", "picture", "pictures", "pic", "image", "shown", "painting", "share", "shared", "poster", "photograph",
-];
+const PICTURE_WORDS: [&str; 12] =
+    ["photo", "photos", "picture", "pictures", "pic", "image", "shown", "painting", "share", "shared", "poster", "photograph"];
 /// Shortest beginning of a name that stands for it (`Deb` for `Deborah`).
 const NICKNAME: usize = 3;
 
@@ -83,7 +81,8 @@ impl Question {
         let names = names(text).iter().filter_map(|name| lexicon.word(name)).filter(|name| !aliases.contains(name)).collect();
         let has = |word: &str| tokens.iter().any(|token| token == word);
         let first = tokens.first().map_or("", String::as_str);
-        let plural = matches!(first, "what" | "which") && tokens.get(1).is_some_and(|noun| noun.len() > 3 && noun.ends_with('s') && !noun.ends_with("ss"));
+        let plural = matches!(first, "what" | "which")
+            && tokens.get(1).is_some_and(|noun| noun.len() > 3 && noun.ends_with('s') && !noun.ends_with("ss"));
         Self {
             words,
             content,
@@ -93,7 +92,9 @@ impl Question {
             asks: asks(&tokens),
             dates: dates(&tokens),
             picture: PICTURE_WORDS.iter().any(|word| has(word)),
-            several: plural || ["all", "both", "has", "have"].iter().any(|word| has(word)) || (has("are") && matches!(first, "what" | "which")),
+            several: plural
+                || ["all", "both", "has", "have"].iter().any(|word| has(word))
+                || (has("are") && matches!(first, "what" | "which")),
         }
     }
 }
@@ -102,7 +103,11 @@ impl Question {
 fn is_name_of(token: &str, speaker: &str) -> bool {
     let speaker = speaker.to_lowercase();
     let first = speaker.split_whitespace().next().unwrap_or_default();
-    token == first || (token.len() >= NICKNAME && first.len() > token.len() && first.starts_with(token) && !MONTHS.iter().any(|month| month.starts_with(token)))
+    token == first
+        || (token.len() >= NICKNAME
+            && first.len() > token.len()
+            && first.starts_with(token)
+            && !MONTHS.iter().any(|month| month.starts_with(token)))
 }
 
 fn asks(tokens: &[String]) -> Asks {
@@ -131,7 +136,8 @@ fn dates(tokens: &[String]) -> Vec<Date> {
         let Some(month) = MONTHS.iter().position(|month| month == token) else { continue };
         let before = index.checked_sub(1);
         let after = at(Some(index + 1));
-        let day_before = at(before).and_then(day).or_else(|| if at(before) == Some("of") { at(index.checked_sub(2)).and_then(day) } else { None });
+        let day_before =
+            at(before).and_then(day).or_else(|| if at(before) == Some("of") { at(index.checked_sub(2)).and_then(day) } else { None });
         let day_after = if day_before.is_none() { after.and_then(day) } else { None };
         let year = if day_after.is_some() { at(Some(index + 2)) } else { after }.and_then(year);
         let day = day_before.or(day_after);

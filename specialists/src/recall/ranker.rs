@@ -65,7 +65,11 @@ impl RecallRanker {
                 let evidence = example.evidence.get(at).copied().unwrap_or(false);
                 let near = evidence || fused[at] < NEAREST;
                 if near || fused[at] as usize % OTHERS == 0 {
-                    learned_from.push((row.iter().map(|(_, value)| *value).collect::<Vec<f64>>(), evidence, if near { 1.0 } else { OTHERS as f64 }));
+                    learned_from.push((
+                        row.iter().map(|(_, value)| *value).collect::<Vec<f64>>(),
+                        evidence,
+                        if near { 1.0 } else { OTHERS as f64 },
+                    ));
                 }
             }
         }
@@ -76,7 +80,10 @@ impl RecallRanker {
         let names = names();
         let scales: Vec<(f64, f64)> = (0..names.len()).map(|feature| mean_and_deviation(&learned_from, feature)).collect();
         let standardised = learned_from.iter().map(|(row, evidence, weight)| Example {
-            features: (0_u32..).zip(row.iter().zip(&scales)).map(|(feature, (value, (mean, scale)))| (feature, ((value - mean) / scale) as f32)).collect(),
+            features: (0_u32..)
+                .zip(row.iter().zip(&scales))
+                .map(|(feature, (value, (mean, scale)))| (feature, ((value - mean) / scale) as f32))
+                .collect(),
             class: usize::from(*evidence),
             weight: *weight,
         });

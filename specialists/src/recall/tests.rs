@@ -24,7 +24,8 @@ fn value(row: &[(&'static str, f64)], name: &str) -> f64 {
 
 #[test]
 fn features_say_how_a_turn_fits() {
-    let turns = conversation(&["Which colour did you paint the kitchen?", "Yellow, of course.", "I painted my bicycle red last week.", "Nice!"]);
+    let turns =
+        conversation(&["Which colour did you paint the kitchen?", "Yellow, of course.", "I painted my bicycle red last week.", "Nice!"]);
     let rows = rows("When did Ada paint her bicycle?", &turns);
     let names: Vec<_> = names();
     assert!(rows.iter().all(|row| row.iter().map(|(name, _)| *name).eq(names.iter().copied())), "the same features for all");

@@ -94,7 +94,10 @@ mod tests {
 
     #[test]
     fn apostrophes_join_and_possessives_go() {
-        assert_eq!(tokens("Maria's dogs don\u{2019}t like  '90s rock-music (2023)!"), ["maria", "dogs", "dont", "like", "90s", "rock", "music", "2023"]);
+        assert_eq!(
+            tokens("Maria's dogs don\u{2019}t like  '90s rock-music (2023)!"),
+            ["maria", "dogs", "dont", "like", "90s", "rock", "music", "2023"]
+        );
         assert_eq!(tokens("¿Où? 東京 's '"), ["où", "東京", "s"]);
     }
 
