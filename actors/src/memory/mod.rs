@@ -12,8 +12,6 @@ mod recall;
 mod store;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod trial_tests;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -64,7 +64,7 @@ impl RecallRanker {
             for (at, row) in rows.iter().enumerate() {
                 let evidence = example.evidence.get(at).copied().unwrap_or(false);
                 let near = evidence || fused[at] < NEAREST;
-                if near || fused[at] as usize % OTHERS == 0 {
+                if near || (fused[at] as usize).is_multiple_of(OTHERS) {
                     learned_from.push((
                         row.iter().map(|(_, value)| *value).collect::<Vec<f64>>(),
                         evidence,
