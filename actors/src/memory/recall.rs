@@ -45,7 +45,7 @@ impl Default for RecallOptions {
             dense: 200,
             lexical: 200,
             rrf_offset: 60.0,
-            dense_weight: 1.0,
+            dense_weight: 0.2,
             lexical_weight: 1.0,
             rerank: true,
             mmr_lambda: 1.0,
@@ -110,7 +110,7 @@ impl MemoryParts {
         let (dense, lexical) =
             tokio::try_join!(self.store.dense(vector.clone(), options.dense, filter), self.store.lexical(query, options.lexical, filter))?;
         // a memory that is not among the nearest is no nearer than the last of them
-        let floor = dense.last().map_or(0.0, |hit| f64::from(hit.score));
+        let floor = dense.last().map_or(0.0, |hit| cosine(&vector, &hit.vector));
         let mut found = Gathering { floor, ..Gathering::default() };
         let dense: Vec<usize> = dense.into_iter().map(|hit| found.add(hit, &vector)).collect();
         let words = lexical.iter().map(|hit| hit.score).collect::<Vec<f32>>();

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::*;
 
 mod forgetting;
+mod recalling;
 mod server;
 mod stores;
 
@@ -36,13 +37,13 @@ async fn phoebe(folder: &Path) -> Supervised<Phoebe> {
     phoebe
 }
 
-pub(super) async fn parts(folder: &Path) -> MemoryParts {
+async fn parts(folder: &Path) -> MemoryParts {
     let embedding = embedding();
     let store = Arc::new(EdgeStore::open(&folder.join("memory"), embedding.dimension()).unwrap());
     MemoryParts::new(embedding, store, phoebe(folder).await, true, None)
 }
 
-pub(super) fn context() -> RequestContext {
+fn context() -> RequestContext {
     RequestContext::new(Duration::from_secs(60))
 }
 

@@ -98,6 +98,14 @@ fn what_answers_is_learned() {
 }
 
 #[test]
+fn what_is_shipped_fits() {
+    let file = LearnedFile::<RecallRanker>::parse(SHIPPED).unwrap();
+    let turns = conversation(&["I adopted a kitten called Pepper yesterday.", "How sweet!", "It rained all day.", "We had soup."]);
+    let probabilities = file.parameters.probabilities("When did Ada adopt her kitten?", &turns);
+    assert!(probabilities[1..].iter().all(|other| *other < probabilities[0]), "{probabilities:?}");
+}
+
+#[test]
 fn nothing_is_learned_from_nothing() {
     let mut random = Seeded::new();
     let mut examples = examples(&mut random);
