@@ -24,7 +24,7 @@ use crate::facts::Facts;
 use crate::gpu::{Device, DeviceThreadOptions, GpuPool, GpuShard, GpuWorker, Shard};
 use crate::learned::{LearnedLoader, LearnedRegistry};
 use crate::memory::messages::{Embed, Embeddings, Forget, Forgotten, Heal, MemoryHit, NewMemory, Recall, Remember, RememberMany};
-use crate::memory::{EdgeStore, EmbeddingService, MemoryFilter, MemoryKeeper, MemoryParts, MemoryStore, QdrantStore, StoreKind};
+use crate::memory::{EdgeStore, EmbeddingService, MemoryFilter, MemoryKeeper, MemoryParts, MemoryStore, QdrantStore, Ranking, StoreKind};
 use crate::metrics::Metrics;
 use crate::observe::{ActorState, Registry, Vitals};
 use crate::options::{self, NyxOptions, RequestOptions};
@@ -243,7 +243,9 @@ impl Nyx {
             troupe.start(Vitals::new("gpu-pool", "gpu_pool", None), move |vitals| GpuPool::new(workers.clone(), vitals))
         };
         let memory = {
-            let parts = MemoryParts::new(embedding, index, phoebe.clone(), lasting, options.memory.retention_days);
+            let ranker = learned.load(Some(nyx_specialists::recall::SHIPPED))?.map(Arc::new);
+            let mut parts = MemoryParts::new(embedding, index, phoebe.clone(), lasting, options.memory.retention_days);
+            parts.ranking = Ranking { options: options.memory.recall.clone(), ranker };
             troupe.start(Vitals::new("memory-keeper", "memory_keeper", None), move |vitals| MemoryKeeper::new(parts.clone(), vitals))
         };
         let specialists: Arc<[SpecialistPolicy]> = options.specialists.into();

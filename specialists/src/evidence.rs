@@ -9,7 +9,7 @@ pub struct Evidence {
     /// Names it uniquely: a memory's id, `decision:UUID`, ...
     pub id: String,
     pub text: String,
-    /// Higher is better; cosine similarity for memories.
+    /// Higher is better; for memories the probability that it answers, or the cosine similarity where they are not re-ranked.
     pub score: f64,
     /// Where it came from: `memory`, or a table's name.
     pub source: String,
@@ -17,4 +17,7 @@ pub struct Evidence {
     pub speaker: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<DateTime<Utc>>,
+    /// What stands beside it and helps to read it, such as the question that a memory answers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub context: Vec<String>,
 }

@@ -3,6 +3,7 @@
 //! A specialist is one TOML file ([`SpecialistPolicy::parse`]); Nyx ships five ([`SHIPPED`]), and a sixth needs a file and no code.
 //! The present comes in with the [`Situation`], so that the same question, evidence and time always write the same prompt.
 
+mod citations;
 pub mod confidence;
 mod error;
 mod evidence;
@@ -15,6 +16,7 @@ pub mod master;
 mod policy;
 mod probability;
 mod prompt;
+pub mod recall;
 mod reward;
 pub mod safety;
 mod shipped;
@@ -24,6 +26,7 @@ mod words;
 #[cfg(test)]
 mod seeded;
 
+pub use citations::cited;
 pub use error::SpecialistError;
 pub use evidence::Evidence;
 pub use policy::{Outcome, Reading, Retrieval, Situation, SpecialistPolicy, Verdict};

@@ -7,7 +7,7 @@
 //! | `now.iso`, `now.date`, `now.time`, `now.weekday` | `2026-11-24T14:45:26Z`, `24 November 2026`, `14:45`, `Tuesday`; UTC |
 //! | `time_left`, `deadline_ms` | until the caller's deadline: `850 ms`, `12 seconds`, `3 minutes`; the bare number |
 //! | `question` | what is asked (it also stands in the user's message) |
-//! | `evidence` | a list, best first; of each item: `number` (from 1), `id`, `quoted`, `text`, `score`, `source`, `speaker`, `when`, `age` (`3 days ago`) |
+//! | `evidence` | a list, best first; of each item: `number` (from 1), `id`, `quoted`, `text`, `score`, `source`, `speaker`, `when`, `age` (`3 days ago`), `context` (quoted) |
 //!
 //! Evidence is data. Its text is never read as a template and comes out unchanged; `quoted` sets it between quotation marks longer than
 //! any run of them inside, so that it cannot seem to end early. A speaker's name is a label: reduced to one line of plain characters.
@@ -59,6 +59,7 @@ struct Item<'a> {
     when: Option<String>,
     /// From then to the present, as in `3 days ago`.
     age: Option<String>,
+    context: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -100,6 +101,7 @@ impl<'a> Item<'a> {
             speaker: evidence.speaker.as_deref().and_then(label),
             when: evidence.when.map(|when| when.format("%Y-%m-%d").to_string()),
             age: evidence.when.map(|when| age_in_words(now, when)),
+            context: evidence.context.iter().map(|text| quoted(text)).collect(),
         }
     }
 }
@@ -122,8 +124,17 @@ pub(crate) fn check(template: &str) -> Result<BTreeSet<String>, String> {
     if let Some(unknown) = used.iter().find(|name| !known(name)) {
         return Err(format!("`{unknown}` is not known, expected one of `{}`", KNOWN.join("`, `")));
     }
-    let bare = Evidence { id: "memory:1".into(), text: "tea".into(), score: 0.5, source: "memory".into(), speaker: None, when: None };
-    let full = Evidence { speaker: Some("Ada".into()), when: Some(DateTime::<Utc>::UNIX_EPOCH), ..bare.clone() };
+    let bare = Evidence {
+        id: "memory:1".into(),
+        text: "tea".into(),
+        score: 0.5,
+        source: "memory".into(),
+        speaker: None,
+        when: None,
+        context: vec![],
+    };
+    let context = vec!["Ben: which tea?".into()];
+    let full = Evidence { speaker: Some("Ada".into()), when: Some(DateTime::<Utc>::UNIX_EPOCH), context, ..bare.clone() };
     let both = [bare, full];
     for evidence in [&[], &both[..1], &both[1..], &both] {
         render(template, &Situation { now: DateTime::<Utc>::UNIX_EPOCH, deadline_ms: 60_000, evidence, question: "tea?" })?;
@@ -179,7 +190,7 @@ mod tests {
     }
 
     fn memory(text: &str) -> Evidence {
-        Evidence { id: "7".into(), text: text.into(), score: 0.5, source: "memory".into(), speaker: None, when: None }
+        Evidence { id: "7".into(), text: text.into(), score: 0.5, source: "memory".into(), speaker: None, when: None, context: vec![] }
     }
 
     #[test]

@@ -154,7 +154,7 @@ mod tests {
         ["sister", "Lisbon", "moved", "nurse", "tea", "dogs", "the", "in", "not", "2026", "[1]", "東京", "no memory of that.", "garden,"];
 
     fn memory(text: &str) -> Evidence {
-        Evidence { id: "1".into(), text: text.into(), score: 0.7, source: "memory".into(), speaker: None, when: None }
+        Evidence { id: "1".into(), text: text.into(), score: 0.7, source: "memory".into(), speaker: None, when: None, context: vec![] }
     }
 
     fn sentence(random: &mut Seeded, longest: usize) -> String {

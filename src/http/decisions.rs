@@ -23,7 +23,7 @@ pub struct EvidenceItem {
     /// Names it uniquely: a memory's id, `decision:UUID`, ...
     pub id: String,
     pub text: String,
-    /// Higher is better; cosine similarity for memories.
+    /// Higher is better; for memories the probability that it answers, or the cosine similarity where they are not re-ranked.
     pub score: f64,
     /// `memory`, or the table it came from.
     pub source: String,
@@ -33,12 +33,15 @@ pub struct EvidenceItem {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = "date-time")]
     pub when: Option<DateTime<Utc>>,
+    /// What stands beside it and was shown with it, such as the question that a memory answers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub context: Vec<String>,
 }
 
 impl From<Evidence> for EvidenceItem {
     fn from(evidence: Evidence) -> Self {
-        let Evidence { id, text, score, source, speaker, when } = evidence;
-        Self { id, text, score, source, speaker, when }
+        let Evidence { id, text, score, source, speaker, when, context } = evidence;
+        Self { id, text, score, source, speaker, when, context }
     }
 }
 

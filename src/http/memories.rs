@@ -76,8 +76,22 @@ impl From<Memory> for MemoryItem {
 pub struct FoundMemory {
     #[serde(flatten)]
     pub memory: MemoryItem,
-    /// Cosine similarity with the query, in [-1, 1].
+    /// The probability in [0, 1] that it answers, where memories are re-ranked; else the cosine similarity.
     pub score: f32,
+    /// Cosine similarity with the query, in [-1, 1].
+    pub cosine: f32,
+    /// BM25, where it is among the best by words.
+    pub lexical: Option<f32>,
+    /// Sum of its reciprocal ranks in the lists by meaning and by words.
+    pub fused: f64,
+    /// What the re-ranking gives it, where there is one.
+    pub probability: Option<f64>,
+}
+
+impl From<MemoryHit> for FoundMemory {
+    fn from(MemoryHit { memory, score, cosine, lexical, fused, probability, .. }: MemoryHit) -> Self {
+        Self { memory: memory.into(), score, cosine, lexical, fused, probability }
+    }
 }
 
 /// Best first.
@@ -116,7 +130,7 @@ pub async fn remember(nyx: web::Data<Nyx>, request: Admitted<MemoryRequest>) -> 
     Ok(HttpResponse::Ok().json(MemoryItem::from(memory)))
 }
 
-/// Finds the memories nearest in meaning.
+/// Finds the memories that fit best, in meaning and in words.
 #[utoipa::path(get, path = "/v1/memories/search", tag = "memory", params(SearchParams), responses((status = 200, body = FoundMemories)))]
 pub async fn search(nyx: web::Data<Nyx>, query: Query<SearchParams>) -> Result<HttpResponse, ApiError> {
     let SearchParams { q, k, conversation, speaker, after, before } = query.0;
@@ -125,7 +139,7 @@ pub async fn search(nyx: web::Data<Nyx>, query: Query<SearchParams>) -> Result<H
     let permit = nyx.admit()?;
     let found = nyx.recall(nyx.context(None)?, q, k, MemoryFilter { conversation, speaker, after, before }).await?;
     drop(permit);
-    let data = found.into_iter().map(|MemoryHit { memory, score }| FoundMemory { memory: memory.into(), score }).collect();
+    let data = found.into_iter().map(Into::into).collect();
     Ok(HttpResponse::Ok().json(FoundMemories { object: "list", data }))
 }
 

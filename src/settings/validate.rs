@@ -14,6 +14,8 @@ use crate::models::ModelSource;
 
 /// Largest batch, queue and window that are not a mistake in typing.
 const MOST: usize = 1 << 20;
+/// Longest list that a search makes.
+const MOST_LISTED: usize = 1000;
 
 /// Checks every value; the first that is wrong is the error.
 pub(super) fn check(settings: &Settings, origins: &Origins) -> Result<(), SettingsError> {
@@ -130,6 +132,15 @@ fn memory(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError>
     if let Some(days) = memory.retention_days {
         check.that((1..=36_500).contains(&days), "memory.retention_days", days, "1 to 36500, or not set: for ever")?;
     }
+    let recall = &memory.recall;
+    check.between("memory.recall.dense", recall.dense, 1, MOST_LISTED)?;
+    check.between("memory.recall.lexical", recall.lexical, 1, MOST_LISTED)?;
+    check.that((0.0..=1e6).contains(&recall.rrf_offset), "memory.recall.rrf_offset", recall.rrf_offset, "0 to 1000000")?;
+    for (key, weight) in [("memory.recall.dense_weight", recall.dense_weight), ("memory.recall.lexical_weight", recall.lexical_weight)] {
+        check.that((0.0..=1e6).contains(&weight), key, weight, "0 to 1000000")?;
+    }
+    check.that((0.0..=1.0).contains(&recall.mmr_lambda), "memory.recall.mmr_lambda", recall.mmr_lambda, "0 to 1")?;
+    check.between("memory.recall.neighbours", recall.neighbours as usize, 0, 2)?;
     check.between("memory.queue", memory.queue, 1, MOST)
 }
 

@@ -133,6 +133,7 @@ impl Facts {
                 source: name.clone(),
                 speaker: None,
                 when: None,
+                context: vec![],
             }
         });
         Ok(evidence.collect())

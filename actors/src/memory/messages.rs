@@ -2,6 +2,7 @@
 
 use actix::Message;
 use chrono::{DateTime, Utc};
+use nyx_specialists::recall::Turn;
 use serde::Serialize;
 
 use super::store::MemoryFilter;
@@ -37,7 +38,7 @@ pub struct RememberMany {
     pub memories: Vec<NewMemory>,
 }
 
-/// The `k` memories nearest in meaning, best first.
+/// The `k` memories that fit a question best, best first.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Vec<MemoryHit>, NyxError>")]
 pub struct Recall {
@@ -45,16 +46,50 @@ pub struct Recall {
     pub query: String,
     pub k: usize,
     pub filter: MemoryFilter,
-    /// Cosine similarity below which a memory does not count.
+    /// [`MemoryHit::score`] below which a memory does not count.
     pub min_score: f32,
+}
+
+/// Everything that [`Recall`] chooses from, as its re-ranking sees it: to learn that from.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Vec<Candidate>, NyxError>")]
+pub struct RecallCandidates {
+    pub context: RequestContext,
+    pub query: String,
+    pub filter: MemoryFilter,
+}
+
+/// A memory that was found, or stands beside one; its turn names its neighbours by their places among the candidates.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    pub memory: Memory,
+    pub turn: Turn,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MemoryHit {
     #[serde(flatten)]
     pub memory: Memory,
-    /// Cosine similarity in [-1, 1].
+    /// The probability in [0, 1] that it answers, where there is a re-ranking; else the cosine similarity.
     pub score: f32,
+    /// Cosine similarity in [-1, 1]. Of a turn that was found for standing beside another it is not known: it gets the lowest of the list by meaning.
+    pub cosine: f32,
+    /// BM25, where it is among the best by words.
+    pub lexical: Option<f32>,
+    /// Sum of reciprocal ranks.
+    pub fused: f64,
+    /// What the re-ranking gives it, where there is one.
+    pub probability: Option<f64>,
+    /// The turns around it in its conversation.
+    #[serde(skip)]
+    pub beside: Surroundings,
+}
+
+/// Turns around another, in order.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Surroundings {
+    pub before: Vec<Memory>,
+    pub after: Vec<Memory>,
 }
 
 /// Forgets memories: they are found no more when this answers, also after a crash.

@@ -8,6 +8,7 @@ mod lexical;
 pub mod messages;
 mod options;
 mod qdrant;
+mod recall;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,9 @@ use crate::phoebe::messages::{CountMemories, ListMemories, MarkIndexed, Memory, 
 use crate::phoebe::{self, Phoebe};
 use crate::supervise::Supervised;
 use crate::{NyxError, RequestContext};
-use messages::{Embed, Embeddings, Forget, Forgotten, Heal, MemoryHit, NewMemory, Recall, Remember, RememberMany};
+use messages::{
+    Candidate, Embed, Embeddings, Forget, Forgotten, Heal, MemoryHit, NewMemory, Recall, RecallCandidates, Remember, RememberMany,
+};
 
 use forget::RETAIN_EVERY;
 
@@ -33,6 +36,7 @@ pub use embedding::EmbeddingService;
 pub use indexer::{Indexer, import};
 pub use options::{MemoryOptions, StoreKind};
 pub use qdrant::QdrantStore;
+pub use recall::{Ranking, RecallOptions};
 pub use store::{Hit, IndexedMemory, MemoryFilter, MemoryStore};
 
 /// Bytes of a memory at most.
@@ -56,6 +60,7 @@ pub struct MemoryParts {
     pub lasting: bool,
     /// Days that a memory is kept after it was stored; `None` is for ever.
     pub retention_days: Option<u32>,
+    pub ranking: Ranking,
     /// Held while the index is being healed.
     healing: Arc<tokio::sync::Mutex<()>>,
     /// Held to read from when memories are looked up until they are in the index, and to write while forgotten ones are taken out of it.
@@ -104,7 +109,8 @@ impl MemoryParts {
         lasting: bool,
         retention_days: Option<u32>,
     ) -> Self {
-        Self { embedding, store, phoebe, lasting, retention_days, healing: Arc::default(), writing: Arc::default() }
+        let ranking = Ranking::default();
+        Self { embedding, store, phoebe, lasting, retention_days, ranking, healing: Arc::default(), writing: Arc::default() }
     }
 
     /// Phoebe first: once she has them, a failure of the index loses nothing and is healed later.
@@ -157,20 +163,6 @@ impl MemoryParts {
             healed += page.len();
             self.index(page).await?;
         }
-    }
-
-    async fn recall(&self, request: Recall) -> Result<Vec<MemoryHit>, NyxError> {
-        check_text("q", &request.query)?;
-        if !(1..=MAX_K).contains(&request.k) {
-            return Err(NyxError::invalid("k", format!("k is {}, expected 1 to {MAX_K}", request.k)));
-        }
-        let search = async {
-            let vector = self.embedding.embed(vec![request.query]).await?.vectors.pop().unwrap_or_default();
-            self.store.dense(vector, request.k, &request.filter).await
-        };
-        let found = request.context.bound("memories were searched", search).await?;
-        let near = found.into_iter().filter(|hit| hit.score >= request.min_score);
-        Ok(near.map(|hit| MemoryHit { memory: hit.memory, score: hit.score }).collect())
     }
 
     async fn embed(&self, context: RequestContext, texts: Vec<String>) -> Result<Embeddings, NyxError> {
@@ -248,6 +240,19 @@ impl Handler<Recall> for MemoryKeeper {
         self.vitals.taken_up();
         let parts = self.parts.clone();
         Box::pin(async move { parts.recall(request).await })
+    }
+}
+
+impl Handler<RecallCandidates> for MemoryKeeper {
+    type Result = ResponseFuture<Result<Vec<Candidate>, NyxError>>;
+
+    fn handle(&mut self, request: RecallCandidates, _: &mut Self::Context) -> Self::Result {
+        self.vitals.taken_up();
+        let parts = self.parts.clone();
+        Box::pin(async move {
+            let search = parts.candidates(&request.query, &request.filter);
+            request.context.bound("candidates were searched", search).await
+        })
     }
 }
 

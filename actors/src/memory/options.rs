@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::recall::RecallOptions;
+
 /// Which store holds the vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
@@ -29,6 +31,7 @@ pub struct MemoryOptions {
     pub queue: usize,
     /// Days that a memory is kept after it was stored; for ever when absent.
     pub retention_days: Option<u32>,
+    pub recall: RecallOptions,
 }
 
 impl Default for MemoryOptions {
@@ -41,6 +44,7 @@ impl Default for MemoryOptions {
             timeout_ms: 5_000,
             queue: 64,
             retention_days: None,
+            recall: RecallOptions::default(),
         }
     }
 }

@@ -47,6 +47,14 @@ impl MemoryFilter {
         *self == Self::default()
     }
 
+    /// Whether a memory may be found.
+    pub fn lets_through(&self, memory: &Memory) -> bool {
+        self.conversation.as_ref().is_none_or(|conversation| memory.conversation.as_ref() == Some(conversation))
+            && self.speaker.as_ref().is_none_or(|speaker| memory.speaker.as_ref() == Some(speaker))
+            && self.after.is_none_or(|after| memory.at() >= after)
+            && self.before.is_none_or(|before| memory.at() < before)
+    }
+
     /// Only memories of this conversation, if one is named.
     pub fn of(conversation: Option<String>) -> Self {
         Self { conversation, ..Self::default() }

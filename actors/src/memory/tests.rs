@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::*;
 
 mod forgetting;
+mod recalling;
 mod server;
 mod stores;
 

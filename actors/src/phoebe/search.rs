@@ -71,6 +71,7 @@ pub(super) async fn search(reader: &impl ConnectionTrait, text: &str, limit: u64
             source: "nyx_subjective_memory".into(),
             speaker: row.speaker,
             when: row.happened_at,
+            context: vec![],
         })
         .chain(decisions.into_iter().map(|row| {
             let text = format!("Asked: {} Answered by {}: {}", row.question, row.specialist, row.answer);
@@ -81,6 +82,7 @@ pub(super) async fn search(reader: &impl ConnectionTrait, text: &str, limit: u64
                 source: "nyx_synthetic_specialist_queries".into(),
                 speaker: None,
                 when: Some(row.asked_at),
+                context: vec![],
             }
         }))
         .collect();

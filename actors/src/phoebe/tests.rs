@@ -49,6 +49,7 @@ fn decision(specialist: &str, question: &str, answer: &str) -> Decision {
             source: "memory".into(),
             speaker: Some("me".into()),
             when: Some(now()),
+            context: vec!["Ben: what was told?".into()],
         }],
         answers: vec![Answer { text: answer.into(), finish_reason: "stop".into() }],
         choices: Some(vec!["a".into(), "b".into()]),

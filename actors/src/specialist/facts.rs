@@ -62,7 +62,15 @@ impl Check {
                 None => "gives nothing",
             };
             let text = format!("{}: the query {} {holds}", verdict.as_str(), outcome.plan);
-            Evidence { id: format!("table:{table}"), text, score: *score, source: table.clone(), speaker: None, when: None }
+            Evidence {
+                id: format!("table:{table}"),
+                text,
+                score: *score,
+                source: table.clone(),
+                speaker: None,
+                when: None,
+                context: vec![],
+            }
         });
         self.rows.iter().cloned().chain(outcome).collect()
     }

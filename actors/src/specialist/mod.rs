@@ -219,6 +219,9 @@ impl SpecialistParts {
             let complete = spoken.answers.iter().all(|answer| matches!(answer.finish_reason.as_str(), "stop" | "choice"));
             let reading = if question.choices.is_some() { Reading::default() } else { policy.read(answer) };
             spoken.probability = spoken.probability.or(reading.probability);
+            if matches!(policy.retrieval, Retrieval::Memory { .. }) && question.choices.is_none() {
+                spoken.notes.insert("cited".into(), nyx_specialists::cited(answer, &evidence).into());
+            }
             let elapsed_ms = ms(context.asked);
             spoken.verdict = policy.judge(&Outcome { answer, evidence: &evidence, reading, elapsed_ms, deadline_ms, complete });
         }
@@ -280,6 +283,7 @@ impl SpecialistParts {
                 let recall = Recall { context: context.clone(), query: question.to_owned(), k, filter: filter.clone(), min_score };
                 let hits = context.bound("memories were searched", self.memory.send(recall)).await?;
                 let evidence = hits.into_iter().map(|hit| Evidence {
+                    context: hit.exchange(),
                     id: hit.memory.id.to_string(),
                     text: hit.memory.text,
                     score: f64::from(hit.score),

@@ -93,13 +93,15 @@ impl SpecialistParts {
         }
         let mut found: Vec<Evidence> = Vec::new();
         for filter in filters {
-            let recall = Recall { context: context.clone(), query: query.to_owned(), k: (k * RANKED_FOR_ONE).min(50), filter, min_score };
+            let recall =
+                Recall { context: context.clone(), query: query.to_owned(), k: (k * RANKED_FOR_ONE).min(50), filter, min_score: -1.0 };
             let hits = context.bound("memories were searched", self.memory.send(recall)).await?;
-            for hit in hits {
-                let id = hit.memory.id.to_string();
+            // age counts beside likeness in meaning: that is what its ranking was fitted to
+            for hit in hits.into_iter().filter(|hit| hit.cosine >= min_score) {
+                let (id, context) = (hit.memory.id.to_string(), hit.exchange());
                 if found.iter().all(|known| known.id != id) {
                     let (text, speaker, when) = (hit.memory.text, hit.memory.speaker, hit.memory.when);
-                    found.push(Evidence { id, text, score: f64::from(hit.score), source: "memory".into(), speaker, when });
+                    found.push(Evidence { id, text, score: f64::from(hit.cosine), source: "memory".into(), speaker, when, context });
                 }
             }
         }

@@ -34,7 +34,15 @@ fn situation<'a>(evidence: &'a [Evidence]) -> Situation<'a> {
 
 fn evidence(text: &str, speaker: Option<&str>) -> Evidence {
     let when = speaker.map(|_| at("2026-05-02T09:00:00Z"));
-    Evidence { id: "memory:1".into(), text: text.into(), score: 0.8, source: "memory".into(), speaker: speaker.map(Into::into), when }
+    Evidence {
+        id: "memory:1".into(),
+        text: text.into(),
+        score: 0.8,
+        source: "memory".into(),
+        speaker: speaker.map(Into::into),
+        when,
+        context: vec![],
+    }
 }
 
 fn outcome<'a>(answer: &'a str, evidence: &'a [Evidence]) -> Outcome<'a> {

@@ -1,0 +1,77 @@
+//! Which evidence an answer names: `[2]` is the second item that the prompt showed.
+
+use crate::Evidence;
+
+/// The ids of the evidence that an answer cites, in the order in which it first does. Reads `[1]`, `[1, 2]` and `[1-3]`; a number without an item is
+/// passed over.
+pub fn cited(answer: &str, evidence: &[Evidence]) -> Vec<String> {
+    let mut ids: Vec<String> = Vec::new();
+    for part in answer.split('[').skip(1) {
+        let Some((inside, _)) = part.split_once(']') else { continue };
+        for item in numbers(inside, evidence.len()).into_iter().filter_map(|number| evidence.get(number.checked_sub(1)?)) {
+            if !ids.contains(&item.id) {
+                ids.push(item.id.clone());
+            }
+        }
+    }
+    ids
+}
+
+/// The numbers up to `most` of a bracket; none when anything else stands in it.
+fn numbers(inside: &str, most: usize) -> Vec<usize> {
+    let mut found = Vec::new();
+    for piece in inside.split([',', ';']) {
+        let ends: Vec<Option<usize>> = piece.split(['-', '\u{2013}']).map(|end| end.trim().parse().ok()).collect();
+        match ends[..] {
+            [Some(number)] => found.push(number),
+            [Some(first), Some(last)] => found.extend(first..=last.min(most)),
+            _ => return Vec::new(),
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seeded::Seeded;
+
+    fn evidence(count: usize) -> Vec<Evidence> {
+        let item = |at| Evidence {
+            id: format!("m{at}"),
+            text: String::new(),
+            score: 0.5,
+            source: "memory".into(),
+            speaker: None,
+            when: None,
+            context: vec![],
+        };
+        (1..=count).map(item).collect()
+    }
+
+    #[test]
+    fn numbers_in_brackets_name_evidence() {
+        for (answer, ids) in [
+            ("Lisbon [2].", &["m2"][..]),
+            ("Lisbon [3][1], and [3] again.", &["m3", "m1"]),
+            ("Both [1, 3].", &["m1", "m3"]),
+            ("All [1-3]; more [2\u{2013}99].", &["m1", "m2", "m3"]),
+            ("None [0] [4] [] [a] [1 or 2] [1", &[]),
+            ("[note: see [2]]", &["m2"]),
+        ] {
+            assert_eq!(cited(answer, &evidence(3)), ids, "{answer}");
+        }
+        assert!(cited("[1]", &[]).is_empty());
+    }
+
+    #[test]
+    fn no_answer_makes_it_panic() {
+        let mut random = Seeded::new();
+        let evidence = evidence(3);
+        for _ in 0..2_000 {
+            let answer = random.text(12, &['[', ']', ',', '-', '0', '1', '9', ' ', 'x', '\u{2013}']);
+            assert!(cited(&answer, &evidence).len() <= 3, "seed {}: {answer:?}", random.seed);
+        }
+        assert_eq!(cited("[1-18446744073709551615]", &evidence).len(), 3);
+    }
+}
