@@ -23,7 +23,9 @@ use crate::confidence::{Calibration, Reliability, reliabilities};
 use crate::facts::Facts;
 use crate::gpu::{Device, DeviceThreadOptions, GpuPool, GpuShard, GpuWorker, Shard};
 use crate::learned::{LearnedLoader, LearnedRegistry};
-use crate::memory::messages::{Embed, Embeddings, Forget, Forgotten, Heal, MemoryHit, NewMemory, Recall, Remember, RememberMany};
+use crate::memory::messages::{
+    Candidate, Embed, Embeddings, Forget, Forgotten, Heal, MemoryHit, NewMemory, Recall, RecallCandidates, Remember, RememberMany,
+};
 use crate::memory::{EdgeStore, EmbeddingService, MemoryFilter, MemoryKeeper, MemoryParts, MemoryStore, QdrantStore, Ranking, StoreKind};
 use crate::metrics::Metrics;
 use crate::observe::{ActorState, Registry, Vitals};
@@ -434,6 +436,19 @@ impl Nyx {
     /// The query is empty, `k` is out of range, or the store cannot be searched.
     pub async fn recall(&self, context: RequestContext, query: String, k: usize, filter: MemoryFilter) -> Result<Vec<MemoryHit>, NyxError> {
         self.inner.memory.send(Recall { context, query, k, filter, min_score: -1.0 }).await
+    }
+
+    /// Everything that a recall would rank: what the re-ranking is learned from.
+    ///
+    /// # Errors
+    /// As [`recall`](Self::recall).
+    pub async fn recall_candidates(
+        &self,
+        context: RequestContext,
+        query: String,
+        filter: MemoryFilter,
+    ) -> Result<Vec<Candidate>, NyxError> {
+        self.inner.memory.send(RecallCandidates { context, query, filter }).await
     }
 
     /// Numbers in an embedding.

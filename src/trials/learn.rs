@@ -2,25 +2,33 @@
 
 use nyx_actors::NyxError;
 use nyx_actors::confidence::NOTE;
+use nyx_actors::memory::MemoryFilter;
 use nyx_specialists::confidence::{ConfidenceRow, Quality, Signals, fit};
 use nyx_specialists::facts::{self, FactTable, Statement};
 use nyx_specialists::forecast::{self, ForecastExample, Forecaster, yes_of};
 use nyx_specialists::learn::{LearnedFile, LearnedPart, TrainedOn};
 use nyx_specialists::master::{self, MasterHead, RoutingExample};
+use nyx_specialists::recall::{RecallExample, RecallRanker};
+use nyx_specialists::time::{SHIPPED_TIMING, Timing, TimingExample};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use serde::Serialize;
 
 use super::choices::play;
 use super::evaluate::CHOICES;
 use super::stage::{Stage, bar, question};
-use super::{ChoiceTrial, EvalError, Trials, aletheia};
+use super::{ChoiceTrial, EvalError, MemoryTurn, RecallTrial, Trials, aletheia, mnemosyne};
 
 /// Texts embedded in one message.
 const EMBEDDED_AT_ONCE: usize = 128;
 /// Characters of a context that tell one event, story or scene from another.
 const GROUP_CHARS: usize = 200;
+/// Other turns of a conversation that stand beside a question's evidence.
+const OTHERS: usize = 60;
 
 /// The parts that can be learned, in the order in which later ones build on earlier ones.
-pub const PARTS: [&str; 5] = ["master", "recall", "forecast", "facts", "confidence"];
+pub const PARTS: [&str; 6] = ["master", "recall", "timing", "forecast", "facts", "confidence"];
 
 /// A learned part's file, and what there is to say of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +45,7 @@ pub async fn learn(stage: &Stage, trials: &Trials, part: &str) -> Result<Lesson,
     match part {
         "master" => master(stage, trials).await,
         "recall" => recall(stage, trials).await,
+        "timing" => timing(stage, trials).await,
         "forecast" => forecast(stage, trials).await,
         "facts" => facts(trials),
         "confidence" => confidence(stage, trials).await,
@@ -100,8 +109,58 @@ async fn master(stage: &Stage, trials: &Trials) -> Result<Lesson, EvalError> {
     lesson(&LearnedFile::new(trained_on, None, head), lines)
 }
 
-async fn recall(_: &Stage, _: &Trials) -> Result<Lesson, EvalError> {
-    Err(too_few("recall"))
+async fn recall(stage: &Stage, trials: &Trials) -> Result<Lesson, EvalError> {
+    let known = mnemosyne::remember(stage, trials.memories()?).await?;
+    let questions: Vec<_> = stage.sample(trials.questions()?).into_iter().filter(|trial| !trial.evidence.is_empty()).collect();
+    let examples = stage
+        .each("recall: searching", &questions, |trial| async {
+            let filter = MemoryFilter::of(Some(trial.conversation.clone()));
+            let candidates = stage.nyx.recall_candidates(stage.context()?, trial.question.clone(), filter).await?;
+            let is_evidence = |id| known.get(id).is_some_and(|(_, turn)| trial.evidence.contains(turn));
+            let evidence = candidates.iter().map(|candidate| is_evidence(&candidate.memory.id)).collect();
+            Ok(RecallExample {
+                question: trial.question.clone(),
+                turns: candidates.into_iter().map(|candidate| candidate.turn).collect(),
+                evidence,
+            })
+        })
+        .await?;
+    let ranker = RecallRanker::fit(&examples).ok_or_else(|| too_few("recall"))?;
+    let trained_on = TrainedOn::of(questions.iter().map(|trial| ("mnemosyne", trial.id.as_str())));
+    let lines = vec![format!("recall: learned from {} searches", examples.len())];
+    lesson(&LearnedFile::new(trained_on, None, ranker), lines)
+}
+
+/// How fast memories fade: evidence against what else was said, by its likeness to the question and its age when the conversation ended.
+async fn timing(stage: &Stage, trials: &Trials) -> Result<Lesson, EvalError> {
+    let turns = trials.memories()?;
+    let questions: Vec<RecallTrial> = stage.sample(trials.questions()?).into_iter().filter(|trial| !trial.evidence.is_empty()).collect();
+    let said = |turn: &MemoryTurn| {
+        let caption = turn.caption.as_ref().map_or_else(String::new, |caption| format!(" [shares {caption}]"));
+        format!("{}: {}{caption}", turn.speaker, turn.text)
+    };
+    let turn_vectors = embedded(stage, &turns.iter().map(said).collect::<Vec<_>>()).await?;
+    let question_vectors = embedded(stage, &questions.iter().map(|trial| trial.question.clone()).collect::<Vec<_>>()).await?;
+    let mut random = StdRng::seed_from_u64(stage.seed);
+    let mut examples = Vec::new();
+    for (trial, asked) in questions.iter().zip(&question_vectors) {
+        let own: Vec<(&MemoryTurn, &Vec<f32>)> =
+            turns.iter().zip(&turn_vectors).filter(|(turn, _)| turn.conversation == trial.conversation).collect();
+        let Some(end) = own.iter().filter_map(|(turn, _)| turn.time()).max() else { continue };
+        let (evidence, mut others): (Vec<_>, Vec<_>) = own.into_iter().partition(|(turn, _)| trial.evidence.contains(&turn.turn));
+        others.shuffle(&mut random);
+        others.truncate(OTHERS);
+        for (useful, (turn, vector)) in evidence.into_iter().map(|pair| (true, pair)).chain(others.into_iter().map(|pair| (false, pair))) {
+            let Some(when) = turn.time() else { continue };
+            let relevance = asked.iter().zip(vector).map(|(a, b)| f64::from(a * b)).sum();
+            examples.push(TimingExample { relevance, age_s: (end - when).num_seconds().max(0) as f64, useful });
+        }
+    }
+    let shipped = LearnedFile::<Timing>::parse(SHIPPED_TIMING).map_err(NyxError::Internal)?.parameters;
+    let timing = Timing::fit(&examples, &shipped).ok_or_else(|| too_few("timing"))?;
+    let trained_on = TrainedOn::of(questions.iter().map(|trial| ("mnemosyne", trial.id.as_str())));
+    let lines = vec![format!("timing: half-life {:.0} days, from {} memories", timing.half_life_s / 86_400.0, examples.len())];
+    lesson(&LearnedFile::new(trained_on, None, timing), lines)
 }
 
 async fn forecast(stage: &Stage, trials: &Trials) -> Result<Lesson, EvalError> {
@@ -125,7 +184,7 @@ async fn forecast(stage: &Stage, trials: &Trials) -> Result<Lesson, EvalError> {
         })
         .collect();
     let fit = forecast::fit(&examples).ok_or_else(|| too_few("forecast"))?;
-    let base = examples.iter().any(|example| example.choice.is_some()).then(|| stage.nyx.model.sha256.clone());
+    let base = fit.forecaster.reads_language_model().then(|| stage.nyx.model.sha256.clone());
     let trained_on = TrainedOn::of(questions.iter().map(|trial| ("moira", trial.id.as_str())));
     let scores = fit.brier.iter().map(|(name, score)| format!("forecast: Brier {score:.4} of {name}, on folds that it did not learn from"));
     let lines = scores.chain([format!("forecast: {} events, penalty {}", fit.groups, fit.penalty)]).collect();
