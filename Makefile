@@ -44,6 +44,17 @@ bench: build ## Measure the kernels, then the engine beside llama.cpp's server (
 
 TRIALS ?= $(or $(NYX_TRIALS),../shared/trials)
 
+.PHONY: eval
+eval: build ## Measure each specialist on the trials in $$TRIALS (SPLIT=dev)
+	cargo run --release --locked -q -- fetch
+	cargo run --release --locked -q -- eval --trials "$(TRIALS)" --split "$(or $(SPLIT),dev)" --adapter none --out target/eval
+
+.PHONY: learned
+learned: build ## Learn the small parts that Nyx ships anew, from the trials in $$TRIALS
+	cargo run --release --locked -q -- fetch
+	cargo run --release --locked -q -- --data-dir target/learned train master recall timing forecast facts confidence --trials "$(TRIALS)"
+	cp target/learned/learned/*.json specialists/learned/
+
 .PHONY: accuracy
 accuracy: build ## Compare the kernels with the same weights in f32, over the trials in $$TRIALS
 	model="$$(cargo run --release --locked -q -- fetch | sed -n '1s/.*, at //p')"; \

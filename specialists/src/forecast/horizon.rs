@@ -22,10 +22,11 @@ fn moments(words: &[String], on: NaiveDate, days_only: bool) -> Vec<NaiveDate> {
     let mut found = Vec::new();
     for (at, word) in words.iter().enumerate() {
         let before = at.checked_sub(1).and_then(|before| words.get(before)).map_or("", String::as_str);
-        if let Some(month) =
-            month(word).filter(|_| word != "may" || number(at + 1).is_some() || ["in", "by", "of", "before"].contains(&before))
-        {
-            let day = |at: usize| number(at).filter(|day| (1..=31).contains(day));
+        let day = |at: usize| number(at).filter(|day| (1..=31).contains(day));
+        // `3 May` at the end, and not `3 may leave`
+        let dated = || words.get(at + 1).is_none() && at.checked_sub(1).and_then(day).is_some();
+        let is_month = |_: &u32| word != "may" || number(at + 1).is_some() || ["in", "by", "of", "before"].contains(&before) || dated();
+        if let Some(month) = month(word).filter(is_month) {
             // `March 15, 2026` or `15 March 2026`
             let day = day(at + 1).map(|day| (day, year(at + 2))).or_else(|| Some((day(at.checked_sub(1)?)?, year(at + 1))));
             if let Some((day, named)) = day {
