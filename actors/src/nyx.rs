@@ -477,7 +477,8 @@ impl Nyx {
     /// # Errors
     /// The limit is out of range, or phoebe does not answer.
     pub async fn decisions(&self, query: ListDecisions) -> Result<Vec<Decision>, NyxError> {
-        self.inner.phoebe.send(query).await
+        let decisions = self.inner.phoebe.send(query).await?;
+        Ok(decisions.into_iter().map(orchestrator::later::told).collect())
     }
 
     /// The decisions of a name: one of an id, perhaps several of a caller's own name.

@@ -58,7 +58,7 @@ impl Eval {
         let out = self.out.clone().unwrap_or_else(|| settings.data_dir.join("eval"));
         let trials = Trials { dir: self.trials.clone().unwrap_or_else(Trials::default_dir), split: self.split.clone() };
         let programme = Programme { trials, suites: self.suite.clone(), answers: !self.no_answers };
-        let stage = Stage::set(options, self.seed, self.limit.map(|limit| limit as usize)).await?;
+        let stage = Stage::set(options, self.seed, self.limit.map(|limit| limit as usize), None).await?;
         let report = evaluate(&stage, &programme).await;
         stage.strike().await;
         self.tell(&report?, &out)

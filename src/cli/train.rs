@@ -38,7 +38,7 @@ impl Train {
         let trials = Trials { dir: self.trials.clone().unwrap_or_else(Trials::default_dir), split: self.split.clone() };
         for part in &self.parts {
             // each anew: a part that was just learned serves the next
-            let stage = Stage::set(settings.nyx_options()?, self.seed, self.limit.map(|limit| limit as usize)).await?;
+            let stage = Stage::set(settings.nyx_options()?, self.seed, self.limit.map(|limit| limit as usize), Some(part)).await?;
             let lesson = learn(&stage, &trials, part).await;
             stage.strike().await;
             let lesson = lesson?;

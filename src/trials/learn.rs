@@ -1,9 +1,9 @@
 //! Learning the small parts from trials with known answers, through the same program that later uses them.
 
 use nyx_actors::NyxError;
-use nyx_actors::confidence::NOTE;
+use nyx_actors::confidence::signals_of;
 use nyx_actors::memory::MemoryFilter;
-use nyx_specialists::confidence::{ConfidenceRow, Quality, Signals, fit};
+use nyx_specialists::confidence::{ConfidenceRow, Quality, fit};
 use nyx_specialists::facts::{self, FactTable, Statement};
 use nyx_specialists::forecast::{self, ForecastExample, Forecaster, yes_of};
 use nyx_specialists::learn::{LearnedFile, LearnedPart, TrainedOn};
@@ -221,8 +221,7 @@ async fn confidence(stage: &Stage, trials: &Trials) -> Result<Lesson, EvalError>
             aletheia::register(stage, trials.tables()?).await?;
         }
         for answer in play(stage, name, stage.sample(trials.choices(name)?)).await? {
-            let note = answer.decision.notes.get(NOTE).and_then(|note| note.get("signals")).cloned().unwrap_or_default();
-            let signals: Signals = serde_json::from_value(note).map_err(|error| NyxError::Internal(error.to_string()))?;
+            let Some(signals) = signals_of(&answer.decision) else { continue };
             let specialist = answer.trial.specialist.clone();
             rows.push(ConfidenceRow { specialist: specialist.clone(), signals, right: answer.right(), group: group(&answer.trial) });
             ids.push((specialist, answer.trial.id));

@@ -48,6 +48,25 @@ pub struct ChoiceTrial {
     pub table: Option<String>,
 }
 
+impl ChoiceTrial {
+    /// Some public questions hold a choice twice: the first stands for both.
+    fn merge_equals(&mut self) {
+        let mut kept: Vec<String> = Vec::with_capacity(self.choices.len());
+        let places: Vec<usize> = std::mem::take(&mut self.choices)
+            .into_iter()
+            .map(|choice| {
+                kept.iter().position(|other| *other == choice).unwrap_or_else(|| {
+                    kept.push(choice);
+                    kept.len() - 1
+                })
+            })
+            .collect();
+        self.choices = kept;
+        self.answer = places.get(self.answer).copied().unwrap_or(0);
+        self.stereotype = self.stereotype.and_then(|at| places.get(at).copied());
+    }
+}
+
 /// One turn of a conversation that is to be remembered.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct MemoryTurn {
@@ -127,7 +146,7 @@ impl Trials {
     /// # Errors
     /// A file that is missing or a line that does not fit, named.
     pub fn choices(&self, name: &str) -> Result<Vec<ChoiceTrial>, TrialError> {
-        self.lines(name, |trial: &ChoiceTrial| {
+        let mut trials = self.lines(name, |trial: &ChoiceTrial| {
             if trial.choices.len() < 2 {
                 return Err(format!("choices has {} entries, expected at least 2", trial.choices.len()));
             }
@@ -140,7 +159,9 @@ impl Trials {
                 Some(prior) if !(0.0..=1.0).contains(&prior) => Err(format!("prior is {prior}, expected a probability from 0 to 1")),
                 _ => Ok(()),
             }
-        })
+        })?;
+        trials.iter_mut().for_each(ChoiceTrial::merge_equals);
+        Ok(trials)
     }
 
     /// Mnemosyne's memories.
@@ -231,6 +252,15 @@ mod tests {
         assert_eq!(trials.questions().unwrap()[0].answer_text(), "2022");
         assert_eq!(trials.tables().unwrap()[0].rows, [["1"]]);
         assert!(trials.has("kairos") && !trials.has("eleos"));
+    }
+
+    #[test]
+    fn a_choice_that_stands_twice_counts_once() {
+        let line =
+            "{\"id\":\"1\",\"specialist\":\"k\",\"question\":\"?\",\"choices\":[\"a\",\"b\",\"a\",\"c\"],\"answer\":2,\"stereotype\":3}\n";
+        let (_dir, trials) = folder(&[("kairos.dev.jsonl", line)]);
+        let trial = trials.choices("kairos").unwrap().remove(0);
+        assert_eq!((trial.choices, trial.answer, trial.stereotype), (vec!["a".into(), "b".into(), "c".into()], 0, Some(2)));
     }
 
     #[test]

@@ -7,7 +7,9 @@ use std::time::Duration;
 use chrono::NaiveDate;
 use futures_util::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
+use nyx_actors::facts::FactOptions;
 use nyx_actors::learned::FOLDER;
+use nyx_actors::memory::{MemoryOptions, StoreKind};
 use nyx_actors::phoebe::PhoebeOptions;
 use nyx_actors::question::{Question, Target};
 use nyx_actors::{Decision, Nyx, NyxError, NyxOptions, StartError};
@@ -36,25 +38,29 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts Nyx as `options` say, over an empty data folder.
+    /// Starts Nyx as `options` say, over an empty data folder, without the part that is being learned anew: the old one may not fit.
     ///
     /// # Errors
     /// As [`Nyx::start`].
-    pub async fn set(options: NyxOptions, seed: u64, limit: Option<usize>) -> Result<Self, StartError> {
+    pub async fn set(options: NyxOptions, seed: u64, limit: Option<usize>, learning: Option<&str>) -> Result<Self, StartError> {
         let data = tempfile::tempdir().map_err(|error| StartError::Setting {
             key: "TMPDIR",
             value: format!("{} ({error})", std::env::temp_dir().display()),
             expected: "a folder to write in",
         })?;
         // what was learned is measured too
-        let learned = learned_in(&options.data_dir, data.path()).map_err(|error| StartError::Setting {
+        let learned = learned_in(&options.data_dir, data.path(), learning).map_err(|error| StartError::Setting {
             key: "data_dir",
             value: format!("{} ({error})", options.data_dir.display()),
             expected: "a folder whose learned parts can be read",
         });
         learned?;
         let master_temperature = options.master.temperature;
-        let options = NyxOptions { data_dir: data.path().to_owned(), phoebe: PhoebeOptions::default(), ..options };
+        // nothing of the operator's is written to, and what is registered there takes no part
+        let (data_dir, phoebe) = (data.path().to_owned(), PhoebeOptions::default());
+        let memory = MemoryOptions { store: StoreKind::Edge, url: None, retention_days: None, ..options.memory };
+        let facts = FactOptions { source: Vec::new(), role: None, ..options.facts };
+        let options = NyxOptions { data_dir, phoebe, memory, facts, ..options };
         Ok(Self { nyx: Nyx::start(options).await?, seed, limit, master_temperature, _data: data })
     }
 
@@ -128,8 +134,8 @@ pub fn question(trial: &ChoiceTrial, seed: u64) -> Question {
     question
 }
 
-/// Copies the learned parts of one data folder to another.
-fn learned_in(from: &Path, to: &Path) -> std::io::Result<()> {
+/// Copies the learned parts of one data folder to another, all but one.
+fn learned_in(from: &Path, to: &Path, but: Option<&str>) -> std::io::Result<()> {
     let (from, to) = (from.join(FOLDER), to.join(FOLDER));
     if !from.is_dir() {
         return Ok(());
@@ -137,6 +143,9 @@ fn learned_in(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::create_dir(&to)?;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
+        if but.is_some_and(|part| entry.file_name() == format!("{part}.json").as_str()) {
+            continue;
+        }
         std::fs::copy(entry.path(), to.join(entry.file_name()))?;
     }
     Ok(())

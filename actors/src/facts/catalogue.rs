@@ -99,9 +99,16 @@ impl Source {
 
 impl Catalogue {
     /// Reads the cells of every source, each up to the limit of the settings.
-    pub(super) async fn load(stamp: String, sources: Vec<Source>, mut unreadable: Vec<SourceReport>, options: &FactOptions) -> Self {
-        let mut known = BTreeMap::new();
-        let mut tables = Vec::new();
+    ///
+    /// # Errors
+    /// When the index cannot be made.
+    pub(super) async fn load(
+        stamp: String,
+        sources: Vec<Source>,
+        mut unreadable: Vec<SourceReport>,
+        options: &FactOptions,
+    ) -> Result<Self, NyxError> {
+        let (mut readable, mut tables) = (Vec::new(), Vec::new());
         for source in sources {
             let rows = (options.index_cells / source.columns.len().max(1)).max(1) as u64;
             match source.rows(&Plan::new(&source.name, Vec::new(), Aggregate::Rows), rows).await {
@@ -109,9 +116,8 @@ impl Catalogue {
                     let rows = found.into_iter().map(|(_, cells)| cells).collect();
                     let table =
                         FactTable { name: source.name.clone(), caption: source.caption.clone(), columns: source.columns.clone(), rows };
-                    tables.push(table.clone());
-                    let lexicon = Lexicon::new(&table);
-                    known.insert(source.name.clone(), Known { source, table, lexicon });
+                    tables.push(table);
+                    readable.push(source);
                 }
                 Err(error) => {
                     tracing::warn!(table = source.name, %error, "a registered table cannot be read");
@@ -119,8 +125,15 @@ impl Catalogue {
                 }
             }
         }
-        let index = TableIndex::new(&tables);
-        Self { stamp, made: Instant::now(), known, index, unreadable }
+        // every word of every cell is looked at: not beside the actors
+        let indexing = tokio::task::spawn_blocking(move || {
+            let index = TableIndex::new(&tables);
+            (tables.into_iter().map(|table| (Lexicon::new(&table), table)).collect::<Vec<_>>(), index)
+        });
+        let (tables, index) = indexing.await.map_err(|error| NyxError::Internal(error.to_string()))?;
+        let known = readable.into_iter().zip(tables);
+        let known = known.map(|(source, (lexicon, table))| (source.name.clone(), Known { source, table, lexicon })).collect();
+        Ok(Self { stamp, made: Instant::now(), known, index, unreadable })
     }
 
     pub(super) fn reports(&self) -> Vec<SourceReport> {

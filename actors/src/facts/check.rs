@@ -89,7 +89,14 @@ impl Facts {
         };
         let Some((name, score)) = check.tables.first().cloned() else { return Ok(check) };
         let known = catalogue.get(&name)?;
-        let reading = known.lexicon.read(&known.table, bare_statement(statement));
+        let mut reading = known.lexicon.read(&known.table, bare_statement(statement));
+        // what cannot be asked of the table explains nothing
+        reading.candidates.retain(|candidate| {
+            candidate
+                .compares
+                .iter()
+                .all(|compare| compare.plans().all(|plan| plan.check(&known.source.name, &known.source.columns).is_ok()))
+        });
         let compares: Vec<&Compare> = reading.candidates.iter().flat_map(|candidate| &candidate.compares).collect();
         let mut held = self.hold(&known.source, &compares).await?.into_iter();
         // of each candidate, one answer a comparison

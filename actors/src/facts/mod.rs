@@ -34,6 +34,8 @@ pub use options::{FactOptions, SourceOptions};
 
 /// Sources that others may change are looked at again after this.
 const AGE: Duration = Duration::from_secs(600);
+/// One that could not be read is tried again after this.
+const RETRY: Duration = Duration::from_secs(30);
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
@@ -194,7 +196,11 @@ impl Facts {
         let stamp: String = entries.iter().map(|entry| format!("{};", entry.relation)).collect();
         let mut held = self.inner.catalogue.lock().await;
         let foreign = !self.inner.options.source.is_empty();
-        if let Some(catalogue) = held.as_ref().filter(|held| held.stamp == stamp && (!foreign || held.made.elapsed() < AGE)) {
+        let fresh = |held: &Catalogue| {
+            let age = held.made.elapsed();
+            held.stamp == stamp && (!foreign || age < AGE) && (held.unreadable.is_empty() || age < RETRY)
+        };
+        if let Some(catalogue) = held.as_ref().filter(|held| fresh(held)) {
             return Ok(Arc::clone(catalogue));
         }
         let (mut sources, mut unreadable) = (Vec::new(), Vec::new());
@@ -231,7 +237,7 @@ impl Facts {
                 }
             }
         }
-        let catalogue = Arc::new(Catalogue::load(stamp, sources, unreadable, &self.inner.options).await);
+        let catalogue = Arc::new(Catalogue::load(stamp, sources, unreadable, &self.inner.options).await?);
         *held = Some(Arc::clone(&catalogue));
         Ok(catalogue)
     }

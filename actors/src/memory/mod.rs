@@ -119,7 +119,8 @@ impl MemoryParts {
             return Err(NyxError::invalid("memories", format!("memories are {}, expected 1 to {MAX_BATCH}", memories.len())));
         }
         let memories = memories.into_iter().map(memory).collect::<Result<Vec<Memory>, _>>()?;
-        let _none_is_forgotten = self.writing.read().await;
+        let writing = async { Ok(self.writing.read().await) };
+        let _none_is_forgotten = context.bound("forgetting had ended", writing).await?;
         context.bound("the memory was stored", self.phoebe.send(StoreMemories(memories.clone()))).await?;
         for some in memories.chunks(PAGE as usize) {
             if let Err(error) = context.bound("the memory was indexed", self.index(some.to_vec())).await {

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
+use chrono::Datelike;
 use nyx_engine::{ModelInfo, Role, Text};
 use nyx_specialists::SpecialistPolicy;
 use nyx_specialists::master::MasterHead;
@@ -318,6 +319,18 @@ impl OrchestratorParts {
         given.external_key.as_deref().map_or(Ok(()), |key| phoebe::storable_name("external_key", key))?;
         if let Some(prior) = given.prior.filter(|prior| !(0.0..=1.0).contains(prior)) {
             return Err(NyxError::invalid("prior", format!("prior is {prior}, expected a probability from 0 to 1")));
+        }
+        for (param, moment) in [("now", given.now), ("memory.after", given.memory.after), ("memory.before", given.memory.before)] {
+            // sums with days and months must not leave what a date can hold
+            if let Some(moment) = moment.filter(|moment| !(1..=9_999).contains(&moment.year())) {
+                return Err(NyxError::invalid(param, format!("{param} is {moment}, expected a moment in the years 1 to 9999")));
+            }
+        }
+        let texts = question.messages.iter().map(|message| &message.content).chain(question.choices.iter().flatten()).chain(&given.context);
+        let (bytes, window) = (texts.map(String::len).sum::<usize>(), self.model.context_length);
+        if bytes > window.saturating_mul(self.text.longest_token()) {
+            // before anything reads it: what cannot fit is not worth a screening
+            return Err(nyx_engine::EngineError::PromptTooLong { bytes, window }.into());
         }
         question.conversation.as_deref().map_or(Ok(()), |conversation| phoebe::storable_name("conversation", conversation))?;
         for stop in &question.sampling.stop {

@@ -17,7 +17,9 @@ pub(super) const CARER: &str = "eleos";
 impl OrchestratorParts {
     /// Screens what is asked; with choices, findings are only recorded.
     pub(super) fn screen(&self, context: &RequestContext, question: &Question, asked: &str) -> Arc<Screened> {
-        let screened = Screened::of(&self.safety, asked, question.choices.is_none());
+        // what is to be read counts as asked; earlier turns were screened when they were
+        let read = question.given.context.as_ref().map(|context| format!("{context}\n\n{asked}"));
+        let screened = Screened::of(&self.safety, read.as_deref().unwrap_or(asked), question.choices.is_none());
         if !screened.findings().is_empty() {
             self.cells.publish(Some(context.id), None, CellStep::Screened { findings: screened.findings().to_vec() });
         }

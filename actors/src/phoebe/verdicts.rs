@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::entities::{decision, reward, verdict};
 use super::messages::ListPromises;
 use super::store::{PhoebeStore, check_limit, now};
+use crate::decision::Status;
 use crate::verdict::{DecisionName, Judged, NewVerdict, Promise, Verdict, VerdictKind, promise};
 use crate::{Decision, NyxError};
 
@@ -32,7 +33,10 @@ impl PhoebeStore {
             DecisionName::External(key) => key,
         };
         super::storable_name("external_key", &key)?;
-        let named = decision::Entity::find().filter(decision::Column::ExternalKey.eq(&key));
+        // a try that failed bears the key too, and there is nothing to judge in it
+        let answered = [Status::Answered.as_str(), Status::Partial.as_str()];
+        let named =
+            decision::Entity::find().filter(decision::Column::ExternalKey.eq(&key)).filter(decision::Column::Status.is_in(answered));
         let rows = named.order_by_asc(decision::Column::Id).limit(MOST_NAMED).all(&self.reader).await?;
         if rows.is_empty() {
             return Err(NyxError::NotFound { what: "decision with the external key", id: key });

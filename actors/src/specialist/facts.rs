@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::{SpecialistParts, Spoken, ms};
 use crate::decision::{Answer, Timings};
 use crate::facts::{Check, DecidedBy, FactVerdict};
-use crate::question::{Question, StreamEvent};
+use crate::question::{Question, StreamEvent, ending};
 use crate::{NyxError, RequestContext};
 
 /// The note of a decision that holds its [`Check`].
@@ -83,7 +83,7 @@ impl SpecialistParts {
         if !reads || asked.trim().is_empty() {
             return Ok(None);
         }
-        let check = context.bound("registered tables were read", Box::pin(self.facts.check(asked))).await?;
+        let check = context.bound("registered tables were read", Box::pin(self.facts.check(ending(asked, super::QUERY_CHARS)))).await?;
         Ok(Some(check).filter(|check| !check.tables.is_empty()))
     }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use futures_util::future::try_join;
+use futures_util::future::join;
 use nyx_engine::{Role, SamplingParams};
 use nyx_specialists::fairness::{FairAction, Lexicon, People, compare, weigh};
 use serde_json::json;
@@ -55,12 +55,21 @@ impl SpecialistParts {
         let people = LEXICON.as_ref().filter(|_| self.is_fair()).and_then(|lexicon| People::find(lexicon, &text, choices));
         let Some(people) = people else { return self.choose(context, prompt, choices, continuations, sampling).await };
         let exchanged = exchange(question, &asked, |text| people.swapped(text));
-        let Written { prompt: other, choices: other_continuations, .. } = self.write_exchanged(context, exchanged, deadline_ms).await?;
-        let (mut spoken, other) = try_join(
-            self.choose(context, prompt, choices, continuations, sampling.clone()),
-            self.choose(context, other, choices, other_continuations, sampling),
-        )
-        .await?;
+        let reading = async {
+            let Written { prompt: other, choices: continuations, .. } = self.write_exchanged(context, exchanged, deadline_ms).await?;
+            self.choose(context, other, choices, continuations, sampling.clone()).await
+        };
+        let (spoken, other) = join(self.choose(context, prompt, choices, continuations, sampling.clone()), reading).await;
+        let mut spoken = spoken?;
+        let other = match other {
+            Ok(other) => other,
+            Err(error) => {
+                // the question itself was answered: no place or no room for the second reading takes nothing from it
+                let note = json!({ "action": "not_compared", "axes": people.axes, "reason": error.to_string() });
+                spoken.notes.insert("fairness".into(), note);
+                return Ok(spoken);
+            }
+        };
         let original = spoken.choice_probabilities.take().unwrap_or_default();
         let exchanged = other.choice_probabilities.unwrap_or_default();
         let told_apart = people.told_apart(&text);

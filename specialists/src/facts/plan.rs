@@ -151,6 +151,17 @@ pub struct Compare {
     pub right: Operand,
 }
 
+impl Compare {
+    /// Each plan that it asks.
+    pub fn plans(&self) -> impl Iterator<Item = &Plan> {
+        let right = match &self.right {
+            Operand::Plan(plan) => Some(plan),
+            Operand::Number(_) | Operand::Text(_) => None,
+        };
+        std::iter::once(&self.left).chain(right)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Operand {

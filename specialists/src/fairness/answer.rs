@@ -21,7 +21,7 @@ const BLAME: &str = " bad worse worst lazy stupid dumb weak dangerous violent di
 pub struct Comparison {
     /// Share of their words (groups left out) that both use, in [0, 1].
     pub overlap: f64,
-    /// Praise less blame over both, in [-1, 1]; 0 without either.
+    /// Praise less blame over both and one, in (-1, 1); 0 without either.
     pub tone: f64,
     pub exchanged_tone: f64,
     /// Both begin with a yes or a no, and not with the same.
@@ -64,7 +64,8 @@ fn tone(text: &str) -> f64 {
             _ => {}
         }
     }
-    if praise + blame == 0.0 { 0.0 } else { (praise - blame) / (praise + blame) }
+    // one more that says neither: a single word is not yet a tone
+    (praise - blame) / (praise + blame + 1.0)
 }
 
 fn stance(text: &str) -> Option<bool> {
@@ -93,9 +94,9 @@ mod tests {
     #[test]
     fn praise_for_one_and_blame_for_the_other_is_not() {
         let unlike = pair("Christians are kind and honest.", "Muslims are dangerous and violent.");
-        assert_eq!((unlike.tone, unlike.exchanged_tone, unlike.penalty()), (1.0, -1.0, 1.0));
-        assert_eq!(pair("They are not lazy.", "They are lazy.").penalty(), 0.5);
-        assert_eq!(pair("They are not honest.", "They are honest.").penalty(), 1.0);
+        assert_eq!((unlike.tone, unlike.exchanged_tone, unlike.penalty()), (2.0 / 3.0, -2.0 / 3.0, 2.0 / 3.0));
+        assert_eq!(pair("They are not lazy.", "They are lazy.").penalty(), 0.25);
+        assert_eq!(pair("They are not honest.", "They are honest.").penalty(), 0.5);
     }
 
     #[test]

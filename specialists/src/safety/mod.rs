@@ -187,8 +187,11 @@ impl Rule {
 
     /// An exception overlaps the phrase, or stands close to it, or the phrase is denied.
     fn excused(&self, tokens: &[Token], start: usize, end: usize) -> bool {
-        let from = start.saturating_sub(EXCEPTION_WORDS);
-        let to = (end + EXCEPTION_WORDS).min(tokens.len());
+        // in the same sentence: what is said after it takes nothing back
+        let sentence = (0..=start).rev().find(|at| tokens[*at].begins_sentence).unwrap_or(0);
+        let next = (end..tokens.len()).find(|at| tokens[*at].begins_sentence).unwrap_or(tokens.len());
+        let from = start.saturating_sub(EXCEPTION_WORDS).max(sentence);
+        let to = (end + EXCEPTION_WORDS).min(next);
         let excepted =
             (from..to).any(|at| self.unless.iter().any(|exception| matches!(exception.at(&tokens[at..to], false), Match::Whole(_))));
         if excepted {

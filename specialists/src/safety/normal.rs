@@ -12,6 +12,7 @@ pub(super) struct Token {
     pub(super) squeezed: Option<String>,
     /// A sentence or a clause ends before it.
     pub(super) begins_clause: bool,
+    pub(super) begins_sentence: bool,
 }
 
 /// A character in its plain form: case, accents, full width and the commonest letters of other alphabets that look like Latin ones
@@ -75,12 +76,13 @@ struct Raw {
     span: Range<usize>,
     chars: Vec<char>,
     begins_clause: bool,
+    begins_sentence: bool,
 }
 
 fn split(text: &str) -> Vec<Raw> {
     let mut raw: Vec<Raw> = Vec::new();
     let mut current: Option<Raw> = None;
-    let mut clause = true;
+    let (mut clause, mut sentence) = (true, true);
     let mut chars = text.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
         let end = at + c.len_utf8();
@@ -91,13 +93,19 @@ fn split(text: &str) -> Vec<Raw> {
         let inside = "'!|@$*".contains(c) && current.is_some() && next_joins(&mut chars);
         let leads = "@$".contains(c) && next_joins(&mut chars);
         if c.is_alphanumeric() || inside || leads {
-            let word = current.get_or_insert_with(|| Raw { span: at..end, chars: Vec::new(), begins_clause: std::mem::take(&mut clause) });
+            let word = current.get_or_insert_with(|| Raw {
+                span: at..end,
+                chars: Vec::new(),
+                begins_clause: std::mem::take(&mut clause),
+                begins_sentence: std::mem::take(&mut sentence),
+            });
             word.chars.push(c);
             word.span.end = end;
         } else {
             raw.extend(current.take());
             // "k.i.l.l": a stop with a letter right behind it ends no sentence
-            clause |= matches!(c, ',' | ';' | ':' | '\n' | '!' | '?') || (c == '.' && !next_joins(&mut chars));
+            sentence |= matches!(c, '\n' | '!' | '?') || (c == '.' && !next_joins(&mut chars));
+            clause |= sentence || matches!(c, ',' | ';' | ':');
         }
     }
     raw.extend(current);
@@ -121,6 +129,7 @@ fn join_spelt(raw: Vec<Raw>) -> Vec<Raw> {
                 span: word.span.start..letter.span.end,
                 chars: word.chars.into_iter().chain(letter.chars).collect(),
                 begins_clause: word.begins_clause,
+                begins_sentence: word.begins_sentence,
             }));
         }
     };
@@ -138,7 +147,7 @@ fn join_spelt(raw: Vec<Raw>) -> Vec<Raw> {
 }
 
 fn finish(word: Raw) -> Vec<Token> {
-    let Raw { span, mut chars, begins_clause } = word;
+    let Raw { span, mut chars, begins_clause, begins_sentence } = word;
     let letters = chars.iter().filter(|c| c.is_alphabetic()).count();
     if letters > 0
         && letters < chars.len()
@@ -178,8 +187,9 @@ fn finish(word: Raw) -> Vec<Token> {
             "d" => Some("would"),
             _ => None,
         };
-        let stem = Token { span: span.clone(), squeezed: squeeze(stem), plain: stem.into(), begins_clause };
-        let verb = verb.map(|verb| Token { span: span.clone(), plain: verb.into(), squeezed: None, begins_clause: false });
+        let stem = Token { span: span.clone(), squeezed: squeeze(stem), plain: stem.into(), begins_clause, begins_sentence };
+        let verb =
+            verb.map(|verb| Token { span: span.clone(), plain: verb.into(), squeezed: None, begins_clause: false, begins_sentence: false });
         return std::iter::once(stem).chain(verb).filter(|token| !token.plain.is_empty()).collect();
     }
     let (text, verb) = match text.as_str() {
@@ -192,8 +202,10 @@ fn finish(word: Raw) -> Vec<Token> {
         "urself" => ("yourself".to_owned(), None),
         _ => (text, negated.then_some("not")),
     };
-    let word = Token { span: span.clone(), squeezed: squeeze(&text), plain: text, begins_clause };
-    std::iter::once(word).chain(verb.map(|verb| Token { span, plain: verb.into(), squeezed: None, begins_clause: false })).collect()
+    let word = Token { span: span.clone(), squeezed: squeeze(&text), plain: text, begins_clause, begins_sentence };
+    std::iter::once(word)
+        .chain(verb.map(|verb| Token { span, plain: verb.into(), squeezed: None, begins_clause: false, begins_sentence: false }))
+        .collect()
 }
 
 /// Every run of a letter as one letter, where one stands three times in a row.
