@@ -96,11 +96,17 @@ impl SpecialistParts {
                 passing.await;
             }
         };
-        let likelihood = self.likelihood_of_yes(context, telling, sampling);
+        // a second prompt, and only where it counts
+        let likelihood = async {
+            if !forecaster.value.reads_language_model() {
+                return None;
+            }
+            let likelihood = self.likelihood_of_yes(context, telling, sampling).await;
+            likelihood.inspect_err(|error| tracing::debug!(%error, "a forecast without the likelihood of Yes")).ok()
+        };
         let learned = self.learned(context, question, asked, forecaster);
         let (spoken, (), choice, learned) = tokio::join!(generating, passing, likelihood, learned);
         let mut spoken = spoken?;
-        let choice = choice.inspect_err(|error| tracing::debug!(%error, "a forecast without the likelihood of Yes")).ok();
         let stated = spoken.answers.iter().filter_map(|answer| nyx_specialists::read_probability(&answer.text));
         let opinions = Opinions { prior: question.given.prior, learned, choice, chains: stated.collect() };
         let forecast = forecaster.value.forecast(opinions);
