@@ -120,7 +120,8 @@ fn bench(model: &Path, rounds: usize, server: Option<&Path>) -> Fallible<()> {
     for (engine, peak) in memory::peaks(model, &adapters, server, &folder)? {
         samples.add(engine, work::PEAK, vec![peak]);
     }
-    let report = report::Report::new(machine, &files, &samples, nyx.adapter_bytes(), rounds, server.is_some());
+    let report =
+        report::Report::new(machine, &files, &samples, (adapters.bytes * adapters::COUNT, nyx.adapter_bytes()), rounds, server.is_some());
     println!("\n{}", report.tables(&rows));
     let path = folder.join("report.json");
     std::fs::write(&path, serde_json::to_string_pretty(&report.json())?)?;
