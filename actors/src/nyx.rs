@@ -384,8 +384,8 @@ impl Nyx {
     ///
     /// # Errors
     /// When the deadline passes or the master cannot score.
-    pub async fn route(&self, context: RequestContext, question: String) -> Result<Routing, NyxError> {
-        self.inner.orchestrator.send(Route { context, question }).await
+    pub async fn route(&self, context: RequestContext, question: String, now: chrono::DateTime<chrono::Utc>) -> Result<Routing, NyxError> {
+        self.inner.orchestrator.send(Route { context, question, now }).await
     }
 
     /// How good the confidences on record are, of decisions whose truth has become known: of all, and of each specialist's.

@@ -1,5 +1,6 @@
 //! Learning the small parts from trials with known answers, through the same program that later uses them.
 
+use chrono::TimeDelta;
 use nyx_actors::NyxError;
 use nyx_actors::confidence::signals_of;
 use nyx_actors::memory::MemoryFilter;
@@ -10,20 +11,24 @@ use nyx_specialists::learn::{LearnedFile, LearnedPart, TrainedOn};
 use nyx_specialists::master::{self, MasterHead, RoutingExample};
 use nyx_specialists::recall::{RecallExample, RecallRanker};
 use nyx_specialists::time::{SHIPPED_TIMING, Timing, TimingExample};
-use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
 use serde::Serialize;
 
 use super::choices::play;
 use super::evaluate::CHOICES;
-use super::stage::{Stage, bar, question};
+use super::stage::{Stage, bar, question, today};
 use super::{ChoiceTrial, EvalError, MemoryTurn, RecallTrial, Trials, aletheia, mnemosyne};
 
 /// Texts embedded in one message.
 const EMBEDDED_AT_ONCE: usize = 128;
 /// Characters of a context that tell one event, story or scene from another.
 const GROUP_CHARS: usize = 200;
+/// The presents in which routing is learned: two years around the trials' day, in minutes, and times to answer.
+const MINUTES: i64 = 365 * 24 * 60;
+const SHORTEST_MS: f64 = 1e3;
+const LONGEST_MS: f64 = 6e5;
 /// Other turns of a conversation that stand beside a question's evidence.
 const OTHERS: usize = 60;
 
@@ -86,8 +91,13 @@ fn group(trial: &ChoiceTrial) -> String {
 
 async fn master(stage: &Stage, trials: &Trials) -> Result<Lesson, EvalError> {
     let mut examples: Vec<RoutingExample> = Vec::new();
+    let mut random = StdRng::seed_from_u64(stage.seed);
     let mut add = |question: String, specialist: &str, group: String, utterance: bool| {
-        examples.push(RoutingExample { question, specialist: specialist.to_owned(), embedding: Vec::new(), group, utterance });
+        // trials have no time of day: any will do, and the same for nobody
+        let now = today() + TimeDelta::minutes(random.random_range(-MINUTES..MINUTES));
+        let deadline_ms = f64::exp(random.random_range(SHORTEST_MS.ln()..LONGEST_MS.ln())) as u64;
+        let (specialist, embedding) = (specialist.to_owned(), Vec::new());
+        examples.push(RoutingExample { question, specialist, embedding, now, deadline_ms, group, utterance });
     };
     for name in ["kairos", "eleos", "aletheia", "moira"] {
         stage.sample(trials.choices(name)?).into_iter().for_each(|trial| add(trial.question.clone(), name, group(&trial), false));

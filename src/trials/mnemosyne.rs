@@ -10,7 +10,7 @@ use nyx_engine::{ChatMessage, Role};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::stage::{Stage, bar};
+use super::stage::{Stage, bar, today};
 use super::stats::{recall_at, reciprocal_rank, token_f1};
 use super::{MemoryTurn, RecallTrial};
 
@@ -114,6 +114,7 @@ async fn answered(stage: &Stage, questions: &[RecallTrial]) -> Result<f64, NyxEr
             question.given.memory = MemoryFilter::of(Some(trial.conversation.clone()));
             question.sampling.max_tokens = Some(ANSWER_TOKENS);
             question.sampling.temperature = Some(0.0);
+            question.given.now = Some(today());
             question.sampling.seed = Some(stage.seed);
             let decision = stage.ask(question).await?;
             Ok(token_f1(without_citations(decision.answer()).trim(), &trial.answer_text()))

@@ -6,7 +6,7 @@ use nyx_actors::NyxError;
 use serde::Serialize;
 
 use super::choices::Accuracy;
-use super::stage::Stage;
+use super::stage::{Stage, today};
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RoutingReport {
@@ -32,7 +32,7 @@ pub fn highest(numbers: &BTreeMap<String, f64>) -> &str {
 pub async fn play(stage: &Stage, questions: Vec<(&'static str, String)>) -> Result<RoutingReport, NyxError> {
     let chosen = stage
         .each("routing", &questions, |(class, question)| async {
-            let routed = stage.nyx.route(stage.context()?, question.clone()).await?;
+            let routed = stage.nyx.route(stage.context()?, question.clone(), today()).await?;
             Ok((*class, highest(&routed.logits).to_owned(), highest(&routed.scores) == *class))
         })
         .await?;

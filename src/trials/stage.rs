@@ -4,7 +4,7 @@ use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 
-use chrono::NaiveDate;
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use nyx_actors::facts::FactOptions;
@@ -120,6 +120,11 @@ pub fn bar(what: &str, length: u64) -> ProgressBar {
     ProgressBar::new(length).with_style(style).with_message(what.to_owned())
 }
 
+/// The day on which trials are asked that say nothing of one: noon of 1 January 2026.
+pub fn today() -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH + TimeDelta::hours(24 * 20_454 + 12)
+}
+
 /// A trial as a caller would ask it, of its own specialist, on the day on which it was asked. The others are asked on one day, whatever today is:
 /// the present stands in some prompts.
 pub fn question(trial: &ChoiceTrial, seed: u64) -> Question {
@@ -129,8 +134,8 @@ pub fn question(trial: &ChoiceTrial, seed: u64) -> Question {
     question.sampling.seed = Some(seed);
     question.given.context = Some(trial.context.clone()).filter(|context| !context.trim().is_empty());
     question.given.prior = trial.prior;
-    let day = trial.asked.or_else(|| NaiveDate::from_ymd_opt(2026, 1, 1));
-    question.given.now = day.and_then(|day| day.and_hms_opt(12, 0, 0)).map(|now| now.and_utc());
+    let asked = trial.asked.and_then(|day| day.and_hms_opt(12, 0, 0)).map(|now| now.and_utc());
+    question.given.now = Some(asked.unwrap_or_else(today));
     question
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use actix::Message;
+use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
 
 use crate::phoebe::messages::{StoreTraitWeight, TraitWeightChange};
@@ -34,6 +35,8 @@ pub struct TraitWeights;
 pub struct Route {
     pub context: RequestContext,
     pub question: String,
+    /// The caller's present.
+    pub now: DateTime<Utc>,
 }
 
 /// What a question's specialists are worth, by name. Empty where the caller chose.

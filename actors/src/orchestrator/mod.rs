@@ -147,7 +147,7 @@ impl Handler<Route> for Orchestrator {
         Box::pin(async move {
             let trait_weights = parts.named_weights();
             // nobody is drawn
-            Ok(parts.weigh(&message.context, &message.question, &trait_weights, 0.0).await?.0)
+            Ok(parts.weigh(&message.context, (&message.question, message.now), &trait_weights, 0.0).await?.0)
         })
     }
 }

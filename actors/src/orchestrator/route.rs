@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
-use nyx_specialists::master::{MasterHead, PROBE};
+use chrono::{DateTime, Utc};
+use nyx_specialists::master::{Asked, MasterHead, PROBE};
 
 use super::choice::choose;
 use super::messages::Routing;
@@ -76,7 +77,7 @@ impl OrchestratorParts {
             Target::Master if screened.reroutes() && self.actors.contains_key(safety::CARER) => return Ok(not_drawn(safety::CARER)),
             Target::Master => {}
         }
-        let (routing, chosen) = self.weigh(context, asked, trait_weights, draw(question.sampling.seed, asked)).await?;
+        let (routing, chosen) = self.weigh(context, (asked, question.now()), trait_weights, draw(question.sampling.seed, asked)).await?;
         let Routing { scores, logits, head, decide_ms, .. } = routing.clone();
         self.cells.publish(Some(context.id), None, CellStep::Scored { scores, logits, head, decide_ms });
         let propensity = routing.propensities.get(&chosen).copied().unwrap_or(1.0);
@@ -87,7 +88,7 @@ impl OrchestratorParts {
     pub(super) async fn weigh(
         &self,
         context: &RequestContext,
-        asked: &str,
+        (asked, now): (&str, DateTime<Utc>),
         trait_weights: &BTreeMap<String, f64>,
         u: f64,
     ) -> Result<(Routing, String), NyxError> {
@@ -102,7 +103,12 @@ impl OrchestratorParts {
         let scores = master::calibrated(&scores?, content_free);
         let names: Vec<String> = self.specialists.iter().map(|specialist| specialist.name.clone()).collect();
         let (heads, head) = match heads {
-            Some((head, embedding)) => (head.value.logits(&names, &scores, master::read(asked), &embedding), Some(head.id.clone())),
+            Some((head, embedding)) => {
+                let deadline = context.deadline.duration_since(context.asked).as_millis();
+                let deadline_ms = u64::try_from(deadline).unwrap_or(u64::MAX);
+                let asked = Asked { question: master::read(asked), embedding: &embedding, now, deadline_ms };
+                (head.value.logits(&names, &scores, &asked), Some(head.id.clone()))
+            }
             None => (scores.clone(), None),
         };
         let weights: Vec<f64> = names.iter().map(|name| trait_weights.get(name).copied().unwrap_or(0.0)).collect();

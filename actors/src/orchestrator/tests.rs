@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, TimeDelta};
 use nyx_engine::Device;
 use nyx_engine::embed::Embedder;
 use nyx_specialists::learn::LearnedFile;
-use nyx_specialists::master::{MasterHead, PROBE, SHIPPED_HEAD, utterances};
+use nyx_specialists::master::{Asked, MasterHead, PROBE, SHIPPED_HEAD, utterances};
 
 use crate::testing::model;
 
@@ -27,10 +28,12 @@ fn ordinary_questions_go_where_they_belong() {
     let (vectors, _) = embedder.embed(&texts).unwrap();
     assert!(head.knows_embedder(vectors.last().unwrap()));
     let names = head.names();
+    // a Wednesday
+    let now = DateTime::UNIX_EPOCH + TimeDelta::days(20_782);
     let mut counts: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
     let mut wrong = Vec::new();
     for ((name, question), embedding) in asked.iter().zip(&vectors) {
-        let logits = head.logits(names, &vec![0.0; names.len()], question, embedding);
+        let logits = head.logits(names, &vec![0.0; names.len()], &Asked { question, embedding, now, deadline_ms: 60_000 });
         let best = (0..names.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
         let (right, all) = counts.entry(name).or_default();
         *all += 1.0;

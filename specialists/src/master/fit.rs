@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{MasterHead, log_sum_exp};
+use chrono::{DateTime, Utc};
+
+use super::{Asked, MasterHead, log_sum_exp};
 use crate::learn::{Example, LinearModel};
+use crate::time::TIME_FEATURES;
 
 /// Penalty of the squared weights; found by cross-validation over 1e-5 to 1e-3, where it hardly matters.
 const L2: f64 = 2.5e-5;
@@ -25,6 +28,9 @@ pub struct RoutingExample {
     pub question: String,
     pub specialist: String,
     pub embedding: Vec<f32>,
+    /// The present in which it is asked, and the time to answer: drawn at random where the example has none, so that neither stands for its specialist.
+    pub now: DateTime<Utc>,
+    pub deadline_ms: u64,
     /// Examples of one group (a conversation, a table, a template) never stand on both sides of a fold.
     pub group: String,
     /// One of [`utterances`], and so outside the count by which specialists are balanced and outside the report.
@@ -72,13 +78,15 @@ pub fn fit(examples: &[RoutingExample], probe: &[f32], unit: f64) -> Result<(Mas
         .filter_map(|example| {
             let class = names.iter().position(|name| *name == example.specialist)?;
             let even = total as f64 / (names.len() * counts.get(example.specialist.as_str()).copied().unwrap_or(1)) as f64;
-            let features = MasterHead::features(dimension, BUCKETS, &example.question, &example.embedding);
+            let RoutingExample { question, embedding, now, deadline_ms, .. } = example;
+            let asked = Asked { question, embedding, now: *now, deadline_ms: *deadline_ms };
+            let features = MasterHead::features(dimension, BUCKETS, &asked);
             Some((Example { features, class, weight: if example.utterance { UTTERANCE_WEIGHT } else { even } }, example))
         })
         .collect();
     let learn = |keep: &dyn Fn(&RoutingExample) -> bool| {
         let kept: Vec<Example> = prepared.iter().filter(|(_, from)| keep(from)).map(|(example, _)| example.clone()).collect();
-        LinearModel::fit(&kept, names.len(), dimension + BUCKETS, L2)
+        LinearModel::fit(&kept, names.len(), dimension + BUCKETS + TIME_FEATURES, L2)
     };
     let folds = folds(&prepared);
     // (logits, class, weight)
@@ -177,6 +185,8 @@ mod tests {
             question: String::new(),
             specialist: "a".into(),
             embedding: vec![],
+            now: DateTime::UNIX_EPOCH,
+            deadline_ms: 1_000,
             group: group.to_string(),
             utterance: false,
         };

@@ -3,9 +3,11 @@
 mod features;
 mod fit;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::learn::{LearnedPart, LinearModel};
+use crate::time::{TIME_FEATURES, read_time, time_features};
 use features::hashed;
 pub(crate) use features::{fnv1a, words};
 
@@ -18,8 +20,20 @@ pub const PROBE: &str = "Who should answer this question?";
 /// Cosine of the probe's vectors above which they are.
 const SAME_EMBEDDER: f32 = 0.99;
 
+/// A question as the head reads it.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    pub question: &'a str,
+    /// Its unit vector.
+    pub embedding: &'a [f32],
+    /// The caller's present.
+    pub now: DateTime<Utc>,
+    /// Milliseconds that the answer may take.
+    pub deadline_ms: u64,
+}
+
 /// A small model from a question to the specialists it knows: multinomial logistic regression over the question's embedding, its words and pairs
-/// of words (hashed), and the base model's scores.
+/// of words (hashed), its place in time ([`time_features`]), and the base model's scores.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MasterHead {
@@ -37,13 +51,13 @@ pub struct MasterHead {
     unit: f64,
     /// The embedding of [`PROBE`].
     probe: Vec<f32>,
-    /// Features: the embedding, then the buckets.
+    /// Features: the embedding, the buckets, then time.
     model: LinearModel,
 }
 
 impl LearnedPart for MasterHead {
     const KIND: &'static str = "master";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn check(&self) -> Result<(), String> {
         let (names, classes, features) = (self.names.len(), self.model.classes(), self.model.features());
@@ -52,9 +66,9 @@ impl LearnedPart for MasterHead {
                 "model has {classes} rows of {features} weights, expected finite ones, a row for each of the {names} names"
             ));
         }
-        if self.buckets == 0 || features != self.dimension.saturating_add(self.buckets) {
+        if self.buckets == 0 || features != self.dimension.saturating_add(self.buckets).saturating_add(TIME_FEATURES) {
             return Err(format!(
-                "buckets is {}, expected the {features} weights of a row less dimension, {}",
+                "buckets is {}, expected the {features} weights of a row less {TIME_FEATURES} and dimension, {}",
                 self.buckets, self.dimension
             ));
         }
@@ -86,19 +100,21 @@ impl MasterHead {
         a.len() == b.len() && dot(a, b) > SAME_EMBEDDER * (dot(a, a) * dot(b, b)).sqrt()
     }
 
-    /// The features of a question whose `embedding` is this one.
-    fn features(dimension: usize, buckets: usize, question: &str, embedding: &[f32]) -> Vec<(u32, f32)> {
+    fn features(dimension: usize, buckets: usize, asked: &Asked<'_>) -> Vec<(u32, f32)> {
         // a head's dimension and buckets are far below 2^32
-        let dense = embedding.iter().take(dimension).enumerate().map(|(index, value)| (index as u32, *value));
-        dense.chain(hashed(question, buckets).into_iter().map(|(bucket, value)| (dimension as u32 + bucket, value))).collect()
+        let dense = asked.embedding.iter().take(dimension).enumerate().map(|(index, value)| (index as u32, *value));
+        let words = hashed(asked.question, buckets).into_iter().map(|(bucket, value)| (dimension as u32 + bucket, value));
+        let time = time_features(asked.now, asked.deadline_ms, &read_time(asked.question, asked.now));
+        let time = time.into_iter().enumerate().map(|(index, value)| ((dimension + buckets + index) as u32, value));
+        dense.chain(words).chain(time).collect()
     }
 
     /// One logit a name, in the order of `names`, on the scale of the scores.
     ///
     /// Among the specialists it knows, the head decides: their logits are its calibrated log-probabilities. All of them together keep against one
     /// that it does not know the share that the scores alone give them; that one's logit is its score.
-    pub fn logits(&self, names: &[String], scores: &[f64], question: &str, embedding: &[f32]) -> Vec<f64> {
-        let raw = self.model.logits(&Self::features(self.dimension, self.buckets, question, embedding));
+    pub fn logits(&self, names: &[String], scores: &[f64], asked: &Asked<'_>) -> Vec<f64> {
+        let raw = self.model.logits(&Self::features(self.dimension, self.buckets, asked));
         let score = |index: usize| scores.get(index).copied().unwrap_or(0.0);
         let known: Vec<Option<f64>> = names
             .iter()

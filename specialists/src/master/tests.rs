@@ -1,3 +1,5 @@
+use chrono::DateTime;
+
 use super::*;
 use crate::learn::{LearnedFile, TrainedOn};
 use crate::seeded::Seeded;
@@ -11,7 +13,15 @@ fn examples() -> Vec<RoutingExample> {
             let (name, word) = words[index % 3];
             let question = format!("what of the {word} number {}", (b'a' + (index % 20) as u8) as char);
             let embedding = (0..4).map(|_| (random.unit() - 0.5) as f32).collect();
-            RoutingExample { question, specialist: name.into(), embedding, group: (index / 6).to_string(), utterance: false }
+            RoutingExample {
+                question,
+                specialist: name.into(),
+                embedding,
+                now: DateTime::UNIX_EPOCH,
+                deadline_ms: 1_000,
+                group: (index / 6).to_string(),
+                utterance: false,
+            }
         })
         .collect()
 }
@@ -30,6 +40,10 @@ fn names(list: &[&str]) -> Vec<String> {
     list.iter().map(|name| (*name).to_owned()).collect()
 }
 
+fn asked<'a>(question: &'a str, embedding: &'a [f32]) -> Asked<'a> {
+    Asked { question, embedding, now: DateTime::UNIX_EPOCH, deadline_ms: 1_000 }
+}
+
 fn shares(logits: &[f64], temperature: f64) -> Vec<f64> {
     let scaled: Vec<f64> = logits.iter().map(|logit| logit / temperature).collect();
     let whole = log_sum_exp(&scaled);
@@ -41,7 +55,7 @@ fn learns_what_tells_them_apart_and_reports_it() {
     let (head, report) = learned();
     assert!(report.accuracy > 0.99 && report.recalls.len() == 3 && report.log_loss < 0.1, "{report:?}");
     let order = names(&["moira", "eleos", "kairos"]);
-    let logits = head.logits(&order, &[0.0; 3], "what of the rain", &[0.0; 4]);
+    let logits = head.logits(&order, &[0.0; 3], &asked("what of the rain", &[0.0; 4]));
     assert!(shares(&logits, 0.5)[0] > 0.8, "{logits:?}");
     let error = fit(&examples()[..1], &[0.5; 4], 0.5).unwrap_err();
     assert!(error.contains("1 specialists"), "{error}");
@@ -53,13 +67,13 @@ fn one_it_does_not_know_keeps_its_score_and_the_share_the_scores_give_it() {
     let head = head();
     let order = names(&["moira", "zeus", "eleos", "kairos"]);
     for scores in [[0.1, 0.2, -0.3, 0.0], [0.0, 3.0, 0.0, 0.0], [2.0, -1.0, 0.5, 0.4]] {
-        let logits = head.logits(&order, &scores, "what of the rain", &[0.1; 4]);
+        let logits = head.logits(&order, &scores, &asked("what of the rain", &[0.1; 4]));
         assert_eq!(logits[1], scores[1]);
         let (with, without) = (shares(&logits, 0.5), shares(&scores, 0.5));
         assert!((with[1] - without[1]).abs() < 1e-9, "{with:?} {without:?}");
         // among those it knows, the head decides alone
         let known = names(&["moira", "eleos", "kairos"]);
-        let alone = shares(&head.logits(&known, &[0.0; 3], "what of the rain", &[0.1; 4]), 0.5);
+        let alone = shares(&head.logits(&known, &[0.0; 3], &asked("what of the rain", &[0.1; 4])), 0.5);
         let rest = 1.0 - with[1];
         for (share, index) in alone.iter().zip([0, 2, 3]) {
             assert!((share - with[index] / rest).abs() < 1e-9);
@@ -67,7 +81,7 @@ fn one_it_does_not_know_keeps_its_score_and_the_share_the_scores_give_it() {
     }
     // nobody known at all: identity
     let strangers = names(&["zeus", "hera"]);
-    assert_eq!(head.logits(&strangers, &[0.3, 0.1], "what of the rain", &[0.1; 4]), [0.3, 0.1]);
+    assert_eq!(head.logits(&strangers, &[0.3, 0.1], &asked("what of the rain", &[0.1; 4])), [0.3, 0.1]);
 }
 
 #[test]
@@ -76,7 +90,7 @@ fn a_head_reads_back_as_it_was_written() {
     let text = file.write().unwrap();
     let back = LearnedFile::<MasterHead>::parse(&text).unwrap();
     assert_eq!(back, file);
-    let ask = |head: &MasterHead| head.logits(head.names(), &[0.0; 3], "is it sad this week", &[0.2; 4]);
+    let ask = |head: &MasterHead| head.logits(head.names(), &[0.0; 3], &asked("is it sad this week", &[0.2; 4]));
     assert_eq!(ask(&back.parameters), ask(&file.parameters));
     for (from, to, told) in [
         ("\"buckets\": 4096", "\"buckets\": 4095", "parameters.buckets is 4095"),
