@@ -77,7 +77,9 @@ fn a_file_reads_back_and_a_wrong_one_is_refused() {
     let back = LearnedFile::<Confidences>::parse(&text).unwrap();
     let signals = Signals { choices: vec![0.2, 0.8], answer: "Cannot say".into(), ..Signals::default() };
     for name in ["eleos", "kairos"] {
-        assert_eq!(back.parameters.apply(name, &signals), file.parameters.apply(name, &signals));
+        let (read, written) = (back.parameters.apply(name, &signals).unwrap(), file.parameters.apply(name, &signals).unwrap());
+        // the last bit of a number may be lost in its text
+        assert!((read - written).abs() < 1e-12, "{name}: {read}, {written}");
         assert!(["platt", "isotonic"].contains(&back.parameters.map_of(name).unwrap()));
     }
     let platt = r#"{"platt": {"slope": 1.0, "offset": 0.0}}"#;
