@@ -64,7 +64,7 @@ fn a_file_of_ones_own_is_used_and_a_wrong_one_refused_by_name_and_key() {
     for (from, to, told) in [
         ("\"kind\": \"master\"", "\"kind\": \"muster\"", "kind is \"muster\", expected \"master\""),
         ("\"unit\": 0.5", "\"unit\": -0.5", "parameters.unit is -0.5"),
-        ("\"version\": 1,", "\"version\": 1, \"base_sha256\": \"00\",", "base_sha256"),
+        ("\"version\": 2,", "\"version\": 2, \"base_sha256\": \"00\",", "base_sha256"),
         ("\"probe\": [", "\"probe\": [1.0,", "parameters.probe has 385 numbers"),
     ] {
         let changed = shipped.replacen(from, to, 1);
