@@ -51,6 +51,8 @@ pub enum EngineError {
     Sharding { reason: String },
     #[error("a shard of the group has gone away")]
     ShardLost,
+    #[error("training: {reason}")]
+    Training { reason: String },
     #[error("cancelled")]
     Cancelled,
 }

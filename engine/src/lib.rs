@@ -24,6 +24,7 @@ pub mod score;
 #[cfg(test)]
 mod testing;
 pub mod text;
+pub mod train;
 pub mod weights;
 
 pub use batch::{Engine, EngineOptions, FinishReason, Finished, GenerateJob, Piece, StepReport, TokenLogprob, TokenSink, Usage};

@@ -13,11 +13,14 @@
 
 mod activations;
 mod attention;
+mod attention_train;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod dense;
+mod gemm;
+mod gradients;
 #[cfg(test)]
 mod guard;
 mod lanes;
@@ -36,7 +39,10 @@ use std::ops::Range;
 
 pub use activations::Activations;
 pub use attention::{AttentionShape, KEYS, KvSlice, Span, attention};
+pub use attention_train::{Attended, Heads, Tree, attend, attend_backward};
 pub use dense::{DenseMatrix, matmul_dense, matmul_dense_apart};
+pub use gemm::{Left, PairedPanels, Right, Scaled, gemm, gemm_bf16, has_bf16, pack_pairs, to_bf16, widen};
+pub use gradients::{rms_norm_backward, softmax_scaled, swiglu, swiglu_backward};
 pub use lora::{LowRank, add_low, low_rank, low_rank_apart, matmul_apart, matmul_low_rank};
 pub use ops::{SoftmaxSums, add, exp_shifted, rms_norm, rotate, silu_mul, softmax_sums, to_half};
 pub use packed::{BlockKind, PackedMatrix};

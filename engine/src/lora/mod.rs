@@ -10,24 +10,38 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use peft::{interleaved, neighbours_apart};
+
 use crate::kernels::DenseMatrix;
 use crate::model::Slice;
 use crate::{ModelConfig, Result};
 
 /// The linear layers an adapter may stand beside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Target {
+    #[serde(rename = "q_proj")]
     Q,
+    #[serde(rename = "k_proj")]
     K,
+    #[serde(rename = "v_proj")]
     V,
+    #[serde(rename = "o_proj")]
     O,
+    #[serde(rename = "gate_proj")]
     Gate,
+    #[serde(rename = "up_proj")]
     Up,
+    #[serde(rename = "down_proj")]
     Down,
 }
 
 impl Target {
     pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+
+    /// Its place in [`ALL`](Self::ALL).
+    pub(crate) fn index(self) -> usize {
+        self as usize
+    }
 
     /// PEFT's name of the module.
     pub fn module(self) -> &'static str {
@@ -155,5 +169,5 @@ impl LoraAdapter {
 }
 
 fn place_of(layer: usize, target: Target) -> usize {
-    layer * Target::ALL.len() + target as usize
+    layer * Target::ALL.len() + target.index()
 }

@@ -80,7 +80,7 @@ pub(super) fn load(folder: &Path, name: &str, model: &ModelConfig, base_sha256: 
             Target::K => model.kv_heads,
             _ => 0,
         };
-        let b = if heads > 0 && model.rope.interleaved { interleave_rows(&b, heads)? } else { b };
+        let b = if heads > 0 && model.rope.interleaved { interleaved(&b, heads)? } else { b };
         for (place, shard) in places.iter().zip(&mut shards) {
             let (delta, size) = sliced(&a, &b, scale, target, place)?;
             bytes += size;
@@ -169,8 +169,15 @@ fn parse_key(key: &str) -> Option<(usize, Target, bool)> {
 
 /// Rows `[heads, 2, head_dim / 2]` (Hugging Face's halves) to `[heads, head_dim / 2, 2]` (GGUF's neighbours), as the converter does with the
 /// base's q and k.
-fn interleave_rows(b: &Tensor, heads: usize) -> Result<Tensor> {
+pub(crate) fn interleaved(b: &Tensor, heads: usize) -> Result<Tensor> {
     let (out, rank) = b.dims2()?;
     let pairs = out / heads / 2;
     Ok(b.reshape((heads, 2, pairs, rank))?.transpose(1, 2)?.contiguous()?.reshape((out, rank))?)
+}
+
+/// The other way: rows in GGUF's order to Hugging Face's.
+pub(crate) fn neighbours_apart(b: &Tensor, heads: usize) -> Result<Tensor> {
+    let (out, rank) = b.dims2()?;
+    let pairs = out / heads / 2;
+    Ok(b.reshape((heads, pairs, 2, rank))?.transpose(1, 2)?.contiguous()?.reshape((out, rank))?)
 }

@@ -1,0 +1,514 @@
+//! Products with many rows on both sides, for training: strided f32 on every instruction set, bf16 where the processor multiplies it.
+//!
+//! Columns of the inner dimension are added in one order, whatever the number of threads: threads split rows or columns of the output.
+
+use std::ops::Range;
+
+use super::lanes::{LANES, Lanes, for_isa};
+use super::{Isa, Team};
+
+/// Inner columns of a packed panel: what stays in the nearer caches while rows pass by.
+const INNER: usize = 512;
+/// Lanes side by side in one tile.
+const SIDE: usize = 2;
+
+/// The left operand `[rows, inner]`, with any strides: a transposed one has them exchanged.
+#[derive(Debug, Clone, Copy)]
+pub struct Left<'a> {
+    pub values: &'a [f32],
+    pub rows: usize,
+    pub inner: usize,
+    /// From one row to the next.
+    pub row_stride: usize,
+    /// From one inner column to the next.
+    pub inner_stride: usize,
+}
+
+impl<'a> Left<'a> {
+    /// Rows one after the other.
+    ///
+    /// # Panics
+    /// When `inner` does not divide the values.
+    pub fn rows(values: &'a [f32], inner: usize) -> Self {
+        assert!(values.len().is_multiple_of(inner), "whole rows");
+        Self { values, rows: values.len() / inner, inner, row_stride: inner, inner_stride: 1 }
+    }
+
+    /// The transposed of a matrix whose rows of `width` stand one after the other.
+    ///
+    /// # Panics
+    /// When `width` does not divide the values.
+    pub fn transposed(values: &'a [f32], width: usize) -> Self {
+        assert!(values.len().is_multiple_of(width), "whole rows");
+        Self { values, rows: width, inner: values.len() / width, row_stride: 1, inner_stride: width }
+    }
+
+    fn fits(&self) -> bool {
+        let last = |count: usize, stride: usize| count.saturating_sub(1) * stride;
+        self.rows == 0 || self.inner == 0 || last(self.rows, self.row_stride) + last(self.inner, self.inner_stride) < self.values.len()
+    }
+}
+
+/// The right operand `[inner, columns]`, row after row.
+#[derive(Debug, Clone, Copy)]
+pub struct Right<'a> {
+    pub values: &'a [f32],
+    pub columns: usize,
+    /// From one row to the next.
+    pub stride: usize,
+}
+
+impl<'a> Right<'a> {
+    /// Rows one after the other.
+    pub fn rows(values: &'a [f32], columns: usize) -> Self {
+        Self { values, columns, stride: columns }
+    }
+}
+
+/// What becomes of a product.
+#[derive(Debug, Clone, Copy)]
+pub struct Scaled {
+    pub by: f32,
+    /// Added to what is there.
+    pub add: bool,
+}
+
+impl Scaled {
+    pub const WRITE: Self = Self { by: 1.0, add: false };
+    pub const ADD: Self = Self { by: 1.0, add: true };
+}
+
+/// `c[rows, columns] = by · a · b`, or `+=`, by the team; `stride` is from one row of `c` to the next.
+///
+/// # Panics
+/// When the shapes do not fit, or 16 does not divide the columns.
+pub fn gemm(team: &Team, isa: Isa, a: Left<'_>, b: Right<'_>, c: &mut [f32], stride: usize, scaled: Scaled) {
+    check(&a, &b, c.len(), stride);
+    let to = Target { start: c.as_mut_ptr(), stride };
+    let panels = b.columns / LANES;
+    // rows are shared out where there are more of them than columns
+    let by_rows = a.rows >= b.columns;
+    team.run(|thread, threads| {
+        let share = |all: usize| all * thread / threads..all * (thread + 1) / threads;
+        let (rows, panels) = if by_rows { (share(a.rows), 0..panels) } else { (0..a.rows, share(panels)) };
+        // SAFETY: `check` has checked the shapes, and shares do not overlap.
+        unsafe { part(isa, a, b, to, rows, panels, scaled) }
+    });
+}
+
+/// The same on the calling thread.
+///
+/// # Panics
+/// As [`gemm`].
+pub fn gemm_alone(isa: Isa, a: Left<'_>, b: Right<'_>, c: &mut [f32], stride: usize, scaled: Scaled) {
+    check(&a, &b, c.len(), stride);
+    let to = Target { start: c.as_mut_ptr(), stride };
+    // SAFETY: `check` has checked the shapes.
+    unsafe { part(isa, a, b, to, 0..a.rows, 0..b.columns / LANES, scaled) }
+}
+
+fn check(a: &Left<'_>, b: &Right<'_>, c: usize, stride: usize) {
+    assert!(a.fits(), "the left operand has {} values, too few for [{}, {}]", a.values.len(), a.rows, a.inner);
+    assert!(b.columns.is_multiple_of(LANES) && b.stride >= b.columns, "whole lanes of columns");
+    assert!(a.inner == 0 || (a.inner - 1) * b.stride + b.columns <= b.values.len(), "rows of the right operand");
+    assert!(stride >= b.columns && (a.rows == 0 || (a.rows - 1) * stride + b.columns <= c), "room for the product");
+}
+
+/// Where a product goes, and from one row of it to the next.
+#[derive(Clone, Copy)]
+pub(super) struct Target {
+    pub start: *mut f32,
+    pub stride: usize,
+}
+
+// SAFETY: threads write different parts.
+unsafe impl Sync for Target {}
+
+/// Some rows and panels of a product.
+///
+/// # Safety
+/// As [`check`] checks; nobody else touches these rows and panels of the output.
+pub(super) unsafe fn part(isa: Isa, a: Left<'_>, b: Right<'_>, c: Target, rows: Range<usize>, panels: Range<usize>, scaled: Scaled) {
+    let packed = if rows.len() > LANES { INNER.min(a.inner) * SIDE * LANES } else { 0 };
+    let mut scratch = vec![0.0_f32; packed];
+    // SAFETY: as the caller promises.
+    unsafe { part_isa(isa, a, b, c, rows, panels, scaled, &mut scratch) }
+}
+
+for_isa! { unsafe fn part_isa(
+    a: Left<'_>, b: Right<'_>, c: Target, rows: Range<usize>, panels: Range<usize>, scaled: Scaled, scratch: &mut [f32],
+) = part_body }
+
+#[inline(always)]
+unsafe fn part_body<V: Lanes>(
+    a: Left<'_>,
+    b: Right<'_>,
+    c: Target,
+    rows: Range<usize>,
+    panels: Range<usize>,
+    scaled: Scaled,
+    scratch: &mut [f32],
+) {
+    let mut panel = panels.start;
+    while panel < panels.end {
+        let side = SIDE.min(panels.end - panel);
+        for from in (0..a.inner.max(1)).step_by(INNER) {
+            let inner = INNER.min(a.inner - from);
+            let add = scaled.add || from > 0;
+            // SAFETY: as `part`: rows, panels and inner columns are within their operands.
+            unsafe {
+                let mut right = (b.values.as_ptr().add(from * b.stride + panel * LANES), b.stride);
+                if !scratch.is_empty() {
+                    for k in 0..inner {
+                        let row = right.0.add(k * right.1);
+                        for s in 0..side {
+                            V::load(row.add(s * LANES)).store(scratch.as_mut_ptr().add((k * side + s) * LANES));
+                        }
+                    }
+                    right = (scratch.as_ptr(), side * LANES);
+                }
+                let mut row = rows.start;
+                while row < rows.end {
+                    let left = a.values.as_ptr().add(row * a.row_stride + from * a.inner_stride);
+                    let tile = Tile { left, a, right, inner, to: c.start.add(row * c.stride + panel * LANES), stride: c.stride, add, by: scaled.by };
+                    row += match (side, rows.end - row) {
+                        (SIDE, 8..) => tile.run::<V, 8, SIDE>(),
+                        (SIDE, 4..) => tile.run::<V, 4, SIDE>(),
+                        (SIDE, _) => tile.run::<V, 1, SIDE>(),
+                        (_, 8..) => tile.run::<V, 8, 1>(),
+                        (_, 4..) => tile.run::<V, 4, 1>(),
+                        _ => tile.run::<V, 1, 1>(),
+                    };
+                }
+            }
+        }
+        panel += side;
+    }
+}
+
+struct Tile<'a> {
+    left: *const f32,
+    a: Left<'a>,
+    right: (*const f32, usize),
+    inner: usize,
+    to: *mut f32,
+    stride: usize,
+    add: bool,
+    by: f32,
+}
+
+impl Tile<'_> {
+    /// Some rows of some lanes; returns how many rows.
+    #[inline(always)]
+    unsafe fn run<V: Lanes, const R: usize, const S: usize>(&self) -> usize {
+        // SAFETY: as `part`.
+        unsafe {
+            let mut sums = [[V::splat(0.0); S]; R];
+            let (mut left, mut right) = (self.left, self.right.0);
+            for _ in 0..self.inner {
+                let mut b = [V::splat(0.0); S];
+                for s in 0..S {
+                    b[s] = V::load(right.add(s * LANES));
+                }
+                for r in 0..R {
+                    let a = V::splat(*left.add(r * self.a.row_stride));
+                    for s in 0..S {
+                        sums[r][s] = b[s].mul_add(a, sums[r][s]);
+                    }
+                }
+                left = left.wrapping_add(self.a.inner_stride);
+                right = right.wrapping_add(self.right.1);
+            }
+            let by = V::splat(self.by);
+            for r in 0..R {
+                for s in 0..S {
+                    let to = self.to.add(r * self.stride + s * LANES);
+                    let product = sums[r][s].mul(by);
+                    if self.add { V::load(to).add(product).store(to) } else { product.store(to) }
+                }
+            }
+        }
+        R
+    }
+}
+
+/// Whether products of bf16 are fast here.
+pub fn has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        std::arch::is_x86_feature_detected!("avx512bf16") && Isa::detect() == Isa::Avx512Vnni
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// A right operand `[inner, columns]` in bf16: panels of 16 columns, each `[inner / 2, 16, 2]`, as the processor's dot products take it.
+#[derive(Debug, Default)]
+pub struct PairedPanels {
+    inner: usize,
+    columns: usize,
+    values: Vec<u32>,
+}
+
+impl PairedPanels {
+    /// Room for `[inner, columns]`, its values to be written.
+    ///
+    /// # Panics
+    /// When `inner` is odd or 16 does not divide `columns`.
+    pub fn shape(&mut self, inner: usize, columns: usize) {
+        assert!(inner.is_multiple_of(2) && columns.is_multiple_of(LANES), "pairs of rows, whole lanes");
+        (self.inner, self.columns) = (inner, columns);
+        self.values.resize(inner / 2 * columns, 0);
+    }
+
+    pub fn inner(&self) -> usize {
+        self.inner
+    }
+
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+}
+
+/// The nearest bf16, ties to even.
+#[inline(always)]
+fn bf16(value: f32) -> u32 {
+    let bits = value.to_bits();
+    // a number that is none stays one
+    if value.is_nan() { (bits >> 16) | 0x40 } else { (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 }
+}
+
+/// Where a weight `[out, in]`, sixteen of its rows at a time, goes for both directions.
+#[derive(Clone, Copy)]
+struct Both {
+    /// `wᵀ`: `[in, out]`.
+    forward: *mut u32,
+    /// `w`: `[out, in]`.
+    backward: *mut u32,
+    out: usize,
+    columns: usize,
+}
+
+// SAFETY: threads write the parts of different rows.
+unsafe impl Sync for Both {}
+
+/// Packs a weight `[out, in]` for `x · wᵀ` (`forward`), or for `dy · w` (`backward`), or both; `row(n, into)` gives its rows in f32.
+///
+/// # Panics
+/// When 16 does not divide both dimensions.
+pub fn pack_pairs(
+    team: &Team,
+    isa: Isa,
+    out: usize,
+    columns: usize,
+    rows: impl Fn(Range<usize>, &mut [f32]) + Sync,
+    forward: Option<&mut PairedPanels>,
+    backward: Option<&mut PairedPanels>,
+) {
+    assert!(out.is_multiple_of(LANES) && columns.is_multiple_of(LANES), "whole panels");
+    let start = |panels: Option<&mut PairedPanels>, inner: usize, columns: usize| {
+        panels.map_or(std::ptr::null_mut(), |panels| {
+            panels.shape(inner, columns);
+            panels.values.as_mut_ptr()
+        })
+    };
+    let both = Both { forward: start(forward, columns, out), backward: start(backward, out, columns), out, columns };
+    let panels = out / LANES;
+    team.run(|thread, threads| {
+        let both = &both;
+        let mut tile = vec![0.0_f32; LANES * columns];
+        for panel in panels * thread / threads..panels * (thread + 1) / threads {
+            rows(panel * LANES..(panel + 1) * LANES, &mut tile);
+            // SAFETY: both outputs have room for every panel, and no other thread has this one.
+            unsafe { pack_isa(isa, &tile, panel, *both) }
+        }
+    });
+}
+
+for_isa! { unsafe fn pack_isa(tile: &[f32], panel: usize, both: Both) = pack_body }
+
+/// `V` only says with which instructions.
+#[inline(always)]
+unsafe fn pack_body<V: Lanes>(tile: &[f32], panel: usize, both: Both) {
+    let columns = both.columns;
+    // SAFETY: as `pack_pairs` says.
+    unsafe {
+        if !both.forward.is_null() {
+            let to = both.forward.add(panel * columns / 2 * LANES);
+            for lane in 0..LANES {
+                let row = tile.as_ptr().add(lane * columns);
+                for pair in 0..columns / 2 {
+                    *to.add(pair * LANES + lane) = bf16(*row.add(2 * pair)) | (bf16(*row.add(2 * pair + 1)) << 16);
+                }
+            }
+        }
+        if !both.backward.is_null() {
+            for pair in 0..LANES / 2 {
+                let (low, high) = (tile.as_ptr().add(2 * pair * columns), tile.as_ptr().add((2 * pair + 1) * columns));
+                for block in 0..columns / LANES {
+                    let to = both.backward.add((block * both.out / 2 + panel * LANES / 2 + pair) * LANES);
+                    for lane in 0..LANES {
+                        *to.add(lane) = bf16(*low.add(block * LANES + lane)) | (bf16(*high.add(block * LANES + lane)) << 16);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rounds rows to bf16.
+///
+/// # Panics
+/// When the two differ in length.
+pub fn to_bf16(team: &Team, isa: Isa, x: &[f32], out: &mut [u16]) {
+    struct Start(*mut u16);
+    // SAFETY: threads write different parts.
+    unsafe impl Sync for Start {}
+    assert_eq!(x.len(), out.len(), "as many values");
+    let to = Start(out.as_mut_ptr());
+    team.run(|thread, threads| {
+        let to = &to;
+        let range = x.len() * thread / threads..x.len() * (thread + 1) / threads;
+        // SAFETY: within both, and no other thread has this part.
+        unsafe { to_bf16_isa(isa, &x[range.clone()], to.0.add(range.start)) }
+    });
+}
+
+for_isa! { unsafe fn to_bf16_isa(x: &[f32], out: *mut u16) = to_bf16_body }
+
+#[inline(always)]
+unsafe fn to_bf16_body<V: Lanes>(x: &[f32], out: *mut u16) {
+    for (at, value) in x.iter().enumerate() {
+        // SAFETY: as `to_bf16` says.
+        unsafe { *out.add(at) = bf16(*value) as u16 }
+    }
+}
+
+/// bf16 to f32.
+///
+/// # Panics
+/// When the two differ in length.
+pub fn widen(team: &Team, isa: Isa, x: &[u16], out: &mut [f32]) {
+    assert_eq!(x.len(), out.len(), "as many values");
+    let width = 1024.min(x.len());
+    if width == 0 {
+        return;
+    }
+    let (whole, rest) = out.split_at_mut(x.len() / width * width);
+    // SAFETY: both have as many values.
+    team.for_rows(whole, width, |row, out| unsafe { widen_isa(isa, &x[row * width..(row + 1) * width], out) });
+    unsafe { widen_isa(isa, &x[whole.len()..], rest) }
+}
+
+for_isa! { unsafe fn widen_isa(x: &[u16], out: &mut [f32]) = widen_body }
+
+#[inline(always)]
+unsafe fn widen_body<V: Lanes>(x: &[u16], out: &mut [f32]) {
+    out.iter_mut().zip(x).for_each(|(out, x)| *out = f32::from_bits(u32::from(*x) << 16));
+}
+
+/// `c[rows, columns] = a · b`, or `+=`, with `a` `[rows, inner]` in bf16 and sums in f32.
+///
+/// # Panics
+/// When the shapes do not fit, or the processor has no products of bf16 ([`has_bf16`]).
+pub fn gemm_bf16(team: &Team, a: &[u16], b: &PairedPanels, c: &mut [f32], add: bool) {
+    assert!(has_bf16(), "products of bf16");
+    assert!(b.inner > 0 && a.len().is_multiple_of(b.inner), "whole rows");
+    let rows = a.len() / b.inner;
+    assert_eq!(c.len(), rows * b.columns, "room for the product");
+    #[cfg(target_arch = "x86_64")]
+    {
+        let to = Target { start: c.as_mut_ptr(), stride: b.columns };
+        let panels = b.columns / LANES;
+        team.run(|thread, threads| {
+            let to = &to;
+            let mine = panels * thread / threads..panels * (thread + 1) / threads;
+            // SAFETY: the shapes were checked, threads have different panels, and the processor has the instructions.
+            unsafe { paired::multiply(a, rows, b, mine, to.start, add) }
+        });
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (team, rows, add);
+}
+
+#[cfg(target_arch = "x86_64")]
+mod paired {
+    use std::arch::x86_64::*;
+    use std::ops::Range;
+
+    use super::super::lanes::LANES;
+    use super::PairedPanels;
+
+    /// Pairs of a panel that stay in the nearest cache while rows pass by.
+    const PAIRS: usize = 192;
+
+    /// # Safety
+    /// `c` has room for `[rows, b.columns]`, nobody else touches the columns of these panels, and the processor has AVX-512 BF16.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(super) unsafe fn multiply(a: &[u16], rows: usize, b: &PairedPanels, panels: Range<usize>, c: *mut f32, add: bool) {
+        let pairs = b.inner / 2;
+        let mut panel = panels.start;
+        while panel < panels.end {
+            let side = (panels.end - panel).min(2);
+            for from in (0..pairs).step_by(PAIRS) {
+                let count = PAIRS.min(pairs - from);
+                let mut row = 0;
+                while row < rows {
+                    // SAFETY: as the caller promises.
+                    unsafe {
+                        let left = a.as_ptr().cast::<u32>().add(row * pairs + from);
+                        let right = b.values.as_ptr().add((panel * pairs + from) * LANES);
+                        let to = c.add(row * b.columns + panel * LANES);
+                        let (right, add) = ([right, right.wrapping_add(pairs * LANES)], add || from > 0);
+                        row += match (side, rows - row) {
+                            (2, 12..) => tile::<12, 2>(left, pairs, right, count, to, b.columns, add),
+                            (2, 8..) => tile::<8, 2>(left, pairs, right, count, to, b.columns, add),
+                            (2, 4..) => tile::<4, 2>(left, pairs, right, count, to, b.columns, add),
+                            (2, _) => tile::<1, 2>(left, pairs, right, count, to, b.columns, add),
+                            (_, 8..) => tile::<8, 1>(left, pairs, right, count, to, b.columns, add),
+                            _ => tile::<1, 1>(left, pairs, right, count, to, b.columns, add),
+                        };
+                    }
+                }
+            }
+            panel += side;
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn tile<const R: usize, const S: usize>(
+        left: *const u32,
+        stride: usize,
+        right: [*const u32; 2],
+        count: usize,
+        to: *mut f32,
+        columns: usize,
+        add: bool,
+    ) -> usize {
+        // SAFETY: as `multiply`.
+        unsafe {
+            let mut sums = [[_mm512_setzero_ps(); S]; R];
+            for k in 0..count {
+                let mut b = [_mm512_setzero_si512(); S];
+                for s in 0..S {
+                    b[s] = _mm512_loadu_si512(right[s].add(k * LANES).cast());
+                }
+                for r in 0..R {
+                    let a = _mm512_set1_epi32((*left.add(r * stride + k)).cast_signed());
+                    for s in 0..S {
+                        sums[r][s] = _mm512_dpbf16_ps(sums[r][s], std::mem::transmute(a), std::mem::transmute(b[s]));
+                    }
+                }
+            }
+            for r in 0..R {
+                for s in 0..S {
+                    let to = to.add(r * columns + s * LANES);
+                    let sum = if add { _mm512_add_ps(_mm512_loadu_ps(to), sums[r][s]) } else { sums[r][s] };
+                    _mm512_storeu_ps(to, sum);
+                }
+            }
+        }
+        R
+    }
+}

@@ -1,0 +1,203 @@
+//! What is trained: low-rank pairs beside every chosen linear layer, as one flat vector, with PEFT's form at both ends.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::lora::{Target, interleaved, neighbours_apart};
+use crate::weights::load_safetensors;
+use crate::{EngineError, ModelConfig, Result};
+
+/// Ranks are held in whole vectors; what is beyond the rank is 0 and stays so.
+const LANES: usize = 16;
+
+/// Shape of the adapter that is trained.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct LoraShape {
+    pub rank: usize,
+    /// What the product is scaled by is `alpha / rank`.
+    pub alpha: f64,
+    pub targets: Vec<Target>,
+}
+
+impl Default for LoraShape {
+    fn default() -> Self {
+        Self { rank: 16, alpha: 32.0, targets: Target::ALL.to_vec() }
+    }
+}
+
+/// Where one module's pair lies: `a` is `[padded rank, in]`, `b` transposed `[padded rank, out]`, one after the other.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pair {
+    pub(super) at: usize,
+    pub(super) columns: usize,
+    pub(super) out: usize,
+}
+
+/// Where everything lies in the flat vector.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    pub(super) shape: LoraShape,
+    pub(super) padded: usize,
+    pairs: Vec<Option<Pair>>,
+    pub(super) len: usize,
+}
+
+impl Layout {
+    /// # Errors
+    /// A rank of 0, no targets, or a scale that is none.
+    pub(super) fn new(config: &ModelConfig, shape: LoraShape) -> Result<Self> {
+        let refuse = |reason: String| Err(EngineError::Training { reason });
+        if shape.rank == 0 || shape.rank > config.hidden {
+            return refuse(format!("rank is {}, expected 1 to {}", shape.rank, config.hidden));
+        }
+        if shape.targets.is_empty() {
+            return refuse("targets is empty, expected at least one linear layer".into());
+        }
+        if !(shape.alpha.is_finite() && shape.alpha > 0.0) {
+            return refuse(format!("alpha is {}, expected a positive number", shape.alpha));
+        }
+        let padded = shape.rank.next_multiple_of(LANES);
+        let (mut pairs, mut len) = (Vec::new(), 0);
+        for _ in 0..config.layers {
+            for target in Target::ALL {
+                let [out, columns] = target.shape(config);
+                pairs.push(shape.targets.contains(&target).then(|| {
+                    let pair = Pair { at: len, columns, out };
+                    len += padded * (columns + out);
+                    pair
+                }));
+            }
+        }
+        Ok(Self { shape, padded, pairs, len })
+    }
+
+    pub(super) fn pair(&self, layer: usize, target: Target) -> Option<Pair> {
+        self.pairs[layer * Target::ALL.len() + target.index()]
+    }
+
+    pub(super) fn scale(&self) -> f32 {
+        (self.shape.alpha / self.shape.rank as f64) as f32
+    }
+
+    /// A of a pair, `[padded rank, in]`.
+    pub(super) fn a<'a>(&self, values: &'a [f32], pair: Pair) -> &'a [f32] {
+        &values[pair.at..pair.at + self.padded * pair.columns]
+    }
+
+    /// B transposed, `[padded rank, out]`.
+    pub(super) fn b<'a>(&self, values: &'a [f32], pair: Pair) -> &'a [f32] {
+        &values[pair.at + self.padded * pair.columns..pair.at + self.padded * (pair.columns + pair.out)]
+    }
+
+    /// Both, to be written.
+    pub(super) fn both<'a>(&self, values: &'a mut [f32], pair: Pair) -> (&'a mut [f32], &'a mut [f32]) {
+        values[pair.at..pair.at + self.padded * (pair.columns + pair.out)].split_at_mut(self.padded * pair.columns)
+    }
+
+    /// As PEFT begins: A uniform within `1 / √in` (Kaiming with a = √5), B zero, so that nothing is added at first.
+    pub(super) fn begin(&self, seed: u64) -> Vec<f32> {
+        let (mut values, mut random) = (vec![0.0; self.len], StdRng::seed_from_u64(seed));
+        for pair in self.pairs.iter().flatten() {
+            let bound = 1.0 / (pair.columns as f32).sqrt();
+            let used = self.shape.rank * pair.columns;
+            values[pair.at..pair.at + used].iter_mut().for_each(|value| *value = random.random_range(-bound..bound));
+        }
+        values
+    }
+
+    /// Each pair with its layer and target.
+    fn each(&self) -> impl Iterator<Item = (usize, Target, Pair)> + '_ {
+        let named = |at: usize| (at / Target::ALL.len(), Target::ALL[at % Target::ALL.len()]);
+        self.pairs.iter().enumerate().filter_map(move |(at, pair)| {
+            let (layer, target) = named(at);
+            pair.map(|pair| (layer, target, pair))
+        })
+    }
+
+    /// Writes a PEFT folder: `adapter_config.json` and `adapter_model.safetensors` in f32, in Hugging Face's order of rows.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub(super) fn save(&self, values: &[f32], config: &ModelConfig, base: &Base<'_>, folder: &Path) -> Result<()> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| EngineError::Io { path, source }
+        };
+        std::fs::create_dir_all(folder).map_err(io(folder))?;
+        let mut tensors = HashMap::new();
+        for (layer, target, pair) in self.each() {
+            let rank = self.shape.rank;
+            let a = Tensor::from_slice(&self.a(values, pair)[..rank * pair.columns], (rank, pair.columns), &Device::Cpu)?;
+            let b = Tensor::from_slice(&self.b(values, pair)[..rank * pair.out], (rank, pair.out), &Device::Cpu)?.t()?.contiguous()?;
+            let b = match heads(config, target) {
+                Some(heads) => neighbours_apart(&b, heads)?,
+                None => b,
+            };
+            let name = |matrix: &str| format!("base_model.model.model.layers.{layer}.{}.{matrix}.weight", target.module());
+            tensors.insert(name("lora_A"), a);
+            tensors.insert(name("lora_B"), b);
+        }
+        let weights = folder.join("adapter_model.safetensors");
+        candle_core::safetensors::save(&tensors, &weights)?;
+        let modules: Vec<&str> = self.shape.targets.iter().map(|target| target.module().rsplit('.').next().unwrap_or_default()).collect();
+        let settings = serde_json::json!({
+            "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base.name, "base_sha256": base.sha256,
+            "r": self.shape.rank, "lora_alpha": self.shape.alpha, "lora_dropout": 0.0, "bias": "none", "target_modules": modules,
+            "fan_in_fan_out": false, "inference_mode": true, "init_lora_weights": true, "use_rslora": false, "use_dora": false,
+            "modules_to_save": null, "rank_pattern": {}, "alpha_pattern": {},
+        });
+        let path = folder.join("adapter_config.json");
+        let text = serde_json::to_string_pretty(&settings).map_err(|error| EngineError::Training { reason: error.to_string() })?;
+        std::fs::write(&path, text + "\n").map_err(io(&path))
+    }
+
+    /// Reads a PEFT folder of this layout's shape.
+    ///
+    /// # Errors
+    /// When a pair is missing or has another shape.
+    pub(super) fn read(&self, config: &ModelConfig, folder: &Path) -> Result<Vec<f32>> {
+        let bad = |reason: String| EngineError::BadAdapter { path: folder.to_owned(), reason };
+        let tensors = load_safetensors(&folder.join("adapter_model.safetensors"), &Device::Cpu)?;
+        let mut values = vec![0.0; self.len];
+        for (layer, target, pair) in self.each() {
+            let get = |matrix: &str, shape: (usize, usize)| -> Result<Tensor> {
+                let name = format!("base_model.model.model.layers.{layer}.{}.{matrix}.weight", target.module());
+                let tensor = tensors.get(&name).ok_or_else(|| bad(format!("tensor {name:?} is missing")))?;
+                if tensor.dims2()? != shape {
+                    return Err(bad(format!("tensor {name:?} has shape {:?}, expected {shape:?}", tensor.dims())));
+                }
+                Ok(tensor.to_dtype(candle_core::DType::F32)?)
+            };
+            let (a, b) = (get("lora_A", (self.shape.rank, pair.columns))?, get("lora_B", (pair.out, self.shape.rank))?);
+            let b = match heads(config, target) {
+                Some(heads) => interleaved(&b, heads)?,
+                None => b,
+            };
+            let (to_a, to_b) = self.both(&mut values, pair);
+            to_a[..self.shape.rank * pair.columns].copy_from_slice(&a.flatten_all()?.to_vec1::<f32>()?);
+            to_b[..self.shape.rank * pair.out].copy_from_slice(&b.t()?.contiguous()?.flatten_all()?.to_vec1::<f32>()?);
+        }
+        Ok(values)
+    }
+}
+
+/// What an adapter says of the base it was trained on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Base<'a> {
+    pub(super) name: &'a str,
+    pub(super) sha256: &'a str,
+}
+
+/// Heads whose rows the base has in GGUF's order.
+fn heads(config: &ModelConfig, target: Target) -> Option<usize> {
+    match target {
+        _ if !config.rope.interleaved => None,
+        Target::Q => Some(config.heads),
+        Target::K => Some(config.kv_heads),
+        _ => None,
+    }
+}

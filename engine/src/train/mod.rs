@@ -1,0 +1,23 @@
+//! LoRA training on the frozen base (Hu et al. 2021), on the CPU.
+//!
+//! Weights stay quantised and are dequantised a layer at a time, into bf16 where the processor multiplies it. The backward is written out:
+//! gradients of frozen weights are never made, and logits exist only at the places that carry loss. All continuations of a prompt go through
+//! the model beside one reading of it, as a tree. What is trained is what will be served: the same tokens, the same positions.
+
+mod adapter;
+mod frozen;
+mod logits;
+pub mod objective;
+mod optimiser;
+mod pass;
+mod round;
+mod state;
+#[cfg(test)]
+mod tests;
+mod trainer;
+
+pub use adapter::LoraShape;
+pub use frozen::TrainPrecision;
+pub use objective::{Aim, LossSettings, Objective};
+pub use optimiser::AdamW;
+pub use trainer::{Example, Progress, Summary, TrainOptions, Trainer};

@@ -1,0 +1,407 @@
+//! Forward and backward of the frozen model with an adapter beside it.
+//!
+//! The backward is written out rather than recorded: gradients of frozen weights are never made, what is cheap to compute again is not kept
+//! (norms, activations, attention's probabilities), and the output layer's logits exist only at the rows that carry loss.
+
+use super::adapter::Layout;
+use super::frozen::{Frozen, FrozenModel, Multiplier};
+use crate::kernels::{
+    Attended, Heads, Left, Right, Scaled, Tree, attend, attend_backward, gemm, rms_norm, rms_norm_backward, rotate, swiglu, swiglu_backward,
+    to_bf16, widen,
+};
+use crate::lora::Target;
+
+/// Sequences that go through the model together, their rows one after the other.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Batch {
+    pub(super) tokens: Vec<u32>,
+    pub(super) trees: Vec<Tree>,
+    /// The tokens whose log-probability is asked for, ordered by row.
+    pub(super) reads: Vec<Read>,
+}
+
+/// How likely `token` is after a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Read {
+    pub(super) row: usize,
+    pub(super) token: u32,
+    /// Which of the caller's numbers it is.
+    pub(super) place: usize,
+}
+
+/// An adapter as it stands, or none: the reference.
+#[derive(Clone, Copy)]
+pub(super) struct Low<'a> {
+    pub(super) layout: &'a Layout,
+    pub(super) values: &'a [f32],
+}
+
+/// What the backward needs of the forward; in bf16 where products are.
+#[derive(Debug)]
+enum Kept {
+    F32(Vec<f32>),
+    Bf16(Vec<u16>),
+}
+
+impl Kept {
+    fn of(m: &Multiplier, x: &[f32]) -> Self {
+        if !m.bf16 {
+            return Self::F32(x.to_vec());
+        }
+        let mut rounded = vec![0; x.len()];
+        to_bf16(&m.team, m.isa, x, &mut rounded);
+        Self::Bf16(rounded)
+    }
+
+    fn restore(&self, m: &Multiplier, into: &mut Vec<f32>) {
+        match self {
+            Self::F32(values) => values.clone_into(into),
+            Self::Bf16(values) => {
+                into.resize(values.len(), 0.0);
+                widen(&m.team, m.isa, values, into);
+            }
+        }
+    }
+}
+
+/// One layer's.
+#[derive(Debug)]
+struct LayerTape {
+    input: Vec<f32>,
+    middle: Vec<f32>,
+    q: Kept,
+    k: Kept,
+    v: Kept,
+    attended: Kept,
+    gate: Kept,
+    up: Kept,
+    /// Low-rank inner products by target, `[tokens, padded rank]`; empty where nothing is trained.
+    low: [Vec<f32>; 7],
+}
+
+/// What a forward leaves for its backward.
+#[derive(Debug, Default)]
+pub(super) struct Tape {
+    layers: Vec<LayerTape>,
+    /// The inputs of layers alone: the rest is computed again.
+    inputs: Vec<Vec<f32>>,
+    last: Vec<f32>,
+}
+
+/// Buffers of a pass.
+#[derive(Debug, Default)]
+struct Buffers {
+    normed: Vec<f32>,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    attended: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    inner: Vec<f32>,
+    delta: Vec<f32>,
+    turned: Vec<f32>,
+    dlow: Vec<f32>,
+    dq: Vec<f32>,
+    dk: Vec<f32>,
+    dv: Vec<f32>,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+/// The model with its buffers.
+pub(super) struct Model {
+    pub(super) frozen: FrozenModel,
+    pub(super) m: Multiplier,
+    /// Keep the layers' inputs alone.
+    pub(super) checkpoint: bool,
+    buffers: Buffers,
+    /// Called after each layer: where training makes room for others.
+    pub(super) pause: Box<dyn FnMut() + Send>,
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model").field("config", &self.frozen.config).finish_non_exhaustive()
+    }
+}
+
+impl Model {
+    pub(super) fn new(frozen: FrozenModel, m: Multiplier, checkpoint: bool) -> Self {
+        Self { frozen, m, checkpoint, buffers: Buffers::default(), pause: Box::new(|| {}) }
+    }
+
+    fn heads(&self) -> Heads {
+        let config = &self.frozen.config;
+        Heads { heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim }
+    }
+
+    /// The residual stream after the last layer, `[rows, hidden]`.
+    pub(super) fn forward(&mut self, batch: &Batch, low: Option<Low<'_>>, mut tape: Option<&mut Tape>) -> Vec<f32> {
+        let hidden = self.frozen.config.hidden;
+        self.angles(batch);
+        let mut x = vec![0.0; batch.tokens.len() * hidden];
+        for (token, x) in batch.tokens.iter().zip(x.chunks_exact_mut(hidden)) {
+            self.frozen.embedding.rows(*token as usize..*token as usize + 1, x);
+        }
+        if let Some(tape) = tape.as_deref_mut() {
+            *tape = Tape::default();
+        }
+        for layer in 0..self.frozen.layers.len() {
+            let keep = tape.is_some() && !self.checkpoint;
+            let input = tape.as_ref().map(|_| x.clone());
+            let kept = self.layer(layer, &mut x, batch, low, keep);
+            if let Some(tape) = tape.as_deref_mut() {
+                match kept {
+                    Some(kept) => tape.layers.push(kept),
+                    None => tape.inputs.extend(input),
+                }
+            }
+            (self.pause)();
+        }
+        if let Some(tape) = tape {
+            tape.last.clone_from(&x);
+        }
+        x
+    }
+
+    /// Adds the adapter's gradient to `gradient` (laid out as its values), given that of the final rows, `[rows, hidden]`.
+    pub(super) fn backward(&mut self, batch: &Batch, low: Low<'_>, tape: &mut Tape, mut dx: Vec<f32>, gradient: &mut [f32]) {
+        for layer in (0..self.frozen.layers.len()).rev() {
+            let kept = match tape.layers.pop() {
+                Some(kept) => Some(kept),
+                None => tape.inputs.pop().and_then(|mut x| self.layer(layer, &mut x, batch, Some(low), true)),
+            };
+            if let Some(kept) = kept {
+                self.layer_backward(layer, &kept, batch, low, &mut dx, gradient);
+            }
+            (self.pause)();
+        }
+    }
+
+    /// The last norm's gradient: `dx[rows, hidden]` from that of the rows that were read.
+    pub(super) fn norm_backward(&self, tape: &Tape, rows: &[usize], dy: &[f32]) -> Vec<f32> {
+        let hidden = self.frozen.config.hidden;
+        let mut dx = vec![0.0; tape.last.len()];
+        let x: Vec<f32> = rows.iter().flat_map(|row| &tape.last[row * hidden..(row + 1) * hidden]).copied().collect();
+        let mut part = vec![0.0; x.len()];
+        rms_norm_backward(&self.m.team, self.m.isa, &x, &self.frozen.norm, self.frozen.config.norm_eps, dy, &mut part);
+        for (row, part) in rows.iter().zip(part.chunks_exact(hidden)) {
+            dx[row * hidden..(row + 1) * hidden].copy_from_slice(part);
+        }
+        dx
+    }
+
+    /// Rows of the residual stream, through the last norm.
+    pub(super) fn final_norm(&self, x: &[f32], rows: &[usize]) -> Vec<f32> {
+        let hidden = self.frozen.config.hidden;
+        let mut out = vec![0.0; rows.len() * hidden];
+        let (isa, weight, eps) = (self.m.isa, &self.frozen.norm, self.frozen.config.norm_eps);
+        self.m.team.for_rows(&mut out, hidden, |at, out| rms_norm(isa, &x[rows[at] * hidden..(rows[at] + 1) * hidden], weight, eps, out));
+        out
+    }
+
+    /// The cosine and sine of every row's position.
+    fn angles(&mut self, batch: &Batch) {
+        let (cos, sin) = (&mut self.buffers.cos, &mut self.buffers.sin);
+        (cos.clear(), sin.clear());
+        for position in batch.trees.iter().flat_map(Tree::positions) {
+            for frequency in &self.frozen.inverse_frequencies {
+                let (s, c) = (position as f32 * frequency).sin_cos();
+                cos.push(c);
+                sin.push(s);
+            }
+        }
+    }
+
+    fn norm(&self, x: &[f32], weight: &[f32], out: &mut Vec<f32>) {
+        let (isa, width, eps) = (self.m.isa, weight.len(), self.frozen.config.norm_eps);
+        out.resize(x.len(), 0.0);
+        self.m.team.for_rows(out, width, |row, out| rms_norm(isa, &x[row * width..(row + 1) * width], weight, eps, out));
+    }
+
+    /// Rotates every row of queries or keys to its position, or back.
+    fn rotate(&self, values: &mut [f32], heads: usize, back: bool) {
+        let config = &self.frozen.config;
+        let (pairs, interleaved, Buffers { cos, sin, .. }) = (config.head_dim / 2, config.rope.interleaved, &self.buffers);
+        self.m.team.for_rows(values, heads * config.head_dim, |row, values| {
+            let (cos, sin) = (&cos[row * pairs..(row + 1) * pairs], &sin[row * pairs..(row + 1) * pairs]);
+            if back {
+                let sin: smallvec::SmallVec<[f32; 128]> = sin.iter().map(|sin| -sin).collect();
+                rotate(values, cos, &sin, interleaved);
+            } else {
+                rotate(values, cos, sin, interleaved);
+            }
+        });
+    }
+
+    /// Products of the same rows with some of a layer's weights, adapters included; gives the low-rank inner products.
+    fn products<const N: usize>(
+        &mut self,
+        layer: usize,
+        x: &[f32],
+        outputs: [(Target, &mut Vec<f32>); N],
+        low: Option<Low<'_>>,
+        keep: &mut [Vec<f32>; 7],
+    ) {
+        let weights = &self.frozen.layers[layer];
+        let targets = outputs.each_ref().map(|(target, _)| *target);
+        let mut products = outputs.map(|(target, y)| {
+            let w = weights.weight(target);
+            (w, 0..w.out, y)
+        });
+        self.m.forward(x, &mut products);
+        let Some(Low { layout, values }) = low else { return };
+        let (team, isa) = (&self.m.team, self.m.isa);
+        for (target, (_, _, y)) in targets.into_iter().zip(products) {
+            let Some(pair) = layout.pair(layer, target) else { continue };
+            let (rank, kept) = (layout.padded, &mut keep[target.index()]);
+            turn(layout.a(values, pair), pair.columns, &mut self.buffers.turned);
+            kept.resize(x.len() / pair.columns * rank, 0.0);
+            gemm(team, isa, Left::rows(x, pair.columns), Right::rows(&self.buffers.turned, rank), kept, rank, Scaled::WRITE);
+            let scaled = Scaled { by: layout.scale(), add: true };
+            gemm(team, isa, Left::rows(kept, rank), Right::rows(layout.b(values, pair), pair.out), y, pair.out, scaled);
+        }
+    }
+
+    /// One layer, in place; with `keep`, what its backward needs.
+    fn layer(&mut self, layer: usize, x: &mut Vec<f32>, batch: &Batch, low: Option<Low<'_>>, keep: bool) -> Option<LayerTape> {
+        let mut b = std::mem::take(&mut self.buffers);
+        // the angles stay where rotations look for them
+        (self.buffers.cos, self.buffers.sin) = (std::mem::take(&mut b.cos), std::mem::take(&mut b.sin));
+        let config = self.frozen.config.clone();
+        let mut lows: [Vec<f32>; 7] = Default::default();
+        let input = keep.then(|| x.clone());
+        self.norm(x, &self.frozen.layers[layer].input_norm, &mut b.normed);
+        let outputs = [(Target::Q, &mut b.q), (Target::K, &mut b.k), (Target::V, &mut b.v)];
+        self.products(layer, &b.normed, outputs, low, &mut lows);
+        self.rotate(&mut b.q, config.heads, false);
+        self.rotate(&mut b.k, config.kv_heads, false);
+        b.attended.resize(b.q.len(), 0.0);
+        let seen = Attended { q: &b.q, k: &b.k, v: &b.v };
+        attend(&self.m.team, self.m.isa, &batch.trees, self.heads(), seen, &mut b.attended);
+        self.products(layer, &b.attended, [(Target::O, &mut b.delta)], low, &mut lows);
+        add(x, &b.delta);
+        let middle = keep.then(|| x.clone());
+        self.norm(x, &self.frozen.layers[layer].post_norm, &mut b.normed);
+        self.products(layer, &b.normed, [(Target::Gate, &mut b.gate), (Target::Up, &mut b.up)], low, &mut lows);
+        b.inner.resize(b.gate.len(), 0.0);
+        swiglu(&self.m.team, self.m.isa, &b.gate, &b.up, config.intermediate, &mut b.inner);
+        self.products(layer, &b.inner, [(Target::Down, &mut b.delta)], low, &mut lows);
+        add(x, &b.delta);
+        let kept = input.zip(middle).map(|(input, middle)| LayerTape {
+            input,
+            middle,
+            q: Kept::of(&self.m, &b.q),
+            k: Kept::of(&self.m, &b.k),
+            v: Kept::of(&self.m, &b.v),
+            attended: Kept::of(&self.m, &b.attended),
+            gate: Kept::of(&self.m, &b.gate),
+            up: Kept::of(&self.m, &b.up),
+            low: lows,
+        });
+        (b.cos, b.sin) = (std::mem::take(&mut self.buffers.cos), std::mem::take(&mut self.buffers.sin));
+        b.turned = std::mem::take(&mut self.buffers.turned);
+        self.buffers = b;
+        kept
+    }
+
+    /// Turns `dx` from the gradient of a layer's output into that of its input.
+    fn layer_backward(&mut self, layer: usize, kept: &LayerTape, batch: &Batch, low: Low<'_>, dx: &mut [f32], gradient: &mut [f32]) {
+        let mut b = std::mem::take(&mut self.buffers);
+        (self.buffers.cos, self.buffers.sin) = (std::mem::take(&mut b.cos), std::mem::take(&mut b.sin));
+        let config = self.frozen.config.clone();
+        let rows = batch.tokens.len();
+        // the MLP
+        kept.gate.restore(&self.m, &mut b.gate);
+        kept.up.restore(&self.m, &mut b.up);
+        b.inner.resize(b.gate.len(), 0.0);
+        swiglu(&self.m.team, self.m.isa, &b.gate, &b.up, config.intermediate, &mut b.inner);
+        b.delta.resize(b.inner.len(), 0.0);
+        self.product_backward(layer, Target::Down, &b.inner, dx, low, kept, &mut b.delta, false, gradient);
+        swiglu_backward(&self.m.team, self.m.isa, &b.delta, config.intermediate, &mut b.gate, &mut b.up);
+        self.norm(&kept.middle, &self.frozen.layers[layer].post_norm, &mut b.normed);
+        b.delta.resize(rows * config.hidden, 0.0);
+        self.product_backward(layer, Target::Gate, &b.normed, &b.gate, low, kept, &mut b.delta, false, gradient);
+        self.product_backward(layer, Target::Up, &b.normed, &b.up, low, kept, &mut b.delta, true, gradient);
+        let weights = &self.frozen.layers[layer];
+        rms_norm_backward(&self.m.team, self.m.isa, &kept.middle, &weights.post_norm, config.norm_eps, &b.delta, dx);
+        // attention
+        kept.attended.restore(&self.m, &mut b.attended);
+        b.delta.resize(b.attended.len(), 0.0);
+        self.product_backward(layer, Target::O, &b.attended, dx, low, kept, &mut b.delta, false, gradient);
+        for (kept, values) in [(&kept.q, &mut b.q), (&kept.k, &mut b.k), (&kept.v, &mut b.v)] {
+            kept.restore(&self.m, values);
+        }
+        for (values, d) in [(&b.q, &mut b.dq), (&b.k, &mut b.dk), (&b.v, &mut b.dv)] {
+            d.clear();
+            d.resize(values.len(), 0.0);
+        }
+        let seen = Attended { q: &b.q, k: &b.k, v: &b.v };
+        let heads = self.heads();
+        attend_backward(&self.m.team, self.m.isa, &batch.trees, heads, seen, &b.delta, &mut b.dq, &mut b.dk, &mut b.dv);
+        self.rotate(&mut b.dq, config.heads, true);
+        self.rotate(&mut b.dk, config.kv_heads, true);
+        self.norm(&kept.input, &self.frozen.layers[layer].input_norm, &mut b.normed);
+        b.delta.resize(rows * config.hidden, 0.0);
+        for (target, d, more) in [(Target::Q, &b.dq, false), (Target::K, &b.dk, true), (Target::V, &b.dv, true)] {
+            self.product_backward(layer, target, &b.normed, d, low, kept, &mut b.delta, more, gradient);
+        }
+        let weights = &self.frozen.layers[layer];
+        rms_norm_backward(&self.m.team, self.m.isa, &kept.input, &weights.input_norm, config.norm_eps, &b.delta, dx);
+        (b.cos, b.sin) = (std::mem::take(&mut self.buffers.cos), std::mem::take(&mut self.buffers.sin));
+        (b.turned, b.dlow) = (std::mem::take(&mut self.buffers.turned), std::mem::take(&mut self.buffers.dlow));
+        self.buffers = b;
+    }
+
+    /// One product's backward: its input's gradient, `dx (+)= dy · w + s (dy · B) · A`, and its pair's,
+    /// `dA += s (dy · B)ᵀ · x`, `dB += s dyᵀ · (x · Aᵀ)`.
+    #[allow(clippy::too_many_arguments, reason = "each is a buffer of its own")]
+    fn product_backward(
+        &mut self,
+        layer: usize,
+        target: Target,
+        x: &[f32],
+        dy: &[f32],
+        low: Low<'_>,
+        kept: &LayerTape,
+        dx: &mut [f32],
+        add: bool,
+        gradient: &mut [f32],
+    ) {
+        let w: &Frozen = self.frozen.layers[layer].weight(target);
+        // nothing is trained before the first layer
+        let wanted = layer > 0 || !matches!(target, Target::Q | Target::K | Target::V);
+        if wanted {
+            self.m.backward(w, 0..w.out, dy, dx, add);
+        }
+        let Low { layout, values } = low;
+        let Some(pair) = layout.pair(layer, target) else { return };
+        let (team, isa, rank) = (&self.m.team, self.m.isa, layout.padded);
+        let Buffers { turned, dlow, .. } = &mut self.buffers;
+        turn(layout.b(values, pair), pair.out, turned);
+        dlow.resize(dy.len() / pair.out * rank, 0.0);
+        let scale = layout.scale();
+        gemm(team, isa, Left::rows(dy, pair.out), Right::rows(turned, rank), dlow, rank, Scaled { by: scale, add: false });
+        let (da, db) = layout.both(gradient, pair);
+        gemm(team, isa, Left::transposed(dlow, rank), Right::rows(x, pair.columns), da, pair.columns, Scaled::ADD);
+        let scaled = Scaled { by: scale, add: true };
+        gemm(team, isa, Left::transposed(&kept.low[target.index()], rank), Right::rows(dy, pair.out), db, pair.out, scaled);
+        if wanted {
+            gemm(team, isa, Left::rows(dlow, rank), Right::rows(layout.a(values, pair), pair.columns), dx, pair.columns, Scaled::ADD);
+        }
+    }
+}
+
+/// A matrix with rows of `width`, transposed.
+fn turn(values: &[f32], width: usize, into: &mut Vec<f32>) {
+    let rows = values.len() / width;
+    into.resize(values.len(), 0.0);
+    for (row, values) in values.chunks_exact(width).enumerate() {
+        values.iter().enumerate().for_each(|(column, value)| into[column * rows + row] = *value);
+    }
+}
+
+fn add(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}

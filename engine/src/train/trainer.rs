@@ -1,0 +1,354 @@
+//! The training loop: examples in, an adapter out.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+
+use super::adapter::{Base, Layout, LoraShape};
+use super::frozen::{FrozenModel, Multiplier, TrainPrecision};
+use super::objective::{Aim, LossSettings};
+use super::optimiser::{AdamW, Moments};
+use super::pass::{Low, Model, Tape};
+use super::round::{self, Round};
+use super::state;
+use crate::{EngineError, ModelFiles, ModelInfo, Result};
+
+/// A prompt, what may follow it, and what is to be made of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Example {
+    pub prompt: Vec<u32>,
+    /// Each at least one token.
+    pub continuations: Vec<Vec<u32>>,
+    pub aim: Aim,
+}
+
+/// How to train.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainOptions {
+    pub lora: LoraShape,
+    pub precision: TrainPrecision,
+    pub optimiser: AdamW,
+    pub loss: LossSettings,
+    pub epochs: usize,
+    /// Examples of a step.
+    pub batch: usize,
+    /// Tokens that go through the model together; a batch of more goes in several parts, whose gradients are added.
+    pub micro_tokens: usize,
+    /// Keep the layers' inputs alone and compute the rest again: about a third more time, a sixth of the memory for activations.
+    pub checkpoint: bool,
+    /// Threads; all cores when 0.
+    pub threads: usize,
+    pub seed: u64,
+}
+
+impl Default for TrainOptions {
+    fn default() -> Self {
+        Self {
+            lora: LoraShape::default(),
+            precision: TrainPrecision::Auto,
+            optimiser: AdamW::default(),
+            loss: LossSettings::default(),
+            epochs: 2,
+            batch: 8,
+            micro_tokens: 1024,
+            checkpoint: false,
+            threads: 0,
+            seed: 1,
+        }
+    }
+}
+
+/// Where training stands, after each step.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Steps done, of all.
+    pub step: u64,
+    pub steps: u64,
+    /// The mean loss of the step's examples.
+    pub loss: f64,
+    /// How far apart, on average, the policy puts what should be likely and what should not, in nats; of objectives that compare.
+    pub margin: Option<f64>,
+    /// Of the gradient, before it was clipped.
+    pub norm: f64,
+    /// Tokens of the step that went through the model.
+    pub tokens: u64,
+    pub elapsed: Duration,
+}
+
+/// What came of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    pub steps: u64,
+    /// Whether all steps were done, or the caller ended it.
+    pub complete: bool,
+    /// The mean loss of each step that this process made.
+    pub losses: Vec<f64>,
+    pub tokens: u64,
+    pub seconds: f64,
+}
+
+/// One adapter in training.
+#[derive(Debug)]
+pub struct Trainer {
+    model: Model,
+    info: ModelInfo,
+    options: TrainOptions,
+    pub(super) layout: Layout,
+    pub(super) values: Vec<f32>,
+    moments: Moments,
+}
+
+impl Trainer {
+    /// A fresh adapter beside the base in `files`.
+    ///
+    /// # Errors
+    /// [`EngineError::Training`] names the option that is wrong; and when the files cannot be read.
+    pub fn new(files: &ModelFiles, options: TrainOptions) -> Result<Self> {
+        options.check().map_err(|reason| EngineError::Training { reason })?;
+        let frozen = FrozenModel::load(files)?;
+        let layout = Layout::new(&frozen.config, options.lora.clone())?;
+        let threads = match options.threads {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
+            threads => threads,
+        };
+        let values = layout.begin(options.seed);
+        let moments = Moments::new(layout.len);
+        let model = Model::new(frozen, Multiplier::new(threads, options.precision)?, options.checkpoint);
+        Ok(Self { model, info: files.info().clone(), options, layout, values, moments })
+    }
+
+    /// Goes on from an adapter's weights, which must have this shape, with fresh moments.
+    ///
+    /// # Errors
+    /// When the folder does not hold such an adapter.
+    pub fn begin_from(&mut self, folder: &Path) -> Result<()> {
+        self.values = self.layout.read(&self.model.frozen.config, folder)?;
+        Ok(())
+    }
+
+    /// What is called after each layer, so that others come to their turn.
+    pub fn pause_by(&mut self, pause: impl FnMut() + Send + 'static) {
+        self.model.pause = Box::new(pause);
+    }
+
+    pub fn options(&self) -> &TrainOptions {
+        &self.options
+    }
+
+    /// Numbers that are trained.
+    pub fn parameters(&self) -> usize {
+        self.layout.len / self.layout.padded * self.layout.shape.rank
+    }
+
+    /// Trains on `examples`; `told` hears of every step and may end it. With `resume`, goes on from the state in that file where it belongs to
+    /// the same examples and options, and keeps it there once in a while; the file is gone when all steps are done. The same examples, options
+    /// and threads give the same adapter, interrupted or not.
+    ///
+    /// # Errors
+    /// An example that cannot be learned from is named by its number; a loss that is no number ends the run; and when state cannot be written.
+    pub fn run(
+        &mut self,
+        examples: &[Example],
+        resume: Option<&Path>,
+        told: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+    ) -> Result<Summary> {
+        self.check_examples(examples)?;
+        let per_epoch = examples.len().div_ceil(self.options.batch) as u64;
+        let steps = per_epoch * self.options.epochs as u64;
+        let key = state::key(&self.options, &self.info.sha256, examples);
+        if let Some((values, moments)) = resume.and_then(|path| state::read(path, &key, self.layout.len)) {
+            (self.values, self.moments) = (values, moments);
+        }
+        let started = Instant::now();
+        let (mut tokens, mut losses, mut kept_at) = (0, Vec::new(), Instant::now());
+        let mut order = Vec::new();
+        let mut references: Vec<Option<Vec<Vec<f32>>>> = vec![None; examples.len()];
+        let mut gradient = vec![0.0; self.layout.len];
+        while self.moments.step < steps {
+            let (epoch, at) = (self.moments.step / per_epoch, (self.moments.step % per_epoch) as usize);
+            if at == 0 || order.is_empty() {
+                order = (0..examples.len()).collect();
+                order.shuffle(&mut StdRng::seed_from_u64(self.options.seed.wrapping_add(epoch)));
+            }
+            let chosen: Vec<usize> = order[at * self.options.batch..].iter().take(self.options.batch).copied().collect();
+            gradient.fill(0.0);
+            let made = self.step(examples, &chosen, &mut references, &mut gradient)?;
+            if !made.loss.is_finite() {
+                let reason = format!("the loss of step {} is {}: the weights or the examples hold what is no number", self.moments.step, made.loss);
+                return Err(EngineError::Training { reason });
+            }
+            let norm = self.moments.step(&self.options.optimiser, steps, &mut self.values, &gradient);
+            tokens += made.tokens;
+            losses.push(made.loss);
+            let progress = Progress {
+                step: self.moments.step,
+                steps,
+                loss: made.loss,
+                margin: made.margin,
+                norm,
+                tokens: made.tokens,
+                elapsed: started.elapsed(),
+            };
+            let ended = told(&progress).is_break();
+            if let Some(path) = resume.filter(|_| ended || kept_at.elapsed() >= KEPT_EVERY) {
+                state::write(path, &key, &self.values, &self.moments)?;
+                kept_at = Instant::now();
+            }
+            if ended {
+                break;
+            }
+        }
+        let complete = self.moments.step == steps;
+        if let Some(path) = resume.filter(|path| complete && path.exists()) {
+            std::fs::remove_file(path).map_err(|source| EngineError::Io { path: path.to_owned(), source })?;
+        }
+        Ok(Summary { steps: self.moments.step, complete, losses, tokens, seconds: started.elapsed().as_secs_f64() })
+    }
+
+    /// The log-probability of every token of every continuation, with the adapter or without.
+    ///
+    /// # Errors
+    /// An example that the model cannot hold.
+    pub fn log_probabilities(&mut self, examples: &[Example], with_adapter: bool) -> Result<Vec<Vec<Vec<f32>>>> {
+        self.check_examples(examples)?;
+        let chosen: Vec<usize> = (0..examples.len()).collect();
+        let mut told = vec![Vec::new(); examples.len()];
+        for part in round::parts(examples, &chosen, self.options.micro_tokens) {
+            let round = Round::new(examples, &part, &[]);
+            let low = with_adapter.then_some(Low { layout: &self.layout, values: &self.values });
+            let x = self.model.forward(&round.batch, low, None);
+            let (flat, _) = self.model.log_probabilities(&round.batch, &x, false);
+            for (index, logps) in part.iter().zip(round.unflatten(&flat)) {
+                told[*index] = logps;
+            }
+        }
+        Ok(told)
+    }
+
+    /// Writes a PEFT folder that names this base; files are f32.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        let base = Base { name: &self.info.name, sha256: &self.info.sha256 };
+        self.layout.save(&self.values, &self.model.frozen.config, &base, folder)
+    }
+
+    fn check_examples(&self, examples: &[Example]) -> Result<()> {
+        let config = &self.model.frozen.config;
+        let wrong = |at: usize, reason: String| Err(EngineError::Training { reason: format!("example {}: {reason}", at + 1) });
+        if examples.is_empty() {
+            return Err(EngineError::Training { reason: "there are no examples".into() });
+        }
+        for (at, example) in examples.iter().enumerate() {
+            if example.prompt.is_empty() || example.continuations.iter().any(Vec::is_empty) {
+                return wrong(at, "its prompt or a continuation is empty, expected at least one token each".into());
+            }
+            let longest = example.prompt.len() + example.continuations.iter().map(Vec::len).max().unwrap_or(0);
+            if longest > config.context_length {
+                return wrong(at, format!("it has {longest} tokens, the model holds {}", config.context_length));
+            }
+            let tokens = example.prompt.iter().chain(example.continuations.iter().flatten());
+            if let Some(token) = tokens.copied().find(|token| *token as usize >= config.vocabulary) {
+                return Err(EngineError::TokenOutOfRange { token, vocabulary: config.vocabulary });
+            }
+            if let Err(reason) = example.aim.check(example.continuations.len()) {
+                return wrong(at, reason);
+            }
+        }
+        Ok(())
+    }
+
+    /// The mean loss of all examples as one batch, its gradient as the values are laid out, and the tokens.
+    #[cfg(test)]
+    pub(super) fn gradient(&mut self, examples: &[Example]) -> Result<(f64, Vec<f32>, u64)> {
+        self.check_examples(examples)?;
+        let (chosen, mut gradient): (Vec<usize>, _) = ((0..examples.len()).collect(), vec![0.0; self.layout.len]);
+        let made = self.step(examples, &chosen, &mut vec![None; examples.len()], &mut gradient)?;
+        Ok((made.loss, gradient, made.tokens))
+    }
+
+    /// Adds the gradient of one batch's mean loss.
+    fn step(
+        &mut self,
+        examples: &[Example],
+        chosen: &[usize],
+        references: &mut [Option<Vec<Vec<f32>>>],
+        gradient: &mut [f32],
+    ) -> Result<Made> {
+        let mut all = Made::default();
+        let strangers = round::strangers(examples, chosen);
+        let share = 1.0 / chosen.len() as f64;
+        for part in round::parts(examples, chosen, self.options.micro_tokens) {
+            let strange: Vec<_> = part.iter().map(|index| strangers.get(index).copied()).collect();
+            let round = Round::new(examples, &part, &strange);
+            all.tokens += round.batch.tokens.len() as u64;
+            let missing = part.iter().any(|index| examples[*index].aim.needs_reference() && references[*index].is_none());
+            let strange_references = if missing || round.has_strangers() {
+                let x = self.model.forward(&round.batch, None, None);
+                let (flat, _) = self.model.log_probabilities(&round.batch, &x, false);
+                for (index, logps) in part.iter().zip(round.unflatten(&flat)) {
+                    references[*index].get_or_insert(logps);
+                }
+                round.strange(&flat)
+            } else {
+                Vec::new()
+            };
+            let low = Low { layout: &self.layout, values: &self.values };
+            let mut tape = Tape::default();
+            let x = self.model.forward(&round.batch, Some(low), Some(&mut tape));
+            let (flat, head) = self.model.log_probabilities(&round.batch, &x, true);
+            drop(x);
+            let judged = round.judge(examples, &flat, references, &strange_references, &self.options.loss);
+            all.loss += judged.loss * share;
+            all.add_margins(&judged.margins);
+            let weights: Vec<f32> = judged.weights.iter().map(|weight| (weight * share) as f32).collect();
+            let dx = self.model.log_probabilities_backward(&round.batch, &tape, head, &weights);
+            self.model.backward(&round.batch, low, &mut tape, dx, gradient);
+        }
+        all.margin = (all.margins > 0).then(|| all.margin_sum / all.margins as f64);
+        Ok(all)
+    }
+}
+
+/// State is kept this often.
+const KEPT_EVERY: Duration = Duration::from_secs(20);
+
+/// What a step was like.
+#[derive(Debug, Default)]
+struct Made {
+    loss: f64,
+    margin: Option<f64>,
+    margin_sum: f64,
+    margins: usize,
+    tokens: u64,
+}
+
+impl Made {
+    fn add_margins(&mut self, margins: &[f64]) {
+        self.margin_sum += margins.iter().sum::<f64>();
+        self.margins += margins.len();
+    }
+}
+
+impl TrainOptions {
+    fn check(&self) -> Result<(), String> {
+        self.optimiser.check()?;
+        let positive = [("epochs", self.epochs), ("batch", self.batch), ("micro_tokens", self.micro_tokens)];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("{name} is 0, expected at least 1"));
+        }
+        let LossSettings { beta, desirable, undesirable, clip, kl } = self.loss;
+        let settings = [("beta", beta, 1e-6), ("desirable", desirable, 0.0), ("undesirable", undesirable, 0.0), ("clip", clip, 0.0), ("kl", kl, 0.0)];
+        match settings.iter().find(|(_, value, least)| !(value.is_finite() && value >= least)) {
+            Some((name, value, least)) => Err(format!("{name} is {value}, expected at least {least}")),
+            None => Ok(()),
+        }
+    }
+}
