@@ -105,7 +105,10 @@ fn check(trees: &[Tree], heads: Heads, x: &Attended<'_>, queries: usize) {
     let rows = trees.iter().map(|tree| tree.start + tree.rows()).max().unwrap_or(0);
     let (wide, narrow) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
     assert!(heads.head_dim.is_multiple_of(LANES) && heads.heads.is_multiple_of(heads.kv_heads), "heads of whole lanes, in whole groups");
-    assert!(x.q.len() >= rows * wide && x.k.len() >= rows * narrow && x.v.len() >= rows * narrow && queries >= rows * wide, "a row a token");
+    assert!(
+        x.q.len() >= rows * wide && x.k.len() >= rows * narrow && x.v.len() >= rows * narrow && queries >= rows * wide,
+        "a row a token"
+    );
 }
 
 /// `out[rows, heads · head_dim] = softmax(q · kᵀ / √head_dim) · v`.
@@ -277,7 +280,15 @@ impl Task<'_> {
                     part(self.isa, ds, keys_right, to, 0..rows.len(), 0..dim / LANES, Scaled { by: scale, add: true });
                     let q_right = Right { values: &self.x.q[self.q_start(head, rows.start)..], columns: dim, stride: self.wide() };
                     let to = Target { start: dk.add(self.kv_start()), stride: self.narrow() };
-                    part(self.isa, turned(&scratch.dp, &rows, keys, width), q_right, to, 0..keys, 0..dim / LANES, Scaled { by: scale, add: true });
+                    part(
+                        self.isa,
+                        turned(&scratch.dp, &rows, keys, width),
+                        q_right,
+                        to,
+                        0..keys,
+                        0..dim / LANES,
+                        Scaled { by: scale, add: true },
+                    );
                 }
             }
         }

@@ -170,7 +170,16 @@ unsafe fn part_body<V: Lanes>(
                 let mut row = rows.start;
                 while row < rows.end {
                     let left = a.values.as_ptr().add(row * a.row_stride + from * a.inner_stride);
-                    let tile = Tile { left, a, right, inner, to: c.start.add(row * c.stride + panel * LANES), stride: c.stride, add, by: scaled.by };
+                    let tile = Tile {
+                        left,
+                        a,
+                        right,
+                        inner,
+                        to: c.start.add(row * c.stride + panel * LANES),
+                        stride: c.stride,
+                        add,
+                        by: scaled.by,
+                    };
                     row += match (side, rows.end - row) {
                         (SIDE, 8..) => tile.run::<V, 8, SIDE>(),
                         (SIDE, 4..) => tile.run::<V, 4, SIDE>(),
@@ -205,19 +214,21 @@ impl Tile<'_> {
         unsafe {
             let mut sums = [[V::splat(0.0); S]; R];
             let (mut left, mut right) = (self.left, self.right.0);
+            let (row_stride, inner_stride, next) = (self.a.row_stride, self.a.inner_stride, self.right.1);
+            // wrapping: checks of pointers, where assertions are on, would push the sums out of their registers
             for _ in 0..self.inner {
                 let mut b = [V::splat(0.0); S];
                 for s in 0..S {
-                    b[s] = V::load(right.add(s * LANES));
+                    b[s] = V::load(right.wrapping_add(s.wrapping_mul(LANES)));
                 }
                 for r in 0..R {
-                    let a = V::splat(*left.add(r * self.a.row_stride));
+                    let a = V::splat(left.wrapping_add(r.wrapping_mul(row_stride)).read_unaligned());
                     for s in 0..S {
                         sums[r][s] = b[s].mul_add(a, sums[r][s]);
                     }
                 }
-                left = left.wrapping_add(self.a.inner_stride);
-                right = right.wrapping_add(self.right.1);
+                left = left.wrapping_add(inner_stride);
+                right = right.wrapping_add(next);
             }
             let by = V::splat(self.by);
             for r in 0..R {
@@ -461,7 +472,6 @@ mod paired {
                         let to = c.add(row * b.columns + panel * LANES);
                         let (right, add) = ([right, right.wrapping_add(pairs * LANES)], add || from > 0);
                         row += match (side, rows - row) {
-                            (2, 12..) => tile::<12, 2>(left, pairs, right, count, to, b.columns, add),
                             (2, 8..) => tile::<8, 2>(left, pairs, right, count, to, b.columns, add),
                             (2, 4..) => tile::<4, 2>(left, pairs, right, count, to, b.columns, add),
                             (2, _) => tile::<1, 2>(left, pairs, right, count, to, b.columns, add),
@@ -489,17 +499,21 @@ mod paired {
         // SAFETY: as `multiply`.
         unsafe {
             let mut sums = [[_mm512_setzero_ps(); S]; R];
-            for k in 0..count {
+            let (mut left, mut right) = (left, right);
+            for _ in 0..count {
                 let mut b = [_mm512_setzero_si512(); S];
                 for s in 0..S {
-                    b[s] = _mm512_loadu_si512(right[s].add(k * LANES).cast());
+                    b[s] = _mm512_loadu_si512(right[s].cast());
+                    right[s] = right[s].wrapping_add(LANES);
                 }
                 for r in 0..R {
-                    let a = _mm512_set1_epi32((*left.add(r * stride + k)).cast_signed());
+                    // as in the other tile
+                    let a = _mm512_set1_epi32(left.wrapping_add(r.wrapping_mul(stride)).read_unaligned().cast_signed());
                     for s in 0..S {
                         sums[r][s] = _mm512_dpbf16_ps(sums[r][s], std::mem::transmute(a), std::mem::transmute(b[s]));
                     }
                 }
+                left = left.wrapping_add(1);
             }
             for r in 0..R {
                 for s in 0..S {

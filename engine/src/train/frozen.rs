@@ -156,7 +156,8 @@ impl FrozenModel {
             for target in Target::ALL {
                 weights.push(matrix(&mut reader, &name(target.module()), target.shape(&config))?);
             }
-            let weights = <[Frozen; 7]>::try_from(weights).map_err(|_| EngineError::Training { reason: "a layer has seven weights".into() })?;
+            let weights =
+                <[Frozen; 7]>::try_from(weights).map_err(|_| EngineError::Training { reason: "a layer has seven weights".into() })?;
             let mut vector = |part: &str| -> Result<Vec<f32>> { Ok(reader.dense(&name(part), &[config.hidden], &device)?.to_vec1()?) };
             layers.push(FrozenLayer { input_norm: vector("input_layernorm")?, post_norm: vector("post_attention_layernorm")?, weights });
         }

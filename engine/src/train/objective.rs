@@ -152,8 +152,7 @@ pub fn qrpo_choices(logps: &[f64], references: &[f64], rewards: &[f64], beta: f6
         .collect();
     let partition = log_sum_exp(&reference.iter().zip(&quantiles).map(|(p, q)| p + q / beta).collect::<Vec<_>>());
     let count = logps.len() as f64;
-    let errors: Vec<f64> =
-        told.iter().zip(&reference).zip(&quantiles).map(|((p, r), q)| q - beta * partition - beta * (p - r)).collect();
+    let errors: Vec<f64> = told.iter().zip(&reference).zip(&quantiles).map(|((p, r), q)| q - beta * partition - beta * (p - r)).collect();
     let loss = errors.iter().map(|error| error * error).sum::<f64>() / count;
     // by the shares' logarithms, then through the softmax
     let by_share: Vec<f64> = errors.iter().map(|error| -2.0 * beta * error / count).collect();

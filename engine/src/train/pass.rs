@@ -6,8 +6,8 @@
 use super::adapter::Layout;
 use super::frozen::{Frozen, FrozenModel, Multiplier};
 use crate::kernels::{
-    Attended, Heads, Left, Right, Scaled, Tree, attend, attend_backward, gemm, rms_norm, rms_norm_backward, rotate, swiglu, swiglu_backward,
-    to_bf16, widen,
+    Attended, Heads, Left, Right, Scaled, Tree, attend, attend_backward, gemm, rms_norm, rms_norm_backward, rotate, swiglu,
+    swiglu_backward, to_bf16, widen,
 };
 use crate::lora::Target;
 

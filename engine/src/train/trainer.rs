@@ -180,7 +180,8 @@ impl Trainer {
             gradient.fill(0.0);
             let made = self.step(examples, &chosen, &mut references, &mut gradient)?;
             if !made.loss.is_finite() {
-                let reason = format!("the loss of step {} is {}: the weights or the examples hold what is no number", self.moments.step, made.loss);
+                let reason =
+                    format!("the loss of step {} is {}: the weights or the examples hold what is no number", self.moments.step, made.loss);
                 return Err(EngineError::Training { reason });
             }
             let norm = self.moments.step(&self.options.optimiser, steps, &mut self.values, &gradient);
@@ -345,7 +346,8 @@ impl TrainOptions {
             return Err(format!("{name} is 0, expected at least 1"));
         }
         let LossSettings { beta, desirable, undesirable, clip, kl } = self.loss;
-        let settings = [("beta", beta, 1e-6), ("desirable", desirable, 0.0), ("undesirable", undesirable, 0.0), ("clip", clip, 0.0), ("kl", kl, 0.0)];
+        let settings =
+            [("beta", beta, 1e-6), ("desirable", desirable, 0.0), ("undesirable", undesirable, 0.0), ("clip", clip, 0.0), ("kl", kl, 0.0)];
         match settings.iter().find(|(_, value, least)| !(value.is_finite() && value >= least)) {
             Some((name, value, least)) => Err(format!("{name} is {value}, expected at least {least}")),
             None => Ok(()),
