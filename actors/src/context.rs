@@ -40,6 +40,11 @@ impl RequestContext {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
+    /// Milliseconds between the request and its deadline.
+    pub fn budget_ms(&self) -> u64 {
+        u64::try_from(self.deadline.duration_since(self.asked).as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// Runs `work` until it is done, the deadline passes or the caller goes away. `doing` names it in the error.
     ///
     /// # Errors

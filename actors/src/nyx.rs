@@ -39,7 +39,7 @@ use crate::phoebe::messages::{
 };
 use crate::phoebe::{Phoebe, PhoebeStore};
 use crate::question::{Question, StreamEvent};
-use crate::specialist::{Specialist, SpecialistParts, Timer};
+use crate::specialist::{Present, Presented, Specialist, SpecialistParts, Timer};
 use crate::supervise::{RestartPolicy, Supervised};
 use crate::verdict::{self, DecisionName, FeedbackTold, Judged, NewVerdict, OutcomeTold, Promise, Verdict};
 use crate::{Decision, NyxError, RequestContext};
@@ -386,6 +386,23 @@ impl Nyx {
     /// When the deadline passes or the master cannot score.
     pub async fn route(&self, context: RequestContext, question: String, now: chrono::DateTime<chrono::Utc>) -> Result<Routing, NyxError> {
         self.inner.orchestrator.send(Route { context, question, now }).await
+    }
+
+    /// What a specialist reads of a question, in tokens, as it would be served, with its choices (or `answers`) after it; nobody speaks, and
+    /// nothing is on record.
+    ///
+    /// # Errors
+    /// [`NyxError::NotFound`] for a specialist that there is not; and when the question cannot be read.
+    pub async fn presented(
+        &self,
+        context: RequestContext,
+        specialist: &str,
+        question: Question,
+        answers: Vec<String>,
+    ) -> Result<Vec<Presented>, NyxError> {
+        let unknown = || NyxError::NotFound { what: "specialist", id: specialist.to_owned() };
+        let actor = self.inner.actors.get(specialist).ok_or_else(unknown)?;
+        actor.send(Present { context, question: Arc::new(question), answers }).await
     }
 
     /// How good the confidences on record are, of decisions whose truth has become known: of all, and of each specialist's.

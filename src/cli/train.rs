@@ -1,4 +1,6 @@
-//! `nyx train`: the small learned parts, from trials.
+//! `nyx train`: the small learned parts and the specialists' adapters.
+
+mod adapter;
 
 use std::path::PathBuf;
 
@@ -8,12 +10,14 @@ use super::{CommandError, make_data_dir, output};
 use crate::settings::Settings;
 use crate::trials::{PARTS, Stage, Trials, learn};
 
-/// Learn a small part (how the master chooses, how memories are ranked, ...) from trials.
+/// Learn a small part (how the master chooses, how memories are ranked, ...), or train a specialist's adapter.
 #[derive(Debug, Args)]
 pub(super) struct Train {
-    /// What to learn
-    #[arg(required = true, value_parser = PARTS)]
+    /// Parts (master, recall, timing, forecast, facts, confidence) to learn from trials, or specialists whose adapters to train
+    #[arg(required = true, value_name = "PART|SPECIALIST")]
     parts: Vec<String>,
+    #[command(flatten)]
+    adapter: adapter::Lessons,
     /// The folder of trials [default: $NYX_TRIALS, else ../shared/trials]
     #[arg(long, value_name = "DIR")]
     trials: Option<PathBuf>,
@@ -26,7 +30,7 @@ pub(super) struct Train {
     /// The same seed and trials, the same parameters
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Where PART.json goes; a server reads DATA_DIR/learned when it starts [default: DATA_DIR/learned]
+    /// Where PART.json or the adapter's folder SPECIALIST goes; a server reads DATA_DIR/learned when it starts [default: DATA_DIR/learned]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -36,7 +40,16 @@ impl Train {
         make_data_dir(&settings)?;
         let out = self.out.clone().unwrap_or_else(|| settings.data_dir.join("learned"));
         let trials = Trials { dir: self.trials.clone().unwrap_or_else(Trials::default_dir), split: self.split.clone() };
+        let policies = settings.nyx_options()?.specialists;
+        let is_specialist = |name: &String| policies.iter().any(|policy| policy.name == *name);
+        if let Some(other) = self.parts.iter().find(|name| !PARTS.contains(&name.as_str()) && !is_specialist(name)) {
+            return Err(crate::trials::EvalError::UnknownPart { name: other.clone() }.into());
+        }
         for part in &self.parts {
+            if is_specialist(part) {
+                self.train_adapter(&settings, part, &trials).await?;
+                continue;
+            }
             // each anew: a part that was just learned serves the next
             let stage = Stage::set(settings.nyx_options()?, self.seed, self.limit.map(|limit| limit as usize), Some(part)).await?;
             let lesson = learn(&stage, &trials, part).await;

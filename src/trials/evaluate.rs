@@ -33,6 +33,8 @@ pub enum EvalError {
     UnknownPart { name: String },
     #[error("{part} cannot be learned from these trials: there are too few, or all have the same answer")]
     TooFew { part: String },
+    #[error("{path} is no data set of chats: {reason}")]
+    Dataset { path: String, reason: String },
     #[error("{part} cannot be learned from these trials: {reason}")]
     Unfit { part: String, reason: String },
 }

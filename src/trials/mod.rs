@@ -1,5 +1,6 @@
 //! Trials: questions with known answers that tell how good each specialist is, and from which the small learned parts are fitted.
 
+mod adapt;
 mod aletheia;
 mod choices;
 mod evaluate;
@@ -13,6 +14,7 @@ mod routing;
 mod stage;
 mod stats;
 
+pub use adapt::{Places, blind, examples, read_dataset, train};
 pub use evaluate::{EvalError, Programme, SUITES, evaluate};
 pub use learn::{Lesson, PARTS, learn};
 pub use page::page;

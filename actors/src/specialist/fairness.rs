@@ -40,6 +40,17 @@ impl SpecialistParts {
         self.policy.as_ref().is_some_and(|policy| policy.fairness.is_some())
     }
 
+    fn people(&self, text: &str, choices: &[String]) -> Option<People> {
+        LEXICON.as_ref().filter(|_| self.is_fair()).and_then(|lexicon| People::find(lexicon, text, choices))
+    }
+
+    /// A question with choices about two people, with the two exchanged, and their choices.
+    pub(super) fn exchanged_reading(&self, question: &Question) -> Option<(Question, (usize, usize))> {
+        let people = self.people(&read(question), question.choices.as_deref()?)?;
+        let exchanged = exchange(question, &crate::orchestrator::last_question(question), |text| people.swapped(text));
+        Some((exchanged, people.pair))
+    }
+
     /// Scores the choices, of a question about two people for both of its readings.
     pub(super) async fn choose_fairly(
         self: &Arc<Self>,
@@ -51,10 +62,9 @@ impl SpecialistParts {
     ) -> Result<Spoken, NyxError> {
         let (prompt, continuations) = written;
         let choices = question.choices.as_deref().unwrap_or_default();
-        let (text, asked) = (read(question), crate::orchestrator::last_question(question));
-        let people = LEXICON.as_ref().filter(|_| self.is_fair()).and_then(|lexicon| People::find(lexicon, &text, choices));
-        let Some(people) = people else { return self.choose(context, prompt, choices, continuations, sampling).await };
-        let exchanged = exchange(question, &asked, |text| people.swapped(text));
+        let text = read(question);
+        let Some(people) = self.people(&text, choices) else { return self.choose(context, prompt, choices, continuations, sampling).await };
+        let exchanged = exchange(question, &crate::orchestrator::last_question(question), |text| people.swapped(text));
         let reading = async {
             let Written { prompt: other, choices: continuations, .. } = self.write_exchanged(context, exchanged, deadline_ms).await?;
             self.choose(context, other, choices, continuations, sampling.clone()).await
@@ -178,7 +188,7 @@ impl SpecialistParts {
         Some(Other { axes: lexicon.axes(&asked), asked: other, ending, cancel })
     }
 
-    async fn write_exchanged(
+    pub(super) async fn write_exchanged(
         self: &Arc<Self>,
         context: &RequestContext,
         question: Question,

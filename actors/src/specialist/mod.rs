@@ -4,6 +4,7 @@ mod belief;
 mod facts;
 mod fairness;
 mod forecast;
+mod lesson;
 mod prompt;
 mod screen;
 mod sink;
@@ -23,6 +24,7 @@ use nyx_specialists::{Evidence, Outcome, Reading, Retrieval, Situation, Speciali
 use tokio::sync::mpsc;
 
 pub use facts::NOTE as FACTS_NOTE;
+pub use lesson::{Present, Presented};
 pub(crate) use prompt::common_prefix;
 pub use prompt::{Prompt, PromptWriter};
 pub(crate) use screen::STOPPED;
@@ -33,7 +35,7 @@ pub use timing::Timer;
 use crate::cells::{CellStep, CellStream};
 use crate::confidence::Calibration;
 use crate::decision::{AdapterVersion, Answer, Timings, TokenUsage};
-use crate::facts::Facts;
+use crate::facts::{Check, Facts};
 use crate::gpu::{Generate, GpuPool, Score};
 use crate::learned::Learned;
 use crate::memory::messages::Recall;
@@ -162,26 +164,15 @@ impl SpecialistParts {
         let retrieving = Instant::now();
         let asked = crate::orchestrator::last_question(&question);
         self.check_size(&question)?;
-        let check = self.check_facts(&context, &asked).await?;
-        let evidence = match (&check, &self.timer) {
-            (Some(check), _) => check.evidence(),
-            (None, Some(timer)) => self.recall_in_time(&context, timer, &asked, &question).await?,
-            (None, None) => self.retrieve(&context, &asked, &question.given.memory).await?,
-        };
+        let (check, evidence) = self.look_up(&context, &asked, &question).await?;
         let said = self.timer.as_ref().map(|_| read_time(ending(&asked, QUERY_CHARS), question.now())).unwrap_or_default();
         let retrieve_ms = ms(retrieving);
         if self.policy.as_ref().is_some_and(|policy| policy.retrieval != Retrieval::None) {
             let ids = evidence.iter().map(|item| item.id.clone()).collect();
             self.cells.publish(Some(context.id), Some(self.name()), CellStep::Retrieved { evidence: ids, retrieve_ms });
         }
-        let deadline_ms = u64::try_from(context.deadline.duration_since(context.asked).as_millis()).unwrap_or(u64::MAX);
-        let Written { prompt, evidence, choices } = {
-            let (parts, question, asked) = (Arc::clone(&self), Arc::clone(&question), asked.clone());
-            // tokenising a long prompt takes a while, and the actors share a thread
-            let writing = tokio::task::spawn_blocking(move || parts.write(&question, &asked, evidence, deadline_ms));
-            let written = async { writing.await.map_err(|error| NyxError::Internal(error.to_string()))? };
-            context.bound("the prompt was written", written).await?
-        };
+        let deadline_ms = context.budget_ms();
+        let Written { prompt, evidence, choices } = self.write_apart(&context, &question, &asked, evidence, deadline_ms).await?;
         let mut sampling = self.sampling(&question, prompt.tokens.len())?;
         let timer = self.timer.as_ref().filter(|_| question.choices.is_none());
         let plan = timer
@@ -234,6 +225,37 @@ impl SpecialistParts {
             self.calibration.judge(self.name(), &question, &mut spoken);
         }
         Ok(spoken)
+    }
+
+    /// What the facts say of a statement, and what is shown as evidence.
+    async fn look_up(
+        &self,
+        context: &RequestContext,
+        asked: &str,
+        question: &Question,
+    ) -> Result<(Option<Check>, Vec<Evidence>), NyxError> {
+        let check = self.check_facts(context, asked).await?;
+        let evidence = match (&check, &self.timer) {
+            (Some(check), _) => check.evidence(),
+            (None, Some(timer)) => self.recall_in_time(context, timer, asked, question).await?,
+            (None, None) => self.retrieve(context, asked, &question.given.memory).await?,
+        };
+        Ok((check, evidence))
+    }
+
+    /// Writes the prompt on a thread of its own: tokenising a long one takes a while, and the actors share theirs.
+    async fn write_apart(
+        self: &Arc<Self>,
+        context: &RequestContext,
+        question: &Arc<Question>,
+        asked: &str,
+        evidence: Vec<Evidence>,
+        deadline_ms: u64,
+    ) -> Result<Written, NyxError> {
+        let (parts, question, asked) = (Arc::clone(self), Arc::clone(question), asked.to_owned());
+        let writing = tokio::task::spawn_blocking(move || parts.write(&question, &asked, evidence, deadline_ms));
+        let written = async { writing.await.map_err(|error| NyxError::Internal(error.to_string()))? };
+        context.bound("the prompt was written", written).await
     }
 
     /// Refuses at once what cannot fit, however it is tokenised.

@@ -96,17 +96,6 @@ pub fn gemm(team: &Team, isa: Isa, a: Left<'_>, b: Right<'_>, c: &mut [f32], str
     });
 }
 
-/// The same on the calling thread.
-///
-/// # Panics
-/// As [`gemm`].
-pub fn gemm_alone(isa: Isa, a: Left<'_>, b: Right<'_>, c: &mut [f32], stride: usize, scaled: Scaled) {
-    check(&a, &b, c.len(), stride);
-    let to = Target { start: c.as_mut_ptr(), stride };
-    // SAFETY: `check` has checked the shapes.
-    unsafe { part(isa, a, b, to, 0..a.rows, 0..b.columns / LANES, scaled) }
-}
-
 fn check(a: &Left<'_>, b: &Right<'_>, c: usize, stride: usize) {
     assert!(a.fits(), "the left operand has {} values, too few for [{}, {}]", a.values.len(), a.rows, a.inner);
     assert!(b.columns.is_multiple_of(LANES) && b.stride >= b.columns, "whole lanes of columns");
@@ -270,14 +259,6 @@ impl PairedPanels {
         assert!(inner.is_multiple_of(2) && columns.is_multiple_of(LANES), "pairs of rows, whole lanes");
         (self.inner, self.columns) = (inner, columns);
         self.values.resize(inner / 2 * columns, 0);
-    }
-
-    pub fn inner(&self) -> usize {
-        self.inner
-    }
-
-    pub fn columns(&self) -> usize {
-        self.columns
     }
 }
 

@@ -39,6 +39,16 @@ pub enum Objective {
 impl Objective {
     pub const ALL: [Self; 6] = [Self::Sft, Self::Choice, Self::Qrpo, Self::Kto, Self::Dpo, Self::Grpo];
 
+    /// # Errors
+    /// A name that none of them has.
+    pub fn parse(name: &str) -> Result<Self, String> {
+        let names = Self::ALL.map(Self::name).join(", ");
+        Self::ALL
+            .into_iter()
+            .find(|objective| objective.name() == name)
+            .ok_or_else(|| format!("{name:?} is no objective, expected one of {names}"))
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Sft => "sft",

@@ -69,10 +69,14 @@ impl Moments {
 
     /// One step of `steps`; gives the gradient's norm before it was clipped.
     pub(super) fn step(&mut self, settings: &AdamW, steps: u64, values: &mut [f32], gradient: &[f32]) -> f64 {
+        self.step_at(settings, settings.rate(self.step, steps), values, gradient)
+    }
+
+    /// One step at a learning rate.
+    pub(super) fn step_at(&mut self, settings: &AdamW, rate: f64, values: &mut [f32], gradient: &[f32]) -> f64 {
         // in parts of one size: the same sum everywhere
         let norm = gradient.chunks(4096).map(|part| part.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>()).sum::<f64>().sqrt();
         let clip = if norm > settings.clip { (settings.clip / norm) as f32 } else { 1.0 };
-        let rate = settings.rate(self.step, steps);
         self.step += 1;
         let power = self.step.min(i32::MAX as u64) as i32;
         let (fixed1, fixed2) = (1.0 - settings.beta1.powi(power), 1.0 - settings.beta2.powi(power));

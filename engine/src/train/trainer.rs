@@ -212,6 +212,18 @@ impl Trainer {
         Ok(Summary { steps: self.moments.step, complete, losses, tokens, seconds: started.elapsed().as_secs_f64() })
     }
 
+    /// One step on a batch at a learning rate of one's own; gives its mean loss before the step. For comparisons: [`run`](Self::run) has a schedule.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn single_step(&mut self, batch: &[Example], rate: f64) -> Result<f64> {
+        self.check_examples(batch)?;
+        let (chosen, mut gradient): (Vec<usize>, _) = ((0..batch.len()).collect(), vec![0.0; self.layout.len]);
+        let made = self.step(batch, &chosen, &mut vec![None; batch.len()], &mut gradient)?;
+        self.moments.step_at(&self.options.optimiser, rate, &mut self.values, &gradient);
+        Ok(made.loss)
+    }
+
     /// The log-probability of every token of every continuation, with the adapter or without.
     ///
     /// # Errors

@@ -1,0 +1,67 @@
+//! What a specialist reads of a question, in tokens: what it is trained on is what it will be served.
+
+use std::sync::Arc;
+
+use actix::{Handler, Message, ResponseFuture};
+
+use super::{Specialist, SpecialistParts, Written};
+use crate::question::Question;
+use crate::{NyxError, RequestContext};
+
+/// Writes a question as the specialist would read it, and has nobody speak.
+#[derive(Message)]
+#[rtype(result = "Result<Vec<Presented>, NyxError>")]
+pub struct Present {
+    pub context: RequestContext,
+    pub question: Arc<Question>,
+    /// What it should say to a question without choices.
+    pub answers: Vec<String>,
+}
+
+/// One prompt, and the choices after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presented {
+    pub prompt: Vec<u32>,
+    /// The choices in tokens, in the order in which they were given; of a question without choices, the answers with their end.
+    pub continuations: Vec<Vec<u32>>,
+    /// Which choice of the question each stands for: with two people exchanged, each stands for the other.
+    pub stands_for: Vec<usize>,
+}
+
+impl Handler<Present> for Specialist {
+    type Result = ResponseFuture<Result<Vec<Presented>, NyxError>>;
+
+    fn handle(&mut self, message: Present, _: &mut Self::Context) -> Self::Result {
+        self.vitals.taken_up();
+        let parts = Arc::clone(&self.parts);
+        Box::pin(async move { parts.presented(message).await })
+    }
+}
+
+impl SpecialistParts {
+    /// The question as it is, and where fairness asks it with two people exchanged, that as well.
+    async fn presented(self: Arc<Self>, message: Present) -> Result<Vec<Presented>, NyxError> {
+        let Present { context, question, answers } = message;
+        let asked = crate::orchestrator::last_question(&question);
+        self.check_size(&question)?;
+        let (_, evidence) = self.look_up(&context, &asked, &question).await?;
+        let deadline_ms = context.budget_ms();
+        let Written { prompt, choices, .. } = self.write_apart(&context, &question, &asked, evidence, deadline_ms).await?;
+        let choices = if question.choices.is_some() { choices } else { self.spoken(&answers)? };
+        let count = choices.len();
+        let mut readings = vec![Presented { prompt: prompt.tokens, continuations: choices, stands_for: (0..count).collect() }];
+        if let Some((exchanged, (a, b))) = self.exchanged_reading(&question) {
+            let Written { prompt, choices, .. } = self.write_exchanged(&context, exchanged, deadline_ms).await?;
+            let mut stands_for: Vec<usize> = (0..count).collect();
+            stands_for.swap(a, b);
+            readings.push(Presented { prompt: prompt.tokens, continuations: choices, stands_for });
+        }
+        Ok(readings)
+    }
+
+    /// Answers in tokens, each with the token that ends it.
+    fn spoken(&self, answers: &[String]) -> Result<Vec<Vec<u32>>, NyxError> {
+        let end = self.text.end_tokens().first().copied();
+        answers.iter().map(|answer| Ok(self.text.encode(answer)?.into_iter().chain(end).collect())).collect()
+    }
+}
