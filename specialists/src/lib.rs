@@ -11,6 +11,7 @@ pub mod facts;
 pub mod fairness;
 mod file;
 pub mod forecast;
+pub mod gate;
 pub mod learn;
 pub mod master;
 mod policy;
