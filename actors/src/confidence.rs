@@ -100,7 +100,7 @@ impl Calibration {
         let rows: Vec<ConfidenceRow> = judged
             .iter()
             .filter_map(|(decision, verdict)| {
-                let (signals, right) = (signals_of(decision)?, is_right(decision, verdict)?);
+                let (signals, right) = (signals_of(decision)?, is_right(decision, verdict.kind, verdict.value)?);
                 Some(ConfidenceRow { specialist: decision.specialist.clone(), signals, right, group: String::new() })
             })
             .collect();
@@ -149,15 +149,15 @@ pub fn signals_of(decision: &Decision) -> Option<Signals> {
     Some(Signals { answer: decision.answer().to_owned(), ..signals })
 }
 
-/// Whether the answer was right, as the verdict says; `None` where it says neither.
-fn is_right(decision: &Decision, verdict: &Verdict) -> Option<bool> {
-    match (verdict.kind, decision.probability) {
-        (VerdictKind::Feedback, _) => (verdict.value != 0.0).then_some(verdict.value > 0.0),
+/// Whether the answer was right, as a verdict of this kind and value says; `None` where it says neither.
+pub(crate) fn is_right(decision: &Decision, kind: VerdictKind, value: f64) -> Option<bool> {
+    match (kind, decision.probability) {
+        (VerdictKind::Feedback, _) => (value != 0.0).then_some(value > 0.0),
         // what happened in half was neither
-        (VerdictKind::Outcome, Some(p)) => (verdict.value != 0.5).then_some((p >= 0.5) == (verdict.value > 0.5)),
+        (VerdictKind::Outcome, Some(p)) => (value != 0.5).then_some((p >= 0.5) == (value > 0.5)),
         (VerdictKind::Outcome, None) => {
             let chosen = decision.choices.as_ref()?.iter().position(|choice| choice == decision.answer())?;
-            Some((chosen as f64 - verdict.value).abs() < 0.5)
+            Some((chosen as f64 - value).abs() < 0.5)
         }
     }
 }
@@ -180,7 +180,7 @@ pub(crate) fn reliabilities(judged: &[(Decision, Verdict)]) -> (Reliability, BTr
     let mut by_name: BTreeMap<&str, Vec<(f64, bool)>> = BTreeMap::new();
     let mut all = Vec::new();
     for (decision, verdict) in judged {
-        let Some(pair) = decision.confidence.zip(is_right(decision, verdict)) else { continue };
+        let Some(pair) = decision.confidence.zip(is_right(decision, verdict.kind, verdict.value)) else { continue };
         by_name.entry(&decision.specialist).or_default().push(pair);
         all.push(pair);
     }

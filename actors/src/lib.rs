@@ -1,6 +1,7 @@
 //! The people of Nyx: orchestrator, specialists, GPU pool and workers, memory keeper, phoebe, and the typed messages between them.
 
 pub mod cells;
+pub mod choosing;
 pub mod confidence;
 pub mod context;
 pub mod decision;
@@ -26,4 +27,4 @@ pub use context::RequestContext;
 pub use decision::Decision;
 pub use error::NyxError;
 pub use nyx::{Nyx, Permit, Readiness, StartError};
-pub use options::{MasterOptions, NyxOptions, PoolOptions, RequestOptions, groups as device_groups};
+pub use options::{MasterOptions, NyxOptions, PoolOptions, RequestOptions, RewardOptions, groups as device_groups};

@@ -9,6 +9,7 @@ use actix::{Arbiter, ArbiterHandle};
 use nyx_engine::embed::Embedder;
 use nyx_engine::{DeviceSpec, EngineError, EngineOptions, ModelFiles, ModelInfo, Text};
 use nyx_specialists::SpecialistPolicy;
+use nyx_specialists::bandit::BanditSettings;
 use nyx_specialists::confidence::ConfidenceReport;
 use nyx_specialists::forecast::{Forecaster, SHIPPED_FORECASTER};
 use nyx_specialists::master::SHIPPED_HEAD;
@@ -29,13 +30,13 @@ use crate::memory::messages::{
 use crate::memory::{EdgeStore, EmbeddingService, MemoryFilter, MemoryKeeper, MemoryParts, MemoryStore, QdrantStore, Ranking, StoreKind};
 use crate::metrics::Metrics;
 use crate::observe::{ActorState, Registry, Vitals};
-use crate::options::{self, NyxOptions, RequestOptions};
+use crate::options::{self, NyxOptions, RequestOptions, RewardOptions};
 use crate::orchestrator;
-use crate::orchestrator::messages::{Ask, Route, Routing, TraitWeights, UpdateTraitWeight};
+use crate::orchestrator::messages::{Ask, Route, Routing, TraitWeights, TraitWeightsMoved, UpdateTraitWeight};
 use crate::orchestrator::{Orchestrator, OrchestratorParts, OrchestratorSetup};
 use crate::phoebe::messages::{
-    GetDecision, Judge, ListDecisions, ListJudged, ListPromises, ListVerdicts, Memory, MemorySelector, NamedDecisions, Ping,
-    StoreTraitWeight, TraitWeightChange,
+    GetDecision, Judge, ListDecisions, ListJudged, ListPromises, ListTraitWeightChanges, ListVerdicts, Memory, MemorySelector,
+    NamedDecisions, Ping, StoreTraitWeight, TraitWeightChange,
 };
 use crate::phoebe::{Phoebe, PhoebeStore};
 use crate::question::{Question, StreamEvent};
@@ -105,6 +106,9 @@ struct Inner {
     /// Places for answers that come later.
     later: Arc<Semaphore>,
     requests: RequestOptions,
+    rewards: RewardOptions,
+    /// How trait weights follow rewards, if they do.
+    learning: Option<BanditSettings>,
     /// Cancelled once no new work is taken.
     draining: CancellationToken,
     /// Cancels every request in flight.
@@ -278,6 +282,7 @@ impl Nyx {
         }
         wait_until_running(&registry).await?;
         let later = Arc::new(Semaphore::new(orchestrator::later::PLACES));
+        let learning = options.master.learning();
         let setup = OrchestratorSetup {
             instance: Uuid::now_v7().to_string(),
             text,
@@ -315,6 +320,8 @@ impl Nyx {
             admission: Arc::new(Semaphore::new(options.requests.max_in_flight)),
             later,
             requests: options.requests,
+            rewards: options.rewards,
+            learning,
             draining: CancellationToken::new(),
             abort: CancellationToken::new(),
             arbiter,
@@ -510,7 +517,8 @@ impl Nyx {
     /// was told.
     pub async fn resolve(&self, name: DecisionName, told: OutcomeTold, key: Option<String>) -> Result<Vec<Judged>, NyxError> {
         let decisions = self.named(name).await?;
-        let verdict = |decision: &Decision| verdict::outcome(decision, self.policy(&decision.specialist), &told, key.clone());
+        let verdict =
+            |decision: &Decision| verdict::outcome(decision, self.policy(&decision.specialist), &self.inner.rewards, &told, key.clone());
         self.judge(decisions.iter().map(verdict).collect::<Result<_, _>>()?).await
     }
 
@@ -520,16 +528,25 @@ impl Nyx {
     /// As [`resolve`](Self::resolve).
     pub async fn feedback(&self, name: DecisionName, told: FeedbackTold, key: Option<String>) -> Result<Vec<Judged>, NyxError> {
         let decisions = self.named(name).await?;
-        let verdict = |decision: &Decision| verdict::feedback(decision, self.policy(&decision.specialist), told.clone(), key.clone());
+        let verdict = |decision: &Decision| {
+            verdict::feedback(decision, self.policy(&decision.specialist), &self.inner.rewards, told.clone(), key.clone())
+        };
         self.judge(decisions.iter().map(verdict).collect::<Result<_, _>>()?).await
     }
 
     async fn judge(&self, verdicts: Vec<NewVerdict>) -> Result<Vec<Judged>, NyxError> {
-        let judged = self.inner.phoebe.send(Judge(verdicts)).await?;
+        let judged = self.inner.phoebe.send(Judge { verdicts, learning: self.inner.learning }).await?;
         for Judged { verdict, specialist, activation, .. } in judged.iter().filter(|judged| judged.new) {
             let source = verdict.kind.as_str().to_owned();
             let rewarded = CellStep::Rewarded { reward: verdict.reward, activation: *activation, source };
             self.cells.publish(Some(verdict.decision), Some(specialist), rewarded);
+        }
+        let moved: Vec<TraitWeightChange> = judged.iter().flat_map(|judged| judged.weights.clone()).collect();
+        if !moved.is_empty()
+            && let Err(error) = self.inner.orchestrator.send(TraitWeightsMoved(moved)).await
+        {
+            // they are on record, and read again when they have aged
+            tracing::warn!(%error, "the orchestrator was not told of moved trait weights");
         }
         Ok(judged)
     }
@@ -560,6 +577,14 @@ impl Nyx {
     /// When the orchestrator is down.
     pub async fn trait_weights(&self) -> Result<BTreeMap<String, f64>, NyxError> {
         self.inner.orchestrator.send(TraitWeights).await
+    }
+
+    /// How a specialist's weight came to be what it is, newest first.
+    ///
+    /// # Errors
+    /// The limit is out of range, or phoebe does not answer.
+    pub async fn trait_weight_changes(&self, name: &str, limit: u64) -> Result<Vec<TraitWeightChange>, NyxError> {
+        self.inner.phoebe.send(ListTraitWeightChanges { name: name.to_owned(), limit }).await
     }
 
     /// Sets a weight by hand: for `POST /admin/traits/{name}`.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use nyx_engine::{AdapterPrecision, DeviceSpec, Quantisation};
 use nyx_specialists::SpecialistPolicy;
+use nyx_specialists::bandit::BanditSettings;
 use nyx_specialists::safety::SafetyPolicy;
 use serde::{Deserialize, Serialize};
 
@@ -64,13 +65,51 @@ pub struct MasterOptions {
     pub epsilon: f64,
     /// Trait weights stay within ± this.
     pub max_trait_weight: f64,
+    /// Length of a trait weight's first step for a reward; 0 leaves weights to the operator.
+    pub learning_rate: f64,
+    /// Share of weights and baselines that a rewarded decision lets go of; 0 forgets nothing.
+    pub forgetting: f64,
+    /// Milliseconds after which weights are read again, for what other processes learned.
+    pub trait_weight_age_ms: u64,
     /// Whether the learned head decides; else the base model's scores alone do.
     pub head: bool,
 }
 
 impl Default for MasterOptions {
     fn default() -> Self {
-        Self { temperature: 0.5, epsilon: 0.02, max_trait_weight: 5.0, head: true }
+        Self {
+            temperature: 0.5,
+            epsilon: 0.02,
+            max_trait_weight: 5.0,
+            learning_rate: 0.3,
+            forgetting: 0.005,
+            trait_weight_age_ms: 1_000,
+            head: true,
+        }
+    }
+}
+
+impl MasterOptions {
+    /// How weights follow rewards; `None` where they do not.
+    pub(crate) fn learning(&self) -> Option<BanditSettings> {
+        let Self { temperature, max_trait_weight: max_weight, learning_rate, forgetting, .. } = *self;
+        (learning_rate > 0.0).then_some(BanditSettings { learning_rate, forgetting, max_weight, temperature })
+    }
+}
+
+/// `[rewards]`: what counts how much in a reward.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RewardOptions {
+    /// Weight of `-(confidence - correct)²`, in [0, 1].
+    pub calibration: f64,
+    /// What a wholly unfair pair takes off a rating, in [0, 2].
+    pub fairness: f64,
+}
+
+impl Default for RewardOptions {
+    fn default() -> Self {
+        Self { calibration: 1.0, fairness: 0.5 }
     }
 }
 
@@ -102,6 +141,7 @@ pub struct NyxOptions {
     pub pool: PoolOptions,
     pub master: MasterOptions,
     pub requests: RequestOptions,
+    pub rewards: RewardOptions,
     pub phoebe: PhoebeOptions,
     pub memory: MemoryOptions,
     pub facts: FactOptions,
@@ -161,6 +201,16 @@ pub(crate) fn check(options: &NyxOptions) -> Result<(), StartError> {
     }
     if !(master.max_trait_weight > 0.0 && master.max_trait_weight.is_finite()) {
         return bad("master.max_trait_weight", master.max_trait_weight.to_string(), "a number above 0");
+    }
+    for (key, value, most, expected) in [
+        ("master.learning_rate", master.learning_rate, 10.0, "0 to 10"),
+        ("master.forgetting", master.forgetting, 0.5, "0 to 0.5"),
+        ("rewards.calibration", options.rewards.calibration, 1.0, "0 to 1"),
+        ("rewards.fairness", options.rewards.fairness, 2.0, "0 to 2"),
+    ] {
+        if !(0.0..=most).contains(&value) {
+            return bad(key, value.to_string(), expected);
+        }
     }
     for (key, value) in [
         ("pool.max_batch", pool.max_batch),

@@ -1,14 +1,18 @@
 //! What people and the future say of a decision: outcomes of forecasts and feedback, and the rewards that follow.
 
 use chrono::{DateTime, NaiveDate, Utc};
-use nyx_specialists::{SpecialistPolicy, choices_reward, quadratic_reward, rated, reward_of};
+use nyx_specialists::{SpecialistPolicy, calibration, choices_reward, delayed, quadratic_reward, rated};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::confidence::is_right;
+use crate::phoebe::messages::TraitWeightChange;
 use crate::phoebe::{storable, storable_name};
-use crate::{Decision, NyxError};
+use crate::{Decision, NyxError, RewardOptions};
 
+/// A decision's note of what else was asked for: `{"deadline_ms": N}`.
+pub const REQUEST: &str = "request";
 /// Bytes of a comment or a correction at most.
 const MAX_TEXT: usize = 32_768;
 
@@ -62,7 +66,7 @@ pub struct Verdict {
     pub value: f64,
     /// As it was told.
     pub told: Value,
-    /// In [-1, 1].
+    /// The rule's, in [-1, 1], with what the stated confidence adds: at least `-1 - rewards.calibration`.
     pub reward: f64,
     pub comment: Option<String>,
     /// The answer that would have been right.
@@ -81,7 +85,10 @@ pub struct NewVerdict {
     pub key: Option<String>,
     pub value: f64,
     pub told: Value,
+    /// The rule's and the calibration's.
     pub reward: f64,
+    /// What the confidence that was told adds, in [-`rewards.calibration`, 0]; `None` without a confidence, or where nobody knows who was right.
+    pub calibration: Option<f64>,
     pub comment: Option<String>,
     pub correction: Option<String>,
     /// The trait activation in [0, 1] that it shows, where it shows one.
@@ -110,6 +117,8 @@ pub struct Judged {
     /// Sum of the decision's rewards now.
     pub reward: f64,
     pub activation: Option<f64>,
+    /// The trait weights that it moved.
+    pub weights: Vec<TraitWeightChange>,
 }
 
 /// A forecast and what became of it.
@@ -148,6 +157,7 @@ pub struct FeedbackTold {
 pub(crate) fn outcome(
     decision: &Decision,
     policy: Option<&SpecialistPolicy>,
+    weights: &RewardOptions,
     told: &OutcomeTold,
     key: Option<String>,
 ) -> Result<NewVerdict, NyxError> {
@@ -195,10 +205,12 @@ pub(crate) fn outcome(
         OutcomeTold::Number(number) => Value::from(*number),
         OutcomeTold::Choice(text) => Value::from(text.as_str()),
     };
+    let reward = after_delay(reward, decision, policy);
     let activation = policy.is_some_and(SpecialistPolicy::is_scored_by_outcomes).then_some((reward + 1.0) / 2.0);
-    let (kind, decision) = (VerdictKind::Outcome, decision.id);
-    let verdict = NewVerdict { decision, kind, key, value, told, reward, comment: None, correction: None, activation };
-    verdict.checked()
+    let (kind, id) = (VerdictKind::Outcome, decision.id);
+    let (calibration, comment, correction) = (None, None, None);
+    let verdict = NewVerdict { decision: id, kind, key, value, told, reward, calibration, comment, correction, activation };
+    verdict.calibrated(decision, weights).checked()
 }
 
 fn unknown_choice(said: &str, choices: &[String], or: &str) -> NyxError {
@@ -206,13 +218,19 @@ fn unknown_choice(said: &str, choices: &[String], or: &str) -> NyxError {
     NyxError::invalid("outcome", format!("outcome is {said}, expected {known}{or}"))
 }
 
-/// What a wholly unfair pair takes off a rating.
-const FAIRNESS_WEIGHT: f64 = 0.5;
+/// A reward, less what the time that the answer took costs where its specialist is rewarded for being in time.
+fn after_delay(reward: f64, decision: &Decision, policy: Option<&SpecialistPolicy>) -> f64 {
+    let penalty = policy.map_or(0.0, SpecialistPolicy::delay_penalty);
+    // older decisions do not know how long they might have taken
+    let deadline_ms = decision.notes.get(REQUEST).and_then(|note| note.get("deadline_ms")?.as_f64());
+    deadline_ms.map_or(reward, |deadline_ms| delayed(reward, penalty, decision.timings.total_ms / deadline_ms))
+}
 
 /// Reads people's feedback on a decision.
 pub(crate) fn feedback(
     decision: &Decision,
     policy: Option<&SpecialistPolicy>,
+    weights: &RewardOptions,
     told: FeedbackTold,
     key: Option<String>,
 ) -> Result<NewVerdict, NyxError> {
@@ -223,13 +241,25 @@ pub(crate) fn feedback(
     let by_people = policy.is_some_and(SpecialistPolicy::is_rated_by_people);
     // the pair's own note; 0 where no pair was asked
     let penalty = decision.notes.get("fairness").and_then(|note| note.get("penalty")?.as_f64()).unwrap_or(0.0);
-    let reward = if by_people { rated(value, penalty, FAIRNESS_WEIGHT) } else { value };
+    let reward = if by_people { rated(value, penalty, weights.fairness) } else { after_delay(value, decision, policy) };
     let activation = by_people.then_some((reward + 1.0) / 2.0);
-    let (kind, decision) = (VerdictKind::Feedback, decision.id);
-    NewVerdict { decision, kind, key, value, told, reward, comment, correction, activation }.checked()
+    let (kind, id, calibration) = (VerdictKind::Feedback, decision.id, None);
+    let verdict = NewVerdict { decision: id, kind, key, value, told, reward, calibration, comment, correction, activation };
+    verdict.calibrated(decision, weights).checked()
 }
 
 impl NewVerdict {
+    /// With what the stated confidence adds, where the verdict tells who was right.
+    fn calibrated(mut self, decision: &Decision, weights: &RewardOptions) -> Self {
+        debug_assert!((-1.0..=1.0).contains(&self.reward));
+        if let Some((confidence, right)) = decision.confidence.zip(is_right(decision, self.kind, self.value)) {
+            let added = calibration(confidence, right, weights.calibration);
+            self.calibration = Some(added);
+            self.reward += added;
+        }
+        self
+    }
+
     fn checked(self) -> Result<Self, NyxError> {
         if let Some(key) = &self.key {
             storable_name("key", key)?;
@@ -244,7 +274,6 @@ impl NewVerdict {
                 return Err(NyxError::invalid(name, format!("{name} has {} bytes, expected at most {MAX_TEXT}", text.len())));
             }
         }
-        debug_assert!((reward_of(0.0)..=reward_of(1.0)).contains(&self.reward));
         Ok(self)
     }
 }

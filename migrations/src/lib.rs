@@ -12,6 +12,7 @@ mod m20261125_000003_memories;
 mod m20261125_000004_sources;
 mod m20261125_000005_routing;
 mod m20261125_000006_verdicts;
+mod m20261127_000001_baselines;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -27,6 +28,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000004_sources::Migration),
             Box::new(m20261125_000005_routing::Migration),
             Box::new(m20261125_000006_verdicts::Migration),
+            Box::new(m20261127_000001_baselines::Migration),
         ]
     }
 }

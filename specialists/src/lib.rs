@@ -3,6 +3,7 @@
 //! A specialist is one TOML file ([`SpecialistPolicy::parse`]); Nyx ships five ([`SHIPPED`]), and a sixth needs a file and no code.
 //! The present comes in with the [`Situation`], so that the same question, evidence and time always write the same prompt.
 
+pub mod bandit;
 mod citations;
 pub mod confidence;
 mod error;
@@ -33,6 +34,7 @@ pub use evidence::Evidence;
 pub use policy::{Outcome, Reading, Retrieval, Situation, SpecialistPolicy, Verdict};
 pub use probability::read_probability;
 pub use reward::{
-    Finding, abstains, agreement, brier_reward, choices_reward, finding, quadratic_reward, rated, reward_of, support, timeliness,
+    Finding, abstains, agreement, brier_reward, calibration, choices_reward, delayed, finding, quadratic_reward, rated, reward_of, support,
+    timeliness,
 };
 pub use shipped::SHIPPED;

@@ -100,6 +100,8 @@ pub struct Outcome<'a> {
     pub deadline_ms: u64,
     /// The answer ended by itself (not cut by length or deadline).
     pub complete: bool,
+    /// What a query over registered tables found, where one decides.
+    pub rows: Option<reward::Finding>,
 }
 
 /// How well the specialist's own quality showed.
@@ -173,7 +175,7 @@ impl SpecialistPolicy {
     pub fn judge(&self, outcome: &Outcome<'_>) -> Option<Verdict> {
         let (rule, activation) = match self.reward {
             RewardRule::Support => ("support", reward::support(outcome.answer, outcome.evidence)),
-            RewardRule::Agreement => ("agreement", reward::agreement(outcome.answer, outcome.evidence)),
+            RewardRule::Agreement => ("agreement", reward::agreement(outcome.answer, outcome.evidence, outcome.rows)),
             RewardRule::Timeliness { penalty } => ("timeliness", Some(reward::timeliness(outcome, penalty))),
             RewardRule::Probability | RewardRule::Rating => return None,
         };

@@ -62,6 +62,21 @@ pub fn rated(rating: f64, penalty: f64, weight: f64) -> f64 {
     (rating - weight.max(0.0) * penalty).clamp(-1.0, 1.0)
 }
 
+/// What a stated confidence adds to a reward whose truth is known: `−weight (confidence − correct)²`, in [−weight, 0]. Strictly proper: in expectation
+/// nothing costs less than the true probability of being right. `weight` below 0 counts as 0; a confidence that is NaN as the worst.
+pub fn calibration(confidence: f64, correct: bool, weight: f64) -> f64 {
+    let correct = if correct { 1.0 } else { 0.0 };
+    let error = if confidence.is_nan() { 1.0 } else { confidence.clamp(0.0, 1.0) - correct };
+    -weight.max(0.0) * error * error
+}
+
+/// Kairos: a reward in [-1, 1] after the delay. What it is worth above the worst loses `penalty` (in [0, 1]) in proportion to the share of its time that
+/// the answer took.
+pub fn delayed(reward: f64, penalty: f64, taken: f64) -> f64 {
+    let taken = if taken.is_nan() { 1.0 } else { taken.clamp(0.0, 1.0) };
+    reward_of((reward + 1.0) / 2.0 * (1.0 - penalty.clamp(0.0, 1.0) * taken))
+}
+
 /// Mnemosyne: the share of the answer's content words that stand in its evidence (text, speaker, date), in any order.
 ///
 /// Clauses that say that nothing fits are not content. With no evidence they alone are right (1), and every other claim is made up (0).
@@ -121,11 +136,19 @@ pub fn finding(answer: &str) -> Option<Finding> {
     Some(if negated { Finding::Unknown } else { found })
 }
 
-/// Aletheia: whether verdict and rows agree. Without rows only `unknown` does (1), and another verdict has nothing to stand on (0).
+/// Aletheia: whether verdict and rows agree. Where a query over the rows decides (`rows`), its finding is the truth; else without rows only `unknown`
+/// agrees (1), and another verdict has nothing to stand on (0).
 ///
-/// `None` with rows, until the rows themselves decide, and for an answer without a verdict word.
-pub fn agreement(answer: &str, evidence: &[Evidence]) -> Option<f64> {
-    match finding(answer)? {
+/// `None` with rows that decide nothing, and for an answer without a verdict word.
+pub fn agreement(answer: &str, evidence: &[Evidence], rows: Option<Finding>) -> Option<f64> {
+    match (finding(answer)?, rows) {
+        (said, Some(truth)) => Some(if said == truth { 1.0 } else { 0.0 }),
+        (said, None) => unfounded(said, evidence),
+    }
+}
+
+fn unfounded(said: Finding, evidence: &[Evidence]) -> Option<f64> {
+    match said {
         _ if !evidence.is_empty() => None,
         Finding::Unknown => Some(1.0),
         Finding::Supported | Finding::Refuted => Some(0.0),
@@ -225,14 +248,34 @@ mod tests {
 
     #[test]
     fn agreement_waits_for_rows_to_decide() {
-        assert_eq!(agreement("Unknown.", &[]), Some(1.0));
-        assert_eq!(agreement("Supported.", &[]), Some(0.0));
-        assert_eq!(agreement("Perhaps.", &[]), None);
-        assert_eq!(agreement("Supported [1].", &[memory("row")]), None);
+        assert_eq!(agreement("Unknown.", &[], None), Some(1.0));
+        assert_eq!(agreement("Supported.", &[], None), Some(0.0));
+        assert_eq!(agreement("Perhaps.", &[], None), None);
+        assert_eq!(agreement("Supported [1].", &[memory("row")], None), None);
+        for (rows, expected) in [(Finding::Supported, 1.0), (Finding::Refuted, 0.0)] {
+            assert_eq!(agreement("Supported [1].", &[memory("row")], Some(rows)), Some(expected));
+            assert_eq!(agreement("Perhaps.", &[], Some(rows)), None);
+        }
+    }
+
+    #[test]
+    fn a_confidence_costs_least_where_it_is_true() {
+        assert_eq!((calibration(1.0, true, 1.0), calibration(1.0, false, 1.0), calibration(0.5, false, 2.0)), (0.0, -1.0, -0.5));
+        assert_eq!((calibration(f64::NAN, true, 1.0), calibration(0.0, true, -3.0)), (-1.0, 0.0));
+        for truth in [0.1, 0.5, 0.8] {
+            let expected = |said: f64| truth * calibration(said, true, 1.0) + (1.0 - truth) * calibration(said, false, 1.0);
+            assert!([0.0, 0.3, 0.6, 1.0].iter().all(|said| expected(*said) < expected(truth)));
+        }
+    }
+
+    #[test]
+    fn a_delayed_reward_stays_in_its_range() {
+        assert_eq!((delayed(1.0, 0.5, 0.0), delayed(1.0, 0.5, 1.0), delayed(-1.0, 0.5, 1.0)), (1.0, 0.0, -1.0));
+        assert_eq!((delayed(0.5, 0.0, 9.0), delayed(1.0, 0.5, f64::NAN)), (0.5, 0.0));
     }
 
     fn timed(elapsed_ms: f64, deadline_ms: u64, complete: bool) -> Outcome<'static> {
-        Outcome { answer: "Noon.", evidence: &[], reading: Reading::default(), elapsed_ms, deadline_ms, complete }
+        Outcome { answer: "Noon.", evidence: &[], reading: Reading::default(), elapsed_ms, deadline_ms, complete, rows: None }
     }
 
     #[test]
@@ -322,7 +365,7 @@ mod tests {
         for _ in 0..2_000 {
             let (answer, text) = (random.unicode(60), random.unicode(60));
             for evidence in [&[][..], &[memory(&text)]] {
-                for value in [support(&answer, evidence), agreement(&answer, evidence)].into_iter().flatten() {
+                for value in [support(&answer, evidence), agreement(&answer, evidence, None)].into_iter().flatten() {
                     assert!((0.0..=1.0).contains(&value), "seed {}: {answer:?} from {text:?}: {value}", random.seed);
                 }
             }

@@ -16,6 +16,11 @@ impl Seeded {
         Self { seed, state: seed }
     }
 
+    /// The same numbers every time, for simulations that are judged by their statistics.
+    pub(crate) fn of(seed: u64) -> Self {
+        Self { seed, state: seed }
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use nyx_actors::NyxError;
+use nyx_actors::choosing::{ChoosingLog, PolicyReport, PolicySpec};
+use nyx_specialists::bandit::{Estimate, OffPolicy};
 
 use super::{CommandError, make_data_dir, output};
 use crate::settings::Settings;
@@ -12,6 +14,10 @@ use crate::trials::{Programme, Report, SUITES, Stage, Trials, evaluate, page};
 /// Measure each specialist on trials.
 #[derive(Debug, Args)]
 pub(super) struct Eval {
+    /// Estimate from the rewarded decisions on record what another way of choosing would earn: uniform, best, current, specialist=NAME, or the path of a
+    /// master.json; may be given again. Options follow after commas: temperature=T, epsilon=E, weights=none
+    #[arg(long, value_name = "POLICY", conflicts_with_all = ["trials", "suite", "limit", "adapter", "no_answers", "out"])]
+    policy: Vec<String>,
     /// The folder of trials [default: $NYX_TRIALS, else ../shared/trials]
     #[arg(long, value_name = "DIR")]
     trials: Option<PathBuf>,
@@ -44,6 +50,9 @@ pub(super) struct Eval {
 impl Eval {
     pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
         make_data_dir(&settings)?;
+        if !self.policy.is_empty() {
+            return self.policies(&settings).await;
+        }
         let mut options = settings.nyx_options()?;
         for adapter in &self.adapter {
             if adapter == "none" {
@@ -62,6 +71,36 @@ impl Eval {
         let report = evaluate(&stage, &programme).await;
         stage.strike().await;
         self.tell(&report?, &out)
+    }
+
+    async fn policies(&self, settings: &Settings) -> Result<(), CommandError> {
+        let read = |text: &String| text.parse::<PolicySpec>().map_err(|error| NyxError::invalid("--policy", error));
+        let specs = self.policy.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let mut log = ChoosingLog::open(&settings.nyx_options()?).await?;
+        let mut reports = Vec::with_capacity(specs.len());
+        for (name, spec) in self.policy.iter().zip(&specs) {
+            reports.push(log.evaluate(name, spec).await?);
+        }
+        if self.json {
+            let json = match reports.as_slice() {
+                [report] => serde_json::to_string_pretty(report),
+                reports => serde_json::to_string_pretty(reports),
+            };
+            output::line(&json.map_err(|error| NyxError::Internal(error.to_string()))?)?;
+            return Ok(());
+        }
+        output::line(&format!("{} drawn decisions whose reward is known; mean reward a decision, 95 % intervals", log.len()))?;
+        let heads = ["as it ran", "IPS", "self-normalised IPS", "doubly robust"].map(|head| format!("{head:<23}"));
+        output::line(&format!("{:<24} {} effective", "policy", heads.join(" ")))?;
+        for PolicyReport { policy, estimates } in &reports {
+            let OffPolicy { logged, ips, snips, doubly_robust, effective_decisions, .. } = estimates;
+            let cells = [logged, ips, snips, doubly_robust].map(|Estimate { value, interval: [low, high], .. }| {
+                let cell = format!("{value:.3} [{low:.3}, {high:.3}]");
+                format!("{cell:<23}")
+            });
+            output::line(&format!("{policy:<24} {} {effective_decisions:.0}", cells.join(" ")))?;
+        }
+        Ok(())
     }
 
     fn tell(&self, report: &Report, out: &std::path::Path) -> Result<(), CommandError> {

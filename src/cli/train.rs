@@ -5,6 +5,9 @@ mod adapter;
 use std::path::PathBuf;
 
 use clap::Args;
+use nyx_actors::NyxError;
+use nyx_actors::choosing::{ChoosingLog, HeadLesson};
+use nyx_specialists::bandit::Estimate;
 
 use super::{CommandError, make_data_dir, output};
 use crate::settings::Settings;
@@ -18,6 +21,9 @@ pub(super) struct Train {
     parts: Vec<String>,
     #[command(flatten)]
     adapter: adapter::Lessons,
+    /// Learn the master's head from the rewarded decisions on record instead of trials; it is put to use only if it earns more on decisions held back
+    #[arg(long, conflicts_with_all = ["trials", "split", "limit"])]
+    from_log: bool,
     /// The folder of trials [default: $NYX_TRIALS, else ../shared/trials]
     #[arg(long, value_name = "DIR")]
     trials: Option<PathBuf>,
@@ -38,6 +44,9 @@ pub(super) struct Train {
 impl Train {
     pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
         make_data_dir(&settings)?;
+        if self.from_log {
+            return self.from_log(settings).await;
+        }
         let out = self.out.clone().unwrap_or_else(|| settings.data_dir.join("learned"));
         let trials = Trials { dir: self.trials.clone().unwrap_or_else(Trials::default_dir), split: self.split.clone() };
         let policies = settings.nyx_options()?.specialists;
@@ -64,6 +73,32 @@ impl Train {
             }
             output::note(&format!("written to {}", path.display()));
         }
+        Ok(())
+    }
+
+    async fn from_log(&self, settings: Settings) -> Result<(), CommandError> {
+        if self.parts != ["master"] {
+            let said = self.parts.join(" ");
+            return Err(NyxError::invalid("--from-log", format!("--from-log learns {said:?}, expected master alone")).into());
+        }
+        let mut log = ChoosingLog::open(&settings.nyx_options()?).await?;
+        let HeadLesson { file, report } = log.learn_head().await?;
+        let line = |name: &str, estimate: &Estimate| {
+            let Estimate { value, interval: [low, high], .. } = estimate;
+            output::line(&format!("{name:<10} {value:>7.3} [{low:.3}, {high:.3}]"))
+        };
+        output::line(&format!("master: learned from {} decisions, measured on {} held back", report.learned_from, report.held_back))?;
+        line("present", &report.present)?;
+        line("candidate", &report.candidate)?;
+        line("gain", &report.gain)?;
+        if !report.passes() {
+            let bound = report.gain.lower_bound();
+            output::line(&format!("kept the present head: the gain's lower 95 % bound is {bound:.3}, expected more than 0"))?;
+            return Ok(());
+        }
+        let folder = self.out.clone().unwrap_or_else(|| settings.data_dir.join("learned"));
+        let path = log.install(&file, Some(&folder)).map_err(|source| CommandError::Write { path: folder.clone(), source })?;
+        output::note(&format!("written to {}; a server reads it when it starts", path.display()));
         Ok(())
     }
 }

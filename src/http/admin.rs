@@ -6,11 +6,11 @@ use nyx_actors::observe::{ActorReport, ActorState, Failure};
 use nyx_actors::phoebe::messages::TraitWeightChange;
 use nyx_actors::{Nyx, NyxError};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::error::{ApiError, ErrorBody};
-use super::extract::Json;
+use super::extract::{Json, Query, parsed};
 
 /// One actor.
 #[derive(Debug, Serialize, ToSchema)]
@@ -91,7 +91,10 @@ pub struct WeightChange {
     pub name: String,
     pub from: f64,
     pub to: f64,
+    /// `admin` or the operator's own, `feedback` or `outcome`.
     pub reason: String,
+    /// What it followed, where it was learned; of an amendment the difference.
+    pub reward: Option<f64>,
     #[schema(value_type = Option<String>, format = "uuid")]
     pub decision: Option<Uuid>,
     #[schema(value_type = String, format = "date-time")]
@@ -99,8 +102,8 @@ pub struct WeightChange {
 }
 
 impl From<TraitWeightChange> for WeightChange {
-    fn from(TraitWeightChange { name, from, to, reason, reward: _, decision, at }: TraitWeightChange) -> Self {
-        Self { name, from, to, reason, decision, at }
+    fn from(TraitWeightChange { name, from, to, reason, reward, decision, at }: TraitWeightChange) -> Self {
+        Self { name, from, to, reason, reward, decision, at }
     }
 }
 
@@ -138,6 +141,33 @@ pub async fn restart(nyx: web::Data<Nyx>, name: web::Path<String>) -> Result<Htt
 #[utoipa::path(get, path = "/admin/traits", tag = "admin", responses((status = 200, body = HashMap<String, f64>)))]
 pub async fn traits(nyx: web::Data<Nyx>) -> Result<HttpResponse, ApiError> {
     Ok(HttpResponse::Ok().json(nyx.trait_weights().await?))
+}
+
+/// How many changes.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct HistoryParams {
+    /// 1 to 1000; 20 when absent.
+    #[param(value_type = Option<u64>, minimum = 1, maximum = 1000)]
+    limit: Option<String>,
+}
+
+/// Newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct WeightHistory {
+    #[schema(example = "list")]
+    pub object: &'static str,
+    pub data: Vec<WeightChange>,
+}
+
+/// How a specialist's trait weight came to be what it is: each change with the reward and the decision that brought it, newest first.
+#[utoipa::path(get, path = "/admin/traits/{name}", tag = "admin", params(("name" = String, Path), HistoryParams),
+    responses((status = 200, body = WeightHistory)))]
+pub async fn trait_history(nyx: web::Data<Nyx>, name: web::Path<String>, query: Query<HistoryParams>) -> Result<HttpResponse, ApiError> {
+    let limit = parsed("limit", query.0.limit.as_deref(), "1 to 1000")?.unwrap_or(20);
+    let data = nyx.trait_weight_changes(&name, limit).await?.into_iter().map(WeightChange::from).collect();
+    Ok(HttpResponse::Ok().json(WeightHistory { object: "list", data }))
 }
 
 /// Sets a specialist's trait weight; the history keeps what it was.

@@ -112,6 +112,7 @@ fn doors() -> Vec<Door> {
         door(Access::Admin, get(), "/admin/actors/{name}", to().to(admin::actor)),
         door(Access::Admin, post(), "/admin/actors/{name}/restart", to().to(admin::restart)),
         door(Access::Admin, get(), "/admin/traits", to().to(admin::traits)),
+        door(Access::Admin, get(), "/admin/traits/{name}", to().to(admin::trait_history)),
         door(Access::Admin, post(), "/admin/traits/{name}", to().to(admin::set_trait)),
         door(Access::Admin, get(), "/admin/learned", to().to(learned::learned)),
         door(Access::Admin, get(), "/admin/confidence", to().to(confidence::confidence)),

@@ -30,6 +30,7 @@ use super::{admin, cells, chat, confidence, decisions, embeddings, health, infer
         admin::actor,
         admin::restart,
         admin::traits,
+        admin::trait_history,
         admin::set_trait,
         learned::learned,
         confidence::confidence,

@@ -128,7 +128,7 @@ pub struct JudgedItem {
 
 impl From<Judged> for JudgedItem {
     fn from(judged: Judged) -> Self {
-        let Judged { verdict, specialist, new, reward, activation } = judged;
+        let Judged { verdict, specialist, new, reward, activation, weights: _ } = judged;
         Self { decision_id: verdict.decision, specialist, new, verdict: verdict.into(), reward, activation }
     }
 }

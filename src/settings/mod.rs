@@ -16,7 +16,7 @@ use nyx_actors::confidence::ConfidenceOptions;
 use nyx_actors::facts::FactOptions;
 use nyx_actors::memory::MemoryOptions;
 use nyx_actors::phoebe::PhoebeOptions;
-use nyx_actors::{MasterOptions, NyxOptions, PoolOptions, RequestOptions};
+use nyx_actors::{MasterOptions, NyxOptions, PoolOptions, RequestOptions, RewardOptions};
 use nyx_specialists::SpecialistPolicy;
 use nyx_specialists::safety::SafetyPolicy;
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,7 @@ pub struct Settings {
     pub pool: PoolOptions,
     pub master: MasterOptions,
     pub requests: RequestOptions,
+    pub rewards: RewardOptions,
     pub phoebe: PhoebeOptions,
     pub memory: MemoryOptions,
     pub specialists: SpecialistSettings,
@@ -56,6 +57,7 @@ impl Default for Settings {
             pool: PoolOptions::default(),
             master: MasterOptions::default(),
             requests: RequestOptions::default(),
+            rewards: RewardOptions::default(),
             phoebe: PhoebeOptions::default(),
             memory: MemoryOptions::default(),
             specialists: SpecialistSettings::default(),
@@ -181,6 +183,7 @@ impl Settings {
             pool: self.pool.clone(),
             master: self.master.clone(),
             requests: self.requests.clone(),
+            rewards: self.rewards,
             phoebe: self.phoebe.clone(),
             memory: self.memory.clone(),
             facts: self.specialist.aletheia.clone(),

@@ -100,7 +100,14 @@ fn master(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError>
     let positive = |value: f64| value.is_finite() && value > 0.0;
     check.that(positive(master.temperature), "master.temperature", master.temperature, "a number above 0")?;
     check.that((0.0..=1.0).contains(&master.epsilon), "master.epsilon", master.epsilon, "0 to 1")?;
-    check.that(positive(master.max_trait_weight), "master.max_trait_weight", master.max_trait_weight, "a number above 0")
+    check.that(positive(master.max_trait_weight), "master.max_trait_weight", master.max_trait_weight, "a number above 0")?;
+    check.that((0.0..=10.0).contains(&master.learning_rate), "master.learning_rate", master.learning_rate, "0 to 10")?;
+    check.that((0.0..=0.5).contains(&master.forgetting), "master.forgetting", master.forgetting, "0 to 0.5")?;
+    let age = master.trait_weight_age_ms;
+    check.that(age <= 3_600_000, "master.trait_weight_age_ms", age, "0 to 3600000")?;
+    let rewards = &settings.rewards;
+    check.that((0.0..=1.0).contains(&rewards.calibration), "rewards.calibration", rewards.calibration, "0 to 1")?;
+    check.that((0.0..=2.0).contains(&rewards.fairness), "rewards.fairness", rewards.fairness, "0 to 2")
 }
 
 fn database(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {

@@ -35,12 +35,16 @@ fn promised(program: &Program) {
         serving.send("POST", "/v1/outcomes", &[JSON, &header], body.to_string().as_bytes()).json()
     };
     let near = |value: &Value, expected: f64| (value.as_f64().unwrap() - expected).abs() < 1e-9;
-    let score = |outcome: f64| 1.0 - 2.0 * (p - outcome).powi(2);
+    // the proper score, and what the stated confidence adds to it
+    let confidence = forecast["confidence"].as_f64();
+    let sure = |right: bool| confidence.map_or(0.0, |confidence| -(confidence - f64::from(u8::from(right))).powi(2));
+    let brier = |outcome: f64| 1.0 - 2.0 * (p - outcome).powi(2);
+    let score = |outcome: f64| brier(outcome) + sure((p >= 0.5) == (outcome > 0.5));
     for new in [true, false] {
         let (status, judged) = tell(&told, "first");
         let item = &judged["data"][0];
         assert_eq!((status, &item["decision_id"], &item["new"], &item["verdict"]["key"]), (200, &json!(id), &json!(new), &json!("first")));
-        assert!(near(&item["reward"], score(1.0)) && near(&item["activation"], (score(1.0) + 1.0) / 2.0), "{judged}");
+        assert!(near(&item["reward"], score(1.0)) && near(&item["activation"], (brier(1.0) + 1.0) / 2.0), "{judged}");
     }
     assert_eq!(serving.get("/v1/outcomes?open=true").1["data"], json!([]));
     assert_eq!(serving.get("/v1/outcomes?open=false").1["data"][0]["outcome"]["told"], true);
@@ -52,12 +56,12 @@ fn promised(program: &Program) {
     assert!(near(&amended["data"][0]["reward"], score(0.0)) && amended["data"][0]["verdict"]["revision"] == 2, "{amended}");
     let feedback = json!({"decision_id": format!("chatcmpl-{id}"), "thumbs": "up", "correction": "It will not snow.", "key": "f"});
     let (status, judged) = serving.post("/v1/feedback", &feedback);
-    assert!(status == 200 && near(&judged["data"][0]["reward"], score(0.0) + 1.0), "{judged}");
+    assert!(status == 200 && near(&judged["data"][0]["reward"], score(0.0) + 1.0 + sure(true)), "{judged}");
     let (_, story) = serving.get(&format!("/v1/decisions/{id}"));
     let told: Vec<&Value> = story["verdicts"].as_array().unwrap().iter().map(|verdict| &verdict["told"]).collect();
     assert_eq!(told, [&json!(true), &json!("No"), &json!({"thumbs": "up"})], "{story}");
     assert_eq!((&story["verdicts"][2]["correction"], &story["probability"]), (&json!("It will not snow."), &json!(p)));
-    assert!(near(&story["reward"], score(0.0) + 1.0), "{story}");
+    assert!(near(&story["reward"], score(0.0) + 1.0 + sure(true)), "{story}");
 
     let nobody = "01890a5d-ac96-774b-bcce-b302099a8057";
     for (path, body, status, says) in [
@@ -82,4 +86,74 @@ fn promised(program: &Program) {
     serving.kill();
     let (_, story) = program.serve().get(&format!("/v1/decisions/{id}"));
     assert_eq!(story["verdicts"].as_array().unwrap().len(), 3, "{story}");
+}
+
+#[test]
+fn feedback_moves_whom_the_master_chooses_and_a_restart_keeps_it() {
+    learns(&Program::new());
+}
+
+#[test]
+fn two_processes_on_one_postgresql_learn_together() {
+    let postgres = Postgres::start();
+    let (one, other) = (Program::new().with("NYX__PHOEBE__URL", postgres.url()), Program::new().with("NYX__PHOEBE__URL", postgres.url()));
+    let beside = other.with("NYX__MASTER__TRAIT_WEIGHT_AGE_MS", "0").serve();
+    let weights = learns(&one);
+    assert_eq!(beside.get("/admin/traits").1, weights);
+}
+
+/// Rates some decisions and answers the weights at the end.
+fn learns(program: &Program) -> Value {
+    let serving = program.serve();
+    let ask = |prompt: &str, seed: u64| {
+        let (status, told) = serving.post("/infer", &json!({"prompt": prompt, "choices": ["a", "b"], "seed": seed}));
+        assert_eq!(status, 200, "{told}");
+        (told["decision_id"].as_str().unwrap().to_owned(), told["specialist"].as_str().unwrap().to_owned())
+    };
+    let rate = |id: &str, body: Value| {
+        let mut body = body;
+        body["decision_id"] = json!(id);
+        let (status, told) = serving.post("/v1/feedback", &body);
+        assert_eq!(status, 200, "{told}");
+    };
+    let weight = |name: &str| serving.get("/admin/traits").1[name].as_f64().unwrap();
+    let (id, name) = ask("What did Clara say about the garden?", 1);
+    assert_eq!(weight(&name), 0.0);
+    rate(&id, json!({"thumbs": "up", "key": "k"}));
+    let up = weight(&name);
+    assert!(up > 0.0, "{up}");
+    // told twice it counts once; an amendment takes it back and more
+    rate(&id, json!({"thumbs": "up", "key": "k"}));
+    assert_eq!(weight(&name), up);
+    rate(&id, json!({"thumbs": "down"}));
+    assert!(weight(&name) < 0.0, "{}", weight(&name));
+    let history = serving.get(&format!("/admin/traits/{name}?limit=10")).1;
+    let rows = history["data"].as_array().unwrap();
+    assert_eq!((rows.len(), &rows[1]["reason"], &rows[1]["from"]), (2, &json!("feedback"), &json!(0.0)), "{history}");
+    for row in rows {
+        assert!(row["decision"] == id.as_str() && row["reward"].is_number(), "{history}");
+    }
+    assert_eq!((&rows[0]["from"], &rows[0]["reason"]), (&rows[1]["to"], &json!("feedback: amendment")), "{history}");
+
+    // who was not drawn is not learned from: the caller's choice, and a crisis
+    let before = serving.get("/admin/traits").1;
+    let (_, own) = serving.post("/infer", &json!({"prompt": "Who is Clara?", "specialist": "eleos", "choices": ["a", "b"]}));
+    let (_, crisis) = serving.post("/infer", &json!({"prompt": "I want to kill myself", "max_tokens": 4, "seed": 1}));
+    for decision in [&own, &crisis] {
+        rate(decision["decision_id"].as_str().unwrap(), json!({"value": -1}));
+    }
+    assert_eq!(serving.get("/admin/traits").1, before);
+
+    for seed in 2..5 {
+        let (id, _) = ask("Is it too late to call him?", seed);
+        rate(&id, json!({"value": 0.5}));
+    }
+    let learned = serving.get("/admin/traits").1;
+    assert_ne!(learned, before);
+    serving.kill();
+    let again = program.serve();
+    assert_eq!(again.get("/admin/traits").1, learned);
+    let report = program.run(&["eval", "--policy", "uniform", "--json"]).json();
+    assert_eq!(report["decisions"], 4, "{report}");
+    learned
 }

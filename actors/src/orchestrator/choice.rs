@@ -1,5 +1,7 @@
 //! One formula decides: `logit_i = head_i + w_i`, `propensity = (1 - ε) softmax(logits / τ) + ε / n`, and the choice is drawn from it.
 
+use nyx_specialists::bandit::propensities;
+
 /// A choice among `n` candidates.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Choice {
@@ -8,20 +10,11 @@ pub struct Choice {
     pub chosen: usize,
 }
 
-/// The softmax of `logits / temperature`.
-pub fn softmax(logits: &[f64], temperature: f64) -> Vec<f64> {
-    let best = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let weights: Vec<f64> = logits.iter().map(|logit| ((logit - best) / temperature).exp()).collect();
-    let total: f64 = weights.iter().sum();
-    weights.into_iter().map(|weight| weight / total).collect()
-}
-
 /// Draws among candidates for whom the head says this (the scores, without one) and with these trait weights; `u` in [0, 1) is the draw. `heads` is not
 /// empty.
 pub fn choose(heads: &[f64], trait_weights: &[f64], temperature: f64, epsilon: f64, u: f64) -> Choice {
     let logits: Vec<f64> = heads.iter().zip(trait_weights).map(|(head, weight)| head + weight).collect();
-    let even = epsilon / logits.len() as f64;
-    let propensities: Vec<f64> = softmax(&logits, temperature).into_iter().map(|share| (1.0 - epsilon) * share + even).collect();
+    let propensities = propensities(&logits, temperature, epsilon);
     let mut left = u;
     for (index, propensity) in propensities.iter().enumerate() {
         left -= propensity;

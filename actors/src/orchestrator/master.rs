@@ -21,7 +21,7 @@ pub(super) struct Master {
 }
 
 /// What the master reads of a question.
-pub(super) fn read(question: &str) -> &str {
+pub(crate) fn read(question: &str) -> &str {
     ending(question, QUESTION_CHARS)
 }
 

@@ -9,9 +9,10 @@ mod route;
 mod safety;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
@@ -23,9 +24,11 @@ use nyx_specialists::safety::SafetyPolicy;
 use tokio::sync::{OnceCell, Semaphore, mpsc};
 use tracing::Instrument as _;
 
-pub use choice::{Choice, choose, softmax};
+pub use choice::{Choice, choose};
 use master::Master;
-use messages::{Ask, Route, Routing, TraitWeights, UpdateTraitWeight};
+pub(crate) use master::read as read_by_master;
+use messages::{Ask, Route, Routing, TraitWeights, TraitWeightsMoved, UpdateTraitWeight};
+use weights::KnownWeights;
 
 use crate::cells::{CellStep, CellStream};
 use crate::decision::{Status, Timings};
@@ -35,11 +38,12 @@ use crate::memory::MemoryKeeper;
 use crate::metrics::Metrics;
 use crate::observe::Vitals;
 use crate::options::MasterOptions;
-use crate::phoebe::messages::{LoadTraitWeights, RecordDecision, StoreTraitWeight, TraitWeightChange};
+use crate::phoebe::messages::{RecordDecision, TraitWeightChange};
 use crate::phoebe::{self, Phoebe};
 use crate::question::{Question, StreamEvent, Target};
 use crate::specialist::{Screened, Speak, Specialist, Spoken};
 use crate::supervise::Supervised;
+use crate::verdict::REQUEST;
 use crate::{Decision, NyxError, RequestContext};
 
 /// How long recording may take after the deadline: what was said must not be lost because it was late.
@@ -70,7 +74,7 @@ pub struct OrchestratorParts {
     head: Option<Learned<MasterHead>>,
     /// Each name's mean log-probability after the content-free question, measured once.
     content_free: OnceCell<Vec<f64>>,
-    weights: Mutex<BTreeMap<String, f64>>,
+    weights: KnownWeights,
 }
 
 /// What an orchestrator is made of.
@@ -129,12 +133,23 @@ impl Handler<UpdateTraitWeight> for Orchestrator {
     }
 }
 
+impl Handler<TraitWeightsMoved> for Orchestrator {
+    type Result = ResponseFuture<Result<(), NyxError>>;
+
+    fn handle(&mut self, message: TraitWeightsMoved, _: &mut Self::Context) -> Self::Result {
+        self.vitals.taken_up();
+        let parts = Arc::clone(&self.parts);
+        Box::pin(async move { parts.trait_weights_moved(&message.0).await })
+    }
+}
+
 impl Handler<TraitWeights> for Orchestrator {
-    type Result = Result<BTreeMap<String, f64>, NyxError>;
+    type Result = ResponseFuture<Result<BTreeMap<String, f64>, NyxError>>;
 
     fn handle(&mut self, _: TraitWeights, _: &mut Self::Context) -> Self::Result {
         self.vitals.taken_up();
-        Ok(self.parts.named_weights())
+        let parts = Arc::clone(&self.parts);
+        Box::pin(async move { Ok(parts.fresh_weights().await) })
     }
 }
 
@@ -145,7 +160,7 @@ impl Handler<Route> for Orchestrator {
         self.vitals.taken_up();
         let parts = Arc::clone(&self.parts);
         Box::pin(async move {
-            let trait_weights = parts.named_weights();
+            let trait_weights = parts.fresh_weights().await;
             // nobody is drawn
             Ok(parts.weigh(&message.context, (&message.question, message.now), &trait_weights, 0.0).await?.0)
         })
@@ -164,7 +179,7 @@ impl OrchestratorParts {
     /// When phoebe does not answer, the names cannot be encoded, or the operator's head was learned with another embedder.
     pub async fn new(setup: OrchestratorSetup) -> Result<Self, NyxError> {
         let master = Master::new(&setup.text, &setup.specialists)?;
-        let weights = setup.phoebe.send(LoadTraitWeights).await?;
+        let weights = KnownWeights::load(&setup.phoebe, &setup.specialists).await?;
         let head = route::fitting(setup.head, &setup.memory).await?;
         Ok(Self {
             instance: setup.instance,
@@ -183,13 +198,8 @@ impl OrchestratorParts {
             master,
             head,
             content_free: OnceCell::new(),
-            weights: Mutex::new(weights),
+            weights,
         })
-    }
-
-    fn named_weights(&self) -> BTreeMap<String, f64> {
-        let weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
-        self.specialists.iter().map(|specialist| (specialist.name.clone(), weights.get(&specialist.name).copied().unwrap_or(0.0))).collect()
     }
 
     fn known(&self) -> String {
@@ -208,7 +218,7 @@ impl OrchestratorParts {
         let given = question.given.clone();
         let later = self.place_later(&mut question, events.is_some());
         let question = Arc::new(question);
-        let trait_weights = self.named_weights();
+        let trait_weights = self.fresh_weights().await;
         let routed = match self.route(&context, &question, &asked, &screened, &trait_weights).await {
             Ok(routed) => routed,
             Err(error) => return Err(self.failed(&context, None, error)),
@@ -237,7 +247,7 @@ impl OrchestratorParts {
             requested,
             messages: question.messages.clone(),
             given,
-            notes: BTreeMap::new(),
+            notes: BTreeMap::from([(REQUEST.to_owned(), serde_json::json!({ "deadline_ms": deadline_ms(&context) }))]),
             question: asked,
             specialist: routed.specialist,
             scores: routed.routing.scores,
@@ -406,22 +416,11 @@ impl OrchestratorParts {
         self.cells.publish(Some(context.id), specialist, CellStep::Failed { error: error.error_type(), message: error.to_string() });
         error
     }
+}
 
-    async fn update_trait_weight(&self, change: StoreTraitWeight) -> Result<TraitWeightChange, NyxError> {
-        if !self.specialists.iter().any(|specialist| specialist.name == change.name) {
-            return Err(NyxError::UnknownSpecialist { name: change.name, known: self.known() });
-        }
-        phoebe::storable("reason", &change.reason)?;
-        let bound = self.options.max_trait_weight;
-        if !(-bound..=bound).contains(&change.to) {
-            return Err(NyxError::invalid("weight", format!("weight is {}, expected a number from -{bound} to {bound}", change.to)));
-        }
-        let change = self.phoebe.send(change).await?;
-        self.weights.lock().unwrap_or_else(PoisonError::into_inner).insert(change.name.clone(), change.to);
-        let updated = CellStep::WeightsUpdated { from: change.from, to: change.to, reason: change.reason.clone() };
-        self.cells.publish(change.decision, Some(&change.name), updated);
-        Ok(change)
-    }
+/// The time that a request was given.
+fn deadline_ms(context: &RequestContext) -> u64 {
+    u64::try_from(context.deadline.duration_since(context.asked).as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What was said, into the decision; the automatic reward with its rule, if there is one.

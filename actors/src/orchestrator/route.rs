@@ -104,8 +104,7 @@ impl OrchestratorParts {
         let names: Vec<String> = self.specialists.iter().map(|specialist| specialist.name.clone()).collect();
         let (heads, head) = match heads {
             Some((head, embedding)) => {
-                let deadline = context.deadline.duration_since(context.asked).as_millis();
-                let deadline_ms = u64::try_from(deadline).unwrap_or(u64::MAX);
+                let deadline_ms = super::deadline_ms(context);
                 let asked = Asked { question: master::read(asked), embedding: &embedding, now, deadline_ms };
                 (head.value.logits(&names, &scores, &asked), Some(head.id.clone()))
             }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use actix::Message;
 use chrono::{DateTime, Utc};
 use nyx_specialists::Evidence;
+use nyx_specialists::bandit::BanditSettings;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -162,10 +163,10 @@ pub struct SearchRecord {
     pub limit: u64,
 }
 
-/// The current weight of each trait that has one.
+/// The current weight of each of these specialists that has one.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<BTreeMap<String, f64>, NyxError>")]
-pub struct LoadTraitWeights;
+pub struct LoadTraitWeights(pub Vec<String>);
 
 /// Appends to the history in `nyx_trait_weights`; the newest row of a name is its weight.
 #[derive(Debug, Clone, Message)]
@@ -173,10 +174,19 @@ pub struct LoadTraitWeights;
 pub struct StoreTraitWeight {
     pub name: String,
     pub to: f64,
-    /// `admin`, or the learning rule.
+    /// `admin` or the operator's own, or the source of the reward that moved it.
     pub reason: String,
     pub reward: Option<f64>,
     pub decision: Option<Uuid>,
+}
+
+/// How a trait weight came to be what it is, newest first.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Vec<TraitWeightChange>, NyxError>")]
+pub struct ListTraitWeightChanges {
+    pub name: String,
+    /// 1..=1000.
+    pub limit: u64,
 }
 
 /// One row of the history.
@@ -196,10 +206,15 @@ pub struct TraitWeightChange {
 #[rtype(result = "Result<Vec<Decision>, NyxError>")]
 pub struct NamedDecisions(pub DecisionName);
 
-/// Puts verdicts on record, all or none, each with its reward. Those that say what counts already change nothing.
+/// Puts verdicts on record, all or none, each with its reward, and moves the trait weights of the decisions' candidates in the same transaction. Those
+/// that say what counts already change nothing.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Vec<Judged>, NyxError>")]
-pub struct Judge(pub Vec<NewVerdict>);
+pub struct Judge {
+    pub verdicts: Vec<NewVerdict>,
+    /// How weights follow; `None` leaves them as they are.
+    pub learning: Option<BanditSettings>,
+}
 
 /// All verdicts on a decision, in the order in which they were told.
 #[derive(Debug, Message)]

@@ -10,6 +10,7 @@ mod store;
 mod tests;
 mod truths;
 mod verdicts;
+mod weights;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,9 +23,9 @@ use crate::observe::Vitals;
 use crate::verdict::{Judged, Promise, Verdict};
 use crate::{Decision, NyxError};
 use messages::{
-    CountMemories, DeleteForgotten, GetDecision, Judge, ListDecisions, ListForgotten, ListJudged, ListMemories, ListPromises, ListVerdicts,
-    LoadTraitWeights, MarkForgotten, MarkIndexed, Memory, MemoryCounts, NamedDecisions, Neighbour, Neighbours, Ping, RecordDecision,
-    SearchRecord, StoreMemories, StoreTraitWeight, TraitWeightChange,
+    CountMemories, DeleteForgotten, GetDecision, Judge, ListDecisions, ListForgotten, ListJudged, ListMemories, ListPromises,
+    ListTraitWeightChanges, ListVerdicts, LoadTraitWeights, MarkForgotten, MarkIndexed, Memory, MemoryCounts, NamedDecisions, Neighbour,
+    Neighbours, Ping, RecordDecision, SearchRecord, StoreMemories, StoreTraitWeight, TraitWeightChange,
 };
 
 pub use options::{PhoebeOptions, redacted};
@@ -93,10 +94,11 @@ handle!(MarkForgotten, u64, |store, request| store.mark_forgotten(request.0));
 handle!(ListForgotten, Vec<Uuid>, |store, request| store.forgotten(request.limit));
 handle!(DeleteForgotten, (), |store, request| store.delete_forgotten(request.0));
 handle!(SearchRecord, Vec<Evidence>, |store, request| store.search(&request.text, request.limit));
-handle!(LoadTraitWeights, BTreeMap<String, f64>, |store, _request| store.trait_weights());
+handle!(LoadTraitWeights, BTreeMap<String, f64>, |store, request| async move { store.trait_weights(&request.0).await });
+handle!(ListTraitWeightChanges, Vec<TraitWeightChange>, |store, request| store.trait_weight_changes(request));
 handle!(StoreTraitWeight, TraitWeightChange, |store, request| store.store_trait_weight(request));
 handle!(NamedDecisions, Vec<Decision>, |store, request| store.named(request.0));
-handle!(Judge, Vec<Judged>, |store, request| store.judge(request.0));
+handle!(Judge, Vec<Judged>, |store, request| store.judge(request.verdicts, request.learning));
 handle!(ListVerdicts, Vec<Verdict>, |store, request| store.verdicts(request.0));
 handle!(ListPromises, Vec<Promise>, |store, request| store.promises(request));
 handle!(ListJudged, Vec<(Decision, Verdict)>, |store, _request| store.judged());

@@ -1,6 +1,5 @@
 //! Phoebe's operations over one database, SQLite or PostgreSQL.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,8 +15,8 @@ use sea_orm::{
 use sea_orm_migration::MigratorTrait;
 use uuid::Uuid;
 
-use super::entities::{decision, reward, trait_weight};
-use super::messages::{ListDecisions, RecordDecision, StoreTraitWeight, TraitWeightChange};
+use super::entities::{decision, reward};
+use super::messages::{ListDecisions, RecordDecision};
 use super::options::{PhoebeOptions, redacted};
 use super::{search, storable};
 use crate::decision::Status;
@@ -32,8 +31,6 @@ const LEAST_CONNECTIONS: u32 = 2;
 const MIGRATION_TRIES: usize = 20;
 const OPENING_TRIES: usize = 100;
 const MIGRATION_PAUSE: Duration = Duration::from_millis(50);
-/// How often a trait weight is tried again when another process moved it in between.
-const WEIGHT_TRIES: usize = 50;
 
 /// A connected phoebe. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -208,40 +205,6 @@ impl PhoebeStore {
         let found = search::search(&transaction, text, limit).await?;
         transaction.commit().await?;
         Ok(found)
-    }
-
-    pub(super) async fn trait_weights(&self) -> Result<BTreeMap<String, f64>, NyxError> {
-        // ascending: the last row of a name wins
-        let rows = trait_weight::Entity::find().order_by_asc(trait_weight::Column::Revision).all(&self.reader).await?;
-        Ok(rows.into_iter().map(|row| (row.name, row.to_weight)).collect())
-    }
-
-    /// Appends to the history. Two processes cannot follow the same revision: the loser reads again and follows the winner's.
-    pub(super) async fn store_trait_weight(&self, change: StoreTraitWeight) -> Result<TraitWeightChange, NyxError> {
-        for _ in 0..WEIGHT_TRIES {
-            let newest = trait_weight::Entity::find()
-                .filter(trait_weight::Column::Name.eq(&change.name))
-                .order_by_desc(trait_weight::Column::Revision)
-                .one(&self.writer)
-                .await?;
-            let row = trait_weight::Model {
-                id: Uuid::now_v7().to_string(),
-                name: change.name.clone(),
-                from_weight: newest.as_ref().map_or(0.0, |row| row.to_weight),
-                to_weight: change.to,
-                reason: change.reason.clone(),
-                reward: change.reward,
-                decision: change.decision.map(|id| id.to_string()),
-                revision: newest.map_or(1, |row| row.revision + 1),
-                at: now(),
-            };
-            match row.clone().into_active_model().insert(&self.writer).await {
-                Ok(_) => return Ok(row.try_into()?),
-                Err(error) if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(NyxError::Internal(format!("the weight of {} was moved {WEIGHT_TRIES} times meanwhile", change.name)))
     }
 
     /// For those who keep tables of their own in phoebe's database.

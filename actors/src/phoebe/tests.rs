@@ -12,6 +12,7 @@ use crate::question::Given;
 use crate::testing::postgres::Postgres;
 
 mod verdicts;
+mod weights;
 
 /// A decision with every field set.
 fn decision(specialist: &str, question: &str, answer: &str) -> Decision {
@@ -238,7 +239,8 @@ async fn forgets_memories(store: &PhoebeStore) {
 
 async fn keeps_trait_weights(store: &PhoebeStore) {
     let change = |to: f64| StoreTraitWeight { name: "moira".into(), to, reason: "test".into(), reward: Some(1.0), decision: None };
-    assert!(store.trait_weights().await.unwrap().is_empty());
+    let names = ["moira".to_owned(), "eleos".to_owned()];
+    assert!(store.trait_weights(&names).await.unwrap().is_empty());
     // eight at once: each follows another, none is lost
     let changes = (1..=8).map(|step| {
         let store = store.clone();
@@ -254,14 +256,14 @@ async fn keeps_trait_weights(store: &PhoebeStore) {
         let place = steps.iter().position(|(from, _)| *from == at).unwrap_or_else(|| panic!("nothing follows {at}: {steps:?}"));
         at = steps.swap_remove(place).1;
     }
-    assert_eq!(store.trait_weights().await.unwrap(), BTreeMap::from([("moira".to_owned(), at)]));
+    assert_eq!(store.trait_weights(&names).await.unwrap(), BTreeMap::from([("moira".to_owned(), at)]));
     assert_eq!(count(store, "nyx_trait_weights").await, 8);
 }
 
 async fn behaves(options: &PhoebeOptions, folder: &std::path::Path) {
     // several processes may start on one database at once
     let stores = futures_util::future::try_join_all((0..4).map(|_| PhoebeStore::connect(options, folder))).await.unwrap();
-    let store = stores.into_iter().next().unwrap();
+    let store = stores[0].clone();
     assert_eq!(store.pending_migrations().await.unwrap(), 0);
     store.ping().await.unwrap();
     for table in ["nyx_adapters", "nyx_training_runs"] {
@@ -273,11 +275,12 @@ async fn behaves(options: &PhoebeOptions, folder: &std::path::Path) {
     forgets_memories(&store).await;
     keeps_trait_weights(&store).await;
     verdicts::keeps_verdicts(&store).await;
+    weights::moves_trait_weights_once(&stores).await;
     completes_a_deferred_decision_once(&store).await;
     store.close().await;
     // another process reads what this one acknowledged
     let again = PhoebeStore::connect(options, folder).await.unwrap();
-    assert_eq!(again.decisions(list(|_| {})).await.unwrap().len(), 3 + verdicts::DECISIONS);
+    assert_eq!(again.decisions(list(|query| query.limit = 100)).await.unwrap().len(), 3 + verdicts::DECISIONS + weights::DECISIONS);
     again.close().await;
 }
 

@@ -16,7 +16,7 @@ const AT_ONCE: usize = 500;
 
 impl PhoebeStore {
     /// The newest judged decisions, oldest first, each with the verdict that counts: the last outcome, else the last feedback.
-    pub(super) async fn judged(&self) -> Result<Vec<(Decision, Verdict)>, NyxError> {
+    pub(crate) async fn judged(&self) -> Result<Vec<(Decision, Verdict)>, NyxError> {
         let rows = verdict::Entity::find().order_by_desc(verdict::Column::Id).limit(MOST).all(&self.reader).await?;
         let mut counting: BTreeMap<String, Verdict> = BTreeMap::new();
         for row in rows {

@@ -1,15 +1,18 @@
 //! Verdicts on decisions, and the rewards that they bring.
 
+use nyx_specialists::bandit::BanditSettings;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, SqlErr,
-    TransactionTrait,
+    SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 use uuid::Uuid;
 
 use super::entities::{decision, reward, verdict};
-use super::messages::ListPromises;
+use super::messages::{ListPromises, TraitWeightChange};
 use super::store::{PhoebeStore, check_limit, now};
+use super::weights;
+use crate::choosing::DrawnDecision;
 use crate::decision::Status;
 use crate::verdict::{DecisionName, Judged, NewVerdict, Promise, Verdict, VerdictKind, promise};
 use crate::{Decision, NyxError};
@@ -19,6 +22,8 @@ const TRIES: usize = 20;
 /// Decisions that may bear one external key and be judged by it.
 const MOST_NAMED: u64 = 1000;
 
+/// Rule of the reward that a stated confidence adds.
+const CALIBRATION: &str = "calibration";
 /// Rule of the reward that brings the sum from an earlier verdict to its amendment.
 const AMENDMENT: &str = "amendment";
 
@@ -45,14 +50,17 @@ impl PhoebeStore {
     }
 
     /// Puts verdicts on record, all or none, with the rewards that they bring. One that says what counts already changes nothing; another one is
-    /// an amendment, and the sum of rewards follows it.
+    /// an amendment, and the sum of rewards follows it. With `learning`, trait weights follow in the same transaction.
     ///
     /// # Errors
     /// [`NyxError::Conflict`] for a key under which something else was told.
-    pub(super) async fn judge(&self, verdicts: Vec<NewVerdict>) -> Result<Vec<Judged>, NyxError> {
+    pub(super) async fn judge(&self, verdicts: Vec<NewVerdict>, learning: Option<BanditSettings>) -> Result<Vec<Judged>, NyxError> {
         for _ in 0..TRIES {
-            let transaction = self.writer.begin().await?;
-            match judge(&transaction, &verdicts).await {
+            // SQLite's writers wait for each other before they read, so that none is overtaken
+            let sqlite_transaction_mode = Some(SqliteTransactionMode::Immediate);
+            let options = TransactionOptions { sqlite_transaction_mode, ..TransactionOptions::default() };
+            let transaction = self.writer.begin_with_options(options).await?;
+            match judge(&transaction, &verdicts, learning).await {
                 Ok(judged) => {
                     transaction.commit().await?;
                     return Ok(judged);
@@ -124,7 +132,11 @@ fn is_race(error: &DbErr) -> bool {
     matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) || error.to_string().contains("database is locked")
 }
 
-async fn judge(on: &impl ConnectionTrait, verdicts: &[NewVerdict]) -> Result<Vec<Judged>, NyxError> {
+async fn judge(on: &impl ConnectionTrait, verdicts: &[NewVerdict], learning: Option<BanditSettings>) -> Result<Vec<Judged>, NyxError> {
+    if learning.is_some() {
+        // before any row is written: two that wait for each other's would never end
+        weights::lock(on).await?;
+    }
     if let Some(NewVerdict { kind, key: Some(key), .. }) = verdicts.first() {
         let heard =
             verdict::Entity::find().filter(verdict::Column::Kind.eq(kind.as_str())).filter(verdict::Column::Key.eq(key)).all(on).await?;
@@ -140,12 +152,12 @@ async fn judge(on: &impl ConnectionTrait, verdicts: &[NewVerdict]) -> Result<Vec
     }
     let mut judged = Vec::with_capacity(verdicts.len());
     for told in verdicts {
-        judged.push(judge_one(on, told).await?);
+        judged.push(judge_one(on, told, learning).await?);
     }
     Ok(judged)
 }
 
-async fn judge_one(on: &impl ConnectionTrait, told: &NewVerdict) -> Result<Judged, NyxError> {
+async fn judge_one(on: &impl ConnectionTrait, told: &NewVerdict, learning: Option<BanditSettings>) -> Result<Judged, NyxError> {
     let id = told.decision.to_string();
     let missing = || NyxError::NotFound { what: "decision", id: id.clone() };
     let earlier = verdict::Entity::find()
@@ -175,21 +187,18 @@ async fn judge_one(on: &impl ConnectionTrait, told: &NewVerdict) -> Result<Judge
                 at: now(),
             };
             verdict::Entity::insert(row.clone().into_active_model()).exec_without_returning(on).await?;
-            let (change, rule) = match earlier.last() {
-                Some(before) => (told.reward - before.reward, AMENDMENT),
-                None => (told.reward, told.rule()),
-            };
-            let (source, comment) = (told.kind.as_str().to_owned(), told.comment.clone());
-            let paid = reward::Model {
-                id: Uuid::now_v7().to_string(),
-                decision: id.clone(),
-                value: change,
-                source,
-                rule: rule.to_owned(),
-                comment,
-                at: row.at,
-            };
-            reward::Entity::insert(paid.into_active_model()).exec_without_returning(on).await?;
+            let change = told.reward - earlier.last().map_or(0.0, |before| before.reward);
+            for (value, rule) in match earlier.last() {
+                Some(_) => [Some((change, AMENDMENT)), None],
+                None => [Some((change - told.calibration.unwrap_or(0.0), told.rule())), told.calibration.map(|value| (value, CALIBRATION))],
+            }
+            .into_iter()
+            .flatten()
+            {
+                let (id, decision, source) = (Uuid::now_v7().to_string(), id.clone(), told.kind.as_str().to_owned());
+                let paid = reward::Model { id, decision, value, source, rule: rule.to_owned(), comment: told.comment.clone(), at: row.at };
+                reward::Entity::insert(paid.into_active_model()).exec_without_returning(on).await?;
+            }
             let mut update = decision::Entity::update_many()
                 .col_expr(decision::Column::Reward, Expr::col(decision::Column::Reward).add(change))
                 .filter(decision::Column::Id.eq(&id));
@@ -201,5 +210,12 @@ async fn judge_one(on: &impl ConnectionTrait, told: &NewVerdict) -> Result<Judge
         }
     };
     let row = decision::Entity::find_by_id(id.clone()).one(on).await?.ok_or_else(missing)?;
-    Ok(Judged { verdict, specialist: row.specialist, new, reward: row.reward, activation: row.activation })
+    let (specialist, reward, activation) = (row.specialist.clone(), row.reward, row.activation);
+    let mut moved: Vec<TraitWeightChange> = Vec::new();
+    if let Some(settings) = learning.filter(|_| new) {
+        let drawn = DrawnDecision::of(&Decision::try_from(row)?);
+        let before = earlier.last().map(|before| before.reward);
+        moved = weights::update_trait_weight(on, settings, drawn.as_ref(), told, before).await?;
+    }
+    Ok(Judged { verdict, specialist, new, reward, activation, weights: moved })
 }

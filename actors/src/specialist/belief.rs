@@ -36,7 +36,7 @@ impl SpecialistParts {
         let continuations = ANSWERS.map(|answer| self.text.encode(answer)).into_iter().collect::<Result<_, _>>()?;
         let score = Score { context: context.clone(), prompt, cacheable_prefix: 0, continuations, adapter: None, group: self.pool_group() };
         let scores = context.bound("the answer was weighed", self.pool.send(score)).await?;
-        let shares = crate::orchestrator::softmax(&scores.iter().map(ContinuationScore::total).collect::<Vec<_>>(), 1.0);
+        let shares = nyx_specialists::bandit::softmax(&scores.iter().map(ContinuationScore::total).collect::<Vec<_>>(), 1.0);
         shares.first().copied().ok_or_else(|| NyxError::Internal("no likelihood of True".into()))
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use nyx_specialists::facts::bare_statement;
-use nyx_specialists::{Evidence, Retrieval};
+use nyx_specialists::{Evidence, Finding, Retrieval};
 use tokio::sync::mpsc;
 
 use super::{SpecialistParts, Spoken, ms};
@@ -27,6 +27,15 @@ fn said(choice: &str) -> Option<FactVerdict> {
         "unknown" | "not enough info" | "not enough information" | "cannot tell" => Some(FactVerdict::Unknown),
         _ => None,
     }
+}
+
+/// What a query found, where one decides.
+pub(super) fn found(check: &Check) -> Option<Finding> {
+    (check.decided_by == DecidedBy::Query).then_some(match check.verdict {
+        FactVerdict::Supported => Finding::Supported,
+        FactVerdict::Refuted => Finding::Refuted,
+        FactVerdict::Unknown => Finding::Unknown,
+    })
 }
 
 /// The choices' probabilities from the statement's; `None` where they are no verdicts.

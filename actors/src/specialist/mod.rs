@@ -214,7 +214,8 @@ impl SpecialistParts {
                 spoken.notes.insert("cited".into(), nyx_specialists::cited(answer, &evidence).into());
             }
             let elapsed_ms = ms(context.asked);
-            spoken.verdict = policy.judge(&Outcome { answer, evidence: &evidence, reading, elapsed_ms, deadline_ms, complete });
+            let rows = check.as_ref().and_then(facts::found);
+            spoken.verdict = policy.judge(&Outcome { answer, evidence: &evidence, reading, elapsed_ms, deadline_ms, complete, rows });
         }
         if let Some(forecaster) = forecaster.filter(|_| question.choices.is_some()) {
             self.forecast_choice(&context, &question, &asked, &forecaster, &mut spoken).await;
@@ -427,7 +428,8 @@ impl SpecialistParts {
             group: self.pool_group(),
         };
         let scores = context.bound("continuations were scored", self.pool.send(score)).await?;
-        let probabilities = crate::orchestrator::softmax(&scores.iter().map(nyx_engine::ContinuationScore::total).collect::<Vec<_>>(), 1.0);
+        let probabilities =
+            nyx_specialists::bandit::softmax(&scores.iter().map(nyx_engine::ContinuationScore::total).collect::<Vec<_>>(), 1.0);
         let best = probabilities.iter().enumerate().fold(0, |best, (index, p)| if *p > probabilities[best] { index } else { best });
         let signals = Signals { mean_logprob: scores.get(best).map(nyx_engine::ContinuationScore::mean), ..Signals::default() };
         let usage = TokenUsage { prompt_tokens, total_tokens: prompt_tokens, ..TokenUsage::default() };

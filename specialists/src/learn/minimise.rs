@@ -10,7 +10,7 @@ const HALVINGS: u32 = 40;
 
 /// Minimises a smooth function from `start`. `evaluate(at, gradient)` returns the value and writes the gradient. Ends after `steps`, or when the
 /// gradient's largest entry is at most `tolerance`.
-pub(super) fn minimise(start: Vec<f64>, steps: usize, tolerance: f64, mut evaluate: impl FnMut(&[f64], &mut [f64]) -> f64) -> Vec<f64> {
+pub(crate) fn minimise(start: Vec<f64>, steps: usize, tolerance: f64, mut evaluate: impl FnMut(&[f64], &mut [f64]) -> f64) -> Vec<f64> {
     let mut at = start;
     let mut gradient = vec![0.0; at.len()];
     let mut value = evaluate(&at, &mut gradient);

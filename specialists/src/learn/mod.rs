@@ -5,7 +5,7 @@
 mod calibration;
 mod linear;
 pub mod metrics;
-mod minimise;
+pub(crate) mod minimise;
 mod part;
 
 pub use calibration::{Isotonic, Platt};

@@ -2,6 +2,7 @@
 
 mod features;
 mod fit;
+mod log;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use features::hashed;
 pub(crate) use features::{fnv1a, words};
 
 pub use fit::{HeadReport, RoutingExample, fit, utterances};
+pub use log::{LogReport, LoggedRouting, Serving, fit_log};
 
 /// The shipped head.
 pub const SHIPPED_HEAD: &str = include_str!("../../learned/master.json");

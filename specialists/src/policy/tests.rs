@@ -46,7 +46,7 @@ fn evidence(text: &str, speaker: Option<&str>) -> Evidence {
 }
 
 fn outcome<'a>(answer: &'a str, evidence: &'a [Evidence]) -> Outcome<'a> {
-    Outcome { answer, evidence, reading: Reading::default(), elapsed_ms: 3_000.0, deadline_ms: 12_000, complete: true }
+    Outcome { answer, evidence, reading: Reading::default(), elapsed_ms: 3_000.0, deadline_ms: 12_000, complete: true, rows: None }
 }
 
 fn shipped(name: &str) -> SpecialistPolicy {

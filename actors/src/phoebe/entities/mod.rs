@@ -1,5 +1,6 @@
 //! Phoebe's rows.
 
+pub(super) mod baseline;
 pub(super) mod decision;
 pub(super) mod memory;
 pub(super) mod reward;

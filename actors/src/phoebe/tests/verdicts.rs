@@ -1,6 +1,7 @@
 //! Outcomes and feedback, the same on both databases.
 
 use super::*;
+use crate::RewardOptions;
 use crate::phoebe::messages::ListPromises;
 use crate::question::Given;
 use crate::verdict::{DecisionName, FeedbackTold, NewVerdict, OutcomeTold, VerdictKind, feedback, outcome};
@@ -10,7 +11,7 @@ use serde_json::json;
 /// Decisions that [`keeps_verdicts`] leaves on record.
 pub const DECISIONS: usize = 3;
 
-fn moira() -> SpecialistPolicy {
+pub fn moira() -> SpecialistPolicy {
     SHIPPED.iter().find_map(|(name, toml)| name.contains("moira").then(|| SpecialistPolicy::parse(name, toml).unwrap())).unwrap()
 }
 
@@ -23,7 +24,7 @@ fn forecast(question: &str, probability: f64, external_key: Option<&str>) -> Dec
 }
 
 fn told(decision: &Decision, what: OutcomeTold, key: Option<&str>) -> NewVerdict {
-    outcome(decision, Some(&moira()), &what, key.map(str::to_owned)).unwrap()
+    outcome(decision, Some(&moira()), &RewardOptions::default(), &what, key.map(str::to_owned)).unwrap()
 }
 
 pub async fn keeps_verdicts(store: &PhoebeStore) {
@@ -40,7 +41,7 @@ pub async fn keeps_verdicts(store: &PhoebeStore) {
     let named = store.named(DecisionName::External("snow".into())).await.unwrap();
     assert_eq!(named, daily);
     let happened = |key| named.iter().map(|decision| told(decision, OutcomeTold::Happened(true), Some(key))).collect::<Vec<_>>();
-    let judged = store.judge(happened("k-1")).await.unwrap();
+    let judged = store.judge(happened("k-1"), None).await.unwrap();
     let near = |a: f64, b: f64| (a - b).abs() < 1e-12;
     assert!(judged.iter().all(|judged| judged.new && judged.verdict.revision == 1));
     assert!(near(judged[0].reward, 0.98) && near(judged[1].reward, 0.5) && near(judged[0].activation.unwrap(), 0.99), "{judged:?}");
@@ -49,16 +50,16 @@ pub async fn keeps_verdicts(store: &PhoebeStore) {
 
     // told again, under the same key or another, it is heard once
     for key in ["k-1", "k-2"] {
-        let again = store.judge(happened(key)).await.unwrap();
+        let again = store.judge(happened(key), None).await.unwrap();
         assert!(again.iter().zip(&judged).all(|(again, first)| !again.new && again.verdict == first.verdict), "{again:?}");
     }
-    let error = store.judge(vec![told(&daily[0], OutcomeTold::Happened(false), Some("k-1"))]).await.unwrap_err();
+    let error = store.judge(vec![told(&daily[0], OutcomeTold::Happened(false), Some("k-1"))], None).await.unwrap_err();
     assert!(error.status() == 409 && error.to_string().contains("\"k-1\""), "{error}");
-    let error = store.judge(vec![told(&lone, OutcomeTold::Happened(true), Some("k-1"))]).await.unwrap_err();
+    let error = store.judge(vec![told(&lone, OutcomeTold::Happened(true), Some("k-1"))], None).await.unwrap_err();
     assert_eq!(error.status(), 409, "{error}");
 
     // a different one amends: the sum follows the last, and both are kept
-    let amended = store.judge(vec![told(&daily[0], OutcomeTold::Choice("No".into()), None)]).await.unwrap().remove(0);
+    let amended = store.judge(vec![told(&daily[0], OutcomeTold::Choice("No".into()), None)], None).await.unwrap().remove(0);
     assert!(amended.new && amended.verdict.revision == 2 && near(amended.reward, -0.62), "{amended:?}");
     let kept = store.verdicts(daily[0].id).await.unwrap();
     assert_eq!(kept.iter().map(|verdict| (verdict.value, verdict.revision)).collect::<Vec<_>>(), [(1.0, 1), (0.0, 2)]);
@@ -69,8 +70,8 @@ pub async fn keeps_verdicts(store: &PhoebeStore) {
     // feedback stands beside the outcome
     let said =
         FeedbackTold { value: 0.25, comment: Some("hm".into()), correction: Some("It will not.".into()), told: json!({"value": 0.25}) };
-    let said = feedback(&stored, Some(&moira()), said, None).unwrap();
-    let judged = store.judge(vec![said]).await.unwrap().remove(0);
+    let said = feedback(&stored, Some(&moira()), &RewardOptions::default(), said, None).unwrap();
+    let judged = store.judge(vec![said], None).await.unwrap().remove(0);
     assert!(
         near(judged.reward, -0.37) && judged.verdict.kind == VerdictKind::Feedback && judged.activation == stored.activation,
         "{judged:?}"
@@ -80,7 +81,7 @@ pub async fn keeps_verdicts(store: &PhoebeStore) {
     // eight tell different things at once: each is kept, in an order, and the last counts
     let tellers = (1..=8).map(|share| {
         let (store, verdict) = (store.clone(), told(&lone, OutcomeTold::Number(f64::from(share) / 8.0), None));
-        tokio::spawn(async move { store.judge(vec![verdict]).await.unwrap() })
+        tokio::spawn(async move { store.judge(vec![verdict], None).await.unwrap() })
     });
     for teller in tellers.collect::<Vec<_>>() {
         assert!(teller.await.unwrap()[0].new);
@@ -100,7 +101,7 @@ pub async fn keeps_verdicts(store: &PhoebeStore) {
 
 #[test]
 fn an_outcome_must_be_one_that_it_can_have() {
-    let refused = |decision: &Decision, what| outcome(decision, None, &what, None).unwrap_err().to_string();
+    let refused = |decision: &Decision, what| outcome(decision, None, &RewardOptions::default(), &what, None).unwrap_err().to_string();
     let yes_or_no = forecast("Will it rain?", 0.5, None);
     assert!(refused(&yes_or_no, OutcomeTold::Number(1.5)).contains("outcome is 1.5"));
     assert!(refused(&yes_or_no, OutcomeTold::Choice("Maybe".into())).contains("\"Yes\""));
@@ -109,12 +110,17 @@ fn an_outcome_must_be_one_that_it_can_have() {
     let several = Decision { probability: None, choices: Some(vec!["a".into(), "b".into()]), ..yes_or_no.clone() };
     assert!(refused(&several, OutcomeTold::Happened(true)).contains("its index"));
     assert!(refused(&several, OutcomeTold::Number(2.0)).contains("outcome is 2"));
-    assert_eq!(outcome(&several, None, &OutcomeTold::Number(1.0), None).unwrap().value, 1.0);
+    assert_eq!(outcome(&several, None, &RewardOptions::default(), &OutcomeTold::Number(1.0), None).unwrap().value, 1.0);
     let talk = Decision { choice_probabilities: None, ..several };
     assert!(refused(&talk, OutcomeTold::Happened(true)).contains("no forecast"));
     let too_good = FeedbackTold { value: 1.5, ..FeedbackTold::default() };
-    assert!(feedback(&talk, None, too_good, None).unwrap_err().to_string().contains("value is 1.5"));
+    assert!(feedback(&talk, None, &RewardOptions::default(), too_good, None).unwrap_err().to_string().contains("value is 1.5"));
     let nul = FeedbackTold { correction: Some("\0".into()), ..FeedbackTold::default() };
-    assert!(feedback(&talk, None, nul, None).unwrap_err().to_string().contains("correction"));
-    assert!(feedback(&talk, None, FeedbackTold::default(), Some(" ".into())).unwrap_err().to_string().contains("key"));
+    assert!(feedback(&talk, None, &RewardOptions::default(), nul, None).unwrap_err().to_string().contains("correction"));
+    assert!(
+        feedback(&talk, None, &RewardOptions::default(), FeedbackTold::default(), Some(" ".into()))
+            .unwrap_err()
+            .to_string()
+            .contains("key")
+    );
 }

@@ -1,0 +1,94 @@
+//! A policy of choosing, as the command line names it.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Who chooses, and how.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PolicySpec {
+    pub chooser: Chooser,
+    /// The softmax's τ; today's when absent.
+    pub temperature: Option<f64>,
+    /// The share of even draws; today's when absent.
+    pub epsilon: Option<f64>,
+    /// Whether today's trait weights join.
+    pub weights: bool,
+}
+
+/// What says who is worth what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Chooser {
+    /// Everyone alike.
+    Uniform,
+    /// Always the highest logit of today's head.
+    Best,
+    /// Draws by today's head.
+    Current,
+    /// Always this specialist.
+    Specialist(String),
+    /// Draws by the head of this file.
+    Head(PathBuf),
+}
+
+const EXPECTED: &str =
+    "uniform, best, current, specialist=NAME or the path of a master.json, the last three with ,temperature=T ,epsilon=E ,weights=none";
+
+impl FromStr for PolicySpec {
+    type Err = String;
+
+    /// # Errors
+    /// Says what is wrong, and what would be right.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("{text:?} is no policy, expected {EXPECTED}");
+        let mut parts = text.split(',').map(str::trim);
+        let chooser = match parts.next().unwrap_or_default() {
+            "" => return Err(bad()),
+            "uniform" => Chooser::Uniform,
+            "best" => Chooser::Best,
+            "current" => Chooser::Current,
+            named => match named.split_once('=') {
+                Some(("specialist", name)) if !name.is_empty() => Chooser::Specialist(name.to_owned()),
+                _ => Chooser::Head(PathBuf::from(named)),
+            },
+        };
+        let mut spec = Self { chooser, temperature: None, epsilon: None, weights: true };
+        for part in parts {
+            let (key, value) = part.split_once('=').ok_or_else(bad)?;
+            let number = || value.parse::<f64>().map_err(|_| format!("{key} is {value:?}, expected a number"));
+            match (key, value) {
+                ("temperature", _) => spec.temperature = Some(number()?),
+                ("epsilon", _) => spec.epsilon = Some(number()?),
+                ("weights", "none") => spec.weights = false,
+                _ => return Err(bad()),
+            }
+        }
+        if let Some(temperature) = spec.temperature.filter(|temperature| !(*temperature > 0.0 && temperature.is_finite())) {
+            return Err(format!("temperature is {temperature}, expected a number above 0"));
+        }
+        if let Some(epsilon) = spec.epsilon.filter(|epsilon| !(0.0..=1.0).contains(epsilon)) {
+            return Err(format!("epsilon is {epsilon}, expected 0 to 1"));
+        }
+        Ok(spec)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_is_read_or_refused_by_name() {
+        let plain = |chooser| PolicySpec { chooser, temperature: None, epsilon: None, weights: true };
+        assert_eq!("uniform".parse(), Ok(plain(Chooser::Uniform)));
+        assert_eq!("specialist=moira".parse(), Ok(plain(Chooser::Specialist("moira".into()))));
+        let head =
+            PolicySpec { temperature: Some(0.3), epsilon: Some(0.0), weights: false, ..plain(Chooser::Head("a/master.json".into())) };
+        assert_eq!("a/master.json, temperature=0.3,epsilon=0,weights=none".parse(), Ok(head));
+        for (wrong, told) in
+            [("", "uniform"), ("best,fast", "no policy"), ("current,epsilon=2", "epsilon is 2"), ("best,temperature=x", "\"x\"")]
+        {
+            let error = wrong.parse::<PolicySpec>().unwrap_err();
+            assert!(error.contains(told), "{wrong}: {error}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The trait weights by which the master chooses: phoebe's, not older than `master.trait_weight_age_ms`.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nyx_specialists::SpecialistPolicy;
+
+use super::OrchestratorParts;
+use crate::NyxError;
+use crate::cells::CellStep;
+use crate::phoebe::messages::{LoadTraitWeights, StoreTraitWeight, TraitWeightChange};
+use crate::phoebe::{self, Phoebe};
+use crate::supervise::Supervised;
+
+/// Weights, and when they were read.
+pub(super) struct KnownWeights {
+    /// The specialists' names.
+    names: Vec<String>,
+    read: Mutex<(BTreeMap<String, f64>, Instant)>,
+}
+
+impl KnownWeights {
+    pub(super) async fn load(phoebe: &Supervised<Phoebe>, specialists: &[SpecialistPolicy]) -> Result<Self, NyxError> {
+        let names: Vec<String> = specialists.iter().map(|specialist| specialist.name.clone()).collect();
+        let read = phoebe.send(LoadTraitWeights(names.clone())).await?;
+        Ok(Self { names, read: Mutex::new((read, Instant::now())) })
+    }
+
+    /// Every specialist's, 0 where none was set; and their age.
+    fn known(&self) -> (BTreeMap<String, f64>, Duration) {
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = self.names.iter().map(|name| (name.clone(), read.0.get(name).copied().unwrap_or(0.0)));
+        (named.collect(), read.1.elapsed())
+    }
+
+    async fn refresh(&self, phoebe: &Supervised<Phoebe>) -> Result<(), NyxError> {
+        let asked = Instant::now();
+        let read = phoebe.send(LoadTraitWeights(self.names.clone())).await?;
+        let mut known = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        // of two readings, the one that began later saw more
+        if asked >= known.1 {
+            *known = (read, asked);
+        }
+        Ok(())
+    }
+}
+
+impl OrchestratorParts {
+    /// Every specialist's weight. Where phoebe does not answer, those that were read before.
+    pub(super) async fn fresh_weights(&self) -> BTreeMap<String, f64> {
+        let (known, age) = self.weights.known();
+        if age <= Duration::from_millis(self.options.trait_weight_age_ms) {
+            return known;
+        }
+        if let Err(error) = self.weights.refresh(&self.phoebe).await {
+            tracing::warn!(%error, "trait weights could not be read again: those of {} ms ago decide", age.as_millis());
+        }
+        self.weights.known().0
+    }
+
+    /// Takes over and tells what verdicts did to weights.
+    pub(super) async fn trait_weights_moved(&self, changes: &[TraitWeightChange]) -> Result<(), NyxError> {
+        self.weights.refresh(&self.phoebe).await?;
+        for change in changes {
+            self.tell_weight(change);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn update_trait_weight(&self, change: StoreTraitWeight) -> Result<TraitWeightChange, NyxError> {
+        if !self.specialists.iter().any(|specialist| specialist.name == change.name) {
+            return Err(NyxError::UnknownSpecialist { name: change.name, known: self.known() });
+        }
+        phoebe::storable("reason", &change.reason)?;
+        let bound = self.options.max_trait_weight;
+        if !(-bound..=bound).contains(&change.to) {
+            return Err(NyxError::invalid("weight", format!("weight is {}, expected a number from -{bound} to {bound}", change.to)));
+        }
+        let change = self.phoebe.send(change).await?;
+        self.weights.refresh(&self.phoebe).await?;
+        self.tell_weight(&change);
+        Ok(change)
+    }
+
+    fn tell_weight(&self, change: &TraitWeightChange) {
+        let updated = CellStep::WeightsUpdated { from: change.from, to: change.to, reason: change.reason.clone() };
+        self.cells.publish(change.decision, Some(&change.name), updated);
+    }
+}

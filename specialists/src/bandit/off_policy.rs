@@ -1,0 +1,189 @@
+//! What another policy would have earned, from the log of the one that ran.
+
+use serde::Serialize;
+
+/// The standard normal's 97.5 % point.
+const Z: f64 = 1.959_963_985;
+/// Parts of the log; the rewards of one are predicted from the others (cross-fitting, Chernozhukov et al. 2018).
+const FOLDS: usize = 5;
+/// Rewards by which a mean is drawn towards the one above it.
+const PRIOR: f64 = 4.0;
+
+/// A choice on record, and what it earned.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LoggedChoice {
+    /// The kind of question, counted from 0.
+    pub kind: usize,
+    pub chosen: usize,
+    /// What all that was drawn was drawn with, in (0, 1]: the specialist, times its generation where that was drawn too.
+    pub propensity: f64,
+    /// The part of `propensity` that the other policy would draw alike (a generation's), in (0, 1].
+    pub common: f64,
+    pub reward: f64,
+}
+
+/// A mean with its 95 % interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Estimate {
+    pub value: f64,
+    pub interval: [f64; 2],
+    pub standard_error: f64,
+}
+
+impl Estimate {
+    fn new(value: f64, standard_error: f64) -> Self {
+        Self { value, interval: [value - Z * standard_error, value + Z * standard_error], standard_error }
+    }
+
+    /// The one-sided 95 % lower bound.
+    pub fn lower_bound(&self) -> f64 {
+        const ONE_SIDED: f64 = 1.644_853_627;
+        self.value - ONE_SIDED * self.standard_error
+    }
+}
+
+/// What a policy is worth by three estimators.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct OffPolicy {
+    pub decisions: usize,
+    /// `(Σw)² / Σw²`: how many decisions of the policy's own the weighted ones are worth.
+    pub effective_decisions: f64,
+    pub largest_weight: f64,
+    /// What the policy that ran earned on the same decisions.
+    pub logged: Estimate,
+    /// Inverse propensity scoring (Horvitz and Thompson 1952): without bias, of high variance.
+    pub ips: Estimate,
+    /// Self-normalised (Swaminathan and Joachims 2015): a little bias, less variance.
+    pub snips: Estimate,
+    /// Doubly robust (Dudík, Langford, Li 2011), with the mean rewards of candidates on kinds of questions as the model.
+    pub doubly_robust: Estimate,
+}
+
+/// The mean of independent values, by the central limit theorem; `None` of fewer than two.
+pub fn mean_interval(values: &[f64]) -> Option<Estimate> {
+    let count = values.len() as f64;
+    if values.len() < 2 {
+        return None;
+    }
+    let mean = values.iter().sum::<f64>() / count;
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0);
+    Some(Estimate::new(mean, (variance / count).sqrt()))
+}
+
+/// What the policy that draws candidate `a` of decision `i` with `target[i][a]` would earn a decision. `None` of fewer than two decisions, and where
+/// it would never have done what was done.
+pub fn estimate(log: &[LoggedChoice], target: &[Vec<f64>]) -> Option<OffPolicy> {
+    let weights = importance(log, target);
+    let (total, squares) = weights.iter().fold((0.0, 0.0), |(total, squares), weight| (total + weight, squares + weight * weight));
+    if total <= 0.0 {
+        return None;
+    }
+    let weighted: Vec<f64> = log.iter().zip(&weights).map(|(row, weight)| weight * row.reward).collect();
+    let normalised = weighted.iter().sum::<f64>() / total;
+    let spread = log.iter().zip(&weights).map(|(row, weight)| (weight * (row.reward - normalised)).powi(2)).sum::<f64>();
+    let rewards: Vec<f64> = log.iter().map(|row| row.reward).collect();
+    Some(OffPolicy {
+        decisions: log.len(),
+        effective_decisions: total * total / squares,
+        largest_weight: weights.iter().copied().fold(0.0, f64::max),
+        logged: mean_interval(&rewards)?,
+        ips: mean_interval(&weighted)?,
+        snips: Estimate::new(normalised, spread.sqrt() / total),
+        doubly_robust: mean_interval(&doubly_robust(log, target))?,
+    })
+}
+
+/// The doubly robust score of each decision: their mean is the estimate, and the difference of two policies' is one of pairs.
+pub fn doubly_robust(log: &[LoggedChoice], target: &[Vec<f64>]) -> Vec<f64> {
+    let models = RewardModel::cross_fitted(log, target.iter().map(Vec::len).max().unwrap_or(0));
+    let weights = importance(log, target);
+    let rows = log.iter().zip(target).zip(weights).enumerate();
+    rows.map(|(index, ((row, target), weight))| {
+        let model = &models[index % FOLDS];
+        let predicted: f64 = target.iter().enumerate().map(|(candidate, share)| share * model.predict(row.kind, candidate)).sum();
+        predicted + weight * (row.reward - model.predict(row.kind, row.chosen))
+    })
+    .collect()
+}
+
+/// The rewards that each candidate would have earned on each decision, `[decisions][candidates]`, without bias: the model's, put right by what was
+/// seen of the one that was chosen.
+pub(crate) fn imputed(log: &[LoggedChoice], candidates: usize) -> Vec<Vec<f64>> {
+    let models = RewardModel::cross_fitted(log, candidates);
+    let rows = log.iter().enumerate();
+    rows.map(|(index, row)| {
+        let model = &models[index % FOLDS];
+        let mut rewards: Vec<f64> = (0..candidates).map(|candidate| model.predict(row.kind, candidate)).collect();
+        if let Some(own) = rewards.get_mut(row.chosen) {
+            *own += row.common / row.propensity * (row.reward - *own);
+        }
+        rewards
+    })
+    .collect()
+}
+
+/// How much likelier the other policy is to do what was done.
+fn importance(log: &[LoggedChoice], target: &[Vec<f64>]) -> Vec<f64> {
+    let share = |row: &LoggedChoice, target: &[f64]| target.get(row.chosen).copied().unwrap_or(0.0);
+    log.iter().zip(target).map(|(row, target)| share(row, target) * row.common / row.propensity).collect()
+}
+
+/// Mean rewards: of a candidate on a kind of question, drawn towards the candidate's, and that towards the mean of all.
+struct RewardModel {
+    candidates: usize,
+    /// `[kinds × candidates]`
+    means: Vec<f64>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    count: f64,
+    rewards: f64,
+}
+
+impl Sum {
+    fn add(&mut self, other: Self, sign: f64) {
+        self.count += sign * other.count;
+        self.rewards += sign * other.rewards;
+    }
+
+    fn shrunk(self, towards: f64) -> f64 {
+        (self.rewards + PRIOR * towards) / (self.count + PRIOR)
+    }
+}
+
+impl RewardModel {
+    /// One a fold, made from the others.
+    fn cross_fitted(log: &[LoggedChoice], candidates: usize) -> Vec<Self> {
+        let kinds = log.iter().map(|row| row.kind + 1).max().unwrap_or(0);
+        let mut folds = vec![vec![Sum::default(); kinds * candidates]; FOLDS];
+        for (index, row) in log.iter().enumerate().filter(|(_, row)| row.chosen < candidates) {
+            folds[index % FOLDS][row.kind * candidates + row.chosen].add(Sum { count: 1.0, rewards: row.reward }, 1.0);
+        }
+        let mut all = vec![Sum::default(); kinds * candidates];
+        folds.iter().for_each(|fold| all.iter_mut().zip(fold).for_each(|(all, cell)| all.add(*cell, 1.0)));
+        let without = |fold: &Vec<Sum>| {
+            let mut rest = all.clone();
+            rest.iter_mut().zip(fold).for_each(|(rest, cell)| rest.add(*cell, -1.0));
+            Self::of(&rest, candidates)
+        };
+        folds.iter().map(without).collect()
+    }
+
+    fn of(cells: &[Sum], candidates: usize) -> Self {
+        let mut of_candidate = vec![Sum::default(); candidates];
+        let mut total = Sum::default();
+        for (index, cell) in cells.iter().enumerate() {
+            of_candidate[index % candidates].add(*cell, 1.0);
+            total.add(*cell, 1.0);
+        }
+        let mean = total.rewards / total.count.max(1.0);
+        let of_candidate: Vec<f64> = of_candidate.into_iter().map(|sum| sum.shrunk(mean)).collect();
+        let means = cells.iter().enumerate().map(|(index, cell)| cell.shrunk(of_candidate[index % candidates])).collect();
+        Self { candidates, means }
+    }
+
+    fn predict(&self, kind: usize, candidate: usize) -> f64 {
+        self.means.get(kind * self.candidates + candidate).copied().unwrap_or(0.0)
+    }
+}
