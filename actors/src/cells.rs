@@ -77,6 +77,34 @@ pub enum CellStep {
         to: f64,
         reason: String,
     },
+    /// A candidate is kept.
+    AdapterAdded {
+        adapter: String,
+    },
+    /// A new generation speaks in this process; without an adapter, the base.
+    AdapterPromoted {
+        adapter: Option<String>,
+        generation: u64,
+        reason: String,
+    },
+    AdapterRolledBack {
+        adapter: Option<String>,
+        generation: u64,
+        reason: String,
+    },
+    /// Its files are not what they were.
+    AdapterBad {
+        adapter: String,
+        reason: String,
+    },
+    /// It speaks for this share of the requests.
+    CanarySet {
+        adapter: String,
+        share: f64,
+    },
+    CanaryCleared {
+        adapter: String,
+    },
     Failed {
         error: &'static str,
         message: String,

@@ -44,6 +44,7 @@ pub struct AdapterVersion {
     pub name: String,
     /// SHA-256 of configuration, weights and base.
     pub id: String,
+    /// The specialist's generation; 0 of an adapter that is only tried.
     pub generation: u64,
 }
 

@@ -1,5 +1,6 @@
 //! The people of Nyx: orchestrator, specialists, GPU pool and workers, memory keeper, phoebe, and the typed messages between them.
 
+pub mod adapters;
 pub mod cells;
 pub mod choosing;
 pub mod confidence;

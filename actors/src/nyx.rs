@@ -1,7 +1,7 @@
 //! The whole of Nyx behind one handle: started once, used by every door.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::adapters::{AdapterBase, AdapterLibrary, AdapterParts, Adapters, LoadedAdapters, Voice};
 use crate::cells::{CellStep, CellStream};
 use crate::confidence::{Calibration, Reliability, reliabilities};
 use crate::facts::Facts;
@@ -88,6 +89,8 @@ pub struct Nyx {
     pub facts: Facts,
     /// What answers are worth.
     pub calibration: Calibration,
+    pub(crate) adapters: Adapters,
+    pub(crate) base_model: Arc<Path>,
     embedding_dimension: usize,
     inner: Arc<Inner>,
 }
@@ -205,7 +208,8 @@ impl Nyx {
             troupe.start(Vitals::new("phoebe", "phoebe", None), move |vitals| Phoebe::new(store.clone(), vitals))
         };
         let mut window = model.context_length;
-        let adapters: Vec<(String, PathBuf)> =
+        let loaded = LoadedAdapters::default();
+        let named: Vec<(String, PathBuf)> =
             options.specialists.iter().filter_map(|policy| Some((policy.name.clone(), PathBuf::from(policy.adapter.as_ref()?)))).collect();
         let (mut workers, mut shards, mut threads) = (Vec::new(), Vec::new(), Vec::new());
         window = options.pool.context_length.map_or(window, |limit| limit.min(window));
@@ -227,7 +231,7 @@ impl Nyx {
                 speculate: options.pool.speculate,
                 context_length: options.pool.context_length,
             };
-            let (files, text, adapters) = (Arc::clone(&files), Arc::clone(&text), adapters.clone());
+            let (files, text, adapters) = (Arc::clone(&files), Arc::clone(&text), loaded.clone());
             let (queue, retry_after_s) = (options.pool.queue, options.requests.retry_after_s);
             let thread = DeviceThreadOptions { device, shards: further.clone(), files, text, engine, adapters, queue, retry_after_s };
             let thread = Arc::new(Device::start(thread, Arc::clone(&vitals)).await.map_err(StartError::Device)?);
@@ -255,20 +259,27 @@ impl Nyx {
             troupe.start(Vitals::new("memory-keeper", "memory_keeper", None), move |vitals| MemoryKeeper::new(parts.clone(), vitals))
         };
         let specialists: Arc<[SpecialistPolicy]> = options.specialists.into();
+        let adapters = Adapters::new(AdapterParts {
+            library: AdapterLibrary::new(store.clone(), &options.adapters, &options.data_dir),
+            loaded,
+            base: AdapterBase { sha256: model.sha256.clone(), config: files.config().clone() },
+            cells: cells.clone(),
+            registry: registry.clone(),
+            specialists: specialists.iter().map(|policy| policy.name.clone()).collect(),
+        });
         let mut actors = BTreeMap::new();
         let timing = learned.load(Some(SHIPPED_TIMING))?;
         for policy in specialists.iter().cloned().map(Some).chain([None]) {
             let name = policy.as_ref().map_or("base", |policy| policy.name.as_str()).to_owned();
-            let adapter = threads.first().and_then(|thread| thread.adapters().get(&name).cloned());
             let vitals = Vitals::new(&name, "specialist", None);
-            vitals.set_adapter(adapter.as_ref().map(|adapter| adapter.id.clone()));
             let times = policy.as_ref().is_some_and(|policy| policy.timing.is_some());
             let timer = timing.as_ref().filter(|_| times).map(|timing| Arc::new(Timer::new(timing)));
             let parts = Arc::new(SpecialistParts {
                 policy,
                 text: Arc::clone(&text),
                 context_length: window,
-                adapter,
+                adapters: adapters.clone(),
+                voice: Voice::default(),
                 pool: pool.clone(),
                 memory: memory.clone(),
                 phoebe: phoebe.clone(),
@@ -280,6 +291,8 @@ impl Nyx {
             });
             actors.insert(name, troupe.start(vitals, move |vitals| Specialist::new(Arc::clone(&parts), vitals)));
         }
+        adapters.configure(&named).await?;
+        adapters.sync().await?;
         wait_until_running(&registry).await?;
         let later = Arc::new(Semaphore::new(orchestrator::later::PLACES));
         let learning = options.master.learning();
@@ -326,6 +339,8 @@ impl Nyx {
             abort: CancellationToken::new(),
             arbiter,
         };
+        let draining = inner.draining.clone();
+        troupe.arbiter.spawn(adapters.clone().watch(options.adapters, draining));
         Ok(Self {
             cells,
             registry,
@@ -335,6 +350,8 @@ impl Nyx {
             learned: learned.registry,
             facts,
             calibration,
+            adapters,
+            base_model: options.base_model.into(),
             embedding_dimension,
             inner: Arc::new(inner),
         })

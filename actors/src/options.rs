@@ -10,6 +10,7 @@ use nyx_specialists::safety::SafetyPolicy;
 use serde::{Deserialize, Serialize};
 
 use crate::StartError;
+use crate::adapters::AdapterOptions;
 use crate::confidence::ConfidenceOptions;
 use crate::facts::FactOptions;
 use crate::memory::MemoryOptions;
@@ -144,6 +145,7 @@ pub struct NyxOptions {
     pub rewards: RewardOptions,
     pub phoebe: PhoebeOptions,
     pub memory: MemoryOptions,
+    pub adapters: AdapterOptions,
     pub facts: FactOptions,
     /// In the order in which the master is told of them.
     pub specialists: Vec<SpecialistPolicy>,

@@ -7,6 +7,7 @@ use nyx_engine::{ChatMessage, TokenLogprob};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::adapters::AdapterChoice;
 use crate::memory::MemoryFilter;
 
 /// Whom the caller wants to hear.
@@ -87,13 +88,15 @@ pub struct Question {
     /// The door it came through.
     pub door: &'static str,
     pub given: Given,
+    /// Through what it is asked, whatever is live: for gates and trials. No door takes it from a caller.
+    pub adapter: Option<AdapterChoice>,
 }
 
 impl Question {
     /// A question with nothing but messages.
     pub fn new(messages: Vec<ChatMessage>, target: Target, door: &'static str) -> Self {
         let (sampling, given) = (SamplingOverrides::default(), Given::default());
-        Self { messages, target, choices: None, sampling, n: 1, conversation: None, door, given }
+        Self { messages, target, choices: None, sampling, n: 1, conversation: None, door, given, adapter: None }
     }
 
     /// The caller's present.

@@ -13,6 +13,7 @@ mod m20261125_000004_sources;
 mod m20261125_000005_routing;
 mod m20261125_000006_verdicts;
 mod m20261127_000001_baselines;
+mod m20261127_000002_generations;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -29,6 +30,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000005_routing::Migration),
             Box::new(m20261125_000006_verdicts::Migration),
             Box::new(m20261127_000001_baselines::Migration),
+            Box::new(m20261127_000002_generations::Migration),
         ]
     }
 }

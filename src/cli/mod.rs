@@ -1,6 +1,7 @@
-//! The command line: `nyx serve | ask | fetch | migrate | memories | sources | doctor`. Whatever goes wrong is one line on stderr and an exit code
+//! The command line: `nyx serve | ask | fetch | migrate | memories | sources | adapters | doctor`. Whatever goes wrong is one line on stderr and an exit code
 //! above 0.
 
+mod adapters;
 mod ask;
 mod doctor;
 mod eval;
@@ -69,6 +70,8 @@ enum Command {
     Memories(memories::Memories),
     /// The tables that facts are read from
     Sources(sources::Sources),
+    /// The specialists' adapters, and who speaks from now on
+    Adapters(adapters::Adapters),
     /// Check models, devices, database, vector store and port, and say what to do
     Doctor(doctor::Doctor),
 }
@@ -148,6 +151,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         Command::Migrate(_) => in_system(migrate::migrate(settings)),
         Command::Memories(memories) => in_system(memories.run(settings)),
         Command::Sources(sources) => in_system(sources.run(settings)),
+        Command::Adapters(adapters) => in_system(adapters.run(settings)),
         Command::Doctor(doctor) => in_system(doctor.run(settings)),
     }
 }

@@ -1,5 +1,6 @@
 //! The doors over HTTP: they parse, admit, and tell; no decisions are made here.
 
+mod adapters;
 mod admin;
 mod auth;
 mod cells;
@@ -114,6 +115,9 @@ fn doors() -> Vec<Door> {
         door(Access::Admin, get(), "/admin/traits", to().to(admin::traits)),
         door(Access::Admin, get(), "/admin/traits/{name}", to().to(admin::trait_history)),
         door(Access::Admin, post(), "/admin/traits/{name}", to().to(admin::set_trait)),
+        door(Access::Admin, get(), "/admin/adapters", to().to(adapters::adapters)),
+        door(Access::Admin, post(), "/admin/adapters/{id}/promote", to().to(adapters::promote)),
+        door(Access::Admin, post(), "/admin/adapters/rollback/{specialist}", to().to(adapters::rollback)),
         door(Access::Admin, get(), "/admin/learned", to().to(learned::learned)),
         door(Access::Admin, get(), "/admin/confidence", to().to(confidence::confidence)),
         door(Access::Admin, post(), "/admin/confidence/refit", to().to(confidence::refit)),

@@ -4,7 +4,7 @@ use actix_web::HttpResponse;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{admin, cells, chat, confidence, decisions, embeddings, health, infer, learned, memories, models, sources, verdicts};
+use super::{adapters, admin, cells, chat, confidence, decisions, embeddings, health, infer, learned, memories, models, sources, verdicts};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -32,6 +32,9 @@ use super::{admin, cells, chat, confidence, decisions, embeddings, health, infer
         admin::traits,
         admin::trait_history,
         admin::set_trait,
+        adapters::adapters,
+        adapters::promote,
+        adapters::rollback,
         learned::learned,
         confidence::confidence,
         confidence::refit,

@@ -12,6 +12,7 @@ mod validate;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use nyx_actors::adapters::AdapterOptions;
 use nyx_actors::confidence::ConfidenceOptions;
 use nyx_actors::facts::FactOptions;
 use nyx_actors::memory::MemoryOptions;
@@ -41,6 +42,7 @@ pub struct Settings {
     pub rewards: RewardOptions,
     pub phoebe: PhoebeOptions,
     pub memory: MemoryOptions,
+    pub adapters: AdapterOptions,
     pub specialists: SpecialistSettings,
     pub safety: SafetySettings,
     pub confidence: ConfidenceOptions,
@@ -60,6 +62,7 @@ impl Default for Settings {
             rewards: RewardOptions::default(),
             phoebe: PhoebeOptions::default(),
             memory: MemoryOptions::default(),
+            adapters: AdapterOptions::default(),
             specialists: SpecialistSettings::default(),
             safety: SafetySettings::default(),
             confidence: ConfidenceOptions::default(),
@@ -186,6 +189,7 @@ impl Settings {
             rewards: self.rewards,
             phoebe: self.phoebe.clone(),
             memory: self.memory.clone(),
+            adapters: self.adapters.clone(),
             facts: self.specialist.aletheia.clone(),
             specialists: self.specialist_policies()?,
             safety: self.safety_policy()?,

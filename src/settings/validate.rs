@@ -31,6 +31,7 @@ pub(super) fn check(settings: &Settings, origins: &Origins) -> Result<(), Settin
     requests(settings, &check)?;
     database(settings, &check)?;
     memory(settings, &check)?;
+    adapters(settings, &check)?;
     facts(settings, &check)?;
     let log = &settings.telemetry.log;
     EnvFilter::try_new(log).map_err(|error| {
@@ -149,6 +150,13 @@ fn memory(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError>
     check.that((0.0..=1.0).contains(&recall.mmr_lambda), "memory.recall.mmr_lambda", recall.mmr_lambda, "0 to 1")?;
     check.between("memory.recall.neighbours", recall.neighbours as usize, 0, 2)?;
     check.between("memory.queue", memory.queue, 1, MOST)
+}
+
+fn adapters(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {
+    let adapters = &settings.adapters;
+    check.between("adapters.max_mb", adapters.max_mb, 1, MOST)?;
+    check.that((10..=3_600_000).contains(&adapters.poll_ms), "adapters.poll_ms", adapters.poll_ms, "10 to 3600000")?;
+    check.that((1..=604_800).contains(&adapters.check_every_s), "adapters.check_every_s", adapters.check_every_s, "1 to 604800")
 }
 
 fn facts(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {

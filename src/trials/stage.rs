@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
+use nyx_actors::adapters::AdapterOptions;
 use nyx_actors::facts::FactOptions;
 use nyx_actors::learned::FOLDER;
 use nyx_actors::memory::{MemoryOptions, StoreKind};
@@ -60,7 +61,8 @@ impl Stage {
         let (data_dir, phoebe) = (data.path().to_owned(), PhoebeOptions::default());
         let memory = MemoryOptions { store: StoreKind::Edge, url: None, retention_days: None, ..options.memory };
         let facts = FactOptions { source: Vec::new(), role: None, ..options.facts };
-        let options = NyxOptions { data_dir, phoebe, memory, facts, ..options };
+        let adapters = AdapterOptions { dir: None, ..options.adapters };
+        let options = NyxOptions { data_dir, phoebe, memory, adapters, facts, ..options };
         Ok(Self { nyx: Nyx::start(options).await?, seed, limit, master_temperature, _data: data })
     }
 

@@ -8,10 +8,15 @@ use crate::program::{Program, write};
 
 /// A PEFT folder of rank 2 beside one layer's `q_proj` and `down_proj`; `columns` is `q_proj`'s input, 576 where all is well.
 fn adapter(folder: &Path, columns: usize) {
+    random_adapter(folder, columns, 1);
+}
+
+/// The same with numbers by `seed`.
+pub fn random_adapter(folder: &Path, columns: usize, seed: u32) {
     let config = json!({"peft_type": "LORA", "r": 2, "lora_alpha": 16, "target_modules": ["q_proj", "down_proj"], "bias": "none"});
     write(&folder.join("adapter_config.json"), config.to_string());
     let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
-    let mut state = 1_u32;
+    let mut state = seed;
     for (module, out, row) in [("self_attn.q_proj", 576, columns), ("mlp.down_proj", 576, 1536)] {
         for (matrix, shape) in [("lora_A", [2, row]), ("lora_B", [out, 2])] {
             let begin = data.len();

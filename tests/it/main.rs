@@ -15,4 +15,5 @@ mod openai;
 mod people;
 mod postgres;
 mod program;
+mod swaps;
 mod verdicts;

@@ -1,6 +1,7 @@
 //! The threads of one copy of the model: the leading device's own, and one for each further shard.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -8,6 +9,7 @@ use std::thread::JoinHandle;
 use nyx_engine::{AdapterHandle, DeviceSpec, Engine, EngineError, Follower, Seat};
 
 use super::thread::DeviceThreadOptions;
+use crate::adapters::{Control, LoadedAdapters};
 use crate::observe::Vitals;
 
 /// A device beside the leading one, and its actor's vitals.
@@ -17,10 +19,11 @@ pub struct Shard {
     pub vitals: Arc<Vitals>,
 }
 
-/// A copy of the model that is ready, with its adapters by name.
+/// A copy of the model that is ready, with its adapters by id.
 pub(super) struct Loaded {
     pub(super) engine: Engine,
     pub(super) adapters: BTreeMap<String, AdapterHandle>,
+    wanted: LoadedAdapters,
     /// Dropped after the engine, which sends them home.
     _followers: Followers,
 }
@@ -50,12 +53,48 @@ impl Loaded {
             followers.0.push(follow(options, shard.clone(), seat)?);
         }
         let text = Arc::clone(&options.text);
-        let mut engine = Engine::load_group(&options.files, text, options.device, first, options.engine.clone())?;
-        let mut adapters = BTreeMap::new();
-        for (name, folder) in &options.adapters {
-            adapters.insert(name.clone(), engine.load_adapter(name, folder)?);
+        let engine = Engine::load_group(&options.files, text, options.device, first, options.engine.clone())?;
+        let wanted = options.adapters.clone();
+        let mut loaded = Self { engine, adapters: BTreeMap::new(), wanted, _followers: followers };
+        for (id, folder) in loaded.wanted.wanted() {
+            // without it the base still answers, and a request for it is refused by its id
+            if let Err(error) = loaded.load(&id, &folder) {
+                tracing::error!(adapter = %id, %error, "an adapter could not be loaded again");
+            }
         }
-        Ok(Self { engine, adapters, _followers: followers })
+        Ok(loaded)
+    }
+
+    /// Does what is to be done between two steps.
+    pub(super) fn obey(&mut self, control: Control) {
+        match control {
+            // nobody waits any more: the lease is gone, and a sweep follows
+            Control::Load { id, folder, done } => drop(done.send(self.load(&id, &folder))),
+            Control::Sweep => {
+                let Self { engine, adapters, wanted, .. } = self;
+                adapters.retain(|id, _| {
+                    let stays = wanted.holds(id);
+                    if !stays {
+                        engine.forget_adapter(id);
+                    }
+                    stays
+                });
+            }
+        }
+    }
+
+    /// Puts an adapter beside the weights of every shard.
+    fn load(&mut self, id: &str, folder: &Path) -> Result<(), EngineError> {
+        if self.adapters.contains_key(id) {
+            return Ok(());
+        }
+        let handle = self.engine.load_adapter(id, folder)?;
+        if handle.0.id() != id {
+            let reason = format!("its files have the id {}, expected {id}", handle.0.id());
+            return Err(EngineError::BadAdapter { path: folder.to_owned(), reason });
+        }
+        self.adapters.insert(id.to_owned(), handle);
+        Ok(())
     }
 }
 

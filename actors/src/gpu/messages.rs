@@ -3,6 +3,7 @@
 use actix::Message;
 use nyx_engine::{ContinuationScore, SamplingParams, TokenSink};
 
+use crate::adapters::AdapterLease;
 use crate::{NyxError, RequestContext};
 
 /// Continues `prompt`. Answers when a device has taken the job; the text goes to `sink`, straight from the device thread.
@@ -14,8 +15,8 @@ pub struct Generate {
     /// Of the prompt's tokens, the first ones that other requests share.
     pub cacheable_prefix: usize,
     pub params: SamplingParams,
-    /// The adapter's name; `None` for the base.
-    pub adapter: Option<String>,
+    /// What it speaks through; `None` for the base.
+    pub adapter: Option<AdapterLease>,
     /// The group it must run on; any when `None`.
     pub group: Option<usize>,
     pub sink: Box<dyn TokenSink>,
@@ -29,6 +30,6 @@ pub struct Score {
     pub prompt: Vec<u32>,
     pub cacheable_prefix: usize,
     pub continuations: Vec<Vec<u32>>,
-    pub adapter: Option<String>,
+    pub adapter: Option<AdapterLease>,
     pub group: Option<usize>,
 }

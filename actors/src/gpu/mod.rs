@@ -11,5 +11,6 @@ mod worker;
 pub use group::Shard;
 pub use messages::{Generate, Score};
 pub use pool::GpuPool;
+pub(crate) use thread::Job;
 pub use thread::{Device, DeviceThreadOptions};
 pub use worker::{GpuShard, GpuWorker};

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::thread::Job;
 use super::*;
+use crate::adapters::{AdapterLease, LoadedAdapters};
 use crate::observe::Vitals;
 use crate::testing::model;
 
@@ -42,11 +43,11 @@ async fn group(queue: usize, device: DeviceSpec, shards: Vec<Shard>) -> (Device,
     let text = Arc::new(Text::load(&files).unwrap());
     let vitals = Vitals::new("gpu-worker-0", "gpu_worker", Some("cpu".into()));
     let engine = EngineOptions { max_batch: 1, ..EngineOptions::default() };
-    let options = DeviceThreadOptions { device, shards, files, text, engine, adapters: Vec::new(), queue, retry_after_s: 7 };
+    let options = DeviceThreadOptions { device, shards, files, text, engine, adapters: LoadedAdapters::default(), queue, retry_after_s: 7 };
     (Device::start(options, Arc::clone(&vitals)).await.unwrap(), vitals)
 }
 
-fn job(breaks: bool, max_tokens: usize, adapter: Option<&str>) -> (Job, oneshot::Receiver<End>) {
+fn job(breaks: bool, max_tokens: usize, adapter: Option<AdapterLease>) -> (Job, oneshot::Receiver<End>) {
     let (end, ending) = oneshot::channel();
     let params = SamplingParams { max_tokens, ..SamplingParams::default() };
     let job = GenerateJob {
@@ -59,7 +60,7 @@ fn job(breaks: bool, max_tokens: usize, adapter: Option<&str>) -> (Job, oneshot:
         deadline: None,
         sink: Box::new(Sink { breaks, end }),
     };
-    (Job::Generate { job, adapter: adapter.map(str::to_owned) }, ending)
+    (Job::Generate { job, adapter }, ending)
 }
 
 async fn ended(ending: oneshot::Receiver<End>) -> End {
@@ -141,7 +142,9 @@ async fn a_full_queue_refuses_at_once_and_a_stop_ends_what_runs() {
 #[actix::test]
 async fn an_adapter_that_is_not_loaded_is_refused_by_name() {
     let (device, _) = device(4).await;
-    let (wrong, ending) = job(false, 1, Some("zeus"));
+    // of a table that this device was never told of
+    let zeus = LoadedAdapters::default().load("zeus", "nowhere".into()).await.unwrap();
+    let (wrong, ending) = job(false, 1, Some(zeus.clone()));
     device.submit(wrong).unwrap();
     assert!(ended(ending).await.unwrap_err().to_string().contains("zeus"));
     let (sender, receiver) = oneshot::channel();
@@ -154,7 +157,7 @@ async fn an_adapter_that_is_not_loaded_is_refused_by_name() {
         cancelled: Box::new(|| false),
         reply,
     };
-    device.submit(Job::Score { job: score, adapter: Some("zeus".into()) }).unwrap();
+    device.submit(Job::Score { job: score, adapter: Some(zeus) }).unwrap();
     assert!(receiver.await.unwrap().unwrap_err().to_string().contains("zeus"));
 }
 

@@ -1,23 +1,19 @@
 //! One device's OS thread: owns the engine, takes jobs from a bounded queue and runs the step loop.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvError, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvError, SyncSender, TryRecvError, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use chrono::Utc;
-use nyx_engine::{
-    AdapterHandle, DeviceSpec, EngineError, EngineOptions, Finished, GenerateJob, ModelFiles, Piece, ScoreJob, StepReport, Text, TokenSink,
-};
+use nyx_engine::{DeviceSpec, EngineError, EngineOptions, Finished, GenerateJob, ModelFiles, Piece, ScoreJob, StepReport, Text, TokenSink};
 use tokio::sync::{oneshot, watch};
 
 use super::group::{Loaded, Shard};
 use crate::NyxError;
-use crate::decision::AdapterVersion;
+use crate::adapters::{AdapterLease, Control, LoadedAdapters};
 use crate::observe::{Failure, Held, Vitals};
 use crate::supervise::panic_message;
 
@@ -30,11 +26,11 @@ const RELOADS_BEFORE_GIVING_UP: usize = 3;
 pub enum Job {
     Generate {
         job: GenerateJob,
-        adapter: Option<String>,
+        adapter: Option<AdapterLease>,
     },
     Score {
         job: ScoreJob,
-        adapter: Option<String>,
+        adapter: Option<AdapterLease>,
     },
     /// Only wakes the thread, so that it sees that it must stop.
     Wake,
@@ -50,8 +46,8 @@ pub struct DeviceThreadOptions {
     pub files: Arc<ModelFiles>,
     pub text: Arc<Text>,
     pub engine: EngineOptions,
-    /// Name and PEFT folder of each adapter.
-    pub adapters: Vec<(String, PathBuf)>,
+    /// What must be beside the weights, now and whenever they are loaded anew.
+    pub adapters: LoadedAdapters,
     /// Jobs that may wait, beside those that run.
     pub queue: usize,
     pub retry_after_s: u64,
@@ -111,11 +107,6 @@ impl Device {
         self.steps.subscribe()
     }
 
-    /// The adapters on this device by name.
-    pub fn adapters(&self) -> BTreeMap<String, AdapterVersion> {
-        self.thread().adapters.clone()
-    }
-
     /// Tokens that a sequence on it may hold.
     pub fn window(&self) -> usize {
         self.thread().window
@@ -138,7 +129,6 @@ struct DeviceThread {
     stop: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
     vitals: Arc<Vitals>,
-    adapters: BTreeMap<String, AdapterVersion>,
     window: usize,
     /// Jobs that may run and wait.
     most: usize,
@@ -150,17 +140,20 @@ impl DeviceThread {
         let (most, retry_after_s) = (options.engine.max_batch + options.queue, options.retry_after_s);
         // what is held is counted: the channel never fills before
         let (jobs, receiver) = sync_channel(most + 1);
+        let (control, controls) = channel();
+        // before it looks what it must load: what is wanted from now on, it is told
+        options.adapters.attach(&vitals.name, control, jobs.clone());
         let stop = Arc::new(AtomicBool::new(false));
         let (ready, loaded) = oneshot::channel();
         let device = options.device.to_string();
         let body = {
             let (stop, vitals) = (Arc::clone(&stop), Arc::clone(&vitals));
-            move || run(options, &receiver, &stop, &vitals, ready, &steps)
+            move || run(options, (&receiver, &controls), &stop, &vitals, ready, &steps)
         };
         let failed = |reason: String| EngineError::Device { device: device.clone(), reason };
         let thread = std::thread::Builder::new().name(format!("nyx-{device}")).spawn(body).map_err(|error| failed(error.to_string()))?;
-        let (adapters, window) = loaded.await.map_err(|_| failed("its thread ended while loading".into()))??;
-        Ok(Self { jobs, stop, thread: Mutex::new(Some(thread)), vitals, adapters, window, most, retry_after_s })
+        let window = loaded.await.map_err(|_| failed("its thread ended while loading".into()))??;
+        Ok(Self { jobs, stop, thread: Mutex::new(Some(thread)), vitals, window, most, retry_after_s })
     }
 
     fn submit(&self, job: Job) -> Result<(), NyxError> {
@@ -238,33 +231,30 @@ impl TokenSink for HeldSink {
     }
 }
 
-/// The adapters by name, and the tokens that a sequence may hold.
-type Ready = (BTreeMap<String, AdapterVersion>, usize);
+/// What a device is told: jobs, and what is done between two steps.
+type Told<'a> = (&'a Receiver<Job>, &'a Receiver<Control>);
 
 fn run(
     options: DeviceThreadOptions,
-    jobs: &Receiver<Job>,
+    told: Told<'_>,
     stop: &AtomicBool,
     vitals: &Vitals,
-    ready: oneshot::Sender<Result<Ready, EngineError>>,
+    ready: oneshot::Sender<Result<usize, EngineError>>,
     steps: &watch::Sender<StepReport>,
 ) {
     let loaded = match Loaded::new(&options) {
         Ok(loaded) => loaded,
         Err(error) => return drop(ready.send(Err(error))),
     };
-    let version =
-        |adapter: &AdapterHandle| AdapterVersion { name: adapter.0.name().to_owned(), id: adapter.0.id().to_owned(), generation: 1 };
-    let versions = loaded.adapters.iter().map(|(name, adapter)| (name.clone(), version(adapter))).collect();
-    if ready.send(Ok((versions, loaded.engine.window()))).is_err() {
+    if ready.send(Ok(loaded.engine.window())).is_err() {
         return;
     }
     // from here on the pool counts on this thread, however it ends
     vitals.lost.store(false, Ordering::Relaxed);
     let _lost = Lost(vitals);
-    let why = work(&options, loaded, jobs, stop, vitals, steps);
+    let why = work(&options, loaded, told, stop, vitals, steps);
     // those that still wait are told as well
-    for job in jobs.try_iter() {
+    for job in told.0.try_iter() {
         match job {
             Job::Generate { job, .. } => job.sink.finish(Err(why())),
             Job::Score { job, .. } => (job.reply)(Err(why())),
@@ -291,7 +281,7 @@ type Ended = Box<dyn Fn() -> EngineError>;
 fn work(
     options: &DeviceThreadOptions,
     mut loaded: Loaded,
-    jobs: &Receiver<Job>,
+    told: Told<'_>,
     stop: &AtomicBool,
     vitals: &Vitals,
     steps: &watch::Sender<StepReport>,
@@ -305,7 +295,7 @@ fn work(
         failed(reason)
     };
     let (mut failures, mut reloads) = (0, 0);
-    while take_jobs(&mut loaded, jobs, stop) {
+    while take_jobs(&mut loaded, told, stop) {
         let reason = match catch_unwind(AssertUnwindSafe(|| loaded.engine.step())) {
             Ok(Ok(report)) => {
                 (failures, reloads) = (0, 0);
@@ -345,9 +335,11 @@ pub(super) fn record_failure(vitals: &Vitals, reason: String) {
 }
 
 /// Moves what waits into the engine; sleeps while there is nothing to do. False when the thread must end.
-fn take_jobs(loaded: &mut Loaded, jobs: &Receiver<Job>, stop: &AtomicBool) -> bool {
-    let Loaded { engine, adapters, .. } = loaded;
+fn take_jobs(loaded: &mut Loaded, (jobs, controls): Told<'_>, stop: &AtomicBool) -> bool {
     loop {
+        // before the next job: whoever has a lease has waited until the adapter was here
+        controls.try_iter().for_each(|control| loaded.obey(control));
+        let Loaded { engine, adapters, .. } = loaded;
         if stop.load(Ordering::Acquire) {
             return false;
         }
@@ -363,9 +355,9 @@ fn take_jobs(loaded: &mut Loaded, jobs: &Receiver<Job>, stop: &AtomicBool) -> bo
                 Err(RecvError) => return false,
             }
         };
-        let resolve = |name: Option<String>| match name {
+        let resolve = |lease: Option<AdapterLease>| match lease {
             None => Ok(None),
-            Some(name) => adapters.get(&name).cloned().map(Some).ok_or(EngineError::UnknownAdapter(name)),
+            Some(lease) => adapters.get(lease.id()).cloned().map(Some).ok_or_else(|| EngineError::UnknownAdapter(lease.id().to_owned())),
         };
         match job {
             Job::Wake => continue,

@@ -179,7 +179,7 @@ impl SpecialistParts {
             prompt: written.prompt.tokens,
             cacheable_prefix: written.prompt.cacheable_prefix,
             params: SamplingParams { logprobs: None, ..sampling.clone() },
-            adapter: self.adapter_name(),
+            adapter: self.adapter_lease(),
             group: self.pool_group(),
             sink: Box::new(sink),
         };

@@ -32,6 +32,7 @@ pub use screen::Screened;
 pub use sink::AnswerText;
 pub use timing::Timer;
 
+use crate::adapters::{AdapterLease, Adapters, CANARY_NOTE, Voice};
 use crate::cells::{CellStep, CellStream};
 use crate::confidence::Calibration;
 use crate::decision::{AdapterVersion, Answer, Timings, TokenUsage};
@@ -64,7 +65,9 @@ pub struct SpecialistParts {
     pub policy: Option<SpecialistPolicy>,
     pub text: Arc<Text>,
     pub context_length: usize,
-    pub adapter: Option<AdapterVersion>,
+    pub adapters: Adapters,
+    /// What the request in hand speaks through.
+    pub voice: Voice,
     pub pool: Supervised<GpuPool>,
     pub memory: Supervised<MemoryKeeper>,
     pub phoebe: Supervised<Phoebe>,
@@ -134,7 +137,13 @@ impl Handler<Speak> for Specialist {
     fn handle(&mut self, message: Speak, _: &mut Self::Context) -> Self::Result {
         self.vitals.taken_up();
         let parts = Arc::clone(&self.parts);
-        Box::pin(async move { parts.speak(message).await })
+        Box::pin(async move {
+            // taken up once: whatever is promoted meanwhile, this request ends as it began
+            let question = &message.question;
+            let asked = crate::orchestrator::last_question(question);
+            let voice = parts.adapters.voice(parts.name(), question.adapter.as_ref(), question.sampling.seed, &asked).await?;
+            Arc::new(SpecialistParts { voice, ..(*parts).clone() }).speak(message).await
+        })
     }
 }
 
@@ -200,7 +209,9 @@ impl SpecialistParts {
         }
         spoken.course = plan.as_ref().map(|plan| plan.chosen.course);
         spoken.timings.retrieve_ms = retrieve_ms;
-        spoken.adapter = self.adapter.clone().filter(|_| by_model);
+        if by_model {
+            self.sign(&mut spoken);
+        }
         if let Some(check) = &check {
             let note = serde_json::to_value(check).map_err(|error| NyxError::Internal(error.to_string()))?;
             spoken.notes.insert(facts::NOTE.into(), note);
@@ -351,8 +362,20 @@ impl SpecialistParts {
         Ok(params)
     }
 
-    fn adapter_name(&self) -> Option<String> {
-        self.adapter.as_ref().map(|adapter| adapter.name.clone())
+    fn adapter_lease(&self) -> Option<AdapterLease> {
+        self.voice.lease.clone()
+    }
+
+    /// Says through what it was spoken.
+    fn sign(&self, spoken: &mut Spoken) {
+        spoken.adapter.clone_from(&self.voice.version);
+        if let Some(note) = &self.voice.canary {
+            spoken.notes.insert(CANARY_NOTE.into(), note.clone());
+        }
+        if self.voice.version.is_none() && self.voice.generation > 0 {
+            // the base as a generation of its own, after a rollback
+            spoken.notes.insert("generation".into(), self.voice.generation.into());
+        }
     }
 
     fn pool_group(&self) -> Option<usize> {
@@ -378,7 +401,7 @@ impl SpecialistParts {
                 prompt: prompt.tokens.clone(),
                 cacheable_prefix: prompt.cacheable_prefix,
                 params,
-                adapter: self.adapter_name(),
+                adapter: self.adapter_lease(),
                 group: self.pool_group(),
                 sink: Box::new(sink.with_open_end(open_end)),
             };
@@ -424,7 +447,7 @@ impl SpecialistParts {
             prompt: prompt.tokens,
             cacheable_prefix: prompt.cacheable_prefix,
             continuations,
-            adapter: self.adapter_name(),
+            adapter: self.adapter_lease(),
             group: self.pool_group(),
         };
         let scores = context.bound("continuations were scored", self.pool.send(score)).await?;

@@ -100,6 +100,11 @@ impl Engine {
         self.model.load_adapter(name, folder, &self.info.sha256, self.options.adapter_precision)
     }
 
+    /// Gives up what the prefix cache keeps of an adapter that nobody will ask for again.
+    pub fn forget_adapter(&mut self, id: &str) {
+        self.prefixes.forget(id);
+    }
+
     /// Queues a sequence; refuses at once (through the sink) what can never run. An answer that would outgrow the context window ends there as
     /// [`FinishReason::Length`].
     pub fn submit(&mut self, mut job: GenerateJob) {

@@ -83,6 +83,11 @@ impl PrefixCache {
         self.entries.push(Entry { adapter: adapter.map(str::to_owned), tokens, kv, used: self.clock, fixed });
     }
 
+    /// Drops everything of an adapter that is not loaded any more.
+    pub(super) fn forget(&mut self, adapter: &str) {
+        self.entries.retain(|entry| entry.adapter.as_deref() != Some(adapter));
+    }
+
     /// Drops what was used longest ago; false when nothing is left.
     pub(super) fn drop_oldest(&mut self) -> bool {
         let oldest = (0..self.entries.len()).min_by_key(|&index| (self.entries[index].fixed, self.entries[index].used));

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+pub use peft::{CONFIG_FILE, WEIGHTS_FILE, adapter_id};
 pub(crate) use peft::{interleaved, neighbours_apart};
 
 use crate::kernels::DenseMatrix;
@@ -148,7 +149,8 @@ impl LoraAdapter {
         &self.name
     }
 
-    /// SHA-256 of its configuration, weights and base, hex: its identity.
+    /// SHA-256 of its configuration (keys sorted), weights and base, hex: its identity, and what its keys and values in the prefix cache go by.
+    /// Two loads of one id compute the same, so that one may read what the other left.
     pub fn id(&self) -> &str {
         &self.id
     }

@@ -11,6 +11,10 @@ use crate::kernels::DenseMatrix;
 use crate::weights::{load_safetensors, sha256_of};
 use crate::{EngineError, ModelConfig, Result};
 
+/// The files of a PEFT folder.
+pub const CONFIG_FILE: &str = "adapter_config.json";
+pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+
 #[derive(Deserialize)]
 struct AdapterConfig {
     peft_type: Option<String>,
@@ -33,10 +37,42 @@ struct AdapterConfig {
     base_sha256: Option<String>,
 }
 
+/// The SHA-256 of the configuration in a canonical form (JSON with its keys sorted and no space between them), the weights' file as it is and
+/// the base's digest.
+fn id_of(config: &[u8], weights: &[u8], base_sha256: &str) -> serde_json::Result<String> {
+    let config = serde_json::from_slice::<serde_json::Value>(config).map(sorted)?.to_string();
+    Ok(sha256_of([config.as_bytes(), weights, base_sha256.as_bytes()]))
+}
+
+/// The same value, its keys in their order whatever map stands behind them.
+fn sorted(value: serde_json::Value) -> serde_json::Value {
+    match value {
+        serde_json::Value::Object(map) => {
+            let keys: BTreeMap<String, serde_json::Value> = map.into_iter().map(|(key, value)| (key, sorted(value))).collect();
+            serde_json::Value::Object(keys.into_iter().collect())
+        }
+        serde_json::Value::Array(values) => values.into_iter().map(sorted).collect(),
+        other => other,
+    }
+}
+
+/// The id that the adapter in a PEFT folder has beside the base of this digest, read without loading it: what its files hold now.
+///
+/// # Errors
+/// [`EngineError::Io`] names a file that cannot be read, [`EngineError::BadAdapter`] a configuration that is no JSON.
+pub fn adapter_id(folder: &Path, base_sha256: &str) -> Result<String> {
+    let read = |name: &str| {
+        let path = folder.join(name);
+        std::fs::read(&path).map_err(|source| EngineError::Io { path, source })
+    };
+    let id = id_of(&read(CONFIG_FILE)?, &read(WEIGHTS_FILE)?, base_sha256);
+    id.map_err(|error| EngineError::BadAdapter { path: folder.to_owned(), reason: format!("{CONFIG_FILE}: {error}") })
+}
+
 pub(super) fn load(folder: &Path, name: &str, model: &ModelConfig, base_sha256: &str, places: &[Place]) -> Result<LoraAdapter> {
     let bad = |reason: String| EngineError::BadAdapter { path: folder.to_owned(), reason };
-    let config_path = folder.join("adapter_config.json");
-    let weights_path = folder.join("adapter_model.safetensors");
+    let config_path = folder.join(CONFIG_FILE);
+    let weights_path = folder.join(WEIGHTS_FILE);
     let read = |path: &Path| std::fs::read(path).map_err(|source| EngineError::Io { path: path.to_owned(), source });
     let config_bytes = read(&config_path)?;
     let config: AdapterConfig = serde_json::from_slice(&config_bytes).map_err(|error| bad(format!("adapter_config.json: {error}")))?;
@@ -45,7 +81,7 @@ pub(super) fn load(folder: &Path, name: &str, model: &ModelConfig, base_sha256: 
         let (adapter, trained_on) = (name.to_owned(), trained_on.clone());
         return Err(EngineError::AdapterBaseMismatch { adapter, trained_on, base: base_sha256.to_owned() });
     }
-    let id = sha256_of([config_bytes.as_slice(), read(&weights_path)?.as_slice(), base_sha256.as_bytes()]);
+    let id = id_of(&config_bytes, &read(&weights_path)?, base_sha256).map_err(|error| bad(format!("adapter_config.json: {error}")))?;
     let scale = if config.use_rslora { config.lora_alpha / (config.r as f64).sqrt() } else { config.lora_alpha / config.r as f64 };
     let mut pairs: HashMap<(usize, Target), (Option<Tensor>, Option<Tensor>)> = HashMap::new();
     for (key, tensor) in load_safetensors(&weights_path, &Device::Cpu)? {

@@ -1,0 +1,159 @@
+//! The adapters that are on the devices, and the leases that keep them there.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use nyx_engine::EngineError;
+use tokio::sync::oneshot;
+
+use crate::NyxError;
+use crate::gpu::Job;
+
+/// Whoever holds it may ask for this adapter on any device; when the last one is dropped, the devices give its weights up. Sequences that
+/// still run keep theirs until they end.
+#[derive(Debug, Clone)]
+pub struct AdapterLease(Arc<Leased>);
+
+#[derive(Debug)]
+struct Leased {
+    id: String,
+    /// Told apart from an earlier load of the same adapter.
+    number: u64,
+    table: Weak<Shared>,
+}
+
+impl AdapterLease {
+    /// The adapter's id.
+    pub fn id(&self) -> &str {
+        &self.0.id
+    }
+}
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        if let Some(table) = self.table.upgrade() {
+            table.released(&self.id, self.number);
+        }
+    }
+}
+
+/// What a device's thread is told between two steps.
+pub(crate) enum Control {
+    /// Put an adapter beside the weights, on all shards of the group.
+    Load { id: String, folder: PathBuf, done: oneshot::Sender<Result<(), EngineError>> },
+    /// Give up what is leased no more.
+    Sweep,
+}
+
+/// The way to a device's thread.
+struct Line {
+    control: Sender<Control>,
+    jobs: SyncSender<Job>,
+}
+
+impl Line {
+    /// False when the thread has ended.
+    fn tell(&self, control: Control) -> bool {
+        let told = self.control.send(control).is_ok();
+        // a full queue wakes the thread as well
+        let _ = self.jobs.try_send(Job::Wake);
+        told
+    }
+}
+
+/// Which adapters belong on the devices. A device that loads its weights anew takes them from here. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct LoadedAdapters(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    wanted: Mutex<BTreeMap<String, Wanted>>,
+    lines: Mutex<BTreeMap<String, Line>>,
+    loads: AtomicU64,
+    /// One load at a time.
+    loading: tokio::sync::Mutex<()>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("LoadedAdapters")
+    }
+}
+
+struct Wanted {
+    number: u64,
+    folder: PathBuf,
+    lease: Weak<Leased>,
+}
+
+impl LoadedAdapters {
+    /// The way to the thread of a device; before that thread looks what it must load, so that nothing is missed in between.
+    pub(crate) fn attach(&self, device: &str, control: Sender<Control>, jobs: SyncSender<Job>) {
+        self.0.lines.lock().unwrap_or_else(PoisonError::into_inner).insert(device.to_owned(), Line { control, jobs });
+    }
+
+    /// Ids and folders of what belongs on a device now.
+    pub(crate) fn wanted(&self) -> Vec<(String, PathBuf)> {
+        let wanted = self.0.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.iter().map(|(id, wanted)| (id.clone(), wanted.folder.clone())).collect()
+    }
+
+    pub(crate) fn holds(&self, id: &str) -> bool {
+        self.0.wanted.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id)
+    }
+
+    /// Ids of what is leased.
+    pub fn ids(&self) -> Vec<String> {
+        self.wanted().into_iter().map(|(id, _)| id).collect()
+    }
+
+    /// A lease of an adapter that is on the devices already.
+    pub fn lease(&self, id: &str) -> Option<AdapterLease> {
+        let wanted = self.0.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.get(id)?.lease.upgrade().map(AdapterLease)
+    }
+
+    /// Puts the adapter of a folder on every shard of every group, between two steps of each; resolves when it is on all of them. A group
+    /// that is down takes it when it comes back.
+    ///
+    /// # Errors
+    /// What the first group fails with; then it is on none of them.
+    pub async fn load(&self, id: &str, folder: PathBuf) -> Result<AdapterLease, NyxError> {
+        let _one = self.0.loading.lock().await;
+        if let Some(lease) = self.lease(id) {
+            return Ok(lease);
+        }
+        let number = self.0.loads.fetch_add(1, Ordering::Relaxed);
+        let leased = Arc::new(Leased { id: id.to_owned(), number, table: Arc::downgrade(&self.0) });
+        let wanted = Wanted { number, folder: folder.clone(), lease: Arc::downgrade(&leased) };
+        self.0.wanted.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), wanted);
+        let mut loading = Vec::new();
+        for line in self.0.lines.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            let (done, loaded) = oneshot::channel();
+            if line.tell(Control::Load { id: id.to_owned(), folder: folder.clone(), done }) {
+                loading.push(loaded);
+            }
+        }
+        for loaded in loading {
+            // a thread that ended meanwhile takes it when it is started anew
+            loaded.await.unwrap_or(Ok(()))?;
+        }
+        Ok(AdapterLease(leased))
+    }
+}
+
+impl Shared {
+    fn released(&self, id: &str, number: u64) {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        if wanted.get(id).is_some_and(|wanted| wanted.number == number) {
+            wanted.remove(id);
+        }
+        drop(wanted);
+        for line in self.lines.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            line.tell(Control::Sweep);
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Adapters: kept by what they are, promoted and taken back by generations, and swapped while requests run.
+//!
+//! A request takes up its [`Voice`] once and keeps it to its end, so that none mixes generations. A swap puts the next adapter on every shard of
+//! every group first, and then changes what the next request takes up; the old weights go when the last request that speaks through them
+//! ends. Which generation is live is what phoebe says: every process looks there, at its start and then again and again.
+
+mod api;
+mod entities;
+mod files;
+mod library;
+mod loaded;
+mod options;
+mod record;
+mod swap;
+#[cfg(test)]
+mod tests;
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+pub use api::AdapterReport;
+pub use files::{AdapterFiles, Checked};
+pub use library::{AdapterBase, AdapterLibrary};
+pub(crate) use loaded::Control;
+pub use loaded::{AdapterLease, LoadedAdapters};
+pub use options::AdapterOptions;
+pub use record::{AdapterRecord, AdapterStatus, Canary, Generation, GenerationKind};
+
+use crate::NyxError;
+use crate::cells::CellStream;
+use crate::decision::AdapterVersion;
+use crate::observe::Registry;
+
+/// The note of a decision that was part of a canary's trial.
+pub const CANARY_NOTE: &str = "canary";
+
+/// Which adapter a question is asked through, whatever is live: for gates and trials, not for callers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdapterChoice {
+    Base,
+    /// One that is kept here, promoted or not.
+    Id(String),
+}
+
+/// What one request speaks through, from its beginning to its end.
+#[derive(Debug, Clone, Default)]
+pub struct Voice {
+    /// Keeps the adapter on the devices; `None` is the base.
+    pub lease: Option<AdapterLease>,
+    /// `generation` is 0 of one that was not promoted.
+    pub version: Option<AdapterVersion>,
+    /// The specialist's generation, also where the base speaks as one.
+    pub generation: u64,
+    /// For the decision's notes, while a canary is tried: which one spoke, and with which propensity.
+    pub canary: Option<serde_json::Value>,
+}
+
+/// Who speaks for a specialist now.
+#[derive(Debug, Clone, Default)]
+struct Live {
+    generation: u64,
+    lease: Option<AdapterLease>,
+    canary: Option<(f64, AdapterLease)>,
+}
+
+/// The adapters of one process. Cheap to clone.
+#[derive(Clone)]
+pub struct Adapters(Arc<Inner>);
+
+struct Inner {
+    library: AdapterLibrary,
+    loaded: LoadedAdapters,
+    base: AdapterBase,
+    cells: CellStream,
+    registry: Registry,
+    specialists: Vec<String>,
+    live: RwLock<BTreeMap<String, Live>>,
+    /// One swap at a time.
+    swapping: tokio::sync::Mutex<()>,
+    /// What was last complained of, by specialist, so that it is told once.
+    complaints: Mutex<BTreeMap<String, String>>,
+}
+
+/// What the adapters of a process work with.
+pub struct AdapterParts {
+    pub library: AdapterLibrary,
+    pub loaded: LoadedAdapters,
+    pub base: AdapterBase,
+    pub cells: CellStream,
+    pub registry: Registry,
+    /// The names of those who may speak through one.
+    pub specialists: Vec<String>,
+}
+
+impl Adapters {
+    pub fn new(parts: AdapterParts) -> Self {
+        let AdapterParts { library, loaded, base, cells, registry, specialists } = parts;
+        let (live, swapping, complaints) = (RwLock::default(), tokio::sync::Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner { library, loaded, base, cells, registry, specialists, live, swapping, complaints }))
+    }
+
+    /// Files and records.
+    pub fn library(&self) -> &AdapterLibrary {
+        &self.0.library
+    }
+
+    /// What a request of this specialist speaks through: what is chosen, else the canary in its share of the requests, else what is live. The
+    /// canary's draw comes from the caller's seed and the question where there is a seed, so that the same request is answered alike.
+    ///
+    /// # Errors
+    /// When what is chosen is not kept here or cannot be loaded.
+    pub async fn voice(
+        &self,
+        specialist: &str,
+        choice: Option<&AdapterChoice>,
+        seed: Option<u64>,
+        question: &str,
+    ) -> Result<Voice, NyxError> {
+        let live = self.live(specialist);
+        let id = match choice {
+            None => return Ok(drawn(specialist, &live, seed, question)),
+            Some(AdapterChoice::Base) => return Ok(Voice::default()),
+            Some(AdapterChoice::Id(id)) => id,
+        };
+        let lease = self.lease(id).await?;
+        let generation = if live.lease.is_some_and(|live| live.id() == id) { live.generation } else { 0 };
+        Ok(Voice { version: Some(version(specialist, &lease, generation)), lease: Some(lease), generation, canary: None })
+    }
+
+    /// Puts an adapter on every device and keeps it there as long as the lease lives; its files are compared with its id before.
+    ///
+    /// # Errors
+    /// [`NyxError::NotFound`]; its files are missing or changed; a device cannot load it.
+    pub async fn lease(&self, id: &str) -> Result<AdapterLease, NyxError> {
+        if let Some(lease) = self.0.loaded.lease(id) {
+            return Ok(lease);
+        }
+        let record = self.0.library.usable(id).await?;
+        if record.base_sha256 != self.0.base.sha256 {
+            let (trained_on, base) = (record.base_sha256, self.0.base.sha256.clone());
+            return Err(nyx_engine::EngineError::AdapterBaseMismatch { adapter: id.to_owned(), trained_on, base }.into());
+        }
+        self.0.loaded.load(id, self.0.library.folder(id)).await
+    }
+
+    fn live(&self, specialist: &str) -> Live {
+        self.0.live.read().unwrap_or_else(PoisonError::into_inner).get(specialist).cloned().unwrap_or_default()
+    }
+
+    /// The live generation's number and adapter; 0 and none is the base before any.
+    pub fn generation(&self, specialist: &str) -> (u64, Option<String>) {
+        let live = self.live(specialist);
+        (live.generation, live.lease.map(|lease| lease.id().to_owned()))
+    }
+
+    /// Looks for new generations and canaries every `poll_ms`, and compares the live ones' files with their ids every `check_every_s`, until
+    /// `end`.
+    pub async fn watch(self, options: AdapterOptions, end: CancellationToken) {
+        let check_every = Duration::from_secs(options.check_every_s);
+        let mut checked = std::time::Instant::now();
+        loop {
+            tokio::select! {
+                () = end.cancelled() => return,
+                () = tokio::time::sleep(Duration::from_millis(options.poll_ms)) => {}
+            }
+            if let Err(error) = self.sync().await {
+                self.complain("", format!("generations could not be looked up: {error}"));
+            }
+            if checked.elapsed() >= check_every {
+                checked = std::time::Instant::now();
+                if let Err(error) = self.check_all().await {
+                    self.complain("", format!("adapters could not be checked: {error}"));
+                }
+            }
+        }
+    }
+}
+
+fn version(specialist: &str, lease: &AdapterLease, generation: u64) -> AdapterVersion {
+    AdapterVersion { name: specialist.to_owned(), id: lease.id().to_owned(), generation }
+}
+
+/// The live one, or the canary in its share of the requests.
+fn drawn(specialist: &str, live: &Live, seed: Option<u64>, question: &str) -> Voice {
+    let of_live = || Voice {
+        version: live.lease.as_ref().map(|lease| version(specialist, lease, live.generation)),
+        lease: live.lease.clone(),
+        generation: live.generation,
+        canary: None,
+    };
+    let Some((share, canary)) = &live.canary else { return of_live() };
+    let id = canary.id();
+    if draw(seed, id, question) < *share {
+        let note = json!({ "arm": "canary", "propensity": share, "id": id });
+        return Voice { lease: Some(canary.clone()), version: Some(version(specialist, canary, 0)), generation: 0, canary: Some(note) };
+    }
+    let spoke = live.lease.as_ref().map(AdapterLease::id);
+    Voice { canary: Some(json!({ "arm": "live", "propensity": 1.0 - share, "id": spoke, "canary": id })), ..of_live() }
+}
+
+/// A number in [0, 1).
+fn draw(seed: Option<u64>, canary: &str, question: &str) -> f64 {
+    let Some(seed) = seed else { return rand::random() };
+    let mut hasher = DefaultHasher::new();
+    (seed, canary, question).hash(&mut hasher);
+    (hasher.finish() >> 11) as f64 / (1_u64 << 53) as f64
+}

@@ -1,0 +1,127 @@
+//! `/admin/adapters`: what there is, and who speaks from now on.
+
+use actix_web::{HttpResponse, web};
+use chrono::{DateTime, Utc};
+use nyx_actors::Nyx;
+use nyx_actors::adapters::{AdapterReport, Generation};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::error::{ApiError, ErrorBody};
+use super::extract::Json;
+
+/// An adapter.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AdapterEntry {
+    /// SHA-256 of configuration, weights and base.
+    pub id: String,
+    pub specialist: String,
+    pub base_sha256: String,
+    /// The generation that it was promoted as last; 0: never.
+    pub generation: u64,
+    pub bytes: u64,
+    /// `candidate`, `canary`, `live`, `retired` or `bad` (its files are not what they were).
+    pub status: &'static str,
+    pub training_run: Option<String>,
+    /// Whether its files are here, and whether it is on the devices of this process.
+    pub kept: bool,
+    pub loaded: bool,
+    #[schema(value_type = String, format = "date-time")]
+    pub created_at: DateTime<Utc>,
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub promoted_at: Option<DateTime<Utc>>,
+    #[schema(value_type = Option<String>, format = "date-time")]
+    pub retired_at: Option<DateTime<Utc>>,
+}
+
+impl From<AdapterReport> for AdapterEntry {
+    fn from(AdapterReport { record, kept, loaded }: AdapterReport) -> Self {
+        Self {
+            id: record.id,
+            specialist: record.specialist,
+            base_sha256: record.base_sha256,
+            generation: record.generation,
+            bytes: record.bytes,
+            status: record.status.as_str(),
+            training_run: record.training_run,
+            kept,
+            loaded,
+            created_at: record.created_at,
+            promoted_at: record.promoted_at,
+            retired_at: record.retired_at,
+        }
+    }
+}
+
+/// Oldest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AdapterList {
+    #[schema(example = "list")]
+    pub object: &'static str,
+    pub data: Vec<AdapterEntry>,
+}
+
+/// Who speaks for a specialist from now on.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct GenerationItem {
+    pub specialist: String,
+    pub generation: u64,
+    /// `null` is the base.
+    pub adapter: Option<String>,
+    /// `configured`, `promoted` or `rolled_back`.
+    pub kind: &'static str,
+    pub reason: String,
+    #[schema(value_type = String, format = "date-time")]
+    pub at: DateTime<Utc>,
+}
+
+impl From<Generation> for GenerationItem {
+    fn from(made: Generation) -> Self {
+        let Generation { specialist, generation, adapter, kind, reason, at } = made;
+        Self { specialist, generation, adapter, kind: kind.as_str(), reason, at }
+    }
+}
+
+/// Why.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReasonRequest {
+    /// For the record.
+    reason: Option<String>,
+}
+
+impl ReasonRequest {
+    fn said(body: Json<Self>) -> String {
+        body.0.reason.map_or_else(|| BY_HAND.to_owned(), |reason| format!("{BY_HAND}: {reason}"))
+    }
+}
+
+/// No gate has measured it: whoever has the key answers for it.
+const BY_HAND: &str = "by hand, over HTTP";
+
+/// Every adapter on record.
+#[utoipa::path(get, path = "/admin/adapters", tag = "admin", responses((status = 200, body = AdapterList)))]
+pub async fn adapters(nyx: web::Data<Nyx>) -> Result<HttpResponse, ApiError> {
+    let data = nyx.adapters().await?.into_iter().map(Into::into).collect();
+    Ok(HttpResponse::Ok().json(AdapterList { object: "list", data }))
+}
+
+/// Makes an adapter its specialist's next generation, whatever any measurement says; the reason on record begins with "by hand". Requests in flight
+/// end on their own generation.
+#[utoipa::path(post, path = "/admin/adapters/{id}/promote", tag = "admin", params(("id" = String, Path)), request_body = ReasonRequest,
+    responses((status = 200, body = GenerationItem), (status = 404, description = "no such adapter", body = ErrorBody),
+        (status = 409, description = "its files are missing or changed", body = ErrorBody)))]
+pub async fn promote(nyx: web::Data<Nyx>, id: web::Path<String>, body: Json<ReasonRequest>) -> Result<HttpResponse, ApiError> {
+    let made = nyx.promote_adapter(&id, &ReasonRequest::said(body)).await?;
+    Ok(HttpResponse::Ok().json(GenerationItem::from(made)))
+}
+
+/// Goes back to the adapter that spoke before the live one, else to the base, under a new generation number.
+#[utoipa::path(post, path = "/admin/adapters/rollback/{specialist}", tag = "admin", params(("specialist" = String, Path)),
+    request_body = ReasonRequest,
+    responses((status = 200, body = GenerationItem), (status = 404, description = "no such specialist", body = ErrorBody),
+        (status = 409, description = "the base speaks already", body = ErrorBody)))]
+pub async fn rollback(nyx: web::Data<Nyx>, specialist: web::Path<String>, body: Json<ReasonRequest>) -> Result<HttpResponse, ApiError> {
+    let made = nyx.rollback_adapter(&specialist, &ReasonRequest::said(body)).await?;
+    Ok(HttpResponse::Ok().json(GenerationItem::from(made)))
+}
