@@ -45,7 +45,7 @@ impl Train {
     pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
         make_data_dir(&settings)?;
         if self.from_log {
-            return self.from_log(settings).await;
+            return self.learn_from_log(settings).await;
         }
         let out = self.out.clone().unwrap_or_else(|| settings.data_dir.join("learned"));
         let trials = Trials { dir: self.trials.clone().unwrap_or_else(Trials::default_dir), split: self.split.clone() };
@@ -76,7 +76,7 @@ impl Train {
         Ok(())
     }
 
-    async fn from_log(&self, settings: Settings) -> Result<(), CommandError> {
+    async fn learn_from_log(&self, settings: Settings) -> Result<(), CommandError> {
         if self.parts != ["master"] {
             let said = self.parts.join(" ");
             return Err(NyxError::invalid("--from-log", format!("--from-log learns {said:?}, expected master alone")).into());
