@@ -105,6 +105,12 @@ pub enum CellStep {
     CanaryCleared {
         adapter: String,
     },
+    /// A training run has come this far.
+    Training {
+        run: String,
+        status: &'static str,
+        metrics: serde_json::Value,
+    },
     Failed {
         error: &'static str,
         message: String,

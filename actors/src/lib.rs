@@ -22,6 +22,7 @@ pub mod specialist;
 pub mod supervise;
 #[cfg(test)]
 mod testing;
+pub mod trainer;
 pub mod verdict;
 
 pub use context::RequestContext;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix::{Arbiter, ArbiterHandle};
@@ -13,17 +13,18 @@ use nyx_specialists::bandit::BanditSettings;
 use nyx_specialists::confidence::ConfidenceReport;
 use nyx_specialists::forecast::{Forecaster, SHIPPED_FORECASTER};
 use nyx_specialists::master::SHIPPED_HEAD;
+use nyx_specialists::safety::SafetyPolicy;
 use nyx_specialists::time::SHIPPED_TIMING;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::adapters::{AdapterBase, AdapterLibrary, AdapterParts, Adapters, LoadedAdapters, Voice};
+use crate::adapters::{AdapterBase, AdapterLease, AdapterLibrary, AdapterParts, Adapters, LoadedAdapters, Voice};
 use crate::cells::{CellStep, CellStream};
 use crate::confidence::{Calibration, Reliability, reliabilities};
 use crate::facts::Facts;
-use crate::gpu::{Device, DeviceThreadOptions, GpuPool, GpuShard, GpuWorker, Shard};
+use crate::gpu::{Device, DeviceThreadOptions, GpuPool, GpuShard, GpuWorker, Score, Shard};
 use crate::learned::{LearnedLoader, LearnedRegistry};
 use crate::memory::messages::{
     Candidate, Embed, Embeddings, Forget, Forgotten, Heal, MemoryHit, NewMemory, Recall, RecallCandidates, Remember, RememberMany,
@@ -41,8 +42,9 @@ use crate::phoebe::messages::{
 };
 use crate::phoebe::{Phoebe, PhoebeStore};
 use crate::question::{Question, StreamEvent};
-use crate::specialist::{Present, Presented, Specialist, SpecialistParts, Timer};
+use crate::specialist::{Present, Presented, Screened, Speak, Specialist, SpecialistParts, Spoken, Timer};
 use crate::supervise::{RestartPolicy, Supervised};
+use crate::trainer::Trainer;
 use crate::verdict::{self, DecisionName, FeedbackTold, Judged, NewVerdict, OutcomeTold, Promise, Verdict};
 use crate::{Decision, NyxError, RequestContext};
 
@@ -112,6 +114,11 @@ struct Inner {
     rewards: RewardOptions,
     /// How trait weights follow rewards, if they do.
     learning: Option<BanditSettings>,
+    files: Arc<ModelFiles>,
+    text: Arc<Text>,
+    data_dir: PathBuf,
+    safety: Arc<SafetyPolicy>,
+    trainer: OnceLock<Supervised<Trainer>>,
     /// Cancelled once no new work is taken.
     draining: CancellationToken,
     /// Cancels every request in flight.
@@ -296,9 +303,10 @@ impl Nyx {
         wait_until_running(&registry).await?;
         let later = Arc::new(Semaphore::new(orchestrator::later::PLACES));
         let learning = options.master.learning();
+        let safety = Arc::new(options.safety);
         let setup = OrchestratorSetup {
             instance: Uuid::now_v7().to_string(),
-            text,
+            text: Arc::clone(&text),
             model: Arc::clone(&model),
             specialists: Arc::clone(&specialists),
             actors: actors.clone(),
@@ -309,7 +317,7 @@ impl Nyx {
             metrics: Arc::clone(&metrics),
             head: if options.master.head { learned.load(Some(SHIPPED_HEAD))? } else { None },
             options: options.master,
-            safety: Arc::new(options.safety),
+            safety: Arc::clone(&safety),
             later: Arc::clone(&later),
         };
         let parts = Arc::new(OrchestratorParts::new(setup).await?);
@@ -335,13 +343,18 @@ impl Nyx {
             requests: options.requests,
             rewards: options.rewards,
             learning,
+            files,
+            text,
+            data_dir: options.data_dir,
+            safety,
+            trainer: OnceLock::new(),
             draining: CancellationToken::new(),
             abort: CancellationToken::new(),
             arbiter,
         };
         let draining = inner.draining.clone();
         troupe.arbiter.spawn(adapters.clone().watch(options.adapters, draining));
-        Ok(Self {
+        let nyx = Self {
             cells,
             registry,
             metrics,
@@ -354,7 +367,72 @@ impl Nyx {
             base_model: options.base_model.into(),
             embedding_dimension,
             inner: Arc::new(inner),
-        })
+        };
+        let (for_trainer, learning) = (nyx.clone(), options.learning);
+        let trainer = troupe
+            .start(Vitals::new("trainer", "trainer", None), move |vitals| Trainer::new(for_trainer.clone(), learning.clone(), vitals));
+        // set once, here
+        let _ = nyx.inner.trainer.set(trainer);
+        Ok(nyx)
+    }
+
+    pub(crate) fn store(&self) -> &PhoebeStore {
+        &self.inner.store
+    }
+
+    pub(crate) fn files(&self) -> Arc<ModelFiles> {
+        Arc::clone(&self.inner.files)
+    }
+
+    pub(crate) fn text(&self) -> &Text {
+        &self.inner.text
+    }
+
+    pub(crate) fn trainer(&self) -> Result<&Supervised<Trainer>, NyxError> {
+        self.inner.trainer.get().ok_or(NyxError::ShuttingDown)
+    }
+
+    /// Where an adapter of this specialist is written before it is kept.
+    pub(crate) fn training_folder(&self, specialist: &str) -> PathBuf {
+        self.inner.data_dir.join("training").join(specialist)
+    }
+
+    /// Whether any device has work.
+    pub(crate) fn busy(&self) -> impl Fn() -> bool + Send + 'static {
+        let workers = self.inner.workers.clone();
+        move || workers.iter().any(|worker| worker.vitals().held.load(std::sync::atomic::Ordering::Relaxed) > 0)
+    }
+
+    /// Whether a specialist's outcomes are forecasts.
+    pub(crate) fn forecasts(&self, specialist: &str) -> bool {
+        self.policy(specialist).is_some_and(SpecialistPolicy::is_scored_by_outcomes)
+    }
+
+    /// What the log has that someone said something of.
+    pub(crate) async fn judged(&self) -> Result<Vec<(Decision, Verdict)>, NyxError> {
+        self.inner.phoebe.send(ListJudged).await
+    }
+
+    /// Has a specialist speak, for measuring: nothing is routed, recorded, rewarded or shown on the stream but its steps.
+    pub(crate) async fn rehearse(&self, specialist: &str, question: Question, deadline_ms: u64) -> Result<Spoken, NyxError> {
+        let unknown = || NyxError::NotFound { what: "specialist", id: specialist.to_owned() };
+        let actor = self.inner.actors.get(specialist).ok_or_else(unknown)?;
+        let asked = orchestrator::last_question(&question);
+        let screened = Arc::new(Screened::of(&self.inner.safety, &asked, question.choices.is_none()));
+        let context = self.context(Some(deadline_ms.min(self.inner.requests.max_deadline_ms)))?;
+        actor.send(Speak { context, question: Arc::new(question), screened, events: None }).await
+    }
+
+    /// The log-likelihood of continuations after a prompt, through an adapter or the base.
+    pub(crate) async fn score_tokens(
+        &self,
+        prompt: Vec<u32>,
+        continuations: Vec<Vec<u32>>,
+        adapter: Option<AdapterLease>,
+        deadline_ms: u64,
+    ) -> Result<Vec<nyx_engine::ContinuationScore>, NyxError> {
+        let context = self.context(Some(deadline_ms.min(self.inner.requests.max_deadline_ms)))?;
+        self.inner.pool.send(Score { context, prompt, cacheable_prefix: 0, continuations, adapter, group: None }).await
     }
 
     /// Takes a place for a request; to be held until its last byte is sent.

@@ -15,6 +15,7 @@ use crate::confidence::ConfidenceOptions;
 use crate::facts::FactOptions;
 use crate::memory::MemoryOptions;
 use crate::phoebe::PhoebeOptions;
+use crate::trainer::LearningOptions;
 
 /// `[pool]`: devices and how they batch.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -146,6 +147,7 @@ pub struct NyxOptions {
     pub phoebe: PhoebeOptions,
     pub memory: MemoryOptions,
     pub adapters: AdapterOptions,
+    pub learning: LearningOptions,
     pub facts: FactOptions,
     /// In the order in which the master is told of them.
     pub specialists: Vec<SpecialistPolicy>,

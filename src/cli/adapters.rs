@@ -159,7 +159,7 @@ fn known(settings: &Settings, specialist: &str) -> Result<(), CommandError> {
 }
 
 /// The base of the settings: an adapter is checked against its shapes and digest.
-fn base(settings: &Settings) -> Result<AdapterBase, CommandError> {
+pub(super) fn base(settings: &Settings) -> Result<AdapterBase, CommandError> {
     let path = settings.models()?.find(&settings.models.base.parse().map_err(ModelError::from)?).map_err(StartupError::from)?;
     let files = ModelFiles::open(&path).map_err(NyxError::Engine)?;
     Ok(AdapterBase { sha256: files.info().sha256.clone(), config: files.config().clone() })

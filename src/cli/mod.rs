@@ -6,6 +6,7 @@ mod ask;
 mod doctor;
 mod eval;
 mod fetch;
+mod learn;
 mod memories;
 mod migrate;
 mod output;
@@ -62,6 +63,7 @@ enum Command {
     Eval(eval::Eval),
     /// Learn a small part (how the master chooses, how memories are ranked, ...) from trials
     Train(train::Train),
+    Learn(learn::Learn),
     /// Get the models, once
     Fetch,
     /// Bring the database's schema up to date
@@ -147,6 +149,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         Command::Ask(ask) => in_system(ask.run(settings)),
         Command::Eval(eval) => in_system(eval.run(settings)),
         Command::Train(train) => in_system(train.run(settings)),
+        Command::Learn(learn) => in_system(learn.run(settings)),
         Command::Fetch => fetch::fetch(&settings),
         Command::Migrate(_) => in_system(migrate::migrate(settings)),
         Command::Memories(memories) => in_system(memories.run(settings)),

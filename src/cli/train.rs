@@ -21,7 +21,8 @@ pub(super) struct Train {
     parts: Vec<String>,
     #[command(flatten)]
     adapter: adapter::Lessons,
-    /// Learn the master's head from the rewarded decisions on record instead of trials; it is put to use only if it earns more on decisions held back
+    /// Learn from the decisions on record instead of trials: the master's head, or specialists' adapters. What is learned is put to use only if it
+    /// is better on what was held back
     #[arg(long, conflicts_with_all = ["trials", "split", "limit"])]
     from_log: bool,
     /// The folder of trials [default: $NYX_TRIALS, else ../shared/trials]
@@ -44,7 +45,7 @@ pub(super) struct Train {
 impl Train {
     pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
         make_data_dir(&settings)?;
-        if self.from_log {
+        if self.from_log && self.parts == ["master"] {
             return self.learn_from_log(settings).await;
         }
         let out = self.out.clone().unwrap_or_else(|| settings.data_dir.join("learned"));
@@ -53,6 +54,11 @@ impl Train {
         let is_specialist = |name: &String| policies.iter().any(|policy| policy.name == *name);
         if let Some(other) = self.parts.iter().find(|name| !PARTS.contains(&name.as_str()) && !is_specialist(name)) {
             return Err(crate::trials::EvalError::UnknownPart { name: other.clone() }.into());
+        }
+        let recorded = self.from_log || self.adapter.from_memory || self.adapter.dataset.is_some();
+        if let Some(part) = self.parts.iter().find(|part| recorded && !is_specialist(part)) {
+            let reason = format!("{part:?} is learned from trials, expected specialists (or, with --from-log, master alone)");
+            return Err(NyxError::invalid("--from-log", reason).into());
         }
         for part in &self.parts {
             if is_specialist(part) {
@@ -77,10 +83,6 @@ impl Train {
     }
 
     async fn learn_from_log(&self, settings: Settings) -> Result<(), CommandError> {
-        if self.parts != ["master"] {
-            let said = self.parts.join(" ");
-            return Err(NyxError::invalid("--from-log", format!("--from-log learns {said:?}, expected master alone")).into());
-        }
         let mut log = ChoosingLog::open(&settings.nyx_options()?).await?;
         let HeadLesson { file, report } = log.learn_head().await?;
         let line = |name: &str, estimate: &Estimate| {

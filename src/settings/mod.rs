@@ -13,6 +13,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use nyx_actors::adapters::AdapterOptions;
+use nyx_actors::trainer::LearningOptions;
 use nyx_actors::confidence::ConfidenceOptions;
 use nyx_actors::facts::FactOptions;
 use nyx_actors::memory::MemoryOptions;
@@ -43,6 +44,7 @@ pub struct Settings {
     pub phoebe: PhoebeOptions,
     pub memory: MemoryOptions,
     pub adapters: AdapterOptions,
+    pub learning: LearningOptions,
     pub specialists: SpecialistSettings,
     pub safety: SafetySettings,
     pub confidence: ConfidenceOptions,
@@ -63,6 +65,7 @@ impl Default for Settings {
             phoebe: PhoebeOptions::default(),
             memory: MemoryOptions::default(),
             adapters: AdapterOptions::default(),
+            learning: LearningOptions::default(),
             specialists: SpecialistSettings::default(),
             safety: SafetySettings::default(),
             confidence: ConfidenceOptions::default(),
@@ -190,6 +193,7 @@ impl Settings {
             phoebe: self.phoebe.clone(),
             memory: self.memory.clone(),
             adapters: self.adapters.clone(),
+            learning: self.learning.clone(),
             facts: self.specialist.aletheia.clone(),
             specialists: self.specialist_policies()?,
             safety: self.safety_policy()?,

@@ -32,6 +32,9 @@ pub(super) fn check(settings: &Settings, origins: &Origins) -> Result<(), Settin
     database(settings, &check)?;
     memory(settings, &check)?;
     adapters(settings, &check)?;
+    if let Some((key, value, expected)) = settings.learning.wrong() {
+        check.that(false, key, value, expected)?;
+    }
     facts(settings, &check)?;
     let log = &settings.telemetry.log;
     EnvFilter::try_new(log).map_err(|error| {

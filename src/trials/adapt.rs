@@ -1,16 +1,23 @@
 //! Training a specialist's adapter on trials with choices: through the same program that will be asked, on the tokens that it will be shown.
 
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use nyx_actors::NyxError;
-use nyx_engine::ModelFiles;
-use nyx_engine::train::{Aim, Example, Objective, Progress, Summary, TrainOptions, Trainer};
+use nyx_actors::adapters::AdapterChoice;
+use nyx_actors::question::{Question, Target};
+use nyx_actors::trainer::{GateReport, Lesson, LearningOptions, Run, RunStatus, Truth};
+use nyx_engine::train::{Objective, Progress};
+use nyx_engine::{ChatMessage, Role};
+use nyx_specialists::fairness::says_unknown;
+use nyx_specialists::gate::{Pair, compare};
+use nyx_specialists::quadratic_reward;
+use serde::Serialize;
 
+use super::choices::{Answered, FairnessReport};
 use super::stage::{Stage, question};
-use super::{ChoiceTrial, EvalError};
+use super::{ChoiceTrial, EvalError, Trials, aletheia};
 
 /// What stands in the place of a question that must not be seen.
 const UNSEEN: &str = "Which one?";
@@ -20,132 +27,189 @@ pub fn blind(trial: &ChoiceTrial) -> ChoiceTrial {
     ChoiceTrial { context: String::new(), question: UNSEEN.into(), prior: None, asked: None, table: None, ..trial.clone() }
 }
 
-/// What a trial is to teach, by the objective.
+/// Trials as lessons; those about one table have one template.
+pub fn lessons(trials: &[ChoiceTrial], seed: u64) -> Vec<Lesson> {
+    let lesson = |trial: &ChoiceTrial| {
+        let lesson = Lesson::new(question(trial, seed), Truth::Choice(trial.answer));
+        match &trial.table {
+            Some(table) => Lesson { template: table.clone(), ..lesson },
+            None => lesson,
+        }
+    };
+    trials.iter().map(lesson).collect()
+}
+
+/// Chats of a data set, JSON lines of `{"messages": [{"role", "content"}, ...]}`, the last one the answer that is to be learned.
 ///
 /// # Errors
-/// [`EvalError::Unfit`] for an objective that needs what trials do not have.
-fn aims(
-    objective: Objective,
-    trial: &ChoiceTrial,
-    stands_for: &[usize],
-    continuations: &[Vec<u32>],
-) -> Result<Vec<(Vec<Vec<u32>>, Aim)>, EvalError> {
-    let is_right = |at: usize| stands_for.get(at) == Some(&trial.answer);
-    let all = continuations.to_vec();
-    let by_right = |right: f64, wrong: f64| (0..all.len()).map(|at| if is_right(at) { right } else { wrong }).collect::<Vec<_>>();
-    let right = (0..all.len()).find(|at| is_right(*at));
-    let each = |make: &dyn Fn(usize) -> Option<(Vec<Vec<u32>>, Aim)>| (0..all.len()).filter_map(make).collect();
-    Ok(match objective {
-        Objective::Choice => vec![(all.clone(), Aim::Shares(by_right(1.0, 0.0)))],
-        Objective::Sft => right.map(|at| (vec![all[at].clone()], Aim::Answer)).into_iter().collect(),
-        Objective::Qrpo => vec![(all.clone(), Aim::Rewards(by_right(1.0, -1.0)))],
-        Objective::Grpo => vec![(all.clone(), Aim::Group(by_right(1.0, 0.0)))],
-        Objective::Kto => each(&|at| Some((vec![all[at].clone()], Aim::Thumb(is_right(at))))),
-        Objective::Dpo => {
-            each(&|at| right.filter(|right| *right != at).map(|right| (vec![all[right].clone(), all[at].clone()], Aim::Pair)))
+/// A line that is none, by its number.
+pub fn read_dataset(path: &Path, specialist: &str) -> Result<Vec<Lesson>, EvalError> {
+    #[derive(serde::Deserialize)]
+    struct Line {
+        messages: Vec<ChatMessage>,
+    }
+    let unreadable = |reason: String| EvalError::Dataset { path: path.display().to_string(), reason };
+    let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+    let mut lessons = Vec::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let line: Line = serde_json::from_str(line).map_err(|error| unreadable(format!("line {}: {error}", number + 1)))?;
+        let mut messages = line.messages;
+        let answer = messages.pop().filter(|last| last.role == Role::Assistant && !last.content.trim().is_empty());
+        let Some(answer) = answer.filter(|_| messages.iter().any(|message| message.role == Role::User)) else {
+            return Err(unreadable(format!("line {}: expected at least a user's message and, last, the assistant's answer", number + 1)));
+        };
+        let question = Question::new(messages, Target::Specialist(specialist.to_owned()), "trainer");
+        lessons.push(Lesson::new(question, Truth::Text { right: answer.content, instead: None }));
+    }
+    if lessons.is_empty() {
+        return Err(unreadable("it holds no chat".into()));
+    }
+    Ok(lessons)
+}
+
+/// A bar with loss, margin, pace and time left; a log where there is no terminal.
+pub fn told(what: &str) -> Box<dyn FnMut(&Progress) + Send> {
+    let style = ProgressStyle::with_template("{prefix:<20} {wide_bar} {pos}/{len} {msg} {eta}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    let (bar, what) = (ProgressBar::new(0).with_style(style).with_prefix(what.to_owned()), what.to_owned());
+    let (mut tokens, mut last) = (0, Duration::ZERO);
+    Box::new(move |progress| {
+        tokens += progress.tokens;
+        bar.set_length(progress.steps);
+        bar.set_position(progress.step);
+        let margin = progress.margin.map_or_else(String::new, |margin| format!(", margin {margin:.2}"));
+        let seconds = progress.elapsed.as_secs_f64();
+        let pace = tokens as f64 / seconds;
+        bar.set_message(format!("loss {:.3}{margin}, {pace:.0} tokens/s", progress.loss));
+        let done = progress.step == progress.steps;
+        if bar.is_hidden() && (progress.elapsed.saturating_sub(last).as_secs() >= 20 || done) {
+            last = progress.elapsed;
+            let (step, steps) = (progress.step, progress.steps);
+            let left = seconds / step as f64 * (steps - step) as f64;
+            tracing::info!("{what}: step {step} of {steps}, loss {:.3}{margin}, {pace:.0} tokens/s, about {left:.0} s left", progress.loss);
+        }
+        if done {
+            bar.finish_and_clear();
         }
     })
 }
 
-/// Examples of trials as their specialist reads them; each trial's own.
-///
-/// # Errors
-/// The first that cannot be read.
-pub async fn examples(stage: &Stage, trials: &[ChoiceTrial], objective: Objective) -> Result<Vec<Vec<Example>>, EvalError> {
-    let shown = stage
-        .each("reading", trials, |trial| async move {
-            stage.nyx.presented(stage.context()?, &trial.specialist, question(trial, stage.seed), Vec::new()).await
-        })
-        .await?;
-    let mut all = Vec::with_capacity(trials.len());
-    for (trial, readings) in trials.iter().zip(shown) {
-        let mut own = Vec::new();
-        for reading in readings {
-            let aims = aims(objective, trial, &reading.stands_for, &reading.continuations)?;
-            own.extend(aims.into_iter().map(|(continuations, aim)| Example { prompt: reading.prompt.clone(), continuations, aim }));
-        }
-        all.push(own);
-    }
-    Ok(all)
+/// How a specialist's adapter did on dev, beside the base and beside one that was trained without context and question.
+#[derive(Debug, Clone, Serialize)]
+pub struct Lessons {
+    /// The share of right answers; of forecasts, the mean quadratic score.
+    pub before: f64,
+    /// Of who speaks now: the adapter if the gate let it pass, else the base.
+    pub after: f64,
+    /// Of the adapter, whatever the gate said.
+    pub adapter: f64,
+    pub blind: f64,
+    /// 95 %, of the paired difference of the adapter and the blind one.
+    pub over_blind: [f64; 2],
+    pub over_before: [f64; 2],
+    pub verdict: RunStatus,
+    pub gate: Option<GateReport>,
+    /// BBQ's conditions and bias scores, before and with the adapter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fairness: Option<[FairnessReport; 2]>,
+    pub tokens_per_second: f64,
+    pub seconds: f64,
 }
 
-/// Where a run keeps its state, and where its adapter goes.
-#[derive(Debug, Clone)]
-pub struct Places {
-    pub adapter: PathBuf,
-    pub state: PathBuf,
-}
-
-/// Trains on a thread of its own, with a bar of loss, margin, pace and time left.
-///
-/// # Errors
-/// What the trainer refuses.
-pub async fn train(
-    what: &str,
-    files: &Arc<ModelFiles>,
-    options: TrainOptions,
-    examples: Vec<Example>,
-    places: Places,
-) -> Result<Summary, EvalError> {
-    let (files, what) = (Arc::clone(files), what.to_owned());
-    let work = move || -> Result<Summary, nyx_engine::EngineError> {
-        let mut trainer = Trainer::new(&files, options)?;
-        let style = ProgressStyle::with_template("{prefix:<20} {wide_bar} {pos}/{len} {msg} {eta}");
-        let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_prefix(what.clone());
-        let (mut tokens, mut last) = (0, std::time::Duration::ZERO);
-        let mut told = |progress: &Progress| {
-            tokens += progress.tokens;
-            bar.set_length(progress.steps);
-            bar.set_position(progress.step);
-            let margin = progress.margin.map_or_else(String::new, |margin| format!(", margin {margin:.2}"));
-            let pace = tokens as f64 / progress.elapsed.as_secs_f64();
-            bar.set_message(format!("loss {:.3}{margin}, {pace:.0} tokens/s", progress.loss));
-            // a log has no bar
-            if bar.is_hidden() && (progress.elapsed.saturating_sub(last).as_secs() >= 10 || progress.step == progress.steps) {
-                last = progress.elapsed;
-                let left = progress.elapsed.as_secs_f64() / tokens.max(1) as f64
-                    * progress.tokens as f64
-                    * (progress.steps - progress.step) as f64;
-                tracing::info!(
-                    "{what}: step {} of {}, loss {:.3}{margin}, {pace:.0} tokens/s, about {left:.0} s left",
-                    progress.step,
-                    progress.steps,
-                    progress.loss
-                );
-            }
-            ControlFlow::Continue(())
-        };
-        let summary = trainer.run(&examples, Some(&places.state), &mut told)?;
-        bar.finish_and_clear();
-        trainer.save(&places.adapter)?;
-        Ok(summary)
+/// Answers through one adapter.
+async fn play(stage: &Stage, what: &str, trials: &[ChoiceTrial], adapter: &AdapterChoice) -> Result<Vec<Answered>, EvalError> {
+    let ask = |trial: ChoiceTrial| async move {
+        let asked = Question { adapter: Some(adapter.clone()), ..question(&trial, stage.seed) };
+        Ok(Answered { decision: stage.ask(asked).await?, trial })
     };
-    let done = tokio::task::spawn_blocking(work).await.map_err(|error| NyxError::Internal(error.to_string()))?;
-    Ok(done.map_err(NyxError::from)?)
+    Ok(stage.each(what, trials.to_vec(), ask).await?)
 }
 
-/// Examples as JSON lines of a chat: `{"messages": [{"role", "content"}, ...]}`, the last one the answer that is to be learned.
+fn scores(answers: &[Answered], forecasts: bool) -> Vec<f64> {
+    let score = |answer: &Answered| {
+        let probability = answer.probabilities().get(answer.trial.answer).copied().unwrap_or(0.0);
+        if forecasts { quadratic_reward(probability, 1.0) } else { f64::from(u8::from(answer.right())) }
+    };
+    answers.iter().map(score).collect()
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+/// Trains a suite's adapter and a blind one on `trials`, and measures both on `dev`.
 ///
 /// # Errors
-/// A line that is none, by its number.
-pub fn read_dataset(path: &Path) -> Result<Vec<Vec<nyx_engine::ChatMessage>>, EvalError> {
-    #[derive(serde::Deserialize)]
-    struct Line {
-        messages: Vec<nyx_engine::ChatMessage>,
+/// A trial that cannot be read or asked; too few to train on.
+pub async fn teach(stage: &Stage, trials: &Trials, suite: &str, learning: &LearningOptions) -> Result<Lessons, EvalError> {
+    let dev = Trials { split: "dev".into(), ..trials.clone() };
+    let (train, dev_trials) = (stage.sample(trials.choices(suite)?), stage.sample(dev.choices(suite)?));
+    if suite == "aletheia" {
+        let tables: BTreeMap<String, super::Table> =
+            trials.tables()?.into_iter().chain(dev.tables()?).map(|table| (table.table.clone(), table)).collect();
+        aletheia::register(stage, tables.into_values().collect()).await?;
     }
-    let unreadable = |reason: String| EvalError::Dataset { path: path.display().to_string(), reason };
-    let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-    let mut chats = Vec::new();
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let line: Line = serde_json::from_str(line).map_err(|error| unreadable(format!("line {}: {error}", number + 1)))?;
-        let answered = line.messages.last().is_some_and(|last| last.role == nyx_engine::Role::Assistant && !last.content.trim().is_empty());
-        if !answered || line.messages.len() < 2 {
-            return Err(unreadable(format!("line {}: expected at least a user's message and, last, the assistant's answer", number + 1)));
-        }
-        chats.push(line.messages);
+    let forecasts = suite == "moira";
+    let base = play(stage, &format!("{suite}: before"), &dev_trials, &AdapterChoice::Base).await?;
+    let anchors: Vec<String> = train.iter().map(|trial| trial.context.clone()).filter(|text| text.len() > 200).collect();
+    let run = |lessons: Vec<Lesson>, what: &str| Run {
+        specialist: suite.to_owned(),
+        objective: Objective::Choice,
+        lessons,
+        anchors: anchors.clone(),
+        options: learning.train(stage.seed),
+        learning: learning.clone(),
+        canary: false,
+        source: "trials",
+        told: told(what),
+    };
+    let report = stage.nyx.train(run(lessons(&train, stage.seed), suite)).await?;
+    let full = AdapterChoice::Id(report.adapter.clone().unwrap_or_default());
+    let with = play(stage, &format!("{suite}: after"), &dev_trials, &full).await?;
+    let unseen: Vec<ChoiceTrial> = train.iter().map(blind).collect();
+    // the same lessons, in the same parts
+    let mut blind_lessons = lessons(&unseen, stage.seed);
+    for (blind, seen) in blind_lessons.iter_mut().zip(lessons(&train, stage.seed)) {
+        blind.template = seen.template;
     }
-    if chats.is_empty() {
-        return Err(unreadable("it holds no chat".into()));
-    }
-    Ok(chats)
+    let blind_id = stage.nyx.train_only(run(blind_lessons, &format!("{suite}, blind"))).await?;
+    let unseen: Vec<ChoiceTrial> = dev_trials.iter().map(blind).collect();
+    let without = play(stage, &format!("{suite}: blind"), &unseen, &AdapterChoice::Id(blind_id)).await?;
+    let [base_scores, with_scores, blind_scores] = [&base, &with, &without].map(|answers| scores(answers, forecasts));
+    let paired = |other: &[f64]| {
+        let pairs: Vec<Pair> = (with_scores.iter().zip(other).enumerate())
+            .map(|(at, (candidate, live))| Pair { template: at.to_string(), candidate: *candidate, live: *live })
+            .collect();
+        compare(&pairs, 0.05, stage.seed).interval
+    };
+    let (before, adapter) = (mean(&base_scores), mean(&with_scores));
+    Ok(Lessons {
+        before,
+        after: if report.status == RunStatus::Promoted { adapter } else { before },
+        adapter,
+        blind: mean(&blind_scores),
+        over_blind: paired(&blind_scores),
+        over_before: paired(&base_scores),
+        verdict: report.status,
+        gate: report.gate,
+        fairness: (suite == "eleos").then(|| [&base, &with].map(|answers| FairnessReport::of(answers, says_unknown))),
+        tokens_per_second: report.tokens_per_second,
+        seconds: report.seconds,
+    })
+}
+
+/// A line for people.
+pub fn line(suite: &str, lessons: &Lessons) -> String {
+    let Lessons { before, after, adapter, blind, over_blind: [low, high], verdict, .. } = lessons;
+    let fair = lessons.fairness.as_ref().map_or_else(String::new, |[first, second]| {
+        format!(
+            "; disambiguated {:.3} to {:.3}, bias {:.3}/{:.3} to {:.3}/{:.3}",
+            first.disambig.accuracy, second.disambig.accuracy, first.bias.ambig, first.bias.disambig, second.bias.ambig, second.bias.disambig
+        )
+    });
+    let why = lessons.gate.as_ref().filter(|gate| !gate.passed).map_or_else(String::new, |gate| format!("; {}", gate.reasons.join("; ")));
+    format!(
+        "{suite:<9} before {before:.3}, after {after:.3}, adapter {adapter:.3}, blind {blind:.3}, over blind [{low:.3}, {high:.3}]: {}{fair}{why}",
+        verdict.as_str()
+    )
 }

@@ -83,3 +83,12 @@ pub fn report(tables: usize, ranked: &[Vec<String>], answers: &[Answered]) -> Fa
         by_model: decided("model"),
     }
 }
+
+/// Registers the tables of a split.
+///
+/// # Errors
+/// As [`register`], and when the tables cannot be read.
+pub async fn register_all(stage: &Stage, trials: &super::Trials) -> Result<(), super::EvalError> {
+    Ok(register(stage, trials.tables()?).await?)
+}
+

@@ -44,6 +44,11 @@ impl Nyx {
         Ok(self.report(self.adapters.library().show(id).await?))
     }
 
+    /// Where an adapter's files are kept.
+    pub fn adapter_folder(&self, id: &str) -> std::path::PathBuf {
+        self.adapters.library().folder(id)
+    }
+
     /// A specialist's generations, oldest first; the last one is live. Empty: the base speaks, as generation 0.
     ///
     /// # Errors

@@ -157,6 +157,11 @@ impl Adapters {
         (live.generation, live.lease.map(|lease| lease.id().to_owned()))
     }
 
+    /// Whether a canary is tried.
+    pub(crate) fn has_canary(&self, specialist: &str) -> bool {
+        self.live(specialist).canary.is_some()
+    }
+
     /// Looks for new generations and canaries every `poll_ms`, and compares the live ones' files with their ids every `check_every_s`, until
     /// `end`.
     pub async fn watch(self, options: AdapterOptions, end: CancellationToken) {

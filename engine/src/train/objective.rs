@@ -20,6 +20,8 @@ pub enum Aim {
     Thumb(bool),
     /// DPO: the first continuation is preferred to the second. Loss: see [`dpo`].
     Pair,
+    /// The one continuation is to stay as likely as it is to the reference. Loss: the mean over its tokens of (log π − log π_ref)².
+    Anchor,
     /// GRPO: the continuations were drawn from the policy, with these rewards. Loss: see [`grpo`].
     Group(Vec<f64>),
 }
@@ -62,17 +64,6 @@ impl Objective {
 }
 
 impl Aim {
-    pub fn objective(&self) -> Objective {
-        match self {
-            Self::Answer => Objective::Sft,
-            Self::Shares(_) => Objective::Choice,
-            Self::Rewards(_) | Self::Quantile(_) => Objective::Qrpo,
-            Self::Thumb(_) => Objective::Kto,
-            Self::Pair => Objective::Dpo,
-            Self::Group(_) => Objective::Grpo,
-        }
-    }
-
     /// Whether the loss looks at the reference.
     pub fn needs_reference(&self) -> bool {
         !matches!(self, Self::Answer | Self::Shares(_))
@@ -81,7 +72,7 @@ impl Aim {
     /// What is wrong with it beside so many continuations, if anything.
     pub fn check(&self, continuations: usize) -> Result<(), String> {
         let (expected, finite) = match self {
-            Self::Answer | Self::Thumb(_) => (1, true),
+            Self::Answer | Self::Anchor | Self::Thumb(_) => (1, true),
             Self::Quantile(q) => (1, (0.0..=1.0).contains(q)),
             Self::Pair => (2, true),
             Self::Shares(shares) => (shares.len(), (shares.iter().sum::<f64>() - 1.0).abs() < 1e-6 && shares.iter().all(|s| *s >= 0.0)),

@@ -1,35 +1,38 @@
-//! `nyx train SPECIALIST`: an adapter.
+//! `nyx train SPECIALIST`: an adapter, from trials, a data set, the memory or the log, through the gate.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
-use nyx_engine::ModelFiles;
-use nyx_engine::train::{Objective, TrainOptions};
+use nyx_actors::adapters::AdapterLibrary;
+use nyx_actors::phoebe::PhoebeStore;
+use nyx_actors::trainer::{LearningOptions, Lesson, Run, RunReport, RunStatus};
+use nyx_actors::{Nyx, NyxError, NyxOptions};
+use nyx_engine::train::Objective;
 
 use super::Train;
-use crate::cli::{CommandError, output};
+use crate::cli::{CommandError, adapters, output};
 use crate::settings::Settings;
-use crate::trials::{Places, Stage, Trials, blind, examples, train};
+use crate::trials::{EvalError, Stage, Trials, blind, lessons, read_dataset, told};
+
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What an adapter is trained on, and how.
 #[derive(Debug, Args)]
 pub(super) struct Lessons {
-    /// What is to become likelier: sft, choice, qrpo, kto, dpo or grpo [default: choice for trials, sft for texts]
+    /// Chats to learn from, JSON lines of {"messages": [...]}, the last one the answer
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["trials", "from_log", "from_memory"])]
+    pub(super) dataset: Option<PathBuf>,
+    /// Learn from what is remembered (nyx_subjective_memory)
+    #[arg(long, conflicts_with_all = ["trials", "from_log"])]
+    pub(super) from_memory: bool,
+    /// What is to become likelier: sft, choice, qrpo, kto, dpo or grpo [default: by the evidence]
     #[arg(long, value_name = "NAME", value_parser = Objective::parse)]
     objective: Option<Objective>,
-    /// Passes over the examples
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    epochs: u32,
-    /// Examples of a step
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    batch: u32,
-    /// Of the low-rank pairs
-    #[arg(long, value_name = "N", default_value_t = 16)]
-    rank: u32,
-    /// At the end of the warm-up
-    #[arg(long, value_name = "X", default_value_t = 5e-4)]
-    learning_rate: f64,
+    /// Passes over the examples [default: learning.epochs]
+    #[arg(long, value_name = "N")]
+    epochs: Option<u32>,
     /// Hide context and question: what is learned then is what the choices alone give away
     #[arg(long)]
     blind: bool,
@@ -38,42 +41,124 @@ pub(super) struct Lessons {
     examples_to: Option<PathBuf>,
 }
 
-impl Lessons {
-    pub(super) fn options(&self, seed: u64) -> TrainOptions {
-        let mut options = TrainOptions { epochs: self.epochs as usize, batch: self.batch as usize, seed, ..TrainOptions::default() };
-        (options.lora.rank, options.lora.alpha) = (self.rank as usize, 2.0 * f64::from(self.rank));
-        options.optimiser.learning_rate = self.learning_rate;
-        options
-    }
-}
-
 impl Train {
     pub(super) async fn train_adapter(&self, settings: &Settings, specialist: &str, trials: &Trials) -> Result<(), CommandError> {
-        let out: PathBuf = self.out.clone().unwrap_or_else(|| settings.data_dir.join("trained")).join(specialist);
-        let options = settings.nyx_options()?;
-        let files = Arc::new(ModelFiles::open(&options.base_model).map_err(nyx_actors::NyxError::from)?);
+        let mut learning = settings.learning.clone();
+        if let Some(epochs) = self.adapter.epochs {
+            learning.epochs = epochs as usize;
+        }
+        let of_trials = !self.from_log && !self.adapter.from_memory && self.adapter.dataset.is_none();
+        if of_trials {
+            return self.from_trials(settings, specialist, trials, learning).await;
+        }
+        let nyx = Nyx::start(NyxOptions { beside_another: true, ..settings.nyx_options()? }).await?;
+        let done = self.from_record(&nyx, specialist, learning).await;
+        nyx.shutdown(GRACE).await;
+        done
+    }
+
+    async fn from_record(&self, nyx: &Nyx, specialist: &str, learning: LearningOptions) -> Result<(), CommandError> {
+        let mut run = nyx.run_from_log(specialist, self.adapter.objective, learning).await?;
+        run.canary = false;
+        let lessons = match &self.adapter.dataset {
+            Some(path) => Some(("dataset", read_dataset(path, specialist)?)),
+            None if self.adapter.from_memory => Some(("memory", nyx.evidence_of_memory(specialist).await?)),
+            None => None,
+        };
+        if let Some((source, lessons)) = lessons {
+            run = Run { objective: self.adapter.objective.unwrap_or(Objective::Sft), lessons, source, ..run };
+        }
+        self.tell(nyx, run).await.map(drop)
+    }
+
+    /// Trains, or writes what would be trained on.
+    async fn tell(&self, nyx: &Nyx, run: Run) -> Result<Option<RunReport>, CommandError> {
+        if let Some(path) = &self.adapter.examples_to {
+            let examples = nyx.training_examples(&run.specialist, run.objective, &run.lessons).await?;
+            let text = serde_json::to_vec(&examples).map_err(|error| NyxError::Internal(error.to_string()))?;
+            std::fs::write(path, text).map_err(|source| CommandError::Write { path: path.clone(), source })?;
+            output::note(&format!("{} examples, at {}", examples.len(), path.display()));
+            return Ok(None);
+        }
+        let run = Run { told: told(&run.specialist), options: run.learning.train(self.seed), ..run };
+        let report = nyx.train(run).await?;
+        let RunReport { specialist, status, trained, tried, tokens_per_second, seconds, .. } = &report;
+        output::line(&format!("{specialist}: {trained} lessons in {seconds:.0} s ({tokens_per_second:.0} tokens/s), tried on {tried}"))?;
+        if let Some(gate) = &report.gate {
+            let [low, high] = gate.compared.interval;
+            let ([ours, base], (candidate, live)) = (gate.perplexity, (gate.compared.candidate, gate.compared.live));
+            output::line(&format!("gate: {candidate:.3} against {live:.3}, difference [{low:.3}, {high:.3}]; perplexity {ours:.2}, of the base {base:.2}"))?;
+            gate.reasons.iter().try_for_each(|reason| output::line(&format!("  {reason}")))?;
+        }
+        output::line(&format!("{}{}", status.as_str(), report.adapter.as_deref().map_or_else(String::new, |id| format!(": {id}"))))?;
+        Ok(Some(report))
+    }
+
+    /// In a Nyx of its own, where trials leave nothing behind; what passed is kept and promoted in the operator's.
+    async fn from_trials(&self, settings: &Settings, specialist: &str, trials: &Trials, learning: LearningOptions) -> Result<(), CommandError> {
+        let store = PhoebeStore::connect(&settings.phoebe, &settings.data_dir).await?;
+        let library = AdapterLibrary::new(store.clone(), &settings.adapters, &settings.data_dir);
+        let done = self.from_trials_to(&library, settings, specialist, trials, learning).await;
+        store.close().await;
+        done
+    }
+
+    async fn from_trials_to(
+        &self,
+        library: &AdapterLibrary,
+        settings: &Settings,
+        specialist: &str,
+        trials: &Trials,
+        learning: LearningOptions,
+    ) -> Result<(), CommandError> {
+        let mut options = settings.nyx_options()?;
+        // the candidate meets whoever speaks now
+        let live = library.generations(specialist).await?.last().and_then(|made| made.adapter.clone());
+        if let (Some(id), Some(policy)) = (live, options.specialists.iter_mut().find(|policy| policy.name == specialist)) {
+            policy.adapter = Some(library.folder(&id).to_string_lossy().into_owned());
+        }
         let stage = Stage::set(options, self.seed, self.limit.map(|limit| limit as usize), None).await?;
-        let mut questions = stage.sample(trials.choices(specialist).map_err(crate::trials::EvalError::from)?);
+        let done = self.on_stage(&stage, library, settings, specialist, trials, learning).await;
+        stage.strike().await;
+        done
+    }
+
+    async fn on_stage(
+        &self,
+        stage: &Stage,
+        library: &AdapterLibrary,
+        settings: &Settings,
+        specialist: &str,
+        trials: &Trials,
+        learning: LearningOptions,
+    ) -> Result<(), CommandError> {
+        let mut questions = stage.sample(trials.choices(specialist).map_err(EvalError::from)?);
+        if specialist == "aletheia" {
+            crate::trials::register(stage, trials).await?;
+        }
+        let anchors: Vec<String> = questions.iter().map(|trial| trial.context.clone()).filter(|text| text.len() > 200).collect();
         if self.adapter.blind {
             questions = questions.iter().map(blind).collect();
         }
-        let shown = examples(&stage, &questions, self.adapter.objective.unwrap_or(Objective::Choice)).await;
-        stage.strike().await;
-        let places = Places { state: out.with_extension("state"), adapter: out.clone() };
-        let examples: Vec<_> = shown?.into_iter().flatten().collect();
-        if let Some(path) = &self.adapter.examples_to {
-            let text = serde_json::to_vec(&examples).map_err(|error| nyx_actors::NyxError::Internal(error.to_string()))?;
-            std::fs::write(path, text).map_err(|source| CommandError::Write { path: path.clone(), source })?;
-            return Ok(output::note(&format!("{} examples, at {}", examples.len(), path.display())));
-        }
-        let summary = train(specialist, &files, self.adapter.options(self.seed), examples, places).await?;
-        let pace = summary.tokens as f64 / summary.seconds;
-        output::note(&format!(
-            "{specialist}: {} steps in {:.0} s, {pace:.0} tokens/s; written to {}",
-            summary.steps,
-            summary.seconds,
-            out.display()
-        ));
-        Ok(())
+        let lessons: Vec<Lesson> = lessons(&questions, self.seed);
+        let run = Run {
+            specialist: specialist.to_owned(),
+            objective: self.adapter.objective.unwrap_or(Objective::Choice),
+            lessons,
+            anchors,
+            options: learning.train(self.seed),
+            learning,
+            canary: false,
+            source: "trials",
+            told: Box::new(|_| {}),
+        };
+        let Some(report) = self.tell(&stage.nyx, run).await? else { return Ok(()) };
+        let (Some(id), RunStatus::Promoted) = (&report.adapter, report.status) else { return Ok(()) };
+        let folder = tempfile::tempdir().map_err(|source| CommandError::Write { path: std::env::temp_dir(), source })?;
+        let path = folder.path().join("adapter");
+        stage.nyx.export_adapter(id, &path).await?;
+        let kept = library.import(specialist, &path, Some(report.id.clone()), &adapters::base(settings)?, &BTreeSet::new()).await?;
+        let made = library.promote(&kept, "passed the gate on trials").await?;
+        Ok(output::line(&format!("{specialist} speaks as generation {}", made.generation))?)
     }
 }

@@ -1,0 +1,148 @@
+//! What Nyx can be asked about training.
+
+use nyx_engine::train::Objective;
+use nyx_engine::{ChatMessage, Role};
+use serde_json::{Value, json};
+
+use super::lesson::{self, Lesson, Truth};
+use super::record::{Model, RunStatus};
+use super::run::Run;
+use super::{HowItStands, LearningOptions, Standing, TrainNow};
+use crate::cells::CellStep;
+use crate::memory::MemoryFilter;
+use crate::phoebe::messages::{ListMemories, Memory};
+use crate::question::{Question, Target};
+use crate::{Nyx, NyxError};
+
+/// Memories read at a time.
+const PAGE: usize = 500;
+
+impl Nyx {
+    /// Training runs, newest first; of one specialist, or of all.
+    ///
+    /// # Errors
+    /// The limit is out of range, or phoebe does not answer.
+    pub async fn training_runs(&self, specialist: Option<&str>, limit: u64) -> Result<Vec<Model>, NyxError> {
+        if !(1..=1_000).contains(&limit) {
+            return Err(NyxError::invalid("limit", format!("limit is {limit}, expected 1 to 1000")));
+        }
+        self.store().runs(specialist, limit).await
+    }
+
+    /// How the trainer stands: who is trained, how much evidence has come, what is watched.
+    ///
+    /// # Errors
+    /// When the trainer is down.
+    pub async fn training(&self) -> Result<Standing, NyxError> {
+        self.trainer()?.send(HowItStands).await
+    }
+
+    /// Begins a run of the log.
+    ///
+    /// # Errors
+    /// [`NyxError::NotFound`] for a specialist that there is not; [`NyxError::Conflict`] while another is trained.
+    pub async fn train_now(&self, specialist: &str, objective: Option<Objective>) -> Result<(), NyxError> {
+        self.known_specialist(specialist)?;
+        let message = TrainNow { specialist: specialist.to_owned(), objective };
+        self.trainer()?.send(message).await
+    }
+
+    /// # Errors
+    /// [`NyxError::NotFound`].
+    pub(crate) fn known_specialist(&self, name: &str) -> Result<(), NyxError> {
+        let known = self.specialists.iter().any(|policy| policy.name == name);
+        if known { Ok(()) } else { Err(NyxError::NotFound { what: "specialist", id: name.to_owned() }) }
+    }
+
+    /// What the log has of a specialist: decisions of which people or the future have said something.
+    ///
+    /// # Errors
+    /// When phoebe does not answer.
+    pub async fn evidence_of_log(&self, specialist: &str) -> Result<Vec<Lesson>, NyxError> {
+        Ok(lesson::of_log(&self.judged().await?, specialist))
+    }
+
+    /// What is remembered, each as an answer to a question about who said it and when.
+    ///
+    /// # Errors
+    /// When phoebe does not answer.
+    pub async fn evidence_of_memory(&self, specialist: &str) -> Result<Vec<Lesson>, NyxError> {
+        let mut memories: Vec<Memory> = Vec::new();
+        loop {
+            let after = memories.last().map(|memory| memory.id);
+            let page = self.store().memories(ListMemories { unindexed_only: false, after, limit: PAGE as u64 }).await?;
+            let last = page.len() < PAGE;
+            memories.extend(page);
+            if last {
+                break;
+            }
+        }
+        let lesson = |memory: Memory| {
+            let who = memory.speaker.as_deref().map_or("I".to_owned(), str::to_owned);
+            let on = memory.when.map(|when| format!(" on {}", when.format("%-d %B %Y"))).unwrap_or_default();
+            let first: Vec<&str> = memory.text.split_whitespace().take(4).collect();
+            let asked = format!("What did {who} say{on}? It begins with \"{}\".", first.join(" "));
+            let target = Target::Specialist(specialist.to_owned());
+            let mut question = Question::new(vec![ChatMessage::new(Role::User, asked)], target, "trainer");
+            question.given.memory = MemoryFilter::of(memory.conversation);
+            Lesson { template: memory.text.clone(), question, truth: Truth::Text { right: memory.text, instead: None } }
+        };
+        Ok(memories.into_iter().map(lesson).collect())
+    }
+
+    /// A run of the log, by the objective that suits most of its evidence where none is given.
+    ///
+    /// # Errors
+    /// When phoebe does not answer.
+    pub async fn run_from_log(&self, specialist: &str, objective: Option<Objective>, learning: LearningOptions) -> Result<Run, NyxError> {
+        let lessons = self.evidence_of_log(specialist).await?;
+        let objective = objective.unwrap_or_else(|| suited(&lessons));
+        let anchors = anchors_of(&lessons);
+        let (options, specialist) = (learning.train(1), specialist.to_owned());
+        Ok(Run { specialist, objective, lessons, anchors, options, learning, canary: true, source: "log", told: Box::new(|_| {}) })
+    }
+
+    /// Ends a canary's trial: promoted where it was better, else retired.
+    ///
+    /// # Errors
+    /// When phoebe or a device does not answer.
+    pub(super) async fn end_canary(&self, specialist: &str, adapter: &str, better: bool, metrics: Value) -> Result<(), NyxError> {
+        self.clear_canary(specialist).await?;
+        let status = if better {
+            self.promote_adapter(adapter, "better than the live one as a canary").await?;
+            RunStatus::Promoted
+        } else {
+            self.retire_adapter(adapter).await?;
+            RunStatus::Refused
+        };
+        let runs = self.store().runs(Some(specialist), 100).await?;
+        if let Some(run) = runs.into_iter().find(|run| run.adapter_id.as_deref() == Some(adapter)) {
+            let mut told = run.metrics.clone();
+            told["canary"] = metrics.clone();
+            self.store().note_run(&run.id, status, &told, Some(adapter), None).await?;
+            let step = CellStep::Training { run: run.id, status: status.as_str(), metrics: json!({ "canary": metrics }) };
+            self.cells.publish(None, Some(specialist), step);
+        }
+        Ok(())
+    }
+}
+
+/// Known choices by their likelihood, ratings by QRPO, texts as answers.
+fn suited(lessons: &[Lesson]) -> Objective {
+    let count = |is: &dyn Fn(&Truth) -> bool| lessons.iter().filter(|lesson| is(&lesson.truth)).count();
+    let choices = count(&|truth| matches!(truth, Truth::Choice(_)));
+    let rated = count(&|truth| matches!(truth, Truth::Rated { .. } | Truth::Said { .. }));
+    let texts = count(&|truth| matches!(truth, Truth::Text { .. }));
+    if rated >= choices && rated >= texts {
+        Objective::Qrpo
+    } else if choices >= texts {
+        Objective::Choice
+    } else {
+        Objective::Sft
+    }
+}
+
+/// Texts that callers gave to read: what the adapter should leave as it is.
+pub(super) fn anchors_of(lessons: &[Lesson]) -> Vec<String> {
+    lessons.iter().filter_map(|lesson| lesson.question.given.context.clone()).filter(|text| text.len() > 300).collect()
+}

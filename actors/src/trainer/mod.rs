@@ -1,0 +1,266 @@
+//! The trainer: trains adapters from evidence, tries them, watches what is live, and takes back what fails.
+
+mod api;
+mod lesson;
+mod options;
+mod record;
+mod run;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseFuture};
+use nyx_engine::train::Objective;
+use nyx_specialists::gate::CanaryVerdict;
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::broadcast::error::RecvError;
+
+pub use lesson::{Lesson, Truth};
+pub use options::LearningOptions;
+pub use record::{Model as TrainingRun, RunStatus};
+pub use run::{GateReport, Run, RunReport};
+pub use watch::{Act, Seen, Watch};
+
+use crate::adapters::CANARY_NOTE;
+use crate::cells::{CellEvent, CellStep};
+use crate::observe::Vitals;
+use crate::{Nyx, NyxError};
+
+/// A text that has nothing to do with any specialist.
+const NEUTRAL: &str = include_str!("neutral.txt");
+
+/// Questions whose answers the safety policy looks at.
+fn cases() -> Result<Vec<String>, NyxError> {
+    serde_json::from_str(include_str!("cases.json")).map_err(|error| NyxError::Internal(format!("the safety cases: {error}")))
+}
+
+/// The actor that watches rewards and trains from the log, one run at a time.
+pub struct Trainer {
+    nyx: Nyx,
+    options: LearningOptions,
+    vitals: Arc<Vitals>,
+    watches: BTreeMap<String, Watch>,
+    /// Verdicts of a specialist since its last run.
+    fresh: BTreeMap<String, usize>,
+    running: Option<String>,
+}
+
+/// A reward came in.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Rewarded(Arc<CellEvent>);
+
+/// What phoebe says of the decision that it was for.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Looked {
+    specialist: String,
+    seen: Seen,
+}
+
+/// Trains a specialist from the log now.
+#[derive(Message)]
+#[rtype(result = "Result<(), NyxError>")]
+pub struct TrainNow {
+    pub specialist: String,
+    pub objective: Option<Objective>,
+}
+
+/// A run has ended.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Ended;
+
+/// How the trainer stands.
+#[derive(Message)]
+#[rtype(result = "Result<Standing, NyxError>")]
+pub struct HowItStands;
+
+/// The trainer's standing.
+#[derive(Debug, Clone, Serialize)]
+pub struct Standing {
+    /// The specialist that is being trained.
+    pub training: Option<String>,
+    pub specialists: BTreeMap<String, SpecialistStanding>,
+}
+
+/// One specialist's.
+#[derive(Debug, Clone, Serialize)]
+pub struct SpecialistStanding {
+    /// Verdicts since the last run of this process.
+    pub fresh_evidence: usize,
+    /// Pairs of rewards that the running canary has.
+    pub canary_pairs: Option<u32>,
+    /// How far the watch is from an alarm, in [0, 1].
+    pub alarm: f64,
+}
+
+impl Trainer {
+    pub fn new(nyx: Nyx, options: LearningOptions, vitals: Arc<Vitals>) -> Self {
+        Self { nyx, options, vitals, watches: BTreeMap::new(), fresh: BTreeMap::new(), running: None }
+    }
+
+    /// Begins a run of the log, unless one runs.
+    fn begin(&mut self, specialist: &str, objective: Option<Objective>, context: &mut Context<Self>) -> Result<(), NyxError> {
+        if let Some(other) = &self.running {
+            return Err(NyxError::Conflict(format!("{other} is being trained: one at a time")));
+        }
+        self.running = Some(specialist.to_owned());
+        self.fresh.insert(specialist.to_owned(), 0);
+        let (nyx, options, name, me) = (self.nyx.clone(), self.options.clone(), specialist.to_owned(), context.address());
+        actix::spawn(async move {
+            let done = match nyx.run_from_log(&name, objective, options).await {
+                Ok(run) => nyx.train(run).await,
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(report) => tracing::info!(specialist = name, status = report.status.as_str(), run = report.id, "a training run ended"),
+                Err(error) => tracing::warn!(specialist = name, %error, "a training run failed"),
+            }
+            me.do_send(Ended);
+        });
+        Ok(())
+    }
+
+    fn act(&mut self, specialist: &str, act: Act, context: &mut Context<Self>) {
+        let (nyx, name) = (self.nyx.clone(), specialist.to_owned());
+        let auto = self.options.auto;
+        let me = context.address();
+        actix::spawn(async move {
+            let done = match act {
+                Act::Canary { adapter, verdict, pairs, interval } => {
+                    nyx.end_canary(&name, &adapter, verdict == CanaryVerdict::Better, json!({ "pairs": pairs, "interval": interval })).await
+                }
+                Act::FallBack { generation } => {
+                    let reason = format!("rewards of generation {generation} fell below what was predicted");
+                    let done = nyx.fall_back(&name, &reason).await.map(drop);
+                    if auto && done.is_ok() {
+                        // whatever else runs, the next verdict tries again
+                        let again = TrainNow { specialist: name.clone(), objective: None };
+                        let _ = me.send(again).await;
+                    }
+                    done
+                }
+            };
+            if let Err(error) = done {
+                tracing::warn!(specialist = name, %error, "the trainer could not act");
+            }
+        });
+    }
+}
+
+impl Actor for Trainer {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        let (me, mut live) = (context.address(), self.nyx.cells.subscribe(None).live);
+        actix::spawn(async move {
+            loop {
+                match live.recv().await {
+                    Ok(event) => {
+                        let wanted = matches!(event.step, CellStep::Rewarded { .. } | CellStep::AdapterBad { .. });
+                        if wanted && me.try_send(Rewarded(event)).is_err() && !me.connected() {
+                            return;
+                        }
+                    }
+                    // what was missed is on record: the watch is a little later
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        });
+    }
+}
+
+impl Handler<Rewarded> for Trainer {
+    type Result = ();
+
+    fn handle(&mut self, Rewarded(event): Rewarded, context: &mut Self::Context) {
+        self.vitals.taken_up();
+        let Some(specialist) = event.specialist.clone() else { return };
+        match &event.step {
+            CellStep::AdapterBad { .. } if self.options.auto => {
+                // the store has fallen back already
+                if let Err(error) = self.begin(&specialist, None, context) {
+                    tracing::info!(specialist, %error, "not trained now");
+                }
+            }
+            CellStep::Rewarded { reward, source, .. } if !source.starts_with("automatic") => {
+                let Some(decision) = event.decision else { return };
+                let (nyx, me, reward) = (self.nyx.clone(), context.address(), *reward);
+                actix::spawn(async move {
+                    match nyx.decision(decision).await {
+                        Ok(decision) => {
+                            let note = decision.notes.get(CANARY_NOTE);
+                            let of_canary = note.and_then(|note| {
+                                let arm = note["arm"].as_str()?;
+                                let canary = if arm == "canary" { note["id"].as_str()? } else { note["canary"].as_str()? };
+                                Some((canary.to_owned(), arm == "canary"))
+                            });
+                            let generation = decision.adapter.as_ref().map_or(0, |adapter| adapter.generation);
+                            let seen = Seen { generation, of_canary, reward, predicted: None };
+                            me.do_send(Looked { specialist, seen });
+                        }
+                        Err(error) => tracing::warn!(%decision, %error, "a rewarded decision could not be read"),
+                    }
+                });
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Handler<Looked> for Trainer {
+    type Result = ();
+
+    fn handle(&mut self, Looked { specialist, seen }: Looked, context: &mut Self::Context) {
+        let options = self.options.clone();
+        let act = self.watches.entry(specialist.clone()).or_insert_with(|| Watch::new(options)).push(&seen);
+        if let Some(act) = act {
+            self.act(&specialist, act, context);
+        }
+        let fresh = self.fresh.entry(specialist.clone()).or_default();
+        *fresh += 1;
+        if self.options.auto && *fresh >= self.options.min_evidence && self.running.is_none() && !self.nyx.adapters.has_canary(&specialist) {
+            // nothing else runs, as was just seen
+            let _ = self.begin(&specialist, None, context);
+        }
+    }
+}
+
+impl Handler<TrainNow> for Trainer {
+    type Result = Result<(), NyxError>;
+
+    fn handle(&mut self, message: TrainNow, context: &mut Self::Context) -> Self::Result {
+        self.vitals.taken_up();
+        self.begin(&message.specialist, message.objective, context)
+    }
+}
+
+impl Handler<Ended> for Trainer {
+    type Result = ();
+
+    fn handle(&mut self, _: Ended, _: &mut Self::Context) {
+        self.running = None;
+    }
+}
+
+impl Handler<HowItStands> for Trainer {
+    type Result = ResponseFuture<Result<Standing, NyxError>>;
+
+    fn handle(&mut self, _: HowItStands, _: &mut Self::Context) -> Self::Result {
+        self.vitals.taken_up();
+        let names = self.watches.keys().chain(self.fresh.keys()).cloned();
+        let specialists = names
+            .map(|name| {
+                let (canary_pairs, alarm) = self.watches.get(&name).map_or((None, 0.0), Watch::standing);
+                let fresh_evidence = self.fresh.get(&name).copied().unwrap_or(0);
+                (name, SpecialistStanding { fresh_evidence, canary_pairs, alarm })
+            })
+            .collect();
+        let standing = Standing { training: self.running.clone(), specialists };
+        Box::pin(async move { Ok(standing) })
+    }
+}

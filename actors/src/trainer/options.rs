@@ -1,0 +1,82 @@
+//! How adapters are trained, tried and watched.
+
+use nyx_engine::train::{LoraShape, TrainOptions};
+use serde::{Deserialize, Serialize};
+
+/// `[learning]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LearningOptions {
+    /// Whether a specialist is trained by itself once there is enough new evidence, and after it fell back.
+    pub auto: bool,
+    /// Decisions of a specialist with a verdict that training by itself waits for, counted since its last run.
+    pub min_evidence: usize,
+    /// Passes over the evidence.
+    pub epochs: usize,
+    pub batch: usize,
+    pub rank: usize,
+    pub learning_rate: f64,
+    /// Tokens of plain text that each step holds where the base has them; 0: none.
+    pub anchor_tokens: usize,
+    /// Of the gate and the canary: how often a candidate that is no better may pass.
+    pub alpha: f64,
+    /// How much a candidate's perplexity on a neutral text may lie above the base's.
+    pub perplexity_margin: f64,
+    /// The share of a specialist's requests that a candidate answers before it is promoted; 0: the gate alone decides.
+    pub canary_share: f64,
+    /// Pairs of rewards after which an undecided canary is retired.
+    pub canary_most: u32,
+    /// False alarms of the watch over rewards: one in so many, on average.
+    pub run_length: f64,
+    /// The share of the time that training takes while requests are being answered.
+    pub budget: f64,
+}
+
+impl Default for LearningOptions {
+    fn default() -> Self {
+        Self {
+            auto: true,
+            min_evidence: 200,
+            epochs: 2,
+            batch: 8,
+            rank: 16,
+            learning_rate: 5e-4,
+            anchor_tokens: 32,
+            alpha: 0.05,
+            perplexity_margin: 0.02,
+            canary_share: 0.2,
+            canary_most: 400,
+            run_length: 2000.0,
+            budget: 0.2,
+        }
+    }
+}
+
+impl LearningOptions {
+    /// The trainer's options that follow.
+    pub fn train(&self, seed: u64) -> TrainOptions {
+        let mut options = TrainOptions { epochs: self.epochs, batch: self.batch, seed, ..TrainOptions::default() };
+        options.lora = LoraShape { rank: self.rank, alpha: 2.0 * self.rank as f64, ..LoraShape::default() };
+        options.optimiser.learning_rate = self.learning_rate;
+        options
+    }
+
+    /// The key that is wrong, its value, and what would be right.
+    pub fn wrong(&self) -> Option<(&'static str, String, &'static str)> {
+        let share = |value: f64| value > 0.0 && value < 1.0;
+        let checks: [(&'static str, String, bool, &'static str); 11] = [
+            ("learning.min_evidence", self.min_evidence.to_string(), self.min_evidence > 0, "at least 1"),
+            ("learning.epochs", self.epochs.to_string(), self.epochs > 0, "at least 1"),
+            ("learning.batch", self.batch.to_string(), self.batch > 0, "at least 1"),
+            ("learning.rank", self.rank.to_string(), (1..=256).contains(&self.rank), "1 to 256"),
+            ("learning.learning_rate", self.learning_rate.to_string(), share(self.learning_rate), "above 0 and below 1"),
+            ("learning.alpha", self.alpha.to_string(), share(self.alpha), "above 0 and below 1"),
+            ("learning.perplexity_margin", self.perplexity_margin.to_string(), self.perplexity_margin >= 0.0, "at least 0"),
+            ("learning.canary_share", self.canary_share.to_string(), (0.0..1.0).contains(&self.canary_share), "0, or above 0 and below 1"),
+            ("learning.canary_most", self.canary_most.to_string(), self.canary_most > 0, "at least 1"),
+            ("learning.run_length", self.run_length.to_string(), self.run_length >= 50.0, "at least 50"),
+            ("learning.budget", self.budget.to_string(), self.budget > 0.0 && self.budget <= 1.0, "above 0, at most 1"),
+        ];
+        checks.into_iter().find(|(_, _, right, _)| !right).map(|(key, value, _, expected)| (key, value, expected))
+    }
+}

@@ -1,0 +1,105 @@
+//! `nyx learn`: everything that is learned from trials, through the gate, with a table of what came of it.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use nyx_actors::NyxError;
+use serde_json::json;
+
+use super::{CommandError, make_data_dir, output};
+use crate::settings::Settings;
+use crate::trials::{Loop, Stage, Trials, learn, line, play_loop, teach};
+
+/// The specialists that answer trials with choices.
+const SUITES: [&str; 4] = ["kairos", "eleos", "aletheia", "moira"];
+
+/// Learn from trials through the gate (the master's head, the adapters, and a loop from feedback alone), and say what came of it on dev.
+#[derive(Debug, Args)]
+pub(super) struct Learn {
+    /// The folder of trials [default: $NYX_TRIALS, else ../shared/trials]
+    #[arg(long, value_name = "DIR")]
+    trials: Option<PathBuf>,
+    /// Only this suite; may be given again
+    #[arg(long, value_name = "NAME", value_parser = SUITES)]
+    suite: Vec<String>,
+    /// Questions of a suite at most, drawn by the seed
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+    /// Passes over the examples
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    epochs: u32,
+    /// Requests of the loop that learns from feedback alone; 0: no loop
+    #[arg(long, value_name = "N", default_value_t = 800)]
+    requests: u32,
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Where report.json and the learned files go
+    #[arg(long, value_name = "DIR", default_value = "target/learn")]
+    out: PathBuf,
+    /// A report of the trainer beside PyTorch and PEFT, to be taken in
+    #[arg(long, value_name = "FILE")]
+    peft: Option<PathBuf>,
+}
+
+impl Learn {
+    pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
+        make_data_dir(&settings)?;
+        std::fs::create_dir_all(&self.out).map_err(|source| CommandError::Write { path: self.out.clone(), source })?;
+        let trials = Trials { dir: self.trials.clone().unwrap_or_else(Trials::default_dir), split: "train".into() };
+        let mut learning = settings.learning.clone();
+        learning.epochs = self.epochs as usize;
+        let limit = self.limit.map(|limit| limit as usize);
+        let mut options = settings.nyx_options()?;
+        // what is learned here is learned by hand
+        options.learning.auto = false;
+        options.specialists.iter_mut().for_each(|policy| policy.adapter = None);
+        let mut report = json!({ "suites": {}, "loop": null, "peft": null, "master": null });
+        if let Some(path) = &self.peft {
+            let text = std::fs::read(path).map_err(|source| CommandError::Write { path: path.clone(), source })?;
+            report["peft"] = serde_json::from_slice(&text).map_err(|error| NyxError::Internal(format!("{}: {error}", path.display())))?;
+        }
+        let all = self.suite.is_empty();
+        if all {
+            let stage = Stage::set(options.clone(), self.seed, limit, Some("master")).await?;
+            let lesson = learn(&stage, &trials, "master").await;
+            stage.strike().await;
+            let lesson = lesson?;
+            lesson.lines.iter().try_for_each(|line| output::line(line))?;
+            report["master"] = json!(lesson.lines);
+            self.write("master.json", &lesson.file)?;
+        }
+        let mut lines = Vec::new();
+        for suite in SUITES.into_iter().filter(|suite| all || self.suite.iter().any(|wanted| wanted == suite)) {
+            let stage = Stage::set(options.clone(), self.seed, limit, None).await?;
+            let lessons = teach(&stage, &trials, suite, &learning).await;
+            stage.strike().await;
+            let lessons = lessons?;
+            lines.push(line(suite, &lessons));
+            report["suites"][suite] = json!(lessons);
+            // what is there so far is kept: the whole takes a while
+            self.keep(&report)?;
+        }
+        if self.requests > 0 {
+            let stage = Stage::set(options, self.seed, None, None).await?;
+            let played = play_loop(&stage, &trials, &learning, self.requests as usize).await;
+            stage.strike().await;
+            let played: Loop = played?;
+            lines.extend(played.lines());
+            report["loop"] = json!(played);
+            self.keep(&report)?;
+        }
+        lines.iter().try_for_each(|line| output::line(line))?;
+        output::note(&format!("the report: {}", self.out.join("report.json").display()));
+        Ok(())
+    }
+
+    fn keep(&self, report: &serde_json::Value) -> Result<(), CommandError> {
+        let text = serde_json::to_string_pretty(report).map_err(|error| NyxError::Internal(error.to_string()))?;
+        self.write("report.json", &text)
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<(), CommandError> {
+        let path = self.out.join(name);
+        std::fs::write(&path, text).map_err(|source| CommandError::Write { path, source })
+    }
+}
