@@ -21,6 +21,7 @@ mod sources;
 mod sse;
 #[cfg(test)]
 mod tests;
+mod training;
 mod verdicts;
 
 use std::io;
@@ -115,6 +116,8 @@ fn doors() -> Vec<Door> {
         door(Access::Admin, get(), "/admin/traits", to().to(admin::traits)),
         door(Access::Admin, get(), "/admin/traits/{name}", to().to(admin::trait_history)),
         door(Access::Admin, post(), "/admin/traits/{name}", to().to(admin::set_trait)),
+        door(Access::Admin, get(), "/admin/training", to().to(training::runs)),
+        door(Access::Admin, post(), "/admin/training", to().to(training::train)),
         door(Access::Admin, get(), "/admin/adapters", to().to(adapters::adapters)),
         door(Access::Admin, post(), "/admin/adapters/{id}/promote", to().to(adapters::promote)),
         door(Access::Admin, post(), "/admin/adapters/rollback/{specialist}", to().to(adapters::rollback)),

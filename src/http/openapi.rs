@@ -4,7 +4,9 @@ use actix_web::HttpResponse;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{adapters, admin, cells, chat, confidence, decisions, embeddings, health, infer, learned, memories, models, sources, verdicts};
+use super::{
+    adapters, admin, cells, chat, confidence, decisions, embeddings, health, infer, learned, memories, models, sources, training, verdicts,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -32,6 +34,8 @@ use super::{adapters, admin, cells, chat, confidence, decisions, embeddings, hea
         admin::traits,
         admin::trait_history,
         admin::set_trait,
+        training::runs,
+        training::train,
         adapters::adapters,
         adapters::promote,
         adapters::rollback,

@@ -13,11 +13,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use nyx_actors::adapters::AdapterOptions;
-use nyx_actors::trainer::LearningOptions;
 use nyx_actors::confidence::ConfidenceOptions;
 use nyx_actors::facts::FactOptions;
 use nyx_actors::memory::MemoryOptions;
 use nyx_actors::phoebe::PhoebeOptions;
+use nyx_actors::trainer::LearningOptions;
 use nyx_actors::{MasterOptions, NyxOptions, PoolOptions, RequestOptions, RewardOptions};
 use nyx_specialists::SpecialistPolicy;
 use nyx_specialists::safety::SafetyPolicy;

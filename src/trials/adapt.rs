@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use nyx_actors::adapters::AdapterChoice;
 use nyx_actors::question::{Question, Target};
-use nyx_actors::trainer::{GateReport, Lesson, LearningOptions, Run, RunStatus, Truth};
+use nyx_actors::trainer::{GateReport, LearningOptions, Lesson, Run, RunStatus, Truth};
 use nyx_engine::train::{Objective, Progress};
 use nyx_engine::{ChatMessage, Role};
 use nyx_specialists::fairness::says_unknown;
@@ -204,7 +204,12 @@ pub fn line(suite: &str, lessons: &Lessons) -> String {
     let fair = lessons.fairness.as_ref().map_or_else(String::new, |[first, second]| {
         format!(
             "; disambiguated {:.3} to {:.3}, bias {:.3}/{:.3} to {:.3}/{:.3}",
-            first.disambig.accuracy, second.disambig.accuracy, first.bias.ambig, first.bias.disambig, second.bias.ambig, second.bias.disambig
+            first.disambig.accuracy,
+            second.disambig.accuracy,
+            first.bias.ambig,
+            first.bias.disambig,
+            second.bias.ambig,
+            second.bias.disambig
         )
     });
     let why = lessons.gate.as_ref().filter(|gate| !gate.passed).map_or_else(String::new, |gate| format!("; {}", gate.reasons.join("; ")));

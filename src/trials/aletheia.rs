@@ -91,4 +91,3 @@ pub fn report(tables: usize, ranked: &[Vec<String>], answers: &[Answered]) -> Fa
 pub async fn register_all(stage: &Stage, trials: &super::Trials) -> Result<(), super::EvalError> {
     Ok(register(stage, trials.tables()?).await?)
 }
-

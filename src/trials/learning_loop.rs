@@ -73,7 +73,11 @@ pub async fn play_loop(stage: &Stage, trials: &Trials, learning: &LearningOption
     let before = accuracy(&play(stage, "loop: before", measured.clone()).await?);
     let ask = |trial: ChoiceTrial| async move {
         // half of them by way of the master, whose weights move
-        let target = if trial.id.as_bytes().first().is_some_and(|byte| byte % 2 == 0) { Target::Master } else { Target::Specialist(SPECIALIST.into()) };
+        let target = if trial.id.as_bytes().first().is_some_and(|byte| byte % 2 == 0) {
+            Target::Master
+        } else {
+            Target::Specialist(SPECIALIST.into())
+        };
         let decision = stage.ask(Question { target, ..question(&trial, stage.seed) }).await?;
         let answer = Answered { trial, decision };
         let value = if answer.right() { 1.0 } else { -1.0 };
@@ -95,8 +99,6 @@ pub async fn play_loop(stage: &Stage, trials: &Trials, learning: &LearningOption
         nyx.check_base().await?;
         let mut run = nyx.run_from_log(SPECIALIST, None, learning.clone()).await?;
         (run.canary, run.told) = (false, told("loop: repairing"));
-        // other numbers to begin with: the same file would be the same adapter, which is marked as bad
-        run.options.seed += 1;
         let again = nyx.train(run).await?;
         repair = format!("self-repair ({})", again.status.as_str());
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -10,6 +10,7 @@ mod facts;
 mod fetch;
 mod kairos;
 mod learned;
+mod learning;
 mod memories;
 mod openai;
 mod people;

@@ -71,7 +71,9 @@ impl Lesson {
         let by = |choice: usize, hit: f64, miss: f64| -> Vec<f64> {
             shown.stands_for.iter().map(|stands_for| if *stands_for == choice { hit } else { miss }).collect()
         };
-        let pairs = |right: usize| (0..all.len()).filter(move |at| *at != right).map(move |at| (vec![all[right].clone(), all[at].clone()], Aim::Pair));
+        let pairs = |right: usize| {
+            (0..all.len()).filter(move |at| *at != right).map(move |at| (vec![all[right].clone(), all[at].clone()], Aim::Pair))
+        };
         let taught: Vec<(Vec<Vec<u32>>, Aim)> = match (&self.truth, objective) {
             (Truth::Choice(right), Objective::Choice) => whole(Aim::Shares(by(*right, 1.0, 0.0))),
             (Truth::Choice(right), Objective::Qrpo) => whole(Aim::Rewards(by(*right, 1.0, -1.0))),
@@ -185,7 +187,8 @@ pub(super) fn of_log(judged: &[(Decision, Verdict)], specialist: &str) -> Vec<Le
     let mut order = Vec::new();
     for ((decision, verdict), quantile) in own.into_iter().zip(quantiles) {
         let Some(lesson) = Lesson::of_verdict(decision, verdict, quantile) else { continue };
-        let key = format!("{}\n{:?}\n{}", read(&lesson.question), lesson.question.choices, decision.answers.first().map_or("", |a| &a.text));
+        let key =
+            format!("{}\n{:?}\n{}", read(&lesson.question), lesson.question.choices, decision.answers.first().map_or("", |a| &a.text));
         if lessons.insert(key.clone(), lesson).is_none() {
             order.push(key);
         }

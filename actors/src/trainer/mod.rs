@@ -223,7 +223,8 @@ impl Handler<Looked> for Trainer {
         }
         let fresh = self.fresh.entry(specialist.clone()).or_default();
         *fresh += 1;
-        if self.options.auto && *fresh >= self.options.min_evidence && self.running.is_none() && !self.nyx.adapters.has_canary(&specialist) {
+        if self.options.auto && *fresh >= self.options.min_evidence && self.running.is_none() && !self.nyx.adapters.has_canary(&specialist)
+        {
             // nothing else runs, as was just seen
             let _ = self.begin(&specialist, None, context);
         }

@@ -295,7 +295,9 @@ impl Nyx {
         let mut reasons = Vec::new();
         if !compared.better {
             let Compared { candidate, live, bound, level, .. } = compared;
-            reasons.push(format!("{candidate:.3} against {live:.3} on what was set aside: its lower bound at {level} is {bound:.4}, not above 0"));
+            reasons.push(format!(
+                "{candidate:.3} against {live:.3} on what was set aside: its lower bound at {level} is {bound:.4}, not above 0"
+            ));
         }
         if perplexity[0] > perplexity[1] * (1.0 + learning.perplexity_margin) {
             reasons.push(format!("its perplexity on a neutral text is {:.2}, the base's {:.2}", perplexity[0], perplexity[1]));
@@ -373,7 +375,8 @@ impl Nyx {
 
 /// Which evidence it is: the level of the gate falls with each try on the same.
 fn evidence_digest(lessons: &[Lesson]) -> String {
-    let mut templates: Vec<&str> = lessons.iter().filter(|lesson| held_back(&lesson.template)).map(|lesson| lesson.template.as_str()).collect();
+    let mut templates: Vec<&str> =
+        lessons.iter().filter(|lesson| held_back(&lesson.template)).map(|lesson| lesson.template.as_str()).collect();
     templates.sort_unstable();
     learned_id(templates.join("\n").as_bytes())
 }

@@ -74,8 +74,12 @@ impl Watch {
             return None;
         }
         let verdict = trial.push(of_canary, reward);
-        (verdict != CanaryVerdict::Open)
-            .then(|| Act::Canary { adapter: adapter.to_owned(), verdict, pairs: trial.pairs(), interval: trial.interval() })
+        (verdict != CanaryVerdict::Open).then(|| Act::Canary {
+            adapter: adapter.to_owned(),
+            verdict,
+            pairs: trial.pairs(),
+            interval: trial.interval(),
+        })
     }
 
     /// Pairs that the running canary has, and how far the watch is from an alarm.
@@ -116,8 +120,10 @@ mod tests {
     fn a_canary_is_judged_once() {
         let mut watch = Watch::new(LearningOptions::default());
         let of = |of_canary: bool, reward: f64| Seen { of_canary: Some(("c".into(), of_canary)), ..seen(1, reward) };
-        let acts: Vec<Act> =
-            (0..200).flat_map(|_| [of(true, 1.0), of(false, -1.0)]).filter_map(|seen| watch.push(&seen)).collect();
-        assert!(matches!(&acts[..], [Act::Canary { adapter, verdict: CanaryVerdict::Better, pairs, .. }] if adapter == "c" && *pairs < 60), "{acts:?}");
+        let acts: Vec<Act> = (0..200).flat_map(|_| [of(true, 1.0), of(false, -1.0)]).filter_map(|seen| watch.push(&seen)).collect();
+        assert!(
+            matches!(&acts[..], [Act::Canary { adapter, verdict: CanaryVerdict::Better, pairs, .. }] if adapter == "c" && *pairs < 60),
+            "{acts:?}"
+        );
     }
 }

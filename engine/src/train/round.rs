@@ -180,7 +180,8 @@ fn loss_of(
         }
         Aim::Anchor => {
             let count = logps.first().map_or(1, Vec::len).max(1) as f64;
-            let away = |at: usize| f64::from(logps[0][at]) - reference.first().and_then(|told| told.get(at)).map_or(0.0, |told| f64::from(*told));
+            let away =
+                |at: usize| f64::from(logps[0][at]) - reference.first().and_then(|told| told.get(at)).map_or(0.0, |told| f64::from(*told));
             let gradient: Vec<f64> = (0..logps[0].len()).map(|at| 2.0 * away(at) / count).collect();
             ((0..logps[0].len()).map(|at| away(at).powi(2)).sum::<f64>() / count, vec![gradient], None)
         }

@@ -80,14 +80,16 @@ impl Train {
             output::note(&format!("{} examples, at {}", examples.len(), path.display()));
             return Ok(None);
         }
-        let run = Run { told: told(&run.specialist), options: run.learning.train(self.seed), ..run };
+        let run = Run { told: told(&run.specialist), ..run };
         let report = nyx.train(run).await?;
         let RunReport { specialist, status, trained, tried, tokens_per_second, seconds, .. } = &report;
         output::line(&format!("{specialist}: {trained} lessons in {seconds:.0} s ({tokens_per_second:.0} tokens/s), tried on {tried}"))?;
         if let Some(gate) = &report.gate {
             let [low, high] = gate.compared.interval;
             let ([ours, base], (candidate, live)) = (gate.perplexity, (gate.compared.candidate, gate.compared.live));
-            output::line(&format!("gate: {candidate:.3} against {live:.3}, difference [{low:.3}, {high:.3}]; perplexity {ours:.2}, of the base {base:.2}"))?;
+            output::line(&format!(
+                "gate: {candidate:.3} against {live:.3}, difference [{low:.3}, {high:.3}]; perplexity {ours:.2}, of the base {base:.2}"
+            ))?;
             gate.reasons.iter().try_for_each(|reason| output::line(&format!("  {reason}")))?;
         }
         output::line(&format!("{}{}", status.as_str(), report.adapter.as_deref().map_or_else(String::new, |id| format!(": {id}"))))?;
@@ -95,7 +97,13 @@ impl Train {
     }
 
     /// In a Nyx of its own, where trials leave nothing behind; what passed is kept and promoted in the operator's.
-    async fn from_trials(&self, settings: &Settings, specialist: &str, trials: &Trials, learning: LearningOptions) -> Result<(), CommandError> {
+    async fn from_trials(
+        &self,
+        settings: &Settings,
+        specialist: &str,
+        trials: &Trials,
+        learning: LearningOptions,
+    ) -> Result<(), CommandError> {
         let store = PhoebeStore::connect(&settings.phoebe, &settings.data_dir).await?;
         let library = AdapterLibrary::new(store.clone(), &settings.adapters, &settings.data_dir);
         let done = self.from_trials_to(&library, settings, specialist, trials, learning).await;
