@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Sender, SyncSender};
+use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use nyx_engine::EngineError;
@@ -40,27 +40,26 @@ impl Drop for Leased {
     }
 }
 
-/// What a device's thread is told between two steps.
-pub(crate) enum Control {
-    /// Put an adapter beside the weights, on all shards of the group.
-    Load { id: String, folder: PathBuf, done: oneshot::Sender<Result<(), EngineError>> },
-    /// Give up what is leased no more.
-    Sweep,
+/// An adapter that a device's thread is to put beside the weights, on all shards of its group, between two steps.
+pub(crate) struct Load {
+    pub id: String,
+    pub folder: PathBuf,
+    pub done: oneshot::Sender<Result<(), EngineError>>,
 }
+
+/// Loads that may wait for a device: they come one at a time, but whoever waited may have gone.
+pub(crate) const LOADS: usize = 16;
 
 /// The way to a device's thread.
 struct Line {
-    control: Sender<Control>,
+    loads: SyncSender<Load>,
     jobs: SyncSender<Job>,
 }
 
 impl Line {
-    /// False when the thread has ended.
-    fn tell(&self, control: Control) -> bool {
-        let told = self.control.send(control).is_ok();
+    fn wake(&self) {
         // a full queue wakes the thread as well
         let _ = self.jobs.try_send(Job::Wake);
-        told
     }
 }
 
@@ -73,6 +72,8 @@ struct Shared {
     wanted: Mutex<BTreeMap<String, Wanted>>,
     lines: Mutex<BTreeMap<String, Line>>,
     loads: AtomicU64,
+    /// Leases that have ended: rises whenever a device has something to give up.
+    released: AtomicU64,
     /// One load at a time.
     loading: tokio::sync::Mutex<()>,
 }
@@ -91,14 +92,19 @@ struct Wanted {
 
 impl LoadedAdapters {
     /// The way to the thread of a device; before that thread looks what it must load, so that nothing is missed in between.
-    pub(crate) fn attach(&self, device: &str, control: Sender<Control>, jobs: SyncSender<Job>) {
-        self.0.lines.lock().unwrap_or_else(PoisonError::into_inner).insert(device.to_owned(), Line { control, jobs });
+    pub(crate) fn attach(&self, device: &str, loads: SyncSender<Load>, jobs: SyncSender<Job>) {
+        self.0.lines.lock().unwrap_or_else(PoisonError::into_inner).insert(device.to_owned(), Line { loads, jobs });
     }
 
     /// Ids and folders of what belongs on a device now.
     pub(crate) fn wanted(&self) -> Vec<(String, PathBuf)> {
         let wanted = self.0.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         wanted.iter().map(|(id, wanted)| (id.clone(), wanted.folder.clone())).collect()
+    }
+
+    /// How many leases have ended so far.
+    pub(crate) fn released(&self) -> u64 {
+        self.0.released.load(Ordering::Acquire)
     }
 
     pub(crate) fn holds(&self, id: &str) -> bool {
@@ -133,9 +139,12 @@ impl LoadedAdapters {
         let mut loading = Vec::new();
         for line in self.0.lines.lock().unwrap_or_else(PoisonError::into_inner).values() {
             let (done, loaded) = oneshot::channel();
-            if line.tell(Control::Load { id: id.to_owned(), folder: folder.clone(), done }) {
-                loading.push(loaded);
+            match line.loads.try_send(Load { id: id.to_owned(), folder: folder.clone(), done }) {
+                Ok(()) => loading.push(loaded),
+                Err(TrySendError::Full(_)) => return Err(NyxError::Overloaded { capacity: LOADS, retry_after_s: 1 }),
+                Err(TrySendError::Disconnected(_)) => {}
             }
+            line.wake();
         }
         for loaded in loading {
             // a thread that ended meanwhile takes it when it is started anew
@@ -152,8 +161,7 @@ impl Shared {
             wanted.remove(id);
         }
         drop(wanted);
-        for line in self.lines.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            line.tell(Control::Sweep);
-        }
+        self.released.fetch_add(1, Ordering::Release);
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(Line::wake);
     }
 }

@@ -13,7 +13,7 @@ mod options;
 mod record;
 mod swap;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -25,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 pub use api::AdapterReport;
 pub use files::{AdapterFiles, Checked};
 pub use library::{AdapterBase, AdapterLibrary};
-pub(crate) use loaded::Control;
 pub use loaded::{AdapterLease, LoadedAdapters};
+pub(crate) use loaded::{LOADS, Load};
 pub use options::AdapterOptions;
 pub use record::{AdapterRecord, AdapterStatus, Canary, Generation, GenerationKind};
 

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::cells::CellStep;
 use crate::phoebe::{PhoebeOptions, PhoebeStore};
+use crate::testing::postgres::Postgres;
 
 const BASE: &str = "base";
 
@@ -33,13 +34,13 @@ fn base() -> AdapterBase {
     AdapterBase { sha256: BASE.into(), config }
 }
 
-/// A PEFT folder beside `q_proj`, its numbers by `seed`; `rows` of B, 32 where all is well.
-fn peft(folder: &Path, seed: u32, rows: usize) {
+/// A PEFT folder beside the first layer's `q_proj` of a model this wide, its numbers by `seed`; `rows` of B, as many where all is well.
+pub(crate) fn peft(folder: &Path, seed: u32, rows: usize, hidden: usize) {
     std::fs::create_dir_all(folder).unwrap();
     // keys in no order, as PEFT writes them
     std::fs::write(folder.join(CONFIG_FILE), r#"{ "r": 2, "peft_type": "LORA", "lora_alpha": 4, "bias": "none" }"#).unwrap();
     let (mut header, mut data, mut state) = (serde_json::Map::new(), Vec::new(), seed);
-    for (matrix, shape) in [("lora_A", [2, 32]), ("lora_B", [rows, 2])] {
+    for (matrix, shape) in [("lora_A", [2, hidden]), ("lora_B", [rows, 2])] {
         let begin = data.len();
         for _ in 0..shape[0] * shape[1] {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -59,8 +60,12 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::on(None).await
+    }
+
+    async fn on(url: Option<String>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = PhoebeStore::connect(&PhoebeOptions::default(), dir.path()).await.unwrap();
+        let store = PhoebeStore::connect(&PhoebeOptions { url, ..PhoebeOptions::default() }, dir.path()).await.unwrap();
         Self { dir, store }
     }
 
@@ -82,7 +87,7 @@ impl World {
 
     fn folder(&self, seed: u32) -> std::path::PathBuf {
         let folder = self.dir.path().join(format!("peft-{seed}"));
-        peft(&folder, seed, 32);
+        peft(&folder, seed, 32, 32);
         folder
     }
 }
@@ -121,7 +126,7 @@ async fn an_adapter_is_named_by_what_it_is_and_goes_in_and_out_byte_for_byte() {
         assert_eq!(std::fs::read(out.join(name)).unwrap(), std::fs::read(fresh.join(name)).unwrap());
     }
     assert_eq!(process.library().export(&id, &out).await.unwrap_err().status(), 409);
-    peft(&world.dir.path().join("wrong"), 1, 31);
+    peft(&world.dir.path().join("wrong"), 1, 31, 32);
     let wrong = process.import("eleos", &world.dir.path().join("wrong"), None).await.unwrap_err().to_string();
     assert!(wrong.contains("lora_B") && wrong.contains("[31, 2]"), "{wrong}");
     assert!(process.import("zeus", &folder, None).await.unwrap_err().to_string().contains("kairos"));
@@ -129,8 +134,19 @@ async fn an_adapter_is_named_by_what_it_is_and_goes_in_and_out_byte_for_byte() {
 }
 
 #[actix::test]
+async fn adapters_are_shared_over_postgresql_as_over_sqlite() {
+    let server = Postgres::start();
+    shares_generations(World::on(Some(server.url())).await).await;
+    let server = Postgres::start();
+    shares_canaries(World::on(Some(server.url())).await).await;
+}
+
+#[actix::test]
 async fn generations_are_shared_and_a_request_keeps_its_own() {
-    let world = World::new().await;
+    shares_generations(World::new().await).await;
+}
+
+async fn shares_generations(world: World) {
     let (one, two) = (world.process(&AdapterOptions::default()), world.process(&AdapterOptions::default()));
     let a = one.import("eleos", &world.folder(1), None).await.unwrap();
     let b = one.import("eleos", &world.folder(2), None).await.unwrap();
@@ -143,7 +159,7 @@ async fn generations_are_shared_and_a_request_keeps_its_own() {
     // what a request still speaks through stays on the devices, and goes with it
     assert_eq!(one.0.loaded.ids().len(), 2);
     drop(voice);
-    assert_eq!(one.0.loaded.ids(), [b.clone()]);
+    assert_eq!(one.0.loaded.ids(), std::slice::from_ref(&b));
     two.sync().await.unwrap();
     assert_eq!(two.generation("eleos"), (2, Some(b.clone())));
     // both fall back at once: one generation comes of it
@@ -256,7 +272,10 @@ async fn retired_adapters_make_room_and_what_may_speak_again_stays() {
 
 #[actix::test]
 async fn a_canary_speaks_for_its_share_with_its_propensity_in_every_process() {
-    let world = World::new().await;
+    shares_canaries(World::new().await).await;
+}
+
+async fn shares_canaries(world: World) {
     let (one, two) = (world.process(&AdapterOptions::default()), world.process(&AdapterOptions::default()));
     let a = one.import("eleos", &world.folder(1), None).await.unwrap();
     let b = one.import("eleos", &world.folder(2), None).await.unwrap();

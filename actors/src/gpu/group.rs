@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use nyx_engine::{AdapterHandle, DeviceSpec, Engine, EngineError, Follower, Seat};
 
 use super::thread::DeviceThreadOptions;
-use crate::adapters::{Control, LoadedAdapters};
+use crate::adapters::{Load, LoadedAdapters};
 use crate::observe::Vitals;
 
 /// A device beside the leading one, and its actor's vitals.
@@ -24,6 +24,8 @@ pub(super) struct Loaded {
     pub(super) engine: Engine,
     pub(super) adapters: BTreeMap<String, AdapterHandle>,
     wanted: LoadedAdapters,
+    /// Of the leases that have ended, those that were looked at.
+    swept: u64,
     /// Dropped after the engine, which sends them home.
     _followers: Followers,
 }
@@ -55,7 +57,7 @@ impl Loaded {
         let text = Arc::clone(&options.text);
         let engine = Engine::load_group(&options.files, text, options.device, first, options.engine.clone())?;
         let wanted = options.adapters.clone();
-        let mut loaded = Self { engine, adapters: BTreeMap::new(), wanted, _followers: followers };
+        let mut loaded = Self { engine, adapters: BTreeMap::new(), wanted, swept: 0, _followers: followers };
         for (id, folder) in loaded.wanted.wanted() {
             // without it the base still answers, and a request for it is refused by its id
             if let Err(error) = loaded.load(&id, &folder) {
@@ -65,22 +67,27 @@ impl Loaded {
         Ok(loaded)
     }
 
-    /// Does what is to be done between two steps.
-    pub(super) fn obey(&mut self, control: Control) {
-        match control {
-            // nobody waits any more: the lease is gone, and a sweep follows
-            Control::Load { id, folder, done } => drop(done.send(self.load(&id, &folder))),
-            Control::Sweep => {
-                let Self { engine, adapters, wanted, .. } = self;
-                adapters.retain(|id, _| {
-                    let stays = wanted.holds(id);
-                    if !stays {
-                        engine.forget_adapter(id);
-                    }
-                    stays
-                });
-            }
+    /// Loads what it is told to.
+    pub(super) fn obey(&mut self, Load { id, folder, done }: Load) {
+        // where nobody waits any more, the lease is gone, and it is given up at once
+        drop(done.send(self.load(&id, &folder)));
+    }
+
+    /// Gives up what is leased no more.
+    pub(super) fn sweep(&mut self) {
+        let released = self.wanted.released();
+        if released == self.swept {
+            return;
         }
+        self.swept = released;
+        let Self { engine, adapters, wanted, .. } = self;
+        adapters.retain(|id, _| {
+            let stays = wanted.holds(id);
+            if !stays {
+                engine.forget_adapter(id);
+            }
+            stays
+        });
     }
 
     /// Puts an adapter beside the weights of every shard.

@@ -38,12 +38,16 @@ async fn device(queue: usize) -> (Device, Arc<Vitals>) {
 }
 
 async fn group(queue: usize, device: DeviceSpec, shards: Vec<Shard>) -> (Device, Arc<Vitals>) {
+    with_adapters(queue, device, shards, LoadedAdapters::default()).await
+}
+
+async fn with_adapters(queue: usize, device: DeviceSpec, shards: Vec<Shard>, adapters: LoadedAdapters) -> (Device, Arc<Vitals>) {
     let model = model("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf");
     let files = Arc::new(ModelFiles::open(&model).unwrap());
     let text = Arc::new(Text::load(&files).unwrap());
     let vitals = Vitals::new("gpu-worker-0", "gpu_worker", Some("cpu".into()));
     let engine = EngineOptions { max_batch: 1, ..EngineOptions::default() };
-    let options = DeviceThreadOptions { device, shards, files, text, engine, adapters: LoadedAdapters::default(), queue, retry_after_s: 7 };
+    let options = DeviceThreadOptions { device, shards, files, text, engine, adapters, queue, retry_after_s: 7 };
     (Device::start(options, Arc::clone(&vitals)).await.unwrap(), vitals)
 }
 
@@ -159,6 +163,54 @@ async fn an_adapter_that_is_not_loaded_is_refused_by_name() {
     };
     device.submit(Job::Score { job: score, adapter: Some(zeus) }).unwrap();
     assert!(receiver.await.unwrap().unwrap_err().to_string().contains("zeus"));
+}
+
+#[actix::test]
+async fn a_leased_adapter_is_there_again_after_a_reload_and_a_revival_and_goes_with_its_lease() {
+    let adapters = LoadedAdapters::default();
+    let (device, _) = with_adapters(16, DeviceSpec::Cpu, Vec::new(), adapters.clone()).await;
+    let base = device_base();
+    let folder = tempfile::tempdir().unwrap();
+    crate::adapters::tests::peft(folder.path(), 1, 576, 576);
+    let id = nyx_engine::lora::adapter_id(folder.path(), &base).unwrap();
+    let wrong = adapters.load("0", folder.path().into()).await.unwrap_err().to_string();
+    assert!(wrong.contains(&id) && adapters.ids().is_empty(), "{wrong}");
+    let lease = adapters.load(&id, folder.path().into()).await.unwrap();
+    // the same adapter under a lease of another table: what the device has of it is not kept by this one
+    let stranger = LoadedAdapters::default().load(&id, folder.path().into()).await.unwrap();
+    let answer = async |lease: &AdapterLease| {
+        let (good, ending) = job(false, 2, Some(lease.clone()));
+        device.submit(good).unwrap();
+        ended(ending).await.map(|finished| finished.usage.completion_tokens)
+    };
+    let broken = async |times: usize| {
+        for _ in 0..times {
+            let (broken, ending) = job(true, 4, None);
+            device.submit(broken).unwrap();
+            ended(ending).await.unwrap_err();
+        }
+    };
+    assert_eq!(answer(&lease).await.unwrap(), 2);
+    broken(4).await;
+    assert_eq!(answer(&lease).await.unwrap(), 2);
+    broken(12).await;
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while device.alive() {
+        assert!(std::time::Instant::now() < deadline, "it was not given up");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    device.revive().await.unwrap();
+    assert_eq!(answer(&lease).await.unwrap(), 2);
+    assert_eq!(answer(&stranger).await.unwrap(), 2);
+    drop(lease);
+    assert!(answer(&stranger).await.unwrap_err().to_string().contains(&id));
+    let again = adapters.load(&id, folder.path().into()).await.unwrap();
+    assert_eq!(answer(&again).await.unwrap(), 2);
+}
+
+/// The digest of the tests' model.
+fn device_base() -> String {
+    ModelFiles::open(&model("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf")).unwrap().info().sha256.clone()
 }
 
 #[actix::test]

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvError, SyncSender, TryRecvError, TrySendError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvError, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -13,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::group::{Loaded, Shard};
 use crate::NyxError;
-use crate::adapters::{AdapterLease, Control, LoadedAdapters};
+use crate::adapters::{AdapterLease, LOADS, Load, LoadedAdapters};
 use crate::observe::{Failure, Held, Vitals};
 use crate::supervise::panic_message;
 
@@ -140,15 +140,15 @@ impl DeviceThread {
         let (most, retry_after_s) = (options.engine.max_batch + options.queue, options.retry_after_s);
         // what is held is counted: the channel never fills before
         let (jobs, receiver) = sync_channel(most + 1);
-        let (control, controls) = channel();
+        let (loads, loading) = sync_channel(LOADS);
         // before it looks what it must load: what is wanted from now on, it is told
-        options.adapters.attach(&vitals.name, control, jobs.clone());
+        options.adapters.attach(&vitals.name, loads, jobs.clone());
         let stop = Arc::new(AtomicBool::new(false));
         let (ready, loaded) = oneshot::channel();
         let device = options.device.to_string();
         let body = {
             let (stop, vitals) = (Arc::clone(&stop), Arc::clone(&vitals));
-            move || run(options, (&receiver, &controls), &stop, &vitals, ready, &steps)
+            move || run(options, (&receiver, &loading), &stop, &vitals, ready, &steps)
         };
         let failed = |reason: String| EngineError::Device { device: device.clone(), reason };
         let thread = std::thread::Builder::new().name(format!("nyx-{device}")).spawn(body).map_err(|error| failed(error.to_string()))?;
@@ -231,8 +231,8 @@ impl TokenSink for HeldSink {
     }
 }
 
-/// What a device is told: jobs, and what is done between two steps.
-type Told<'a> = (&'a Receiver<Job>, &'a Receiver<Control>);
+/// What a device is told: jobs, and adapters to load between two steps.
+type Told<'a> = (&'a Receiver<Job>, &'a Receiver<Load>);
 
 fn run(
     options: DeviceThreadOptions,
@@ -335,10 +335,11 @@ pub(super) fn record_failure(vitals: &Vitals, reason: String) {
 }
 
 /// Moves what waits into the engine; sleeps while there is nothing to do. False when the thread must end.
-fn take_jobs(loaded: &mut Loaded, (jobs, controls): Told<'_>, stop: &AtomicBool) -> bool {
+fn take_jobs(loaded: &mut Loaded, (jobs, loads): Told<'_>, stop: &AtomicBool) -> bool {
     loop {
         // before the next job: whoever has a lease has waited until the adapter was here
-        controls.try_iter().for_each(|control| loaded.obey(control));
+        loads.try_iter().for_each(|load| loaded.obey(load));
+        loaded.sweep();
         let Loaded { engine, adapters, .. } = loaded;
         if stop.load(Ordering::Acquire) {
             return false;
