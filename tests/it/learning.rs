@@ -87,7 +87,9 @@ fn ended(serving: &Serving, count: usize) -> Vec<Value> {
 #[test]
 fn ratings_train_an_adapter_and_a_damaged_one_is_trained_again() {
     let program = Program::new()
-        .with("NYX__LEARNING__EPOCHS", "3")
+        .with("NYX__LEARNING__EPOCHS", "4")
+        .with("NYX__LEARNING__BATCH", "4")
+        .with("NYX__LEARNING__ANCHOR_TOKENS", "0")
         .with("NYX__LEARNING__RANK", "8")
         .with("NYX__LEARNING__LEARNING_RATE", "0.001")
         .with("NYX__LEARNING__CANARY_SHARE", "0")
@@ -106,7 +108,7 @@ fn ratings_train_an_adapter_and_a_damaged_one_is_trained_again() {
     let (status, begun) = serving.post("/admin/training", &json!({"specialist": "eleos"}));
     assert_eq!(status, 202, "{begun}");
     let run = ended(&serving, 1).remove(0);
-    assert_eq!((&run["status"], &run["objective"]), (&json!("promoted"), &json!("qrpo")), "{run:#}");
+    assert_eq!((&run["status"], &run["objective"]), (&json!("promoted"), &json!("choice")), "{run:#}");
     let (answered, _) = answer(&serving, "tram", true);
     assert_eq!((&answered["adapter"]["id"], &answered["adapter"]["generation"]), (&run["adapter"], &json!(1)), "{answered}");
     let trained = right(&serving);

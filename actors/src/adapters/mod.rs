@@ -162,6 +162,11 @@ impl Adapters {
         self.live(specialist).canary.is_some()
     }
 
+    /// Which one is tried.
+    pub(crate) fn canary(&self, specialist: &str) -> Option<String> {
+        self.live(specialist).canary.map(|(_, lease)| lease.id().to_owned())
+    }
+
     /// Looks for new generations and canaries every `poll_ms`, and compares the live ones' files with their ids every `check_every_s`, until
     /// `end`.
     pub async fn watch(self, options: AdapterOptions, end: CancellationToken) {

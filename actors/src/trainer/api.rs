@@ -109,11 +109,13 @@ impl Nyx {
     /// # Errors
     /// When phoebe or a device does not answer.
     pub(super) async fn end_canary(&self, specialist: &str, adapter: &str, better: bool, metrics: Value) -> Result<(), NyxError> {
-        self.clear_canary(specialist).await?;
+        // promoted before the trial is ended: what a crash leaves behind is then told by the generation that is live
         let status = if better {
             self.promote_adapter(adapter, "better than the live one as a canary").await?;
+            self.clear_canary(specialist).await?;
             RunStatus::Promoted
         } else {
+            self.clear_canary(specialist).await?;
             self.retire_adapter(adapter).await?;
             RunStatus::Refused
         };
@@ -129,16 +131,16 @@ impl Nyx {
     }
 }
 
-/// Known choices by their likelihood, ratings by QRPO, texts as answers.
+/// Choices by their likelihood, rated texts by QRPO, corrected ones as answers: whichever is most of the evidence.
 fn suited(lessons: &[Lesson]) -> Objective {
     let count = |is: &dyn Fn(&Truth) -> bool| lessons.iter().filter(|lesson| is(&lesson.truth)).count();
-    let choices = count(&|truth| matches!(truth, Truth::Choice(_)));
-    let rated = count(&|truth| matches!(truth, Truth::Rated { .. } | Truth::Said { .. }));
+    let choices = count(&|truth| matches!(truth, Truth::Choice(_) | Truth::Rated { .. }));
+    let rated = count(&|truth| matches!(truth, Truth::Said { .. }));
     let texts = count(&|truth| matches!(truth, Truth::Text { .. }));
-    if rated >= choices && rated >= texts {
-        Objective::Qrpo
-    } else if choices >= texts {
+    if choices >= rated && choices >= texts {
         Objective::Choice
+    } else if rated >= texts {
+        Objective::Qrpo
     } else {
         Objective::Sft
     }

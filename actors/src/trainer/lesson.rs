@@ -85,10 +85,14 @@ impl Lesson {
             }
             // the others' rewards are not known: 0 is neither praise nor blame
             (Truth::Rated { chosen, reward }, Objective::Qrpo) => whole(Aim::Rewards(by(*chosen, *reward, 0.0))),
-            (Truth::Rated { chosen, reward }, Objective::Choice | Objective::Sft) if *reward > 0.0 => match objective {
-                Objective::Choice => whole(Aim::Shares(by(*chosen, 1.0, 0.0))),
-                _ => place(*chosen).map_or_else(Vec::new, |at| one(at, Aim::Answer)),
-            },
+            (Truth::Rated { chosen, reward }, Objective::Choice) if *reward > 0.0 => whole(Aim::Shares(by(*chosen, 1.0, 0.0))),
+            // the right one is among the others
+            (Truth::Rated { chosen, reward }, Objective::Choice) if *reward < 0.0 => {
+                whole(Aim::Among(shown.stands_for.iter().map(|stands_for| stands_for != chosen).collect()))
+            }
+            (Truth::Rated { chosen, reward }, Objective::Sft) if *reward > 0.0 => {
+                place(*chosen).map_or_else(Vec::new, |at| one(at, Aim::Answer))
+            }
             (Truth::Rated { chosen, reward }, Objective::Kto) if *reward != 0.0 => {
                 place(*chosen).map_or_else(Vec::new, |at| one(at, Aim::Thumb(*reward > 0.0)))
             }

@@ -26,7 +26,7 @@ pub use watch::{Act, Seen, Watch};
 use crate::adapters::CANARY_NOTE;
 use crate::cells::{CellEvent, CellStep};
 use crate::observe::Vitals;
-use crate::{Nyx, NyxError};
+use crate::{Decision, Nyx, NyxError};
 
 /// A text that has nothing to do with any specialist.
 const NEUTRAL: &str = include_str!("neutral.txt");
@@ -58,6 +58,19 @@ struct Rewarded(Arc<CellEvent>);
 struct Looked {
     specialist: String,
     seen: Seen,
+    /// It came in now, and was not read from the record.
+    fresh: bool,
+}
+
+/// A decision's reward, with who spoke.
+fn seen(decision: &Decision, reward: f64) -> Seen {
+    let of_canary = decision.notes.get(CANARY_NOTE).and_then(|note| {
+        let arm = note["arm"].as_str()?;
+        let canary = if arm == "canary" { note["id"].as_str()? } else { note["canary"].as_str()? };
+        Some((canary.to_owned(), arm == "canary"))
+    });
+    let generation = decision.adapter.as_ref().map_or(0, |adapter| adapter.generation);
+    Seen { generation, of_canary, reward, predicted: None }
 }
 
 /// Trains a specialist from the log now.
@@ -124,6 +137,26 @@ impl Trainer {
         Ok(())
     }
 
+    /// Reads again what the record has of those who speak now, so that a restart begins where the last instance was.
+    fn replay(&self, context: &mut Context<Self>) {
+        let (nyx, me) = (self.nyx.clone(), context.address());
+        actix::spawn(async move {
+            let judged = match nyx.judged().await {
+                Ok(judged) => judged,
+                Err(error) => return tracing::warn!(%error, "the watch over rewards begins without the record"),
+            };
+            for (decision, verdict) in judged {
+                let specialist = decision.specialist.clone();
+                let seen = seen(&decision, verdict.reward);
+                let canary_now = nyx.adapters.canary(&specialist);
+                let tried = seen.of_canary.as_ref().is_some_and(|(id, _)| canary_now.as_ref() == Some(id));
+                if tried || seen.generation == nyx.live_generation(&specialist).0 {
+                    me.do_send(Looked { specialist, seen: Seen { of_canary: seen.of_canary.filter(|_| tried), ..seen }, fresh: false });
+                }
+            }
+        });
+    }
+
     fn act(&mut self, specialist: &str, act: Act, context: &mut Context<Self>) {
         let (nyx, name) = (self.nyx.clone(), specialist.to_owned());
         let auto = self.options.auto;
@@ -133,6 +166,8 @@ impl Trainer {
                 Act::Canary { adapter, verdict, pairs, interval } => {
                     nyx.end_canary(&name, &adapter, verdict == CanaryVerdict::Better, json!({ "pairs": pairs, "interval": interval })).await
                 }
+                // a late reward may speak of one that is no longer live
+                Act::FallBack { generation } if nyx.live_generation(&name).0 != generation => Ok(()),
                 Act::FallBack { generation } => {
                     let reason = format!("rewards of generation {generation} fell below what was predicted");
                     let done = nyx.fall_back(&name, &reason).await.map(drop);
@@ -155,6 +190,7 @@ impl Actor for Trainer {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Self::Context) {
+        self.replay(context);
         let (me, mut live) = (context.address(), self.nyx.cells.subscribe(None).live);
         actix::spawn(async move {
             loop {
@@ -192,17 +228,7 @@ impl Handler<Rewarded> for Trainer {
                 let (nyx, me, reward) = (self.nyx.clone(), context.address(), *reward);
                 actix::spawn(async move {
                     match nyx.decision(decision).await {
-                        Ok(decision) => {
-                            let note = decision.notes.get(CANARY_NOTE);
-                            let of_canary = note.and_then(|note| {
-                                let arm = note["arm"].as_str()?;
-                                let canary = if arm == "canary" { note["id"].as_str()? } else { note["canary"].as_str()? };
-                                Some((canary.to_owned(), arm == "canary"))
-                            });
-                            let generation = decision.adapter.as_ref().map_or(0, |adapter| adapter.generation);
-                            let seen = Seen { generation, of_canary, reward, predicted: None };
-                            me.do_send(Looked { specialist, seen });
-                        }
+                        Ok(decision) => me.do_send(Looked { specialist, seen: seen(&decision, reward), fresh: true }),
                         Err(error) => tracing::warn!(%decision, %error, "a rewarded decision could not be read"),
                     }
                 });
@@ -215,15 +241,18 @@ impl Handler<Rewarded> for Trainer {
 impl Handler<Looked> for Trainer {
     type Result = ();
 
-    fn handle(&mut self, Looked { specialist, seen }: Looked, context: &mut Self::Context) {
+    fn handle(&mut self, Looked { specialist, seen, fresh }: Looked, context: &mut Self::Context) {
         let options = self.options.clone();
         let act = self.watches.entry(specialist.clone()).or_insert_with(|| Watch::new(options)).push(&seen);
         if let Some(act) = act {
             self.act(&specialist, act, context);
         }
-        let fresh = self.fresh.entry(specialist.clone()).or_default();
-        *fresh += 1;
-        if self.options.auto && *fresh >= self.options.min_evidence && self.running.is_none() && !self.nyx.adapters.has_canary(&specialist)
+        if !fresh {
+            return;
+        }
+        let count = self.fresh.entry(specialist.clone()).or_default();
+        *count += 1;
+        if self.options.auto && *count >= self.options.min_evidence && self.running.is_none() && !self.nyx.adapters.has_canary(&specialist)
         {
             // nothing else runs, as was just seen
             let _ = self.begin(&specialist, None, context);

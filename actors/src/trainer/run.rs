@@ -28,6 +28,8 @@ const WINDOW: usize = 256;
 const PATIENCE_MS: u64 = 120_000;
 /// Questions of the gate that are asked at a time.
 const AT_A_TIME: usize = 8;
+/// Templates that must be set aside: with fewer the bootstrap has nothing to draw from.
+const LEAST_TEMPLATES: usize = 5;
 /// Tokens of an answer to a safety case.
 const CASE_TOKENS: usize = 40;
 
@@ -150,7 +152,11 @@ impl Nyx {
     }
 
     async fn candidate(&self, run: Run, id: Option<&str>) -> Result<Candidate, NyxError> {
-        let Run { specialist, objective, lessons, anchors, options, learning, told, .. } = run;
+        let Run { specialist, objective, lessons, anchors, mut options, learning, told, .. } = run;
+        if objective == Objective::Qrpo {
+            // its gradients are as small as β; an anchor must not hold what they move
+            options.loss.anchor *= options.loss.beta * options.loss.beta;
+        }
         let mut examples = self.training_examples(&specialist, objective, &lessons).await?;
         let tried: Vec<Lesson> = lessons.iter().filter(|lesson| held_back(&lesson.template)).cloned().collect();
         if examples.is_empty() || tried.is_empty() {
@@ -289,7 +295,8 @@ impl Nyx {
             None => AdapterChoice::Base,
         };
         let pairs = self.scored(specialist, tried, [&candidate, &live]).await?;
-        let compared = compare(&pairs, level(learning.alpha, tries), 1);
+        let asked = level(learning.alpha, tries);
+        let compared = blocking(move || compare(&pairs, asked, 1)).await?;
         let perplexity = [self.perplexity(Some(lease.clone())).await?, self.perplexity(None).await?];
         let findings = [self.findings(specialist, &candidate).await?, self.findings(specialist, &live).await?];
         let mut reasons = Vec::new();
@@ -299,7 +306,12 @@ impl Nyx {
                 "{candidate:.3} against {live:.3} on what was set aside: its lower bound at {level} is {bound:.4}, not above 0"
             ));
         }
-        if perplexity[0] > perplexity[1] * (1.0 + learning.perplexity_margin) {
+        if compared.templates < LEAST_TEMPLATES {
+            reasons.push(format!("{} templates were set aside, expected at least {LEAST_TEMPLATES}", compared.templates));
+        }
+        // what is no number is no better
+        let most = perplexity[1] * (1.0 + learning.perplexity_margin);
+        if perplexity[0].is_nan() || perplexity[0] > most {
             reasons.push(format!("its perplexity on a neutral text is {:.2}, the base's {:.2}", perplexity[0], perplexity[1]));
         }
         if findings[0] > findings[1] {

@@ -12,6 +12,9 @@ pub enum Aim {
     Answer,
     /// Choice likelihood: what share of the continuations' likelihood each should have; shares sum up to 1. Loss: cross-entropy.
     Shares(Vec<f64>),
+    /// Choice likelihood where only so much is known: the right one is among those marked. Loss: −log of their share of the likelihood (partial
+    /// labels: Jin and Ghahramani 2002).
+    Among(Vec<bool>),
     /// QRPO over all choices: the reward of each. Loss: see [`qrpo_choices`].
     Rewards(Vec<f64>),
     /// QRPO of the one continuation, whose reward has this quantile among rewards of reference answers. Loss: see [`qrpo`].
@@ -66,7 +69,7 @@ impl Objective {
 impl Aim {
     /// Whether the loss looks at the reference.
     pub fn needs_reference(&self) -> bool {
-        !matches!(self, Self::Answer | Self::Shares(_))
+        !matches!(self, Self::Answer | Self::Shares(_) | Self::Among(_))
     }
 
     /// What is wrong with it beside so many continuations, if anything.
@@ -76,6 +79,7 @@ impl Aim {
             Self::Quantile(q) => (1, (0.0..=1.0).contains(q)),
             Self::Pair => (2, true),
             Self::Shares(shares) => (shares.len(), (shares.iter().sum::<f64>() - 1.0).abs() < 1e-6 && shares.iter().all(|s| *s >= 0.0)),
+            Self::Among(marked) => (marked.len(), marked.contains(&true)),
             Self::Rewards(rewards) | Self::Group(rewards) => (rewards.len(), rewards.iter().all(|reward| reward.is_finite())),
         };
         if continuations != expected || expected == 0 {
@@ -96,11 +100,13 @@ pub struct LossSettings {
     /// GRPO's clip range and weight of the KL term.
     pub clip: f64,
     pub kl: f64,
+    /// What an anchor's loss counts.
+    pub anchor: f64,
 }
 
 impl Default for LossSettings {
     fn default() -> Self {
-        Self { beta: 0.1, desirable: 1.0, undesirable: 1.0, clip: 0.2, kl: 0.04 }
+        Self { beta: 0.1, desirable: 1.0, undesirable: 1.0, clip: 0.2, kl: 0.04, anchor: 1.0 }
     }
 }
 
@@ -131,6 +137,15 @@ pub fn choice(logps: &[f64], shares: &[f64]) -> (f64, Vec<f64>) {
     (loss, told.iter().zip(shares).map(|(told, share)| told.exp() - share).collect())
 }
 
+/// −log of the share of likelihood that the marked continuations have together.
+pub fn among(logps: &[f64], marked: &[bool]) -> (f64, Vec<f64>) {
+    let told = log_softmax(logps);
+    let kept: Vec<f64> = told.iter().zip(marked).filter(|(_, marked)| **marked).map(|(told, _)| *told).collect();
+    let total = log_sum_exp(&kept);
+    let share = |told: f64, marked: bool| if marked { (told - total).exp() } else { 0.0 };
+    (-total, told.iter().zip(marked).map(|(told, marked)| told.exp() - share(*told, *marked)).collect())
+}
+
 /// β log Z of QRPO where nothing is known of the other answers: rewards' quantiles are uniform under the reference, so that
 /// Z = ∫₀¹ e^{q/β} dq = β (e^{1/β} − 1) (Matrenok et al. 2025, arXiv 2507.08068).
 pub fn qrpo_partition(beta: f64) -> f64 {
@@ -143,14 +158,13 @@ pub fn qrpo(logp: f64, reference: f64, quantile: f64, beta: f64) -> (f64, f64) {
     (error * error, -2.0 * beta * error)
 }
 
-/// QRPO where every choice can be enumerated: π and π_ref are the choices' shares of likelihood, the quantile of a choice is the reference's
-/// probability of a reward no greater, and the partition is the exact sum `Z = Σ π_ref e^{q/β}`. The mean over choices.
+/// QRPO where every choice can be enumerated: π and π_ref are the choices' shares of likelihood, and the partition is the exact sum
+/// `Z = Σ π_ref e^{q/β}`. The quantile of a choice is the reference's probability of a smaller reward and half of that of the same one: choices
+/// have few different rewards, and with ties counted whole, what the base is sure of would keep a high quantile however bad it is. The mean over
+/// choices.
 pub fn qrpo_choices(logps: &[f64], references: &[f64], rewards: &[f64], beta: f64) -> (f64, Vec<f64>) {
     let (told, reference) = (log_softmax(logps), log_softmax(references));
-    let quantiles: Vec<f64> = rewards
-        .iter()
-        .map(|reward| reference.iter().zip(rewards).filter(|(_, other)| *other <= reward).map(|(p, _)| p.exp()).sum())
-        .collect();
+    let quantiles = quantiles(&reference, rewards);
     let partition = log_sum_exp(&reference.iter().zip(&quantiles).map(|(p, q)| p + q / beta).collect::<Vec<_>>());
     let count = logps.len() as f64;
     let errors: Vec<f64> = told.iter().zip(&reference).zip(&quantiles).map(|((p, r), q)| q - beta * partition - beta * (p - r)).collect();
@@ -159,6 +173,12 @@ pub fn qrpo_choices(logps: &[f64], references: &[f64], rewards: &[f64], beta: f6
     let by_share: Vec<f64> = errors.iter().map(|error| -2.0 * beta * error / count).collect();
     let total: f64 = by_share.iter().sum();
     (loss, told.iter().zip(by_share).map(|(p, d)| d - p.exp() * total).collect())
+}
+
+/// The quantile of each choice's reward under the reference, given its choices' log-probabilities; ties count half.
+fn quantiles(reference: &[f64], rewards: &[f64]) -> Vec<f64> {
+    let weight = |other: f64, own: f64| if other < own { 1.0 } else { f64::from(u8::from(other == own)) / 2.0 };
+    rewards.iter().map(|own| reference.iter().zip(rewards).map(|(p, other)| p.exp() * weight(*other, *own)).sum()).collect()
 }
 
 /// KTO's reference point: the mean of log π − log π_ref over answers paired with other prompts, at least 0 (Ethayarajh et al. 2024,

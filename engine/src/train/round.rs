@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::objective::{Aim, LossSettings, advantages, choice, dpo, grpo, kto, kto_reference_point, qrpo, qrpo_choices};
+use super::objective::{Aim, LossSettings, advantages, among, choice, dpo, grpo, kto, kto_reference_point, qrpo, qrpo_choices};
 use super::pass::{Batch, Read};
 use super::trainer::Example;
 use crate::kernels::Tree;
@@ -182,14 +182,18 @@ fn loss_of(
             let count = logps.first().map_or(1, Vec::len).max(1) as f64;
             let away =
                 |at: usize| f64::from(logps[0][at]) - reference.first().and_then(|told| told.get(at)).map_or(0.0, |told| f64::from(*told));
-            let gradient: Vec<f64> = (0..logps[0].len()).map(|at| 2.0 * away(at) / count).collect();
-            ((0..logps[0].len()).map(|at| away(at).powi(2)).sum::<f64>() / count, vec![gradient], None)
+            let gradient: Vec<f64> = (0..logps[0].len()).map(|at| settings.anchor * 2.0 * away(at) / count).collect();
+            (settings.anchor * (0..logps[0].len()).map(|at| away(at).powi(2)).sum::<f64>() / count, vec![gradient], None)
         }
         Aim::Shares(shares) => {
             let (loss, gradient) = choice(&totals, shares);
             let best = (0..shares.len()).max_by(|a, b| shares[*a].total_cmp(&shares[*b])).unwrap_or(0);
             let others = (0..totals.len()).filter(|at| *at != best).map(|at| totals[at]).fold(f64::NEG_INFINITY, f64::max);
             (loss, spread(gradient), others.is_finite().then(|| totals[best] - others))
+        }
+        Aim::Among(marked) => {
+            let (loss, gradient) = among(&totals, marked);
+            (loss, spread(gradient), None)
         }
         Aim::Rewards(rewards) => {
             let (loss, gradient) = qrpo_choices(&totals, &references, rewards, settings.beta);

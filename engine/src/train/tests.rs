@@ -45,6 +45,7 @@ fn examples() -> Vec<Example> {
         example(13, &[1, 3, 2], Aim::Shares(vec![0.0, 1.0, 0.0])),
         example(70, &[4], Aim::Answer),
         example(5, &[2, 2], Aim::Rewards(vec![1.0, -1.0])),
+        example(6, &[1, 2, 1], Aim::Among(vec![true, false, true])),
         example(9, &[3], Aim::Quantile(0.8)),
         example(6, &[2], Aim::Thumb(true)),
         example(7, &[4], Aim::Thumb(false)),
@@ -273,6 +274,8 @@ fn losses_move_the_way_they_say() {
             logps
         };
         near(choice(&logps, &[0.2, 0.8, 0.0]).1[at], slope(&|x| choice(&moved(x), &[0.2, 0.8, 0.0]).0, logps[at]));
+        let marked = [true, false, true];
+        near(among(&logps, &marked).1[at], slope(&|x| among(&moved(x), &marked).0, logps[at]));
         let rewards = [1.0, -1.0, 0.5];
         near(qrpo_choices(&logps, &refs, &rewards, 0.3).1[at], slope(&|x| qrpo_choices(&moved(x), &refs, &rewards, 0.3).0, logps[at]));
     }
@@ -299,7 +302,8 @@ fn losses_move_the_way_they_say() {
         let total = log_sum_exp(&refs);
         refs.iter().map(|r| r - total).collect()
     };
-    let q: Vec<f64> = rewards.iter().map(|r| reference.iter().zip(&rewards).filter(|(_, o)| *o <= r).map(|(p, _)| p.exp()).sum()).collect();
+    let good = reference[0].exp();
+    let q = [1.0 - good / 2.0, (1.0 - good) / 2.0, (1.0 - good) / 2.0];
     let tilted: Vec<f64> = reference.iter().zip(&q).map(|(p, q)| p + q / 0.5).collect();
     assert!(qrpo_choices(&tilted, &refs, &rewards, 0.5).0 < 1e-20);
     assert_eq!(advantages(&[2.0, 2.0]), [0.0, 0.0]);

@@ -357,9 +357,15 @@ impl TrainOptions {
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("{name} is 0, expected at least 1"));
         }
-        let LossSettings { beta, desirable, undesirable, clip, kl } = self.loss;
-        let settings =
-            [("beta", beta, 1e-6), ("desirable", desirable, 0.0), ("undesirable", undesirable, 0.0), ("clip", clip, 0.0), ("kl", kl, 0.0)];
+        let LossSettings { beta, desirable, undesirable, clip, kl, anchor } = self.loss;
+        let settings = [
+            ("beta", beta, 1e-6),
+            ("desirable", desirable, 0.0),
+            ("undesirable", undesirable, 0.0),
+            ("clip", clip, 0.0),
+            ("kl", kl, 0.0),
+            ("anchor", anchor, 0.0),
+        ];
         match settings.iter().find(|(_, value, least)| !(value.is_finite() && value >= least)) {
             Some((name, value, least)) => Err(format!("{name} is {value}, expected at least {least}")),
             None => Ok(()),
