@@ -5,6 +5,8 @@
 //! EXAMPLES.json is what `nyx train SPECIALIST --objective sft --examples-to` writes. Each side runs in a process of its own, one after the
 //! other, Nyx before and after PyTorch; the report goes to FOLDER/peft.json.
 
+#![allow(clippy::print_stdout, reason = "a program that prints its report")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -62,7 +62,7 @@ impl Train {
         }
         for part in &self.parts {
             if is_specialist(part) {
-                self.train_adapter(&settings, part, &trials).await?;
+                Box::pin(self.train_adapter(&settings, part, &trials)).await?;
                 continue;
             }
             // each anew: a part that was just learned serves the next

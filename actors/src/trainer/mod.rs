@@ -132,7 +132,8 @@ impl Trainer {
                 Ok(report) => tracing::info!(specialist = name, status = report.status.as_str(), run = report.id, "a training run ended"),
                 Err(error) => tracing::warn!(specialist = name, %error, "a training run failed"),
             }
-            me.do_send(Ended);
+            // one that was restarted meanwhile has no run
+            let _ = me.send(Ended).await;
         });
         Ok(())
     }
@@ -151,7 +152,10 @@ impl Trainer {
                 let canary_now = nyx.adapters.canary(&specialist);
                 let tried = seen.of_canary.as_ref().is_some_and(|(id, _)| canary_now.as_ref() == Some(id));
                 if tried || seen.generation == nyx.live_generation(&specialist).0 {
-                    me.do_send(Looked { specialist, seen: Seen { of_canary: seen.of_canary.filter(|_| tried), ..seen }, fresh: false });
+                    let looked = Looked { specialist, seen: Seen { of_canary: seen.of_canary.filter(|_| tried), ..seen }, fresh: false };
+                    if me.send(looked).await.is_err() {
+                        return;
+                    }
                 }
             }
         });
@@ -197,7 +201,7 @@ impl Actor for Trainer {
                 match live.recv().await {
                     Ok(event) => {
                         let wanted = matches!(event.step, CellStep::Rewarded { .. } | CellStep::AdapterBad { .. });
-                        if wanted && me.try_send(Rewarded(event)).is_err() && !me.connected() {
+                        if wanted && me.send(Rewarded(event)).await.is_err() {
                             return;
                         }
                     }
@@ -228,7 +232,9 @@ impl Handler<Rewarded> for Trainer {
                 let (nyx, me, reward) = (self.nyx.clone(), context.address(), *reward);
                 actix::spawn(async move {
                     match nyx.decision(decision).await {
-                        Ok(decision) => me.do_send(Looked { specialist, seen: seen(&decision, reward), fresh: true }),
+                        Ok(decision) => {
+                            let _ = me.send(Looked { specialist, seen: seen(&decision, reward), fresh: true }).await;
+                        }
                         Err(error) => tracing::warn!(%decision, %error, "a rewarded decision could not be read"),
                     }
                 });

@@ -489,9 +489,11 @@ mod paired {
                 }
                 for r in 0..R {
                     // as in the other tile
-                    let a = _mm512_set1_epi32(left.wrapping_add(r.wrapping_mul(stride)).read_unaligned().cast_signed());
+                    let a: __m512bh = std::mem::transmute::<__m512i, _>(_mm512_set1_epi32(
+                        left.wrapping_add(r.wrapping_mul(stride)).read_unaligned().cast_signed(),
+                    ));
                     for s in 0..S {
-                        sums[r][s] = _mm512_dpbf16_ps(sums[r][s], std::mem::transmute(a), std::mem::transmute(b[s]));
+                        sums[r][s] = _mm512_dpbf16_ps(sums[r][s], a, std::mem::transmute::<__m512i, __m512bh>(b[s]));
                     }
                 }
                 left = left.wrapping_add(1);

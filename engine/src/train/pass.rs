@@ -204,7 +204,8 @@ impl Model {
     /// The cosine and sine of every row's position.
     fn angles(&mut self, batch: &Batch) {
         let (cos, sin) = (&mut self.buffers.cos, &mut self.buffers.sin);
-        (cos.clear(), sin.clear());
+        cos.clear();
+        sin.clear();
         for position in batch.trees.iter().flat_map(Tree::positions) {
             for frequency in &self.frozen.inverse_frequencies {
                 let (s, c) = (position as f32 * frequency).sin_cos();
@@ -265,13 +266,13 @@ impl Model {
     }
 
     /// One layer, in place; with `keep`, what its backward needs.
-    fn layer(&mut self, layer: usize, x: &mut Vec<f32>, batch: &Batch, low: Option<Low<'_>>, keep: bool) -> Option<LayerTape> {
+    fn layer(&mut self, layer: usize, x: &mut [f32], batch: &Batch, low: Option<Low<'_>>, keep: bool) -> Option<LayerTape> {
         let mut b = std::mem::take(&mut self.buffers);
         // the angles stay where rotations look for them
         (self.buffers.cos, self.buffers.sin) = (std::mem::take(&mut b.cos), std::mem::take(&mut b.sin));
         let config = self.frozen.config.clone();
         let mut lows: [Vec<f32>; 7] = Default::default();
-        let input = keep.then(|| x.clone());
+        let input = keep.then(|| x.to_vec());
         self.norm(x, &self.frozen.layers[layer].input_norm, &mut b.normed);
         let outputs = [(Target::Q, &mut b.q), (Target::K, &mut b.k), (Target::V, &mut b.v)];
         self.products(layer, &b.normed, outputs, low, &mut lows);
@@ -282,7 +283,7 @@ impl Model {
         attend(&self.m.team, self.m.isa, &batch.trees, self.heads(), seen, &mut b.attended);
         self.products(layer, &b.attended, [(Target::O, &mut b.delta)], low, &mut lows);
         add(x, &b.delta);
-        let middle = keep.then(|| x.clone());
+        let middle = keep.then(|| x.to_vec());
         self.norm(x, &self.frozen.layers[layer].post_norm, &mut b.normed);
         self.products(layer, &b.normed, [(Target::Gate, &mut b.gate), (Target::Up, &mut b.up)], low, &mut lows);
         b.inner.resize(b.gate.len(), 0.0);

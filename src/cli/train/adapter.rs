@@ -49,15 +49,15 @@ impl Train {
         }
         let of_trials = !self.from_log && !self.adapter.from_memory && self.adapter.dataset.is_none();
         if of_trials {
-            return self.from_trials(settings, specialist, trials, learning).await;
+            return Box::pin(self.train_on_trials(settings, specialist, trials, learning)).await;
         }
         let nyx = Nyx::start(NyxOptions { beside_another: true, ..settings.nyx_options()? }).await?;
-        let done = self.from_record(&nyx, specialist, learning).await;
+        let done = self.train_on_record(&nyx, specialist, learning).await;
         nyx.shutdown(GRACE).await;
         done
     }
 
-    async fn from_record(&self, nyx: &Nyx, specialist: &str, learning: LearningOptions) -> Result<(), CommandError> {
+    async fn train_on_record(&self, nyx: &Nyx, specialist: &str, learning: LearningOptions) -> Result<(), CommandError> {
         let mut run = nyx.run_from_log(specialist, self.adapter.objective, learning).await?;
         run.canary = false;
         let lessons = match &self.adapter.dataset {
@@ -97,7 +97,7 @@ impl Train {
     }
 
     /// In a Nyx of its own, where trials leave nothing behind; what passed is kept and promoted in the operator's.
-    async fn from_trials(
+    async fn train_on_trials(
         &self,
         settings: &Settings,
         specialist: &str,
@@ -106,12 +106,12 @@ impl Train {
     ) -> Result<(), CommandError> {
         let store = PhoebeStore::connect(&settings.phoebe, &settings.data_dir).await?;
         let library = AdapterLibrary::new(store.clone(), &settings.adapters, &settings.data_dir);
-        let done = self.from_trials_to(&library, settings, specialist, trials, learning).await;
+        let done = Box::pin(self.train_on_trials_into(&library, settings, specialist, trials, learning)).await;
         store.close().await;
         done
     }
 
-    async fn from_trials_to(
+    async fn train_on_trials_into(
         &self,
         library: &AdapterLibrary,
         settings: &Settings,
