@@ -214,7 +214,7 @@ fn admin_answers_while_the_device_is_busy_and_restarts_an_actor() {
         .map(|_| {
             let begun = Instant::now();
             let (status, actors) = serving.get("/admin/actors");
-            assert_eq!((status, actors["data"].as_array().unwrap().len()), (200, 11), "{actors}");
+            assert_eq!((status, actors["data"].as_array().unwrap().len()), (200, 12), "{actors}");
             begun.elapsed()
         })
         .collect();
