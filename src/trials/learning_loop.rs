@@ -2,7 +2,7 @@
 //! promoted; then its file is damaged, and Nyx repairs itself.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nyx_actors::question::{Question, Target};
 use nyx_actors::trainer::{LearningOptions, RunReport, RunStatus};
@@ -101,7 +101,6 @@ pub async fn play_loop(stage: &Stage, trials: &Trials, learning: &LearningOption
         (run.canary, run.told) = (false, told("loop: repairing"));
         let again = nyx.train(run).await?;
         repair = format!("self-repair ({})", again.status.as_str());
-        tokio::time::sleep(Duration::from_millis(10)).await;
         repaired = accuracy(&play(stage, "loop: repaired", measured).await?);
     }
     Ok(Loop {

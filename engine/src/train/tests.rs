@@ -314,20 +314,3 @@ fn losses_move_the_way_they_say() {
     assert!(qrpo_choices(&tilted, &refs, &rewards, 0.5).0 < 1e-20);
     assert_eq!(advantages(&[2.0, 2.0]), [0.0, 0.0]);
 }
-
-/// How fast training is on this machine: `cargo test -p nyx-engine --lib train::tests::pace -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn pace() {
-    let files = ModelFiles::open(&default_model()).unwrap();
-    let examples: Vec<Example> = (0..32)
-        .map(|at| Example {
-            prompt: tokens(120 + at * 3, at as u32),
-            continuations: vec![tokens(1, 2), tokens(2, 3)],
-            aim: Aim::Shares(vec![1.0, 0.0]),
-        })
-        .collect();
-    let mut trainer = Trainer::new(&files, TrainOptions { epochs: 1, ..TrainOptions::default() }).unwrap();
-    let summary = trainer.run(&examples, None, &mut |_| ControlFlow::Continue(())).unwrap();
-    println!("{:.0} tokens/s, losses {:?}", summary.tokens as f64 / summary.seconds, summary.losses);
-}

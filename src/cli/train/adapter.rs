@@ -41,6 +41,15 @@ pub(super) struct Lessons {
     examples_to: Option<PathBuf>,
 }
 
+/// Who is trained on which trials, and where what passes is kept.
+struct Teaching<'a> {
+    library: &'a AdapterLibrary,
+    settings: &'a Settings,
+    specialist: &'a str,
+    trials: &'a Trials,
+    learning: LearningOptions,
+}
+
 impl Train {
     pub(super) async fn train_adapter(&self, settings: &Settings, specialist: &str, trials: &Trials) -> Result<(), CommandError> {
         let mut learning = settings.learning.clone();
@@ -106,40 +115,27 @@ impl Train {
     ) -> Result<(), CommandError> {
         let store = PhoebeStore::connect(&settings.phoebe, &settings.data_dir).await?;
         let library = AdapterLibrary::new(store.clone(), &settings.adapters, &settings.data_dir);
-        let done = Box::pin(self.train_on_trials_into(&library, settings, specialist, trials, learning)).await;
+        let done = Box::pin(self.train_on_trials_into(Teaching { library: &library, settings, specialist, trials, learning })).await;
         store.close().await;
         done
     }
 
-    async fn train_on_trials_into(
-        &self,
-        library: &AdapterLibrary,
-        settings: &Settings,
-        specialist: &str,
-        trials: &Trials,
-        learning: LearningOptions,
-    ) -> Result<(), CommandError> {
+    async fn train_on_trials_into(&self, teaching: Teaching<'_>) -> Result<(), CommandError> {
+        let Teaching { library, settings, specialist, .. } = &teaching;
         let mut options = settings.nyx_options()?;
         // the candidate meets whoever speaks now
         let live = library.generations(specialist).await?.last().and_then(|made| made.adapter.clone());
-        if let (Some(id), Some(policy)) = (live, options.specialists.iter_mut().find(|policy| policy.name == specialist)) {
+        if let (Some(id), Some(policy)) = (live, options.specialists.iter_mut().find(|policy| policy.name == *specialist)) {
             policy.adapter = Some(library.folder(&id).to_string_lossy().into_owned());
         }
         let stage = Stage::set(options, self.seed, self.limit.map(|limit| limit as usize), None).await?;
-        let done = self.on_stage(&stage, library, settings, specialist, trials, learning).await;
+        let done = self.on_stage(&stage, teaching).await;
         stage.strike().await;
         done
     }
 
-    async fn on_stage(
-        &self,
-        stage: &Stage,
-        library: &AdapterLibrary,
-        settings: &Settings,
-        specialist: &str,
-        trials: &Trials,
-        learning: LearningOptions,
-    ) -> Result<(), CommandError> {
+    async fn on_stage(&self, stage: &Stage, teaching: Teaching<'_>) -> Result<(), CommandError> {
+        let Teaching { library, settings, specialist, trials, learning } = teaching;
         let mut questions = stage.sample(trials.choices(specialist).map_err(EvalError::from)?);
         if specialist == "aletheia" {
             crate::trials::register(stage, trials).await?;

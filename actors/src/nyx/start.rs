@@ -1,0 +1,303 @@
+//! Starting: models, record, memory, devices, and every actor in its order.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use actix::{Arbiter, ArbiterHandle};
+use nyx_engine::embed::Embedder;
+use nyx_engine::{DeviceSpec, EngineError, EngineOptions, ModelFiles, Text};
+use nyx_specialists::SpecialistPolicy;
+use nyx_specialists::forecast::{Forecaster, SHIPPED_FORECASTER};
+use nyx_specialists::master::SHIPPED_HEAD;
+use nyx_specialists::time::SHIPPED_TIMING;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{Inner, Nyx, StartError, blocking, candle_device};
+use crate::adapters::{AdapterBase, AdapterLibrary, AdapterParts, Adapters, LoadedAdapters, Voice};
+use crate::cells::CellStream;
+use crate::confidence::Calibration;
+use crate::facts::Facts;
+use crate::gpu::{Device, DeviceThreadOptions, GpuPool, GpuShard, GpuWorker, Shard};
+use crate::learned::LearnedLoader;
+use crate::memory::messages::Heal;
+use crate::memory::{EdgeStore, EmbeddingService, MemoryKeeper, MemoryParts, MemoryStore, QdrantStore, Ranking, StoreKind};
+use crate::metrics::Metrics;
+use crate::observe::{ActorState, Registry, Vitals};
+use crate::options::{self, NyxOptions};
+use crate::orchestrator::{Orchestrator, OrchestratorParts, OrchestratorSetup};
+use crate::phoebe::{Phoebe, PhoebeStore};
+use crate::specialist::{Specialist, SpecialistParts, Timer};
+use crate::supervise::{RestartPolicy, Supervised};
+use crate::trainer::Trainer;
+use crate::{NyxError, orchestrator};
+
+/// Mailboxes hold this much; the permits at the door keep them from filling.
+const MAILBOX: usize = 1024;
+
+/// Starts actors on one arbiter and enters them in the registry.
+struct Troupe {
+    arbiter: ArbiterHandle,
+    registry: Registry,
+}
+
+impl Troupe {
+    fn start<A: actix::Actor<Context = actix::Context<A>>>(
+        &self,
+        vitals: Arc<Vitals>,
+        make: impl Fn(Arc<Vitals>) -> A + Send + 'static,
+    ) -> Supervised<A> {
+        self.registry.add(Arc::clone(&vitals));
+        let for_instances = Arc::clone(&vitals);
+        Supervised::start(&self.arbiter, vitals, RestartPolicy::default(), MAILBOX, move || make(Arc::clone(&for_instances)))
+    }
+}
+
+impl Nyx {
+    /// Loads models, connects phoebe, opens the memory and starts every actor. Must run inside an actix `System`.
+    ///
+    /// # Errors
+    /// Says which part did not start, and why.
+    pub async fn start(options: NyxOptions) -> Result<Self, StartError> {
+        options::check(&options)?;
+        let groups = options::groups(&options.pool)?;
+        let base = options.base_model.clone();
+        let opened = blocking(move || -> Result<_, EngineError> {
+            let files = ModelFiles::open(&base)?;
+            let text = Text::load(&files)?;
+            Ok((Arc::new(files), Arc::new(text)))
+        });
+        let (files, text) = opened.await?.map_err(StartError::Model)?;
+        let model = Arc::new(files.info().clone());
+        let learned = LearnedLoader::new(&options.data_dir, &model.sha256);
+        let calibration = Calibration::load(&learned, &options.data_dir, &model.sha256, options.confidence)?;
+        let forecaster = learned.load::<Forecaster>(Some(SHIPPED_FORECASTER))?.map(Arc::new);
+        let (folder, queue) = (options.embedder.clone(), options.memory.queue);
+        let embedding = blocking(move || EmbeddingService::start(Embedder::load(&folder, &candle_device())?, queue));
+        let embedding = embedding.await?.map_err(StartError::Embedder)?;
+        blocking({
+            let data_dir = options.data_dir.clone();
+            move || std::fs::create_dir_all(data_dir)
+        })
+        .await?
+        .map_err(|error| StartError::Setting {
+            key: "data_dir",
+            value: format!("{} ({error})", options.data_dir.display()),
+            expected: "a folder to write in",
+        })?;
+        let store = PhoebeStore::connect(&options.phoebe, &options.data_dir).await?;
+        let judge = learned.load(Some(nyx_specialists::facts::SHIPPED_JUDGE))?;
+        let facts = Facts::new(store.clone(), &options.phoebe, &options.data_dir, options.facts.clone(), judge);
+        let mut lasting = true;
+        let index: Arc<dyn MemoryStore> = match options.memory.store {
+            StoreKind::Edge => {
+                let (folder, dimension) = (options.memory.folder_in(&options.data_dir), embedding.dimension());
+                match blocking(move || EdgeStore::open(&folder, dimension)).await? {
+                    Err(NyxError::VectorStoreBusy { .. }) if options.beside_another => {
+                        lasting = false;
+                        Arc::new(blocking(move || EdgeStore::temporary(dimension)).await??)
+                    }
+                    opened => Arc::new(opened?),
+                }
+            }
+            StoreKind::Qdrant => Arc::new(QdrantStore::open(&options.memory, embedding.dimension()).await?),
+        };
+
+        let embedding_dimension = embedding.dimension();
+        let arbiter = Arbiter::new();
+        let troupe = Troupe { arbiter: arbiter.handle(), registry: Registry::default() };
+        let registry = troupe.registry.clone();
+        let (cells, metrics) = (CellStream::default(), Arc::new(Metrics::new(registry.clone())));
+        let phoebe = {
+            let store = store.clone();
+            troupe.start(Vitals::new("phoebe", "phoebe", None), move |vitals| Phoebe::new(store.clone(), vitals))
+        };
+        let mut window = model.context_length;
+        let loaded = LoadedAdapters::default();
+        let named: Vec<(String, PathBuf)> =
+            options.specialists.iter().filter_map(|policy| Some((policy.name.clone(), PathBuf::from(policy.adapter.as_ref()?)))).collect();
+        let (mut workers, mut shards, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+        window = options.pool.context_length.map_or(window, |limit| limit.min(window));
+        for (index, devices) in groups.into_iter().enumerate() {
+            let worker = |rank: usize, device: &DeviceSpec| {
+                let name = if rank == 0 { format!("gpu-worker-{index}") } else { format!("gpu-worker-{index}.{rank}") };
+                Vitals::new(name, "gpu_worker", Some(device.to_string()))
+            };
+            let mut members = devices.iter().enumerate().map(|(rank, device)| Shard { device: *device, vitals: worker(rank, device) });
+            let Some(Shard { device, vitals }) = members.next() else { continue };
+            let further: Vec<Shard> = members.collect();
+            let engine = EngineOptions {
+                quantisation: options.pool.quantisation,
+                adapter_precision: options.pool.adapter_precision,
+                max_batch: options.pool.max_batch,
+                prefill_chunk: options.pool.prefill_chunk,
+                prefix_cache_bytes: options.pool.prefix_cache_mb << 20,
+                kv_cache_bytes: options.pool.kv_cache_mb << 20,
+                speculate: options.pool.speculate,
+                context_length: options.pool.context_length,
+            };
+            let (files, text, adapters) = (Arc::clone(&files), Arc::clone(&text), loaded.clone());
+            let (queue, retry_after_s) = (options.pool.queue, options.requests.retry_after_s);
+            let thread = DeviceThreadOptions { device, shards: further.clone(), files, text, engine, adapters, queue, retry_after_s };
+            let thread = Arc::new(Device::start(thread, Arc::clone(&vitals)).await.map_err(StartError::Device)?);
+            if thread.window() < window {
+                tracing::warn!(asked = window, holds = thread.window(), "pool.kv_cache_mb holds less than the context window");
+                window = thread.window();
+            }
+            count_steps(&troupe.arbiter, &metrics, &vitals.name, &thread);
+            let device = Arc::clone(&thread);
+            workers.push(troupe.start(vitals, move |vitals| GpuWorker::new(Arc::clone(&device), vitals)));
+            for shard in further {
+                let group = Arc::clone(&thread);
+                shards.push(troupe.start(shard.vitals, move |vitals| GpuShard::new(Arc::clone(&group), vitals)));
+            }
+            threads.push(thread);
+        }
+        let pool = {
+            let workers = workers.clone();
+            troupe.start(Vitals::new("gpu-pool", "gpu_pool", None), move |vitals| GpuPool::new(workers.clone(), vitals))
+        };
+        let memory = {
+            let ranker = learned.load(Some(nyx_specialists::recall::SHIPPED))?.map(Arc::new);
+            let mut parts = MemoryParts::new(embedding, index, phoebe.clone(), lasting, options.memory.retention_days);
+            parts.ranking = Ranking { options: options.memory.recall.clone(), ranker };
+            troupe.start(Vitals::new("memory-keeper", "memory_keeper", None), move |vitals| MemoryKeeper::new(parts.clone(), vitals))
+        };
+        let specialists: Arc<[SpecialistPolicy]> = options.specialists.into();
+        let adapters = Adapters::new(AdapterParts {
+            library: AdapterLibrary::new(store.clone(), &options.adapters, &options.data_dir),
+            loaded,
+            base: AdapterBase { sha256: model.sha256.clone(), config: files.config().clone() },
+            cells: cells.clone(),
+            registry: registry.clone(),
+            specialists: specialists.iter().map(|policy| policy.name.clone()).collect(),
+        });
+        let mut actors = BTreeMap::new();
+        let timing = learned.load(Some(SHIPPED_TIMING))?;
+        for policy in specialists.iter().cloned().map(Some).chain([None]) {
+            let name = policy.as_ref().map_or("base", |policy| policy.name.as_str()).to_owned();
+            let vitals = Vitals::new(&name, "specialist", None);
+            let times = policy.as_ref().is_some_and(|policy| policy.timing.is_some());
+            let timer = timing.as_ref().filter(|_| times).map(|timing| Arc::new(Timer::new(timing)));
+            let parts = Arc::new(SpecialistParts {
+                policy,
+                text: Arc::clone(&text),
+                context_length: window,
+                adapters: adapters.clone(),
+                voice: Voice::default(),
+                pool: pool.clone(),
+                memory: memory.clone(),
+                phoebe: phoebe.clone(),
+                facts: facts.clone(),
+                cells: cells.clone(),
+                timer,
+                calibration: calibration.clone(),
+                forecaster: forecaster.clone(),
+            });
+            actors.insert(name, troupe.start(vitals, move |vitals| Specialist::new(Arc::clone(&parts), vitals)));
+        }
+        adapters.configure(&named).await?;
+        adapters.sync().await?;
+        wait_until_running(&registry).await?;
+        let later = Arc::new(Semaphore::new(orchestrator::later::PLACES));
+        let learning = options.master.learning();
+        let safety = Arc::new(options.safety);
+        let setup = OrchestratorSetup {
+            instance: Uuid::now_v7().to_string(),
+            text: Arc::clone(&text),
+            model: Arc::clone(&model),
+            specialists: Arc::clone(&specialists),
+            actors: actors.clone(),
+            pool: pool.clone(),
+            phoebe: phoebe.clone(),
+            memory: memory.clone(),
+            cells: cells.clone(),
+            metrics: Arc::clone(&metrics),
+            head: if options.master.head { learned.load(Some(SHIPPED_HEAD))? } else { None },
+            options: options.master,
+            safety: Arc::clone(&safety),
+            later: Arc::clone(&later),
+        };
+        let parts = Arc::new(OrchestratorParts::new(setup).await?);
+        let orchestrator =
+            troupe.start(Vitals::new("orchestrator", "orchestrator", None), move |vitals| Orchestrator::new(Arc::clone(&parts), vitals));
+        wait_until_running(&registry).await?;
+        if !lasting {
+            let memories = memory.send(Heal).await?;
+            tracing::info!(memories, "another Nyx has the index open: indexed for this process alone");
+        }
+        let inner = Inner {
+            orchestrator,
+            pool,
+            workers,
+            shards,
+            devices: threads,
+            actors,
+            memory,
+            phoebe,
+            store,
+            admission: Arc::new(Semaphore::new(options.requests.max_in_flight)),
+            later,
+            requests: options.requests,
+            rewards: options.rewards,
+            learning,
+            files,
+            text,
+            data_dir: options.data_dir,
+            safety,
+            trainer: OnceLock::new(),
+            draining: CancellationToken::new(),
+            abort: CancellationToken::new(),
+            arbiter,
+        };
+        let draining = inner.draining.clone();
+        troupe.arbiter.spawn(adapters.clone().watch(options.adapters, draining));
+        let nyx = Self {
+            cells,
+            registry,
+            metrics,
+            specialists,
+            model,
+            learned: learned.registry,
+            facts,
+            calibration,
+            adapters,
+            base_model: options.base_model.into(),
+            embedding_dimension,
+            inner: Arc::new(inner),
+        };
+        let (for_trainer, learning) = (nyx.clone(), options.learning);
+        let trainer = troupe
+            .start(Vitals::new("trainer", "trainer", None), move |vitals| Trainer::new(for_trainer.clone(), learning.clone(), vitals));
+        // set once, here
+        let _ = nyx.inner.trainer.set(trainer);
+        Ok(nyx)
+    }
+}
+
+/// Publishes a device's steps as metrics.
+fn count_steps(arbiter: &ArbiterHandle, metrics: &Arc<Metrics>, name: &str, thread: &Device) {
+    let (metrics, name, mut steps) = (Arc::clone(metrics), name.to_owned(), thread.steps());
+    arbiter.spawn(async move {
+        while steps.changed().await.is_ok() {
+            let report = *steps.borrow_and_update();
+            metrics.step(&name, &report);
+        }
+    });
+}
+
+/// Waits until every actor that was started has its first instance.
+async fn wait_until_running(registry: &Registry) -> Result<(), NyxError> {
+    for name in registry.reports().into_iter().map(|report| report.name) {
+        let Some(vitals) = registry.get(&name) else { continue };
+        let mut lifecycle = vitals.lifecycle.subscribe();
+        let running = lifecycle.wait_for(|lifecycle| lifecycle.state == ActorState::Running);
+        if tokio::time::timeout(Duration::from_secs(10), running).await.is_err() {
+            return Err(NyxError::ActorDown { actor: name, state: vitals.state().as_str(), reason: "it did not start in 10 s".into() });
+        }
+    }
+    Ok(())
+}
