@@ -81,6 +81,8 @@ pub struct Situation<'a> {
     pub deadline_ms: u64,
     pub evidence: &'a [Evidence],
     pub question: &'a str,
+    /// What the times in it come to, where the specialist reckons with time: see [`reckon`](crate::time::reckon).
+    pub reckoning: Option<&'a str>,
 }
 
 /// What a specialist reads out of its own answer.

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{CommandError, make_data_dir, output};
 use crate::settings::Settings;
-use crate::trials::{Loop, Stage, Trials, learn, line, play_loop, teach};
+use crate::trials::{Loop, Stage, Trials, learn, line, options_for_loop, play_loop, teach};
 
 /// The specialists that answer trials with choices.
 const SUITES: [&str; 4] = ["kairos", "eleos", "aletheia", "moira"];
@@ -80,8 +80,8 @@ impl Learn {
             self.keep(&report)?;
         }
         if self.requests > 0 {
-            let stage = Stage::set(options, self.seed, None, None).await?;
-            let played = play_loop(&stage, &trials, &learning, self.requests as usize).await;
+            let stage = Stage::set(options_for_loop(options, &learning), self.seed, limit, None).await?;
+            let played = Box::pin(play_loop(&stage, &trials, self.requests as usize)).await;
             stage.strike().await;
             let played: Loop = played?;
             lines.extend(played.lines());

@@ -84,6 +84,17 @@ pub struct TrainingRequest {
     objective: Option<String>,
 }
 
+/// A run that has begun.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TrainingBegun {
+    #[schema(example = "training")]
+    pub object: &'static str,
+    /// Its id in `GET /admin/training`.
+    #[schema(value_type = String, format = "uuid")]
+    pub run: String,
+    pub specialist: String,
+}
+
 /// What was trained from the log, and what became of it.
 #[utoipa::path(get, path = "/admin/training", tag = "admin", params(TrainingQuery), responses((status = 200, body = TrainingList)))]
 pub async fn runs(nyx: web::Data<Nyx>, query: Query<TrainingQuery>) -> Result<HttpResponse, ApiError> {
@@ -94,11 +105,11 @@ pub async fn runs(nyx: web::Data<Nyx>, query: Query<TrainingQuery>) -> Result<Ht
 
 /// Begins to train a specialist's adapter from the log. It goes through the gate as every one does.
 #[utoipa::path(post, path = "/admin/training", tag = "admin", request_body = TrainingRequest,
-    responses((status = 202, description = "it has begun: see GET /admin/training"), (status = 404, description = "no such specialist", body = ErrorBody),
+    responses((status = 202, description = "it has begun: see GET /admin/training", body = TrainingBegun), (status = 404, description = "no such specialist", body = ErrorBody),
         (status = 409, description = "another is being trained", body = ErrorBody)))]
 pub async fn train(nyx: web::Data<Nyx>, body: Json<TrainingRequest>) -> Result<HttpResponse, ApiError> {
     let parse = |name: &String| Objective::parse(name).map_err(|reason| NyxError::invalid("objective", format!("objective: {reason}")));
     let objective = body.0.objective.as_ref().map(parse).transpose()?;
-    nyx.train_now(&body.0.specialist, objective).await?;
-    Ok(HttpResponse::Accepted().json(serde_json::json!({ "object": "training", "specialist": body.0.specialist })))
+    let run = nyx.train_now(&body.0.specialist, objective).await?;
+    Ok(HttpResponse::Accepted().json(TrainingBegun { object: "training", run, specialist: body.0.specialist }))
 }

@@ -1,24 +1,27 @@
-//! The whole loop on one specialist: a scripted user rewards answers by the trials' truth, an adapter is trained from the log alone, tried and
-//! promoted; then its file is damaged, and Nyx repairs itself.
+//! The whole loop on one specialist, through the doors: a scripted user rewards answers by the trials' truth, an adapter is trained from the log alone,
+//! tried and promoted; then its file is damaged, and Nyx repairs itself.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use nyx_actors::question::{Question, Target};
-use nyx_actors::trainer::{LearningOptions, RunReport, RunStatus};
-use nyx_actors::verdict::{DecisionName, FeedbackTold};
-use nyx_specialists::gate::held_back;
+use actix_web::dev::ServerHandle;
+use nyx_actors::trainer::LearningOptions;
+use nyx_actors::{NyxError, NyxOptions};
 use serde::Serialize;
+use serde_json::{Value, json};
 
-use super::adapt::{lessons, told};
-use super::choices::{Answered, play};
-use super::stage::{Stage, question};
+use super::stage::{DEADLINE_MS, Stage, bar};
 use super::{ChoiceTrial, EvalError, Trials};
+use crate::http::{self, HttpOptions};
 
 /// Who is taught.
 const SPECIALIST: &str = "eleos";
-/// Questions that are kept back to measure on, at most.
-const MEASURED: usize = 150;
+/// How long a training run may take.
+const PATIENCE: Duration = Duration::from_secs(5_400);
+/// How often it is asked whether a run has ended.
+const POLL: Duration = Duration::from_millis(500);
+/// Bytes of an answer at most.
+const ANSWER_BYTES: usize = 64 << 20;
 
 /// What came of the loop.
 #[derive(Debug, Clone, Serialize)]
@@ -28,91 +31,198 @@ pub struct Loop {
     pub liked: usize,
     /// Trait weights before the first and after the last request.
     pub weights: [BTreeMap<String, f64>; 2],
-    pub run: RunReport,
-    /// Accuracy on what was kept back: before, with the trained adapter, after its file was damaged, and after it was repaired.
+    /// The training run from the log, and the one that repaired what was damaged, as `/admin/training` tells them.
+    pub runs: Vec<Value>,
+    /// Accuracy on the trials of `dev`, which nothing is learned from: before, with the trained adapter, after its file was damaged, and after it was
+    /// repaired.
     pub before: f64,
     pub trained: f64,
     pub damaged: f64,
     pub repaired: f64,
-    pub repair: String,
     pub seconds: f64,
 }
 
 impl Loop {
+    /// Lines for people.
     pub fn lines(&self) -> Vec<String> {
         let Self { requests, liked, before, trained, damaged, repaired, .. } = self;
-        vec![format!(
-            "loop      {requests} requests, {liked} liked; {before:.3} before, {trained:.3} trained from the log ({}), {damaged:.3} when its file was \
-             damaged, {repaired:.3} after {}",
-            self.run.status.as_str(),
-            self.repair
-        )]
+        let status = |at: usize| self.runs.get(at).and_then(|run| run["status"].as_str()).unwrap_or("none").to_owned();
+        let moved: Vec<String> = (self.weights[1].iter())
+            .map(|(name, after)| format!("{name} {:+.3}", after - self.weights[0].get(name).copied().unwrap_or(0.0)))
+            .collect();
+        vec![
+            format!(
+                "loop      {requests} requests over HTTP, {liked} liked; {before:.3} before, {trained:.3} trained from the log ({}), {damaged:.3} when its \
+                 file was damaged, {repaired:.3} after the repair ({})",
+                status(0),
+                status(1)
+            ),
+            format!("          trait weights: {}", moved.join(", ")),
+        ]
     }
 }
 
-fn accuracy(answers: &[Answered]) -> f64 {
-    answers.iter().filter(|answer| answer.right()).count() as f64 / answers.len().max(1) as f64
+/// What the loop needs of a Nyx: it trains itself after it fell back, and at no other time unasked; the gate alone decides; and files are looked at often.
+pub fn options_for_loop(mut options: NyxOptions, learning: &LearningOptions) -> NyxOptions {
+    options.learning = LearningOptions { auto: true, min_evidence: usize::MAX, canary_share: 0.0, ..learning.clone() };
+    options.adapters.check_every_s = 1;
+    options
 }
 
-/// Plays `requests` requests with feedback, then the rest.
+/// Nyx behind its own doors, on a free port of this machine, and a client.
+struct Doors {
+    base: String,
+    client: awc::Client,
+    server: ServerHandle,
+}
+
+impl Doors {
+    fn open(stage: &Stage) -> std::io::Result<Self> {
+        let options = HttpOptions { port: 0, ..HttpOptions::default() };
+        let listener = http::listen(&options)?;
+        let base = format!("http://{}", listener.local_addr()?);
+        let server = http::serve(listener, &options, stage.nyx.clone())?;
+        let handle = server.handle();
+        actix_web::rt::spawn(server);
+        Ok(Self { base, client: awc::Client::builder().disable_timeout().finish(), server: handle })
+    }
+
+    fn answered(&self, path: &str, sent: Result<Value, String>) -> Result<Value, NyxError> {
+        sent.map_err(|reason| NyxError::Internal(format!("{}{path}: {reason}", self.base)))
+    }
+
+    async fn get(&self, path: &str) -> Result<Value, NyxError> {
+        let sent = async {
+            let mut response = self.client.get(format!("{}{path}", self.base)).send().await.map_err(|error| error.to_string())?;
+            let status = response.status();
+            let body: Value = response.json().limit(ANSWER_BYTES).await.map_err(|error| error.to_string())?;
+            if status.is_success() { Ok(body) } else { Err(format!("{status}: {body}")) }
+        };
+        self.answered(path, sent.await)
+    }
+
+    async fn post(&self, path: &str, told: &Value) -> Result<Value, NyxError> {
+        let sent = async {
+            let request = self.client.post(format!("{}{path}", self.base));
+            let mut response = request.send_json(told).await.map_err(|error| error.to_string())?;
+            let status = response.status();
+            let body: Value = response.json().limit(ANSWER_BYTES).await.map_err(|error| error.to_string())?;
+            if status.is_success() { Ok(body) } else { Err(format!("{status}: {body}")) }
+        };
+        self.answered(path, sent.await)
+    }
+
+    /// Asks a trial; `None` for `to` lets the master choose. The answer, and whether it is right.
+    async fn ask(&self, trial: &ChoiceTrial, to: Option<&str>, seed: u64) -> Result<(Value, bool), NyxError> {
+        let question = json!({
+            "prompt": trial.question, "context": trial.context, "choices": trial.choices, "specialist": to, "seed": seed,
+            "deadline_ms": DEADLINE_MS,
+        });
+        let answered = self.post("/infer", &question).await?;
+        let right = trial.choices.get(trial.answer).is_some_and(|right| answered["answer"] == right.as_str());
+        Ok((answered, right))
+    }
+
+    async fn accuracy(&self, stage: &Stage, what: &str, trials: &[ChoiceTrial]) -> Result<f64, NyxError> {
+        let ask = |trial: ChoiceTrial| async move { Ok(self.ask(&trial, Some(SPECIALIST), stage.seed).await?.1) };
+        let right = stage.each(what, trials.to_vec(), ask).await?;
+        Ok(right.iter().filter(|right| **right).count() as f64 / right.len().max(1) as f64)
+    }
+
+    async fn weights(&self) -> Result<BTreeMap<String, f64>, NyxError> {
+        let told = self.get("/admin/traits").await?;
+        serde_json::from_value(told).map_err(|error| NyxError::Internal(error.to_string()))
+    }
+
+    /// Waits until so many runs have ended; the newest.
+    async fn run_ended(&self, what: &str, count: usize) -> Result<Value, NyxError> {
+        let bar = bar(what, 1);
+        let until = Instant::now() + PATIENCE;
+        let path = format!("/admin/training?specialist={SPECIALIST}");
+        let found = loop {
+            let runs = self.get(&path).await?;
+            let mut ended = runs["data"].as_array().into_iter().flatten().filter(|run| !run["ended_at"].is_null());
+            let newest = ended.next().cloned();
+            if let Some(newest) = newest.filter(|_| ended.count() + 1 >= count) {
+                break newest;
+            }
+            if Instant::now() > until {
+                return Err(NyxError::Internal(format!("no training run ended in {} minutes: {runs}", PATIENCE.as_secs() / 60)));
+            }
+            actix_web::rt::time::sleep(POLL).await;
+        };
+        bar.finish_and_clear();
+        Ok(found)
+    }
+
+    /// Waits until nobody but the base speaks for the specialist.
+    async fn fallen_back(&self) -> Result<(), NyxError> {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let adapters = self.get("/admin/adapters").await?;
+            let live = |entry: &Value| entry["specialist"] == SPECIALIST && entry["status"] == "live";
+            if !adapters["data"].as_array().into_iter().flatten().any(live) {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                return Err(NyxError::Internal(format!("a damaged adapter still speaks after a minute: {adapters}")));
+            }
+            actix_web::rt::time::sleep(POLL).await;
+        }
+    }
+}
+
+/// Plays `requests` requests with feedback, then the rest, all over HTTP. The stage is one with [`options_for_loop`].
 ///
 /// # Errors
-/// A question that could not be asked, or feedback that could not be told.
-pub async fn play_loop(stage: &Stage, trials: &Trials, learning: &LearningOptions, requests: usize) -> Result<Loop, EvalError> {
+/// A question that could not be asked, or feedback that could not be told; a port that cannot be had.
+pub async fn play_loop(stage: &Stage, trials: &Trials, requests: usize) -> Result<Loop, EvalError> {
+    let doors = Doors::open(stage).map_err(|error| NyxError::Internal(format!("a server on this machine: {error}")))?;
+    let played = Box::pin(play(stage, &doors, trials, requests)).await;
+    doors.server.stop(false).await;
+    played
+}
+
+async fn play(stage: &Stage, doors: &Doors, trials: &Trials, requests: usize) -> Result<Loop, EvalError> {
     let started = Instant::now();
-    let nyx = &stage.nyx;
-    let all = trials.choices(SPECIALIST)?;
-    let templates = lessons(&all, stage.seed);
     // questions that neither training nor its gate ever sees: dev, whose templates are others
     let dev = Trials { split: "dev".into(), ..trials.clone() };
-    let measured: Vec<ChoiceTrial> = dev.choices(SPECIALIST)?.into_iter().take(MEASURED).collect();
-    let asked: Vec<ChoiceTrial> = all.into_iter().take(requests).collect();
-    let set_aside = templates.iter().take(requests).filter(|lesson| held_back(&lesson.template)).count();
-    tracing::info!(requests = asked.len(), set_aside, "the loop begins");
-    let weights_before = nyx.trait_weights().await?;
-    let before = accuracy(&play(stage, "loop: before", measured.clone()).await?);
+    let measured = stage.sample(dev.choices(SPECIALIST)?);
+    let asked: Vec<ChoiceTrial> = trials.choices(SPECIALIST)?.into_iter().cycle().take(requests).collect();
+    tracing::info!(requests, address = doors.base, "the loop begins");
+    let weights_before = doors.weights().await?;
+    let before = doors.accuracy(stage, "loop: before", &measured).await?;
     let ask = |trial: ChoiceTrial| async move {
         // half of them by way of the master, whose weights move
-        let target = if trial.id.as_bytes().first().is_some_and(|byte| byte % 2 == 0) {
-            Target::Master
-        } else {
-            Target::Specialist(SPECIALIST.into())
-        };
-        let decision = stage.ask(Question { target, ..question(&trial, stage.seed) }).await?;
-        let answer = Answered { trial, decision };
-        let value = if answer.right() { 1.0 } else { -1.0 };
-        let told = FeedbackTold { value, comment: None, correction: None, told: serde_json::json!({ "value": value }) };
-        nyx.feedback(DecisionName::Id(answer.decision.id), told, None).await?;
-        Ok(answer)
+        let to = Some(SPECIALIST).filter(|_| trial.id.as_bytes().first().is_some_and(|byte| byte % 2 == 1));
+        let (answered, right) = doors.ask(&trial, to, stage.seed).await?;
+        let verdict = json!({ "decision_id": answered["decision_id"], "thumbs": if right { "up" } else { "down" } });
+        doors.post("/v1/feedback", &verdict).await?;
+        Ok(right)
     };
     let answers = stage.each("loop: asking", asked, ask).await?;
-    let weights_after = nyx.trait_weights().await?;
-    let mut run = nyx.run_from_log(SPECIALIST, None, learning.clone()).await?;
-    (run.canary, run.told) = (false, told("loop: training"));
-    let report = nyx.train(run).await?;
-    let trained = accuracy(&play(stage, "loop: trained", measured.clone()).await?);
-    let (mut damaged, mut repaired, mut repair) = (trained, trained, "nothing was promoted".to_owned());
-    if let (RunStatus::Promoted, Some(id)) = (report.status, &report.adapter) {
-        damage(&nyx.adapter_folder(id))?;
-        nyx.check_adapters().await?;
-        damaged = accuracy(&play(stage, "loop: damaged", measured.clone()).await?);
-        nyx.check_base().await?;
-        let mut run = nyx.run_from_log(SPECIALIST, None, learning.clone()).await?;
-        (run.canary, run.told) = (false, told("loop: repairing"));
-        let again = nyx.train(run).await?;
-        repair = format!("self-repair ({})", again.status.as_str());
-        repaired = accuracy(&play(stage, "loop: repaired", measured).await?);
+    let weights_after = doors.weights().await?;
+    doors.post("/admin/training", &json!({ "specialist": SPECIALIST })).await?;
+    let mut runs = vec![doors.run_ended("loop: training", 1).await?];
+    let trained = doors.accuracy(stage, "loop: trained", &measured).await?;
+    let (mut damaged, mut repaired) = (trained, trained);
+    let promoted = runs.first().filter(|run| run["status"] == "promoted").and_then(|run| run["adapter"].as_str());
+    if let Some(id) = promoted {
+        damage(&stage.nyx.adapter_folder(id))?;
+        doors.fallen_back().await?;
+        damaged = doors.accuracy(stage, "loop: damaged", &measured).await?;
+        runs.push(doors.run_ended("loop: repairing", 2).await?);
+        repaired = doors.accuracy(stage, "loop: repaired", &measured).await?;
     }
     Ok(Loop {
         requests: answers.len(),
-        liked: answers.iter().filter(|answer| answer.right()).count(),
+        liked: answers.iter().filter(|right| **right).count(),
         weights: [weights_before, weights_after],
-        run: report,
+        runs,
         before,
         trained,
         damaged,
         repaired,
-        repair,
         seconds: started.elapsed().as_secs_f64(),
     })
 }

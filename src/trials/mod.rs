@@ -19,7 +19,7 @@ pub use adapt::{Lessons, blind, lessons, line, read_dataset, teach, told};
 pub use aletheia::register_all as register;
 pub use evaluate::{EvalError, Programme, SUITES, evaluate};
 pub use learn::{Lesson, PARTS, learn};
-pub use learning_loop::{Loop, play_loop};
+pub use learning_loop::{Loop, options_for_loop, play_loop};
 pub use page::page;
 pub use read::{ChoiceTrial, MemoryTurn, RecallTrial, Table, TrialError, Trials};
 pub use report::Report;

@@ -25,7 +25,7 @@ use super::ChoiceTrial;
 /// Questions asked at a time: enough to fill a step, few enough that none waits long.
 const AT_A_TIME: usize = 16;
 /// A question of a trial may take this long.
-const DEADLINE_MS: u64 = 600_000;
+pub const DEADLINE_MS: u64 = 600_000;
 const GRACE: Duration = Duration::from_secs(5);
 
 /// The stage, and how much of each suite is played on it.

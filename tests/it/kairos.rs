@@ -78,3 +78,24 @@ fn what_was_found_is_told_where_no_word_can_come_in_time() {
     let plan: &Value = &answer["notes"]["timing"]["plan"];
     assert_eq!(plan["chosen"]["course"], "evidence", "{plan}");
 }
+
+#[test]
+fn what_times_come_to_is_worked_out_and_on_record() {
+    let serving = Program::new().serve();
+    let body = json!({
+        "prompt": "Does it follow that: The strike lasted for less than 8 months?", "context": "The strike lasted from December to July.",
+        "choices": ["Entailment", "Contradiction"], "specialist": "kairos", "now": NOW, "seed": 1,
+    });
+    let (status, answer) = serving.post("/infer", &body);
+    assert_eq!(status, 200, "{answer}");
+    let reckoning = json!({"text": "from December to July is 7 months; for less than 8 months: entailment.", "relation": "entailment"});
+    assert_eq!(answer["notes"]["timing"]["reckoning"], reckoning, "{answer}");
+    let (_, record) = serving.get(&format!("/v1/decisions/{}", answer["decision_id"].as_str().unwrap()));
+    assert_eq!(record["notes"]["timing"]["reckoning"], reckoning, "{record}");
+    // the sentence is part of what Kairos reads
+    let tokens = |answer: &Value| answer["usage"]["prompt_tokens"].as_u64().unwrap();
+    let mut unreckoned = body.clone();
+    unreckoned["context"] = json!("The strike lasted from December to then.");
+    let (_, other) = serving.post("/infer", &unreckoned);
+    assert!(other["notes"]["timing"]["reckoning"].is_null() && tokens(&other) + 10 < tokens(&answer), "{other}");
+}

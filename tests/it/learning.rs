@@ -108,6 +108,7 @@ fn ratings_train_an_adapter_and_a_damaged_one_is_trained_again() {
     let (status, begun) = serving.post("/admin/training", &json!({"specialist": "eleos"}));
     assert_eq!(status, 202, "{begun}");
     let run = ended(&serving, 1).remove(0);
+    assert_eq!(run["id"], begun["run"]);
     assert_eq!((&run["status"], &run["objective"]), (&json!("promoted"), &json!("choice")), "{run:#}");
     let (answered, _) = answer(&serving, "tram", true);
     assert_eq!((&answered["adapter"]["id"], &answered["adapter"]["generation"]), (&run["adapter"], &json!(1)), "{answered}");

@@ -19,7 +19,7 @@ use nyx_engine::{Finished, SamplingParams, Text};
 use nyx_specialists::confidence::Signals;
 use nyx_specialists::forecast::Forecaster;
 use nyx_specialists::safety::Finding;
-use nyx_specialists::time::{Course, read_time};
+use nyx_specialists::time::{Course, Reckoning, read_time};
 use nyx_specialists::{Evidence, Outcome, Reading, Retrieval, Situation, SpecialistPolicy, Verdict};
 use tokio::sync::mpsc;
 
@@ -159,6 +159,8 @@ struct Delivery<'a> {
 struct Written {
     prompt: Prompt,
     evidence: Vec<Evidence>,
+    /// What the times in it come to, of a specialist that reckons with time.
+    reckoning: Option<Reckoning>,
     /// The choices in tokens, where there are any.
     choices: Vec<Vec<u32>>,
 }
@@ -181,7 +183,7 @@ impl SpecialistParts {
             self.cells.publish(Some(context.id), Some(self.name()), CellStep::Retrieved { evidence: ids, retrieve_ms });
         }
         let deadline_ms = context.budget_ms();
-        let Written { prompt, evidence, choices } = self.write_apart(&context, &question, &asked, evidence, deadline_ms).await?;
+        let Written { prompt, evidence, choices, reckoning } = self.write_apart(&context, &question, &asked, evidence, deadline_ms).await?;
         let mut sampling = self.sampling(&question, prompt.tokens.len())?;
         let timer = self.timer.as_ref().filter(|_| question.choices.is_none());
         let plan = timer
@@ -205,7 +207,7 @@ impl SpecialistParts {
         if let Some(timer) = &self.timer {
             timer.observe(&spoken);
             self.fill_from_evidence(&mut spoken, &evidence, &question);
-            spoken.notes.insert("timing".into(), timer.note(&said, plan.as_ref()));
+            spoken.notes.insert("timing".into(), timer.note(&said, reckoning.as_ref(), plan.as_ref()));
         }
         spoken.course = plan.as_ref().map(|plan| plan.chosen.course);
         spoken.timings.retrieve_ms = retrieve_ms;
@@ -287,8 +289,10 @@ impl SpecialistParts {
         let usual = self.policy.as_ref().map_or(BASE_MAX_TOKENS, |policy| policy.max_tokens).min(self.context_length / 4);
         let room = choices.iter().map(Vec::len).max().unwrap_or_else(|| question.sampling.max_tokens.unwrap_or(usual));
         let now = question.now();
+        let reckoning = self.timer.as_ref().and_then(|_| timing::reckoned(question, asked));
         loop {
-            let situation = Situation { now, deadline_ms, evidence: &evidence, question: asked };
+            let worked_out = reckoning.as_ref().map(|reckoning| reckoning.text.as_str());
+            let situation = Situation { now, deadline_ms, evidence: &evidence, question: asked, reckoning: worked_out };
             let prompt = PromptWriter { text: &self.text, policy: self.policy.as_ref() }.write(question, &situation)?;
             let fits = prompt.tokens.len() + room <= self.context_length;
             match evidence.last_mut() {
@@ -300,7 +304,7 @@ impl SpecialistParts {
                         only.text = only.text.chars().take(chars / 2).chain(['\u{2026}']).collect();
                     }
                 }
-                _ => return Ok(Written { prompt, evidence, choices }),
+                _ => return Ok(Written { prompt, evidence, reckoning, choices }),
             }
         }
     }

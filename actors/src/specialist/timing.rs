@@ -2,9 +2,11 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use nyx_engine::SamplingParams;
+use nyx_engine::{Role, SamplingParams};
 use nyx_specialists::Evidence;
-use nyx_specialists::time::{Candidate, Course, Measured, Pace, Plan, Prospect, TimeReading, Timing, age_in_words, plan, read_time};
+use nyx_specialists::time::{
+    Candidate, Course, Measured, Pace, Plan, Prospect, Reckoning, TimeReading, Timing, age_in_words, plan, read_time, reckon,
+};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -57,11 +59,11 @@ impl Timer {
     }
 
     /// The note of a decision.
-    pub(super) fn note(&self, said: &TimeReading, plan: Option<&Plan>) -> serde_json::Value {
+    pub(super) fn note(&self, said: &TimeReading, reckoning: Option<&Reckoning>, plan: Option<&Plan>) -> serde_json::Value {
         let ends = said.interval.map(|interval| json!({"from": interval.from, "to": interval.to}));
         json!({
             "learned": self.learned, "half_life_s": self.timing.half_life_s, "interval": ends,
-            "recurring": said.weekday.is_some() || said.hours.is_some() || said.months.is_some(), "plan": plan,
+            "recurring": said.weekday.is_some() || said.hours.is_some() || said.months.is_some(), "reckoning": reckoning, "plan": plan,
         })
     }
 }
@@ -170,6 +172,16 @@ impl SpecialistParts {
         }
         plan.chosen.course
     }
+}
+
+/// What the times in a question come to, told by its context and by what was said before it.
+pub(super) fn reckoned(question: &Question, asked: &str) -> Option<Reckoning> {
+    let said = question.messages.iter().filter(|message| message.role == Role::User).map(|message| message.content.as_str());
+    let mut told: Vec<&str> = said.collect();
+    // the last of them is what is asked
+    told.pop();
+    told.extend(question.given.context.as_deref());
+    reckon(ending(&told.join("\n"), QUERY_CHARS), ending(asked, QUERY_CHARS), question.now())
 }
 
 /// The best memory in its own words, with its age.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::lesson::{self, Lesson, Truth};
 use super::record::{Model, RunStatus};
 use super::run::Run;
-use super::{HowItStands, LearningOptions, Standing, TrainNow};
+use super::{HowItStands, LearningOptions, Standing, TrainNow, process};
 use crate::cells::CellStep;
 use crate::memory::MemoryFilter;
 use crate::phoebe::messages::{ListMemories, Memory};
@@ -37,14 +37,32 @@ impl Nyx {
         self.trainer()?.send(HowItStands).await
     }
 
-    /// Begins a run of the log.
+    /// Begins a run of the log; answers its id.
     ///
     /// # Errors
     /// [`NyxError::NotFound`] for a specialist that there is not; [`NyxError::Conflict`] while another is trained.
-    pub async fn train_now(&self, specialist: &str, objective: Option<Objective>) -> Result<(), NyxError> {
+    pub async fn train_now(&self, specialist: &str, objective: Option<Objective>) -> Result<String, NyxError> {
         self.known_specialist(specialist)?;
         let message = TrainNow { specialist: specialist.to_owned(), objective };
         self.trainer()?.send(message).await
+    }
+
+    /// Tells runs as failed that were cut short: their process, on this machine, is gone.
+    ///
+    /// # Errors
+    /// When phoebe does not answer.
+    pub(super) async fn end_abandoned_runs(&self) -> Result<(), NyxError> {
+        let runs = self.store().runs(None, 1_000).await?;
+        let abandoned = |run: &Model| {
+            run.ended_at.is_none() && run.status != RunStatus::Canary.as_str() && process::has_ended(&run.settings["process"])
+        };
+        for run in runs.into_iter().filter(abandoned) {
+            let error = "its process ended before it did";
+            self.store().note_run(&run.id, RunStatus::Failed, &run.metrics, run.adapter_id.as_deref(), Some(error)).await?;
+            let step = CellStep::Training { run: run.id, status: RunStatus::Failed.as_str(), metrics: json!({ "error": error }) };
+            self.cells.publish(None, Some(&run.specialist), step);
+        }
+        Ok(())
     }
 
     /// # Errors

@@ -3,11 +3,12 @@
 mod api;
 mod lesson;
 mod options;
+mod process;
 mod record;
 mod run;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseFuture};
@@ -16,6 +17,7 @@ use nyx_specialists::gate::CanaryVerdict;
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
+use uuid::Uuid;
 
 pub use lesson::{Lesson, Truth};
 pub use options::LearningOptions;
@@ -45,6 +47,8 @@ pub struct Trainer {
     /// Verdicts of a specialist since its last run.
     fresh: BTreeMap<String, usize>,
     running: Option<String>,
+    /// Who fell back meanwhile, and is to be trained next.
+    waiting: BTreeSet<String>,
 }
 
 /// A reward came in.
@@ -73,12 +77,19 @@ fn seen(decision: &Decision, reward: f64) -> Seen {
     Seen { generation, of_canary, reward, predicted: None }
 }
 
-/// Trains a specialist from the log now.
+/// Trains a specialist from the log now; answers the run's id.
 #[derive(Message)]
-#[rtype(result = "Result<(), NyxError>")]
+#[rtype(result = "Result<String, NyxError>")]
 pub struct TrainNow {
     pub specialist: String,
     pub objective: Option<Objective>,
+}
+
+/// A specialist fell back, and is to be trained.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct FellBack {
+    specialist: String,
 }
 
 /// A run has ended.
@@ -112,20 +123,22 @@ pub struct SpecialistStanding {
 
 impl Trainer {
     pub fn new(nyx: Nyx, options: LearningOptions, vitals: Arc<Vitals>) -> Self {
-        Self { nyx, options, vitals, watches: BTreeMap::new(), fresh: BTreeMap::new(), running: None }
+        Self { nyx, options, vitals, watches: BTreeMap::new(), fresh: BTreeMap::new(), running: None, waiting: BTreeSet::new() }
     }
 
     /// Begins a run of the log, unless one runs.
-    fn begin(&mut self, specialist: &str, objective: Option<Objective>, context: &mut Context<Self>) -> Result<(), NyxError> {
+    fn begin(&mut self, specialist: &str, objective: Option<Objective>, context: &mut Context<Self>) -> Result<String, NyxError> {
         if let Some(other) = &self.running {
             return Err(NyxError::Conflict(format!("{other} is being trained: one at a time")));
         }
         self.running = Some(specialist.to_owned());
         self.fresh.insert(specialist.to_owned(), 0);
+        let id = Uuid::now_v7().to_string();
         let (nyx, options, name, me) = (self.nyx.clone(), self.options.clone(), specialist.to_owned(), context.address());
+        let run_id = id.clone();
         actix::spawn(async move {
             let done = match nyx.run_from_log(&name, objective, options).await {
-                Ok(run) => nyx.train(run).await,
+                Ok(run) => nyx.train_as(&run_id, run).await,
                 Err(error) => Err(error),
             };
             match done {
@@ -135,13 +148,24 @@ impl Trainer {
             // one that was restarted meanwhile has no run
             let _ = me.send(Ended).await;
         });
-        Ok(())
+        Ok(id)
+    }
+
+    /// Begins a run for one that fell back; where another runs, after it.
+    fn begin_or_wait(&mut self, specialist: &str, context: &mut Context<Self>) {
+        if let Err(error) = self.begin(specialist, None, context) {
+            tracing::info!(specialist, %error, "trained next");
+            self.waiting.insert(specialist.to_owned());
+        }
     }
 
     /// Reads again what the record has of those who speak now, so that a restart begins where the last instance was.
     fn replay(&self, context: &mut Context<Self>) {
         let (nyx, me) = (self.nyx.clone(), context.address());
         actix::spawn(async move {
+            if let Err(error) = nyx.end_abandoned_runs().await {
+                tracing::warn!(%error, "runs that were cut short stay on record as running");
+            }
             let judged = match nyx.judged().await {
                 Ok(judged) => judged,
                 Err(error) => return tracing::warn!(%error, "the watch over rewards begins without the record"),
@@ -176,9 +200,8 @@ impl Trainer {
                     let reason = format!("rewards of generation {generation} fell below what was predicted");
                     let done = nyx.fall_back(&name, &reason).await.map(drop);
                     if auto && done.is_ok() {
-                        // whatever else runs, the next verdict tries again
-                        let again = TrainNow { specialist: name.clone(), objective: None };
-                        let _ = me.send(again).await;
+                        // one that was restarted meanwhile watches anew
+                        let _ = me.send(FellBack { specialist: name.clone() }).await;
                     }
                     done
                 }
@@ -223,9 +246,7 @@ impl Handler<Rewarded> for Trainer {
         match &event.step {
             CellStep::AdapterBad { .. } if self.options.auto => {
                 // the store has fallen back already
-                if let Err(error) = self.begin(&specialist, None, context) {
-                    tracing::info!(specialist, %error, "not trained now");
-                }
+                self.begin_or_wait(&specialist, context);
             }
             CellStep::Rewarded { reward, source, .. } if !source.starts_with("automatic") => {
                 let Some(decision) = event.decision else { return };
@@ -267,7 +288,7 @@ impl Handler<Looked> for Trainer {
 }
 
 impl Handler<TrainNow> for Trainer {
-    type Result = Result<(), NyxError>;
+    type Result = Result<String, NyxError>;
 
     fn handle(&mut self, message: TrainNow, context: &mut Self::Context) -> Self::Result {
         self.vitals.taken_up();
@@ -278,8 +299,19 @@ impl Handler<TrainNow> for Trainer {
 impl Handler<Ended> for Trainer {
     type Result = ();
 
-    fn handle(&mut self, _: Ended, _: &mut Self::Context) {
+    fn handle(&mut self, _: Ended, context: &mut Self::Context) {
         self.running = None;
+        if let Some(next) = self.waiting.pop_first() {
+            self.begin_or_wait(&next, context);
+        }
+    }
+}
+
+impl Handler<FellBack> for Trainer {
+    type Result = ();
+
+    fn handle(&mut self, message: FellBack, context: &mut Self::Context) {
+        self.begin_or_wait(&message.specialist, context);
     }
 }
 

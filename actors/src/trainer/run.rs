@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::lesson::{Lesson, Truth};
 use super::record::{Model, RunStatus};
-use super::{LearningOptions, NEUTRAL, cases};
+use super::{LearningOptions, NEUTRAL, cases, process};
 use crate::adapters::{AdapterChoice, AdapterLease};
 use crate::cells::CellStep;
 use crate::nyx::blocking;
@@ -98,10 +98,16 @@ impl Nyx {
     /// # Errors
     /// There is nothing to learn from or to try; a device or phoebe fails. The run is on record as failed then.
     pub async fn train(&self, run: Run) -> Result<RunReport, NyxError> {
-        let id = Uuid::now_v7().to_string();
-        let settings = json!({ "train": run.options, "learning": run.learning, "source": run.source, "lessons": run.lessons.len() });
+        self.train_as(&Uuid::now_v7().to_string(), run).await
+    }
+
+    /// [`train`](Self::train) under an id that was told already.
+    pub(super) async fn train_as(&self, id: &str, run: Run) -> Result<RunReport, NyxError> {
+        let settings = json!({
+            "train": run.options, "learning": run.learning, "source": run.source, "lessons": run.lessons.len(), "process": process::this(),
+        });
         let model = Model {
-            id: id.clone(),
+            id: id.to_owned(),
             specialist: run.specialist.clone(),
             objective: run.objective.name().to_owned(),
             status: RunStatus::Training.as_str().to_owned(),
@@ -114,12 +120,12 @@ impl Nyx {
         };
         self.store().begin_run(model).await?;
         let specialist = run.specialist.clone();
-        self.tell_run(&id, &specialist, RunStatus::Training, json!({ "lessons": run.lessons.len() }));
-        match self.trained(&id, run).await {
+        self.tell_run(id, &specialist, RunStatus::Training, json!({ "lessons": run.lessons.len() }));
+        match self.trained(id, run).await {
             Ok(report) => Ok(report),
             Err(error) => {
-                self.tell_run(&id, &specialist, RunStatus::Failed, json!({ "error": error.to_string() }));
-                self.store().note_run(&id, RunStatus::Failed, &Value::Null, None, Some(&error.to_string())).await?;
+                self.tell_run(id, &specialist, RunStatus::Failed, json!({ "error": error.to_string() }));
+                self.store().note_run(id, RunStatus::Failed, &Value::Null, None, Some(&error.to_string())).await?;
                 Err(error)
             }
         }

@@ -10,12 +10,18 @@ use super::{Isa, Team};
 
 /// Rows of a tile.
 const TILE: usize = 64;
+/// A probability that is no more than this is 0: what is hidden would be a subnormal number otherwise, with which some processors take a hundred times
+/// as long to multiply.
+const NOTHING: f32 = 1e-20;
 
 /// A sequence among the rows of a batch: a prompt, and what may follow it. Every branch sees the prompt and itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
-    /// The first row.
+    /// The first rows of the batch that stand before this sequence as well: what several prompts begin with goes through the model once.
+    pub shared: usize,
+    /// The first row of its own.
     pub start: usize,
+    /// Rows of the prompt, without what is shared.
     pub prompt: usize,
     /// Rows of each branch, which follow the prompt's one after the other.
     pub branches: Vec<usize>,
@@ -26,24 +32,26 @@ impl Tree {
         self.prompt + self.branches.iter().sum::<usize>()
     }
 
-    /// Which keys a row sees, both counted within the tree: of the prompt those before the first, and those of the second range.
+    /// Which keys a row of its own sees, counted from the first that is shared: those before the first, and those of the second range.
     fn seen(&self, row: usize) -> (usize, Range<usize>) {
-        if row < self.prompt {
+        let (row, prompt) = (self.shared + row, self.shared + self.prompt);
+        if row < prompt {
             return (row + 1, 0..0);
         }
-        let mut first = self.prompt;
+        let mut first = prompt;
         for length in &self.branches {
             if row < first + length {
-                return (self.prompt, first..row + 1);
+                return (prompt, first..row + 1);
             }
             first += length;
         }
-        (self.prompt, first..first)
+        (prompt, first..first)
     }
 
-    /// Position of each row, as in a text of its own.
+    /// Position of each row of its own, as in a text of its own.
     pub fn positions(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.prompt).chain(self.branches.iter().flat_map(|length| self.prompt..self.prompt + length))
+        let end = self.shared + self.prompt;
+        (self.shared..end).chain(self.branches.iter().flat_map(move |length| end..end + length))
     }
 }
 
@@ -79,6 +87,12 @@ struct Scratch {
     dp: Vec<f32>,
 }
 
+/// Where the gradients of what several trees share go until they are added up, in the trees' order: `[trees, shared, kv_heads · head_dim]`.
+struct Trunk {
+    dk: Vec<f32>,
+    dv: Vec<f32>,
+}
+
 /// One tree's group of heads.
 struct Task<'a> {
     isa: Isa,
@@ -88,21 +102,24 @@ struct Task<'a> {
     x: Attended<'a>,
 }
 
-fn tasks(team: &Team, trees: &[Tree], heads: Heads, work: impl Fn(&Tree, usize, &mut Scratch) + Sync) {
+fn tasks(team: &Team, trees: &[Tree], heads: Heads, work: impl Fn(usize, usize, &mut Scratch) + Sync) {
     let next = AtomicUsize::new(0);
     let all = trees.len() * heads.kv_heads;
     team.run(|_, _| {
         let mut scratch = Scratch { keys: Vec::new(), values: Vec::new(), p: Vec::new(), dp: Vec::new() };
         loop {
             let task = next.fetch_add(1, Ordering::Relaxed);
-            let Some(tree) = trees.get(task / heads.kv_heads).filter(|_| task < all) else { return };
-            work(tree, task % heads.kv_heads, &mut scratch);
+            if task >= all {
+                return;
+            }
+            work(task / heads.kv_heads, task % heads.kv_heads, &mut scratch);
         }
     });
 }
 
 fn check(trees: &[Tree], heads: Heads, x: &Attended<'_>, queries: usize) {
     let rows = trees.iter().map(|tree| tree.start + tree.rows()).max().unwrap_or(0);
+    assert!(trees.iter().all(|tree| tree.shared <= tree.start), "what is shared stands before");
     let (wide, narrow) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
     assert!(heads.head_dim.is_multiple_of(LANES) && heads.heads.is_multiple_of(heads.kv_heads), "heads of whole lanes, in whole groups");
     assert!(
@@ -121,7 +138,7 @@ pub fn attend(team: &Team, isa: Isa, trees: &[Tree], heads: Heads, x: Attended<'
     tasks(team, trees, heads, |tree, kv_head, scratch| {
         let out = &out;
         // SAFETY: `check` has checked the shapes, and each task has a tree's rows and a group's columns of its own.
-        unsafe { Task { isa, heads, tree, kv_head, x }.forward(out.0, scratch) }
+        unsafe { Task { isa, heads, tree: &trees[tree], kv_head, x }.forward(out.0, scratch) }
     });
 }
 
@@ -143,12 +160,32 @@ pub fn attend_backward(
 ) {
     check(trees, heads, &x, dout.len());
     assert!(dq.len() >= x.q.len() && dk.len() >= x.k.len() && dv.len() >= x.v.len(), "a gradient a value");
-    let [dq, dk, dv] = [Shared(dq.as_mut_ptr()), Shared(dk.as_mut_ptr()), Shared(dv.as_mut_ptr())];
-    tasks(team, trees, heads, |tree, kv_head, scratch| {
-        let (dq, dk, dv) = (&dq, &dk, &dv);
-        // SAFETY: as in `attend`.
-        unsafe { Task { isa, heads, tree, kv_head, x }.backward(dout, [dq.0, dk.0, dv.0], scratch) }
-    });
+    let (shared, narrow) = (trees.iter().map(|tree| tree.shared).max().unwrap_or(0), heads.kv_heads * heads.head_dim);
+    let room = trees.len() * shared * narrow;
+    let mut trunk = Trunk { dk: vec![0.0; room], dv: vec![0.0; room] };
+    {
+        let [dq, dk, dv] = [Shared(dq.as_mut_ptr()), Shared(dk.as_mut_ptr()), Shared(dv.as_mut_ptr())];
+        let [trunk_dk, trunk_dv] = [Shared(trunk.dk.as_mut_ptr()), Shared(trunk.dv.as_mut_ptr())];
+        tasks(team, trees, heads, |tree, kv_head, scratch| {
+            let (dq, dk, dv, trunk_dk, trunk_dv) = (&dq, &dk, &dv, &trunk_dk, &trunk_dv);
+            let at = tree * shared * narrow;
+            // SAFETY: as in `attend`; of what is shared, each tree has a place of its own.
+            unsafe {
+                let trunk = [trunk_dk.0.add(at), trunk_dv.0.add(at)];
+                Task { isa, heads, tree: &trees[tree], kv_head, x }.backward(dout, [dq.0, dk.0, dv.0], trunk, scratch);
+            }
+        });
+    }
+    if room > 0 {
+        for (sum, parts) in [(dk, &trunk.dk), (dv, &trunk.dv)] {
+            team.for_rows(&mut sum[..shared * narrow], narrow, |row, sum| {
+                for tree in 0..trees.len() {
+                    let part = &parts[(tree * shared + row) * narrow..][..narrow];
+                    sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+                }
+            });
+        }
+    }
 }
 
 impl Task<'_> {
@@ -160,9 +197,14 @@ impl Task<'_> {
         self.heads.kv_heads * self.heads.head_dim
     }
 
-    /// Where the group's keys and values of the tree begin.
+    /// Where the group's keys and values of the tree's own rows begin.
     fn kv_start(&self) -> usize {
-        self.tree.start * self.narrow() + self.kv_head * self.heads.head_dim
+        self.tree.start * self.narrow() + self.kv_head_start()
+    }
+
+    /// Where those of the shared rows begin.
+    fn kv_head_start(&self) -> usize {
+        self.kv_head * self.heads.head_dim
     }
 
     /// Where a head's row begins.
@@ -175,22 +217,24 @@ impl Task<'_> {
         self.kv_head * size..(self.kv_head + 1) * size
     }
 
-    /// Keys or values of the group, `[head_dim, padded rows]`.
+    /// Keys or values of the group, shared ones first, `[head_dim, padded rows]`.
     fn transpose(&self, values: &[f32], into: &mut Vec<f32>) -> usize {
-        let (rows, dim) = (self.tree.rows(), self.heads.head_dim);
+        let (shared, dim) = (self.tree.shared, self.heads.head_dim);
+        let rows = shared + self.tree.rows();
         let padded = rows.next_multiple_of(LANES);
         into.clear();
         into.resize(dim * padded, 0.0);
         for row in 0..rows {
-            let from = &values[self.kv_start() + row * self.narrow()..][..dim];
-            for (d, value) in from.iter().enumerate() {
+            let start =
+                if row < shared { self.kv_head_start() + row * self.narrow() } else { self.kv_start() + (row - shared) * self.narrow() };
+            for (d, value) in values[start..][..dim].iter().enumerate() {
                 into[d * padded + row] = *value;
             }
         }
         padded
     }
 
-    /// Tiles of rows with the keys that any of their rows may see.
+    /// Tiles of own rows with the own keys that any of their rows may see.
     fn tiles(&self) -> impl Iterator<Item = (Range<usize>, usize)> + '_ {
         let rows = self.tree.rows();
         (0..rows).step_by(TILE).map(move |first| {
@@ -209,12 +253,12 @@ impl Task<'_> {
         }
     }
 
-    /// The probabilities of a tile, `[rows, keys padded]`.
+    /// The probabilities of a tile, `[rows, shared + keys padded]`.
     ///
     /// # Safety
     /// As [`attend`] has checked.
     unsafe fn probabilities(&self, head: usize, rows: &Range<usize>, keys: usize, transposed: &[f32], padded: usize, p: &mut Vec<f32>) {
-        let width = keys.next_multiple_of(LANES);
+        let width = self.width(keys);
         p.resize(rows.len() * width, 0.0);
         let scale = 1.0 / (self.heads.head_dim as f32).sqrt();
         let right = Right { values: transposed, columns: width, stride: padded };
@@ -233,39 +277,87 @@ impl Task<'_> {
         }
     }
 
+    /// Columns of a tile whose rows see so many own keys.
+    fn width(&self, keys: usize) -> usize {
+        (self.tree.shared + keys).next_multiple_of(LANES)
+    }
+
+    /// The group's keys or values as they stand, of shared and of own rows.
+    fn stored<'a>(&self, values: &'a [f32]) -> [Right<'a>; 2] {
+        let right = |start: usize| Right { values: &values[start..], columns: self.heads.head_dim, stride: self.narrow() };
+        [right(self.kv_head_start()), right(self.kv_start())]
+    }
+
+    /// `to (+)= p · values`, of a tile `[rows, width]` of shared and own keys.
+    ///
+    /// # Safety
+    /// As [`attend`] has checked; the rows and columns are this task's.
+    unsafe fn weigh(&self, p: &[f32], rows: usize, keys: usize, [shared, own]: [Right<'_>; 2], to: Target, scaled: Scaled) {
+        let (width, panels) = (self.width(keys), 0..self.heads.head_dim / LANES);
+        let left = |values, inner| Left { values, rows, inner, row_stride: width, inner_stride: 1 };
+        // SAFETY: as the caller promises.
+        unsafe {
+            let mut scaled = scaled;
+            if self.tree.shared > 0 {
+                part(self.isa, left(p, self.tree.shared), shared, to, 0..rows, panels.clone(), scaled);
+                scaled.add = true;
+            }
+            part(self.isa, left(&p[self.tree.shared..], keys), own, to, 0..rows, panels, scaled);
+        }
+    }
+
+    /// `to += pᵀ · x`, of a tile `[rows, width]`: rows of the shared keys go to the first target, those of its own keys to the second.
+    ///
+    /// # Safety
+    /// As [`weigh`](Self::weigh).
+    unsafe fn spread(&self, p: &[f32], rows: usize, keys: usize, x: Right<'_>, [shared, own]: [Target; 2], by: f32) {
+        let (width, panels, scaled) = (self.width(keys), 0..self.heads.head_dim / LANES, Scaled { by, add: true });
+        let turned = |values, keys| Left { values, rows: keys, inner: rows, row_stride: 1, inner_stride: width };
+        // SAFETY: as the caller promises.
+        unsafe {
+            if self.tree.shared > 0 {
+                part(self.isa, turned(p, self.tree.shared), x, shared, 0..self.tree.shared, panels.clone(), scaled);
+            }
+            part(self.isa, turned(&p[self.tree.shared..], keys), x, own, 0..keys, panels, scaled);
+        }
+    }
+
     unsafe fn forward(&self, out: *mut f32, scratch: &mut Scratch) {
         let padded = self.transpose(self.x.k, &mut scratch.keys);
-        let values = Right { values: &self.x.v[self.kv_start()..], columns: self.heads.head_dim, stride: self.narrow() };
+        let values = self.stored(self.x.v);
         for (rows, keys) in self.tiles() {
             for head in self.group() {
                 // SAFETY: as `attend` has checked; these rows and columns are this task's.
                 unsafe {
                     self.probabilities(head, &rows, keys, &scratch.keys, padded, &mut scratch.p);
-                    let width = keys.next_multiple_of(LANES);
-                    let p = Left { values: &scratch.p, rows: rows.len(), inner: keys, row_stride: width, inner_stride: 1 };
                     let to = Target { start: out.add(self.q_start(head, rows.start)), stride: self.wide() };
-                    part(self.isa, p, values, to, 0..rows.len(), 0..self.heads.head_dim / LANES, Scaled::WRITE);
+                    self.weigh(&scratch.p, rows.len(), keys, values, to, Scaled::WRITE);
                 }
             }
         }
     }
 
-    unsafe fn backward(&self, dout: &[f32], [dq, dk, dv]: [*mut f32; 3], scratch: &mut Scratch) {
+    unsafe fn backward(&self, dout: &[f32], [dq, dk, dv]: [*mut f32; 3], [trunk_dk, trunk_dv]: [*mut f32; 2], scratch: &mut Scratch) {
         let padded = self.transpose(self.x.k, &mut scratch.keys);
         self.transpose(self.x.v, &mut scratch.values);
-        let dim = self.heads.head_dim;
+        let (dim, narrow) = (self.heads.head_dim, self.narrow());
         let scale = 1.0 / (dim as f32).sqrt();
-        let keys_right = Right { values: &self.x.k[self.kv_start()..], columns: dim, stride: self.narrow() };
+        let keys_stored = self.stored(self.x.k);
         for (rows, keys) in self.tiles() {
-            let width = keys.next_multiple_of(LANES);
+            let width = self.width(keys);
             for head in self.group() {
-                // SAFETY: as `attend_backward` has checked; these rows and columns are this task's.
+                let column = |values, start: usize| Right { values: &values[start..], columns: dim, stride: self.wide() };
+                let (dout_right, q_right) =
+                    (column(dout, self.q_start(head, rows.start)), column(self.x.q, self.q_start(head, rows.start)));
+                // SAFETY: as `attend_backward` has checked; these rows and columns, and these places in the trunk, are this task's.
                 unsafe {
+                    let kv = |shared: *mut f32, own: *mut f32| {
+                        let at = |start: *mut f32| Target { start, stride: narrow };
+                        [at(shared.wrapping_add(self.kv_head_start())), at(own.add(self.kv_start()))]
+                    };
                     self.probabilities(head, &rows, keys, &scratch.keys, padded, &mut scratch.p);
                     // dv += pᵀ · dout
-                    let dout_right = Right { values: &dout[self.q_start(head, rows.start)..], columns: dim, stride: self.wide() };
-                    let kv = Target { start: dv.add(self.kv_start()), stride: self.narrow() };
-                    part(self.isa, turned(&scratch.p, &rows, keys, width), dout_right, kv, 0..keys, 0..dim / LANES, Scaled::ADD);
+                    self.spread(&scratch.p, rows.len(), keys, dout_right, kv(trunk_dv, dv), 1.0);
                     // dp = dout · vᵀ, then ds = p (dp - Σ p dp)
                     scratch.dp.resize(rows.len() * width, 0.0);
                     let values = Right { values: &scratch.values, columns: width, stride: padded };
@@ -274,30 +366,14 @@ impl Task<'_> {
                     for (p, dp) in scratch.p.chunks_exact(width).zip(scratch.dp.chunks_exact_mut(width)) {
                         softmax_backward_isa(self.isa, p.as_ptr(), dp.as_mut_ptr(), width);
                     }
-                    // dq = ds · k, dk += dsᵀ · q
-                    let ds = Left { values: &scratch.dp, rows: rows.len(), inner: keys, row_stride: width, inner_stride: 1 };
+                    // dq += ds · k, dk += dsᵀ · q
                     let to = Target { start: dq.add(self.q_start(head, rows.start)), stride: self.wide() };
-                    part(self.isa, ds, keys_right, to, 0..rows.len(), 0..dim / LANES, Scaled { by: scale, add: true });
-                    let q_right = Right { values: &self.x.q[self.q_start(head, rows.start)..], columns: dim, stride: self.wide() };
-                    let to = Target { start: dk.add(self.kv_start()), stride: self.narrow() };
-                    part(
-                        self.isa,
-                        turned(&scratch.dp, &rows, keys, width),
-                        q_right,
-                        to,
-                        0..keys,
-                        0..dim / LANES,
-                        Scaled { by: scale, add: true },
-                    );
+                    self.weigh(&scratch.dp, rows.len(), keys, keys_stored, to, Scaled { by: scale, add: true });
+                    self.spread(&scratch.dp, rows.len(), keys, q_right, kv(trunk_dk, dk), scale);
                 }
             }
         }
     }
-}
-
-/// A tile `[rows, width]` as its transposed, without the padding.
-fn turned<'a>(values: &'a [f32], rows: &Range<usize>, keys: usize, width: usize) -> Left<'a> {
-    Left { values, rows: keys, inner: rows.len(), row_stride: 1, inner_stride: width }
 }
 
 for_isa! { unsafe fn softmax_isa(x: *mut f32, width: usize) = softmax_body }
@@ -318,9 +394,9 @@ unsafe fn softmax_body<V: Lanes>(x: *mut f32, width: usize) {
             value.store(x.add(at));
             total = total.add(value);
         }
-        let by = V::splat(1.0 / sum(total));
+        let (by, nothing, least) = (V::splat(1.0 / sum(total)), V::splat(0.0), V::splat(NOTHING));
         for at in (0..width).step_by(LANES) {
-            V::load(x.add(at)).mul(by).store(x.add(at));
+            nothing.max(V::load(x.add(at)).mul(by).sub(least)).store(x.add(at));
         }
     }
 }

@@ -7,10 +7,12 @@ use std::ops::Range;
 use super::lanes::{LANES, Lanes, for_isa};
 use super::{Isa, Team};
 
-/// Inner columns of a packed panel: what stays in the nearer caches while rows pass by.
-const INNER: usize = 512;
-/// Lanes side by side in one tile.
-const SIDE: usize = 2;
+/// Inner columns of a packed panel: what stays in the nearest cache while rows pass by.
+const INNER: usize = 192;
+/// Rows of a thread that are worth packing the right operand for.
+const ROWS_APIECE: usize = 64;
+/// Lanes side by side in one tile, where registers suffice.
+const SIDE: usize = 3;
 
 /// The left operand `[rows, inner]`, with any strides: a transposed one has them exchanged.
 #[derive(Debug, Clone, Copy)]
@@ -86,8 +88,8 @@ pub fn gemm(team: &Team, isa: Isa, a: Left<'_>, b: Right<'_>, c: &mut [f32], str
     check(&a, &b, c.len(), stride);
     let to = Target { start: c.as_mut_ptr(), stride };
     let panels = b.columns / LANES;
-    // rows are shared out where there are more of them than columns
-    let by_rows = a.rows >= b.columns;
+    // rows are shared out where each thread gets enough of them: what it reads of the left operand then stays in its caches
+    let by_rows = a.rows >= b.columns.min(ROWS_APIECE * team.threads());
     team.run(|thread, threads| {
         let share = |all: usize| all * thread / threads..all * (thread + 1) / threads;
         let (rows, panels) = if by_rows { (share(a.rows), 0..panels) } else { (0..a.rows, share(panels)) };
@@ -138,9 +140,10 @@ unsafe fn part_body<V: Lanes>(
     scaled: Scaled,
     scratch: &mut [f32],
 ) {
+    let widest = if V::WIDE { SIDE } else { 1 };
     let mut panel = panels.start;
     while panel < panels.end {
-        let side = SIDE.min(panels.end - panel);
+        let side = widest.min(panels.end - panel);
         for from in (0..a.inner.max(1)).step_by(INNER) {
             let inner = INNER.min(a.inner - from);
             let add = scaled.add || from > 0;
@@ -170,10 +173,11 @@ unsafe fn part_body<V: Lanes>(
                         by: scaled.by,
                     };
                     row += match (side, rows.end - row) {
-                        (SIDE, 8..) => tile.run::<V, 8, SIDE>(),
-                        (SIDE, 4..) => tile.run::<V, 4, SIDE>(),
-                        (SIDE, _) => tile.run::<V, 1, SIDE>(),
-                        (_, 8..) => tile.run::<V, 8, 1>(),
+                        (SIDE, 8..) if V::WIDE => tile.run::<V, 8, SIDE>(),
+                        (SIDE, _) if V::WIDE => tile.run::<V, 1, SIDE>(),
+                        (2, 8..) if V::WIDE => tile.run::<V, 8, 2>(),
+                        (2, _) if V::WIDE => tile.run::<V, 1, 2>(),
+                        (_, 8..) if V::WIDE => tile.run::<V, 8, 1>(),
                         (_, 4..) => tile.run::<V, 4, 1>(),
                         _ => tile.run::<V, 1, 1>(),
                     };
@@ -199,11 +203,18 @@ impl Tile<'_> {
     /// Some rows of some lanes; returns how many rows.
     #[inline(always)]
     unsafe fn run<V: Lanes, const R: usize, const S: usize>(&self) -> usize {
+        // a stride that is known needs no registers
+        // SAFETY: as `part`.
+        unsafe { if self.a.inner_stride == 1 { self.sum::<V, R, S>(1) } else { self.sum::<V, R, S>(self.a.inner_stride) } }
+    }
+
+    #[inline(always)]
+    unsafe fn sum<V: Lanes, const R: usize, const S: usize>(&self, inner_stride: usize) -> usize {
         // SAFETY: as `part`.
         unsafe {
             let mut sums = [[V::splat(0.0); S]; R];
             let (mut left, mut right) = (self.left, self.right.0);
-            let (row_stride, inner_stride, next) = (self.a.row_stride, self.a.inner_stride, self.right.1);
+            let (row_stride, next) = (self.a.row_stride, self.right.1);
             // wrapping: checks of pointers, where assertions are on, would push the sums out of their registers
             for _ in 0..self.inner {
                 let mut b = [V::splat(0.0); S];
@@ -232,7 +243,19 @@ impl Tile<'_> {
     }
 }
 
-/// Whether products of bf16 are fast here.
+/// Whether products of bf16 are faster here than those of f32: Intel's processors do a quarter as many of them as of the others, each worth two.
+pub fn bf16_is_faster() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let vendor = std::arch::x86_64::__cpuid(0);
+        let intel = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel";
+        has_bf16() && !intel
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Whether the processor multiplies bf16.
 pub fn has_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
@@ -268,6 +291,30 @@ fn bf16(value: f32) -> u32 {
     let bits = value.to_bits();
     // a number that is none stays one
     if value.is_nan() { (bits >> 16) | 0x40 } else { (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 }
+}
+
+/// The transposed of a matrix `[rows, columns]`, of which `read(n, into)` gives some rows.
+///
+/// # Panics
+/// When 16 does not divide the rows, or `into` has another size.
+pub fn transposed(team: &Team, rows: usize, columns: usize, read: impl Fn(Range<usize>, &mut [f32]) + Sync, into: &mut [f32]) {
+    struct Start(*mut f32);
+    // SAFETY: threads write different columns.
+    unsafe impl Sync for Start {}
+    assert!(rows.is_multiple_of(LANES) && into.len() == rows * columns, "whole lanes of rows, and room for them");
+    let (start, panels) = (Start(into.as_mut_ptr()), rows / LANES);
+    team.run(|thread, threads| {
+        let start = &start;
+        let mut tile = vec![0.0_f32; LANES * columns];
+        for first in (panels * thread / threads..panels * (thread + 1) / threads).map(|panel| panel * LANES) {
+            read(first..first + LANES, &mut tile);
+            for column in 0..columns {
+                // SAFETY: within `into`, and no other thread has these columns.
+                let to = unsafe { std::slice::from_raw_parts_mut(start.0.add(column * rows + first), LANES) };
+                to.iter_mut().zip(tile[column..].iter().step_by(columns)).for_each(|(to, value)| *to = *value);
+            }
+        }
+    });
 }
 
 /// Where a weight `[out, in]`, sixteen of its rows at a time, goes for both directions.

@@ -18,6 +18,9 @@ pub(super) const LANES: usize = 16;
 /// # Safety
 /// Of every function: the processor has the instruction set of the implementation, and pointers hold [`LANES`] elements.
 pub(super) trait Lanes: Copy {
+    /// One register holds them, and there are enough registers for a large tile.
+    const WIDE: bool = false;
+
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
@@ -189,6 +192,8 @@ pub(super) struct Avx512(__m512);
 
 #[cfg(target_arch = "x86_64")]
 impl Lanes for Avx512 {
+    const WIDE: bool = true;
+
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         unsafe { Self(_mm512_set1_ps(value)) }

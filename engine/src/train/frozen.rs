@@ -8,7 +8,9 @@ use candle_core::quantized::ggml_file::qtensor_from_ggml;
 use candle_core::quantized::{GgmlDType, QTensor};
 use half::f16;
 
-use crate::kernels::{Isa, Left, PairedPanels, Right, Scaled, Team, gemm, gemm_bf16, pack_pairs, to_bf16};
+use crate::kernels::{
+    Isa, Left, PairedPanels, Right, Scaled, Team, bf16_is_faster, gemm, gemm_bf16, has_bf16, pack_pairs, to_bf16, transposed,
+};
 use crate::lora::Target;
 use crate::weights::{Matrix, Quantisation, WeightReader};
 use crate::{EngineError, ModelConfig, ModelFiles, Result};
@@ -17,7 +19,7 @@ use crate::{EngineError, ModelConfig, ModelFiles, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum TrainPrecision {
-    /// bf16 where the processor multiplies it, else f32.
+    /// bf16 where the processor multiplies it faster than f32, else f32; what the backward needs is kept in bf16.
     #[default]
     Auto,
     Bf16,
@@ -179,7 +181,10 @@ impl FrozenModel {
 pub(super) struct Multiplier {
     pub(super) team: Team,
     pub(super) isa: Isa,
+    /// Products are of bf16.
     pub(super) bf16: bool,
+    /// What is kept for the backward is in bf16.
+    pub(super) keep_bf16: bool,
     panels: PairedPanels,
     dense: Vec<f32>,
     turned: Vec<f32>,
@@ -188,7 +193,7 @@ pub(super) struct Multiplier {
 
 impl Multiplier {
     pub(super) fn new(threads: usize, precision: TrainPrecision) -> Result<Self> {
-        let can = crate::kernels::has_bf16();
+        let can = has_bf16();
         if precision == TrainPrecision::Bf16 && !can {
             let reason = "precision is bf16, and this processor does not multiply it: expected auto or f32".to_owned();
             return Err(EngineError::Training { reason });
@@ -196,7 +201,12 @@ impl Multiplier {
         Ok(Self {
             team: Team::new(threads),
             isa: Isa::detect(),
-            bf16: can && precision != TrainPrecision::F32,
+            bf16: match precision {
+                TrainPrecision::Auto => bf16_is_faster(),
+                TrainPrecision::Bf16 => true,
+                TrainPrecision::F32 => false,
+            },
+            keep_bf16: precision != TrainPrecision::F32,
             panels: PairedPanels::default(),
             dense: Vec::new(),
             turned: Vec::new(),
@@ -215,11 +225,9 @@ impl Multiplier {
                 pack_pairs(&self.team, self.isa, out, columns, read, Some(&mut self.panels), None);
                 gemm_bf16(&self.team, &self.rounded, &self.panels, y, false);
             } else {
-                self.dequantise(w, rows.clone());
                 self.turned.resize(out * columns, 0.0);
-                for (row, values) in self.dense.chunks_exact(columns).enumerate() {
-                    values.iter().enumerate().for_each(|(column, value)| self.turned[column * out + row] = *value);
-                }
+                let read = |part: Range<usize>, into: &mut [f32]| w.rows(rows.start + part.start..rows.start + part.end, into);
+                transposed(&self.team, out, columns, read, &mut self.turned);
                 gemm(&self.team, self.isa, Left::rows(x, columns), Right::rows(&self.turned, out), y, out, Scaled::WRITE);
             }
         }

@@ -36,7 +36,7 @@ pub(super) struct Low<'a> {
     pub(super) values: &'a [f32],
 }
 
-/// What the backward needs of the forward; in bf16 where products are.
+/// What the backward needs of the forward.
 #[derive(Debug)]
 enum Kept {
     F32(Vec<f32>),
@@ -45,7 +45,7 @@ enum Kept {
 
 impl Kept {
     fn of(m: &Multiplier, x: &[f32]) -> Self {
-        if !m.bf16 {
+        if !m.keep_bf16 {
             return Self::F32(x.to_vec());
         }
         let mut rounded = vec![0; x.len()];
@@ -149,7 +149,7 @@ impl Model {
         }
         for layer in 0..self.frozen.layers.len() {
             let keep = tape.is_some() && !self.checkpoint;
-            let input = tape.as_ref().map(|_| x.clone());
+            let input = (tape.is_some() && self.checkpoint).then(|| x.clone());
             let kept = self.layer(layer, &mut x, batch, low, keep);
             if let Some(tape) = tape.as_deref_mut() {
                 match kept {

@@ -32,15 +32,39 @@ fn rows(example: &Example) -> usize {
     example.prompt.len() + example.continuations.iter().map(|tokens| tokens.len() - 1).sum::<usize>()
 }
 
+/// The fewest tokens that are worth sharing.
+const LEAST_SHARED: usize = 8;
+
+/// How many tokens all prompts of these examples begin with, at least one of each left over. Anchors are texts of their own, and share nothing.
+fn common_beginning(examples: &[Example], chosen: &[usize]) -> usize {
+    let mut prompts =
+        chosen.iter().map(|index| &examples[*index]).filter(|example| shares(example)).map(|example| example.prompt.as_slice());
+    let Some(first) = prompts.next() else { return 0 };
+    let (mut common, mut count) = (first.len().saturating_sub(1), 1);
+    for prompt in prompts {
+        let least = common.min(prompt.len().saturating_sub(1));
+        common = first[..least].iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        count += 1;
+    }
+    if count > 1 && common >= LEAST_SHARED { common } else { 0 }
+}
+
+fn shares(example: &Example) -> bool {
+    !matches!(example.aim, Aim::Anchor)
+}
+
 /// Divides examples into parts of about `most` rows, the longest first, so that parts are alike.
 pub(super) fn parts(examples: &[Example], chosen: &[usize], most: usize) -> Vec<Vec<usize>> {
+    let common = common_beginning(examples, chosen);
+    let own_rows = |index: usize| rows(&examples[index]) - if shares(&examples[index]) { common } else { 0 };
     let mut sorted = chosen.to_vec();
-    sorted.sort_by_key(|index| (std::cmp::Reverse(rows(&examples[*index])), *index));
-    let total: usize = chosen.iter().map(|index| rows(&examples[*index])).sum();
+    sorted.sort_by_key(|index| (std::cmp::Reverse(own_rows(*index)), *index));
+    let total: usize = chosen.iter().map(|index| own_rows(*index)).sum();
+    let most = most.saturating_sub(common).max(1);
     let count = total.div_ceil(most).clamp(1, chosen.len().max(1));
     let mut parts: Vec<(usize, Vec<usize>)> = vec![(0, Vec::new()); count];
     for index in sorted {
-        let size = rows(&examples[index]);
+        let size = own_rows(index);
         let least = (0..parts.len()).min_by_key(|part| parts[*part].0).unwrap_or(0);
         // what does not fit anywhere gets a part of its own
         if parts[least].0 > 0 && parts[least].0 + size > most {
@@ -63,15 +87,21 @@ pub(super) fn strangers(examples: &[Example], chosen: &[usize]) -> BTreeMap<usiz
 }
 
 impl Round {
-    /// `strangers` names, for each of `part`, the example whose answer is read after its prompt as well.
+    /// `strangers` names, for each of `part`, the example whose answer is read after its prompt as well. What the prompts begin with in common stands
+    /// in the batch once.
     pub(super) fn new(examples: &[Example], part: &[usize], strangers: &[Option<usize>]) -> Self {
         let mut batch = Batch::default();
         let (mut lengths, mut place) = (Vec::new(), 0);
+        let common = common_beginning(examples, part);
+        if let Some(first) = part.iter().map(|index| &examples[*index]).find(|example| common > 0 && shares(example)) {
+            batch.tokens.extend(&first.prompt[..common]);
+            batch.trees.push(Tree { shared: 0, start: 0, prompt: common, branches: Vec::new() });
+        }
         for (at, index) in part.iter().enumerate() {
             let example = &examples[*index];
             let strange = strangers.get(at).copied().flatten().and_then(|other| examples[other].continuations.first());
-            let start = batch.tokens.len();
-            batch.tokens.extend(&example.prompt);
+            let (start, shared) = (batch.tokens.len(), if shares(example) { common } else { 0 });
+            batch.tokens.extend(&example.prompt[shared..]);
             let last = batch.tokens.len() - 1;
             let mut branches = Vec::new();
             for tokens in example.continuations.iter().chain(strange) {
@@ -84,11 +114,17 @@ impl Round {
                     place += 1;
                 }
             }
-            batch.trees.push(Tree { start, prompt: example.prompt.len(), branches });
+            batch.trees.push(Tree { shared, start, prompt: example.prompt.len() - shared, branches });
             lengths.push((example.continuations.iter().map(Vec::len).collect(), strange.map(Vec::len)));
         }
         batch.reads.sort_unstable();
         Self { batch, examples: part.to_vec(), lengths }
+    }
+
+    /// Tokens that were taken in, what is shared counted for each.
+    pub(super) fn tokens(&self) -> usize {
+        self.batch.trees.iter().map(|tree| tree.shared + tree.rows()).sum::<usize>()
+            - self.batch.trees.iter().map(|tree| tree.shared).max().unwrap_or(0)
     }
 
     pub(super) fn has_strangers(&self) -> bool {

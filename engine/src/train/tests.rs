@@ -102,6 +102,41 @@ fn gradients_are_those_of_finite_differences_for_every_module() {
 }
 
 #[test]
+fn what_prompts_begin_with_in_common_goes_through_once_and_changes_no_gradient() {
+    let dir = tempfile::tempdir().unwrap();
+    random_model(dir.path(), 6, 2, 16, 160, &mut fixed());
+    let files = ModelFiles::open(dir.path()).unwrap();
+    let mut trainer = stirred(&files, on_f32(&Target::ALL));
+    let with_beginning = |example: Example, length: usize| {
+        let prompt = tokens(length, 9).into_iter().chain(example.prompt).collect();
+        Example { prompt, ..example }
+    };
+    let anchor = Example { prompt: tokens(21, 3), continuations: vec![tokens(7, 1)], aim: Aim::Anchor };
+    for length in [9, 17, 70] {
+        // one prompt is nothing but the beginning; one text is another
+        let mut examples: Vec<Example> = examples().into_iter().take(4).map(|example| with_beginning(example, length)).collect();
+        examples.push(Example { prompt: tokens(length, 9), continuations: vec![tokens(3, 2)], aim: Aim::Answer });
+        examples.push(anchor.clone());
+        let (loss, gradient, counted) = trainer.gradient(&examples).unwrap();
+        let (mut losses, mut sum, mut apart) = (0.0, vec![0.0_f32; gradient.len()], 0);
+        for example in &examples {
+            let (loss, gradient, tokens) = trainer.gradient(std::slice::from_ref(example)).unwrap();
+            losses += loss / examples.len() as f64;
+            sum.iter_mut().zip(&gradient).for_each(|(sum, part)| *sum += part / examples.len() as f32);
+            apart += tokens;
+        }
+        assert_eq!(counted, apart, "each prompt's tokens count, however often they go through");
+        assert!((loss - losses).abs() < 1e-5 * losses.abs(), "{length}: {loss} and {losses}");
+        let largest = sum.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+        let away = gradient.iter().zip(&sum).map(|(a, b)| (a - b).abs()).fold(0.0_f32, f32::max);
+        assert!(away < 1e-4 * largest, "{length}: {away} beside {largest}");
+        let together = round::Round::new(&examples, &[0, 1, 2, 3, 4, 5], &[None; 6]);
+        let beginning = length - 1;
+        assert_eq!(together.batch.tokens.len() + 4 * beginning, counted as usize);
+    }
+}
+
+#[test]
 fn what_is_padded_stays_zero_and_checkpoints_change_nothing() {
     let files = ModelFiles::open(&reference("tiny-llama3")).unwrap();
     let examples = examples();

@@ -56,7 +56,7 @@ impl Default for TrainOptions {
             loss: LossSettings::default(),
             epochs: 2,
             batch: 8,
-            micro_tokens: 1024,
+            micro_tokens: 1536,
             checkpoint: false,
             threads: 0,
             seed: 1,
@@ -301,7 +301,7 @@ impl Trainer {
         for part in round::parts(examples, chosen, self.options.micro_tokens) {
             let strange: Vec<_> = part.iter().map(|index| strangers.get(index).copied()).collect();
             let round = Round::new(examples, &part, &strange);
-            all.tokens += round.batch.tokens.len() as u64;
+            all.tokens += round.tokens() as u64;
             let missing = part.iter().any(|index| examples[*index].aim.needs_reference() && references[*index].is_none());
             let strange_references = if missing || round.has_strangers() {
                 let x = self.model.forward(&round.batch, None, None);

@@ -29,7 +29,13 @@ fn at(text: &str) -> DateTime<Utc> {
 }
 
 fn situation<'a>(evidence: &'a [Evidence]) -> Situation<'a> {
-    Situation { now: at("2026-11-24T14:45:26Z"), deadline_ms: 12_000, evidence, question: "What did I tell you about my sister?" }
+    Situation {
+        now: at("2026-11-24T14:45:26Z"),
+        deadline_ms: 12_000,
+        evidence,
+        question: "What did I tell you about my sister?",
+        reckoning: None,
+    }
 }
 
 fn evidence(text: &str, speaker: Option<&str>) -> Evidence {

@@ -1,4 +1,4 @@
-//! Time: what a question says of it, time stamps as features, memories that fade, and whether to answer now, short or later.
+//! Time: what a question says of it, what follows from that, time stamps as features, memories that fade, and whether to answer now, short or later.
 //!
 //! Nothing here reads a clock: the present comes in with every call.
 
@@ -6,6 +6,7 @@ mod expression;
 mod features;
 mod plan;
 mod ranking;
+mod reckoning;
 #[cfg(test)]
 mod tests;
 mod vocabulary;
@@ -17,3 +18,4 @@ pub use expression::{Interval, TimeReading, read_time};
 pub use features::{PERIODIC, TIME_FEATURES, age_in_words, log_age, log_deadline, periodic, recurring_similarity, time_features};
 pub use plan::{Course, Measured, Outlook, Pace, Plan, Prospect, Quality, plan};
 pub use ranking::{Candidate, Timing, TimingExample, faded};
+pub use reckoning::{Reckoning, Relation, reckon};
