@@ -134,16 +134,15 @@ impl Doors {
         serde_json::from_value(told).map_err(|error| NyxError::Internal(error.to_string()))
     }
 
-    /// Waits until so many runs have ended; the newest.
-    async fn run_ended(&self, what: &str, count: usize) -> Result<Value, NyxError> {
+    /// Waits until the newest run is another than `but`, and has ended.
+    async fn run_ended(&self, what: &str, but: Option<&Value>) -> Result<Value, NyxError> {
         let bar = bar(what, 1);
         let until = Instant::now() + PATIENCE;
         let path = format!("/admin/training?specialist={SPECIALIST}");
         let found = loop {
             let runs = self.get(&path).await?;
-            let mut ended = runs["data"].as_array().into_iter().flatten().filter(|run| !run["ended_at"].is_null());
-            let newest = ended.next().cloned();
-            if let Some(newest) = newest.filter(|_| ended.count() + 1 >= count) {
+            let newest = runs["data"][0].clone();
+            if !newest["ended_at"].is_null() && but.is_none_or(|but| but["id"] != newest["id"]) {
                 break newest;
             }
             if Instant::now() > until {
@@ -155,17 +154,16 @@ impl Doors {
         Ok(found)
     }
 
-    /// Waits until nobody but the base speaks for the specialist.
-    async fn fallen_back(&self) -> Result<(), NyxError> {
+    /// Asks until an adapter no longer answers.
+    async fn fallen_back(&self, trial: &ChoiceTrial, adapter: &str, seed: u64) -> Result<(), NyxError> {
         let until = Instant::now() + Duration::from_secs(60);
         loop {
-            let adapters = self.get("/admin/adapters").await?;
-            let live = |entry: &Value| entry["specialist"] == SPECIALIST && entry["status"] == "live";
-            if !adapters["data"].as_array().into_iter().flatten().any(live) {
+            let (answered, _) = self.ask(trial, Some(SPECIALIST), seed).await?;
+            if answered["adapter"]["id"] != adapter {
                 return Ok(());
             }
             if Instant::now() > until {
-                return Err(NyxError::Internal(format!("a damaged adapter still speaks after a minute: {adapters}")));
+                return Err(NyxError::Internal(format!("a damaged adapter still speaks after a minute: {adapter}")));
             }
             actix_web::rt::time::sleep(POLL).await;
         }
@@ -203,15 +201,16 @@ async fn play(stage: &Stage, doors: &Doors, trials: &Trials, requests: usize) ->
     let answers = stage.each("loop: asking", asked, ask).await?;
     let weights_after = doors.weights().await?;
     doors.post("/admin/training", &json!({ "specialist": SPECIALIST })).await?;
-    let mut runs = vec![doors.run_ended("loop: training", 1).await?];
+    let first = doors.run_ended("loop: training", None).await?;
     let trained = doors.accuracy(stage, "loop: trained", &measured).await?;
     let (mut damaged, mut repaired) = (trained, trained);
-    let promoted = runs.first().filter(|run| run["status"] == "promoted").and_then(|run| run["adapter"].as_str());
-    if let Some(id) = promoted {
-        damage(&stage.nyx.adapter_folder(id))?;
-        doors.fallen_back().await?;
+    let promoted = first["adapter"].as_str().filter(|_| first["status"] == "promoted").map(str::to_owned);
+    let mut runs = vec![first];
+    if let (Some(id), Some(trial)) = (promoted, measured.first()) {
+        damage(&stage.nyx.adapter_folder(&id))?;
+        doors.fallen_back(trial, &id, stage.seed).await?;
         damaged = doors.accuracy(stage, "loop: damaged", &measured).await?;
-        runs.push(doors.run_ended("loop: repairing", 2).await?);
+        runs.push(doors.run_ended("loop: repairing", runs.first()).await?);
         repaired = doors.accuracy(stage, "loop: repaired", &measured).await?;
     }
     Ok(Loop {

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use nyx_engine::{Role, SamplingParams};
+use nyx_engine::SamplingParams;
 use nyx_specialists::Evidence;
 use nyx_specialists::time::{
     Candidate, Course, Measured, Pace, Plan, Prospect, Reckoning, TimeReading, Timing, age_in_words, plan, read_time, reckon,
@@ -174,14 +174,14 @@ impl SpecialistParts {
     }
 }
 
-/// What the times in a question come to, told by its context and by what was said before it.
+/// What the times in a question come to, told by its context and by what stands before it. What was said earlier is left out: its present was another.
 pub(super) fn reckoned(question: &Question, asked: &str) -> Option<Reckoning> {
-    let said = question.messages.iter().filter(|message| message.role == Role::User).map(|message| message.content.as_str());
-    let mut told: Vec<&str> = said.collect();
-    // the last of them is what is asked
-    told.pop();
-    told.extend(question.given.context.as_deref());
-    reckon(ending(&told.join("\n"), QUERY_CHARS), ending(asked, QUERY_CHARS), question.now())
+    let told = question.given.context.as_deref().unwrap_or_default();
+    let (told_end, asked_end) = (ending(told, QUERY_CHARS), ending(asked, QUERY_CHARS));
+    // a sentence whose beginning is cut off may have denied what is left of it
+    let whole = |end: &str, all: &str| if end.len() == all.len() { 0 } else { end.find(". ").map_or(end.len(), |at| at + 2) };
+    let (told, asked) = (&told_end[whole(told_end, told)..], &asked_end[whole(asked_end, asked)..]);
+    reckon(told, asked, question.now())
 }
 
 /// The best memory in its own words, with its age.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use nyx_engine::train::{Aim, Example, Objective};
 use nyx_specialists::gate::template;
+use nyx_specialists::learn::learned_id;
 use nyx_specialists::quadratic_reward;
-use sha2::{Digest, Sha256};
 
 use crate::question::Question;
 use crate::specialist::Presented;
@@ -67,8 +67,9 @@ impl Lesson {
     /// Of two readings of a question the one that is taught: half of the lessons teach it as it is, half with the people exchanged, always the same.
     /// Both would teach little more, at twice the tokens.
     fn reading_of<'a>(&self, shown: &'a [Presented]) -> Option<&'a Presented> {
-        let digest = Sha256::digest(format!("{}\n{:?}", read(&self.question), self.question.choices).as_bytes());
-        shown.get(usize::from(digest[0]) % shown.len().max(1))
+        let digest = learned_id(format!("{}\n{:?}", read(&self.question), self.question.choices).as_bytes());
+        let digit = digest.chars().last().and_then(|digit| digit.to_digit(16)).unwrap_or(0);
+        shown.get(digit as usize % shown.len().max(1))
     }
 
     fn taught(&self, shown: &Presented, objective: Objective) -> Vec<Example> {

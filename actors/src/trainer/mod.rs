@@ -151,8 +151,11 @@ impl Trainer {
         Ok(id)
     }
 
-    /// Begins a run for one that fell back; where another runs, after it.
+    /// Begins a run for one that fell back; where another is trained, after that one. Whoever is being trained already, or has a canary on trial, needs none.
     fn begin_or_wait(&mut self, specialist: &str, context: &mut Context<Self>) {
+        if self.running.as_deref() == Some(specialist) || self.nyx.adapters.has_canary(specialist) {
+            return;
+        }
         if let Err(error) = self.begin(specialist, None, context) {
             tracing::info!(specialist, %error, "trained next");
             self.waiting.insert(specialist.to_owned());

@@ -288,6 +288,11 @@ impl Task<'_> {
         [right(self.kv_head_start()), right(self.kv_start())]
     }
 
+    /// Rows of a head's queries, or of their gradients, as a right operand.
+    fn tall<'a>(&self, values: &'a [f32], start: usize) -> Right<'a> {
+        Right { values: &values[start..], columns: self.heads.head_dim, stride: self.wide() }
+    }
+
     /// `to (+)= p · values`, of a tile `[rows, width]` of shared and own keys.
     ///
     /// # Safety
@@ -346,9 +351,8 @@ impl Task<'_> {
         for (rows, keys) in self.tiles() {
             let width = self.width(keys);
             for head in self.group() {
-                let column = |values, start: usize| Right { values: &values[start..], columns: dim, stride: self.wide() };
-                let (dout_right, q_right) =
-                    (column(dout, self.q_start(head, rows.start)), column(self.x.q, self.q_start(head, rows.start)));
+                let start = self.q_start(head, rows.start);
+                let (dout_right, q_right) = (self.tall(dout, start), self.tall(self.x.q, start));
                 // SAFETY: as `attend_backward` has checked; these rows and columns, and these places in the trunk, are this task's.
                 unsafe {
                     let kv = |shared: *mut f32, own: *mut f32| {

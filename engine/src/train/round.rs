@@ -88,11 +88,11 @@ pub(super) fn strangers(examples: &[Example], chosen: &[usize]) -> BTreeMap<usiz
 
 impl Round {
     /// `strangers` names, for each of `part`, the example whose answer is read after its prompt as well. What the prompts begin with in common stands
-    /// in the batch once.
-    pub(super) fn new(examples: &[Example], part: &[usize], strangers: &[Option<usize>]) -> Self {
+    /// in the batch once with `share`; without, what comes out for an example does not depend on the others.
+    pub(super) fn new(examples: &[Example], part: &[usize], strangers: &[Option<usize>], share: bool) -> Self {
         let mut batch = Batch::default();
         let (mut lengths, mut place) = (Vec::new(), 0);
-        let common = common_beginning(examples, part);
+        let common = if share { common_beginning(examples, part) } else { 0 };
         if let Some(first) = part.iter().map(|index| &examples[*index]).find(|example| common > 0 && shares(example)) {
             batch.tokens.extend(&first.prompt[..common]);
             batch.trees.push(Tree { shared: 0, start: 0, prompt: common, branches: Vec::new() });
@@ -125,10 +125,6 @@ impl Round {
     pub(super) fn tokens(&self) -> usize {
         self.batch.trees.iter().map(|tree| tree.shared + tree.rows()).sum::<usize>()
             - self.batch.trees.iter().map(|tree| tree.shared).max().unwrap_or(0)
-    }
-
-    pub(super) fn has_strangers(&self) -> bool {
-        self.lengths.iter().any(|(_, strange)| strange.is_some())
     }
 
     /// The log-probabilities of each example's continuations, token by token.

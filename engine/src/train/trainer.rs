@@ -76,7 +76,7 @@ pub struct Progress {
     pub margin: Option<f64>,
     /// Of the gradient, before it was clipped.
     pub norm: f64,
-    /// Tokens of the step that went through the model.
+    /// Tokens of the step's examples; what several begin with goes through the model once, and counts for each.
     pub tokens: u64,
     pub elapsed: Duration,
 }
@@ -233,7 +233,7 @@ impl Trainer {
         let chosen: Vec<usize> = (0..examples.len()).collect();
         let mut told = vec![Vec::new(); examples.len()];
         for part in round::parts(examples, &chosen, self.options.micro_tokens) {
-            let round = Round::new(examples, &part, &[]);
+            let round = Round::new(examples, &part, &[], true);
             let low = with_adapter.then_some(Low { layout: &self.layout, values: &self.values });
             let x = self.model.forward(&round.batch, low, None);
             let (flat, _) = self.model.log_probabilities(&round.batch, &x, false);
@@ -287,6 +287,31 @@ impl Trainer {
         Ok((made.loss, gradient, made.tokens))
     }
 
+    /// Fills in what the base says of those that are compared with it, and gives what it says of strangers' answers. These numbers depend on their
+    /// example alone: a run that goes on in the middle finds the same.
+    fn refer(
+        &mut self,
+        examples: &[Example],
+        part: &[usize],
+        strange: &[Option<usize>],
+        references: &mut [Option<Vec<Vec<f32>>>],
+    ) -> Vec<f64> {
+        let missing = |index: &usize| examples[*index].aim.needs_reference() && references[*index].is_none();
+        let asked: Vec<(usize, Option<usize>)> =
+            part.iter().copied().zip(strange.iter().copied()).filter(|(index, stranger)| missing(index) || stranger.is_some()).collect();
+        if asked.is_empty() {
+            return Vec::new();
+        }
+        let (asked, strangers): (Vec<usize>, Vec<Option<usize>>) = asked.into_iter().unzip();
+        let round = Round::new(examples, &asked, &strangers, false);
+        let x = self.model.forward(&round.batch, None, None);
+        let (flat, _) = self.model.log_probabilities(&round.batch, &x, false);
+        for (index, logps) in asked.iter().zip(round.unflatten(&flat)) {
+            references[*index].get_or_insert(logps);
+        }
+        round.strange(&flat)
+    }
+
     /// Adds the gradient of one batch's mean loss.
     fn step(
         &mut self,
@@ -300,19 +325,9 @@ impl Trainer {
         let share = 1.0 / chosen.len() as f64;
         for part in round::parts(examples, chosen, self.options.micro_tokens) {
             let strange: Vec<_> = part.iter().map(|index| strangers.get(index).copied()).collect();
-            let round = Round::new(examples, &part, &strange);
+            let round = Round::new(examples, &part, &strange, true);
             all.tokens += round.tokens() as u64;
-            let missing = part.iter().any(|index| examples[*index].aim.needs_reference() && references[*index].is_none());
-            let strange_references = if missing || round.has_strangers() {
-                let x = self.model.forward(&round.batch, None, None);
-                let (flat, _) = self.model.log_probabilities(&round.batch, &x, false);
-                for (index, logps) in part.iter().zip(round.unflatten(&flat)) {
-                    references[*index].get_or_insert(logps);
-                }
-                round.strange(&flat)
-            } else {
-                Vec::new()
-            };
+            let strange_references = self.refer(examples, &part, &strange, references);
             let low = Low { layout: &self.layout, values: &self.values };
             let mut tape = Tape::default();
             let x = self.model.forward(&round.batch, Some(low), Some(&mut tape));

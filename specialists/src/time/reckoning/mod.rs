@@ -2,8 +2,9 @@
 //! (a statement is a stretch of an axis; what is told and what is asked are compared as sets, as in Allen, "Maintaining knowledge about temporal
 //! intervals", 1983).
 //!
-//! A small model cannot count months; it can read what was counted. Nothing here guesses: of a sentence that names more than it can place,
-//! or that is about something else, it says nothing.
+//! A small model cannot count months; it can read what was counted. Of a sentence that denies, hedges or names more than can be placed, and of one that
+//! shares too few words with the statement, nothing is said. Months and years are counted from one to the other, as people do: from 1990 to 2004
+//! is 14 years.
 
 mod claim;
 mod read;
@@ -55,8 +56,13 @@ pub fn reckon(told: &str, asked: &str, now: DateTime<Utc>) -> Option<Reckoning> 
     let told = format!("{told}\n{}", earlier.join("\n"));
     let (given, wanted) = (claims(&told), claims(statement));
     let wanted = wanted.first();
-    let known = wanted.and_then(|wanted| given.iter().find(|given| given.axis == wanted.axis).map(|given| (given, wanted)));
-    if let Some((given, wanted)) = known.filter(|(_, wanted)| !wanted.counted && states(statement) && about_the_same(&told, statement)) {
+    let known = wanted.filter(|wanted| !wanted.counted && states(statement)).and_then(|wanted| {
+        let mut alike = given.iter().filter(|given| given.axis == wanted.axis && about_the_same(given, statement));
+        let first = alike.next()?;
+        // of two that differ nobody can say which is meant
+        alike.all(|other| (other.from, other.to) == (first.from, first.to)).then_some((first, wanted))
+    });
+    if let Some((given, wanted)) = known {
         let relation = relate(given, wanted);
         let text = format!("{}; {}: {}.", in_units_of(given, wanted), wanted.said, relation.as_str());
         return Some(Reckoning { text, relation: Some(relation) });
@@ -72,7 +78,7 @@ pub fn reckon(told: &str, asked: &str, now: DateTime<Utc>) -> Option<Reckoning> 
 fn relate(given: &Claim, wanted: &Claim) -> Relation {
     // months have no fixed length: 9 of them are 274 days, and nearly that as well
     let exact = given.amount.zip(wanted.amount).is_none_or(|(given, wanted)| given.comparable(wanted));
-    let slack = if exact || wanted.from != wanted.to { 0 } else { wanted.from / 50 };
+    let slack = if exact || wanted.from != wanted.to { 0 } else { wanted.from.abs() / 50 };
     let (from, to) = (wanted.from - slack, wanted.to + slack);
     if given.from >= from && given.to <= to {
         Relation::Entailment
@@ -88,7 +94,7 @@ fn in_units_of(given: &Claim, wanted: &Claim) -> String {
     let Some((told, asked)) = given.amount.zip(wanted.amount) else { return given.said.clone() };
     let about = if told.comparable(asked) { "" } else { "about " };
     let count = |unit: i64, name: &str| {
-        let count = (told.total() + unit / 2).div_euclid(unit);
+        let count = (told.total().abs() + unit / 2).div_euclid(unit);
         (told.comparable(asked).then_some(told.total() % unit == 0) != Some(false))
             .then(|| format!("{about}{count} {name}{}", if count == 1 { "" } else { "s" }))
     };
@@ -102,7 +108,8 @@ fn in_units_of(given: &Claim, wanted: &Claim) -> String {
     } else {
         count(1, "minute")
     };
-    let counted = counted.unwrap_or_else(|| in_words(told));
+    let ago = if told.total() < 0 { " ago" } else { "" };
+    let counted = format!("{}{ago}", counted.unwrap_or_else(|| in_words(told)));
     if given.said.ends_with(&counted) { given.said.clone() } else { format!("{} is {counted}", given.said) }
 }
 
@@ -127,13 +134,14 @@ fn states(sentence: &str) -> bool {
     !words.iter().any(|word| ["how", "when", "what", "which", "who", "where", "why"].contains(&word.as_str()))
 }
 
-/// Whether a third of the words that carry a statement's meaning, or more, stand in what was told, by their first letters.
-fn about_the_same(told: &str, statement: &str) -> bool {
-    const STOP: [&str; 26] = [
+/// Whether a claim is about what a statement is about, by the first letters of the words that carry its meaning: all of them, the verb too; of a length
+/// that was counted from beginning to end, a third, since other words say that it lasted.
+fn about_the_same(given: &Claim, statement: &str) -> bool {
+    const STOP: [&str; 28] = [
         "does", "follow", "follows", "that", "true", "this", "they", "them", "their", "there", "will", "would", "were", "been", "with",
-        "have", "from", "until", "before", "after", "less", "more", "than", "least", "most", "lasted",
+        "have", "from", "until", "before", "after", "less", "more", "than", "least", "most", "lasted", "within", "right",
     ];
-    let told = plain_words(told);
+    let told = plain_words(&given.sentence);
     let stem = |word: &str| word.chars().take(4).collect::<String>();
     let mut rest = statement.to_owned();
     for mark in read(statement).iter().rev() {
@@ -142,5 +150,6 @@ fn about_the_same(told: &str, statement: &str) -> bool {
     let mut own = plain_words(&rest);
     own.retain(|word| word.chars().count() >= 4 && !STOP.contains(&word.as_str()));
     let shared = own.iter().filter(|word| told.iter().any(|other| stem(other) == stem(word))).count();
-    shared * 3 >= own.len() && shared > 0
+    let enough = if given.counted { shared * 3 >= own.len() } else { shared == own.len() };
+    enough && shared > 0
 }

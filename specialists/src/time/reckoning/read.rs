@@ -41,8 +41,8 @@ impl Amount {
 pub(super) enum Axis {
     /// Days of the common era.
     Calendar,
-    /// Months of a year that is not named.
-    Month,
+    /// Days of a year that is not named, 31 to a month.
+    Year,
     /// Days of a month that is not named.
     Day,
     /// Days of a week, from Monday.
@@ -61,8 +61,9 @@ pub(super) struct Point {
     pub axis: Axis,
     pub from: i64,
     pub to: i64,
-    /// Of a calendar's point: months since the year 0, if it names one, and whether it names a day.
+    /// Of a calendar's point, months since the year 0, and of one without a year, of that, if it names a month.
     pub month: Option<i64>,
+    /// Whether it names a day.
     pub day: bool,
 }
 
@@ -85,6 +86,11 @@ pub(super) struct Mark {
 }
 
 impl Mark {
+    /// Whether nothing follows that may be what was counted.
+    pub fn stands_alone(&self) -> bool {
+        AFTER_A_POINT.contains(&self.next.as_str())
+    }
+
     pub fn led_by(&self, words: &[&str]) -> bool {
         self.lead.iter().any(|word| words.contains(&word.as_str()))
     }
@@ -103,7 +109,16 @@ const PREPOSITIONS: [&str; 15] =
 struct Word {
     text: String,
     range: Range<usize>,
+    /// Part of what stands before it, as the `5` of `1.5` and of `twenty-five` is.
+    glued: bool,
 }
+
+/// Words that may follow a point: anything else may be what was counted.
+const AFTER_A_POINT: [&str; 40] = [
+    "", "to", "and", "or", "until", "till", "in", "on", "at", "by", "of", "the", "a", "an", "as", "with", "for", "from", "but", "when",
+    "where", "which", "who", "because", "since", "before", "after", "he", "she", "it", "they", "we", "i", "you", "my", "his", "her",
+    "their", "our", "then",
+];
 
 fn words(text: &str) -> Vec<Word> {
     let inside = |c: char| c.is_alphanumeric() || c == ':' || c == '\'' || c == '\u{2019}';
@@ -115,7 +130,10 @@ fn words(text: &str) -> Vec<Word> {
             (false, Some(start)) => {
                 let end = start + text[start..at].trim_end_matches([':', '\'', '\u{2019}']).len();
                 if end > start {
-                    found.push(Word { text: text[start..end].to_lowercase().replace('\u{2019}', "'"), range: start..end });
+                    let mut before = text[..start].chars().rev();
+                    let glued =
+                        before.next().is_some_and(|c| ".,-/\u{2013}".contains(c)) && before.next().is_some_and(char::is_alphanumeric);
+                    found.push(Word { text: text[start..end].to_lowercase().replace('\u{2019}', "'"), range: start..end, glued });
                 }
                 from = None;
             }
@@ -196,6 +214,19 @@ impl Reader<'_> {
     fn amount(&self, at: usize) -> Option<(usize, Amount)> {
         // "several" is an amount of no size
         let count = Some(self.word(at)).filter(|word| !["few", "several", "couple"].contains(word)).and_then(number)?;
+        let (before, two_before) = (self.before(at), at.checked_sub(2).map_or("", |at| self.word(at)));
+        // "1.5 hours", "10,000 years", "twenty-five days"; "half an hour", "once a week"; "between 5 and 6 hours"
+        let part = self.words.get(at).is_some_and(|word| word.glued)
+            || ["half", "quarter", "once", "twice", "times", "every", "per", "each"].contains(&before)
+            || (["and", "to", "or"].contains(&before) && number(two_before).is_some());
+        let one = ["a", "an"].contains(&self.word(at));
+        let led =
+            ["for", "in", "within", "after", "before", "than", "took", "takes", "take", "lasted", "lasts", "last", ""].contains(&before);
+        let and_a_half =
+            self.word(at + 2) == "and" && ["half", "quarter"].iter().any(|part| [self.word(at + 3), self.word(at + 4)].contains(part));
+        if part || (one && !led) || and_a_half {
+            return None;
+        }
         let word = self.word(at + 1);
         let minutes = match unit(word.trim_end_matches('s'))? {
             Unit::Months(months) => return Some((2, Amount::months(count * months))),
@@ -225,10 +256,15 @@ impl Reader<'_> {
             },
         };
         let (hour, minute) = digits.split_once(':').unwrap_or((digits, "0"));
-        if half.is_none() && !digits.contains(':') {
+        // "9:00" may be the morning's or the evening's; "09:00" and "17:00" say which
+        if half.is_none() && digits.len() != 5 {
             return None;
         }
-        let (hour, minute) = (hour.parse::<u32>().ok()?, minute.parse::<u32>().ok().filter(|minute| *minute < 60)?);
+        if digits.contains(':') && minute.len() != 2 {
+            return None;
+        }
+        let (hour, minute) =
+            (hour.parse::<u32>().ok().filter(|hour| *hour <= 24)?, minute.parse::<u32>().ok().filter(|minute| *minute < 60)?);
         let hour = match half {
             Some(_) if !(1..=12).contains(&hour) => return None,
             Some("pm") => hour % 12 + 12,
@@ -256,7 +292,7 @@ impl Reader<'_> {
             let year = self.named_year(at + 2 + of);
             return match year {
                 Some(year) => dated(year, named, Some(day)).map(|point| (3 + of, point)),
-                None => self.led(at).then(|| (2 + of, yearly(named))),
+                None => self.led(at).then(|| (2 + of, yearly(named, Some(day)))),
             };
         }
         if let Some(named) = abbreviated(self.word(at)) {
@@ -264,11 +300,15 @@ impl Reader<'_> {
             let taken = 1 + usize::from(day.is_some());
             return match self.named_year(at + taken) {
                 Some(year) => dated(year, named, day).map(|point| (taken + 1, point)),
-                None => self.led(at).then(|| (taken, yearly(named))),
+                None => self.led(at).then(|| (taken, yearly(named, day))),
             };
         }
         // a bare number is no day
         let day = first.filter(|_| self.led(at) && !self.word(at).chars().all(|c| c.is_ascii_digit()))?;
+        // "the 12th century"
+        if !AFTER_A_POINT.contains(&self.word(at + 1)) {
+            return None;
+        }
         let day = i64::from(day);
         Some((1, Point { axis: Axis::Day, from: day, to: day, month: None, day: true }))
     }
@@ -309,6 +349,7 @@ fn dated(year: i32, month: u32, day: Option<u32>) -> Option<Point> {
     Some(calendar(from, if day.is_some() { from } else { last }, Some(month), day.is_some()))
 }
 
-fn yearly(month: u32) -> Point {
-    Point { axis: Axis::Month, from: month.into(), to: month.into(), month: Some(month.into()), day: false }
+fn yearly(month: u32, day: Option<u32>) -> Point {
+    let at = |day: u32| i64::from(month * 31 + day);
+    Point { axis: Axis::Year, from: at(day.unwrap_or(1)), to: at(day.unwrap_or(31)), month: Some(month.into()), day: day.is_some() }
 }

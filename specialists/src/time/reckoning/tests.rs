@@ -22,6 +22,8 @@ fn lengths_between_points_are_counted() {
         ("The night shift lasts from 10:30 PM to 6 am.", "How long is it?", "from 10:30 PM to 6 am is 7 hours 30 minutes."),
         ("She lived there from 1990 until 2004.", "How long?", "from 1990 to 2004 is 14 years."),
         ("It ran from 28 February 2024 to 1 March 2024.", "How many days?", "from 28 February 2024 to 1 March 2024 is 2 days."),
+        ("The fair ran from 28 May to 2 June.", "How long?", "from 28 May to 2 June is 5 days."),
+        ("The fair ran from 28 December to 2 January.", "How long?", "from 28 December to 2 January is 5 days."),
         ("", "How long is it from October to March?", "from October to March is 5 months."),
         ("", "Which day is it in 12 days?", "in 12 days is Thursday, 10 December 2026, 09:30 UTC."),
     ];
@@ -48,6 +50,12 @@ fn statements_are_compared_as_stretches() {
         ("The march lasted for at least 3 hours.", "The march lasted more than 200 minutes.", Neutral),
         ("He finished school after November.", "He finished school after December.", Neutral),
         ("The shop closes before 6 AM.", "The shop closes after 23:00.", Contradiction),
+        ("The bridge opened on 5 May.", "Is it true that the bridge opened on 20 May?", Contradiction),
+        ("The bridge opened on 3 May.", "The bridge opened before 5 May.", Entailment),
+        ("The bridge opened on 3 May.", "The bridge opened in May.", Entailment),
+        ("The war ended in 1945. The bridge opened in 1950.", "Is it true that the bridge opened in 1950?", Entailment),
+        ("The war ended 2 years ago.", "The war ended 730 days ago.", Entailment),
+        ("The war ended 2 weeks ago.", "The war ended 14 days ago.", Entailment),
         ("The course took 9 months.", "The course took 274 days.", Entailment),
     ];
     for (told, asked, expected) in cases {
@@ -74,6 +82,27 @@ fn nothing_is_said_of_what_cannot_be_placed() {
         ("They met three days after the wedding.", "They met after 5 months."),
         ("The bridge opened on Monday.", "The bridge opened after 5 pm."),
         ("The bridge opened on Wednesday.", "The bridge opened after Sunday."),
+        // others
+        ("Marie Curie was born in 1867.", "Is it true that Marie Curie died in 1934?"),
+        ("Ada was born in 1920 and the school closed in 1990.", "The school lasted for 30 years."),
+        ("The bridge opened in 1950. The bridge opened in 1960.", "The bridge opened in 1950."),
+        // amounts in pieces
+        ("The film lasted half an hour.", "Is it true that the film lasted 30 minutes?"),
+        ("The film lasted an hour and a half.", "The film lasted 60 minutes."),
+        ("The film lasted 1.5 hours.", "The film lasted 5 hours."),
+        ("The ice lasted for 10,000 years.", "The ice lasted for 2 years."),
+        ("The strike lasted twenty-five days.", "The strike lasted for less than 10 days."),
+        ("The strike lasted between 5 and 6 days.", "The strike lasted for less than 6 days."),
+        ("The class takes place once a week.", "Is it true that the class takes 2 hours?"),
+        // hedges and denials
+        ("The march lasted almost 3 hours.", "The march lasted less than 3 hours."),
+        ("The march lasted up to 3 hours.", "The march lasted less than 2 hours."),
+        ("The bridge cannot open in May.", "The bridge opens in May."),
+        // no times
+        ("The town grew from 1200 to 2400 people.", "How long did it take?"),
+        ("The castle stood from the 12th to the 19th century.", "How long?"),
+        ("The odds moved from 3:1 to 5:2.", "How long?"),
+        ("The shop is open from 9:00 to 5:00.", "How long?"),
         ("", ""),
         ("\u{2019}", "'' :: 5 5 5 9999999999999 years pm 99:99 32nd 0000"),
     ];
