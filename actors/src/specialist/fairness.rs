@@ -51,6 +51,13 @@ impl SpecialistParts {
         Some((exchanged, people.pair))
     }
 
+    /// Whether a question with choices is about two people whom its text does not tell apart.
+    pub(super) fn is_undecided(&self, question: &Question) -> bool {
+        let text = read(question);
+        let people = question.choices.as_deref().and_then(|choices| self.people(&text, choices));
+        people.is_some_and(|people| !people.told_apart(&text))
+    }
+
     /// Scores the choices, of a question about two people for both of its readings.
     pub(super) async fn choose_fairly(
         self: &Arc<Self>,

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use nyx_engine::train::{Aim, Example, Objective};
 use nyx_specialists::gate::template;
-use nyx_specialists::learn::learned_id;
 use nyx_specialists::quadratic_reward;
 
 use crate::question::Question;
@@ -54,22 +53,14 @@ impl Lesson {
         }
     }
 
-    /// What the trainer is given, as the specialist reads it; nothing where the objective has no use for this truth.
+    /// What the trainer is given, as the specialist reads it; nothing where the objective has no use for this truth, or where a rule decides.
     ///
     /// # Errors
     /// When the question cannot be read.
     pub async fn examples(&self, nyx: &Nyx, specialist: &str, objective: Objective) -> Result<Vec<Example>, NyxError> {
         let context = nyx.context(None)?;
         let shown = nyx.presented(context, specialist, self.question.clone(), self.answers()).await?;
-        Ok(self.reading_of(&shown).map_or_else(Vec::new, |presented| self.taught(presented, objective)))
-    }
-
-    /// Of two readings of a question the one that is taught: half of the lessons teach it as it is, half with the people exchanged, always the same.
-    /// Both would teach little more, at twice the tokens.
-    fn reading_of<'a>(&self, shown: &'a [Presented]) -> Option<&'a Presented> {
-        let digest = learned_id(format!("{}\n{:?}", read(&self.question), self.question.choices).as_bytes());
-        let digit = digest.chars().last().and_then(|digit| digit.to_digit(16)).unwrap_or(0);
-        shown.get(digit as usize % shown.len().max(1))
+        Ok(shown.iter().flat_map(|presented| self.taught(presented, objective)).collect())
     }
 
     fn taught(&self, shown: &Presented, objective: Objective) -> Vec<Example> {

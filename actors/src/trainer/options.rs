@@ -41,7 +41,7 @@ impl Default for LearningOptions {
             batch: 8,
             rank: 16,
             learning_rate: 5e-4,
-            anchor_tokens: 32,
+            anchor_tokens: 64,
             alpha: 0.05,
             perplexity_margin: 0.02,
             canary_share: 0.2,
