@@ -7,7 +7,7 @@
 //! | `now.iso`, `now.date`, `now.time`, `now.weekday` | `2026-11-24T14:45:26Z`, `24 November 2026`, `14:45`, `Tuesday`; UTC |
 //! | `time_left`, `deadline_ms` | until the caller's deadline: `850 ms`, `12 seconds`, `3 minutes`; the bare number |
 //! | `question` | what is asked (it also stands in the user's message) |
-//! | `reckoning` | what the times in the text and the question come to, in one sentence; none where nothing could be worked out |
+//! | `reckoning` | what the times in the text and the question come to, in one sentence; none without `[timing]`, or where nothing could be worked out |
 //! | `evidence` | a list, best first; of each item: `number` (from 1), `id`, `quoted`, `text`, `score`, `source`, `speaker`, `when`, `age` (`3 days ago`), `context` (quoted) |
 //!
 //! Evidence is data. Its text is never read as a template and comes out unchanged; `quoted` sets it between quotation marks longer than

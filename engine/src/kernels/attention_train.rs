@@ -87,12 +87,6 @@ struct Scratch {
     dp: Vec<f32>,
 }
 
-/// Where the gradients of what several trees share go until they are added up, in the trees' order: `[trees, shared, kv_heads · head_dim]`.
-struct Trunk {
-    dk: Vec<f32>,
-    dv: Vec<f32>,
-}
-
 /// One tree's group of heads.
 struct Task<'a> {
     isa: Isa,
@@ -162,10 +156,11 @@ pub fn attend_backward(
     assert!(dq.len() >= x.q.len() && dk.len() >= x.k.len() && dv.len() >= x.v.len(), "a gradient a value");
     let (shared, narrow) = (trees.iter().map(|tree| tree.shared).max().unwrap_or(0), heads.kv_heads * heads.head_dim);
     let room = trees.len() * shared * narrow;
-    let mut trunk = Trunk { dk: vec![0.0; room], dv: vec![0.0; room] };
+    // the gradients of what is shared, `[trees, shared, kv_heads · head_dim]`, until they are added up in the trees' order
+    let [mut shared_dk, mut shared_dv] = [(); 2].map(|()| vec![0.0_f32; room]);
     {
         let [dq, dk, dv] = [Shared(dq.as_mut_ptr()), Shared(dk.as_mut_ptr()), Shared(dv.as_mut_ptr())];
-        let [trunk_dk, trunk_dv] = [Shared(trunk.dk.as_mut_ptr()), Shared(trunk.dv.as_mut_ptr())];
+        let [trunk_dk, trunk_dv] = [Shared(shared_dk.as_mut_ptr()), Shared(shared_dv.as_mut_ptr())];
         tasks(team, trees, heads, |tree, kv_head, scratch| {
             let (dq, dk, dv, trunk_dk, trunk_dv) = (&dq, &dk, &dv, &trunk_dk, &trunk_dv);
             let at = tree * shared * narrow;
@@ -177,7 +172,7 @@ pub fn attend_backward(
         });
     }
     if room > 0 {
-        for (sum, parts) in [(dk, &trunk.dk), (dv, &trunk.dv)] {
+        for (sum, parts) in [(dk, &shared_dk), (dv, &shared_dv)] {
             team.for_rows(&mut sum[..shared * narrow], narrow, |row, sum| {
                 for tree in 0..trees.len() {
                     let part = &parts[(tree * shared + row) * narrow..][..narrow];

@@ -97,9 +97,9 @@ impl Mark {
 }
 
 /// Words that say how a time is meant.
-const LEADS: [&str; 31] = [
+const LEADS: [&str; 27] = [
     "before", "after", "in", "within", "on", "at", "by", "from", "to", "until", "till", "since", "between", "and", "for", "less", "more",
-    "than", "least", "most", "under", "over", "exactly", "fewer", "longer", "shorter", "not", "later", "earlier", "next", "the",
+    "than", "least", "most", "under", "over", "exactly", "fewer", "longer", "shorter", "the",
 ];
 
 /// Words that a point without a year, or a year alone, must follow: `may`, `march` and `2000` are other words as well.
@@ -257,7 +257,7 @@ impl Reader<'_> {
         };
         let (hour, minute) = digits.split_once(':').unwrap_or((digits, "0"));
         // "9:00" may be the morning's or the evening's; "09:00" and "17:00" say which
-        if half.is_none() && digits.len() != 5 {
+        if half.is_none() && !(digits.len() == 5 && digits.contains(':')) {
             return None;
         }
         if digits.contains(':') && minute.len() != 2 {

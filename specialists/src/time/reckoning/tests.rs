@@ -103,6 +103,7 @@ fn nothing_is_said_of_what_cannot_be_placed() {
         ("The castle stood from the 12th to the 19th century.", "How long?"),
         ("The odds moved from 3:1 to 5:2.", "How long?"),
         ("The shop is open from 9:00 to 5:00.", "How long?"),
+        ("The codes run from 00012 to 00020.", "How long?"),
         ("", ""),
         ("\u{2019}", "'' :: 5 5 5 9999999999999 years pm 99:99 32nd 0000"),
     ];
