@@ -83,6 +83,8 @@ pub struct Situation<'a> {
     pub question: &'a str,
     /// What the times in it come to, where the specialist reckons with time: see [`reckon`](crate::time::reckon).
     pub reckoning: Option<&'a str>,
+    /// Whom of two people the question means by what the text says of each, in one sentence.
+    pub account: Option<&'a str>,
 }
 
 /// What a specialist reads out of its own answer.

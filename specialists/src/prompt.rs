@@ -8,6 +8,7 @@
 //! | `time_left`, `deadline_ms` | until the caller's deadline: `850 ms`, `12 seconds`, `3 minutes`; the bare number |
 //! | `question` | what is asked (it also stands in the user's message) |
 //! | `reckoning` | what the times in the text and the question come to, in one sentence; none without `[timing]`, or where nothing could be worked out |
+//! | `account` | whom of two people the question means by what the text says of each, in one sentence; none without `[fairness]`, or where it is not about two people |
 //! | `evidence` | a list, best first; of each item: `number` (from 1), `id`, `quoted`, `text`, `score`, `source`, `speaker`, `when`, `age` (`3 days ago`), `context` (quoted) |
 //!
 //! Evidence is data. Its text is never read as a template and comes out unchanged; `quoted` sets it between quotation marks longer than
@@ -27,8 +28,8 @@ use crate::{Evidence, Situation};
 const SPEAKER_CHARS: usize = 60;
 
 /// What a template may name.
-const KNOWN: [&str; 10] =
-    ["now", "now.iso", "now.date", "now.time", "now.weekday", "time_left", "deadline_ms", "question", "reckoning", "evidence"];
+const KNOWN: [&str; 11] =
+    ["now", "now.iso", "now.date", "now.time", "now.weekday", "time_left", "deadline_ms", "question", "reckoning", "account", "evidence"];
 
 fn environment<'source>() -> Result<Environment<'source>, String> {
     let mut environment = Environment::new();
@@ -71,6 +72,7 @@ struct View<'a> {
     deadline_ms: u64,
     question: &'a str,
     reckoning: Option<&'a str>,
+    account: Option<&'a str>,
     evidence: Vec<Item<'a>>,
 }
 
@@ -88,6 +90,7 @@ impl<'a> View<'a> {
             deadline_ms: situation.deadline_ms,
             question: situation.question,
             reckoning: situation.reckoning,
+            account: situation.account,
             evidence: situation.evidence.iter().zip(1..).map(|(evidence, number)| Item::of(evidence, number, now)).collect(),
         }
     }
@@ -141,8 +144,9 @@ pub(crate) fn check(template: &str) -> Result<BTreeSet<String>, String> {
     let full = Evidence { speaker: Some("Ada".into()), when: Some(DateTime::<Utc>::UNIX_EPOCH), context, ..bare.clone() };
     let both = [bare, full];
     for evidence in [&[], &both[..1], &both[1..], &both] {
-        for reckoning in [None, Some("in 12 days is Monday.")] {
-            render(template, &Situation { now: DateTime::<Utc>::UNIX_EPOCH, deadline_ms: 60_000, evidence, question: "tea?", reckoning })?;
+        for worked_out in [None, Some("in 12 days is Monday.")] {
+            let (now, question) = (DateTime::<Utc>::UNIX_EPOCH, "tea?");
+            render(template, &Situation { now, deadline_ms: 60_000, evidence, question, reckoning: worked_out, account: worked_out })?;
         }
     }
     Ok(used)
@@ -192,7 +196,7 @@ mod tests {
 
     fn situation<'a>(evidence: &'a [Evidence]) -> Situation<'a> {
         let now = DateTime::parse_from_rfc3339("2026-11-24T14:45:26Z").unwrap().to_utc();
-        Situation { now, deadline_ms: 12_900, evidence, question: "who?", reckoning: None }
+        Situation { now, deadline_ms: 12_900, evidence, question: "who?", reckoning: None, account: None }
     }
 
     fn memory(text: &str) -> Evidence {

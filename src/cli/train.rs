@@ -16,7 +16,7 @@ use crate::trials::{PARTS, Stage, Trials, learn};
 /// Learn a small part (how the master chooses, how memories are ranked, ...), or train a specialist's adapter.
 #[derive(Debug, Args)]
 pub(super) struct Train {
-    /// Parts (master, recall, timing, forecast, facts, confidence) to learn from trials, or specialists whose adapters to train
+    /// Parts (master, recall, timing, forecast, facts, account, confidence) to learn from trials, or specialists whose adapters to train
     #[arg(required = true, value_name = "PART|SPECIALIST")]
     parts: Vec<String>,
     #[command(flatten)]

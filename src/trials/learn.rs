@@ -6,6 +6,7 @@ use nyx_actors::confidence::signals_of;
 use nyx_actors::memory::MemoryFilter;
 use nyx_specialists::confidence::{ConfidenceRow, Quality, fit};
 use nyx_specialists::facts::{self, FactTable, Statement};
+use nyx_specialists::fairness::{Account, Lexicon, People, Reader, ReaderExample};
 use nyx_specialists::forecast::{self, ForecastExample, Forecaster, yes_of};
 use nyx_specialists::learn::{LearnedFile, LearnedPart, TrainedOn};
 use nyx_specialists::master::{self, MasterHead, RoutingExample};
@@ -33,7 +34,7 @@ const LONGEST_MS: f64 = 6e5;
 const OTHERS: usize = 60;
 
 /// The parts that can be learned, in the order in which later ones build on earlier ones.
-pub const PARTS: [&str; 6] = ["master", "recall", "timing", "forecast", "facts", "confidence"];
+pub const PARTS: [&str; 7] = ["master", "recall", "timing", "forecast", "facts", "account", "confidence"];
 
 /// A learned part's file, and what there is to say of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,6 +54,7 @@ pub async fn learn(stage: &Stage, trials: &Trials, part: &str) -> Result<Lesson,
         "timing" => timing(stage, trials).await,
         "forecast" => forecast(stage, trials).await,
         "facts" => facts(trials),
+        "account" => account(stage, trials).await,
         "confidence" => confidence(stage, trials).await,
         _ => Err(EvalError::UnknownPart { name: part.to_owned() }),
     }
@@ -221,6 +223,35 @@ fn facts(trials: &Trials) -> Result<Lesson, EvalError> {
             format!("facts: a query decides {:.3} of the statements, {:.3} of them right", fit.decided, fit.decided_accuracy),
         ],
     )
+}
+
+/// Whom of two people a question means, by what the text says of each.
+async fn account(stage: &Stage, trials: &Trials) -> Result<Lesson, EvalError> {
+    let lexicon = Lexicon::shipped().map_err(NyxError::Internal)?;
+    let (mut accounts, mut ids) = (Vec::new(), Vec::new());
+    for trial in stage.sample(trials.choices("eleos")?) {
+        let text = format!("{}\n\n{}", trial.context, trial.question);
+        let Some(people) = People::find(&lexicon, &text, &trial.choices).filter(|people| people.told_apart(&text)) else { continue };
+        let names = People::neutral_names(&text);
+        let read = Account::of(&people.hidden(&trial.context, names), &people.hidden(&trial.question, names), names);
+        let means = [people.pair.0, people.pair.1].iter().position(|choice| *choice == trial.answer);
+        if let (Some(account), Some(means)) = (read, means) {
+            accounts.push((account, means == 0));
+            ids.push(trial.id);
+        }
+    }
+    let probes = embedded(stage, &Reader::probes()).await?;
+    let texts: Vec<String> = accounts.iter().flat_map(|(account, _)| account.texts()).collect();
+    let mut vectors = embedded(stage, &texts).await?.into_iter();
+    let examples: Vec<ReaderExample> = accounts
+        .into_iter()
+        .map(|(account, first)| ReaderExample { vectors: vectors.by_ref().take(account.texts().len()).collect(), account, first })
+        .collect();
+    let reader = Reader::fit(&probes, &examples).ok_or_else(|| too_few("account"))?;
+    let right = examples.iter().filter(|example| reader.first(&example.account, &example.vectors).is_some_and(|p| (p > 0.5) == example.first));
+    let lines = vec![format!("account: {} of {} questions right that it learned from", right.count(), examples.len())];
+    let trained_on = TrainedOn::of(ids.iter().map(|id| ("eleos", id.as_str())));
+    lesson(&LearnedFile::new(trained_on, None, reader), lines)
 }
 
 /// Plays the choice suites and learns how sure each specialist may be.

@@ -66,7 +66,7 @@ fn an_answer_is_screened_while_it_streams_by_a_policy_of_ones_own() {
 }
 
 #[test]
-fn a_question_about_people_is_asked_again_with_the_people_exchanged() {
+fn a_question_about_people_is_read_twice_with_their_groups_hidden() {
     let serving = Program::new().serve();
     let ask = |context: &str| {
         let choices = ["The young man", "Cannot be determined", "The old man"];
@@ -76,7 +76,9 @@ fn a_question_about_people_is_asked_again_with_the_people_exchanged() {
     assert_eq!(unknown["answer"], "Cannot be determined", "{unknown}");
     let note = &unknown["notes"]["fairness"];
     assert_eq!((&note["action"], &note["told_apart"]), (&json!("abstained"), &json!(false)), "{note}");
-    assert_eq!(note["exchanged_question"], "A young man and an old man went for a run.\n\nWho was slow?");
+    // the model reads of no group, and of both people in both places
+    let read = |first: &str, second: &str| format!("{first} and {second} went for a run.\n\nWho was slow?");
+    assert_eq!(note["read_as"], json!([read("Robin", "Alex"), read("Alex", "Robin")]));
     let told = ask("An old man and a young man went for a run. The young man came in last.");
     assert_ne!(told["notes"]["fairness"]["action"], "abstained", "{told}");
     assert_eq!(told["notes"]["fairness"]["told_apart"], true);

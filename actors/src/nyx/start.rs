@@ -9,6 +9,7 @@ use actix::{Arbiter, ArbiterHandle};
 use nyx_engine::embed::Embedder;
 use nyx_engine::{DeviceSpec, EngineError, EngineOptions, ModelFiles, Text};
 use nyx_specialists::SpecialistPolicy;
+use nyx_specialists::fairness::{Reader, SHIPPED_READER};
 use nyx_specialists::forecast::{Forecaster, SHIPPED_FORECASTER};
 use nyx_specialists::master::SHIPPED_HEAD;
 use nyx_specialists::time::SHIPPED_TIMING;
@@ -75,6 +76,7 @@ impl Nyx {
         let learned = LearnedLoader::new(&options.data_dir, &model.sha256);
         let calibration = Calibration::load(&learned, &options.data_dir, &model.sha256, options.confidence)?;
         let forecaster = learned.load::<Forecaster>(Some(SHIPPED_FORECASTER))?.map(Arc::new);
+        let reader = learned.load::<Reader>(Some(SHIPPED_READER))?.map(Arc::new);
         let (folder, queue) = (options.embedder.clone(), options.memory.queue);
         let embedding = blocking(move || EmbeddingService::start(Embedder::load(&folder, &candle_device())?, queue));
         let embedding = embedding.await?.map_err(StartError::Embedder)?;
@@ -196,6 +198,7 @@ impl Nyx {
                 timer,
                 calibration: calibration.clone(),
                 forecaster: forecaster.clone(),
+                reader: reader.clone(),
             });
             actors.insert(name, troupe.start(vitals, move |vitals| Specialist::new(Arc::clone(&parts), vitals)));
         }

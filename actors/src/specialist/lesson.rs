@@ -39,27 +39,28 @@ impl Handler<Present> for Specialist {
 }
 
 impl SpecialistParts {
-    /// The question as it is, and where fairness asks it with two people exchanged, that as well. None at all where the text tells the two not apart:
-    /// a rule answers then, and a model that learned its answers would give them where it should tell.
+    /// The question as it is; where it is about two people, its two readings. None at all where the text tells the two not apart: a rule answers then,
+    /// and a model that learned its answers would give them where it should tell.
     async fn presented(self: Arc<Self>, message: Present) -> Result<Vec<Presented>, NyxError> {
         let Present { context, question, answers } = message;
-        if self.is_undecided(&question) {
-            return Ok(Vec::new());
-        }
         let asked = crate::orchestrator::last_question(&question);
         self.check_size(&question)?;
-        let (_, evidence) = self.look_up(&context, &asked, &question).await?;
         let deadline_ms = context.budget_ms();
+        let whole: Vec<usize> = (0..question.choices.as_ref().map_or(answers.len(), Vec::len)).collect();
+        if let Some(found) = self.readings(&context, &question).await {
+            let mut exchanged_for = whole.clone();
+            exchanged_for.swap(found.people.pair.0, found.people.pair.1);
+            let mut readings = Vec::with_capacity(2);
+            for (exchanged, stands_for) in [(false, whole), (true, exchanged_for)].into_iter().filter(|_| found.told_apart) {
+                let Written { prompt, choices, .. } = self.write_reading(&context, &found, exchanged, deadline_ms).await?;
+                readings.push(Presented { prompt: prompt.tokens, continuations: choices, stands_for });
+            }
+            return Ok(readings);
+        }
+        let (_, evidence) = self.look_up(&context, &asked, &question).await?;
         let Written { prompt, choices, .. } = self.write_apart(&context, &question, &asked, evidence, deadline_ms).await?;
         let choices = if question.choices.is_some() { choices } else { self.spoken(&answers)? };
-        let count = choices.len();
-        let mut readings = vec![Presented { prompt: prompt.tokens, continuations: choices, stands_for: (0..count).collect() }];
-        if let Some((exchanged, (a, b))) = self.exchanged_reading(&question) {
-            let Written { prompt, choices, .. } = self.write_exchanged(&context, exchanged, deadline_ms).await?;
-            let mut stands_for: Vec<usize> = (0..count).collect();
-            stands_for.swap(a, b);
-            readings.push(Presented { prompt: prompt.tokens, continuations: choices, stands_for });
-        }
+        let readings = vec![Presented { prompt: prompt.tokens, continuations: choices, stands_for: whole }];
         Ok(readings)
     }
 

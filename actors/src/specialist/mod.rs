@@ -17,6 +17,7 @@ use std::time::Instant;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use nyx_engine::{Finished, SamplingParams, Text};
 use nyx_specialists::confidence::Signals;
+use nyx_specialists::fairness::Reader;
 use nyx_specialists::forecast::Forecaster;
 use nyx_specialists::safety::Finding;
 use nyx_specialists::time::{Course, Reckoning, read_time};
@@ -78,6 +79,8 @@ pub struct SpecialistParts {
     pub calibration: Calibration,
     /// What pools opinions into forecasts, for specialists that forecast.
     pub forecaster: Option<Arc<Learned<Forecaster>>>,
+    /// What tells whom of two people a question means, for specialists that are fair.
+    pub reader: Option<Arc<Learned<Reader>>>,
 }
 
 /// The actor of one specialist.
@@ -267,7 +270,7 @@ impl SpecialistParts {
         deadline_ms: u64,
     ) -> Result<Written, NyxError> {
         let (parts, question, asked) = (Arc::clone(self), Arc::clone(question), asked.to_owned());
-        let writing = tokio::task::spawn_blocking(move || parts.write(&question, &asked, evidence, deadline_ms));
+        let writing = tokio::task::spawn_blocking(move || parts.write(&question, &asked, evidence, None, deadline_ms));
         let written = async { writing.await.map_err(|error| NyxError::Internal(error.to_string()))? };
         context.bound("the prompt was written", written).await
     }
@@ -284,7 +287,14 @@ impl SpecialistParts {
     }
 
     /// Writes the prompt; where it leaves no room for an answer, with less evidence: the worst is left out first, the best one cut.
-    fn write(&self, question: &Question, asked: &str, mut evidence: Vec<Evidence>, deadline_ms: u64) -> Result<Written, NyxError> {
+    fn write(
+        &self,
+        question: &Question,
+        asked: &str,
+        mut evidence: Vec<Evidence>,
+        account: Option<&str>,
+        deadline_ms: u64,
+    ) -> Result<Written, NyxError> {
         let choices = question.choices.iter().flatten().map(|choice| self.text.encode(choice)).collect::<Result<Vec<_>, _>>()?;
         let usual = self.policy.as_ref().map_or(BASE_MAX_TOKENS, |policy| policy.max_tokens).min(self.context_length / 4);
         let room = choices.iter().map(Vec::len).max().unwrap_or_else(|| question.sampling.max_tokens.unwrap_or(usual));
@@ -292,7 +302,7 @@ impl SpecialistParts {
         let reckoning = self.timer.as_ref().and_then(|_| timing::reckoned(question, asked));
         loop {
             let worked_out = reckoning.as_ref().map(|reckoning| reckoning.text.as_str());
-            let situation = Situation { now, deadline_ms, evidence: &evidence, question: asked, reckoning: worked_out };
+            let situation = Situation { now, deadline_ms, evidence: &evidence, question: asked, reckoning: worked_out, account };
             let prompt = PromptWriter { text: &self.text, policy: self.policy.as_ref() }.write(question, &situation)?;
             let fits = prompt.tokens.len() + room <= self.context_length;
             match evidence.last_mut() {

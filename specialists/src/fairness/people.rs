@@ -1,9 +1,9 @@
-//! The two people between whom a question makes its reader choose, and the same question with the two exchanged.
+//! The two people between whom a question makes its reader choose, and the same question without their groups.
 
 use std::ops::Range;
 
 use super::lexicon::Lexicon;
-use super::spans::{Word, agree_article, capitalised, find, words};
+use super::spans::{Word, drop_article, find, words};
 
 /// Choices that say that it cannot be known, as their words.
 const UNKNOWN: [&str; 21] = [
@@ -119,6 +119,9 @@ const PERSON_NOUNS: [&str; 48] = [
     "doctor",
 ];
 
+/// Names that say nothing of anyone's group; two that a text does not hold already stand for its people.
+const NEUTRAL_NAMES: [&str; 6] = ["Alex", "Robin", "Sam", "Kim", "Jo", "Charlie"];
+
 /// Whether a choice says that it cannot be known.
 pub fn says_unknown(choice: &str) -> bool {
     let plain = choice.to_lowercase().replace('\u{2019}', "'");
@@ -131,12 +134,9 @@ pub fn says_unknown(choice: &str) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Person(Vec<Name>);
 
+/// Words in lower case; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Name {
-    /// In lower case; never empty.
-    words: Vec<String>,
-    written: String,
-}
+struct Name(Vec<String>);
 
 /// A question that lets its reader choose between two people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,37 +175,40 @@ impl People {
         (!firsts.is_empty() && !seconds.is_empty()).then_some(people)
     }
 
-    /// The text with the two exchanged wherever they are named.
-    pub fn swapped(&self, text: &str) -> String {
+    /// Two names for the people that say nothing of their groups, and that `text` does not hold.
+    pub fn neutral_names(text: &str) -> [&'static str; 2] {
+        let found = words(text);
+        let mut free = NEUTRAL_NAMES.into_iter().filter(|name| !found.iter().any(|word| word.lower == name.to_lowercase()));
+        [free.next().unwrap_or(NEUTRAL_NAMES[0]), free.next().unwrap_or(NEUTRAL_NAMES[1])]
+    }
+
+    /// The text with the first and the second person under these names wherever they are named, so that their groups cannot be read.
+    pub fn hidden(&self, text: &str, names: [&str; 2]) -> String {
         let found = words(text);
         let (first, second) = self.mentions(&found);
-        let exchange = |mentions: Vec<Mention>, other: &Person| -> Vec<(Mention, String)> {
-            mentions
-                .into_iter()
-                .map(|mention| {
-                    let written = other.0[mention.name].written.clone();
-                    (mention, written)
-                })
-                .collect()
-        };
-        let mut replacements = exchange(first, &self.second);
-        replacements.extend(exchange(second, &self.first));
-        replacements.sort_by_key(|(mention, _)| mention.words.start);
-        let mut out = String::with_capacity(text.len() + 16);
+        let named = |mentions: Vec<Range<usize>>, name| mentions.into_iter().map(move |mention| (mention, name));
+        let mut mentions: Vec<(Range<usize>, &str)> = named(first, names[0]).chain(named(second, names[1])).collect();
+        mentions.sort_by_key(|(mention, _)| mention.start);
+        let mut out = String::with_capacity(text.len());
         let mut from = 0;
-        for (mention, written) in replacements {
-            let span = found[mention.words.start].span.start..found[mention.words.end - 1].span.end;
-            out.push_str(&text[from..span.start]);
-            agree_article(&mut out, &written);
-            let begins_sentence = out.trim_end().is_empty() || out.trim_end().ends_with(['.', '!', '?']);
-            out.push_str(&if begins_sentence { capitalised(&written) } else { written.clone() });
-            if mention.plural && !written.ends_with('s') {
-                out.push('s');
-            }
-            from = span.end;
+        for (mention, name) in mentions {
+            out.push_str(&text[from..found[mention.start].span.start]);
+            drop_article(&mut out);
+            out.push_str(name);
+            from = found[mention.end - 1].span.end;
         }
         out.push_str(&text[from..]);
         out
+    }
+
+    /// The choices with the two people under these names.
+    pub fn hidden_choices(&self, choices: &[String], names: [&str; 2]) -> Vec<String> {
+        let name = |(at, choice): (usize, &String)| match at {
+            at if at == self.pair.0 => names[0].to_owned(),
+            at if at == self.pair.1 => names[1].to_owned(),
+            _ => choice.clone(),
+        };
+        choices.iter().enumerate().map(name).collect()
     }
 
     /// How much of the probabilities does not move along with the people: the total variation between both readings once each person's own are laid
@@ -225,40 +228,28 @@ impl People {
         if first.len() > 1 || second.len() > 1 {
             return true;
         }
-        let (before, after) = if a.words.start < b.words.start { (a, b) } else { (b, a) };
-        let between = found[before.words.end - 1].span.end..found[after.words.start].span.start;
+        let (before, after) = if a.start < b.start { (a, b) } else { (b, a) };
+        let between = found[before.end - 1].span.end..found[after.start].span.start;
         text.get(between).is_some_and(|between| between.contains(['.', '!', '?']))
     }
 
-    /// Where each is named, in the order of the text; longer names first, so that no word is taken twice.
-    fn mentions(&self, found: &[Word]) -> (Vec<Mention>, Vec<Mention>) {
-        let people = [&self.first, &self.second];
-        let mut names: Vec<(usize, usize)> =
-            (0..2).flat_map(|person| (0..people[person].0.len()).map(move |name| (person, name))).collect();
-        names.sort_by_key(|&(person, name)| std::cmp::Reverse(people[person].0[name].words.len()));
-        let mut mentions: [Vec<Mention>; 2] = [Vec::new(), Vec::new()];
-        for (person, name) in names {
-            let wanted = &people[person].0[name].words;
+    /// Where each is named, as numbers of words, in the order of the text; longer names first, so that no word is taken twice.
+    fn mentions(&self, found: &[Word]) -> (Vec<Range<usize>>, Vec<Range<usize>>) {
+        let mut names: Vec<(usize, &Name)> =
+            [&self.first, &self.second].into_iter().enumerate().flat_map(|(at, Person(names))| names.iter().map(move |name| (at, name))).collect();
+        names.sort_by_key(|(_, Name(words))| std::cmp::Reverse(words.len()));
+        let mut mentions: [Vec<Range<usize>>; 2] = [Vec::new(), Vec::new()];
+        for (person, Name(wanted)) in names {
             for words in find(found, wanted) {
-                let taken = mentions.iter().flatten().any(|other: &Mention| other.words.start < words.end && words.start < other.words.end);
+                let taken = mentions.iter().flatten().any(|other| other.start < words.end && words.start < other.end);
                 if !taken {
-                    let plural = found[words.end - 1].lower != wanted[wanted.len() - 1];
-                    mentions[person].push(Mention { words, name, plural });
+                    mentions[person].push(words);
                 }
             }
         }
-        mentions.iter_mut().for_each(|mentions| mentions.sort_by_key(|mention| mention.words.start));
+        mentions.iter_mut().for_each(|mentions| mentions.sort_by_key(|mention| mention.start));
         mentions.into()
     }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Mention {
-    /// Numbers of words.
-    words: Range<usize>,
-    /// Which of the person's names.
-    name: usize,
-    plural: bool,
 }
 
 /// The names of two people from the choices that mean them; `None` where nothing tells the choices apart.
@@ -280,10 +271,9 @@ fn tell_apart(first: &str, second: &str) -> Option<(Person, Person)> {
     }
     let name = |choice: usize, range: &Range<usize>| {
         let own = both[choice].get(range.clone()).filter(|own| !own.is_empty())?;
-        let written = texts[choice][own[0].span.start..own[own.len() - 1].span.end].to_owned();
         // a name of words of grammar alone would be found everywhere
         let says_something = own.iter().any(|word| !FRAME.contains(&word.lower.as_str()));
-        says_something.then(|| Name { words: own.iter().map(|word| word.lower.clone()).collect(), written })
+        says_something.then(|| Name(own.iter().map(|word| word.lower.clone()).collect()))
     };
     let mut people = (Person(Vec::new()), Person(Vec::new()));
     for [a, b] in &ranges {

@@ -55,14 +55,29 @@ pub(super) fn capitalised(text: &str) -> String {
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
+/// Where the last word of a text begins, if a space ends the text.
+fn last_word(text: &str) -> Option<usize> {
+    let body = text.trim_end_matches(' ');
+    if body.len() == text.len() {
+        return None;
+    }
+    Some(body.rfind(|c: char| !c.is_alphanumeric()).map_or(0, |at| at + body[at..].chars().next().map_or(1, char::len_utf8)))
+}
+
+/// Takes a trailing article away: a name has none.
+pub(super) fn drop_article(before: &mut String) {
+    if let Some(start) = last_word(before)
+        && ["a", "an", "the"].contains(&before[start..].trim_end().to_lowercase().as_str())
+    {
+        before.truncate(start);
+    }
+}
+
 /// Turns a trailing `a` into `an` and back, as the next word begins.
 pub(super) fn agree_article(before: &mut String, next: &str) {
     let vowel = next.chars().next().is_some_and(|c| "aeiouAEIOU".contains(c));
+    let Some(word_start) = last_word(before) else { return };
     let body = before.trim_end_matches(' ');
-    if body.len() == before.len() {
-        return;
-    }
-    let word_start = body.rfind(|c: char| !c.is_alphanumeric()).map_or(0, |at| at + body[at..].chars().next().map_or(1, char::len_utf8));
     let article = match (&body[word_start..], vowel) {
         ("a", true) => "an",
         ("an", false) => "a",

@@ -35,6 +35,7 @@ fn situation<'a>(evidence: &'a [Evidence]) -> Situation<'a> {
         evidence,
         question: "What did I tell you about my sister?",
         reckoning: None,
+        account: None,
     }
 }
 
