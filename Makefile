@@ -52,19 +52,20 @@ eval: build ## Measure each specialist on the trials in $$TRIALS (SPLIT=dev)
 .PHONY: learned
 learned: build ## Learn the small parts that Nyx ships anew, from the trials in $$TRIALS
 	cargo run --release --locked -q -- fetch
-	cargo run --release --locked -q -- --data-dir target/learned train master recall timing forecast facts confidence --trials "$(TRIALS)"
+	cargo run --release --locked -q -- --data-dir target/learned train master recall timing forecast facts account confidence --trials "$(TRIALS)"
 	cp target/learned/learned/*.json specialists/learned/
 
 .PHONY: learn
-learn: build ## Learn from the trials in $$TRIALS through the gate: target/learn/report.json (PEFT=1: the trainer beside PyTorch and PEFT as well)
+learn: build ## Learn from the trials in $$TRIALS through the gate: target/learn/report.json (PEFT=1: first the trainer beside PyTorch and PEFT, whose report later runs keep)
 	cargo run --release --locked -q -- fetch
 	@mkdir -p target/learn
 	if [ -n "$(PEFT)" ]; then \
 	  python="$$(scripts/peft-python | tail -n 1)"; model="$$(cargo run --release --locked -q -- fetch | sed -n '1s/.*, at //p')"; \
-	  cargo run --release --locked -q -- --data-dir target/learn/data train eleos --trials "$(TRIALS)" --objective sft --limit 400 --examples-to target/learn/examples.json; \
+	  cargo run --release --locked -q -- --data-dir target/learn/data train eleos --trials "$(TRIALS)" --objective sft --examples-to target/learn/examples.json; \
 	  cargo run --release --locked -q -p nyx-engine --example peft -- "$$model" target/learn/examples.json target/learn/peft "$$python" scripts/peft-train $(or $(STEPS),50); \
 	fi
-	cargo run --release --locked -q -- --data-dir target/learn/data learn --trials "$(TRIALS)" --out target/learn $(if $(PEFT),--peft target/learn/peft/peft.json)
+	cargo run --release --locked -q -- --data-dir target/learn/data learn --trials "$(TRIALS)" --out target/learn \
+	  $$(test ! -f target/learn/peft/peft.json || echo --peft target/learn/peft/peft.json)
 
 .PHONY: accuracy
 accuracy: build ## Compare the kernels with the same weights in f32, over the trials in $$TRIALS

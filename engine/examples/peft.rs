@@ -78,7 +78,7 @@ fn compare(model: &str, examples: &Path, folder: &Path, python: &str, script: &s
     let runs = [us("nyx-1")?, theirs("bfloat16")?, theirs("float32")?, us("nyx-2")?];
     let pace = |run: &Value| run["tokens_per_second"].as_f64().unwrap_or(0.0);
     let peak = |run: &Value| run["peak_memory"].as_f64().unwrap_or(0.0);
-    // the end of a run: its last fifth
+    // the end of a run: its last fifth; compared in f32, whose sums both aim at
     let last = |run: &Value| -> f64 {
         let losses: Vec<f64> = run["losses"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
         let end = &losses[losses.len() - (losses.len() / 5).max(1)..];
@@ -89,7 +89,7 @@ fn compare(model: &str, examples: &Path, folder: &Path, python: &str, script: &s
     let nyx = f64::midpoint(pace(first), pace(second));
     let report = json!({
         "tokens_per_second_ratio": nyx / pace(best), "peak_memory_ratio": peak(first).max(peak(second)) / peak(best).min(peak(half)),
-        "final_loss_difference": last(first) / last(best) - 1.0, "steps": steps, "batch": BATCH, "best_dtype": best["dtype"],
+        "final_loss_difference": last(first) / last(single) - 1.0, "steps": steps, "batch": BATCH, "best_dtype": best["dtype"],
         "final_loss": {"nyx": last(first), "bfloat16": last(half), "float32": last(single)},
         "tokens_per_second": {"nyx": [pace(first), pace(second)], "bfloat16": pace(half), "float32": pace(single)},
         "peak_memory": {"nyx": peak(first), "bfloat16": peak(half), "float32": peak(single)},

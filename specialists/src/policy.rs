@@ -54,8 +54,8 @@ pub struct SpecialistPolicy {
     /// The pool group it is pinned to.
     pub group: Option<usize>,
     pub retrieval: Retrieval,
-    /// Questions about people are asked again with the people exchanged ([`crate::fairness`]); an answer says so when the pair's penalty is above this,
-    /// in [0, 1].
+    /// Questions between two people are read under neutral names, and questions about a group are asked again about another one
+    /// ([`crate::fairness`]); such an answer says so when the pair's penalty is above this, in [0, 1].
     pub fairness: Option<f64>,
     /// Memories are ranked by time as well, and answers are planned by the time that is left: what a full and a short one are worth.
     pub timing: Option<Quality>,

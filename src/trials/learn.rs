@@ -4,10 +4,12 @@ use chrono::TimeDelta;
 use nyx_actors::NyxError;
 use nyx_actors::confidence::signals_of;
 use nyx_actors::memory::MemoryFilter;
+use nyx_actors::trainer::{Lesson as TrainerLesson, Truth};
 use nyx_specialists::confidence::{ConfidenceRow, Quality, fit};
 use nyx_specialists::facts::{self, FactTable, Statement};
-use nyx_specialists::fairness::{Account, Lexicon, People, Reader, ReaderExample};
+use nyx_specialists::fairness::{Blinded, Lexicon, Reader, ReaderExample};
 use nyx_specialists::forecast::{self, ForecastExample, Forecaster, yes_of};
+use nyx_specialists::gate::held_back;
 use nyx_specialists::learn::{LearnedFile, LearnedPart, TrainedOn};
 use nyx_specialists::master::{self, MasterHead, RoutingExample};
 use nyx_specialists::recall::{RecallExample, RecallRanker};
@@ -230,27 +232,37 @@ async fn account(stage: &Stage, trials: &Trials) -> Result<Lesson, EvalError> {
     let lexicon = Lexicon::shipped().map_err(NyxError::Internal)?;
     let (mut accounts, mut ids) = (Vec::new(), Vec::new());
     for trial in stage.sample(trials.choices("eleos")?) {
-        let text = format!("{}\n\n{}", trial.context, trial.question);
-        let Some(people) = People::find(&lexicon, &text, &trial.choices).filter(|people| people.told_apart(&text)) else { continue };
-        let names = People::neutral_names(&text);
-        let read = Account::of(&people.hidden(&trial.context, names), &people.hidden(&trial.question, names), names);
-        let means = [people.pair.0, people.pair.1].iter().position(|choice| *choice == trial.answer);
-        if let (Some(account), Some(means)) = (read, means) {
-            accounts.push((account, means == 0));
+        let Some(blinded) = Blinded::find(&lexicon, &trial.context, &trial.question, &trial.choices) else { continue };
+        let (a, b) = blinded.people.pair;
+        let means = [a, b].iter().position(|choice| *choice == trial.answer);
+        if let (Some(account), Some(means)) = (blinded.account, means) {
+            // what the gate sets aside of these trials is not learned from here either
+            let lesson = TrainerLesson::new(question(&trial, stage.seed), Truth::Choice(trial.answer));
+            accounts.push((account, means == 0, held_back(&lesson.template)));
             ids.push(trial.id);
         }
     }
     let probes = embedded(stage, &Reader::probes()).await?;
-    let texts: Vec<String> = accounts.iter().flat_map(|(account, _)| account.texts()).collect();
+    let texts: Vec<String> = accounts.iter().flat_map(|(account, ..)| account.texts()).collect();
     let mut vectors = embedded(stage, &texts).await?.into_iter();
-    let examples: Vec<ReaderExample> = accounts
-        .into_iter()
-        .map(|(account, first)| ReaderExample { vectors: vectors.by_ref().take(account.texts().len()).collect(), account, first })
-        .collect();
-    let reader = Reader::fit(&probes, &examples).ok_or_else(|| too_few("account"))?;
-    let right = examples.iter().filter(|example| reader.first(&example.account, &example.vectors).is_some_and(|p| (p > 0.5) == example.first));
-    let lines = vec![format!("account: {} of {} questions right that it learned from", right.count(), examples.len())];
-    let trained_on = TrainedOn::of(ids.iter().map(|id| ("eleos", id.as_str())));
+    let (mut learned, mut tried, mut learned_ids) = (Vec::new(), Vec::new(), Vec::new());
+    for ((account, first, set_aside), id) in accounts.into_iter().zip(&ids) {
+        let example = ReaderExample { vectors: vectors.by_ref().take(account.texts().len()).collect(), account, first };
+        if set_aside {
+            tried.push(example);
+        } else {
+            learned.push(example);
+            learned_ids.push(id.as_str());
+        }
+    }
+    let reader = Reader::fit(&probes, &learned).ok_or_else(|| too_few("account"))?;
+    let right = |examples: &[ReaderExample]| {
+        let right =
+            examples.iter().filter(|example| reader.first(&example.account, &example.vectors).is_some_and(|p| (p > 0.5) == example.first));
+        format!("{} of {}", right.count(), examples.len())
+    };
+    let lines = vec![format!("account: {} right of what it learned from, {} of the templates set aside", right(&learned), right(&tried))];
+    let trained_on = TrainedOn::of(learned_ids.into_iter().map(|id| ("eleos", id)));
     lesson(&LearnedFile::new(trained_on, None, reader), lines)
 }
 

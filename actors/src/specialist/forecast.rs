@@ -143,9 +143,7 @@ impl SpecialistParts {
     ) -> Result<f64, NyxError> {
         let texts: Vec<String> = vec!["Yes".into(), "No".into()];
         let question = Question { choices: Some(texts.clone()), ..telling.question.clone() };
-        let (parts, asked, deadline_ms) = (Arc::clone(self), telling.asked.to_owned(), telling.deadline_ms);
-        let writing = tokio::task::spawn_blocking(move || parts.write(&question, &asked, Vec::new(), None, deadline_ms));
-        let written = writing.await.map_err(|error| NyxError::Internal(error.to_string()))??;
+        let written = self.write_apart(context, &Arc::new(question), Vec::new(), None, telling.deadline_ms).await?;
         let weighed = self.choose(context, written.prompt, &texts, written.choices, sampling).await?;
         let yes = weighed.choice_probabilities.as_deref().and_then(|found| found.first().copied());
         yes.ok_or_else(|| NyxError::Internal("no likelihood of Yes".into()))

@@ -24,7 +24,7 @@ pub struct Presented {
     pub prompt: Vec<u32>,
     /// The choices in tokens, in the order in which they were given; of a question without choices, the answers with their end.
     pub continuations: Vec<Vec<u32>>,
-    /// Which choice of the question each stands for: with two people exchanged, each stands for the other.
+    /// Which choice of the question each stands for: with the names of two people exchanged, each stands for the other.
     pub stands_for: Vec<usize>,
 }
 
@@ -39,26 +39,30 @@ impl Handler<Present> for Specialist {
 }
 
 impl SpecialistParts {
-    /// The question as it is; where it is about two people, its two readings. None at all where the text tells the two not apart: a rule answers then,
+    /// The question as it is; where it is about two people, its two readings in its place. None at all where the text tells the two not apart: a rule answers then,
     /// and a model that learned its answers would give them where it should tell.
     async fn presented(self: Arc<Self>, message: Present) -> Result<Vec<Presented>, NyxError> {
         let Present { context, question, answers } = message;
-        let asked = crate::orchestrator::last_question(&question);
         self.check_size(&question)?;
         let deadline_ms = context.budget_ms();
         let whole: Vec<usize> = (0..question.choices.as_ref().map_or(answers.len(), Vec::len)).collect();
-        if let Some(found) = self.readings(&context, &question).await {
+        let asked = crate::orchestrator::last_question(&question);
+        let (_, evidence) = self.look_up(&context, &asked, &question).await?;
+        if let Some(mut found) = self.readings(&question) {
+            if !found.told_apart() {
+                return Ok(Vec::new());
+            }
+            found.first = self.first_fits(&context, &found).await?;
             let mut exchanged_for = whole.clone();
-            exchanged_for.swap(found.people.pair.0, found.people.pair.1);
+            exchanged_for.swap(found.pair().0, found.pair().1);
             let mut readings = Vec::with_capacity(2);
-            for (exchanged, stands_for) in [(false, whole), (true, exchanged_for)].into_iter().filter(|_| found.told_apart) {
-                let Written { prompt, choices, .. } = self.write_reading(&context, &found, exchanged, deadline_ms).await?;
+            for (exchanged, stands_for) in [(false, whole), (true, exchanged_for)] {
+                let Written { prompt, choices, .. } = self.write_reading(&context, &found, &evidence, exchanged, deadline_ms).await?;
                 readings.push(Presented { prompt: prompt.tokens, continuations: choices, stands_for });
             }
             return Ok(readings);
         }
-        let (_, evidence) = self.look_up(&context, &asked, &question).await?;
-        let Written { prompt, choices, .. } = self.write_apart(&context, &question, &asked, evidence, deadline_ms).await?;
+        let Written { prompt, choices, .. } = self.write_apart(&context, &question, evidence, None, deadline_ms).await?;
         let choices = if question.choices.is_some() { choices } else { self.spoken(&answers)? };
         let readings = vec![Presented { prompt: prompt.tokens, continuations: choices, stands_for: whole }];
         Ok(readings)

@@ -6,6 +6,7 @@ mod fairness;
 mod forecast;
 mod lesson;
 mod prompt;
+mod readings;
 mod screen;
 mod sink;
 mod timing;
@@ -186,7 +187,7 @@ impl SpecialistParts {
             self.cells.publish(Some(context.id), Some(self.name()), CellStep::Retrieved { evidence: ids, retrieve_ms });
         }
         let deadline_ms = context.budget_ms();
-        let Written { prompt, evidence, choices, reckoning } = self.write_apart(&context, &question, &asked, evidence, deadline_ms).await?;
+        let Written { prompt, evidence, choices, reckoning } = self.write_apart(&context, &question, evidence, None, deadline_ms).await?;
         let mut sampling = self.sampling(&question, prompt.tokens.len())?;
         let timer = self.timer.as_ref().filter(|_| question.choices.is_none());
         let plan = timer
@@ -199,7 +200,7 @@ impl SpecialistParts {
             _ if let Some(told) = told => Spoken { sampling, ..told },
             None if course == Course::Defer => Spoken { sampling, ..Spoken::default() },
             None if course == Course::Evidence => self.tell_evidence(&evidence, &question, sampling, events.as_ref()),
-            Some(_) => self.choose_fairly(&context, &question, (prompt, choices), sampling, deadline_ms).await?,
+            Some(_) => self.choose_fairly(&context, &question, &evidence, (prompt, choices), sampling, deadline_ms).await?,
             None if let Some(forecaster) = &forecaster => {
                 let telling = Telling { question: &question, asked: &asked, deadline_ms, forecaster };
                 self.foretell(&context, prompt, &telling, sampling, &screened, events).await?
@@ -265,12 +266,12 @@ impl SpecialistParts {
         self: &Arc<Self>,
         context: &RequestContext,
         question: &Arc<Question>,
-        asked: &str,
         evidence: Vec<Evidence>,
+        account: Option<String>,
         deadline_ms: u64,
     ) -> Result<Written, NyxError> {
-        let (parts, question, asked) = (Arc::clone(self), Arc::clone(question), asked.to_owned());
-        let writing = tokio::task::spawn_blocking(move || parts.write(&question, &asked, evidence, None, deadline_ms));
+        let (parts, question) = (Arc::clone(self), Arc::clone(question));
+        let writing = tokio::task::spawn_blocking(move || parts.write(&question, evidence, account, deadline_ms));
         let written = async { writing.await.map_err(|error| NyxError::Internal(error.to_string()))? };
         context.bound("the prompt was written", written).await
     }
@@ -290,19 +291,21 @@ impl SpecialistParts {
     fn write(
         &self,
         question: &Question,
-        asked: &str,
         mut evidence: Vec<Evidence>,
-        account: Option<&str>,
+        mut account: Option<String>,
         deadline_ms: u64,
     ) -> Result<Written, NyxError> {
+        let asked = crate::orchestrator::last_question(question);
         let choices = question.choices.iter().flatten().map(|choice| self.text.encode(choice)).collect::<Result<Vec<_>, _>>()?;
         let usual = self.policy.as_ref().map_or(BASE_MAX_TOKENS, |policy| policy.max_tokens).min(self.context_length / 4);
         let room = choices.iter().map(Vec::len).max().unwrap_or_else(|| question.sampling.max_tokens.unwrap_or(usual));
         let now = question.now();
-        let reckoning = self.timer.as_ref().and_then(|_| timing::reckoned(question, asked));
+        let reckoning = self.timer.as_ref().and_then(|_| timing::reckoned(question, &asked));
         loop {
             let worked_out = reckoning.as_ref().map(|reckoning| reckoning.text.as_str());
-            let situation = Situation { now, deadline_ms, evidence: &evidence, question: asked, reckoning: worked_out, account };
+            let account_told = account.as_deref();
+            let situation =
+                Situation { now, deadline_ms, evidence: &evidence, question: &asked, reckoning: worked_out, account: account_told };
             let prompt = PromptWriter { text: &self.text, policy: self.policy.as_ref() }.write(question, &situation)?;
             let fits = prompt.tokens.len() + room <= self.context_length;
             match evidence.last_mut() {
@@ -314,6 +317,7 @@ impl SpecialistParts {
                         only.text = only.text.chars().take(chars / 2).chain(['\u{2026}']).collect();
                     }
                 }
+                None if !fits && account.take().is_some() => {}
                 _ => return Ok(Written { prompt, evidence, reckoning, choices }),
             }
         }

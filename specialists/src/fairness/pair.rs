@@ -1,4 +1,4 @@
-//! What two readings of a question, with the people exchanged, say about the answer.
+//! What two readings of a question, with the names of two people exchanged, say about the answer.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ const LEFT_OVER: f64 = 0.1;
 pub enum FairAction {
     /// Both readings name the same person: the answer stands.
     Agreed,
-    /// They differ: both count half, so that what depends on the group alone cancels out.
+    /// They differ: both count half, so that what depends on a name alone cancels out.
     Widened,
     /// Nothing in the text tells the two apart, so that only their groups could: the answer is that it cannot be known.
     Abstained,
@@ -27,10 +27,10 @@ pub struct FairChoice {
     pub action: FairAction,
 }
 
-/// Weighs the choices' probabilities for a question and for the same question with the two people exchanged.
+/// Weighs the choices' probabilities for a question and for the same question with the names of the two exchanged.
 ///
-/// In the exchanged question each stands for the other, so its two probabilities change places first. What is left of a preference for a group is
-/// opposite in both, and goes in their mean. Where `told_apart` is false, only groups and places could decide: then the choice that says so is taken,
+/// In the exchanged question each stands for the other, so its two probabilities change places first. A preference for a name, or for its place among
+/// the choices, is opposite in both, and goes in their mean. Where `told_apart` is false, only groups and places could decide: then the choice that says so is taken,
 /// or, without one, both people are as probable.
 pub fn weigh(people: &People, told_apart: bool, original: &[f64], exchanged: &[f64]) -> FairChoice {
     let (a, b) = people.pair;
@@ -65,7 +65,7 @@ mod tests {
 
     fn people(choices: [&str; 3]) -> People {
         let choices = choices.map(str::to_owned);
-        People::find(&Lexicon::shipped().unwrap(), "An old man and a young man came in. Who is slow?", &choices).unwrap()
+        People::find(&Lexicon::shipped().unwrap(), "An old man and a young man came in. Who is slow?", "Who is slow?", &choices).unwrap()
     }
 
     fn near(found: &[f64], expected: &[f64]) {
@@ -92,7 +92,9 @@ mod tests {
         assert_eq!(fair.action, FairAction::Abstained);
         near(&fair.probabilities, &[0.1, 0.8, 0.1]);
         let choices = ["The old man".to_owned(), "The young man".to_owned()];
-        let without = People::find(&Lexicon::shipped().unwrap(), "An old man and a young man came in. Who is slow?", &choices).unwrap();
+        let without =
+            People::find(&Lexicon::shipped().unwrap(), "An old man and a young man came in. Who is slow?", "Who is slow?", &choices)
+                .unwrap();
         let fair = weigh(&without, false, &[0.9, 0.1], &[0.6, 0.4]);
         assert_eq!(fair.action, FairAction::Widened);
         near(&fair.probabilities, &[0.5, 0.5]);

@@ -152,15 +152,16 @@ pub struct People {
 }
 
 impl People {
-    /// Finds them: exactly two choices beside those that say that it cannot be known, about people, both named in `text` (the context with the question).
-    pub fn find(lexicon: &Lexicon, text: &str, choices: &[String]) -> Option<Self> {
+    /// Finds them: exactly two choices beside those that say that it cannot be known, about people, both named in `text` (all that is told, with what
+    /// is `asked`).
+    pub fn find(lexicon: &Lexicon, text: &str, asked: &str, choices: &[String]) -> Option<Self> {
         let unknown = choices.iter().position(|choice| says_unknown(choice));
         let mut others = choices.iter().enumerate().filter(|(_, choice)| !says_unknown(choice));
         let (Some((a, first)), Some((b, second)), None) = (others.next(), others.next(), others.next()) else { return None };
         let mut axes = lexicon.axes(&format!("{first}\n{second}"));
         let named = words(text);
         let person = |choice: &str| words(choice).iter().any(|word| PERSON_NOUNS.contains(&word.lower.as_str()));
-        let asks_who = named.iter().any(|word| ["who", "whose", "whom"].contains(&word.lower.as_str()));
+        let asks_who = words(asked).iter().any(|word| ["who", "whose", "whom"].contains(&word.lower.as_str()));
         if axes.is_empty() && !asks_who && !person(first) && !person(second) {
             return None;
         }
@@ -175,14 +176,14 @@ impl People {
         (!firsts.is_empty() && !seconds.is_empty()).then_some(people)
     }
 
-    /// Two names for the people that say nothing of their groups, and that `text` does not hold.
-    pub fn neutral_names(text: &str) -> [&'static str; 2] {
+    /// Two names that say nothing of anyone's group, and that `text` does not hold; `None` where it holds all but one.
+    pub(super) fn neutral_names(text: &str) -> Option<[&'static str; 2]> {
         let found = words(text);
         let mut free = NEUTRAL_NAMES.into_iter().filter(|name| !found.iter().any(|word| word.lower == name.to_lowercase()));
-        [free.next().unwrap_or(NEUTRAL_NAMES[0]), free.next().unwrap_or(NEUTRAL_NAMES[1])]
+        Some([free.next()?, free.next()?])
     }
 
-    /// The text with the first and the second person under these names wherever they are named, so that their groups cannot be read.
+    /// The text with the first and the second person under these names wherever they are named, so that their groups are not named.
     pub fn hidden(&self, text: &str, names: [&str; 2]) -> String {
         let found = words(text);
         let (first, second) = self.mentions(&found);
@@ -235,8 +236,11 @@ impl People {
 
     /// Where each is named, as numbers of words, in the order of the text; longer names first, so that no word is taken twice.
     fn mentions(&self, found: &[Word]) -> (Vec<Range<usize>>, Vec<Range<usize>>) {
-        let mut names: Vec<(usize, &Name)> =
-            [&self.first, &self.second].into_iter().enumerate().flat_map(|(at, Person(names))| names.iter().map(move |name| (at, name))).collect();
+        let mut names: Vec<(usize, &Name)> = [&self.first, &self.second]
+            .into_iter()
+            .enumerate()
+            .flat_map(|(at, Person(names))| names.iter().map(move |name| (at, name)))
+            .collect();
         names.sort_by_key(|(_, Name(words))| std::cmp::Reverse(words.len()));
         let mut mentions: [Vec<Range<usize>>; 2] = [Vec::new(), Vec::new()];
         for (person, Name(wanted)) in names {
