@@ -62,6 +62,11 @@ fn asks(random: &mut StdRng, count: usize, text: &Text) -> Vec<Ask> {
                 max_tokens: random.random_range(1..40),
                 ..SamplingParams::default()
             };
+            if index == 0 {
+                // one whose guesses are right whatever the dice say
+                let params = SamplingParams { temperature: 0.0, repetition_penalty: 1.0, max_tokens: 39, ..params };
+                return Ask::Answer { prompt: list.clone(), fixed: 0, params, adapter: None };
+            }
             Ask::Answer { prompt, fixed, params, adapter }
         })
         .collect()
