@@ -24,7 +24,7 @@ const WIDENED: &str =
     "I answered the same question about another group differently, so please do not take this as something that is true of a group.";
 
 /// `None` only if the shipped lists were broken, which a test rules out.
-pub(super) static LEXICON: LazyLock<Option<Lexicon>> = LazyLock::new(|| Lexicon::shipped().ok());
+static LEXICON: LazyLock<Option<Lexicon>> = LazyLock::new(|| Lexicon::shipped().ok());
 
 /// A generated answer to the question about another group, on its way.
 struct Other {
@@ -35,6 +35,12 @@ struct Other {
 }
 
 impl SpecialistParts {
+    /// The words for people's groups, of a specialist that is fair.
+    pub(super) fn fair_lexicon(&self) -> Option<&'static Lexicon> {
+        let fair = self.policy.as_ref().is_some_and(|policy| policy.fairness.is_some());
+        LEXICON.as_ref().filter(|_| fair)
+    }
+
     /// Generates an answer, and of a question that names a group another one about another group, as time allows. When the two differ in tone or say
     /// the opposite, the answer says so at its end.
     pub(super) async fn generate_fairly(
@@ -93,8 +99,7 @@ impl SpecialistParts {
         screened: &Screened,
         deadline_ms: u64,
     ) -> Option<Other> {
-        let fair = self.policy.as_ref().is_some_and(|policy| policy.fairness.is_some());
-        let lexicon = LEXICON.as_ref().filter(|_| fair)?;
+        let lexicon = self.fair_lexicon()?;
         let asked = crate::orchestrator::last_question(question);
         let other = lexicon.exchanged(&asked)?;
         let exchanged = exchange(question, &asked, |text| lexicon.exchanged(text).unwrap_or_else(|| text.to_owned()));

@@ -39,8 +39,8 @@ impl Handler<Present> for Specialist {
 }
 
 impl SpecialistParts {
-    /// The question as it is; where it is about two people, its two readings in its place. None at all where the text tells the two not apart: a rule answers then,
-    /// and a model that learned its answers would give them where it should tell.
+    /// The question as it is; where it is about two people, its two readings in its place. None at all where the text tells the two not apart: a rule
+    /// answers then, and a model that learned its answers would give them where it should tell.
     async fn presented(self: Arc<Self>, message: Present) -> Result<Vec<Presented>, NyxError> {
         let Present { context, question, answers } = message;
         self.check_size(&question)?;
@@ -48,7 +48,7 @@ impl SpecialistParts {
         let whole: Vec<usize> = (0..question.choices.as_ref().map_or(answers.len(), Vec::len)).collect();
         let asked = crate::orchestrator::last_question(&question);
         let (_, evidence) = self.look_up(&context, &asked, &question).await?;
-        if let Some(mut found) = self.readings(&question) {
+        if let Some(mut found) = self.readings(&context, &question).await? {
             if !found.told_apart() {
                 return Ok(Vec::new());
             }

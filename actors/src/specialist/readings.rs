@@ -8,7 +8,6 @@ use nyx_specialists::Evidence;
 use nyx_specialists::fairness::{Blinded, weigh};
 use serde_json::{Value, json};
 
-use super::fairness::LEXICON;
 use super::{Prompt, SpecialistParts, Spoken, Written};
 use crate::memory::messages::Embed;
 use crate::question::Question;
@@ -69,12 +68,23 @@ impl Readings {
 }
 
 impl SpecialistParts {
-    /// The two readings of a question with choices about two people, of a specialist that is fair.
-    pub(super) fn readings(&self, question: &Question) -> Option<Readings> {
+    /// The two readings of a question with choices about two people, of a specialist that is fair. On a thread of its own: a long text takes a while.
+    ///
+    /// # Errors
+    /// When the deadline passes.
+    pub(super) async fn readings(self: &Arc<Self>, context: &RequestContext, question: &Question) -> Result<Option<Readings>, NyxError> {
+        if question.choices.is_none() || self.fair_lexicon().is_none() {
+            return Ok(None);
+        }
+        let (parts, question) = (Arc::clone(self), question.clone());
+        let reading = tokio::task::spawn_blocking(move || parts.read_twice(&question));
+        let read = async { reading.await.map_err(|error| NyxError::Internal(error.to_string())) };
+        context.bound("the question was read", read).await
+    }
+
+    fn read_twice(&self, question: &Question) -> Option<Readings> {
         let choices = question.choices.as_deref()?;
-        let fair = self.policy.as_ref().is_some_and(|policy| policy.fairness.is_some());
-        let lexicon = LEXICON.as_ref().filter(|_| fair)?;
-        let blinded = Blinded::find(lexicon, &told_before(question), &crate::orchestrator::last_question(question), choices)?;
+        let blinded = Blinded::find(self.fair_lexicon()?, &told_before(question), &crate::orchestrator::last_question(question), choices)?;
         let [first, second] = blinded.names;
         let hidden = blinded.people.hidden_choices(choices, [first, second]);
         let read = |names: [&str; 2]| {
@@ -134,7 +144,7 @@ impl SpecialistParts {
     ) -> Result<Spoken, NyxError> {
         let (prompt, continuations) = written;
         let choices = question.choices.as_deref().unwrap_or_default();
-        let Some(mut readings) = self.readings(question) else {
+        let Some(mut readings) = self.readings(context, question).await? else {
             return self.choose(context, prompt, choices, continuations, sampling).await;
         };
         let soon = context.remaining() / SHARE_FOR_ACCOUNT;

@@ -243,10 +243,11 @@ impl People {
             .collect();
         names.sort_by_key(|(_, Name(words))| std::cmp::Reverse(words.len()));
         let mut mentions: [Vec<Range<usize>>; 2] = [Vec::new(), Vec::new()];
+        let mut taken = vec![false; found.len()];
         for (person, Name(wanted)) in names {
             for words in find(found, wanted) {
-                let taken = mentions.iter().flatten().any(|other| other.start < words.end && words.start < other.end);
-                if !taken {
+                if !taken[words.clone()].contains(&true) {
+                    taken[words.clone()].fill(true);
                     mentions[person].push(words);
                 }
             }
