@@ -48,7 +48,7 @@ impl Adapters {
         storable("reason", reason)?;
         self.known(specialist)?;
         let _one = self.0.swapping.lock().await;
-        self.go_back(specialist, reason).await
+        self.go_back(specialist, reason, None).await
     }
 
     /// Falls back to the last good generation because the live one is no good (its rewards fall, or its files changed). Where another process did
@@ -62,7 +62,8 @@ impl Adapters {
         if let Some(newest) = self.follow_another(specialist).await? {
             return Ok(newest);
         }
-        match self.go_back(specialist, reason).await {
+        let from = self.live(specialist).generation;
+        match self.go_back(specialist, reason, Some(from)).await {
             // another process may have been first by a hair
             Err(NyxError::Conflict(why)) => self.follow_another(specialist).await?.ok_or(NyxError::Conflict(why)),
             done => done,
@@ -83,8 +84,12 @@ impl Adapters {
         Ok(self.0.library.generations(specialist).await?.pop())
     }
 
-    async fn go_back(&self, specialist: &str, reason: &str) -> Result<Generation, NyxError> {
+    /// Goes back from the newest generation; where only `from` is meant, not from one that another process has made since.
+    async fn go_back(&self, specialist: &str, reason: &str, from: Option<u64>) -> Result<Generation, NyxError> {
         let back = self.0.library.back(specialist).await?;
+        if from.is_some_and(|from| back.after > from) {
+            return Err(NyxError::Conflict(format!("{specialist} went on to generation {} meanwhile", back.after)));
+        }
         for (id, reason) in back.bad {
             self.tell_bad(specialist, id, reason);
         }
@@ -153,7 +158,7 @@ impl Adapters {
         {
             self.0.library.records.set_status(id, AdapterStatus::Bad).await?;
             self.tell_bad(&newest.specialist, id.clone(), reason.clone());
-            self.go_back(&newest.specialist, &format!("adapter {id} failed its checksum: {reason}")).await?;
+            self.go_back(&newest.specialist, &format!("adapter {id} failed its checksum: {reason}"), None).await?;
             return Ok(());
         }
         self.apply(newest).await
