@@ -52,7 +52,7 @@ fn products(criterion: &mut Criterion) {
             group.throughput(Throughput::Elements((tokens * HIDDEN * INTERMEDIATE) as u64));
             for isa in Isa::available().into_iter().filter(|isa| worth_measuring(*isa, tokens)) {
                 let mut quants = Activations::default();
-                quants.quantise(&team, isa, &x, HIDDEN);
+                quants.quantise(&team, isa, &x, HIDDEN, Rounding::Once);
                 group.bench_function(BenchmarkId::new(format!("{isa:?}"), tokens), |bencher| {
                     bencher.iter(|| matmul(&team, isa, &mut [Product { w: &w, y: black_box(&mut y) }], &quants));
                 });

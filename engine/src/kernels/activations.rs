@@ -1,10 +1,13 @@
-//! Activations rounded to int8.
+//! Activations rounded to int8, in the same pass as what makes them.
 
 use std::ops::Range;
 
-use super::lanes::{LANES, Lanes, for_isa, largest, sum};
-use super::portable::LEAST;
+use super::lanes::{LANES, Lanes, for_isa};
+use super::ops::{inverse_rms, silu};
 use super::{BLOCK, Isa, Team};
+
+/// Below this a block is zero: its inverse would be infinite.
+pub(super) const LEAST: f32 = 1e-30;
 
 /// Rows of activations in int8, a scale for each block of [`BLOCK`] columns. Buffers are kept for the next step.
 #[derive(Debug, Default)]
@@ -17,8 +20,45 @@ pub struct Activations {
     pub(super) scales: Vec<f32>,
     /// The sum of each block's quants: what an offset of the weights adds to their product.
     pub(super) sums: Vec<i32>,
+    /// The sum of its first half's.
+    pub(super) first: Vec<i32>,
     /// Scale times sum: what a weight's minimum is multiplied with.
     pub(super) weighted: Vec<f32>,
+}
+
+/// How exactly activations are rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rounding {
+    /// Not at all: what reads them takes f32.
+    None,
+    /// Each block to multiples of its largest magnitude / 127, ties to even.
+    Once,
+    /// Row `2t` holds token `t` rounded once, row `2t + 1` what that lost, to multiples of 1/254 of its scale. A product has two rows a token
+    /// as well, whose sum is as exact as with 15 bits: see [`matmul_low_rank`](super::matmul_low_rank).
+    Twice,
+}
+
+impl Rounding {
+    /// Rows of a token.
+    fn rows(self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Once => 1,
+            Self::Twice => 2,
+        }
+    }
+}
+
+/// The residual stream at a norm.
+#[derive(Debug)]
+pub struct Residual<'a> {
+    /// `[tokens, columns]`
+    pub x: &'a mut [f32],
+    /// What is added to it first, as large, or nothing.
+    pub delta: &'a [f32],
+    /// Of the norm, `[columns]`.
+    pub weight: &'a [f32],
+    pub eps: f32,
 }
 
 impl Activations {
@@ -35,137 +75,248 @@ impl Activations {
     }
 
     /// Makes room for `[tokens, columns]`; what was held is forgotten.
-    pub fn reset(&mut self, tokens: usize, columns: usize) {
-        debug_assert!(columns.is_multiple_of(BLOCK));
+    fn reset(&mut self, tokens: usize, columns: usize) {
         (self.tokens, self.columns) = (tokens, columns);
         self.quants.resize(tokens * columns, 0);
         let blocks = tokens * columns / BLOCK;
         self.scales.resize(blocks, 0.0);
         self.sums.resize(blocks, 0);
+        self.first.resize(blocks, 0);
         self.weighted.resize(blocks, 0.0);
     }
 
-    /// Rounds `x`, `[tokens, columns]`: each block to multiples of its largest magnitude / 127, ties to even.
+    /// Room for so many tokens, and where each one's goes.
     ///
     /// # Panics
-    /// When `x` does not hold whole rows of whole blocks.
-    pub fn quantise(&mut self, team: &Team, isa: Isa, x: &[f32], columns: usize) {
-        assert!(columns.is_multiple_of(BLOCK) && x.len().is_multiple_of(columns), "whole rows of whole blocks");
-        self.reset(x.len() / columns, columns);
-        let target = Target {
+    /// When anything is to be rounded and `columns` are not whole blocks.
+    fn target(&mut self, tokens: usize, columns: usize, rounding: Rounding) -> Target {
+        if rounding != Rounding::None {
+            assert!(columns.is_multiple_of(BLOCK), "whole blocks");
+            self.reset(rounding.rows() * tokens, columns);
+        }
+        Target {
             quants: self.quants.as_mut_ptr(),
             scales: self.scales.as_mut_ptr(),
             sums: self.sums.as_mut_ptr(),
+            first: self.first.as_mut_ptr(),
             weighted: self.weighted.as_mut_ptr(),
-        };
-        let blocks = self.scales.len();
-        let part = |thread: usize, threads: usize| {
-            let target = &target;
-            for block in blocks * thread / threads..blocks * (thread + 1) / threads {
-                let x = &x[block * BLOCK..(block + 1) * BLOCK];
-                // SAFETY: no other thread has this block, whose places are within the buffers; `isa` was detected.
-                unsafe {
-                    let quants = std::slice::from_raw_parts_mut(target.quants.add(block * BLOCK), BLOCK);
-                    let (scale, sum) = match isa {
-                        #[cfg(target_arch = "x86_64")]
-                        Isa::Avx512Vnni => super::avx512::quantise_block(x, quants),
-                        #[cfg(target_arch = "x86_64")]
-                        Isa::Avx2 => super::avx2::quantise_block(x, quants),
-                        _ => super::portable::quantise_block(x, quants),
-                    };
-                    *target.scales.add(block) = scale;
-                    *target.sums.add(block) = sum;
-                    *target.weighted.add(block) = scale * sum as f32;
-                }
-            }
-        };
-        if self.tokens >= SHARED_FROM { team.run(part) } else { part(0, 1) }
+            blocks: if rounding == Rounding::None { 0 } else { columns / BLOCK },
+            rounding,
+        }
+    }
+
+    /// Rounds `x`, `[tokens, columns]`.
+    ///
+    /// # Panics
+    /// When `x` does not hold whole rows of whole blocks.
+    pub fn quantise(&mut self, team: &Team, isa: Isa, x: &[f32], columns: usize, rounding: Rounding) {
+        assert!(x.len().is_multiple_of(columns), "whole rows");
+        let tokens = x.len() / columns;
+        let target = self.target(tokens, columns, rounding);
+        if rounding == Rounding::None {
+            return;
+        }
+        shared(team, tokens, |token| {
+            let x = &x[token * columns..(token + 1) * columns];
+            // SAFETY: no other thread has this token, whose places are within the buffers; `isa` was detected.
+            unsafe { round_isa(isa, x.as_ptr(), target.at(token)) };
+        });
+    }
+
+    /// `x += delta`, and its RMSNorm (Zhang and Sennrich 2019) into `normed`, `x / sqrt(mean(x²) + eps) · weight`, which is rounded as it
+    /// comes.
+    ///
+    /// # Panics
+    /// When the shapes do not fit, or columns are not whole lanes (whole blocks, if rounded).
+    pub fn add_norm(&mut self, team: &Team, isa: Isa, residual: Residual<'_>, normed: &mut [f32], rounding: Rounding) {
+        let Residual { x, delta, weight, eps } = residual;
+        let columns = weight.len();
+        assert!(columns.is_multiple_of(LANES) && x.len().is_multiple_of(columns) && x.len() == normed.len(), "rows of one length");
+        assert!(delta.is_empty() || delta.len() == x.len(), "as much to add");
+        let tokens = x.len() / columns;
+        let target = self.target(tokens, columns, rounding);
+        let (x, normed) = (Rows(x.as_mut_ptr()), Rows(normed.as_mut_ptr()));
+        shared(team, tokens, |token| {
+            let (x, normed, at) = (&x, &normed, token * columns);
+            let delta = if delta.is_empty() { delta } else { &delta[at..at + columns] };
+            // SAFETY: the rows are there, and no other thread has this token; `isa` was detected.
+            unsafe { norm_isa(isa, x.0.add(at), delta, weight, eps, normed.0.add(at), target.at(token)) };
+        });
+    }
+
+    /// SwiGLU's gate (Shazeer 2020), `gate = gate · sigmoid(gate) · up`, `[tokens, columns]`, rounded as it comes.
+    ///
+    /// # Panics
+    /// As [`add_norm`](Self::add_norm).
+    pub fn silu_mul(&mut self, team: &Team, isa: Isa, gate: &mut [f32], up: &[f32], columns: usize, rounding: Rounding) {
+        assert!(columns.is_multiple_of(LANES) && gate.len().is_multiple_of(columns) && gate.len() == up.len(), "rows of one length");
+        let tokens = gate.len() / columns;
+        let target = self.target(tokens, columns, rounding);
+        let gate = Rows(gate.as_mut_ptr());
+        shared(team, tokens, |token| {
+            let gate = &gate;
+            let up = &up[token * columns..(token + 1) * columns];
+            // SAFETY: as in `add_norm`.
+            unsafe { silu_isa(isa, gate.0.add(token * columns), up, target.at(token)) };
+        });
     }
 }
 
-impl Activations {
-    /// Rounds `x`, `[tokens, columns]`, twice: row `2t` holds token `t` as [`quantise`](Self::quantise) has it, row `2t + 1` what that lost, to
-    /// multiples of 1/254 of its scale. A product has two rows a token as well, whose sum is as exact as with 15 bits: see
-    /// [`matmul_low_rank`](super::matmul_low_rank).
+/// Tokens from which their rows are shared out: below, waking the others costs more.
+const SHARED_FROM: usize = 8;
+
+fn shared(team: &Team, tokens: usize, row: impl Fn(usize) + Sync) {
+    if tokens < SHARED_FROM {
+        return (0..tokens).for_each(row);
+    }
+    team.run(|thread, threads| (tokens * thread / threads..tokens * (thread + 1) / threads).for_each(&row));
+}
+
+/// Rows that threads share out among them.
+struct Rows(*mut f32);
+
+// SAFETY: threads take different rows.
+unsafe impl Sync for Rows {}
+
+/// Where rounded rows go.
+#[derive(Clone, Copy)]
+struct Target {
+    quants: *mut i8,
+    scales: *mut f32,
+    sums: *mut i32,
+    first: *mut i32,
+    weighted: *mut f32,
+    /// Of a row; none if nothing is rounded.
+    blocks: usize,
+    rounding: Rounding,
+}
+
+// SAFETY: threads write different tokens.
+unsafe impl Sync for Target {}
+
+impl Target {
+    /// Where a token's begin.
     ///
-    /// # Panics
-    /// When `x` does not hold whole rows of whole blocks.
-    pub fn quantise_fine(&mut self, team: &Team, isa: Isa, x: &[f32], columns: usize) {
-        assert!(columns.is_multiple_of(BLOCK) && x.len().is_multiple_of(columns), "whole rows of whole blocks");
-        let tokens = x.len() / columns;
-        self.reset(2 * tokens, columns);
-        let target = Target {
-            quants: self.quants.as_mut_ptr(),
-            scales: self.scales.as_mut_ptr(),
-            sums: self.sums.as_mut_ptr(),
-            weighted: self.weighted.as_mut_ptr(),
-        };
-        let per_row = columns / BLOCK;
-        let part = |thread: usize, threads: usize| {
-            let target = &target;
-            for token in tokens * thread / threads..tokens * (thread + 1) / threads {
-                for block in 0..per_row {
-                    let x = &x[token * columns + block * BLOCK..][..BLOCK];
-                    let mut rounded = Fine::default();
-                    // SAFETY: `isa` was detected, the slice is a block.
-                    unsafe { fine_isa(isa, x.as_ptr(), &mut rounded) };
-                    let scales = [rounded.scale, rounded.scale / FINE];
-                    for (row, (quants, scale)) in rounded.quants.iter().zip(scales).enumerate() {
-                        let at = (2 * token + row) * per_row + block;
-                        // SAFETY: no other thread has this token, whose places are within the buffers.
-                        unsafe {
-                            let into = std::slice::from_raw_parts_mut(target.quants.add(at * BLOCK), BLOCK);
-                            into.iter_mut().zip(quants).for_each(|(into, quant)| *into = *quant as i8);
-                            let sum = quants.iter().sum::<f32>() as i32;
-                            *target.scales.add(at) = scale;
-                            *target.sums.add(at) = sum;
-                            *target.weighted.add(at) = scale * sum as f32;
-                        }
-                    }
+    /// # Safety
+    /// There is room for it, if anything is rounded.
+    unsafe fn at(self, token: usize) -> Self {
+        // SAFETY: as the caller promises.
+        unsafe { self.on(token * self.rounding.rows() * self.blocks) }
+    }
+
+    /// So many blocks on.
+    ///
+    /// # Safety
+    /// They are there.
+    #[inline(always)]
+    unsafe fn on(self, blocks: usize) -> Self {
+        // SAFETY: as the caller promises.
+        unsafe {
+            Self {
+                quants: self.quants.add(blocks * BLOCK),
+                scales: self.scales.add(blocks),
+                sums: self.sums.add(blocks),
+                first: self.first.add(blocks),
+                weighted: self.weighted.add(blocks),
+                ..self
+            }
+        }
+    }
+
+    /// Rounds a row that is still in the nearest cache: first all blocks' largest magnitudes, then the rest. In one go each block's chain of
+    /// operations would be so long that few blocks are under way at once.
+    ///
+    /// # Safety
+    /// `x` and the target have the row, and the processor has `V`.
+    #[inline(always)]
+    unsafe fn round<V: Lanes>(self, x: *const f32) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let zero = V::splat(0.0);
+            for block in 0..self.blocks {
+                let x = [V::load(x.add(block * BLOCK)), V::load(x.add(block * BLOCK + LANES))];
+                let most = x[0].max(zero.sub(x[0])).max(x[1].max(zero.sub(x[1]))).most();
+                // x · 0 is 0 for finite x alone
+                let finite = x[0].mul(zero).add(x[1].mul(zero)).is_zero();
+                *self.weighted.add(block) = if finite { most } else { f32::NAN };
+            }
+            for block in 0..self.blocks {
+                let most = *self.weighted.add(block);
+                let (scale, scaled) = if most >= LEAST {
+                    let inverse = V::splat(127.0 / most);
+                    let at = x.add(block * BLOCK);
+                    (most / 127.0, [V::load(at).mul(inverse), V::load(at.add(LANES)).mul(inverse)])
+                } else {
+                    // a block of zeros, or one that is no number
+                    (if most.is_nan() { most } else { 0.0 }, [zero; 2])
+                };
+                let first = [scaled[0].round(), scaled[1].round()];
+                self.on(block).put(first, scale);
+                if self.rounding == Rounding::Twice {
+                    let (lost, fine) = ([scaled[0].sub(first[0]), scaled[1].sub(first[1])], V::splat(FINE));
+                    self.on(self.blocks + block).put([lost[0].mul(fine).round(), lost[1].mul(fine).round()], scale / FINE);
                 }
             }
-        };
-        if tokens >= SHARED_FROM { team.run(part) } else { part(0, 1) }
+        }
+    }
+
+    /// # Safety
+    /// As [`round`](Self::round).
+    #[inline(always)]
+    unsafe fn put<V: Lanes>(self, quants: [V; 2], scale: f32) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            quants[0].store_bytes(self.quants);
+            quants[1].store_bytes(self.quants.add(LANES));
+            let (first, second) = (quants[0].whole_sum(), quants[1].whole_sum());
+            *self.scales = scale;
+            *self.first = first;
+            *self.sums = first + second;
+            *self.weighted = scale * (first + second) as f32;
+        }
     }
 }
 
 /// Steps of the second rounding in one of the first.
 const FINE: f32 = 254.0;
 
-/// A block rounded twice, as whole numbers.
-struct Fine {
-    quants: [[f32; BLOCK]; 2],
-    scale: f32,
+for_isa! { unsafe fn round_isa(x: *const f32, target: Target) = round_body }
+
+#[inline(always)]
+unsafe fn round_body<V: Lanes>(x: *const f32, target: Target) {
+    // SAFETY: as `quantise` says.
+    unsafe { target.round::<V>(x) }
 }
 
-impl Default for Fine {
-    fn default() -> Self {
-        Self { quants: [[0.0; BLOCK]; 2], scale: 0.0 }
+for_isa! {
+    unsafe fn norm_isa(x: *mut f32, delta: &[f32], weight: &[f32], eps: f32, normed: *mut f32, target: Target) = norm_body
+}
+
+#[inline(always)]
+unsafe fn norm_body<V: Lanes>(x: *mut f32, delta: &[f32], weight: &[f32], eps: f32, normed: *mut f32, target: Target) {
+    // SAFETY: as `add_norm` says: rows of `weight`'s length, whole lanes.
+    unsafe {
+        for at in (0..delta.len()).step_by(LANES) {
+            V::load(x.add(at)).add(V::load(delta.as_ptr().add(at))).store(x.add(at));
+        }
+        let scale = inverse_rms::<V>(x, weight.len(), eps);
+        for at in (0..weight.len()).step_by(LANES) {
+            V::load(x.add(at)).mul(scale).mul(V::load(weight.as_ptr().add(at))).store(normed.add(at));
+        }
+        target.round::<V>(normed);
     }
 }
 
-for_isa! { unsafe fn fine_isa(x: *const f32, into: &mut Fine) = fine_body }
+for_isa! { unsafe fn silu_isa(gate: *mut f32, up: &[f32], target: Target) = silu_body }
 
 #[inline(always)]
-unsafe fn fine_body<V: Lanes>(x: *const f32, into: &mut Fine) {
-    // SAFETY: as `quantise_fine` says.
+unsafe fn silu_body<V: Lanes>(gate: *mut f32, up: &[f32], target: Target) {
+    // SAFETY: as `silu_mul` says: rows of `up`'s length, whole lanes.
     unsafe {
-        let x = [V::load(x), V::load(x.add(LANES))];
-        let zero = V::splat(0.0);
-        // x · 0 is 0 for finite x alone
-        let zeros = sum(x[0].mul(zero).add(x[1].mul(zero)));
-        let most = largest(x[0].max(zero.sub(x[0])).max(x[1].max(zero.sub(x[1]))));
-        if zeros != 0.0 || most < LEAST {
-            into.scale = if zeros == 0.0 { 0.0 } else { f32::NAN };
-            return;
+        for at in (0..up.len()).step_by(LANES) {
+            silu(V::load(gate.add(at))).mul(V::load(up.as_ptr().add(at))).store(gate.add(at));
         }
-        into.scale = most / 127.0;
-        for half in 0..2 {
-            let scaled = x[half].mul(V::splat(127.0 / most));
-            let first = scaled.round();
-            first.store(into.quants[0].as_mut_ptr().add(half * LANES));
-            scaled.sub(first).mul(V::splat(FINE)).round().store(into.quants[1].as_mut_ptr().add(half * LANES));
-        }
+        target.round::<V>(gate);
     }
 }
 
@@ -193,16 +344,3 @@ unsafe fn fold_body<V: Lanes>(y: *mut f32, rows: usize, tokens: usize, columns: 
         }
     }
 }
-
-/// Rows from which rounding is shared out: below, waking the others costs more.
-const SHARED_FROM: usize = 8;
-
-struct Target {
-    quants: *mut i8,
-    scales: *mut f32,
-    sums: *mut i32,
-    weighted: *mut f32,
-}
-
-// SAFETY: threads write different blocks.
-unsafe impl Sync for Target {}

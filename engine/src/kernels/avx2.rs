@@ -3,44 +3,9 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::portable::{LEAST, not_rounded};
-use super::{Activations, Ahead, BLOCK, BlockKind, Output, PANEL, PackedMatrix};
-
-/// # Safety
-/// The processor has AVX2; both slices have `BLOCK` elements.
-#[target_feature(enable = "avx2")]
-pub(super) unsafe fn quantise_block(x: &[f32], quants: &mut [i8]) -> (f32, i32) {
-    debug_assert!(x.len() == BLOCK && quants.len() == BLOCK);
-    // SAFETY: 32 floats are read and 32 bytes written, as the caller promises.
-    unsafe {
-        let magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fff_ffff));
-        let (mut largest, mut zeros) = (_mm256_setzero_ps(), _mm256_setzero_ps());
-        for eight in 0..4 {
-            let x = _mm256_loadu_ps(x.as_ptr().add(8 * eight));
-            // x · 0 is 0 for finite x alone
-            zeros = _mm256_add_ps(zeros, _mm256_mul_ps(x, _mm256_setzero_ps()));
-            largest = _mm256_max_ps(largest, _mm256_and_ps(x, magnitude));
-        }
-        let mut lanes = [0.0_f32; 8];
-        _mm256_storeu_ps(lanes.as_mut_ptr(), largest);
-        let largest = lanes.into_iter().fold(0.0_f32, f32::max);
-        if _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(zeros, _mm256_setzero_ps())) != 0xff || largest < LEAST {
-            return not_rounded(x, quants);
-        }
-        let inverse = _mm256_set1_ps(127.0 / largest);
-        let mut sum = 0;
-        for eight in 0..4 {
-            let rounded = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x.as_ptr().add(8 * eight)), inverse));
-            let mut lanes = [0_i32; 8];
-            _mm256_storeu_si256(lanes.as_mut_ptr().cast(), rounded);
-            for (quant, lane) in quants[8 * eight..].iter_mut().zip(lanes) {
-                *quant = lane as i8;
-                sum += lane;
-            }
-        }
-        (largest / 127.0, sum)
-    }
-}
+use super::blocks::{Kind, for_kind};
+use super::packed::{Panel, two_levels_at};
+use super::{Activations, Ahead, BLOCK, Output, PANEL, PackedMatrix};
 
 /// Tokens that share one reading of the weights.
 const TILE: usize = 4;
@@ -49,6 +14,14 @@ const TILE: usize = 4;
 /// As [`super::multiply`].
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Ahead) {
+    // SAFETY: as the caller promises.
+    for_kind!(w.kind(), K => unsafe { multiply_kind::<K>(w, x, panels, output, ahead) });
+}
+
+/// # Safety
+/// As [`super::multiply`], with a weight of kind `K`.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn multiply_kind<K: Kind>(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Ahead) {
     for panel in panels {
         let mut token = 0;
         while token < x.tokens() {
@@ -57,9 +30,9 @@ pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<u
                 // SAFETY: as the caller promises; a tile ends within the tokens.
                 unsafe {
                     if x.tokens() - token >= TILE {
-                        tile::<TILE>(w, x, panel, half, token, output, ahead);
+                        tile::<K, TILE>(w, x, panel, half, token, output, ahead);
                     } else {
-                        tile::<1>(w, x, panel, half, token, output, ahead);
+                        tile::<K, 1>(w, x, panel, half, token, output, ahead);
                     }
                 }
             }
@@ -68,63 +41,152 @@ pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<u
     }
 }
 
+/// A block's quants of eight rows: of each of eight times four columns, four bytes of each row; those of 8 bits signed.
+///
+/// # Safety
+/// The panel is of kind `K` and has the block.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn operands<K: Kind>(panel: &Panel<'_>, block: usize, half: usize) -> [__m256i; 8] {
+    // SAFETY: within the block, as the caller promises.
+    unsafe {
+        let at = panel.quants.as_ptr().add(block * K::KIND.low_bytes() + half * 32);
+        let load = |from: *const u8, four: usize| _mm256_loadu_si256(from.add(four * 64).cast());
+        let mut out = [_mm256_setzero_si256(); 8];
+        if K::BITS == 8 {
+            let sign = _mm256_set1_epi8(-128);
+            for four in 0..8 {
+                out[four] = _mm256_xor_si256(load(at, four), sign);
+            }
+            return out;
+        }
+        let nibble = _mm256_set1_epi8(15);
+        for four in 0..4 {
+            let bytes = load(at, four);
+            out[four] = _mm256_and_si256(bytes, nibble);
+            out[four + 4] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble);
+        }
+        let further = panel.high.as_ptr().add(block * K::KIND.high_bytes() + half * 32);
+        // shifted to where they belong; what comes in from the neighbouring byte is cut off
+        let mut join = |four: usize, bits, mask: i8| out[four] = _mm256_or_si256(out[four], _mm256_and_si256(bits, _mm256_set1_epi8(mask)));
+        if K::BITS == 5 {
+            let bits = load(further, 0);
+            join(0, _mm256_slli_epi16::<4>(bits), 16);
+            join(1, _mm256_slli_epi16::<3>(bits), 16);
+            join(2, _mm256_slli_epi16::<2>(bits), 16);
+            join(3, _mm256_slli_epi16::<1>(bits), 16);
+            join(4, bits, 16);
+            join(5, _mm256_srli_epi16::<1>(bits), 16);
+            join(6, _mm256_srli_epi16::<2>(bits), 16);
+            join(7, _mm256_srli_epi16::<3>(bits), 16);
+        }
+        if K::BITS == 6 {
+            for second in 0..2 {
+                let bits = load(further, second);
+                join(4 * second, _mm256_slli_epi16::<4>(bits), 0x30);
+                join(4 * second + 1, _mm256_slli_epi16::<2>(bits), 0x30);
+                join(4 * second + 2, bits, 0x30);
+                join(4 * second + 3, _mm256_srli_epi16::<2>(bits), 0x30);
+            }
+        }
+        out
+    }
+}
+
+/// Eight numbers, at both levels if there are two.
+///
+/// # Safety
+/// `numbers` has those of the block, and the half is 0 or 1.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn numbers<K: Kind>(numbers: &[u8], block: usize, half: usize, halves: bool, second: usize) -> __m256 {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let eight = |at: usize| _mm256_cvtph_ps(_mm_loadu_si128(numbers.as_ptr().add(at + half * 16).cast()));
+        if !K::TWO_LEVELS {
+            return eight(block * 2 * PANEL);
+        }
+        let (whole, times) = two_levels_at(block, halves, second);
+        let times = _mm_loadu_si64(numbers.as_ptr().add(times + half * 8));
+        let times = if halves { _mm256_cvtepi8_epi32(times) } else { _mm256_cvtepu8_epi32(times) };
+        _mm256_mul_ps(eight(whole), _mm256_cvtepi32_ps(times))
+    }
+}
+
+/// `start` plus the products of some operands with one token's columns that begin at `quants`.
+///
+/// # Safety
+/// As many times four bytes can be read.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn dot<K: Kind>(operands: &[__m256i], quants: *const i8, start: i32) -> __m256 {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let ones = _mm256_set1_epi16(1);
+        let mut dot = _mm256_set1_epi32(start);
+        for (four, operand) in operands.iter().enumerate() {
+            let four = _mm256_set1_epi32(quants.add(4 * four).cast::<i32>().read_unaligned());
+            // pairs of products stay below 2^15: at most 63 · 127 · 2, or 128 · 127 · 2
+            let pairs = if K::BITS == 8 {
+                _mm256_maddubs_epi16(_mm256_abs_epi8(*operand), _mm256_sign_epi8(four, *operand))
+            } else {
+                _mm256_maddubs_epi16(*operand, four)
+            };
+            dot = _mm256_add_epi32(dot, _mm256_madd_epi16(pairs, ones));
+        }
+        _mm256_cvtepi32_ps(dot)
+    }
+}
+
 /// Eight rows of a panel.
 ///
 /// # Safety
-/// As [`super::multiply`], with `T` tokens from `token` on.
+/// As [`super::multiply`], with `T` tokens from `token` on and a weight of kind `K`.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile<const T: usize>(w: &PackedMatrix, x: &Activations, index: usize, half: usize, token: usize, output: Output, ahead: Ahead) {
+unsafe fn tile<K: Kind, const T: usize>(
+    w: &PackedMatrix,
+    x: &Activations,
+    index: usize,
+    half: usize,
+    token: usize,
+    output: Output,
+    ahead: Ahead,
+) {
     // SAFETY: every pointer stays within the panel and within the activations of the tile's tokens.
     unsafe {
-        let (panel, kind, blocks) = (w.panel(index), w.kind(), w.blocks());
-        let nibble = _mm256_set1_epi8(15);
-        let ones = _mm256_set1_epi16(1);
+        let (panel, blocks) = (w.panel(index), w.blocks());
         let mut total = [_mm256_setzero_ps(); T];
         let mut block = 0;
         while block < blocks {
             let mut sum = [_mm256_setzero_ps(); T];
             for _ in 0..w.chunk {
                 if token == 0 && half == 0 {
-                    let bytes = w.panel_bytes() / blocks;
+                    let bytes = const { K::KIND.panel_bytes() };
                     ahead.fetch(panel.quants.as_ptr().wrapping_add(block * bytes), bytes.div_ceil(64));
                 }
-                let quants = panel.quants.as_ptr().add(block * kind.quant_bytes() * PANEL + half * 32);
-                let mut operands = [_mm256_setzero_si256(); 8];
-                if kind == BlockKind::Q8_0 {
-                    let sign = _mm256_set1_epi8(-128);
-                    for (four, operand) in operands.iter_mut().enumerate() {
-                        *operand = _mm256_xor_si256(_mm256_loadu_si256(quants.add(four * 64).cast()), sign);
-                    }
-                } else {
-                    for four in 0..4 {
-                        let bytes = _mm256_loadu_si256(quants.add(four * 64).cast());
-                        operands[four] = _mm256_and_si256(bytes, nibble);
-                        operands[four + 4] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble);
-                    }
-                }
-                let at = block * 32 + half * 16;
-                let scale = _mm256_cvtph_ps(_mm_loadu_si128(panel.scales.as_ptr().add(at).cast()));
+                let operands = operands::<K>(&panel, block, half);
+                let scale = |second| numbers::<K>(panel.scales, block, half, K::HALVES, second);
+                let scales = [scale(0), if K::HALVES { scale(1) } else { _mm256_setzero_ps() }];
+                let min = if K::MIN { numbers::<K>(panel.minima, block, half, false, 0) } else { _mm256_setzero_ps() };
                 for t in 0..T {
                     let place = (token + t) * blocks + block;
-                    let quants = x.quants.as_ptr().add(place * BLOCK).cast::<i32>();
+                    let (quants, scale) = (x.quants.as_ptr().add(place * BLOCK), _mm256_set1_ps(*x.scales.get_unchecked(place)));
                     // signed weights need no offset here
-                    let start = if kind == BlockKind::Q4_0 { -8 * x.sums[place] } else { 0 };
-                    let mut dot = _mm256_set1_epi32(start);
-                    for (four, operand) in operands.iter().enumerate() {
-                        let four = _mm256_set1_epi32(quants.add(four).read_unaligned());
-                        // pairs of products stay below 2^15: at most 15 · 127 · 2, or 128 · 127 · 2
-                        let pairs = if kind == BlockKind::Q8_0 {
-                            _mm256_maddubs_epi16(_mm256_abs_epi8(*operand), _mm256_sign_epi8(four, *operand))
-                        } else {
-                            _mm256_maddubs_epi16(*operand, four)
-                        };
-                        dot = _mm256_add_epi32(dot, _mm256_madd_epi16(pairs, ones));
+                    let start = |sum: i32| if K::MIN || K::BITS == 8 { 0 } else { -K::OFFSET * sum };
+                    let all = *x.sums.get_unchecked(place);
+                    if K::HALVES {
+                        let first = *x.first.get_unchecked(place);
+                        let dots = [
+                            dot::<K>(&operands[..4], quants, start(first)),
+                            dot::<K>(&operands[4..], quants.add(BLOCK / 2), start(all - first)),
+                        ];
+                        sum[t] = _mm256_fmadd_ps(dots[0], _mm256_mul_ps(scales[0], scale), sum[t]);
+                        sum[t] = _mm256_fmadd_ps(dots[1], _mm256_mul_ps(scales[1], scale), sum[t]);
+                    } else {
+                        sum[t] = _mm256_fmadd_ps(dot::<K>(&operands, quants, start(all)), _mm256_mul_ps(scales[0], scale), sum[t]);
                     }
-                    let dot = _mm256_cvtepi32_ps(dot);
-                    sum[t] = _mm256_fmadd_ps(dot, _mm256_mul_ps(scale, _mm256_set1_ps(x.scales[place])), sum[t]);
-                    if kind.has_min() {
-                        let min = _mm256_cvtph_ps(_mm_loadu_si128(panel.minima.as_ptr().add(at).cast()));
-                        sum[t] = _mm256_fmadd_ps(min, _mm256_set1_ps(x.weighted[place]), sum[t]);
+                    if K::MIN {
+                        sum[t] = _mm256_fmadd_ps(min, _mm256_set1_ps(*x.weighted.get_unchecked(place)), sum[t]);
                     }
                 }
                 block += 1;

@@ -3,61 +3,39 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::portable::{LEAST, not_rounded};
-use super::{Activations, Ahead, BLOCK, BlockKind, Output, PANEL, PackedMatrix};
-
-/// # Safety
-/// The processor has AVX-512 F and BW; both slices have `BLOCK` elements.
-#[target_feature(enable = "avx512f,avx512bw")]
-pub(super) unsafe fn quantise_block(x: &[f32], quants: &mut [i8]) -> (f32, i32) {
-    debug_assert!(x.len() == BLOCK && quants.len() == BLOCK);
-    // SAFETY: 32 floats are read and 32 bytes written, as the caller promises.
-    unsafe {
-        let (a, b) = (_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(16)));
-        // x · 0 is 0 for finite x alone
-        let zeros = _mm512_add_ps(_mm512_mul_ps(a, _mm512_setzero_ps()), _mm512_mul_ps(b, _mm512_setzero_ps()));
-        let largest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
-        if _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(zeros, _mm512_setzero_ps()) != u16::MAX || largest < LEAST {
-            return not_rounded(x, quants);
-        }
-        let inverse = _mm512_set1_ps(127.0 / largest);
-        // the default rounding: ties to even
-        let (a, b) = (_mm512_cvtps_epi32(_mm512_mul_ps(a, inverse)), _mm512_cvtps_epi32(_mm512_mul_ps(b, inverse)));
-        _mm_storeu_si128(quants.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(a));
-        _mm_storeu_si128(quants.as_mut_ptr().add(16).cast(), _mm512_cvtepi32_epi8(b));
-        (largest / 127.0, _mm512_reduce_add_epi32(_mm512_add_epi32(a, b)))
-    }
-}
-
-type Tile = unsafe fn(&PackedMatrix, &Activations, usize, usize, Output, Ahead) -> usize;
+use super::blocks::{Kind, for_kind};
+use super::packed::{Panel, two_levels_at};
+use super::{Activations, Ahead, BLOCK, Output, PANEL, PackedMatrix};
 
 /// # Safety
 /// As [`super::multiply`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Ahead) {
+    // SAFETY: as the caller promises.
+    for_kind!(w.kind(), K => unsafe { multiply_kind::<K>(w, x, panels, output, ahead) });
+}
+
+/// # Safety
+/// As [`super::multiply`], with a weight of kind `K`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn multiply_kind<K: Kind>(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Ahead) {
     for panel in panels {
         let mut token = 0;
         // the last tokens take narrower tiles, of which each computes the same
         while token < x.tokens() {
             // SAFETY: as the caller promises; a tile ends within the tokens.
-            unsafe {
-                let (four, minima, eight): (Tile, Tile, Tile) = match x.tokens() - token {
-                    1 => (four_bits_of_1::<false>, four_bits_of_1::<true>, eight_bits_of_1),
-                    2 => (four_bits_of_2::<false>, four_bits_of_2::<true>, eight_bits_of_2),
-                    3 => (four_bits_of_3::<false>, four_bits_of_3::<true>, eight_bits_of_3),
-                    4 => (four_bits_of_4::<false>, four_bits_of_4::<true>, eight_bits_of_4),
-                    5 => (four_bits_of_5::<false>, four_bits_of_5::<true>, eight_bits_of_5),
-                    6 => (four_bits_of_6::<false>, four_bits_of_6::<true>, eight_bits_of_6),
-                    7 => (four_bits_of_7::<false>, four_bits_of_7::<true>, eight_bits_of_7),
-                    _ => (four_bits_of_8::<false>, four_bits_of_8::<true>, eight_bits_of_8),
-                };
-                let tile = match w.kind() {
-                    BlockKind::Q4_0 => four,
-                    BlockKind::Q4_1 => minima,
-                    BlockKind::Q8_0 => eight,
-                };
-                token += tile(w, x, panel, token, output, ahead);
-            }
+            token += unsafe {
+                match x.tokens() - token {
+                    1 => tile_of_1::<K>(w, x, panel, token, output, ahead),
+                    2 => tile_of_2::<K>(w, x, panel, token, output, ahead),
+                    3 => tile_of_3::<K>(w, x, panel, token, output, ahead),
+                    4 => tile_of_4::<K>(w, x, panel, token, output, ahead),
+                    5 => tile_of_5::<K>(w, x, panel, token, output, ahead),
+                    6 => tile_of_6::<K>(w, x, panel, token, output, ahead),
+                    7 => tile_of_7::<K>(w, x, panel, token, output, ahead),
+                    _ => tile_of_8::<K>(w, x, panel, token, output, ahead),
+                }
+            };
         }
     }
 }
@@ -68,6 +46,7 @@ struct Tokens {
     quants: *const i8,
     scales: *const f32,
     sums: *const i32,
+    first: *const i32,
     weighted: *const f32,
     blocks: usize,
 }
@@ -84,6 +63,7 @@ impl Tokens {
                 quants: x.quants.as_ptr().add(at * BLOCK),
                 scales: x.scales.as_ptr().add(at),
                 sums: x.sums.as_ptr().add(at),
+                first: x.first.as_ptr().add(at),
                 weighted: x.weighted.as_ptr().add(at),
                 blocks: x.blocks(),
             }
@@ -114,6 +94,25 @@ unsafe fn dot(operands: &[__m512i; 8], quants: *const i8, start: __m512i) -> __m
     }
 }
 
+/// The same of the block's halves apart: four columns times four of `operands` and `quants` each.
+///
+/// # Safety
+/// `quants` points to a block.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn dot_halves(operands: &[__m512i; 8], quants: *const i8, start: [__m512i; 2]) -> [__m512; 2] {
+    // SAFETY: eight times four bytes of a block.
+    unsafe {
+        let four = |index: usize| _mm512_broadcastd_epi32(_mm_loadu_si32(quants.add(4 * index).cast()));
+        let [mut first, mut second] = start;
+        for index in 0..4 {
+            first = _mm512_dpbusd_epi32(first, operands[index], four(index));
+            second = _mm512_dpbusd_epi32(second, operands[index + 4], four(index + 4));
+        }
+        [_mm512_cvtepi32_ps(first), _mm512_cvtepi32_ps(second)]
+    }
+}
+
 /// # Safety
 /// 32 bytes can be read.
 #[inline]
@@ -123,63 +122,97 @@ unsafe fn sixteen_halves(at: *const u8) -> __m512 {
     unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
 }
 
-/// Tiles of a fixed number of tokens, written out: only then do their sums stay in registers.
-macro_rules! tiles {
-    ($tokens:literal: $($t:literal)*, $four_bits:ident, $eight_bits:ident) => {
-        /// # Safety
-        /// As [`super::multiply`]; the tile's tokens are there, and the weight has 4 bits, with minima if `MIN`.
-        #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-        unsafe fn $four_bits<const MIN: bool>(w: &PackedMatrix, x: &Activations, index: usize, token: usize, output: Output, ahead: Ahead) -> usize {
-            // SAFETY: every pointer stays within the panel and within the activations of the tile's tokens.
-            unsafe {
-                let panel = w.panel(index);
-                let x = Tokens::new(x, token);
-                let low = _mm512_set1_epi8(15);
-                let mut total = [_mm512_setzero_ps(); $tokens];
-                let mut block = 0;
-                while block < x.blocks {
-                    let mut sum = [_mm512_setzero_ps(); $tokens];
-                    for block in block..block + w.chunk {
-                        if token == 0 {
-                            ahead.fetch(panel.quants.as_ptr().wrapping_add(block * (256 + 32 + 32 * MIN as usize)), 4 + MIN as usize);
-                        }
-                        let quants = panel.quants.as_ptr().add(block * 256);
-                        let bytes = |four: usize| _mm512_loadu_si512(quants.add(four * 64).cast());
-                        let high = |bytes| _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), low);
-                        let (a, b, c, d) = (bytes(0), bytes(1), bytes(2), bytes(3));
-                        let operands = [
-                            _mm512_and_si512(a, low), _mm512_and_si512(b, low), _mm512_and_si512(c, low), _mm512_and_si512(d, low),
-                            high(a), high(b), high(c), high(d),
-                        ];
-                        let scale = sixteen_halves(panel.scales.as_ptr().add(block * 32));
-                        let min = if MIN { sixteen_halves(panel.minima.as_ptr().add(block * 32)) } else { _mm512_setzero_ps() };
-                        $({
-                            let place = $t * x.blocks + block;
-                            let start = if MIN { _mm512_setzero_si512() } else { _mm512_set1_epi32(-8 * *x.sums.add(place)) };
-                            let dot = dot(&operands, x.quants.add(place * BLOCK), start);
-                            sum[$t] = _mm512_fmadd_ps(dot, _mm512_mul_ps(scale, _mm512_set1_ps(*x.scales.add(place))), sum[$t]);
-                            if MIN {
-                                sum[$t] = _mm512_fmadd_ps(min, _mm512_set1_ps(*x.weighted.add(place)), sum[$t]);
-                            }
-                        })*
-                    }
-                    if output.apart > 0 {
-                        store(w, index, token, output.of_chunk(block / w.chunk), &sum);
-                    }
-                    block += w.chunk;
-                    $(total[$t] = _mm512_add_ps(total[$t], sum[$t]);)*
-                }
-                if output.apart == 0 {
-                    store(w, index, token, output, &total);
+/// A block's quants: of each of eight times four columns, four bytes of each row.
+///
+/// # Safety
+/// The panel is of kind `K` and has the block.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn operands<K: Kind>(panel: &Panel<'_>, block: usize) -> [__m512i; 8] {
+    // SAFETY: within the block, as the caller promises.
+    unsafe {
+        let at = panel.quants.as_ptr().add(block * K::KIND.low_bytes());
+        let load = |from: *const u8, four: usize| _mm512_loadu_si512(from.add(four * 64).cast());
+        if K::BITS == 8 {
+            return [load(at, 0), load(at, 1), load(at, 2), load(at, 3), load(at, 4), load(at, 5), load(at, 6), load(at, 7)];
+        }
+        let low = _mm512_set1_epi8(15);
+        let high = |bytes| _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), low);
+        let (a, b, c, d) = (load(at, 0), load(at, 1), load(at, 2), load(at, 3));
+        let and = |bytes| _mm512_and_si512(bytes, low);
+        let mut out = [and(a), and(b), and(c), and(d), high(a), high(b), high(c), high(d)];
+        let further = panel.high.as_ptr().add(block * K::KIND.high_bytes());
+        // shifted to where they belong; what comes in from the neighbouring byte is cut off
+        if K::BITS == 5 {
+            let (bits, fifth) = (load(further, 0), _mm512_set1_epi8(16));
+            let shifted = [
+                _mm512_slli_epi16::<4>(bits), _mm512_slli_epi16::<3>(bits), _mm512_slli_epi16::<2>(bits), _mm512_slli_epi16::<1>(bits),
+                bits, _mm512_srli_epi16::<1>(bits), _mm512_srli_epi16::<2>(bits), _mm512_srli_epi16::<3>(bits),
+            ];
+            for four in 0..8 {
+                out[four] = _mm512_or_si512(out[four], _mm512_and_si512(shifted[four], fifth));
+            }
+        }
+        if K::BITS == 6 {
+            let two = _mm512_set1_epi8(0x30);
+            for half in 0..2 {
+                let bits = load(further, half);
+                let shifted = [_mm512_slli_epi16::<4>(bits), _mm512_slli_epi16::<2>(bits), bits, _mm512_srli_epi16::<2>(bits)];
+                for four in 0..4 {
+                    out[4 * half + four] = _mm512_or_si512(out[4 * half + four], _mm512_and_si512(shifted[four], two));
                 }
             }
-            $tokens
         }
+        out
+    }
+}
 
+/// Each row's scale of a block's half, or of all of it.
+///
+/// # Safety
+/// The panel is of kind `K` and has the block.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn scale<K: Kind>(panel: &Panel<'_>, block: usize, half: usize) -> __m512 {
+    // SAFETY: within the panel, as the caller promises.
+    unsafe {
+        let scales = panel.scales.as_ptr();
+        if !K::TWO_LEVELS {
+            return sixteen_halves(scales.add(block * 2 * PANEL));
+        }
+        let (whole, times) = two_levels_at(block, K::HALVES, half);
+        let times = _mm_loadu_si128(scales.add(times).cast());
+        let times = if K::HALVES { _mm512_cvtepi8_epi32(times) } else { _mm512_cvtepu8_epi32(times) };
+        _mm512_mul_ps(sixteen_halves(scales.add(whole)), _mm512_cvtepi32_ps(times))
+    }
+}
+
+/// What is added to each row's values in a block.
+///
+/// # Safety
+/// The panel is of kind `K`, which has minima, and has the block.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn min<K: Kind>(panel: &Panel<'_>, block: usize) -> __m512 {
+    // SAFETY: within the panel, as the caller promises.
+    unsafe {
+        let minima = panel.minima.as_ptr();
+        if !K::TWO_LEVELS {
+            return sixteen_halves(minima.add(block * 2 * PANEL));
+        }
+        let (whole, times) = two_levels_at(block, false, 0);
+        let times = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(minima.add(times).cast())));
+        _mm512_mul_ps(sixteen_halves(minima.add(whole)), times)
+    }
+}
+
+/// Tiles of a fixed number of tokens, written out: only then do their sums stay in registers.
+macro_rules! tiles {
+    ($tokens:literal: $($t:literal)*, $tile:ident) => {
         /// # Safety
-        /// As [`super::multiply`]; the tile's tokens are there, and the weight has 8 bits.
+        /// As [`super::multiply`]; the tile's tokens are there, and the weight is of kind `K`.
         #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-        unsafe fn $eight_bits(w: &PackedMatrix, x: &Activations, index: usize, token: usize, output: Output, ahead: Ahead) -> usize {
+        unsafe fn $tile<K: Kind>(w: &PackedMatrix, x: &Activations, index: usize, token: usize, output: Output, ahead: Ahead) -> usize {
             // SAFETY: every pointer stays within the panel and within the activations of the tile's tokens.
             unsafe {
                 let panel = w.panel(index);
@@ -190,17 +223,28 @@ macro_rules! tiles {
                     let mut sum = [_mm512_setzero_ps(); $tokens];
                     for block in block..block + w.chunk {
                         if token == 0 {
-                            ahead.fetch(panel.quants.as_ptr().wrapping_add(block * (512 + 32)), 9);
+                            let bytes = const { K::KIND.panel_bytes() };
+                            ahead.fetch(panel.quants.as_ptr().wrapping_add(block * bytes), bytes.div_ceil(64));
                         }
-                        let quants = panel.quants.as_ptr().add(block * 512);
-                        let operand = |four: usize| _mm512_loadu_si512(quants.add(four * 64).cast());
-                        let operands = [operand(0), operand(1), operand(2), operand(3), operand(4), operand(5), operand(6), operand(7)];
-                        let scale = sixteen_halves(panel.scales.as_ptr().add(block * 32));
+                        let operands = operands::<K>(&panel, block);
+                        let scales = [scale::<K>(&panel, block, 0), if K::HALVES { scale::<K>(&panel, block, 1) } else { _mm512_setzero_ps() }];
+                        let min = if K::MIN { min::<K>(&panel, block) } else { _mm512_setzero_ps() };
                         $({
                             let place = $t * x.blocks + block;
-                            let start = _mm512_set1_epi32(-128 * *x.sums.add(place));
-                            let dot = dot(&operands, x.quants.add(place * BLOCK), start);
-                            sum[$t] = _mm512_fmadd_ps(dot, _mm512_mul_ps(scale, _mm512_set1_ps(*x.scales.add(place))), sum[$t]);
+                            let (quants, scale) = (x.quants.add(place * BLOCK), _mm512_set1_ps(*x.scales.add(place)));
+                            let start = |sum: i32| if K::MIN { _mm512_setzero_si512() } else { _mm512_set1_epi32(-K::OFFSET * sum) };
+                            if K::HALVES {
+                                let first = *x.first.add(place);
+                                let dots = dot_halves(&operands, quants, [start(first), start(*x.sums.add(place) - first)]);
+                                sum[$t] = _mm512_fmadd_ps(dots[0], _mm512_mul_ps(scales[0], scale), sum[$t]);
+                                sum[$t] = _mm512_fmadd_ps(dots[1], _mm512_mul_ps(scales[1], scale), sum[$t]);
+                            } else {
+                                let dot = dot(&operands, quants, start(if K::MIN { 0 } else { *x.sums.add(place) }));
+                                sum[$t] = _mm512_fmadd_ps(dot, _mm512_mul_ps(scales[0], scale), sum[$t]);
+                            }
+                            if K::MIN {
+                                sum[$t] = _mm512_fmadd_ps(min, _mm512_set1_ps(*x.weighted.add(place)), sum[$t]);
+                            }
                         })*
                     }
                     if output.apart > 0 {
@@ -218,14 +262,14 @@ macro_rules! tiles {
     };
 }
 
-tiles!(1: 0, four_bits_of_1, eight_bits_of_1);
-tiles!(2: 0 1, four_bits_of_2, eight_bits_of_2);
-tiles!(3: 0 1 2, four_bits_of_3, eight_bits_of_3);
-tiles!(4: 0 1 2 3, four_bits_of_4, eight_bits_of_4);
-tiles!(5: 0 1 2 3 4, four_bits_of_5, eight_bits_of_5);
-tiles!(6: 0 1 2 3 4 5, four_bits_of_6, eight_bits_of_6);
-tiles!(7: 0 1 2 3 4 5 6, four_bits_of_7, eight_bits_of_7);
-tiles!(8: 0 1 2 3 4 5 6 7, four_bits_of_8, eight_bits_of_8);
+tiles!(1: 0, tile_of_1);
+tiles!(2: 0 1, tile_of_2);
+tiles!(3: 0 1 2, tile_of_3);
+tiles!(4: 0 1 2 3, tile_of_4);
+tiles!(5: 0 1 2 3 4, tile_of_5);
+tiles!(6: 0 1 2 3 4 5, tile_of_6);
+tiles!(7: 0 1 2 3 4 5 6, tile_of_7);
+tiles!(8: 0 1 2 3 4 5 6 7, tile_of_8);
 
 /// # Safety
 /// As [`super::multiply`]; the tile's tokens are there.

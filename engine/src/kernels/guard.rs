@@ -26,7 +26,7 @@ fn vector_products_are_several_times_as_fast_as_the_portable_ones() {
     let mut y = vec![0.0; tokens * rows];
     let mut time = |isa: Isa| {
         let mut quants = Activations::default();
-        quants.quantise(&team, isa, &x, columns);
+        quants.quantise(&team, isa, &x, columns, Rounding::Once);
         let begun = Instant::now();
         matmul(&team, isa, &mut [Product { w: &w, y: &mut y }], &quants);
         begun.elapsed()

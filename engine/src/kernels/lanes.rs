@@ -30,6 +30,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn store_half(self, to: *mut u16);
     /// From int8.
     unsafe fn load_bytes(from: *const i8) -> Self;
+    /// To int8, whole numbers that fit.
+    unsafe fn store_bytes(self, to: *mut i8);
     /// From bf16.
     unsafe fn load_bf16(from: *const u16) -> Self;
     unsafe fn add(self, other: Self) -> Self;
@@ -44,6 +46,12 @@ pub(super) trait Lanes: Copy {
     unsafe fn round(self) -> Self;
     /// `self · 2^n` for whole `n`, where neither leaves the normal numbers.
     unsafe fn times_two_to(self, n: Self) -> Self;
+    /// The largest lane, of which each is a number.
+    unsafe fn most(self) -> f32;
+    /// The sum of whole numbers that int8 holds.
+    unsafe fn whole_sum(self) -> i32;
+    /// Whether every lane is 0.
+    unsafe fn is_zero(self) -> bool;
 }
 
 /// The sum of all lanes, halves first.
@@ -148,6 +156,10 @@ impl Lanes for Portable {
         // SAFETY: as the trait says.
         Self(unsafe { from.cast::<[i8; LANES]>().read_unaligned() }.map(f32::from))
     }
+    unsafe fn store_bytes(self, to: *mut i8) {
+        // SAFETY: as the trait says.
+        unsafe { to.cast::<[i8; LANES]>().write_unaligned(self.0.map(|value| value as i8)) }
+    }
     unsafe fn load_bf16(from: *const u16) -> Self {
         // SAFETY: as the trait says.
         Self(unsafe { from.cast::<[u16; LANES]>().read_unaligned() }.map(|bits| f32::from_bits(u32::from(bits) << 16)))
@@ -184,6 +196,15 @@ impl Lanes for Portable {
     unsafe fn times_two_to(self, n: Self) -> Self {
         self.with(n, |a, n| f32::from_bits(a.to_bits().wrapping_add_signed((n as i32) << 23)))
     }
+    unsafe fn most(self) -> f32 {
+        self.0.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+    unsafe fn whole_sum(self) -> i32 {
+        self.0.into_iter().map(|value| value as i32).sum()
+    }
+    unsafe fn is_zero(self) -> bool {
+        self.0.into_iter().all(|value| value == 0.0)
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -217,6 +238,10 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn load_bytes(from: *const i8) -> Self {
         unsafe { Self(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())))) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, to: *mut i8) {
+        unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(self.0))) }
     }
     #[inline(always)]
     unsafe fn load_bf16(from: *const u16) -> Self {
@@ -261,6 +286,18 @@ impl Lanes for Avx512 {
             Self(_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(self.0), shift)))
         }
     }
+    #[inline(always)]
+    unsafe fn most(self) -> f32 {
+        unsafe { _mm512_reduce_max_ps(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn whole_sum(self) -> i32 {
+        unsafe { _mm512_reduce_add_epi32(_mm512_cvtps_epi32(self.0)) }
+    }
+    #[inline(always)]
+    unsafe fn is_zero(self) -> bool {
+        unsafe { _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(self.0, _mm512_setzero_ps()) == u16::MAX }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -300,6 +337,15 @@ impl Lanes for Avx2 {
         unsafe {
             let eight = |at: usize| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadu_si64(from.add(at).cast())));
             Self(eight(0), eight(8))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, to: *mut i8) {
+        unsafe {
+            let pairs = _mm256_packs_epi32(_mm256_cvtps_epi32(self.0), _mm256_cvtps_epi32(self.1));
+            // packing keeps to halves of a register: 0..4, 8..12 | 4..8, 12..16
+            let pairs = _mm256_permute4x64_epi64::<0b11_01_10_00>(pairs);
+            _mm_storeu_si128(to.cast(), _mm_packs_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs)));
         }
     }
     #[inline(always)]
@@ -352,6 +398,32 @@ impl Lanes for Avx2 {
                 _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), shift))
             };
             Self(half(self.0, n.0), half(self.1, n.1))
+        }
+    }
+    #[inline(always)]
+    unsafe fn most(self) -> f32 {
+        unsafe {
+            let eight = _mm256_max_ps(self.0, self.1);
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn whole_sum(self) -> i32 {
+        unsafe {
+            let eight = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), _mm256_cvtps_epi32(self.1));
+            let four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
+            let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b11_10>(four));
+            _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<1>(two)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn is_zero(self) -> bool {
+        unsafe {
+            let zero = _mm256_setzero_ps();
+            let (low, high) = (_mm256_cmp_ps::<_CMP_EQ_OQ>(self.0, zero), _mm256_cmp_ps::<_CMP_EQ_OQ>(self.1, zero));
+            _mm256_movemask_ps(_mm256_and_ps(low, high)) == 0xff
         }
     }
 }
@@ -412,6 +484,16 @@ impl Lanes for Neon {
         }
     }
     #[inline(always)]
+    unsafe fn store_bytes(self, to: *mut i8) {
+        unsafe {
+            let half = |at: usize| {
+                let whole = |at: usize| vmovn_s32(vcvtnq_s32_f32(self.0[at]));
+                vmovn_s16(vcombine_s16(whole(at), whole(at + 1)))
+            };
+            vst1q_s8(to, vcombine_s8(half(0), half(2)));
+        }
+    }
+    #[inline(always)]
     unsafe fn load_bf16(from: *const u16) -> Self {
         unsafe { Self::of(|at| vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(from.add(4 * at))))) }
     }
@@ -455,6 +537,24 @@ impl Lanes for Neon {
                 let shift = vshlq_n_s32::<23>(vcvtq_s32_f32(n.0[at]));
                 vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(self.0[at]), shift))
             })
+        }
+    }
+    #[inline(always)]
+    unsafe fn most(self) -> f32 {
+        unsafe { vmaxvq_f32(vmaxq_f32(vmaxq_f32(self.0[0], self.0[1]), vmaxq_f32(self.0[2], self.0[3]))) }
+    }
+    #[inline(always)]
+    unsafe fn whole_sum(self) -> i32 {
+        unsafe {
+            let [a, b, c, d] = self.0;
+            vaddvq_s32(vaddq_s32(vaddq_s32(vcvtnq_s32_f32(a), vcvtnq_s32_f32(b)), vaddq_s32(vcvtnq_s32_f32(c), vcvtnq_s32_f32(d))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn is_zero(self) -> bool {
+        unsafe {
+            let [a, b, c, d] = self.0;
+            vminvq_u32(vandq_u32(vandq_u32(vceqzq_f32(a), vceqzq_f32(b)), vandq_u32(vceqzq_f32(c), vceqzq_f32(d)))) == u32::MAX
         }
     }
 }

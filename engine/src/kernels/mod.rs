@@ -18,6 +18,7 @@ mod attention_train;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod blocks;
 mod dense;
 mod gemm;
 mod gradients;
@@ -37,15 +38,16 @@ mod tests;
 
 use std::ops::Range;
 
-pub use activations::Activations;
+pub use activations::{Activations, Residual, Rounding};
 pub use attention::{AttentionShape, KEYS, KvSlice, Span, attention};
 pub use attention_train::{Attended, Heads, Tree, attend, attend_backward};
+pub use blocks::BlockKind;
 pub use dense::{DenseMatrix, matmul_dense, matmul_dense_apart};
 pub use gemm::{Left, PairedPanels, Right, Scaled, bf16_is_faster, gemm, gemm_bf16, has_bf16, pack_pairs, to_bf16, transposed, widen};
 pub use gradients::{rms_norm_backward, softmax_scaled, swiglu, swiglu_backward};
 pub use lora::{LowRank, add_low, low_rank, low_rank_apart, matmul_apart, matmul_low_rank};
 pub use ops::{SoftmaxSums, add, exp_shifted, rms_norm, rotate, silu_mul, softmax_sums, to_half};
-pub use packed::{BlockKind, PackedMatrix};
+pub use packed::PackedMatrix;
 pub use team::Team;
 
 /// Columns that share a scale.

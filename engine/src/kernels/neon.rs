@@ -4,7 +4,9 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 use std::ops::Range;
 
-use super::{Activations, Ahead, BLOCK, BlockKind, Output, PANEL, PackedMatrix};
+use super::blocks::{Kind, for_kind};
+use super::packed::{Panel, two_levels_at};
+use super::{Activations, Ahead, BLOCK, Output, PANEL, PackedMatrix};
 
 /// Rows of a register.
 const QUARTER: usize = PANEL / 4;
@@ -15,6 +17,14 @@ const TILE: usize = 4;
 /// As [`super::multiply`].
 #[target_feature(enable = "neon,dotprod")]
 pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Ahead) {
+    // SAFETY: as the caller promises.
+    for_kind!(w.kind(), K => unsafe { multiply_kind::<K>(w, x, panels, output, ahead) });
+}
+
+/// # Safety
+/// As [`super::multiply`], with a weight of kind `K`.
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn multiply_kind<K: Kind>(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Ahead) {
     for panel in panels {
         let mut token = 0;
         while token < x.tokens() {
@@ -23,9 +33,9 @@ pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<u
                 // SAFETY: as the caller promises; a tile ends within the tokens.
                 unsafe {
                     if tile == TILE {
-                        tile_of::<TILE>(w, x, panel, quarter, token, output, ahead);
+                        tile_of::<K, TILE>(w, x, panel, quarter, token, output, ahead);
                     } else {
-                        tile_of::<1>(w, x, panel, quarter, token, output, ahead);
+                        tile_of::<K, 1>(w, x, panel, quarter, token, output, ahead);
                     }
                 }
             }
@@ -65,13 +75,63 @@ pub(super) unsafe fn four_halves(at: *const u8) -> float32x4_t {
     }
 }
 
+/// A block's quants of four rows, signed if of 8 bits: of each of eight times four columns, four bytes of each row.
+///
+/// # Safety
+/// The panel is of kind `K` and has the block.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn operands<K: Kind>(panel: &Panel<'_>, block: usize, quarter: usize) -> [int8x16_t; 8] {
+    // SAFETY: within the block, as the caller promises.
+    unsafe {
+        let at = panel.quants.as_ptr().add(block * K::KIND.low_bytes() + quarter * 16);
+        let load = |from: *const u8, four: usize| vld1q_u8(from.add(four * 64));
+        if K::BITS == 8 {
+            // stored plus 128
+            return std::array::from_fn(|four| vreinterpretq_s8_u8(veorq_u8(load(at, four), vdupq_n_u8(0x80))));
+        }
+        let further = panel.high.as_ptr().add(block * K::KIND.high_bytes() + quarter * 16);
+        std::array::from_fn(|four| {
+            let both = load(at, four % 4);
+            let low = if four < 4 { vandq_u8(both, vdupq_n_u8(15)) } else { vshrq_n_u8::<4>(both) };
+            // shifted to where they belong: by so many bits up, or down where that is less than 0
+            let join = |bits, up: i8, mask: u8| vorrq_u8(low, vandq_u8(vshlq_u8(bits, vdupq_n_s8(up)), vdupq_n_u8(mask)));
+            vreinterpretq_s8_u8(match K::BITS {
+                5 => join(load(further, 0), 4 - four as i8, 16),
+                6 => join(load(further, four / 4), 4 - 2 * (four % 4) as i8, 0x30),
+                _ => low,
+            })
+        })
+    }
+}
+
+/// Four numbers, at both levels if there are two.
+///
+/// # Safety
+/// `numbers` has those of the block.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn numbers<K: Kind>(numbers: &[u8], block: usize, quarter: usize, halves: bool, second: usize) -> float32x4_t {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let four = |at: usize| four_halves(numbers.as_ptr().add(at + quarter * QUARTER * 2));
+        if !K::TWO_LEVELS {
+            return four(block * 2 * PANEL);
+        }
+        let (whole, times) = two_levels_at(block, halves, second);
+        let times: [u8; QUARTER] = numbers.as_ptr().add(times + quarter * QUARTER).cast::<[u8; QUARTER]>().read();
+        let times = times.map(|times| if halves { f32::from(times.cast_signed()) } else { f32::from(times) });
+        vmulq_f32(four(whole), vld1q_f32(times.as_ptr()))
+    }
+}
+
 /// Four rows of a panel.
 ///
 /// # Safety
-/// As [`super::multiply`], with `T` tokens from `token` on.
+/// As [`super::multiply`], with `T` tokens from `token` on and a weight of kind `K`.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn tile_of<const T: usize>(
+unsafe fn tile_of<K: Kind, const T: usize>(
     w: &PackedMatrix,
     x: &Activations,
     index: usize,
@@ -82,46 +142,44 @@ unsafe fn tile_of<const T: usize>(
 ) {
     // SAFETY: every pointer stays within the panel and within the activations of the tile's tokens.
     unsafe {
-        let (panel, kind, blocks) = (w.panel(index), w.kind(), w.blocks());
-        let bytes = kind.quant_bytes() * PANEL;
+        let (panel, blocks) = (w.panel(index), w.blocks());
         let mut total = [vdupq_n_f32(0.0); T];
         let mut block = 0;
         while block < blocks {
             let mut sum = [vdupq_n_f32(0.0); T];
             for block in block..block + w.chunk {
-                let quants = panel.quants.as_ptr().add(block * bytes);
                 if token == 0 && quarter == 0 {
-                    // with its part of the scales and minima
-                    ahead.fetch(panel.quants.as_ptr().wrapping_add(block * (bytes + 64)), bytes / 64 + 1);
+                    let bytes = const { K::KIND.panel_bytes() };
+                    ahead.fetch(panel.quants.as_ptr().wrapping_add(block * bytes), bytes.div_ceil(64));
                 }
-                let load = |four: usize| vld1q_u8(quants.add(four * 64 + quarter * 16));
-                let operands: [int8x16_t; 8] = if kind == BlockKind::Q8_0 {
-                    // stored plus 128
-                    std::array::from_fn(|four| vreinterpretq_s8_u8(veorq_u8(load(four), vdupq_n_u8(0x80))))
-                } else {
-                    std::array::from_fn(|four| {
-                        let both = load(four % 4);
-                        vreinterpretq_s8_u8(if four < 4 { vandq_u8(both, vdupq_n_u8(15)) } else { vshrq_n_u8::<4>(both) })
-                    })
-                };
-                let at = (block * PANEL + quarter * QUARTER) * 2;
-                let scale = four_halves(panel.scales.as_ptr().add(at));
+                let operands = operands::<K>(&panel, block, quarter);
+                let scale = |second| numbers::<K>(panel.scales, block, quarter, K::HALVES, second);
+                let scales = [scale(0), if K::HALVES { scale(1) } else { vdupq_n_f32(0.0) }];
+                let min = if K::MIN { numbers::<K>(panel.minima, block, quarter, false, 0) } else { vdupq_n_f32(0.0) };
                 for t in 0..T {
                     let place = (token + t) * blocks + block;
                     let quants = x.quants.as_ptr().add(place * BLOCK);
                     let (first, second) = (vld1q_s8(quants), vld1q_s8(quants.add(16)));
-                    // Q8_0's are signed again, and need no offset
-                    let start = if kind == BlockKind::Q4_0 { -8 * x.sums[place] } else { 0 };
+                    let (scale, all) = (vdupq_n_f32(x.scales[place]), x.sums[place]);
+                    // those of 8 bits are signed again, and need no offset
+                    let start = |sum: i32| vdupq_n_s32(if K::MIN || K::BITS == 8 { 0 } else { -K::OFFSET * sum });
                     // two chains, so that one need not wait for itself
-                    let (even, odd) = (vdupq_n_s32(start), vdupq_n_s32(0));
-                    let (even, odd) = (dot::<0>(even, operands[0], first), dot::<1>(odd, operands[1], first));
-                    let (even, odd) = (dot::<2>(even, operands[2], first), dot::<3>(odd, operands[3], first));
-                    let (even, odd) = (dot::<0>(even, operands[4], second), dot::<1>(odd, operands[5], second));
-                    let (even, odd) = (dot::<2>(even, operands[6], second), dot::<3>(odd, operands[7], second));
-                    let dot = vcvtq_f32_s32(vaddq_s32(even, odd));
-                    sum[t] = vfmaq_f32(sum[t], dot, vmulq_f32(scale, vdupq_n_f32(x.scales[place])));
-                    if kind.has_min() {
-                        let min = four_halves(panel.minima.as_ptr().add(at));
+                    let (a, b) = if K::HALVES {
+                        (start(x.first[place]), start(all - x.first[place]))
+                    } else {
+                        (start(all), vdupq_n_s32(0))
+                    };
+                    let (a, b) = (dot::<0>(a, operands[0], first), dot::<0>(b, operands[4], second));
+                    let (a, b) = (dot::<1>(a, operands[1], first), dot::<1>(b, operands[5], second));
+                    let (a, b) = (dot::<2>(a, operands[2], first), dot::<2>(b, operands[6], second));
+                    let (a, b) = (dot::<3>(a, operands[3], first), dot::<3>(b, operands[7], second));
+                    if K::HALVES {
+                        sum[t] = vfmaq_f32(sum[t], vcvtq_f32_s32(a), vmulq_f32(scales[0], scale));
+                        sum[t] = vfmaq_f32(sum[t], vcvtq_f32_s32(b), vmulq_f32(scales[1], scale));
+                    } else {
+                        sum[t] = vfmaq_f32(sum[t], vcvtq_f32_s32(vaddq_s32(a, b)), vmulq_f32(scales[0], scale));
+                    }
+                    if K::MIN {
                         sum[t] = vfmaq_f32(sum[t], min, vdupq_n_f32(x.weighted[place]));
                     }
                 }

@@ -19,16 +19,38 @@ for_isa! { unsafe fn rms_norm_isa(x: *const f32, weight: *const f32, len: usize,
 unsafe fn rms_norm_body<V: Lanes>(x: *const f32, weight: *const f32, len: usize, eps: f32, out: *mut f32) {
     // SAFETY: as `rms_norm` says.
     unsafe {
+        let scale = inverse_rms::<V>(x, len, eps);
+        for at in (0..len).step_by(LANES) {
+            V::load(x.add(at)).mul(scale).mul(V::load(weight.add(at))).store(out.add(at));
+        }
+    }
+}
+
+/// `1 / sqrt(mean(x²) + eps)` in every lane.
+///
+/// # Safety
+/// `x` holds `len` values, whole lanes, and the processor has `V`.
+#[inline(always)]
+pub(super) unsafe fn inverse_rms<V: Lanes>(x: *const f32, len: usize, eps: f32) -> V {
+    // SAFETY: as the caller promises.
+    unsafe {
         let mut squares = V::splat(0.0);
         for at in (0..len).step_by(LANES) {
             let x = V::load(x.add(at));
             squares = x.mul_add(x, squares);
         }
-        let scale = V::splat(1.0 / (sum(squares) / len as f32 + eps).sqrt());
-        for at in (0..len).step_by(LANES) {
-            V::load(x.add(at)).mul(scale).mul(V::load(weight.add(at))).store(out.add(at));
-        }
+        V::splat(1.0 / (sum(squares) / len as f32 + eps).sqrt())
     }
+}
+
+/// `x · sigmoid(x)`.
+///
+/// # Safety
+/// The processor has `V`.
+#[inline(always)]
+pub(super) unsafe fn silu<V: Lanes>(x: V) -> V {
+    // SAFETY: as the caller promises.
+    unsafe { x.div(V::splat(1.0).add(exp(V::splat(0.0).sub(x)))) }
 }
 
 /// SwiGLU's gate (Shazeer 2020): `gate = gate · sigmoid(gate) · up`.
@@ -47,11 +69,8 @@ for_isa! { unsafe fn silu_mul_isa(gate: *mut f32, up: *const f32, len: usize) = 
 unsafe fn silu_mul_body<V: Lanes>(gate: *mut f32, up: *const f32, len: usize) {
     // SAFETY: as `silu_mul` says.
     unsafe {
-        let one = V::splat(1.0);
         for at in (0..len).step_by(LANES) {
-            let x = V::load(gate.add(at));
-            let sigmoid_inverse = one.add(exp(V::splat(0.0).sub(x)));
-            x.div(sigmoid_inverse).mul(V::load(up.add(at))).store(gate.add(at));
+            silu(V::load(gate.add(at))).mul(V::load(up.add(at))).store(gate.add(at));
         }
     }
 }

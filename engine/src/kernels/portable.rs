@@ -2,34 +2,7 @@
 
 use std::ops::Range;
 
-use half::f16;
-
 use super::{Activations, BLOCK, Output, PANEL, PackedMatrix};
-
-/// Below this a block is zero: its inverse would be infinite.
-pub(super) const LEAST: f32 = 1e-30;
-
-/// Rounds one block; its scale, and the sum of its quants. A block that holds what is not finite has no scale: NaN.
-pub(super) fn quantise_block(x: &[f32], quants: &mut [i8]) -> (f32, i32) {
-    let largest = x.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
-    if !x.iter().all(|value| value.is_finite()) || largest < LEAST {
-        return not_rounded(x, quants);
-    }
-    let inverse = 127.0 / largest;
-    let mut sum = 0;
-    for (quant, value) in quants.iter_mut().zip(x) {
-        *quant = (value * inverse).round_ties_even() as i8;
-        sum += i32::from(*quant);
-    }
-    (largest / 127.0, sum)
-}
-
-/// A block of zeros, or one that is no number.
-#[cold]
-pub(super) fn not_rounded(x: &[f32], quants: &mut [i8]) -> (f32, i32) {
-    quants.fill(0);
-    (if x.iter().all(|value| value.is_finite()) { 0.0 } else { f32::NAN }, 0)
-}
 
 /// # Safety
 /// As [`super::multiply`].
@@ -37,21 +10,26 @@ pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<u
     let (kind, blocks) = (w.kind(), w.blocks());
     for index in panels {
         let panel = w.panel(index);
-        let number = |bytes: &[u8], at: usize| f16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]).to_f32();
         for token in 0..x.tokens() {
             for lane in 0..w.rows_of(index) {
                 let (mut total, mut sum) = (0.0_f32, 0.0_f32);
                 for block in 0..blocks {
                     let place = token * blocks + block;
                     let quants = &x.quants[place * BLOCK..(place + 1) * BLOCK];
-                    let mut dot = -kind.offset() * x.sums[place];
-                    for (column, quant) in quants.iter().enumerate() {
-                        dot += panel.quant(kind, block, lane, column) * i32::from(*quant);
+                    let dot = |columns: Range<usize>, sum: i32| {
+                        let pairs = columns.clone().zip(&quants[columns]);
+                        let start = if kind.has_min() { 0 } else { -kind.offset() * sum };
+                        pairs.fold(start, |dot, (column, quant)| dot + panel.quant(kind, block, lane, column) * i32::from(*quant)) as f32
+                    };
+                    let scales = panel.scales(kind, block, lane).map(|scale| scale * x.scales[place]);
+                    if kind.halves() {
+                        sum = dot(0..BLOCK / 2, x.first[place]).mul_add(scales[0], sum);
+                        sum = dot(BLOCK / 2..BLOCK, x.sums[place] - x.first[place]).mul_add(scales[1], sum);
+                    } else {
+                        sum = dot(0..BLOCK, x.sums[place]).mul_add(scales[0], sum);
                     }
-                    let scale = number(panel.scales, block * PANEL + lane) * x.scales[place];
-                    sum = (dot as f32).mul_add(scale, sum);
                     if kind.has_min() {
-                        sum = number(panel.minima, block * PANEL + lane).mul_add(x.weighted[place], sum);
+                        sum = panel.min(kind, block, lane).mul_add(x.weighted[place], sum);
                     }
                     if (block + 1).is_multiple_of(w.chunk) {
                         if output.apart > 0 {

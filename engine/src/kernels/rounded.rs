@@ -4,10 +4,10 @@
 //! that rounds all of them best, and some tries a little above it save a fifth of the error. Products are those of the rounded numbers with
 //! activations in f32: nothing else is lost.
 
+use super::activations::LEAST;
 use super::dense::{Part, SUMS, TILE, put};
 use super::lanes::{LANES, Lanes, for_isa};
 use super::packed::{LINE, Line, bytes_of};
-use super::portable::LEAST;
 use super::{Isa, PANEL};
 
 /// Numbers of a row with one scale; the last of a chunk may be fewer.

@@ -27,40 +27,83 @@ fn close(found: f32, expected: f64, allowed: f64) {
 
 /// Blocks of a GGUF tensor.
 fn blocks(random: &mut StdRng, kind: BlockKind, rows: usize, columns: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for _ in 0..rows * columns / BLOCK {
-        for _ in 0..if kind.has_min() { 2 } else { 1 } {
-            bytes.extend(f16::from_f32(random.random_range(-0.1..0.1)).to_le_bytes());
+    let mut bytes: Vec<u8> = (0..rows * columns / kind.file_columns() * kind.file_bytes()).map(|_| random.random::<u8>()).collect();
+    for block in bytes.chunks_exact_mut(kind.file_bytes()) {
+        let mut number = |at: usize| block[at..at + 2].copy_from_slice(&f16::from_f32(random.random_range(-0.1..0.1)).to_le_bytes());
+        number(if kind == BlockKind::Q6K { 208 } else { 0 });
+        if kind.has_min() {
+            number(2);
         }
-        bytes.extend((0..kind.quant_bytes()).map(|_| random.random::<u8>()));
     }
     bytes
 }
 
-/// What a block stands for, read as GGUF has it.
+/// What blocks stand for, one by one as ggml's `dequantize_row_*` have them.
 fn plain(kind: BlockKind, blocks: &[u8]) -> Vec<f32> {
     let half = |bytes: &[u8]| f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
-    let numbers = blocks.chunks_exact(kind.file_bytes()).flat_map(|block| {
-        let (scale, quants) = (half(block), &block[block.len() - kind.quant_bytes()..]);
-        (0..BLOCK).map(move |column| match kind {
-            BlockKind::Q8_0 => f32::from(quants[column] as i8) * scale,
-            _ => {
-                let byte = quants[column % 16];
-                let quant = f32::from(if column < 16 { byte & 15 } else { byte >> 4 });
-                if kind == BlockKind::Q4_1 { quant * scale + half(&block[2..]) } else { (quant - 8.0) * scale }
+    let nibbles = |bytes: &[u8]| -> Vec<u8> { bytes.iter().map(|byte| byte & 15).chain(bytes.iter().map(|byte| byte >> 4)).collect() };
+    let one = |block: &[u8]| -> Vec<f32> {
+        let scale = half(block);
+        match kind {
+            BlockKind::Q8_0 => block[2..].iter().map(|quant| f32::from(*quant as i8) * scale).collect(),
+            BlockKind::Q4_0 => nibbles(&block[2..]).iter().map(|quant| (f32::from(*quant) - 8.0) * scale).collect(),
+            BlockKind::Q4_1 => nibbles(&block[4..]).iter().map(|quant| f32::from(*quant) * scale + half(&block[2..])).collect(),
+            BlockKind::Q5_0 | BlockKind::Q5_1 => {
+                let start = if kind == BlockKind::Q5_1 { 4 } else { 2 };
+                let fifth = u32::from_le_bytes(block[start..start + 4].try_into().unwrap());
+                let quants = nibbles(&block[start + 4..]).into_iter().enumerate();
+                let quants = quants.map(|(column, low)| f32::from(low | ((fifth >> column & 1) as u8) << 4));
+                quants.map(|quant| if kind == BlockKind::Q5_1 { quant * scale + half(&block[2..]) } else { (quant - 16.0) * scale }).collect()
             }
-        })
-    });
-    numbers.collect()
+            BlockKind::Q4K | BlockKind::Q5K => {
+                let (packed, mut values) = (&block[4..16], Vec::new());
+                for part in 0..8 {
+                    // get_scale_min_k4
+                    let (times, least) = if part < 4 {
+                        (packed[part] & 63, packed[part + 4] & 63)
+                    } else {
+                        ((packed[part + 4] & 15) | (packed[part - 4] >> 6) << 4, (packed[part + 4] >> 4) | (packed[part] >> 6) << 4)
+                    };
+                    let (scale, least) = (scale * f32::from(times), half(&block[2..]) * f32::from(least));
+                    let low = &block[if kind == BlockKind::Q5K { 48 } else { 16 }..][part / 2 * 32..][..32];
+                    for (column, byte) in low.iter().enumerate() {
+                        let low = if part % 2 == 0 { byte & 15 } else { byte >> 4 };
+                        let fifth = if kind == BlockKind::Q5K { block[16 + column] >> part & 1 } else { 0 };
+                        values.push(scale * f32::from(low + 16 * fifth) - least);
+                    }
+                }
+                values
+            }
+            BlockKind::Q6K => {
+                let mut values = vec![0.0; 256];
+                for half_block in 0..2 {
+                    let (low, high) = (&block[64 * half_block..], &block[128 + 32 * half_block..]);
+                    let times = &block[192 + 8 * half_block..];
+                    for at in 0..32 {
+                        let quants = [
+                            (low[at] & 15) | (high[at] & 3) << 4,
+                            (low[at + 32] & 15) | (high[at] >> 2 & 3) << 4,
+                            (low[at] >> 4) | (high[at] >> 4 & 3) << 4,
+                            (low[at + 32] >> 4) | (high[at] >> 6 & 3) << 4,
+                        ];
+                        for (quarter, quant) in quants.into_iter().enumerate() {
+                            let scale = half(&block[208..]) * f32::from(times[2 * quarter + at / 16] as i8);
+                            values[128 * half_block + 32 * quarter + at] = scale * (f32::from(quant) - 32.0);
+                        }
+                    }
+                }
+                values
+            }
+        }
+    };
+    blocks.chunks_exact(kind.file_bytes()).flat_map(one).collect()
 }
-
-const KINDS: [BlockKind; 3] = [BlockKind::Q4_0, BlockKind::Q4_1, BlockKind::Q8_0];
 
 #[test]
 fn repacked_weights_are_the_files_own() {
     let mut random = random();
-    for kind in KINDS {
-        let (rows, columns) = (37, 96);
+    for kind in BlockKind::ALL {
+        let (rows, columns) = (37, 3 * kind.file_columns());
         let file = blocks(&mut random, kind, rows, columns);
         let packed = PackedMatrix::pack(kind, rows, columns, &file, 1);
         let mut row = vec![0.0; columns];
@@ -74,17 +117,17 @@ fn repacked_weights_are_the_files_own() {
 #[test]
 fn quantised_products_have_the_same_bits_on_every_path_batched_or_alone() {
     let mut random = random();
-    for _ in 0..60 {
-        let kind = KINDS[random.random_range(0..3)];
+    for round in 0..96 {
+        let kind = BlockKind::ALL[round % BlockKind::ALL.len()];
         let (rows, chunks, tokens) = (random.random_range(1..70), random.random_range(1..4), random.random_range(1..20));
-        let columns = BLOCK * chunks * random.random_range(1..6);
+        let columns = kind.file_columns() * chunks * random.random_range(1..if kind.two_levels() { 3 } else { 6 });
         let file = blocks(&mut random, kind, rows, columns);
         let w = PackedMatrix::pack(kind, rows, columns, &file, chunks);
         let x = floats(&mut random, tokens * columns, 3.0);
         let team = Team::new(random.random_range(1..4));
         let product = |isa: Isa, x: &[f32]| {
             let mut quants = Activations::default();
-            quants.quantise(&team, isa, x, columns);
+            quants.quantise(&team, isa, x, columns, Rounding::Once);
             let mut y = vec![f32::NAN; x.len() / columns * rows];
             matmul(&team, isa, &mut [Product { w: &w, y: &mut y }], &quants);
             y
@@ -111,8 +154,9 @@ fn quantised_products_have_the_same_bits_on_every_path_batched_or_alone() {
 #[test]
 fn twice_rounded_products_are_nearly_exact_and_have_the_same_bits_on_every_path() {
     let mut random = random();
-    for kind in KINDS {
-        let (rows, columns, tokens) = (random.random_range(1..70), BLOCK * random.random_range(1..6), random.random_range(1..12));
+    for kind in BlockKind::ALL {
+        let (rows, tokens) = (random.random_range(1..70), random.random_range(1..12));
+        let columns = kind.file_columns() * random.random_range(1..if kind.two_levels() { 3 } else { 6 });
         let file = blocks(&mut random, kind, rows, columns);
         let w = PackedMatrix::pack(kind, rows, columns, &file, 1);
         let mut x = floats(&mut random, tokens * columns, 1.0);
@@ -120,7 +164,7 @@ fn twice_rounded_products_are_nearly_exact_and_have_the_same_bits_on_every_path(
         x[5] = 60.0;
         let product = |isa: Isa, x: &[f32]| {
             let mut quants = Activations::default();
-            quants.quantise_fine(&Team::new(2), isa, x, columns);
+            quants.quantise(&Team::new(2), isa, x, columns, Rounding::Twice);
             assert!(quants.quants.iter().all(|quant| (-127..=127).contains(quant)));
             let mut y = vec![f32::NAN; 2 * x.len() / columns * rows];
             matmul_low_rank(&Team::new(2), isa, &mut [Product { w: &w, y: &mut y }], &quants, &[], x, &mut Vec::new());
@@ -143,7 +187,7 @@ fn twice_rounded_products_are_nearly_exact_and_have_the_same_bits_on_every_path(
     }
     for value in [f32::NAN, f32::INFINITY] {
         let mut quants = Activations::default();
-        quants.quantise_fine(&Team::new(1), Isa::detect(), &[value; BLOCK], BLOCK);
+        quants.quantise(&Team::new(1), Isa::detect(), &[value; BLOCK], BLOCK, Rounding::Twice);
         assert!(quants.scales.iter().all(|scale| scale.is_nan()));
     }
 }
@@ -157,7 +201,7 @@ fn what_is_not_finite_or_hardly_there_is_the_same_on_every_path() {
             x[BLOCK] = 1.0;
             for isa in Isa::available() {
                 let mut quants = Activations::default();
-                quants.quantise(&Team::new(1), isa, &x, 2 * BLOCK);
+                quants.quantise(&Team::new(1), isa, &x, 2 * BLOCK, Rounding::Once);
                 assert_eq!(quants.scales[0].to_bits() & 0x7fff_ffff, scale.to_bits() & 0x7fff_ffff, "{isa:?} {value} at {place}");
                 assert!(quants.quants[..BLOCK].iter().all(|quant| *quant == 0) && quants.sums[0] == 0);
                 assert!(quants.scales[1] > 0.0);
@@ -184,7 +228,7 @@ fn one_phase_of_several_products_equals_each_alone() {
     for threads in 1..5 {
         let team = Team::new(threads);
         let mut quants = Activations::default();
-        quants.quantise(&team, Isa::detect(), &x, columns);
+        quants.quantise(&team, Isa::detect(), &x, columns, Rounding::Once);
         let mut together: Vec<Vec<f32>> = weights.iter().map(|w| vec![f32::NAN; 9 * w.rows()]).collect();
         let mut products: Vec<Product<'_>> = weights.iter().zip(&mut together).map(|(w, y)| Product { w, y }).collect();
         matmul(&team, Isa::detect(), &mut products, &quants);
@@ -278,7 +322,7 @@ fn products_with_adapters_in_one_go_equal_those_in_three() {
     for (isa, threads) in Isa::available().into_iter().flat_map(|isa| (1..5).map(move |threads| (isa, threads))) {
         let team = Team::new(threads);
         let mut quants = Activations::default();
-        quants.quantise(&team, isa, &x, columns);
+        quants.quantise(&team, isa, &x, columns, Rounding::Once);
         let mut apart: Vec<Vec<f32>> = weights.iter().map(|w| vec![f32::NAN; tokens * w.rows()]).collect();
         let mut products: Vec<Product<'_>> = weights.iter().zip(&mut apart).map(|(w, y)| Product { w, y }).collect();
         matmul(&team, isa, &mut products, &quants);
@@ -314,13 +358,8 @@ fn products_with_adapters_have_the_same_bits_whatever_the_number_of_threads() {
         let run = |threads: usize| {
             let team = Team::new(threads);
             let mut quants = Activations::default();
-            let rows = if twice {
-                quants.quantise_fine(&team, Isa::detect(), &x, columns);
-                2 * tokens
-            } else {
-                quants.quantise(&team, Isa::detect(), &x, columns);
-                tokens
-            };
+            quants.quantise(&team, Isa::detect(), &x, columns, if twice { Rounding::Twice } else { Rounding::Once });
+            let rows = quants.tokens();
             let mut found: Vec<Vec<f32>> = weights.iter().map(|w| vec![f32::NAN; rows * w.rows()]).collect();
             let mut products: Vec<Product<'_>> = weights.iter().zip(&mut found).map(|(w, y)| Product { w, y }).collect();
             matmul_low_rank(&team, Isa::detect(), &mut products, &quants, &items, &x, &mut Vec::new());

@@ -13,13 +13,27 @@ use super::{ModelConfig, Slice};
 use crate::Result;
 use crate::comm::SharedComm;
 use crate::kernels::{
-    Activations, AttentionShape, Isa, KEYS, LowRank, Product, Team, add, add_low, attention, low_rank, low_rank_apart, matmul,
-    matmul_apart, matmul_dense, matmul_dense_apart, matmul_low_rank, rms_norm, rotate, silu_mul,
+    Activations, AttentionShape, Isa, KEYS, LowRank, Product, Residual, Rounding, Team, add, add_low, attention, low_rank, low_rank_apart,
+    matmul, matmul_apart, matmul_dense, matmul_dense_apart, matmul_low_rank, rotate,
 };
 use crate::kv::{KvShape, KvStore};
 use crate::lora::{Delta, Target};
 use crate::weights::{Quantisation, WeightReader};
 use weight::Weight;
+
+impl Layer {
+    /// Queries, keys and values decide where attention looks, and their norm lets single channels stand out: rounding to 8 bits costs more
+    /// here than in all other products together, and so what they read is rounded twice.
+    fn attention_rounding(&self) -> Rounding {
+        let all = [&self.q, &self.k, &self.v];
+        if all.iter().all(|weight| matches!(weight, Weight::Packed(_))) { Rounding::Twice } else { rounding_for(all) }
+    }
+}
+
+/// How what several weights are multiplied with is rounded.
+fn rounding_for<const N: usize>(weights: [&Weight; N]) -> Rounding {
+    weights.into_iter().map(Weight::rounding).find(|rounding| *rounding != Rounding::None).unwrap_or(Rounding::None)
+}
 
 #[derive(Debug)]
 struct Layer {
@@ -155,30 +169,31 @@ impl CpuShard {
     fn forward_with(&mut self, config: &ModelConfig, step: &Step, buffers: &mut Buffers, logits: &mut Vec<f32>) -> Result<()> {
         self.embed(config, step, &mut buffers.x)?;
         self.angles(step, buffers);
+        buffers.delta.clear();
         for index in 0..self.layers.len() {
             let layer = &self.layers[index];
-            self.norm(&buffers.x, &layer.input_norm, config.norm_eps, &mut buffers.normed);
+            self.norm(buffers, &layer.input_norm, config.norm_eps, layer.attention_rounding());
             self.attention_products(step, index, buffers)?;
             self.attend(config, index, step, buffers);
             let layer = &self.layers[index];
             let Buffers { attended, quants, low, delta, .. } = &mut *buffers;
-            self.summed_product(step, index, (Target::O, &layer.o), attended, self.slice.queries().len(), quants, low, delta)?;
-            add(self.isa, &mut buffers.x, &buffers.delta);
-            self.norm(&buffers.x, &layer.post_norm, config.norm_eps, &mut buffers.normed);
+            let queries = self.slice.queries().len();
+            quants.quantise(&self.team, self.isa, attended, queries, layer.o.rounding());
+            self.summed_product(step, index, (Target::O, &layer.o), attended, queries, quants, low, delta)?;
+            self.norm(buffers, &layer.post_norm, config.norm_eps, rounding_for([&layer.gate, &layer.up]));
+            let Buffers { normed, quants, gate, up, low, delta, .. } = &mut *buffers;
             self.products(
                 step,
                 index,
-                [(Target::Gate, &layer.gate, &mut buffers.gate), (Target::Up, &layer.up, &mut buffers.up)],
-                &buffers.normed,
+                [(Target::Gate, &layer.gate, &mut *gate), (Target::Up, &layer.up, &mut *up)],
+                normed,
                 config.hidden,
-                &mut buffers.quants,
-                &mut buffers.low,
+                quants,
+                low,
             )?;
-            let (isa, inner, up) = (self.isa, self.slice.inner().len(), &buffers.up);
-            self.rows(&mut buffers.gate, inner, |row, gate| silu_mul(isa, gate, &up[row * inner..(row + 1) * inner]));
-            let Buffers { gate, quants, low, delta, .. } = &mut *buffers;
+            let inner = self.slice.inner().len();
+            quants.silu_mul(&self.team, self.isa, gate, up, inner, layer.down.rounding());
             self.summed_product(step, index, (Target::Down, &layer.down), gate, inner, quants, low, delta)?;
-            add(self.isa, &mut buffers.x, &buffers.delta);
         }
         self.logits(config, step, buffers, logits)
     }
@@ -223,10 +238,11 @@ impl CpuShard {
         }
     }
 
-    fn norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut Vec<f32>) {
-        let (isa, width) = (self.isa, weight.len());
-        out.resize(x.len(), 0.0);
-        self.rows(out, width, |row, out| rms_norm(isa, &x[row * width..(row + 1) * width], weight, eps, out));
+    /// Adds the delta to the residual stream, and norms that.
+    fn norm(&self, buffers: &mut Buffers, weight: &[f32], eps: f32, rounding: Rounding) {
+        let Buffers { x, delta, normed, quants, .. } = buffers;
+        normed.resize(x.len(), 0.0);
+        quants.add_norm(&self.team, self.isa, Residual { x, delta, weight, eps }, normed, rounding);
     }
 
     /// The cosine and sine of every token's position.
@@ -244,7 +260,7 @@ impl CpuShard {
         }
     }
 
-    /// Products of the same rows `x` `[tokens, columns]`, each with what its sequences' adapters add.
+    /// Products of the same rows `x` `[tokens, columns]`, which `quants` holds rounded, each with what its sequences' adapters add.
     #[allow(clippy::too_many_arguments, reason = "each is a buffer of its own")]
     fn products<const N: usize>(
         &self,
@@ -253,7 +269,7 @@ impl CpuShard {
         products: [(Target, &Weight, &mut Vec<f32>); N],
         x: &[f32],
         columns: usize,
-        quants: &mut Activations,
+        quants: &Activations,
         low: &mut Vec<f32>,
     ) -> Result<()> {
         let tokens = x.len() / columns;
@@ -263,9 +279,6 @@ impl CpuShard {
             out.resize(tokens * weight.rows(), 0.0);
             out.as_mut_slice()
         });
-        if weights.iter().any(|weight| matches!(weight, Weight::Packed(_))) {
-            quants.quantise(&self.team, self.isa, x, columns);
-        }
         let items = self.low_rank_items(step, layer, &targets);
         if weights.iter().all(|weight| matches!(weight, Weight::Packed(_))) {
             let pairs = weights.iter().zip(outputs);
@@ -281,8 +294,7 @@ impl CpuShard {
         Ok(())
     }
 
-    /// Queries, keys and values. They decide where attention looks, and their norm lets single channels stand out: rounding to 8 bits costs
-    /// more here than in all other products together, and so they get the [finer](Activations::quantise_fine) one.
+    /// Queries, keys and values.
     fn attention_products(&self, step: &Step, index: usize, buffers: &mut Buffers) -> Result<()> {
         let Layer { q, k, v, .. } = &self.layers[index];
         let Buffers { normed, quants, low, q: to_q, k: to_k, v: to_v, .. } = buffers;
@@ -293,7 +305,6 @@ impl CpuShard {
             return self.products(step, index, products, normed, columns, quants, low);
         };
         let items = self.low_rank_items(step, index, &[Target::Q, Target::K, Target::V]);
-        quants.quantise_fine(&self.team, self.isa, normed, columns);
         let mut products = [(wq, &mut *to_q), (wk, &mut *to_k), (wv, &mut *to_v)].map(|(w, y)| {
             y.resize(2 * tokens * w.rows(), 0.0);
             Product { w, y: y.as_mut_slice() }
@@ -325,7 +336,7 @@ impl CpuShard {
         (target, weight): (Target, &Weight),
         x: &[f32],
         columns: usize,
-        quants: &mut Activations,
+        quants: &Activations,
         low: &mut Vec<f32>,
         y: &mut Vec<f32>,
     ) -> Result<()> {
@@ -342,7 +353,6 @@ impl CpuShard {
             let (sums, low) = mine.split_at_mut(chunks * size);
             match weight {
                 Weight::Packed(w) => {
-                    quants.quantise(&self.team, self.isa, x, columns);
                     matmul_apart(&self.team, self.isa, Product { w, y: sums }, quants, &items, x, low);
                 }
                 Weight::Dense(w) => {
@@ -422,21 +432,21 @@ impl CpuShard {
     /// The output layer, for the rows where logits are read.
     fn logits(&self, config: &ModelConfig, step: &Step, buffers: &mut Buffers, logits: &mut Vec<f32>) -> Result<()> {
         let hidden = config.hidden;
-        // the delta of the last layer has been added: its buffer is free
-        let Buffers { x, normed, delta: read, quants, logits: own, .. } = buffers;
         logits.clear();
         if step.reads.is_empty() {
             return Ok(());
         }
-        read.clear();
-        for row in &step.reads {
-            read.extend_from_slice(&x[*row as usize * hidden..(*row as usize + 1) * hidden]);
+        // the rows that nobody reads are left behind; `attended` is free
+        let Buffers { x, delta, attended: kept, .. } = buffers;
+        for rows in [x, delta] {
+            kept.clear();
+            step.reads.iter().for_each(|row| kept.extend_from_slice(&rows[*row as usize * hidden..(*row as usize + 1) * hidden]));
+            rows.clear();
+            rows.extend_from_slice(kept);
         }
-        self.norm(read, &self.norm, config.norm_eps, normed);
         let weight = self.output.as_ref().unwrap_or(&self.embedding);
-        if matches!(weight, Weight::Packed(_)) {
-            quants.quantise(&self.team, self.isa, normed, hidden);
-        }
+        self.norm(buffers, &self.norm, config.norm_eps, weight.rounding());
+        let Buffers { normed, quants, logits: own, .. } = buffers;
         let Some(comm) = &self.comm else {
             logits.resize(step.reads.len() * config.vocabulary, 0.0);
             return self.product(weight, normed, hidden, quants, logits);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{Device, Module, Tensor};
 
-use crate::kernels::{BlockKind, DenseMatrix, PackedMatrix};
+use crate::kernels::{BlockKind, DenseMatrix, PackedMatrix, Rounding};
 use crate::weights::Matrix;
 use crate::{EngineError, Result};
 
@@ -21,6 +21,23 @@ pub(super) enum Weight {
         tensor: Arc<QTensor>,
     },
 }
+
+/// The kernels' name of a block type, if they know it.
+fn kind_of(dtype: GgmlDType) -> Option<BlockKind> {
+    Some(match dtype {
+        GgmlDType::Q4_0 => BlockKind::Q4_0,
+        GgmlDType::Q4_1 => BlockKind::Q4_1,
+        GgmlDType::Q5_0 => BlockKind::Q5_0,
+        GgmlDType::Q5_1 => BlockKind::Q5_1,
+        GgmlDType::Q8_0 => BlockKind::Q8_0,
+        GgmlDType::Q4K => BlockKind::Q4K,
+        GgmlDType::Q5K => BlockKind::Q5K,
+        GgmlDType::Q6K => BlockKind::Q6K,
+        _ => return None,
+    })
+}
+
+const SPLIT: &str = "q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k and q6_k";
 
 /// Rows of one of candle's products.
 const FEW: usize = 16;
@@ -42,19 +59,19 @@ impl Weight {
             }
             Matrix::Quantised(tensor) => tensor,
         };
-        let kind = match tensor.dtype() {
-            GgmlDType::Q4_0 => BlockKind::Q4_0,
-            GgmlDType::Q4_1 => BlockKind::Q4_1,
-            GgmlDType::Q8_0 => BlockKind::Q8_0,
-            _ if (rows.len(), columns.len()) == whole => {
+        let Some(kind) = kind_of(tensor.dtype()) else {
+            if (rows.len(), columns.len()) == whole {
                 return Ok(Self::Foreign { product: QMatMul::from_arc(Arc::clone(&tensor))?, tensor });
             }
-            other => {
-                let reason = format!("its weights are {other:?}: of what is quantised, q4_0, q4_1 and q8_0 can be split");
-                return Err(EngineError::Sharding { reason });
-            }
+            let reason = format!("its weights are {:?}: of what is quantised, {SPLIT} can be split", tensor.dtype());
+            return Err(EngineError::Sharding { reason });
         };
         Ok(Self::Packed(PackedMatrix::pack(kind, rows.len(), columns.len(), &tensor.data()?, chunks)))
+    }
+
+    /// How what this weight is multiplied with is to be rounded.
+    pub(super) fn rounding(&self) -> Rounding {
+        if matches!(self, Self::Packed(_)) { Rounding::Once } else { Rounding::None }
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -100,6 +117,7 @@ impl Weight {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::{Activations, Isa, Product, Team, matmul};
 
     #[test]
     fn block_types_without_a_kernel_give_the_same_bits_batched_or_alone() {
@@ -107,7 +125,7 @@ mod tests {
         let values = |count: usize, step: f32| -> Vec<f32> { (0..count).map(|at| ((at as f32 * step).sin() * 43.7).fract()).collect() };
         let dense = Tensor::from_vec(values(rows * columns, 0.37), (rows, columns), &Device::Cpu).unwrap();
         let x = values(tokens * columns, 1.13);
-        for kind in [GgmlDType::Q4K, GgmlDType::Q5K, GgmlDType::Q6K] {
+        for kind in [GgmlDType::Q2K, GgmlDType::Q3K] {
             let tensor = Arc::new(QTensor::quantize(&dense, kind).unwrap());
             let weight = Weight::new(Matrix::Quantised(tensor), 0..rows, 0..columns, 2).unwrap();
             let Weight::Foreign { product, .. } = weight else { panic!("{kind:?} has a kernel") };
@@ -121,6 +139,34 @@ mod tests {
                 assert_eq!(product(x), y, "{kind:?}");
             }
             assert_eq!(product(&x[columns..4 * columns]), together[rows..4 * rows], "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn each_block_type_with_a_kernel_is_what_candle_reads_and_nearly_what_it_multiplies() {
+        let (rows, columns, tokens) = (40, 768, 9);
+        let values = |count: usize, step: f32| -> Vec<f32> { (0..count).map(|at| ((at as f32 * step).sin() * 43.7).fract()).collect() };
+        let dense = Tensor::from_vec(values(rows * columns, 0.37), (rows, columns), &Device::Cpu).unwrap();
+        let x = values(tokens * columns, 1.13);
+        use GgmlDType::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+        for dtype in [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4K, Q5K, Q6K] {
+            let tensor = Arc::new(QTensor::quantize(&dense, dtype).unwrap());
+            let plain = tensor.dequantize(&Device::Cpu).unwrap();
+            let weight = Weight::new(Matrix::Quantised(tensor), 0..rows, 0..columns, 3).unwrap();
+            let Weight::Packed(w) = &weight else { panic!("{dtype:?} has no kernel") };
+            let mut row = vec![0.0; columns];
+            for (index, expected) in plain.to_vec2::<f32>().unwrap().iter().enumerate() {
+                weight.embed(index, &mut row).unwrap();
+                assert_eq!(&row, expected, "{dtype:?} row {index}");
+            }
+            let (team, mut quants, mut y) = (Team::new(1), Activations::default(), vec![0.0; tokens * rows]);
+            quants.quantise(&team, Isa::detect(), &x, columns, weight.rounding());
+            matmul(&team, Isa::detect(), &mut [Product { w, y: &mut y }], &quants);
+            let x = Tensor::from_slice(&x, (tokens, columns), &Device::Cpu).unwrap();
+            let expected = x.matmul(&plain.t().unwrap()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let error: f32 = y.iter().zip(&expected).map(|(y, expected)| (y - expected).powi(2)).sum();
+            let size: f32 = expected.iter().map(|expected| expected.powi(2)).sum();
+            assert!(error < size * 1e-4, "{dtype:?}: relative square {}", error / size);
         }
     }
 }
