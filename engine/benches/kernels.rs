@@ -9,8 +9,8 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use half::f16;
 use nyx_engine::kernels::{
-    Activations, AttentionShape, BLOCK, BlockKind, DenseMatrix, Isa, KEYS, KvSlice, LowRank, PackedMatrix, Product, Span, Team, attention,
-    low_rank, matmul, rms_norm,
+    Activations, AttentionShape, BlockKind, DenseMatrix, Isa, KEYS, KvSlice, Low, LowRank, PackedMatrix, Product, Residual, RoundedMatrix,
+    Rounding, Span, Team, Thin, attention, low_rank, matmul,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -29,13 +29,16 @@ fn floats(random: &mut StdRng, count: usize) -> Vec<f32> {
     (0..count).map(|_| random.random_range(-1.0..1.0)).collect()
 }
 
-/// A weight as a GGUF file has it, `[rows, columns]`.
+/// A weight as a GGUF file has it, `[rows, columns]`. Its scales are those that random bytes make, but none is infinite or no number.
 fn weight(random: &mut StdRng, kind: BlockKind, rows: usize, columns: usize) -> PackedMatrix {
-    let numbers = if kind == BlockKind::Q4_1 { 2 } else { 1 };
-    let mut blocks = Vec::with_capacity(rows * columns / BLOCK * kind.file_bytes());
-    for _ in 0..rows * columns / BLOCK {
-        (0..numbers).for_each(|_| blocks.extend(f16::from_f32(random.random_range(-0.1..0.1)).to_le_bytes()));
-        blocks.extend((2 * numbers..kind.file_bytes()).map(|_| random.random::<u8>()));
+    let mut blocks: Vec<u8> = (0..rows * columns / kind.file_columns() * kind.file_bytes()).map(|_| random.random::<u8>()).collect();
+    for block in blocks.chunks_exact_mut(kind.file_bytes()) {
+        let half = f16::from_f32(0.01).to_le_bytes();
+        let at = if kind == BlockKind::Q6K { block.len() - 2 } else { 0 };
+        block[at..at + 2].copy_from_slice(&half);
+        if kind.has_min() {
+            block[2..4].copy_from_slice(&half);
+        }
     }
     PackedMatrix::pack(kind, rows, columns, &blocks, 1)
 }
@@ -43,16 +46,18 @@ fn weight(random: &mut StdRng, kind: BlockKind, rows: usize, columns: usize) -> 
 /// GEMV and GEMM: products a second.
 fn products(criterion: &mut Criterion) {
     let (team, mut random) = (Team::new(1), StdRng::seed_from_u64(1));
-    for kind in [BlockKind::Q4_1, BlockKind::Q8_0] {
-        let w = weight(&mut random, kind, INTERMEDIATE, HIDDEN);
-        let mut group = criterion.benchmark_group(format!("{kind:?} {INTERMEDIATE} x {HIDDEN}"));
+    for kind in BlockKind::ALL {
+        // whole super-blocks
+        let columns = HIDDEN.next_multiple_of(kind.file_columns());
+        let w = weight(&mut random, kind, INTERMEDIATE, columns);
+        let mut group = criterion.benchmark_group(format!("{kind:?} {INTERMEDIATE} x {columns}"));
         for tokens in [1, 8, 64] {
-            let x = floats(&mut random, tokens * HIDDEN);
+            let x = floats(&mut random, tokens * columns);
             let mut y = vec![0.0; tokens * INTERMEDIATE];
-            group.throughput(Throughput::Elements((tokens * HIDDEN * INTERMEDIATE) as u64));
+            group.throughput(Throughput::Elements((tokens * columns * INTERMEDIATE) as u64));
             for isa in Isa::available().into_iter().filter(|isa| worth_measuring(*isa, tokens)) {
                 let mut quants = Activations::default();
-                quants.quantise(&team, isa, &x, HIDDEN, Rounding::Once);
+                quants.quantise(&team, isa, &x, columns, Rounding::Once);
                 group.bench_function(BenchmarkId::new(format!("{isa:?}"), tokens), |bencher| {
                     bencher.iter(|| matmul(&team, isa, &mut [Product { w: &w, y: black_box(&mut y) }], &quants));
                 });
@@ -91,23 +96,28 @@ fn adapters(criterion: &mut Criterion) {
         let mut matrix = |rows: usize, columns: usize| {
             let values = floats(&mut random, rows * columns);
             let halves: Vec<f16> = values.iter().copied().map(f16::from_f32).collect();
-            if held == "f16" { DenseMatrix::from_f16(rows, columns, &halves) } else { DenseMatrix::rounded(rows, columns, 1, &values) }
+            if held == "f16" {
+                Thin::Dense(DenseMatrix::from_f16(rows, columns, &halves))
+            } else {
+                Thin::Rounded(RoundedMatrix::new(rows, columns, 1, &values))
+            }
         };
         let pairs: Vec<_> = (0..5).map(|_| (matrix(RANK, HIDDEN), matrix(INTERMEDIATE, RANK))).collect();
         let mut group = criterion.benchmark_group(format!("LoRA of rank {RANK} in {held} beside {INTERMEDIATE} x {HIDDEN}"));
         for (name, runs, rows) in [("5 adapters x 1", 5, 1), ("1 adapter x 64", 1, 64)] {
             let x = floats(&mut random, runs * rows * HIDDEN);
-            let (mut low, mut y) = (Vec::new(), vec![0.0; runs * rows * INTERMEDIATE]);
+            let (mut low, mut quants, mut y) = (Low::default(), Activations::default(), vec![0.0; runs * rows * INTERMEDIATE]);
             let pairs = pairs[..runs].iter().enumerate();
             let items: Vec<LowRank<'_>> =
                 pairs.map(|(run, (a, b))| LowRank { a, b, scale: 1.0, row: run * rows, rows, output: 0 }).collect();
             group.throughput(Throughput::Elements((runs * rows * RANK * (HIDDEN + INTERMEDIATE)) as u64));
             for isa in Isa::available().into_iter().filter(|isa| worth_measuring(*isa, runs * rows)) {
+                quants.quantise(&team, isa, &x, HIDDEN, Rounding::Once);
                 group.bench_function(BenchmarkId::new(format!("{isa:?}"), name), |bencher| {
                     bencher.iter(|| {
                         // what is added to would grow without end
                         y.fill(0.0);
-                        low_rank(&team, isa, &items, &x, &mut low, &mut [black_box(&mut y)]);
+                        low_rank(&team, isa, &items, &x, &quants, &mut low, &mut [black_box(&mut y)]);
                     });
                 });
             }
@@ -116,13 +126,20 @@ fn adapters(criterion: &mut Criterion) {
     }
 }
 
+/// A row between two products: the residual sum, its norm, and rounding for the next product, once and twice.
 fn norms(criterion: &mut Criterion) {
-    let mut random = StdRng::seed_from_u64(4);
-    let (x, w, mut out) = (floats(&mut random, HIDDEN), floats(&mut random, HIDDEN), vec![0.0; HIDDEN]);
-    let mut group = criterion.benchmark_group("rms_norm");
+    let (team, mut random) = (Team::new(1), StdRng::seed_from_u64(4));
+    let (mut x, weight) = (floats(&mut random, HIDDEN), floats(&mut random, HIDDEN));
+    let (delta, mut normed, mut quants) = (vec![0.0; HIDDEN], vec![0.0; HIDDEN], Activations::default());
+    let mut group = criterion.benchmark_group("residual sum, norm and rounding");
     group.throughput(Throughput::Elements(HIDDEN as u64));
-    for isa in Isa::available() {
-        group.bench_function(format!("{isa:?}"), |bencher| bencher.iter(|| rms_norm(isa, &x, &w, 1e-5, black_box(&mut out))));
+    for (isa, rounding) in Isa::available().into_iter().flat_map(|isa| [(isa, Rounding::Once), (isa, Rounding::Twice)]) {
+        group.bench_function(format!("{isa:?} {rounding:?}"), |bencher| {
+            bencher.iter(|| {
+                let residual = Residual { x: &mut x, delta: &delta, weight: &weight, eps: 1e-5 };
+                quants.add_norm(&team, isa, residual, black_box(&mut normed), rounding);
+            });
+        });
     }
     group.finish();
 }

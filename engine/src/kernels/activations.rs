@@ -89,7 +89,7 @@ impl Activations {
     ///
     /// # Panics
     /// When anything is to be rounded and `columns` are not whole blocks.
-    fn target(&mut self, tokens: usize, columns: usize, rounding: Rounding) -> Target {
+    pub(super) fn target(&mut self, tokens: usize, columns: usize, rounding: Rounding) -> Target {
         if rounding != Rounding::None {
             assert!(columns.is_multiple_of(BLOCK), "whole blocks");
             self.reset(rounding.rows() * tokens, columns);
@@ -101,7 +101,20 @@ impl Activations {
             first: self.first.as_mut_ptr(),
             weighted: self.weighted.as_mut_ptr(),
             blocks: if rounding == Rounding::None { 0 } else { columns / BLOCK },
+            stride: columns / BLOCK,
             rounding,
+        }
+    }
+
+    /// The rows, `rows` of them a token.
+    pub(super) fn view(&self, rows: usize) -> View {
+        View {
+            quants: self.quants.as_ptr(),
+            scales: self.scales.as_ptr(),
+            sums: self.sums.as_ptr(),
+            first: self.first.as_ptr(),
+            stride: self.blocks(),
+            rows,
         }
     }
 
@@ -180,14 +193,16 @@ unsafe impl Sync for Rows {}
 
 /// Where rounded rows go.
 #[derive(Clone, Copy)]
-struct Target {
+pub(super) struct Target {
     quants: *mut i8,
     scales: *mut f32,
     sums: *mut i32,
     first: *mut i32,
     weighted: *mut f32,
-    /// Of a row; none if nothing is rounded.
+    /// Of a row that are rounded; none if nothing is.
     blocks: usize,
+    /// From one row to the next, in blocks.
+    stride: usize,
     rounding: Rounding,
 }
 
@@ -199,9 +214,9 @@ impl Target {
     ///
     /// # Safety
     /// There is room for it, if anything is rounded.
-    unsafe fn at(self, token: usize) -> Self {
+    pub(super) unsafe fn at(self, token: usize) -> Self {
         // SAFETY: as the caller promises.
-        unsafe { self.on(token * self.rounding.rows() * self.blocks) }
+        unsafe { self.on(token * self.rounding.rows() * self.stride) }
     }
 
     /// So many blocks on.
@@ -254,7 +269,7 @@ impl Target {
                 self.on(block).put(first, scale);
                 if self.rounding == Rounding::Twice {
                     let (lost, fine) = ([scaled[0].sub(first[0]), scaled[1].sub(first[1])], V::splat(FINE));
-                    self.on(self.blocks + block).put([lost[0].mul(fine).round(), lost[1].mul(fine).round()], scale / FINE);
+                    self.on(self.stride + block).put([lost[0].mul(fine).round(), lost[1].mul(fine).round()], scale / FINE);
                 }
             }
         }
@@ -273,6 +288,65 @@ impl Target {
             *self.first = first;
             *self.sums = first + second;
             *self.weighted = scale * (first + second) as f32;
+        }
+    }
+}
+
+impl Target {
+    /// Rounds a token's row, of as many blocks as given.
+    ///
+    /// # Safety
+    /// `x` and the target have them, nobody else touches the token's, and the processor has `isa`.
+    pub(super) unsafe fn fill(self, isa: Isa, token: usize, x: *const f32, blocks: usize) {
+        // SAFETY: as the caller promises.
+        unsafe { round_isa(isa, x, Self { blocks, ..self.at(token) }) }
+    }
+
+    /// What has been written, to be read once all of it is.
+    pub(super) fn view(self) -> View {
+        View {
+            quants: self.quants,
+            scales: self.scales,
+            sums: self.sums,
+            first: self.first,
+            stride: self.stride,
+            rows: self.rounding.rows(),
+        }
+    }
+}
+
+/// Rounded rows, for kernels to read.
+#[derive(Clone, Copy)]
+pub(super) struct View {
+    pub quants: *const i8,
+    pub scales: *const f32,
+    pub sums: *const i32,
+    pub first: *const i32,
+    /// From one row to the next, in blocks.
+    pub stride: usize,
+    /// Of a token.
+    pub rows: usize,
+}
+
+// SAFETY: nothing is written through it.
+unsafe impl Sync for View {}
+
+impl View {
+    /// From a token on.
+    ///
+    /// # Safety
+    /// It is there.
+    pub(super) unsafe fn from(self, token: usize) -> Self {
+        let blocks = token * self.rows * self.stride;
+        // SAFETY: as the caller promises.
+        unsafe {
+            Self {
+                quants: self.quants.add(blocks * BLOCK),
+                scales: self.scales.add(blocks),
+                sums: self.sums.add(blocks),
+                first: self.first.add(blocks),
+                ..self
+            }
         }
     }
 }
@@ -340,6 +414,58 @@ unsafe fn fold_body<V: Lanes>(y: *mut f32, rows: usize, tokens: usize, columns: 
             }
             for at in whole..columns.end {
                 *into.add(at) = *first.add(at) + *second.add(at);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{floats, random};
+    use super::super::{add, rms_norm, silu_mul};
+    use super::*;
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|value| value.to_bits()).collect()
+    }
+
+    fn held(quants: &Activations) -> (&[i8], &[i32], &[i32], Vec<u32>, Vec<u32>) {
+        (&quants.quants, &quants.sums, &quants.first, bits(&quants.scales), bits(&quants.weighted))
+    }
+
+    #[test]
+    fn rows_are_summed_normed_gated_and_rounded_in_one_pass_as_in_several() {
+        let (mut random, columns) = (random(), 96);
+        let weight = floats(&mut random, columns, 1.0);
+        for tokens in [1, 3, 17] {
+            let mut x = floats(&mut random, tokens * columns, 5.0);
+            // a block of nothing, one that is no number, one that stands out
+            x[..BLOCK].fill(0.0);
+            (x[BLOCK + 3], x[2 * BLOCK]) = (f32::NAN, 1e4);
+            let delta = floats(&mut random, tokens * columns, 1.0);
+            for (isa, rounding) in
+                Isa::available().into_iter().flat_map(|isa| [Rounding::None, Rounding::Once, Rounding::Twice].map(|r| (isa, r)))
+            {
+                let (team, portable) = (Team::new(2), Isa::Portable);
+                let mut expected = Activations::default();
+                let (mut sum, mut normed) = (x.clone(), vec![0.0; x.len()]);
+                add(portable, &mut sum, &delta);
+                let rows = sum.chunks_exact(columns).zip(normed.chunks_exact_mut(columns));
+                rows.for_each(|(sum, normed)| rms_norm(portable, sum, &weight, 1e-5, normed));
+                expected.quantise(&team, portable, &normed, columns, rounding);
+                let (mut found, mut at_once, mut to) = (Activations::default(), x.clone(), vec![0.0; x.len()]);
+                let residual = Residual { x: &mut at_once, delta: &delta, weight: &weight, eps: 1e-5 };
+                found.add_norm(&team, isa, residual, &mut to, rounding);
+                assert_eq!((bits(&at_once), bits(&to)), (bits(&sum), bits(&normed)), "{isa:?}");
+                assert_eq!(held(&found), held(&expected), "{isa:?} {rounding:?}");
+
+                let mut gate = x.clone();
+                silu_mul(portable, &mut gate, &delta);
+                expected.quantise(&team, portable, &gate, columns, rounding);
+                let mut at_once = x.clone();
+                found.silu_mul(&team, isa, &mut at_once, &delta, columns, rounding);
+                assert_eq!(bits(&at_once), bits(&gate), "{isa:?}");
+                assert_eq!(held(&found), held(&expected), "{isa:?} {rounding:?}");
             }
         }
     }

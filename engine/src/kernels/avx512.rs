@@ -146,8 +146,14 @@ unsafe fn operands<K: Kind>(panel: &Panel<'_>, block: usize) -> [__m512i; 8] {
         if K::BITS == 5 {
             let (bits, fifth) = (load(further, 0), _mm512_set1_epi8(16));
             let shifted = [
-                _mm512_slli_epi16::<4>(bits), _mm512_slli_epi16::<3>(bits), _mm512_slli_epi16::<2>(bits), _mm512_slli_epi16::<1>(bits),
-                bits, _mm512_srli_epi16::<1>(bits), _mm512_srli_epi16::<2>(bits), _mm512_srli_epi16::<3>(bits),
+                _mm512_slli_epi16::<4>(bits),
+                _mm512_slli_epi16::<3>(bits),
+                _mm512_slli_epi16::<2>(bits),
+                _mm512_slli_epi16::<1>(bits),
+                bits,
+                _mm512_srli_epi16::<1>(bits),
+                _mm512_srli_epi16::<2>(bits),
+                _mm512_srli_epi16::<3>(bits),
             ];
             for four in 0..8 {
                 out[four] = _mm512_or_si512(out[four], _mm512_and_si512(shifted[four], fifth));

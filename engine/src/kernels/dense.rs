@@ -1,11 +1,10 @@
-//! Products with weights in f32, f16, or rounded: unquantised models, and LoRA's two thin matrices.
+//! Products with weights in f32 or f16: unquantised models, and LoRA's matrices as their files have them.
 
 use std::ops::Range;
 
 use half::f16;
 
 use super::lanes::{LANES, Lanes, for_isa};
-use super::rounded::{Rounded, rounded_isa};
 use super::{Ahead, Isa, Output, Team};
 
 /// A weight `[rows, columns]` in panels of 16 rows, each `[columns, 16]`. Missing rows are 0.
@@ -22,7 +21,6 @@ pub struct DenseMatrix {
 enum Values {
     F32(Vec<f32>),
     F16(Vec<u16>),
-    I8(Rounded),
 }
 
 fn panels<T: Copy + Default>(rows: usize, columns: usize, values: &[T]) -> Vec<T> {
@@ -56,23 +54,12 @@ impl DenseMatrix {
         Self { rows, columns, chunks: 1, values: Values::F16(panels(rows, columns, &bits)) }
     }
 
-    /// Rounds `values` to 8 bits, sixteen numbers of a row with a scale; the columns in `chunks` as [`in_chunks`](Self::in_chunks) has them.
-    ///
-    /// # Panics
-    /// When `values` does not hold `[rows, columns]`, or `chunks` does not divide the columns.
-    pub fn rounded(rows: usize, columns: usize, chunks: usize, values: &[f32]) -> Self {
-        assert_eq!(values.len(), rows * columns, "size of the matrix");
-        assert!(chunks > 0 && columns.is_multiple_of(chunks), "equal chunks");
-        Self { rows, columns, chunks, values: Values::I8(Rounded::new(columns, chunks, values)) }
-    }
-
     /// The same with its columns in equal parts, each added up on its own: see [`PackedMatrix::pack`](super::PackedMatrix::pack).
     ///
     /// # Panics
-    /// When `chunks` does not divide the columns, or the matrix is rounded for another number of them.
+    /// When `chunks` does not divide the columns.
     pub fn in_chunks(self, chunks: usize) -> Self {
         assert!(chunks > 0 && self.columns.is_multiple_of(chunks), "equal chunks");
-        assert!(chunks == self.chunks || !matches!(self.values, Values::I8(_)), "rounded in chunks");
         Self { chunks, ..self }
     }
 
@@ -93,7 +80,6 @@ impl DenseMatrix {
         match &self.values {
             Values::F32(values) => values.len() * 4,
             Values::F16(values) => values.len() * 2,
-            Values::I8(rounded) => rounded.bytes(),
         }
     }
 
@@ -102,7 +88,6 @@ impl DenseMatrix {
         match &self.values {
             Values::F32(_) => self.columns * LANES * 4,
             Values::F16(_) => self.columns * LANES * 2,
-            Values::I8(rounded) => rounded.stride(),
         }
     }
 
@@ -115,7 +100,6 @@ impl DenseMatrix {
         let start: *const u8 = match &self.values {
             Values::F32(values) => values.as_ptr().cast(),
             Values::F16(values) => values.as_ptr().cast(),
-            Values::I8(rounded) => rounded.start(),
         };
         start.wrapping_add(panel * self.panel_bytes())
     }
@@ -131,7 +115,6 @@ impl DenseMatrix {
         match &self.values {
             Values::F32(values) => columns.for_each(|(column, value)| *value = values[at(column)]),
             Values::F16(values) => columns.for_each(|(column, value)| *value = f16::from_bits(values[at(column)]).to_f32()),
-            Values::I8(rounded) => rounded.row(row, self.chunks, into),
         }
     }
 }
@@ -188,28 +171,27 @@ pub(super) unsafe fn multiply(isa: Isa, w: &DenseMatrix, x: &[f32], panels: Rang
         match &w.values {
             Values::F32(values) => f32_isa(isa, values.as_ptr(), part),
             Values::F16(values) => f16_isa(isa, values.as_ptr(), part),
-            Values::I8(rounded) => rounded_isa(isa, rounded.start(), rounded.stride(), part),
         }
     }
 }
 
 /// Some panels' products with all tokens.
-pub(super) struct Part {
-    pub rows: usize,
-    pub columns: usize,
-    pub chunks: usize,
-    pub x: *const f32,
-    pub tokens: usize,
-    pub panels: Range<usize>,
-    pub add: bool,
-    pub output: Output,
-    pub ahead: Ahead,
+struct Part {
+    rows: usize,
+    columns: usize,
+    chunks: usize,
+    x: *const f32,
+    tokens: usize,
+    panels: Range<usize>,
+    add: bool,
+    output: Output,
+    ahead: Ahead,
 }
 
 /// Tokens that share one reading of a panel.
-pub(super) const TILE: usize = 4;
+const TILE: usize = 4;
 /// Interleaved sums.
-pub(super) const SUMS: usize = 4;
+const SUMS: usize = 4;
 
 for_isa! { unsafe fn f32_isa(w: *const f32, part: Part) = f32_body }
 for_isa! { unsafe fn f16_isa(w: *const u16, part: Part) = f16_body }

@@ -3,23 +3,53 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::activations::fold_isa;
-use super::{AHEAD, Activations, DenseMatrix, Isa, Output, PANEL, PRODUCTS, Phase, Product, Team, dense, fetch};
+use super::activations::{Target, View, fold_isa};
+use super::thin::{Thin, low_width};
+use super::{AHEAD, Activations, BLOCK, Isa, Output, PANEL, PRODUCTS, Phase, Product, Rounding, Team, fetch};
 use crate::patience::Patience;
+
+/// The low-rank products of a phase, kept for the next one.
+#[derive(Debug, Default)]
+pub struct Low {
+    /// Of each item [`LowRank::low_len`], one after the other.
+    pub values: Vec<f32>,
+    rounded: Activations,
+}
+
+impl Low {
+    /// Room for what is low of `items`, and where it goes when it is rounded.
+    fn hold(&mut self, items: &[LowRank<'_>]) -> (&mut [f32], Target) {
+        let size = low_size(items);
+        if self.values.len() < size {
+            self.values.resize(size, 0.0);
+        }
+        let rows = items.iter().map(|item| item.rows).sum();
+        let widest = items.iter().filter(|item| item.b.is_rounded()).map(|item| low_width(item.b)).max();
+        let target = self.rounded.target(rows, widest.unwrap_or(0), Rounding::Twice);
+        (&mut self.values[..size], target)
+    }
+}
 
 /// The low-rank pair beside one base weight, for one run of rows.
 #[derive(Debug, Clone, Copy)]
 pub struct LowRank<'a> {
     /// `[rank, in]`
-    pub a: &'a DenseMatrix,
+    pub a: &'a Thin,
     /// `[out, rank]`
-    pub b: &'a DenseMatrix,
+    pub b: &'a Thin,
     pub scale: f32,
     /// The run's rows among those of the batch.
     pub row: usize,
     pub rows: usize,
     /// Which of the outputs it is added to.
     pub output: usize,
+}
+
+impl LowRank<'_> {
+    /// Numbers of its products with `a`: of each row as many as the rank, or whole blocks if `b` is rounded.
+    pub fn low_len(&self) -> usize {
+        self.rows * low_width(self.b)
+    }
 }
 
 /// Rows of a run that one thread takes at a time.
@@ -30,38 +60,49 @@ struct Down<'a> {
     isa: Isa,
     items: &'a [LowRank<'a>],
     x: &'a [f32],
-    /// Room for `[rows, rank]` of each item, one after the other; of each chunk, when they stand apart.
+    /// The same, rounded.
+    quants: View,
+    /// Room for what is low of each item, one after the other; of each chunk, when they stand apart.
     low: Output,
+    /// Where it is rounded, unless others add to it first.
+    rounded: Option<Target>,
 }
 
 /// Numbers of the low-rank products of `items`.
 fn low_size(items: &[LowRank<'_>]) -> usize {
-    items.iter().map(|item| item.rows * item.a.rows()).sum()
+    items.iter().map(LowRank::low_len).sum()
 }
 
 impl<'a> Down<'a> {
     /// # Panics
     /// When the shapes do not fit.
-    fn new(isa: Isa, items: &'a [LowRank<'a>], x: &'a [f32], low: &mut [f32], apart: bool) -> Self {
-        let size = low_size(items);
+    fn new(isa: Isa, items: &'a [LowRank<'a>], x: &'a [f32], quants: &Activations, low: &mut [f32], rounded: Option<Target>) -> Self {
+        let (size, apart) = (low_size(items), rounded.is_none());
+        let tokens = items.first().map_or(0, |item| x.len() / item.a.columns());
+        let twice = tokens > 0 && quants.tokens() == 2 * tokens;
         for item in items {
             assert!((item.row + item.rows) * item.a.columns() <= x.len(), "rows of the batch");
             assert!(low.len() >= if apart { item.a.chunks() * size } else { size }, "room for what is low");
+            let fit = quants.columns() == item.a.columns() && (twice || quants.tokens() == tokens);
+            assert!(fit || !item.a.is_rounded(), "what a rounded adapter reads is rounded too");
         }
-        Self { isa, items, x, low: Output { start: low.as_mut_ptr(), rows: 0, apart: if apart { size } else { 0 } } }
+        let low = Output { start: low.as_mut_ptr(), rows: 0, apart: if apart { size } else { 0 } };
+        Self { isa, items, x, quants: quants.view(if twice { 2 } else { 1 }), low, rounded }
     }
 
     /// The pieces that a thread does at once, in order.
     fn units(&self) -> impl Iterator<Item = Unit<'a>> + '_ {
-        let mut start = 0;
+        let (mut start, mut start_row) = (0, 0);
         self.items.iter().flat_map(move |item| {
-            let (first_low, rank) = (start, item.a.rows());
-            start += item.rows * rank;
+            let (low, row) = (start, start_row);
+            start += item.low_len();
+            start_row += item.rows;
             (0..item.rows).step_by(ROWS).map(move |first| Unit {
                 item,
                 first,
                 rows: (item.rows - first).min(ROWS),
-                low: first_low + first * rank,
+                low: low + first * low_width(item.b),
+                row: row + first,
             })
         })
     }
@@ -101,16 +142,26 @@ impl<'a> Down<'a> {
     /// # Safety
     /// `low` is still there, and nobody else does this unit.
     unsafe fn one(&self, unit: &Unit<'_>, next: *const u8) {
-        let Unit { item, first, rows, low } = *unit;
-        let (rank, columns) = (item.a.rows(), item.a.columns());
+        let Unit { item, first, rows, low, row } = *unit;
+        let (rank, columns, width) = (item.a.rows(), item.a.columns(), low_width(item.b));
         let x = &self.x[(item.row + first) * columns..(item.row + first + rows) * columns];
-        // SAFETY: each unit has its own part of `low`, which holds all of them.
+        // SAFETY: each unit has its own part of `low`, which holds all of them, and of what is rounded.
         unsafe {
-            let output = Output { start: self.low.start.add(low), rows: rank, ..self.low };
-            dense::multiply(self.isa, item.a, x, 0..item.a.panels(), false, output, next);
-            // sums that others add to are scaled after
-            if self.low.apart == 0 {
-                std::slice::from_raw_parts_mut(output.start, rows * rank).iter_mut().for_each(|value| *value *= item.scale);
+            let output = Output { start: self.low.start.add(low), rows: width, ..self.low };
+            let quants = if item.a.is_rounded() { self.quants.from(item.row + first) } else { self.quants };
+            item.a.multiply(self.isa, x, quants, 0..item.a.panels(), false, output, next);
+            let chunks = if output.apart > 0 { item.a.chunks() } else { 1 };
+            for at in (0..chunks).flat_map(|chunk| (0..rows).map(move |row| (chunk, row * width))) {
+                let values = std::slice::from_raw_parts_mut(output.of_chunk(at.0).start.add(at.1), width);
+                // what fills up the last block
+                values[rank..].fill(0.0);
+                // sums that others add to are scaled after
+                if output.apart == 0 {
+                    values.iter_mut().for_each(|value| *value *= item.scale);
+                }
+            }
+            if let Some(target) = self.rounded.filter(|_| item.b.is_rounded()) {
+                (0..rows).for_each(|at| target.fill(self.isa, row + at, output.start.add(at * width), width / BLOCK));
             }
         }
     }
@@ -130,6 +181,8 @@ struct Unit<'a> {
     rows: usize,
     /// Where its products go.
     low: usize,
+    /// Its first row among those of all items.
+    row: usize,
 }
 
 impl Unit<'_> {
@@ -138,60 +191,56 @@ impl Unit<'_> {
     }
 }
 
-/// Adds every item's `low` times its `b` to its output, `[batch, out]` from `targets` on.
+/// Adds every item's `low`, or `rounded`, times its `b` to its output, `[batch, out]` from `targets` on.
 ///
 /// # Panics
 /// When shapes do not fit.
-fn up(team: &Team, isa: Isa, items: &[LowRank<'_>], low: &[f32], targets: &[(Output, usize)]) {
+fn up(team: &Team, isa: Isa, items: &[LowRank<'_>], low: &[f32], rounded: View, targets: &[(Output, usize)]) {
     for item in items {
         assert!((item.row + item.rows) * item.b.rows() <= targets[item.output].1, "rows of the batch");
         assert_eq!(item.a.rows(), item.b.columns(), "the rank");
     }
     assert!(low.len() >= low_size(items), "what is low");
     team.run(|thread, threads| {
-        let mut start = 0;
+        let (mut start, mut row) = (0, 0);
         for item in items {
-            let (rank, out) = (item.a.rows(), item.b.rows());
+            let out = item.b.rows();
             let panels = item.b.panels();
             let range = panels * thread / threads..panels * (thread + 1) / threads;
             // SAFETY: threads take different panels, runs different rows; sizes were checked.
             unsafe {
                 let output = Output { start: targets[item.output].0.start.add(item.row * out), rows: out, apart: 0 };
-                dense::multiply(isa, item.b, &low[start..start + item.rows * rank], range, true, output, std::ptr::null());
+                let low = &low[start..start + item.low_len()];
+                item.b.multiply(isa, low, rounded.from(row), range, true, output, std::ptr::null());
             }
-            start += item.rows * rank;
+            start += item.low_len();
+            row += item.rows;
         }
     });
 }
 
-fn resized(low: &mut Vec<f32>, size: usize) -> &mut [f32] {
-    if low.len() < size {
-        low.resize(size, 0.0);
-    }
-    &mut low[..size]
-}
-
-/// `outputs[o][rows] += scale · (x · aᵀ) · bᵀ` for each item. `x` is `[batch, in]`; `low` is kept for the next call.
+/// `outputs[o][rows] += scale · (x · aᵀ) · bᵀ` for each item. `x` is `[batch, in]`, `quants` the same, rounded, for items that are; `low` is
+/// kept for the next call.
 ///
 /// # Panics
 /// When shapes do not fit.
-pub fn low_rank(team: &Team, isa: Isa, items: &[LowRank<'_>], x: &[f32], low: &mut Vec<f32>, outputs: &mut [&mut [f32]]) {
+pub fn low_rank(team: &Team, isa: Isa, items: &[LowRank<'_>], x: &[f32], quants: &Activations, low: &mut Low, outputs: &mut [&mut [f32]]) {
     if items.is_empty() {
         return;
     }
-    let low = resized(low, low_size(items));
-    let down = Down::new(isa, items, x, low, false);
+    let (values, target) = low.hold(items);
+    let down = Down::new(isa, items, x, quants, values, Some(target));
     // SAFETY: `low` is borrowed until all are done.
     team.run(|thread, threads| unsafe { down.work(thread, threads) });
-    add_low(team, isa, items, low, outputs);
+    up(team, isa, items, values, target.view(), &outputs_of(outputs));
 }
 
 /// The products of every item with its `a`, each chunk's on its own and not scaled: `low[chunks, ...]`, all items' one after the other.
 ///
 /// # Panics
 /// When shapes do not fit.
-pub fn low_rank_apart(team: &Team, isa: Isa, items: &[LowRank<'_>], x: &[f32], low: &mut [f32]) {
-    let down = Down::new(isa, items, x, low, true);
+pub fn low_rank_apart(team: &Team, isa: Isa, items: &[LowRank<'_>], x: &[f32], quants: &Activations, low: &mut [f32]) {
+    let down = Down::new(isa, items, x, quants, low, None);
     // SAFETY: `low` is borrowed until all are done.
     team.run(|thread, threads| unsafe { down.work(thread, threads) });
 }
@@ -200,16 +249,32 @@ pub fn low_rank_apart(team: &Team, isa: Isa, items: &[LowRank<'_>], x: &[f32], l
 ///
 /// # Panics
 /// When shapes do not fit.
-pub fn add_low(team: &Team, isa: Isa, items: &[LowRank<'_>], low: &[f32], outputs: &mut [&mut [f32]]) {
+pub fn add_low(team: &Team, isa: Isa, items: &[LowRank<'_>], low: &mut Low, outputs: &mut [&mut [f32]]) {
+    let (values, target) = low.hold(items);
+    let (mut start, mut row) = (0, 0);
+    for item in items {
+        let (end, width) = (start + item.low_len(), low_width(item.b));
+        if item.b.is_rounded() {
+            for (at, values) in values[start..end].chunks_exact(width).enumerate() {
+                // SAFETY: the row is among those that `hold` has made room for, and `isa` was detected.
+                unsafe { target.fill(isa, row + at, values.as_ptr(), width / BLOCK) };
+            }
+        }
+        (start, row) = (end, row + item.rows);
+    }
+    up(team, isa, items, values, target.view(), &outputs_of(outputs));
+}
+
+fn outputs_of(outputs: &mut [&mut [f32]]) -> [(Output, usize); PRODUCTS] {
     let mut targets = [(Output { start: std::ptr::null_mut(), rows: 0, apart: 0 }, 0); PRODUCTS];
     for (target, output) in targets[..outputs.len()].iter_mut().zip(outputs) {
         *target = (Output { start: output.as_mut_ptr(), rows: 0, apart: 0 }, output.len());
     }
-    up(team, isa, items, low, &targets);
+    targets
 }
 
 /// [`matmul`](super::matmul) and [`low_rank`] over its outputs in one go. `quants` is `x`, rounded; where it was rounded
-/// [twice](Activations::quantise_fine) the outputs have two rows a token, of which one is left.
+/// [twice](Rounding::Twice) the outputs have two rows a token, of which one is left.
 ///
 /// Each thread adds what is low to the outputs that it has computed itself. It needs everything that is low, but that comes first: by the
 /// time it is read the other threads have long done their part of it, and nobody waits.
@@ -223,7 +288,7 @@ pub fn matmul_low_rank(
     quants: &Activations,
     items: &[LowRank<'_>],
     x: &[f32],
-    low: &mut Vec<f32>,
+    low: &mut Low,
 ) {
     let tokens = x.len() / quants.columns();
     let twice = quants.tokens() == 2 * tokens;
@@ -231,8 +296,8 @@ pub fn matmul_low_rank(
         assert!(item.row + item.rows <= tokens && item.b.rows() == products[item.output].w.rows(), "rows of the batch");
         assert_eq!(item.a.rows(), item.b.columns(), "the rank");
     }
-    let low = resized(low, low_size(items));
-    let down = Down::new(isa, items, x, low, false);
+    let (low, rounded) = low.hold(items);
+    let down = Down::new(isa, items, x, quants, low, Some(rounded));
     let phase = Phase::new(isa, products, quants, false);
     let costs = Costs::new(&phase, items);
     let low_cost: f64 = down.units().map(|unit| unit.cost()).sum();
@@ -257,10 +322,11 @@ pub fn matmul_low_rank(
                 // SAFETY: the outputs hold two rows a token, and shares have different columns.
                 unsafe { fold_isa(isa, output.start, w.rows(), tokens, columns) };
             }
-            let mut start = 0;
+            let (mut start, mut row) = (0, 0);
             for item in items {
-                let low = &low[start..start + item.rows * item.a.rows()];
+                let low = &low[start..start + item.low_len()];
                 start += low.len();
+                row += item.rows;
                 if item.output != index {
                     continue;
                 }
@@ -268,7 +334,10 @@ pub fn matmul_low_rank(
                 for panels in few(item.b, panels.clone()) {
                     pieces.fetch(panels.len() * item.b.panel_bytes());
                     // SAFETY: shares take different panels, runs different rows; sizes were checked.
-                    unsafe { dense::multiply(isa, item.b, low, panels, true, output, std::ptr::null()) };
+                    unsafe {
+                        let rounded = rounded.view().from(row - item.rows);
+                        item.b.multiply(isa, low, rounded, panels, true, output, std::ptr::null());
+                    }
                 }
             }
         }
@@ -364,7 +433,7 @@ const LINE: usize = 64;
 const PIECE: usize = 2048;
 
 /// Some panels at a time, of about [`PIECE`] bytes.
-fn few(b: &DenseMatrix, panels: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+fn few(b: &Thin, panels: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let (step, end) = ((PIECE / b.panel_bytes()).max(1), panels.end);
     panels.step_by(step).map(move |start| start..end.min(start + step))
 }
@@ -382,8 +451,9 @@ const BYTES: f64 = 6.0;
 const BLOCK_CYCLES: f64 = 12.0;
 
 /// Of some panels of a matrix with as many rows.
-fn cost(w: &DenseMatrix, panels: usize, rows: usize) -> f64 {
-    ((panels * w.panel_bytes()) as f64 / BYTES).max((panels * w.columns() * rows) as f64)
+fn cost(w: &Thin, panels: usize, rows: usize) -> f64 {
+    let a_column = if w.is_rounded() { BLOCK_CYCLES / BLOCK as f64 } else { 1.0 };
+    ((panels * w.panel_bytes()) as f64 / BYTES).max((panels * w.columns() * rows) as f64 * a_column)
 }
 
 /// A share's part of what there is of something.
@@ -415,7 +485,7 @@ impl Costs {
 /// When shapes do not fit.
 pub fn matmul_apart(team: &Team, isa: Isa, product: Product<'_>, quants: &Activations, items: &[LowRank<'_>], x: &[f32], low: &mut [f32]) {
     let mut products = [product];
-    let down = Down::new(isa, items, x, low, true);
+    let down = Down::new(isa, items, x, quants, low, None);
     let phase = Phase::new(isa, &mut products, quants, true);
     // SAFETY: `low` and `products` are borrowed until all are done.
     team.run(|thread, threads| unsafe {

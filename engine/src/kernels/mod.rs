@@ -32,9 +32,11 @@ mod ops;
 mod packed;
 mod portable;
 mod rounded;
+mod rounded_products;
 mod team;
 #[cfg(test)]
 mod tests;
+mod thin;
 
 use std::ops::Range;
 
@@ -45,10 +47,12 @@ pub use blocks::BlockKind;
 pub use dense::{DenseMatrix, matmul_dense, matmul_dense_apart};
 pub use gemm::{Left, PairedPanels, Right, Scaled, bf16_is_faster, gemm, gemm_bf16, has_bf16, pack_pairs, to_bf16, transposed, widen};
 pub use gradients::{rms_norm_backward, softmax_scaled, swiglu, swiglu_backward};
-pub use lora::{LowRank, add_low, low_rank, low_rank_apart, matmul_apart, matmul_low_rank};
+pub use lora::{Low, LowRank, add_low, low_rank, low_rank_apart, matmul_apart, matmul_low_rank};
 pub use ops::{SoftmaxSums, add, exp_shifted, rms_norm, rotate, silu_mul, softmax_sums, to_half};
 pub use packed::PackedMatrix;
+pub use rounded::RoundedMatrix;
 pub use team::Team;
+pub use thin::Thin;
 
 /// Columns that share a scale.
 pub const BLOCK: usize = 32;
@@ -109,8 +113,8 @@ impl Isa {
 }
 
 /// How far ahead of its use a weight is fetched, in bytes: the processor's own prefetcher stops at every page, and what comes from memory
-/// would be waited for.
-const AHEAD: usize = 8192;
+/// would be waited for. It goes to the second cache: what is on its way to the first takes up one of the few places for what a core waits for.
+const AHEAD: usize = 16_384;
 
 /// Begins to fetch `lines` cache lines from `at` on. They may lie behind the end of what there is: a fetch that cannot be is none.
 #[inline(always)]
@@ -118,13 +122,13 @@ fn fetch(at: *const u8, lines: usize) {
     #[cfg(target_arch = "x86_64")]
     for line in 0..lines {
         // SAFETY: a hint reads nothing, and every x86-64 processor has it.
-        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.wrapping_add(64 * line).cast()) };
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(at.wrapping_add(64 * line).cast()) };
     }
     #[cfg(target_arch = "aarch64")]
     for line in 0..lines {
         let at = at.wrapping_add(64 * line);
         // SAFETY: a hint reads nothing.
-        unsafe { std::arch::asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(readonly, nostack, preserves_flags)) };
+        unsafe { std::arch::asm!("prfm pldl2keep, [{at}]", at = in(reg) at, options(readonly, nostack, preserves_flags)) };
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = (at, lines);

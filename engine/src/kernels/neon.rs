@@ -47,7 +47,7 @@ unsafe fn multiply_kind<K: Kind>(w: &PackedMatrix, x: &Activations, panels: Rang
 /// `sum` plus the products of four columns of four rows with the four columns of `x` that `LANE` says. The intrinsic is not stable yet.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn dot<const LANE: usize>(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+pub(super) unsafe fn dot<const LANE: usize>(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
     // SAFETY: registers alone are read and written, and the caller has the instruction.
     unsafe {
         asm!(
@@ -164,11 +164,8 @@ unsafe fn tile_of<K: Kind, const T: usize>(
                     // those of 8 bits are signed again, and need no offset
                     let start = |sum: i32| vdupq_n_s32(if K::MIN || K::BITS == 8 { 0 } else { -K::OFFSET * sum });
                     // two chains, so that one need not wait for itself
-                    let (a, b) = if K::HALVES {
-                        (start(x.first[place]), start(all - x.first[place]))
-                    } else {
-                        (start(all), vdupq_n_s32(0))
-                    };
+                    let (a, b) =
+                        if K::HALVES { (start(x.first[place]), start(all - x.first[place])) } else { (start(all), vdupq_n_s32(0)) };
                     let (a, b) = (dot::<0>(a, operands[0], first), dot::<0>(b, operands[4], second));
                     let (a, b) = (dot::<1>(a, operands[1], first), dot::<1>(b, operands[5], second));
                     let (a, b) = (dot::<2>(a, operands[2], first), dot::<2>(b, operands[6], second));

@@ -1,51 +1,56 @@
-//! LoRA's two thin matrices in int8, for about half the bytes of f16: a step with many adapters takes as long as reading them does.
+//! LoRA's two thin matrices in int8, for about half the bytes of f16, and multiplied by the same instructions as the base's weights: a step
+//! with many adapters takes as long as reading them does.
 //!
 //! Sixteen numbers of a row share a scale, held as bf16. It is searched for: the smallest that fits the largest number is seldom the one
-//! that rounds all of them best, and some tries a little above it save a fifth of the error. Products are those of the rounded numbers with
-//! activations in f32: nothing else is lost.
+//! that rounds all of them best, and some tries a little above it save a fifth of the error.
 
 use super::activations::LEAST;
-use super::dense::{Part, SUMS, TILE, put};
 use super::lanes::{LANES, Lanes, for_isa};
-use super::packed::{LINE, Line, bytes_of};
-use super::{Isa, PANEL};
+#[cfg(test)]
+use super::packed::bytes_of;
+use super::packed::{LINE, Line};
+use super::{BLOCK, Isa, PANEL};
 
-/// Numbers of a row with one scale; the last of a chunk may be fewer.
-const GROUP: usize = 16;
+/// Numbers of a row with one scale; the last may be fewer.
+pub(super) const GROUP: usize = BLOCK / 2;
 /// Scales that are tried, neighbours in bf16: the last ones are 6 to 12 % above the smallest.
 const TRIES: u32 = 16;
 
-/// Panels of 16 rows. A panel is all its groups, one after the other: `[width, 16]` in int8, then 16 scales in bf16. No group reaches from
-/// one chunk of the columns into the next, so that a shard that has some of the chunks has the same numbers.
+/// A matrix `[rows, columns]` in panels of 16 rows. A panel is all its groups, one after the other: of each four columns four bytes of each
+/// row, plus 128, then 16 scales in bf16.
 #[derive(Debug)]
-pub(super) struct Rounded {
+pub struct RoundedMatrix {
+    rows: usize,
+    columns: usize,
+    /// Equal parts of the columns whose sums are added left to right.
+    chunks: usize,
     lines: Vec<Line>,
-    /// Bytes of a panel.
-    stride: usize,
-    panels: usize,
+}
+
+/// Bytes of a group of so many columns.
+pub(super) const fn group_bytes(width: usize) -> usize {
+    width.div_ceil(4) * 4 * LANES + 2 * LANES
 }
 
 /// The groups of a row, each where it begins and how many columns it has.
-fn groups(columns: usize, chunks: usize) -> impl Iterator<Item = (usize, usize)> {
-    let width = columns / chunks;
-    (0..chunks).flat_map(move |chunk| {
-        let end = (chunk + 1) * width;
-        (chunk * width..end).step_by(GROUP).map(move |start| (start, GROUP.min(end - start)))
-    })
+fn groups(columns: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..columns).step_by(GROUP).map(move |start| (start, GROUP.min(columns - start)))
 }
 
-impl Rounded {
-    /// Rounds `values`, row after row, of which there are whole ones.
-    pub(super) fn new(columns: usize, chunks: usize, values: &[f32]) -> Self {
+impl RoundedMatrix {
+    /// Rounds `values`, row after row; the columns in `chunks` as [`PackedMatrix::pack`](super::PackedMatrix::pack) has them.
+    ///
+    /// # Panics
+    /// When `values` does not hold `[rows, columns]`, or the columns are not as many chunks of whole blocks (one chunk may be anything).
+    pub fn new(rows: usize, columns: usize, chunks: usize, values: &[f32]) -> Self {
+        assert_eq!(values.len(), rows * columns, "size of the matrix");
+        assert!(chunks == 1 || columns.is_multiple_of(chunks * BLOCK), "equal chunks of whole blocks");
         let isa = Isa::detect();
-        let stride = groups(columns, chunks).map(|(_, width)| (width + 2) * LANES).sum();
-        let rows = values.len() / columns;
-        let panels = rows.div_ceil(PANEL);
-        let mut bytes = vec![0; panels * stride];
-        for (panel, into) in bytes.chunks_exact_mut(stride).enumerate() {
+        let stride = panel_bytes(columns);
+        let mut bytes = vec![0x80; rows.div_ceil(PANEL) * stride];
+        for (panel, mut into) in bytes.chunks_exact_mut(stride).enumerate() {
             let rows = panel * PANEL..rows.min((panel + 1) * PANEL);
-            let mut at = 0;
-            for (start, width) in groups(columns, chunks) {
+            for (start, width) in groups(columns) {
                 let mut group = Group { values: [[0.0; LANES]; GROUP], width, scales: [0; LANES] };
                 for (lane, row) in rows.clone().enumerate() {
                     let values = &values[row * columns + start..][..width];
@@ -53,44 +58,77 @@ impl Rounded {
                 }
                 // SAFETY: `isa` was detected.
                 unsafe { round_isa(isa, &mut group) };
-                let (quants, scales) = into[at..at + (width + 2) * LANES].split_at_mut(width * LANES);
-                quants.iter_mut().zip(group.values.as_flattened()).for_each(|(into, quant)| *into = (*quant as i8).cast_unsigned());
+                let (own, rest) = into.split_at_mut(group_bytes(width));
+                let (quants, scales) = own.split_at_mut(own.len() - 2 * LANES);
+                for (column, values) in group.values[..width].iter().enumerate() {
+                    for (lane, value) in values.iter().enumerate() {
+                        quants[byte_of(column, lane)] = (*value as i8).cast_unsigned() ^ 0x80;
+                    }
+                }
                 scales.chunks_exact_mut(2).zip(group.scales).for_each(|(into, scale)| into.copy_from_slice(&scale.to_le_bytes()));
-                at += (width + 2) * LANES;
+                into = rest;
             }
         }
         let mut lines = vec![Line([0; LINE]); bytes.len().div_ceil(LINE)];
         lines.iter_mut().zip(bytes.chunks(LINE)).for_each(|(line, bytes)| line.0[..bytes.len()].copy_from_slice(bytes));
-        Self { lines, stride, panels }
+        Self { rows, columns, chunks, lines }
     }
 
-    pub(super) fn bytes(&self) -> usize {
+    pub fn chunks(&self) -> usize {
+        self.chunks
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Bytes of memory.
+    pub fn bytes(&self) -> usize {
         self.lines.len() * LINE
     }
 
-    pub(super) fn stride(&self) -> usize {
-        self.stride
+    /// Bytes of one panel.
+    pub(super) fn panel_bytes(&self) -> usize {
+        panel_bytes(self.columns)
     }
 
-    pub(super) fn start(&self) -> *const u8 {
-        self.lines.as_ptr().cast()
+    /// Where a panel begins in memory, or where the last one ends.
+    pub(super) fn start(&self, panel: usize) -> *const u8 {
+        self.lines.as_ptr().cast::<u8>().wrapping_add(panel * self.panel_bytes())
     }
 
-    /// One row in f32.
-    pub(super) fn row(&self, row: usize, chunks: usize, into: &mut [f32]) {
+    /// One row in f32, `[columns]`.
+    ///
+    /// # Panics
+    /// When there is no such row, or `into` has another size.
+    #[cfg(test)]
+    fn row(&self, row: usize, into: &mut [f32]) {
+        assert!(row < self.rows && into.len() == self.columns, "a row of the matrix");
         let (panel, lane) = (row / PANEL, row % PANEL);
-        debug_assert!(panel < self.panels);
-        let panel = &bytes_of(&self.lines)[panel * self.stride..(panel + 1) * self.stride];
-        let mut at = 0;
-        for (start, width) in groups(into.len(), chunks) {
-            let scale = at + width * LANES + 2 * lane;
-            let scale = scale_of(u16::from_le_bytes([panel[scale], panel[scale + 1]]));
+        let mut bytes = &bytes_of(&self.lines)[panel * self.panel_bytes()..];
+        for (start, width) in groups(self.columns) {
+            let (own, rest) = bytes.split_at(group_bytes(width));
+            let scale = &own[own.len() - 2 * LANES + 2 * lane..];
+            let scale = scale_of(u16::from_le_bytes([scale[0], scale[1]]));
             for (column, value) in into[start..start + width].iter_mut().enumerate() {
-                *value = f32::from(panel[at + column * LANES + lane].cast_signed()) * scale;
+                *value = f32::from((own[byte_of(column, lane)] ^ 0x80).cast_signed()) * scale;
             }
-            at += (width + 2) * LANES;
+            bytes = rest;
         }
     }
+}
+
+fn panel_bytes(columns: usize) -> usize {
+    groups(columns).map(|(_, width)| group_bytes(width)).sum()
+}
+
+/// A number's place in its group.
+fn byte_of(column: usize, lane: usize) -> usize {
+    column / 4 * 4 * LANES + lane * 4 + column % 4
 }
 
 fn scale_of(bits: u16) -> f32 {
@@ -151,106 +189,33 @@ unsafe fn round_body<V: Lanes>(group: &mut Group) {
     }
 }
 
-for_isa! {
-    /// Some panels' products with all tokens.
-    ///
-    /// # Safety
-    /// As [`super::dense::multiply`].
-    pub(super) unsafe fn rounded_isa(start: *const u8, stride: usize, part: Part) = body
-}
-
-#[inline(always)]
-unsafe fn body<V: Lanes>(start: *const u8, stride: usize, part: Part) {
-    for panel in part.panels.clone() {
-        let start = start.wrapping_add(panel * stride);
-        for token in (0..part.tokens).step_by(TILE) {
-            // SAFETY: as the caller promises; a tile ends within the tokens.
-            unsafe {
-                match part.tokens - token {
-                    1 => tile::<V, 1>(start, &part, panel, token),
-                    2 => tile::<V, 2>(start, &part, panel, token),
-                    3 => tile::<V, 3>(start, &part, panel, token),
-                    _ => tile::<V, TILE>(start, &part, panel, token),
-                }
-            }
-        }
-    }
-}
-
-/// A group's columns are added in four interleaved sums, whose sum is scaled and added to those of the groups before: the same for every
-/// number of tokens.
-#[inline(always)]
-unsafe fn tile<V: Lanes, const T: usize>(mut group: *const u8, part: &Part, panel: usize, token: usize) {
-    let columns = part.columns;
-    let rows = (part.rows - panel * LANES).min(LANES);
-    // SAFETY: as `dense::multiply` says; lanes of rows that are not there are not written.
-    unsafe {
-        let x = part.x.add(token * columns);
-        let width = columns / part.chunks;
-        let mut total = [V::splat(0.0); T];
-        let mut column = 0;
-        for chunk in 0..part.chunks {
-            let end = column + width;
-            let mut chunk_sum = [V::splat(0.0); T];
-            while column < end {
-                if token == 0 {
-                    part.ahead.fetch(group, ((GROUP + 2) * LANES).div_ceil(64));
-                }
-                let mut sums = [[V::splat(0.0); SUMS]; T];
-                let width = GROUP.min(end - column);
-                if width == GROUP {
-                    for c in 0..GROUP {
-                        let w = V::load_bytes(group.add(c * LANES).cast());
-                        for t in 0..T {
-                            sums[t][c % SUMS] = w.mul_add(V::splat(*x.add(t * columns + column + c)), sums[t][c % SUMS]);
-                        }
-                    }
-                } else {
-                    for c in 0..width {
-                        let w = V::load_bytes(group.add(c * LANES).cast());
-                        for t in 0..T {
-                            sums[t][c % SUMS] = w.mul_add(V::splat(*x.add(t * columns + column + c)), sums[t][c % SUMS]);
-                        }
-                    }
-                }
-                let scale = V::load_bf16(group.add(width * LANES).cast());
-                for t in 0..T {
-                    let sum = sums[t][0].add(sums[t][1]).add(sums[t][2].add(sums[t][3]));
-                    chunk_sum[t] = sum.mul_add(scale, chunk_sum[t]);
-                }
-                group = group.add((width + 2) * LANES);
-                column += width;
-            }
-            for t in 0..T {
-                if part.output.apart > 0 {
-                    put(chunk_sum[t], part.output.of_chunk(chunk), panel, token + t, rows, false);
-                }
-                total[t] = total[t].add(chunk_sum[t]);
-            }
-        }
-        if part.output.apart == 0 {
-            for t in 0..T {
-                put(total[t], part.output, panel, token + t, rows, part.add);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rand::Rng;
     use rand::rngs::StdRng;
 
+    use super::*;
+    use crate::kernels::rounded_products::multiply;
     use crate::kernels::tests::random;
-    use crate::kernels::{DenseMatrix, Isa, Team, matmul_dense, matmul_dense_apart};
+    use crate::kernels::{Activations, DenseMatrix, Low, LowRank, Output, Rounding, Team, Thin, low_rank};
 
     fn bits(values: &[f32]) -> Vec<u32> {
         values.iter().map(|value| value.to_bits()).collect()
     }
 
-    fn product(isa: Isa, w: &DenseMatrix, x: &[f32]) -> Vec<f32> {
-        let mut y = vec![0.5; x.len() / w.columns() * w.rows()];
-        matmul_dense(&Team::new(2), isa, w, x, true, &mut y);
+    /// `0.5 + x · wᵀ`, or each chunk's own sums.
+    fn product(isa: Isa, w: &RoundedMatrix, x: &[f32], rounding: Rounding, apart: bool) -> Vec<f32> {
+        let (tokens, padded) = (x.len() / w.columns, w.columns.next_multiple_of(BLOCK));
+        let mut filled = vec![0.0; tokens * padded];
+        filled.chunks_exact_mut(padded).zip(x.chunks_exact(w.columns)).for_each(|(filled, x)| filled[..x.len()].copy_from_slice(x));
+        let mut quants = Activations::default();
+        quants.quantise(&Team::new(1), isa, &filled, padded, rounding);
+        let size = tokens * w.rows;
+        let mut y = vec![0.5; if apart { w.chunks * size } else { size }];
+        let output = Output { start: y.as_mut_ptr(), rows: w.rows, apart: if apart { size } else { 0 } };
+        let view = quants.view(if rounding == Rounding::Twice { 2 } else { 1 });
+        // SAFETY: as large as it must be, and no other thread knows it.
+        unsafe { multiply(isa, w, view, tokens, 0..w.rows.div_ceil(PANEL), !apart, output, std::ptr::null()) };
         y
     }
 
@@ -270,23 +235,27 @@ mod tests {
     #[test]
     fn products_have_the_same_bits_on_every_path_batched_or_alone_whole_or_in_chunks() {
         let mut random = random();
-        for _ in 0..60 {
-            let (rows, chunks, tokens) = (random.random_range(1..50), random.random_range(1..4), random.random_range(1..11));
-            let (width, most) = (random.random_range(1..70), [1e-20, 0.02, 1.0, 1e20][random.random_range(0..4)]);
+        for round in 0..80 {
+            let (rows, chunks, tokens) = (random.random_range(1..50), random.random_range(1..4), random.random_range(1..20));
+            let width = if chunks == 1 { random.random_range(1..70) } else { BLOCK * random.random_range(1..4) };
+            let (rounding, most) = ([Rounding::Once, Rounding::Twice][round % 2], [1e-20, 0.02, 1.0, 1e20][random.random_range(0..4)]);
             let columns = chunks * width;
             let mut values = uniform(&mut random, rows * columns, most);
             // some that are nothing
             values[..columns.min(20)].fill(0.0);
             let x = uniform(&mut random, tokens * columns, 1.0);
-            let w = DenseMatrix::rounded(rows, columns, chunks, &values);
-            let expected = product(Isa::Portable, &w, &x);
+            let w = RoundedMatrix::new(rows, columns, chunks, &values);
+            let expected = product(Isa::Portable, &w, &x, rounding, false);
             let mut held = vec![0.0; rows * columns];
             held.chunks_exact_mut(columns).enumerate().for_each(|(row, into)| w.row(row, into));
+            let step = if rounding == Rounding::Once { 0.5 / 127.0 } else { 0.5 / 127.0 / 254.0 };
             for (token, y) in expected.chunks_exact(rows).enumerate() {
                 for (row, y) in y.iter().enumerate() {
-                    let pairs = held[row * columns..].iter().zip(&x[token * columns..(token + 1) * columns]);
+                    let held = &held[row * columns..(row + 1) * columns];
+                    let pairs = held.iter().zip(&x[token * columns..(token + 1) * columns]);
                     let dot: f64 = pairs.map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
-                    assert!((f64::from(*y) - dot - 0.5).abs() <= 1e-5 * (1.0 + f64::from(most)), "{y} for {dot}");
+                    let size: f64 = held.iter().map(|w| f64::from(w.abs())).sum();
+                    assert!((f64::from(*y) - dot - 0.5).abs() <= size * (step + 1e-6) + 1e-6, "{y} for {dot}, {rounding:?}");
                 }
             }
             for (value, held) in values.iter().zip(&held) {
@@ -294,54 +263,58 @@ mod tests {
                 assert!((value - held).abs() <= most / 127.0 * 0.57, "{value} is held as {held}");
             }
             for isa in Isa::available() {
-                assert_eq!(bits(&product(isa, &w, &x)), bits(&expected), "{isa:?}");
-                assert_eq!(bits(&product(isa, &w, &x[..columns])), bits(&expected[..rows]), "{isa:?}");
-                let mut apart = vec![f32::NAN; chunks * tokens * rows];
-                matmul_dense_apart(&Team::new(2), isa, &w, &x, &mut apart);
+                assert_eq!(bits(&product(isa, &w, &x, rounding, false)), bits(&expected), "{isa:?}");
+                assert_eq!(bits(&product(isa, &w, &x[..columns], rounding, false)), bits(&expected[..rows]), "{isa:?}");
+                let apart = product(isa, &w, &x, rounding, true);
                 // a shard that has one of the chunks rounds and computes the same
                 for (chunk, sums) in apart.chunks_exact(tokens * rows).enumerate() {
                     let part = |values: &[f32]| -> Vec<f32> {
                         values.chunks_exact(columns).flat_map(|row| &row[chunk * width..(chunk + 1) * width]).copied().collect()
                     };
-                    let alone = DenseMatrix::rounded(rows, width, 1, &part(&values));
-                    let mut y = vec![f32::NAN; tokens * rows];
-                    matmul_dense(&Team::new(1), isa, &alone, &part(&x), false, &mut y);
-                    assert_eq!(bits(&y), bits(sums), "{isa:?}, chunk {chunk} of {chunks}");
+                    let alone = RoundedMatrix::new(rows, width, 1, &part(&values));
+                    assert_eq!(bits(&product(isa, &alone, &part(&x), rounding, true)), bits(sums), "{isa:?}, chunk {chunk} of {chunks}");
                 }
             }
         }
     }
 
     /// Root mean square of what rounding changes of `x · aᵀ · bᵀ`, over that of the product.
-    fn relative_error(random: &mut StdRng, a: &[f32], b: &[f32], shape: [usize; 3]) -> f64 {
+    fn relative_error(random: &mut StdRng, a: &[f32], b: &[f32], shape: [usize; 3], rounding: Rounding) -> f64 {
         let ([out, rank, columns], tokens) = (shape, 16);
         let x = normal(random, tokens * columns, 1.0);
-        let delta = |a: &DenseMatrix, b: &DenseMatrix| {
-            let mut low = vec![0.0; tokens * rank];
-            matmul_dense(&Team::new(2), Isa::detect(), a, &x, false, &mut low);
+        let (team, isa) = (Team::new(2), Isa::detect());
+        let mut quants = Activations::default();
+        quants.quantise(&team, isa, &x, columns, rounding);
+        let delta = |a: Thin, b: Thin| {
             let mut y = vec![0.0; tokens * out];
-            matmul_dense(&Team::new(2), Isa::detect(), b, &low, false, &mut y);
+            let item = LowRank { a: &a, b: &b, scale: 1.0, row: 0, rows: tokens, output: 0 };
+            low_rank(&team, isa, &[item], &x, &quants, &mut Low::default(), &mut [&mut y]);
             y
         };
-        let exact = delta(&DenseMatrix::from_f32(rank, columns, a), &DenseMatrix::from_f32(out, rank, b));
-        let rounded = delta(&DenseMatrix::rounded(rank, columns, 1, a), &DenseMatrix::rounded(out, rank, 1, b));
+        let dense = |rows, columns, values: &[f32]| Thin::Dense(DenseMatrix::from_f32(rows, columns, values));
+        let thin = |rows, columns, values: &[f32]| Thin::Rounded(RoundedMatrix::new(rows, columns, 1, values));
+        let exact = delta(dense(rank, columns, a), dense(out, rank, b));
+        let rounded = delta(thin(rank, columns, a), thin(out, rank, b));
         let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|value| f64::from(value).powi(2)).sum::<f64>();
         (squares(&mut exact.iter().zip(&rounded).map(|(a, b)| a - b)) / squares(&mut exact.iter().copied())).sqrt()
     }
 
     #[test]
-    fn rounding_changes_an_adapters_delta_by_about_half_a_percent() {
-        // measured: 0.50 % for A as PEFT begins with it (uniform) and a B of normal numbers, 0.56 % where both are normal
-        let most = [("uniform", 0.006), ("normal", 0.0065)];
+    fn rounding_changes_an_adapters_delta_by_less_than_one_percent() {
+        // measured, with activations rounded twice: 0.50 % for A as PEFT begins with it (uniform) and a B of normal numbers, 0.56 % where both
+        // are normal; rounded once: 0.75 and 0.79 %
+        let most = [("uniform", [0.009, 0.006]), ("normal", [0.0095, 0.0065])];
         let mut random = random();
         for (out, rank, columns) in [(576, 16, 576), (192, 16, 576), (1536, 16, 576), (576, 16, 1536), (576, 8, 576), (576, 64, 576)] {
             let scale = 1.0 / (columns as f32).sqrt();
             let b = normal(&mut random, out * rank, 1e-3);
             let a = [uniform(&mut random, rank * columns, scale), normal(&mut random, rank * columns, scale)];
             for ((what, most), a) in most.into_iter().zip(a) {
-                let error = relative_error(&mut random, &a, &b, [out, rank, columns]);
-                println!("{out} x {rank} x {columns}, A {what}: {:.3} %", 100.0 * error);
-                assert!(error < most, "{out} x {rank} x {columns}, A {what}: {error}");
+                for (rounding, most) in [Rounding::Once, Rounding::Twice].into_iter().zip(most) {
+                    let error = relative_error(&mut random, &a, &b, [out, rank, columns], rounding);
+                    println!("{out} x {rank} x {columns}, A {what}, {rounding:?}: {:.3} %", 100.0 * error);
+                    assert!(error < most, "{out} x {rank} x {columns}, A {what}, {rounding:?}: {error}");
+                }
             }
         }
     }

@@ -4,6 +4,7 @@ use half::f16;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::blocks::samples::{blocks, plain};
 use super::*;
 
 /// A failure prints the seed; `NYX_TEST_SEED` replays it.
@@ -13,7 +14,7 @@ pub(super) fn random() -> StdRng {
     StdRng::seed_from_u64(seed)
 }
 
-fn floats(random: &mut StdRng, count: usize, most: f32) -> Vec<f32> {
+pub(super) fn floats(random: &mut StdRng, count: usize, most: f32) -> Vec<f32> {
     (0..count).map(|_| random.random_range(-most..most)).collect()
 }
 
@@ -23,80 +24,6 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 fn close(found: f32, expected: f64, allowed: f64) {
     assert!((f64::from(found) - expected).abs() <= allowed, "{found} for {expected}, allowed {allowed}");
-}
-
-/// Blocks of a GGUF tensor.
-fn blocks(random: &mut StdRng, kind: BlockKind, rows: usize, columns: usize) -> Vec<u8> {
-    let mut bytes: Vec<u8> = (0..rows * columns / kind.file_columns() * kind.file_bytes()).map(|_| random.random::<u8>()).collect();
-    for block in bytes.chunks_exact_mut(kind.file_bytes()) {
-        let mut number = |at: usize| block[at..at + 2].copy_from_slice(&f16::from_f32(random.random_range(-0.1..0.1)).to_le_bytes());
-        number(if kind == BlockKind::Q6K { 208 } else { 0 });
-        if kind.has_min() {
-            number(2);
-        }
-    }
-    bytes
-}
-
-/// What blocks stand for, one by one as ggml's `dequantize_row_*` have them.
-fn plain(kind: BlockKind, blocks: &[u8]) -> Vec<f32> {
-    let half = |bytes: &[u8]| f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
-    let nibbles = |bytes: &[u8]| -> Vec<u8> { bytes.iter().map(|byte| byte & 15).chain(bytes.iter().map(|byte| byte >> 4)).collect() };
-    let one = |block: &[u8]| -> Vec<f32> {
-        let scale = half(block);
-        match kind {
-            BlockKind::Q8_0 => block[2..].iter().map(|quant| f32::from(*quant as i8) * scale).collect(),
-            BlockKind::Q4_0 => nibbles(&block[2..]).iter().map(|quant| (f32::from(*quant) - 8.0) * scale).collect(),
-            BlockKind::Q4_1 => nibbles(&block[4..]).iter().map(|quant| f32::from(*quant) * scale + half(&block[2..])).collect(),
-            BlockKind::Q5_0 | BlockKind::Q5_1 => {
-                let start = if kind == BlockKind::Q5_1 { 4 } else { 2 };
-                let fifth = u32::from_le_bytes(block[start..start + 4].try_into().unwrap());
-                let quants = nibbles(&block[start + 4..]).into_iter().enumerate();
-                let quants = quants.map(|(column, low)| f32::from(low | ((fifth >> column & 1) as u8) << 4));
-                quants.map(|quant| if kind == BlockKind::Q5_1 { quant * scale + half(&block[2..]) } else { (quant - 16.0) * scale }).collect()
-            }
-            BlockKind::Q4K | BlockKind::Q5K => {
-                let (packed, mut values) = (&block[4..16], Vec::new());
-                for part in 0..8 {
-                    // get_scale_min_k4
-                    let (times, least) = if part < 4 {
-                        (packed[part] & 63, packed[part + 4] & 63)
-                    } else {
-                        ((packed[part + 4] & 15) | (packed[part - 4] >> 6) << 4, (packed[part + 4] >> 4) | (packed[part] >> 6) << 4)
-                    };
-                    let (scale, least) = (scale * f32::from(times), half(&block[2..]) * f32::from(least));
-                    let low = &block[if kind == BlockKind::Q5K { 48 } else { 16 }..][part / 2 * 32..][..32];
-                    for (column, byte) in low.iter().enumerate() {
-                        let low = if part % 2 == 0 { byte & 15 } else { byte >> 4 };
-                        let fifth = if kind == BlockKind::Q5K { block[16 + column] >> part & 1 } else { 0 };
-                        values.push(scale * f32::from(low + 16 * fifth) - least);
-                    }
-                }
-                values
-            }
-            BlockKind::Q6K => {
-                let mut values = vec![0.0; 256];
-                for half_block in 0..2 {
-                    let (low, high) = (&block[64 * half_block..], &block[128 + 32 * half_block..]);
-                    let times = &block[192 + 8 * half_block..];
-                    for at in 0..32 {
-                        let quants = [
-                            (low[at] & 15) | (high[at] & 3) << 4,
-                            (low[at + 32] & 15) | (high[at] >> 2 & 3) << 4,
-                            (low[at] >> 4) | (high[at] >> 4 & 3) << 4,
-                            (low[at + 32] >> 4) | (high[at] >> 6 & 3) << 4,
-                        ];
-                        for (quarter, quant) in quants.into_iter().enumerate() {
-                            let scale = half(&block[208..]) * f32::from(times[2 * quarter + at / 16] as i8);
-                            values[128 * half_block + 32 * quarter + at] = scale * (f32::from(quant) - 32.0);
-                        }
-                    }
-                }
-                values
-            }
-        }
-    };
-    blocks.chunks_exact(kind.file_bytes()).flat_map(one).collect()
 }
 
 #[test]
@@ -167,7 +94,7 @@ fn twice_rounded_products_are_nearly_exact_and_have_the_same_bits_on_every_path(
             quants.quantise(&Team::new(2), isa, x, columns, Rounding::Twice);
             assert!(quants.quants.iter().all(|quant| (-127..=127).contains(quant)));
             let mut y = vec![f32::NAN; 2 * x.len() / columns * rows];
-            matmul_low_rank(&Team::new(2), isa, &mut [Product { w: &w, y: &mut y }], &quants, &[], x, &mut Vec::new());
+            matmul_low_rank(&Team::new(2), isa, &mut [Product { w: &w, y: &mut y }], &quants, &[], x, &mut Low::default());
             y.truncate(y.len() / 2);
             y
         };
@@ -279,7 +206,8 @@ fn adapters_of_many_runs_at_once_equal_each_alone() {
     let mut random = random();
     let (columns, tokens) = (48, 45);
     let x = floats(&mut random, tokens * columns, 1.0);
-    let mut matrix = |rows: usize, columns: usize| DenseMatrix::from_f32(rows, columns, &floats(&mut random, rows * columns, 1.0));
+    let mut matrix =
+        |rows: usize, columns: usize| Thin::Dense(DenseMatrix::from_f32(rows, columns, &floats(&mut random, rows * columns, 1.0)));
     let outs = [33, 16];
     let pairs: Vec<_> = [(4, 0), (16, 1), (5, 0)].map(|(rank, output)| (matrix(rank, columns), matrix(outs[output], rank), output)).into();
     let runs = [(0, 20), (20, 1), (23, 22)];
@@ -289,14 +217,15 @@ fn adapters_of_many_runs_at_once_equal_each_alone() {
         let team = Team::new(3);
         let mut found = outs.map(|out| vec![1.0; tokens * out]);
         let [first, second] = &mut found;
-        low_rank(&team, isa, &items, &x, &mut Vec::new(), &mut [first, second]);
+        low_rank(&team, isa, &items, &x, &Activations::default(), &mut Low::default(), &mut [first, second]);
         let mut expected = outs.map(|out| vec![1.0; tokens * out]);
         for item in &items {
             let mut low = vec![0.0; item.rows * item.a.rows()];
-            matmul_dense(&team, isa, item.a, &x[item.row * columns..(item.row + item.rows) * columns], false, &mut low);
+            let (Thin::Dense(a), Thin::Dense(b)) = (item.a, item.b) else { panic!("these are not rounded") };
+            matmul_dense(&team, isa, a, &x[item.row * columns..(item.row + item.rows) * columns], false, &mut low);
             low.iter_mut().for_each(|value| *value *= item.scale);
             let out = item.b.rows();
-            matmul_dense(&team, isa, item.b, &low, true, &mut expected[item.output][item.row * out..(item.row + item.rows) * out]);
+            matmul_dense(&team, isa, b, &low, true, &mut expected[item.output][item.row * out..(item.row + item.rows) * out]);
         }
         assert!(found.iter().zip(&expected).all(|(found, expected)| bits(found) == bits(expected)));
         assert!(found[0][20 * 33..23 * 33].iter().all(|value| *value == 1.0), "rows without an adapter are left alone");
@@ -311,10 +240,12 @@ fn products_with_adapters_in_one_go_equal_those_in_three() {
         .map(|(kind, rows)| PackedMatrix::pack(kind, rows, columns, &blocks(&mut random, kind, rows, columns), 1))
         .into();
     let x = floats(&mut random, tokens * columns, 1.0);
-    let mut matrix = |rows: usize, columns: usize| DenseMatrix::from_f32(rows, columns, &floats(&mut random, rows * columns, 1.0));
+    let mut matrix =
+        |rows: usize, columns: usize| Thin::Dense(DenseMatrix::from_f32(rows, columns, &floats(&mut random, rows * columns, 1.0)));
     let mut pairs: Vec<_> =
         [(16, 0), (3, 1)].map(|(rank, output)| (matrix(rank, columns), matrix(weights[output].rows(), rank), output)).into();
-    let mut rounded = |rows: usize, columns: usize| DenseMatrix::rounded(rows, columns, 1, &floats(&mut random, rows * columns, 1.0));
+    let mut rounded =
+        |rows: usize, columns: usize| Thin::Rounded(RoundedMatrix::new(rows, columns, 1, &floats(&mut random, rows * columns, 1.0)));
     pairs.extend([(16, 0), (20, 1)].map(|(rank, output)| (rounded(rank, columns), rounded(weights[output].rows(), rank), output)));
     let runs = [(1, 9), (20, 1), (10, 9), (0, 2)];
     let items: Vec<LowRank<'_>> =
@@ -326,10 +257,10 @@ fn products_with_adapters_in_one_go_equal_those_in_three() {
         let mut apart: Vec<Vec<f32>> = weights.iter().map(|w| vec![f32::NAN; tokens * w.rows()]).collect();
         let mut products: Vec<Product<'_>> = weights.iter().zip(&mut apart).map(|(w, y)| Product { w, y }).collect();
         matmul(&team, isa, &mut products, &quants);
-        low_rank(&team, isa, &items, &x, &mut Vec::new(), &mut apart.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>());
+        low_rank(&team, isa, &items, &x, &quants, &mut Low::default(), &mut apart.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>());
         let mut together: Vec<Vec<f32>> = weights.iter().map(|w| vec![f32::NAN; tokens * w.rows()]).collect();
         let mut products: Vec<Product<'_>> = weights.iter().zip(&mut together).map(|(w, y)| Product { w, y }).collect();
-        matmul_low_rank(&team, isa, &mut products, &quants, &items, &x, &mut Vec::new());
+        matmul_low_rank(&team, isa, &mut products, &quants, &items, &x, &mut Low::default());
         assert!(apart.iter().zip(&together).all(|(apart, together)| bits(apart) == bits(together)), "{isa:?}");
     }
 }
@@ -343,7 +274,8 @@ fn products_with_adapters_have_the_same_bits_whatever_the_number_of_threads() {
         .into();
     for (tokens, twice) in [(5, false), (5, true), (70, false), (70, true)] {
         let x = floats(&mut random, tokens * columns, 1.0);
-        let mut rounded = |rows: usize, columns: usize| DenseMatrix::rounded(rows, columns, 1, &floats(&mut random, rows * columns, 1.0));
+        let mut rounded =
+            |rows: usize, columns: usize| Thin::Rounded(RoundedMatrix::new(rows, columns, 1, &floats(&mut random, rows * columns, 1.0)));
         let pairs: Vec<_> = (0..6).map(|index| (rounded(16, columns), rounded(weights[index % 3].rows(), 16), index % 3)).collect();
         let half = tokens / 2;
         let runs = [(0, half), (half, tokens - half)];
@@ -362,7 +294,7 @@ fn products_with_adapters_have_the_same_bits_whatever_the_number_of_threads() {
             let rows = quants.tokens();
             let mut found: Vec<Vec<f32>> = weights.iter().map(|w| vec![f32::NAN; rows * w.rows()]).collect();
             let mut products: Vec<Product<'_>> = weights.iter().zip(&mut found).map(|(w, y)| Product { w, y }).collect();
-            matmul_low_rank(&team, Isa::detect(), &mut products, &quants, &items, &x, &mut Vec::new());
+            matmul_low_rank(&team, Isa::detect(), &mut products, &quants, &items, &x, &mut Low::default());
             found.iter().zip(&weights).map(|(found, w)| bits(&found[..tokens * w.rows()])).collect::<Vec<_>>()
         };
         let alone = run(1);

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use peft::{CONFIG_FILE, WEIGHTS_FILE, adapter_id};
 pub(crate) use peft::{interleaved, neighbours_apart};
 
-use crate::kernels::DenseMatrix;
+use crate::kernels::Thin;
 use crate::model::Slice;
 use crate::{ModelConfig, Result};
 
@@ -86,7 +86,7 @@ pub enum AdapterPrecision {
 #[derive(Debug)]
 pub(crate) enum Delta {
     /// For the kernels.
-    Packed { a: DenseMatrix, b: DenseMatrix, scale: f32 },
+    Packed { a: Thin, b: Thin, scale: f32 },
     /// For candle's tensors, the scale already in `b`.
     Tensors { a: Tensor, b: Tensor },
 }
@@ -163,6 +163,12 @@ impl LoraAdapter {
     /// Bytes of device memory, on all shards together.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether its matrices are multiplied with rounded activations.
+    pub(crate) fn is_rounded(&self) -> bool {
+        let deltas = self.shards.iter().flat_map(|shard| &shard.0).flatten();
+        deltas.into_iter().any(|delta| matches!(delta, Delta::Packed { a, .. } if a.is_rounded()))
     }
 
     pub(crate) fn delta(&self, rank: usize, layer: usize, target: Target) -> Option<&Delta> {

@@ -13,8 +13,8 @@ use super::{ModelConfig, Slice};
 use crate::Result;
 use crate::comm::SharedComm;
 use crate::kernels::{
-    Activations, AttentionShape, Isa, KEYS, LowRank, Product, Residual, Rounding, Team, add, add_low, attention, low_rank, low_rank_apart,
-    matmul, matmul_apart, matmul_dense, matmul_dense_apart, matmul_low_rank, rotate,
+    Activations, AttentionShape, Isa, KEYS, Low, LowRank, Product, Residual, Rounding, Team, add, add_low, attention, low_rank,
+    low_rank_apart, matmul, matmul_apart, matmul_dense, matmul_dense_apart, matmul_low_rank, rotate,
 };
 use crate::kv::{KvShape, KvStore};
 use crate::lora::{Delta, Target};
@@ -88,7 +88,7 @@ struct Buffers {
     /// What is added to the residual stream.
     delta: Vec<f32>,
     /// Low-rank products.
-    low: Vec<f32>,
+    low: Low,
     /// `[tokens, head_dim / 2]`
     cos: Vec<f32>,
     sin: Vec<f32>,
@@ -170,17 +170,20 @@ impl CpuShard {
         self.embed(config, step, &mut buffers.x)?;
         self.angles(step, buffers);
         buffers.delta.clear();
+        // adapters in int8 read what is rounded, also beside weights that don't: then as exactly as it goes
+        let rounded = step.runs.iter().any(|run| run.adapter.as_ref().is_some_and(|adapter| adapter.0.is_rounded()));
+        let at_least = |rounding: Rounding| if rounded && rounding == Rounding::None { Rounding::Twice } else { rounding };
         for index in 0..self.layers.len() {
             let layer = &self.layers[index];
-            self.norm(buffers, &layer.input_norm, config.norm_eps, layer.attention_rounding());
+            self.norm(buffers, &layer.input_norm, config.norm_eps, at_least(layer.attention_rounding()));
             self.attention_products(step, index, buffers)?;
             self.attend(config, index, step, buffers);
             let layer = &self.layers[index];
             let Buffers { attended, quants, low, delta, .. } = &mut *buffers;
             let queries = self.slice.queries().len();
-            quants.quantise(&self.team, self.isa, attended, queries, layer.o.rounding());
+            quants.quantise(&self.team, self.isa, attended, queries, at_least(layer.o.rounding()));
             self.summed_product(step, index, (Target::O, &layer.o), attended, queries, quants, low, delta)?;
-            self.norm(buffers, &layer.post_norm, config.norm_eps, rounding_for([&layer.gate, &layer.up]));
+            self.norm(buffers, &layer.post_norm, config.norm_eps, at_least(rounding_for([&layer.gate, &layer.up])));
             let Buffers { normed, quants, gate, up, low, delta, .. } = &mut *buffers;
             self.products(
                 step,
@@ -192,7 +195,7 @@ impl CpuShard {
                 low,
             )?;
             let inner = self.slice.inner().len();
-            quants.silu_mul(&self.team, self.isa, gate, up, inner, layer.down.rounding());
+            quants.silu_mul(&self.team, self.isa, gate, up, inner, at_least(layer.down.rounding()));
             self.summed_product(step, index, (Target::Down, &layer.down), gate, inner, quants, low, delta)?;
         }
         self.logits(config, step, buffers, logits)
@@ -270,7 +273,7 @@ impl CpuShard {
         x: &[f32],
         columns: usize,
         quants: &Activations,
-        low: &mut Vec<f32>,
+        low: &mut Low,
     ) -> Result<()> {
         let tokens = x.len() / columns;
         let targets = products.each_ref().map(|(target, ..)| *target);
@@ -290,7 +293,7 @@ impl CpuShard {
         for (weight, y) in weights.iter().zip(&mut outputs) {
             self.product(weight, x, columns, quants, y)?;
         }
-        low_rank(&self.team, self.isa, &items, x, low, &mut outputs);
+        low_rank(&self.team, self.isa, &items, x, quants, low, &mut outputs);
         Ok(())
     }
 
@@ -337,7 +340,7 @@ impl CpuShard {
         x: &[f32],
         columns: usize,
         quants: &Activations,
-        low: &mut Vec<f32>,
+        low: &mut Low,
         y: &mut Vec<f32>,
     ) -> Result<()> {
         let Some(comm) = &self.comm else {
@@ -345,7 +348,7 @@ impl CpuShard {
         };
         let items = self.low_rank_items(step, layer, &[target]);
         let size = x.len() / columns * weight.rows();
-        let low_size: usize = items.iter().map(|item| item.rows * item.a.rows()).sum();
+        let low_size: usize = items.iter().map(LowRank::low_len).sum();
         let chunks = self.slice.own_chunks();
         {
             let mut mine = comm.mine();
@@ -357,7 +360,7 @@ impl CpuShard {
                 }
                 Weight::Dense(w) => {
                     matmul_dense_apart(&self.team, self.isa, w, x, sums);
-                    low_rank_apart(&self.team, self.isa, &items, x, low);
+                    low_rank_apart(&self.team, self.isa, &items, x, quants, low);
                 }
                 // refused when it was loaded
                 Weight::Foreign { .. } => return Err(crate::EngineError::ShardLost),
@@ -366,14 +369,15 @@ impl CpuShard {
         comm.meet()?;
         y.clear();
         y.resize(size, 0.0);
-        low.clear();
-        low.resize(low_size, 0.0);
+        let sums = &mut low.values;
+        sums.clear();
+        sums.resize(low_size, 0.0);
         for (rank, slice) in self.slices.iter().enumerate() {
             let theirs = comm.theirs(rank);
-            let (sums, lows) = theirs.split_at(slice.own_chunks() * size);
-            sums.chunks_exact(size).for_each(|chunk| add(self.isa, y, chunk));
+            let (whole, lows) = theirs.split_at(slice.own_chunks() * size);
+            whole.chunks_exact(size).for_each(|chunk| add(self.isa, y, chunk));
             if low_size > 0 {
-                lows.chunks_exact(low_size).for_each(|chunk| low.iter_mut().zip(chunk).for_each(|(low, part)| *low += part));
+                lows.chunks_exact(low_size).for_each(|chunk| sums.iter_mut().zip(chunk).for_each(|(sum, part)| *sum += part));
             }
         }
         if items.is_empty() {
@@ -381,8 +385,8 @@ impl CpuShard {
         }
         let mut start = 0;
         for item in &items {
-            let end = start + item.rows * item.a.rows();
-            low[start..end].iter_mut().for_each(|value| *value *= item.scale);
+            let end = start + item.low_len();
+            sums[start..end].iter_mut().for_each(|value| *value *= item.scale);
             start = end;
         }
         add_low(&self.team, self.isa, &items, low, &mut [y.as_mut_slice()]);

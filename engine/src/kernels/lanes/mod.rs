@@ -1,0 +1,175 @@
+//! Sixteen f32 side by side, on every instruction set with the same bits.
+//!
+//! Kernels that are generic over [`Lanes`] are written once: each instruction set computes the same IEEE operations in the same order.
+//! Methods must be inlined into a function that has the instruction set enabled, which [`for_isa`] makes.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx512::Avx512;
+#[cfg(target_arch = "aarch64")]
+pub(super) use neon::Neon;
+pub(super) use portable::Portable;
+
+/// Lanes of a vector.
+pub(super) const LANES: usize = 16;
+
+/// Sixteen f32.
+///
+/// # Safety
+/// Of every function: the processor has the instruction set of the implementation, and pointers hold [`LANES`] elements.
+pub(super) trait Lanes: Copy {
+    /// One register holds them, and there are enough registers for a large tile.
+    const WIDE: bool = false;
+
+    unsafe fn splat(value: f32) -> Self;
+    unsafe fn load(from: *const f32) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    /// From f16.
+    unsafe fn load_half(from: *const u16) -> Self;
+    /// To f16, ties to even.
+    unsafe fn store_half(self, to: *mut u16);
+    /// To int8, whole numbers that fit.
+    unsafe fn store_bytes(self, to: *mut i8);
+    /// From bf16.
+    unsafe fn load_bf16(from: *const u16) -> Self;
+    unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
+    unsafe fn div(self, other: Self) -> Self;
+    unsafe fn max(self, other: Self) -> Self;
+    unsafe fn min(self, other: Self) -> Self;
+    /// `self · a + b`, rounded once.
+    unsafe fn mul_add(self, a: Self, b: Self) -> Self;
+    /// To whole numbers, ties to even.
+    unsafe fn round(self) -> Self;
+    /// `self · 2^n` for whole `n`, where neither leaves the normal numbers.
+    unsafe fn times_two_to(self, n: Self) -> Self;
+    /// The largest lane, of which each is a number.
+    unsafe fn most(self) -> f32;
+    /// The sum of whole numbers that int8 holds.
+    unsafe fn whole_sum(self) -> i32;
+    /// Whether every lane is 0.
+    unsafe fn is_zero(self) -> bool;
+
+    /// Sixteen i32: sums of whole numbers.
+    type Whole: Copy;
+    /// Four int8 a lane.
+    type Fours: Copy;
+
+    /// Where sums begin, of weights that stand plus 128 with activations whose sum is `sum`.
+    unsafe fn start(sum: i32) -> Self::Whole;
+    /// Four bytes of each lane, plus 128.
+    unsafe fn load_fours(from: *const u8) -> Self::Fours;
+    /// Adds each lane's four products with the four bytes at `x`, none of which is -128.
+    unsafe fn dot(sum: Self::Whole, w: Self::Fours, x: *const i8) -> Self::Whole;
+    unsafe fn from_whole(sum: Self::Whole) -> Self;
+}
+
+/// The sum of all lanes, halves first.
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+pub(super) unsafe fn sum<V: Lanes>(v: V) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    // SAFETY: as the caller promises.
+    unsafe { v.store(lanes.as_mut_ptr()) };
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] += lanes[lane + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// The largest lane.
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+pub(super) unsafe fn largest<V: Lanes>(v: V) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    // SAFETY: as the caller promises.
+    unsafe { v.store(lanes.as_mut_ptr()) };
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            let other = lanes[lane + width];
+            if other > lanes[lane] {
+                lanes[lane] = other;
+            }
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// e^x to about 1 ulp: range reduction by ln 2 in two parts, then a polynomial (Cephes' `expf`, Moshier).
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+pub(super) unsafe fn exp<V: Lanes>(x: V) -> V {
+    // SAFETY: as the caller promises.
+    unsafe {
+        // below, the result is 0 for every purpose here; above, infinite
+        // (max and min give their second operand where either is not a number: a NaN stays one)
+        let x = V::splat(88.0).min(V::splat(-87.0).max(x));
+        let n = x.mul(V::splat(std::f32::consts::LOG2_E)).round();
+        let r = n.mul_add(V::splat(-0.693_359_4), x);
+        let r = n.mul_add(V::splat(2.121_944_4e-4), r);
+        let mut p = V::splat(1.987_569_1e-4);
+        for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+            p = p.mul_add(r, V::splat(coefficient));
+        }
+        let r2 = r.mul(r);
+        p.mul_add(r2, r.add(V::splat(1.0))).times_two_to(n)
+    }
+}
+
+/// A safe function that runs a generic kernel with the lanes of an instruction set.
+macro_rules! for_isa {
+    ($(#[$doc:meta])* $vis:vis unsafe fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $ret:ty)? = $body:ident) => {
+        $(#[$doc])*
+        $vis unsafe fn $name(isa: $crate::kernels::Isa, $($arg: $type),*) $(-> $ret)? {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+                unsafe fn avx512($($arg: $type),*) $(-> $ret)? {
+                    unsafe { $body::<$crate::kernels::lanes::Avx512>($($arg),*) }
+                }
+                #[target_feature(enable = "avx2,fma,f16c")]
+                unsafe fn avx2($($arg: $type),*) $(-> $ret)? {
+                    unsafe { $body::<$crate::kernels::lanes::Avx2>($($arg),*) }
+                }
+                match isa {
+                    $crate::kernels::Isa::Avx512Vnni => return unsafe { avx512($($arg),*) },
+                    $crate::kernels::Isa::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::kernels::Isa::Neon | $crate::kernels::Isa::Portable => {}
+                }
+            }
+            #[cfg(target_arch = "aarch64")]
+            if isa == $crate::kernels::Isa::Neon {
+                #[target_feature(enable = "neon,dotprod")]
+                unsafe fn neon($($arg: $type),*) $(-> $ret)? {
+                    unsafe { $body::<$crate::kernels::lanes::Neon>($($arg),*) }
+                }
+                return unsafe { neon($($arg),*) };
+            }
+            let _ = isa;
+            unsafe { $body::<$crate::kernels::lanes::Portable>($($arg),*) }
+        }
+    };
+}
+pub(super) use for_isa;
