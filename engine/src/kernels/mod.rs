@@ -92,8 +92,7 @@ impl Isa {
                 return Self::Avx2;
             }
         }
-        // compiled only, so far: the tests take it, what is served does not
-        #[cfg(all(target_arch = "aarch64", test))]
+        #[cfg(target_arch = "aarch64")]
         if std::arch::is_aarch64_feature_detected!("neon") && std::arch::is_aarch64_feature_detected!("dotprod") {
             return Self::Neon;
         }
