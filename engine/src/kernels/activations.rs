@@ -129,10 +129,10 @@ impl Activations {
         if rounding == Rounding::None {
             return;
         }
-        shared(team, tokens, |token| {
-            let x = &x[token * columns..(token + 1) * columns];
-            // SAFETY: no other thread has this token, whose places are within the buffers; `isa` was detected.
-            unsafe { round_isa(isa, x.as_ptr(), target.at(token)) };
+        in_parts(team, tokens, columns, |token, part| {
+            let x = &x[token * columns..][part.clone()];
+            // SAFETY: no other thread has this part of the token, whose places are within the buffers; `isa` was detected.
+            unsafe { round_isa(isa, x.as_ptr(), target.at(token).part(part)) };
         });
     }
 
@@ -149,7 +149,7 @@ impl Activations {
         let tokens = x.len() / columns;
         let target = self.target(tokens, columns, rounding);
         let (x, normed) = (Rows(x.as_mut_ptr()), Rows(normed.as_mut_ptr()));
-        shared(team, tokens, |token| {
+        by_token(team, tokens, columns, |token| {
             let (x, normed, at) = (&x, &normed, token * columns);
             let delta = if delta.is_empty() { delta } else { &delta[at..at + columns] };
             // SAFETY: the rows are there, and no other thread has this token; `isa` was detected.
@@ -166,23 +166,36 @@ impl Activations {
         let tokens = gate.len() / columns;
         let target = self.target(tokens, columns, rounding);
         let gate = Rows(gate.as_mut_ptr());
-        shared(team, tokens, |token| {
+        in_parts(team, tokens, columns, |token, part| {
             let gate = &gate;
-            let up = &up[token * columns..(token + 1) * columns];
-            // SAFETY: as in `add_norm`.
-            unsafe { silu_isa(isa, gate.0.add(token * columns), up, target.at(token)) };
+            let up = &up[token * columns..][part.clone()];
+            // SAFETY: as in `add_norm`, of this part alone.
+            unsafe { silu_isa(isa, gate.0.add(token * columns + part.start), up, target.at(token).part(part)) };
         });
     }
 }
 
-/// Tokens from which their rows are shared out: below, waking the others costs more.
-const SHARED_FROM: usize = 8;
+/// Numbers from which they are shared out: below, waiting for the others costs more.
+const SHARED_FROM: usize = 2048;
 
-fn shared(team: &Team, tokens: usize, row: impl Fn(usize) + Sync) {
-    if tokens < SHARED_FROM {
+/// Runs `row` for each token.
+fn by_token(team: &Team, tokens: usize, columns: usize, row: impl Fn(usize) + Sync) {
+    if tokens * columns < SHARED_FROM {
         return (0..tokens).for_each(row);
     }
     team.run(|thread, threads| (tokens * thread / threads..tokens * (thread + 1) / threads).for_each(&row));
+}
+
+/// Runs `part` for each token, with all its columns, or each thread with some whole blocks of them where tokens are few.
+fn in_parts(team: &Team, tokens: usize, columns: usize, part: impl Fn(usize, Range<usize>) + Sync) {
+    if tokens >= 2 * team.threads() || tokens * columns < SHARED_FROM || !columns.is_multiple_of(BLOCK) {
+        return by_token(team, tokens, columns, |token| part(token, 0..columns));
+    }
+    let blocks = columns / BLOCK;
+    team.run(|thread, threads| {
+        let mine = blocks * thread / threads * BLOCK..blocks * (thread + 1) / threads * BLOCK;
+        (0..tokens).for_each(|token| part(token, mine.clone()));
+    });
 }
 
 /// Rows that threads share out among them.
@@ -217,6 +230,15 @@ impl Target {
     pub(super) unsafe fn at(self, token: usize) -> Self {
         // SAFETY: as the caller promises.
         unsafe { self.on(token * self.rounding.rows() * self.stride) }
+    }
+
+    /// Some whole blocks' columns of a row, or all of it.
+    ///
+    /// # Safety
+    /// They are there.
+    unsafe fn part(self, columns: Range<usize>) -> Self {
+        // SAFETY: as the caller promises.
+        unsafe { Self { blocks: self.blocks.min(columns.len() / BLOCK), ..self.on(columns.start / BLOCK) } }
     }
 
     /// So many blocks on.
@@ -429,8 +451,8 @@ mod tests {
         values.iter().map(|value| value.to_bits()).collect()
     }
 
-    fn held(quants: &Activations) -> (&[i8], &[i32], &[i32], Vec<u32>, Vec<u32>) {
-        (&quants.quants, &quants.sums, &quants.first, bits(&quants.scales), bits(&quants.weighted))
+    fn held(quants: &Activations) -> (&[i8], [&[i32]; 2], [Vec<u32>; 2]) {
+        (&quants.quants, [&quants.sums, &quants.first], [bits(&quants.scales), bits(&quants.weighted)])
     }
 
     #[test]

@@ -123,19 +123,20 @@ impl<'a> Down<'a> {
     /// # Safety
     /// `low` is still there, and windows of different threads do not overlap.
     unsafe fn work_within(&self, window: Range<f64>, then: *const u8) {
-        let mut at = 0.0;
-        let mut mine = self
-            .units()
-            .filter(|unit| {
-                let middle = at + unit.cost() / 2.0;
-                at += unit.cost();
-                window.contains(&middle)
-            })
-            .peekable();
-        while let Some(unit) = mine.next() {
-            let next = mine.peek().map_or(then, |unit| unit.item.a.start(0));
+        let (mut at, mut last) = (0.0, None);
+        for unit in self.units() {
+            let cost = unit.cost();
+            if window.contains(&(at + cost / 2.0))
+                && let Some(last) = last.replace(unit)
+            {
+                // SAFETY: as the caller promises.
+                unsafe { self.one(&last, unit.item.a.start(0)) };
+            }
+            at += cost;
+        }
+        if let Some(last) = last {
             // SAFETY: as the caller promises.
-            unsafe { self.one(&unit, next) };
+            unsafe { self.one(&last, then) };
         }
     }
 

@@ -48,7 +48,7 @@ pub use dense::{DenseMatrix, matmul_dense, matmul_dense_apart};
 pub use gemm::{Left, PairedPanels, Right, Scaled, bf16_is_faster, gemm, gemm_bf16, has_bf16, pack_pairs, to_bf16, transposed, widen};
 pub use gradients::{rms_norm_backward, softmax_scaled, swiglu, swiglu_backward};
 pub use lora::{Low, LowRank, add_low, low_rank, low_rank_apart, matmul_apart, matmul_low_rank};
-pub use ops::{SoftmaxSums, add, exp_shifted, rms_norm, rotate, silu_mul, softmax_sums, to_half};
+pub use ops::{SoftmaxSums, add, exp_shifted, most_of, rms_norm, rotate, silu_mul, softmax_sums, to_half};
 pub use packed::PackedMatrix;
 pub use rounded::RoundedMatrix;
 pub use team::Team;

@@ -172,11 +172,7 @@ for_isa! { unsafe fn softmax_sums_isa(x: *const f32, len: usize, tail: *const f3
 unsafe fn softmax_sums_body<V: Lanes>(x: *const f32, len: usize, tail: *const f32) -> SoftmaxSums {
     // SAFETY: as `softmax_sums` says.
     unsafe {
-        let mut most = V::load(tail);
-        for at in (0..len).step_by(LANES) {
-            most = most.max(V::load(x.add(at)));
-        }
-        let best = largest(most);
+        let best = most_body::<V>(std::slice::from_raw_parts(x, len), &*tail.cast());
         let (shift, floor) = (V::splat(best), V::splat(FAR_BELOW));
         // a closure called from several places would not be inlined, and its instructions would be calls
         let mut sums = [[V::splat(0.0); 2]; 2];
@@ -190,6 +186,29 @@ unsafe fn softmax_sums_body<V: Lanes>(x: *const f32, len: usize, tail: *const f3
         }
         let [even, odd] = sums;
         SoftmaxSums { best, total: sum(even[0].add(odd[0])), weighted: sum(even[1].add(odd[1])) }
+    }
+}
+
+/// The largest of any numbers.
+pub fn most_of(isa: Isa, x: &[f32]) -> f32 {
+    let (whole, rest) = x.split_at(x.len() / LANES * LANES);
+    let mut tail = [f32::NEG_INFINITY; LANES];
+    tail[..rest.len()].copy_from_slice(rest);
+    // SAFETY: whole lanes, and one more.
+    unsafe { most_isa(isa, whole, &tail) }
+}
+
+for_isa! { unsafe fn most_isa(x: &[f32], tail: &[f32; LANES]) -> f32 = most_body }
+
+#[inline(always)]
+unsafe fn most_body<V: Lanes>(x: &[f32], tail: &[f32; LANES]) -> f32 {
+    // SAFETY: as `most_of` says.
+    unsafe {
+        let mut most = V::load(tail.as_ptr());
+        for at in (0..x.len()).step_by(LANES) {
+            most = most.max(V::load(x.as_ptr().add(at)));
+        }
+        largest(most)
     }
 }
 

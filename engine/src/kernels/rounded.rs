@@ -122,8 +122,9 @@ impl RoundedMatrix {
     }
 }
 
-fn panel_bytes(columns: usize) -> usize {
-    groups(columns).map(|(_, width)| group_bytes(width)).sum()
+const fn panel_bytes(columns: usize) -> usize {
+    let rest = columns % GROUP;
+    columns / GROUP * group_bytes(GROUP) + if rest > 0 { group_bytes(rest) } else { 0 }
 }
 
 /// A number's place in its group.

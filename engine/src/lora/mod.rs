@@ -74,8 +74,8 @@ impl Target {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum AdapterPrecision {
-    /// Rounded to 8 bits, sixteen numbers of a row with a scale of their own: what an adapter adds changes by half a percent, and a step
-    /// with many adapters reads about half the bytes.
+    /// Rounded to 8 bits, sixteen numbers of a row with a scale of their own, and multiplied with rounded activations: what an adapter adds
+    /// changes by less than a percent, and a step with many adapters reads about half the bytes.
     #[default]
     Int8,
     /// f16 where the file has f16, else f32: for comparisons.

@@ -4,7 +4,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::SamplingParams;
-use crate::kernels::{Isa, SoftmaxSums, exp_shifted, softmax_sums};
+use crate::kernels::{Isa, SoftmaxSums, exp_shifted, most_of, softmax_sums};
 
 /// Candidates sorted first when a nucleus is looked for: nearly always enough.
 const NUCLEUS_GUESS: usize = 256;
@@ -49,23 +49,25 @@ impl Sampler {
 
     /// The next token and what is known of it.
     pub(crate) fn sample(&mut self, logits: &[f32]) -> (u32, StepStats) {
-        let token = self.choose(logits);
+        let sums = softmax_sums(self.isa, logits);
+        let token = self.choose(logits, sums.best);
         match self.answer_counts.binary_search_by_key(&token, |(token, _)| *token) {
             Ok(at) => self.answer_counts[at].1 += 1,
             Err(at) => self.answer_counts.insert(at, (token, 1)),
         }
-        let (log_normaliser, entropy) = normaliser_and_entropy(self.isa, logits);
+        let (log_normaliser, entropy) = normaliser_and_entropy(sums);
         (token, StepStats { logprob: logits[token as usize] - log_normaliser, entropy, log_normaliser })
     }
 
-    fn choose(&mut self, logits: &[f32]) -> u32 {
+    /// `best` is the largest logit.
+    fn choose(&mut self, logits: &[f32], best: f32) -> u32 {
         let params = &self.params;
         let penalised = params.repetition_penalty != 1.0
             || params.presence_penalty != 0.0
             || params.frequency_penalty != 0.0
             || !params.logit_bias.is_empty();
         if params.temperature == 0.0 && !penalised {
-            return first_of(logits, softmax_sums(self.isa, logits).best);
+            return first_of(logits, best);
         }
         self.adjusted.clear();
         self.adjusted.extend_from_slice(logits);
@@ -73,7 +75,7 @@ impl Sampler {
             self.penalise();
         }
         let (params, adjusted) = (&self.params, &mut self.adjusted);
-        let best = softmax_sums(self.isa, adjusted).best;
+        let best = if penalised { most_of(self.isa, adjusted) } else { best };
         if params.temperature == 0.0 {
             return first_of(adjusted, best);
         }
@@ -162,19 +164,22 @@ fn keep_nucleus(
 
 /// The first entry that is `value`, the lowest id among equals.
 fn first_of(values: &[f32], value: f32) -> u32 {
-    values.iter().position(|other| *other == value).unwrap_or(0) as u32
+    // without a way out of it, a loop over a few is one of vectors
+    const FEW: usize = 64;
+    let few = values.chunks(FEW).position(|few| few.iter().fold(false, |any, other| any | (*other == value)));
+    let start = few.map_or(0, |few| few * FEW);
+    (start + values[start..].iter().position(|other| *other == value).unwrap_or(0)) as u32
 }
 
 /// log Σ exp(logit), and the entropy of the softmax in nats.
-fn normaliser_and_entropy(isa: Isa, logits: &[f32]) -> (f32, f32) {
-    let SoftmaxSums { best, total, weighted } = softmax_sums(isa, logits);
+fn normaliser_and_entropy(SoftmaxSums { best, total, weighted }: SoftmaxSums) -> (f32, f32) {
     let (total, weighted) = (f64::from(total), f64::from(weighted));
     ((f64::from(best) + total.ln()) as f32, (total.ln() - weighted / total).max(0.0) as f32)
 }
 
 /// log softmax of one entry of `logits`.
 pub(crate) fn logprob(logits: &[f32], token: u32) -> f32 {
-    logits[token as usize] - normaliser_and_entropy(Isa::detect(), logits).0
+    logits[token as usize] - normaliser_and_entropy(softmax_sums(Isa::detect(), logits)).0
 }
 
 /// The `count` best tokens, best first.

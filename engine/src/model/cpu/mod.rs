@@ -297,7 +297,7 @@ impl CpuShard {
         Ok(())
     }
 
-    /// Queries, keys and values.
+    /// Queries, keys and values. Their buffers may hold two rows a token, of which the first half is left.
     fn attention_products(&self, step: &Step, index: usize, buffers: &mut Buffers) -> Result<()> {
         let Layer { q, k, v, .. } = &self.layers[index];
         let Buffers { normed, quants, low, q: to_q, k: to_k, v: to_v, .. } = buffers;
@@ -313,10 +313,6 @@ impl CpuShard {
             Product { w, y: y.as_mut_slice() }
         });
         matmul_low_rank(&self.team, self.isa, &mut products, quants, &items, normed, low);
-        // of each token's two rows one is left
-        for (w, y) in [(wq, to_q), (wk, to_k), (wv, to_v)] {
-            y.truncate(tokens * w.rows());
-        }
         Ok(())
     }
 
@@ -411,6 +407,9 @@ impl CpuShard {
     fn attend(&mut self, config: &ModelConfig, layer: usize, step: &Step, buffers: &mut Buffers) {
         let Buffers { q, k, v, attended, cos, sin, .. } = buffers;
         let (queries, keys, pairs) = (self.slice.queries().len(), self.slice.keys().len(), config.head_dim / 2);
+        // behind them, what has been added: see `attention_products`
+        let tokens = step.tokens.len();
+        let (q, k, v) = (&mut q[..tokens * queries], &mut k[..tokens * keys], &v[..tokens * keys]);
         let interleaved = config.rope.interleaved;
         let turn = |row: usize, heads: &mut [f32]| {
             let at = row * pairs..(row + 1) * pairs;
@@ -436,8 +435,8 @@ impl CpuShard {
     /// The output layer, for the rows where logits are read.
     fn logits(&self, config: &ModelConfig, step: &Step, buffers: &mut Buffers, logits: &mut Vec<f32>) -> Result<()> {
         let hidden = config.hidden;
-        logits.clear();
         if step.reads.is_empty() {
+            logits.clear();
             return Ok(());
         }
         // the rows that nobody reads are left behind; `attended` is free
