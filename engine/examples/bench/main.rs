@@ -109,10 +109,22 @@ fn bench(model: &Path, rounds: usize, server: Option<&Path>) -> Fallible<()> {
             }
         }
         let decisions = nyx.decisions(&master, &mut prompts)?;
-        let bandwidth = buffer.gigabytes_a_second(machine.cores);
         if keep {
             samples.add(Engine::Nyx, work::DECISION, decisions);
-            samples.add(Engine::Nyx, work::BANDWIDTH, vec![bandwidth]);
+        }
+        for pair in 0..work::PAIRS {
+            let mut plans = prompts.pair();
+            plans.rotate_left((round + pair) % 2);
+            let bandwidth = buffer.gigabytes_a_second(machine.cores);
+            for (key, plan) in plans {
+                let found = plan.measure(&mut nyx)?;
+                if keep {
+                    samples.add(Engine::Nyx, key, found);
+                }
+            }
+            if keep {
+                samples.add(Engine::Nyx, work::BANDWIDTH, vec![bandwidth]);
+            }
         }
     }
     machine.others = others.cores();

@@ -7,7 +7,7 @@ use nyx_engine::ModelFiles;
 use serde_json::{Map, Value, json};
 
 use crate::machine::Machine;
-use crate::work::{BANDWIDTH, DECISION, PEAK, Row, SHORT_STEPS};
+use crate::work::{BANDWIDTH, DECISION, PEAK, Row, SHORT_STEPS, WITH, WITHOUT};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Engine {
@@ -156,6 +156,8 @@ impl<'a> Report<'a> {
         _ = writeln!(text, "| work | {} | |\n|---|{}---|", titles.join(" | "), "---|".repeat(engines.len()));
         let more = [
             (DECISION, "a decision: five names, 60-token question, warm"),
+            (WITHOUT, "5 sequences, no adapter, 8 + 128, in pairs with the next"),
+            (WITH, "5 sequences, 5 adapters, 8 + 128, in pairs with the last"),
             (BANDWIDTH, "memory read by all cores"),
             (PEAK, "peak memory, 5 sequences with 5 adapters, 200 + 64"),
         ];
@@ -188,6 +190,7 @@ fn unit(row: &str) -> &'static str {
         BANDWIDTH => "GB/s",
         PEAK => "MB",
         DECISION => "ms",
+        WITHOUT | WITH => "tokens/s",
         _ => crate::work::rows().iter().find(|known| known.key == row).map_or("", |row| row.unit),
     }
 }
@@ -220,7 +223,7 @@ fn ratios(samples: &Samples, adapter_bytes: usize) -> Vec<Ratio> {
                 "adapter_cost",
                 "throughput of 5 adapters over none, both Nyx",
                 Want::AtLeast(0.85),
-                samples.ratio((Nyx, "five_adapters_short"), (Nyx, "five_no_adapter")),
+                samples.ratio((Nyx, WITH), (Nyx, WITHOUT)),
             )
         },
         Ratio {
@@ -254,10 +257,10 @@ fn ratios(samples: &Samples, adapter_bytes: usize) -> Vec<Ratio> {
     ]
 }
 
-/// What five adapters add to the time of a step, over the time it takes to read them at the bandwidth measured in the same round.
+/// What five adapters add to the time of a step, over the time it takes to read them at the bandwidth measured just before.
 fn adapter_step_cost(samples: &Samples, adapter_bytes: usize) -> Option<f64> {
     let rounds = |row| samples.rounds(Engine::Nyx, row);
-    let (with, without, bandwidth) = (rounds("five_adapters_short"), rounds("five_no_adapter"), rounds(BANDWIDTH));
+    let (with, without, bandwidth) = (rounds(WITH), rounds(WITHOUT), rounds(BANDWIDTH));
     let tokens = (5 * SHORT_STEPS) as f64;
     let costs = with.iter().zip(&without).zip(&bandwidth).map(|((with, without), bandwidth)| {
         let added = (tokens / with - tokens / without) / SHORT_STEPS as f64;

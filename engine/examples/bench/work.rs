@@ -12,6 +12,11 @@ use crate::adapters::COUNT;
 pub const DECISION: &str = "decision";
 pub const BANDWIDTH: &str = "memory_bandwidth";
 pub const PEAK: &str = "peak_memory";
+/// Five sequences without adapters and with five, one right after the other: what these cost is a difference of two times that vary by more.
+pub const WITHOUT: &str = "five_without";
+pub const WITH: &str = "five_with";
+/// Such pairs a round.
+pub const PAIRS: usize = 3;
 /// Tokens of the master's prompt in the decision's row.
 pub const MASTER: usize = 150;
 /// Steps in which five sequences of 8 + 128 are generated: the first is their prompts'.
@@ -98,6 +103,11 @@ impl Prompts {
     fn after(&mut self, shared: &[u32], adapter: usize, slot: Option<usize>) -> Request {
         let prompt = [shared, &self.tokens(20)].concat();
         Request { prompt, prefix: shared.len(), tokens: 1, adapter: Some(adapter), slot }
+    }
+
+    /// The two of a pair.
+    pub fn pair(&mut self) -> [(&'static str, Plan); 2] {
+        [(WITHOUT, self.sequences(COUNT, 8, SHORT_STEPS, |_| None)), (WITH, self.sequences(COUNT, 8, SHORT_STEPS, Some))]
     }
 
     /// Each adapter speaks on the same prefix; then all of them again in turn.

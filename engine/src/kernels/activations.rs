@@ -180,7 +180,7 @@ const SHARED_FROM: usize = 2048;
 
 /// Runs `row` for each token.
 fn by_token(team: &Team, tokens: usize, columns: usize, row: impl Fn(usize) + Sync) {
-    if tokens * columns < SHARED_FROM {
+    if tokens < 2 || tokens * columns < SHARED_FROM {
         return (0..tokens).for_each(row);
     }
     team.run(|thread, threads| (tokens * thread / threads..tokens * (thread + 1) / threads).for_each(&row));
@@ -235,8 +235,11 @@ impl Target {
     /// Some whole blocks' columns of a row, or all of it.
     ///
     /// # Safety
-    /// They are there.
+    /// They are there, if anything is rounded.
     unsafe fn part(self, columns: Range<usize>) -> Self {
+        if self.blocks == 0 {
+            return self;
+        }
         // SAFETY: as the caller promises.
         unsafe { Self { blocks: self.blocks.min(columns.len() / BLOCK), ..self.on(columns.start / BLOCK) } }
     }
@@ -457,9 +460,10 @@ mod tests {
 
     #[test]
     fn rows_are_summed_normed_gated_and_rounded_in_one_pass_as_in_several() {
-        let (mut random, columns) = (random(), 96);
+        // with many tokens threads share rows, with few their columns
+        let (mut random, columns) = (random(), 1056);
         let weight = floats(&mut random, columns, 1.0);
-        for tokens in [1, 3, 17] {
+        for tokens in [1, 3, 4, 17] {
             let mut x = floats(&mut random, tokens * columns, 5.0);
             // a block of nothing, one that is no number, one that stands out
             x[..BLOCK].fill(0.0);
@@ -468,7 +472,7 @@ mod tests {
             for (isa, rounding) in
                 Isa::available().into_iter().flat_map(|isa| [Rounding::None, Rounding::Once, Rounding::Twice].map(|r| (isa, r)))
             {
-                let (team, portable) = (Team::new(2), Isa::Portable);
+                let (team, portable) = (Team::new(4), Isa::Portable);
                 let mut expected = Activations::default();
                 let (mut sum, mut normed) = (x.clone(), vec![0.0; x.len()]);
                 add(portable, &mut sum, &delta);

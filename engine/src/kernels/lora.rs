@@ -81,7 +81,9 @@ impl<'a> Down<'a> {
         let tokens = items.first().map_or(0, |item| x.len() / item.a.columns());
         let twice = tokens > 0 && quants.tokens() == 2 * tokens;
         for item in items {
-            assert!((item.row + item.rows) * item.a.columns() <= x.len(), "rows of the batch");
+            assert_eq!(x.len(), tokens * item.a.columns(), "columns of the batch");
+            assert!(item.row + item.rows <= tokens, "rows of the batch");
+            assert_eq!(item.a.rows(), item.b.columns(), "the rank");
             assert!(low.len() >= if apart { item.a.chunks() * size } else { size }, "room for what is low");
             let fit = quants.columns() == item.a.columns() && (twice || quants.tokens() == tokens);
             assert!(fit || !item.a.is_rounded(), "what a rounded adapter reads is rounded too");
@@ -199,9 +201,7 @@ impl Unit<'_> {
 fn up(team: &Team, isa: Isa, items: &[LowRank<'_>], low: &[f32], rounded: View, targets: &[(Output, usize)]) {
     for item in items {
         assert!((item.row + item.rows) * item.b.rows() <= targets[item.output].1, "rows of the batch");
-        assert_eq!(item.a.rows(), item.b.columns(), "the rank");
     }
-    assert!(low.len() >= low_size(items), "what is low");
     team.run(|thread, threads| {
         let (mut start, mut row) = (0, 0);
         for item in items {
@@ -251,6 +251,8 @@ pub fn low_rank_apart(team: &Team, isa: Isa, items: &[LowRank<'_>], x: &[f32], q
 /// # Panics
 /// When shapes do not fit.
 pub fn add_low(team: &Team, isa: Isa, items: &[LowRank<'_>], low: &mut Low, outputs: &mut [&mut [f32]]) {
+    assert!(low.values.len() >= low_size(items), "what is low");
+    items.iter().for_each(|item| assert_eq!(item.a.rows(), item.b.columns(), "the rank"));
     let (values, target) = low.hold(items);
     let (mut start, mut row) = (0, 0);
     for item in items {
@@ -294,8 +296,7 @@ pub fn matmul_low_rank(
     let tokens = x.len() / quants.columns();
     let twice = quants.tokens() == 2 * tokens;
     for item in items {
-        assert!(item.row + item.rows <= tokens && item.b.rows() == products[item.output].w.rows(), "rows of the batch");
-        assert_eq!(item.a.rows(), item.b.columns(), "the rank");
+        assert_eq!(item.b.rows(), products[item.output].w.rows(), "rows of the output");
     }
     let (low, rounded) = low.hold(items);
     let down = Down::new(isa, items, x, quants, low, Some(rounded));

@@ -186,15 +186,15 @@ impl PackedMatrix {
         for (block, into) in into.chunks_exact_mut(BLOCK).enumerate() {
             let scales = panel.scales(kind, block, lane);
             let min = panel.min(kind, block, lane);
-            for (column, value) in into.iter_mut().enumerate() {
-                let quant = panel.quant(kind, block, lane, column);
-                *value = (quant - kind.offset()) as f32 * scales[column / (BLOCK / 2)] + min;
+            for (column, (value, quant)) in into.iter_mut().zip(panel.quants_of(kind, block, lane)).enumerate() {
+                *value = (i32::from(quant) - kind.offset()) as f32 * scales[column / (BLOCK / 2)] + min;
             }
         }
     }
 }
 
 /// A panel's place for the further bits of a block's column: the byte (but for the lane's), and how far up its bits are.
+#[inline(always)]
 fn high_place(kind: BlockKind, column: usize) -> (usize, usize) {
     let (four, bits) = (column / 4, kind.bits() - 4);
     // as many fours as a byte has room for
@@ -260,20 +260,31 @@ impl PanelMut<'_> {
 }
 
 impl Panel<'_> {
-    /// A stored quant, its offset not yet subtracted.
-    pub(super) fn quant(&self, kind: BlockKind, block: usize, lane: usize, column: usize) -> i32 {
-        let stored = kind.low_bytes() / PANEL;
-        let byte = self.quants[block * kind.low_bytes() + column % stored / 4 * PANEL * 4 + lane * 4 + column % 4];
+    /// A row's stored quants of a block, their offset not yet subtracted.
+    #[inline(always)]
+    pub(super) fn quants_of(&self, kind: BlockKind, block: usize, lane: usize) -> [u8; BLOCK] {
+        let mut quants = [0; BLOCK];
+        let own = &self.quants[block * kind.low_bytes()..(block + 1) * kind.low_bytes()];
+        let high = &self.high[block * kind.high_bytes()..(block + 1) * kind.high_bytes()];
+        let fours = own.chunks_exact(PANEL * 4).map(|four| &four[lane * 4..lane * 4 + 4]);
         if kind.bits() == 8 {
-            return i32::from(byte);
+            fours.zip(quants.chunks_exact_mut(4)).for_each(|(four, quants)| quants.copy_from_slice(four));
+            return quants;
         }
-        let low = if column < stored { byte & 15 } else { byte >> 4 };
-        if kind.high_bytes() == 0 {
-            return i32::from(low);
+        let (first, second) = quants.split_at_mut(BLOCK / 2);
+        for (four, (first, second)) in fours.zip(first.chunks_exact_mut(4).zip(second.chunks_exact_mut(4))) {
+            for (byte, (first, second)) in four.iter().zip(first.iter_mut().zip(second)) {
+                (*first, *second) = (byte & 15, byte >> 4);
+            }
         }
-        let (at, shift) = high_place(kind, column);
-        let high = self.high[block * kind.high_bytes() + at + lane * 4] >> shift & ((1 << (kind.bits() - 4)) - 1);
-        i32::from(low | (high << 4))
+        if kind.high_bytes() > 0 {
+            let mask = (1 << (kind.bits() - 4)) - 1;
+            for (column, quant) in quants.iter_mut().enumerate() {
+                let (at, shift) = high_place(kind, column);
+                *quant |= (high[at + lane * 4] >> shift & mask) << 4;
+            }
+        }
+        quants
     }
 
     /// The scales of a block's two halves.

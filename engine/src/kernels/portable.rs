@@ -2,49 +2,72 @@
 
 use std::ops::Range;
 
+use super::blocks::{Kind, for_kind};
 use super::{Activations, BLOCK, Output, PANEL, PackedMatrix};
+
+/// Tokens that share one unpacking of a block.
+const TILE: usize = 8;
 
 /// # Safety
 /// As [`super::multiply`].
 pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output) {
-    let (kind, blocks) = (w.kind(), w.blocks());
     for index in panels {
-        let panel = w.panel(index);
-        for token in 0..x.tokens() {
-            for lane in 0..w.rows_of(index) {
-                let (mut total, mut sum) = (0.0_f32, 0.0_f32);
-                for block in 0..blocks {
-                    let place = token * blocks + block;
-                    let quants = &x.quants[place * BLOCK..(place + 1) * BLOCK];
-                    let dot = |columns: Range<usize>, sum: i32| {
-                        let pairs = columns.clone().zip(&quants[columns]);
-                        let start = if kind.has_min() { 0 } else { -kind.offset() * sum };
-                        pairs.fold(start, |dot, (column, quant)| dot + panel.quant(kind, block, lane, column) * i32::from(*quant)) as f32
-                    };
-                    let scales = panel.scales(kind, block, lane).map(|scale| scale * x.scales[place]);
-                    if kind.halves() {
-                        sum = dot(0..BLOCK / 2, x.first[place]).mul_add(scales[0], sum);
-                        sum = dot(BLOCK / 2..BLOCK, x.sums[place] - x.first[place]).mul_add(scales[1], sum);
-                    } else {
-                        sum = dot(0..BLOCK, x.sums[place]).mul_add(scales[0], sum);
-                    }
-                    if kind.has_min() {
-                        sum = panel.min(kind, block, lane).mul_add(x.weighted[place], sum);
-                    }
-                    if (block + 1).is_multiple_of(w.chunk) {
-                        if output.apart > 0 {
-                            // SAFETY: as below, for every chunk.
-                            unsafe { *output.of_chunk(block / w.chunk).start.add(token * output.rows + index * PANEL + lane) = sum };
-                        }
-                        total += sum;
-                        sum = 0.0;
-                    }
-                }
-                if output.apart == 0 {
-                    // SAFETY: the caller gave room for every row of every token.
-                    unsafe { *output.start.add(token * output.rows + index * PANEL + lane) = total };
-                }
+        for lane in 0..w.rows_of(index) {
+            for token in (0..x.tokens()).step_by(TILE) {
+                let tokens = token..x.tokens().min(token + TILE);
+                // SAFETY: as the caller promises.
+                for_kind!(w.kind(), K => unsafe { row_of::<K>(w, x, index, lane, tokens, output) });
             }
+        }
+    }
+}
+
+/// One row's products with some tokens.
+///
+/// # Safety
+/// As [`super::multiply`], with a weight of kind `K` that has the row, and [`TILE`] tokens at most.
+unsafe fn row_of<K: Kind>(w: &PackedMatrix, x: &Activations, index: usize, lane: usize, tokens: Range<usize>, output: Output) {
+    let (panel, blocks) = (w.panel(index), w.blocks());
+    let (mut total, mut sums) = ([0.0_f32; TILE], [0.0_f32; TILE]);
+    let at = |token: usize| token * output.rows + index * PANEL + lane;
+    for block in 0..blocks {
+        let quants = panel.quants_of(K::KIND, block, lane);
+        let scales = panel.scales(K::KIND, block, lane);
+        let min = panel.min(K::KIND, block, lane);
+        for (token, sum) in tokens.clone().zip(&mut sums) {
+            let place = token * blocks + block;
+            let x_quants = &x.quants[place * BLOCK..(place + 1) * BLOCK];
+            let dot = |columns: Range<usize>, sum: i32| {
+                let pairs = quants[columns.clone()].iter().zip(&x_quants[columns]);
+                let start = if K::MIN { 0 } else { -K::OFFSET * sum };
+                pairs.fold(start, |dot, (w, x)| dot + i32::from(*w) * i32::from(*x)) as f32
+            };
+            let scales = scales.map(|scale| scale * x.scales[place]);
+            if K::HALVES {
+                *sum = dot(0..BLOCK / 2, x.first[place]).mul_add(scales[0], *sum);
+                *sum = dot(BLOCK / 2..BLOCK, x.sums[place] - x.first[place]).mul_add(scales[1], *sum);
+            } else {
+                *sum = dot(0..BLOCK, x.sums[place]).mul_add(scales[0], *sum);
+            }
+            if K::MIN {
+                *sum = min.mul_add(x.weighted[place], *sum);
+            }
+        }
+        if (block + 1).is_multiple_of(w.chunk) {
+            for ((token, sum), total) in tokens.clone().zip(&mut sums).zip(&mut total) {
+                if output.apart > 0 {
+                    // SAFETY: as below, for every chunk.
+                    unsafe { *output.of_chunk(block / w.chunk).start.add(at(token)) = *sum };
+                }
+                *total += *sum;
+                *sum = 0.0;
+            }
+        }
+    }
+    if output.apart == 0 {
+        for (token, total) in tokens.zip(total) {
+            // SAFETY: the caller gave room for every row of every token.
+            unsafe { *output.start.add(at(token)) = total };
         }
     }
 }

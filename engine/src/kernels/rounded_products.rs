@@ -9,7 +9,7 @@ use super::rounded::{GROUP, RoundedMatrix, group_bytes};
 use super::{Ahead, BLOCK, Isa, Output};
 
 /// Some panels' products with all tokens.
-pub(super) struct Part {
+struct Part {
     columns: usize,
     rows: usize,
     chunks: usize,

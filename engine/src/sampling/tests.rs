@@ -41,6 +41,17 @@ fn filters_keep_what_they_say() {
 }
 
 #[test]
+fn the_first_of_equals_is_found_wherever_it_is() {
+    for best in [0, 1, 63, 64, 65, 700, 999] {
+        let mut logits = vec![0.0; 1000];
+        logits[best..].iter_mut().step_by(100).for_each(|logit| *logit = 2.0);
+        for change in [|p: &mut SamplingParams| p.temperature = 0.0, |p| (p.temperature, p.logit_bias) = (0.0, vec![(5, -1.0)])] {
+            assert_eq!(Sampler::new(params(change), &[]).sample(&logits).0, best as u32);
+        }
+    }
+}
+
+#[test]
 fn nucleus_over_a_flat_distribution_keeps_its_share() {
     // far more candidates than the first guess sorts
     let logits = vec![0.0; 4096];

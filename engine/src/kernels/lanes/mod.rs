@@ -138,7 +138,7 @@ pub(super) unsafe fn exp<V: Lanes>(x: V) -> V {
     }
 }
 
-/// A safe function that runs a generic kernel with the lanes of an instruction set.
+/// A function that runs a generic kernel with the lanes of an instruction set.
 macro_rules! for_isa {
     ($(#[$doc:meta])* $vis:vis unsafe fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $ret:ty)? = $body:ident) => {
         $(#[$doc])*

@@ -117,7 +117,7 @@ impl Weight {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::{Activations, Isa, Product, Team, matmul};
+    use crate::kernels::{Activations, Isa, Product, Team, matmul, matmul_apart};
 
     #[test]
     fn block_types_without_a_kernel_give_the_same_bits_batched_or_alone() {
@@ -167,6 +167,31 @@ mod tests {
             let error: f32 = y.iter().zip(&expected).map(|(y, expected)| (y - expected).powi(2)).sum();
             let size: f32 = expected.iter().map(|expected| expected.powi(2)).sum();
             assert!(error < size * 1e-4, "{dtype:?}: relative square {}", error / size);
+        }
+    }
+
+    #[test]
+    fn shards_of_super_blocks_have_the_whole_ones_sums() {
+        let (rows, columns, tokens) = (24, 768, 3);
+        let values = |count: usize, step: f32| -> Vec<f32> { (0..count).map(|at| ((at as f32 * step).sin() * 43.7).fract()).collect() };
+        let dense = Tensor::from_vec(values(rows * columns, 0.37), (rows, columns), &Device::Cpu).unwrap();
+        let x = values(tokens * columns, 1.13);
+        let sums = |tensor: &Arc<QTensor>, part: Range<usize>, chunks: usize| {
+            let weight = Weight::new(Matrix::Quantised(Arc::clone(tensor)), 0..rows, part.clone(), chunks).unwrap();
+            let Weight::Packed(w) = &weight else { panic!("it has a kernel") };
+            let x: Vec<f32> = x.chunks_exact(columns).flat_map(|x| &x[part.clone()]).copied().collect();
+            let (team, mut quants, mut y) = (Team::new(2), Activations::default(), vec![0.0; chunks * tokens * rows]);
+            quants.quantise(&team, Isa::detect(), &x, part.len(), weight.rounding());
+            matmul_apart(&team, Isa::detect(), Product { w, y: &mut y }, &quants, &[], &x, &mut []);
+            y
+        };
+        for dtype in [GgmlDType::Q4K, GgmlDType::Q5K, GgmlDType::Q6K] {
+            let tensor = Arc::new(QTensor::quantize(&dense, dtype).unwrap());
+            let shards: Vec<f32> = (0..3).flat_map(|shard| sums(&tensor, shard * 256..(shard + 1) * 256, 1)).collect();
+            assert_eq!(sums(&tensor, 0..columns, 3), shards, "{dtype:?}");
+            // within a super-block there is no part
+            let refused = Weight::new(Matrix::Quantised(tensor), 0..rows, 0..384, 1).unwrap_err();
+            assert!(refused.to_string().contains("not whole blocks of 256"), "{refused}");
         }
     }
 }
