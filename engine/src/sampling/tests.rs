@@ -45,7 +45,8 @@ fn the_first_of_equals_is_found_wherever_it_is() {
     for best in [0, 1, 63, 64, 65, 700, 999] {
         let mut logits = vec![0.0; 1000];
         logits[best..].iter_mut().step_by(100).for_each(|logit| *logit = 2.0);
-        for change in [|p: &mut SamplingParams| p.temperature = 0.0, |p| (p.temperature, p.logit_bias) = (0.0, vec![(5, -1.0)])] {
+        for logit_bias in [vec![], vec![(5, -1.0)]] {
+            let change = |p: &mut SamplingParams| (p.temperature, p.logit_bias) = (0.0, logit_bias.clone());
             assert_eq!(Sampler::new(params(change), &[]).sample(&logits).0, best as u32);
         }
     }
