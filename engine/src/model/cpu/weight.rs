@@ -119,12 +119,17 @@ mod tests {
     use super::*;
     use crate::kernels::{Activations, Isa, Product, Team, matmul, matmul_apart};
 
+    /// A weight `[rows, columns]`, and activations `[tokens, columns]`.
+    fn operands(rows: usize, columns: usize, tokens: usize) -> (Tensor, Vec<f32>) {
+        let values = |count: usize, step: f32| -> Vec<f32> { (0..count).map(|at| ((at as f32 * step).sin() * 43.7).fract()).collect() };
+        let dense = Tensor::from_vec(values(rows * columns, 0.37), (rows, columns), &Device::Cpu).unwrap();
+        (dense, values(tokens * columns, 1.13))
+    }
+
     #[test]
     fn block_types_without_a_kernel_give_the_same_bits_batched_or_alone() {
         let (rows, columns, tokens) = (48, 512, 37);
-        let values = |count: usize, step: f32| -> Vec<f32> { (0..count).map(|at| ((at as f32 * step).sin() * 43.7).fract()).collect() };
-        let dense = Tensor::from_vec(values(rows * columns, 0.37), (rows, columns), &Device::Cpu).unwrap();
-        let x = values(tokens * columns, 1.13);
+        let (dense, x) = operands(rows, columns, tokens);
         for kind in [GgmlDType::Q2K, GgmlDType::Q3K] {
             let tensor = Arc::new(QTensor::quantize(&dense, kind).unwrap());
             let weight = Weight::new(Matrix::Quantised(tensor), 0..rows, 0..columns, 2).unwrap();
@@ -145,9 +150,7 @@ mod tests {
     #[test]
     fn each_block_type_with_a_kernel_is_what_candle_reads_and_nearly_what_it_multiplies() {
         let (rows, columns, tokens) = (40, 768, 9);
-        let values = |count: usize, step: f32| -> Vec<f32> { (0..count).map(|at| ((at as f32 * step).sin() * 43.7).fract()).collect() };
-        let dense = Tensor::from_vec(values(rows * columns, 0.37), (rows, columns), &Device::Cpu).unwrap();
-        let x = values(tokens * columns, 1.13);
+        let (dense, x) = operands(rows, columns, tokens);
         use GgmlDType::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
         for dtype in [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4K, Q5K, Q6K] {
             let tensor = Arc::new(QTensor::quantize(&dense, dtype).unwrap());
@@ -173,9 +176,7 @@ mod tests {
     #[test]
     fn shards_of_super_blocks_have_the_whole_ones_sums() {
         let (rows, columns, tokens) = (24, 768, 3);
-        let values = |count: usize, step: f32| -> Vec<f32> { (0..count).map(|at| ((at as f32 * step).sin() * 43.7).fract()).collect() };
-        let dense = Tensor::from_vec(values(rows * columns, 0.37), (rows, columns), &Device::Cpu).unwrap();
-        let x = values(tokens * columns, 1.13);
+        let (dense, x) = operands(rows, columns, tokens);
         let sums = |tensor: &Arc<QTensor>, part: Range<usize>, chunks: usize| {
             let weight = Weight::new(Matrix::Quantised(Arc::clone(tensor)), 0..rows, part.clone(), chunks).unwrap();
             let Weight::Packed(w) = &weight else { panic!("it has a kernel") };
