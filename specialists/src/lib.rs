@@ -23,6 +23,7 @@ mod reward;
 pub mod safety;
 mod shipped;
 pub mod time;
+pub mod tokens;
 mod words;
 
 #[cfg(test)]
