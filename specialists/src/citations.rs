@@ -31,6 +31,19 @@ fn numbers(inside: &str, most: usize) -> Vec<usize> {
     found
 }
 
+/// The text with each citation (`[1]`, `[1, 2]`, `[1-3]`) turned into a space.
+pub fn without_citations(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('[') {
+        plain.push_str(before);
+        let cited = after.split_once(']').filter(|(inside, _)| !numbers(inside, 0).is_empty());
+        plain.push(if cited.is_some() { ' ' } else { '[' });
+        rest = cited.map_or(after, |(_, after)| after);
+    }
+    plain + rest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,12 +78,20 @@ mod tests {
     }
 
     #[test]
+    fn citations_are_taken_out_and_nothing_else() {
+        assert_eq!(without_citations("a Prius [1] and [x] [12, 13]."), "a Prius   and [x]  .");
+        assert_eq!(without_citations("[open [1]"), "[open  ");
+        assert_eq!(without_citations("[] [open"), "[] [open");
+    }
+
+    #[test]
     fn no_answer_makes_it_panic() {
         let mut random = Seeded::new();
         let evidence = evidence(3);
         for _ in 0..2_000 {
             let answer = random.text(12, &['[', ']', ',', '-', '0', '1', '9', ' ', 'x', '\u{2013}']);
             assert!(cited(&answer, &evidence).len() <= 3, "seed {}: {answer:?}", random.seed);
+            assert!(without_citations(&answer).len() <= answer.len(), "seed {}: {answer:?}", random.seed);
         }
         assert_eq!(cited("[1-18446744073709551615]", &evidence).len(), 3);
     }

@@ -26,16 +26,9 @@ struct File {
     answer: AnswerKeys,
     #[serde(default)]
     reward: RewardKeys,
-    fairness: Option<FairnessKeys>,
     timing: Option<Quality>,
     #[serde(default)]
     sampling: Sampling,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FairnessKeys {
-    tolerance: f64,
 }
 
 #[derive(Deserialize)]
@@ -139,10 +132,6 @@ pub(crate) fn parse(text: &str) -> Result<SpecialistPolicy, String> {
         samples => count("answer.samples", samples.unwrap_or(1), 8)?,
     };
     let reward = file.reward.check(&retrieval, answer)?;
-    let fairness = file.fairness.map(|keys| keys.tolerance);
-    if let Some(tolerance) = fairness {
-        within("fairness.tolerance", tolerance, 0.0, 1.0)?;
-    }
     if let Some(Quality { full, short }) = file.timing {
         within("timing.full", full, 0.0, 1.0)?;
         within("timing.short", short, 0.0, 1.0)?;
@@ -158,7 +147,6 @@ pub(crate) fn parse(text: &str) -> Result<SpecialistPolicy, String> {
         adapter: file.adapter,
         group: file.group,
         retrieval,
-        fairness,
         timing: file.timing,
         temperature: sampling.temperature,
         top_p: sampling.top_p,

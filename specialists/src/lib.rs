@@ -9,12 +9,12 @@ pub mod confidence;
 mod error;
 mod evidence;
 pub mod facts;
-pub mod fairness;
 mod file;
 pub mod forecast;
 pub mod gate;
 pub mod learn;
 pub mod master;
+mod odds;
 mod policy;
 mod probability;
 mod prompt;
@@ -24,18 +24,16 @@ pub mod safety;
 mod shipped;
 pub mod time;
 pub mod tokens;
-mod words;
 
 #[cfg(test)]
 mod seeded;
 
-pub use citations::cited;
+pub use citations::{cited, without_citations};
 pub use error::SpecialistError;
 pub use evidence::Evidence;
 pub use policy::{Outcome, Reading, Retrieval, Situation, SpecialistPolicy, Verdict};
 pub use probability::read_probability;
 pub use reward::{
-    Finding, abstains, agreement, brier_reward, calibration, choices_reward, delayed, finding, quadratic_reward, rated, reward_of, support,
-    timeliness,
+    Finding, agreement, brier_reward, calibration, choices_reward, delayed, quadratic_reward, reward_of, support, timeliness,
 };
 pub use shipped::SHIPPED;

@@ -54,10 +54,7 @@ pub struct SpecialistPolicy {
     /// The pool group it is pinned to.
     pub group: Option<usize>,
     pub retrieval: Retrieval,
-    /// Questions between two people are read under neutral names, and questions about a group are asked again about another one
-    /// ([`crate::fairness`]); such an answer says so when the pair's penalty is above this, in [0, 1].
-    pub fairness: Option<f64>,
-    /// Memories are ranked by time as well, and answers are planned by the time that is left: what a full and a short one are worth.
+    /// Answers are planned by the time that is left: what a full and a short one are worth.
     pub timing: Option<Quality>,
     /// Defaults where the caller says nothing.
     pub temperature: f32,
@@ -81,10 +78,6 @@ pub struct Situation<'a> {
     pub deadline_ms: u64,
     pub evidence: &'a [Evidence],
     pub question: &'a str,
-    /// What the times in it come to, where the specialist reckons with time: see [`reckon`](crate::time::reckon).
-    pub reckoning: Option<&'a str>,
-    /// Whom of two people the question means by what the text says of each, in one sentence.
-    pub account: Option<&'a str>,
 }
 
 /// What a specialist reads out of its own answer.

@@ -7,8 +7,6 @@
 //! | `now.iso`, `now.date`, `now.time`, `now.weekday` | `2026-11-24T14:45:26Z`, `24 November 2026`, `14:45`, `Tuesday`; UTC |
 //! | `time_left`, `deadline_ms` | until the caller's deadline: `850 ms`, `12 seconds`, `3 minutes`; the bare number |
 //! | `question` | what is asked (it also stands in the user's message) |
-//! | `reckoning` | what the times in the text and the question come to, in one sentence; none without `[timing]`, or where nothing could be worked out |
-//! | `account` | whom of two people the question means by what the text says of each, in one sentence; none without `[fairness]`, or where it is not about two people |
 //! | `evidence` | a list, best first; of each item: `number` (from 1), `id`, `quoted`, `text`, `score`, `source`, `speaker`, `when`, `age` (`3 days ago`), `context` (quoted) |
 //!
 //! Evidence is data. Its text is never read as a template and comes out unchanged; `quoted` sets it between quotation marks longer than
@@ -28,8 +26,7 @@ use crate::{Evidence, Situation};
 const SPEAKER_CHARS: usize = 60;
 
 /// What a template may name.
-const KNOWN: [&str; 11] =
-    ["now", "now.iso", "now.date", "now.time", "now.weekday", "time_left", "deadline_ms", "question", "reckoning", "account", "evidence"];
+const KNOWN: [&str; 9] = ["now", "now.iso", "now.date", "now.time", "now.weekday", "time_left", "deadline_ms", "question", "evidence"];
 
 fn environment<'source>() -> Result<Environment<'source>, String> {
     let mut environment = Environment::new();
@@ -71,8 +68,6 @@ struct View<'a> {
     time_left: String,
     deadline_ms: u64,
     question: &'a str,
-    reckoning: Option<&'a str>,
-    account: Option<&'a str>,
     evidence: Vec<Item<'a>>,
 }
 
@@ -89,8 +84,6 @@ impl<'a> View<'a> {
             time_left: time_left(situation.deadline_ms),
             deadline_ms: situation.deadline_ms,
             question: situation.question,
-            reckoning: situation.reckoning,
-            account: situation.account,
             evidence: situation.evidence.iter().zip(1..).map(|(evidence, number)| Item::of(evidence, number, now)).collect(),
         }
     }
@@ -144,10 +137,7 @@ pub(crate) fn check(template: &str) -> Result<BTreeSet<String>, String> {
     let full = Evidence { speaker: Some("Ada".into()), when: Some(DateTime::<Utc>::UNIX_EPOCH), context, ..bare.clone() };
     let both = [bare, full];
     for evidence in [&[], &both[..1], &both[1..], &both] {
-        for worked_out in [None, Some("in 12 days is Monday.")] {
-            let (now, question) = (DateTime::<Utc>::UNIX_EPOCH, "tea?");
-            render(template, &Situation { now, deadline_ms: 60_000, evidence, question, reckoning: worked_out, account: worked_out })?;
-        }
+        render(template, &Situation { now: DateTime::<Utc>::UNIX_EPOCH, deadline_ms: 60_000, evidence, question: "tea?" })?;
     }
     Ok(used)
 }
@@ -196,7 +186,7 @@ mod tests {
 
     fn situation<'a>(evidence: &'a [Evidence]) -> Situation<'a> {
         let now = DateTime::parse_from_rfc3339("2026-11-24T14:45:26Z").unwrap().to_utc();
-        Situation { now, deadline_ms: 12_900, evidence, question: "who?", reckoning: None, account: None }
+        Situation { now, deadline_ms: 12_900, evidence, question: "who?" }
     }
 
     fn memory(text: &str) -> Evidence {

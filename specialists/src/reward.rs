@@ -1,25 +1,9 @@
 //! The rules of the automatic reward: each gives a trait activation in [0, 1], or `None` where it cannot know.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
-use crate::words::content_words;
-use crate::{Evidence, Outcome};
-
-/// Clauses that say that nothing was found (after [`plain`]).
-const ABSTENTIONS: [&str; 12] = [
-    "no memor",
-    "none of the memor",
-    "none of these memor",
-    "nothing fits",
-    "no memory fits",
-    "no information",
-    "no record",
-    "not remember",
-    "n't remember",
-    "not recall",
-    "n't recall",
-    "nothing about that",
-];
+use crate::tokens::tokens;
+use crate::{Evidence, Outcome, cited, without_citations};
 
 /// An activation in [0, 1] as a reward in [-1, 1]: `2a − 1`.
 pub fn reward_of(activation: f64) -> f64 {
@@ -54,14 +38,6 @@ pub fn choices_reward(probabilities: &[f64], came_true: usize) -> f64 {
     (1.0 - errors.sum::<f64>()).max(-1.0)
 }
 
-/// Eleos: what people say of an answer, less the fairness penalty of its pair. `rating` in [-1, 1] (a thumb down to a thumb up) and `penalty` in [0, 1]
-/// (0 where no pair was asked); `weight` is what a penalty of 1 takes off. The reward stays in [-1, 1]; NaN counts as the worst.
-pub fn rated(rating: f64, penalty: f64, weight: f64) -> f64 {
-    let worst_of = |value: f64, worst: f64| if value.is_nan() { worst } else { value };
-    let (rating, penalty) = (worst_of(rating, -1.0).clamp(-1.0, 1.0), worst_of(penalty, 1.0).clamp(0.0, 1.0));
-    (rating - weight.max(0.0) * penalty).clamp(-1.0, 1.0)
-}
-
 /// What a stated confidence adds to a reward whose truth is known: `−weight (confidence − correct)²`, in [−weight, 0]. Strictly proper: in expectation
 /// nothing costs less than the true probability of being right. `weight` below 0 counts as 0; a confidence that is NaN as the worst.
 pub fn calibration(confidence: f64, correct: bool, weight: f64) -> f64 {
@@ -77,42 +53,34 @@ pub fn delayed(reward: f64, penalty: f64, taken: f64) -> f64 {
     reward_of((reward + 1.0) / 2.0 * (1.0 - penalty.clamp(0.0, 1.0) * taken))
 }
 
-/// Mnemosyne: the share of the answer's content words that stand in its evidence (text, speaker, date), in any order.
+/// Mnemosyne: the share of an answer's words that stand in the evidence that it cites (text, what stands beside it, speaker, date), in any order.
 ///
-/// Clauses that say that nothing fits are not content. With no evidence they alone are right (1), and every other claim is made up (0).
-/// `None` where there is nothing to measure: an answer without content words, or one that says that nothing fits although something was
-/// found (whether it fits, only people know).
+/// Words are the [`tokens`] of a search, in any language, each counted once. Those of one character are left out: in most scripts they say nothing,
+/// and in scripts without spaces they stand in longer ones again. No list of words decides which ones matter, so an honest answer in its own
+/// words does not reach 1; what is compared are answers of one specialist, which all lose alike.
+///
+/// `None` without a citation: an answer that cites nothing claims no support. Whether nothing was there to be cited, only people know.
 pub fn support(answer: &str, evidence: &[Evidence]) -> Option<f64> {
-    let claims: Vec<String> = clauses(answer).filter(|clause| !is_abstention(clause)).flat_map(content_words).collect();
-    if claims.is_empty() {
-        return (evidence.is_empty() && abstains(answer)).then_some(1.0);
+    let ids = cited(answer, evidence);
+    let said = word_types(&without_citations(answer));
+    if ids.is_empty() || said.is_empty() {
+        return None;
     }
-    let known: HashSet<String> = evidence
-        .iter()
-        .flat_map(|item| {
-            let date = item.when.map(|when| when.format("%A %-d %B %Y").to_string()).unwrap_or_default();
-            content_words(&format!("{}\n{}\n{date}", item.text, item.speaker.as_deref().unwrap_or_default()))
-        })
-        .collect();
-    let supported = claims.iter().filter(|word| known.contains(*word)).count();
-    Some(supported as f64 / claims.len() as f64)
+    let mut known = BTreeSet::new();
+    for item in evidence.iter().filter(|item| ids.contains(&item.id)) {
+        let date = item.when.map(|when| when.format("%Y-%m-%d").to_string());
+        let texts = [&item.text].into_iter().chain(&item.context).chain(&item.speaker).chain(&date);
+        texts.for_each(|text| known.extend(word_types(text)));
+    }
+    Some(said.intersection(&known).count() as f64 / said.len() as f64)
 }
 
-/// Whether an answer says, somewhere, that nothing was found.
-pub fn abstains(answer: &str) -> bool {
-    clauses(answer).any(is_abstention)
+/// The different tokens of more than one character.
+fn word_types(text: &str) -> BTreeSet<String> {
+    tokens(text).into_iter().filter(|token| token.chars().nth(1).is_some()).collect()
 }
 
-fn clauses(answer: &str) -> impl Iterator<Item = &str> {
-    answer.split(['.', '!', '?', ';', ',', ':', '\n'])
-}
-
-fn is_abstention(clause: &str) -> bool {
-    let clause = clause.to_lowercase().replace('’', "'");
-    ABSTENTIONS.iter().any(|phrase| clause.contains(phrase))
-}
-
-/// Aletheia's three verdicts.
+/// What rows say of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finding {
     Supported,
@@ -120,38 +88,12 @@ pub enum Finding {
     Unknown,
 }
 
-/// The first verdict word of an answer; a negated one (`not supported`, `neither supported nor refuted`) is unknown.
-pub fn finding(answer: &str) -> Option<Finding> {
-    let lower = answer.to_lowercase().replace('’', "'");
-    let words: Vec<&str> = lower.split(|c: char| !c.is_alphanumeric() && c != '\'').filter(|word| !word.is_empty()).collect();
-    let (at, found) = words.iter().enumerate().find_map(|(at, word)| match *word {
-        "supported" => Some((at, Finding::Supported)),
-        "refuted" => Some((at, Finding::Refuted)),
-        "unknown" | "unsupported" => Some((at, Finding::Unknown)),
-        _ => None,
-    })?;
-    let negated = words[at.saturating_sub(3)..at]
-        .iter()
-        .any(|word| ["not", "cannot", "neither", "never", "nor", "no"].contains(word) || word.ends_with("n't"));
-    Some(if negated { Finding::Unknown } else { found })
-}
-
-/// Aletheia: whether verdict and rows agree. Where a query over the rows decides (`rows`), its finding is the truth; else without rows only `unknown`
-/// agrees (1), and another verdict has nothing to stand on (0).
-///
-/// `None` with rows that decide nothing, and for an answer without a verdict word.
+/// Aletheia: whether answer and rows agree. Where `rows` refute what was stated or tell nothing, the answer's own words cannot be read for whether
+/// they say so, in every language: `None`. Else it is held to the rows that it cites, as in [`support`].
 pub fn agreement(answer: &str, evidence: &[Evidence], rows: Option<Finding>) -> Option<f64> {
-    match (finding(answer)?, rows) {
-        (said, Some(truth)) => Some(if said == truth { 1.0 } else { 0.0 }),
-        (said, None) => unfounded(said, evidence),
-    }
-}
-
-fn unfounded(said: Finding, evidence: &[Evidence]) -> Option<f64> {
-    match said {
-        _ if !evidence.is_empty() => None,
-        Finding::Unknown => Some(1.0),
-        Finding::Supported | Finding::Refuted => Some(0.0),
+    match rows {
+        Some(Finding::Refuted | Finding::Unknown) => None,
+        Some(Finding::Supported) | None => support(answer, evidence),
     }
 }
 
@@ -173,8 +115,8 @@ mod tests {
     use crate::Reading;
     use crate::seeded::Seeded;
 
-    const VOCABULARY: [&str; 14] =
-        ["sister", "Lisbon", "moved", "nurse", "tea", "dogs", "the", "in", "not", "2026", "[1]", "東京", "no memory of that.", "garden,"];
+    const VOCABULARY: [&str; 12] =
+        ["sister", "Lisbon", "moved", "nurse", "tea", "dogs", "the", "in", "2026", "東京", "сестра", "garden,"];
 
     fn memory(text: &str) -> Evidence {
         Evidence { id: "1".into(), text: text.into(), score: 0.7, source: "memory".into(), speaker: None, when: None, context: vec![] }
@@ -185,76 +127,65 @@ mod tests {
     }
 
     #[test]
-    fn support_is_the_share_of_what_the_memories_say() {
+    fn support_is_the_share_of_what_the_cited_memories_say() {
         let evidence = [memory("My sister Clara moved to Lisbon and works as a nurse.")];
-        assert_eq!(support("Your sister Clara moved to Lisbon [1].", &evidence), Some(1.0));
-        assert_eq!(support("Clara is a nurse in Lisbon, married, with kids", &evidence), Some(3.0 / 5.0));
-        assert_eq!(support("Bananas grow upwards!", &evidence), Some(0.0));
+        assert_eq!(support("Sister Clara moved to Lisbon [1].", &evidence), Some(1.0));
+        assert_eq!(support("Clara, nurse, married, kids [1]", &evidence), Some(2.0 / 4.0));
+        assert_eq!(support("Bananas grow upwards [1]!", &evidence), Some(0.0));
+        let two = [memory("Tea."), Evidence { id: "2".into(), ..memory("Clara moved.") }];
+        assert_eq!((support("Clara moved [2]", &two), support("Clara moved [1]", &two)), (Some(1.0), Some(0.0)), "held to what it cites");
+        for (text, answer) in [
+            ("Моя сестра переехала в Лиссабон.", "Сестра переехала [1]"),
+            ("我住在北京。", "住在北京 [1]"),
+            ("Élodie est née à Zürich.", "elodie, ZURICH [1]"),
+            ("나는 서울에 산다", "서울에 [1]"),
+        ] {
+            assert_eq!(support(answer, &[memory(text)]), Some(1.0), "{answer}");
+        }
     }
 
     #[test]
     fn a_speaker_and_a_date_support_too() {
         let when = chrono::DateTime::parse_from_rfc3339("2026-05-02T10:00:00Z").unwrap().to_utc();
         let evidence = [Evidence { speaker: Some("Clara".into()), when: Some(when), ..memory("I moved.") }];
-        assert_eq!(support("Clara moved on Saturday, 2 May 2026.", &evidence), Some(1.0));
+        assert_eq!(support("Clara moved: 2026-05-02 [1]", &evidence), Some(1.0));
     }
 
     #[test]
-    fn saying_that_nothing_fits() {
-        assert_eq!(support("I have no memory of that.", &[]), Some(1.0));
-        assert_eq!(support("I don’t remember.", &[]), Some(1.0));
-        assert_eq!(support("Your brother is Tom.", &[]), Some(0.0));
-        assert_eq!(support("I have no memory of that, but your brother is Tom.", &[]), Some(0.0));
-        assert_eq!(support("I have no memory of that.", &[memory("tea")]), None, "whether it fits, only people know");
-        assert_eq!(support("Yes. [1]", &[memory("tea")]), None);
-        assert_eq!(support("", &[]), None);
+    fn what_cites_nothing_or_says_nothing_is_not_judged() {
+        for answer in ["I have no memory of that.", "Tea.", "Tea [2].", "[1]", "[1] A.", ""] {
+            assert_eq!(support(answer, &[memory("tea")]), None, "{answer}");
+        }
+        assert_eq!(support("Your brother is Tom [1].", &[]), None);
     }
 
     #[test]
     fn support_is_bounded_and_monotone() {
         let mut random = Seeded::new();
         for _ in 0..2_000 {
-            let (answer, first, second) = (sentence(&mut random, 8), sentence(&mut random, 6), sentence(&mut random, 6));
-            let few = [memory(&first)];
-            let many = [memory(&first), memory(&second)];
-            let case = format!("seed {}: {answer:?} from {first:?}, {second:?}", random.seed);
-            let (Some(few_score), Some(many_score)) = (support(&answer, &few), support(&answer, &many)) else {
-                assert_eq!(support(&answer, &few), support(&answer, &many), "{case}");
+            let (answer, text) = (sentence(&mut random, 8), sentence(&mut random, 6));
+            let case = format!("seed {}: {answer:?} from {text:?}", random.seed);
+            let Some(score) = support(&format!("{answer} [1]"), &[memory(&text)]) else {
+                assert_eq!(answer, "", "{case}");
                 continue;
             };
-            assert!((0.0..=1.0).contains(&few_score) && few_score <= many_score, "{case}: {few_score} then {many_score}");
-            let invented = support(&format!("{answer}\nunicorn"), &few).unwrap();
-            assert!(invented <= few_score, "{case}: an invented word raised {few_score} to {invented}");
-            let quoted = support(&format!("{answer}\nzebra"), &[memory(&format!("{first} zebra"))]).unwrap();
-            assert!(quoted >= few_score, "{case}: a supported word lowered {few_score} to {quoted}");
+            assert!((0.0..=1.0).contains(&score), "{case}: {score}");
+            let invented = support(&format!("{answer} unicorn [1]"), &[memory(&text)]).unwrap();
+            assert!(invented <= score, "{case}: an invented word raised {score} to {invented}");
+            let quoted = support(&format!("{answer} zebra [1]"), &[memory(&format!("{text} zebra"))]).unwrap();
+            assert!(quoted >= score, "{case}: a supported word lowered {score} to {quoted}");
         }
     }
 
     #[test]
-    fn verdict_words() {
-        for (answer, expected) in [
-            ("Supported: row [1] says so.", Some(Finding::Supported)),
-            ("**Refuted.** It opened in 2019, not supported", Some(Finding::Refuted)),
-            ("unknown", Some(Finding::Unknown)),
-            ("The statement is not supported by the rows.", Some(Finding::Unknown)),
-            ("It isn’t refuted", Some(Finding::Unknown)),
-            ("Neither supported nor refuted", Some(Finding::Unknown)),
-            ("True, I think.", None),
-            ("", None),
-        ] {
-            assert_eq!(finding(answer), expected, "{answer}");
+    fn agreement_is_held_to_cited_rows_where_they_support() {
+        let rows = [memory("Berlin opened in 2019")];
+        for finding in [Some(Finding::Supported), None] {
+            assert_eq!(agreement("Berlin, 2019 [1].", &rows, finding), Some(1.0));
+            assert_eq!(agreement("Berlin, 2019.", &rows, finding), None);
         }
-    }
-
-    #[test]
-    fn agreement_waits_for_rows_to_decide() {
-        assert_eq!(agreement("Unknown.", &[], None), Some(1.0));
-        assert_eq!(agreement("Supported.", &[], None), Some(0.0));
-        assert_eq!(agreement("Perhaps.", &[], None), None);
-        assert_eq!(agreement("Supported [1].", &[memory("row")], None), None);
-        for (rows, expected) in [(Finding::Supported, 1.0), (Finding::Refuted, 0.0)] {
-            assert_eq!(agreement("Supported [1].", &[memory("row")], Some(rows)), Some(expected));
-            assert_eq!(agreement("Perhaps.", &[], Some(rows)), None);
+        for finding in [Finding::Refuted, Finding::Unknown] {
+            assert_eq!(agreement("Berlin, 2019 [1].", &rows, Some(finding)), None);
         }
     }
 
@@ -342,28 +273,10 @@ mod tests {
     }
 
     #[test]
-    fn a_rating_is_worth_less_when_the_pair_was_unfair() {
-        assert_eq!(rated(1.0, 0.0, 1.0), 1.0);
-        assert_eq!(rated(1.0, 0.5, 1.0), 0.5);
-        assert_eq!(rated(-0.5, 1.0, 1.0), -1.0);
-        assert_eq!((rated(f64::NAN, 0.0, 1.0), rated(1.0, f64::NAN, 1.0)), (-1.0, 0.0));
-        let mut random = Seeded::new();
-        for _ in 0..1_000 {
-            let (rating, penalty, more) = (random.unit() * 2.0 - 1.0, random.unit(), random.unit());
-            let value = rated(rating, penalty, 1.0);
-            assert!(
-                (-1.0..=1.0).contains(&value) && rated(rating, penalty + more, 1.0) <= value,
-                "seed {}: {rating} {penalty}",
-                random.seed
-            );
-        }
-    }
-
-    #[test]
     fn no_text_makes_a_rule_panic_or_leave_its_range() {
         let mut random = Seeded::new();
         for _ in 0..2_000 {
-            let (answer, text) = (random.unicode(60), random.unicode(60));
+            let (answer, text) = (random.unicode(60) + " [1]", random.unicode(60));
             for evidence in [&[][..], &[memory(&text)]] {
                 for value in [support(&answer, evidence), agreement(&answer, evidence, None)].into_iter().flatten() {
                     assert!((0.0..=1.0).contains(&value), "seed {}: {answer:?} from {text:?}: {value}", random.seed);

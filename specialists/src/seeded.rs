@@ -2,10 +2,11 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
+use crate::gate::random::SplitMix;
+
 pub(crate) struct Seeded {
     pub(crate) seed: u64,
-    state: u64,
+    state: SplitMix,
 }
 
 impl Seeded {
@@ -13,24 +14,20 @@ impl Seeded {
         let given = std::env::var("NYX_TEST_SEED").ok().map(|seed| seed.parse().expect("NYX_TEST_SEED is a whole number"));
         let seed = given.unwrap_or_else(|| RandomState::new().build_hasher().finish());
         println!("NYX_TEST_SEED={seed}");
-        Self { seed, state: seed }
+        Self { seed, state: SplitMix(seed) }
     }
 
     /// The same numbers every time, for simulations that are judged by their statistics.
     pub(crate) fn of(seed: u64) -> Self {
-        Self { seed, state: seed }
+        Self { seed, state: SplitMix(seed) }
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.state.next()
     }
 
     pub(crate) fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
+        self.state.below(bound)
     }
 
     /// In [0, 1).

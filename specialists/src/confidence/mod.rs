@@ -12,8 +12,6 @@ use crate::learn::{Isotonic, LearnedPart, LinearModel, Platt};
 pub use fit::{ConfidenceReport, ConfidenceRow, Quality, fit};
 pub use signals::Signals;
 
-/// The shipped calibrators.
-pub const SHIPPED_CONFIDENCES: &str = include_str!("../../learned/confidence.json");
 /// Nothing is certain.
 const LEAST: f64 = 0.01;
 
@@ -71,7 +69,7 @@ pub struct Confidences {
 
 impl LearnedPart for Confidences {
     const KIND: &'static str = "confidence";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn check(&self) -> Result<(), String> {
         for (name, Calibrator { base_rate, map, model, .. }) in &self.specialists {

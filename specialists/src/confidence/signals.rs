@@ -1,18 +1,20 @@
 //! What one pass over an answer tells of whether it is right.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
-use crate::master::{fnv1a, words};
+use crate::odds::log_odds;
+use crate::tokens::tokens;
 
 /// Numbers of the signals, and buckets for the answer's words.
-const NUMBERS: u32 = 32;
+const NUMBERS: u32 = 22;
 const BUCKETS: u32 = 96;
 /// Features of a [`Signals`].
 pub(super) const FEATURES: usize = (NUMBERS + BUCKETS) as usize;
 /// Words of an answer that count: choices are short.
 const ANSWER_WORDS: usize = 16;
-/// Log-odds beyond which a probability says no more.
-const MOST_LOGIT: f64 = 6.0;
+/// A probability that is surer than this says no more.
+const SUREST: f64 = 0.997_5;
 
 /// The signals of one answer; `None` where there is none of that kind.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -29,20 +31,14 @@ pub struct Signals {
     /// In the order of the choices, where there are any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub choices: Vec<f64>,
-    /// Share of the answer that its evidence supports, in [0, 1].
+    /// Share of the answer that the evidence which it cites supports, in [0, 1]; `None` where it cites nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub support: Option<f64>,
     /// Pieces of evidence, and the best one's score.
     pub evidence: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub best_evidence: Option<f64>,
-    /// Whether a query over tables decided, or what was learned about such queries did; `None` where the language model did.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub decided_by_query: Option<bool>,
-    /// Of a question about two people: whether the text tells them apart.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub told_apart: Option<bool>,
-    /// Others' probability of Yes.
+    /// Others' probability of what is forecast.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prior: Option<f64>,
     /// A forecast's probability.
@@ -61,8 +57,13 @@ pub struct Signals {
 }
 
 fn logit(p: f64) -> f64 {
-    // at the ends the logarithm is infinite, which the bound cuts
-    (p / (1.0 - p)).ln().clamp(-MOST_LOGIT, MOST_LOGIT)
+    log_odds(p, SUREST)
+}
+
+/// The bucket of a word: the same on every machine and in every version.
+fn bucket(term: &str) -> u32 {
+    let digest = Sha256::digest(term.as_bytes());
+    u32::from(u16::from_be_bytes([digest[0], digest[1]])) % BUCKETS
 }
 
 impl Signals {
@@ -89,18 +90,9 @@ impl Signals {
         numbers.push(flag(self.choices.len() > 4));
         numbers.extend([self.mean_entropy, self.max_entropy.map(|entropy| entropy / 2.0), self.mean_logprob]);
         numbers.extend([self.support, flag(self.support.is_some()), flag(self.evidence > 0), self.best_evidence]);
-        for told in [self.decided_by_query, self.told_apart] {
-            numbers.extend([true, false].map(|yes| flag(told == Some(yes))));
-        }
-        let yes = self.answer.trim_start().to_lowercase().starts_with("yes");
-        let side = if yes { 1.0 } else { -1.0 };
-        numbers.extend([
-            flag(self.prior.is_some()),
-            self.prior.map(|prior| logit(prior).abs()),
-            self.prior.map(|prior| side * logit(prior)),
-        ]);
+        numbers.extend([flag(self.prior.is_some()), self.prior.map(|prior| logit(prior).abs())]);
         numbers.extend([self.probability.map(|p| logit(p).abs()), flag(self.context), flag(!self.complete)]);
-        let answer = words(&self.answer);
+        let answer = tokens(&self.answer);
         numbers.extend([Some((1.0 + answer.len() as f64).ln()), flag(self.p_true.is_some()), self.p_true.map(logit)]);
         let numbered = numbers.into_iter().zip(0_u32..NUMBERS).filter_map(|(value, index)| {
             // a signal may be any number: what is none says nothing
@@ -110,18 +102,7 @@ impl Signals {
         let mut features: Vec<(u32, f32)> = numbered.collect();
         let counted = answer.len().min(ANSWER_WORDS);
         let each = 1.0 / (counted.max(1) as f32).sqrt();
-        // what an answer's words mean depends on whether the text tells the people apart
-        let state = match self.told_apart {
-            Some(true) => "apart",
-            Some(false) => "alike",
-            None => "",
-        };
-        for word in &answer[..counted] {
-            for term in [format!("{word} {}", self.choices.len()), format!("{word} {state}")] {
-                // below BUCKETS
-                features.push((NUMBERS + (fnv1a(&term) % u64::from(BUCKETS)) as u32, each));
-            }
-        }
+        features.extend(answer.iter().take(counted).map(|word| (NUMBERS + bucket(word), each)));
         features
     }
 }
@@ -144,8 +125,6 @@ mod tests {
                     support: some,
                     evidence: count,
                     best_evidence: some,
-                    decided_by_query: Some(count == 0),
-                    told_apart: Some(count == 1),
                     prior: some,
                     probability: some,
                     context: true,
@@ -172,7 +151,7 @@ mod tests {
 
     #[test]
     fn signals_keep_everything_but_the_answer() {
-        let signals = Signals { choices: vec![0.25, 0.75], told_apart: Some(true), answer: "no".into(), ..Signals::default() };
+        let signals = Signals { choices: vec![0.25, 0.75], support: Some(0.5), answer: "no".into(), ..Signals::default() };
         let back: Signals = serde_json::from_value(serde_json::to_value(&signals).unwrap()).unwrap();
         assert_eq!(back, Signals { answer: String::new(), ..signals });
     }

@@ -3,7 +3,7 @@
 mod betting;
 mod bootstrap;
 mod drift;
-mod random;
+pub(crate) mod random;
 mod split;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Example, LinearModel};
+use crate::odds::sigmoid;
 
 /// Platt scaling: `P = 1 / (1 + exp(-(slope * score + offset)))`, fitted with Platt's smoothed targets (Platt 1999, "Probabilistic Outputs for Support
 /// Vector Machines").
@@ -40,7 +41,7 @@ impl Platt {
     }
 
     pub fn apply(&self, score: f64) -> f64 {
-        1.0 / (1.0 + (-(self.slope * score + self.offset)).exp())
+        sigmoid(self.slope * score + self.offset)
     }
 }
 
@@ -122,7 +123,7 @@ mod tests {
         (0..20_000)
             .map(|_| {
                 let score = 6.0 * random.unit() - 3.0;
-                let p = 1.0 / (1.0 + (-(2.0 * score - 0.5)).exp());
+                let p = sigmoid(2.0 * score - 0.5);
                 (score, random.unit() < p)
             })
             .collect()
@@ -144,7 +145,7 @@ mod tests {
         let mut last = 0.0;
         for step in 0..60 {
             let score = f64::from(step) / 10.0 - 3.0;
-            let (found, truth) = (isotonic.apply(score), 1.0 / (1.0 + (-(2.0 * score - 0.5)).exp()));
+            let (found, truth) = (isotonic.apply(score), sigmoid(2.0 * score - 0.5));
             assert!((found - truth).abs() < 0.12, "{score}: {found} for {truth}");
             assert!(found >= last);
             last = found;

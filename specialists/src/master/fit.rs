@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
-use super::{Asked, MasterHead, log_sum_exp};
+use super::{Asked, MasterHead, TIME_FEATURES, log_sum_exp};
 use crate::learn::{Example, LinearModel};
-use crate::time::TIME_FEATURES;
 
 /// Penalty of the squared weights; found by cross-validation over 1e-5 to 1e-3, where it hardly matters.
 const L2: f64 = 2.5e-5;

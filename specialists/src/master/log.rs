@@ -203,7 +203,7 @@ fn climb(present: &MasterHead, serving: &Serving<'_>, log: &[&LoggedRouting]) ->
 mod tests {
     use super::*;
     use crate::seeded::Seeded;
-    use crate::time::TIME_FEATURES;
+    use crate::master::TIME_FEATURES;
 
     const TEXTS: [(&str, usize); 3] = [("how is the weather", 0), ("who was that again", 1), ("prices will rise", 2)];
 

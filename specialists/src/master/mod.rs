@@ -8,7 +8,6 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::learn::{LearnedPart, LinearModel};
-use crate::time::{TIME_FEATURES, read_time, time_features};
 use features::hashed;
 pub(crate) use features::{fnv1a, words};
 
@@ -17,6 +16,8 @@ pub use log::{LogReport, LoggedRouting, Serving, fit_log};
 
 /// The shipped head.
 pub const SHIPPED_HEAD: &str = include_str!("../../learned/master.json");
+/// Features of the question's place in time, which is no longer read: 0.
+const TIME_FEATURES: usize = 15;
 /// A text whose embedding tells whether two embedders are the same.
 pub const PROBE: &str = "Who should answer this question?";
 /// Cosine of the probe's vectors above which they are.
@@ -35,7 +36,7 @@ pub struct Asked<'a> {
 }
 
 /// A small model from a question to the specialists it knows: multinomial logistic regression over the question's embedding, its words and pairs
-/// of words (hashed), its place in time ([`time_features`]), and the base model's scores.
+/// of words (hashed), and the base model's scores.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MasterHead {
@@ -106,9 +107,7 @@ impl MasterHead {
         // a head's dimension and buckets are far below 2^32
         let dense = asked.embedding.iter().take(dimension).enumerate().map(|(index, value)| (index as u32, *value));
         let words = hashed(asked.question, buckets).into_iter().map(|(bucket, value)| (dimension as u32 + bucket, value));
-        let time = time_features(asked.now, asked.deadline_ms, &read_time(asked.question, asked.now));
-        let time = time.into_iter().enumerate().map(|(index, value)| ((dimension + buckets + index) as u32, value));
-        dense.chain(words).chain(time).collect()
+        dense.chain(words).collect()
     }
 
     /// One logit a name, in the order of `names`, on the scale of the scores.

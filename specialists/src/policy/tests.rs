@@ -34,8 +34,6 @@ fn situation<'a>(evidence: &'a [Evidence]) -> Situation<'a> {
         deadline_ms: 12_000,
         evidence,
         question: "What did I tell you about my sister?",
-        reckoning: None,
-        account: None,
     }
 }
 
@@ -70,6 +68,7 @@ fn the_five_parse_under_the_name_of_their_file() {
         // The master reads every purpose, and a small model every prompt: at most about 60 tokens.
         assert!(policy.purpose.split_whitespace().count() <= 16, "{}", policy.purpose);
         assert!(policy.fixed_prompt().split_whitespace().count() <= 45, "{}", policy.fixed_prompt());
+        assert!(policy.fixed_prompt().contains("in the language of the question"), "{}", policy.fixed_prompt());
         policy.name
     });
     assert_eq!(names, ["mnemosyne", "moira", "aletheia", "kairos", "eleos"]);
@@ -97,7 +96,7 @@ fn mnemosyne_numbers_her_memories() {
     let prompt = policy.system_prompt(&situation(&found)).unwrap();
     let context = prompt.strip_prefix(policy.fixed_prompt()).unwrap();
     assert_eq!(context, "\n\nMemories:\n\"My sister Clara is a nurse.\" [1] (Ada, 2026-05-02)\n\"I like tea.\" [2]");
-    assert!(policy.system_prompt(&situation(&[])).unwrap().ends_with("I have no memory of that."));
+    assert!(policy.system_prompt(&situation(&[])).unwrap().ends_with("\n\nNo memories were found."));
 }
 
 #[test]
@@ -116,8 +115,9 @@ fn aletheia_cites_rows_and_their_table() {
     let row = Evidence { source: "nyx_subjective_memory".into(), ..evidence("Berlin opened in 2019.", None) };
     let prompt = policy.system_prompt(&situation(&[row])).unwrap();
     assert!(prompt.ends_with("Rows:\n\"Berlin opened in 2019.\" [1] (nyx_subjective_memory)"), "{prompt}");
-    assert_eq!(policy.judge(&outcome("Unknown.", &[])).unwrap().reward, 1.0);
-    assert_eq!(policy.judge(&outcome("Supported [1].", &[evidence("x", None)])), None);
+    let cited = policy.judge(&outcome("Berlin: 2019 [1].", &[evidence("Berlin opened in 2019.", None)])).unwrap();
+    assert_eq!((cited.reward, cited.rule.as_str()), (1.0, "agreement"));
+    assert_eq!(policy.judge(&outcome("It is true, I think.", &[evidence("x", None)])), None);
 }
 
 #[test]
@@ -151,9 +151,10 @@ fn eleos_points_to_help_and_waits_for_people() {
 fn rewards_follow_activations() {
     let policy = shipped("mnemosyne");
     let found = [evidence("My sister Clara is a nurse.", None)];
-    for (answer, activation) in [("Clara is a nurse [1].", 1.0), ("Clara is a singer [1].", 0.5), ("Tom sings.", 0.0)] {
+    for (answer, activation) in [("Clara is a nurse [1].", 1.0), ("Clara, the singer [1].", 1.0 / 3.0), ("Tom sings [1].", 0.0)] {
         let verdict = policy.judge(&outcome(answer, &found)).unwrap();
-        assert_eq!((verdict.activation, verdict.reward, verdict.rule.as_str()), (activation, 2.0 * activation - 1.0, "support"));
+        assert!((verdict.activation - activation).abs() < 1e-12, "{answer}: {verdict:?}");
+        assert_eq!((verdict.reward, verdict.rule.as_str()), (2.0 * verdict.activation - 1.0, "support"));
     }
 }
 
@@ -206,6 +207,7 @@ fn a_wrong_file_is_told_where_it_is_wrong() {
         ("[sampling]", "[humming]", &["unknown field `humming`"]),
         ("[sampling]", "[sampling", &["[sampling"]),
         ("[sampling]", "[answer]\nkind = \"song\"\n[sampling]", &["kind = \"song\"", "`probability`"]),
+        ("[sampling]", "[fairness]\ntolerance = 0.5\n[sampling]", &["unknown field `fairness`"]),
     ];
     for (right, wrong, expected) in cases {
         assert!(SIXTH.contains(right), "{right}");

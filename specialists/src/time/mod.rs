@@ -1,21 +1,28 @@
-//! Time: what a question says of it, what follows from that, time stamps as features, memories that fade, and whether to answer now, short or later.
+//! Time: whether to answer in full, short or later, by the pace that was measured; and how long ago something was.
 //!
 //! Nothing here reads a clock: the present comes in with every call.
 
-mod expression;
-mod features;
 mod plan;
-mod ranking;
-mod reckoning;
 #[cfg(test)]
 mod tests;
-mod vocabulary;
 
-/// The shipped timing: `learned/timing.json`.
-pub const SHIPPED_TIMING: &str = include_str!("../../learned/timing.json");
+use chrono::{DateTime, Utc};
 
-pub use expression::{Interval, TimeReading, read_time};
-pub use features::{PERIODIC, TIME_FEATURES, age_in_words, log_age, log_deadline, periodic, recurring_similarity, time_features};
 pub use plan::{Course, Measured, Outlook, Pace, Plan, Prospect, Quality, plan};
-pub use ranking::{Candidate, Timing, TimingExample, faded};
-pub use reckoning::{Reckoning, Relation, reckon};
+
+/// How long ago, in words for a prompt: `just now`, `5 minutes ago`, `3 days ago`, `in 2 weeks`. Rounded down.
+pub fn age_in_words(now: DateTime<Utc>, at: DateTime<Utc>) -> String {
+    let seconds = (now - at).num_seconds();
+    let (count, unit) = match seconds.unsigned_abs() {
+        0..60 => return "just now".into(),
+        seconds @ 60..3_600 => (seconds / 60, "minute"),
+        seconds @ 3_600..86_400 => (seconds / 3_600, "hour"),
+        seconds @ 86_400..1_209_600 => (seconds / 86_400, "day"),
+        seconds @ 1_209_600..5_184_000 => (seconds / 604_800, "week"),
+        seconds @ 5_184_000..63_072_000 => (seconds / 2_629_800, "month"),
+        seconds => (seconds / 31_557_600, "year"),
+    };
+    let count = count.max(1);
+    let amount = format!("{count} {unit}{}", if count == 1 { "" } else { "s" });
+    if seconds < 0 { format!("in {amount}") } else { format!("{amount} ago") }
+}

@@ -86,8 +86,6 @@ pub enum Course {
     Short,
     /// Answer later, in the background.
     Defer,
-    /// Not even the first token can come in time: what was found is the answer.
-    Evidence,
 }
 
 /// One option with what is expected of it.
@@ -121,13 +119,10 @@ pub struct Prospect {
     /// What an answer loses that takes all of its time, in [0, 1].
     pub penalty: f64,
     pub may_defer: bool,
-    /// There is something to answer with when no token can come in time.
-    pub has_evidence: bool,
 }
 
 /// The option of the highest expected reward, `quality · share that is made in time − penalty · share of the time taken`; of equals the first of full,
-/// short, deferred. Deferring always takes all of the time and a little more for coming back. Where not even a short answer's first token can come in
-/// time, what was found is answered, if something was.
+/// short, deferred. Deferring always takes all of the time and a little more for coming back.
 pub fn plan(prospect: &Prospect, pace: Pace) -> Plan {
     let trusted_ms = prospect.remaining_ms * TRUSTED;
     let first_token_ms = pace.queue_ms + pace.prefill_ms_per_token * prospect.prompt_tokens as f64;
@@ -155,14 +150,6 @@ pub fn plan(prospect: &Prospect, pace: Pace) -> Plan {
         let reward = prospect.quality.full - prospect.penalty - COMING_BACK;
         options.push(Outlook { course: Course::Defer, quality: prospect.quality.full, reward, ..full });
     }
-    let hopeless = first_token_ms > prospect.remaining_ms;
-    if hopeless && prospect.has_evidence {
-        options.push(Outlook { course: Course::Evidence, max_tokens: 0, duration_ms: 0.0, quality: 0.0, reward: 0.0 });
-    }
-    let chosen = match options.iter().find(|option| option.course == Course::Evidence) {
-        // a deferred answer is worth more than none, where it may be deferred
-        Some(evidence) if !prospect.may_defer => *evidence,
-        _ => options.iter().fold(full, |best, option| if option.reward > best.reward { *option } else { best }),
-    };
+    let chosen = options.iter().fold(full, |best, option| if option.reward > best.reward { *option } else { best });
     Plan { chosen, options, pace, remaining_ms: prospect.remaining_ms }
 }
