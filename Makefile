@@ -49,12 +49,6 @@ eval: build ## Measure each specialist on the trials in $$TRIALS (SPLIT=dev)
 	cargo run --release --locked -q -- fetch
 	cargo run --release --locked -q -- eval --trials "$(TRIALS)" --split "$(or $(SPLIT),dev)" --adapter none --out target/eval
 
-.PHONY: learned
-learned: build ## Learn the small parts that Nyx ships anew, from the trials in $$TRIALS
-	cargo run --release --locked -q -- fetch
-	cargo run --release --locked -q -- --data-dir target/learned train master recall timing forecast facts account confidence --trials "$(TRIALS)"
-	cp target/learned/learned/*.json specialists/learned/
-
 .PHONY: learn
 learn: build ## Learn from the trials in $$TRIALS through the gate: target/learn/report.json (PEFT=1: first the trainer beside PyTorch and PEFT, whose report later runs keep)
 	cargo run --release --locked -q -- fetch

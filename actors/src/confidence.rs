@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use nyx_specialists::confidence::{ConfidenceReport, ConfidenceRow, Confidences, Quality, SHIPPED_CONFIDENCES, Signals, fit};
+use nyx_specialists::confidence::{ConfidenceReport, ConfidenceRow, Confidences, Quality, Signals, fit};
 use nyx_specialists::learn::metrics::{ReliabilityBin, reliability};
 use nyx_specialists::learn::{LearnedFile, LearnedPart, TrainedOn, learned_id};
 use nyx_specialists::support;
@@ -43,12 +43,12 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// Reads the calibrators of the data folder, or the shipped ones.
+    /// Reads the calibrators of the data folder, if it has any: without, no confidence is told before there were enough outcomes to learn from.
     ///
     /// # Errors
     /// See [`LearnedLoader::load`].
     pub fn load(loader: &LearnedLoader, data_dir: &Path, base_sha256: &str, options: ConfidenceOptions) -> Result<Self, StartError> {
-        let live = loader.load::<Confidences>(Some(SHIPPED_CONFIDENCES))?.map(Arc::new);
+        let live = loader.load::<Confidences>(None)?.map(Arc::new);
         let (registry, folder) = (loader.registry.clone(), data_dir.join(FOLDER));
         Ok(Self { live: Arc::new(RwLock::new(live)), registry, folder, base_sha256: base_sha256.to_owned(), options })
     }
@@ -69,14 +69,11 @@ impl Calibration {
             return;
         }
         let answer = spoken.answers.first().map(|answer| answer.text.clone()).unwrap_or_default();
-        let noted = |part: &str, key: &str| spoken.notes.get(part).and_then(|note| note.get(key)).cloned();
         let signals = Signals {
             choices: spoken.choice_probabilities.clone().unwrap_or_default(),
             support: if question.choices.is_none() { support(&answer, &spoken.evidence) } else { None },
             evidence: spoken.evidence.len(),
             best_evidence: spoken.evidence.iter().map(|item| item.score).reduce(f64::max),
-            decided_by_query: noted("facts", "decided_by").filter(|by| by != "model").map(|by| by == "query"),
-            told_apart: noted("fairness", "told_apart").and_then(|told| told.as_bool()),
             prior: question.given.prior,
             probability: spoken.probability,
             context: question.given.context.is_some(),

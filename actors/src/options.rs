@@ -105,13 +105,11 @@ impl MasterOptions {
 pub struct RewardOptions {
     /// Weight of `-(confidence - correct)²`, in [0, 1].
     pub calibration: f64,
-    /// What a wholly unfair pair takes off a rating, in [0, 2].
-    pub fairness: f64,
 }
 
 impl Default for RewardOptions {
     fn default() -> Self {
-        Self { calibration: 1.0, fairness: 0.5 }
+        Self { calibration: 1.0 }
     }
 }
 
@@ -210,7 +208,6 @@ pub(crate) fn check(options: &NyxOptions) -> Result<(), StartError> {
         ("master.learning_rate", master.learning_rate, 10.0, "0 to 10"),
         ("master.forgetting", master.forgetting, 0.5, "0 to 0.5"),
         ("rewards.calibration", options.rewards.calibration, 1.0, "0 to 1"),
-        ("rewards.fairness", options.rewards.fairness, 2.0, "0 to 2"),
     ] {
         if !(0.0..=most).contains(&value) {
             return bad(key, value.to_string(), expected);

@@ -55,7 +55,7 @@ pub struct Given {
     /// A text to answer from: read by whoever speaks, and neither routed nor retrieved for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub context: Option<String>,
-    /// The probability of Yes, in [0, 1], that others (such as a market) give.
+    /// The probability, in [0, 1], that others (such as a market) give: that it happens, or with two choices that the first comes true.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prior: Option<f64>,
     /// The caller's present; the clock's when absent.

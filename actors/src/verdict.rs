@@ -1,7 +1,7 @@
 //! What people and the future say of a decision: outcomes of forecasts and feedback, and the rewards that follow.
 
-use chrono::{DateTime, NaiveDate, Utc};
-use nyx_specialists::{SpecialistPolicy, calibration, choices_reward, delayed, quadratic_reward, rated};
+use chrono::{DateTime, Utc};
+use nyx_specialists::{SpecialistPolicy, calibration, choices_reward, delayed, quadratic_reward};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
@@ -125,8 +125,6 @@ pub struct Judged {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Promise {
     pub decision: Decision,
-    /// The day by which it will be known, as far as the question names one.
-    pub due: Option<NaiveDate>,
     /// The outcome that counts.
     pub outcome: Option<Verdict>,
 }
@@ -152,8 +150,8 @@ pub struct FeedbackTold {
 
 /// Reads and scores an outcome of a decision.
 ///
-/// A forecast takes true or false, the share of it that happened in [0, 1], or, with the choices Yes and No, one of them. A decision with other choices takes
-/// the choice that came true, by its text or its index.
+/// A forecast takes true or false, the share of it that happened in [0, 1], or, with two choices, the one that came true: it is a forecast of the first. A
+/// decision with choices that is no forecast takes the choice that came true, by its text or its index.
 pub(crate) fn outcome(
     decision: &Decision,
     policy: Option<&SpecialistPolicy>,
@@ -164,16 +162,15 @@ pub(crate) fn outcome(
     let choices = decision.choices.as_deref().unwrap_or_default();
     let (value, reward) = match (decision.probability, decision.choice_probabilities.as_deref()) {
         (Some(probability), _) => {
-            let yes = nyx_specialists::forecast::yes_of(choices);
             let happened = match told {
                 OutcomeTold::Happened(happened) => f64::from(u8::from(*happened)),
                 OutcomeTold::Number(share) if (0.0..=1.0).contains(share) => *share,
                 OutcomeTold::Number(share) => {
                     return Err(NyxError::invalid("outcome", format!("outcome is {share}, expected true, false or a number from 0 to 1")));
                 }
-                OutcomeTold::Choice(text) => match (choices.iter().position(|choice| choice == text), yes) {
-                    (Some(index), Some(yes)) => f64::from(u8::from(index == yes)),
-                    _ => return Err(unknown_choice(text, choices, "true, false or a number from 0 to 1")),
+                OutcomeTold::Choice(text) => match choices.iter().position(|choice| choice == text) {
+                    Some(index) => f64::from(u8::from(index == 0)),
+                    None => return Err(unknown_choice(text, choices, "true, false or a number from 0 to 1")),
                 },
             };
             (happened, quadratic_reward(probability, happened))
@@ -239,9 +236,7 @@ pub(crate) fn feedback(
         return Err(NyxError::invalid("value", format!("value is {value}, expected a number from -1 to 1")));
     }
     let by_people = policy.is_some_and(SpecialistPolicy::is_rated_by_people);
-    // the pair's own note; 0 where no pair was asked
-    let penalty = decision.notes.get("fairness").and_then(|note| note.get("penalty")?.as_f64()).unwrap_or(0.0);
-    let reward = if by_people { rated(value, penalty, weights.fairness) } else { after_delay(value, decision, policy) };
+    let reward = if by_people { value } else { after_delay(value, decision, policy) };
     let activation = by_people.then_some((reward + 1.0) / 2.0);
     let (kind, id, calibration) = (VerdictKind::Feedback, decision.id, None);
     let verdict = NewVerdict { decision: id, kind, key, value, told, reward, calibration, comment, correction, activation };
@@ -276,12 +271,4 @@ impl NewVerdict {
         }
         Ok(self)
     }
-}
-
-/// A forecast, with the day by which it will be known.
-pub(crate) fn promise(decision: Decision, outcome: Option<Verdict>) -> Promise {
-    let on = decision.given.now.unwrap_or(decision.asked_at).date_naive();
-    let context = decision.given.context.as_deref().unwrap_or_default();
-    let due = nyx_specialists::forecast::due(&decision.question, context, on);
-    Promise { decision, due, outcome }
 }

@@ -31,8 +31,7 @@ mod seeded;
 pub use citations::{cited, without_citations};
 pub use error::SpecialistError;
 pub use evidence::Evidence;
-pub use policy::{Outcome, Reading, Retrieval, Situation, SpecialistPolicy, Verdict};
-pub use probability::read_probability;
+pub use policy::{Outcome, Retrieval, Situation, SpecialistPolicy, Verdict};
 pub use reward::{
     Finding, agreement, brier_reward, calibration, choices_reward, delayed, quadratic_reward, reward_of, support, timeliness,
 };

@@ -61,7 +61,7 @@ pub struct SpecialistPolicy {
     pub top_p: f32,
     pub repetition_penalty: f32,
     pub max_tokens: usize,
-    /// Chains that a forecast is made of, sampled side by side; the first one is the answer.
+    /// Answers that a forecast is pooled from, sampled side by side; the first one is told.
     pub samples: usize,
     pub(crate) fixed: String,
     /// The template of the rest of the system prompt, in minijinja's language.
@@ -80,19 +80,11 @@ pub struct Situation<'a> {
     pub question: &'a str,
 }
 
-/// What a specialist reads out of its own answer.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Reading {
-    /// A forecast's probability in [0, 1], where the answer form asks for one and the text holds one.
-    pub probability: Option<f64>,
-}
-
 /// What a reward is computed from.
 #[derive(Debug, Clone, Copy)]
 pub struct Outcome<'a> {
     pub answer: &'a str,
     pub evidence: &'a [Evidence],
-    pub reading: Reading,
     pub elapsed_ms: f64,
     pub deadline_ms: u64,
     /// The answer ended by itself (not cut by length or deadline).
@@ -145,11 +137,11 @@ impl SpecialistPolicy {
         }
     }
 
-    /// Reads what the answer form asks for out of an answer.
-    pub fn read(&self, answer: &str) -> Reading {
+    /// The probability in [0, 1] that an answer states, where the answer form asks for one and the text holds one.
+    pub fn read(&self, answer: &str) -> Option<f64> {
         match self.answer {
-            AnswerForm::Text => Reading::default(),
-            AnswerForm::Probability => Reading { probability: probability::read_probability(answer) },
+            AnswerForm::Text => None,
+            AnswerForm::Probability => probability::read_probability(answer),
         }
     }
 

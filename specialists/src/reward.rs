@@ -112,7 +112,6 @@ pub fn timeliness(outcome: &Outcome<'_>, penalty: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Reading;
     use crate::seeded::Seeded;
 
     const VOCABULARY: [&str; 12] =
@@ -206,7 +205,7 @@ mod tests {
     }
 
     fn timed(elapsed_ms: f64, deadline_ms: u64, complete: bool) -> Outcome<'static> {
-        Outcome { answer: "Noon.", evidence: &[], reading: Reading::default(), elapsed_ms, deadline_ms, complete, rows: None }
+        Outcome { answer: "Noon.", evidence: &[], elapsed_ms, deadline_ms, complete, rows: None }
     }
 
     #[test]

@@ -61,7 +61,7 @@ enum Command {
     Ask(ask::Ask),
     /// Measure each specialist on trials
     Eval(eval::Eval),
-    /// Learn a small part (how the master chooses, how memories are ranked, ...) from trials
+    /// Train a specialist's adapter, or learn a small part (how the master chooses, how sure an answer is)
     Train(train::Train),
     Learn(learn::Learn),
     /// Get the models, once

@@ -1,4 +1,4 @@
-//! `nyx train`: the small learned parts and the specialists' adapters.
+//! `nyx train`: the specialists' adapters, and the small learned parts.
 
 mod adapter;
 
@@ -13,10 +13,10 @@ use super::{CommandError, make_data_dir, output};
 use crate::settings::Settings;
 use crate::trials::{PARTS, Stage, Trials, learn};
 
-/// Learn a small part (how the master chooses, how memories are ranked, ...), or train a specialist's adapter.
+/// Train a specialist's adapter, or learn a small part (how the master chooses, how sure an answer is).
 #[derive(Debug, Args)]
 pub(super) struct Train {
-    /// Parts (master, recall, timing, forecast, facts, account, confidence) to learn from trials, or specialists whose adapters to train
+    /// Specialists whose adapters to train, or parts (master, confidence) to learn from trials
     #[arg(required = true, value_name = "PART|SPECIALIST")]
     parts: Vec<String>,
     #[command(flatten)]

@@ -51,7 +51,8 @@ pub struct InferRequest {
     conversation: Option<String>,
     /// A text to answer from. It is read by whoever answers, and neither routed nor retrieved for.
     context: Option<String>,
-    /// The probability of Yes that others, such as a market, give.
+    /// The probability that others, such as a market, give: that it happens, or with two choices that the first comes true. It counts as much as what
+    /// the model says.
     #[schema(minimum = 0, maximum = 1)]
     prior: Option<f64>,
     /// Your present (RFC 3339); the server's clock when absent.

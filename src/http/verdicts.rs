@@ -2,7 +2,7 @@
 
 use actix_web::http::header::HeaderMap;
 use actix_web::{HttpRequest, HttpResponse, web};
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use nyx_actors::Nyx;
 use nyx_actors::phoebe::messages::ListPromises;
 use nyx_actors::verdict::{DecisionName, FeedbackTold, Judged, OutcomeTold, Promise, Verdict, VerdictKind};
@@ -26,8 +26,8 @@ pub struct OutcomeRequest {
     decision_id: Option<String>,
     /// Your own name for it, as given to `/infer`; all decisions of that name are resolved.
     external_key: Option<String>,
-    /// Of a forecast: true, false, the share of it that happened in [0, 1], or `"Yes"` or `"No"` where those were the choices. With other choices: the text
-    /// or the index of the one that came true.
+    /// Of a forecast: true, false, the share of it that happened in [0, 1], or of its two choices (it is a forecast of the first) the one that came
+    /// true. Of another decision with choices: the text or the index of the one that came true.
     #[schema(value_type = Object, example = true)]
     outcome: Outcome,
     /// Yours, for this verdict: told again under the same key it is heard once. The header `Idempotency-Key` does as well.
@@ -153,15 +153,12 @@ pub struct PromiseItem {
     pub question: String,
     pub probability: Option<f64>,
     pub prior: Option<f64>,
-    /// The day by which it will be known, as far as the question names one.
-    #[schema(value_type = Option<String>, format = "date")]
-    pub due: Option<NaiveDate>,
     /// The outcome that counts; null while it is open.
     pub outcome: Option<VerdictItem>,
 }
 
 impl From<Promise> for PromiseItem {
-    fn from(Promise { decision, due, outcome }: Promise) -> Self {
+    fn from(Promise { decision, outcome }: Promise) -> Self {
         Self {
             decision_id: decision.id,
             external_key: decision.given.external_key,
@@ -170,7 +167,6 @@ impl From<Promise> for PromiseItem {
             question: decision.question,
             probability: decision.probability,
             prior: decision.given.prior,
-            due,
             outcome: outcome.map(Into::into),
         }
     }

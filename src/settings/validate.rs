@@ -110,8 +110,7 @@ fn master(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError>
     let age = master.trait_weight_age_ms;
     check.that(age <= 3_600_000, "master.trait_weight_age_ms", age, "0 to 3600000")?;
     let rewards = &settings.rewards;
-    check.that((0.0..=1.0).contains(&rewards.calibration), "rewards.calibration", rewards.calibration, "0 to 1")?;
-    check.that((0.0..=2.0).contains(&rewards.fairness), "rewards.fairness", rewards.fairness, "0 to 2")
+    check.that((0.0..=1.0).contains(&rewards.calibration), "rewards.calibration", rewards.calibration, "0 to 1")
 }
 
 fn database(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {

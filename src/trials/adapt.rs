@@ -10,12 +10,11 @@ use nyx_actors::question::{Question, Target};
 use nyx_actors::trainer::{GateReport, LearningOptions, Lesson, Run, RunStatus, Truth};
 use nyx_engine::train::{Objective, Progress};
 use nyx_engine::{ChatMessage, Role};
-use nyx_specialists::fairness::says_unknown;
 use nyx_specialists::gate::{Pair, compare};
 use nyx_specialists::quadratic_reward;
 use serde::Serialize;
 
-use super::choices::{Answered, FairnessReport};
+use super::choices::{Answered, FairnessReport, unknown_choices};
 use super::stage::{Stage, question};
 use super::{ChoiceTrial, EvalError, Trials, aletheia};
 
@@ -143,7 +142,9 @@ fn mean(values: &[f64]) -> f64 {
 /// A trial that cannot be read or asked; too few to train on.
 pub async fn teach(stage: &Stage, trials: &Trials, suite: &str, learning: &LearningOptions) -> Result<Lessons, EvalError> {
     let dev = Trials { split: "dev".into(), ..trials.clone() };
-    let (train, dev_trials) = (stage.sample(trials.choices(suite)?), stage.sample(dev.choices(suite)?));
+    let (train, all_dev) = (stage.sample(trials.choices(suite)?), dev.choices(suite)?);
+    let unknown = unknown_choices(&all_dev);
+    let dev_trials = stage.sample(all_dev);
     if suite == "aletheia" {
         let tables: BTreeMap<String, super::Table> =
             trials.tables()?.into_iter().chain(dev.tables()?).map(|table| (table.table.clone(), table)).collect();
@@ -192,7 +193,7 @@ pub async fn teach(stage: &Stage, trials: &Trials, suite: &str, learning: &Learn
         over_before: paired(&base_scores),
         verdict: report.status,
         gate: report.gate,
-        fairness: (suite == "eleos").then(|| [&base, &with].map(|answers| FairnessReport::of(answers, says_unknown))),
+        fairness: (suite == "eleos").then(|| [&base, &with].map(|answers| FairnessReport::of(answers, &unknown))),
         tokens_per_second: report.tokens_per_second,
         seconds: report.seconds,
     })

@@ -1,10 +1,10 @@
-//! Aletheia's suite: whether the right table is found, and how much is decided by a query rather than by the model.
+//! Aletheia's suite: whether the right table is found.
 
 use nyx_actors::NyxError;
 use nyx_actors::facts::{FileTable, Import};
 use serde::Serialize;
 
-use super::choices::{Accuracy, Answered};
+use super::choices::Answered;
 use super::stage::Stage;
 use super::{ChoiceTrial, Table};
 
@@ -18,21 +18,6 @@ pub struct FactsReport {
     pub table_at_1: f64,
     /// And among the first five.
     pub table_at_5: f64,
-    /// By a plan that explains the statement.
-    pub by_query: Decided,
-    /// By plans that explain it in part, weighed as learned.
-    pub by_learned: Decided,
-    /// By the language model, from the rows.
-    pub by_model: Decided,
-}
-
-/// What was decided in one way.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Decided {
-    /// Of all statements.
-    pub share: f64,
-    #[serde(flatten)]
-    pub accuracy: Accuracy,
 }
 
 /// Registers the split's tables.
@@ -69,19 +54,7 @@ pub fn report(tables: usize, ranked: &[Vec<String>], answers: &[Answered]) -> Fa
             .filter(|(answer, ranked)| answer.trial.table.as_ref().is_some_and(|table| ranked.iter().take(k).any(|name| name == table)));
         found.count() as f64 / answers.len().max(1) as f64
     };
-    let decided = |by: &str| {
-        let these = answers.iter().filter(|answer| answer.decision.notes.get("facts").is_some_and(|check| check["decided_by"] == by));
-        let accuracy = Accuracy::of(these.map(Answered::right));
-        Decided { share: accuracy.count as f64 / answers.len().max(1) as f64, accuracy }
-    };
-    FactsReport {
-        tables,
-        table_at_1: within(1),
-        table_at_5: within(DEPTH),
-        by_query: decided("query"),
-        by_learned: decided("learned"),
-        by_model: decided("model"),
-    }
+    FactsReport { tables, table_at_1: within(1), table_at_5: within(DEPTH) }
 }
 
 /// Registers the tables of a split.

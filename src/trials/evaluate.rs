@@ -6,9 +6,8 @@ use std::time::Instant;
 use chrono::Utc;
 use nyx_actors::NyxError;
 use nyx_actors::learned::Origin;
-use nyx_specialists::fairness::says_unknown;
 
-use super::choices::{self, Answered, ChoiceReport, FairnessReport};
+use super::choices::{self, Answered, ChoiceReport, FairnessReport, unknown_choices};
 use super::learn::PARTS;
 use super::report::{ConfidenceReport, PartReport, Report, SuiteReport};
 use super::stage::Stage;
@@ -83,7 +82,9 @@ pub async fn evaluate(stage: &Stage, programme: &Programme) -> Result<Report, Ev
     let mut suites: BTreeMap<String, SuiteReport> = BTreeMap::new();
     let mut pooled: Vec<Answered> = Vec::new();
     for name in CHOICES.into_iter().filter(|name| chosen.contains(name)) {
-        let questions = stage.sample(trials.choices(name)?);
+        let all = trials.choices(name)?;
+        let unknown = unknown_choices(&all);
+        let questions = stage.sample(all);
         let mut suite = SuiteReport::default();
         let answers = if name == "aletheia" {
             let tables = trials.tables()?;
@@ -99,7 +100,7 @@ pub async fn evaluate(stage: &Stage, programme: &Programme) -> Result<Report, Ev
         suite.choices = Some(ChoiceReport::of(&answers));
         suite.confidence = ConfidenceReport::of(&answers);
         if name == "eleos" {
-            suite.fairness = Some(FairnessReport::of(&answers, says_unknown));
+            suite.fairness = Some(FairnessReport::of(&answers, &unknown));
         }
         if name == "moira" {
             let train = Trials { split: "train".into(), ..trials.clone() };

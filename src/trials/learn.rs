@@ -3,26 +3,17 @@
 use chrono::TimeDelta;
 use nyx_actors::NyxError;
 use nyx_actors::confidence::signals_of;
-use nyx_actors::memory::MemoryFilter;
-use nyx_actors::trainer::{Lesson as TrainerLesson, Truth};
 use nyx_specialists::confidence::{ConfidenceRow, Quality, fit};
-use nyx_specialists::facts::{self, FactTable, Statement};
-use nyx_specialists::fairness::{Blinded, Lexicon, Reader, ReaderExample};
-use nyx_specialists::forecast::{self, ForecastExample, Forecaster, yes_of};
-use nyx_specialists::gate::held_back;
 use nyx_specialists::learn::{LearnedFile, LearnedPart, TrainedOn};
 use nyx_specialists::master::{self, MasterHead, RoutingExample};
-use nyx_specialists::recall::{RecallExample, RecallRanker};
-use nyx_specialists::time::{SHIPPED_TIMING, Timing, TimingExample};
 use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
 
 use super::choices::play;
 use super::evaluate::CHOICES;
-use super::stage::{Stage, bar, question, today};
-use super::{ChoiceTrial, EvalError, MemoryTurn, RecallTrial, Trials, aletheia, mnemosyne};
+use super::stage::{Stage, bar, today};
+use super::{ChoiceTrial, EvalError, Trials, aletheia};
 
 /// Texts embedded in one message.
 const EMBEDDED_AT_ONCE: usize = 128;
@@ -32,11 +23,9 @@ const GROUP_CHARS: usize = 200;
 const MINUTES: i64 = 365 * 24 * 60;
 const SHORTEST_MS: f64 = 1e3;
 const LONGEST_MS: f64 = 6e5;
-/// Other turns of a conversation that stand beside a question's evidence.
-const OTHERS: usize = 60;
 
 /// The parts that can be learned, in the order in which later ones build on earlier ones.
-pub const PARTS: [&str; 7] = ["master", "recall", "timing", "forecast", "facts", "account", "confidence"];
+pub const PARTS: [&str; 2] = ["master", "confidence"];
 
 /// A learned part's file, and what there is to say of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,11 +41,6 @@ pub struct Lesson {
 pub async fn learn(stage: &Stage, trials: &Trials, part: &str) -> Result<Lesson, EvalError> {
     match part {
         "master" => master(stage, trials).await,
-        "recall" => recall(stage, trials).await,
-        "timing" => timing(stage, trials).await,
-        "forecast" => forecast(stage, trials).await,
-        "facts" => facts(trials),
-        "account" => account(stage, trials).await,
         "confidence" => confidence(stage, trials).await,
         _ => Err(EvalError::UnknownPart { name: part.to_owned() }),
     }
@@ -121,149 +105,6 @@ async fn master(stage: &Stage, trials: &Trials) -> Result<Lesson, EvalError> {
         format!("master: {}", recalls.join(", ")),
     ];
     lesson(&LearnedFile::new(trained_on, None, head), lines)
-}
-
-async fn recall(stage: &Stage, trials: &Trials) -> Result<Lesson, EvalError> {
-    let known = mnemosyne::remember(stage, trials.memories()?).await?;
-    let questions: Vec<_> = stage.sample(trials.questions()?).into_iter().filter(|trial| !trial.evidence.is_empty()).collect();
-    let examples = stage
-        .each("recall: searching", &questions, |trial| async {
-            let filter = MemoryFilter::of(Some(trial.conversation.clone()));
-            let candidates = stage.nyx.recall_candidates(stage.context()?, trial.question.clone(), filter).await?;
-            let is_evidence = |id| known.get(id).is_some_and(|(_, turn)| trial.evidence.contains(turn));
-            let evidence = candidates.iter().map(|candidate| is_evidence(&candidate.memory.id)).collect();
-            Ok(RecallExample {
-                question: trial.question.clone(),
-                turns: candidates.into_iter().map(|candidate| candidate.turn).collect(),
-                evidence,
-            })
-        })
-        .await?;
-    let ranker = RecallRanker::fit(&examples).ok_or_else(|| too_few("recall"))?;
-    let trained_on = TrainedOn::of(questions.iter().map(|trial| ("mnemosyne", trial.id.as_str())));
-    let lines = vec![format!("recall: learned from {} searches", examples.len())];
-    lesson(&LearnedFile::new(trained_on, None, ranker), lines)
-}
-
-/// How fast memories fade: evidence against what else was said, by its likeness to the question and its age when the conversation ended.
-async fn timing(stage: &Stage, trials: &Trials) -> Result<Lesson, EvalError> {
-    let turns = trials.memories()?;
-    let questions: Vec<RecallTrial> = stage.sample(trials.questions()?).into_iter().filter(|trial| !trial.evidence.is_empty()).collect();
-    let said = |turn: &MemoryTurn| {
-        let caption = turn.caption.as_ref().map_or_else(String::new, |caption| format!(" [shares {caption}]"));
-        format!("{}: {}{caption}", turn.speaker, turn.text)
-    };
-    let turn_vectors = embedded(stage, &turns.iter().map(said).collect::<Vec<_>>()).await?;
-    let question_vectors = embedded(stage, &questions.iter().map(|trial| trial.question.clone()).collect::<Vec<_>>()).await?;
-    let mut random = StdRng::seed_from_u64(stage.seed);
-    let mut examples = Vec::new();
-    for (trial, asked) in questions.iter().zip(&question_vectors) {
-        let own: Vec<(&MemoryTurn, &Vec<f32>)> =
-            turns.iter().zip(&turn_vectors).filter(|(turn, _)| turn.conversation == trial.conversation).collect();
-        let Some(end) = own.iter().filter_map(|(turn, _)| turn.time()).max() else { continue };
-        let (evidence, mut others): (Vec<_>, Vec<_>) = own.into_iter().partition(|(turn, _)| trial.evidence.contains(&turn.turn));
-        others.shuffle(&mut random);
-        others.truncate(OTHERS);
-        for (useful, (turn, vector)) in evidence.into_iter().map(|pair| (true, pair)).chain(others.into_iter().map(|pair| (false, pair))) {
-            let Some(when) = turn.time() else { continue };
-            let relevance = asked.iter().zip(vector).map(|(a, b)| f64::from(a * b)).sum();
-            examples.push(TimingExample { relevance, age_s: (end - when).num_seconds().max(0) as f64, useful });
-        }
-    }
-    let shipped = LearnedFile::<Timing>::parse(SHIPPED_TIMING).map_err(NyxError::Internal)?.parameters;
-    let timing = Timing::fit(&examples, &shipped).ok_or_else(|| too_few("timing"))?;
-    let trained_on = TrainedOn::of(questions.iter().map(|trial| ("mnemosyne", trial.id.as_str())));
-    let lines = vec![format!("timing: half-life {:.0} days, from {} memories", timing.half_life_s / 86_400.0, examples.len())];
-    lesson(&LearnedFile::new(trained_on, None, timing), lines)
-}
-
-async fn forecast(stage: &Stage, trials: &Trials) -> Result<Lesson, EvalError> {
-    let questions: Vec<ChoiceTrial> = stage.sample(trials.choices("moira")?).into_iter().filter(|trial| trial.asked.is_some()).collect();
-    let texts: Vec<String> = questions.iter().map(|trial| trial.question.clone()).collect();
-    let vectors = embedded(stage, &texts).await?;
-    let likelihoods = stage
-        .each("forecast: asking", &questions, |trial| async {
-            let decision = stage.ask(question(&ChoiceTrial { prior: None, ..trial.clone() }, stage.seed)).await?;
-            Ok(decision.notes.get("forecast").and_then(|note| note["choice"].as_f64()))
-        })
-        .await?;
-    let examples: Vec<ForecastExample> = questions
-        .iter()
-        .zip(vectors)
-        .zip(likelihoods)
-        .filter_map(|((trial, embedding), choice)| {
-            let (asked, yes) = (trial.asked?, yes_of(&trial.choices)?);
-            let (question, context, prior) = (trial.question.clone(), trial.context.clone(), trial.prior);
-            Some(ForecastExample { question, context, asked, embedding, prior, choice, chains: Vec::new(), happened: trial.answer == yes })
-        })
-        .collect();
-    let fit = forecast::fit(&examples).ok_or_else(|| too_few("forecast"))?;
-    let base = fit.forecaster.reads_language_model().then(|| stage.nyx.model.sha256.clone());
-    let trained_on = TrainedOn::of(questions.iter().map(|trial| ("moira", trial.id.as_str())));
-    let scores = fit.brier.iter().map(|(name, score)| format!("forecast: Brier {score:.4} of {name}, on folds that it did not learn from"));
-    let lines = scores.chain([format!("forecast: {} events, penalty {}", fit.groups, fit.penalty)]).collect();
-    lesson::<Forecaster>(&LearnedFile::new(trained_on, base, fit.forecaster), lines)
-}
-
-fn facts(trials: &Trials) -> Result<Lesson, EvalError> {
-    let tables = trials.tables()?;
-    let tables: Vec<FactTable> =
-        tables.into_iter().map(|table| FactTable::new(table.table, table.caption, &table.columns, table.rows)).collect();
-    let statements: Vec<Statement> = trials
-        .choices("aletheia")?
-        .into_iter()
-        .filter_map(|trial| {
-            let supported = trial.choices.get(trial.answer)? == "supported";
-            Some(Statement { id: trial.id, text: trial.question, table: trial.table?, supported })
-        })
-        .collect();
-    let (file, fit) = facts::learn(&tables, &statements);
-    lesson(
-        &file,
-        vec![
-            format!("facts: accuracy {:.3} on tables that it did not learn from", fit.accuracy),
-            format!("facts: a query decides {:.3} of the statements, {:.3} of them right", fit.decided, fit.decided_accuracy),
-        ],
-    )
-}
-
-/// Whom of two people a question means, by what the text says of each.
-async fn account(stage: &Stage, trials: &Trials) -> Result<Lesson, EvalError> {
-    let lexicon = Lexicon::shipped().map_err(NyxError::Internal)?;
-    let (mut accounts, mut ids) = (Vec::new(), Vec::new());
-    for trial in stage.sample(trials.choices("eleos")?) {
-        let Some(blinded) = Blinded::find(&lexicon, &trial.context, &trial.question, &trial.choices) else { continue };
-        let (a, b) = blinded.people.pair;
-        let means = [a, b].iter().position(|choice| *choice == trial.answer);
-        if let (Some(account), Some(means)) = (blinded.account, means) {
-            // what the gate sets aside of these trials is not learned from here either
-            let lesson = TrainerLesson::new(question(&trial, stage.seed), Truth::Choice(trial.answer));
-            accounts.push((account, means == 0, held_back(&lesson.template)));
-            ids.push(trial.id);
-        }
-    }
-    let probes = embedded(stage, &Reader::probes()).await?;
-    let texts: Vec<String> = accounts.iter().flat_map(|(account, ..)| account.texts()).collect();
-    let mut vectors = embedded(stage, &texts).await?.into_iter();
-    let (mut learned, mut tried, mut learned_ids) = (Vec::new(), Vec::new(), Vec::new());
-    for ((account, first, set_aside), id) in accounts.into_iter().zip(&ids) {
-        let example = ReaderExample { vectors: vectors.by_ref().take(account.texts().len()).collect(), account, first };
-        if set_aside {
-            tried.push(example);
-        } else {
-            learned.push(example);
-            learned_ids.push(id.as_str());
-        }
-    }
-    let reader = Reader::fit(&probes, &learned).ok_or_else(|| too_few("account"))?;
-    let right = |examples: &[ReaderExample]| {
-        let right =
-            examples.iter().filter(|example| reader.first(&example.account, &example.vectors).is_some_and(|p| (p > 0.5) == example.first));
-        format!("{} of {}", right.count(), examples.len())
-    };
-    let lines = vec![format!("account: {} right of what it learned from, {} of the templates set aside", right(&learned), right(&tried))];
-    let trained_on = TrainedOn::of(learned_ids.into_iter().map(|id| ("eleos", id)));
-    lesson(&LearnedFile::new(trained_on, None, reader), lines)
 }
 
 /// Plays the choice suites and learns how sure each specialist may be.

@@ -7,6 +7,7 @@ use nyx_actors::memory::MemoryFilter;
 use nyx_actors::memory::messages::NewMemory;
 use nyx_actors::question::{Question, Target};
 use nyx_engine::{ChatMessage, Role};
+use nyx_specialists::without_citations;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -117,37 +118,9 @@ async fn answered(stage: &Stage, questions: &[RecallTrial]) -> Result<f64, NyxEr
             question.given.now = Some(today());
             question.sampling.seed = Some(stage.seed);
             let decision = stage.ask(question).await?;
+            // no true answer holds a citation
             Ok(token_f1(without_citations(decision.answer()).trim(), &trial.answer_text()))
         })
         .await?;
     Ok(scores.iter().sum::<f64>() / scores.len().max(1) as f64)
-}
-
-/// The text without `[1]`, which no true answer holds.
-fn without_citations(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once('[') {
-        plain.push_str(before);
-        let digits = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
-        rest = match after[digits..].strip_prefix(']') {
-            Some(cited) if digits > 0 => cited,
-            _ => {
-                plain.push('[');
-                after
-            }
-        };
-    }
-    plain + rest
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn citations_are_no_part_of_an_answer() {
-        assert_eq!(without_citations("a Prius [1] and [x] [12]."), "a Prius  and [x] .");
-        assert_eq!(without_citations("[open"), "[open");
-    }
 }

@@ -1,4 +1,4 @@
-//! Trials: questions with known answers that tell how good each specialist is, and from which the small learned parts are fitted.
+//! Trials: questions with known answers that tell how good each specialist is, and from which an operator may learn.
 
 mod adapt;
 mod aletheia;

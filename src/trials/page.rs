@@ -63,7 +63,6 @@ fn accuracies(report: &Report, out: &mut String) {
             rows.push((format!("{name}, ambiguous"), fairness.ambig, None));
             rows.push((format!("{name}, disambiguated"), fairness.disambig, None));
         }
-        rows.extend(suite.facts.iter().map(|facts| (format!("{name}, by query"), facts.by_query.accuracy, None)));
     }
     if rows.is_empty() {
         return;
@@ -139,7 +138,6 @@ fn recall(report: &Report, out: &mut String) {
             };
             row("right table first", facts.table_at_1);
             row("right table among 5", facts.table_at_5);
-            row("statements decided by a query", facts.by_query.share);
         }
     }
     if !rows.is_empty() {
@@ -256,7 +254,7 @@ mod tests {
     use crate::trials::choices::tests::answered;
     use crate::trials::choices::{ChoiceReport, FairnessReport};
     use crate::trials::report::SuiteReport;
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     #[test]
     fn a_page_holds_its_figures_and_fetches_nothing() {
@@ -264,7 +262,7 @@ mod tests {
             [answered([0.8, 0.1, 0.1], 0, "ambig", "neg", Some(0.75)), answered([0.1, 0.8, 0.1], 2, "disambig", "neg", Some(0.25))];
         let suite = SuiteReport {
             choices: Some(ChoiceReport::of(&answers)),
-            fairness: Some(FairnessReport::of(&answers, |choice| choice == "unknown")),
+            fairness: Some(FairnessReport::of(&answers, &BTreeSet::from(["unknown".to_owned()]))),
             confidence: ConfidenceReport::of(&answers),
             ..SuiteReport::default()
         };

@@ -117,7 +117,6 @@ impl Report {
             }
             if let Some(facts) = &suite.facts {
                 lines.push(format!("{name}: right table first {:.3}, among five {:.3}", facts.table_at_1, facts.table_at_5));
-                lines.push(format!("{name}: decided by a query {:.3}, right {}", facts.by_query.share, share(&facts.by_query.accuracy)));
             }
             if let Some(forecast) = &suite.forecast {
                 let blind = &forecast.without_prior;

@@ -1,12 +1,11 @@
 //! What is said of a sample: shares with intervals, paired differences, and overlap of words.
 
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use nyx_specialists::gate::{Pair, compare};
+use nyx_specialists::tokens::tokens;
 use serde::Serialize;
 
 /// The standard normal's 97.5 % point.
 const Z: f64 = 1.959_963_985;
-const RESAMPLES: usize = 10_000;
 
 /// Wilson's 95 % interval of a share (Wilson 1927); `[0, 1]` when nothing was counted.
 pub(super) fn wilson(right: usize, count: usize) -> [f64; 2] {
@@ -29,22 +28,14 @@ pub struct Mean {
 
 /// The mean of `values`, which are differences of pairs where two systems met the same questions. The same seed gives the same interval.
 pub(super) fn bootstrap(values: &[f64], seed: u64) -> Option<Mean> {
-    if values.is_empty() {
-        return None;
-    }
-    let mut random = StdRng::seed_from_u64(seed);
-    let n = values.len();
-    let mut means: Vec<f64> = (0..RESAMPLES).map(|_| (0..n).map(|_| values[random.random_range(0..n)]).sum::<f64>() / n as f64).collect();
-    means.sort_by(f64::total_cmp);
-    let at = |share: f64| means[((RESAMPLES - 1) as f64 * share).round() as usize];
-    Some(Mean { mean: values.iter().sum::<f64>() / n as f64, interval: [at(0.025), at(0.975)] })
+    let pair = |(at, value): (usize, &f64)| Pair { template: at.to_string(), candidate: *value, live: 0.0 };
+    let compared = compare(&values.iter().enumerate().map(pair).collect::<Vec<_>>(), 0.025, seed);
+    (!values.is_empty()).then_some(Mean { mean: compared.gain, interval: compared.interval })
 }
 
-/// Lower-case words without punctuation and articles, as SQuAD compares answers (Rajpurkar et al. 2016).
+/// Words without articles, as SQuAD, whose texts are English, compares answers (Rajpurkar et al. 2016).
 fn answer_words(text: &str) -> Vec<String> {
-    let words = text.to_lowercase();
-    let words = words.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty() && !["a", "an", "the"].contains(word));
-    words.map(str::to_owned).collect()
+    tokens(text).into_iter().filter(|word| !["a", "an", "the"].contains(&word.as_str())).collect()
 }
 
 /// Token F1 of an answer: the harmonic mean of precision and recall of its words.

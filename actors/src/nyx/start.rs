@@ -9,10 +9,7 @@ use actix::{Arbiter, ArbiterHandle};
 use nyx_engine::embed::Embedder;
 use nyx_engine::{DeviceSpec, EngineError, EngineOptions, ModelFiles, Text};
 use nyx_specialists::SpecialistPolicy;
-use nyx_specialists::fairness::{Reader, SHIPPED_READER};
-use nyx_specialists::forecast::{Forecaster, SHIPPED_FORECASTER};
 use nyx_specialists::master::SHIPPED_HEAD;
-use nyx_specialists::time::SHIPPED_TIMING;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -75,8 +72,6 @@ impl Nyx {
         let model = Arc::new(files.info().clone());
         let learned = LearnedLoader::new(&options.data_dir, &model.sha256);
         let calibration = Calibration::load(&learned, &options.data_dir, &model.sha256, options.confidence)?;
-        let forecaster = learned.load::<Forecaster>(Some(SHIPPED_FORECASTER))?.map(Arc::new);
-        let reader = learned.load::<Reader>(Some(SHIPPED_READER))?.map(Arc::new);
         let (folder, queue) = (options.embedder.clone(), options.memory.queue);
         let embedding = blocking(move || EmbeddingService::start(Embedder::load(&folder, &candle_device())?, queue));
         let embedding = embedding.await?.map_err(StartError::Embedder)?;
@@ -178,12 +173,11 @@ impl Nyx {
             specialists: specialists.iter().map(|policy| policy.name.clone()).collect(),
         });
         let mut actors = BTreeMap::new();
-        let timing = learned.load(Some(SHIPPED_TIMING))?;
         for policy in specialists.iter().cloned().map(Some).chain([None]) {
             let name = policy.as_ref().map_or("base", |policy| policy.name.as_str()).to_owned();
             let vitals = Vitals::new(&name, "specialist", None);
             let times = policy.as_ref().is_some_and(|policy| policy.timing.is_some());
-            let timer = timing.as_ref().filter(|_| times).map(|timing| Arc::new(Timer::new(timing)));
+            let timer = times.then(Arc::<Timer>::default);
             let parts = Arc::new(SpecialistParts {
                 policy,
                 text: Arc::clone(&text),
@@ -197,8 +191,6 @@ impl Nyx {
                 cells: cells.clone(),
                 timer,
                 calibration: calibration.clone(),
-                forecaster: forecaster.clone(),
-                reader: reader.clone(),
             });
             actors.insert(name, troupe.start(vitals, move |vitals| Specialist::new(Arc::clone(&parts), vitals)));
         }

@@ -89,7 +89,7 @@ impl Nyx {
         specialist: &str,
         question: Question,
         answers: Vec<String>,
-    ) -> Result<Vec<Presented>, NyxError> {
+    ) -> Result<Presented, NyxError> {
         let unknown = || NyxError::NotFound { what: "specialist", id: specialist.to_owned() };
         let actor = self.inner.actors.get(specialist).ok_or_else(unknown)?;
         actor.send(Present { context, question: Arc::new(question), answers }).await

@@ -14,7 +14,7 @@ use super::store::{PhoebeStore, check_limit, now};
 use super::weights;
 use crate::choosing::DrawnDecision;
 use crate::decision::Status;
-use crate::verdict::{DecisionName, Judged, NewVerdict, Promise, Verdict, VerdictKind, promise};
+use crate::verdict::{DecisionName, Judged, NewVerdict, Promise, Verdict, VerdictKind};
 use crate::{Decision, NyxError};
 
 /// How often a verdict is tried again when another process judged the same decision in between.
@@ -121,7 +121,7 @@ impl PhoebeStore {
         }
         let promised = rows.into_iter().map(|row| {
             let outcome = counts.remove(&row.id);
-            Ok(promise(Decision::try_from(row)?, outcome))
+            Ok(Promise { decision: Decision::try_from(row)?, outcome })
         });
         Ok(promised.collect::<Result<_, DbErr>>()?)
     }

@@ -2,11 +2,9 @@
 
 mod belief;
 mod facts;
-mod fairness;
 mod forecast;
 mod lesson;
 mod prompt;
-mod readings;
 mod screen;
 mod sink;
 mod timing;
@@ -18,11 +16,9 @@ use std::time::Instant;
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use nyx_engine::{Finished, SamplingParams, Text};
 use nyx_specialists::confidence::Signals;
-use nyx_specialists::fairness::Reader;
-use nyx_specialists::forecast::Forecaster;
 use nyx_specialists::safety::Finding;
-use nyx_specialists::time::{Course, Reckoning, read_time};
-use nyx_specialists::{Evidence, Outcome, Reading, Retrieval, Situation, SpecialistPolicy, Verdict};
+use nyx_specialists::time::Course;
+use nyx_specialists::{Evidence, Outcome, Retrieval, Situation, SpecialistPolicy, Verdict};
 use tokio::sync::mpsc;
 
 pub use facts::NOTE as FACTS_NOTE;
@@ -31,7 +27,6 @@ pub(crate) use prompt::common_prefix;
 pub use prompt::{Prompt, PromptWriter};
 pub(crate) use screen::STOPPED;
 pub use screen::Screened;
-pub use sink::AnswerText;
 pub use timing::Timer;
 
 use crate::adapters::{AdapterLease, Adapters, CANARY_NOTE, Voice};
@@ -40,7 +35,6 @@ use crate::confidence::Calibration;
 use crate::decision::{AdapterVersion, Answer, Timings, TokenUsage};
 use crate::facts::{Check, Facts};
 use crate::gpu::{Generate, GpuPool, Score};
-use crate::learned::Learned;
 use crate::memory::messages::Recall;
 use crate::memory::{MemoryFilter, MemoryKeeper};
 use crate::observe::Vitals;
@@ -49,7 +43,6 @@ use crate::phoebe::messages::SearchRecord;
 use crate::question::{Question, StreamEvent, ending};
 use crate::supervise::Supervised;
 use crate::{NyxError, RequestContext};
-use forecast::Telling;
 use sink::AnswerSink;
 
 /// Sampling where neither caller nor file says anything: the base model speaks with these.
@@ -78,10 +71,6 @@ pub struct SpecialistParts {
     /// Of a specialist that times its answers.
     pub timer: Option<Arc<Timer>>,
     pub calibration: Calibration,
-    /// What pools opinions into forecasts, for specialists that forecast.
-    pub forecaster: Option<Arc<Learned<Forecaster>>>,
-    /// What tells whom of two people a question means, for specialists that are fair.
-    pub reader: Option<Arc<Learned<Reader>>>,
 }
 
 /// The actor of one specialist.
@@ -151,20 +140,10 @@ impl Handler<Speak> for Specialist {
     }
 }
 
-/// How an answer reaches whoever asked.
-struct Delivery<'a> {
-    screened: &'a Screened,
-    events: Option<mpsc::Sender<StreamEvent>>,
-    /// Its end is told by the specialist, who may add to it.
-    open_end: bool,
-}
-
 /// A prompt that leaves room for an answer, and the evidence that found its place in it.
 struct Written {
     prompt: Prompt,
     evidence: Vec<Evidence>,
-    /// What the times in it come to, of a specialist that reckons with time.
-    reckoning: Option<Reckoning>,
     /// The choices in tokens, where there are any.
     choices: Vec<Vec<u32>>,
 }
@@ -180,38 +159,29 @@ impl SpecialistParts {
         let asked = crate::orchestrator::last_question(&question);
         self.check_size(&question)?;
         let (check, evidence) = self.look_up(&context, &asked, &question).await?;
-        let said = self.timer.as_ref().map(|_| read_time(ending(&asked, QUERY_CHARS), question.now())).unwrap_or_default();
         let retrieve_ms = ms(retrieving);
         if self.policy.as_ref().is_some_and(|policy| policy.retrieval != Retrieval::None) {
             let ids = evidence.iter().map(|item| item.id.clone()).collect();
             self.cells.publish(Some(context.id), Some(self.name()), CellStep::Retrieved { evidence: ids, retrieve_ms });
         }
         let deadline_ms = context.budget_ms();
-        let Written { prompt, evidence, choices, reckoning } = self.write_apart(&context, &question, evidence, None, deadline_ms).await?;
+        let Written { prompt, evidence, choices } = self.write_apart(&context, &question, evidence, deadline_ms).await?;
         let mut sampling = self.sampling(&question, prompt.tokens.len())?;
         let timer = self.timer.as_ref().filter(|_| question.choices.is_none());
-        let plan = timer
-            .and_then(|timer| self.plan(&context, timer, prompt.tokens.len(), &sampling, !evidence.is_empty(), question.given.allow_defer));
+        let plan = timer.and_then(|timer| self.plan(&context, timer, prompt.tokens.len(), &sampling, question.given.allow_defer));
         let course = Self::instead(plan.as_ref(), &mut sampling);
         let told = check.as_ref().and_then(|check| self.tell(&context, check, &question, &asked, events.as_ref()));
-        let by_model = told.is_none() && !matches!(course, Course::Defer | Course::Evidence);
-        let forecaster = self.forecasting(&question, &asked);
+        let by_model = told.is_none() && course != Course::Defer;
         let mut spoken = match &question.choices {
             _ if let Some(told) = told => Spoken { sampling, ..told },
             None if course == Course::Defer => Spoken { sampling, ..Spoken::default() },
-            None if course == Course::Evidence => self.tell_evidence(&evidence, &question, sampling, events.as_ref()),
-            Some(_) => self.choose_fairly(&context, &question, &evidence, (prompt, choices), sampling, deadline_ms).await?,
-            None if let Some(forecaster) = &forecaster => {
-                let telling = Telling { question: &question, asked: &asked, deadline_ms, forecaster };
-                self.foretell(&context, prompt, &telling, sampling, &screened, events).await?
-            }
-            None => self.generate_fairly(&context, prompt, &question, (sampling, &screened, deadline_ms), events).await?,
+            Some(texts) => self.choose(&context, prompt, texts, choices, sampling).await?,
+            None => self.generate(&context, prompt, &question, sampling, &screened, events).await?,
         };
         spoken.notes.insert("safety".into(), screened.note(std::mem::take(&mut spoken.findings)));
         if let Some(timer) = &self.timer {
             timer.observe(&spoken);
-            self.fill_from_evidence(&mut spoken, &evidence, &question);
-            spoken.notes.insert("timing".into(), timer.note(&said, reckoning.as_ref(), plan.as_ref()));
+            spoken.notes.insert("timing".into(), serde_json::json!({ "plan": plan }));
         }
         spoken.course = plan.as_ref().map(|plan| plan.chosen.course);
         spoken.timings.retrieve_ms = retrieve_ms;
@@ -222,20 +192,16 @@ impl SpecialistParts {
             let note = serde_json::to_value(check).map_err(|error| NyxError::Internal(error.to_string()))?;
             spoken.notes.insert(facts::NOTE.into(), note);
         }
+        self.forecast(&question, &mut spoken);
         if let Some(policy) = &self.policy {
             let answer = spoken.answers.first().map_or("", |answer| answer.text.as_str());
             let complete = spoken.answers.iter().all(|answer| matches!(answer.finish_reason.as_str(), "stop" | "choice"));
-            let reading = if question.choices.is_some() { Reading::default() } else { policy.read(answer) };
-            spoken.probability = spoken.probability.or(reading.probability);
             if matches!(policy.retrieval, Retrieval::Memory { .. }) && question.choices.is_none() {
                 spoken.notes.insert("cited".into(), nyx_specialists::cited(answer, &evidence).into());
             }
             let elapsed_ms = ms(context.asked);
             let rows = check.as_ref().and_then(facts::found);
-            spoken.verdict = policy.judge(&Outcome { answer, evidence: &evidence, reading, elapsed_ms, deadline_ms, complete, rows });
-        }
-        if let Some(forecaster) = forecaster.filter(|_| question.choices.is_some()) {
-            self.forecast_choice(&context, &question, &asked, &forecaster, &mut spoken).await;
+            spoken.verdict = policy.judge(&Outcome { answer, evidence: &evidence, elapsed_ms, deadline_ms, complete, rows });
         }
         spoken.evidence = evidence;
         if self.policy.is_some() {
@@ -253,10 +219,9 @@ impl SpecialistParts {
         question: &Question,
     ) -> Result<(Option<Check>, Vec<Evidence>), NyxError> {
         let check = self.check_facts(context, asked).await?;
-        let evidence = match (&check, &self.timer) {
-            (Some(check), _) => check.evidence(),
-            (None, Some(timer)) => self.recall_in_time(context, timer, asked, question).await?,
-            (None, None) => self.retrieve(context, asked, &question.given.memory).await?,
+        let evidence = match &check {
+            Some(check) => check.evidence(),
+            None => self.retrieve(context, asked, &question.given.memory).await?,
         };
         Ok((check, evidence))
     }
@@ -267,11 +232,10 @@ impl SpecialistParts {
         context: &RequestContext,
         question: &Arc<Question>,
         evidence: Vec<Evidence>,
-        account: Option<String>,
         deadline_ms: u64,
     ) -> Result<Written, NyxError> {
         let (parts, question) = (Arc::clone(self), Arc::clone(question));
-        let writing = tokio::task::spawn_blocking(move || parts.write(&question, evidence, account, deadline_ms));
+        let writing = tokio::task::spawn_blocking(move || parts.write(&question, evidence, deadline_ms));
         let written = async { writing.await.map_err(|error| NyxError::Internal(error.to_string()))? };
         context.bound("the prompt was written", written).await
     }
@@ -288,24 +252,14 @@ impl SpecialistParts {
     }
 
     /// Writes the prompt; where it leaves no room for an answer, with less evidence: the worst is left out first, the best one cut.
-    fn write(
-        &self,
-        question: &Question,
-        mut evidence: Vec<Evidence>,
-        mut account: Option<String>,
-        deadline_ms: u64,
-    ) -> Result<Written, NyxError> {
+    fn write(&self, question: &Question, mut evidence: Vec<Evidence>, deadline_ms: u64) -> Result<Written, NyxError> {
         let asked = crate::orchestrator::last_question(question);
         let choices = question.choices.iter().flatten().map(|choice| self.text.encode(choice)).collect::<Result<Vec<_>, _>>()?;
         let usual = self.policy.as_ref().map_or(BASE_MAX_TOKENS, |policy| policy.max_tokens).min(self.context_length / 4);
         let room = choices.iter().map(Vec::len).max().unwrap_or_else(|| question.sampling.max_tokens.unwrap_or(usual));
         let now = question.now();
-        let reckoning = self.timer.as_ref().and_then(|_| timing::reckoned(question, &asked));
         loop {
-            let worked_out = reckoning.as_ref().map(|reckoning| reckoning.text.as_str());
-            let account_told = account.as_deref();
-            let situation =
-                Situation { now, deadline_ms, evidence: &evidence, question: &asked, reckoning: worked_out, account: account_told };
+            let situation = Situation { now, deadline_ms, evidence: &evidence, question: &asked };
             let prompt = PromptWriter { text: &self.text, policy: self.policy.as_ref() }.write(question, &situation)?;
             let fits = prompt.tokens.len() + room <= self.context_length;
             match evidence.last_mut() {
@@ -317,8 +271,7 @@ impl SpecialistParts {
                         only.text = only.text.chars().take(chars / 2).chain(['\u{2026}']).collect();
                     }
                 }
-                None if !fits && account.take().is_some() => {}
-                _ => return Ok(Written { prompt, evidence, reckoning, choices }),
+                _ => return Ok(Written { prompt, evidence, choices }),
             }
         }
     }
@@ -406,12 +359,13 @@ impl SpecialistParts {
         prompt: Prompt,
         question: &Question,
         sampling: SamplingParams,
-        delivery: Delivery<'_>,
+        screened: &Screened,
+        events: Option<mpsc::Sender<StreamEvent>>,
     ) -> Result<Spoken, NyxError> {
-        let Delivery { screened, events, open_end } = delivery;
-        let mut endings = Vec::with_capacity(question.n);
-        for index in 0..question.n {
-            let (sink, ending) = AnswerSink::new(index, context, self.name(), &self.cells, events.clone(), screened.guard());
+        let answers = self.answers_made(context, question);
+        let mut endings = Vec::with_capacity(answers);
+        for index in 0..answers {
+            let (sink, ending) = AnswerSink::new(index, context, self.name(), &self.cells, events.clone(), screened.guard(), index >= question.n);
             // each of the n answers has a seed of its own, derived from the one on record
             let params = SamplingParams { seed: sampling.seed.wrapping_add(index as u64), ..sampling.clone() };
             let job = Generate {
@@ -421,7 +375,7 @@ impl SpecialistParts {
                 params,
                 adapter: self.adapter_lease(),
                 group: self.pool_group(),
-                sink: Box::new(sink.with_open_end(open_end)),
+                sink: Box::new(sink),
             };
             context.bound("a device was found", self.pool.send(job)).await?;
             endings.push(ending);
@@ -471,7 +425,7 @@ impl SpecialistParts {
         let scores = context.bound("continuations were scored", self.pool.send(score)).await?;
         let probabilities =
             nyx_specialists::bandit::softmax(&scores.iter().map(nyx_engine::ContinuationScore::total).collect::<Vec<_>>(), 1.0);
-        let best = probabilities.iter().enumerate().fold(0, |best, (index, p)| if *p > probabilities[best] { index } else { best });
+        let best = nyx_specialists::bandit::best(&probabilities).unwrap_or_default();
         let signals = Signals { mean_logprob: scores.get(best).map(nyx_engine::ContinuationScore::mean), ..Signals::default() };
         let usage = TokenUsage { prompt_tokens, total_tokens: prompt_tokens, ..TokenUsage::default() };
         let timings = Timings { prefill_ms: ms(started), first_token_ms: Some(ms(context.asked)), ..Timings::default() };

@@ -75,11 +75,6 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// The same without what comes before an answer.
-    pub(super) fn silent(self) -> Self {
-        Self { opening: None, ..self }
-    }
-
     /// What comes before the answer's own words.
     pub(super) fn open(&mut self) -> String {
         self.opening.take().map_or_else(String::new, |text| text + "\n\n")

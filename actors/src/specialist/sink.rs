@@ -37,12 +37,12 @@ pub(super) struct AnswerSink {
     guard: Guard,
     /// Of text that is held back: they would tell it.
     held: Vec<TokenLogprob>,
-    /// The end is told by someone else, who may add to the answer.
-    open_end: bool,
+    untold: bool,
     ending: oneshot::Sender<Result<AnswerText, NyxError>>,
 }
 
 impl AnswerSink {
+    /// Of an `untold` one nothing is passed on to the reader of `events`; whether that reader left is noticed all the same.
     pub(super) fn new(
         index: usize,
         context: &RequestContext,
@@ -50,6 +50,7 @@ impl AnswerSink {
         cells: &CellStream,
         events: Option<mpsc::Sender<StreamEvent>>,
         guard: Guard,
+        untold: bool,
     ) -> (Self, oneshot::Receiver<Result<AnswerText, NyxError>>) {
         let (ending, receiver) = oneshot::channel();
         let mut sink = Self {
@@ -63,7 +64,7 @@ impl AnswerSink {
             first_token: None,
             guard,
             held: Vec::new(),
-            open_end: false,
+            untold,
             ending,
         };
         let opening = sink.guard.open();
@@ -75,15 +76,10 @@ impl AnswerSink {
         (sink, receiver)
     }
 
-    /// Leaves it to the receiver of the ending to tell that the answer is complete.
-    pub(super) fn with_open_end(mut self, open_end: bool) -> Self {
-        self.open_end = open_end;
-        self
-    }
-
     fn pass_on(&self, event: StreamEvent) -> ControlFlow<()> {
         match &self.events {
-            Some(events) if events.try_send(event).is_err() => ControlFlow::Break(()),
+            Some(events) if self.untold && !events.is_closed() => ControlFlow::Continue(()),
+            Some(events) if self.untold || events.try_send(event).is_err() => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),
         }
     }
@@ -134,9 +130,7 @@ impl TokenSink for AnswerSink {
                 }
                 let finish_reason = if stopped { STOPPED } else { finish_reason(finished.reason) };
                 // whether a reader is still there no longer matters
-                if !self.open_end {
-                    let _ = self.pass_on(StreamEvent::Finished { index: self.index, finish_reason: finish_reason.to_owned() });
-                }
+                let _ = self.pass_on(StreamEvent::Finished { index: self.index, finish_reason: finish_reason.to_owned() });
                 let findings = self.guard.findings();
                 Ok(AnswerText { text: self.text, finished, finish_reason, first_token: self.first_token, findings })
             }

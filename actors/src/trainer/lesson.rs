@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use nyx_engine::train::{Aim, Example, Objective};
+use nyx_specialists::bandit::best;
 use nyx_specialists::gate::template;
 use nyx_specialists::quadratic_reward;
 
@@ -53,49 +54,43 @@ impl Lesson {
         }
     }
 
-    /// What the trainer is given, as the specialist reads it; nothing where the objective has no use for this truth, or where a rule decides.
+    /// What the trainer is given, as the specialist reads it; nothing where the objective has no use for this truth.
     ///
     /// # Errors
     /// When the question cannot be read.
     pub async fn examples(&self, nyx: &Nyx, specialist: &str, objective: Objective) -> Result<Vec<Example>, NyxError> {
         let context = nyx.context(None)?;
         let shown = nyx.presented(context, specialist, self.question.clone(), self.answers()).await?;
-        Ok(shown.iter().flat_map(|presented| self.taught(presented, objective)).collect())
+        Ok(self.taught(&shown, objective))
     }
 
     fn taught(&self, shown: &Presented, objective: Objective) -> Vec<Example> {
         let all = &shown.continuations;
-        let one = |at: usize, aim: Aim| vec![(vec![all[at].clone()], aim)];
+        let one = |at: usize, aim: Aim| all.get(at).map(|said| (vec![said.clone()], aim)).into_iter().collect::<Vec<_>>();
         let whole = |aim: Aim| vec![(all.clone(), aim)];
-        let place = |choice: usize| shown.stands_for.iter().position(|stands_for| *stands_for == choice);
-        let by = |choice: usize, hit: f64, miss: f64| -> Vec<f64> {
-            shown.stands_for.iter().map(|stands_for| if *stands_for == choice { hit } else { miss }).collect()
-        };
+        let by = |choice: usize, hit: f64, miss: f64| (0..all.len()).map(|at| if at == choice { hit } else { miss }).collect::<Vec<f64>>();
         let pairs = |right: usize| {
-            (0..all.len()).filter(move |at| *at != right).map(move |at| (vec![all[right].clone(), all[at].clone()], Aim::Pair))
+            let others = all.iter().enumerate().filter(move |(at, _)| *at != right);
+            all.get(right).into_iter().flat_map(move |said| others.clone().map(|(_, other)| (vec![said.clone(), other.clone()], Aim::Pair)))
         };
         let taught: Vec<(Vec<Vec<u32>>, Aim)> = match (&self.truth, objective) {
             (Truth::Choice(right), Objective::Choice) => whole(Aim::Shares(by(*right, 1.0, 0.0))),
             (Truth::Choice(right), Objective::Qrpo) => whole(Aim::Rewards(by(*right, 1.0, -1.0))),
             (Truth::Choice(right), Objective::Grpo) => whole(Aim::Group(by(*right, 1.0, 0.0))),
-            (Truth::Choice(right), Objective::Sft) => place(*right).map_or_else(Vec::new, |at| one(at, Aim::Answer)),
-            (Truth::Choice(right), Objective::Dpo) => place(*right).map_or_else(Vec::new, |at| pairs(at).collect()),
+            (Truth::Choice(right), Objective::Sft) => one(*right, Aim::Answer),
+            (Truth::Choice(right), Objective::Dpo) => pairs(*right).collect(),
             (Truth::Choice(right), Objective::Kto) => {
-                shown.stands_for.iter().enumerate().flat_map(|(at, choice)| one(at, Aim::Thumb(choice == right))).collect()
+                (0..all.len()).flat_map(|at| one(at, Aim::Thumb(at == *right))).collect()
             }
             // the others' rewards are not known: 0 is neither praise nor blame
             (Truth::Rated { chosen, reward }, Objective::Qrpo) => whole(Aim::Rewards(by(*chosen, *reward, 0.0))),
             (Truth::Rated { chosen, reward }, Objective::Choice) if *reward > 0.0 => whole(Aim::Shares(by(*chosen, 1.0, 0.0))),
             // the right one is among the others
             (Truth::Rated { chosen, reward }, Objective::Choice) if *reward < 0.0 => {
-                whole(Aim::Among(shown.stands_for.iter().map(|stands_for| stands_for != chosen).collect()))
+                whole(Aim::Among((0..all.len()).map(|at| at != *chosen).collect()))
             }
-            (Truth::Rated { chosen, reward }, Objective::Sft) if *reward > 0.0 => {
-                place(*chosen).map_or_else(Vec::new, |at| one(at, Aim::Answer))
-            }
-            (Truth::Rated { chosen, reward }, Objective::Kto) if *reward != 0.0 => {
-                place(*chosen).map_or_else(Vec::new, |at| one(at, Aim::Thumb(*reward > 0.0)))
-            }
+            (Truth::Rated { chosen, reward }, Objective::Sft) if *reward > 0.0 => one(*chosen, Aim::Answer),
+            (Truth::Rated { chosen, reward }, Objective::Kto) if *reward != 0.0 => one(*chosen, Aim::Thumb(*reward > 0.0)),
             (Truth::Text { .. }, Objective::Sft) => one(0, Aim::Answer),
             (Truth::Text { instead: Some(_), .. }, Objective::Dpo) => whole(Aim::Pair),
             (Truth::Text { instead, .. }, Objective::Kto) => {
@@ -117,8 +112,7 @@ impl Lesson {
         match self.truth {
             Truth::Choice(right) if forecasts => quadratic_reward(of(right), 1.0),
             Truth::Choice(right) => {
-                let best = (0..probabilities.len()).fold(0, |best, at| if probabilities[at] > probabilities[best] { at } else { best });
-                f64::from(u8::from(best == right))
+                f64::from(u8::from(best(probabilities) == Some(right)))
             }
             Truth::Rated { chosen, reward } => reward * of(chosen),
             Truth::Text { .. } | Truth::Said { .. } => 0.0,
@@ -149,16 +143,14 @@ impl Lesson {
     }
 }
 
-/// The choice that an outcome names.
+/// The choice that an outcome names; of two choices, what happened is the first.
 fn outcome(verdict: &Verdict, choices: &[String]) -> Option<usize> {
     if verdict.kind != crate::verdict::VerdictKind::Outcome {
         return None;
     }
-    let named = |text: &str| choices.iter().position(|choice| choice.eq_ignore_ascii_case(text));
     match &verdict.told {
-        serde_json::Value::String(text) => named(text),
-        serde_json::Value::Bool(true) => named("yes"),
-        serde_json::Value::Bool(false) => named("no"),
+        serde_json::Value::String(text) => choices.iter().position(|choice| choice == text),
+        serde_json::Value::Bool(happened) if choices.len() == 2 => Some(usize::from(!happened)),
         _ => None,
     }
 }

@@ -357,8 +357,7 @@ impl Nyx {
             AdapterChoice::Base => None,
             AdapterChoice::Id(id) => Some(self.load_candidate(id).await?),
         };
-        let Some(first) = shown.into_iter().next() else { return Ok(0.0) };
-        let scores = self.score_tokens(first.prompt, first.continuations, lease, PATIENCE_MS).await?;
+        let scores = self.score_tokens(shown.prompt, shown.continuations, lease, PATIENCE_MS).await?;
         Ok(weight * scores.first().map_or(0.0, nyx_engine::ContinuationScore::mean))
     }
 

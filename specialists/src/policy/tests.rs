@@ -51,7 +51,7 @@ fn evidence(text: &str, speaker: Option<&str>) -> Evidence {
 }
 
 fn outcome<'a>(answer: &'a str, evidence: &'a [Evidence]) -> Outcome<'a> {
-    Outcome { answer, evidence, reading: Reading::default(), elapsed_ms: 3_000.0, deadline_ms: 12_000, complete: true, rows: None }
+    Outcome { answer, evidence, elapsed_ms: 3_000.0, deadline_ms: 12_000, complete: true, rows: None }
 }
 
 fn shipped(name: &str) -> SpecialistPolicy {
@@ -135,9 +135,9 @@ fn kairos_knows_the_present_and_the_time_left() {
 fn moira_reads_her_probability_and_waits_for_the_outcome() {
     let policy = shipped("moira");
     let answer = "It often rains.\nProbability: 70%";
-    assert_eq!(policy.read(answer), Reading { probability: Some(0.7) });
-    assert_eq!(policy.judge(&Outcome { reading: policy.read(answer), ..outcome(answer, &[]) }), None);
-    assert_eq!(shipped("eleos").read(answer), Reading::default(), "only a forecaster's percentages are forecasts");
+    assert_eq!(policy.read(answer), Some(0.7));
+    assert_eq!(policy.judge(&outcome(answer, &[])), None);
+    assert_eq!(shipped("eleos").read(answer), None, "only a forecaster's percentages are forecasts");
 }
 
 #[test]
