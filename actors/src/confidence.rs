@@ -48,7 +48,7 @@ impl Calibration {
     /// # Errors
     /// See [`LearnedLoader::load`].
     pub fn load(loader: &LearnedLoader, data_dir: &Path, base_sha256: &str, options: ConfidenceOptions) -> Result<Self, StartError> {
-        let live = loader.load::<Confidences>(None)?.map(Arc::new);
+        let live = loader.load::<Confidences>()?.map(Arc::new);
         let (registry, folder) = (loader.registry.clone(), data_dir.join(FOLDER));
         Ok(Self { live: Arc::new(RwLock::new(live)), registry, folder, base_sha256: base_sha256.to_owned(), options })
     }

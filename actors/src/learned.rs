@@ -1,4 +1,4 @@
-//! Learned parts: small files beside the model's weights, shipped with Nyx or put into the data folder, each known by its id.
+//! Learned parts: small files beside the model's weights in the data folder, each known by its id. Nyx comes without any.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -15,8 +15,6 @@ pub const FOLDER: &str = "learned";
 /// Where a learned part came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Inside the binary.
-    Shipped,
     File(PathBuf),
     /// Learned from this Nyx's own record while running.
     Record,
@@ -83,35 +81,24 @@ impl LearnedLoader {
         Ok(Learned { value: file.parameters, id: learned_id(text.as_bytes()), origin: Origin::File(path.to_owned()) })
     }
 
-    /// `DATA_DIR/learned/KIND.json` if it is there, else the shipped one. A shipped part that was learned on another base model is left out,
-    /// which is logged.
+    /// `DATA_DIR/learned/KIND.json` if it is there.
     ///
     /// # Errors
     /// The file cannot be read, is wrong, or was learned on another base model.
-    pub fn load<T: LearnedPart>(&self, shipped: Option<&str>) -> Result<Option<Learned<T>>, StartError> {
+    pub fn load<T: LearnedPart>(&self) -> Result<Option<Learned<T>>, StartError> {
         let path = self.folder.join(format!("{}.json", T::KIND));
         let refused = |reason: String| StartError::Learned { file: path.display().to_string(), reason };
-        let (text, origin) = match std::fs::read_to_string(&path) {
-            Ok(text) => (text, Origin::File(path.clone())),
-            Err(error) if error.kind() == ErrorKind::NotFound => match shipped {
-                Some(text) => (text.to_owned(), Origin::Shipped),
-                None => return Ok(None),
-            },
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(refused(error.to_string())),
         };
-        let file = LearnedFile::<T>::parse(&text).map_err(|reason| match origin {
-            Origin::Shipped => StartError::Learned { file: format!("the shipped {}.json", T::KIND), reason },
-            _ => refused(reason),
-        })?;
+        let file = LearnedFile::<T>::parse(&text).map_err(refused)?;
         if let Some(base) = file.base_sha256.filter(|base| *base != self.base_sha256) {
-            if origin == Origin::Shipped {
-                tracing::warn!(part = T::KIND, "learned on another base model, and so not used: learn it anew with `nyx train`");
-                return Ok(None);
-            }
             let expected = &self.base_sha256;
             return Err(refused(format!("base_sha256 is {base}, expected {expected}, the base model's: learn it again with `nyx train`")));
         }
-        let (name, id) = (T::KIND.to_owned(), learned_id(text.as_bytes()));
+        let (name, id, origin) = (T::KIND.to_owned(), learned_id(text.as_bytes()), Origin::File(path.clone()));
         self.registry.put(LearnedReport { name, id: id.clone(), origin: origin.clone(), trained_on: file.trained_on });
         Ok(Some(Learned { value: file.parameters, id, origin }))
     }
@@ -142,22 +129,18 @@ mod tests {
     }
 
     #[test]
-    fn a_file_in_the_data_folder_replaces_the_shipped_one() {
+    fn a_part_is_read_from_the_data_folder_alone() {
         let dir = tempfile::tempdir().unwrap();
         let loader = LearnedLoader::new(dir.path(), &"a".repeat(64));
-        assert_eq!(loader.load::<Step>(None).unwrap(), None);
+        assert_eq!(loader.load::<Step>().unwrap(), None);
         assert!(loader.registry.reports().is_empty());
-        let shipped = written(1.0, None);
-        let first = loader.load::<Step>(Some(&shipped)).unwrap().unwrap();
-        assert_eq!((first.value.size, &first.origin), (1.0, &Origin::Shipped));
         let path = dir.path().join("learned/step.json");
         std::fs::create_dir(dir.path().join("learned")).unwrap();
         std::fs::write(&path, written(2.0, Some(&"a".repeat(64)))).unwrap();
-        let second = loader.load::<Step>(Some(&shipped)).unwrap().unwrap();
-        assert_eq!((second.value.size, &second.origin), (2.0, &Origin::File(path)));
+        let part = loader.load::<Step>().unwrap().unwrap();
+        assert_eq!((part.value.size, &part.origin), (2.0, &Origin::File(path)));
         let reports = loader.registry.reports();
-        assert_eq!((reports.len(), &reports[0].id, reports[0].trained_on.counts["step"]), (1, &second.id, 1));
-        assert_ne!(first.id, second.id);
+        assert_eq!((reports.len(), &reports[0].id, reports[0].trained_on.counts["step"]), (1, &part.id, 1));
     }
 
     #[test]
@@ -167,7 +150,7 @@ mod tests {
         std::fs::create_dir(dir.path().join("learned")).unwrap();
         let refusal = |text: &[u8]| {
             std::fs::write(dir.path().join("learned/step.json"), text).unwrap();
-            loader.load::<Step>(None).unwrap_err().to_string()
+            loader.load::<Step>().unwrap_err().to_string()
         };
         for (text, told) in [
             (written(0.0, None).into_bytes(), "parameters.size is 0"),
@@ -179,13 +162,5 @@ mod tests {
             assert!(error.contains("step.json") && error.contains(told), "{error}");
         }
         assert!(loader.registry.reports().is_empty());
-    }
-
-    #[test]
-    fn a_shipped_part_of_another_base_is_left_out() {
-        let dir = tempfile::tempdir().unwrap();
-        let loader = LearnedLoader::new(dir.path(), &"a".repeat(64));
-        assert_eq!(loader.load::<Step>(Some(&written(1.0, Some(&"b".repeat(64))))).unwrap(), None);
-        assert!(loader.load::<Step>(Some(&written(1.0, Some(&"a".repeat(64))))).unwrap().is_some());
     }
 }

@@ -8,8 +8,8 @@ use unicode_normalization::UnicodeNormalization as _;
 
 /// The zeros of the scripts that have decimal digits of their own; those of full width are folded to ASCII before.
 const ZEROS: [char; 17] = [
-    '\u{660}', '\u{6f0}', '\u{7c0}', '\u{966}', '\u{9e6}', '\u{a66}', '\u{ae6}', '\u{b66}', '\u{be6}', '\u{c66}', '\u{ce6}', '\u{d66}', '\u{e50}',
-    '\u{ed0}', '\u{f20}', '\u{1040}', '\u{17e0}',
+    '\u{660}', '\u{6f0}', '\u{7c0}', '\u{966}', '\u{9e6}', '\u{a66}', '\u{ae6}', '\u{b66}', '\u{be6}', '\u{c66}', '\u{ce6}', '\u{d66}',
+    '\u{e50}', '\u{ed0}', '\u{f20}', '\u{1040}', '\u{17e0}',
 ];
 /// What may stand around a value and says nothing of its own.
 const MARKS: &str = "*_`\"'()[]{}~≈<>≤≥|#.,;!。、،؛«»“”„‘’„‹›";

@@ -114,8 +114,7 @@ mod tests {
     use super::*;
     use crate::seeded::Seeded;
 
-    const VOCABULARY: [&str; 12] =
-        ["sister", "Lisbon", "moved", "nurse", "tea", "dogs", "the", "in", "2026", "東京", "сестра", "garden,"];
+    const VOCABULARY: [&str; 12] = ["sister", "Lisbon", "moved", "nurse", "tea", "dogs", "the", "in", "2026", "東京", "сестра", "garden,"];
 
     fn memory(text: &str) -> Evidence {
         Evidence { id: "1".into(), text: text.into(), score: 0.7, source: "memory".into(), speaker: None, when: None, context: vec![] }

@@ -15,7 +15,7 @@ pub struct LearnedItem {
     pub name: String,
     /// SHA-256 of its file's bytes.
     pub id: String,
-    /// `shipped`, `file` (of the data folder) or `record` (learned from this Nyx's own decisions).
+    /// `file` (of the data folder) or `record` (learned from this Nyx's own decisions).
     pub origin: &'static str,
     /// The file, where it came from one.
     pub path: Option<String>,
@@ -34,7 +34,6 @@ pub struct TrainedOnItem {
 impl From<LearnedReport> for LearnedItem {
     fn from(LearnedReport { name, id, origin, trained_on }: LearnedReport) -> Self {
         let (origin, path) = match origin {
-            Origin::Shipped => ("shipped", None),
             Origin::File(path) => ("file", Some(path.display().to_string())),
             Origin::Record => ("record", None),
         };

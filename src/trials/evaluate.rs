@@ -119,7 +119,6 @@ pub async fn evaluate(stage: &Stage, programme: &Programme) -> Result<Report, Ev
     let nyx = &stage.nyx;
     let learned = nyx.learned.reports().into_iter().map(|part| {
         let origin = match part.origin {
-            Origin::Shipped => "shipped".to_owned(),
             Origin::Record => "record".to_owned(),
             Origin::File(path) => path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
         };

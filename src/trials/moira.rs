@@ -59,21 +59,15 @@ fn paired(ours: &Forecasts, theirs: &Forecasts, seed: u64) -> Option<Mean> {
     bootstrap(&differences, seed)
 }
 
-/// Where among the choices Yes is.
-fn yes(trial: &ChoiceTrial) -> usize {
-    trial.choices.iter().position(|choice| choice.trim().eq_ignore_ascii_case("yes")).unwrap_or(0)
-}
-
+/// Of the first choice, which is Yes.
 fn forecasts(answers: &[Answered]) -> Forecasts {
-    let forecast = |answer: &Answered| {
-        (answer.probabilities().get(yes(&answer.trial)).copied().unwrap_or(0.5), answer.trial.answer == yes(&answer.trial))
-    };
+    let forecast = |answer: &Answered| (answer.probabilities().first().copied().unwrap_or(0.5), answer.trial.answer == 0);
     answers.iter().map(forecast).collect()
 }
 
 /// Share of Yes.
 pub fn base_rate(trials: &[ChoiceTrial]) -> Option<f64> {
-    (!trials.is_empty()).then(|| trials.iter().filter(|trial| trial.answer == yes(trial)).count() as f64 / trials.len() as f64)
+    (!trials.is_empty()).then(|| trials.iter().filter(|trial| trial.answer == 0).count() as f64 / trials.len() as f64)
 }
 
 /// Scores `answers`, which were given with the prior, and asks again without it.

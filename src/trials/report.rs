@@ -70,7 +70,7 @@ impl ConfidenceReport {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PartReport {
     pub id: String,
-    /// `shipped`, `record`, or the file's path.
+    /// `record`, or the file's name.
     pub origin: String,
 }
 

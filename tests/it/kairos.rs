@@ -1,9 +1,8 @@
-//! Time on the real binary and the real model: memories of the time that is asked about, answers that come later, and what is told when there is no
-//! time for one.
+//! Time on the real binary and the real model: memories with their times, answers that come later, and those that do not come in time.
 
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::program::{Program, Serving};
 
@@ -22,21 +21,18 @@ fn remember(serving: &Serving) {
 }
 
 #[test]
-fn memories_of_the_time_that_is_asked_about_come_first_with_their_age() {
+fn memories_are_recalled_with_their_times_and_the_plan_is_on_record() {
     let serving = Program::new().serve();
     remember(&serving);
-    let first = |question: &str| {
-        let body = json!({"prompt": question, "specialist": "kairos", "now": NOW, "max_tokens": 4, "seed": 1});
-        let (status, answer) = serving.post("/infer", &body);
-        assert_eq!(status, 200, "{answer}");
-        (answer["evidence"][0]["text"].as_str().unwrap_or_default().to_owned(), answer["notes"]["timing"].clone())
-    };
-    let (yesterday, note) = first("What did I have for dinner yesterday?");
-    assert!(yesterday.contains("lentil"), "{yesterday}");
-    assert_eq!(note["interval"], json!({"from": "2026-11-24T00:00:00Z", "to": "2026-11-25T00:00:00Z"}), "{note}");
-    assert!(note["learned"].as_str().unwrap().len() == 64 && note["plan"]["options"].as_array().unwrap().len() == 1, "{note}");
-    assert!(first("What did I have for dinner last week?").0.contains("pumpkin"));
-    assert!(first("What did I have for dinner in December 2025?").0.contains("duck"));
+    let body = json!({"prompt": "What did I have for dinner?", "specialist": "kairos", "now": NOW, "max_tokens": 4, "seed": 1});
+    let (status, answer) = serving.post("/infer", &body);
+    assert_eq!(status, 200, "{answer}");
+    let evidence = answer["evidence"].as_array().unwrap();
+    assert_eq!(evidence.len(), 3, "{answer}");
+    assert!(evidence.iter().any(|item| item["when"] == "2026-11-24T19:00:00Z"), "{answer}");
+    let note = answer["notes"]["timing"].as_object().unwrap();
+    assert_eq!(note.keys().collect::<Vec<_>>(), ["plan"], "{answer}");
+    assert_eq!(note["plan"]["options"].as_array().unwrap().len(), 1, "{answer}");
 }
 
 #[test]
@@ -65,7 +61,7 @@ fn an_answer_may_come_later_where_the_caller_allows_it() {
 }
 
 #[test]
-fn what_was_found_is_told_where_no_word_can_come_in_time() {
+fn nothing_is_said_in_the_place_of_an_answer_that_did_not_come_in_time() {
     let serving = Program::new().serve();
     remember(&serving);
     let filler = "We talked about what we like for dinner. ".repeat(600);
@@ -73,29 +69,6 @@ fn what_was_found_is_told_where_no_word_can_come_in_time() {
     let body = json!({"prompt": question, "specialist": "kairos", "now": NOW, "deadline_ms": 8000, "seed": 1});
     let (status, answer) = serving.post("/infer", &body);
     assert_eq!((status, &answer["status"], &answer["finish_reason"]), (200, &json!("partial"), &json!("deadline")), "{answer}");
-    let text = answer["answer"].as_str().unwrap();
-    assert!(text.contains("lentil") && text.contains("19 hours ago"), "{text}");
-    let plan: &Value = &answer["notes"]["timing"]["plan"];
-    assert_eq!(plan["chosen"]["course"], "evidence", "{plan}");
-}
-
-#[test]
-fn what_times_come_to_is_worked_out_and_on_record() {
-    let serving = Program::new().serve();
-    let body = json!({
-        "prompt": "Does it follow that: The strike lasted for less than 8 months?", "context": "The strike lasted from December to July.",
-        "choices": ["Entailment", "Contradiction"], "specialist": "kairos", "now": NOW, "seed": 1,
-    });
-    let (status, answer) = serving.post("/infer", &body);
-    assert_eq!(status, 200, "{answer}");
-    let reckoning = json!({"text": "from December to July is 7 months; for less than 8 months: entailment.", "relation": "entailment"});
-    assert_eq!(answer["notes"]["timing"]["reckoning"], reckoning, "{answer}");
-    let (_, record) = serving.get(&format!("/v1/decisions/{}", answer["decision_id"].as_str().unwrap()));
-    assert_eq!(record["notes"]["timing"]["reckoning"], reckoning, "{record}");
-    // the sentence is part of what Kairos reads
-    let tokens = |answer: &Value| answer["usage"]["prompt_tokens"].as_u64().unwrap();
-    let mut unreckoned = body.clone();
-    unreckoned["context"] = json!("The strike lasted from December to then.");
-    let (_, other) = serving.post("/infer", &unreckoned);
-    assert!(other["notes"]["timing"]["reckoning"].is_null() && tokens(&other) + 10 < tokens(&answer), "{other}");
+    assert_eq!((&answer["answer"], &answer["usage"]["completion_tokens"]), (&json!(""), &json!(0)), "{answer}");
+    assert!(!answer["evidence"].as_array().unwrap().is_empty(), "{answer}");
 }

@@ -91,9 +91,6 @@ fn a_file_of_ones_own_is_used_and_a_wrong_one_refused_by_name_and_key() {
 #[test]
 fn confidence_is_null_until_truths_are_known_and_then_learned_from_the_record() {
     let program = Program::new();
-    // nothing learned, whatever is shipped
-    let empty = json!({"kind": "confidence", "version": 1, "trained_on": {"counts": {}, "digest": "0".repeat(64)}, "parameters": {"specialists": {}}});
-    write(&program.data_dir().join("learned/confidence.json"), empty.to_string());
     let serving = program.serve();
     let ask = |index: u32| {
         // two kinds of question, of which one kind will be answered well
@@ -113,6 +110,7 @@ fn confidence_is_null_until_truths_are_known_and_then_learned_from_the_record() 
         let (status, told) = serving.post("/v1/feedback", &json!({"decision_id": answered["decision_id"], "value": value}));
         assert!((200..300).contains(&status), "{told}");
     }
+    assert_eq!(part(&serving, "confidence"), Value::Null);
     let before = serving.get("/admin/confidence").1;
     assert_eq!((&before["pooled"]["rows"], &before["maps"]), (&json!(0), &json!({})), "{before}");
     let (status, learned) = serving.post("/admin/confidence/refit", &json!({}));

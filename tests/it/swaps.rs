@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Short ones, so that many fit a test.
 const QUESTIONS: [&str; 4] = ["Rivers?", "Name a colour.", "What is a boat?", "Say something kind."];
 
-/// A specialist without evidence or fairness, whose prompt is short.
+/// A specialist without evidence, whose prompt is short.
 fn hestia(program: &Program) {
     let eleos = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/specialists/eleos.toml")).unwrap();
     write(&program.data_dir().join("specialists/hestia.toml"), eleos.replace("name = \"eleos\"", "name = \"hestia\""));

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::postgres::Postgres;
-use crate::program::{JSON, Program};
+use crate::program::{JSON, Program, write};
 
 #[test]
 fn a_forecast_is_a_promise() {
@@ -16,6 +16,60 @@ fn a_forecast_is_a_promise_on_postgresql_too() {
     promised(&Program::new().with("NYX__PHOEBE__URL", postgres.url()));
 }
 
+#[test]
+fn a_forecast_in_words_is_what_the_model_wrote() {
+    let program = Program::new();
+    // what it writes is known, so that it can be read
+    let seer = "name = \"seer\"\npurpose = \"forecasts\"\n[prompt]\nfixed = \"Answer every question with this line and nothing else: \
+        Probability: 70%\"\n[answer]\nkind = \"probability\"\nsamples = 3\n[reward]\nrule = \"probability\"\n[sampling]\ntemperature = 0.0\n\
+        repetition_penalty = 1.0\nmax_tokens = 12\n";
+    write(&program.data_dir().join("specialists/seer.toml"), seer);
+    let serving = program.serve();
+    let ask = |body: Value| {
+        let (status, answer) = serving.post("/infer", &body);
+        assert_eq!(status, 200, "{answer}");
+        answer
+    };
+    let asked = |more: Value| {
+        let mut body = json!({"prompt": "Will it rain tomorrow?", "specialist": "seer", "seed": 1});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let alone = ask(asked(json!({})));
+    assert!(alone["answer"].as_str().unwrap().trim().ends_with("Probability: 70%"), "{alone}");
+    assert_eq!((&alone["probability"], &alone["notes"]["forecast"]["stated"]), (&json!(0.7), &json!([0.7, 0.7, 0.7])), "{alone}");
+    // equal weights in log-odds: ln(7/3) and ln(3/7) meet at even odds
+    let told = ask(asked(json!({"prior": 0.3})));
+    assert!((told["probability"].as_f64().unwrap() - 0.5).abs() < 1e-9 && told["answer"] == alone["answer"], "{told}");
+    // neither the caller's end nor its tokens are passed, and where nothing is stated there is no forecast, whatever the prior
+    for (more, longest) in [(json!({"max_tokens": 2, "prior": 0.3}), 2), (json!({"stop": [":"], "prior": 0.3}), 12)] {
+        let cut = ask(asked(more));
+        assert!(
+            cut["usage"]["completion_tokens"].as_u64().unwrap() <= 3 * longest && !cut["answer"].as_str().unwrap().contains(':'),
+            "{cut}"
+        );
+        assert_eq!((&cut["probability"], &cut["notes"]["forecast"]), (&Value::Null, &Value::Null), "{cut}");
+    }
+    // only the answer that was asked for streams
+    let (mut streamed, mut decision) = (String::new(), Value::Null);
+    for (kind, data) in serving.stream("/infer", &asked(json!({"stream": true}))).rest() {
+        match kind.as_str() {
+            "token" => streamed.push_str(serde_json::from_str::<Value>(&data).unwrap()["text"].as_str().unwrap()),
+            "decision" => decision = serde_json::from_str(&data).unwrap(),
+            _ => {}
+        }
+    }
+    assert_eq!((&json!(streamed), &decision["answer"]), (&alone["answer"], &alone["answer"]), "{decision}");
+    // of two choices the first is forecast, in any language
+    let body = json!({"prompt": "Wird es morgen regnen?", "specialist": "moira", "choices": ["Ja", "Nein"], "prior": 0.01, "seed": 1});
+    let chosen = ask(body);
+    let p = chosen["probability"].as_f64().unwrap();
+    assert!((chosen["choice_probabilities"]["Ja"].as_f64().unwrap() - p).abs() < 1e-12, "{chosen}");
+    assert_eq!(chosen["answer"], if p >= 0.5 { "Ja" } else { "Nein" }, "{chosen}");
+    let (status, judged) = serving.post("/v1/outcomes", &json!({"decision_id": chosen["decision_id"], "outcome": "Nein"}));
+    assert!(status == 200 && (judged["data"][0]["reward"].as_f64().unwrap() - (1.0 - 2.0 * p * p)).abs() < 1e-9, "{judged}");
+}
+
 fn promised(program: &Program) {
     let serving = program.serve();
     let asked = json!({"prompt": "Will it snow in Turin by 20 January 2027?", "specialist": "moira", "choices": ["Yes", "No"], "prior": 0.25,
@@ -25,7 +79,7 @@ fn promised(program: &Program) {
     let (id, p) = (forecast["decision_id"].as_str().unwrap(), forecast["probability"].as_f64().unwrap());
     let (_, open) = serving.get("/v1/outcomes?open=true");
     let promise = &open["data"][0];
-    assert_eq!((&promise["decision_id"], &promise["due"], &promise["prior"]), (&json!(id), &json!("2027-01-20"), &json!(0.25)), "{open}");
+    assert_eq!((&promise["decision_id"], &promise["prior"]), (&json!(id), &json!(0.25)), "{open}");
     assert_eq!((&promise["external_key"], &promise["outcome"]), (&json!("snow-27"), &Value::Null));
 
     // resolved by the caller's own name for it, scored, and heard once

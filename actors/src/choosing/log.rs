@@ -6,7 +6,7 @@ use nyx_engine::ModelFiles;
 use nyx_engine::embed::Embedder;
 use nyx_specialists::bandit::{LoggedChoice, OffPolicy, estimate, propensities};
 use nyx_specialists::learn::{LearnedFile, TrainedOn};
-use nyx_specialists::master::{LogReport, LoggedRouting, MasterHead, PROBE, SHIPPED_HEAD, Serving, fit_log};
+use nyx_specialists::master::{LogReport, LoggedRouting, MasterHead, PROBE, Serving, fit_log};
 use serde::Serialize;
 
 use super::{Chooser, DrawnDecision, PolicySpec};
@@ -78,7 +78,7 @@ impl ChoosingLog {
         let sha256 =
             blocking(move || ModelFiles::open(&base).map(|files| files.info().sha256.clone())).await?.map_err(StartError::Model)?;
         let learned = LearnedLoader::new(&options.data_dir, &sha256);
-        let head = if options.master.head { learned.load(Some(SHIPPED_HEAD))? } else { None };
+        let head = if options.master.head { learned.load()? } else { None };
         let (folder, queue) = (options.embedder.clone(), options.memory.queue);
         let embedding = blocking(move || EmbeddingService::start(Embedder::load(&folder, &candle_device())?, queue)).await?;
         let deadline_ms = options.requests.default_deadline_ms;

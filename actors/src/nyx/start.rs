@@ -9,7 +9,6 @@ use actix::{Arbiter, ArbiterHandle};
 use nyx_engine::embed::Embedder;
 use nyx_engine::{DeviceSpec, EngineError, EngineOptions, ModelFiles, Text};
 use nyx_specialists::SpecialistPolicy;
-use nyx_specialists::master::SHIPPED_HEAD;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -86,7 +85,7 @@ impl Nyx {
             expected: "a folder to write in",
         })?;
         let store = PhoebeStore::connect(&options.phoebe, &options.data_dir).await?;
-        let judge = learned.load(Some(nyx_specialists::facts::SHIPPED_JUDGE))?;
+        let judge = learned.load()?;
         let facts = Facts::new(store.clone(), &options.phoebe, &options.data_dir, options.facts.clone(), judge);
         let mut lasting = true;
         let index: Arc<dyn MemoryStore> = match options.memory.store {
@@ -158,7 +157,7 @@ impl Nyx {
             troupe.start(Vitals::new("gpu-pool", "gpu_pool", None), move |vitals| GpuPool::new(workers.clone(), vitals))
         };
         let memory = {
-            let ranker = learned.load(Some(nyx_specialists::recall::SHIPPED))?.map(Arc::new);
+            let ranker = learned.load()?.map(Arc::new);
             let mut parts = MemoryParts::new(embedding, index, phoebe.clone(), lasting, options.memory.retention_days);
             parts.ranking = Ranking { options: options.memory.recall.clone(), ranker };
             troupe.start(Vitals::new("memory-keeper", "memory_keeper", None), move |vitals| MemoryKeeper::new(parts.clone(), vitals))
@@ -211,7 +210,7 @@ impl Nyx {
             memory: memory.clone(),
             cells: cells.clone(),
             metrics: Arc::clone(&metrics),
-            head: if options.master.head { learned.load(Some(SHIPPED_HEAD))? } else { None },
+            head: if options.master.head { learned.load()? } else { None },
             options: options.master,
             safety: Arc::clone(&safety),
             later: Arc::clone(&later),

@@ -54,7 +54,7 @@ pub(super) async fn fitting(
                 path.display()
             ),
         )),
-        Origin::Shipped | Origin::Record => {
+        Origin::Record => {
             tracing::warn!("the master's head was learned with another embedder, and so is not used: the base model's scores decide");
             Ok(None)
         }

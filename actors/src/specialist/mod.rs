@@ -365,7 +365,8 @@ impl SpecialistParts {
         let answers = self.answers_made(context, question);
         let mut endings = Vec::with_capacity(answers);
         for index in 0..answers {
-            let (sink, ending) = AnswerSink::new(index, context, self.name(), &self.cells, events.clone(), screened.guard(), index >= question.n);
+            let (sink, ending) =
+                AnswerSink::new(index, context, self.name(), &self.cells, events.clone(), screened.guard(), index >= question.n);
             // each of the n answers has a seed of its own, derived from the one on record
             let params = SamplingParams { seed: sampling.seed.wrapping_add(index as u64), ..sampling.clone() };
             let job = Generate {

@@ -79,9 +79,7 @@ impl Lesson {
             (Truth::Choice(right), Objective::Grpo) => whole(Aim::Group(by(*right, 1.0, 0.0))),
             (Truth::Choice(right), Objective::Sft) => one(*right, Aim::Answer),
             (Truth::Choice(right), Objective::Dpo) => pairs(*right).collect(),
-            (Truth::Choice(right), Objective::Kto) => {
-                (0..all.len()).flat_map(|at| one(at, Aim::Thumb(at == *right))).collect()
-            }
+            (Truth::Choice(right), Objective::Kto) => (0..all.len()).flat_map(|at| one(at, Aim::Thumb(at == *right))).collect(),
             // the others' rewards are not known: 0 is neither praise nor blame
             (Truth::Rated { chosen, reward }, Objective::Qrpo) => whole(Aim::Rewards(by(*chosen, *reward, 0.0))),
             (Truth::Rated { chosen, reward }, Objective::Choice) if *reward > 0.0 => whole(Aim::Shares(by(*chosen, 1.0, 0.0))),
@@ -111,9 +109,7 @@ impl Lesson {
         let of = |choice: usize| probabilities.get(choice).copied().unwrap_or(0.0);
         match self.truth {
             Truth::Choice(right) if forecasts => quadratic_reward(of(right), 1.0),
-            Truth::Choice(right) => {
-                f64::from(u8::from(best(probabilities) == Some(right)))
-            }
+            Truth::Choice(right) => f64::from(u8::from(best(probabilities) == Some(right))),
             Truth::Rated { chosen, reward } => reward * of(chosen),
             Truth::Text { .. } | Truth::Said { .. } => 0.0,
         }

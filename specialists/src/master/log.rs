@@ -202,8 +202,8 @@ fn climb(present: &MasterHead, serving: &Serving<'_>, log: &[&LoggedRouting]) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seeded::Seeded;
     use crate::master::TIME_FEATURES;
+    use crate::seeded::Seeded;
 
     const TEXTS: [(&str, usize); 3] = [("how is the weather", 0), ("who was that again", 1), ("prices will rise", 2)];
 

@@ -29,12 +29,7 @@ fn at(text: &str) -> DateTime<Utc> {
 }
 
 fn situation<'a>(evidence: &'a [Evidence]) -> Situation<'a> {
-    Situation {
-        now: at("2026-11-24T14:45:26Z"),
-        deadline_ms: 12_000,
-        evidence,
-        question: "What did I tell you about my sister?",
-    }
+    Situation { now: at("2026-11-24T14:45:26Z"), deadline_ms: 12_000, evidence, question: "What did I tell you about my sister?" }
 }
 
 fn evidence(text: &str, speaker: Option<&str>) -> Evidence {
@@ -68,10 +63,17 @@ fn the_five_parse_under_the_name_of_their_file() {
         // The master reads every purpose, and a small model every prompt: at most about 60 tokens.
         assert!(policy.purpose.split_whitespace().count() <= 16, "{}", policy.purpose);
         assert!(policy.fixed_prompt().split_whitespace().count() <= 45, "{}", policy.fixed_prompt());
-        assert!(policy.fixed_prompt().contains("in the language of the question"), "{}", policy.fixed_prompt());
         policy.name
     });
     assert_eq!(names, ["mnemosyne", "moira", "aletheia", "kairos", "eleos"]);
+}
+
+#[test]
+fn the_five_answer_in_the_language_of_the_question() {
+    for name in ["mnemosyne", "moira", "aletheia", "kairos", "eleos"] {
+        let policy = shipped(name);
+        assert!(policy.fixed_prompt().contains("in the language of the question"), "{}", policy.fixed_prompt());
+    }
 }
 
 #[test]

@@ -95,7 +95,9 @@ fn every_written_percentage_is_read_back() {
 #[test]
 fn no_text_makes_it_panic_or_leave_the_range() {
     let mut random = Seeded::new();
-    let pieces = [":", "=", "\n", " ", "7", "0", ".", ",", "%", "/", "-", "−", "é", "％", "²", "’", "İ", "٣", "٪", "\u{a0}", "*", "2026", "e", "inf"];
+    let pieces = [
+        ":", "=", "\n", " ", "7", "0", ".", ",", "%", "/", "-", "−", "é", "％", "²", "’", "İ", "٣", "٪", "\u{a0}", "*", "2026", "e", "inf",
+    ];
     for _ in 0..5_000 {
         let text = match random.below(2) {
             0 => random.unicode(60),

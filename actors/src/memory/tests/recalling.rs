@@ -8,7 +8,7 @@ use crate::learned::{Learned, Origin};
 
 fn shipped() -> Ranking {
     let value: RecallRanker = LearnedFile::parse(SHIPPED).unwrap().parameters;
-    Ranking { options: RecallOptions::default(), ranker: Some(Arc::new(Learned { value, id: "shipped".into(), origin: Origin::Shipped })) }
+    Ranking { options: RecallOptions::default(), ranker: Some(Arc::new(Learned { value, id: "shipped".into(), origin: Origin::Record })) }
 }
 
 const TALK: [(&str, &str); 10] = [
