@@ -7,7 +7,7 @@ const ENDS: &str = "^";
 
 /// Runs of letters in lower case, runs of digits by their length alone (a head must not learn which years its examples were about), and every
 /// other character by itself.
-pub(crate) fn words(text: &str) -> Vec<String> {
+pub(super) fn words(text: &str) -> Vec<String> {
     #[derive(PartialEq, Clone, Copy)]
     enum Kind {
         Letters,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::learn::{LearnedPart, LinearModel};
 use features::hashed;
-pub(crate) use features::{fnv1a, words};
+pub(crate) use features::fnv1a;
 
 pub use fit::{HeadReport, RoutingExample, fit, utterances};
 pub use log::{LogReport, LoggedRouting, Serving, fit_log};
