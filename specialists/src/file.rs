@@ -44,6 +44,7 @@ struct Prompt {
 struct RetrievalKeys {
     kind: RetrievalKind,
     k: Option<usize>,
+    memories: Option<usize>,
     min_score: Option<f32>,
 }
 
@@ -53,7 +54,7 @@ enum RetrievalKind {
     #[default]
     None,
     Memory,
-    Record,
+    Tables,
 }
 
 #[derive(Deserialize, Default)]
@@ -86,7 +87,6 @@ enum RuleKind {
     Timeliness,
     #[default]
     Rating,
-    Agreement,
 }
 
 #[derive(Deserialize)]
@@ -162,20 +162,26 @@ pub(crate) fn parse(text: &str) -> Result<SpecialistPolicy, String> {
 
 impl RetrievalKeys {
     fn check(&self) -> Result<Retrieval, String> {
-        let k = |default| count("retrieval.k", self.k.unwrap_or(default), 50);
-        match (self.kind, self.k, self.min_score) {
-            (RetrievalKind::None, Some(k), _) => Err(format!("retrieval.k is {k}, expected no such key with retrieval.kind = \"none\"")),
-            (RetrievalKind::None | RetrievalKind::Record, _, Some(score)) => {
-                Err(format!("retrieval.min_score is {score}, expected no such key but with retrieval.kind = \"memory\""))
-            }
-            (RetrievalKind::None, None, None) => Ok(Retrieval::None),
-            (RetrievalKind::Record, _, None) => Ok(Retrieval::Record { k: k(5)? }),
-            (RetrievalKind::Memory, _, score) => {
-                let min_score = score.unwrap_or(0.0);
-                within("retrieval.min_score", f64::from(min_score), -1.0, 1.0)?;
-                Ok(Retrieval::Memory { k: k(5)?, min_score })
-            }
+        if let Some(memories) = self.memories.filter(|_| self.kind != RetrievalKind::Tables) {
+            return Err(format!("retrieval.memories is {memories}, expected no such key but with retrieval.kind = \"tables\""));
         }
+        if self.kind == RetrievalKind::None {
+            let given = self.k.map(|k| format!("k is {k}")).or_else(|| self.min_score.map(|score| format!("min_score is {score}")));
+            return match given {
+                Some(given) => Err(format!("retrieval.{given}, expected no such key with retrieval.kind = \"none\"")),
+                None => Ok(Retrieval::None),
+            };
+        }
+        let (k, min_score) = (count("retrieval.k", self.k.unwrap_or(5), 50)?, self.min_score.unwrap_or(0.0));
+        within("retrieval.min_score", f64::from(min_score), -1.0, 1.0)?;
+        if self.kind == RetrievalKind::Memory {
+            return Ok(Retrieval::Memory { k, min_score });
+        }
+        let memories = self.memories.unwrap_or(3);
+        if memories > 50 {
+            return Err(format!("retrieval.memories is {memories}, expected a whole number from 0 to 50"));
+        }
+        Ok(Retrieval::Tables { k, memories, min_score })
     }
 }
 
@@ -185,15 +191,13 @@ impl RewardKeys {
             return Err(format!("reward.penalty is {penalty}, expected no such key but with reward.rule = \"timeliness\""));
         }
         match self.rule {
-            RuleKind::Support | RuleKind::Agreement if *retrieval == Retrieval::None => {
-                let rule = if self.rule == RuleKind::Support { "support" } else { "agreement" };
-                Err(format!("reward.rule is \"{rule}\", expected retrieval.kind = \"memory\" or \"record\" with it"))
+            RuleKind::Support if *retrieval == Retrieval::None => {
+                Err("reward.rule is \"support\", expected retrieval.kind = \"memory\" or \"tables\" with it".into())
             }
             RuleKind::Probability if answer != AnswerForm::Probability => {
                 Err("reward.rule is \"probability\", expected answer.kind = \"probability\" with it".into())
             }
             RuleKind::Support => Ok(RewardRule::Support),
-            RuleKind::Agreement => Ok(RewardRule::Agreement),
             RuleKind::Probability => Ok(RewardRule::Probability),
             RuleKind::Rating => Ok(RewardRule::Rating),
             RuleKind::Timeliness => {

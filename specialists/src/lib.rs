@@ -32,7 +32,5 @@ pub use citations::{cited, without_citations};
 pub use error::SpecialistError;
 pub use evidence::Evidence;
 pub use policy::{Outcome, Retrieval, Situation, SpecialistPolicy, Verdict};
-pub use reward::{
-    Finding, agreement, brier_reward, calibration, choices_reward, delayed, quadratic_reward, reward_of, support, timeliness,
-};
+pub use reward::{brier_reward, calibration, choices_reward, delayed, quadratic_reward, reward_of, support, timeliness};
 pub use shipped::SHIPPED;

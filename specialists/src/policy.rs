@@ -14,9 +14,11 @@ pub enum Retrieval {
         k: usize,
         min_score: f32,
     },
-    /// Phoebe's rows.
-    Record {
+    /// Rows of registered tables, and memories beside them.
+    Tables {
         k: usize,
+        memories: usize,
+        min_score: f32,
     },
 }
 
@@ -39,7 +41,6 @@ pub(crate) enum RewardRule {
     },
     /// People's ratings, when they arrive.
     Rating,
-    Agreement,
 }
 
 /// One specialist, as its file in `config/specialists/` describes it.
@@ -89,8 +90,6 @@ pub struct Outcome<'a> {
     pub deadline_ms: u64,
     /// The answer ended by itself (not cut by length or deadline).
     pub complete: bool,
-    /// What a query over registered tables found, where one decides.
-    pub rows: Option<reward::Finding>,
 }
 
 /// How well the specialist's own quality showed.
@@ -164,7 +163,6 @@ impl SpecialistPolicy {
     pub fn judge(&self, outcome: &Outcome<'_>) -> Option<Verdict> {
         let (rule, activation) = match self.reward {
             RewardRule::Support => ("support", reward::support(outcome.answer, outcome.evidence)),
-            RewardRule::Agreement => ("agreement", reward::agreement(outcome.answer, outcome.evidence, outcome.rows)),
             RewardRule::Timeliness { penalty } => ("timeliness", Some(reward::timeliness(outcome, penalty))),
             RewardRule::Probability | RewardRule::Rating => return None,
         };

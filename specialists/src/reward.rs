@@ -53,7 +53,7 @@ pub fn delayed(reward: f64, penalty: f64, taken: f64) -> f64 {
     reward_of((reward + 1.0) / 2.0 * (1.0 - penalty.clamp(0.0, 1.0) * taken))
 }
 
-/// Mnemosyne: the share of an answer's words that stand in the evidence that it cites (text, what stands beside it, speaker, date), in any order.
+/// Mnemosyne and Aletheia: the share of an answer's words that stand in the evidence that it cites (text, what stands beside it, speaker, date), in any order.
 ///
 /// Words are the [`tokens`] of a search, in any language, each counted once. Those of one character are left out: in most scripts they say nothing,
 /// and in scripts without spaces they stand in longer ones again. No list of words decides which ones matter, so an honest answer in its own
@@ -78,23 +78,6 @@ pub fn support(answer: &str, evidence: &[Evidence]) -> Option<f64> {
 /// The different tokens of more than one character.
 fn word_types(text: &str) -> BTreeSet<String> {
     tokens(text).into_iter().filter(|token| token.chars().nth(1).is_some()).collect()
-}
-
-/// What rows say of a statement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finding {
-    Supported,
-    Refuted,
-    Unknown,
-}
-
-/// Aletheia: whether answer and rows agree. Where `rows` refute what was stated or tell nothing, the answer's own words cannot be read for whether
-/// they say so, in every language: `None`. Else it is held to the rows that it cites, as in [`support`].
-pub fn agreement(answer: &str, evidence: &[Evidence], rows: Option<Finding>) -> Option<f64> {
-    match rows {
-        Some(Finding::Refuted | Finding::Unknown) => None,
-        Some(Finding::Supported) | None => support(answer, evidence),
-    }
 }
 
 /// Kairos: what an answer is worth after the delay. A whole answer starts at 1 and loses `penalty` (in [0, 1]) in proportion to the part
@@ -176,18 +159,6 @@ mod tests {
     }
 
     #[test]
-    fn agreement_is_held_to_cited_rows_where_they_support() {
-        let rows = [memory("Berlin opened in 2019")];
-        for finding in [Some(Finding::Supported), None] {
-            assert_eq!(agreement("Berlin, 2019 [1].", &rows, finding), Some(1.0));
-            assert_eq!(agreement("Berlin, 2019.", &rows, finding), None);
-        }
-        for finding in [Finding::Refuted, Finding::Unknown] {
-            assert_eq!(agreement("Berlin, 2019 [1].", &rows, Some(finding)), None);
-        }
-    }
-
-    #[test]
     fn a_confidence_costs_least_where_it_is_true() {
         assert_eq!((calibration(1.0, true, 1.0), calibration(1.0, false, 1.0), calibration(0.5, false, 2.0)), (0.0, -1.0, -0.5));
         assert_eq!((calibration(f64::NAN, true, 1.0), calibration(0.0, true, -3.0)), (-1.0, 0.0));
@@ -204,7 +175,7 @@ mod tests {
     }
 
     fn timed(elapsed_ms: f64, deadline_ms: u64, complete: bool) -> Outcome<'static> {
-        Outcome { answer: "Noon.", evidence: &[], elapsed_ms, deadline_ms, complete, rows: None }
+        Outcome { answer: "Noon.", evidence: &[], elapsed_ms, deadline_ms, complete }
     }
 
     #[test]
@@ -276,9 +247,8 @@ mod tests {
         for _ in 0..2_000 {
             let (answer, text) = (random.unicode(60) + " [1]", random.unicode(60));
             for evidence in [&[][..], &[memory(&text)]] {
-                for value in [support(&answer, evidence), agreement(&answer, evidence, None)].into_iter().flatten() {
-                    assert!((0.0..=1.0).contains(&value), "seed {}: {answer:?} from {text:?}: {value}", random.seed);
-                }
+                let value = support(&answer, evidence).unwrap_or_default();
+                assert!((0.0..=1.0).contains(&value), "seed {}: {answer:?} from {text:?}: {value}", random.seed);
             }
         }
     }

@@ -46,7 +46,7 @@ impl Sources {
     pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
         make_data_dir(&settings)?;
         let store = PhoebeStore::connect(&settings.phoebe, &settings.data_dir).await?;
-        let facts = Facts::new(store.clone(), &settings.phoebe, &settings.data_dir, settings.specialist.aletheia.clone(), None);
+        let facts = Facts::new(store.clone(), &settings.phoebe, &settings.data_dir, settings.specialist.aletheia.clone());
         let done = self.work(&facts).await;
         facts.close().await;
         store.close().await;

@@ -254,8 +254,8 @@ fn tables_of_facts_are_settings() {
     let games = "[[specialist.aletheia.source]]\ntable = \"games\"\ndescription = \"what was played\"\n";
     let cities =
         "[[specialist.aletheia.source]]\ntable = \"x.cities\"\ncolumns = [\"Name\"]\ndescription = \"\"\nurl = \"postgres://u:p@h/d\"\n";
-    let facts = with_file(&format!("[specialist.aletheia]\nmax_rows = 7\n{games}{cities}"), &[]).unwrap().specialist.aletheia;
-    assert_eq!((facts.max_rows, facts.query_timeout_ms, facts.source.len()), (7, 2_000, 2));
+    let facts = with_file(&format!("[specialist.aletheia]\nindex_cells = 7\n{games}{cities}"), &[]).unwrap().specialist.aletheia;
+    assert_eq!((facts.index_cells, facts.query_timeout_ms, facts.source.len()), (7, 2_000, 2));
     assert_eq!(
         (facts.source[1].columns.as_slice(), facts.source[1].url.as_deref()),
         (&["Name".to_owned()][..], Some("postgres://u:p@h/d"))

@@ -165,7 +165,6 @@ fn facts(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> 
     let facts = &settings.specialist.aletheia;
     let key = |name: &str| format!("specialist.aletheia.{name}");
     check.that((1..=600_000).contains(&facts.query_timeout_ms), &key("query_timeout_ms"), facts.query_timeout_ms, "1 to 600000")?;
-    check.that((1..=1_000).contains(&facts.max_rows), &key("max_rows"), facts.max_rows, "1 to 1000")?;
     check.between(&key("index_cells"), facts.index_cells, 1, 100 * MOST)?;
     for source in &facts.source {
         let named = !source.table.trim().is_empty();

@@ -1,23 +1,21 @@
-//! Aletheia's suite: whether the right table is found.
+//! Aletheia's suite: whether the right table's rows are shown as evidence.
 
 use nyx_actors::NyxError;
 use nyx_actors::facts::{FileTable, Import};
+use nyx_specialists::Evidence;
 use serde::Serialize;
 
+use super::Table;
 use super::choices::Answered;
 use super::stage::Stage;
-use super::{ChoiceTrial, Table};
-
-/// Deepest rank that is asked for.
-const DEPTH: usize = 5;
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FactsReport {
     pub tables: usize,
-    /// Share of statements whose table is ranked first.
+    /// Share of statements of which the first row shown is of their table.
     pub table_at_1: f64,
-    /// And among the first five.
-    pub table_at_5: f64,
+    /// And any of the rows shown.
+    pub table_shown: f64,
 }
 
 /// Registers the split's tables.
@@ -33,28 +31,16 @@ pub async fn register(stage: &Stage, tables: Vec<Table>) -> Result<(), NyxError>
     stage.nyx.facts.import(imports.collect()).await
 }
 
-/// Ranks the tables for each statement.
-///
-/// # Errors
-/// When the catalogue cannot be read.
-pub async fn rank(stage: &Stage, trials: &[ChoiceTrial]) -> Result<Vec<Vec<String>>, NyxError> {
-    let ranked = stage.each("aletheia: finding tables", trials, |trial| async {
-        let found = stage.nyx.facts.rank(&trial.question, DEPTH).await?;
-        Ok(found.into_iter().map(|(name, _)| name).collect())
-    });
-    ranked.await
-}
-
-/// Puts the two together.
-pub fn report(tables: usize, ranked: &[Vec<String>], answers: &[Answered]) -> FactsReport {
-    let within = |k: usize| {
-        let found = answers
-            .iter()
-            .zip(ranked)
-            .filter(|(answer, ranked)| answer.trial.table.as_ref().is_some_and(|table| ranked.iter().take(k).any(|name| name == table)));
-        found.count() as f64 / answers.len().max(1) as f64
+/// What the answers' evidence says of retrieval.
+pub fn report(tables: usize, answers: &[Answered]) -> FactsReport {
+    let among = |count: usize| {
+        let of = |answer: &Answered| {
+            let is_of = |row: &Evidence| Some(&row.source) == answer.trial.table.as_ref();
+            answer.decision.evidence.iter().filter(|item| item.id.starts_with("table:")).take(count).any(is_of)
+        };
+        answers.iter().filter(|answer| of(answer)).count() as f64 / answers.len().max(1) as f64
     };
-    FactsReport { tables, table_at_1: within(1), table_at_5: within(DEPTH) }
+    FactsReport { tables, table_at_1: among(1), table_shown: among(usize::MAX) }
 }
 
 /// Registers the tables of a split.

@@ -90,9 +90,8 @@ pub async fn evaluate(stage: &Stage, programme: &Programme) -> Result<Report, Ev
             let tables = trials.tables()?;
             let count = tables.len();
             aletheia::register(stage, tables).await?;
-            let ranked = aletheia::rank(stage, &questions).await?;
             let answers = choices::play(stage, name, questions).await?;
-            suite.facts = Some(aletheia::report(count, &ranked, &answers));
+            suite.facts = Some(aletheia::report(count, &answers));
             answers
         } else {
             choices::play(stage, name, questions).await?

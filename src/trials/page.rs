@@ -137,7 +137,7 @@ fn recall(report: &Report, out: &mut String) {
                 let _ = write!(rows, "<tr><td>{name}: {what}<td class=\"n\">{value:.3}</tr>");
             };
             row("right table first", facts.table_at_1);
-            row("right table among 5", facts.table_at_5);
+            row("right table shown", facts.table_shown);
         }
     }
     if !rows.is_empty() {

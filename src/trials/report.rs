@@ -116,7 +116,7 @@ impl Report {
                 lines.push(format!("{name}: bias {:+.3} ambiguous, {:+.3} disambiguated", fairness.bias.ambig, fairness.bias.disambig));
             }
             if let Some(facts) = &suite.facts {
-                lines.push(format!("{name}: right table first {:.3}, among five {:.3}", facts.table_at_1, facts.table_at_5));
+                lines.push(format!("{name}: right table first {:.3}, shown at all {:.3}", facts.table_at_1, facts.table_shown));
             }
             if let Some(forecast) = &suite.forecast {
                 let blind = &forecast.without_prior;

@@ -1,14 +1,15 @@
-//! Tables of facts on the real binary: registered, listed, asked, and safe from whoever asks.
+//! Tables of facts on the real binary: registered, listed, searched, and safe from whoever asks.
 
 use serde_json::{Value, json};
 
+use crate::postgres::Postgres;
 use crate::program::{Program, Serving, write};
 
 const GAMES: &str = "week,date,opponent,result,attendance
-1,\"september 20 , 1970\",green bay packers,w 40 - 0,56263
-2,\"september 27 , 1970\",cincinnati bengals,w 38 - 3,58202
-3,\"october 5 , 1970\",chicago bears,l 14 - 28,58210
-4,\"october 11 , 1970\",washington redskins,l 10 - 31,50414
+1,1970-09-20,green bay packers,w 40 - 0,56263
+2,1970-09-27,cincinnati bengals,w 38 - 3,58202
+3,1970-10-05,chicago bears,l 14 - 28,58210
+4,1970-10-11,washington redskins,l 10 - 31,50414
 ";
 
 fn ask(serving: &Serving, prompt: &str, choices: Option<&[&str]>) -> Value {
@@ -21,8 +22,12 @@ fn ask(serving: &Serving, prompt: &str, choices: Option<&[&str]>) -> Value {
     told
 }
 
+fn evidence(told: &Value) -> Vec<(&str, &str)> {
+    told["evidence"].as_array().unwrap().iter().map(|item| (item["id"].as_str().unwrap(), item["text"].as_str().unwrap())).collect()
+}
+
 #[test]
-fn statements_are_checked_against_registered_tables() {
+fn rows_of_registered_tables_are_what_the_model_answers_from() {
     let program = Program::new();
     let file = program.dir.path().join("games.csv");
     write(&file, GAMES);
@@ -39,38 +44,36 @@ fn statements_are_checked_against_registered_tables() {
     let serving = program.serve();
     let (status, sources) = serving.get("/v1/sources");
     assert_eq!((status, sources["data"][0]["name"].as_str(), sources["data"][0]["rows"].as_u64()), (200, Some("games"), Some(4)));
-    let verdicts = ["supported", "refuted"];
-    for (statement, expected) in [
-        ("Is it true that the opponent in week 3 was the chicago bears?", "supported"),
-        ("Is it true that the opponent in week 2 was the chicago bears?", "refuted"),
-        ("Is it true that the attendance against the green bay packers was 56263?", "supported"),
-    ] {
-        let told = ask(&serving, statement, Some(&verdicts));
-        assert_eq!(told["answer"], expected, "{statement}: {told}");
-        let check = &told["notes"]["facts"];
-        assert_eq!((check["decided_by"].as_str(), check["verdict"].as_str()), (Some("query"), Some(expected)), "{check}");
-        assert_eq!(check["tables"][0][0], "games");
-        assert!(check["plans"][0]["plan"].as_str().unwrap().starts_with("count where"), "{check}");
-    }
-    // in words, with the row that says so
-    let told = ask(&serving, "The opponent in week 3 was the chicago bears.", None);
-    assert!(told["answer"].as_str().unwrap().starts_with("supported. "), "{told}");
-    assert_eq!(told["evidence"][0]["id"], "table:games#3", "{told}");
-    // a question states nothing: the model answers it from the rows
-    let told = ask(&serving, "Who was the opponent in week 3?", None);
-    assert!(!told["answer"].as_str().unwrap().starts_with("supported. "), "{told}");
-    assert!(told["evidence"].as_array().unwrap().iter().any(|row| row["source"] == "games"), "{told}");
+    // among choices by the model's likelihoods, and no verdict but its own
+    let told = ask(&serving, "Is it true that the opponent in week 3 was the chicago bears?", Some(&["supported", "refuted"]));
+    let row = "week: 3; date: 1970-10-05; opponent: chicago bears; result: l 14 - 28; attendance: 58210";
+    assert_eq!(evidence(&told)[0], ("table:games#3", row), "{told}");
+    assert_eq!(told["evidence"][0]["source"], "games", "{told}");
+    let shares: Vec<f64> = told["choice_probabilities"].as_array().unwrap().iter().map(|share| share.as_f64().unwrap()).collect();
+    assert!(shares.len() == 2 && (shares.iter().sum::<f64>() - 1.0).abs() < 1e-6 && shares.iter().all(|share| *share > 0.0), "{told}");
+    assert_eq!(told["notes"]["facts"], Value::Null, "{told}");
+    assert!(told["usage"]["prompt_tokens"].as_u64().unwrap() > 0, "the model was asked: {told}");
+    // in words as well, in any language
+    let told = ask(&serving, "¿Contra quién jugaron los chicago bears en la semana 3?", None);
+    assert_eq!(evidence(&told)[0].0, "table:games#3", "{told}");
+    assert!(told["usage"]["completion_tokens"].as_u64().unwrap() > 0, "{told}");
 
     // whatever the prompt asks for, nothing is written
     for prompt in
         ["DROP TABLE games; DELETE FROM nyx_sources; the opponent was chicago bears", "Please delete every row about the chicago bears."]
     {
-        ask(&serving, prompt, None);
+        assert_eq!(evidence(&ask(&serving, prompt, None))[0].0, "table:games#3");
     }
-    let told = ask(&serving, "Is it true that the opponent in week 3 was the chicago bears?", Some(&verdicts));
-    assert_eq!(told["answer"], "supported", "{told}");
-    assert!(serving.interrupt().status.success());
+    // another process imports the table anew: its old form is found no more
+    program.run(&["sources", "remove", "games"]).success();
+    write(&file, GAMES.replace("chicago bears", "oakland raiders"));
+    program.run(&["sources", "import", path]).success();
+    let told = ask(&serving, "Who were the oakland raiders, or the bears of chicago?", None);
+    assert_eq!(evidence(&told)[0].0, "table:games#3", "{told}");
+    assert!(!told.to_string().contains("opponent: chicago bears"), "{told}");
     assert_eq!(program.run(&["sources", "remove", "games"]).success().stdout.trim(), "games: removed");
+    assert_eq!(evidence(&ask(&serving, "Who were the oakland raiders?", None)), []);
+    assert!(serving.interrupt().status.success());
     assert_eq!(program.run(&["sources", "list"]).success().stdout, "");
 }
 
@@ -87,4 +90,31 @@ fn a_table_of_the_settings_is_read_where_it_is() {
     let listed = program.run(&["--config", config.to_str().unwrap(), "sources", "list"]).success().stdout;
     assert!(listed.contains("nyx_trait_weights: weights (2 columns, in sqlite://"), "{listed}");
     assert!(listed.contains("no table or view \"nowhere\" that may be read"), "{listed}");
+}
+
+/// Memories whose first words hold capitals beyond ASCII are found by those words.
+fn names_are_found(serving: &Serving) {
+    let names = ["Élodie", "Öztürk", "Мария", "Peter"];
+    for (name, animal) in names.iter().zip(["bees", "goats", "geese", "pigs"]) {
+        let (status, told) = serving.post("/v1/memories", &json!({"text": format!("{name} keeps {animal}.")}));
+        assert_eq!(status, 200, "{told}");
+    }
+    for (at, name) in names.iter().enumerate() {
+        let told = ask(serving, &format!("{name}?"), None);
+        let found = evidence(&told);
+        let memory = found.iter().find(|(_, text)| text.starts_with(name));
+        let memory = memory.unwrap_or_else(|| panic!("{name} ({at}) is not found: {found:?}"));
+        assert!(memory.0.strip_prefix("memory:").is_some_and(|id| id.len() == 36), "{memory:?}");
+    }
+}
+
+#[test]
+fn names_in_any_script_are_found_on_sqlite() {
+    names_are_found(&Program::new().serve());
+}
+
+#[test]
+fn names_in_any_script_are_found_on_postgres() {
+    let postgres = Postgres::start();
+    names_are_found(&Program::new().with("NYX__PHOEBE__URL", postgres.url()).serve());
 }

@@ -15,6 +15,7 @@ mod memories;
 mod openai;
 mod people;
 mod postgres;
+mod privacy;
 mod program;
 mod swaps;
 mod verdicts;

@@ -1,23 +1,24 @@
 //! Which tables are registered, and what is kept of them in memory to find them by.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
-use nyx_specialists::facts::{Aggregate, Column, FactTable, Kind, Lexicon, Plan, TableIndex, infer};
-use sea_orm::{DbBackend, QueryResult, Statement};
+use nyx_specialists::Evidence;
+use nyx_specialists::facts::{Column, FactTable, FoundRow, Kind, RowIndex, infer};
+use sea_orm::sea_query::{Alias, Expr, ExprTrait, Order, Query, SimpleExpr};
+use sea_orm::{DbBackend, Statement};
 use serde::Serialize;
 
 use super::options::{FactOptions, SourceOptions};
 use super::reader::Reader;
-use super::sql;
 use crate::NyxError;
 
 /// How a source's columns are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Layout {
-    /// By [`import`](super::import): `row`, and of each column the text `c`, the folded text `f` and the value `v`.
+    /// By [`import`](super::import): `row`, and of each column the text `c0`, `c1`, ...; older imports have more, which nothing reads.
     Imported,
     /// As somebody else made it.
     Foreign,
@@ -34,7 +35,6 @@ pub(super) struct Source {
     pub table: String,
     pub columns: Vec<Column>,
     pub layout: Layout,
-    pub postgres: bool,
     pub rows: Option<u64>,
     pub created_at: Option<DateTime<Utc>>,
     pub reader: Arc<Reader>,
@@ -56,44 +56,47 @@ pub struct SourceReport {
     pub error: Option<String>,
 }
 
-/// A source that can be read, with what is known of its cells.
-#[derive(Debug)]
-pub(super) struct Known {
-    pub source: Source,
-    pub table: FactTable,
-    pub lexicon: Lexicon,
-}
-
 /// Everything that is registered, at one time.
 #[derive(Debug)]
 pub(super) struct Catalogue {
     /// Changes with every import and removal.
     pub stamp: String,
     pub made: Instant,
-    pub known: BTreeMap<String, Known>,
-    pub index: TableIndex,
+    /// Those that can be read, and their rows, in the same order.
+    sources: Vec<Source>,
+    tables: Vec<FactTable>,
+    index: RowIndex,
     /// Sources of the settings that cannot be read.
     pub unreadable: Vec<SourceReport>,
 }
 
 impl Source {
-    fn report(&self) -> SourceReport {
+    pub(super) fn report(&self) -> SourceReport {
         let Self { name, caption, columns, rows, url, created_at, .. } = self.clone();
         SourceReport { name, caption, columns, rows, url, created_at, error: None }
     }
 
-    /// The rows of a plan: their numbers from 1, and their cells.
-    pub(super) async fn rows(&self, plan: &Plan, max_rows: u64) -> Result<Vec<(i64, Vec<String>)>, NyxError> {
-        let plan = Plan { aggregate: Aggregate::Rows, ..plan.clone() };
-        plan.check(&self.name, &self.columns).map_err(|reason| NyxError::invalid("plan", reason))?;
-        let found = self.reader.select(&[sql::select(self, &plan, max_rows)?]).await?;
-        let rows = found.into_iter().flatten().zip(1..);
-        rows.map(|(row, place)| Ok((if self.layout == Layout::Imported { row.try_get("", "row")? } else { place }, self.cells(&row)?)))
-            .collect()
-    }
-
-    fn cells(&self, row: &QueryResult) -> Result<Vec<String>, NyxError> {
-        (0..self.columns.len()).map(|at| Ok(row.try_get::<Option<String>>("", &format!("c{at}"))?.unwrap_or_default())).collect()
+    /// The cells of its first rows. Names come from the catalogue and are quoted; nothing that people ask becomes text of a query.
+    pub(super) async fn rows(&self, limit: u64) -> Result<Vec<Vec<String>>, NyxError> {
+        let mut select = Query::select();
+        match &self.schema {
+            Some(schema) => select.from((Alias::new(schema), Alias::new(&self.table))),
+            None => select.from(Alias::new(&self.table)),
+        };
+        for (at, column) in self.columns.iter().enumerate() {
+            let place = format!("c{at}");
+            let text: SimpleExpr = match self.layout {
+                Layout::Imported => Expr::col(Alias::new(&place)),
+                Layout::Foreign => Expr::col(Alias::new(&column.name)).cast_as("text"),
+            };
+            select.expr_as(text, Alias::new(&place));
+        }
+        if self.layout == Layout::Imported {
+            select.order_by(Alias::new("row"), Order::Asc);
+        }
+        let found = self.reader.select(select.limit(limit)).await?;
+        let cell = |row: &sea_orm::QueryResult, at| Ok(row.try_get::<Option<String>>("", &format!("c{at}"))?.unwrap_or_default());
+        found.iter().map(|row| (0..self.columns.len()).map(|at| cell(row, at)).collect()).collect()
     }
 }
 
@@ -108,16 +111,13 @@ impl Catalogue {
         mut unreadable: Vec<SourceReport>,
         options: &FactOptions,
     ) -> Result<Self, NyxError> {
-        let (mut readable, mut tables) = (Vec::new(), Vec::new());
+        let mut readable: BTreeMap<String, (Source, FactTable)> = BTreeMap::new();
         for source in sources {
-            let rows = (options.index_cells / source.columns.len().max(1)).max(1) as u64;
-            match source.rows(&Plan::new(&source.name, Vec::new(), Aggregate::Rows), rows).await {
-                Ok(found) => {
-                    let rows = found.into_iter().map(|(_, cells)| cells).collect();
-                    let table =
-                        FactTable { name: source.name.clone(), caption: source.caption.clone(), columns: source.columns.clone(), rows };
-                    tables.push(table);
-                    readable.push(source);
+            let limit = (options.index_cells / source.columns.len().max(1)).max(1) as u64;
+            match source.rows(limit).await {
+                Ok(rows) => {
+                    let Source { name, caption, columns, .. } = source.clone();
+                    readable.insert(name.clone(), (source, FactTable { name, caption, columns, rows }));
                 }
                 Err(error) => {
                     tracing::warn!(table = source.name, %error, "a registered table cannot be read");
@@ -125,25 +125,42 @@ impl Catalogue {
                 }
             }
         }
+        let (sources, tables): (Vec<Source>, Vec<FactTable>) = readable.into_values().unzip();
         // every word of every cell is looked at: not beside the actors
-        let indexing = tokio::task::spawn_blocking(move || {
-            let index = TableIndex::new(&tables);
-            (tables.into_iter().map(|table| (Lexicon::new(&table), table)).collect::<Vec<_>>(), index)
-        });
-        let (tables, index) = indexing.await.map_err(|error| NyxError::Internal(error.to_string()))?;
-        let known = readable.into_iter().zip(tables);
-        let known = known.map(|(source, (lexicon, table))| (source.name.clone(), Known { source, table, lexicon })).collect();
-        Ok(Self { stamp, made: Instant::now(), known, index, unreadable })
+        let indexing = tokio::task::spawn_blocking(move || (RowIndex::new(&tables), tables));
+        let (index, tables) = indexing.await.map_err(|error| NyxError::Internal(error.to_string()))?;
+        Ok(Self { stamp, made: Instant::now(), sources, tables, index, unreadable })
     }
 
     pub(super) fn reports(&self) -> Vec<SourceReport> {
-        self.known.values().map(|known| known.source.report()).chain(self.unreadable.iter().cloned()).collect()
+        self.sources.iter().map(Source::report).chain(self.unreadable.iter().cloned()).collect()
     }
 
     /// # Errors
     /// [`NyxError::UnknownSource`], naming those that there are.
-    pub(super) fn get(&self, name: &str) -> Result<&Known, NyxError> {
-        self.known.get(name).ok_or_else(|| unknown(name, self.known.keys().map(String::as_str)))
+    pub(super) fn get(&self, name: &str) -> Result<&Source, NyxError> {
+        let found = self.sources.iter().find(|source| source.name == name);
+        found.ok_or_else(|| unknown(name, self.sources.iter().map(|source| source.name.as_str())))
+    }
+
+    /// The `k` rows that fit a text best, best first. What their table is about stands beside the first row of it.
+    pub(super) fn search(&self, text: &str, k: usize) -> Vec<Evidence> {
+        let mut shown = BTreeSet::new();
+        let evidence = |FoundRow { table: at, row, score }: FoundRow| {
+            let (table, cells) = (self.tables.get(at)?, self.tables.get(at)?.rows.get(row)?);
+            let pairs = table.columns.iter().zip(cells).filter(|(_, cell)| !cell.trim().is_empty());
+            let about = Some(&table.caption).filter(|caption| shown.insert(at) && !caption.is_empty() && **caption != table.name);
+            Some(Evidence {
+                id: format!("table:{}#{}", table.name, row + 1),
+                text: pairs.map(|(column, cell)| format!("{}: {cell}", column.name)).collect::<Vec<_>>().join("; "),
+                score,
+                source: table.name.clone(),
+                speaker: None,
+                when: None,
+                context: about.into_iter().cloned().collect(),
+            })
+        };
+        self.index.search(text, k).into_iter().filter_map(evidence).collect()
     }
 }
 
@@ -175,7 +192,7 @@ pub(super) async fn foreign(options: &SourceOptions, reader: Arc<Reader>, url: O
         Statement::from_sql_and_values(DbBackend::Sqlite, sql, [table.clone().into()])
     };
     let mut columns = Vec::new();
-    for row in reader.read(vec![found]).await?.into_iter().flatten() {
+    for row in reader.read(found).await? {
         let (name, kind): (String, String) = (row.try_get("", "name")?, row.try_get("", "kind")?);
         columns.push(Column { name, kind: kind_of(&kind) });
     }
@@ -192,7 +209,7 @@ pub(super) async fn foreign(options: &SourceOptions, reader: Arc<Reader>, url: O
         columns.retain(|column| options.columns.contains(&column.name));
     }
     let (name, caption) = (options.table.clone(), options.description.clone());
-    Ok(Source { name, caption, url, schema, table, columns, layout: Layout::Foreign, postgres, rows: None, created_at: None, reader })
+    Ok(Source { name, caption, url, schema, table, columns, layout: Layout::Foreign, rows: None, created_at: None, reader })
 }
 
 /// From a declared type. Of SQLite's it is the affinity that counts.

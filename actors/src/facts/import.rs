@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use nyx_specialists::facts::{Column, Kind, Value, folded, value};
+use nyx_specialists::facts::Column;
 use sea_orm::sea_query::{Alias, ColumnDef, Expr, ExprTrait, Order, Query, SimpleExpr, Table};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, QueryResult, Statement, TransactionTrait};
 use uuid::Uuid;
@@ -18,7 +18,7 @@ const CATALOGUE: &str = "nyx_sources";
 const PREFIX: &str = "nyx_source_";
 const NAME_CHARS: usize = 128;
 const CAPTION_CHARS: usize = 2_000;
-/// Three columns are kept of each: SQLite has 2000 at most, PostgreSQL 1600.
+/// A row of PostgreSQL's fits a page of 8 KiB, with up to 18 bytes a text that is kept elsewhere; SQLite has 2000 columns at most.
 const COLUMNS: usize = 400;
 const ROWS: usize = 1_000_000;
 /// Bound values of an insert; SQLite takes 32766.
@@ -113,12 +113,10 @@ async fn write(transaction: &DatabaseTransaction, table: &Checked, role: Option<
     let mut create = Table::create();
     create.table(Alias::new(&relation)).col(ColumnDef::new(Alias::new("row")).big_integer().not_null().primary_key());
     let mut names = vec![Alias::new("row")];
-    for (at, column) in table.columns.iter().enumerate() {
-        let [text, folded, value] = ["c", "f", "v"].map(|letter| Alias::new(format!("{letter}{at}")));
-        create.col(ColumnDef::new(text.clone()).text().not_null()).col(ColumnDef::new(folded.clone()).text().not_null());
-        let mut typed = ColumnDef::new(value.clone());
-        create.col(if column.kind.is_number() { typed.double() } else { typed.text() });
-        names.extend([text, folded, value]);
+    for at in 0..table.columns.len() {
+        let text = Alias::new(format!("c{at}"));
+        create.col(ColumnDef::new(text.clone()).text().not_null());
+        names.push(text);
     }
     transaction.execute(&create).await?;
     for (chunk, first) in table.rows.chunks(VALUES / names.len()).zip((1_i64..).step_by(VALUES / names.len())) {
@@ -126,9 +124,7 @@ async fn write(transaction: &DatabaseTransaction, table: &Checked, role: Option<
         insert.into_table(Alias::new(&relation)).columns(names.clone());
         for (row, number) in chunk.iter().zip(first..) {
             let mut values: Vec<SimpleExpr> = vec![Expr::val(number)];
-            for (cell, column) in row.iter().zip(&table.columns) {
-                values.extend([Expr::val(cell.clone()), Expr::val(folded(cell)), typed(column.kind, cell)]);
-            }
+            values.extend(row.iter().map(|cell| Expr::val(cell.clone())));
             insert.values(values).map_err(|error| NyxError::Internal(error.to_string()))?;
         }
         transaction.execute(&insert).await?;
@@ -156,15 +152,6 @@ async fn write(transaction: &DatabaseTransaction, table: &Checked, role: Option<
     insert.values(values).map_err(|error| NyxError::Internal(error.to_string()))?;
     transaction.execute(&insert).await?;
     Ok(())
-}
-
-fn typed(kind: Kind, cell: &str) -> SimpleExpr {
-    match (kind.is_number(), value(kind, cell)) {
-        (true, Some(Value::Number(number))) => Expr::val(number),
-        (true, _) => Expr::val(None::<f64>),
-        (false, Some(Value::Text(text))) => Expr::val(text),
-        (false, _) => Expr::val(None::<String>),
-    }
 }
 
 /// Rows of the catalogue, oldest first: all, or the one of a name.

@@ -10,9 +10,7 @@ pub struct FactOptions {
     pub role: Option<String>,
     /// A read that runs longer is cut.
     pub query_timeout_ms: u64,
-    /// Rows that a read may return.
-    pub max_rows: u64,
-    /// Cells of a table that are kept in memory, to find the table by them; of a larger one its first rows.
+    /// Cells of a table that are kept in memory, where its rows are searched; of a larger one its first rows.
     pub index_cells: usize,
     /// Tables in phoebe's database or another; those that `nyx sources import` registers need no entry here.
     pub source: Vec<SourceOptions>,
@@ -20,7 +18,7 @@ pub struct FactOptions {
 
 impl Default for FactOptions {
     fn default() -> Self {
-        Self { role: None, query_timeout_ms: 2_000, max_rows: 50, index_cells: 200_000, source: Vec::new() }
+        Self { role: None, query_timeout_ms: 2_000, index_cells: 200_000, source: Vec::new() }
     }
 }
 

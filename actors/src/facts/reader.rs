@@ -94,58 +94,37 @@ impl Reader {
         self.connection.get_database_backend() == DbBackend::Postgres
     }
 
-    /// Runs selects in one read-only transaction.
+    /// Runs a select.
     ///
     /// # Errors
-    /// [`NyxError::QueryTooLong`] when one of them runs into the time limit; else what the database says, named after it.
-    pub(super) async fn select(&self, selects: &[SelectStatement]) -> Result<Vec<Vec<QueryResult>>, NyxError> {
-        let backend = self.connection.get_database_backend();
-        self.read(selects.iter().map(|select| backend.build(select)).collect()).await
+    /// [`NyxError::QueryTooLong`] when it runs into the time limit; else what the database says, named after it.
+    pub(super) async fn select(&self, select: &SelectStatement) -> Result<Vec<QueryResult>, NyxError> {
+        self.read(self.connection.get_database_backend().build(select)).await
     }
 
-    /// The same for statements with values of their own. The time limit is for all of them together; one that begins in time has it once more.
-    pub(super) async fn read(&self, statements: Vec<Statement>) -> Result<Vec<Vec<QueryResult>>, NyxError> {
+    /// The same for a statement with values of its own; on PostgreSQL in a read-only transaction.
+    pub(super) async fn read(&self, statement: Statement) -> Result<Vec<QueryResult>, NyxError> {
         if self.is_postgres() {
-            return self.read_postgres(statements).await;
+            return self.read_postgres(statement).await;
         }
         let _one_at_a_time = self.turn.lock().await;
-        let begun = Instant::now();
-        let mut found = Vec::with_capacity(statements.len());
-        for statement in statements {
-            self.in_time(begun)?;
-            let limit = u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX);
-            self.watch.until.store(self.watch.now().saturating_add(limit).max(1), Ordering::Relaxed);
-            let rows = self.connection.query_all_raw(statement).await;
-            self.watch.until.store(0, Ordering::Relaxed);
-            found.push(rows.map_err(|error| self.explain(error))?);
-        }
-        Ok(found)
+        let limit = u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX);
+        self.watch.until.store(self.watch.now().saturating_add(limit).max(1), Ordering::Relaxed);
+        let rows = self.connection.query_all_raw(statement).await;
+        self.watch.until.store(0, Ordering::Relaxed);
+        rows.map_err(|error| self.explain(error))
     }
 
-    async fn read_postgres(&self, statements: Vec<Statement>) -> Result<Vec<Vec<QueryResult>>, NyxError> {
+    async fn read_postgres(&self, statement: Statement) -> Result<Vec<QueryResult>, NyxError> {
         let named = |error: DbErr| self.explain(error);
         let transaction = self.connection.begin_with_config(None, Some(AccessMode::ReadOnly)).await.map_err(named)?;
         self.set(&transaction, "statement_timeout", &self.limit.as_millis().to_string()).await.map_err(named)?;
         if let Some(role) = &self.role {
             self.set(&transaction, "role", role).await.map_err(named)?;
         }
-        let begun = Instant::now();
-        let mut found = Vec::with_capacity(statements.len());
-        for statement in statements {
-            self.in_time(begun)?;
-            found.push(transaction.query_all_raw(statement).await.map_err(named)?);
-        }
+        let found = transaction.query_all_raw(statement).await.map_err(named)?;
         transaction.rollback().await.map_err(named)?;
         Ok(found)
-    }
-
-    fn in_time(&self, begun: Instant) -> Result<(), NyxError> {
-        if begun.elapsed() < self.limit { Ok(()) } else { Err(self.too_long()) }
-    }
-
-    fn too_long(&self) -> NyxError {
-        let limit_ms = u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX);
-        NyxError::QueryTooLong { origin: self.shown.clone(), limit_ms }
     }
 
     /// `SET LOCAL` with bound values.
@@ -163,7 +142,8 @@ impl Reader {
             _ => None,
         };
         if code.is_some_and(|code| CUT.contains(&code.as_str())) {
-            return self.too_long();
+            let limit_ms = u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX);
+            return NyxError::QueryTooLong { origin: self.shown.clone(), limit_ms };
         }
         NyxError::FactSource { origin: self.shown.clone(), reason: error.to_string() }
     }

@@ -85,8 +85,7 @@ impl Nyx {
             expected: "a folder to write in",
         })?;
         let store = PhoebeStore::connect(&options.phoebe, &options.data_dir).await?;
-        let judge = learned.load()?;
-        let facts = Facts::new(store.clone(), &options.phoebe, &options.data_dir, options.facts.clone(), judge);
+        let facts = Facts::new(store.clone(), &options.phoebe, &options.data_dir, options.facts.clone());
         let mut lasting = true;
         let index: Arc<dyn MemoryStore> = match options.memory.store {
             StoreKind::Edge => {
@@ -185,7 +184,6 @@ impl Nyx {
                 voice: Voice::default(),
                 pool: pool.clone(),
                 memory: memory.clone(),
-                phoebe: phoebe.clone(),
                 facts: facts.clone(),
                 cells: cells.clone(),
                 timer,

@@ -154,15 +154,6 @@ pub struct MemoryCounts {
     pub indexed: u64,
 }
 
-/// Read-only text search over phoebe's own rows (memories and past decisions), best first: Aletheia's source until tables are registered.
-/// Evidence ids are `memory:UUID` and `decision:UUID`, `source` is the table's name.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<Vec<Evidence>, NyxError>")]
-pub struct SearchRecord {
-    pub text: String,
-    pub limit: u64,
-}
-
 /// The current weight of each of these specialists that has one.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<BTreeMap<String, f64>, NyxError>")]

@@ -4,7 +4,6 @@ mod entities;
 mod memories;
 pub mod messages;
 mod options;
-mod search;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -25,7 +24,7 @@ use crate::{Decision, NyxError};
 use messages::{
     CountMemories, DeleteForgotten, GetDecision, Judge, ListDecisions, ListForgotten, ListJudged, ListMemories, ListPromises,
     ListTraitWeightChanges, ListVerdicts, LoadTraitWeights, MarkForgotten, MarkIndexed, Memory, MemoryCounts, NamedDecisions, Neighbour,
-    Neighbours, Ping, RecordDecision, SearchRecord, StoreMemories, StoreTraitWeight, TraitWeightChange,
+    Neighbours, Ping, RecordDecision, StoreMemories, StoreTraitWeight, TraitWeightChange,
 };
 
 pub use options::{PhoebeOptions, redacted};
@@ -93,7 +92,6 @@ handle!(CountMemories, MemoryCounts, |store, _request| store.memory_counts());
 handle!(MarkForgotten, u64, |store, request| store.mark_forgotten(request.0));
 handle!(ListForgotten, Vec<Uuid>, |store, request| store.forgotten(request.limit));
 handle!(DeleteForgotten, (), |store, request| store.delete_forgotten(request.0));
-handle!(SearchRecord, Vec<Evidence>, |store, request| store.search(&request.text, request.limit));
 handle!(LoadTraitWeights, BTreeMap<String, f64>, |store, request| async move { store.trait_weights(&request.0).await });
 handle!(ListTraitWeightChanges, Vec<TraitWeightChange>, |store, request| store.trait_weight_changes(request));
 handle!(StoreTraitWeight, TraitWeightChange, |store, request| store.store_trait_weight(request));

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::entities::{decision, reward};
 use super::messages::{ListDecisions, RecordDecision};
 use super::options::{PhoebeOptions, redacted};
-use super::{search, storable};
+use super::storable;
 use crate::decision::Status;
 use crate::{Decision, NyxError};
 
@@ -194,17 +194,6 @@ impl PhoebeStore {
         }
         let rows = select.all(&self.reader).await?;
         Ok(rows.into_iter().map(Decision::try_from).collect::<Result<_, _>>()?)
-    }
-
-    pub(super) async fn search(&self, text: &str, limit: u64) -> Result<Vec<Evidence>, NyxError> {
-        check_limit(limit)?;
-        if self.reader.get_database_backend() != DbBackend::Postgres {
-            return Ok(search::search(&self.reader, text, limit).await?);
-        }
-        let transaction = self.reader.begin_with_config(None, Some(AccessMode::ReadOnly)).await?;
-        let found = search::search(&transaction, text, limit).await?;
-        transaction.commit().await?;
-        Ok(found)
     }
 
     /// For those who keep tables of their own in phoebe's database.

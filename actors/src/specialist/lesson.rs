@@ -41,7 +41,7 @@ impl SpecialistParts {
         let Present { context, question, answers } = message;
         self.check_size(&question)?;
         let asked = crate::orchestrator::last_question(&question);
-        let (_, evidence) = self.look_up(&context, &asked, &question).await?;
+        let evidence = self.retrieve(&context, &asked, &question.given.memory).await?;
         let Written { prompt, choices, .. } = self.write_apart(&context, &question, evidence, context.budget_ms()).await?;
         let continuations = if question.choices.is_some() { choices } else { self.spoken(&answers)? };
         Ok(Presented { prompt: prompt.tokens, continuations })

@@ -1,10 +1,10 @@
 //! A specialist: retrieves, writes its prompt, speaks through the GPU pool, reads its own answer and judges it.
 
 mod belief;
-mod facts;
 mod forecast;
 mod lesson;
 mod prompt;
+mod retrieve;
 mod screen;
 mod sink;
 mod timing;
@@ -21,7 +21,6 @@ use nyx_specialists::time::Course;
 use nyx_specialists::{Evidence, Outcome, Retrieval, Situation, SpecialistPolicy, Verdict};
 use tokio::sync::mpsc;
 
-pub use facts::NOTE as FACTS_NOTE;
 pub use lesson::{Present, Presented};
 pub(crate) use prompt::common_prefix;
 pub use prompt::{Prompt, PromptWriter};
@@ -33,14 +32,11 @@ use crate::adapters::{AdapterLease, Adapters, CANARY_NOTE, Voice};
 use crate::cells::{CellStep, CellStream};
 use crate::confidence::Calibration;
 use crate::decision::{AdapterVersion, Answer, Timings, TokenUsage};
-use crate::facts::{Check, Facts};
+use crate::facts::Facts;
 use crate::gpu::{Generate, GpuPool, Score};
-use crate::memory::messages::Recall;
-use crate::memory::{MemoryFilter, MemoryKeeper};
+use crate::memory::MemoryKeeper;
 use crate::observe::Vitals;
-use crate::phoebe::Phoebe;
-use crate::phoebe::messages::SearchRecord;
-use crate::question::{Question, StreamEvent, ending};
+use crate::question::{Question, StreamEvent};
 use crate::supervise::Supervised;
 use crate::{NyxError, RequestContext};
 use sink::AnswerSink;
@@ -65,7 +61,6 @@ pub struct SpecialistParts {
     pub voice: Voice,
     pub pool: Supervised<GpuPool>,
     pub memory: Supervised<MemoryKeeper>,
-    pub phoebe: Supervised<Phoebe>,
     pub facts: Facts,
     pub cells: CellStream,
     /// Of a specialist that times its answers.
@@ -158,7 +153,7 @@ impl SpecialistParts {
         let retrieving = Instant::now();
         let asked = crate::orchestrator::last_question(&question);
         self.check_size(&question)?;
-        let (check, evidence) = self.look_up(&context, &asked, &question).await?;
+        let evidence = self.retrieve(&context, &asked, &question.given.memory).await?;
         let retrieve_ms = ms(retrieving);
         if self.policy.as_ref().is_some_and(|policy| policy.retrieval != Retrieval::None) {
             let ids = evidence.iter().map(|item| item.id.clone()).collect();
@@ -170,10 +165,7 @@ impl SpecialistParts {
         let timer = self.timer.as_ref().filter(|_| question.choices.is_none());
         let plan = timer.and_then(|timer| self.plan(&context, timer, prompt.tokens.len(), &sampling, question.given.allow_defer));
         let course = Self::instead(plan.as_ref(), &mut sampling);
-        let told = check.as_ref().and_then(|check| self.tell(&context, check, &question, &asked, events.as_ref()));
-        let by_model = told.is_none() && course != Course::Defer;
         let mut spoken = match &question.choices {
-            _ if let Some(told) = told => Spoken { sampling, ..told },
             None if course == Course::Defer => Spoken { sampling, ..Spoken::default() },
             Some(texts) => self.choose(&context, prompt, texts, choices, sampling).await?,
             None => self.generate(&context, prompt, &question, sampling, &screened, events).await?,
@@ -185,23 +177,18 @@ impl SpecialistParts {
         }
         spoken.course = plan.as_ref().map(|plan| plan.chosen.course);
         spoken.timings.retrieve_ms = retrieve_ms;
-        if by_model {
+        if course != Course::Defer {
             self.sign(&mut spoken);
-        }
-        if let Some(check) = &check {
-            let note = serde_json::to_value(check).map_err(|error| NyxError::Internal(error.to_string()))?;
-            spoken.notes.insert(facts::NOTE.into(), note);
         }
         self.forecast(&question, &mut spoken);
         if let Some(policy) = &self.policy {
             let answer = spoken.answers.first().map_or("", |answer| answer.text.as_str());
             let complete = spoken.answers.iter().all(|answer| matches!(answer.finish_reason.as_str(), "stop" | "choice"));
-            if matches!(policy.retrieval, Retrieval::Memory { .. }) && question.choices.is_none() {
+            if policy.retrieval != Retrieval::None && question.choices.is_none() {
                 spoken.notes.insert("cited".into(), nyx_specialists::cited(answer, &evidence).into());
             }
             let elapsed_ms = ms(context.asked);
-            let rows = check.as_ref().and_then(facts::found);
-            spoken.verdict = policy.judge(&Outcome { answer, evidence: &evidence, elapsed_ms, deadline_ms, complete, rows });
+            spoken.verdict = policy.judge(&Outcome { answer, evidence: &evidence, elapsed_ms, deadline_ms, complete });
         }
         spoken.evidence = evidence;
         if self.policy.is_some() {
@@ -209,21 +196,6 @@ impl SpecialistParts {
             self.calibration.judge(self.name(), &question, &mut spoken);
         }
         Ok(spoken)
-    }
-
-    /// What the facts say of a statement, and what is shown as evidence.
-    async fn look_up(
-        &self,
-        context: &RequestContext,
-        asked: &str,
-        question: &Question,
-    ) -> Result<(Option<Check>, Vec<Evidence>), NyxError> {
-        let check = self.check_facts(context, asked).await?;
-        let evidence = match &check {
-            Some(check) => check.evidence(),
-            None => self.retrieve(context, asked, &question.given.memory).await?,
-        };
-        Ok((check, evidence))
     }
 
     /// Writes the prompt on a thread of its own: tokenising a long one takes a while, and the actors share theirs.
@@ -272,35 +244,6 @@ impl SpecialistParts {
                     }
                 }
                 _ => return Ok(Written { prompt, evidence, choices }),
-            }
-        }
-    }
-
-    async fn retrieve(&self, context: &RequestContext, question: &str, filter: &MemoryFilter) -> Result<Vec<Evidence>, NyxError> {
-        let Some(policy) = &self.policy else { return Ok(Vec::new()) };
-        if question.trim().is_empty() {
-            return Ok(Vec::new());
-        }
-        let question = ending(question, QUERY_CHARS);
-        match policy.retrieval {
-            Retrieval::None => Ok(Vec::new()),
-            Retrieval::Memory { k, min_score } => {
-                let recall = Recall { context: context.clone(), query: question.to_owned(), k, filter: filter.clone(), min_score };
-                let hits = context.bound("memories were searched", self.memory.send(recall)).await?;
-                let evidence = hits.into_iter().map(|hit| Evidence {
-                    context: hit.exchange(),
-                    id: hit.memory.id.to_string(),
-                    text: hit.memory.text,
-                    score: f64::from(hit.score),
-                    source: "memory".into(),
-                    speaker: hit.memory.speaker,
-                    when: hit.memory.when,
-                });
-                Ok(evidence.collect())
-            }
-            Retrieval::Record { k } => {
-                let search = SearchRecord { text: question.to_owned(), limit: k as u64 };
-                context.bound("phoebe was searched", self.phoebe.send(search)).await
             }
         }
     }

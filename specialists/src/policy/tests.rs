@@ -46,7 +46,7 @@ fn evidence(text: &str, speaker: Option<&str>) -> Evidence {
 }
 
 fn outcome<'a>(answer: &'a str, evidence: &'a [Evidence]) -> Outcome<'a> {
-    Outcome { answer, evidence, elapsed_ms: 3_000.0, deadline_ms: 12_000, complete: true, rows: None }
+    Outcome { answer, evidence, elapsed_ms: 3_000.0, deadline_ms: 12_000, complete: true }
 }
 
 fn shipped(name: &str) -> SpecialistPolicy {
@@ -113,12 +113,13 @@ fn a_hostile_memory_stays_data_in_every_prompt() {
 #[test]
 fn aletheia_cites_rows_and_their_table() {
     let policy = shipped("aletheia");
-    assert!(matches!(policy.retrieval, Retrieval::Record { .. }));
-    let row = Evidence { source: "nyx_subjective_memory".into(), ..evidence("Berlin opened in 2019.", None) };
-    let prompt = policy.system_prompt(&situation(&[row])).unwrap();
-    assert!(prompt.ends_with("Rows:\n\"Berlin opened in 2019.\" [1] (nyx_subjective_memory)"), "{prompt}");
+    assert!(matches!(policy.retrieval, Retrieval::Tables { .. }));
+    let row = Evidence { source: "airports".into(), context: vec!["of Europe".into()], ..evidence("city: Berlin; opened: 2020", None) };
+    let prompt = policy.system_prompt(&situation(&[row, evidence("Berlin is far.", Some("Ada"))])).unwrap();
+    let rows = "Rows and memories:\n\"city: Berlin; opened: 2020\" [1] (airports: \"of Europe\")\n\"Berlin is far.\" [2] (memory, Ada, 2026-05-02)";
+    assert!(prompt.ends_with(rows), "{prompt}");
     let cited = policy.judge(&outcome("Berlin: 2019 [1].", &[evidence("Berlin opened in 2019.", None)])).unwrap();
-    assert_eq!((cited.reward, cited.rule.as_str()), (1.0, "agreement"));
+    assert_eq!((cited.reward, cited.rule.as_str()), (1.0, "support"));
     assert_eq!(policy.judge(&outcome("It is true, I think.", &[evidence("x", None)])), None);
 }
 
@@ -189,9 +190,11 @@ fn a_wrong_file_is_told_where_it_is_wrong() {
         ("{{ now.weekday }}", "{{ now.weekday", &["prompt.context", "syntax error"]),
         ("item.quoted", "item.colour", &["prompt.context", "undefined"]),
         ("in evidence", "in []", &["prompt.context does not use `evidence`"]),
-        ("kind = \"memory\"", "kind = \"library\"", &["kind = \"library\"", "expected one of `none`, `memory`, `record`"]),
+        ("kind = \"memory\"", "kind = \"library\"", &["kind = \"library\"", "expected one of `none`, `memory`, `tables`"]),
         ("kind = \"memory\"", "kind = \"none\"", &["retrieval.k is 3"]),
-        ("kind = \"memory\"", "kind = \"record\"", &["retrieval.min_score is 0.25"]),
+        ("kind = \"memory\"\nk = 3", "kind = \"none\"", &["retrieval.min_score is 0.25"]),
+        ("k = 3", "memories = 3", &["retrieval.memories is 3", "tables"]),
+        ("kind = \"memory\"", "kind = \"tables\"\nmemories = 51", &["retrieval.memories is 51", "from 0 to 50"]),
         ("k = 3", "k = 0", &["retrieval.k is 0", "from 1 to 50"]),
         ("k = 3", "k = -1", &["k = -1"]),
         ("k = 3", "k = \"three\"", &["k = \"three\"", "expected usize"]),

@@ -1,0 +1,265 @@
+//! Rows found by words: BM25F (Robertson, Zaragoza and Taylor 2004, "Simple BM25 extension to multiple weighted fields") over the tokens of search,
+//! in any language. A document is a row: its cells are one field, the name, description and column names of its table another of less weight.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
+
+use super::table::FactTable;
+use crate::tokens::tokens;
+
+/// How soon a token that stands more than once says no more, and how far a long field counts less: the usual values.
+const SATURATION: f64 = 1.2;
+const LENGTH: f64 = 0.75;
+/// Weight of what is said of the whole table beside what a row says itself.
+const TABLE_WEIGHT: f64 = 0.3;
+
+/// One row that was found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FoundRow {
+    /// Places in the tables that were indexed, and in its rows.
+    pub table: usize,
+    pub row: usize,
+    /// Share of what the question's tokens could weigh at most, in (0, 1).
+    pub score: f64,
+}
+
+/// Where a token stands, and how often.
+#[derive(Debug, Clone, Default)]
+struct Postings {
+    /// By the rows' numbers over all tables, ascending.
+    rows: Vec<(u32, u16)>,
+    tables: Vec<(u32, u16)>,
+}
+
+/// Every row of some tables. Memory grows with their cells.
+#[derive(Debug, Clone, Default)]
+pub struct RowIndex {
+    postings: HashMap<String, Postings>,
+    /// The rows of each table, by their numbers over all.
+    spans: Vec<Range<u32>>,
+    /// What a token counts for in a row's cells, and in what is said of a table: less in a long one.
+    row_norms: Vec<f32>,
+    table_norms: Vec<f32>,
+}
+
+/// How often each token stands.
+fn counted<'a>(texts: impl Iterator<Item = &'a str>) -> (HashMap<String, u16>, u32) {
+    let (mut counts, mut length) = (HashMap::new(), 0_u32);
+    for token in texts.flat_map(tokens) {
+        let count: &mut u16 = counts.entry(token).or_default();
+        *count = count.saturating_add(1);
+        length = length.saturating_add(1);
+    }
+    (counts, length)
+}
+
+/// One over the length of each field as a share of the mean one, softened.
+fn norms(lengths: &[u32]) -> Vec<f32> {
+    let mean = lengths.iter().map(|length| f64::from(*length)).sum::<f64>() / lengths.len().max(1) as f64;
+    let norm = |length: &u32| 1.0 / (1.0 - LENGTH + LENGTH * f64::from(*length) / mean.max(1.0));
+    lengths.iter().map(|length| norm(length) as f32).collect()
+}
+
+impl RowIndex {
+    pub fn new(tables: &[FactTable]) -> Self {
+        let mut index = Self::default();
+        let (mut row_lengths, mut table_lengths) = (Vec::new(), Vec::new());
+        for (table, place) in tables.iter().zip(0_u32..) {
+            let about = [&table.name, &table.caption].into_iter().chain(table.columns.iter().map(|column| &column.name));
+            let (counts, length) = counted(about.map(String::as_str));
+            table_lengths.push(length);
+            for (token, count) in counts {
+                index.postings.entry(token).or_default().tables.push((place, count));
+            }
+            let first = row_lengths.len() as u32;
+            for (row, number) in table.rows.iter().zip(first..) {
+                let (counts, length) = counted(row.iter().map(String::as_str));
+                row_lengths.push(length);
+                for (token, count) in counts {
+                    index.postings.entry(token).or_default().rows.push((number, count));
+                }
+            }
+            index.spans.push(first..row_lengths.len() as u32);
+        }
+        index.row_norms = norms(&row_lengths);
+        index.table_norms = norms(&table_lengths);
+        index
+    }
+
+    /// The `k` rows that fit a text best, best first; of equals those that stand first. A row that shares no token with it is not found.
+    pub fn search(&self, text: &str, k: usize) -> Vec<FoundRow> {
+        let rows = self.row_norms.len();
+        // what every row of a table has for what is said of it, and what rows have above that for what they say
+        let (mut of_tables, mut of_rows) = (vec![0.0_f64; self.spans.len()], HashMap::<u32, f64>::new());
+        let mut most = 0.0;
+        for token in tokens(text).into_iter().collect::<BTreeSet<_>>() {
+            let idf = |holding: usize| (1.0 + (rows as f64 - holding as f64 + 0.5) / (holding as f64 + 0.5)).ln();
+            let Some(postings) = self.postings.get(&token) else {
+                most += idf(0);
+                continue;
+            };
+            let about: HashMap<u32, f64> = postings.tables.iter().map(|&(table, count)| (table, self.about(table, count))).collect();
+            let elsewhere = postings.rows.iter().filter(|(row, _)| !about.contains_key(&self.table_of(*row))).count();
+            let idf = idf(elsewhere + about.keys().filter_map(|table| self.spans.get(*table as usize)).map(|span| span.len()).sum::<usize>());
+            most += idf;
+            let worth = |frequency: f64| idf * frequency / (SATURATION + frequency);
+            for (table, frequency) in &about {
+                of_tables[*table as usize] += worth(*frequency);
+            }
+            for &(row, count) in &postings.rows {
+                let said = about.get(&self.table_of(row)).copied().unwrap_or_default();
+                let frequency = f64::from(count) * f64::from(self.row_norms[row as usize]) + said;
+                *of_rows.entry(row).or_default() += worth(frequency) - worth(said);
+            }
+        }
+        let mut found: Vec<(u32, f64)> =
+            of_rows.iter().map(|(row, worth)| (*row, worth + of_tables[self.table_of(*row) as usize])).collect();
+        for (span, worth) in self.spans.iter().zip(&of_tables).filter(|(_, worth)| **worth > 0.0) {
+            // the others of a table are all alike: its first ones stand for them
+            found.extend(span.clone().filter(|row| !of_rows.contains_key(row)).take(k).map(|row| (row, *worth)));
+        }
+        found.sort_by(|(a, one), (b, other)| other.total_cmp(one).then(a.cmp(b)));
+        found.truncate(k);
+        found.into_iter().map(|(row, worth)| self.found(row, worth / most)).collect()
+    }
+
+    fn about(&self, table: u32, count: u16) -> f64 {
+        TABLE_WEIGHT * f64::from(count) * f64::from(self.table_norms[table as usize])
+    }
+
+    /// The place of the table that a row stands in.
+    fn table_of(&self, row: u32) -> u32 {
+        self.spans.partition_point(|span| span.end <= row) as u32
+    }
+
+    fn found(&self, row: u32, score: f64) -> FoundRow {
+        let table = self.table_of(row) as usize;
+        FoundRow { table, row: (row - self.spans[table].start) as usize, score }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::{Column, Kind};
+    use super::*;
+
+    fn table(name: &str, caption: &str, columns: &[&str], rows: &[&[&str]]) -> FactTable {
+        FactTable {
+            name: name.into(),
+            caption: caption.into(),
+            columns: columns.iter().map(|&name| Column { name: name.into(), kind: Kind::Text }).collect(),
+            rows: rows.iter().map(|row| row.iter().map(|&cell| cell.to_owned()).collect()).collect(),
+        }
+    }
+
+    fn tables() -> Vec<FactTable> {
+        vec![
+            table("empty", "a table without rows", &["opponent"], &[]),
+            table(
+                "games",
+                "1970 Detroit Lions season",
+                &["week", "opponent"],
+                &[&["1", "Green Bay Packers"], &["2", "Cincinnati Bengals"], &["3", "Chicago Bears"]],
+            ),
+            table(
+                "cities",
+                "Столицы и города",
+                &["Name", "Страна", "人口"],
+                &[&["Zürich", "Schweiz", "443037"], &["Москва", "Россия", "13010112"], &["東京都", "日本", "14047594"]],
+            ),
+        ]
+    }
+
+    fn places(index: &RowIndex, text: &str, k: usize) -> Vec<(usize, usize)> {
+        index.search(text, k).iter().map(|found| (found.table, found.row)).collect()
+    }
+
+    #[test]
+    fn rows_are_found_by_what_they_say_in_any_script() {
+        let index = RowIndex::new(&tables());
+        for (text, expected) in [
+            ("Who played the chicago bears?", (1, 2)),
+            ("What about week 2, cincinnati?", (1, 1)),
+            ("zurich", (2, 0)),
+            ("ZU\u{308}RICH?", (2, 0)),
+            ("Сколько людей живёт в МОСКВА?", (2, 1)),
+            ("東京の人口は", (2, 2)),
+            ("京", (2, 2)),
+            ("14047594", (2, 2)),
+        ] {
+            assert_eq!(places(&index, text, 5).first(), Some(&expected), "{text}");
+        }
+        assert_eq!(places(&index, "zeppelin", 5), []);
+        assert_eq!(places(&index, "?!", 5), []);
+        assert_eq!(places(&RowIndex::new(&[]), "chicago", 5), []);
+    }
+
+    #[test]
+    fn rows_are_found_by_what_is_said_of_their_table() {
+        let index = RowIndex::new(&tables());
+        for (text, expected) in [
+            ("games", vec![(1, 0), (1, 1)]),
+            ("the lions of detroit", vec![(1, 0), (1, 1)]),
+            ("столицы", vec![(2, 0), (2, 1)]),
+            ("страна", vec![(2, 0), (2, 1)]),
+            ("人口", vec![(2, 0), (2, 1)]),
+            // a value goes before what is only said of a table
+            ("opponent bears", vec![(1, 2), (1, 0)]),
+            ("season москва", vec![(2, 1), (1, 0)]),
+        ] {
+            assert_eq!(places(&index, text, 2), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_rare_and_short_weighs_more() {
+        let rows: Vec<Vec<&str>> = (0..20).map(|_| vec!["common word"]).chain([vec!["rare word"], vec!["rare word with very much beside it"]]).collect();
+        let rows: Vec<&[&str]> = rows.iter().map(Vec::as_slice).collect();
+        let index = RowIndex::new(&[table("t", "", &["c"], &rows)]);
+        assert_eq!(places(&index, "common rare", 2), [(0, 20), (0, 21)]);
+    }
+
+    /// Against the formula, row by row.
+    #[test]
+    fn scores_are_those_of_the_formula() {
+        let tables = tables();
+        let index = RowIndex::new(&tables);
+        let all: Vec<(usize, usize)> =
+            tables.iter().enumerate().flat_map(|(at, table)| (0..table.rows.len()).map(move |row| (at, row))).collect();
+        let cells = |(at, row): (usize, usize)| tables[at].rows[row].iter().flat_map(|cell| tokens(cell)).collect::<Vec<_>>();
+        let about = |at: usize| {
+            let table = &tables[at];
+            let columns = table.columns.iter().flat_map(|column| tokens(&column.name));
+            tokens(&table.name).into_iter().chain(tokens(&table.caption)).chain(columns).collect::<Vec<_>>()
+        };
+        let mean = |lengths: Vec<usize>| lengths.iter().sum::<usize>() as f64 / lengths.len() as f64;
+        let row_mean = mean(all.iter().map(|place| cells(*place).len()).collect());
+        let table_mean = mean((0..tables.len()).map(|at| about(at).len()).collect());
+        let frequency = |token: &str, place: (usize, usize)| {
+            let count = |field: &[String], mean: f64| {
+                let count = field.iter().filter(|other| *other == token).count() as f64;
+                count / (0.25 + 0.75 * field.len() as f64 / mean)
+            };
+            count(&cells(place), row_mean) + 0.3 * count(&about(place.0), table_mean)
+        };
+        for text in ["opponent week 3 lions bears", "a table of 人口 in 日本", "games games unheard"] {
+            let asked: BTreeSet<String> = tokens(text).into_iter().collect();
+            let idf = |token: &str| {
+                let holding = all.iter().filter(|place| frequency(token, **place) > 0.0).count() as f64;
+                (1.0 + (all.len() as f64 - holding + 0.5) / (holding + 0.5)).ln()
+            };
+            let most: f64 = asked.iter().map(|token| idf(token)).sum();
+            let found = index.search(text, 50);
+            for place in &all {
+                let worth = |token: &String| {
+                    let frequency = frequency(token, *place);
+                    idf(token) * frequency / (1.2 + frequency)
+                };
+                let expected = asked.iter().map(worth).sum::<f64>() / most;
+                let score = found.iter().find(|found| (found.table, found.row) == *place).map_or(0.0, |found| found.score);
+                assert!((score - expected).abs() < 1e-6, "{text} {place:?}: {score}, expected {expected}");
+            }
+            assert!(found.windows(2).all(|pair| pair[0].score >= pair[1].score) && found.iter().all(|found| found.score < 1.0));
+        }
+    }
+}
