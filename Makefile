@@ -52,7 +52,7 @@ eval: build ## Measure each specialist on the trials in $$TRIALS (SPLIT=dev)
 .PHONY: learned
 learned: build ## Learn the small parts that Nyx ships anew, from the trials in $$TRIALS
 	cargo run --release --locked -q -- fetch
-	cargo run --release --locked -q -- --data-dir target/learned train master recall timing forecast facts account confidence --trials "$(TRIALS)"
+	cargo run --release --locked -q -- --data-dir target/learned train recall timing forecast facts account confidence --trials "$(TRIALS)"
 	cp target/learned/learned/*.json specialists/learned/
 
 .PHONY: learn

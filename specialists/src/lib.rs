@@ -1,6 +1,7 @@
 //! The characters: each specialist's prompt, retrieval, answer form and reward, pure and synchronous. No I/O, no actix.
 //!
-//! A specialist is one TOML file ([`SpecialistPolicy::parse`]); Nyx ships five ([`SHIPPED`]), and a sixth needs a file and no code.
+//! A specialist is one TOML file ([`SpecialistPolicy::parse`]); Nyx ships five and a general assistant
+//! ([`SHIPPED`]), and one more needs a file and no code.
 //! The present comes in with the [`Situation`], so that the same question, evidence and time always write the same prompt.
 
 pub mod bandit;
@@ -14,7 +15,6 @@ mod file;
 pub mod forecast;
 pub mod gate;
 pub mod learn;
-pub mod master;
 mod policy;
 mod probability;
 mod prompt;
@@ -22,6 +22,7 @@ pub mod recall;
 mod reward;
 pub mod safety;
 mod shipped;
+mod similarity;
 pub mod time;
 pub mod tokens;
 mod words;
@@ -39,3 +40,4 @@ pub use reward::{
     timeliness,
 };
 pub use shipped::SHIPPED;
+pub use similarity::similarity;

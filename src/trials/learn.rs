@@ -1,6 +1,5 @@
 //! Learning the small parts from trials with known answers, through the same program that later uses them.
 
-use chrono::TimeDelta;
 use nyx_actors::NyxError;
 use nyx_actors::confidence::signals_of;
 use nyx_actors::memory::MemoryFilter;
@@ -11,12 +10,11 @@ use nyx_specialists::fairness::{Blinded, Lexicon, Reader, ReaderExample};
 use nyx_specialists::forecast::{self, ForecastExample, Forecaster, yes_of};
 use nyx_specialists::gate::held_back;
 use nyx_specialists::learn::{LearnedFile, LearnedPart, TrainedOn};
-use nyx_specialists::master::{self, MasterHead, RoutingExample};
 use nyx_specialists::recall::{RecallExample, RecallRanker};
 use nyx_specialists::time::{SHIPPED_TIMING, Timing, TimingExample};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
-use rand::{Rng, SeedableRng};
+use rand::SeedableRng;
 use serde::Serialize;
 
 use super::choices::play;
@@ -28,15 +26,11 @@ use super::{ChoiceTrial, EvalError, MemoryTurn, RecallTrial, Trials, aletheia, m
 const EMBEDDED_AT_ONCE: usize = 128;
 /// Characters of a context that tell one event, story or scene from another.
 const GROUP_CHARS: usize = 200;
-/// The presents in which routing is learned: two years around the trials' day, in minutes, and times to answer.
-const MINUTES: i64 = 365 * 24 * 60;
-const SHORTEST_MS: f64 = 1e3;
-const LONGEST_MS: f64 = 6e5;
 /// Other turns of a conversation that stand beside a question's evidence.
 const OTHERS: usize = 60;
 
 /// The parts that can be learned, in the order in which later ones build on earlier ones.
-pub const PARTS: [&str; 7] = ["master", "recall", "timing", "forecast", "facts", "account", "confidence"];
+pub const PARTS: [&str; 6] = ["recall", "timing", "forecast", "facts", "account", "confidence"];
 
 /// A learned part's file, and what there is to say of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,7 +45,6 @@ pub struct Lesson {
 /// A trial that cannot be read, a question that cannot be asked, or too few examples.
 pub async fn learn(stage: &Stage, trials: &Trials, part: &str) -> Result<Lesson, EvalError> {
     match part {
-        "master" => master(stage, trials).await,
         "recall" => recall(stage, trials).await,
         "timing" => timing(stage, trials).await,
         "forecast" => forecast(stage, trials).await,
@@ -91,36 +84,6 @@ fn group(trial: &ChoiceTrial) -> String {
         None if trial.context.trim().is_empty() => trial.id.clone(),
         None => trial.context.chars().take(GROUP_CHARS).collect(),
     }
-}
-
-async fn master(stage: &Stage, trials: &Trials) -> Result<Lesson, EvalError> {
-    let mut examples: Vec<RoutingExample> = Vec::new();
-    let mut random = StdRng::seed_from_u64(stage.seed);
-    let mut add = |question: String, specialist: &str, group: String, utterance: bool| {
-        // trials have no time of day: any will do, and the same for nobody
-        let now = today() + TimeDelta::minutes(random.random_range(-MINUTES..MINUTES));
-        let deadline_ms = f64::exp(random.random_range(SHORTEST_MS.ln()..LONGEST_MS.ln())) as u64;
-        let (specialist, embedding) = (specialist.to_owned(), Vec::new());
-        examples.push(RoutingExample { question, specialist, embedding, now, deadline_ms, group, utterance });
-    };
-    for name in ["kairos", "eleos", "aletheia", "moira"] {
-        stage.sample(trials.choices(name)?).into_iter().for_each(|trial| add(trial.question.clone(), name, group(&trial), false));
-    }
-    stage.sample(trials.questions()?).into_iter().for_each(|trial| add(trial.question, "mnemosyne", trial.conversation, false));
-    master::utterances().for_each(|(name, text)| add(text.to_owned(), name, text.to_owned(), true));
-    let texts: Vec<String> = examples.iter().map(|example| example.question.clone()).chain([master::PROBE.to_owned()]).collect();
-    let mut vectors = embedded(stage, &texts).await?;
-    let probe = vectors.pop().unwrap_or_default();
-    examples.iter_mut().zip(vectors).for_each(|(example, vector)| example.embedding = vector);
-    let (head, report): (MasterHead, _) =
-        master::fit(&examples, &probe, stage.master_temperature).map_err(|reason| EvalError::Unfit { part: "master".into(), reason })?;
-    let trained_on = TrainedOn::of(examples.iter().map(|example| (example.specialist.as_str(), example.question.as_str())));
-    let recalls: Vec<String> = report.recalls.iter().map(|(name, share)| format!("{name} {share:.3}")).collect();
-    let lines = vec![
-        format!("master: accuracy {:.3} on folds that it did not learn from, log loss {:.3}", report.accuracy, report.log_loss),
-        format!("master: {}", recalls.join(", ")),
-    ];
-    lesson(&LearnedFile::new(trained_on, None, head), lines)
 }
 
 async fn recall(stage: &Stage, trials: &Trials) -> Result<Lesson, EvalError> {

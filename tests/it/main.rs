@@ -16,5 +16,6 @@ mod openai;
 mod people;
 mod postgres;
 mod program;
+mod routing;
 mod swaps;
 mod verdicts;

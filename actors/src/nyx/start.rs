@@ -11,7 +11,6 @@ use nyx_engine::{DeviceSpec, EngineError, EngineOptions, ModelFiles, Text};
 use nyx_specialists::SpecialistPolicy;
 use nyx_specialists::fairness::{Reader, SHIPPED_READER};
 use nyx_specialists::forecast::{Forecaster, SHIPPED_FORECASTER};
-use nyx_specialists::master::SHIPPED_HEAD;
 use nyx_specialists::time::SHIPPED_TIMING;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -219,7 +218,6 @@ impl Nyx {
             memory: memory.clone(),
             cells: cells.clone(),
             metrics: Arc::clone(&metrics),
-            head: if options.master.head { learned.load(Some(SHIPPED_HEAD))? } else { None },
             options: options.master,
             safety: Arc::clone(&safety),
             later: Arc::clone(&later),

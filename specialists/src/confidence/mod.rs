@@ -2,6 +2,7 @@
 
 mod fit;
 mod signals;
+mod words;
 
 use std::collections::BTreeMap;
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::master::{fnv1a, words};
+use super::words::{fnv1a, words};
 
 /// Numbers of the signals, and buckets for the answer's words.
 const NUMBERS: u32 = 32;
