@@ -27,7 +27,11 @@ mod tests {
     #[test]
     fn a_seed_repeats_the_draw_and_its_value_is_fixed() {
         // computed by Python's hashlib
-        for (seed, texts, expected) in [(7, &["Will it rain?"][..], 0.9067561817370801), (7, &["Will it", " rain?"], 0.13023658631437351), (0, &[], 0.6848974799809221)] {
+        for (seed, texts, expected) in [
+            (7, &["Will it rain?"][..], 0.9067561817370801),
+            (7, &["Will it", " rain?"], 0.13023658631437351),
+            (0, &[], 0.6848974799809221),
+        ] {
             assert_eq!(draw(Some(seed), texts).to_bits(), f64::to_bits(expected), "{seed} {texts:?}");
         }
         let free: Vec<f64> = (0..1000).map(|_| draw(None, &["Will it rain?"])).collect();

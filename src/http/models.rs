@@ -123,7 +123,10 @@ mod tests {
     fn unknown_names_are_told_the_known_ones() {
         for model in ["", "gpt-4o", "moira", "nyx/", "nyx/zeus", "nyx/Moira", "all-minilm-l6-v2"] {
             let message = target_of_model(&NAMES, model).unwrap_err().to_string();
-            assert!(message.contains(&format!("{model:?}")) && message.contains("nyx/base, nyx/mnemosyne, nyx/moira, nyx/nyx"), "{message}");
+            assert!(
+                message.contains(&format!("{model:?}")) && message.contains("nyx/base, nyx/mnemosyne, nyx/moira, nyx/nyx"),
+                "{message}"
+            );
         }
         let message = target_of_specialist(&NAMES, Some("zeus")).unwrap_err().to_string();
         assert!(message.contains("\"zeus\"") && message.contains("mnemosyne, moira, nyx, base"), "{message}");

@@ -12,9 +12,9 @@ use nyx_specialists::gate::held_back;
 use nyx_specialists::learn::{LearnedFile, LearnedPart, TrainedOn};
 use nyx_specialists::recall::{RecallExample, RecallRanker};
 use nyx_specialists::time::{SHIPPED_TIMING, Timing, TimingExample};
+use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
-use rand::SeedableRng;
 use serde::Serialize;
 
 use super::choices::play;

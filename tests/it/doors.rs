@@ -339,7 +339,13 @@ fn what_cannot_be_answered_is_refused_by_name() {
         ("/infer", br#"{"prompt": "a", "temperature": -1}"#, 400, "temperature", "-1"),
         ("/infer", br#"{"prompt": "a", "deadline_ms": 0}"#, 400, "deadline_ms", "600000"),
         ("/v1/chat/completions", br#"{"messages": [{"role": "user", "content": "a"}]}"#, 400, "model", "missing"),
-        ("/v1/chat/completions", br#"{"model": "gpt-4o", "messages": [{"role": "user", "content": "a"}]}"#, 404, "model", "nyx/eleos, nyx/nyx"),
+        (
+            "/v1/chat/completions",
+            br#"{"model": "gpt-4o", "messages": [{"role": "user", "content": "a"}]}"#,
+            404,
+            "model",
+            "nyx/eleos, nyx/nyx",
+        ),
         ("/v1/chat/completions", br#"{"model": "nyx", "messages": []}"#, 400, "messages", "at least one"),
         ("/v1/chat/completions", br#"{"model": "nyx", "messages": [{"role": "king", "content": "a"}]}"#, 400, "messages[0].role", "king"),
         (

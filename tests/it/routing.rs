@@ -97,7 +97,9 @@ fn the_general_assistant_answers_under_its_name_and_is_on_record() {
 fn a_specialist_that_is_a_file_gets_what_its_examples_are_like() {
     let program = Program::new();
     let file = |examples: &str| {
-        format!("name = \"hestia\"\npurpose = \"keeps house: cleaning, stains, repairs\"\n{examples}[prompt]\nfixed = \"You keep house.\"\n")
+        format!(
+            "name = \"hestia\"\npurpose = \"keeps house: cleaning, stains, repairs\"\n{examples}[prompt]\nfixed = \"You keep house.\"\n"
+        )
     };
     let asked_of = |request: &str| {
         let serving = program.serve();

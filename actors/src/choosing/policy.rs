@@ -78,9 +78,14 @@ mod tests {
         assert_eq!("specialist=moira".parse(), Ok(plain(Chooser::Specialist("moira".into()))));
         let current = PolicySpec { temperature: Some(0.3), epsilon: Some(0.0), weights: false, ..plain(Chooser::Current) };
         assert_eq!("current, temperature=0.3,epsilon=0,weights=none".parse(), Ok(current));
-        for (wrong, told) in
-            [("", "uniform"), ("a/master.json", "no policy"), ("specialist=", "no policy"), ("best,fast", "no policy"), ("current,epsilon=2", "epsilon is 2"), ("best,temperature=x", "\"x\"")]
-        {
+        for (wrong, told) in [
+            ("", "uniform"),
+            ("a/master.json", "no policy"),
+            ("specialist=", "no policy"),
+            ("best,fast", "no policy"),
+            ("current,epsilon=2", "epsilon is 2"),
+            ("best,temperature=x", "\"x\""),
+        ] {
             let error = wrong.parse::<PolicySpec>().unwrap_err();
             assert!(error.contains(told), "{wrong}: {error}");
         }
