@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use super::choices::play;
 use super::evaluate::CHOICES;
-use super::stage::{Stage, bar, question, today};
+use super::stage::{Stage, bar, question};
 use super::{ChoiceTrial, EvalError, MemoryTurn, RecallTrial, Trials, aletheia, mnemosyne};
 
 /// Texts embedded in one message.
