@@ -6,6 +6,7 @@ pub mod choosing;
 pub mod confidence;
 pub mod context;
 pub mod decision;
+mod draw;
 pub mod error;
 pub mod facts;
 pub mod gpu;

@@ -181,9 +181,9 @@ impl Nyx {
     /// Weighs the specialists for a question, and has nobody speak.
     ///
     /// # Errors
-    /// When the deadline passes or the master cannot score.
-    pub async fn route(&self, context: RequestContext, question: String, now: chrono::DateTime<chrono::Utc>) -> Result<Routing, NyxError> {
-        self.inner.orchestrator.send(Route { context, question, now }).await
+    /// When the deadline passes, or neither the question can be embedded nor the master score it.
+    pub async fn route(&self, context: RequestContext, question: String) -> Result<Routing, NyxError> {
+        self.inner.orchestrator.send(Route { context, question }).await
     }
 
     /// How good the confidences on record are, of decisions whose truth has become known: of all, and of each specialist's.

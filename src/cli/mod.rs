@@ -26,7 +26,7 @@ use crate::models::ModelError;
 use crate::settings::{Flag, Inputs, Settings, SettingsError, StartupError, TelemetrySettings};
 use crate::telemetry;
 
-/// A self-hosted agent runtime: one base model, five specialists, every decision on record.
+/// A self-hosted agent runtime: one base model, five specialists and a general assistant, every decision on record.
 #[derive(Debug, Parser)]
 #[command(name = "nyx", version, about, arg_required_else_help = true)]
 struct Cli {
@@ -61,7 +61,7 @@ enum Command {
     Ask(ask::Ask),
     /// Measure each specialist on trials
     Eval(eval::Eval),
-    /// Train a specialist's adapter, or learn a small part (how the master chooses, how sure an answer is)
+    /// Train a specialist's adapter, or learn how sure an answer is
     Train(train::Train),
     Learn(learn::Learn),
     /// Get the models, once

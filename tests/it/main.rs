@@ -17,5 +17,6 @@ mod people;
 mod postgres;
 mod privacy;
 mod program;
+mod routing;
 mod swaps;
 mod verdicts;

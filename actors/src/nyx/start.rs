@@ -208,7 +208,6 @@ impl Nyx {
             memory: memory.clone(),
             cells: cells.clone(),
             metrics: Arc::clone(&metrics),
-            head: if options.master.head { learned.load()? } else { None },
             options: options.master,
             safety: Arc::clone(&safety),
             later: Arc::clone(&later),

@@ -1,14 +1,13 @@
 //! The orchestrator: has the master decide which specialist speaks, has it spoken, judged and recorded.
 
 mod choice;
+mod examples;
 pub(crate) mod later;
 mod master;
 pub mod messages;
 mod remember;
 mod route;
 mod safety;
-#[cfg(test)]
-mod tests;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -19,21 +18,19 @@ use actix::{Actor, Context, Handler, ResponseFuture};
 use chrono::Datelike;
 use nyx_engine::{ModelInfo, Role, Text};
 use nyx_specialists::SpecialistPolicy;
-use nyx_specialists::master::MasterHead;
 use nyx_specialists::safety::SafetyPolicy;
 use tokio::sync::{OnceCell, Semaphore, mpsc};
 use tracing::Instrument as _;
 
 pub use choice::{Choice, choose};
+use examples::Examples;
 use master::Master;
-pub(crate) use master::read as read_by_master;
 use messages::{Ask, Route, Routing, TraitWeights, TraitWeightsMoved, UpdateTraitWeight};
 use weights::KnownWeights;
 
 use crate::cells::{CellStep, CellStream};
 use crate::decision::{Status, Timings};
 use crate::gpu::GpuPool;
-use crate::learned::Learned;
 use crate::memory::MemoryKeeper;
 use crate::metrics::Metrics;
 use crate::observe::Vitals;
@@ -70,8 +67,7 @@ pub struct OrchestratorParts {
     /// Places for answers that come later.
     pub later: Arc<Semaphore>,
     master: Master,
-    /// Learned from questions whose specialist is known; the scores alone decide without one.
-    head: Option<Learned<MasterHead>>,
+    examples: Examples,
     /// Each name's mean log-probability after the content-free question, measured once.
     content_free: OnceCell<Vec<f64>>,
     weights: KnownWeights,
@@ -93,7 +89,6 @@ pub struct OrchestratorSetup {
     pub safety: Arc<SafetyPolicy>,
     /// Places for answers that come later.
     pub later: Arc<Semaphore>,
-    pub head: Option<Learned<MasterHead>>,
 }
 
 /// The actor.
@@ -162,7 +157,7 @@ impl Handler<Route> for Orchestrator {
         Box::pin(async move {
             let trait_weights = parts.fresh_weights().await;
             // nobody is drawn
-            Ok(parts.weigh(&message.context, (&message.question, message.now), &trait_weights, 0.0).await?.0)
+            Ok(parts.weigh(&message.context, &message.question, &trait_weights, 0.0).await?.0)
         })
     }
 }
@@ -173,14 +168,14 @@ pub(crate) fn last_question(question: &Question) -> String {
 }
 
 impl OrchestratorParts {
-    /// Reads the trait weights from phoebe, and sees whether the head fits the embedder.
+    /// Reads the trait weights from phoebe, and embeds the specialists' examples.
     ///
     /// # Errors
-    /// When phoebe does not answer, the names cannot be encoded, or the operator's head was learned with another embedder.
+    /// When phoebe or the embedder does not answer, or the names cannot be encoded.
     pub async fn new(setup: OrchestratorSetup) -> Result<Self, NyxError> {
         let master = Master::new(&setup.text, &setup.specialists)?;
         let weights = KnownWeights::load(&setup.phoebe, &setup.specialists).await?;
-        let head = route::fitting(setup.head, &setup.memory).await?;
+        let examples = Examples::embed(&setup.memory, &setup.specialists).await?;
         Ok(Self {
             instance: setup.instance,
             text: setup.text,
@@ -196,7 +191,7 @@ impl OrchestratorParts {
             safety: setup.safety,
             later: setup.later,
             master,
-            head,
+            examples,
             content_free: OnceCell::new(),
             weights,
         })
@@ -251,8 +246,8 @@ impl OrchestratorParts {
             question: asked,
             specialist: routed.specialist,
             scores: routed.routing.scores,
+            similarities: routed.routing.similarities,
             logits: routed.routing.logits,
-            head: routed.routing.head,
             propensities: routed.routing.propensities,
             trait_weights,
             propensity: routed.propensity,

@@ -15,8 +15,6 @@ use crate::{Decision, RequestContext};
 const NOTE: &str = "remembered";
 /// Who asked.
 const USER: &str = "user";
-/// Who answered, where no specialist did.
-const NYX: &str = "nyx";
 
 impl OrchestratorParts {
     /// Keeps the user's last message and the answer, in this order, and notes their ids in the decision. An answer is not lost over it: why
@@ -30,7 +28,6 @@ impl OrchestratorParts {
             decision.notes.insert(NOTE.to_owned(), note);
             return Vec::new();
         }
-        let speaker = if decision.specialist == "base" { NYX } else { &decision.specialist };
         let turn = |speaker: &str, text: &str| NewMemory {
             text: text.to_owned(),
             speaker: Some(speaker.to_owned()),
@@ -38,7 +35,7 @@ impl OrchestratorParts {
             conversation: question.conversation.clone(),
             caption: None,
         };
-        let memories = vec![turn(USER, &decision.question), turn(speaker, decision.answer())];
+        let memories = vec![turn(USER, &decision.question), turn(&decision.specialist, decision.answer())];
         // the answer is there: the caller's deadline is kept for it, not for this
         let own = RequestContext { span: context.span.clone(), ..RequestContext::new(RECORD_GRACE) };
         let kept = self.memory.send(RememberMany { context: own, memories }).await;

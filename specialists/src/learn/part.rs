@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 /// Parameters that a file can hold.
 pub trait LearnedPart: Serialize + DeserializeOwned {
-    /// What the file calls itself and how it is named: `master` stands in `master.json`.
+    /// What the file calls itself and how it is named: `confidence` stands in `confidence.json`.
     const KIND: &'static str;
     /// Raised whenever older parameters would be misread.
     const VERSION: u32;

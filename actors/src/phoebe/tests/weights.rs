@@ -17,7 +17,7 @@ fn rated(decision: &Decision, value: f64, weights: &RewardOptions) -> NewVerdict
     feedback(decision, None, weights, FeedbackTold { value, told: json!(value), ..FeedbackTold::default() }, None).unwrap()
 }
 
-/// Drawn from two of whom the head thinks alike.
+/// Drawn from two that are equally like the question.
 fn drawn(question: &str) -> Decision {
     let both = |value: f64| BTreeMap::from([("kairos".to_owned(), value), ("other".to_owned(), value)]);
     let plain = decision("kairos", question, "No.");
