@@ -18,6 +18,7 @@ mod options;
 pub mod orchestrator;
 pub mod phoebe;
 pub mod question;
+pub mod secret;
 pub mod specialist;
 pub mod supervise;
 #[cfg(test)]

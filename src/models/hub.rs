@@ -6,6 +6,7 @@ use std::path::Path;
 use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
 use hf_hub::{HFClient, HFClientSync, HFError};
 use indicatif::ProgressBar;
+use nyx_actors::secret::redacted;
 
 use super::files::{Selection, select};
 use super::{ModelError, Progress};
@@ -81,7 +82,8 @@ fn describe(repository: Repository<'_>, endpoint: Option<&str>, error: &HFError)
         HFError::Request { source, .. } if !source.is_decode() => {
             let endpoint = endpoint.map(str::to_owned).or_else(|| std::env::var("HF_ENDPOINT").ok());
             let endpoint = endpoint.unwrap_or_else(|| "https://huggingface.co".into());
-            ModelError::HubUnreachable { endpoint, reason: root(source) }
+            // a mirror's address may hold a password
+            ModelError::HubUnreachable { endpoint: redacted(&endpoint), reason: root(source) }
         }
         HFError::AuthRequired { .. } | HFError::Forbidden { .. } => {
             ModelError::HubRefused { repository: name(repository), reason: one_line(&error.to_string()) }

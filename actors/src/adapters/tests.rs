@@ -65,7 +65,7 @@ impl World {
 
     async fn on(url: Option<String>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = PhoebeStore::connect(&PhoebeOptions { url, ..PhoebeOptions::default() }, dir.path()).await.unwrap();
+        let store = PhoebeStore::connect(&PhoebeOptions { url: url.map(Into::into), ..PhoebeOptions::default() }, dir.path()).await.unwrap();
         Self { dir, store }
     }
 

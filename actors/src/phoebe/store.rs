@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::entities::{decision, reward};
 use super::messages::{ListDecisions, RecordDecision};
-use super::options::{PhoebeOptions, redacted};
+use super::options::PhoebeOptions;
 use super::{search, storable};
 use crate::decision::Status;
 use crate::{Decision, NyxError};
@@ -57,11 +57,11 @@ impl PhoebeStore {
     /// As [`connect`](Self::connect).
     pub async fn open(options: &PhoebeOptions, data_dir: &Path) -> Result<Self, NyxError> {
         let url = options.url_in(data_dir);
-        let named = |error: DbErr| DbErr::Custom(format!("cannot connect to {}: {error}", redacted(&url)));
+        let named = |error: DbErr| DbErr::Custom(format!("cannot connect to {url}: {}", url.scrub(&error.to_string())));
         let timeout = Duration::from_millis(options.acquire_timeout_ms);
-        let mut settings = ConnectOptions::new(url.clone());
+        let mut settings = ConnectOptions::new(url.for_driver());
         settings.acquire_timeout(timeout).connect_timeout(timeout).sqlx_logging(false);
-        if url.starts_with("sqlite:") {
+        if url.is_sqlite() {
             // one writer: SQLite has no more, and waiting for a connection is fairer than its busy loop
             settings.max_connections(1).min_connections(1).map_sqlx_sqlite_opts(move |sqlite| {
                 // FULL: an acknowledged decision survives the machine's crash
@@ -70,10 +70,10 @@ impl PhoebeStore {
                 sqlite.busy_timeout(timeout).foreign_keys(true).pragma("secure_delete", "ON")
             });
             let writer = connect_sqlite(settings).await.map_err(named)?;
-            if url.contains(":memory:") {
+            if url.expose().contains(":memory:") {
                 return Ok(Self { reader: writer.clone(), writer });
             }
-            let mut settings = ConnectOptions::new(url.clone());
+            let mut settings = ConnectOptions::new(url.for_driver());
             settings.acquire_timeout(timeout).max_connections(4).sqlx_logging(false);
             settings.map_sqlx_sqlite_opts(move |sqlite| sqlite.read_only(true).busy_timeout(timeout));
             let reader = connect_sqlite(settings).await.map_err(named)?;
