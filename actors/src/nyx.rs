@@ -2,6 +2,8 @@
 
 mod judged;
 mod start;
+#[cfg(test)]
+mod tests;
 mod training;
 
 use std::collections::BTreeMap;

@@ -379,6 +379,114 @@ mod tests {
         until(&actor, ActorState::Stopped).await;
     }
 
+    /// Takes nothing up until its gate is opened.
+    #[derive(Debug)]
+    struct Busy(Arc<tokio::sync::Notify>);
+
+    impl Actor for Busy {
+        type Context = Context<Self>;
+
+        fn started(&mut self, context: &mut Self::Context) {
+            let gate = Arc::clone(&self.0);
+            context.wait(actix::fut::wrap_future(async move { gate.notified().await }));
+        }
+    }
+    impl Handler<Born> for Busy {
+        type Result = Result<u64, NyxError>;
+        // it forgets to say that it took the message up
+        fn handle(&mut self, _: Born, _: &mut Self::Context) -> Self::Result {
+            Ok(7)
+        }
+    }
+
+    const PLACES: usize = 4;
+
+    async fn busy() -> (Supervised<Busy>, Arc<tokio::sync::Notify>) {
+        let gate = Arc::new(tokio::sync::Notify::new());
+        let opened = Arc::clone(&gate);
+        let arbiter = actix::Arbiter::current();
+        let factory = move || Busy(Arc::clone(&opened));
+        let actor = Supervised::start(&arbiter, Vitals::new("busy", "test", None), RestartPolicy::default(), PLACES, factory);
+        let mut lifecycle = actor.vitals.lifecycle.subscribe();
+        lifecycle.wait_for(|lifecycle| lifecycle.state == ActorState::Running).await.unwrap();
+        (actor, gate)
+    }
+
+    fn sent(actor: &Supervised<Busy>) -> actix_rt::task::JoinHandle<Result<u64, NyxError>> {
+        let actor = actor.clone();
+        actix_rt::spawn(async move { actor.send(Born).await })
+    }
+
+    async fn waiting(actor: &Supervised<Busy>, messages: u64) {
+        let settled = async {
+            while actor.vitals.report().mailbox != messages {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), settled).await.expect("the mailbox does not settle");
+    }
+
+    #[actix::test]
+    async fn one_more_than_a_mailbox_holds_is_refused_at_once_and_served_again_afterwards() {
+        let (actor, gate) = busy().await;
+        let mut all: Vec<_> = (0..PLACES).map(|_| sent(&actor)).collect();
+        waiting(&actor, PLACES as u64).await;
+        let refused = |answer| matches!(answer, Err(NyxError::Overloaded { capacity: PLACES, retry_after_s: 1.. }));
+        assert!(refused(actor.send(Born).await));
+        // a message is there until it is taken up, whether anybody still waits for its answer or not
+        let left = all.remove(0);
+        left.abort();
+        assert!(left.await.unwrap_err().is_cancelled());
+        assert!(refused(actor.send(Born).await));
+        gate.notify_one();
+        for answered in all {
+            assert_eq!(answered.await.unwrap().unwrap(), 7);
+        }
+        waiting(&actor, 0).await;
+        for _ in 0..3 * PLACES {
+            assert_eq!(actor.send(Born).await.unwrap(), 7);
+        }
+        let report = actor.vitals.report();
+        assert_eq!((report.mailbox, report.in_flight), (0, 0));
+    }
+
+    #[actix::test]
+    async fn an_actor_that_does_not_answer_is_waited_for_until_the_deadline() {
+        let (actor, gate) = busy().await;
+        let begun = Instant::now();
+        let patience = Duration::from_millis(50);
+        let error = actor.send_until(Born, begun + patience).await.unwrap_err();
+        assert!(matches!(error, NyxError::DeadlineExceeded { doing: "an actor worked on the request" }), "{error}");
+        let context = RequestContext::new(patience);
+        let error = actor.send_within(&context, "a birth was looked up", Born).await.unwrap_err();
+        assert!(matches!(error, NyxError::DeadlineExceeded { doing: "a birth was looked up" }), "{error}");
+        assert!((2 * patience..Duration::from_secs(5)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        let context = RequestContext::new(Duration::from_secs(60));
+        context.cancel.cancel();
+        assert!(matches!(actor.send_within(&context, "", Born).await, Err(NyxError::Cancelled)));
+        // a deadline that has passed is not worth a message
+        waiting(&actor, 3).await;
+        assert!(matches!(actor.send_until(Born, begun).await, Err(NyxError::DeadlineExceeded { .. })));
+        waiting(&actor, 3).await;
+        gate.notify_one();
+        assert_eq!(actor.send(Born).await.unwrap(), 7);
+        waiting(&actor, 0).await;
+    }
+
+    #[actix::test]
+    async fn what_waits_for_an_instance_that_is_gone_takes_no_place_of_the_next() {
+        let (actor, gate) = busy().await;
+        let all: Vec<_> = (0..PLACES).map(|_| sent(&actor)).collect();
+        waiting(&actor, PLACES as u64).await;
+        actor.vitals.restart.notify_one();
+        for lost in all {
+            assert!(matches!(lost.await.unwrap(), Err(NyxError::ActorDown { .. })));
+        }
+        waiting(&actor, 0).await;
+        gate.notify_one();
+        assert_eq!(actor.send(Born).await.unwrap(), 7);
+    }
+
     #[test]
     fn back_off_doubles_and_old_failures_are_forgiven() {
         let policy = RestartPolicy { budget: 3, ..RestartPolicy::default() };

@@ -16,5 +16,7 @@ mod openai;
 mod people;
 mod postgres;
 mod program;
+mod secrets;
+mod stalled;
 mod swaps;
 mod verdicts;
