@@ -69,7 +69,7 @@ impl Keys {
     /// Whose request it is, for fair turns among callers: the beginning of the key's digest; nothing without a key that is known here, so
     /// that nobody gets more turns by more names.
     pub fn client(&self, headers: &HeaderMap) -> Arc<str> {
-        let name = |key| digest(key)[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let name = |key| hex::encode(&digest(key)[..8]);
         bearer(headers).filter(|key| self.is_api(key)).map_or_else(String::new, name).into()
     }
 

@@ -14,8 +14,7 @@ pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
 const PREFIX: &str = "NYX__";
 /// The keys whose values no error shows, nor those of the sections that hold them.
-const SECRETS: [&str; 6] =
-    ["http.api_keys", "http.admin_key", "memory.api_key", "memory.url", "phoebe.url", "specialist.aletheia.source"];
+const SECRETS: [&str; 6] = ["http.api_keys", "http.admin_key", "memory.api_key", "memory.url", "phoebe.url", "specialist.aletheia.source"];
 const HIDDEN: &str = "a value that is not shown";
 /// The keys that hold one of a few words.
 const WORDS: [(&str, &str); 4] = [

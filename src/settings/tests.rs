@@ -171,7 +171,15 @@ fn lists_in_the_environment_are_json_or_words() {
     assert_eq!(groups(r#"[["cpu"],["cuda:0"]]"#).unwrap(), [["cpu"], ["cuda:0"]]);
     let message = groups("[[cpu]]").unwrap_err().to_string();
     assert!(message.contains("pool.groups") && message.contains("JSON") && message.contains("NYX__POOL__GROUPS"), "{message}");
-    let keys = |text| Settings::load(&inputs(&[("NYX__HTTP__API_KEYS", text)])).unwrap().http.api_keys.iter().map(|key| key.expose().to_owned()).collect::<Vec<_>>();
+    let keys = |text| {
+        Settings::load(&inputs(&[("NYX__HTTP__API_KEYS", text)]))
+            .unwrap()
+            .http
+            .api_keys
+            .iter()
+            .map(|key| key.expose().to_owned())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(keys("one, two"), ["one", "two"]);
     assert_eq!(keys(r#"["one,two"]"#), ["one,two"]);
     assert_eq!(keys("12345"), ["12345"], "a key of digits stays text");

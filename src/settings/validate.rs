@@ -142,7 +142,12 @@ fn memory(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError>
         check.that(known, "memory.url", redacted(url), "the server's gRPC address, such as http://localhost:6334")?;
         // the client would show them in its errors, and the server takes none of them
         let plain = !url.contains(['@', '?', '#']);
-        check.that(plain, "memory.url", redacted(url), "http://HOST:PORT without user, password or parameters: the key is memory.api_key")?;
+        check.that(
+            plain,
+            "memory.url",
+            redacted(url),
+            "http://HOST:PORT without user, password or parameters: the key is memory.api_key",
+        )?;
     }
     check.that(!memory.collection.trim().is_empty(), "memory.collection", format!("{:?}", memory.collection), "a name")?;
     check.that((1..=600_000).contains(&memory.timeout_ms), "memory.timeout_ms", memory.timeout_ms, "1 to 600000")?;

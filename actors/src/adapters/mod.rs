@@ -15,11 +15,11 @@ mod swap;
 #[cfg(test)]
 pub(crate) mod tests;
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 pub use api::AdapterReport;
@@ -212,10 +212,15 @@ fn drawn(specialist: &str, live: &Live, seed: Option<u64>, question: &str) -> Vo
     Voice { canary: Some(json!({ "arm": "live", "propensity": 1.0 - share, "id": spoke, "canary": id })), ..of_live() }
 }
 
-/// A number in [0, 1).
+/// A number in [0, 1): where there is a seed, from it and the names, the same on every machine and in every version.
 fn draw(seed: Option<u64>, canary: &str, question: &str) -> f64 {
     let Some(seed) = seed else { return rand::random() };
-    let mut hasher = DefaultHasher::new();
-    (seed, canary, question).hash(&mut hasher);
-    (hasher.finish() >> 11) as f64 / (1_u64 << 53) as f64
+    let mut hasher = Sha256::new_with_prefix(seed.to_le_bytes());
+    for part in [canary, question] {
+        // with its length, so that no two pairs are written alike
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    let bits = hasher.finalize().iter().take(8).fold(0_u64, |bits, byte| bits << 8 | u64::from(*byte));
+    (bits >> 11) as f64 / (1_u64 << 53) as f64
 }

@@ -61,8 +61,10 @@ impl Reader {
     /// The database cannot be reached; the message names its URL, without the password.
     pub(super) async fn connect(url: &SecretUrl, role: Option<String>, limit: Duration) -> Result<Self, NyxError> {
         let shown = url.to_string();
-        let named =
-            |error: DbErr| NyxError::FactSource { origin: shown.clone(), reason: format!("cannot connect: {}", url.scrub(&error.to_string())) };
+        let named = |error: DbErr| NyxError::FactSource {
+            origin: shown.clone(),
+            reason: format!("cannot connect: {}", url.scrub(&error.to_string())),
+        };
         let watch = Arc::new(Watch { began: Instant::now(), until: AtomicU64::new(0) });
         let mut settings = ConnectOptions::new(url.for_driver());
         settings.acquire_timeout(ACQUIRE).connect_timeout(ACQUIRE).sqlx_logging(false);

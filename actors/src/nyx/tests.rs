@@ -101,14 +101,8 @@ async fn every_actor_refuses_what_its_mailbox_does_not_hold_and_serves_again_aft
         context
     };
     // each is refused, or answered, with next to no work
-    let score = |group| Score {
-        context: cancelled(),
-        prompt: vec![1],
-        cacheable_prefix: 0,
-        continuations: vec![vec![2]],
-        adapter: None,
-        group,
-    };
+    let score =
+        |group| Score { context: cancelled(), prompt: vec![1], cacheable_prefix: 0, continuations: vec![vec![2]], adapter: None, group };
     let too_long = Arc::new(Question::new(vec![ChatMessage::new(Role::User, "long ".repeat(100_000))], Target::Base, "test"));
     let screened = Arc::new(Screened::of(&inner.safety, "long", true));
     let speak = || Speak { context: cancelled(), question: Arc::clone(&too_long), screened: Arc::clone(&screened), events: None };
