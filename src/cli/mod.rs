@@ -79,8 +79,8 @@ enum Command {
     Doctor(doctor::Doctor),
 }
 
-/// What is logged where the answer is all that was asked for; hf-hub logs errors that are told anyway.
-const QUIET: &str = "warn,hf_hub=off";
+/// What is logged where the answer is all that was asked for.
+const QUIET: &str = "warn";
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]

@@ -1,18 +1,25 @@
-//! Models of the Hugging Face hub. The token is `HF_TOKEN`'s, the hub `HF_ENDPOINT`'s.
+//! Models of the Hugging Face hub, by its HTTP API. The token is `HF_TOKEN`'s, else that of `huggingface-cli login`; the hub is `HF_ENDPOINT`'s.
 
-use std::error::Error;
-use std::path::Path;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
-use hf_hub::{HFClient, HFClientSync, HFError};
 use indicatif::ProgressBar;
-use nyx_actors::secret::redacted;
+use serde::Deserialize;
+use ureq::http::{Response, StatusCode, header};
+use ureq::{Agent, Body};
 
 use super::files::{Selection, select};
 use super::{ModelError, Progress};
 
-/// How often a request is tried before the hub counts as unreachable.
+const HUB: &str = "https://huggingface.co";
+/// How often a request is tried before the hub counts as unreachable, and a transfer goes on where it broke off.
 const ATTEMPTS: usize = 3;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// For a connection, and for the head of an answer: the body of a large file takes what it takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+const BUFFER: usize = 256 << 10;
 
 /// One repository at one revision.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +31,20 @@ pub(super) struct Repository<'a> {
     pub(super) file: Option<&'a str>,
 }
 
+/// What the hub says of a repository at a revision.
+#[derive(Deserialize)]
+struct Listing {
+    /// The commit.
+    sha: Option<String>,
+    #[serde(default)]
+    siblings: Vec<Sibling>,
+}
+
+#[derive(Deserialize)]
+struct Sibling {
+    rfilename: String,
+}
+
 /// Downloads the model's files into `into`; `scratch` is an empty folder. `endpoint` overrides `HF_ENDPOINT`.
 pub(super) fn fetch(
     repository: Repository<'_>,
@@ -32,76 +53,160 @@ pub(super) fn fetch(
     into: &Path,
     progress: Progress,
 ) -> Result<(), ModelError> {
-    let failed = |error: HFError| describe(repository, endpoint, &error);
-    let mut client = HFClient::builder().retry_max_attempts(ATTEMPTS);
-    if let Some(endpoint) = endpoint {
-        client = client.endpoint(endpoint);
-    }
-    let client = HFClientSync::from_inner(client.build().map_err(failed)?).map_err(failed)?;
-    let model = client.model(repository.owner, repository.name);
-    let revision = repository.revision.map(str::to_owned);
-    let info = model.info().maybe_revision(revision.clone()).send().map_err(failed)?;
-    let listing: Vec<String> = info.siblings.unwrap_or_default().into_iter().map(|file| file.rfilename).collect();
-    let no_model = |reason| ModelError::NoModelInside { package: name(repository), reason };
-    let Selection { folder, files } = select(&listing, repository.file).map_err(no_model)?;
+    let hub = Hub::new(repository, endpoint);
+    let listing = hub.listing()?;
+    let files: Vec<String> = listing.siblings.into_iter().map(|file| file.rfilename).collect();
+    let no_model = |reason| ModelError::NoModelInside { package: hub.name(), reason };
+    let Selection { folder, files } = select(&files, repository.file).map_err(no_model)?;
     // the listing's own commit, so that a push in between does not mix two revisions
-    let revision = info.sha.or(revision);
+    let revision = listing.sha.or_else(|| repository.revision.map(str::to_owned)).unwrap_or_else(|| "main".to_owned());
     for file in files {
         let inside = file.strip_prefix(&folder).unwrap_or(&file);
         let bar = progress.bar(inside, 0);
-        let download = model.download_file().filename(file.clone()).local_dir(scratch).maybe_revision(revision.clone());
-        let path = download.progress(Bar(bar.clone())).send().map_err(failed)?;
+        let part = scratch.join("part");
+        hub.download(&revision, &file, &part, &bar)?;
         bar.finish();
         let target = into.join(inside);
-        std::fs::rename(&path, &target).map_err(|error| ModelError::io(target, &error))?;
+        std::fs::rename(&part, &target).map_err(|error| ModelError::io(target, &error))?;
     }
     Ok(())
 }
 
-struct Bar(ProgressBar);
+struct Hub<'a> {
+    agent: Agent,
+    endpoint: String,
+    token: Option<String>,
+    repository: Repository<'a>,
+}
 
-impl ProgressHandler for Bar {
-    fn on_progress(&self, event: &ProgressEvent) {
-        match event {
-            ProgressEvent::Download(DownloadEvent::Start { total_bytes, .. }) => self.0.set_length(*total_bytes),
-            ProgressEvent::Download(DownloadEvent::AggregateProgress { bytes_completed, .. }) => self.0.set_position(*bytes_completed),
-            ProgressEvent::Download(DownloadEvent::Progress { files }) => {
-                files.iter().for_each(|file| self.0.set_position(file.bytes_completed));
+impl<'a> Hub<'a> {
+    fn new(repository: Repository<'a>, endpoint: Option<&str>) -> Self {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
+        let endpoint = endpoint.map(str::to_owned).or_else(|| variable("HF_ENDPOINT")).unwrap_or_else(|| HUB.to_owned());
+        let kept = variable("HF_TOKEN_PATH").map(PathBuf::from).or_else(|| {
+            let home = variable("HF_HOME").map(PathBuf::from);
+            Some(home.or_else(|| Some(PathBuf::from(variable("HOME")?).join(".cache").join("huggingface")))?.join("token"))
+        });
+        let token = variable("HF_TOKEN").or_else(|| std::fs::read_to_string(kept?).ok());
+        let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
+        let config = Agent::config_builder().http_status_as_error(false).timeout_connect(Some(PATIENCE)).timeout_recv_response(Some(PATIENCE));
+        Self { agent: config.build().into(), endpoint: endpoint.trim_end_matches('/').to_owned(), token, repository }
+    }
+
+    fn name(&self) -> String {
+        format!("hf:{}/{}", self.repository.owner, self.repository.name)
+    }
+
+    fn listing(&self) -> Result<Listing, ModelError> {
+        let Repository { owner, name, revision, .. } = self.repository;
+        let at = revision.map(|revision| format!("/revision/{}", escaped(revision, ""))).unwrap_or_default();
+        let what = || match revision {
+            Some(revision) => format!("repository {owner}/{name}, or no revision {revision} of it,"),
+            None => format!("repository {owner}/{name}"),
+        };
+        let mut answer = self.get(&format!("{}/api/models/{owner}/{name}{at}", self.endpoint), 0, what)?;
+        let text = answer.body_mut().read_to_string().map_err(|error| self.away(&error))?;
+        serde_json::from_str(&text).map_err(|error| self.odd(format!("its listing cannot be read: {error}")))
+    }
+
+    /// Goes on from what arrived when a transfer breaks off.
+    fn download(&self, revision: &str, file: &str, part: &Path, bar: &ProgressBar) -> Result<(), ModelError> {
+        let Repository { owner, name, .. } = self.repository;
+        let url = format!("{}/{owner}/{name}/resolve/{}/{}", self.endpoint, escaped(revision, ""), escaped(file, "/"));
+        let io = |error: std::io::Error| ModelError::io(part, &error);
+        let mut out = File::create(part).map_err(io)?;
+        let mut have = 0_u64;
+        let mut broken = None;
+        for _ in 0..ATTEMPTS {
+            let answer = self.get(&url, have, || format!("file {file} in {}", self.name()))?;
+            if answer.status() != StatusCode::PARTIAL_CONTENT {
+                out.set_len(0).map_err(io)?;
+                have = 0;
             }
-            _ => {}
+            let length = answer.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+            let total = length.map(|length| have + length);
+            total.iter().for_each(|total| bar.set_length(*total));
+            std::io::Seek::seek(&mut out, std::io::SeekFrom::Start(have)).map_err(io)?;
+            match copy(answer.into_body(), &mut out, &mut have, bar).map_err(io)? {
+                None if total.is_none_or(|total| total == have) => return Ok(()),
+                ended => broken = Some(ended.unwrap_or_else(|| format!("the transfer ended after {have} bytes"))),
+            }
         }
+        Err(ModelError::HubUnreachable { endpoint: self.endpoint.clone(), reason: one_line(&broken.unwrap_or_default()) })
+    }
+
+    /// An answer of 2xx; requests that may succeed later are tried again.
+    fn get(&self, url: &str, from: u64, what: impl Fn() -> String) -> Result<Response<Body>, ModelError> {
+        let mut pause = FIRST_PAUSE;
+        let mut tries = 1;
+        loop {
+            let mut request = self.agent.get(url).header(header::USER_AGENT, concat!("nyx/", env!("CARGO_PKG_VERSION")));
+            if let Some(token) = &self.token {
+                // sent to the hub alone: a redirect to a content server drops it
+                request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+            }
+            if from > 0 {
+                request = request.header(header::RANGE, format!("bytes={from}-"));
+            }
+            let failure = match request.call() {
+                Ok(answer) if answer.status().is_success() => return Ok(answer),
+                Ok(answer) => match answer.status() {
+                    status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                        return Err(ModelError::HubRefused { repository: self.name(), reason: format!("status {}", status.as_u16()) });
+                    }
+                    StatusCode::NOT_FOUND => return Err(ModelError::NotOnHub { what: what() }),
+                    status if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() => {
+                        self.odd(format!("the hub answered {url} with status {}", status.as_u16()))
+                    }
+                    status => return Err(self.odd(format!("the hub answered {url} with status {}", status.as_u16()))),
+                },
+                Err(error) => self.away(&error),
+            };
+            if tries == ATTEMPTS {
+                return Err(failure);
+            }
+            tries += 1;
+            std::thread::sleep(pause);
+            pause *= 2;
+        }
+    }
+
+    fn away(&self, error: &ureq::Error) -> ModelError {
+        ModelError::HubUnreachable { endpoint: self.endpoint.clone(), reason: one_line(&error.to_string()) }
+    }
+
+    fn odd(&self, reason: String) -> ModelError {
+        ModelError::Hub { repository: self.name(), reason: one_line(&reason) }
     }
 }
 
-fn name(repository: Repository<'_>) -> String {
-    format!("hf:{}/{}", repository.owner, repository.name)
-}
-
-fn describe(repository: Repository<'_>, endpoint: Option<&str>, error: &HFError) -> ModelError {
-    match error {
-        HFError::Request { source, .. } if !source.is_decode() => {
-            let endpoint = endpoint.map(str::to_owned).or_else(|| std::env::var("HF_ENDPOINT").ok());
-            let endpoint = endpoint.unwrap_or_else(|| "https://huggingface.co".into());
-            // a mirror's address may hold a password
-            ModelError::HubUnreachable { endpoint: redacted(&endpoint), reason: root(source) }
-        }
-        HFError::AuthRequired { .. } | HFError::Forbidden { .. } => {
-            ModelError::HubRefused { repository: name(repository), reason: one_line(&error.to_string()) }
-        }
-        HFError::RepoNotFound { .. } => ModelError::NotOnHub { what: format!("repository {}/{}", repository.owner, repository.name) },
-        HFError::RevisionNotFound { revision, .. } => ModelError::NotOnHub { what: format!("revision {revision} of {}", name(repository)) },
-        HFError::EntryNotFound { path, .. } => ModelError::NotOnHub { what: format!("file {path} in {}", name(repository)) },
-        other => ModelError::Hub { repository: name(repository), reason: one_line(&other.to_string()) },
+/// Copies what arrives; `Some` says why the transfer broke off, an error that it could not be written.
+fn copy(body: Body, out: &mut File, have: &mut u64, bar: &ProgressBar) -> std::io::Result<Option<String>> {
+    let mut reader = body.into_reader();
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let read = match reader.read(&mut buffer) {
+            Ok(0) => return out.sync_data().map(|()| None),
+            Ok(read) => read,
+            Err(error) => return Ok(Some(error.to_string())),
+        };
+        out.write_all(&buffer[..read])?;
+        *have += read as u64;
+        bar.set_position(*have);
     }
 }
 
-/// The innermost cause: what the outer ones wrap says little.
-fn root(error: &(dyn Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    one_line(&cause.to_string())
+/// Percent-encodes a part of a URL's path, all but unreserved characters and `kept`.
+fn escaped(text: &str, kept: &str) -> String {
+    text.chars().fold(String::new(), |mut url, c| {
+        if c.is_ascii_alphanumeric() || "-._~".contains(c) || kept.contains(c) {
+            url.push(c);
+        } else {
+            let mut bytes = [0; 4];
+            url.extend(c.encode_utf8(&mut bytes).bytes().map(|byte| format!("%{byte:02X}")));
+        }
+        url
+    })
 }
 
 fn one_line(text: &str) -> String {

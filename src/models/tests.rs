@@ -188,3 +188,40 @@ fn the_hub_that_refuses_or_knows_nothing_is_told_apart_from_the_one_that_is_away
     assert!(unreachable.contains("cannot be reached") && unreachable.contains("HF_ENDPOINT"), "{unreachable}");
     assert!(std::fs::read_dir(into.path()).unwrap().next().is_none());
 }
+
+#[test]
+fn a_transfer_that_breaks_off_goes_on_where_it_ended() {
+    let weights: Vec<u8> = (0..500_000_u32).map(|number| number.to_le_bytes()[1]).collect();
+    let (body, sha) = (weights.clone(), "0123456789abcdef0123456789abcdef01234567");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let ranges = std::sync::Arc::new(Mutex::new(Vec::new()));
+    let seen = ranges.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map(Result::unwrap);
+            let first = lines.next().unwrap();
+            let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).map(|line| line.to_lowercase()).collect();
+            let from = headers.iter().find_map(|line| line.strip_prefix("range: bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+            let (status, answer, sent) = if first.contains("/api/") {
+                let listing = serde_json::json!({ "sha": sha, "siblings": [{ "rfilename": "a b.gguf" }] }).to_string().into_bytes();
+                (200, listing.clone(), listing.len())
+            } else {
+                assert!(first.contains(&format!("/org/tiny/resolve/{sha}/a%20b.gguf ")), "{first}");
+                seen.lock().unwrap().push(from);
+                let rest = body[from.unwrap_or(0)..].to_vec();
+                // the first answer is cut in the middle
+                let sent = if from.is_none() { rest.len() / 2 } else { rest.len() };
+                (if from.is_none() { 200 } else { 206 }, rest, sent)
+            };
+            let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", answer.len());
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.write_all(&answer[..sent]).unwrap();
+        }
+    });
+    let into = tempfile::tempdir().unwrap();
+    fetch_from(&endpoint, Some("a b.gguf"), into.path()).unwrap();
+    assert_eq!(std::fs::read(into.path().join("a b.gguf")).unwrap(), weights);
+    assert_eq!(*ranges.lock().unwrap(), [None, Some(250_000)]);
+}
