@@ -69,7 +69,7 @@ impl Reader {
         let mut settings = ConnectOptions::new(url.for_driver());
         settings.acquire_timeout(ACQUIRE).connect_timeout(ACQUIRE).sqlx_logging(false);
         if url.is_sqlite() {
-            if let Some(path) = sqlite_path(url.expose()).filter(|path| !Path::new(path).exists()) {
+            if sqlite_path(url.expose()).is_some_and(|path| !Path::new(path).exists()) {
                 return Err(NyxError::FactSource { origin: shown, reason: "cannot connect: there is no such file".into() });
             }
             let handler = Arc::clone(&watch);

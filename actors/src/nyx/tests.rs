@@ -114,7 +114,7 @@ async fn every_actor_refuses_what_its_mailbox_does_not_hold_and_serves_again_aft
     inner.arbiter.spawn_fn(move || {
         closed.send(()).unwrap();
         // until the other end is dropped
-        drop(gate.recv());
+        let _ = gate.recv();
     });
     held_up.recv().unwrap();
     let of_orchestrator = filled(&inner.orchestrator, || TraitWeights).await;

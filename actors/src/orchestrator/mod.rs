@@ -39,7 +39,7 @@ use crate::memory::MemoryKeeper;
 use crate::metrics::Metrics;
 use crate::observe::Vitals;
 use crate::options::MasterOptions;
-use crate::phoebe::messages::{RecordDecision, TraitWeightChange};
+use crate::phoebe::messages::TraitWeightChange;
 use crate::phoebe::{self, Phoebe};
 use crate::question::{Question, StreamEvent, Target};
 use crate::specialist::{Screened, Speak, Specialist, Spoken};

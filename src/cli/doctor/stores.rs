@@ -15,7 +15,7 @@ use crate::settings::Settings;
 pub(super) async fn database(settings: &Settings) -> Check {
     let url = settings.phoebe.url_in(&settings.data_dir);
     let file = url.expose().strip_prefix("sqlite:").map(|path| path.trim_start_matches("//").split('?').next().unwrap_or_default());
-    if let Some(file) = file.filter(|file| *file != ":memory:" && !Path::new(file).exists()) {
+    if file.is_some_and(|file| file != ":memory:" && !Path::new(file).exists()) {
         return Check::ok("database", format!("{url} will be made"));
     }
     match pending(settings).await {
