@@ -1,7 +1,11 @@
 //! Settings that must not be shown: keys, and URLs that may hold a password. Whatever prints them prints something else.
 
 use std::fmt;
+use std::time::Duration;
 
+use sea_orm::sqlx::ConnectOptions as _;
+use sea_orm::sqlx::postgres::PgConnectOptions;
+use sea_orm::{ConnectOptions, DbErr};
 use serde::{Deserialize, Serialize, Serializer};
 
 const HIDDEN: &str = "***";
@@ -110,9 +114,33 @@ impl SecretUrl {
         self.0.starts_with("sqlite:")
     }
 
-    /// What a driver may be given: without parameters that it does not know and would log.
-    pub fn for_driver(&self) -> String {
-        let Some((place, parameters)) = self.0.split_once('?').filter(|_| !self.is_sqlite()) else { return self.0.clone() };
+    /// What a connection is made with. The object-relational mapper shows its URL in the spans of its connecting: of PostgreSQL it is given
+    /// another one, and the driver's options beside it. `statement_timeout` is PostgreSQL's.
+    ///
+    /// # Errors
+    /// When it is no URL of a database; the message quotes nothing of it.
+    pub fn connect_options(&self, statement_timeout: Option<Duration>) -> Result<ConnectOptions, DbErr> {
+        if self.is_sqlite() {
+            let path = self.0.trim_start_matches("sqlite:").trim_start_matches("//");
+            if path.split('/').next().is_some_and(|first| first.contains('@')) {
+                return Err(DbErr::Custom("sqlite: takes the path of a file, such as sqlite:///var/lib/nyx/phoebe.db".into()));
+            }
+            return Ok(ConnectOptions::new(self.0.clone()));
+        }
+        let parsed = self.for_driver().parse::<PgConnectOptions>();
+        let parsed = parsed.map_err(|error| DbErr::Custom(self.scrub(&error.to_string())))?.disable_statement_logging();
+        let parsed = match statement_timeout {
+            Some(timeout) => parsed.options([("statement_timeout", timeout.as_millis().to_string())]),
+            None => parsed,
+        };
+        let mut options = ConnectOptions::new("postgres://localhost");
+        options.map_sqlx_postgres_opts(move |_| parsed.clone());
+        Ok(options)
+    }
+
+    /// Without parameters that the driver does not know: it would log them.
+    fn for_driver(&self) -> String {
+        let Some((place, parameters)) = self.0.split_once('?') else { return self.0.clone() };
         let is_known = |parameter: &&str| {
             let name = decoded(parameter.split('=').next().unwrap_or_default());
             POSTGRES_PARAMETERS.contains(&name.as_str()) || name.starts_with("options[")
@@ -274,7 +302,6 @@ mod tests {
             ("postgres://db/nyx?password=x&passwd=hunter2&sslmode=require", "postgres://db/nyx?password=x&sslmode=require"),
             ("postgres://db/nyx?Password=hunter2", "postgres://db/nyx"),
             ("postgres://db/nyx?options[a]=b", "postgres://db/nyx?options[a]=b"),
-            ("sqlite://x.db?mode=ro", "sqlite://x.db?mode=ro"),
         ] {
             assert_eq!(SecretUrl::from(url).for_driver(), given);
         }

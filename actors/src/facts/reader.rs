@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use sea_orm::sea_query::SelectStatement;
 use sea_orm::{
-    AccessMode, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult,
-    RuntimeErr, Statement, TransactionTrait,
+    AccessMode, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, RuntimeErr, Statement,
+    TransactionTrait,
 };
 
 use crate::NyxError;
@@ -66,7 +66,7 @@ impl Reader {
             reason: format!("cannot connect: {}", url.scrub(&error.to_string())),
         };
         let watch = Arc::new(Watch { began: Instant::now(), until: AtomicU64::new(0) });
-        let mut settings = ConnectOptions::new(url.for_driver());
+        let mut settings = url.connect_options(None).map_err(named)?;
         settings.acquire_timeout(ACQUIRE).connect_timeout(ACQUIRE).sqlx_logging(false);
         if url.is_sqlite() {
             if sqlite_path(url.expose()).is_some_and(|path| !Path::new(path).exists()) {
