@@ -19,6 +19,7 @@ mod options;
 pub mod orchestrator;
 pub mod phoebe;
 pub mod question;
+pub mod secret;
 pub mod specialist;
 pub mod supervise;
 #[cfg(test)]

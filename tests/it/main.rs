@@ -18,5 +18,7 @@ mod postgres;
 mod privacy;
 mod program;
 mod routing;
+mod secrets;
+mod stalled;
 mod swaps;
 mod verdicts;

@@ -5,6 +5,7 @@ mod examples;
 pub(crate) mod later;
 mod master;
 pub mod messages;
+pub(crate) mod record;
 mod remember;
 mod route;
 mod safety;
@@ -12,7 +13,7 @@ mod weights;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{Actor, Context, Handler, ResponseFuture};
 use chrono::Datelike;
@@ -35,16 +36,16 @@ use crate::memory::MemoryKeeper;
 use crate::metrics::Metrics;
 use crate::observe::Vitals;
 use crate::options::MasterOptions;
-use crate::phoebe::messages::{RecordDecision, TraitWeightChange};
+use crate::phoebe::messages::TraitWeightChange;
 use crate::phoebe::{self, Phoebe};
 use crate::question::{Question, StreamEvent, Target};
 use crate::specialist::{Screened, Speak, Specialist, Spoken};
-use crate::supervise::Supervised;
+use crate::supervise::{SEND_LIMIT, Supervised};
 use crate::verdict::REQUEST;
 use crate::{Decision, NyxError, RequestContext};
 
-/// How long recording may take after the deadline: what was said must not be lost because it was late.
-const RECORD_GRACE: Duration = Duration::from_secs(10);
+/// What a device may take after the deadline to end the step that it is in: then it says what there is.
+pub(crate) const STEP_GRACE: Duration = Duration::from_secs(10);
 const MAX_CHOICES: usize = 64;
 const MAX_ANSWERS: usize = 8;
 const MAX_MESSAGES: usize = 1024;
@@ -66,6 +67,8 @@ pub struct OrchestratorParts {
     pub safety: Arc<SafetyPolicy>,
     /// Places for answers that come later.
     pub later: Arc<Semaphore>,
+    /// Places for decisions on their way to the record.
+    pub recording: Arc<Semaphore>,
     master: Master,
     examples: Examples,
     /// Each name's mean log-probability after the content-free question, measured once.
@@ -89,6 +92,8 @@ pub struct OrchestratorSetup {
     pub safety: Arc<SafetyPolicy>,
     /// Places for answers that come later.
     pub later: Arc<Semaphore>,
+    /// Places for decisions on their way to the record: [`record::PLACES`].
+    pub recording: Arc<Semaphore>,
 }
 
 /// The actor.
@@ -144,7 +149,7 @@ impl Handler<TraitWeights> for Orchestrator {
     fn handle(&mut self, _: TraitWeights, _: &mut Self::Context) -> Self::Result {
         self.vitals.taken_up();
         let parts = Arc::clone(&self.parts);
-        Box::pin(async move { Ok(parts.fresh_weights().await) })
+        Box::pin(async move { Ok(parts.fresh_weights(Instant::now() + SEND_LIMIT).await) })
     }
 }
 
@@ -155,7 +160,7 @@ impl Handler<Route> for Orchestrator {
         self.vitals.taken_up();
         let parts = Arc::clone(&self.parts);
         Box::pin(async move {
-            let trait_weights = parts.fresh_weights().await;
+            let trait_weights = parts.fresh_weights(message.context.deadline).await;
             // nobody is drawn
             Ok(parts.weigh(&message.context, &message.question, &trait_weights, 0.0).await?.0)
         })
@@ -190,6 +195,7 @@ impl OrchestratorParts {
             options: setup.options,
             safety: setup.safety,
             later: setup.later,
+            recording: setup.recording,
             master,
             examples,
             content_free: OnceCell::new(),
@@ -213,7 +219,7 @@ impl OrchestratorParts {
         let given = question.given.clone();
         let later = self.place_later(&mut question, events.is_some());
         let question = Arc::new(question);
-        let trait_weights = self.fresh_weights().await;
+        let trait_weights = self.fresh_weights(context.deadline).await;
         let routed = match self.route(&context, &question, &asked, &screened, &trait_weights).await {
             Ok(routed) => routed,
             Err(error) => return Err(self.failed(&context, None, error)),
@@ -283,18 +289,15 @@ impl OrchestratorParts {
         };
         decision.timings.decide_ms = routed.routing.decide_ms;
         decision.timings.total_ms = context.asked.elapsed().as_secs_f64() * 1e3;
-        let remembered = self.remember(&context, &question, &mut decision).await;
-        if let Err(error) = self.conclude(&context, &decision, reward, false).await {
-            self.unremember(remembered).await;
-            return Err(error);
-        }
+        let recorded = self.recorded(&context, &question, decision, reward).await;
+        let decision = match (failure, recorded) {
+            (None, Ok(decision)) => decision,
+            (Some(error), _) | (None, Err(error)) => return Err(self.failed(&context, Some(&name), error)),
+        };
         if let (true, Some(later)) = (deferred, later) {
             self.answer_later(decision.clone(), later, screened, &context);
         }
-        match failure {
-            Some(error) => Err(self.failed(&context, Some(&name), error)),
-            None => Ok(decision),
-        }
+        Ok(decision)
     }
 
     fn check(&self, question: &Question) -> Result<(), NyxError> {
@@ -365,45 +368,8 @@ impl OrchestratorParts {
         let known = || NyxError::UnknownSpecialist { name: name.to_owned(), known: self.known() };
         let actor = self.actors.get(name).ok_or_else(known)?;
         let (question, screened) = (Arc::clone(question), Arc::clone(screened));
-        actor.send(Speak { context: context.clone(), question, screened, events }).await
-    }
-
-    /// Puts the decision on record, then tells the stream and the metrics.
-    /// `completes` says that it is there already, deferred.
-    async fn conclude(
-        &self,
-        context: &RequestContext,
-        decision: &Decision,
-        reward: Option<(f64, String)>,
-        completes: bool,
-    ) -> Result<(), NyxError> {
-        let (id, name) = (Some(context.id), Some(decision.specialist.as_str()));
-        if matches!(decision.status, Status::Answered | Status::Partial) {
-            let answered = CellStep::Answered {
-                answer: decision.answer().to_owned(),
-                finish_reason: decision.answers.first().map(|answer| answer.finish_reason.clone()).unwrap_or_default(),
-                completion_tokens: decision.usage.completion_tokens,
-                confidence: decision.confidence,
-                total_ms: decision.timings.total_ms,
-            };
-            self.cells.publish(id, name, answered);
-        }
-        let record = RecordDecision { decision: Box::new(decision.clone()), reward: reward.clone(), completes };
-        let recorded = tokio::time::timeout(RECORD_GRACE.max(context.remaining()), self.phoebe.send(record)).await;
-        let recorded = recorded.unwrap_or(Err(NyxError::DeadlineExceeded { doing: "the decision was recorded" }));
-        if let Err(error) = recorded {
-            return Err(self.failed(context, name, error));
-        }
-        self.cells.publish(id, name, CellStep::Recorded { status: decision.status.as_str() });
-        if let Some((reward, rule)) = reward {
-            self.cells.publish(
-                id,
-                name,
-                CellStep::Rewarded { reward, activation: decision.activation, source: format!("automatic: {rule}") },
-            );
-        }
-        self.metrics.decision(decision);
-        Ok(())
+        let answer_by = context.deadline + STEP_GRACE;
+        actor.send_until(Speak { context: context.clone(), question, screened, events }, answer_by).await
     }
 
     fn failed(&self, context: &RequestContext, specialist: Option<&str>, error: NyxError) -> NyxError {

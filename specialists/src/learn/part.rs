@@ -44,7 +44,7 @@ impl TrainedOn {
                 digest.update(text);
             }
         }
-        Self { counts, digest: hex(&digest.finalize()) }
+        Self { counts, digest: hex::encode(digest.finalize()) }
     }
 }
 
@@ -109,11 +109,7 @@ impl<T: LearnedPart> LearnedFile<T> {
 
 /// The id of a learned part: SHA-256 of its file's bytes, in hex.
 pub fn learned_id(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(bytes))
 }
 
 fn at_path<T: DeserializeOwned>(text: &str) -> Result<T, String> {
