@@ -27,7 +27,7 @@ use crate::facts::Facts;
 use crate::gpu::{Device, GpuPool, GpuShard, GpuWorker};
 use crate::learned::LearnedRegistry;
 use crate::memory::messages::{
-    Candidate, Embed, Embeddings, Forget, Forgotten, MemoryHit, NewMemory, Recall, RecallCandidates, Remember, RememberMany,
+    Embed, Embeddings, Forget, Forgotten, MemoryHit, NewMemory, Recall, Remember, RememberMany,
 };
 use crate::memory::{MemoryFilter, MemoryKeeper};
 use crate::metrics::Metrics;
@@ -234,19 +234,6 @@ impl Nyx {
     /// The query is empty, `k` is out of range, or the store cannot be searched.
     pub async fn recall(&self, context: RequestContext, query: String, k: usize, filter: MemoryFilter) -> Result<Vec<MemoryHit>, NyxError> {
         self.inner.memory.send(Recall { context, query, k, filter, min_score: -1.0 }).await
-    }
-
-    /// Everything that a recall would rank: what the re-ranking is learned from.
-    ///
-    /// # Errors
-    /// As [`recall`](Self::recall).
-    pub async fn recall_candidates(
-        &self,
-        context: RequestContext,
-        query: String,
-        filter: MemoryFilter,
-    ) -> Result<Vec<Candidate>, NyxError> {
-        self.inner.memory.send(RecallCandidates { context, query, filter }).await
     }
 
     /// Numbers in an embedding.

@@ -44,7 +44,7 @@ pub(super) struct Ask {
 
 impl Ask {
     pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
-        let options = NyxOptions { beside_another: true, ..settings.nyx_options()? };
+        let options = settings.nyx_options()?;
         make_data_dir(&settings)?;
         let nyx = Nyx::start(options).await?;
         let answered = self.answer(&nyx).await;

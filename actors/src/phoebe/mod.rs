@@ -4,7 +4,8 @@ mod entities;
 mod memories;
 pub mod messages;
 mod options;
-mod search;
+mod record_search;
+pub mod search;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -17,15 +18,14 @@ use std::sync::Arc;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
 use nyx_specialists::Evidence;
-use uuid::Uuid;
 
 use crate::observe::Vitals;
 use crate::verdict::{Judged, Promise, Verdict};
 use crate::{Decision, NyxError};
 use messages::{
-    CountMemories, DeleteForgotten, GetDecision, Judge, ListDecisions, ListForgotten, ListJudged, ListMemories, ListPromises,
-    ListTraitWeightChanges, ListVerdicts, LoadTraitWeights, MarkForgotten, MarkIndexed, Memory, MemoryCounts, NamedDecisions, Neighbour,
-    Neighbours, Ping, RecordDecision, SearchRecord, StoreMemories, StoreTraitWeight, TraitWeightChange,
+    GetDecision, Judge, ListDecisions, ListJudged, ListPromises,
+    ListTraitWeightChanges, ListVerdicts, LoadTraitWeights, NamedDecisions,
+    Ping, RecordDecision, SearchRecord, StoreTraitWeight, TraitWeightChange,
 };
 
 pub use options::{PhoebeOptions, redacted};
@@ -85,14 +85,6 @@ macro_rules! handle {
 handle!(RecordDecision, (), |store, request| store.record(request));
 handle!(GetDecision, Decision, |store, request| store.decision(request.0));
 handle!(ListDecisions, Vec<Decision>, |store, request| store.decisions(request));
-handle!(StoreMemories, (), |store, request| store.store_memories(request.0));
-handle!(MarkIndexed, Vec<Uuid>, |store, request| store.mark_indexed(request.0));
-handle!(ListMemories, Vec<Memory>, |store, request| store.memories(request));
-handle!(Neighbours, Vec<Neighbour>, |store, request| store.neighbours(request));
-handle!(CountMemories, MemoryCounts, |store, _request| store.memory_counts());
-handle!(MarkForgotten, u64, |store, request| store.mark_forgotten(request.0));
-handle!(ListForgotten, Vec<Uuid>, |store, request| store.forgotten(request.limit));
-handle!(DeleteForgotten, (), |store, request| store.delete_forgotten(request.0));
 handle!(SearchRecord, Vec<Evidence>, |store, request| store.search(&request.text, request.limit));
 handle!(LoadTraitWeights, BTreeMap<String, f64>, |store, request| async move { store.trait_weights(&request.0).await });
 handle!(ListTraitWeightChanges, Vec<TraitWeightChange>, |store, request| store.trait_weight_changes(request));

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::entities::{decision, reward};
 use super::messages::{ListDecisions, RecordDecision};
 use super::options::{PhoebeOptions, redacted};
-use super::{search, storable};
+use super::{record_search, search, storable};
 use crate::decision::Status;
 use crate::{Decision, NyxError};
 
@@ -62,6 +62,7 @@ impl PhoebeStore {
         let mut settings = ConnectOptions::new(url.clone());
         settings.acquire_timeout(timeout).connect_timeout(timeout).sqlx_logging(false);
         if url.starts_with("sqlite:") {
+            search::vector_extension::register();
             // one writer: SQLite has no more, and waiting for a connection is fairer than its busy loop
             settings.max_connections(1).min_connections(1).map_sqlx_sqlite_opts(move |sqlite| {
                 // FULL: an acknowledged decision survives the machine's crash
@@ -199,10 +200,10 @@ impl PhoebeStore {
     pub(super) async fn search(&self, text: &str, limit: u64) -> Result<Vec<Evidence>, NyxError> {
         check_limit(limit)?;
         if self.reader.get_database_backend() != DbBackend::Postgres {
-            return Ok(search::search(&self.reader, text, limit).await?);
+            return Ok(record_search::search(&self.reader, text, limit).await?);
         }
         let transaction = self.reader.begin_with_config(None, Some(AccessMode::ReadOnly)).await?;
-        let found = search::search(&transaction, text, limit).await?;
+        let found = record_search::search(&transaction, text, limit).await?;
         transaction.commit().await?;
         Ok(found)
     }

@@ -60,7 +60,7 @@ impl Train {
         if of_trials {
             return Box::pin(self.train_on_trials(settings, specialist, trials, learning)).await;
         }
-        let nyx = Nyx::start(NyxOptions { beside_another: true, ..settings.nyx_options()? }).await?;
+        let nyx = Nyx::start(settings.nyx_options()?).await?;
         let done = self.train_on_record(&nyx, specialist, learning).await;
         nyx.shutdown(GRACE).await;
         done

@@ -49,7 +49,6 @@ pub(super) async fn search(reader: &impl ConnectionTrait, text: &str, limit: u64
         return Ok(Vec::new());
     }
     let memories = memory::Entity::find()
-        .filter(memory::Column::Forgotten.eq(false))
         .filter(any_word(memory::Column::Text, &words))
         .order_by_desc(memory::Column::Id)
         .limit(SCANNED)
