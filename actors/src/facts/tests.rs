@@ -226,7 +226,11 @@ async fn tables_of_others_are_read_as_they_are(place: &Place, url: Option<String
     let facts = place.again(options.clone());
     let turin = first(&facts, "turin").await.unwrap();
     assert_eq!((turin.id.as_str(), turin.source.as_str()), ("table:cities#1", "cities"));
-    assert!(turin.text.starts_with("Name: Turin; people: 850000; area: 130.2") && turin.text.contains("founded: 0028-01-01"), "{}", turin.text);
+    assert!(
+        turin.text.starts_with("Name: Turin; people: 850000; area: 130.2") && turin.text.contains("founded: 0028-01-01"),
+        "{}",
+        turin.text
+    );
     assert_eq!(first(&facts, "milan").await.unwrap().id, "table:cities#2");
     assert_eq!(facts.search("aosta", 5).await.unwrap(), [], "the limit holds");
     assert_eq!(facts.search("italian", 5).await.unwrap().len(), 2);

@@ -15,7 +15,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
-use nyx_specialists::Evidence;
 use uuid::Uuid;
 
 use crate::observe::Vitals;
