@@ -26,7 +26,7 @@ use messages::{
     Neighbours, Ping, RecordDecision, StoreMemories, StoreTraitWeight, TraitWeightChange,
 };
 
-pub use options::{PhoebeOptions, redacted};
+pub use options::PhoebeOptions;
 pub use store::PhoebeStore;
 pub(crate) use store::now;
 
