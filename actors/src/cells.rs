@@ -41,8 +41,8 @@ pub enum CellStep {
     },
     Scored {
         scores: BTreeMap<String, f64>,
+        similarities: BTreeMap<String, f64>,
         logits: BTreeMap<String, f64>,
-        head: Option<String>,
         decide_ms: f64,
     },
     Decided {

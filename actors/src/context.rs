@@ -8,6 +8,9 @@ use uuid::Uuid;
 
 use crate::NyxError;
 
+/// What an answer may take to come back from an actor that keeps the deadline itself, and says what it was doing.
+const WAY_BACK: Duration = Duration::from_millis(100);
+
 /// A request's identity, deadline, cancellation and span.
 #[derive(Debug, Clone)]
 pub struct RequestContext {
@@ -38,6 +41,11 @@ impl RequestContext {
     /// Time left before the deadline; zero when it has passed.
     pub fn remaining(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Until when whoever sent it to an actor waits.
+    pub fn answer_by(&self) -> Instant {
+        self.deadline + WAY_BACK
     }
 
     /// Milliseconds between the request and its deadline.

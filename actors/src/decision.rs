@@ -99,12 +99,13 @@ pub struct Decision {
     pub question: String,
     /// Who spoke: a specialist's name, or `base`.
     pub specialist: String,
-    /// The master's score of each candidate, less its content-free score; empty when the caller chose.
+    /// The base model's score of each candidate, less its content-free score; empty when the caller chose, and where they came too late. They decide only
+    /// where there are no similarities.
     pub scores: BTreeMap<String, f64>,
-    /// What the master's head made of the scores, with the trait weights: the propensities follow from these.
+    /// How like the question is to each candidate's examples; empty where the scores alone decided.
+    pub similarities: BTreeMap<String, f64>,
+    /// The similarity times its scale (without one the score), with the trait weight: the propensities follow from these.
     pub logits: BTreeMap<String, f64>,
-    /// The id of that head; `None` where the scores alone decided.
-    pub head: Option<String>,
     pub propensities: BTreeMap<String, f64>,
     pub trait_weights: BTreeMap<String, f64>,
     /// The propensity of the one chosen; 1 when the caller chose.

@@ -67,20 +67,6 @@ impl LearnedLoader {
         Self { folder: data_dir.join(FOLDER), base_sha256: base_sha256.to_owned(), registry: LearnedRegistry::default() }
     }
 
-    /// A part of any file, without putting it to use.
-    ///
-    /// # Errors
-    /// The file cannot be read, is wrong, or was learned on another base model.
-    pub fn read<T: LearnedPart>(&self, path: &Path) -> Result<Learned<T>, StartError> {
-        let refused = |reason: String| StartError::Learned { file: path.display().to_string(), reason };
-        let text = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
-        let file = LearnedFile::<T>::parse(&text).map_err(refused)?;
-        if let Some(base) = file.base_sha256.filter(|base| *base != self.base_sha256) {
-            return Err(refused(format!("base_sha256 is {base}, expected {}, the base model's", self.base_sha256)));
-        }
-        Ok(Learned { value: file.parameters, id: learned_id(text.as_bytes()), origin: Origin::File(path.to_owned()) })
-    }
-
     /// `DATA_DIR/learned/KIND.json` if it is there.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ pub mod choosing;
 pub mod confidence;
 pub mod context;
 pub mod decision;
+mod draw;
 pub mod error;
 pub mod facts;
 pub mod gpu;
@@ -18,6 +19,7 @@ mod options;
 pub mod orchestrator;
 pub mod phoebe;
 pub mod question;
+pub mod secret;
 pub mod specialist;
 pub mod supervise;
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 mod judged;
 mod start;
+#[cfg(test)]
+mod tests;
 mod training;
 
 use std::collections::BTreeMap;
@@ -105,6 +107,8 @@ struct Inner {
     admission: Arc<Semaphore>,
     /// Places for answers that come later.
     later: Arc<Semaphore>,
+    /// Places for decisions on their way to the record.
+    recording: Arc<Semaphore>,
     requests: RequestOptions,
     rewards: RewardOptions,
     /// How trait weights follow rewards, if they do.
@@ -122,8 +126,10 @@ struct Inner {
     arbiter: Arbiter,
 }
 
-/// The restarts of devices take weights along: few.
+/// How long the database may take to answer that it is there.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a database may take to close its connections: one that hangs must not hold up the end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs what blocks off the async threads.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, NyxError> {
@@ -142,6 +148,11 @@ impl Nyx {
         let RequestOptions { max_in_flight: capacity, retry_after_s, .. } = self.inner.requests;
         let place = Arc::clone(&self.inner.admission).try_acquire_owned();
         place.map(Permit).map_err(|_| NyxError::Overloaded { capacity, retry_after_s })
+    }
+
+    /// How long a request may take that has no deadline of its own.
+    pub fn default_deadline(&self) -> Duration {
+        Duration::from_millis(self.inner.requests.default_deadline_ms)
     }
 
     /// A context with the caller's deadline, or the default one.
@@ -170,7 +181,9 @@ impl Nyx {
         events: Option<mpsc::Sender<StreamEvent>>,
     ) -> Result<Decision, NyxError> {
         let cancelled_with_this_future = context.cancel.clone().drop_guard();
-        let decision = self.inner.orchestrator.send(Ask { context, question, events }).await;
+        // the orchestrator keeps the deadline; this is for one that does not answer at all
+        let answer_by = context.deadline + 2 * orchestrator::STEP_GRACE;
+        let decision = self.inner.orchestrator.send_until(Ask { context, question, events }, answer_by).await;
         // after a failure nobody waits for what may still run
         if decision.is_ok() {
             cancelled_with_this_future.disarm();
@@ -181,9 +194,10 @@ impl Nyx {
     /// Weighs the specialists for a question, and has nobody speak.
     ///
     /// # Errors
-    /// When the deadline passes or the master cannot score.
-    pub async fn route(&self, context: RequestContext, question: String, now: chrono::DateTime<chrono::Utc>) -> Result<Routing, NyxError> {
-        self.inner.orchestrator.send(Route { context, question, now }).await
+    /// When the deadline passes, or neither the question can be embedded nor the master score it.
+    pub async fn route(&self, context: RequestContext, question: String) -> Result<Routing, NyxError> {
+        let answer_by = context.answer_by();
+        self.inner.orchestrator.send_until(Route { context, question }, answer_by).await
     }
 
     /// How good the confidences on record are, of decisions whose truth has become known: of all, and of each specialist's.
@@ -209,7 +223,8 @@ impl Nyx {
     /// # Errors
     /// The text is empty or too long, or phoebe cannot store it.
     pub async fn remember(&self, context: RequestContext, memory: NewMemory) -> Result<Memory, NyxError> {
-        self.inner.memory.send(Remember { context, memory }).await
+        let answer_by = context.answer_by();
+        self.inner.memory.send_until(Remember { context, memory }, answer_by).await
     }
 
     /// Keeps memories, 1 to 1000, in their order, all of them or none.
@@ -217,7 +232,8 @@ impl Nyx {
     /// # Errors
     /// As [`remember`](Self::remember).
     pub async fn remember_many(&self, context: RequestContext, memories: Vec<NewMemory>) -> Result<Vec<Memory>, NyxError> {
-        self.inner.memory.send(RememberMany { context, memories }).await
+        let answer_by = context.answer_by();
+        self.inner.memory.send_until(RememberMany { context, memories }, answer_by).await
     }
 
     /// Forgets memories; they are found no more when this answers.
@@ -225,7 +241,8 @@ impl Nyx {
     /// # Errors
     /// [`NyxError::NotFound`] for one that is not there; phoebe does not answer.
     pub async fn forget(&self, context: RequestContext, selector: MemorySelector) -> Result<Forgotten, NyxError> {
-        self.inner.memory.send(Forget { context, selector }).await
+        let answer_by = context.answer_by();
+        self.inner.memory.send_until(Forget { context, selector }, answer_by).await
     }
 
     /// The `k` memories nearest in meaning, best first.
@@ -233,7 +250,8 @@ impl Nyx {
     /// # Errors
     /// The query is empty, `k` is out of range, or the store cannot be searched.
     pub async fn recall(&self, context: RequestContext, query: String, k: usize, filter: MemoryFilter) -> Result<Vec<MemoryHit>, NyxError> {
-        self.inner.memory.send(Recall { context, query, k, filter, min_score: -1.0 }).await
+        let answer_by = context.answer_by();
+        self.inner.memory.send_until(Recall { context, query, k, filter, min_score: -1.0 }, answer_by).await
     }
 
     /// Everything that a recall would rank: what the re-ranking is learned from.
@@ -246,7 +264,8 @@ impl Nyx {
         query: String,
         filter: MemoryFilter,
     ) -> Result<Vec<Candidate>, NyxError> {
-        self.inner.memory.send(RecallCandidates { context, query, filter }).await
+        let answer_by = context.answer_by();
+        self.inner.memory.send_until(RecallCandidates { context, query, filter }, answer_by).await
     }
 
     /// Numbers in an embedding.
@@ -259,7 +278,8 @@ impl Nyx {
     /// # Errors
     /// When the embedder is overloaded or fails.
     pub async fn embed(&self, context: RequestContext, texts: Vec<String>) -> Result<Embeddings, NyxError> {
-        self.inner.memory.send(Embed { context, texts }).await
+        let answer_by = context.answer_by();
+        self.inner.memory.send_until(Embed { context, texts }, answer_by).await
     }
 
     /// One decision by its id.
@@ -334,6 +354,8 @@ impl Nyx {
         let idle = || async {
             let _requests = self.inner.admission.acquire_many(all).await;
             let _later = self.inner.later.acquire_many(orchestrator::later::PLACES as u32).await;
+            // answers that were given up may still be on their way to the record
+            let _recording = self.inner.recording.acquire_many(orchestrator::record::PLACES as u32).await;
         };
         if tokio::time::timeout(grace, idle()).await.is_err() {
             tracing::warn!("requests are still running at the end of the grace: cancelling them");
@@ -355,8 +377,13 @@ impl Nyx {
         }
         self.inner.memory.stop();
         self.inner.phoebe.stop();
-        self.facts.close().await;
-        self.inner.store.close().await;
+        let closing = async {
+            self.facts.close().await;
+            self.inner.store.close().await;
+        };
+        if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {
+            tracing::warn!("a database did not close its connections in {} s: left as they are", CLOSE_TIMEOUT.as_secs());
+        }
         self.inner.arbiter.stop();
     }
 }

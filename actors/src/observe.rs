@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
@@ -57,9 +57,9 @@ pub struct Vitals {
     /// `orchestrator`, `specialist`, `gpu_pool`, `gpu_worker`, `memory_keeper`, `phoebe`.
     pub kind: &'static str,
     pub device: Option<String>,
-    /// Messages sent and not yet taken up.
-    pub mailbox: AtomicU64,
-    /// Messages taken up and not yet answered.
+    /// What waits for the instance that lives.
+    mailbox: Mutex<Mailbox>,
+    /// Messages sent and not yet answered.
     pub in_flight: AtomicU64,
     pub processed: AtomicU64,
     pub failed: AtomicU64,
@@ -73,6 +73,22 @@ pub struct Vitals {
     pub lifecycle: watch::Sender<Lifecycle>,
     /// Wakes the supervisor for a restart by hand.
     pub restart: Notify,
+}
+
+/// Messages of one instance. Counted three times, so that what waits is never counted too low by much, nor stays too high: a handler that
+/// forgets to say that it took a message up has done so when the message is answered.
+#[derive(Debug, Default)]
+struct Mailbox {
+    instance: u64,
+    sent: u64,
+    taken_up: u64,
+    answered: u64,
+}
+
+impl Mailbox {
+    fn waiting(&self) -> u64 {
+        self.sent - self.taken_up.max(self.answered)
+    }
 }
 
 /// One actor as `/admin/actors` shows it.
@@ -101,7 +117,7 @@ impl Vitals {
             name: name.into(),
             kind,
             device,
-            mailbox: AtomicU64::new(0),
+            mailbox: Mutex::default(),
             in_flight: AtomicU64::new(0),
             processed: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -125,10 +141,49 @@ impl Vitals {
         held.is_ok().then(|| Held(Arc::clone(self)))
     }
 
+    fn mailbox(&self) -> MutexGuard<'_, Mailbox> {
+        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one message in, unless `most` wait already.
+    pub(crate) fn send(self: &Arc<Self>, most: usize) -> Option<Sent> {
+        let instance = {
+            let mut mailbox = self.mailbox();
+            if mailbox.waiting() >= most as u64 {
+                return None;
+            }
+            mailbox.sent += 1;
+            mailbox.instance
+        };
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Some(Sent { vitals: Arc::clone(self), instance })
+    }
+
     /// A handler has taken one message up.
     pub fn taken_up(&self) {
+        let mut mailbox = self.mailbox();
         // a message sent around the supervisor was never counted in
-        let _ = self.mailbox.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| waiting.checked_sub(1));
+        mailbox.taken_up = (mailbox.taken_up + 1).min(mailbox.sent);
+    }
+
+    /// A new instance begins: what waited for the one before is gone with it.
+    pub(crate) fn new_instance(&self) {
+        let mut mailbox = self.mailbox();
+        *mailbox = Mailbox { instance: mailbox.instance + 1, ..Mailbox::default() };
+    }
+
+    /// What a message to this actor waits for, for errors.
+    pub(crate) fn doing(&self) -> &'static str {
+        match self.kind {
+            "orchestrator" => "the orchestrator worked on the request",
+            "specialist" => "a specialist worked on the request",
+            "gpu_pool" => "a device was looked for",
+            "gpu_worker" => "a device worked on the request",
+            "memory_keeper" => "the memory keeper worked on the request",
+            "phoebe" => "the database worked on the request",
+            "trainer" => "the trainer worked on the request",
+            _ => "an actor worked on the request",
+        }
     }
 
     pub fn state(&self) -> ActorState {
@@ -143,7 +198,7 @@ impl Vitals {
             kind: self.kind,
             state: lifecycle.state,
             device: self.device.clone(),
-            mailbox: count(&self.mailbox),
+            mailbox: self.mailbox().waiting(),
             queue_depth: count(&self.held).saturating_sub(count(&self.running)),
             in_flight: count(&self.in_flight).max(count(&self.held)),
             processed: count(&self.processed),
@@ -152,6 +207,23 @@ impl Vitals {
             last_failure: lifecycle.last_failure,
             adapter: self.adapter.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             uptime_ms: u64::try_from(lifecycle.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// A message that was sent, until it is answered or its actor has died over it.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    vitals: Arc<Vitals>,
+    instance: u64,
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        self.vitals.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let mut mailbox = self.vitals.mailbox();
+        if mailbox.instance == self.instance {
+            mailbox.answered += 1;
         }
     }
 }

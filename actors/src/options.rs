@@ -61,6 +61,8 @@ impl Default for PoolOptions {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MasterOptions {
+    /// What a cosine similarity of 1 is worth beside trait weights, above 0.
+    pub similarity_scale: f64,
     /// The softmax's temperature τ, above 0.
     pub temperature: f64,
     /// The share ε of choices drawn evenly, in [0.0, 1].
@@ -73,20 +75,18 @@ pub struct MasterOptions {
     pub forgetting: f64,
     /// Milliseconds after which weights are read again, for what other processes learned.
     pub trait_weight_age_ms: u64,
-    /// Whether the learned head decides; else the base model's scores alone do.
-    pub head: bool,
 }
 
 impl Default for MasterOptions {
     fn default() -> Self {
         Self {
-            temperature: 0.5,
+            similarity_scale: 10.0,
+            temperature: 0.25,
             epsilon: 0.02,
             max_trait_weight: 5.0,
             learning_rate: 0.3,
             forgetting: 0.005,
             trait_weight_age_ms: 1_000,
-            head: true,
         }
     }
 }
@@ -195,8 +195,10 @@ pub fn groups(options: &PoolOptions) -> Result<Vec<Vec<DeviceSpec>>, StartError>
 pub(crate) fn check(options: &NyxOptions) -> Result<(), StartError> {
     let bad = |key, value: String, expected| Err(StartError::Setting { key, value, expected });
     let (pool, master, requests) = (&options.pool, &options.master, &options.requests);
-    if !(master.temperature > 0.0 && master.temperature.is_finite()) {
-        return bad("master.temperature", master.temperature.to_string(), "a number above 0");
+    for (key, value) in [("master.similarity_scale", master.similarity_scale), ("master.temperature", master.temperature)] {
+        if !(value > 0.0 && value.is_finite()) {
+            return bad(key, value.to_string(), "a number above 0");
+        }
     }
     if !(0.0..=1.0).contains(&master.epsilon) {
         return bad("master.epsilon", master.epsilon.to_string(), "a number from 0 to 1");

@@ -6,8 +6,10 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use actix::dev::ToEnvelope;
@@ -15,8 +17,14 @@ use actix::{Actor, Addr, ArbiterHandle, AsyncContext, Context, Handler, MailboxE
 use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
-use crate::NyxError;
-use crate::observe::{ActorState, Failure, Vitals};
+use crate::observe::{ActorState, Failure, Sent, Vitals};
+use crate::{NyxError, RequestContext};
+
+/// How long [`Supervised::send`] waits for an answer: as long as the longest request may take by default (`requests.max_deadline_ms`). Whoever
+/// has a deadline of their own gives it.
+pub const SEND_LIMIT: Duration = Duration::from_secs(600);
+/// When to try a full mailbox again.
+const RETRY_AFTER_S: u64 = 1;
 
 /// How often an actor may fail.
 #[derive(Debug, Clone, Copy)]
@@ -61,17 +69,19 @@ impl RestartBudget {
 pub struct Supervised<A: Actor> {
     address: Arc<RwLock<Option<Addr<A>>>>,
     vitals: Arc<Vitals>,
+    /// Messages that may wait.
+    mailbox: usize,
     stop: CancellationToken,
 }
 
 impl<A: Actor> Clone for Supervised<A> {
     fn clone(&self) -> Self {
-        Self { address: Arc::clone(&self.address), vitals: Arc::clone(&self.vitals), stop: self.stop.clone() }
+        Self { address: Arc::clone(&self.address), vitals: Arc::clone(&self.vitals), mailbox: self.mailbox, stop: self.stop.clone() }
     }
 }
 
 impl<A: Actor<Context = Context<A>>> Supervised<A> {
-    /// Starts instances of `factory` on `arbiter` until [`stop`](Self::stop).
+    /// Starts instances of `factory` on `arbiter` until [`stop`](Self::stop). At most `mailbox` messages wait for one at a time.
     pub fn start(
         arbiter: &ArbiterHandle,
         vitals: Arc<Vitals>,
@@ -79,22 +89,22 @@ impl<A: Actor<Context = Context<A>>> Supervised<A> {
         mailbox: usize,
         factory: impl Fn() -> A + Send + 'static,
     ) -> Self {
-        let this = Self { address: Arc::default(), vitals, stop: CancellationToken::new() };
+        let this = Self { address: Arc::default(), vitals, mailbox, stop: CancellationToken::new() };
         let supervisor = this.clone();
         // an actor's context stays on its thread: the supervising task is made there
         arbiter.spawn_fn(move || {
-            actix_rt::spawn(supervisor.keep_alive(policy, mailbox, factory));
+            actix_rt::spawn(supervisor.keep_alive(policy, factory));
         });
         this
     }
 
-    async fn keep_alive(self, policy: RestartPolicy, mailbox: usize, factory: impl Fn() -> A) {
+    async fn keep_alive(self, policy: RestartPolicy, factory: impl Fn() -> A) {
         let mut budget = RestartBudget { policy, failures: VecDeque::new() };
         loop {
             let mut context = Context::new();
-            context.set_mailbox_capacity(mailbox);
-            // what waited in the mailbox of an instance that died is gone with it
-            self.vitals.mailbox.store(0, Ordering::Relaxed);
+            // without a bound of actix's own, which lets senders wait: `post` counts, and refuses
+            context.set_mailbox_capacity(0);
+            self.vitals.new_instance();
             *self.address.write().unwrap_or_else(PoisonError::into_inner) = Some(context.address());
             let mut instance = actix_rt::spawn(context.into_future(factory()));
             self.publish(ActorState::Running, None);
@@ -158,11 +168,55 @@ impl<A: Actor<Context = Context<A>>> Supervised<A> {
         });
     }
 
-    /// Sends `message` and waits for its answer. Backpressure is the permit that the message's request holds: see [`Nyx::admit`](crate::Nyx::admit).
+    /// Sends `message` and waits for its answer, up to [`SEND_LIMIT`].
     ///
     /// # Errors
-    /// What the handler answers; [`NyxError::ActorDown`] when no instance lives or this one died over the message.
+    /// What the handler answers; [`NyxError::Overloaded`] at once when the mailbox is full; [`NyxError::DeadlineExceeded`];
+    /// [`NyxError::ActorDown`] when no instance lives or this one died over the message.
     pub async fn send<M, T>(&self, message: M) -> Result<T, NyxError>
+    where
+        M: Message<Result = Result<T, NyxError>> + Send + 'static,
+        T: Send + 'static,
+        A: Handler<M>,
+        A::Context: ToEnvelope<A, M>,
+    {
+        self.send_until(message, Instant::now() + SEND_LIMIT).await
+    }
+
+    /// The same, waiting no longer than `deadline`. A message that was taken up is worked on all the same.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_until<M, T>(&self, message: M, deadline: Instant) -> Result<T, NyxError>
+    where
+        M: Message<Result = Result<T, NyxError>> + Send + 'static,
+        T: Send + 'static,
+        A: Handler<M>,
+        A::Context: ToEnvelope<A, M>,
+    {
+        let late = NyxError::DeadlineExceeded { doing: self.vitals.doing() };
+        if deadline <= Instant::now() {
+            return Err(late);
+        }
+        tokio::time::timeout_at(deadline.into(), self.post(message)?).await.unwrap_or(Err(late))
+    }
+
+    /// The same within a request: up to its deadline, or until its caller goes away. `doing` names the work in the error.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), and [`NyxError::Cancelled`].
+    pub async fn send_within<M, T>(&self, context: &RequestContext, doing: &'static str, message: M) -> Result<T, NyxError>
+    where
+        M: Message<Result = Result<T, NyxError>> + Send + 'static,
+        T: Send + 'static,
+        A: Handler<M>,
+        A::Context: ToEnvelope<A, M>,
+    {
+        context.bound(doing, self.post(message)?).await
+    }
+
+    /// Puts `message` in the mailbox.
+    fn post<M, T>(&self, message: M) -> Result<Posted<T>, NyxError>
     where
         M: Message<Result = Result<T, NyxError>> + Send + 'static,
         T: Send + 'static,
@@ -171,25 +225,14 @@ impl<A: Actor<Context = Context<A>>> Supervised<A> {
     {
         let address = self.address.read().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(address) = address else { return Err(self.down("it has no running instance")) };
-        self.vitals.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.vitals.mailbox.fetch_add(1, Ordering::Relaxed);
-        let counted = CountDown(&self.vitals);
-        let answer = address.send(message).await;
-        drop(counted);
-        self.vitals.processed.fetch_add(1, Ordering::Relaxed);
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(MailboxError::Closed) => Err(self.down("it failed while it worked on this request")),
-            Err(MailboxError::Timeout) => Err(self.down("it did not answer in time")),
-        };
-        if answer.is_err() {
-            self.vitals.failed.fetch_add(1, Ordering::Relaxed);
-        }
-        answer
+        let overloaded = NyxError::Overloaded { capacity: self.mailbox, retry_after_s: RETRY_AFTER_S };
+        let sent = self.vitals.send(self.mailbox).ok_or(overloaded)?;
+        let answer = Answering { answer: Box::pin(address.send(message)), vitals: Arc::clone(&self.vitals), _sent: sent };
+        Ok(Posted(Some(answer)))
     }
 
     fn down(&self, reason: &str) -> NyxError {
-        NyxError::ActorDown { actor: self.vitals.name.clone(), state: self.vitals.state().as_str(), reason: reason.to_owned() }
+        down(&self.vitals, reason)
     }
 
     pub fn vitals(&self) -> &Arc<Vitals> {
@@ -202,12 +245,55 @@ impl<A: Actor<Context = Context<A>>> Supervised<A> {
     }
 }
 
-/// Takes one from `in_flight` when the call ends, also when its future is dropped.
-struct CountDown<'a>(&'a Vitals);
+fn down(vitals: &Vitals, reason: &str) -> NyxError {
+    NyxError::ActorDown { actor: vitals.name.clone(), state: vitals.state().as_str(), reason: reason.to_owned() }
+}
 
-impl Drop for CountDown<'_> {
+/// An answer that is to come.
+struct Answering<T> {
+    answer: Pin<Box<dyn Future<Output = Result<Result<T, NyxError>, MailboxError>> + Send>>,
+    vitals: Arc<Vitals>,
+    _sent: Sent,
+}
+
+impl<T> Future for Answering<T> {
+    type Output = Result<T, NyxError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<Self::Output> {
+        let answer = match ready!(self.answer.as_mut().poll(context)) {
+            Ok(answer) => answer,
+            Err(MailboxError::Closed) => Err(down(&self.vitals, "it failed while it worked on this request")),
+            Err(MailboxError::Timeout) => Err(down(&self.vitals, "it did not answer in time")),
+        };
+        self.vitals.processed.fetch_add(1, Ordering::Relaxed);
+        if answer.is_err() {
+            self.vitals.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        Poll::Ready(answer)
+    }
+}
+
+/// A message in a mailbox and its answer. actix passes over a message that nobody waits for any more, without a word: so someone always waits, and a
+/// place in the mailbox is free when the message has left it and no sooner.
+struct Posted<T: Send + 'static>(Option<Answering<T>>);
+
+impl<T: Send + 'static> Future for Posted<T> {
+    type Output = Result<T, NyxError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<Self::Output> {
+        let Some(answering) = self.0.as_mut() else { return Poll::Pending };
+        let answer = ready!(Pin::new(answering).poll(context));
+        self.0 = None;
+        Poll::Ready(answer)
+    }
+}
+
+impl<T: Send + 'static> Drop for Posted<T> {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        // without a runtime the program is ending
+        if let (Some(answering), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(async move { drop(answering.await) });
+        }
     }
 }
 
@@ -291,6 +377,114 @@ mod tests {
         assert_eq!(actor.send(Born).await.unwrap(), 1);
         actor.stop();
         until(&actor, ActorState::Stopped).await;
+    }
+
+    /// Takes nothing up until its gate is opened.
+    #[derive(Debug)]
+    struct Busy(Arc<tokio::sync::Notify>);
+
+    impl Actor for Busy {
+        type Context = Context<Self>;
+
+        fn started(&mut self, context: &mut Self::Context) {
+            let gate = Arc::clone(&self.0);
+            context.wait(actix::fut::wrap_future(async move { gate.notified().await }));
+        }
+    }
+    impl Handler<Born> for Busy {
+        type Result = Result<u64, NyxError>;
+        // it forgets to say that it took the message up
+        fn handle(&mut self, _: Born, _: &mut Self::Context) -> Self::Result {
+            Ok(7)
+        }
+    }
+
+    const PLACES: usize = 4;
+
+    async fn busy() -> (Supervised<Busy>, Arc<tokio::sync::Notify>) {
+        let gate = Arc::new(tokio::sync::Notify::new());
+        let opened = Arc::clone(&gate);
+        let arbiter = actix::Arbiter::current();
+        let factory = move || Busy(Arc::clone(&opened));
+        let actor = Supervised::start(&arbiter, Vitals::new("busy", "test", None), RestartPolicy::default(), PLACES, factory);
+        let mut lifecycle = actor.vitals.lifecycle.subscribe();
+        lifecycle.wait_for(|lifecycle| lifecycle.state == ActorState::Running).await.unwrap();
+        (actor, gate)
+    }
+
+    fn sent(actor: &Supervised<Busy>) -> actix_rt::task::JoinHandle<Result<u64, NyxError>> {
+        let actor = actor.clone();
+        actix_rt::spawn(async move { actor.send(Born).await })
+    }
+
+    async fn waiting(actor: &Supervised<Busy>, messages: u64) {
+        let settled = async {
+            while actor.vitals.report().mailbox != messages {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), settled).await.expect("the mailbox does not settle");
+    }
+
+    #[actix::test]
+    async fn one_more_than_a_mailbox_holds_is_refused_at_once_and_served_again_afterwards() {
+        let (actor, gate) = busy().await;
+        let mut all: Vec<_> = (0..PLACES).map(|_| sent(&actor)).collect();
+        waiting(&actor, PLACES as u64).await;
+        let refused = |answer| matches!(answer, Err(NyxError::Overloaded { capacity: PLACES, retry_after_s: 1.. }));
+        assert!(refused(actor.send(Born).await));
+        // a message is there until it is taken up, whether anybody still waits for its answer or not
+        let left = all.remove(0);
+        left.abort();
+        assert!(left.await.unwrap_err().is_cancelled());
+        assert!(refused(actor.send(Born).await));
+        gate.notify_one();
+        for answered in all {
+            assert_eq!(answered.await.unwrap().unwrap(), 7);
+        }
+        waiting(&actor, 0).await;
+        for _ in 0..3 * PLACES {
+            assert_eq!(actor.send(Born).await.unwrap(), 7);
+        }
+        let report = actor.vitals.report();
+        assert_eq!((report.mailbox, report.in_flight), (0, 0));
+    }
+
+    #[actix::test]
+    async fn an_actor_that_does_not_answer_is_waited_for_until_the_deadline() {
+        let (actor, gate) = busy().await;
+        let begun = Instant::now();
+        let patience = Duration::from_millis(50);
+        let error = actor.send_until(Born, begun + patience).await.unwrap_err();
+        assert!(matches!(error, NyxError::DeadlineExceeded { doing: "an actor worked on the request" }), "{error}");
+        let context = RequestContext::new(patience);
+        let error = actor.send_within(&context, "a birth was looked up", Born).await.unwrap_err();
+        assert!(matches!(error, NyxError::DeadlineExceeded { doing: "a birth was looked up" }), "{error}");
+        assert!((2 * patience..Duration::from_secs(5)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        let context = RequestContext::new(Duration::from_secs(60));
+        context.cancel.cancel();
+        assert!(matches!(actor.send_within(&context, "", Born).await, Err(NyxError::Cancelled)));
+        // a deadline that has passed is not worth a message
+        waiting(&actor, 3).await;
+        assert!(matches!(actor.send_until(Born, begun).await, Err(NyxError::DeadlineExceeded { .. })));
+        waiting(&actor, 3).await;
+        gate.notify_one();
+        assert_eq!(actor.send(Born).await.unwrap(), 7);
+        waiting(&actor, 0).await;
+    }
+
+    #[actix::test]
+    async fn what_waits_for_an_instance_that_is_gone_takes_no_place_of_the_next() {
+        let (actor, gate) = busy().await;
+        let all: Vec<_> = (0..PLACES).map(|_| sent(&actor)).collect();
+        waiting(&actor, PLACES as u64).await;
+        actor.vitals.restart.notify_one();
+        for lost in all {
+            assert!(matches!(lost.await.unwrap(), Err(NyxError::ActorDown { .. })));
+        }
+        waiting(&actor, 0).await;
+        gate.notify_one();
+        assert_eq!(actor.send(Born).await.unwrap(), 7);
     }
 
     #[test]

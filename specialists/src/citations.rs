@@ -8,7 +8,7 @@ pub fn cited(answer: &str, evidence: &[Evidence]) -> Vec<String> {
     let mut ids: Vec<String> = Vec::new();
     for part in answer.split('[').skip(1) {
         let Some((inside, _)) = part.split_once(']') else { continue };
-        for item in numbers(inside, evidence.len()).into_iter().filter_map(|number| evidence.get(number.checked_sub(1)?)) {
+        for item in numbers(inside, evidence.len()).into_iter().flatten().filter_map(|number| evidence.get(number.checked_sub(1)?)) {
             if !ids.contains(&item.id) {
                 ids.push(item.id.clone());
             }
@@ -17,18 +17,18 @@ pub fn cited(answer: &str, evidence: &[Evidence]) -> Vec<String> {
     ids
 }
 
-/// The numbers up to `most` of a bracket; none when anything else stands in it.
-fn numbers(inside: &str, most: usize) -> Vec<usize> {
+/// The numbers of a bracket, those of a range up to `most`; `None` when anything else stands in it.
+fn numbers(inside: &str, most: usize) -> Option<Vec<usize>> {
     let mut found = Vec::new();
     for piece in inside.split([',', ';']) {
         let ends: Vec<Option<usize>> = piece.split(['-', '\u{2013}']).map(|end| end.trim().parse().ok()).collect();
         match ends[..] {
             [Some(number)] => found.push(number),
             [Some(first), Some(last)] => found.extend(first..=last.min(most)),
-            _ => return Vec::new(),
+            _ => return None,
         }
     }
-    found
+    Some(found)
 }
 
 /// The text with each citation (`[1]`, `[1, 2]`, `[1-3]`) turned into a space.
@@ -37,7 +37,7 @@ pub fn without_citations(text: &str) -> String {
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('[') {
         plain.push_str(before);
-        let cited = after.split_once(']').filter(|(inside, _)| !numbers(inside, 0).is_empty());
+        let cited = after.split_once(']').filter(|(inside, _)| numbers(inside, 0).is_some());
         plain.push(if cited.is_some() { ' ' } else { '[' });
         rest = cited.map_or(after, |(_, after)| after);
     }
@@ -80,6 +80,7 @@ mod tests {
     #[test]
     fn citations_are_taken_out_and_nothing_else() {
         assert_eq!(without_citations("a Prius [1] and [x] [12, 13]."), "a Prius   and [x]  .");
+        assert_eq!(without_citations("all [1-3], [2\u{2013}18446744073709551615]"), "all  ,  ");
         assert_eq!(without_citations("[open [1]"), "[open  ");
         assert_eq!(without_citations("[] [open"), "[] [open");
     }

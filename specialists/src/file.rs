@@ -9,14 +9,18 @@ use crate::time::Quality;
 
 const NAME_CHARS: usize = 32;
 const PURPOSE_CHARS: usize = 200;
-/// Models of Nyx that are no specialists.
-const RESERVED: [&str; 2] = ["base", "nyx"];
+const EXAMPLE_CHARS: usize = 300;
+const MAX_EXAMPLES: usize = 64;
+/// The base model itself, which is no specialist.
+const RESERVED: &str = "base";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     name: String,
     purpose: String,
+    #[serde(default)]
+    examples: Vec<String>,
     adapter: Option<String>,
     group: Option<usize>,
     prompt: Prompt,
@@ -109,6 +113,7 @@ pub(crate) fn parse(text: &str) -> Result<SpecialistPolicy, String> {
     let file: File = toml::from_str(text).map_err(|error| misread(text, &error))?;
     check_name(&file.name)?;
     let purpose = one_line("purpose", &file.purpose, PURPOSE_CHARS)?;
+    let examples = examples(&file.examples)?;
     if let Some(adapter) = &file.adapter {
         one_line("adapter", adapter, 4_096)?;
     }
@@ -144,6 +149,7 @@ pub(crate) fn parse(text: &str) -> Result<SpecialistPolicy, String> {
     Ok(SpecialistPolicy {
         name: file.name,
         purpose,
+        examples,
         adapter: file.adapter,
         group: file.group,
         retrieval,
@@ -223,10 +229,17 @@ fn check_name(name: &str) -> Result<(), String> {
     if !starts || !rest || name.len() > NAME_CHARS {
         return Err(format!("name is {name:?}, expected a lower-case letter and then up to 31 of a-z, 0-9, `_` and `-`"));
     }
-    if RESERVED.contains(&name) {
-        return Err(format!("name is {name:?}, expected another one: `nyx` is the master and `base` the model itself"));
+    if name == RESERVED {
+        return Err(format!("name is {name:?}, expected another one: `{RESERVED}` is the model itself"));
     }
     Ok(())
+}
+
+fn examples(given: &[String]) -> Result<Vec<String>, String> {
+    if given.len() > MAX_EXAMPLES {
+        return Err(format!("examples has {} entries, expected at most {MAX_EXAMPLES}", given.len()));
+    }
+    given.iter().enumerate().map(|(index, example)| one_line(&format!("examples[{index}]"), example, EXAMPLE_CHARS)).collect()
 }
 
 fn one_line(key: &str, value: &str, longest: usize) -> Result<String, String> {

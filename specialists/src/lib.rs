@@ -1,6 +1,7 @@
 //! The characters: each specialist's prompt, retrieval, answer form and reward, pure and synchronous. No I/O, no actix.
 //!
-//! A specialist is one TOML file ([`SpecialistPolicy::parse`]); Nyx ships five ([`SHIPPED`]), and a sixth needs a file and no code.
+//! A specialist is one TOML file ([`SpecialistPolicy::parse`]); Nyx ships five and a general assistant
+//! ([`SHIPPED`]), and one more needs a file and no code.
 //! The present comes in with the [`Situation`], so that the same question, evidence and time always write the same prompt.
 
 pub mod bandit;
@@ -13,7 +14,6 @@ mod file;
 pub mod forecast;
 pub mod gate;
 pub mod learn;
-pub mod master;
 mod odds;
 mod policy;
 mod probability;
@@ -22,6 +22,7 @@ pub mod recall;
 mod reward;
 pub mod safety;
 mod shipped;
+mod similarity;
 pub mod time;
 pub mod tokens;
 
@@ -34,3 +35,4 @@ pub use evidence::Evidence;
 pub use policy::{Outcome, Retrieval, Situation, SpecialistPolicy, Verdict};
 pub use reward::{brier_reward, calibration, choices_reward, delayed, quadratic_reward, reward_of, support, timeliness};
 pub use shipped::SHIPPED;
+pub use similarity::similarity;

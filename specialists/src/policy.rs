@@ -50,6 +50,8 @@ pub struct SpecialistPolicy {
     pub name: String,
     /// One line for the master.
     pub purpose: String,
+    /// What is ordinarily asked of it: a question goes to the specialist whose examples it is like.
+    pub examples: Vec<String>,
     /// The adapter's folder; `None` speaks through the base alone.
     pub adapter: Option<String>,
     /// The pool group it is pinned to.
@@ -110,6 +112,11 @@ impl SpecialistPolicy {
     /// [`SpecialistError::BadFile`] naming the key, its value and what would be right.
     pub fn parse(origin: &str, toml: &str) -> Result<Self, SpecialistError> {
         file::parse(toml).map_err(|reason| SpecialistError::BadFile { origin: origin.into(), reason })
+    }
+
+    /// The texts that a question is compared with: the examples, or the purpose where there are none.
+    pub fn routed_by(&self) -> &[String] {
+        if self.examples.is_empty() { std::slice::from_ref(&self.purpose) } else { &self.examples }
     }
 
     /// The part of the system prompt that is the same for every request (what the prefix cache keeps).

@@ -1,10 +1,11 @@
-//! The five that come with Nyx, inside the binary: it runs from any folder.
+//! The five that come with Nyx, and the general assistant, inside the binary: it runs from any folder.
 
 /// File name and text of each shipped specialist, in the order in which the master is told of them.
-pub const SHIPPED: [(&str, &str); 5] = [
+pub const SHIPPED: [(&str, &str); 6] = [
     ("mnemosyne.toml", include_str!("../../config/specialists/mnemosyne.toml")),
     ("moira.toml", include_str!("../../config/specialists/moira.toml")),
     ("aletheia.toml", include_str!("../../config/specialists/aletheia.toml")),
     ("kairos.toml", include_str!("../../config/specialists/kairos.toml")),
     ("eleos.toml", include_str!("../../config/specialists/eleos.toml")),
+    ("nyx.toml", include_str!("../../config/specialists/nyx.toml")),
 ];

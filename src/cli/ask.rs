@@ -98,6 +98,6 @@ async fn print(mut stream: mpsc::Receiver<StreamEvent>) -> std::io::Result<bool>
 
 /// Who answered, for stderr.
 fn summary(decision: &Decision) -> String {
-    let chosen = if decision.scores.is_empty() { String::new() } else { format!(" (propensity {:.2})", decision.propensity) };
+    let chosen = if decision.propensities.is_empty() { String::new() } else { format!(" (propensity {:.2})", decision.propensity) };
     format!("-- {}{chosen}, decision {}, {:.1} s", decision.specialist, decision.id, decision.timings.total_ms / 1000.0)
 }

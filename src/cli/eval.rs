@@ -1,6 +1,6 @@
 //! `nyx eval`: how good each specialist is, on trials.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use nyx_actors::NyxError;
@@ -9,15 +9,18 @@ use nyx_specialists::bandit::{Estimate, OffPolicy};
 
 use super::{CommandError, make_data_dir, output};
 use crate::settings::Settings;
-use crate::trials::{Programme, Report, SUITES, Stage, Trials, evaluate, page};
+use crate::trials::{EvalError, Programme, Report, SUITES, Stage, Trials, evaluate, page, play_routing, read_routing};
 
 /// Measure each specialist on trials.
 #[derive(Debug, Args)]
 pub(super) struct Eval {
-    /// Estimate from the rewarded decisions on record what another way of choosing would earn: uniform, best, current, specialist=NAME, or the path of a
-    /// master.json; may be given again. Options follow after commas: temperature=T, epsilon=E, weights=none
+    /// Estimate from the rewarded decisions on record what another way of choosing would earn: uniform, best, current or specialist=NAME; may be
+    /// given again. Options follow after commas: temperature=T, epsilon=E, weights=none
     #[arg(long, value_name = "POLICY", conflicts_with_all = ["trials", "suite", "limit", "adapter", "no_answers", "out"])]
     policy: Vec<String>,
+    /// Measure only how often a request goes to its specialist, on this file: a line a request, {"lang": "de", "request": "...", "specialist": "kairos"}
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["policy", "trials", "suite", "adapter", "no_answers", "out"])]
+    routing: Option<PathBuf>,
     /// The folder of trials [default: $NYX_TRIALS, else ../shared/trials]
     #[arg(long, value_name = "DIR")]
     trials: Option<PathBuf>,
@@ -53,6 +56,9 @@ impl Eval {
         if !self.policy.is_empty() {
             return self.policies(&settings).await;
         }
+        if let Some(file) = &self.routing {
+            return self.routing(&settings, file).await;
+        }
         let mut options = settings.nyx_options()?;
         for adapter in &self.adapter {
             if adapter == "none" {
@@ -76,10 +82,10 @@ impl Eval {
     async fn policies(&self, settings: &Settings) -> Result<(), CommandError> {
         let read = |text: &String| text.parse::<PolicySpec>().map_err(|error| NyxError::invalid("--policy", error));
         let specs = self.policy.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        let mut log = ChoosingLog::open(&settings.nyx_options()?).await?;
+        let log = ChoosingLog::open(&settings.nyx_options()?).await?;
         let mut reports = Vec::with_capacity(specs.len());
         for (name, spec) in self.policy.iter().zip(&specs) {
-            reports.push(log.evaluate(name, spec).await?);
+            reports.push(log.evaluate(name, spec)?);
         }
         if self.json {
             let json = match reports.as_slice() {
@@ -103,7 +109,23 @@ impl Eval {
         Ok(())
     }
 
-    fn tell(&self, report: &Report, out: &std::path::Path) -> Result<(), CommandError> {
+    async fn routing(&self, settings: &Settings, file: &Path) -> Result<(), CommandError> {
+        let options = settings.nyx_options()?;
+        let names: Vec<&str> = options.specialists.iter().map(|policy| policy.name.as_str()).collect();
+        let trials = read_routing(file, &names).map_err(EvalError::from)?;
+        let stage = Stage::set(options, self.seed, self.limit.map(|limit| limit as usize), None).await?;
+        let report = play_routing(&stage, &stage.sample(trials)).await;
+        stage.strike().await;
+        let report = report?;
+        if self.json {
+            let json = serde_json::to_string_pretty(&report).map_err(|error| NyxError::Internal(error.to_string()))?;
+            return Ok(output::line(&json)?);
+        }
+        report.lines().iter().try_for_each(|line| output::line(line))?;
+        Ok(())
+    }
+
+    fn tell(&self, report: &Report, out: &Path) -> Result<(), CommandError> {
         let json = serde_json::to_string_pretty(report).map_err(|error| NyxError::Internal(error.to_string()))?;
         let write = |name: String, text: &str| {
             let path = out.join(name);

@@ -8,12 +8,12 @@ use serde_json::json;
 
 use super::{CommandError, make_data_dir, output};
 use crate::settings::Settings;
-use crate::trials::{Loop, Stage, Trials, learn, line, options_for_loop, play_loop, teach};
+use crate::trials::{Loop, Stage, Trials, line, options_for_loop, play_loop, teach};
 
 /// The specialists that answer trials with choices.
 const SUITES: [&str; 4] = ["kairos", "eleos", "aletheia", "moira"];
 
-/// Learn from trials through the gate (the master's head, the adapters, and a loop from feedback alone), and say what came of it on dev.
+/// Learn from trials through the gate (the adapters, and a loop from feedback alone), and say what came of it on dev.
 #[derive(Debug, Args)]
 pub(super) struct Learn {
     /// The folder of trials [default: $NYX_TRIALS, else ../shared/trials]
@@ -53,21 +53,12 @@ impl Learn {
         // what is learned here is learned by hand
         options.learning.auto = false;
         options.specialists.iter_mut().for_each(|policy| policy.adapter = None);
-        let mut report = json!({ "suites": {}, "loop": null, "peft": null, "master": null });
+        let mut report = json!({ "suites": {}, "loop": null, "peft": null });
         if let Some(path) = &self.peft {
             let text = std::fs::read(path).map_err(|source| CommandError::Write { path: path.clone(), source })?;
             report["peft"] = serde_json::from_slice(&text).map_err(|error| NyxError::Internal(format!("{}: {error}", path.display())))?;
         }
         let all = self.suite.is_empty();
-        if all {
-            let stage = Stage::set(options.clone(), self.seed, limit, Some("master")).await?;
-            let lesson = learn(&stage, &trials, "master").await;
-            stage.strike().await;
-            let lesson = lesson?;
-            lesson.lines.iter().try_for_each(|line| output::line(line))?;
-            report["master"] = json!(lesson.lines);
-            self.write("master.json", &lesson.file)?;
-        }
         let mut lines = Vec::new();
         for suite in SUITES.into_iter().filter(|suite| all || self.suite.iter().any(|wanted| wanted == suite)) {
             let stage = Stage::set(options.clone(), self.seed, limit, None).await?;

@@ -1,7 +1,7 @@
 //! `nyx migrate`: phoebe's schema, brought up to date.
 
 use clap::Args;
-use nyx_actors::phoebe::{PhoebeStore, redacted};
+use nyx_actors::phoebe::PhoebeStore;
 
 use super::{CommandError, make_data_dir, output};
 use crate::settings::{Flag, Settings};
@@ -26,7 +26,7 @@ pub(super) async fn migrate(settings: Settings) -> Result<(), CommandError> {
     let pending = store.pending_migrations().await?;
     store.migrate().await?;
     store.close().await;
-    let database = redacted(&settings.phoebe.url_in(&settings.data_dir));
+    let database = settings.phoebe.url_in(&settings.data_dir);
     let done = if pending == 0 { "the schema is up to date".into() } else { format!("applied {pending} migrations") };
     Ok(output::line(&format!("{database}: {done}"))?)
 }

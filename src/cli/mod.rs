@@ -20,13 +20,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use nyx_actors::secret::redacted;
 use nyx_actors::{NyxError, StartError};
 
 use crate::models::ModelError;
 use crate::settings::{Flag, Inputs, Settings, SettingsError, StartupError, TelemetrySettings};
 use crate::telemetry;
 
-/// A self-hosted agent runtime: one base model, five specialists, every decision on record.
+/// A self-hosted agent runtime: one base model, five specialists and a general assistant, every decision on record.
 #[derive(Debug, Parser)]
 #[command(name = "nyx", version, about, arg_required_else_help = true)]
 struct Cli {
@@ -61,7 +62,7 @@ enum Command {
     Ask(ask::Ask),
     /// Measure each specialist on trials
     Eval(eval::Eval),
-    /// Train a specialist's adapter, or learn a small part (how the master chooses, how sure an answer is)
+    /// Train a specialist's adapter, or learn how sure an answer is
     Train(train::Train),
     Learn(learn::Learn),
     /// Get the models, once
@@ -116,11 +117,12 @@ enum CommandError {
 
 /// Runs the program with these arguments, the first being its name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // help and version come this way too, with code 0
-            let _ = error.print();
+            complain_of_usage(&error, &arguments);
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
@@ -130,6 +132,18 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             output::complain(&error);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Prints clap's words, which quote the argument that was wrong: a URL without its password.
+fn complain_of_usage(error: &clap::Error, arguments: &[OsString]) {
+    let said = error.render().to_string();
+    let urls = arguments.iter().filter_map(|argument| argument.to_str()).filter(|text| text.contains("://") || text.contains("password"));
+    let scrubbed = urls.fold(said.clone(), |said, url| said.replace(url, &redacted(url)));
+    if scrubbed == said {
+        let _ = error.print();
+    } else {
+        output::note(scrubbed.trim_end());
     }
 }
 

@@ -6,23 +6,21 @@ use std::path::PathBuf;
 
 use clap::Args;
 use nyx_actors::NyxError;
-use nyx_actors::choosing::{ChoosingLog, HeadLesson};
-use nyx_specialists::bandit::Estimate;
 
 use super::{CommandError, make_data_dir, output};
 use crate::settings::Settings;
 use crate::trials::{PARTS, Stage, Trials, learn};
 
-/// Train a specialist's adapter, or learn a small part (how the master chooses, how sure an answer is).
+/// Train a specialist's adapter, or learn how sure an answer is.
 #[derive(Debug, Args)]
 pub(super) struct Train {
-    /// Specialists whose adapters to train, or parts (master, confidence) to learn from trials
+    /// Specialists whose adapters to train, or `confidence`, to learn it from trials
     #[arg(required = true, value_name = "PART|SPECIALIST")]
     parts: Vec<String>,
     #[command(flatten)]
     adapter: adapter::Lessons,
-    /// Learn from the decisions on record instead of trials: the master's head, or specialists' adapters. What is learned is put to use only if it
-    /// is better on what was held back
+    /// Learn specialists' adapters from the decisions on record instead of trials. What is learned is put to use only if it is better on what was held
+    /// back
     #[arg(long, conflicts_with_all = ["trials", "split", "limit"])]
     from_log: bool,
     /// The folder of trials [default: $NYX_TRIALS, else ../shared/trials]
@@ -45,9 +43,6 @@ pub(super) struct Train {
 impl Train {
     pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
         make_data_dir(&settings)?;
-        if self.from_log && self.parts == ["master"] {
-            return self.learn_from_log(settings).await;
-        }
         let out = self.out.clone().unwrap_or_else(|| settings.data_dir.join("learned"));
         let trials = Trials { dir: self.trials.clone().unwrap_or_else(Trials::default_dir), split: self.split.clone() };
         let policies = settings.nyx_options()?.specialists;
@@ -57,7 +52,7 @@ impl Train {
         }
         let recorded = self.from_log || self.adapter.from_memory || self.adapter.dataset.is_some();
         if let Some(part) = self.parts.iter().find(|part| recorded && !is_specialist(part)) {
-            let reason = format!("{part:?} is learned from trials, expected specialists (or, with --from-log, master alone)");
+            let reason = format!("{part:?} is learned from trials, expected specialists");
             return Err(NyxError::invalid("--from-log", reason).into());
         }
         for part in &self.parts {
@@ -79,28 +74,6 @@ impl Train {
             }
             output::note(&format!("written to {}", path.display()));
         }
-        Ok(())
-    }
-
-    async fn learn_from_log(&self, settings: Settings) -> Result<(), CommandError> {
-        let mut log = ChoosingLog::open(&settings.nyx_options()?).await?;
-        let HeadLesson { file, report } = log.learn_head().await?;
-        let line = |name: &str, estimate: &Estimate| {
-            let Estimate { value, interval: [low, high], .. } = estimate;
-            output::line(&format!("{name:<10} {value:>7.3} [{low:.3}, {high:.3}]"))
-        };
-        output::line(&format!("master: learned from {} decisions, measured on {} held back", report.learned_from, report.held_back))?;
-        line("present", &report.present)?;
-        line("candidate", &report.candidate)?;
-        line("gain", &report.gain)?;
-        if !report.passes() {
-            let bound = report.gain.lower_bound();
-            output::line(&format!("kept the present head: the gain's lower 95 % bound is {bound:.3}, expected more than 0"))?;
-            return Ok(());
-        }
-        let folder = self.out.clone().unwrap_or_else(|| settings.data_dir.join("learned"));
-        let path = log.install(&file, Some(&folder)).map_err(|source| CommandError::Write { path: folder.clone(), source })?;
-        output::note(&format!("written to {}; a server reads it when it starts", path.display()));
         Ok(())
     }
 }

@@ -2,8 +2,8 @@
 
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, Utc};
-use nyx_actors::Nyx;
 use nyx_actors::adapters::{AdapterReport, Generation};
+use nyx_actors::{Nyx, NyxError};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -99,6 +99,12 @@ impl ReasonRequest {
 /// No gate has measured it: whoever has the key answers for it.
 const BY_HAND: &str = "by hand, over HTTP";
 
+/// Runs a swap in a task of its own: it is not left half done by a caller who goes away or a deadline that passes.
+async fn to_its_end(swap: impl Future<Output = Result<Generation, NyxError>> + 'static) -> Result<HttpResponse, ApiError> {
+    let made = actix_web::rt::spawn(swap).await.map_err(|error| NyxError::Internal(error.to_string()))??;
+    Ok(HttpResponse::Ok().json(GenerationItem::from(made)))
+}
+
 /// Every adapter on record.
 #[utoipa::path(get, path = "/admin/adapters", tag = "admin", responses((status = 200, body = AdapterList)))]
 pub async fn adapters(nyx: web::Data<Nyx>) -> Result<HttpResponse, ApiError> {
@@ -112,8 +118,8 @@ pub async fn adapters(nyx: web::Data<Nyx>) -> Result<HttpResponse, ApiError> {
     responses((status = 200, body = GenerationItem), (status = 404, description = "no such adapter", body = ErrorBody),
         (status = 409, description = "its files are missing or changed", body = ErrorBody)))]
 pub async fn promote(nyx: web::Data<Nyx>, id: web::Path<String>, body: Json<ReasonRequest>) -> Result<HttpResponse, ApiError> {
-    let made = nyx.promote_adapter(&id, &ReasonRequest::said(body)).await?;
-    Ok(HttpResponse::Ok().json(GenerationItem::from(made)))
+    let reason = ReasonRequest::said(body);
+    to_its_end(async move { nyx.promote_adapter(&id, &reason).await }).await
 }
 
 /// Goes back to the adapter that spoke before the live one, else to the base, under a new generation number.
@@ -122,6 +128,6 @@ pub async fn promote(nyx: web::Data<Nyx>, id: web::Path<String>, body: Json<Reas
     responses((status = 200, body = GenerationItem), (status = 404, description = "no such specialist", body = ErrorBody),
         (status = 409, description = "the base speaks already", body = ErrorBody)))]
 pub async fn rollback(nyx: web::Data<Nyx>, specialist: web::Path<String>, body: Json<ReasonRequest>) -> Result<HttpResponse, ApiError> {
-    let made = nyx.rollback_adapter(&specialist, &ReasonRequest::said(body)).await?;
-    Ok(HttpResponse::Ok().json(GenerationItem::from(made)))
+    let reason = ReasonRequest::said(body);
+    to_its_end(async move { nyx.rollback_adapter(&specialist, &reason).await }).await
 }

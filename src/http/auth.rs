@@ -33,8 +33,8 @@ pub struct Keys {
 impl Keys {
     pub fn new(options: &HttpOptions) -> Self {
         Self {
-            api: options.api_keys.iter().map(|key| digest(key)).collect(),
-            admin: options.admin_key.as_deref().map(digest),
+            api: options.api_keys.iter().map(|key| digest(key.expose())).collect(),
+            admin: options.admin_key.as_ref().map(|key| digest(key.expose())),
             loopback: options.is_loopback(),
         }
     }
@@ -69,7 +69,7 @@ impl Keys {
     /// Whose request it is, for fair turns among callers: the beginning of the key's digest; nothing without a key that is known here, so
     /// that nobody gets more turns by more names.
     pub fn client(&self, headers: &HeaderMap) -> Arc<str> {
-        let name = |key| digest(key)[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let name = |key| hex::encode(&digest(key)[..8]);
         bearer(headers).filter(|key| self.is_api(key)).map_or_else(String::new, name).into()
     }
 
@@ -126,6 +126,7 @@ fn refuse_foreign_pages(headers: &HeaderMap) -> Result<(), ApiError> {
 mod tests {
     use super::*;
     use actix_web::http::header::HeaderValue;
+    use nyx_actors::secret::Secret;
 
     fn headers(pairs: &[(header::HeaderName, &str)]) -> HeaderMap {
         pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect()
@@ -138,8 +139,8 @@ mod tests {
     fn keys(api: &[&str], admin: Option<&str>, host: &str) -> Keys {
         Keys::new(&HttpOptions {
             host: host.into(),
-            api_keys: api.iter().map(|key| (*key).to_owned()).collect(),
-            admin_key: admin.map(str::to_owned),
+            api_keys: api.iter().map(|key| Secret::from(*key)).collect(),
+            admin_key: admin.map(Secret::from),
             ..HttpOptions::default()
         })
     }

@@ -20,7 +20,7 @@ use super::verdicts::VerdictItem;
 /// One piece of what the specialist answered from.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct EvidenceItem {
-    /// Names it uniquely: a memory's id, `decision:UUID`, ...
+    /// Names it uniquely: a memory's id, or beside rows `memory:UUID` and `table:NAME#ROW`.
     pub id: String,
     pub text: String,
     /// Higher is better; for memories the probability that it answers, or the cosine similarity where they are not re-ranked.
@@ -145,12 +145,12 @@ pub struct DecisionRecord {
     pub question: String,
     /// Who spoke.
     pub specialist: String,
-    /// The master's score of each candidate; empty when the caller chose.
+    /// The base model's score of each candidate; empty when the caller chose, and where they came too late.
     pub scores: BTreeMap<String, f64>,
-    /// What the master's head made of the scores, with the trait weights; the propensities follow from these.
+    /// How like the question is to the examples of each: the mean of the best two cosines. Empty where the scores alone decided.
+    pub similarities: BTreeMap<String, f64>,
+    /// `master.similarity_scale` times the similarity (without one the score), with the trait weight; the propensities follow from these.
     pub logits: BTreeMap<String, f64>,
-    /// The id of that head; null where the scores alone decided.
-    pub head: Option<String>,
     /// The probability with which each could have been drawn; they add up to 1.
     pub propensities: BTreeMap<String, f64>,
     pub trait_weights: BTreeMap<String, f64>,
@@ -201,8 +201,8 @@ impl From<Decision> for DecisionRecord {
             question: decision.question,
             specialist: decision.specialist,
             scores: decision.scores,
+            similarities: decision.similarities,
             logits: decision.logits,
-            head: decision.head,
             propensities: decision.propensities,
             trait_weights: decision.trait_weights,
             propensity: decision.propensity,
@@ -302,7 +302,8 @@ pub(super) mod tests {
             "question": "What did I tell you about my sister?",
             "specialist": "mnemosyne",
             "scores": {"mnemosyne": 1.5, "moira": -0.5},
-            "logits": {"mnemosyne": 2.5, "moira": -1.5}, "head": "abc",
+            "similarities": {"mnemosyne": 0.5, "moira": 0.25},
+            "logits": {"mnemosyne": 2.5, "moira": -1.5},
             "propensities": {"mnemosyne": 0.9, "moira": 0.1},
             "trait_weights": {"mnemosyne": 0.0, "moira": 0.0},
             "propensity": 0.9,

@@ -146,12 +146,12 @@ pub struct InferResponse {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = MasterChoice)]
 pub struct Choice {
-    /// The master's score of each: mean log-likelihood of its name, less that after a content-free question.
+    /// The base model's score of each: mean log-likelihood of its name, less that after a content-free question. Empty where they came too late.
     pub scores: BTreeMap<String, f64>,
-    /// What the master's head made of them, with the trait weights.
+    /// How like the question is to the examples of each: the mean of the best two cosines. Empty where the scores alone decided.
+    pub similarities: BTreeMap<String, f64>,
+    /// `master.similarity_scale` times the similarity (without one the score), with the trait weight.
     pub logits: BTreeMap<String, f64>,
-    /// The id of that head; null where the scores alone decided.
-    pub head: Option<String>,
     /// The probability with which each could have been drawn; they add up to 1.
     pub propensities: BTreeMap<String, f64>,
     pub trait_weights: BTreeMap<String, f64>,
@@ -165,7 +165,7 @@ impl From<Decision> for InferResponse {
             None if retry_after_s.is_some() => (String::new(), "deferred".to_owned()),
             None => (String::new(), "deadline".to_owned()),
         };
-        let Decision { scores, logits, head, propensities, trait_weights, choices, choice_probabilities, .. } = decision;
+        let Decision { scores, similarities, logits, propensities, trait_weights, choices, choice_probabilities, .. } = decision;
         Self {
             decision_id: decision.id,
             specialist: decision.specialist,
@@ -173,7 +173,7 @@ impl From<Decision> for InferResponse {
             confidence: decision.confidence,
             probability: decision.probability,
             choice_probabilities: choices.zip(choice_probabilities).map(|(choices, values)| choices.into_iter().zip(values).collect()),
-            decision: Choice { scores, logits, head, propensities, trait_weights },
+            decision: Choice { scores, similarities, logits, propensities, trait_weights },
             evidence: decision.evidence.into_iter().map(Into::into).collect(),
             adapter: decision.adapter.map(Into::into),
             usage: decision.usage.into(),

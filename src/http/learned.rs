@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 /// A learned part that is in use.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LearnedItem {
-    #[schema(example = "master")]
+    #[schema(example = "confidence")]
     pub name: String,
     /// SHA-256 of its file's bytes.
     pub id: String,

@@ -147,7 +147,11 @@ fn hang(config: &mut web::ServiceConfig) {
             });
             resource = resource.route(route.guard(matching));
         }
-        let checked = from_fn(move |request: ServiceRequest, next: Next<_>| check(access, request, next));
+        let own = OWN_DEADLINE.contains(&path);
+        let checked = from_fn(move |request: ServiceRequest, next: Next<_>| async move {
+            check(access, &request)?;
+            if own { next.call(request).await } else { in_time(path, request, next).await }
+        });
         let wrong_method = move || {
             let allowed = allowed.clone();
             async move { Err::<&str, _>(method_not_allowed(&allowed)) }
@@ -167,11 +171,30 @@ async fn no_such_door(request: actix_web::HttpRequest) -> Result<&'static str, A
 }
 
 /// Lets in who may come in.
-async fn check<B: MessageBody>(access: Access, request: ServiceRequest, next: Next<B>) -> Result<ServiceResponse<B>, actix_web::Error> {
-    if let Some(state) = request.app_data::<web::Data<DoorState>>() {
-        state.keys.check(access, request.headers())?;
+fn check(access: Access, request: &ServiceRequest) -> Result<(), ApiError> {
+    request.app_data::<web::Data<DoorState>>().map_or(Ok(()), |state| state.keys.check(access, request.headers()))
+}
+
+/// Whose deadline is the caller's, and what lives longer than a request.
+const OWN_DEADLINE: [&str; 3] = ["/infer", "/v1/chat/completions", "/v1/cells"];
+
+/// Answers within `requests.default_deadline_ms`, whatever a database does meanwhile.
+async fn in_time<B: MessageBody>(
+    path: &'static str,
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<B>, actix_web::Error> {
+    let limit = request.app_data::<web::Data<Nyx>>().map(|nyx| nyx.default_deadline());
+    let method = known_method(request.method());
+    let work = next.call(request);
+    let Some(limit) = limit else { return work.await };
+    match tokio::time::timeout(limit, work).await {
+        Ok(answered) => answered,
+        Err(_) => {
+            let message = format!("the deadline passed while {method} {path} was answered (requests.default_deadline_ms)");
+            Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", message).into())
+        }
     }
-    next.call(request).await
 }
 
 /// Counts what was answered, by the door's pattern and not by the path, which callers make up.

@@ -106,11 +106,14 @@ pub async fn get(nyx: web::Data<Nyx>, state: web::Data<DoorState>, id: web::Path
 mod tests {
     use super::*;
 
-    const NAMES: [&str; 2] = ["mnemosyne", "moira"];
+    const NAMES: [&str; 3] = ["mnemosyne", "moira", "nyx"];
 
     #[test]
     fn models_name_their_target() {
-        for (model, target) in [("nyx", Target::Master), ("nyx/base", Target::Base), ("nyx/moira", Target::Specialist("moira".into()))] {
+        let specialist = |name: &str| Target::Specialist(name.into());
+        for (model, target) in
+            [("nyx", Target::Master), ("nyx/base", Target::Base), ("nyx/moira", specialist("moira")), ("nyx/nyx", specialist("nyx"))]
+        {
             assert_eq!(target_of_model(&NAMES, model).unwrap(), target);
             assert_eq!(target.model(), model);
         }
@@ -120,10 +123,13 @@ mod tests {
     fn unknown_names_are_told_the_known_ones() {
         for model in ["", "gpt-4o", "moira", "nyx/", "nyx/zeus", "nyx/Moira", "all-minilm-l6-v2"] {
             let message = target_of_model(&NAMES, model).unwrap_err().to_string();
-            assert!(message.contains(&format!("{model:?}")) && message.contains("nyx/base, nyx/mnemosyne, nyx/moira"), "{message}");
+            assert!(
+                message.contains(&format!("{model:?}")) && message.contains("nyx/base, nyx/mnemosyne, nyx/moira, nyx/nyx"),
+                "{message}"
+            );
         }
         let message = target_of_specialist(&NAMES, Some("zeus")).unwrap_err().to_string();
-        assert!(message.contains("\"zeus\"") && message.contains("mnemosyne, moira, base"), "{message}");
+        assert!(message.contains("\"zeus\"") && message.contains("mnemosyne, moira, nyx, base"), "{message}");
         assert_eq!(target_of_specialist(&NAMES, None).unwrap(), Target::Master);
     }
 }

@@ -10,7 +10,7 @@ use super::{
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Nyx", description = "A self-hosted agent runtime: one base model, five specialists, every decision on record."),
+    info(title = "Nyx", description = "A self-hosted agent runtime: one base model, five specialists and a general assistant, every decision on record."),
     paths(
         infer::infer,
         chat::complete,

@@ -1,12 +1,12 @@
 //! `[http]`: where Nyx listens and who may come in.
 
-use std::fmt;
 use std::net::IpAddr;
 
+use nyx_actors::secret::Secret;
 use serde::{Deserialize, Serialize};
 
 /// `[http]` of the settings.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpOptions {
     /// An address or a name; anything beyond loopback needs `api_keys` and an `admin_key`.
@@ -14,9 +14,9 @@ pub struct HttpOptions {
     /// 0 takes a free one.
     pub port: u16,
     /// Who may call, with `Authorization: Bearer KEY`. Empty: everybody on this machine.
-    pub api_keys: Vec<String>,
+    pub api_keys: Vec<Secret>,
     /// Who may use `/admin`; never one of `api_keys`.
-    pub admin_key: Option<String>,
+    pub admin_key: Option<Secret>,
     /// Bytes of a request's body at most; a larger one gets 413.
     pub max_body_bytes: usize,
     /// Time to send a request's head, and again its body.
@@ -48,20 +48,6 @@ impl Default for HttpOptions {
             max_connections: 4096,
             workers: 2,
         }
-    }
-}
-
-/// Keys stay out of logs.
-impl fmt::Debug for HttpOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpOptions")
-            .field("host", &self.host)
-            .field("port", &self.port)
-            .field("api_keys", &format_args!("{} kept secret", self.api_keys.len()))
-            .field("admin_key", &self.admin_key.as_ref().map(|_| format_args!("kept secret")))
-            .field("max_body_bytes", &self.max_body_bytes)
-            .field("workers", &self.workers)
-            .finish_non_exhaustive()
     }
 }
 
@@ -111,11 +97,11 @@ impl HttpOptions {
                 return bad(key, seconds.to_string(), "1 to 3600");
             }
         }
-        if !self.api_keys.iter().all(|key| is_usable_key(key)) {
+        if !self.api_keys.iter().all(|key| is_usable_key(key.expose())) {
             return Err(HttpOptionsError::BadKey { key: "http.api_keys" });
         }
         if let Some(admin) = &self.admin_key {
-            if !is_usable_key(admin) {
+            if !is_usable_key(admin.expose()) {
                 return Err(HttpOptionsError::BadKey { key: "http.admin_key" });
             }
             if self.api_keys.contains(admin) {

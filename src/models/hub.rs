@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
+use nyx_actors::secret::redacted;
 use serde::Deserialize;
 use ureq::http::{Response, StatusCode, header};
 use ureq::{Agent, Body};
@@ -132,7 +133,7 @@ impl<'a> Hub<'a> {
                 ended => broken = Some(ended.unwrap_or_else(|| format!("the transfer ended after {have} bytes"))),
             }
         }
-        Err(ModelError::HubUnreachable { endpoint: self.endpoint.clone(), reason: one_line(&broken.unwrap_or_default()) })
+        Err(ModelError::HubUnreachable { endpoint: redacted(&self.endpoint), reason: one_line(&broken.unwrap_or_default()) })
     }
 
     /// An answer of 2xx; requests that may succeed later are tried again.
@@ -172,7 +173,7 @@ impl<'a> Hub<'a> {
     }
 
     fn away(&self, error: &ureq::Error) -> ModelError {
-        ModelError::HubUnreachable { endpoint: self.endpoint.clone(), reason: one_line(&error.to_string()) }
+        ModelError::HubUnreachable { endpoint: redacted(&self.endpoint), reason: one_line(&error.to_string()) }
     }
 
     fn odd(&self, reason: String) -> ModelError {

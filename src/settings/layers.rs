@@ -13,6 +13,9 @@ use super::{Settings, SettingsError};
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
 const PREFIX: &str = "NYX__";
+/// The keys whose values no error shows, nor those of the sections that hold them.
+const SECRETS: [&str; 6] = ["http.api_keys", "http.admin_key", "memory.api_key", "memory.url", "phoebe.url", "specialist.aletheia.source"];
+const HIDDEN: &str = "a value that is not shown";
 /// The keys that hold one of a few words.
 const WORDS: [(&str, &str); 4] = [
     ("pool.quantisation", "none, q8_0 or q4_k"),
@@ -87,13 +90,42 @@ impl Origins {
 
 /// Merges all layers.
 pub(super) fn read(inputs: &Inputs) -> Result<(Settings, Origins), SettingsError> {
+    merged(inputs).map_err(without_secrets)
+}
+
+/// Whether the key holds a secret, stands inside of one that does, or is a section with one in it.
+fn is_secret(key: &str) -> bool {
+    let holds = |outer: &str, inner: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+    SECRETS.iter().any(|secret| holds(secret, key) || holds(key, secret))
+}
+
+/// An error quotes the value that was wrong, unless that may be a secret.
+fn without_secrets(error: SettingsError) -> SettingsError {
+    match error {
+        SettingsError::Invalid { key, origin, expected, .. } if is_secret(&key) => {
+            SettingsError::Invalid { key, value: HIDDEN.to_owned(), origin, expected }
+        }
+        SettingsError::Syntax { origin, reason } => match reason.split_once(": ") {
+            // a field is named, a value is not
+            Some((key, told)) if is_secret(key) && !["missing field", "unknown field"].iter().any(|known| told.starts_with(known)) => {
+                SettingsError::Syntax { origin, reason: format!("{key} is {HIDDEN}, expected another") }
+            }
+            _ => SettingsError::Syntax { origin, reason },
+        },
+        other => other,
+    }
+}
+
+fn merged(inputs: &Inputs) -> Result<(Settings, Origins), SettingsError> {
     let known = serde_json::to_value(Settings::default())
         .map_err(|error| SettingsError::Syntax { origin: BUILT_IN.into(), reason: error.to_string() })?;
     let mut origins = Origins::default();
     let defaults = File::from_str(DEFAULTS, FileFormat::Toml);
     let mut builder = Config::builder().add_source(checked(defaults, &known, BUILT_IN, &mut origins)?);
     if let Some(path) = inputs.config_file()? {
-        std::fs::metadata(&path).map_err(|error| SettingsError::Unreadable { path: path.clone(), reason: error.to_string() })?;
+        let text = std::fs::read_to_string(&path);
+        let text = text.map_err(|error| SettingsError::Unreadable { path: path.clone(), reason: error.to_string() })?;
+        check_syntax(&text, &path.display().to_string())?;
         let file = File::from(path.as_path()).format(FileFormat::Toml);
         builder = builder.add_source(checked(file, &known, &path.display().to_string(), &mut origins)?);
     }
@@ -104,6 +136,15 @@ pub(super) fn read(inputs: &Inputs) -> Result<(Settings, Origins), SettingsError
     let merged = builder.build().map_err(|error| describe(error, MERGED))?;
     let settings = merged.try_deserialize().map_err(|error| completed(describe(error, MERGED), &origins))?;
     Ok((settings, origins))
+}
+
+/// Refuses what is no TOML by line and column; toml's own words quote the line, with what may be a key in it.
+fn check_syntax(text: &str, origin: &str) -> Result<(), SettingsError> {
+    text.parse::<toml::Table>().map(drop).map_err(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let (line, column) = (before.matches('\n').count() + 1, before.chars().rev().take_while(|c| *c != '\n').count() + 1);
+        SettingsError::Syntax { origin: origin.to_owned(), reason: format!("line {line}, column {column}: {}", one_line(error.message())) }
+    })
 }
 
 /// A flat layer of dotted keys.
@@ -144,27 +185,12 @@ fn refuse_unknown(table: &Map<String, Value>, known: &Json, parent: &str, origin
 
 fn unknown<'a>(key: String, name: &str, names: impl Iterator<Item = &'a String>, origin: &str) -> SettingsError {
     let names: Vec<&str> = names.map(String::as_str).collect();
-    let nearest = names.iter().map(|known| (distance(known, name), known)).min().filter(|(changes, _)| *changes <= 2);
+    let nearest = names.iter().map(|known| (strsim::levenshtein(known, name), known)).min().filter(|(changes, _)| *changes <= 2);
     let expected = match nearest {
         Some((_, nearest)) => format!("{nearest:?}, perhaps (of {})", names.join(", ")),
         None => format!("one of {}", names.join(", ")),
     };
     SettingsError::UnknownKey { key, origin: origin.to_owned(), expected }
-}
-
-/// Levenshtein distance, in bytes.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// `NYX__SECTION__KEY`, each a dotted key. Empty values count as unset.

@@ -1,4 +1,4 @@
-//! The specialists: the five shipped inside the binary, and files that add to them or replace them by name.
+//! The specialists: those shipped inside the binary, and files that add to them or replace them by name.
 
 use std::path::{Path, PathBuf};
 

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use nyx_actors::StartError;
 use nyx_actors::memory::StoreKind;
-use nyx_actors::phoebe::redacted;
+use nyx_actors::secret::{SecretUrl, redacted};
 use tracing_subscriber::EnvFilter;
 
 use super::layers::Origins;
@@ -102,6 +102,7 @@ fn pool(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {
 fn master(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {
     let master = &settings.master;
     let positive = |value: f64| value.is_finite() && value > 0.0;
+    check.that(positive(master.similarity_scale), "master.similarity_scale", master.similarity_scale, "a number above 0")?;
     check.that(positive(master.temperature), "master.temperature", master.temperature, "a number above 0")?;
     check.that((0.0..=1.0).contains(&master.epsilon), "master.epsilon", master.epsilon, "0 to 1")?;
     check.that(positive(master.max_trait_weight), "master.max_trait_weight", master.max_trait_weight, "a number above 0")?;
@@ -113,11 +114,14 @@ fn master(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError>
     check.that((0.0..=1.0).contains(&rewards.calibration), "rewards.calibration", rewards.calibration, "0 to 1")
 }
 
+fn is_database(url: &SecretUrl) -> bool {
+    ["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.expose().starts_with(scheme))
+}
+
 fn database(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {
     let phoebe = &settings.phoebe;
     if let Some(url) = &phoebe.url {
-        let known = ["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme));
-        check.that(known, "phoebe.url", redacted(url), "postgres://USER:PASSWORD@HOST/DATABASE or sqlite://PATH")?;
+        check.that(is_database(url), "phoebe.url", url, "postgres://USER:PASSWORD@HOST/DATABASE or sqlite://PATH")?;
     }
     check.that((2..=1000).contains(&phoebe.max_connections), "phoebe.max_connections", phoebe.max_connections, "2 to 1000")?;
     for (key, value) in
@@ -135,7 +139,15 @@ fn memory(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError>
     }
     if let Some(url) = &memory.url {
         let known = url.starts_with("http://") || url.starts_with("https://");
-        check.that(known, "memory.url", format!("{url:?}"), "the server's gRPC address, such as http://localhost:6334")?;
+        check.that(known, "memory.url", redacted(url), "the server's gRPC address, such as http://localhost:6334")?;
+        // the client would show them in its errors, and the server takes none of them
+        let plain = !url.contains(['@', '?', '#']);
+        check.that(
+            plain,
+            "memory.url",
+            redacted(url),
+            "http://HOST:PORT without user, password or parameters: the key is memory.api_key",
+        )?;
     }
     check.that(!memory.collection.trim().is_empty(), "memory.collection", format!("{:?}", memory.collection), "a name")?;
     check.that((1..=600_000).contains(&memory.timeout_ms), "memory.timeout_ms", memory.timeout_ms, "1 to 600000")?;
@@ -170,9 +182,8 @@ fn facts(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> 
         let named = !source.table.trim().is_empty();
         check.that(named, &key("source"), "a table without a name", "table = \"NAME\" of a table or view")?;
         if let Some(url) = &source.url {
-            let known = ["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme));
             let expected = "postgres://USER:PASSWORD@HOST/DATABASE or sqlite://PATH";
-            check.that(known, &key("source"), format!("{} with url {}", source.table, redacted(url)), expected)?;
+            check.that(is_database(url), &key("source"), format!("{} with url {url}", source.table), expected)?;
         }
     }
     let mut names: Vec<&str> = facts.source.iter().map(|source| source.table.as_str()).collect();

@@ -10,6 +10,7 @@ use nyx_actors::learned::Origin;
 use super::choices::{self, Answered, ChoiceReport, FairnessReport, unknown_choices};
 use super::learn::PARTS;
 use super::report::{ConfidenceReport, PartReport, Report, SuiteReport};
+use super::routing::RoutingTrial;
 use super::stage::Stage;
 use super::{TrialError, Trials, aletheia, mnemosyne, moira, routing};
 
@@ -114,7 +115,7 @@ pub async fn evaluate(stage: &Stage, programme: &Programme) -> Result<Report, Ev
         let recall = mnemosyne::play(stage, turns, questions, programme.answers).await?;
         suites.insert("mnemosyne".into(), SuiteReport { recall: Some(recall), ..SuiteReport::default() });
     }
-    let routing = if chosen.contains("routing") { Some(routing::play(stage, mixture(stage, trials)?).await?) } else { None };
+    let routing = if chosen.contains("routing") { Some(routing::play(stage, &mixture(stage, trials)?).await?) } else { None };
     let nyx = &stage.nyx;
     let learned = nyx.learned.reports().into_iter().map(|part| {
         let origin = match part.origin {
@@ -145,11 +146,12 @@ pub async fn evaluate(stage: &Stage, programme: &Programme) -> Result<Report, Ev
 ///
 /// # Errors
 /// A suite without its file: routing needs all five.
-pub fn mixture(stage: &Stage, trials: &Trials) -> Result<Vec<(&'static str, String)>, TrialError> {
+fn mixture(stage: &Stage, trials: &Trials) -> Result<Vec<RoutingTrial>, TrialError> {
+    let of = |specialist: &str, request: String| RoutingTrial { lang: None, request, specialist: specialist.to_owned() };
     let mut mixed = Vec::new();
     for name in ROUTED {
-        mixed.extend(stage.sample(trials.choices(name)?).into_iter().map(|trial| (name, trial.question)));
+        mixed.extend(stage.sample(trials.choices(name)?).into_iter().map(|trial| of(name, trial.question)));
     }
-    mixed.extend(stage.sample(trials.questions()?).into_iter().map(|trial| ("mnemosyne", trial.question)));
+    mixed.extend(stage.sample(trials.questions()?).into_iter().map(|trial| of("mnemosyne", trial.question)));
     Ok(mixed)
 }

@@ -23,4 +23,5 @@ pub use learning_loop::{Loop, options_for_loop, play_loop};
 pub use page::page;
 pub use read::{ChoiceTrial, MemoryTurn, RecallTrial, Table, TrialError, Trials};
 pub use report::Report;
+pub use routing::{RoutingTrial, play as play_routing, read as read_routing};
 pub use stage::Stage;

@@ -176,8 +176,8 @@ fn forecasts(report: &Report, out: &mut String) {
 fn confusion(routing: &RoutingReport, out: &mut String) {
     let _ = write!(
         out,
-        "<h2>Routing</h2><p>Right for {:.3} of {} questions; {:.3} before learning.</p><table><tr><th>question of",
-        routing.accuracy.accuracy, routing.accuracy.count, routing.before_learning
+        "<h2>Routing</h2><p>Right for {:.3} of {} requests; {:.3} by the base model's scores alone.</p><table><tr><th>request for",
+        routing.accuracy.accuracy, routing.accuracy.count, routing.by_scores
     );
     let names: Vec<&String> = routing.confusion.keys().collect();
     for name in &names {

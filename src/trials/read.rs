@@ -200,7 +200,7 @@ impl Trials {
     }
 }
 
-fn read_lines<T: DeserializeOwned>(path: &Path, check: impl Fn(&T) -> Result<(), String>) -> Result<Vec<T>, TrialError> {
+pub(super) fn read_lines<T: DeserializeOwned>(path: &Path, check: impl Fn(&T) -> Result<(), String>) -> Result<Vec<T>, TrialError> {
     let unreadable = |source| TrialError::Unreadable { path: path.to_owned(), source };
     let mut read = Vec::new();
     for (line, text) in BufReader::new(File::open(path).map_err(unreadable)?).lines().enumerate() {

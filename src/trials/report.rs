@@ -142,9 +142,7 @@ impl Report {
             }
         }
         if let Some(routing) = &self.routing {
-            lines.push(format!("routing: accuracy {} (before learning {:.3})", share(&routing.accuracy), routing.before_learning));
-            let classes: Vec<String> = routing.by_class.iter().map(|(name, class)| format!("{name} {:.3}", class.accuracy)).collect();
-            lines.push(format!("routing: {}", classes.join(", ")));
+            lines.extend(routing.lines());
         }
         if let Some(confidence) = &self.confidence {
             let number = |value: Option<f64>| value.map_or_else(|| "none".to_owned(), |value| format!("{value:.3}"));

@@ -1,52 +1,146 @@
-//! Routing: whether the master gives a question, by its text alone, to the specialist whose suite it is from.
+//! Routing: whether the master gives a request, by its text alone, to the specialist that it belongs to.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use nyx_actors::NyxError;
-use serde::Serialize;
+use nyx_actors::orchestrator::messages::Routing;
+use serde::{Deserialize, Serialize};
 
 use super::choices::Accuracy;
-use super::stage::{Stage, today};
+use super::read::{TrialError, read_lines};
+use super::stage::Stage;
+
+/// A request whose specialist is known: a line of a file of them.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoutingTrial {
+    /// The language it is written in, such as `de`.
+    pub lang: Option<String>,
+    pub request: String,
+    pub specialist: String,
+}
+
+/// Reads requests, one JSON object a line.
+///
+/// # Errors
+/// A line that is none, or one whose specialist is not among `specialists`.
+pub fn read(path: &Path, specialists: &[&str]) -> Result<Vec<RoutingTrial>, TrialError> {
+    read_lines(path, |trial: &RoutingTrial| {
+        if specialists.contains(&trial.specialist.as_str()) {
+            return Ok(());
+        }
+        Err(format!("specialist is {:?}, expected one of {}", trial.specialist, specialists.join(", ")))
+    })
+}
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RoutingReport {
     #[serde(flatten)]
     pub accuracy: Accuracy,
-    /// Accuracy of the master's own scores, without the learned head.
-    pub before_learning: f64,
-    /// Share of a class's questions that were given to it.
+    /// Accuracy of the base model's scores alone.
+    pub by_scores: f64,
+    /// Share of a specialist's requests that were given to it.
     pub by_class: BTreeMap<String, Accuracy>,
-    /// `confusion[class][chosen]` counts questions.
+    /// Share of a language's requests that were given to the right one; empty where no language is told.
+    pub by_language: BTreeMap<String, Accuracy>,
+    /// `confusion[specialist][chosen]` counts requests.
     pub confusion: BTreeMap<String, BTreeMap<String, usize>>,
 }
 
-/// The name with the highest number.
-pub fn highest(numbers: &BTreeMap<String, f64>) -> &str {
-    numbers.iter().max_by(|a, b| a.1.total_cmp(b.1)).map_or("", |(name, _)| name.as_str())
+impl RoutingReport {
+    fn of(routed: &[(&RoutingTrial, Routing)]) -> Self {
+        let right = |(trial, routing): &(&RoutingTrial, Routing)| routing.best() == Some(trial.specialist.as_str());
+        let by_scores = routed.iter().filter(|(trial, routing)| highest(&routing.scores) == Some(trial.specialist.as_str())).count();
+        let mut classes: BTreeMap<String, Vec<bool>> = BTreeMap::new();
+        let mut languages: BTreeMap<String, Vec<bool>> = BTreeMap::new();
+        let mut confusion: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
+        for one in routed {
+            let (trial, routing) = one;
+            classes.entry(trial.specialist.clone()).or_default().push(right(one));
+            if let Some(lang) = &trial.lang {
+                languages.entry(lang.clone()).or_default().push(right(one));
+            }
+            let chosen = routing.best().unwrap_or_default().to_owned();
+            *confusion.entry(trial.specialist.clone()).or_default().entry(chosen).or_default() += 1;
+        }
+        let shares = |all: BTreeMap<String, Vec<bool>>| all.into_iter().map(|(name, right)| (name, Accuracy::of(right))).collect();
+        Self {
+            accuracy: Accuracy::of(routed.iter().map(right)),
+            by_scores: by_scores as f64 / routed.len().max(1) as f64,
+            by_class: shares(classes),
+            by_language: shares(languages),
+            confusion,
+        }
+    }
+
+    /// What a person reads in a terminal: a line a figure.
+    pub fn lines(&self) -> Vec<String> {
+        let [low, high] = self.accuracy.interval;
+        let (accuracy, count) = (self.accuracy.accuracy, self.accuracy.count);
+        let by = |all: &BTreeMap<String, Accuracy>| {
+            all.iter().map(|(name, one)| format!("{name} {:.3} of {}", one.accuracy, one.count)).collect::<Vec<_>>().join(", ")
+        };
+        let mut lines = vec![
+            format!("routing: accuracy {accuracy:.3} [{low:.3}, {high:.3}] of {count} (by the scores alone {:.3})", self.by_scores),
+            format!("routing: {}", by(&self.by_class)),
+        ];
+        if !self.by_language.is_empty() {
+            lines.push(format!("routing: {}", by(&self.by_language)));
+        }
+        lines
+    }
 }
 
-/// Routes pairs of a class and a question. What counts is the highest logit: the draw that explores is left out.
+/// The name with the highest number.
+fn highest(numbers: &BTreeMap<String, f64>) -> Option<&str> {
+    numbers.iter().max_by(|a, b| a.1.total_cmp(b.1)).map(|(name, _)| name.as_str())
+}
+
+/// Routes requests. What counts is the highest logit: the draw that explores is left out.
 ///
 /// # Errors
-/// The first question that could not be routed.
-pub async fn play(stage: &Stage, questions: Vec<(&'static str, String)>) -> Result<RoutingReport, NyxError> {
-    let chosen = stage
-        .each("routing", &questions, |(class, question)| async {
-            let routed = stage.nyx.route(stage.context()?, question.clone(), today()).await?;
-            Ok((*class, highest(&routed.logits).to_owned(), highest(&routed.scores) == *class))
-        })
+/// The first request that could not be routed.
+pub async fn play(stage: &Stage, trials: &[RoutingTrial]) -> Result<RoutingReport, NyxError> {
+    let routed = stage
+        .each("routing", trials, |trial| async move { Ok((trial, stage.nyx.route(stage.context()?, trial.request.clone()).await?)) })
         .await?;
-    let mut by_class: BTreeMap<String, Vec<bool>> = BTreeMap::new();
-    let mut confusion: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
-    for (class, name, _) in &chosen {
-        by_class.entry((*class).to_owned()).or_default().push(name == class);
-        *confusion.entry((*class).to_owned()).or_default().entry(name.clone()).or_default() += 1;
+    Ok(RoutingReport::of(&routed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_counted_by_specialist_and_language() {
+        let trial = |lang: Option<&str>, specialist: &str| RoutingTrial {
+            lang: lang.map(str::to_owned),
+            request: "?".into(),
+            specialist: specialist.into(),
+        };
+        let routing = |best: &str, by_scores: &str| {
+            let of = |high: &str| ["moira", "nyx"].map(|name| (name.to_owned(), if name == high { 1.0 } else { 0.0 })).into();
+            Routing { logits: of(best), scores: of(by_scores), ..Routing::default() }
+        };
+        let trials = [trial(Some("en"), "moira"), trial(Some("en"), "nyx"), trial(Some("de"), "nyx"), trial(None, "nyx")];
+        let routed: Vec<_> =
+            trials.iter().zip([routing("moira", "nyx"), routing("nyx", "nyx"), routing("moira", "nyx"), routing("nyx", "moira")]).collect();
+        let report = RoutingReport::of(&routed);
+        assert_eq!((report.accuracy.count, report.accuracy.accuracy, report.by_scores), (4, 0.75, 0.5));
+        assert_eq!((report.by_class["moira"].accuracy, report.by_class["nyx"].count), (1.0, 3));
+        assert_eq!((report.by_language["en"].accuracy, report.by_language["de"].accuracy, report.by_language.len()), (1.0, 0.0, 2));
+        assert_eq!((report.confusion["nyx"]["moira"], report.confusion["nyx"]["nyx"]), (1, 2));
     }
-    let before = chosen.iter().filter(|(_, _, before)| *before).count();
-    Ok(RoutingReport {
-        accuracy: Accuracy::of(chosen.iter().map(|(class, name, _)| name == class)),
-        before_learning: before as f64 / chosen.len().max(1) as f64,
-        by_class: by_class.into_iter().map(|(name, right)| (name, Accuracy::of(right))).collect(),
-        confusion,
-    })
+
+    #[test]
+    fn a_wrong_line_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("requests.jsonl");
+        let line = |specialist: &str| format!("{{\"lang\": \"en\", \"request\": \"Hi\", \"specialist\": \"{specialist}\"}}\n");
+        std::fs::write(&path, line("nyx") + &line("zeus")).unwrap();
+        let error = read(&path, &["moira", "nyx"]).unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("zeus") && error.contains("moira, nyx"), "{error}");
+        assert_eq!(read(&path, &["nyx", "zeus"]).unwrap().len(), 2);
+    }
 }

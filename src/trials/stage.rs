@@ -33,8 +33,6 @@ pub struct Stage {
     pub nyx: Nyx,
     pub seed: u64,
     pub limit: Option<usize>,
-    /// The softmax's temperature of the master.
-    pub master_temperature: f64,
     _data: TempDir,
 }
 
@@ -56,14 +54,13 @@ impl Stage {
             expected: "a folder whose learned parts can be read",
         });
         learned?;
-        let master_temperature = options.master.temperature;
         // nothing of the operator's is written to, and what is registered there takes no part
         let (data_dir, phoebe) = (data.path().to_owned(), PhoebeOptions::default());
         let memory = MemoryOptions { store: StoreKind::Edge, url: None, retention_days: None, ..options.memory };
         let facts = FactOptions { source: Vec::new(), role: None, ..options.facts };
         let adapters = AdapterOptions { dir: None, ..options.adapters };
         let options = NyxOptions { data_dir, phoebe, memory, adapters, facts, ..options };
-        Ok(Self { nyx: Nyx::start(options).await?, seed, limit, master_temperature, _data: data })
+        Ok(Self { nyx: Nyx::start(options).await?, seed, limit, _data: data })
     }
 
     pub async fn strike(self) {

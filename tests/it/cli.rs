@@ -39,12 +39,12 @@ fn a_memory_told_to_the_server_is_evidence_for_ask() {
     let chosen = program.run(&["ask", question, "--json", "--max-tokens", "8"]).json();
     let (scores, propensities) =
         (chosen["decision"]["scores"].as_object().unwrap(), chosen["decision"]["propensities"].as_object().unwrap());
-    for name in ["mnemosyne", "moira", "aletheia", "kairos", "eleos"] {
+    for name in ["mnemosyne", "moira", "aletheia", "kairos", "eleos", "nyx"] {
         assert!(scores[name].as_f64().unwrap().is_finite(), "{chosen}");
-        // ε = 0.02 is drawn evenly among five
-        assert!(propensities[name].as_f64().unwrap() >= 0.02 / 5.0 - 1e-12, "{chosen}");
+        // ε = 0.02 is drawn evenly among six
+        assert!(propensities[name].as_f64().unwrap() >= 0.02 / 6.0 - 1e-12, "{chosen}");
     }
-    assert_eq!((scores.len(), propensities.len()), (5, 5));
+    assert_eq!((scores.len(), propensities.len()), (6, 6));
     let sum: f64 = propensities.values().map(|value| value.as_f64().unwrap()).sum();
     assert!((sum - 1.0).abs() < 1e-9, "{sum}");
     assert!(propensities.contains_key(chosen["specialist"].as_str().unwrap()), "{chosen}");
@@ -91,7 +91,7 @@ fn ask_with_choices_answers_with_one_of_them_and_their_probabilities() {
 fn ask_refuses_what_cannot_be_answered() {
     let program = Program::new();
     for (extra, told) in
-        [(&["--specialist", "zeus"][..], "mnemosyne"), (&["--deadline-ms", "0"], "deadline_ms"), (&["--max-tokens", "0"], "max_tokens")]
+        [(&["--specialist", "zeus"][..], "eleos, nyx"), (&["--deadline-ms", "0"], "deadline_ms"), (&["--max-tokens", "0"], "max_tokens")]
     {
         let ran = program.run(&[&["ask", "Hello?"], extra].concat());
         let error = ran.refusal();
@@ -268,7 +268,7 @@ fn a_specialist_is_added_by_adding_a_file() {
     let eleos = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/specialists/eleos.toml")).unwrap();
     write(&program.data_dir().join("specialists/hestia.toml"), eleos.replace("\"eleos\"", "\"hestia\""));
     let chosen = program.run(&["ask", "Hello?", "--json", "--max-tokens", "4"]).json();
-    assert_eq!(chosen["decision"]["scores"].as_object().unwrap().len(), 6, "{chosen}");
+    assert_eq!(chosen["decision"]["scores"].as_object().unwrap().len(), 7, "{chosen}");
     let named = program.run(&["ask", "Hello?", "--json", "--max-tokens", "4", "--specialist", "hestia"]).json();
     assert_eq!(named["specialist"], "hestia");
 }

@@ -214,7 +214,7 @@ fn admin_answers_while_the_device_is_busy_and_restarts_an_actor() {
         .map(|_| {
             let begun = Instant::now();
             let (status, actors) = serving.get("/admin/actors");
-            assert_eq!((status, actors["data"].as_array().unwrap().len()), (200, 12), "{actors}");
+            assert_eq!((status, actors["data"].as_array().unwrap().len()), (200, 13), "{actors}");
             begun.elapsed()
         })
         .collect();
@@ -332,14 +332,20 @@ fn what_cannot_be_answered_is_refused_by_name() {
         ("/infer", br#"{"prompt": "a\u0000b"}"#, 400, "messages[0].content", "NUL character at byte 1"),
         ("/infer", br#"{"prompt": "a", "stop": "b\u0000"}"#, 400, "stop", "NUL"),
         ("/v1/memories", br#"{"text": "a", "speaker": "\u0000"}"#, 400, "speaker", "NUL"),
-        ("/infer", br#"{"prompt": "a", "specialist": "zeus"}"#, 404, "specialist", "mnemosyne"),
+        ("/infer", br#"{"prompt": "a", "specialist": "zeus"}"#, 404, "specialist", "eleos, nyx"),
         ("/infer", br#"{"prompt": "a", "choices": ["one"]}"#, 400, "choices", "2 to 64"),
         ("/infer", br#"{"prompt": "a", "choices": ["b", "b"]}"#, 400, "choices", "different"),
         ("/infer", br#"{"prompt": "a", "max_tokens": 0}"#, 400, "max_tokens", "0"),
         ("/infer", br#"{"prompt": "a", "temperature": -1}"#, 400, "temperature", "-1"),
         ("/infer", br#"{"prompt": "a", "deadline_ms": 0}"#, 400, "deadline_ms", "600000"),
         ("/v1/chat/completions", br#"{"messages": [{"role": "user", "content": "a"}]}"#, 400, "model", "missing"),
-        ("/v1/chat/completions", br#"{"model": "gpt-4o", "messages": [{"role": "user", "content": "a"}]}"#, 404, "model", "nyx/moira"),
+        (
+            "/v1/chat/completions",
+            br#"{"model": "gpt-4o", "messages": [{"role": "user", "content": "a"}]}"#,
+            404,
+            "model",
+            "nyx/eleos, nyx/nyx",
+        ),
         ("/v1/chat/completions", br#"{"model": "nyx", "messages": []}"#, 400, "messages", "at least one"),
         ("/v1/chat/completions", br#"{"model": "nyx", "messages": [{"role": "king", "content": "a"}]}"#, 400, "messages[0].role", "king"),
         (
@@ -403,7 +409,7 @@ fn what_cannot_be_answered_is_refused_by_name() {
         ("DELETE", "/v1/memories/01890a5d-ac96-774b-bcce-b302099a8057", 404, "01890a5d"),
         ("GET", "/v1/cells", 426, "WebSocket"),
         ("GET", "/v1/cells?after=x", 400, "after"),
-        ("GET", "/v1/cells?specialist=zeus", 404, "mnemosyne"),
+        ("GET", "/v1/cells?specialist=zeus", 404, "eleos, nyx"),
     ] {
         let (found, error) = serving.send(method, path, &[], b"").json();
         assert_eq!(found, status, "{method} {path}: {error}");

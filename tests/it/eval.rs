@@ -152,3 +152,23 @@ fn what_is_missing_or_wrong_is_named() {
     let ran = program.run(&["eval", "--trials", folder, "--suite", "moira"]);
     assert!(ran.stderr.contains("moira.dev.jsonl, line 1"), "{ran:?}");
 }
+
+#[test]
+fn routing_is_measured_on_a_file_of_requests() {
+    let program = Program::new();
+    let file = program.dir.path().join("requests.jsonl");
+    let line = |lang: &str, request: &str, specialist: &str| {
+        json!({"lang": lang, "request": request, "specialist": specialist}).to_string() + "\n"
+    };
+    let lines = line("en", "What time is it in Sydney right now?", "kairos") + &line("de", "Ich bin so traurig und einsam.", "eleos");
+    std::fs::write(&file, lines).unwrap();
+    let report = program.run(&["eval", "--routing", file.to_str().unwrap(), "--json"]).json();
+    assert_eq!(
+        (&report["count"], &report["by_class"]["kairos"]["count"], &report["by_language"]["de"]["count"]),
+        (&json!(2), &json!(1), &json!(1))
+    );
+    assert_eq!(report["by_class"]["kairos"]["accuracy"], 1.0, "{report}");
+    std::fs::write(&file, line("en", "What time is it?", "zeus")).unwrap();
+    let ran = program.run(&["eval", "--routing", file.to_str().unwrap()]);
+    assert!(ran.refusal().contains("line 1") && ran.refusal().contains("zeus") && ran.refusal().contains("eleos, nyx"), "{ran:?}");
+}

@@ -17,5 +17,8 @@ mod people;
 mod postgres;
 mod privacy;
 mod program;
+mod routing;
+mod secrets;
+mod stalled;
 mod swaps;
 mod verdicts;

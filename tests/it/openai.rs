@@ -16,7 +16,7 @@ fn chat_completions_answer_as_openai_and_tell_of_the_decision() {
     let (status, one) = chat(&serving, json!({"model": "nyx", "max_completion_tokens": 8, "seed": 7}));
     assert_eq!(status, 200, "{one}");
     assert_eq!((&one["object"], &one["model"]), (&json!("chat.completion"), &json!("nyx")));
-    assert_eq!(one["nyx"]["scores"].as_object().unwrap().len(), 5);
+    assert_eq!(one["nyx"]["scores"].as_object().unwrap().len(), 6);
     let id = one["nyx"]["decision_id"].as_str().unwrap();
     assert_eq!(one["id"], format!("chatcmpl-{id}"));
     assert_eq!(serving.get(&format!("/v1/decisions/{id}")).1["answer"], one["choices"][0]["message"]["content"]);
@@ -80,7 +80,8 @@ fn models_and_embeddings_are_as_openai_has_them() {
     let serving = Program::new().serve();
     let (_, models) = serving.get("/v1/models");
     let names: Vec<&str> = models["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
-    let expected = ["nyx", "nyx/base", "nyx/mnemosyne", "nyx/moira", "nyx/aletheia", "nyx/kairos", "nyx/eleos", "all-minilm-l6-v2"];
+    let expected =
+        ["nyx", "nyx/base", "nyx/mnemosyne", "nyx/moira", "nyx/aletheia", "nyx/kairos", "nyx/eleos", "nyx/nyx", "all-minilm-l6-v2"];
     assert_eq!(names, expected);
     assert_eq!(serving.get("/v1/models/nyx/moira").1["id"], "nyx/moira");
 

@@ -53,6 +53,18 @@ impl Postgres {
         format!("postgres://nyx@127.0.0.1:{}/postgres", self.port)
     }
 
+    /// Stops every process of the server where it stands, as on a machine that hangs, until the answer is dropped.
+    #[allow(dead_code, reason = "not every crate that has this file stops the server")]
+    pub fn freeze(&self) -> Frozen {
+        let mut frozen = Frozen(Vec::new());
+        frozen.stop(self.server.id());
+        // no further ones come now
+        for pid in children(self.server.id()) {
+            frozen.stop(pid);
+        }
+        frozen
+    }
+
     fn wait(&mut self, programs: &Path, log: &Path) {
         let deadline = Instant::now() + PATIENCE;
         let port = self.port.to_string();
@@ -67,6 +79,39 @@ impl Postgres {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// Processes that stand still; they go on when this is dropped.
+#[allow(dead_code, reason = "not every crate that has this file stops the server")]
+pub struct Frozen(Vec<u32>);
+
+#[allow(dead_code, reason = "not every crate that has this file stops the server")]
+impl Frozen {
+    fn stop(&mut self, pid: u32) {
+        // one may have ended meanwhile
+        let _ = Command::new("kill").args(["-STOP", &pid.to_string()]).stderr(Stdio::null()).status();
+        self.0.push(pid);
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        for pid in &self.0 {
+            let _ = Command::new("kill").args(["-CONT", &pid.to_string()]).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+/// The processes that a process has started, as `/proc` has them: the fourth field of `stat`, the second behind the name in parentheses.
+#[allow(dead_code, reason = "not every crate that has this file stops the server")]
+fn children(of: u32) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let parent = |pid: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok()
+    };
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| parent(*pid) == Some(of)).collect()
 }
 
 impl Drop for Postgres {

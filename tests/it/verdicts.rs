@@ -31,7 +31,11 @@ fn a_forecast_in_words_is_what_the_model_wrote() {
         answer
     };
     let asked = |more: Value| {
-        let mut body = json!({"prompt": "Will it rain tomorrow?", "specialist": "seer", "seed": 1});
+        // a small model says what it said before
+        let said = ["user", "assistant"].repeat(3).into_iter().chain(["user"]);
+        let text = |role: &str| if role == "user" { "Will it rain tomorrow?" } else { "Probability: 70%" };
+        let messages: Vec<Value> = said.map(|role| json!({"role": role, "content": text(role)})).collect();
+        let mut body = json!({"messages": messages, "specialist": "seer", "seed": 1});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         body
     };

@@ -15,11 +15,11 @@ mod swap;
 #[cfg(test)]
 pub(crate) mod tests;
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 pub use api::AdapterReport;
@@ -33,6 +33,7 @@ pub use record::{AdapterRecord, AdapterStatus, Canary, Generation, GenerationKin
 use crate::NyxError;
 use crate::cells::CellStream;
 use crate::decision::AdapterVersion;
+use crate::draw::draw;
 use crate::observe::Registry;
 
 /// The note of a decision that was part of a canary's trial.
@@ -204,18 +205,10 @@ fn drawn(specialist: &str, live: &Live, seed: Option<u64>, question: &str) -> Vo
     };
     let Some((share, canary)) = &live.canary else { return of_live() };
     let id = canary.id();
-    if draw(seed, id, question) < *share {
+    if draw(seed, &[id, question]) < *share {
         let note = json!({ "arm": "canary", "propensity": share, "id": id });
         return Voice { lease: Some(canary.clone()), version: Some(version(specialist, canary, 0)), generation: 0, canary: Some(note) };
     }
     let spoke = live.lease.as_ref().map(AdapterLease::id);
     Voice { canary: Some(json!({ "arm": "live", "propensity": 1.0 - share, "id": spoke, "canary": id })), ..of_live() }
-}
-
-/// A number in [0, 1).
-fn draw(seed: Option<u64>, canary: &str, question: &str) -> f64 {
-    let Some(seed) = seed else { return rand::random() };
-    let mut hasher = DefaultHasher::new();
-    (seed, canary, question).hash(&mut hasher);
-    (hasher.finish() >> 11) as f64 / (1_u64 << 53) as f64
 }

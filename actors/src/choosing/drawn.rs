@@ -14,14 +14,14 @@ pub const CANARY: &str = "canary";
 pub struct DrawnDecision {
     /// The candidates, in the order of their names.
     pub names: Vec<String>,
-    /// What the head said of each, without the trait weight.
-    pub heads: Vec<f64>,
+    /// Each one's logit without its trait weight.
+    pub unweighted: Vec<f64>,
     pub chosen: usize,
     /// What that specialist was drawn with.
     pub propensity: f64,
     /// What the generation that spoke was drawn with; 1 where there was one.
     pub generation_propensity: f64,
-    /// The kind of question: the specialist that the head alone would have chosen.
+    /// The kind of question: the specialist that would have been chosen without trait weights.
     pub kind: String,
 }
 
@@ -36,16 +36,16 @@ impl DrawnDecision {
         }
         let names: Vec<String> = decision.logits.keys().cloned().collect();
         let weight = |name: &str| decision.trait_weights.get(name).copied().unwrap_or(0.0);
-        let heads: Vec<f64> = decision.logits.iter().map(|(name, logit)| logit - weight(name)).collect();
+        let unweighted: Vec<f64> = decision.logits.iter().map(|(name, logit)| logit - weight(name)).collect();
         let chosen = names.iter().position(|name| *name == decision.specialist)?;
-        let kind = names.get(bandit::best(&heads)?)?.clone();
+        let kind = names.get(bandit::best(&unweighted)?)?.clone();
         let canary = decision.notes.get(CANARY).and_then(|note| note.get("propensity")?.as_f64());
         let generation_propensity = canary.filter(|p| *p > 0.0 && *p <= 1.0).unwrap_or(1.0);
-        Some(Self { names, heads, chosen, propensity, generation_propensity, kind })
+        Some(Self { names, unweighted, chosen, propensity, generation_propensity, kind })
     }
 
     /// As the learner reads it. The generation is drawn after the specialist and does not depend on the weights: it has no part in their gradient.
     pub fn drawn(&self) -> Drawn<'_> {
-        Drawn { heads: &self.heads, chosen: self.chosen, propensity: self.propensity }
+        Drawn { unweighted: &self.unweighted, chosen: self.chosen, propensity: self.propensity }
     }
 }

@@ -1,6 +1,5 @@
 //! A policy of choosing, as the command line names it.
 
-use std::path::PathBuf;
 use std::str::FromStr;
 
 /// Who chooses, and how.
@@ -15,23 +14,20 @@ pub struct PolicySpec {
     pub weights: bool,
 }
 
-/// What says who is worth what.
+/// Who is drawn. The logits are those on record, with today's trait weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Chooser {
     /// Everyone alike.
     Uniform,
-    /// Always the highest logit of today's head.
+    /// Always the highest logit.
     Best,
-    /// Draws by today's head.
+    /// Draws by the logits.
     Current,
     /// Always this specialist.
     Specialist(String),
-    /// Draws by the head of this file.
-    Head(PathBuf),
 }
 
-const EXPECTED: &str =
-    "uniform, best, current, specialist=NAME or the path of a master.json, the last three with ,temperature=T ,epsilon=E ,weights=none";
+const EXPECTED: &str = "uniform, best, current or specialist=NAME, with ,temperature=T ,epsilon=E ,weights=none";
 
 impl FromStr for PolicySpec {
     type Err = String;
@@ -42,13 +38,12 @@ impl FromStr for PolicySpec {
         let bad = || format!("{text:?} is no policy, expected {EXPECTED}");
         let mut parts = text.split(',').map(str::trim);
         let chooser = match parts.next().unwrap_or_default() {
-            "" => return Err(bad()),
             "uniform" => Chooser::Uniform,
             "best" => Chooser::Best,
             "current" => Chooser::Current,
             named => match named.split_once('=') {
                 Some(("specialist", name)) if !name.is_empty() => Chooser::Specialist(name.to_owned()),
-                _ => Chooser::Head(PathBuf::from(named)),
+                _ => return Err(bad()),
             },
         };
         let mut spec = Self { chooser, temperature: None, epsilon: None, weights: true };
@@ -81,12 +76,16 @@ mod tests {
         let plain = |chooser| PolicySpec { chooser, temperature: None, epsilon: None, weights: true };
         assert_eq!("uniform".parse(), Ok(plain(Chooser::Uniform)));
         assert_eq!("specialist=moira".parse(), Ok(plain(Chooser::Specialist("moira".into()))));
-        let head =
-            PolicySpec { temperature: Some(0.3), epsilon: Some(0.0), weights: false, ..plain(Chooser::Head("a/master.json".into())) };
-        assert_eq!("a/master.json, temperature=0.3,epsilon=0,weights=none".parse(), Ok(head));
-        for (wrong, told) in
-            [("", "uniform"), ("best,fast", "no policy"), ("current,epsilon=2", "epsilon is 2"), ("best,temperature=x", "\"x\"")]
-        {
+        let current = PolicySpec { temperature: Some(0.3), epsilon: Some(0.0), weights: false, ..plain(Chooser::Current) };
+        assert_eq!("current, temperature=0.3,epsilon=0,weights=none".parse(), Ok(current));
+        for (wrong, told) in [
+            ("", "uniform"),
+            ("a/master.json", "no policy"),
+            ("specialist=", "no policy"),
+            ("best,fast", "no policy"),
+            ("current,epsilon=2", "epsilon is 2"),
+            ("best,temperature=x", "\"x\""),
+        ] {
             let error = wrong.parse::<PolicySpec>().unwrap_err();
             assert!(error.contains(told), "{wrong}: {error}");
         }

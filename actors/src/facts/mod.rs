@@ -18,7 +18,8 @@ use nyx_specialists::Evidence;
 use tokio::sync::Mutex;
 
 use crate::NyxError;
-use crate::phoebe::{PhoebeOptions, PhoebeStore, redacted};
+use crate::phoebe::{PhoebeOptions, PhoebeStore};
+use crate::secret::SecretUrl;
 use catalogue::{Catalogue, Layout, Source};
 use reader::Reader;
 
@@ -41,7 +42,7 @@ pub struct Facts {
 struct Inner {
     phoebe: PhoebeStore,
     /// Of phoebe's database.
-    url: String,
+    url: SecretUrl,
     options: FactOptions,
     /// By URL and role; of phoebe's own, under "".
     readers: std::sync::Mutex<BTreeMap<String, Arc<Reader>>>,
@@ -162,7 +163,7 @@ impl Facts {
                         caption: source.description.clone(),
                         columns: Vec::new(),
                         rows: None,
-                        url: source.url.as_deref().map(redacted),
+                        url: source.url.as_ref().map(SecretUrl::to_string),
                         created_at: None,
                         error: Some(error.to_string()),
                     });
@@ -173,13 +174,13 @@ impl Facts {
     }
 
     async fn foreign(&self, source: &SourceOptions) -> Result<Source, NyxError> {
-        let reader = self.reader(source.url.as_deref(), source.role.as_deref()).await?;
-        catalogue::foreign(source, reader, source.url.as_deref().map(redacted)).await
+        let reader = self.reader(source.url.as_ref(), source.role.as_deref()).await?;
+        catalogue::foreign(source, reader, source.url.as_ref().map(SecretUrl::to_string)).await
     }
 
-    async fn reader(&self, url: Option<&str>, role: Option<&str>) -> Result<Arc<Reader>, NyxError> {
+    async fn reader(&self, url: Option<&SecretUrl>, role: Option<&str>) -> Result<Arc<Reader>, NyxError> {
         let role = if url.is_some() { role } else { role.or(self.inner.options.role.as_deref()) };
-        let key = format!("{} {}", url.unwrap_or_default(), role.unwrap_or_default());
+        let key = format!("{} {}", url.map_or("", SecretUrl::expose), role.unwrap_or_default());
         let held = || self.inner.readers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(reader) = held().get(&key).cloned() {
             return Ok(reader);

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::secret::SecretUrl;
+
 /// How facts are read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -35,7 +37,7 @@ pub struct SourceOptions {
     pub description: String,
     /// Another database: `sqlite://PATH` or `postgres://USER:PASSWORD@HOST/DATABASE`; phoebe's when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
+    pub url: Option<SecretUrl>,
     /// A role of that database without write rights; for phoebe's own, `role` above.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use sea_orm::sea_query::SelectStatement;
 use sea_orm::{
-    AccessMode, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult,
-    RuntimeErr, Statement, TransactionTrait,
+    AccessMode, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, RuntimeErr, Statement,
+    TransactionTrait,
 };
 
 use crate::NyxError;
-use crate::phoebe::redacted;
+use crate::secret::SecretUrl;
 
 /// Connections to a PostgreSQL at most.
 const CONNECTIONS: u32 = 4;
@@ -59,15 +59,18 @@ pub(super) struct Reader {
 impl Reader {
     /// # Errors
     /// The database cannot be reached; the message names its URL, without the password.
-    pub(super) async fn connect(url: &str, role: Option<String>, limit: Duration) -> Result<Self, NyxError> {
-        let shown = redacted(url);
-        let named = |error: DbErr| NyxError::FactSource { origin: shown.clone(), reason: format!("cannot connect: {error}") };
+    pub(super) async fn connect(url: &SecretUrl, role: Option<String>, limit: Duration) -> Result<Self, NyxError> {
+        let shown = url.to_string();
+        let named = |error: DbErr| NyxError::FactSource {
+            origin: shown.clone(),
+            reason: format!("cannot connect: {}", url.scrub(&error.to_string())),
+        };
         let watch = Arc::new(Watch { began: Instant::now(), until: AtomicU64::new(0) });
-        let mut settings = ConnectOptions::new(url.to_owned());
+        let mut settings = url.connect_options(None).map_err(named)?;
         settings.acquire_timeout(ACQUIRE).connect_timeout(ACQUIRE).sqlx_logging(false);
-        if url.starts_with("sqlite:") {
-            if let Some(path) = sqlite_path(url).filter(|path| !Path::new(path).exists()) {
-                return Err(NyxError::FactSource { origin: shown, reason: format!("cannot connect: there is no file {path}") });
+        if url.is_sqlite() {
+            if sqlite_path(url.expose()).is_some_and(|path| !Path::new(path).exists()) {
+                return Err(NyxError::FactSource { origin: shown, reason: "cannot connect: there is no such file".into() });
             }
             let handler = Arc::clone(&watch);
             settings

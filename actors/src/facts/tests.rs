@@ -51,7 +51,7 @@ impl Place {
 }
 
 fn postgres(server: &Postgres) -> PhoebeOptions {
-    PhoebeOptions { url: Some(server.url()), ..PhoebeOptions::default() }
+    PhoebeOptions { url: Some(server.url().into()), ..PhoebeOptions::default() }
 }
 
 fn ids(found: &[Evidence]) -> Vec<&str> {
@@ -212,7 +212,7 @@ async fn a_long_query_is_cut(place: &Place) {
     place.sql("DROP VIEW endless").await;
 }
 
-async fn tables_of_others_are_read_as_they_are(place: &Place, url: Option<String>) {
+async fn tables_of_others_are_read_as_they_are(place: &Place, url: Option<SecretUrl>) {
     place.sql("CREATE TABLE cities (\"Name\" TEXT, people BIGINT, area NUMERIC(10,2), founded DATE, secret TEXT)").await;
     place
         .sql("INSERT INTO cities VALUES ('Turin', 850000, 130.2, '0028-01-01', 's'), ('Milan', 1400000, 181.7, '1200-05-02', 's'), ('Aosta', 33000, NULL, NULL, 's')")
@@ -244,7 +244,7 @@ async fn tables_of_others_are_read_as_they_are(place: &Place, url: Option<String
     place.sql("DROP TABLE cities").await;
 }
 
-async fn everything(place: &Place, url: Option<String>) {
+async fn everything(place: &Place, url: Option<SecretUrl>) {
     rows_are_found(place).await;
     a_table_comes_and_goes(place).await;
     injections_are_harmless(place).await;
@@ -265,7 +265,7 @@ async fn facts_hold_on_sqlite() {
 async fn facts_hold_on_postgres() {
     let server = Postgres::start();
     let place = Place::new(postgres(&server), FactOptions::default()).await;
-    everything(&place, Some(server.url())).await;
+    everything(&place, Some(server.url().into())).await;
 }
 
 /// With a role that may only read, writing is refused even outside a read-only transaction.

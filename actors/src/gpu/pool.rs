@@ -49,8 +49,8 @@ impl Handler<Generate> for GpuPool {
 
     fn handle(&mut self, message: Generate, _: &mut Self::Context) -> Self::Result {
         self.vitals.taken_up();
-        let group = self.group(message.group);
-        Box::pin(async move { group?.send(message).await })
+        let (group, deadline) = (self.group(message.group), message.context.answer_by());
+        Box::pin(async move { group?.send_until(message, deadline).await })
     }
 }
 
@@ -59,7 +59,7 @@ impl Handler<Score> for GpuPool {
 
     fn handle(&mut self, message: Score, _: &mut Self::Context) -> Self::Result {
         self.vitals.taken_up();
-        let group = self.group(message.group);
-        Box::pin(async move { group?.send(message).await })
+        let (group, deadline) = (self.group(message.group), message.context.answer_by());
+        Box::pin(async move { group?.send_until(message, deadline).await })
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::recall::RecallOptions;
+use crate::secret::Secret;
 
 /// Which store holds the vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -22,9 +23,9 @@ pub enum StoreKind {
 #[serde(default, deny_unknown_fields)]
 pub struct MemoryOptions {
     pub store: StoreKind,
-    /// Of the Qdrant server's gRPC port; TLS with `https://`.
+    /// Of the Qdrant server's gRPC port; TLS with `https://`. Without user, password or parameters, which the settings refuse.
     pub url: Option<String>,
-    pub api_key: Option<String>,
+    pub api_key: Option<Secret>,
     pub collection: String,
     pub timeout_ms: u64,
     /// Embedding jobs that may wait.

@@ -20,6 +20,7 @@ use super::store::{
     AT, CONVERSATION, DENSE, Hit, IndexedMemory, LEXICAL, MemoryFilter, MemoryStore, SPEAKER, check_dimension, memory_of, payload,
 };
 use crate::NyxError;
+use crate::secret::Secret;
 
 /// Tries of an operation; every one here may be repeated without harm.
 const TRIES: u32 = 4;
@@ -112,7 +113,7 @@ impl QdrantStore {
         })?;
         let timeout = Duration::from_millis(options.timeout_ms);
         let mut builder = Qdrant::from_url(url).timeout(timeout).connect_timeout(timeout).skip_compatibility_check();
-        builder.set_api_key_option(options.api_key.as_deref());
+        builder.set_api_key_option(options.api_key.as_ref().map(Secret::expose));
         let client = builder.build().map_err(|error| failed("connecting", &error))?;
         Ok(Self { client, collection: options.collection.clone(), dimension, lexicon: Lexicon::new()? })
     }

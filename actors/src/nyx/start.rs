@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{Arbiter, ArbiterHandle};
 use nyx_engine::embed::Embedder;
@@ -32,8 +32,10 @@ use crate::supervise::{RestartPolicy, Supervised};
 use crate::trainer::Trainer;
 use crate::{NyxError, orchestrator};
 
-/// Mailboxes hold this much; the permits at the door keep them from filling.
-const MAILBOX: usize = 1024;
+/// Messages that may wait for an actor; one more is refused.
+pub(super) const MAILBOX: usize = 1024;
+/// An index for this process alone is made of every memory that there is.
+const HEALING: Duration = Duration::from_secs(24 * 3600);
 
 /// Starts actors on one arbiter and enters them in the registry.
 struct Troupe {
@@ -195,6 +197,7 @@ impl Nyx {
         adapters.sync().await?;
         wait_until_running(&registry).await?;
         let later = Arc::new(Semaphore::new(orchestrator::later::PLACES));
+        let recording = Arc::new(Semaphore::new(orchestrator::record::PLACES));
         let learning = options.master.learning();
         let safety = Arc::new(options.safety);
         let setup = OrchestratorSetup {
@@ -208,17 +211,17 @@ impl Nyx {
             memory: memory.clone(),
             cells: cells.clone(),
             metrics: Arc::clone(&metrics),
-            head: if options.master.head { learned.load()? } else { None },
             options: options.master,
             safety: Arc::clone(&safety),
             later: Arc::clone(&later),
+            recording: Arc::clone(&recording),
         };
         let parts = Arc::new(OrchestratorParts::new(setup).await?);
         let orchestrator =
             troupe.start(Vitals::new("orchestrator", "orchestrator", None), move |vitals| Orchestrator::new(Arc::clone(&parts), vitals));
         wait_until_running(&registry).await?;
         if !lasting {
-            let memories = memory.send(Heal).await?;
+            let memories = memory.send_until(Heal, Instant::now() + HEALING).await?;
             tracing::info!(memories, "another Nyx has the index open: indexed for this process alone");
         }
         let inner = Inner {
@@ -233,6 +236,7 @@ impl Nyx {
             store,
             admission: Arc::new(Semaphore::new(options.requests.max_in_flight)),
             later,
+            recording,
             requests: options.requests,
             rewards: options.rewards,
             learning,

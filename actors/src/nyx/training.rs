@@ -63,7 +63,8 @@ impl Nyx {
         let asked = orchestrator::last_question(&question);
         let screened = Arc::new(Screened::of(&self.inner.safety, &asked, question.choices.is_none()));
         let context = self.context(Some(deadline_ms.min(self.inner.requests.max_deadline_ms)))?;
-        actor.send(Speak { context, question: Arc::new(question), screened, events: None }).await
+        let answer_by = context.deadline + orchestrator::STEP_GRACE;
+        actor.send_until(Speak { context, question: Arc::new(question), screened, events: None }, answer_by).await
     }
 
     /// The log-likelihood of continuations after a prompt, through an adapter or the base.
@@ -75,7 +76,8 @@ impl Nyx {
         deadline_ms: u64,
     ) -> Result<Vec<nyx_engine::ContinuationScore>, NyxError> {
         let context = self.context(Some(deadline_ms.min(self.inner.requests.max_deadline_ms)))?;
-        self.inner.pool.send(Score { context, prompt, cacheable_prefix: 0, continuations, adapter, group: None }).await
+        let answer_by = context.answer_by();
+        self.inner.pool.send_until(Score { context, prompt, cacheable_prefix: 0, continuations, adapter, group: None }, answer_by).await
     }
 
     /// What a specialist reads of a question, in tokens, as it would be served, with its choices (or `answers`) after it; nobody speaks, and
@@ -92,6 +94,7 @@ impl Nyx {
     ) -> Result<Presented, NyxError> {
         let unknown = || NyxError::NotFound { what: "specialist", id: specialist.to_owned() };
         let actor = self.inner.actors.get(specialist).ok_or_else(unknown)?;
-        actor.send(Present { context, question: Arc::new(question), answers }).await
+        let answer_by = context.answer_by();
+        actor.send_until(Present { context, question: Arc::new(question), answers }, answer_by).await
     }
 }

@@ -1,4 +1,4 @@
-//! One formula decides: `logit_i = head_i + w_i`, `propensity = (1 - ε) softmax(logits / τ) + ε / n`, and the choice is drawn from it.
+//! One formula decides: `logit_i = scale · similarity_i + w_i`, `propensity = (1 - ε) softmax(logits / τ) + ε / n`, and the choice is drawn from it.
 
 use nyx_specialists::bandit::propensities;
 
@@ -10,11 +10,9 @@ pub struct Choice {
     pub chosen: usize,
 }
 
-/// Draws among candidates for whom the head says this (the scores, without one) and with these trait weights; `u` in [0, 1) is the draw. `heads` is not
-/// empty.
-pub fn choose(heads: &[f64], trait_weights: &[f64], temperature: f64, epsilon: f64, u: f64) -> Choice {
-    let logits: Vec<f64> = heads.iter().zip(trait_weights).map(|(head, weight)| head + weight).collect();
-    let propensities = propensities(&logits, temperature, epsilon);
+/// Draws among candidates of these logits, which are not empty; `u` in [0, 1) is the draw.
+pub fn choose(logits: &[f64], temperature: f64, epsilon: f64, u: f64) -> Choice {
+    let propensities = propensities(logits, temperature, epsilon);
     let mut left = u;
     for (index, propensity) in propensities.iter().enumerate() {
         left -= propensity;
@@ -33,17 +31,17 @@ mod tests {
     #[test]
     fn propensities_add_up_and_are_never_below_their_floor() {
         let scores = [3.0, -50.0, 0.5, 2.9, 1.0];
-        let choice = choose(&scores, &[0.0; 5], 0.5, 0.02, 0.3);
+        let choice = choose(&scores, 0.5, 0.02, 0.3);
         assert!((choice.propensities.iter().sum::<f64>() - 1.0).abs() < 1e-12);
         assert!(choice.propensities.iter().all(|p| *p >= 0.02 / 5.0));
-        let flat = choose(&scores, &[0.0; 5], 0.5, 1.0, 0.3);
+        let flat = choose(&scores, 0.5, 1.0, 0.3);
         assert!(flat.propensities.iter().all(|p| (p - 0.2).abs() < 1e-12));
     }
 
     #[test]
-    fn a_trait_weight_raises_its_own_propensity_alone() {
-        let before = choose(&[1.0, 1.0, 1.0], &[0.0; 3], 1.0, 0.02, 0.0);
-        let after = choose(&[1.0, 1.0, 1.0], &[0.0, 2.0, 0.0], 1.0, 0.02, 0.0);
+    fn a_higher_logit_raises_its_own_propensity_alone() {
+        let before = choose(&[1.0, 1.0, 1.0], 1.0, 0.02, 0.0);
+        let after = choose(&[1.0, 3.0, 1.0], 1.0, 0.02, 0.0);
         assert!(after.propensities[1] > before.propensities[1]);
         assert!(after.propensities[0] < before.propensities[0] && after.propensities[2] < before.propensities[2]);
     }
@@ -55,7 +53,7 @@ mod tests {
         let mut counts = [0.0; 3];
         let mut propensities = Vec::new();
         for draw in 0..draws {
-            let choice = choose(&scores, &[0.0; 3], 1.0, 0.1, (f64::from(draw) + 0.5) / f64::from(draws));
+            let choice = choose(&scores, 1.0, 0.1, (f64::from(draw) + 0.5) / f64::from(draws));
             counts[choice.chosen] += 1.0 / f64::from(draws);
             propensities = choice.propensities;
         }

@@ -8,6 +8,7 @@ use nyx_specialists::time::Course;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
+use super::record::RECORD_GRACE;
 use super::{OrchestratorParts, fill};
 use crate::decision::Status;
 use crate::question::{Given, Question};
@@ -73,10 +74,10 @@ impl OrchestratorParts {
             });
             decision.timings.decide_ms = decide_ms;
             decision.timings.total_ms = context.asked.elapsed().as_secs_f64() * 1e3;
-            let remembered = parts.remember(&context, &question, &mut decision).await;
-            // told and counted where it fails
-            if parts.conclude(&context, &decision, reward, true).await.is_err() {
+            let remembered = parts.remember(&context, &question, &mut decision, RECORD_GRACE).await;
+            if let Err(error) = parts.conclude(&context, &decision, reward, true, || true).await {
                 parts.unremember(remembered).await;
+                parts.failed(&context, Some(&name), error);
             }
             drop(place);
         };

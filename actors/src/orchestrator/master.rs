@@ -1,5 +1,7 @@
 //! The master: the base model with no adapter and the routing prompt; it scores the specialists for a question.
 
+use std::borrow::Cow;
+
 use nyx_engine::{ChatMessage, ContinuationScore, Role, Text};
 use nyx_specialists::SpecialistPolicy;
 
@@ -9,8 +11,9 @@ use crate::specialist::common_prefix;
 
 /// A question that says nothing: what a name scores after it is how common the name is (Zhao et al. 2021, "Calibrate Before Use").
 pub(super) const CONTENT_FREE: &str = "N/A";
-/// Characters of a question that the master reads: its end, where the asking is.
-const QUESTION_CHARS: usize = 600;
+/// Characters of a question that are routed by. Of a longer one half come from its beginning and half from its end, where the asking is: more would
+/// not fit what the embedder reads.
+const QUESTION_CHARS: usize = 1_000;
 
 /// The routing prompt and the names it scores.
 pub(super) struct Master {
@@ -20,9 +23,14 @@ pub(super) struct Master {
     pub(super) names: Vec<Vec<u32>>,
 }
 
-/// What the master reads of a question.
-pub(crate) fn read(question: &str) -> &str {
-    ending(question, QUESTION_CHARS)
+/// What a question is routed by: all of it, as it is written, or both ends of a long one.
+pub(super) fn excerpt(question: &str) -> Cow<'_, str> {
+    let half = QUESTION_CHARS / 2;
+    if question.chars().nth(QUESTION_CHARS).is_none() {
+        return Cow::Borrowed(question);
+    }
+    let beginning = question.char_indices().nth(half).map_or(question, |(at, _)| &question[..at]);
+    Cow::Owned(format!("{beginning}\n\u{2026}\n{}", ending(question, half)))
 }
 
 impl Master {
@@ -38,7 +46,7 @@ impl Master {
 
     /// The prompt after which a name is scored, and how much of it is the same for every question.
     pub(super) fn prompt(&self, text: &Text, question: &str) -> Result<(Vec<u32>, usize), NyxError> {
-        let asked = format!("Who should answer this?\n{}", read(question));
+        let asked = format!("Who should answer this?\n{}", excerpt(question));
         let messages = [ChatMessage::new(Role::System, &self.system), ChatMessage::new(Role::User, asked)];
         let tokens = text.encode_chat(&messages, true)?;
         let shared = common_prefix(&tokens, &self.fixed);
@@ -55,4 +63,19 @@ pub(super) fn calibrated(scores: &[ContinuationScore], content_free: &[f64]) -> 
 fn title(name: &str) -> String {
     let mut chars = name.chars();
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_routed_as_written_and_a_long_one_by_both_ends() {
+        for question in ["", "Will it rain?\n ", &"\u{e9}".repeat(QUESTION_CHARS)] {
+            assert_eq!(excerpt(question), question);
+        }
+        let half = QUESTION_CHARS / 2;
+        let long = format!("{}{}{}", "\u{e9}".repeat(half), "x".repeat(1 << 20), "\u{4f60}".repeat(half));
+        assert_eq!(excerpt(&long), format!("{}\n\u{2026}\n{}", "\u{e9}".repeat(half), "\u{4f60}".repeat(half)));
+    }
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use actix::Message;
-use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
 
 use crate::phoebe::messages::{StoreTraitWeight, TraitWeightChange};
@@ -40,20 +39,18 @@ pub struct TraitWeights;
 pub struct Route {
     pub context: RequestContext,
     pub question: String,
-    /// The caller's present.
-    pub now: DateTime<Utc>,
 }
 
 /// What a question's specialists are worth, by name. Empty where the caller chose.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Routing {
-    /// The base model's score of each, less its content-free score.
+    /// The base model's score of each, less its content-free score; empty where they came too late.
     pub scores: BTreeMap<String, f64>,
-    /// What the head makes of them, with the trait weight: the propensities follow from these.
+    /// How like the question is to each one's examples; empty where the scores alone decide.
+    pub similarities: BTreeMap<String, f64>,
+    /// The similarity times its scale (without one the score), with the trait weight: the propensities follow from these.
     pub logits: BTreeMap<String, f64>,
     pub propensities: BTreeMap<String, f64>,
-    /// The id of the head; `None` where the scores alone decide.
-    pub head: Option<String>,
     pub decide_ms: f64,
 }
 

@@ -1,53 +1,51 @@
 //! The orchestrator: has the master decide which specialist speaks, has it spoken, judged and recorded.
 
 mod choice;
+mod examples;
 pub(crate) mod later;
 mod master;
 pub mod messages;
+pub(crate) mod record;
 mod remember;
 mod route;
 mod safety;
-#[cfg(test)]
-mod tests;
 mod weights;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{Actor, Context, Handler, ResponseFuture};
 use chrono::Datelike;
 use nyx_engine::{ModelInfo, Role, Text};
 use nyx_specialists::SpecialistPolicy;
-use nyx_specialists::master::MasterHead;
 use nyx_specialists::safety::SafetyPolicy;
 use tokio::sync::{OnceCell, Semaphore, mpsc};
 use tracing::Instrument as _;
 
 pub use choice::{Choice, choose};
+use examples::Examples;
 use master::Master;
-pub(crate) use master::read as read_by_master;
 use messages::{Ask, Route, Routing, TraitWeights, TraitWeightsMoved, UpdateTraitWeight};
 use weights::KnownWeights;
 
 use crate::cells::{CellStep, CellStream};
 use crate::decision::{Status, Timings};
 use crate::gpu::GpuPool;
-use crate::learned::Learned;
 use crate::memory::MemoryKeeper;
 use crate::metrics::Metrics;
 use crate::observe::Vitals;
 use crate::options::MasterOptions;
-use crate::phoebe::messages::{RecordDecision, TraitWeightChange};
+use crate::phoebe::messages::TraitWeightChange;
 use crate::phoebe::{self, Phoebe};
 use crate::question::{Question, StreamEvent, Target};
 use crate::specialist::{Screened, Speak, Specialist, Spoken};
-use crate::supervise::Supervised;
+use crate::supervise::{SEND_LIMIT, Supervised};
 use crate::verdict::REQUEST;
 use crate::{Decision, NyxError, RequestContext};
 
-/// How long recording may take after the deadline: what was said must not be lost because it was late.
-const RECORD_GRACE: Duration = Duration::from_secs(10);
+/// What a device may take after the deadline to end the step that it is in: then it says what there is.
+pub(crate) const STEP_GRACE: Duration = Duration::from_secs(10);
 const MAX_CHOICES: usize = 64;
 const MAX_ANSWERS: usize = 8;
 const MAX_MESSAGES: usize = 1024;
@@ -69,9 +67,10 @@ pub struct OrchestratorParts {
     pub safety: Arc<SafetyPolicy>,
     /// Places for answers that come later.
     pub later: Arc<Semaphore>,
+    /// Places for decisions on their way to the record.
+    pub recording: Arc<Semaphore>,
     master: Master,
-    /// Learned from questions whose specialist is known; the scores alone decide without one.
-    head: Option<Learned<MasterHead>>,
+    examples: Examples,
     /// Each name's mean log-probability after the content-free question, measured once.
     content_free: OnceCell<Vec<f64>>,
     weights: KnownWeights,
@@ -93,7 +92,8 @@ pub struct OrchestratorSetup {
     pub safety: Arc<SafetyPolicy>,
     /// Places for answers that come later.
     pub later: Arc<Semaphore>,
-    pub head: Option<Learned<MasterHead>>,
+    /// Places for decisions on their way to the record: [`record::PLACES`].
+    pub recording: Arc<Semaphore>,
 }
 
 /// The actor.
@@ -149,7 +149,7 @@ impl Handler<TraitWeights> for Orchestrator {
     fn handle(&mut self, _: TraitWeights, _: &mut Self::Context) -> Self::Result {
         self.vitals.taken_up();
         let parts = Arc::clone(&self.parts);
-        Box::pin(async move { Ok(parts.fresh_weights().await) })
+        Box::pin(async move { Ok(parts.fresh_weights(Instant::now() + SEND_LIMIT).await) })
     }
 }
 
@@ -160,9 +160,9 @@ impl Handler<Route> for Orchestrator {
         self.vitals.taken_up();
         let parts = Arc::clone(&self.parts);
         Box::pin(async move {
-            let trait_weights = parts.fresh_weights().await;
+            let trait_weights = parts.fresh_weights(message.context.deadline).await;
             // nobody is drawn
-            Ok(parts.weigh(&message.context, (&message.question, message.now), &trait_weights, 0.0).await?.0)
+            Ok(parts.weigh(&message.context, &message.question, &trait_weights, 0.0).await?.0)
         })
     }
 }
@@ -173,14 +173,14 @@ pub(crate) fn last_question(question: &Question) -> String {
 }
 
 impl OrchestratorParts {
-    /// Reads the trait weights from phoebe, and sees whether the head fits the embedder.
+    /// Reads the trait weights from phoebe, and embeds the specialists' examples.
     ///
     /// # Errors
-    /// When phoebe does not answer, the names cannot be encoded, or the operator's head was learned with another embedder.
+    /// When phoebe or the embedder does not answer, or the names cannot be encoded.
     pub async fn new(setup: OrchestratorSetup) -> Result<Self, NyxError> {
         let master = Master::new(&setup.text, &setup.specialists)?;
         let weights = KnownWeights::load(&setup.phoebe, &setup.specialists).await?;
-        let head = route::fitting(setup.head, &setup.memory).await?;
+        let examples = Examples::embed(&setup.memory, &setup.specialists).await?;
         Ok(Self {
             instance: setup.instance,
             text: setup.text,
@@ -195,8 +195,9 @@ impl OrchestratorParts {
             options: setup.options,
             safety: setup.safety,
             later: setup.later,
+            recording: setup.recording,
             master,
-            head,
+            examples,
             content_free: OnceCell::new(),
             weights,
         })
@@ -218,7 +219,7 @@ impl OrchestratorParts {
         let given = question.given.clone();
         let later = self.place_later(&mut question, events.is_some());
         let question = Arc::new(question);
-        let trait_weights = self.fresh_weights().await;
+        let trait_weights = self.fresh_weights(context.deadline).await;
         let routed = match self.route(&context, &question, &asked, &screened, &trait_weights).await {
             Ok(routed) => routed,
             Err(error) => return Err(self.failed(&context, None, error)),
@@ -251,8 +252,8 @@ impl OrchestratorParts {
             question: asked,
             specialist: routed.specialist,
             scores: routed.routing.scores,
+            similarities: routed.routing.similarities,
             logits: routed.routing.logits,
-            head: routed.routing.head,
             propensities: routed.routing.propensities,
             trait_weights,
             propensity: routed.propensity,
@@ -288,18 +289,15 @@ impl OrchestratorParts {
         };
         decision.timings.decide_ms = routed.routing.decide_ms;
         decision.timings.total_ms = context.asked.elapsed().as_secs_f64() * 1e3;
-        let remembered = self.remember(&context, &question, &mut decision).await;
-        if let Err(error) = self.conclude(&context, &decision, reward, false).await {
-            self.unremember(remembered).await;
-            return Err(error);
-        }
+        let recorded = self.recorded(&context, &question, decision, reward).await;
+        let decision = match (failure, recorded) {
+            (None, Ok(decision)) => decision,
+            (Some(error), _) | (None, Err(error)) => return Err(self.failed(&context, Some(&name), error)),
+        };
         if let (true, Some(later)) = (deferred, later) {
             self.answer_later(decision.clone(), later, screened, &context);
         }
-        match failure {
-            Some(error) => Err(self.failed(&context, Some(&name), error)),
-            None => Ok(decision),
-        }
+        Ok(decision)
     }
 
     fn check(&self, question: &Question) -> Result<(), NyxError> {
@@ -370,45 +368,8 @@ impl OrchestratorParts {
         let known = || NyxError::UnknownSpecialist { name: name.to_owned(), known: self.known() };
         let actor = self.actors.get(name).ok_or_else(known)?;
         let (question, screened) = (Arc::clone(question), Arc::clone(screened));
-        actor.send(Speak { context: context.clone(), question, screened, events }).await
-    }
-
-    /// Puts the decision on record, then tells the stream and the metrics.
-    /// `completes` says that it is there already, deferred.
-    async fn conclude(
-        &self,
-        context: &RequestContext,
-        decision: &Decision,
-        reward: Option<(f64, String)>,
-        completes: bool,
-    ) -> Result<(), NyxError> {
-        let (id, name) = (Some(context.id), Some(decision.specialist.as_str()));
-        if matches!(decision.status, Status::Answered | Status::Partial) {
-            let answered = CellStep::Answered {
-                answer: decision.answer().to_owned(),
-                finish_reason: decision.answers.first().map(|answer| answer.finish_reason.clone()).unwrap_or_default(),
-                completion_tokens: decision.usage.completion_tokens,
-                confidence: decision.confidence,
-                total_ms: decision.timings.total_ms,
-            };
-            self.cells.publish(id, name, answered);
-        }
-        let record = RecordDecision { decision: Box::new(decision.clone()), reward: reward.clone(), completes };
-        let recorded = tokio::time::timeout(RECORD_GRACE.max(context.remaining()), self.phoebe.send(record)).await;
-        let recorded = recorded.unwrap_or(Err(NyxError::DeadlineExceeded { doing: "the decision was recorded" }));
-        if let Err(error) = recorded {
-            return Err(self.failed(context, name, error));
-        }
-        self.cells.publish(id, name, CellStep::Recorded { status: decision.status.as_str() });
-        if let Some((reward, rule)) = reward {
-            self.cells.publish(
-                id,
-                name,
-                CellStep::Rewarded { reward, activation: decision.activation, source: format!("automatic: {rule}") },
-            );
-        }
-        self.metrics.decision(decision);
-        Ok(())
+        let answer_by = context.deadline + STEP_GRACE;
+        actor.send_until(Speak { context: context.clone(), question, screened, events }, answer_by).await
     }
 
     fn failed(&self, context: &RequestContext, specialist: Option<&str>, error: NyxError) -> NyxError {

@@ -1,9 +1,12 @@
 //! `remember: true`: what was asked and answered becomes memories of its conversation.
 
+use std::time::Duration;
+
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{OrchestratorParts, RECORD_GRACE};
+use super::OrchestratorParts;
+use super::record::RECORD_GRACE;
 use crate::decision::Status;
 use crate::memory::messages::{Forget, NewMemory, RememberMany};
 use crate::phoebe::messages::MemorySelector;
@@ -15,13 +18,17 @@ use crate::{Decision, RequestContext};
 const NOTE: &str = "remembered";
 /// Who asked.
 const USER: &str = "user";
-/// Who answered, where no specialist did.
-const NYX: &str = "nyx";
 
 impl OrchestratorParts {
-    /// Keeps the user's last message and the answer, in this order, and notes their ids in the decision. An answer is not lost over it: why
-    /// they could not be kept becomes the note. Returns the ids.
-    pub(super) async fn remember(&self, context: &RequestContext, question: &Question, decision: &mut Decision) -> Vec<Uuid> {
+    /// Keeps the user's last message and the answer, in this order and within `budget`, and notes their ids in the decision. An answer is not lost
+    /// over it: why they could not be kept becomes the note. Returns the ids.
+    pub(super) async fn remember(
+        &self,
+        context: &RequestContext,
+        question: &Question,
+        decision: &mut Decision,
+        budget: Duration,
+    ) -> Vec<Uuid> {
         if !question.given.remember || decision.status != Status::Answered {
             return Vec::new();
         }
@@ -30,7 +37,6 @@ impl OrchestratorParts {
             decision.notes.insert(NOTE.to_owned(), note);
             return Vec::new();
         }
-        let speaker = if decision.specialist == "base" { NYX } else { &decision.specialist };
         let turn = |speaker: &str, text: &str| NewMemory {
             text: text.to_owned(),
             speaker: Some(speaker.to_owned()),
@@ -38,10 +44,10 @@ impl OrchestratorParts {
             conversation: question.conversation.clone(),
             caption: None,
         };
-        let memories = vec![turn(USER, &decision.question), turn(speaker, decision.answer())];
-        // the answer is there: the caller's deadline is kept for it, not for this
-        let own = RequestContext { span: context.span.clone(), ..RequestContext::new(RECORD_GRACE) };
-        let kept = self.memory.send(RememberMany { context: own, memories }).await;
+        let memories = vec![turn(USER, &decision.question), turn(&decision.specialist, decision.answer())];
+        let own = RequestContext { span: context.span.clone(), ..RequestContext::new(budget) };
+        let answer_by = own.answer_by();
+        let kept = self.memory.send_until(RememberMany { context: own, memories }, answer_by).await;
         let (ids, note) = match kept {
             Ok(kept) => {
                 let ids: Vec<Uuid> = kept.into_iter().map(|memory| memory.id).collect();
@@ -62,8 +68,9 @@ impl OrchestratorParts {
         if ids.is_empty() {
             return;
         }
-        let forget = Forget { context: RequestContext::new(RECORD_GRACE), selector: MemorySelector::Ids(ids) };
-        if let Err(error) = self.memory.send(forget).await {
+        let context = RequestContext::new(RECORD_GRACE);
+        let answer_by = context.answer_by();
+        if let Err(error) = self.memory.send_until(Forget { context, selector: MemorySelector::Ids(ids) }, answer_by).await {
             tracing::warn!(%error, "what was remembered of a decision that is not on record could not be taken back");
         }
     }

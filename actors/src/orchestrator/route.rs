@@ -1,64 +1,29 @@
-//! Routing: the base model's scores, what the head makes of them, and the draw.
+//! Routing: what a question is like, the base model's scores, and the draw.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
-use nyx_specialists::master::{Asked, MasterHead, PROBE};
+use nyx_engine::ContinuationScore;
 
 use super::choice::choose;
 use super::messages::Routing;
 use super::{OrchestratorParts, master, safety};
 use crate::cells::CellStep;
+use crate::draw::draw;
 use crate::gpu::Score;
-use crate::learned::{Learned, Origin};
-use crate::memory::MemoryKeeper;
 use crate::memory::messages::Embed;
 use crate::question::{Question, Target};
 use crate::specialist::Screened;
-use crate::supervise::Supervised;
 use crate::{NyxError, RequestContext};
 
-/// The share of the time left that the question's embedding may take. Without it, the scores alone decide.
-const EMBEDDING_SHARE: u32 = 4;
-/// For the probe, at the start.
-const PROBE_TIME: Duration = Duration::from_secs(60);
+/// The share of the time left that the embedding and the scores may take, where the other is there to decide.
+const SHARE: u32 = 4;
 
 /// Who speaks, and why.
 pub(super) struct Routed {
     pub(super) specialist: String,
     pub(super) propensity: f64,
     pub(super) routing: Routing,
-}
-
-/// The head, if the embedder is the one that it was learned with.
-///
-/// # Errors
-/// A head of the operator's own was learned with another embedder, or the embedder does not answer.
-pub(super) async fn fitting(
-    head: Option<Learned<MasterHead>>,
-    memory: &Supervised<MemoryKeeper>,
-) -> Result<Option<Learned<MasterHead>>, NyxError> {
-    let Some(head) = head else { return Ok(None) };
-    let probe = Embed { context: RequestContext::new(PROBE_TIME), texts: vec![PROBE.to_owned()] };
-    let vectors = memory.send(probe).await?.vectors;
-    if vectors.first().is_some_and(|probe| head.value.knows_embedder(probe)) {
-        return Ok(Some(head));
-    }
-    match head.origin {
-        Origin::File(path) => Err(NyxError::invalid(
-            "models.embedder",
-            format!(
-                "{} was learned with another embedder: learn it again with `nyx train master`, or set master.head to false",
-                path.display()
-            ),
-        )),
-        Origin::Record => {
-            tracing::warn!("the master's head was learned with another embedder, and so is not used: the base model's scores decide");
-            Ok(None)
-        }
-    }
 }
 
 impl OrchestratorParts {
@@ -77,9 +42,9 @@ impl OrchestratorParts {
             Target::Master if screened.reroutes() && self.actors.contains_key(safety::CARER) => return Ok(not_drawn(safety::CARER)),
             Target::Master => {}
         }
-        let (routing, chosen) = self.weigh(context, (asked, question.now()), trait_weights, draw(question.sampling.seed, asked)).await?;
-        let Routing { scores, logits, head, decide_ms, .. } = routing.clone();
-        self.cells.publish(Some(context.id), None, CellStep::Scored { scores, logits, head, decide_ms });
+        let (routing, chosen) = self.weigh(context, asked, trait_weights, draw(question.sampling.seed, &[asked])).await?;
+        let Routing { scores, similarities, logits, decide_ms, .. } = routing.clone();
+        self.cells.publish(Some(context.id), None, CellStep::Scored { scores, similarities, logits, decide_ms });
         let propensity = routing.propensities.get(&chosen).copied().unwrap_or(1.0);
         Ok(Routed { specialist: chosen, propensity, routing })
     }
@@ -88,56 +53,54 @@ impl OrchestratorParts {
     pub(super) async fn weigh(
         &self,
         context: &RequestContext,
-        (asked, now): (&str, DateTime<Utc>),
+        asked: &str,
         trait_weights: &BTreeMap<String, f64>,
         u: f64,
     ) -> Result<(Routing, String), NyxError> {
         let deciding = Instant::now();
+        let soon = context.remaining() / SHARE;
+        // scores that nobody waits for are not computed to their end
+        let cancel = context.cancel.child_token();
+        let scoring = RequestContext { cancel: cancel.clone(), ..context.clone() };
+        let _ends_here = cancel.drop_guard();
+        let (similarities, scores) = either(soon, self.similarities(context, asked), self.scores(&scoring, asked)).await?;
+        let names: Vec<String> = self.specialists.iter().map(|specialist| specialist.name.clone()).collect();
+        let weight = |name: &String| trait_weights.get(name).copied().unwrap_or(0.0);
+        let worth = unweighted(similarities.as_deref(), scores.as_deref(), self.options.similarity_scale);
+        let logits: Vec<f64> = names.iter().zip(worth).map(|(name, worth)| worth + weight(name)).collect();
+        let choice = choose(&logits, self.options.temperature, self.options.epsilon, u);
+        let chosen = names.get(choice.chosen).cloned().unwrap_or_default();
+        let named = |values: Vec<f64>| names.iter().cloned().zip(values).collect::<BTreeMap<_, _>>();
+        let routing = Routing {
+            scores: scores.map(named).unwrap_or_default(),
+            similarities: similarities.map(named).unwrap_or_default(),
+            logits: named(logits),
+            propensities: named(choice.propensities),
+            decide_ms: deciding.elapsed().as_secs_f64() * 1e3,
+        };
+        Ok((routing, chosen))
+    }
+
+    /// How like the question is to each specialist's examples.
+    async fn similarities(&self, context: &RequestContext, asked: &str) -> Result<Vec<f64>, NyxError> {
+        let embed = Embed { context: context.clone(), texts: vec![master::excerpt(asked).into_owned()] };
+        let embedded = self.memory.send(embed).await?.vectors.into_iter().next();
+        let question = embedded.ok_or_else(|| NyxError::Internal("the embedder gave no vector for the question".into()))?;
+        Ok(self.examples.similarities(&question))
+    }
+
+    /// The base model's calibrated score of each specialist.
+    async fn scores(&self, context: &RequestContext, asked: &str) -> Result<Vec<f64>, NyxError> {
         let content_free = self.content_free.get_or_try_init(|| async {
             let scores = self.score(context, master::CONTENT_FREE).await?;
-            Ok::<_, NyxError>(scores.iter().map(nyx_engine::ContinuationScore::mean).collect())
+            Ok::<_, NyxError>(scores.iter().map(ContinuationScore::mean).collect())
         });
         // another request may be measuring it, with more time than this one has
         let content_free = context.bound("the master was calibrated", content_free).await?;
-        let (scores, heads) = tokio::join!(self.score(context, asked), self.embedded(context, asked));
-        let scores = master::calibrated(&scores?, content_free);
-        let names: Vec<String> = self.specialists.iter().map(|specialist| specialist.name.clone()).collect();
-        let (heads, head) = match heads {
-            Some((head, embedding)) => {
-                let deadline_ms = super::deadline_ms(context);
-                let asked = Asked { question: master::read(asked), embedding: &embedding, now, deadline_ms };
-                (head.value.logits(&names, &scores, &asked), Some(head.id.clone()))
-            }
-            None => (scores.clone(), None),
-        };
-        let weights: Vec<f64> = names.iter().map(|name| trait_weights.get(name).copied().unwrap_or(0.0)).collect();
-        let choice = choose(&heads, &weights, self.options.temperature, self.options.epsilon, u);
-        let chosen = names.get(choice.chosen).cloned().unwrap_or_default();
-        let named = |values: Vec<f64>| names.iter().cloned().zip(values).collect();
-        let logits = named(heads.iter().zip(&weights).map(|(head, weight)| head + weight).collect());
-        let decide_ms = deciding.elapsed().as_secs_f64() * 1e3;
-        Ok((Routing { scores: named(scores), logits, propensities: named(choice.propensities), head, decide_ms }, chosen))
+        Ok(master::calibrated(&self.score(context, asked).await?, content_free))
     }
 
-    /// The head and the question's embedding; `None` without a head, or when the embedder fails or takes too long.
-    async fn embedded(&self, context: &RequestContext, asked: &str) -> Option<(&Learned<MasterHead>, Vec<f32>)> {
-        let head = self.head.as_ref()?;
-        let embed = Embed { context: context.clone(), texts: vec![master::read(asked).to_owned()] };
-        let embedded = tokio::time::timeout(context.remaining() / EMBEDDING_SHARE, self.memory.send(embed)).await;
-        match embedded {
-            Ok(Ok(embeddings)) => Some((head, embeddings.vectors.into_iter().next()?)),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "no embedding for the master's head: the scores alone decide");
-                None
-            }
-            Err(_) => {
-                tracing::warn!("no embedding for the master's head in time: the scores alone decide");
-                None
-            }
-        }
-    }
-
-    async fn score(&self, context: &RequestContext, question: &str) -> Result<Vec<nyx_engine::ContinuationScore>, NyxError> {
+    async fn score(&self, context: &RequestContext, question: &str) -> Result<Vec<ContinuationScore>, NyxError> {
         let (prompt, cacheable_prefix) = self.master.prompt(&self.text, question)?;
         let continuations = self.master.names.clone();
         let score = Score { context: context.clone(), prompt, cacheable_prefix, continuations, adapter: None, group: None };
@@ -145,15 +108,83 @@ impl OrchestratorParts {
     }
 }
 
-/// A number in [0, 1): from the caller's seed and the question where there is a seed, so that the same request is routed alike.
-fn draw(seed: Option<u64>, question: &str) -> f64 {
-    let bits: u64 = match seed {
-        None => rand::random(),
-        Some(seed) => {
-            let mut hasher = DefaultHasher::new();
-            (seed, question).hash(&mut hasher);
-            hasher.finish()
-        }
+/// What a candidate is worth without its trait weight: the similarity decides, and the score alone where there is none.
+fn unweighted(similarities: Option<&[f64]>, scores: Option<&[f64]>, scale: f64) -> Vec<f64> {
+    match similarities {
+        Some(similarities) => similarities.iter().map(|similarity| scale * similarity).collect(),
+        None => scores.unwrap_or_default().to_vec(),
+    }
+}
+
+/// Both parts, of which one may be missing: it failed, or was not there `soon`, which is logged.
+///
+/// # Errors
+/// Neither is there, or the caller went away. The scores are waited for to the end where nothing else can decide.
+async fn either<T>(
+    soon: Duration,
+    comparing: impl Future<Output = Result<T, NyxError>>,
+    scoring: impl Future<Output = Result<T, NyxError>>,
+) -> Result<(Option<T>, Option<T>), NyxError> {
+    let mut scoring = std::pin::pin!(scoring);
+    let (similarities, scores) = tokio::join!(tokio::time::timeout(soon, comparing), tokio::time::timeout(soon, scoring.as_mut()));
+    let late = |doing| NyxError::DeadlineExceeded { doing };
+    let similarities = similarities.unwrap_or_else(|_| Err(late("the question was embedded")));
+    if let Err(error) = &similarities {
+        tracing::warn!(%error, "no similarities: the base model's scores alone decide");
+    }
+    let scores = match scores {
+        Ok(scores) => scores,
+        Err(_) if similarities.is_err() => scoring.await,
+        Err(_) => Err(late("the master scored the specialists")),
     };
-    (bits >> 11) as f64 / (1_u64 << 53) as f64
+    match (similarities, scores) {
+        (_, Err(NyxError::Cancelled)) => Err(NyxError::Cancelled),
+        (Err(_), Err(error)) => Err(error),
+        (Err(_), Ok(scores)) => Ok((None, Some(scores))),
+        (Ok(similarities), Err(error)) => {
+            tracing::warn!(%error, "no scores of the base model: the similarities decide as ever, and the record lacks the scores");
+            Ok((Some(similarities), None))
+        }
+        (Ok(similarities), Ok(scores)) => Ok((Some(similarities), Some(scores))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(50);
+
+    fn failed() -> Result<u8, NyxError> {
+        Err(NyxError::Internal("the part failed".into()))
+    }
+
+    async fn later(value: u8) -> Result<u8, NyxError> {
+        tokio::time::sleep(3 * SOON).await;
+        Ok(value)
+    }
+
+    #[actix::test]
+    async fn either_part_may_fail_or_be_late() {
+        assert_eq!(either(SOON, ready(Ok(1)), ready(Ok(2))).await.unwrap(), (Some(1), Some(2)));
+        assert_eq!(either(SOON, ready(failed()), ready(Ok(2))).await.unwrap(), (None, Some(2)));
+        assert_eq!(either(SOON, pending(), ready(Ok(2))).await.unwrap(), (None, Some(2)));
+        assert_eq!(either(SOON, ready(Ok(1)), ready(failed())).await.unwrap(), (Some(1), None));
+        assert_eq!(either(SOON, ready(Ok(1)), pending()).await.unwrap(), (Some(1), None));
+        // nothing else can decide: what is late is waited for
+        assert_eq!(either(SOON, ready(failed()), later(2)).await.unwrap(), (None, Some(2)));
+        assert!(matches!(either(SOON, ready(failed()), ready(failed())).await, Err(NyxError::Internal(_))));
+        // nobody waits any more
+        assert!(matches!(either(SOON, ready(Ok(1)), ready(Err(NyxError::Cancelled))).await, Err(NyxError::Cancelled)));
+    }
+
+    #[test]
+    fn similarities_decide_and_scores_alone_without_them() {
+        let (similarities, scores) = ([0.5, 0.25], [-1.0, 2.0]);
+        assert_eq!(unweighted(Some(&similarities), Some(&scores), 10.0), [5.0, 2.5]);
+        assert_eq!(unweighted(Some(&similarities), None, 10.0), [5.0, 2.5]);
+        assert_eq!(unweighted(None, Some(&scores), 10.0), scores);
+    }
 }

@@ -11,7 +11,11 @@ use crate::NyxError;
 use crate::cells::CellStep;
 use crate::phoebe::messages::{LoadTraitWeights, StoreTraitWeight, TraitWeightChange};
 use crate::phoebe::{self, Phoebe};
-use crate::supervise::Supervised;
+use crate::supervise::{SEND_LIMIT, Supervised};
+
+/// How long a request may wait for weights that are fresher than those of the last reading, and which share of its time.
+const PATIENCE: Duration = Duration::from_millis(500);
+const SHARE: u32 = 4;
 
 /// Weights, and when they were read.
 pub(super) struct KnownWeights {
@@ -34,9 +38,9 @@ impl KnownWeights {
         (named.collect(), read.1.elapsed())
     }
 
-    async fn refresh(&self, phoebe: &Supervised<Phoebe>) -> Result<(), NyxError> {
+    async fn refresh(&self, phoebe: &Supervised<Phoebe>, deadline: Instant) -> Result<(), NyxError> {
         let asked = Instant::now();
-        let read = phoebe.send(LoadTraitWeights(self.names.clone())).await?;
+        let read = phoebe.send_until(LoadTraitWeights(self.names.clone()), deadline).await?;
         let mut known = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         // of two readings, the one that began later saw more
         if asked >= known.1 {
@@ -47,13 +51,15 @@ impl KnownWeights {
 }
 
 impl OrchestratorParts {
-    /// Every specialist's weight. Where phoebe does not answer, those that were read before.
-    pub(super) async fn fresh_weights(&self) -> BTreeMap<String, f64> {
+    /// Every specialist's weight, for a request with this deadline. Where phoebe does not answer in a part of the time, those that were read before.
+    pub(super) async fn fresh_weights(&self, deadline: Instant) -> BTreeMap<String, f64> {
         let (known, age) = self.weights.known();
         if age <= Duration::from_millis(self.options.trait_weight_age_ms) {
             return known;
         }
-        if let Err(error) = self.weights.refresh(&self.phoebe).await {
+        let now = Instant::now();
+        let patience = PATIENCE.min(deadline.saturating_duration_since(now) / SHARE);
+        if let Err(error) = self.weights.refresh(&self.phoebe, now + patience).await {
             tracing::warn!(%error, "trait weights could not be read again: those of {} ms ago decide", age.as_millis());
         }
         self.weights.known().0
@@ -61,7 +67,7 @@ impl OrchestratorParts {
 
     /// Takes over and tells what verdicts did to weights.
     pub(super) async fn trait_weights_moved(&self, changes: &[TraitWeightChange]) -> Result<(), NyxError> {
-        self.weights.refresh(&self.phoebe).await?;
+        self.weights.refresh(&self.phoebe, Instant::now() + SEND_LIMIT).await?;
         for change in changes {
             self.tell_weight(change);
         }
@@ -78,7 +84,7 @@ impl OrchestratorParts {
             return Err(NyxError::invalid("weight", format!("weight is {}, expected a number from -{bound} to {bound}", change.to)));
         }
         let change = self.phoebe.send(change).await?;
-        self.weights.refresh(&self.phoebe).await?;
+        self.weights.refresh(&self.phoebe, Instant::now() + SEND_LIMIT).await?;
         self.tell_weight(&change);
         Ok(change)
     }

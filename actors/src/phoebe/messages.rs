@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use actix::Message;
 use chrono::{DateTime, Utc};
-use nyx_specialists::Evidence;
 use nyx_specialists::bandit::BanditSettings;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;

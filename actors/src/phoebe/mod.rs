@@ -15,7 +15,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
-use nyx_specialists::Evidence;
 use uuid::Uuid;
 
 use crate::observe::Vitals;
@@ -27,7 +26,7 @@ use messages::{
     Neighbours, Ping, RecordDecision, StoreMemories, StoreTraitWeight, TraitWeightChange,
 };
 
-pub use options::{PhoebeOptions, redacted};
+pub use options::PhoebeOptions;
 pub use store::PhoebeStore;
 pub(crate) use store::now;
 

@@ -4,12 +4,14 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::secret::SecretUrl;
+
 /// Where phoebe is and how she is reached.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PhoebeOptions {
     /// `sqlite://PATH` or `postgres://USER:PASSWORD@HOST/DATABASE`; a file in the data folder when absent.
-    pub url: Option<String>,
+    pub url: Option<SecretUrl>,
     /// Connections to PostgreSQL at most; SQLite has one writer.
     pub max_connections: u32,
     pub acquire_timeout_ms: u64,
@@ -25,16 +27,7 @@ impl Default for PhoebeOptions {
 
 impl PhoebeOptions {
     /// The database's URL; by default `phoebe.db` in `data_dir`.
-    pub fn url_in(&self, data_dir: &Path) -> String {
-        self.url.clone().unwrap_or_else(|| format!("sqlite://{}", data_dir.join("phoebe.db").display()))
-    }
-}
-
-/// A URL with its password hidden, for messages.
-pub fn redacted(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    match rest.rsplit_once('@') {
-        Some((user, place)) => format!("{scheme}://{}:***@{place}", user.split(':').next().unwrap_or_default()),
-        None => url.to_owned(),
+    pub fn url_in(&self, data_dir: &Path) -> SecretUrl {
+        self.url.clone().unwrap_or_else(|| format!("sqlite://{}", data_dir.join("phoebe.db").display()).into())
     }
 }

@@ -5,19 +5,18 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 use nyx_migrations::Migrator;
-use nyx_specialists::Evidence;
 use sea_orm::sea_query::Expr;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
-    AccessMode, ActiveModelTrait, ActiveValue, ColumnTrait, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend,
-    DbErr, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, SqlErr, TransactionTrait,
+    ActiveModelTrait, ActiveValue, ColumnTrait, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr,
+    EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, SqlErr, TransactionTrait,
 };
 use sea_orm_migration::MigratorTrait;
 use uuid::Uuid;
 
 use super::entities::{decision, reward};
 use super::messages::{ListDecisions, RecordDecision};
-use super::options::{PhoebeOptions, redacted};
+use super::options::PhoebeOptions;
 use super::storable;
 use crate::decision::Status;
 use crate::{Decision, NyxError};
@@ -57,11 +56,13 @@ impl PhoebeStore {
     /// As [`connect`](Self::connect).
     pub async fn open(options: &PhoebeOptions, data_dir: &Path) -> Result<Self, NyxError> {
         let url = options.url_in(data_dir);
-        let named = |error: DbErr| DbErr::Custom(format!("cannot connect to {}: {error}", redacted(&url)));
+        let named = |error: DbErr| DbErr::Custom(format!("cannot connect to {url}: {}", url.scrub(&error.to_string())));
         let timeout = Duration::from_millis(options.acquire_timeout_ms);
-        let mut settings = ConnectOptions::new(url.clone());
+        // told at the handshake, so that every connection of the pool has it
+        let statement_timeout = Some(Duration::from_millis(options.statement_timeout_ms));
+        let mut settings = url.connect_options(statement_timeout).map_err(named)?;
         settings.acquire_timeout(timeout).connect_timeout(timeout).sqlx_logging(false);
-        if url.starts_with("sqlite:") {
+        if url.is_sqlite() {
             // one writer: SQLite has no more, and waiting for a connection is fairer than its busy loop
             settings.max_connections(1).min_connections(1).map_sqlx_sqlite_opts(move |sqlite| {
                 // FULL: an acknowledged decision survives the machine's crash
@@ -70,19 +71,16 @@ impl PhoebeStore {
                 sqlite.busy_timeout(timeout).foreign_keys(true).pragma("secure_delete", "ON")
             });
             let writer = connect_sqlite(settings).await.map_err(named)?;
-            if url.contains(":memory:") {
+            if url.expose().contains(":memory:") {
                 return Ok(Self { reader: writer.clone(), writer });
             }
-            let mut settings = ConnectOptions::new(url.clone());
+            let mut settings = url.connect_options(None).map_err(named)?;
             settings.acquire_timeout(timeout).max_connections(4).sqlx_logging(false);
             settings.map_sqlx_sqlite_opts(move |sqlite| sqlite.read_only(true).busy_timeout(timeout));
             let reader = connect_sqlite(settings).await.map_err(named)?;
             return Ok(Self { writer, reader });
         }
-        // told at the handshake, so that every connection of the pool has it
-        settings
-            .max_connections(options.max_connections.max(LEAST_CONNECTIONS))
-            .statement_timeout(Duration::from_millis(options.statement_timeout_ms));
+        settings.max_connections(options.max_connections.max(LEAST_CONNECTIONS));
         let writer = Database::connect(settings).await.map_err(named)?;
         Ok(Self { reader: writer.clone(), writer })
     }

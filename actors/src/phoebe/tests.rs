@@ -2,6 +2,7 @@
 
 use chrono::SubsecRound;
 use nyx_engine::{ChatMessage, Role};
+use nyx_specialists::Evidence;
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use uuid::Uuid;
 
@@ -38,8 +39,8 @@ fn decision(specialist: &str, question: &str, answer: &str) -> Decision {
         question: question.into(),
         specialist: specialist.into(),
         scores: by_name(1.25),
+        similarities: by_name(0.25),
         logits: by_name(2.5),
-        head: Some("a".repeat(64)),
         propensities: by_name(0.75),
         trait_weights: by_name(0.0),
         propensity: 0.75,
@@ -284,7 +285,7 @@ async fn phoebe_keeps_the_record_on_sqlite() {
 #[actix::test]
 async fn phoebe_keeps_the_record_on_postgresql() {
     let server = Postgres::start();
-    let options = PhoebeOptions { url: Some(server.url()), ..PhoebeOptions::default() };
+    let options = PhoebeOptions { url: Some(server.url().into()), ..PhoebeOptions::default() };
     behaves(&options, std::path::Path::new("/nowhere")).await;
 }
 
@@ -299,7 +300,7 @@ async fn what_aletheia_reads_through_cannot_write() {
 #[actix::test]
 async fn a_statement_that_runs_too_long_is_given_up_on_postgresql() {
     let server = Postgres::start();
-    let options = PhoebeOptions { url: Some(server.url()), statement_timeout_ms: 100, ..PhoebeOptions::default() };
+    let options = PhoebeOptions { url: Some(server.url().into()), statement_timeout_ms: 100, ..PhoebeOptions::default() };
     let store = PhoebeStore::connect(&options, std::path::Path::new("/nowhere")).await.unwrap();
     assert_eq!(store.connection().get_database_backend(), DbBackend::Postgres);
     // at once, so that each has a connection of its own
@@ -313,8 +314,8 @@ async fn a_statement_that_runs_too_long_is_given_up_on_postgresql() {
 
 #[actix::test]
 async fn a_database_that_cannot_be_reached_is_named_without_its_password() {
-    let url = Some("postgres://nyx:hush@127.0.0.1:1/nyx".to_owned());
+    let url = Some("postgres://nyx:hush@127.0.0.1:1/nyx".into());
     let options = PhoebeOptions { url, acquire_timeout_ms: 500, ..PhoebeOptions::default() };
     let error = PhoebeStore::connect(&options, std::path::Path::new("/nowhere")).await.unwrap_err().to_string();
-    assert!(error.contains("postgres://nyx:***@127.0.0.1:1/nyx") && !error.contains("hush"), "{error}");
+    assert!(error.contains("postgres://***@127.0.0.1:1/nyx") && !error.contains("hush"), "{error}");
 }

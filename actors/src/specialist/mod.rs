@@ -129,7 +129,8 @@ impl Handler<Speak> for Specialist {
             // taken up once: whatever is promoted meanwhile, this request ends as it began
             let question = &message.question;
             let asked = crate::orchestrator::last_question(question);
-            let voice = parts.adapters.voice(parts.name(), question.adapter.as_ref(), question.sampling.seed, &asked).await?;
+            let voice = parts.adapters.voice(parts.name(), question.adapter.as_ref(), question.sampling.seed, &asked);
+            let voice = message.context.bound("the adapter was looked up", voice).await?;
             Arc::new(SpecialistParts { voice, ..(*parts).clone() }).speak(message).await
         })
     }

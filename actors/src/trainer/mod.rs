@@ -28,6 +28,7 @@ pub use watch::{Act, Seen, Watch};
 use crate::adapters::CANARY_NOTE;
 use crate::cells::{CellEvent, CellStep};
 use crate::observe::Vitals;
+use crate::supervise::SEND_LIMIT;
 use crate::{Decision, Nyx, NyxError};
 
 /// A text that has nothing to do with any specialist.
@@ -146,7 +147,7 @@ impl Trainer {
                 Err(error) => tracing::warn!(specialist = name, %error, "a training run failed"),
             }
             // one that was restarted meanwhile has no run
-            let _ = me.send(Ended).await;
+            let _ = me.send(Ended).timeout(SEND_LIMIT).await;
         });
         Ok(id)
     }
@@ -180,7 +181,7 @@ impl Trainer {
                 let tried = seen.of_canary.as_ref().is_some_and(|(id, _)| canary_now.as_ref() == Some(id));
                 if tried || seen.generation == nyx.live_generation(&specialist).0 {
                     let looked = Looked { specialist, seen: Seen { of_canary: seen.of_canary.filter(|_| tried), ..seen }, fresh: false };
-                    if me.send(looked).await.is_err() {
+                    if me.send(looked).timeout(SEND_LIMIT).await.is_err() {
                         return;
                     }
                 }
@@ -204,7 +205,7 @@ impl Trainer {
                     let done = nyx.fall_back(&name, &reason).await.map(drop);
                     if auto && done.is_ok() {
                         // one that was restarted meanwhile watches anew
-                        let _ = me.send(FellBack { specialist: name.clone() }).await;
+                        let _ = me.send(FellBack { specialist: name.clone() }).timeout(SEND_LIMIT).await;
                     }
                     done
                 }
@@ -227,7 +228,7 @@ impl Actor for Trainer {
                 match live.recv().await {
                     Ok(event) => {
                         let wanted = matches!(event.step, CellStep::Rewarded { .. } | CellStep::AdapterBad { .. });
-                        if wanted && me.send(Rewarded(event)).await.is_err() {
+                        if wanted && me.send(Rewarded(event)).timeout(SEND_LIMIT).await.is_err() {
                             return;
                         }
                     }
@@ -244,7 +245,6 @@ impl Handler<Rewarded> for Trainer {
     type Result = ();
 
     fn handle(&mut self, Rewarded(event): Rewarded, context: &mut Self::Context) {
-        self.vitals.taken_up();
         let Some(specialist) = event.specialist.clone() else { return };
         match &event.step {
             CellStep::AdapterBad { .. } if self.options.auto => {
@@ -257,7 +257,8 @@ impl Handler<Rewarded> for Trainer {
                 actix::spawn(async move {
                     match nyx.decision(decision).await {
                         Ok(decision) => {
-                            let _ = me.send(Looked { specialist, seen: seen(&decision, reward), fresh: true }).await;
+                            let looked = Looked { specialist, seen: seen(&decision, reward), fresh: true };
+                            let _ = me.send(looked).timeout(SEND_LIMIT).await;
                         }
                         Err(error) => tracing::warn!(%decision, %error, "a rewarded decision could not be read"),
                     }

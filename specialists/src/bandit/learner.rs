@@ -27,7 +27,7 @@ pub struct BanditSettings {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BaselineKey {
     pub source: String,
-    /// The specialist that the head alone would have chosen.
+    /// The specialist that would have been chosen without trait weights.
     pub kind: String,
 }
 
@@ -48,8 +48,8 @@ impl Baseline {
 /// A choice as it was made.
 #[derive(Debug, Clone, Copy)]
 pub struct Drawn<'a> {
-    /// What the head said of each candidate, without the weights.
-    pub heads: &'a [f64],
+    /// Each candidate's logit without its weight.
+    pub unweighted: &'a [f64],
     pub chosen: usize,
     /// What it was drawn with, in (0, 1].
     pub propensity: f64,
@@ -68,7 +68,7 @@ impl Learner {
         Self { settings, weights: vec![0.0; candidates], baselines: BTreeMap::new() }
     }
 
-    /// Moves the weights for a reward: `w_j += α ρ (r − b) (1[j = chosen] − s_j)`, with `s` the softmax of heads and weights as they are now, `ρ = s_chosen /
+    /// Moves the weights for a reward: `w_j += α ρ (r − b) (1[j = chosen] − s_j)`, with `s` the softmax of the logits with the weights as they are now, `ρ = s_chosen /
     /// propensity` (what it was drawn with then, truncated) and `b` the mean of the rewards before this one. In expectation this is the gradient of
     /// what the present weights earn, whatever the weights were at the draw. The step's length α falls with the root of the rewards that are
     /// remembered: with forgetting it stays above a length at which weights still follow change.
@@ -95,7 +95,7 @@ impl Learner {
     }
 
     fn step(&mut self, drawn: &Drawn<'_>, advantage: f64) {
-        let logits: Vec<f64> = drawn.heads.iter().zip(&self.weights).map(|(head, weight)| head + weight).collect();
+        let logits: Vec<f64> = drawn.unweighted.iter().zip(&self.weights).map(|(logit, weight)| logit + weight).collect();
         let shares = softmax(&logits, self.settings.temperature);
         let Some(share) = shares.get(drawn.chosen) else { return };
         let ratio = (share / drawn.propensity).min(MOST_RATIO);

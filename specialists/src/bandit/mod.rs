@@ -6,8 +6,7 @@ mod off_policy;
 mod tests;
 
 pub use learner::{BanditSettings, Baseline, BaselineKey, Drawn, Learner};
-pub(crate) use off_policy::imputed;
-pub use off_policy::{Estimate, LoggedChoice, OffPolicy, doubly_robust, estimate, mean_interval};
+pub use off_policy::{Estimate, LoggedChoice, OffPolicy, estimate};
 
 /// Shares of `logits / temperature`; they add up to 1.
 pub fn softmax(logits: &[f64], temperature: f64) -> Vec<f64> {

@@ -34,12 +34,6 @@ impl Estimate {
     fn new(value: f64, standard_error: f64) -> Self {
         Self { value, interval: [value - Z * standard_error, value + Z * standard_error], standard_error }
     }
-
-    /// The one-sided 95 % lower bound.
-    pub fn lower_bound(&self) -> f64 {
-        const ONE_SIDED: f64 = 1.644_853_627;
-        self.value - ONE_SIDED * self.standard_error
-    }
 }
 
 /// What a policy is worth by three estimators.
@@ -60,7 +54,7 @@ pub struct OffPolicy {
 }
 
 /// The mean of independent values, by the central limit theorem; `None` of fewer than two.
-pub fn mean_interval(values: &[f64]) -> Option<Estimate> {
+fn mean_interval(values: &[f64]) -> Option<Estimate> {
     let count = values.len() as f64;
     if values.len() < 2 {
         return None;
@@ -93,8 +87,8 @@ pub fn estimate(log: &[LoggedChoice], target: &[Vec<f64>]) -> Option<OffPolicy> 
     })
 }
 
-/// The doubly robust score of each decision: their mean is the estimate, and the difference of two policies' is one of pairs.
-pub fn doubly_robust(log: &[LoggedChoice], target: &[Vec<f64>]) -> Vec<f64> {
+/// The doubly robust score of each decision: their mean is the estimate.
+fn doubly_robust(log: &[LoggedChoice], target: &[Vec<f64>]) -> Vec<f64> {
     let models = RewardModel::cross_fitted(log, target.iter().map(Vec::len).max().unwrap_or(0));
     let weights = importance(log, target);
     let rows = log.iter().zip(target).zip(weights).enumerate();
@@ -102,22 +96,6 @@ pub fn doubly_robust(log: &[LoggedChoice], target: &[Vec<f64>]) -> Vec<f64> {
         let model = &models[index % FOLDS];
         let predicted: f64 = target.iter().enumerate().map(|(candidate, share)| share * model.predict(row.kind, candidate)).sum();
         predicted + weight * (row.reward - model.predict(row.kind, row.chosen))
-    })
-    .collect()
-}
-
-/// The rewards that each candidate would have earned on each decision, `[decisions][candidates]`, without bias: the model's, put right by what was
-/// seen of the one that was chosen.
-pub(crate) fn imputed(log: &[LoggedChoice], candidates: usize) -> Vec<Vec<f64>> {
-    let models = RewardModel::cross_fitted(log, candidates);
-    let rows = log.iter().enumerate();
-    rows.map(|(index, row)| {
-        let model = &models[index % FOLDS];
-        let mut rewards: Vec<f64> = (0..candidates).map(|candidate| model.predict(row.kind, candidate)).collect();
-        if let Some(own) = rewards.get_mut(row.chosen) {
-            *own += row.common / row.propensity * (row.reward - *own);
-        }
-        rewards
     })
     .collect()
 }

@@ -11,7 +11,7 @@ fn settings(forgetting: f64) -> BanditSettings {
     BanditSettings { learning_rate: 0.3, forgetting, max_weight: 5.0, temperature: TEMPERATURE }
 }
 
-/// Five specialists and five kinds of question: the head prefers each kind's own specialist, and knows nothing of how good they are.
+/// Five specialists and five kinds of question: the similarity prefers each kind's own specialist, and knows nothing of how good they are.
 struct World {
     /// `[kinds][candidates]`: the chance of a reward of 1, else −1.
     chances: [[f64; ARMS]; ARMS],
@@ -29,12 +29,12 @@ impl World {
         Self { chances: std::array::from_fn(|kind| std::array::from_fn(|arm| chance(kind, arm))) }
     }
 
-    fn heads(kind: usize) -> [f64; ARMS] {
+    fn unweighted(kind: usize) -> [f64; ARMS] {
         std::array::from_fn(|arm| if arm == kind { 1.0 } else { 0.0 })
     }
 
     fn policy(kind: usize, weights: &[f64]) -> Vec<f64> {
-        let logits: Vec<f64> = Self::heads(kind).iter().zip(weights).map(|(head, weight)| head + weight).collect();
+        let logits: Vec<f64> = Self::unweighted(kind).iter().zip(weights).map(|(logit, weight)| logit + weight).collect();
         propensities(&logits, TEMPERATURE, EPSILON)
     }
 
@@ -72,9 +72,9 @@ impl World {
         let shares = Self::policy(kind, &learner.weights);
         let chosen = draw(random, &shares);
         let reward = if random.unit() < self.chances[kind][chosen] { 1.0 } else { -1.0 };
-        let heads = Self::heads(kind);
+        let unweighted = Self::unweighted(kind);
         let key = BaselineKey { source: "feedback".into(), kind: kind.to_string() };
-        learner.reward(&key, &Drawn { heads: &heads, chosen, propensity: shares[chosen] }, reward);
+        learner.reward(&key, &Drawn { unweighted: &unweighted, chosen, propensity: shares[chosen] }, reward);
         chosen
     }
 }
@@ -144,7 +144,7 @@ fn off_policy_intervals_cover_the_truth_as_often_as_they_say() {
     let world = World::with_a_bad_one(3, 1);
     let target: Vec<Vec<f64>> = (0..ARMS).map(|kind| World::policy(kind, &[0.0, 0.4, 0.0, -0.6, 0.0])).collect();
     let truth = world.value(&[0.0, 0.4, 0.0, -0.6, 0.0]);
-    let logging: Vec<Vec<f64>> = (0..ARMS).map(|kind| propensities(&World::heads(kind), 1.0, 0.2)).collect();
+    let logging: Vec<Vec<f64>> = (0..ARMS).map(|kind| propensities(&World::unweighted(kind), 1.0, 0.2)).collect();
     // a generation on trial speaks to a fifth, and is better
     const CANARY: f64 = 0.2;
     let mut random = Seeded::of(11);
@@ -177,15 +177,15 @@ fn off_policy_intervals_cover_the_truth_as_often_as_they_say() {
 fn a_weight_moves_as_the_gradient_of_what_is_earned() {
     // the mean step over draws from another policy is the gradient of the value of this one
     let rewards = [1.0, -0.5, 0.25];
-    let (heads, then, now) = ([0.3, -0.2, 0.1], [0.0, 0.0, 0.0], [0.1, 0.2, -0.1]);
-    let sum = |weights: &[f64; 3]| heads.iter().zip(weights).map(|(head, weight)| head + weight).collect::<Vec<f64>>();
+    let (unweighted, then, now) = ([0.3, -0.2, 0.1], [0.0, 0.0, 0.0], [0.1, 0.2, -0.1]);
+    let sum = |weights: &[f64; 3]| unweighted.iter().zip(weights).map(|(logit, weight)| logit + weight).collect::<Vec<f64>>();
     let logged = propensities(&sum(&then), TEMPERATURE, 0.1);
     let mut mean = [0.0; 3];
     for chosen in 0..3 {
         let start = Learner::new(BanditSettings { learning_rate: 1.0, ..settings(0.0) }, 3);
         let mut learner = Learner { weights: now.to_vec(), ..start };
         let key = BaselineKey { source: "outcome".into(), kind: "a".into() };
-        learner.reward(&key, &Drawn { heads: &heads, chosen, propensity: logged[chosen] }, rewards[chosen]);
+        learner.reward(&key, &Drawn { unweighted: &unweighted, chosen, propensity: logged[chosen] }, rewards[chosen]);
         for arm in 0..3 {
             mean[arm] += logged[chosen] * (learner.weights[arm] - now[arm]);
         }
@@ -204,7 +204,7 @@ fn a_weight_moves_as_the_gradient_of_what_is_earned() {
 #[test]
 fn an_amendment_moves_by_the_difference_and_bounds_hold() {
     let key = BaselineKey { source: "feedback".into(), kind: "a".into() };
-    let drawn = Drawn { heads: &[0.0, 0.0], chosen: 0, propensity: 0.5 };
+    let drawn = Drawn { unweighted: &[0.0, 0.0], chosen: 0, propensity: 0.5 };
     let mut told_at_once = Learner::new(settings(0.0), 2);
     told_at_once.reward(&key, &drawn, -1.0);
     let mut amended = Learner::new(settings(0.0), 2);

@@ -76,18 +76,6 @@ impl LinearModel {
         model.is_sound().then_some(model)
     }
 
-    /// `[classes × (features + 1)]`, each class's bias after its weights.
-    pub(crate) fn parameters(&self) -> Vec<f64> {
-        self.weights.iter().zip(&self.bias).flat_map(|(row, bias)| row.iter().chain([bias]).map(|value| f64::from(*value))).collect()
-    }
-
-    /// The reverse of [`parameters`](Self::parameters).
-    pub(crate) fn of_parameters(parameters: &[f64], features: usize) -> Option<Self> {
-        let rows = parameters.chunks_exact(features + 1);
-        let weights = rows.clone().map(|row| row[..features].iter().map(|weight| *weight as f32).collect()).collect();
-        Self::new(weights, rows.map(|row| row[features] as f32).collect())
-    }
-
     /// Whether shapes agree and every number is finite: asked of a model that was read from a file.
     pub fn is_sound(&self) -> bool {
         let features = self.features();

@@ -5,7 +5,7 @@
 mod calibration;
 mod linear;
 pub mod metrics;
-pub(crate) mod minimise;
+mod minimise;
 mod part;
 
 pub use calibration::{Isotonic, Platt};

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 /// Parameters that a file can hold.
 pub trait LearnedPart: Serialize + DeserializeOwned {
-    /// What the file calls itself and how it is named: `master` stands in `master.json`.
+    /// What the file calls itself and how it is named: `confidence` stands in `confidence.json`.
     const KIND: &'static str;
     /// Raised whenever older parameters would be misread.
     const VERSION: u32;
@@ -44,7 +44,7 @@ impl TrainedOn {
                 digest.update(text);
             }
         }
-        Self { counts, digest: hex(&digest.finalize()) }
+        Self { counts, digest: hex::encode(digest.finalize()) }
     }
 }
 
@@ -109,11 +109,7 @@ impl<T: LearnedPart> LearnedFile<T> {
 
 /// The id of a learned part: SHA-256 of its file's bytes, in hex.
 pub fn learned_id(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(bytes))
 }
 
 fn at_path<T: DeserializeOwned>(text: &str) -> Result<T, String> {

@@ -6,6 +6,7 @@ use crate::SHIPPED;
 const SIXTH: &str = r#"
 name = "hestia"
 purpose = "keeps house: food, cleaning, repairs"
+examples = ["The tap drips.", "Wie bekomme ich Rotwein aus dem Teppich?"]
 
 [prompt]
 fixed = "You keep house."
@@ -55,7 +56,7 @@ fn shipped(name: &str) -> SpecialistPolicy {
 }
 
 #[test]
-fn the_five_parse_under_the_name_of_their_file() {
+fn the_shipped_ones_parse_under_the_name_of_their_file() {
     let names = SHIPPED.map(|(file, text)| {
         let policy = SpecialistPolicy::parse(file, text).unwrap();
         assert_eq!(file, format!("{}.toml", policy.name));
@@ -63,9 +64,19 @@ fn the_five_parse_under_the_name_of_their_file() {
         // The master reads every purpose, and a small model every prompt: at most about 60 tokens.
         assert!(policy.purpose.split_whitespace().count() <= 16, "{}", policy.purpose);
         assert!(policy.fixed_prompt().split_whitespace().count() <= 45, "{}", policy.fixed_prompt());
+        assert!((10..=14).contains(&policy.examples.len()) && policy.routed_by() == policy.examples, "{:?}", policy.examples);
         policy.name
     });
-    assert_eq!(names, ["mnemosyne", "moira", "aletheia", "kairos", "eleos"]);
+    assert_eq!(names, ["mnemosyne", "moira", "aletheia", "kairos", "eleos", "nyx"]);
+}
+
+#[test]
+fn the_general_assistant_speaks_plainly() {
+    let policy = shipped("nyx");
+    assert_eq!(policy.retrieval, Retrieval::None);
+    let found = [evidence("My sister Clara is a nurse.", Some("Ada"))];
+    assert_eq!(policy.system_prompt(&situation(&found)).unwrap(), policy.fixed_prompt(), "nothing but its own words");
+    assert!(policy.is_rated_by_people() && !policy.forecasts());
 }
 
 #[test]
@@ -165,13 +176,16 @@ fn rewards_follow_activations() {
 fn a_sixth_needs_a_file_and_no_code() {
     let policy = SpecialistPolicy::parse("hestia.toml", SIXTH).unwrap();
     assert_eq!((policy.name.as_str(), policy.purpose.as_str()), ("hestia", "keeps house: food, cleaning, repairs"));
+    assert_eq!(policy.routed_by(), ["The tap drips.", "Wie bekomme ich Rotwein aus dem Teppich?"]);
     assert_eq!(policy.retrieval, Retrieval::Memory { k: 3, min_score: 0.25 });
     assert_eq!((policy.temperature, policy.max_tokens), (0.0, 256));
     let prompt = policy.system_prompt(&situation(&[evidence("The tap drips.", None)])).unwrap();
     assert_eq!(prompt, "You keep house.\n\nTuesday\n- \"The tap drips.\"");
     assert_eq!(policy.judge(&outcome("Call a plumber.", &[])).unwrap().activation, 0.95);
     let least = "name = \"h\"\npurpose = \"p\"\n[prompt]\nfixed = \"f\"";
-    assert_eq!(SpecialistPolicy::parse("h.toml", least).unwrap().system_prompt(&situation(&[])).unwrap(), "f");
+    let least = SpecialistPolicy::parse("h.toml", least).unwrap();
+    assert_eq!(least.system_prompt(&situation(&[])).unwrap(), "f");
+    assert_eq!((least.examples.len(), least.routed_by()), (0, &["p".to_owned()][..]), "without examples, its purpose tells who it is for");
 }
 
 #[test]
@@ -179,12 +193,14 @@ fn a_wrong_file_is_told_where_it_is_wrong() {
     let cases: &[(&str, &str, &[&str])] = &[
         ("name = \"hestia\"", "name = \"Hestia\"", &["name is \"Hestia\"", "lower-case"]),
         ("name = \"hestia\"", "name = \"base\"", &["name is \"base\"", "another"]),
-        ("name = \"hestia\"", "name = \"nyx\"", &["name is \"nyx\""]),
         ("name = \"hestia\"", "name = \"\"", &["name is \"\""]),
         ("name = \"hestia\"", "name = \"a23456789012345678901234567890123\"", &["up to 31"]),
         ("name = \"hestia\"", "", &["missing field `name`"]),
         ("purpose = \"keeps house: food, cleaning, repairs\"", "purpose = \" \"", &["purpose is empty"]),
         ("purpose = \"keeps house: food, cleaning, repairs\"", "purpose = \"a\\nb\"", &["purpose is \"a\\nb\"", "one line"]),
+        ("\"The tap drips.\"", "\" \"", &["examples[0] is empty", "one line"]),
+        ("\"The tap drips.\"", "\"The\\ntap\"", &["examples[0] is \"The\\ntap\"", "one line"]),
+        ("\"The tap drips.\"", "7", &["examples = [7", "expected a string"]),
         ("fixed = \"You keep house.\"", "fixed = \"\"", &["prompt.fixed is empty"]),
         ("{{ now.weekday }}", "{{ now.moon }}", &["prompt.context", "`now.moon`", "expected"]),
         ("{{ now.weekday }}", "{{ now.weekday", &["prompt.context", "syntax error"]),
@@ -220,6 +236,12 @@ fn a_wrong_file_is_told_where_it_is_wrong() {
         assert!(error.starts_with("config/hestia.toml: ") && !error.contains('\n'), "{error}");
         assert!(expected.iter().all(|part| error.contains(part)), "{wrong}: {error}");
     }
+    let long = SIXTH.replacen("The tap drips.", &"a".repeat(301), 1);
+    let error = SpecialistPolicy::parse("h.toml", &long).unwrap_err().to_string();
+    assert!(error.contains("examples[0] has 301 characters, expected at most 300"), "{error}");
+    let many = SIXTH.replacen("\"The tap drips.\"", &"\"a\", ".repeat(64), 1).replacen(", ,", ",", 1);
+    let error = SpecialistPolicy::parse("h.toml", &many).unwrap_err().to_string();
+    assert!(error.contains("examples has 65 entries, expected at most 64"), "{error}");
     let memoryless = "name = \"h\"\npurpose = \"p\"\n[prompt]\nfixed = \"f\"\n[reward]\nrule = \"support\"";
     assert!(SpecialistPolicy::parse("h.toml", memoryless).unwrap_err().to_string().contains("retrieval.kind"));
 }

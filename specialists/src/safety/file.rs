@@ -115,6 +115,6 @@ fn parse(text: &str) -> Result<SafetyPolicy, String> {
         }
     }
     let longest = rules.iter().flat_map(|rule| &rule.phrases).map(Pattern::longest).max().unwrap_or(0) + EXCEPTION_WORDS;
-    let id = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = hex::encode(Sha256::digest(text.as_bytes()));
     Ok(SafetyPolicy { id, categories, rules, longest })
 }

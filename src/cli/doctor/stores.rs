@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use nyx_actors::NyxError;
 use nyx_actors::memory::{EdgeStore, MemoryStore, QdrantStore, StoreKind};
-use nyx_actors::phoebe::{PhoebeStore, redacted};
+use nyx_actors::phoebe::PhoebeStore;
 
 use serde_json::Value;
 
@@ -14,14 +14,13 @@ use crate::settings::Settings;
 /// Connects, and looks which migrations are still to be run. A SQLite file that is not there yet is not made.
 pub(super) async fn database(settings: &Settings) -> Check {
     let url = settings.phoebe.url_in(&settings.data_dir);
-    let file = url.strip_prefix("sqlite:").map(|path| path.trim_start_matches("//").split('?').next().unwrap_or_default());
-    if let Some(file) = file.filter(|file| *file != ":memory:" && !Path::new(file).exists()) {
-        return Check::ok("database", format!("{file} will be made"));
+    let file = url.expose().strip_prefix("sqlite:").map(|path| path.trim_start_matches("//").split('?').next().unwrap_or_default());
+    if file.is_some_and(|file| file != ":memory:" && !Path::new(file).exists()) {
+        return Check::ok("database", format!("{url} will be made"));
     }
-    let shown = redacted(&url);
     match pending(settings).await {
-        Ok(0) => Check::ok("database", format!("{shown} connects, its schema is up to date")),
-        Ok(pending) => Check::ok("database", format!("{shown} connects, {pending} migrations are run by `nyx migrate` or at the start")),
+        Ok(0) => Check::ok("database", format!("{url} connects, its schema is up to date")),
+        Ok(pending) => Check::ok("database", format!("{url} connects, {pending} migrations are run by `nyx migrate` or at the start")),
         Err(error) => Check::error("database", error.to_string(), "correct phoebe.url, and see that the database is up and lets you in"),
     }
 }

@@ -138,12 +138,12 @@ pub struct NyxField {
     pub decision_id: Uuid,
     /// Who spoke.
     pub specialist: String,
-    /// The master's score of each candidate; empty when the caller chose.
+    /// The base model's score of each candidate; empty when the caller chose, and where they came too late.
     pub scores: BTreeMap<String, f64>,
-    /// What the master's head made of them, with the trait weights.
+    /// How like the question is to the examples of each: the mean of the best two cosines. Empty where the scores alone decided.
+    pub similarities: BTreeMap<String, f64>,
+    /// `master.similarity_scale` times the similarity (without one the score), with the trait weight.
     pub logits: BTreeMap<String, f64>,
-    /// The id of that head; null where the scores alone decided.
-    pub head: Option<String>,
     /// The probability with which each could have been drawn; they add up to 1.
     pub propensities: BTreeMap<String, f64>,
     pub trait_weights: BTreeMap<String, f64>,
@@ -172,8 +172,8 @@ impl From<Decision> for NyxField {
             decision_id: decision.id,
             specialist: decision.specialist,
             scores: decision.scores,
+            similarities: decision.similarities,
             logits: decision.logits,
-            head: decision.head,
             propensities: decision.propensities,
             trait_weights: decision.trait_weights,
             confidence: decision.confidence,

@@ -161,7 +161,7 @@ scripted!(Points:
 );
 
 fn options(url: String) -> MemoryOptions {
-    let (url, api_key) = (Some(url), Some("hush".to_owned()));
+    let (url, api_key) = (Some(url), Some("hush".into()));
     MemoryOptions { store: StoreKind::Qdrant, url, api_key, collection: "remembered".into(), timeout_ms: 400, ..MemoryOptions::default() }
 }
 

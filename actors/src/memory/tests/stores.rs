@@ -151,7 +151,7 @@ async fn a_server_behaves_where_there_is_one() {
         return println!("skipped: QDRANT_URL is not set, so there is no Qdrant server to try");
     };
     let collection = format!("nyx_test_{}", Uuid::now_v7().simple());
-    let api_key = std::env::var("QDRANT_API_KEY").ok();
+    let api_key = std::env::var("QDRANT_API_KEY").ok().map(Into::into);
     let options = MemoryOptions { store: StoreKind::Qdrant, url: Some(url), api_key, collection, ..MemoryOptions::default() };
     let store = QdrantStore::open(&options, DIMENSION).await.unwrap();
     behaves(&store).await;

@@ -8,7 +8,7 @@ pub struct Model {
     /// `feedback` or `outcome`.
     #[sea_orm(primary_key, auto_increment = false)]
     pub source: String,
-    /// The specialist that the head alone would have chosen.
+    /// The specialist that would have been chosen without trait weights.
     #[sea_orm(primary_key, auto_increment = false)]
     pub kind: String,
     /// Rewards, of which forgotten ones count less.

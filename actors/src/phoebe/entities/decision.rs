@@ -32,8 +32,9 @@ pub struct Model {
     #[sea_orm(column_type = "JsonBinary")]
     pub scores: Json,
     #[sea_orm(column_type = "JsonBinary", nullable)]
+    pub similarities: Option<Json>,
+    #[sea_orm(column_type = "JsonBinary", nullable)]
     pub logits: Option<Json>,
-    pub head: Option<String>,
     #[sea_orm(column_type = "JsonBinary")]
     pub propensities: Json,
     #[sea_orm(column_type = "JsonBinary")]
@@ -106,8 +107,8 @@ impl TryFrom<&Decision> for Model {
             given: Some(json(&decision.given)?),
             notes: Some(json(&decision.notes)?),
             scores: json(&decision.scores)?,
+            similarities: Some(json(&decision.similarities)?),
             logits: Some(json(&decision.logits)?),
-            head: decision.head.clone(),
             propensities: json(&decision.propensities)?,
             trait_weights: json(&decision.trait_weights)?,
             propensity: decision.propensity,
@@ -160,8 +161,8 @@ impl TryFrom<Model> for Decision {
             question: row.question,
             specialist: row.specialist,
             scores: from_json(row.scores)?,
+            similarities: row.similarities.map(from_json).transpose()?.unwrap_or_default(),
             logits: row.logits.map(from_json).transpose()?.unwrap_or_default(),
-            head: row.head,
             propensities: from_json(row.propensities)?,
             trait_weights: from_json(row.trait_weights)?,
             propensity: row.propensity,

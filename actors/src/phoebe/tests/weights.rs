@@ -17,7 +17,7 @@ fn rated(decision: &Decision, value: f64, weights: &RewardOptions) -> NewVerdict
     feedback(decision, None, weights, FeedbackTold { value, told: json!(value), ..FeedbackTold::default() }, None).unwrap()
 }
 
-/// Drawn from two of whom the head thinks alike.
+/// Drawn from two that are equally like the question.
 fn drawn(question: &str) -> Decision {
     let both = |value: f64| BTreeMap::from([("kairos".to_owned(), value), ("other".to_owned(), value)]);
     let plain = decision("kairos", question, "No.");
@@ -27,7 +27,7 @@ fn drawn(question: &str) -> Decision {
 pub async fn moves_trait_weights_once(stores: &[PhoebeStore]) {
     let store = &stores[0];
     let names = ["kairos".to_owned(), "other".to_owned()];
-    let uncalibrated = RewardOptions { calibration: 0.0, ..RewardOptions::default() };
+    let uncalibrated = RewardOptions { calibration: 0.0 };
     let decisions: Vec<Decision> = (0..TELLERS).map(|index| drawn(&format!("Is it late? {index}"))).collect();
     for decision in &decisions {
         store.record(record(decision, None)).await.unwrap();

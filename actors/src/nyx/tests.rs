@@ -1,0 +1,143 @@
+//! The whole of Nyx with its actors' thread held up: every mailbox has an end.
+
+use std::time::{Duration, Instant};
+
+use actix::dev::ToEnvelope;
+use actix::{Actor, Context, Handler, Message};
+use nyx_engine::{ChatMessage, Role};
+use nyx_specialists::{SHIPPED, SpecialistPolicy};
+
+use super::start::MAILBOX;
+use super::*;
+use crate::NyxOptions;
+use crate::gpu::Score;
+use crate::orchestrator::messages::TraitWeights;
+use crate::question::Target;
+use crate::specialist::{Screened, Speak};
+use crate::testing::model;
+use crate::trainer::HowItStands;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn options(data_dir: &Path) -> NyxOptions {
+    NyxOptions {
+        base_model: model("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf"),
+        embedder: model("all-minilm-l6-v2"),
+        data_dir: data_dir.to_owned(),
+        pool: Default::default(),
+        master: Default::default(),
+        requests: Default::default(),
+        rewards: Default::default(),
+        phoebe: Default::default(),
+        memory: Default::default(),
+        adapters: Default::default(),
+        learning: Default::default(),
+        facts: Default::default(),
+        specialists: SHIPPED.iter().map(|(name, text)| SpecialistPolicy::parse(name, text).unwrap()).collect(),
+        safety: SafetyPolicy::shipped().unwrap(),
+        confidence: Default::default(),
+        beside_another: false,
+    }
+}
+
+type Sent = actix_rt::task::JoinHandle<bool>;
+
+/// Fills an actor's mailbox, sees one more refused, and answers what waits: each with whether it was refused.
+async fn filled<A, M, T>(actor: &Supervised<A>, message: impl Fn() -> M) -> Vec<Sent>
+where
+    A: Actor<Context = Context<A>> + Handler<M>,
+    A::Context: ToEnvelope<A, M>,
+    M: Message<Result = Result<T, NyxError>> + Send + 'static,
+    T: Send + 'static,
+{
+    let name = &actor.vitals().name;
+    let send = |message: M| {
+        let actor = actor.clone();
+        actix_rt::spawn(async move { refused(&actor.send_until(message, Instant::now() + PATIENCE).await) })
+    };
+    let sent: Vec<Sent> = (0..MAILBOX).map(|_| send(message())).collect();
+    let deadline = Instant::now() + PATIENCE;
+    while actor.vitals().report().mailbox < MAILBOX as u64 {
+        assert!(Instant::now() < deadline, "{name}: {:?}", actor.vitals().report());
+        tokio::task::yield_now().await;
+    }
+    let begun = Instant::now();
+    assert!(refused(&actor.send(message()).await), "{name} takes more than its mailbox holds");
+    assert!(begun.elapsed() < Duration::from_secs(1), "{name} refuses after {:?}", begun.elapsed());
+    sent
+}
+
+fn refused<T>(answer: &Result<T, NyxError>) -> bool {
+    matches!(answer, Err(NyxError::Overloaded { capacity: MAILBOX, retry_after_s: 1.. }))
+}
+
+/// Waits until all were answered, and sees that one more is taken.
+async fn serves<A, M, T>(actor: &Supervised<A>, sent: Vec<Sent>, message: M)
+where
+    A: Actor<Context = Context<A>> + Handler<M>,
+    A::Context: ToEnvelope<A, M>,
+    M: Message<Result = Result<T, NyxError>> + Send + 'static,
+    T: Send + 'static,
+{
+    let name = &actor.vitals().name;
+    let mut refusals = 0;
+    for answered in sent {
+        refusals += usize::from(tokio::time::timeout(PATIENCE, answered).await.expect("it hangs").unwrap());
+    }
+    // what was there before they came took places too
+    assert!(refusals < MAILBOX / 2, "{name} refused {refusals}");
+    let answer = actor.send_until(message, Instant::now() + PATIENCE).await;
+    assert!(!refused(&answer) && !matches!(answer, Err(NyxError::DeadlineExceeded { .. } | NyxError::ActorDown { .. })), "{name}");
+}
+
+#[actix::test]
+async fn every_actor_refuses_what_its_mailbox_does_not_hold_and_serves_again_afterwards() {
+    let folder = tempfile::tempdir().unwrap();
+    let nyx = Nyx::start(options(folder.path())).await.unwrap();
+    let inner = &nyx.inner;
+    let cancelled = || {
+        let context = RequestContext::new(PATIENCE);
+        context.cancel.cancel();
+        context
+    };
+    // each is refused, or answered, with next to no work
+    let score =
+        |group| Score { context: cancelled(), prompt: vec![1], cacheable_prefix: 0, continuations: vec![vec![2]], adapter: None, group };
+    let too_long = Arc::new(Question::new(vec![ChatMessage::new(Role::User, "long ".repeat(100_000))], Target::Base, "test"));
+    let screened = Arc::new(Screened::of(&inner.safety, "long", true));
+    let speak = || Speak { context: cancelled(), question: Arc::clone(&too_long), screened: Arc::clone(&screened), events: None };
+    let none = || RememberMany { context: cancelled(), memories: Vec::new() };
+    let trainer = nyx.trainer().unwrap();
+
+    let (opened, gate) = std::sync::mpsc::channel::<()>();
+    let (closed, held_up) = std::sync::mpsc::channel();
+    inner.arbiter.spawn_fn(move || {
+        closed.send(()).unwrap();
+        // until the other end is dropped
+        let _ = gate.recv();
+    });
+    held_up.recv().unwrap();
+    let of_orchestrator = filled(&inner.orchestrator, || TraitWeights).await;
+    let of_pool = filled(&inner.pool, || score(Some(usize::MAX))).await;
+    let of_worker = filled(&inner.workers[0], || score(None)).await;
+    let of_memory = filled(&inner.memory, none).await;
+    let of_phoebe = filled(&inner.phoebe, || Ping).await;
+    let of_trainer = filled(trainer, || HowItStands).await;
+    let mut of_specialists = Vec::new();
+    for actor in inner.actors.values() {
+        of_specialists.push((actor, filled(actor, speak).await));
+    }
+    drop(opened);
+
+    serves(&inner.orchestrator, of_orchestrator, TraitWeights).await;
+    serves(&inner.pool, of_pool, score(Some(usize::MAX))).await;
+    serves(&inner.workers[0], of_worker, score(None)).await;
+    serves(&inner.memory, of_memory, none()).await;
+    serves(&inner.phoebe, of_phoebe, Ping).await;
+    serves(trainer, of_trainer, HowItStands).await;
+    assert!(of_specialists.len() > SHIPPED.len(), "the base is an actor too");
+    for (actor, sent) in of_specialists {
+        serves(actor, sent, speak()).await;
+    }
+    nyx.shutdown(PATIENCE).await;
+}

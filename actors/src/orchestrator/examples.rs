@@ -1,0 +1,31 @@
+//! What questions are compared with: each specialist's examples, embedded once, at the start.
+
+use std::time::Duration;
+
+use nyx_specialists::{SpecialistPolicy, similarity};
+
+use crate::memory::MemoryKeeper;
+use crate::memory::messages::Embed;
+use crate::supervise::Supervised;
+use crate::{NyxError, RequestContext};
+
+/// How long embedding them may take.
+const STARTING: Duration = Duration::from_secs(60);
+
+/// The examples' unit vectors, in the order of the specialists.
+pub(super) struct Examples(Vec<Vec<Vec<f32>>>);
+
+impl Examples {
+    pub(super) async fn embed(memory: &Supervised<MemoryKeeper>, specialists: &[SpecialistPolicy]) -> Result<Self, NyxError> {
+        let texts = specialists.iter().flat_map(SpecialistPolicy::routed_by).cloned().collect();
+        let embed = Embed { context: RequestContext::new(STARTING), texts };
+        let mut vectors = memory.send(embed).await?.vectors.into_iter();
+        Ok(Self(specialists.iter().map(|policy| vectors.by_ref().take(policy.routed_by().len()).collect()).collect()))
+    }
+
+    /// How like the question is to each specialist's, in their order.
+    pub(super) fn similarities(&self, question: &[f32]) -> Vec<f64> {
+        // none is without a text: there is always the purpose
+        self.0.iter().map(|examples| similarity(question, examples).unwrap_or(0.0)).collect()
+    }
+}

@@ -1,0 +1,114 @@
+//! Putting decisions on record: before their answers are acknowledged, else behind them, while the database is away.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tokio::time::timeout_at;
+use tracing::Instrument as _;
+
+use super::OrchestratorParts;
+use crate::cells::CellStep;
+use crate::decision::Status;
+use crate::phoebe::messages::RecordDecision;
+use crate::question::Question;
+use crate::{Decision, NyxError, RequestContext};
+
+/// How long recording goes on after an answer was given up: what was said must not be lost because the database was away.
+pub(super) const RECORD_GRACE: Duration = Duration::from_secs(10);
+/// Decisions on their way to the record at a time; one more waits for a place, up to its deadline.
+pub(crate) const PLACES: usize = 256;
+/// An answer that the deadline cut, or that came just before it, is recorded in this time.
+const CUT_GRACE: Duration = Duration::from_millis(250);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(200);
+
+impl OrchestratorParts {
+    /// Keeps what is to be remembered and puts the decision on record, in a task of its own. Where that has not ended by the deadline, this
+    /// fails, so that nothing is acknowledged, and the task goes on.
+    pub(super) async fn recorded(
+        self: &Arc<Self>,
+        context: &RequestContext,
+        question: &Arc<Question>,
+        mut decision: Box<Decision>,
+        reward: Option<(f64, String)>,
+    ) -> Result<Box<Decision>, NyxError> {
+        let until = context.deadline.max(Instant::now() + CUT_GRACE);
+        let late = || NyxError::DeadlineExceeded { doing: "the decision was recorded" };
+        let id = decision.id;
+        let Ok(Ok(place)) = timeout_at(until.into(), Arc::clone(&self.recording).acquire_owned()).await else {
+            tracing::error!(decision = %id, waiting = PLACES, "a decision is lost: too many wait for the database already");
+            return Err(late());
+        };
+        let (told, answer) = oneshot::channel();
+        let (parts, question, span) = (Arc::clone(self), Arc::clone(question), context.span.clone());
+        let context = context.clone();
+        let recording = async move {
+            let _place = place;
+            let remembered = parts.remember(&context, &question, &mut decision, until.saturating_duration_since(Instant::now()) / 2).await;
+            let recorded = parts.conclude(&context, &decision, reward, false, || told.is_closed()).await;
+            if recorded.is_err() {
+                parts.unremember(remembered).await;
+            }
+            match told.send(recorded.map(|()| decision)) {
+                Ok(()) => {}
+                Err(Ok(_)) => tracing::warn!(decision = %id, "recorded after the deadline: its answer was not acknowledged"),
+                Err(Err(error)) => {
+                    tracing::error!(decision = %id, %error, "a decision is lost: the database did not take it in time")
+                }
+            }
+        };
+        actix::spawn(recording.instrument(span));
+        match timeout_at(until.into(), answer).await {
+            Ok(Ok(recorded)) => recorded,
+            Ok(Err(_)) => Err(NyxError::Internal("the decision's recording broke off".into())),
+            Err(_) => Err(late()),
+        }
+    }
+
+    /// Puts the decision on record, then tells the stream and the metrics. `completes` says that it is there already, deferred. Where nobody waits for
+    /// it (`unanswered`), a failure is tried again until the grace is over.
+    pub(super) async fn conclude(
+        &self,
+        context: &RequestContext,
+        decision: &Decision,
+        reward: Option<(f64, String)>,
+        completes: bool,
+        unanswered: impl Fn() -> bool,
+    ) -> Result<(), NyxError> {
+        let (id, name) = (Some(context.id), Some(decision.specialist.as_str()));
+        if matches!(decision.status, Status::Answered | Status::Partial) {
+            let answered = CellStep::Answered {
+                answer: decision.answer().to_owned(),
+                finish_reason: decision.answers.first().map(|answer| answer.finish_reason.clone()).unwrap_or_default(),
+                completion_tokens: decision.usage.completion_tokens,
+                confidence: decision.confidence,
+                total_ms: decision.timings.total_ms,
+            };
+            self.cells.publish(id, name, answered);
+        }
+        let end = Instant::now() + RECORD_GRACE.max(context.remaining());
+        loop {
+            let record = RecordDecision { decision: Box::new(decision.clone()), reward: reward.clone(), completes };
+            match self.phoebe.send_until(record, end).await {
+                Ok(()) => break,
+                // one that is on record after all is left as it is
+                Err(error) if unanswered() && Instant::now() + PAUSE < end => {
+                    tracing::debug!(%error, "the decision is not on record yet: trying again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.cells.publish(id, name, CellStep::Recorded { status: decision.status.as_str() });
+        if let Some((reward, rule)) = reward {
+            self.cells.publish(
+                id,
+                name,
+                CellStep::Rewarded { reward, activation: decision.activation, source: format!("automatic: {rule}") },
+            );
+        }
+        self.metrics.decision(decision);
+        Ok(())
+    }
+}
