@@ -20,7 +20,9 @@ pub fn tokens(text: &str) -> Vec<String> {
     for segment in folded.split_word_bounds() {
         if segment.chars().any(is_unspaced) {
             // Latin letters and Han stand in segments of their own, Katakana and Hangul words do not
-            run.extend(segment.graphemes(true).filter(|cluster| cluster.chars().any(char::is_alphanumeric)));
+            // a vowel sign joins whatever stands before it, also a space
+            let clusters = segment.graphemes(true).flat_map(|cluster| cluster.split(|c: char| !is_token_char(c)));
+            run.extend(clusters.filter(|cluster| cluster.chars().any(char::is_alphanumeric)));
             continue;
         }
         end_run(&mut run, &mut found);

@@ -20,7 +20,7 @@ use super::verdicts::VerdictItem;
 /// One piece of what the specialist answered from.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct EvidenceItem {
-    /// Names it uniquely: a memory's id, `decision:UUID`, ...
+    /// Names it uniquely: a memory's id, or beside rows `memory:UUID` and `table:NAME#ROW`.
     pub id: String,
     pub text: String,
     /// Higher is better; for memories the probability that it answers, or the cosine similarity where they are not re-ranked.

@@ -2,6 +2,7 @@
 
 use chrono::SubsecRound;
 use nyx_engine::{ChatMessage, Role};
+use nyx_specialists::Evidence;
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use uuid::Uuid;
 

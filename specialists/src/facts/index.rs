@@ -100,7 +100,8 @@ impl RowIndex {
             };
             let about: HashMap<u32, f64> = postings.tables.iter().map(|&(table, count)| (table, self.about(table, count))).collect();
             let elsewhere = postings.rows.iter().filter(|(row, _)| !about.contains_key(&self.table_of(*row))).count();
-            let idf = idf(elsewhere + about.keys().filter_map(|table| self.spans.get(*table as usize)).map(|span| span.len()).sum::<usize>());
+            let idf =
+                idf(elsewhere + about.keys().filter_map(|table| self.spans.get(*table as usize)).map(|span| span.len()).sum::<usize>());
             most += idf;
             let worth = |frequency: f64| idf * frequency / (SATURATION + frequency);
             for (table, frequency) in &about {
@@ -213,7 +214,8 @@ mod tests {
 
     #[test]
     fn what_is_rare_and_short_weighs_more() {
-        let rows: Vec<Vec<&str>> = (0..20).map(|_| vec!["common word"]).chain([vec!["rare word"], vec!["rare word with very much beside it"]]).collect();
+        let rows: Vec<Vec<&str>> =
+            (0..20).map(|_| vec!["common word"]).chain([vec!["rare word"], vec!["rare word with very much beside it"]]).collect();
         let rows: Vec<&[&str]> = rows.iter().map(Vec::as_slice).collect();
         let index = RowIndex::new(&[table("t", "", &["c"], &rows)]);
         assert_eq!(places(&index, "common rare", 2), [(0, 20), (0, 21)]);
