@@ -98,7 +98,9 @@ impl MigrationTrait for Migration {
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let connection = manager.get_connection();
-        for table in ["nyx_memory_vectors", "nyx_memory_codes", "nyx_memory_terms", "nyx_memory_words", "nyx_memory_outbox", "nyx_memory_index"] {
+        for table in
+            ["nyx_memory_vectors", "nyx_memory_codes", "nyx_memory_terms", "nyx_memory_words", "nyx_memory_outbox", "nyx_memory_index"]
+        {
             connection.execute_unprepared(&format!("DROP TABLE IF EXISTS {table}")).await?;
         }
         for column in ["indexed", "forgotten"] {

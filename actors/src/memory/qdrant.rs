@@ -7,9 +7,9 @@ use chrono::{DateTime, Utc};
 use qdrant_client::qdrant::point_id::PointIdOptions;
 use qdrant_client::qdrant::vectors_config::Config as VectorsOf;
 use qdrant_client::qdrant::{
-    Condition, CountPointsBuilder, CreateCollectionBuilder, CreateFieldIndexCollectionBuilder, DatetimeRange, DeletePointsBuilder, Distance,
-    FieldType, Filter, NamedVectors, PointId, PointStruct, PointsIdsList, QueryPointsBuilder, ScoredPoint, Timestamp, UpsertPointsBuilder,
-    Vector, VectorParamsBuilder, VectorsConfigBuilder,
+    Condition, CountPointsBuilder, CreateCollectionBuilder, CreateFieldIndexCollectionBuilder, DatetimeRange, DeletePointsBuilder,
+    Distance, FieldType, Filter, NamedVectors, PointId, PointStruct, PointsIdsList, QueryPointsBuilder, ScoredPoint, Timestamp,
+    UpsertPointsBuilder, Vector, VectorParamsBuilder, VectorsConfigBuilder,
 };
 use qdrant_client::{Payload, Qdrant, QdrantError};
 use serde_json::json;
@@ -125,7 +125,13 @@ impl QdrantIndex {
         let mut builder = Qdrant::from_url(url).timeout(timeout).connect_timeout(timeout).skip_compatibility_check();
         builder.set_api_key_option(options.api_key.as_ref().map(Secret::expose));
         let client = builder.build().map_err(|error| failed("connecting", &error))?;
-        Ok(Self { client, collection: options.collection.clone(), dimension, instance: Uuid::now_v7().to_string(), draining: Mutex::default() })
+        Ok(Self {
+            client,
+            collection: options.collection.clone(),
+            dimension,
+            instance: Uuid::now_v7().to_string(),
+            draining: Mutex::default(),
+        })
     }
 
     async fn prepare(&self) -> Result<(), NyxError> {
@@ -185,7 +191,8 @@ impl QdrantIndex {
     /// The server does not answer.
     pub async fn dense(&self, tenant: &str, vector: &[f32], k: usize, filter: &MemoryFilter) -> Result<Vec<(Uuid, f64)>, NyxError> {
         self.check(vector)?;
-        let request = QueryPointsBuilder::new(&self.collection).query(vector.to_vec()).using(DENSE).limit(k as u64).filter(condition(tenant, filter));
+        let request =
+            QueryPointsBuilder::new(&self.collection).query(vector.to_vec()).using(DENSE).limit(k as u64).filter(condition(tenant, filter));
         let found = retried("searching", || self.client.query(request.clone())).await?;
         found.result.iter().map(hit).collect()
     }
@@ -304,7 +311,8 @@ fn hit(point: &ScoredPoint) -> Result<(Uuid, f64), NyxError> {
         PointIdOptions::Uuid(id) => id.parse().ok(),
         PointIdOptions::Num(_) => None,
     });
-    let id = id.ok_or_else(|| NyxError::VectorStore { doing: "reading", reason: format!("a point has the id {:?}, expected a UUID", point.id) })?;
+    let id = id
+        .ok_or_else(|| NyxError::VectorStore { doing: "reading", reason: format!("a point has the id {:?}, expected a UUID", point.id) })?;
     Ok((id, f64::from(point.score)))
 }
 

@@ -93,10 +93,12 @@ impl MemoryParts {
     async fn candidates(&self, vector: &[f32], dense: &[Scored], words: &WordMatches, k: usize) -> Result<Vec<Found>, NyxError> {
         let mut numbers: Vec<i64> = Vec::new();
         let mut places = HashMap::new();
-        let mut place = |scored: &Scored| *places.entry(scored.number).or_insert_with(|| {
-            numbers.push(scored.number);
-            numbers.len() - 1
-        });
+        let mut place = |scored: &Scored| {
+            *places.entry(scored.number).or_insert_with(|| {
+                numbers.push(scored.number);
+                numbers.len() - 1
+            })
+        };
         let by_meaning: Vec<usize> = dense.iter().map(&mut place).collect();
         let by_words: Vec<usize> = words.hits.iter().map(&mut place).collect();
         let options = &self.recall;
@@ -106,7 +108,8 @@ impl MemoryParts {
         order.sort_by(|a, b| fused[*b].total_cmp(&fused[*a]).then(a.cmp(b)));
         order.truncate((k * CANDIDATES_A_HIT).max(LEAST_CANDIDATES));
         let wanted: Vec<i64> = order.iter().map(|at| numbers[*at]).collect();
-        let mut stored: HashMap<i64, StoredMemory> = self.index.load(&wanted).await?.into_iter().map(|stored| (stored.number, stored)).collect();
+        let mut stored: HashMap<i64, StoredMemory> =
+            self.index.load(&wanted).await?.into_iter().map(|stored| (stored.number, stored)).collect();
         let lexical: HashMap<i64, f64> = words.hits.iter().map(|hit| (hit.number, hit.score)).collect();
         let found = order.into_iter().filter_map(|at| {
             // one that was deleted meanwhile is not found

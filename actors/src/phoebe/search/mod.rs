@@ -18,7 +18,10 @@ pub(super) mod vector_extension;
 use std::collections::{BTreeMap, HashMap};
 
 use nyx_specialists::tokens::tokens;
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait, FromQueryResult, IntoActiveModel, QueryResult, Statement, TransactionTrait, Value};
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait, FromQueryResult, IntoActiveModel, QueryResult,
+    Statement, TransactionTrait, Value,
+};
 use uuid::Uuid;
 
 use super::PhoebeStore;
@@ -167,7 +170,8 @@ impl MemoryIndex {
             transaction.rollback().await?;
             return Ok(Self { store, dimension: embedder.dimension, kind, outbox });
         }
-        let schema = if postgres { postgres::schema(embedder.dimension, kind == Kind::Pgvector) } else { sqlite::schema(embedder.dimension) };
+        let schema =
+            if postgres { postgres::schema(embedder.dimension, kind == Kind::Pgvector) } else { sqlite::schema(embedder.dimension) };
         for statement in schema {
             transaction.execute_unprepared(&statement).await?;
         }

@@ -56,7 +56,8 @@ impl MemoryIndex {
     pub async fn lease_outbox(&self, instance: &str) -> Result<bool, NyxError> {
         let now = Utc::now().timestamp_millis();
         let until = now + i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
-        let sql = "UPDATE nyx_memory_index SET drainer = $1, drained_until = $2 WHERE drainer IS NULL OR drainer = $1 OR drained_until < $3";
+        let sql =
+            "UPDATE nyx_memory_index SET drainer = $1, drained_until = $2 WHERE drainer IS NULL OR drainer = $1 OR drained_until < $3";
         Ok(execute(&self.store.writer, sql, vec![instance.into(), until.into(), now.into()]).await? > 0)
     }
 

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Value};
 
 use super::{
-    B, K1, MOST_POSTINGS, OVERSAMPLING, Scored, WordMatches, best, bytes, cosine, execute, floats, idf, listed, narrowed, number_of, query, rarest,
+    B, K1, MOST_POSTINGS, OVERSAMPLING, Scored, WordMatches, best, bytes, cosine, execute, floats, idf, listed, narrowed, number_of, query,
+    rarest,
 };
 use crate::NyxError;
 use crate::memory::MemoryFilter;
@@ -43,7 +44,8 @@ pub(super) fn schema(dimension: usize, pgvector: bool) -> Vec<String> {
         "DELETE FROM nyx_memory_words".to_owned(),
     ];
     if pgvector {
-        statements.push(format!("CREATE TABLE nyx_memory_codes (number {references}, tenant TEXT NOT NULL, code BIT({dimension}) NOT NULL)"));
+        statements
+            .push(format!("CREATE TABLE nyx_memory_codes (number {references}, tenant TEXT NOT NULL, code BIT({dimension}) NOT NULL)"));
     }
     statements
 }
@@ -56,7 +58,8 @@ pub(super) async fn insert(
     vector: &[f32],
     pgvector: bool,
 ) -> Result<(), NyxError> {
-    let text: Vec<Value> = vec![number.into(), tenant.into(), i32::try_from(words.len()).unwrap_or(i32::MAX).into(), positions(words).into()];
+    let text: Vec<Value> =
+        vec![number.into(), tenant.into(), i32::try_from(words.len()).unwrap_or(i32::MAX).into(), positions(words).into()];
     execute(on, "INSERT INTO nyx_memory_words (number, tenant, length, tokens) VALUES ($1, $2, $3, $4::text::tsvector)", text).await?;
     if pgvector {
         let values = || vec![number.into(), tenant.into(), literal(vector).into()];
@@ -92,7 +95,11 @@ pub(super) async fn dense(
         values.extend(more);
         format!(" AND number IN ({sql})")
     });
-    let exactly = |from: &str| format!("SELECT number, 1 - (embedding <=> $1::text::vector) AS score FROM nyx_memory_vectors WHERE {from} ORDER BY 2 DESC LIMIT {k}");
+    let exactly = |from: &str| {
+        format!(
+            "SELECT number, 1 - (embedding <=> $1::text::vector) AS score FROM nyx_memory_vectors WHERE {from} ORDER BY 2 DESC LIMIT {k}"
+        )
+    };
     let sql = if coarse {
         let nearest = k.saturating_mul(OVERSAMPLING);
         exactly(&format!(
@@ -164,7 +171,9 @@ pub(super) async fn lexical(
         idf(all, counted.max(common.get(word).copied().unwrap_or(0)))
     };
     let hits = documents.into_iter().map(|(number, tokens, counts)| {
-        let score = counts.into_iter().map(|(at, count)| weight(searched[at]) * count * (K1 + 1.0) / (count + K1 * (1.0 - B + B * tokens / length)));
+        let score = counts
+            .into_iter()
+            .map(|(at, count)| weight(searched[at]) * count * (K1 + 1.0) / (count + K1 * (1.0 - B + B * tokens / length)));
         Scored { number, score: score.sum() }
     });
     let mut hits: Vec<Scored> = hits.collect();
@@ -188,7 +197,9 @@ pub(super) async fn vectors(on: &DatabaseConnection, list: &str, pgvector: bool)
         let rows = query(on, &format!("SELECT number, embedding FROM nyx_memory_vectors WHERE number IN ({list})"), vec![]).await?;
         return rows.iter().map(|row| Ok((number_of(row)?, floats(&row.try_get::<Vec<u8>>("", "embedding")?)))).collect();
     }
-    let rows = query(on, &format!("SELECT number, embedding::real[] AS embedding FROM nyx_memory_vectors WHERE number IN ({list})"), vec![]).await?;
+    let rows =
+        query(on, &format!("SELECT number, embedding::real[] AS embedding FROM nyx_memory_vectors WHERE number IN ({list})"), vec![])
+            .await?;
     rows.iter().map(|row| Ok((number_of(row)?, row.try_get::<Vec<f32>>("", "embedding")?))).collect()
 }
 

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, Value};
 
-use super::{MOST_NEAREST, OVERSAMPLING, Scored, WordMatches, bytes, cosine, count, execute, floats, idf, narrowed, number_of, query, rarest};
+use super::{
+    MOST_NEAREST, OVERSAMPLING, Scored, WordMatches, bytes, cosine, count, execute, floats, idf, narrowed, number_of, query, rarest,
+};
 use crate::NyxError;
 use crate::memory::MemoryFilter;
 
@@ -73,14 +75,16 @@ pub(super) async fn dense(
     } else {
         ("distance", "embedding MATCH $1", k)
     };
-    let sql = format!(
-        "SELECT number, {what} FROM nyx_memory_vectors WHERE {matched} AND k = {} AND tenant = $2{narrow}",
-        k.min(MOST_NEAREST)
-    );
+    let sql =
+        format!("SELECT number, {what} FROM nyx_memory_vectors WHERE {matched} AND k = {} AND tenant = $2{narrow}", k.min(MOST_NEAREST));
     let rows = query(on, &sql, values).await?;
     let scored = rows.iter().map(|row| {
         let number = number_of(row)?;
-        let score = if coarse { cosine(vector, &floats(&row.try_get::<Vec<u8>>("", "embedding")?)) } else { 1.0 - row.try_get::<f64>("", "distance")? };
+        let score = if coarse {
+            cosine(vector, &floats(&row.try_get::<Vec<u8>>("", "embedding")?))
+        } else {
+            1.0 - row.try_get::<f64>("", "distance")?
+        };
         Ok(Scored { number, score })
     });
     scored.collect()
@@ -98,7 +102,8 @@ pub(super) async fn lexical(
     let rows = query(on, &sql, words.iter().map(|word| word.clone().into()).collect()).await?;
     let known = rows.iter().map(|row| Ok((row.try_get::<String>("", "term")?, row.try_get::<i64>("", "doc")?.cast_unsigned())));
     let known = known.collect::<Result<HashMap<String, u64>, NyxError>>()?;
-    let frequencies: Vec<(String, u64)> = words.into_iter().map(|word| (known.get(&word).copied().unwrap_or(0), word)).map(|(df, word)| (word, df)).collect();
+    let frequencies: Vec<(String, u64)> =
+        words.into_iter().map(|word| (known.get(&word).copied().unwrap_or(0), word)).map(|(df, word)| (word, df)).collect();
     let all = count(on, tenant).await?;
     let weights: BTreeMap<String, f64> = frequencies.iter().map(|(word, df)| (word.clone(), idf(all, *df))).collect();
     let searched = rarest(&frequencies);

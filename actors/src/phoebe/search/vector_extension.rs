@@ -10,9 +10,14 @@ pub(in crate::phoebe) fn register() {
         // SAFETY: sqlite3_vec_init has the signature of an extension's entry point (its C declaration takes the connection, an error
         // message and SQLite's routines), which the binding leaves out; SQLite calls it with just these.
         let code = unsafe {
-            let entry = std::mem::transmute::<*const (), unsafe extern "C" fn(*mut libsqlite3_sys::sqlite3, *mut *mut std::ffi::c_char, *const libsqlite3_sys::sqlite3_api_routines) -> std::ffi::c_int>(
-                sqlite_vec::sqlite3_vec_init as *const (),
-            );
+            let entry = std::mem::transmute::<
+                *const (),
+                unsafe extern "C" fn(
+                    *mut libsqlite3_sys::sqlite3,
+                    *mut *mut std::ffi::c_char,
+                    *const libsqlite3_sys::sqlite3_api_routines,
+                ) -> std::ffi::c_int,
+            >(sqlite_vec::sqlite3_vec_init as *const ());
             libsqlite3_sys::sqlite3_auto_extension(Some(entry))
         };
         if code != libsqlite3_sys::SQLITE_OK {
