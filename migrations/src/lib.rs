@@ -14,6 +14,7 @@ mod m20261125_000005_routing;
 mod m20261125_000006_verdicts;
 mod m20261127_000001_baselines;
 mod m20261127_000002_generations;
+mod m20261201_000001_durability;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -31,6 +32,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000006_verdicts::Migration),
             Box::new(m20261127_000001_baselines::Migration),
             Box::new(m20261127_000002_generations::Migration),
+            Box::new(m20261201_000001_durability::Migration),
         ]
     }
 }

@@ -3,7 +3,7 @@
 use sea_orm::sea_query::{Expr, ExprTrait, Func};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
-    Statement, TransactionTrait, Value,
+    Statement, Value,
 };
 use uuid::Uuid;
 
@@ -25,7 +25,7 @@ impl PhoebeStore {
 
     /// The same for any number of them.
     pub(crate) async fn insert_memories(&self, memories: Vec<Memory>) -> Result<(), NyxError> {
-        let transaction = self.writer.begin().await?;
+        let transaction = self.begin().await?;
         let mut rows = memories.into_iter().map(|memory| memory::Model::from(memory).into_active_model()).peekable();
         while rows.peek().is_some() {
             let some: Vec<_> = rows.by_ref().take(ROWS_A_STATEMENT).collect();
@@ -36,12 +36,14 @@ impl PhoebeStore {
 
     pub(crate) async fn mark_indexed(&self, ids: Vec<Uuid>) -> Result<Vec<Uuid>, NyxError> {
         let texts: Vec<String> = ids.iter().map(Uuid::to_string).collect();
+        let transaction = self.begin().await?;
         let marked = memory::Entity::update_many()
             .col_expr(memory::Column::Indexed, true.into())
             .filter(memory::Column::Id.is_in(&texts))
             .filter(memory::Column::Forgotten.eq(false))
-            .exec(&self.writer)
+            .exec(&transaction)
             .await?;
+        transaction.commit().await?;
         if marked.rows_affected == ids.len() as u64 {
             return Ok(Vec::new());
         }
@@ -79,7 +81,9 @@ impl PhoebeStore {
             MemorySelector::StoredBefore(moment) => update = update.filter(memory::Column::StoredAt.lt(moment)),
             MemorySelector::All => {}
         }
-        let marked = update.exec(&self.writer).await?.rows_affected;
+        let transaction = self.begin().await?;
+        let marked = update.exec(&transaction).await?.rows_affected;
+        transaction.commit().await?;
         match one {
             Some(id) if marked == 0 => Err(NyxError::NotFound { what: "memory", id: id.to_string() }),
             _ => Ok(marked),
@@ -100,12 +104,13 @@ impl PhoebeStore {
     }
 
     pub(super) async fn delete_forgotten(&self, ids: Vec<Uuid>) -> Result<(), NyxError> {
+        let transaction = self.begin().await?;
         memory::Entity::delete_many()
             .filter(memory::Column::Forgotten.eq(true))
             .filter(memory::Column::Id.is_in(ids.iter().map(Uuid::to_string)))
-            .exec(&self.writer)
+            .exec(&transaction)
             .await?;
-        Ok(())
+        Ok(transaction.commit().await?)
     }
 
     pub(crate) async fn memories(&self, query: ListMemories) -> Result<Vec<Memory>, NyxError> {
