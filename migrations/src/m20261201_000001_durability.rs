@@ -21,11 +21,7 @@ impl MigrationTrait for Migration {
 
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let mut readiness = Table::create();
-        readiness
-            .table(READINESS)
-            .col(string_len("instance", UUID).primary_key())
-            .col(timestamp_with_time_zone("at"))
-            .col(blob("padding"));
+        readiness.table(READINESS).col(string_len("instance", UUID).primary_key()).col(timestamp_with_time_zone("at")).col(blob("padding"));
         manager.create_table(readiness).await?;
         let mut keys = Table::create();
         keys.table(KEYS)

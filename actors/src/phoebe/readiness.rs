@@ -33,6 +33,13 @@ impl WriteCheck {
     }
 }
 
+fn reason(error: DbErr) -> String {
+    match error {
+        DbErr::Custom(reason) => reason,
+        error => error.to_string(),
+    }
+}
+
 impl PhoebeStore {
     /// Writes a row, at most about once a second; several who ask at once share one write.
     ///
@@ -46,7 +53,7 @@ impl PhoebeStore {
             None => {
                 let slow = || format!("nothing could be written in {} ms", PATIENCE.as_millis());
                 let written = tokio::time::timeout(PATIENCE, self.write_readiness()).await;
-                let outcome = written.map_or_else(|_| Err(slow()), |written| written.map_err(|error| error.to_string()));
+                let outcome = written.map_or_else(|_| Err(slow()), |written| written.map_err(reason));
                 *last = Some((Instant::now(), outcome.clone()));
                 outcome
             }

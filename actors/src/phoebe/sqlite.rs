@@ -1,5 +1,8 @@
 //! What SQLite's own interface tells of a connection, and the file that a store was opened on.
-#![allow(unsafe_code, reason = "whether a connection is in a transaction, and whether its files were moved, only SQLite's C interface tells")]
+#![allow(
+    unsafe_code,
+    reason = "whether a connection is in a transaction, and whether its files were moved, only SQLite's C interface tells"
+)]
 
 use std::ffi::{c_int, c_void};
 use std::os::unix::fs::MetadataExt;
@@ -8,7 +11,7 @@ use std::sync::OnceLock;
 
 use libsqlite3_sys as ffi;
 use sea_orm::DbErr;
-use sea_orm::sqlx::{self, Sqlite, SqliteConnection, TransactionManager};
+use sea_orm::sqlx::{self, SqliteConnection};
 
 /// How a connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,8 +99,6 @@ impl DatabaseFile {
         if moved {
             tracing::error!(file = %self.path.display(), "the database file or its log (-wal) was removed or replaced");
         }
-        // the driver counts transactions by itself: one that SQLite rolled back is open to it for ever
-        let counted = <Sqlite as sqlx::Database>::TransactionManager::get_transaction_depth(connection);
-        Ok(autocommit && counted == 0 && !moved && self.lost().is_none())
+        Ok(autocommit && !moved && self.lost().is_none())
     }
 }

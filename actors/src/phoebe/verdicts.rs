@@ -166,8 +166,7 @@ async fn heard_under(on: &impl ConnectionTrait, kind: VerdictKind, key: &str) ->
     }
     let by_key = verdict::Entity::find().filter(verdict::Column::Kind.eq(kind.as_str())).filter(verdict::Column::Key.eq(key));
     let mut rows = by_key.all(on).await?;
-    let again =
-        verdict_key::Entity::find().filter(verdict_key::Column::Kind.eq(kind.as_str())).filter(verdict_key::Column::Key.eq(key));
+    let again = verdict_key::Entity::find().filter(verdict_key::Column::Kind.eq(kind.as_str())).filter(verdict_key::Column::Key.eq(key));
     let again: Vec<String> = again.all(on).await?.into_iter().map(|row| row.verdict).collect();
     for ids in again.chunks(KEYS_AT_ONCE) {
         rows.extend(verdict::Entity::find().filter(verdict::Column::Id.is_in(ids)).all(on).await?);
