@@ -282,7 +282,7 @@ async fn open_sqlite(
         let opened_elsewhere = || sqlx::Error::Io(std::io::Error::other("the database file was removed or replaced"));
         pool.after_connect(move |connection, _| {
             let file = Arc::clone(&opened);
-            Box::pin(async move { if file.admits(connection).await? { Ok(()) } else { Err(opened_elsewhere()) } })
+            Box::pin(async move { if file.opened(connection).await? { Ok(()) } else { Err(opened_elsewhere()) } })
         })
         .before_acquire(move |connection, _| {
             let file = Arc::clone(&taken);

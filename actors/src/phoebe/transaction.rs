@@ -189,11 +189,11 @@ impl WriteTransaction {
                 return Err(DbErr::Custom(format!("the connection was in a transaction {when}: nothing was recorded, it is closed")));
             }
             if moved && self.file.is_some() {
-                let lost = "the database file or its log (-wal) was removed or replaced: what is written now would be lost; restart Nyx";
+                let lost = "the database file was removed or replaced: what is written now would be lost; put it back, or restart Nyx";
                 return Err(DbErr::Custom(lost.to_owned()));
             }
         }
-        self.file.as_ref().map_or(Ok(()), |file| file.check())
+        self.file.as_ref().map_or(Ok(()), |file| file.check_with_log())
     }
 }
 
