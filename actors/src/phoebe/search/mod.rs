@@ -19,14 +19,14 @@ use std::collections::{BTreeMap, HashMap};
 
 use nyx_specialists::tokens::tokens;
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait, FromQueryResult, IntoActiveModel, QueryResult,
-    Statement, TransactionTrait, Value,
+    ConnectionTrait, DatabaseConnection, DbBackend, EntityTrait, FromQueryResult, IntoActiveModel, QueryResult, Statement,
+    Value,
 };
 use uuid::Uuid;
 
-use super::PhoebeStore;
 use super::entities::memory;
 use super::messages::{Memory, MemorySelector};
+use super::{PhoebeStore, WriteTransaction};
 use crate::NyxError;
 use crate::memory::MemoryFilter;
 
@@ -160,14 +160,14 @@ impl MemoryIndex {
             true if postgres::has_extension(&store.writer).await? => Kind::Pgvector,
             true => Kind::Plain,
         };
-        let transaction = store.writer.begin().await?;
+        let transaction = store.begin().await?;
         if postgres {
             // two processes may start on a new database at once
             transaction.execute_unprepared("LOCK TABLE nyx_memory_index").await?;
         }
         let made = state(&transaction).await?;
         if !again && made.embedder.as_ref() == Some(&embedder.sha256) {
-            transaction.rollback().await?;
+            transaction.rollback().await;
             return Ok(Self { store, dimension: embedder.dimension, kind, outbox });
         }
         let schema =
@@ -203,7 +203,7 @@ impl MemoryIndex {
     /// # Errors
     /// A vector has another dimension, or the database cannot be written.
     pub async fn insert(&self, tenant: &str, memories: Vec<(Memory, Vec<f32>)>) -> Result<(), NyxError> {
-        let transaction = self.store.writer.begin().await?;
+        let transaction = self.store.begin().await?;
         let mut rows = memories.iter().map(|(memory, _)| memory::Model::of(tenant, memory).into_active_model()).peekable();
         while rows.peek().is_some() {
             let some: Vec<_> = rows.by_ref().take(ROWS_A_STATEMENT).collect();
@@ -222,12 +222,12 @@ impl MemoryIndex {
     /// # Errors
     /// As [`insert`](Self::insert).
     pub async fn index(&self, tenant: &str, memories: Vec<(Memory, Vec<f32>)>) -> Result<(), NyxError> {
-        let transaction = self.store.writer.begin().await?;
+        let transaction = self.store.begin().await?;
         self.index_in(&transaction, tenant, &memories).await?;
         Ok(transaction.commit().await?)
     }
 
-    async fn index_in(&self, transaction: &DatabaseTransaction, tenant: &str, memories: &[(Memory, Vec<f32>)]) -> Result<(), NyxError> {
+    async fn index_in(&self, transaction: &WriteTransaction, tenant: &str, memories: &[(Memory, Vec<f32>)]) -> Result<(), NyxError> {
         let ids: Vec<Uuid> = memories.iter().map(|(memory, _)| memory.id).collect();
         let numbers = self.numbers(transaction, tenant, &ids).await?;
         for (memory, vector) in memories {
@@ -249,7 +249,7 @@ impl MemoryIndex {
     /// [`NyxError::NotFound`] where one is named that is not there; the database cannot be written.
     pub async fn delete(&self, tenant: &str, selector: &MemorySelector) -> Result<u64, NyxError> {
         let (condition, values) = selected(tenant, selector);
-        let transaction = self.store.writer.begin().await?;
+        let transaction = self.store.begin().await?;
         let mut deleted = 0;
         loop {
             let sql = format!("SELECT number, id FROM nyx_subjective_memory WHERE {condition} ORDER BY number LIMIT {ROWS_A_STATEMENT}");
@@ -271,7 +271,7 @@ impl MemoryIndex {
             deleted += rows.len() as u64;
         }
         if let (MemorySelector::Id(id), 0) = (selector, deleted) {
-            transaction.rollback().await?;
+            transaction.rollback().await;
             return Err(NyxError::NotFound { what: "memory", id: id.to_string() });
         }
         transaction.commit().await?;
