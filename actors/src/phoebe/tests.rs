@@ -6,7 +6,7 @@ use nyx_specialists::Evidence;
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use uuid::Uuid;
 
-use super::messages::{ListDecisions, ListMemories, Memory, MemorySelector, RecordDecision, StoreTraitWeight};
+use super::messages::{ListDecisions, ListMemories, Memory, MemorySelector, Neighbours, RecordDecision, StoreTraitWeight};
 use super::search::{EmbedderId, MemoryIndex};
 use super::*;
 use crate::decision::{AdapterVersion, Answer, Status, Timings, TokenUsage};

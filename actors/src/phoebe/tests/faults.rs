@@ -45,6 +45,7 @@ async fn load(store: &PhoebeStore, told: &mut Told, steps: usize) -> usize {
             }
         }
     };
+    let index = super::index(store).await;
     for _ in 0..steps {
         let Told { acknowledged, tried } = told;
         // as long as to need pages of its own
@@ -63,7 +64,7 @@ async fn load(store: &PhoebeStore, told: &mut Told, steps: usize) -> usize {
         };
         let memories = vec![memory("a boat "), memory("a zeppelin "), memory("a train ")];
         let ids = memories.iter().map(|memory| memory.id.to_string()).collect();
-        let outcome = store.store_memories(memories).await;
+        let outcome = index.insert("local", super::vectors(&memories)).await;
         note((&mut tried.memories, &mut acknowledged.memories), ids, outcome);
         if recorded {
             for value in [1.0, -0.5] {
@@ -112,7 +113,7 @@ async fn a_file_that_was_full_once_loses_nothing_that_was_acknowledged() {
     let mut failed = 0;
     for room in 0.. {
         let path = folder.path().join(format!("{room}.db"));
-        let options = PhoebeOptions { url: Some(format!("sqlite://{}", path.display())), ..PhoebeOptions::default() };
+        let options = PhoebeOptions { url: Some(format!("sqlite://{}", path.display()).into()), ..PhoebeOptions::default() };
         let store = PhoebeStore::connect(&options, folder.path()).await.unwrap();
         let mut told = Told::default();
         assert_eq!(load(&store, &mut told, 1).await, 0);
@@ -148,7 +149,7 @@ async fn a_disk_that_failed_once_loses_nothing_that_was_acknowledged() {
         // the first ones one by one, then wider apart: a step makes some two hundred
         for n in (1..40).chain((40..).step_by(7)) {
             let path = folder.path().join(format!("{n}-{lasting}.db"));
-            let url = Some(format!("sqlite://{}?vfs=nyx-faults", path.display()));
+            let url = Some(format!("sqlite://{}?vfs=nyx-faults", path.display()).into());
             let store = PhoebeStore::connect(&PhoebeOptions { url, ..PhoebeOptions::default() }, folder.path()).await.unwrap();
             let mut told = Told::default();
             assert_eq!(load(&store, &mut told, 1).await, 0);
@@ -218,7 +219,7 @@ async fn a_database_in_memory_outlives_a_transaction_that_failed() {
 #[actix::test]
 async fn a_connection_that_lost_its_transaction_on_postgresql_is_closed() {
     let server = Postgres::start();
-    let options = PhoebeOptions { url: Some(server.url()), max_connections: 2, ..PhoebeOptions::default() };
+    let options = PhoebeOptions { url: Some(server.url().into()), max_connections: 2, ..PhoebeOptions::default() };
     let store = PhoebeStore::connect(&options, std::path::Path::new("/nowhere")).await.unwrap();
     let backend = async |on: &crate::phoebe::WriteTransaction| -> i32 {
         let asked = Statement::from_string(DbBackend::Postgres, "SELECT pg_backend_pid() AS pid");
@@ -320,12 +321,13 @@ async fn a_file_that_was_removed_or_replaced_is_written_no_more() {
         let options = PhoebeOptions { acquire_timeout_ms: 1_000, ..PhoebeOptions::default() };
         let store = PhoebeStore::connect(&options, &folder).await.unwrap();
         store.record(record(&decision("moira", "Will it rain?", "No"), None)).await.unwrap();
+        let index = super::index(&store).await;
         harm(&folder);
         for error in [
             store.record(record(&decision("moira", "Will it rain?", "No"), None)).await.unwrap_err(),
             store.can_write().await.unwrap_err(),
             // also on a connection that is opened anew
-            store.mark_forgotten(MemorySelector::All).await.unwrap_err(),
+            index.delete("local", &MemorySelector::All).await.unwrap_err(),
         ] {
             assert_eq!(error.status(), 503, "{error}");
         }
