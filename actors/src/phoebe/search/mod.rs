@@ -13,14 +13,15 @@
 mod outbox;
 mod postgres;
 mod sqlite;
+#[cfg(test)]
+mod tests;
 pub(super) mod vector_extension;
 
 use std::collections::{BTreeMap, HashMap};
 
 use nyx_specialists::tokens::tokens;
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DbBackend, EntityTrait, FromQueryResult, IntoActiveModel, QueryResult, Statement,
-    Value,
+    ConnectionTrait, DatabaseConnection, DbBackend, EntityTrait, FromQueryResult, IntoActiveModel, QueryResult, Statement, Value,
 };
 use uuid::Uuid;
 
@@ -490,6 +491,45 @@ fn selected(tenant: &str, selector: &MemorySelector) -> (String, Vec<Value>) {
 fn idf(count: u64, df: u64) -> f64 {
     let (count, df) = (count as f64, (df as f64).min(count as f64));
     (1.0 + (count - df + 0.5) / (df + 0.5)).ln()
+}
+
+/// A memory that holds some of a query's tokens.
+struct Document {
+    number: i64,
+    /// Tokens that it has in all.
+    length: f64,
+    /// How often it holds a token, by the token's place among those searched for.
+    counts: Vec<(usize, f64)>,
+}
+
+/// What BM25 knows of all memories of a tenant.
+struct Collection {
+    count: u64,
+    /// The mean number of tokens.
+    length: f64,
+    /// In how many of them each of the query's tokens stands, as far as it is known.
+    frequencies: HashMap<String, u64>,
+}
+
+impl Collection {
+    /// Ranks what was found; `words` are all tokens of the query, `searched` those that were looked up.
+    fn rank(&self, words: &[String], searched: &[&str], documents: Vec<Document>, k: usize) -> WordMatches {
+        let mut held: HashMap<&str, u64> = HashMap::new();
+        documents.iter().flat_map(|document| &document.counts).for_each(|(at, _)| *held.entry(searched[*at]).or_default() += 1);
+        let weight = |word: &str| {
+            // a filter hides some of the memories that hold it
+            let known = self.frequencies.get(word).copied().unwrap_or(0);
+            idf(self.count, known.max(held.get(word).copied().unwrap_or(0)))
+        };
+        let score = |document: Document| {
+            let length = K1 * (1.0 - B + B * document.length / self.length.max(1.0));
+            let terms = document.counts.iter().map(|(at, count)| weight(searched[*at]) * count * (K1 + 1.0) / (count + length));
+            Scored { number: document.number, score: terms.sum() }
+        };
+        let mut hits: Vec<Scored> = documents.into_iter().map(score).collect();
+        best(&mut hits, k);
+        WordMatches { hits, weights: words.iter().map(|word| (word.clone(), weight(word))).collect() }
+    }
 }
 
 /// The rarest tokens, as many as may be ranked; always one that occurs at all.
