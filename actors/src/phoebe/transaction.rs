@@ -160,7 +160,8 @@ impl WriteTransaction {
     /// may have rolled back what came before.
     async fn attempt<T>(&self, work: impl Future<Output = Result<T, sqlx::Error>> + Send) -> Result<T, DbErr> {
         let given_up = Failure { reason: "a statement was given up".to_owned(), harmless: false };
-        if let Some(earlier) = self.failure().replace(given_up.clone()) {
+        let earlier = self.failure().replace(given_up);
+        if let Some(earlier) = earlier {
             let refused = DbErr::Custom(format!("the transaction failed before: {}", earlier.reason));
             *self.failure() = Some(earlier);
             return Err(refused);

@@ -131,7 +131,7 @@ async fn a_file_that_was_full_once_loses_nothing_that_was_acknowledged() {
             break;
         }
     }
-    assert!(failed > 20, "{failed} writes failed");
+    assert!(failed > 10, "{failed} writes failed");
 }
 
 async fn count_pages(store: &PhoebeStore) -> i64 {
@@ -252,9 +252,9 @@ async fn readiness_writes_and_says_what_keeps_it_from_writing() {
     // several at once share one write
     let asked = futures_util::future::join_all((0..8).map(|_| store.can_write())).await;
     assert!(asked.iter().all(Result::is_ok), "{asked:?}");
-    let version = async || -> i64 {
-        let asked = Statement::from_string(DbBackend::Sqlite, "PRAGMA data_version");
-        store.reading().query_one_raw(asked).await.unwrap().unwrap().try_get("", "data_version").unwrap()
+    let version = async || -> String {
+        let asked = Statement::from_string(DbBackend::Sqlite, "SELECT hex(padding) AS bytes FROM nyx_readiness");
+        store.connection().query_one_raw(asked).await.unwrap().unwrap().try_get("", "bytes").unwrap()
     };
     let written = version().await;
     store.can_write().await.unwrap();
