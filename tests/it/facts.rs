@@ -49,7 +49,7 @@ fn rows_of_registered_tables_are_what_the_model_answers_from() {
     let row = "week: 3; date: 1970-10-05; opponent: chicago bears; result: l 14 - 28; attendance: 58210";
     assert_eq!(evidence(&told)[0], ("table:games#3", row), "{told}");
     assert_eq!(told["evidence"][0]["source"], "games", "{told}");
-    let shares: Vec<f64> = told["choice_probabilities"].as_array().unwrap().iter().map(|share| share.as_f64().unwrap()).collect();
+    let shares: Vec<f64> = told["choice_probabilities"].as_object().unwrap().values().map(|share| share.as_f64().unwrap()).collect();
     assert!(shares.len() == 2 && (shares.iter().sum::<f64>() - 1.0).abs() < 1e-6 && shares.iter().all(|share| *share > 0.0), "{told}");
     assert_eq!(told["notes"]["facts"], Value::Null, "{told}");
     assert!(told["usage"]["prompt_tokens"].as_u64().unwrap() > 0, "the model was asked: {told}");
