@@ -1,7 +1,5 @@
 //! Everything that can go wrong between the actors, in one enum whose [`NyxError::error_type`] feeds both metrics and HTTP.
 
-use std::path::PathBuf;
-
 use nyx_engine::EngineError;
 
 /// A failure of a request. Messages name the value that was wrong and what would be right.
@@ -33,8 +31,6 @@ pub enum NyxError {
     Database(#[from] sea_orm::DbErr),
     #[error("the vector store {doing} failed: {reason}")]
     VectorStore { doing: &'static str, reason: String },
-    #[error("the vector store in {folder} is open in another Nyx process: stop that one, or ask it through its doors")]
-    VectorStoreBusy { folder: PathBuf },
     #[error("no table {name:?} is registered; there are {known}")]
     UnknownSource { name: String, known: String },
     /// A registered table, or the database that holds it, cannot be read.
@@ -75,7 +71,7 @@ impl NyxError {
                 _ => "engine_error",
             },
             Self::Database(_) => "database_error",
-            Self::VectorStore { .. } | Self::VectorStoreBusy { .. } => "vector_store_error",
+            Self::VectorStore { .. } => "vector_store_error",
             Self::UnknownSource { .. } => "source_not_found",
             Self::FactSource { .. } => "source_error",
             Self::QueryTooLong { .. } => "query_timeout",

@@ -29,7 +29,7 @@ use crate::facts::Facts;
 use crate::gpu::{Device, GpuPool, GpuShard, GpuWorker};
 use crate::learned::LearnedRegistry;
 use crate::memory::messages::{
-    Candidate, Embed, Embeddings, Forget, Forgotten, MemoryHit, NewMemory, Recall, RecallCandidates, Remember, RememberMany,
+    Embed, Embeddings, Forget, Forgotten, MemoryHit, NewMemory, Recall, Remember, RememberMany,
 };
 use crate::memory::{MemoryFilter, MemoryKeeper};
 use crate::metrics::Metrics;
@@ -252,20 +252,6 @@ impl Nyx {
     pub async fn recall(&self, context: RequestContext, query: String, k: usize, filter: MemoryFilter) -> Result<Vec<MemoryHit>, NyxError> {
         let answer_by = context.answer_by();
         self.inner.memory.send_until(Recall { context, query, k, filter, min_score: -1.0 }, answer_by).await
-    }
-
-    /// Everything that a recall would rank: what the re-ranking is learned from.
-    ///
-    /// # Errors
-    /// As [`recall`](Self::recall).
-    pub async fn recall_candidates(
-        &self,
-        context: RequestContext,
-        query: String,
-        filter: MemoryFilter,
-    ) -> Result<Vec<Candidate>, NyxError> {
-        let answer_by = context.answer_by();
-        self.inner.memory.send_until(RecallCandidates { context, query, filter }, answer_by).await
     }
 
     /// Numbers in an embedding.

@@ -152,8 +152,6 @@ pub struct NyxOptions {
     /// What questions and answers are screened for.
     pub safety: SafetyPolicy,
     pub confidence: ConfidenceOptions,
-    /// Start also while another Nyx has the embedded vector store open, over an index of one's own: for a single question.
-    pub beside_another: bool,
 }
 
 /// The devices of each group.

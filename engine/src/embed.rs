@@ -7,7 +7,7 @@ use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
 use tokenizers::{PaddingParams, PaddingStrategy, Tokenizer, TruncationParams};
 
-use crate::weights::{load_safetensors, read_json};
+use crate::weights::{load_safetensors, read_json, sha256_file};
 use crate::{EngineError, Result};
 
 /// Texts in one pass: sorted by length, so that little is padding.
@@ -21,6 +21,7 @@ pub struct Embedder {
     tokenizer: Tokenizer,
     device: Device,
     dimension: usize,
+    digest: String,
 }
 
 impl Embedder {
@@ -39,15 +40,21 @@ impl Embedder {
         tokenizer.with_truncation(Some(TruncationParams { max_length: window, ..TruncationParams::default() })).map_err(bad)?;
         tokenizer.with_padding(Some(PaddingParams { strategy: PaddingStrategy::BatchLongest, ..PaddingParams::default() }));
         let weights = folder.join("model.safetensors");
+        let digest = sha256_file(&weights)?;
         let tensors = VarBuilder::from_tensors(load_safetensors(&weights, device)?, DType::F32, device);
         let model =
             BertModel::load(tensors, &config).map_err(|error| EngineError::BadSafetensors { path: weights, reason: error.to_string() })?;
-        Ok(Self { model, tokenizer, device: device.clone(), dimension: config.hidden_size })
+        Ok(Self { model, tokenizer, device: device.clone(), dimension: config.hidden_size, digest })
     }
 
     /// Length of a vector.
     pub fn dimension(&self) -> usize {
         self.dimension
+    }
+
+    /// SHA-256 of the weights, in hex: vectors of embedders with different ones do not compare.
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
 
     /// One unit vector a text and the number of tokens read; texts over the model's window are cut at it.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use nyx_actors::question::{Question, SamplingOverrides, StreamEvent, Target};
-use nyx_actors::{Decision, Nyx, NyxError, NyxOptions};
+use nyx_actors::{Decision, Nyx, NyxError};
 use nyx_engine::{ChatMessage, Role};
 use tokio::sync::mpsc;
 
@@ -44,7 +44,7 @@ pub(super) struct Ask {
 
 impl Ask {
     pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
-        let options = NyxOptions { beside_another: true, ..settings.nyx_options()? };
+        let options = settings.nyx_options()?;
         make_data_dir(&settings)?;
         let nyx = Nyx::start(options).await?;
         let answered = self.answer(&nyx).await;

@@ -1,20 +1,19 @@
-//! `nyx memories`: the index made anew from phoebe, and memories from a file.
+//! `nyx memories`: the search tables made anew, and memories from a file.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use nyx_actors::NyxError;
 use nyx_actors::memory::messages::NewMemory;
-use nyx_actors::memory::{Indexer, StoreKind, import};
+use nyx_actors::memory::{Indexer, StoreKind};
 use nyx_actors::phoebe::PhoebeStore;
 
 use super::{CommandError, make_data_dir, output};
 use crate::http::MemoryRequest;
 use crate::settings::{Settings, StartupError};
 
-/// Make the index of memories anew, or keep those of a file.
+/// Index memories anew, or import those of a file.
 #[derive(Debug, Args)]
 pub(super) struct Memories {
     #[command(subcommand)]
@@ -23,9 +22,9 @@ pub(super) struct Memories {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Build the vector index again from the database
+    /// Make vectors and full text again from the database's memories, and fill the Qdrant server's collection where there is one
     Reindex,
-    /// Keep the memories of a JSON-lines file: each line as POST /v1/memories takes it
+    /// Import the memories of a JSON-lines file: each line as POST /v1/memories takes it
     Import { file: PathBuf },
 }
 
@@ -44,23 +43,24 @@ impl Memories {
 
 async fn open(settings: &Settings, phoebe: PhoebeStore, anew: bool) -> Result<Indexer, CommandError> {
     let embedder = settings.embedder().map_err(StartupError::from)?;
-    Ok(Indexer::open(&settings.memory, &settings.data_dir, &embedder, phoebe, anew).await?)
+    Ok(Indexer::open(&settings.memory, &embedder, phoebe, anew).await?)
 }
 
 async fn reindex(settings: &Settings, phoebe: PhoebeStore) -> Result<(), CommandError> {
-    let indexed = fill(&open(settings, phoebe, true).await?, false).await?;
-    Ok(output::line(&format!("{indexed} memories are in {}, built anew", place(settings)))?)
+    let indexer = open(settings, phoebe, true).await?;
+    let bar = bar("indexing memories");
+    let indexed = indexer.fill(|done, total| show(&bar, done, total)).await;
+    bar.finish_and_clear();
+    Ok(output::line(&format!("{} memories are indexed anew in {}", indexed?, place(settings, &indexer)))?)
 }
 
 async fn import_file(settings: &Settings, phoebe: PhoebeStore, file: &Path) -> Result<(), CommandError> {
-    let kept = import(&phoebe, read(file)?).await?;
-    let index = match open(settings, phoebe, false).await {
-        Ok(indexer) => format!("{} are new in {}", fill(&indexer, true).await?, place(settings)),
-        // the one that has it open looks every half minute
-        Err(CommandError::Nyx(NyxError::VectorStoreBusy { .. })) => "the running Nyx indexes them within a minute".to_owned(),
-        Err(error) => return Err(error),
-    };
-    Ok(output::line(&format!("kept {kept} memories; {index}"))?)
+    let memories = read(file)?;
+    let indexer = open(settings, phoebe, false).await?;
+    let bar = bar("importing memories");
+    let kept = indexer.import(memories, |done, total| show(&bar, done, total)).await;
+    bar.finish_and_clear();
+    Ok(output::line(&format!("kept {} memories, indexed in {}", kept?, place(settings, &indexer)))?)
 }
 
 /// The memories of a file, a line each; empty lines are passed over.
@@ -78,23 +78,22 @@ fn read(file: &Path) -> Result<Vec<NewMemory>, CommandError> {
     Ok(memories)
 }
 
-async fn fill(indexer: &Indexer, unindexed_only: bool) -> Result<u64, NyxError> {
-    // hidden where stderr is no terminal
-    let bar = ProgressBar::new(0).with_message("indexing memories");
+/// Hidden where stderr is no terminal.
+fn bar(what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new(0).with_message(what);
     let style = ProgressStyle::with_template("{msg:32} {bar:32} {pos:>10} / {len:10} {per_sec:>12} {eta:>4}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let filled = indexer.fill(unindexed_only, |done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    });
-    let filled = filled.await;
-    bar.finish_and_clear();
-    filled
+    bar
 }
 
-fn place(settings: &Settings) -> String {
+fn show(bar: &ProgressBar, done: u64, total: u64) {
+    bar.set_length(total);
+    bar.set_position(done);
+}
+
+fn place(settings: &Settings, indexer: &Indexer) -> String {
     match settings.memory.store {
-        StoreKind::Edge => settings.memory.folder_in(&settings.data_dir).display().to_string(),
-        StoreKind::Qdrant => format!("collection {:?} at {}", settings.memory.collection, settings.memory.url.clone().unwrap_or_default()),
+        StoreKind::Phoebe => format!("the database ({})", indexer.backend()),
+        StoreKind::Qdrant => format!("the database and collection {:?} of the Qdrant server", settings.memory.collection),
     }
 }

@@ -76,21 +76,19 @@ impl From<Memory> for MemoryItem {
 pub struct FoundMemory {
     #[serde(flatten)]
     pub memory: MemoryItem,
-    /// The probability in [0, 1] that it answers, where memories are re-ranked; else the cosine similarity.
-    pub score: f32,
     /// Cosine similarity with the query, in [-1, 1].
+    pub score: f32,
+    /// The same.
     pub cosine: f32,
     /// BM25, where it is among the best by words.
     pub lexical: Option<f32>,
     /// Sum of its reciprocal ranks in the lists by meaning and by words.
     pub fused: f64,
-    /// What the re-ranking gives it, where there is one.
-    pub probability: Option<f64>,
 }
 
 impl From<MemoryHit> for FoundMemory {
-    fn from(MemoryHit { memory, score, cosine, lexical, fused, probability, .. }: MemoryHit) -> Self {
-        Self { memory: memory.into(), score, cosine, lexical, fused, probability }
+    fn from(MemoryHit { memory, score, cosine, lexical, fused, .. }: MemoryHit) -> Self {
+        Self { memory: memory.into(), score, cosine, lexical, fused }
     }
 }
 
@@ -181,7 +179,7 @@ pub struct ForgottenMemories {
     pub object: &'static str,
     /// How many.
     pub forgotten: u64,
-    /// They are deleted, from the index too. If false, the index did not answer: they go as soon as it does.
+    /// They are out of every index. If false, the Qdrant server did not answer: it forgets them as soon as it does; nothing of them is found until then.
     pub erased: bool,
 }
 

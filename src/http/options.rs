@@ -157,7 +157,7 @@ mod tests {
             HttpOptions { workers: 0, ..HttpOptions::default() },
             HttpOptions { max_body_bytes: 1, ..HttpOptions::default() },
             HttpOptions { keep_alive_s: 0, ..HttpOptions::default() },
-            HttpOptions { api_keys: vec![String::new()], ..HttpOptions::default() },
+            HttpOptions { api_keys: vec!["".into()], ..HttpOptions::default() },
             HttpOptions { admin_key: Some("two words".into()), ..HttpOptions::default() },
             HttpOptions { api_keys: vec!["same".into()], admin_key: Some("same".into()), ..HttpOptions::default() },
         ];

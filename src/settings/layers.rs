@@ -108,7 +108,7 @@ fn without_secrets(error: SettingsError) -> SettingsError {
         SettingsError::Syntax { origin, reason } => match reason.split_once(": ") {
             // a field is named, a value is not
             Some((key, told)) if is_secret(key) && !["missing field", "unknown field"].iter().any(|known| told.starts_with(known)) => {
-                SettingsError::Syntax { origin, reason: format!("{key} is {HIDDEN}, expected another") }
+                SettingsError::Syntax { origin, reason: format!("{key} is {HIDDEN}, expected one of another kind") }
             }
             _ => SettingsError::Syntax { origin, reason },
         },

@@ -198,7 +198,6 @@ impl Settings {
             specialists: self.specialist_policies()?,
             safety: self.safety_policy()?,
             confidence: self.confidence,
-            beside_another: false,
         })
     }
 

@@ -161,6 +161,9 @@ fn memory(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError>
     for (key, weight) in [("memory.recall.dense_weight", recall.dense_weight), ("memory.recall.lexical_weight", recall.lexical_weight)] {
         check.that((0.0..=1e6).contains(&weight), key, weight, "0 to 1000000")?;
     }
+    let (weight, days) = (recall.recency_weight, recall.recency_half_life_days);
+    check.that((0.0..=1e6).contains(&weight), "memory.recall.recency_weight", weight, "0 to 1000000")?;
+    check.that(days > 0.0 && days <= 36_500.0, "memory.recall.recency_half_life_days", days, "above 0, up to 36500")?;
     check.that((0.0..=1.0).contains(&recall.mmr_lambda), "memory.recall.mmr_lambda", recall.mmr_lambda, "0 to 1")?;
     check.between("memory.recall.neighbours", recall.neighbours as usize, 0, 2)?;
     check.between("memory.queue", memory.queue, 1, MOST)

@@ -56,7 +56,7 @@ impl Stage {
         learned?;
         // nothing of the operator's is written to, and what is registered there takes no part
         let (data_dir, phoebe) = (data.path().to_owned(), PhoebeOptions::default());
-        let memory = MemoryOptions { store: StoreKind::Edge, url: None, retention_days: None, ..options.memory };
+        let memory = MemoryOptions { store: StoreKind::Phoebe, url: None, retention_days: None, ..options.memory };
         let facts = FactOptions { source: Vec::new(), role: None, ..options.facts };
         let adapters = AdapterOptions { dir: None, ..options.adapters };
         let options = NyxOptions { data_dir, phoebe, memory, adapters, facts, ..options };

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
+use crate::postgres::Postgres;
 use crate::program::{Program, Serving};
 
-/// Who may be asked.
-const ALL: [&str; 6] = ["mnemosyne", "moira", "aletheia", "kairos", "eleos", "base"];
+const SECRET: &str = "4417";
 /// Enough for an answer that repeats what it was shown.
 const MAX_TOKENS: usize = 16;
 
@@ -15,43 +15,80 @@ fn infer(serving: &Serving, body: &Value) -> Value {
     told
 }
 
-/// Asks each of them about it in a conversation of its own; who was shown, or says, `secret`.
-fn who_knows(serving: &Serving, prompt: &str, secret: &str) -> Vec<&'static str> {
-    let knows = |name: &&&'static str| {
-        let body = json!({"prompt": prompt, "specialist": name, "conversation": format!("of another with {name}"), "max_tokens": MAX_TOKENS,
-            "temperature": 0});
-        let told = infer(serving, &body);
-        let shown = told["evidence"].to_string().contains(secret);
-        shown || told["answer"].as_str().unwrap().contains(secret)
-    };
-    ALL.iter().filter(knows).copied().collect()
+/// A request to one of them; to none in particular where the router chooses.
+fn asking(prompt: &str, name: &str, conversation: &str) -> Value {
+    let mut body = json!({"prompt": prompt, "conversation": conversation, "max_tokens": MAX_TOKENS, "temperature": 0});
+    if name != "nyx" {
+        body["specialist"] = json!(name.strip_prefix("nyx/").unwrap());
+    }
+    body
 }
 
-#[test]
-fn what_one_conversation_told_is_shown_to_no_other() {
-    let serving = Program::new().serve();
-    for name in ALL {
-        let told = json!({"prompt": "The PIN of my bank card is 4417. Is that a good PIN?", "specialist": name, "conversation": "mine",
-            "max_tokens": MAX_TOKENS, "temperature": 0});
-        infer(&serving, &told);
+/// Everyone who may be asked, as they are listed: whichever specialist is added is tested too.
+fn everyone(serving: &Serving) -> Vec<String> {
+    let (status, models) = serving.get("/v1/models");
+    assert_eq!(status, 200, "{models}");
+    let ids = models["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap().to_owned());
+    let names: Vec<String> = ids.filter(|id| id == "nyx" || id.starts_with("nyx/")).collect();
+    for name in ["nyx", "nyx/base", "nyx/mnemosyne", "nyx/moira", "nyx/aletheia", "nyx/kairos", "nyx/eleos"] {
+        assert!(names.iter().any(|known| known == name), "{name} is not among {names:?}");
+    }
+    names
+}
+
+/// Asks each of them in a conversation of its own; who was shown the secret, or says it.
+fn who_knows(serving: &Serving, prompt: &str) -> Vec<String> {
+    let knows = |name: &String| {
+        let told = infer(serving, &asking(prompt, name, &format!("of another with {name}")));
+        told["evidence"].to_string().contains(SECRET) || told["answer"].as_str().unwrap().contains(SECRET)
+    };
+    everyone(serving).into_iter().filter(knows).collect()
+}
+
+fn what_one_conversation_told_is_shown_to_no_other(serving: &Serving) {
+    let told = format!("The PIN of my bank card is {SECRET}. Is that a good PIN?");
+    for name in everyone(serving) {
+        infer(serving, &asking(&told, &name, "mine"));
     }
     // on record, and in nobody's prompt
     let (_, recorded) = serving.get("/v1/decisions?conversation=mine");
-    assert!(recorded.to_string().contains("4417"), "{recorded}");
-    assert_eq!(who_knows(&serving, "What is the PIN of my bank card?", "4417"), Vec::<&str>::new());
+    assert!(recorded.to_string().contains(SECRET), "{recorded}");
+    assert_eq!(who_knows(serving, "What is the PIN of my bank card?"), Vec::<String>::new());
+}
+
+fn what_is_forgotten_is_found_by_nobody(serving: &Serving) {
+    for forgetting in ["all=true", "conversation=gym"] {
+        let mut told = asking(&format!("My locker code is {SECRET}, please keep it in mind."), "nyx/mnemosyne", "gym");
+        told["remember"] = json!(true);
+        assert_eq!(infer(serving, &told)["notes"]["remembered"]["ids"].as_array().map(Vec::len), Some(2));
+        let knowing = who_knows(serving, "What is the locker code?");
+        for name in ["nyx/mnemosyne", "nyx/aletheia", "nyx/kairos"] {
+            assert!(knowing.iter().any(|knows| knows == name), "{name} does not find what is remembered: {knowing:?}");
+        }
+        let (status, forgotten) = serving.send("DELETE", &format!("/v1/memories?{forgetting}"), &[], b"").json();
+        assert_eq!((status, &forgotten["forgotten"], &forgotten["erased"]), (200, &json!(2), &json!(true)), "{forgetting}: {forgotten}");
+        assert_eq!(who_knows(serving, "What is the locker code?"), Vec::<String>::new(), "{forgetting}");
+    }
+}
+
+/// One server for both, in this order: what the first told is on record while the second asks.
+fn both(program: &Program) {
+    let serving = program.serve();
+    what_one_conversation_told_is_shown_to_no_other(&serving);
+    what_is_forgotten_is_found_by_nobody(&serving);
+    drop(serving);
+    // a new process has read nothing of it from disk either
+    let again = program.serve();
+    assert_eq!(who_knows(&again, "What is the PIN of my bank card, and what is the locker code?"), Vec::<String>::new());
 }
 
 #[test]
-fn what_is_forgotten_is_found_by_nobody() {
-    let serving = Program::new().serve();
-    let told = json!({"prompt": "My locker code is 4417, please keep it in mind.", "specialist": "mnemosyne", "remember": true,
-        "conversation": "gym", "max_tokens": MAX_TOKENS, "temperature": 0});
-    assert_eq!(infer(&serving, &told)["notes"]["remembered"]["ids"].as_array().map(Vec::len), Some(2));
-    let knowing = who_knows(&serving, "What is the locker code?", "4417");
-    for name in ["mnemosyne", "aletheia", "kairos"] {
-        assert!(knowing.contains(&name), "{name} finds what is remembered: {knowing:?}");
-    }
-    let (status, forgotten) = serving.send("DELETE", "/v1/memories?all=true", &[], b"").json();
-    assert_eq!((status, &forgotten["erased"]), (200, &json!(true)), "{forgotten}");
-    assert_eq!(who_knows(&serving, "What is the locker code?", "4417"), Vec::<&str>::new());
+fn what_others_told_or_had_forgotten_is_shown_to_nobody_on_sqlite() {
+    both(&Program::new());
+}
+
+#[test]
+fn what_others_told_or_had_forgotten_is_shown_to_nobody_on_postgres() {
+    let postgres = Postgres::start();
+    both(&Program::new().with("NYX__PHOEBE__URL", postgres.url()));
 }

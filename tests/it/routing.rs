@@ -122,12 +122,14 @@ fn without_an_embedding_the_scores_decide_and_the_record_shows_it() {
     let serving = Program::new().with("NYX__MEMORY__QUEUE", "1").serve();
     // who answers must not need the embedder either
     assert_eq!(serving.post("/admin/traits/nyx", &json!({"weight": 5.0})).0, 200);
-    let texts = vec!["a long text that keeps the embedder busy for a while ".repeat(20); 1_000];
+    // one that is embedded and one that waits: there is no place for a third
+    let texts = vec!["a long text that keeps the embedder busy for a while ".repeat(20); 400];
     let busy = json!({"model": "all-minilm-l6-v2", "input": texts});
-    let _held: Vec<_> = (0..2).map(|_| serving.begin("/v1/embeddings", &busy)).collect();
-    let begun = Instant::now();
-    while serving.post("/v1/embeddings", &json!({"model": "all-minilm-l6-v2", "input": "a"})).0 != 429 {
+    let (mut held, begun) = (Vec::new(), Instant::now());
+    while serving.get("/admin/actors/memory-keeper").1["in_flight"] != 2 {
         assert!(begun.elapsed() < PATIENCE, "the embedder's queue does not fill");
+        held.push(serving.begin("/v1/embeddings", &busy));
+        std::thread::sleep(Duration::from_secs(1));
     }
     let answered = asked(&serving, &json!({"prompt": "What time is it in Sydney?", "max_tokens": 1}));
     let decision = &answered["decision"];

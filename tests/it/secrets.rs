@@ -143,7 +143,8 @@ fn no_setting_that_is_wrong_shows_a_secret() {
         write(&path, &text);
         let ran = program.run(&["doctor", "--log", "trace"]);
         refused(&text, &ran);
-        let named = ["nyx.toml", "http.api_keys", "http.admin_key"].iter().any(|name| ran.stderr.contains(name));
+        let named =
+            ["nyx.toml", "http.api_keys", "http.admin_key", "specialist.aletheia.source"].iter().any(|name| ran.stderr.contains(name));
         assert!(named, "{text}: {}", ran.stderr);
     }
 }

@@ -101,21 +101,34 @@ impl Source {
 }
 
 impl Catalogue {
-    /// Reads the cells of every source, each up to the limit of the settings.
+    /// Reads the cells of every source, up to the limit of the settings over all: small tables whole, large ones by equal shares of what is left.
     ///
     /// # Errors
     /// When the index cannot be made.
     pub(super) async fn load(
         stamp: String,
-        sources: Vec<Source>,
+        mut sources: Vec<Source>,
         mut unreadable: Vec<SourceReport>,
         options: &FactOptions,
     ) -> Result<Self, NyxError> {
         let mut readable: BTreeMap<String, (Source, FactTable)> = BTreeMap::new();
+        // of a table whose size is not known, as much is read as its share allows
+        sources.sort_by_key(|source| source.rows.map_or(u64::MAX, |rows| rows.saturating_mul(source.columns.len() as u64)));
+        let (mut left, mut waiting) = (options.index_cells, sources.len());
         for source in sources {
-            let limit = (options.index_cells / source.columns.len().max(1)).max(1) as u64;
+            let width = source.columns.len().max(1);
+            let limit = (left / waiting.max(1) / width) as u64;
+            waiting = waiting.saturating_sub(1);
             match source.rows(limit).await {
                 Ok(rows) => {
+                    left = left.saturating_sub(rows.len() * width);
+                    if rows.len() as u64 == limit && source.rows.is_none_or(|all| all > limit) {
+                        tracing::warn!(
+                            table = source.name,
+                            rows = limit,
+                            "a table is larger than its share of specialist.aletheia.index_cells: later rows are not found"
+                        );
+                    }
                     let Source { name, caption, columns, .. } = source.clone();
                     readable.insert(name.clone(), (source, FactTable { name, caption, columns, rows }));
                 }

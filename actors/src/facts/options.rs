@@ -12,7 +12,7 @@ pub struct FactOptions {
     pub role: Option<String>,
     /// A read that runs longer is cut.
     pub query_timeout_ms: u64,
-    /// Cells of a table that are kept in memory, where its rows are searched; of a larger one its first rows.
+    /// Cells of all tables together that are kept in memory, where rows are searched; of large tables their first rows.
     pub index_cells: usize,
     /// Tables in phoebe's database or another; those that `nyx sources import` registers need no entry here.
     pub source: Vec<SourceOptions>,
@@ -20,7 +20,7 @@ pub struct FactOptions {
 
 impl Default for FactOptions {
     fn default() -> Self {
-        Self { role: None, query_timeout_ms: 2_000, index_cells: 200_000, source: Vec::new() }
+        Self { role: None, query_timeout_ms: 2_000, index_cells: 1_000_000, source: Vec::new() }
     }
 }
 

@@ -319,6 +319,26 @@ async fn a_table_that_cannot_be_kept_is_refused_by_name() {
     assert_eq!(report.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>(), ["a", "a (2)", "column 3"]);
 }
 
+/// The limit is one over all tables: small ones are kept whole, large ones share what is left.
+#[actix::test]
+async fn what_is_kept_in_memory_is_bounded_over_all_tables() {
+    let place = Place::new(PhoebeOptions::default(), FactOptions { index_cells: 30, ..FactOptions::default() }).await;
+    let table = |name: &str, rows: usize| {
+        let rows = (1..=rows).map(|row| vec![format!("{name}{row}"), "beside".into()]).collect();
+        import_of(name, FileTable { columns: vec!["what".into(), "else".into()], rows })
+    };
+    // two rows of the small one leave 26 cells: 13 for the next, six rows of two, and 14 for the last
+    place.facts.import(vec![table("wide", 100), table("small", 2), table("large", 50)]).await.unwrap();
+    for (found, lost) in [("small2", "small3"), ("large6", "large7"), ("wide7", "wide8")] {
+        assert_eq!(first(&place.facts, found).await.map(|row| row.text), Some(format!("what: {found}; else: beside")));
+        assert_eq!(first(&place.facts, lost).await, None);
+    }
+    // whatever is kept of it, the table is listed and shown whole
+    assert_eq!(place.facts.show("wide", 100).await.unwrap().1.len(), 100);
+    let rows: Vec<Option<u64>> = place.facts.sources().await.unwrap().into_iter().map(|report| report.rows).collect();
+    assert_eq!(rows, [Some(50), Some(2), Some(100)]);
+}
+
 /// As many tables as a trial registers: all at once, and each found by what it says.
 #[actix::test]
 async fn many_tables_are_registered_at_once() {

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::messages::Embeddings;
 use crate::NyxError;
+use crate::phoebe::search::EmbedderId;
 use crate::supervise::panic_message;
 
 struct Job {
@@ -28,7 +29,7 @@ pub struct EmbeddingService {
 struct Inner {
     jobs: Mutex<Option<SyncSender<Job>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    dimension: usize,
+    id: EmbedderId,
     queue: usize,
 }
 
@@ -39,15 +40,20 @@ impl EmbeddingService {
     /// When the system gives no thread.
     pub fn start(embedder: Embedder, queue: usize) -> Result<Self, EngineError> {
         let (jobs, receiver) = sync_channel(queue);
-        let dimension = embedder.dimension();
+        let id = EmbedderId { sha256: embedder.digest().to_owned(), dimension: embedder.dimension() };
         let thread = std::thread::Builder::new().name("nyx-embed".into()).spawn(move || run(&embedder, &receiver, queue));
         let thread = thread.map_err(|error| EngineError::Device { device: "nyx-embed".into(), reason: error.to_string() })?;
-        Ok(Self { inner: Arc::new(Inner { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), dimension, queue }) })
+        Ok(Self { inner: Arc::new(Inner { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), id, queue }) })
     }
 
     /// Length of a vector.
     pub fn dimension(&self) -> usize {
-        self.inner.dimension
+        self.inner.id.dimension
+    }
+
+    /// What the vectors of memories are made with.
+    pub fn id(&self) -> EmbedderId {
+        self.inner.id.clone()
     }
 
     /// One unit vector a text.

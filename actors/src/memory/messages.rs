@@ -2,10 +2,9 @@
 
 use actix::Message;
 use chrono::{DateTime, Utc};
-use nyx_specialists::recall::Turn;
 use serde::Serialize;
 
-use super::store::MemoryFilter;
+use super::filter::MemoryFilter;
 use crate::phoebe::messages::{Memory, MemorySelector};
 use crate::{NyxError, RequestContext};
 
@@ -21,7 +20,7 @@ pub struct NewMemory {
     pub caption: Option<String>,
 }
 
-/// Keeps a memory: phoebe first (the source of truth), then the index.
+/// Keeps a memory.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Memory, NyxError>")]
 pub struct Remember {
@@ -46,40 +45,22 @@ pub struct Recall {
     pub query: String,
     pub k: usize,
     pub filter: MemoryFilter,
-    /// [`MemoryHit::score`] below which a memory does not count.
+    /// Cosine similarity below which a memory does not count, unless its words carry at least half of the query's information.
     pub min_score: f32,
-}
-
-/// Everything that [`Recall`] chooses from, as its re-ranking sees it: to learn that from.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<Vec<Candidate>, NyxError>")]
-pub struct RecallCandidates {
-    pub context: RequestContext,
-    pub query: String,
-    pub filter: MemoryFilter,
-}
-
-/// A memory that was found, or stands beside one; its turn names its neighbours by their places among the candidates.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Candidate {
-    pub memory: Memory,
-    pub turn: Turn,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MemoryHit {
     #[serde(flatten)]
     pub memory: Memory,
-    /// The probability in [0, 1] that it answers, where there is a re-ranking; else the cosine similarity.
+    /// Cosine similarity with the query, in [-1, 1].
     pub score: f32,
-    /// Cosine similarity in [-1, 1]. Of a turn that was found for standing beside another it is not known: it gets the lowest of the list by meaning.
+    /// The same.
     pub cosine: f32,
     /// BM25, where it is among the best by words.
     pub lexical: Option<f32>,
     /// Sum of reciprocal ranks.
     pub fused: f64,
-    /// What the re-ranking gives it, where there is one.
-    pub probability: Option<f64>,
     /// The turns around it in its conversation.
     #[serde(skip)]
     pub beside: Surroundings,
@@ -92,7 +73,7 @@ pub struct Surroundings {
     pub after: Vec<Memory>,
 }
 
-/// Forgets memories: they are found no more when this answers, also after a crash.
+/// Deletes memories: they are found no more when this answers.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Forgotten, NyxError>")]
 pub struct Forget {
@@ -105,14 +86,9 @@ pub struct Forget {
 pub struct Forgotten {
     /// Memories that matched.
     pub forgotten: u64,
-    /// They are out of the index and of phoebe; if not, the index did not answer, and they go as soon as it does.
+    /// They are out of every index; if not, the Qdrant server did not answer: it forgets them as soon as it does, and nothing of them is found until then.
     pub erased: bool,
 }
-
-/// Puts into the index what phoebe holds and it lacks; answers how many.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<usize, NyxError>")]
-pub struct Heal;
 
 /// Embeds texts, for `/v1/embeddings`.
 #[derive(Debug, Message)]

@@ -1,20 +1,18 @@
-//! `[memory]`: which vector store.
-
-use std::path::{Path, PathBuf};
+//! `[memory]`: where memories are searched by meaning.
 
 use serde::{Deserialize, Serialize};
 
 use super::recall::RecallOptions;
 use crate::secret::Secret;
 
-/// Which store holds the vectors.
+/// What memories are searched by meaning in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreKind {
-    /// qdrant-edge, in this process, in the data folder.
+    /// Phoebe's database.
     #[default]
-    Edge,
-    /// A Qdrant server or cluster.
+    Phoebe,
+    /// A Qdrant server or cluster, fed from phoebe.
     Qdrant,
 }
 
@@ -38,7 +36,7 @@ pub struct MemoryOptions {
 impl Default for MemoryOptions {
     fn default() -> Self {
         Self {
-            store: StoreKind::Edge,
+            store: StoreKind::Phoebe,
             url: None,
             api_key: None,
             collection: "nyx_memories".into(),
@@ -47,12 +45,5 @@ impl Default for MemoryOptions {
             retention_days: None,
             recall: RecallOptions::default(),
         }
-    }
-}
-
-impl MemoryOptions {
-    /// Where the embedded store keeps its shard.
-    pub fn folder_in(&self, data_dir: &Path) -> PathBuf {
-        data_dir.join("memory")
     }
 }

@@ -1,27 +1,35 @@
-//! The vector store on a Qdrant server or cluster, over gRPC.
+//! A Qdrant server or cluster, over gRPC: an index of memories' vectors, fed from phoebe's outbox. What it gives are ids; the memories are
+//! phoebe's, so that what it has not forgotten yet is found no more.
 
 use std::time::Duration;
 
-use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use qdrant_client::qdrant::point_id::PointIdOptions;
 use qdrant_client::qdrant::vectors_config::Config as VectorsOf;
 use qdrant_client::qdrant::{
     Condition, CountPointsBuilder, CreateCollectionBuilder, CreateFieldIndexCollectionBuilder, DatetimeRange, DeletePointsBuilder,
-    Distance, FieldType, Filter, Modifier, NamedVectors, PointId, PointStruct, PointsIdsList, Query, QueryPointsBuilder, ScoredPoint,
-    SparseVectorParamsBuilder, SparseVectorsConfigBuilder, Timestamp, UpsertPointsBuilder, Vector, VectorInput, VectorParamsBuilder,
-    VectorsConfigBuilder, VectorsSelector, vector_output, vectors_output,
+    Distance, FieldType, Filter, NamedVectors, PointId, PointStruct, PointsIdsList, QueryPointsBuilder, ScoredPoint, Timestamp,
+    UpsertPointsBuilder, Vector, VectorParamsBuilder, VectorsConfigBuilder,
 };
 use qdrant_client::{Payload, Qdrant, QdrantError};
+use serde_json::json;
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::lexical::Lexicon;
+use super::filter::MemoryFilter;
 use super::options::MemoryOptions;
-use super::store::{
-    AT, CONVERSATION, DENSE, Hit, IndexedMemory, LEXICAL, MemoryFilter, MemoryStore, SPEAKER, check_dimension, memory_of, payload,
-};
 use crate::NyxError;
+use crate::phoebe::messages::Memory;
+use crate::phoebe::search::{Change, MemoryIndex};
 use crate::secret::Secret;
 
+/// Name of the embedder's vector of a point.
+const DENSE: &str = "dense";
+const TENANT: &str = "tenant";
+const CONVERSATION: &str = "conversation";
+const SPEAKER: &str = "speaker";
+/// Payload field of the moment that a memory is filtered by.
+const AT: &str = "at";
 /// Tries of an operation; every one here may be repeated without harm.
 const TRIES: u32 = 4;
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -29,11 +37,13 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 
 /// A collection on a server.
-pub struct QdrantStore {
+pub struct QdrantIndex {
     client: Qdrant,
     collection: String,
     dimension: usize,
-    lexicon: Lexicon,
+    /// Who drains the outbox.
+    instance: String,
+    draining: Mutex<()>,
 }
 
 fn failed(doing: &'static str, error: &QdrantError) -> NyxError {
@@ -85,7 +95,7 @@ async fn retried<T, F: Future<Output = Result<T, QdrantError>>>(doing: &'static 
     work().await.map_err(|error| failed(doing, &error))
 }
 
-impl QdrantStore {
+impl QdrantIndex {
     /// Connects, and makes the collection if there is none.
     ///
     /// # Errors
@@ -115,7 +125,13 @@ impl QdrantStore {
         let mut builder = Qdrant::from_url(url).timeout(timeout).connect_timeout(timeout).skip_compatibility_check();
         builder.set_api_key_option(options.api_key.as_ref().map(Secret::expose));
         let client = builder.build().map_err(|error| failed("connecting", &error))?;
-        Ok(Self { client, collection: options.collection.clone(), dimension, lexicon: Lexicon::new()? })
+        Ok(Self {
+            client,
+            collection: options.collection.clone(),
+            dimension,
+            instance: Uuid::now_v7().to_string(),
+            draining: Mutex::default(),
+        })
     }
 
     async fn prepare(&self) -> Result<(), NyxError> {
@@ -128,19 +144,16 @@ impl QdrantStore {
             VectorsOf::ParamsMap(named) => named.map.get(DENSE).map(|params| params.size),
             VectorsOf::Params(_) => None,
         });
-        let lexical = params.as_ref().and_then(|params| params.sparse_vectors_config.as_ref()?.map.get(LEXICAL)?.modifier);
-        if dense == Some(self.dimension as u64) && lexical == Some(Modifier::Idf as i32) {
+        if dense == Some(self.dimension as u64) {
             return Ok(());
         }
-        let dense = dense.map_or("no such vector".to_owned(), |size| format!("one of {size}"));
+        let dense = dense.map_or("no such vector".to_owned(), |size| format!("one of {size} numbers"));
         Err(NyxError::VectorStore {
             doing: "connecting",
             reason: format!(
-                "collection {:?} has for {DENSE:?} {dense} and for {LEXICAL:?} the modifier {lexical:?}, expected a vector of {} and IDF ({}): \
-                 `nyx memories reindex` makes it anew, or name another in memory.collection",
-                self.collection,
-                self.dimension,
-                Modifier::Idf as i32,
+                "collection {:?} has for {DENSE:?} {dense}, expected one of {}: `nyx memories reindex` makes it anew, or name another in \
+                 memory.collection",
+                self.collection, self.dimension,
             ),
         })
     }
@@ -149,9 +162,7 @@ impl QdrantStore {
         let name = &self.collection;
         let mut vectors = VectorsConfigBuilder::default();
         vectors.add_named_vector_params(DENSE, VectorParamsBuilder::new(self.dimension as u64, Distance::Cosine));
-        let mut words = SparseVectorsConfigBuilder::default();
-        words.add_named_vector_params(LEXICAL, SparseVectorParamsBuilder::default().modifier(Modifier::Idf));
-        let collection = CreateCollectionBuilder::new(name).vectors_config(vectors).sparse_vectors_config(words);
+        let collection = CreateCollectionBuilder::new(name).vectors_config(vectors);
         let made = retried("creating", || self.client.create_collection(collection.clone())).await;
         // another Nyx, or the try before this one, may have made it meanwhile
         if let Err(error) = made
@@ -159,7 +170,9 @@ impl QdrantStore {
         {
             return Err(error);
         }
-        for (field, kind) in [(CONVERSATION, FieldType::Keyword), (SPEAKER, FieldType::Keyword), (AT, FieldType::Datetime)] {
+        let fields =
+            [(TENANT, FieldType::Keyword), (CONVERSATION, FieldType::Keyword), (SPEAKER, FieldType::Keyword), (AT, FieldType::Datetime)];
+        for (field, kind) in fields {
             let index = CreateFieldIndexCollectionBuilder::new(name, field, kind).wait(true);
             retried("creating", || self.client.create_field_index(index.clone())).await?;
         }
@@ -172,21 +185,111 @@ impl QdrantStore {
         retried("removing", || self.client.delete_collection(&self.collection)).await.map(drop)
     }
 
-    async fn search(&self, query: Query, using: &str, k: usize, filter: &MemoryFilter) -> Result<Vec<Hit>, NyxError> {
-        let vectors = VectorsSelector { names: vec![DENSE.into()] };
-        let mut request =
-            QueryPointsBuilder::new(&self.collection).query(query).using(using).limit(k as u64).with_payload(true).with_vectors(vectors);
-        if let Some(filter) = condition(filter) {
-            request = request.filter(filter);
-        }
+    /// The ids of the `k` nearest with their cosine similarity, best first.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub async fn dense(&self, tenant: &str, vector: &[f32], k: usize, filter: &MemoryFilter) -> Result<Vec<(Uuid, f64)>, NyxError> {
+        self.check(vector)?;
+        let request =
+            QueryPointsBuilder::new(&self.collection).query(vector.to_vec()).using(DENSE).limit(k as u64).filter(condition(tenant, filter));
         let found = retried("searching", || self.client.query(request.clone())).await?;
-        found.result.into_iter().map(hit).collect()
+        found.result.iter().map(hit).collect()
+    }
+
+    /// Inserts or replaces by id; durable when it returns.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub async fn upsert(&self, memories: Vec<(String, Memory, Vec<f32>)>) -> Result<(), NyxError> {
+        let mut points = Vec::with_capacity(memories.len());
+        for (tenant, memory, vector) in memories {
+            self.check(&vector)?;
+            let vectors = NamedVectors::default().add_vector(DENSE, Vector::new_dense(vector));
+            let at = memory.at().to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+            let fields = json!({ TENANT: tenant, CONVERSATION: memory.conversation, SPEAKER: memory.speaker, AT: at });
+            let payload = Payload::try_from(fields).map_err(|error| failed("writing", &error))?;
+            points.push(PointStruct::new(memory.id.to_string(), vectors, payload));
+        }
+        if points.is_empty() {
+            return Ok(());
+        }
+        let upsert = || self.client.upsert_points(UpsertPointsBuilder::new(&self.collection, points.clone()).wait(true));
+        retried("writing", upsert).await.map(drop)
+    }
+
+    /// Durable when it returns; ids that are not there are passed over.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub async fn delete(&self, ids: &[Uuid]) -> Result<(), NyxError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<PointId> = ids.iter().map(|id| id.to_string().into()).collect();
+        let delete =
+            || self.client.delete_points(DeletePointsBuilder::new(&self.collection).points(PointsIdsList { ids: ids.clone() }).wait(true));
+        retried("deleting", delete).await.map(drop)
+    }
+
+    /// Points in the collection.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub async fn count(&self) -> Result<usize, NyxError> {
+        let counted = retried("counting", || self.client.count(CountPointsBuilder::new(&self.collection).exact(true))).await?;
+        Ok(counted.result.map_or(0, |result| result.count as usize))
+    }
+
+    /// Applies what phoebe's outbox holds, in its order; returns how many changes another process is still to apply.
+    ///
+    /// # Errors
+    /// The server or the database does not answer: what was not confirmed is applied again.
+    pub async fn drain(&self, index: &MemoryIndex) -> Result<u64, NyxError> {
+        let _one_at_a_time = self.draining.lock().await;
+        loop {
+            if index.outbox_len().await? == 0 {
+                return Ok(0);
+            }
+            if !index.lease_outbox(&self.instance).await? {
+                return index.outbox_len().await;
+            }
+            let drained = index.read_outbox().await?;
+            if drained.is_empty() {
+                index.release_outbox(&self.instance).await?;
+                return Ok(0);
+            }
+            let (mut upserts, mut deletes) = (Vec::new(), Vec::new());
+            for change in &drained.changes {
+                match change {
+                    Change::Upsert { tenant, memory } => upserts.push((tenant.clone(), memory.memory.clone(), memory.vector.clone())),
+                    Change::Delete(id) => deletes.push(*id),
+                }
+            }
+            self.upsert(upserts).await?;
+            self.delete(&deletes).await?;
+            index.confirm_outbox(drained).await?;
+        }
+    }
+
+    async fn clear(&self) -> Result<(), NyxError> {
+        retried("clearing", || self.client.delete_collection(&self.collection)).await?;
+        self.create().await
+    }
+
+    /// Refuses a vector that is not as long as the collection's.
+    fn check(&self, vector: &[f32]) -> Result<(), NyxError> {
+        if vector.len() == self.dimension {
+            return Ok(());
+        }
+        let reason = format!("a vector has {} numbers, expected {}", vector.len(), self.dimension);
+        Err(NyxError::VectorStore { doing: "checking a vector", reason })
     }
 }
 
-fn condition(filter: &MemoryFilter) -> Option<Filter> {
+fn condition(tenant: &str, filter: &MemoryFilter) -> Filter {
     let MemoryFilter { conversation, speaker, after, before } = filter;
-    let mut must = Vec::new();
+    let mut must = vec![Condition::matches(TENANT, tenant.to_owned())];
     for (key, value) in [(CONVERSATION, conversation), (SPEAKER, speaker)] {
         must.extend(value.clone().map(|value| Condition::matches(key, value)));
     }
@@ -196,23 +299,21 @@ fn condition(filter: &MemoryFilter) -> Option<Filter> {
             DatetimeRange { gte: after.map(timestamp), lt: before.map(timestamp), ..Default::default() },
         ));
     }
-    (!must.is_empty()).then(|| Filter::must(must))
+    Filter::must(must)
 }
 
 fn timestamp(at: DateTime<Utc>) -> Timestamp {
     Timestamp { seconds: at.timestamp(), nanos: i32::try_from(at.timestamp_subsec_nanos()).unwrap_or_default() }
 }
 
-fn hit(point: ScoredPoint) -> Result<Hit, NyxError> {
-    let bad = |reason: &str| NyxError::VectorStore { doing: "reading", reason: reason.to_owned() };
-    let memory = memory_of(Payload::from(point.payload).into())?;
-    let vectors = point.vectors.and_then(|vectors| vectors.vectors_options);
-    let Some(vectors_output::VectorsOptions::Vectors(mut named)) = vectors else { return Err(bad("a point has no named vectors")) };
-    let vector = named.vectors.remove(DENSE).ok_or_else(|| bad("a point has no vector \"dense\""))?;
-    match vector.into_vector() {
-        vector_output::Vector::Dense(dense) => Ok(Hit { memory, score: point.score, vector: dense.data }),
-        _ => Err(bad("a point's vector \"dense\" is no dense one")),
-    }
+fn hit(point: &ScoredPoint) -> Result<(Uuid, f64), NyxError> {
+    let id = point.id.as_ref().and_then(|id| match id.point_id_options.as_ref()? {
+        PointIdOptions::Uuid(id) => id.parse().ok(),
+        PointIdOptions::Num(_) => None,
+    });
+    let id = id
+        .ok_or_else(|| NyxError::VectorStore { doing: "reading", reason: format!("a point has the id {:?}, expected a UUID", point.id) })?;
+    Ok((id, f64::from(point.score)))
 }
 
 trait ApiKey {
@@ -224,60 +325,5 @@ impl ApiKey for qdrant_client::config::QdrantConfig {
         if let Some(key) = key {
             self.set_api_key(key);
         }
-    }
-}
-
-#[async_trait]
-impl MemoryStore for QdrantStore {
-    fn name(&self) -> &'static str {
-        "qdrant"
-    }
-
-    async fn upsert(&self, memories: Vec<IndexedMemory>) -> Result<(), NyxError> {
-        let mut points = Vec::with_capacity(memories.len());
-        for IndexedMemory { memory, vector } in memories {
-            check_dimension(&vector, self.dimension)?;
-            let words = self.lexicon.memory(&memory);
-            let vectors = NamedVectors::default()
-                .add_vector(DENSE, Vector::new_dense(vector))
-                .add_vector(LEXICAL, Vector::new_sparse(words.indices, words.values));
-            let payload = Payload::try_from(payload(&memory)?).map_err(|error| failed("writing", &error))?;
-            points.push(PointStruct::new(memory.id.to_string(), vectors, payload));
-        }
-        let upsert = || self.client.upsert_points(UpsertPointsBuilder::new(&self.collection, points.clone()).wait(true));
-        retried("writing", upsert).await.map(drop)
-    }
-
-    async fn dense(&self, vector: Vec<f32>, k: usize, filter: &MemoryFilter) -> Result<Vec<Hit>, NyxError> {
-        check_dimension(&vector, self.dimension)?;
-        self.search(vector.into(), DENSE, k, filter).await
-    }
-
-    async fn lexical(&self, text: &str, k: usize, filter: &MemoryFilter) -> Result<Vec<Hit>, NyxError> {
-        let words = self.lexicon.query(text);
-        if words.indices.is_empty() {
-            return Ok(Vec::new());
-        }
-        let query = VectorInput::new_sparse(words.indices, words.values);
-        let mut found = self.search(Query::new_nearest(query), LEXICAL, k, filter).await?;
-        found.retain(|hit| hit.score > 0.0);
-        Ok(found)
-    }
-
-    async fn delete(&self, ids: Vec<Uuid>) -> Result<(), NyxError> {
-        let ids: Vec<PointId> = ids.iter().map(|id| id.to_string().into()).collect();
-        let delete =
-            || self.client.delete_points(DeletePointsBuilder::new(&self.collection).points(PointsIdsList { ids: ids.clone() }).wait(true));
-        retried("deleting", delete).await.map(drop)
-    }
-
-    async fn clear(&self) -> Result<(), NyxError> {
-        retried("clearing", || self.client.delete_collection(&self.collection)).await?;
-        self.create().await
-    }
-
-    async fn count(&self) -> Result<usize, NyxError> {
-        let counted = retried("counting", || self.client.count(CountPointsBuilder::new(&self.collection).exact(true))).await?;
-        Ok(counted.result.map_or(0, |result| result.count as usize))
     }
 }

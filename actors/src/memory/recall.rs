@@ -1,23 +1,24 @@
-//! Finding memories: lists by meaning and by words, their neighbouring turns, fused, re-ranked by what was learned, without doubles.
+//! Hybrid search: lists by meaning and by words, fused by reciprocal ranks, with recency and maximal marginal relevance.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use nyx_specialists::recall::{RecallRanker, Turn, cosine, diverse, reciprocal_ranks};
+use chrono::{DateTime, Utc};
+use nyx_specialists::recall::{cosine, diverse, reciprocal_ranks};
+use nyx_specialists::tokens::tokens;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::messages::{Candidate, MemoryHit, Recall, Surroundings};
-use super::store::{Hit, MemoryFilter};
-use super::{MAX_K, MemoryParts, check_text};
+use super::messages::{MemoryHit, Recall, Surroundings};
+use super::{MAX_K, MemoryParts, check_text, composed};
 use crate::NyxError;
-use crate::learned::Learned;
 use crate::phoebe::messages::{Memory, Neighbours};
+use crate::phoebe::search::{LOCAL_TENANT, Scored, StoredMemory, WordMatches};
 
-/// Turns asked of phoebe before and after each memory of a list: what the re-ranking looks at.
-const BESIDE: u32 = 2;
-/// Ids in one question to phoebe.
-const IDS: usize = 1000;
+/// Memories that are looked at for each that is wanted, and at least.
+const CANDIDATES_A_HIT: usize = 4;
+const LEAST_CANDIDATES: usize = 40;
+/// The share of a query's information that a memory's words must carry to count whatever its vector says.
+const WORDS_ENOUGH: f64 = 0.5;
 
 /// `[memory.recall]`: how lists are made and brought together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,50 +32,38 @@ pub struct RecallOptions {
     pub rrf_offset: f64,
     pub dense_weight: f64,
     pub lexical_weight: f64,
-    /// Order what was found, and the turns beside it, by the probability that was learned; else by the fused ranks.
-    pub rerank: bool,
+    /// What being new adds, beside 1 for the best fused rank; 0 does not look at age.
+    pub recency_weight: f64,
+    /// Days after which that is half as much.
+    pub recency_half_life_days: f64,
     /// Of maximal marginal relevance: 1 looks at the score alone, less at how much new a memory says.
     pub mmr_lambda: f64,
-    /// Turns before and after a memory that are shown with it, 0 to 2.
+    /// Turns before and after a memory that are returned with it, 0 to 2.
     pub neighbours: u32,
 }
 
 impl Default for RecallOptions {
     fn default() -> Self {
         Self {
-            dense: 200,
-            lexical: 200,
+            dense: 100,
+            lexical: 100,
             rrf_offset: 60.0,
-            dense_weight: 0.2,
+            dense_weight: 1.0,
             lexical_weight: 1.0,
-            rerank: true,
+            recency_weight: 0.0,
+            recency_half_life_days: 30.0,
             mmr_lambda: 1.0,
             neighbours: 1,
         }
     }
 }
 
-/// How the keeper ranks. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct Ranking {
-    pub options: RecallOptions,
-    /// `None` where nothing was learned: then the fused ranks decide.
-    pub ranker: Option<Arc<Learned<RecallRanker>>>,
-}
-
-/// Everything that a search brought together.
-#[derive(Debug, Clone)]
-pub(super) struct Found {
-    pub(super) memories: Vec<Memory>,
-    pub(super) turns: Vec<Turn>,
-    /// Of what stands in a list.
-    vectors: Vec<Option<Vec<f32>>>,
-    /// Of what stands in the list by words.
-    lexical: Vec<Option<f32>>,
-    /// By reciprocal rank; 0 of a neighbour that is in no list.
-    fused: Vec<f64>,
-    /// Places of what the filter lets through; the rest is only beside it.
-    eligible: Vec<usize>,
+/// A candidate with what is known of it.
+struct Found {
+    stored: StoredMemory,
+    cosine: f64,
+    lexical: Option<f64>,
+    fused: f64,
 }
 
 impl MemoryParts {
@@ -83,162 +72,122 @@ impl MemoryParts {
         if !(1..=MAX_K).contains(&request.k) {
             return Err(NyxError::invalid("k", format!("k is {}, expected 1 to {MAX_K}", request.k)));
         }
-        let Recall { context, query, k, filter, min_score } = request;
-        let ranking = self.ranking.clone();
+        let Recall { context, query, k, mut filter, min_score } = request;
+        filter.conversation = filter.conversation.map(composed);
+        filter.speaker = filter.speaker.map(composed);
         let search = async {
-            let found = self.found(&query, self.vector(&query).await?, &filter).await?;
-            // reading hundreds of turns takes milliseconds, and the actors share a thread
-            let ranked = tokio::task::spawn_blocking(move || found.rank(&query, k, min_score, &ranking));
-            ranked.await.map_err(|error| NyxError::Internal(error.to_string()))
+            let vector = self.embedding.embed(vec![query.clone()]).await?.vectors.pop().unwrap_or_default();
+            let options = &self.recall;
+            let (dense, words) = tokio::try_join!(
+                self.dense(&vector, options.dense, &filter),
+                self.index.lexical(LOCAL_TENANT, &query, options.lexical, &filter)
+            )?;
+            let found = self.candidates(&vector, &dense, &words, k).await?;
+            let chosen = ranked(found, &words.weights, k, f64::from(min_score), options, Utc::now());
+            self.with_neighbours(chosen).await
         };
         context.bound("memories were searched", search).await
     }
 
-    /// What [`recall`](Self::recall) chooses from.
-    pub(super) async fn candidates(&self, query: &str, filter: &MemoryFilter) -> Result<Vec<Candidate>, NyxError> {
-        check_text("q", query)?;
-        let found = self.found(query, self.vector(query).await?, filter).await?;
-        Ok(found.memories.into_iter().zip(found.turns).map(|(memory, turn)| Candidate { memory, turn }).collect())
+    /// The best of both lists, fused, with their rows.
+    async fn candidates(&self, vector: &[f32], dense: &[Scored], words: &WordMatches, k: usize) -> Result<Vec<Found>, NyxError> {
+        let mut numbers: Vec<i64> = Vec::new();
+        let mut places = HashMap::new();
+        let mut place = |scored: &Scored| {
+            *places.entry(scored.number).or_insert_with(|| {
+                numbers.push(scored.number);
+                numbers.len() - 1
+            })
+        };
+        let by_meaning: Vec<usize> = dense.iter().map(&mut place).collect();
+        let by_words: Vec<usize> = words.hits.iter().map(&mut place).collect();
+        let options = &self.recall;
+        let lists = [(options.dense_weight, by_meaning.as_slice()), (options.lexical_weight, by_words.as_slice())];
+        let fused = reciprocal_ranks(numbers.len(), &lists, options.rrf_offset);
+        let mut order: Vec<usize> = (0..numbers.len()).collect();
+        order.sort_by(|a, b| fused[*b].total_cmp(&fused[*a]).then(a.cmp(b)));
+        order.truncate((k * CANDIDATES_A_HIT).max(LEAST_CANDIDATES));
+        let wanted: Vec<i64> = order.iter().map(|at| numbers[*at]).collect();
+        let mut stored: HashMap<i64, StoredMemory> =
+            self.index.load(&wanted).await?.into_iter().map(|stored| (stored.number, stored)).collect();
+        let lexical: HashMap<i64, f64> = words.hits.iter().map(|hit| (hit.number, hit.score)).collect();
+        let found = order.into_iter().filter_map(|at| {
+            // one that was deleted meanwhile is not found
+            let stored = stored.remove(&numbers[at])?;
+            let cosine = cosine(vector, &stored.vector);
+            Some(Found { lexical: lexical.get(&stored.number).copied(), fused: fused[at], cosine, stored })
+        });
+        Ok(found.collect())
     }
 
-    async fn vector(&self, query: &str) -> Result<Vec<f32>, NyxError> {
-        Ok(self.embedding.embed(vec![query.to_owned()]).await?.vectors.pop().unwrap_or_default())
-    }
-
-    pub(super) async fn found(&self, query: &str, vector: Vec<f32>, filter: &MemoryFilter) -> Result<Found, NyxError> {
-        let options = &self.ranking.options;
-        let (dense, lexical) =
-            tokio::try_join!(self.store.dense(vector.clone(), options.dense, filter), self.store.lexical(query, options.lexical, filter))?;
-        // a memory that is not among the nearest is no nearer than the last of them
-        let floor = dense.last().map_or(0.0, |hit| cosine(&vector, &hit.vector));
-        let mut found = Gathering { floor, ..Gathering::default() };
-        let dense: Vec<usize> = dense.into_iter().map(|hit| found.add(hit, &vector)).collect();
-        let words = lexical.iter().map(|hit| hit.score).collect::<Vec<f32>>();
-        let lexical: Vec<usize> = lexical.into_iter().map(|hit| found.add(hit, &vector)).collect();
-        let ids: Vec<Uuid> = found.memories.iter().map(|memory| memory.id).collect();
-        for ids in ids.chunks(IDS) {
-            let request = Neighbours { ids: ids.to_vec(), before: BESIDE, after: BESIDE };
-            for near in self.phoebe.send(request).await? {
-                found.link(near.of, near.distance, near.memory);
-            }
+    /// Adds the turns around what was found.
+    async fn with_neighbours(&self, mut hits: Vec<MemoryHit>) -> Result<Vec<MemoryHit>, NyxError> {
+        let beside = self.recall.neighbours;
+        let ids: Vec<Uuid> = hits.iter().filter(|hit| hit.memory.conversation.is_some()).map(|hit| hit.memory.id).collect();
+        if beside == 0 || ids.is_empty() {
+            return Ok(hits);
         }
-        let count = found.memories.len();
-        let mut scores = vec![None; count];
-        lexical.iter().zip(words).for_each(|(at, score)| scores[*at] = Some(score));
-        let fused = reciprocal_ranks(count, &[(options.dense_weight, &dense), (options.lexical_weight, &lexical)], options.rrf_offset);
-        let eligible = (0..count).filter(|at| found.vectors[*at].is_some() || filter.lets_through(&found.memories[*at])).collect();
-        let turns = found.turns();
-        Ok(Found { turns, memories: found.memories, vectors: found.vectors, lexical: scores, fused, eligible })
+        let request = Neighbours { tenant: LOCAL_TENANT.to_owned(), ids, before: beside, after: beside };
+        let mut around: HashMap<Uuid, Surroundings> = HashMap::new();
+        for near in self.index.phoebe().neighbours(request).await? {
+            let surroundings = around.entry(near.of).or_default();
+            // in the order of the conversation
+            if near.distance < 0 { surroundings.before.push(near.memory) } else { surroundings.after.push(near.memory) }
+        }
+        for hit in &mut hits {
+            hit.beside = around.remove(&hit.memory.id).unwrap_or_default();
+        }
+        Ok(hits)
     }
 }
 
-/// Memories by their places, while they come in.
-#[derive(Default)]
-struct Gathering {
-    memories: Vec<Memory>,
-    vectors: Vec<Option<Vec<f32>>>,
-    cosines: Vec<Option<f64>>,
-    previous: Vec<Option<usize>>,
-    next: Vec<Option<usize>>,
-    places: HashMap<Uuid, usize>,
-    /// Cosine of what has no vector here.
-    floor: f64,
+/// The `k` best of what counts: a memory whose cosine reaches `min_score`, or whose words carry enough of the query's information.
+fn ranked(
+    mut found: Vec<Found>,
+    weights: &BTreeMap<String, f64>,
+    k: usize,
+    min_score: f64,
+    options: &RecallOptions,
+    now: DateTime<Utc>,
+) -> Vec<MemoryHit> {
+    found.retain(|found| found.cosine >= min_score || (found.lexical.is_some() && share(&found.stored.memory, weights) >= WORDS_ENOUGH));
+    let best = found.iter().map(|found| found.fused).fold(f64::MIN_POSITIVE, f64::max);
+    let worth = |found: &Found| {
+        let days = (now - found.stored.memory.at()).as_seconds_f64().max(0.0) / 86_400.0;
+        found.fused / best + options.recency_weight * 0.5_f64.powf(days / options.recency_half_life_days)
+    };
+    let worths: Vec<f64> = found.iter().map(worth).collect();
+    // maximal marginal relevance weighs them against cosines
+    let most = worths.iter().copied().fold(1.0, f64::max);
+    let worths: Vec<f64> = worths.into_iter().map(|worth| worth / most).collect();
+    let vectors: Vec<Option<&[f32]>> = found.iter().map(|found| Some(found.stored.vector.as_slice())).collect();
+    let chosen = diverse(&worths, &vectors, k, options.mmr_lambda);
+    let hit = |at: usize| {
+        let Found { stored, cosine, lexical, fused } = &found[at];
+        MemoryHit {
+            memory: stored.memory.clone(),
+            score: *cosine as f32,
+            cosine: *cosine as f32,
+            lexical: lexical.map(|lexical| lexical as f32),
+            fused: *fused,
+            beside: Surroundings::default(),
+        }
+    };
+    chosen.into_iter().map(hit).collect()
 }
 
-impl Gathering {
-    fn add(&mut self, hit: Hit, query: &[f32]) -> usize {
-        let place = self.place(hit.memory);
-        self.cosines[place] = Some(cosine(query, &hit.vector));
-        self.vectors[place] = Some(hit.vector);
-        place
-    }
-
-    fn place(&mut self, memory: Memory) -> usize {
-        if let Some(place) = self.places.get(&memory.id) {
-            return *place;
-        }
-        let place = self.memories.len();
-        self.places.insert(memory.id, place);
-        self.memories.push(memory);
-        self.vectors.push(None);
-        self.cosines.push(None);
-        self.previous.push(None);
-        self.next.push(None);
-        place
-    }
-
-    /// Notes who stands beside whom. Distances come in order (-2, -1, 1, 2): one further away stands beside the nearer one.
-    fn link(&mut self, of: Uuid, distance: i64, memory: Memory) {
-        let Some(&anchor) = self.places.get(&of) else { return };
-        let place = self.place(memory);
-        match distance {
-            -1 => self.join(place, anchor),
-            1 => self.join(anchor, place),
-            _ => {}
-        }
-    }
-
-    fn join(&mut self, first: usize, second: usize) {
-        self.next[first] = Some(second);
-        self.previous[second] = Some(first);
-    }
-
-    fn turns(&self) -> Vec<Turn> {
-        let turn = |(at, memory): (usize, &Memory)| Turn {
-            text: memory.text.clone(),
-            speaker: memory.speaker.clone(),
-            caption: memory.caption.clone(),
-            when: memory.when,
-            conversation: memory.conversation.clone(),
-            cosine: self.cosines[at].unwrap_or(self.floor),
-            previous: self.previous[at],
-            next: self.next[at],
-        };
-        self.memories.iter().enumerate().map(turn).collect()
-    }
-}
-
-impl Found {
-    pub(super) fn rank(&self, query: &str, k: usize, min_score: f32, ranking: &Ranking) -> Vec<MemoryHit> {
-        let options = &ranking.options;
-        let ranker = ranking.ranker.as_ref().filter(|_| options.rerank);
-        let probabilities = ranker.map(|ranker| ranker.value.probabilities(query, &self.turns));
-        let score = |at: usize| probabilities.as_ref().map_or(self.turns[at].cosine, |probabilities| probabilities[at]);
-        let mut eligible = self.eligible.clone();
-        // without a re-ranking a turn is not found because it stands beside another
-        eligible.retain(|at| score(*at) >= f64::from(min_score) && (probabilities.is_some() || self.vectors[*at].is_some()));
-        let best = self.fused.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
-        let worth = |at: usize| probabilities.as_ref().map_or(self.fused[at] / best, |probabilities| probabilities[at]);
-        let worths: Vec<f64> = eligible.iter().map(|at| worth(*at)).collect();
-        let vectors: Vec<Option<&[f32]>> = eligible.iter().map(|at| self.vectors[*at].as_deref()).collect();
-        let chosen = diverse(&worths, &vectors, k, options.mmr_lambda);
-        let hit = |at: usize| MemoryHit {
-            memory: self.memories[at].clone(),
-            score: score(at) as f32,
-            cosine: self.turns[at].cosine as f32,
-            lexical: self.lexical[at],
-            fused: self.fused[at],
-            probability: probabilities.as_ref().map(|probabilities| probabilities[at]),
-            beside: self.beside(at, options.neighbours),
-        };
-        chosen.into_iter().map(|at| hit(eligible[at])).collect()
-    }
-
-    /// The turns around one, as far as they are known.
-    fn beside(&self, at: usize, count: u32) -> Surroundings {
-        let walk = |step: &dyn Fn(usize) -> Option<usize>| -> Vec<Memory> {
-            std::iter::successors(step(at), |at| step(*at)).take(count as usize).map(|at| self.memories[at].clone()).collect()
-        };
-        let mut before = walk(&|at| self.turns[at].previous);
-        before.reverse();
-        Surroundings { before, after: walk(&|at| self.turns[at].next) }
-    }
+/// How much of what a query's tokens tell stands in a memory, in [0, 1].
+fn share(memory: &Memory, weights: &BTreeMap<String, f64>) -> f64 {
+    let held: BTreeSet<String> = tokens(&memory.passage()).into_iter().collect();
+    let all: f64 = weights.values().sum();
+    let found: f64 = weights.iter().filter(|(token, _)| held.contains(*token)).map(|(_, weight)| weight).sum();
+    if all > 0.0 { found / all } else { 0.0 }
 }
 
 impl MemoryHit {
     /// The turns around it that belong to one exchange with it: the question before what answers it, the answer after a question.
     pub fn exchange(&self) -> Vec<String> {
-        let asks = |memory: &Memory| memory.text.trim_end().ends_with('?');
+        let asks = |memory: &Memory| memory.text.trim_end().ends_with(['?', '\u{ff1f}', '\u{61f}', '\u{37e}']);
         let question = self.beside.before.last().filter(|before| asks(before));
         let answer = self.beside.after.first().filter(|_| asks(&self.memory));
         question.into_iter().chain(answer).map(Memory::passage).collect()

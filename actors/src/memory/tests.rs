@@ -1,46 +1,29 @@
-//! The memory keeper with the real embedder, the real store and a real phoebe.
+//! The memory keeper with the real embedder and a real phoebe.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use async_trait::async_trait;
 use nyx_engine::Device;
 use nyx_engine::embed::Embedder;
-use tempfile::TempDir;
 
 use super::*;
-
-mod forgetting;
-mod recalling;
-mod server;
-mod stores;
-
+use crate::phoebe::messages::MemorySelector;
 use crate::phoebe::{PhoebeOptions, PhoebeStore};
-use crate::supervise::RestartPolicy;
 use crate::testing::model;
+use crate::testing::postgres::Postgres;
 
 fn embedding() -> EmbeddingService {
     EmbeddingService::start(Embedder::load(&model("all-minilm-l6-v2"), &Device::Cpu).unwrap(), 8).unwrap()
 }
 
-async fn phoebe(folder: &Path) -> Supervised<Phoebe> {
-    let store = PhoebeStore::connect(&PhoebeOptions::default(), folder).await.unwrap();
-    let vitals = Vitals::new("phoebe", "phoebe", None);
-    let phoebe = {
-        let vitals = Arc::clone(&vitals);
-        Supervised::start(&actix::Arbiter::current(), Arc::clone(&vitals), RestartPolicy::default(), 64, move || {
-            Phoebe::new(store.clone(), Arc::clone(&vitals))
-        })
-    };
-    let mut lifecycle = vitals.lifecycle.subscribe();
-    lifecycle.wait_for(|lifecycle| lifecycle.state == crate::observe::ActorState::Running).await.unwrap();
-    phoebe
+async fn parts_on(options: &PhoebeOptions, folder: &Path) -> MemoryParts {
+    let embedding = embedding();
+    let store = PhoebeStore::connect(options, folder).await.unwrap();
+    let index = MemoryIndex::open(store, &embedding.id(), false).await.unwrap();
+    MemoryParts { embedding, index, server: None, retention_days: None, recall: RecallOptions::default() }
 }
 
 async fn parts(folder: &Path) -> MemoryParts {
-    let embedding = embedding();
-    let store = Arc::new(EdgeStore::open(&folder.join("memory"), embedding.dimension()).unwrap());
-    MemoryParts::new(embedding, store, phoebe(folder).await, true, None)
+    parts_on(&PhoebeOptions::default(), folder).await
 }
 
 fn context() -> RequestContext {
@@ -57,10 +40,6 @@ impl MemoryParts {
     async fn keep(&self, request: Remember) -> Result<Memory, NyxError> {
         Ok(self.remember(request.context, vec![request.memory]).await?.remove(0))
     }
-}
-
-fn plain(text: &str) -> Memory {
-    Memory { id: Uuid::now_v7(), text: text.into(), speaker: None, when: None, conversation: None, stored_at: phoebe::now(), caption: None }
 }
 
 fn ask(query: &str, k: usize) -> Recall {
@@ -90,138 +69,164 @@ async fn remembers_and_recalls(parts: &MemoryParts) {
     assert!(found.len() == 2 && found.iter().all(|hit| hit.memory.conversation.as_deref() == Some("health")), "{found:?}");
     let near = parts.recall(Recall { min_score: 0.4, ..ask("Where does my sister Clara live?", 10) }).await.unwrap();
     assert_eq!(near.len(), 1, "{near:?}");
-    assert_eq!(parts.store.count().await.unwrap(), TOLD.len());
-    parts.store.delete(vec![near[0].memory.id]).await.unwrap();
-    assert_eq!(parts.store.count().await.unwrap(), TOLD.len() - 1);
+    let forgotten = parts.forget(Forget { context: context(), selector: MemorySelector::Id(near[0].memory.id) }).await.unwrap();
+    assert_eq!(forgotten, Forgotten { forgotten: 1, erased: true });
+    assert_eq!(parts.recall(ask("Where does my sister Clara live?", 10)).await.unwrap().len(), TOLD.len() - 1);
+}
+
+/// Names and words in other forms than they were stored in: by words, whatever an embedder makes of them.
+async fn finds_words_in_any_script(parts: &MemoryParts) {
+    let texts = [
+        "Our Zu\u{308}rich bank is the Ge\u{301}rard & Fils.",
+        "Our Zürich office moved to Thalwil.",
+        "Élodie keeps bees.",
+        "Мария держит гусей.",
+        "我妹妹住在北京。",
+        "妹はサーバーを東京で運営している。",
+        "할머니는 부산에 사신다.",
+    ];
+    let mut kept = Vec::new();
+    for text in texts {
+        kept.push(parts.keep(tell(text, Some("Zoe\u{308}"))).await.unwrap());
+    }
+    for (query, expected) in [
+        ("Zürich", &[0, 1][..]),
+        ("Zu\u{308}rich", &[0, 1]),
+        ("zurich", &[0, 1]),
+        ("Gérard", &[0]),
+        ("ÉLODIE?", &[2]),
+        ("elodie", &[2]),
+        ("МАРИЯ?", &[3]),
+        ("北京", &[4]),
+        ("京", &[4, 5]),
+        ("サーバー", &[5]),
+        ("부산", &[6]),
+    ] {
+        let found = parts.recall(ask(query, 10)).await.unwrap();
+        let by_words: Vec<usize> =
+            (0..texts.len()).filter(|at| found.iter().any(|hit| hit.memory.id == kept[*at].id && hit.lexical.is_some())).collect();
+        assert_eq!(by_words, expected, "{query}: {found:?}");
+        // and they count, however unlike the query their vectors are
+        let strict = parts.recall(Recall { min_score: 1.0, ..ask(query, 10) }).await.unwrap();
+        assert_eq!(strict.len(), expected.len(), "{query}: {strict:?}");
+    }
+    for conversation in ["Zoë", "Zoe\u{308}"] {
+        let filter = MemoryFilter::of(Some(conversation.to_owned()));
+        assert_eq!(parts.recall(Recall { filter, ..ask("Zurich", 10) }).await.unwrap().len(), texts.len(), "{conversation}");
+    }
+    let selector = MemorySelector::Matching { conversation: Some("Zoe\u{308}".into()), before: None };
+    let forgotten = parts.forget(Forget { context: context(), selector }).await.unwrap();
+    assert_eq!(forgotten.forgotten, texts.len() as u64);
 }
 
 #[actix::test]
-async fn what_was_told_is_found_by_its_meaning() {
-    let folder = tempfile::tempdir().unwrap();
-    remembers_and_recalls(&parts(folder.path()).await).await;
-}
-
-#[actix::test]
-async fn the_same_on_a_qdrant_server_where_there_is_one() {
-    let Ok(url) = std::env::var("QDRANT_URL") else {
-        return println!("skipped: QDRANT_URL is not set, so there is no Qdrant server to try");
-    };
-    let folder = tempfile::tempdir().unwrap();
-    let embedding = embedding();
-    let collection = format!("nyx_test_{}", Uuid::now_v7().simple());
-    let options = MemoryOptions { store: StoreKind::Qdrant, url: Some(url), collection, ..MemoryOptions::default() };
-    let store = Arc::new(QdrantStore::open(&options, embedding.dimension()).await.unwrap());
-    remembers_and_recalls(&MemoryParts::new(embedding, store, phoebe(folder.path()).await, true, None)).await;
-}
-
-#[actix::test]
-async fn an_index_that_was_lost_or_missed_some_is_healed_from_phoebe() {
+async fn what_was_told_is_found_by_its_meaning_and_by_its_words() {
     let folder = tempfile::tempdir().unwrap();
     let parts = parts(folder.path()).await;
-    parts.keep(tell(TOLD[0], None)).await.unwrap();
-    assert_eq!(parts.heal().await.unwrap(), 0);
-    // a crash between the two writes: phoebe has it, the index does not
-    let missed = plain(TOLD[1]);
-    parts.phoebe.send(StoreMemories(vec![missed.clone()])).await.unwrap();
-    assert_eq!(parts.heal().await.unwrap(), 1);
-    assert_eq!(parts.recall(ask("heating maintenance", 1)).await.unwrap()[0].memory, missed);
-    assert_eq!(parts.heal().await.unwrap(), 0);
-    // the folder is gone: all of it is built again
-    let elsewhere: TempDir = tempfile::tempdir().unwrap();
-    let empty = Arc::new(EdgeStore::open(&elsewhere.path().join("memory"), parts.embedding.dimension()).unwrap());
-    let anew = MemoryParts { store: empty, ..parts.clone() };
-    assert_eq!(anew.heal().await.unwrap(), 2);
-    assert_eq!(anew.recall(ask("my sister", 1)).await.unwrap()[0].memory.text, TOLD[0]);
-    // a part of it is gone
-    anew.store.delete(vec![missed.id]).await.unwrap();
-    assert_eq!(anew.heal().await.unwrap(), 2);
-    assert_eq!(anew.recall(ask("heating maintenance", 1)).await.unwrap()[0].memory, missed);
-    // an index for this process alone holds everything, and tells phoebe nothing
-    let late = Memory { id: Uuid::now_v7(), text: TOLD[2].into(), ..missed };
-    parts.phoebe.send(StoreMemories(vec![late.clone()])).await.unwrap();
-    let beside = MemoryParts { store: Arc::new(EdgeStore::temporary(384).unwrap()), lasting: false, ..parts.clone() };
-    assert_eq!(beside.heal().await.unwrap(), 3);
-    assert_eq!(beside.recall(ask("allergies", 1)).await.unwrap()[0].memory, late);
-    assert_eq!(parts.heal().await.unwrap(), 1, "the lasting index still lacks it");
-}
-
-/// A real store whose writes fail while told to.
-struct Failing {
-    store: EdgeStore,
-    fails: AtomicBool,
-}
-
-#[async_trait]
-impl MemoryStore for Failing {
-    fn name(&self) -> &'static str {
-        "failing"
-    }
-    async fn upsert(&self, memories: Vec<IndexedMemory>) -> Result<(), NyxError> {
-        if self.fails.load(Ordering::SeqCst) {
-            return Err(NyxError::VectorStore { doing: "writing", reason: "the disk is full".into() });
-        }
-        self.store.upsert(memories).await
-    }
-    async fn dense(&self, vector: Vec<f32>, k: usize, filter: &MemoryFilter) -> Result<Vec<Hit>, NyxError> {
-        self.store.dense(vector, k, filter).await
-    }
-    async fn lexical(&self, text: &str, k: usize, filter: &MemoryFilter) -> Result<Vec<Hit>, NyxError> {
-        self.store.lexical(text, k, filter).await
-    }
-    async fn clear(&self) -> Result<(), NyxError> {
-        self.store.clear().await
-    }
-    async fn delete(&self, ids: Vec<Uuid>) -> Result<(), NyxError> {
-        if self.fails.load(Ordering::SeqCst) {
-            return Err(NyxError::VectorStore { doing: "deleting", reason: "the disk is full".into() });
-        }
-        self.store.delete(ids).await
-    }
-    async fn count(&self) -> Result<usize, NyxError> {
-        self.store.count().await
-    }
-}
-
-async fn failing_parts(folder: &Path) -> (MemoryParts, Arc<Failing>) {
-    let embedding = embedding();
-    let store = EdgeStore::open(&folder.join("memory"), embedding.dimension()).unwrap();
-    let failing = Arc::new(Failing { store, fails: AtomicBool::new(true) });
-    let store: Arc<dyn MemoryStore> = Arc::<Failing>::clone(&failing);
-    (MemoryParts::new(embedding, store, phoebe(folder).await, true, None), failing)
+    finds_words_in_any_script(&parts).await;
+    remembers_and_recalls(&parts).await;
 }
 
 #[actix::test]
-async fn a_memory_that_could_not_be_indexed_is_kept_and_indexed_later() {
+async fn the_same_on_postgresql() {
+    let server = Postgres::start();
     let folder = tempfile::tempdir().unwrap();
-    let (parts, failing) = failing_parts(folder.path()).await;
-    let memory = parts.keep(tell(TOLD[0], None)).await.unwrap();
-    assert_eq!(parts.recall(ask("my sister", 1)).await.unwrap(), []);
-    assert!(parts.heal().await.unwrap_err().to_string().contains("the disk is full"));
-    failing.fails.store(false, Ordering::SeqCst);
-    assert_eq!(parts.heal().await.unwrap(), 1);
-    assert_eq!(parts.recall(ask("my sister", 1)).await.unwrap()[0].memory, memory);
+    let parts = parts_on(&PhoebeOptions { url: Some(server.url().into()), ..PhoebeOptions::default() }, folder.path()).await;
+    finds_words_in_any_script(&parts).await;
+    remembers_and_recalls(&parts).await;
 }
 
 #[actix::test]
-async fn memories_are_there_when_the_store_is_opened_again_and_not_twice_at_once() {
+async fn what_was_deleted_stands_in_no_file() {
     let folder = tempfile::tempdir().unwrap();
-    let embedding = embedding();
-    let path = folder.path().join("memory");
-    let vector = embedding.embed(vec![TOLD[0].into()]).await.unwrap().vectors.remove(0);
-    let memory = Memory { when: Some(phoebe::now()), caption: Some("a photo of a tram".into()), ..plain(TOLD[0]) };
-    let store = EdgeStore::open(&path, 384).unwrap();
-    store.upsert(vec![IndexedMemory { memory: memory.clone(), vector: vector.clone() }]).await.unwrap();
-    drop(store);
-    let store = EdgeStore::open(&path, 384).unwrap();
-    assert_eq!(store.dense(vector, 5, &MemoryFilter::default()).await.unwrap()[0].memory, memory);
-    drop(store);
-    let store = EdgeStore::open(&path, 384).unwrap();
-    let busy = EdgeStore::open(&path, 384).map(drop).expect_err("it is open");
-    assert!(matches!(&busy, NyxError::VectorStoreBusy { folder } if *folder == path), "{busy}");
-    drop(store);
-    // made for another embedder: an empty one in its place, for phoebe to fill
-    let other = EdgeStore::open(&path, 128).unwrap();
-    assert_eq!(other.count().await.unwrap(), 0);
+    let parts = parts(folder.path()).await;
+    let secret = parts.keep(tell("The safe opens with Quetzalcoatlus.", None)).await.unwrap();
+    parts.keep(tell(TOLD[1], None)).await.unwrap();
+    let holds = || {
+        let files =
+            std::fs::read_dir(folder.path()).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap().to_ascii_lowercase());
+        files.into_iter().any(|bytes| bytes.windows(14).any(|window| window == b"quetzalcoatlus"))
+    };
+    assert!(holds());
+    parts.forget(Forget { context: context(), selector: MemorySelector::Id(secret.id) }).await.unwrap();
+    assert!(!holds());
+    assert_eq!(parts.recall(ask("Quetzalcoatlus", 5)).await.unwrap().len(), 1);
+}
+
+#[actix::test]
+async fn another_embedder_is_refused_until_memories_are_indexed_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let parts = parts(folder.path()).await;
+    let other = crate::phoebe::search::EmbedderId { sha256: "f".repeat(64), dimension: 8 };
+    let store = parts.index.phoebe().clone();
+    // nothing is there yet: the tables are made for it
+    MemoryIndex::open(store.clone(), &other, false).await.unwrap();
+    MemoryIndex::open(store.clone(), &parts.embedding.id(), false).await.unwrap();
+    let kept = parts.keep(tell(TOLD[0], None)).await.unwrap();
+    let error = MemoryIndex::open(store.clone(), &other, false).await.unwrap_err().to_string();
+    assert!(error.contains("nyx memories reindex") && error.contains("ffffffffffff"), "{error}");
+    let anew = MemoryIndex::anew(store, &other, false).await.unwrap();
+    let vector = vec![1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+    assert_eq!(anew.dense(LOCAL_TENANT, &vector, 5, &MemoryFilter::default()).await.unwrap(), []);
+    anew.index(LOCAL_TENANT, vec![(kept, vector.clone())]).await.unwrap();
+    assert_eq!(anew.dense(LOCAL_TENANT, &vector, 5, &MemoryFilter::default()).await.unwrap().len(), 1);
+    assert_eq!(anew.lexical(LOCAL_TENANT, "Lisbon", 5, &MemoryFilter::default()).await.unwrap().hits.len(), 1);
+}
+
+#[actix::test]
+async fn new_memories_come_first_where_age_counts_and_doubles_make_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut parts = parts(folder.path()).await;
+    let years = chrono::TimeDelta::days(800);
+    for (text, when) in
+        [("I live in Oslo.", phoebe::now() - years), ("I live in Turin.", phoebe::now()), ("I live in Turin!", phoebe::now())]
+    {
+        let memory = NewMemory { text: text.into(), when: Some(when), ..NewMemory::default() };
+        parts.remember(context(), vec![memory]).await.unwrap();
+    }
+    parts.recall.recency_weight = 10.0;
+    let found = parts.recall(ask("I live in Oslo.", 3)).await.unwrap();
+    assert_eq!(found[2].memory.text, "I live in Oslo.", "{found:?}");
+    parts.recall = RecallOptions { mmr_lambda: 0.3, ..RecallOptions::default() };
+    let found = parts.recall(ask("I live in Turin", 2)).await.unwrap();
+    assert!(found.iter().any(|hit| hit.memory.text == "I live in Oslo."), "{found:?}");
+}
+
+#[actix::test]
+async fn what_is_too_old_is_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut parts = parts(folder.path()).await;
+    let old = Memory {
+        id: Uuid::now_v7(),
+        text: TOLD[0].into(),
+        speaker: None,
+        when: None,
+        conversation: None,
+        stored_at: phoebe::now() - chrono::TimeDelta::days(40),
+        caption: None,
+    };
+    let vector = parts.embedding.embed(vec![old.passage()]).await.unwrap().vectors.remove(0);
+    parts.index.insert("someone", vec![(old, vector)]).await.unwrap();
+    parts.keep(tell(TOLD[1], None)).await.unwrap();
+    parts.retention_days = Some(50);
+    parts.retain().await.unwrap();
+    assert_eq!(parts.index.phoebe().memory_count("someone").await.unwrap(), 1);
+    parts.retention_days = Some(30);
+    parts.retain().await.unwrap();
+    assert_eq!(parts.index.phoebe().memory_count("someone").await.unwrap(), 0);
+    assert_eq!(parts.index.phoebe().memory_count(LOCAL_TENANT).await.unwrap(), 1);
+}
+
+#[actix::test]
+async fn turns_beside_a_memory_come_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let parts = parts(folder.path()).await;
+    for text in ["Where did Clara move?", "To Lisbon, in March.", "How nice."] {
+        parts.keep(tell(text, Some("walk"))).await.unwrap();
+    }
+    let found = parts.recall(ask("Lisbon", 1)).await.unwrap();
+    assert_eq!(found[0].exchange(), ["me: Where did Clara move?"]);
+    assert_eq!(found[0].beside.after[0].text, "How nice.");
 }
 
 #[actix::test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::{Arbiter, ArbiterHandle};
 use nyx_engine::embed::Embedder;
@@ -20,12 +20,12 @@ use crate::confidence::Calibration;
 use crate::facts::Facts;
 use crate::gpu::{Device, DeviceThreadOptions, GpuPool, GpuShard, GpuWorker, Shard};
 use crate::learned::LearnedLoader;
-use crate::memory::messages::Heal;
-use crate::memory::{EdgeStore, EmbeddingService, MemoryKeeper, MemoryParts, MemoryStore, QdrantStore, Ranking, StoreKind};
+use crate::memory::{EmbeddingService, MemoryKeeper, MemoryParts, QdrantIndex, StoreKind};
 use crate::metrics::Metrics;
 use crate::observe::{ActorState, Registry, Vitals};
 use crate::options::{self, NyxOptions};
 use crate::orchestrator::{Orchestrator, OrchestratorParts, OrchestratorSetup};
+use crate::phoebe::search::MemoryIndex;
 use crate::phoebe::{Phoebe, PhoebeStore};
 use crate::specialist::{Specialist, SpecialistParts, Timer};
 use crate::supervise::{RestartPolicy, Supervised};
@@ -34,8 +34,6 @@ use crate::{NyxError, orchestrator};
 
 /// Messages that may wait for an actor; one more is refused.
 pub(super) const MAILBOX: usize = 1024;
-/// An index for this process alone is made of every memory that there is.
-const HEALING: Duration = Duration::from_secs(24 * 3600);
 
 /// Starts actors on one arbiter and enters them in the registry.
 struct Troupe {
@@ -88,20 +86,11 @@ impl Nyx {
         })?;
         let store = PhoebeStore::connect(&options.phoebe, &options.data_dir).await?;
         let facts = Facts::new(store.clone(), &options.phoebe, &options.data_dir, options.facts.clone());
-        let mut lasting = true;
-        let index: Arc<dyn MemoryStore> = match options.memory.store {
-            StoreKind::Edge => {
-                let (folder, dimension) = (options.memory.folder_in(&options.data_dir), embedding.dimension());
-                match blocking(move || EdgeStore::open(&folder, dimension)).await? {
-                    Err(NyxError::VectorStoreBusy { .. }) if options.beside_another => {
-                        lasting = false;
-                        Arc::new(blocking(move || EdgeStore::temporary(dimension)).await??)
-                    }
-                    opened => Arc::new(opened?),
-                }
-            }
-            StoreKind::Qdrant => Arc::new(QdrantStore::open(&options.memory, embedding.dimension()).await?),
+        let server = match options.memory.store {
+            StoreKind::Phoebe => None,
+            StoreKind::Qdrant => Some(Arc::new(QdrantIndex::open(&options.memory, embedding.dimension()).await?)),
         };
+        let index = MemoryIndex::open(store.clone(), &embedding.id(), server.is_some()).await?;
 
         let embedding_dimension = embedding.dimension();
         let arbiter = Arbiter::new();
@@ -158,9 +147,8 @@ impl Nyx {
             troupe.start(Vitals::new("gpu-pool", "gpu_pool", None), move |vitals| GpuPool::new(workers.clone(), vitals))
         };
         let memory = {
-            let ranker = learned.load()?.map(Arc::new);
-            let mut parts = MemoryParts::new(embedding, index, phoebe.clone(), lasting, options.memory.retention_days);
-            parts.ranking = Ranking { options: options.memory.recall.clone(), ranker };
+            let (recall, retention_days) = (options.memory.recall.clone(), options.memory.retention_days);
+            let parts = MemoryParts { embedding, index, server, retention_days, recall };
             troupe.start(Vitals::new("memory-keeper", "memory_keeper", None), move |vitals| MemoryKeeper::new(parts.clone(), vitals))
         };
         let specialists: Arc<[SpecialistPolicy]> = options.specialists.into();
@@ -220,10 +208,6 @@ impl Nyx {
         let orchestrator =
             troupe.start(Vitals::new("orchestrator", "orchestrator", None), move |vitals| Orchestrator::new(Arc::clone(&parts), vitals));
         wait_until_running(&registry).await?;
-        if !lasting {
-            let memories = memory.send_until(Heal, Instant::now() + HEALING).await?;
-            tracing::info!(memories, "another Nyx has the index open: indexed for this process alone");
-        }
         let inner = Inner {
             orchestrator,
             pool,

@@ -108,6 +108,9 @@ async fn every_actor_refuses_what_its_mailbox_does_not_hold_and_serves_again_aft
     let speak = || Speak { context: cancelled(), question: Arc::clone(&too_long), screened: Arc::clone(&screened), events: None };
     let none = || RememberMany { context: cancelled(), memories: Vec::new() };
     let trainer = nyx.trainer().unwrap();
+    // it is started last, and nobody waits for it
+    let mut lifecycle = trainer.vitals().lifecycle.subscribe();
+    lifecycle.wait_for(|lifecycle| lifecycle.state == ActorState::Running).await.unwrap();
 
     let (opened, gate) = std::sync::mpsc::channel::<()>();
     let (closed, held_up) = std::sync::mpsc::channel();

@@ -19,7 +19,7 @@ pub(super) const RECORD_GRACE: Duration = Duration::from_secs(10);
 /// Decisions on their way to the record at a time; one more waits for a place, up to its deadline.
 pub(crate) const PLACES: usize = 256;
 /// An answer that the deadline cut, or that came just before it, is recorded in this time.
-const CUT_GRACE: Duration = Duration::from_millis(250);
+const CUT_GRACE: Duration = Duration::from_millis(400);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
 

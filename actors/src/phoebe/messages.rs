@@ -67,16 +67,11 @@ impl Memory {
     }
 }
 
-/// Stores memories, up to 1000, all of them or none. The memory keeper indexes them afterwards and says so with [`MarkIndexed`].
-#[derive(Debug, Message)]
-#[rtype(result = "Result<(), NyxError>")]
-pub struct StoreMemories(pub Vec<Memory>);
-
 /// The turns around memories: for each of `ids` that is there and has a conversation, up to `before` memories before it and `after`
 /// memories after it, in the order of the conversation (when they happened, then their ids).
-#[derive(Debug, Message)]
-#[rtype(result = "Result<Vec<Neighbour>, NyxError>")]
+#[derive(Debug)]
 pub struct Neighbours {
+    pub tenant: String,
     /// Up to 1000.
     pub ids: Vec<Uuid>,
     pub before: u32,
@@ -92,11 +87,6 @@ pub struct Neighbour {
     pub distance: i64,
     pub memory: Memory,
 }
-
-/// The vectors of these memories are in the index. Answers those of them that are not to be there: forgotten, or deleted already.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<Vec<Uuid>, NyxError>")]
-pub struct MarkIndexed(pub Vec<Uuid>);
 
 /// Which memories are to be forgotten.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,43 +104,12 @@ pub enum MemorySelector {
     All,
 }
 
-/// Marks memories as forgotten: from now on phoebe tells nobody of them but [`ListForgotten`]. Answers how many.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<u64, NyxError>")]
-pub struct MarkForgotten(pub MemorySelector);
-
-/// Ids of memories that are marked as forgotten and still there.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<Vec<Uuid>, NyxError>")]
-pub struct ListForgotten {
-    pub limit: u64,
-}
-
-/// Deletes these memories, where they are marked as forgotten.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<(), NyxError>")]
-pub struct DeleteForgotten(pub Vec<Uuid>);
-
-/// Memories in the order of their ids, after `after`: all of them, or only those not yet marked as indexed.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<Vec<Memory>, NyxError>")]
+/// Memories of a tenant in the order of their ids, after `after`.
+#[derive(Debug)]
 pub struct ListMemories {
-    pub unindexed_only: bool,
+    pub tenant: String,
     pub after: Option<Uuid>,
     pub limit: u64,
-}
-
-/// How many memories there are, without those marked as forgotten.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<MemoryCounts, NyxError>")]
-pub struct CountMemories;
-
-/// How many memories there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MemoryCounts {
-    pub all: u64,
-    /// Of them, those marked as indexed.
-    pub indexed: u64,
 }
 
 /// The current weight of each of these specialists that has one.

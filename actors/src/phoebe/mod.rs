@@ -4,6 +4,7 @@ mod entities;
 mod memories;
 pub mod messages;
 mod options;
+pub mod search;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -15,15 +16,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
-use uuid::Uuid;
 
 use crate::observe::Vitals;
 use crate::verdict::{Judged, Promise, Verdict};
 use crate::{Decision, NyxError};
 use messages::{
-    CountMemories, DeleteForgotten, GetDecision, Judge, ListDecisions, ListForgotten, ListJudged, ListMemories, ListPromises,
-    ListTraitWeightChanges, ListVerdicts, LoadTraitWeights, MarkForgotten, MarkIndexed, Memory, MemoryCounts, NamedDecisions, Neighbour,
-    Neighbours, Ping, RecordDecision, StoreMemories, StoreTraitWeight, TraitWeightChange,
+    GetDecision, Judge, ListDecisions, ListJudged, ListPromises, ListTraitWeightChanges, ListVerdicts, LoadTraitWeights, NamedDecisions, Ping,
+    RecordDecision, StoreTraitWeight, TraitWeightChange,
 };
 
 pub use options::PhoebeOptions;
@@ -83,14 +82,6 @@ macro_rules! handle {
 handle!(RecordDecision, (), |store, request| store.record(request));
 handle!(GetDecision, Decision, |store, request| store.decision(request.0));
 handle!(ListDecisions, Vec<Decision>, |store, request| store.decisions(request));
-handle!(StoreMemories, (), |store, request| store.store_memories(request.0));
-handle!(MarkIndexed, Vec<Uuid>, |store, request| store.mark_indexed(request.0));
-handle!(ListMemories, Vec<Memory>, |store, request| store.memories(request));
-handle!(Neighbours, Vec<Neighbour>, |store, request| store.neighbours(request));
-handle!(CountMemories, MemoryCounts, |store, _request| store.memory_counts());
-handle!(MarkForgotten, u64, |store, request| store.mark_forgotten(request.0));
-handle!(ListForgotten, Vec<Uuid>, |store, request| store.forgotten(request.limit));
-handle!(DeleteForgotten, (), |store, request| store.delete_forgotten(request.0));
 handle!(LoadTraitWeights, BTreeMap<String, f64>, |store, request| async move { store.trait_weights(&request.0).await });
 handle!(ListTraitWeightChanges, Vec<TraitWeightChange>, |store, request| store.trait_weight_changes(request));
 handle!(StoreTraitWeight, TraitWeightChange, |store, request| store.store_trait_weight(request));

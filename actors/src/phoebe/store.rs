@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::entities::{decision, reward};
 use super::messages::{ListDecisions, RecordDecision};
 use super::options::PhoebeOptions;
-use super::storable;
+use super::{search, storable};
 use crate::decision::Status;
 use crate::{Decision, NyxError};
 
@@ -63,6 +63,7 @@ impl PhoebeStore {
         let mut settings = url.connect_options(statement_timeout).map_err(named)?;
         settings.acquire_timeout(timeout).connect_timeout(timeout).sqlx_logging(false);
         if url.is_sqlite() {
+            search::vector_extension::register();
             // one writer: SQLite has no more, and waiting for a connection is fairer than its busy loop
             settings.max_connections(1).min_connections(1).map_sqlx_sqlite_opts(move |sqlite| {
                 // FULL: an acknowledged decision survives the machine's crash

@@ -7,8 +7,10 @@ use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use uuid::Uuid;
 
 use super::messages::{ListDecisions, ListMemories, Memory, MemorySelector, RecordDecision, StoreTraitWeight};
+use super::search::{EmbedderId, MemoryIndex};
 use super::*;
 use crate::decision::{AdapterVersion, Answer, Status, Timings, TokenUsage};
+use crate::memory::MemoryFilter;
 use crate::question::Given;
 use crate::testing::postgres::Postgres;
 
@@ -140,15 +142,25 @@ async fn keeps_memories(store: &PhoebeStore) {
         caption: Some("a photo of a boat".into()),
     };
     let memories = [told("My sister Clara lives in Lisbon"), told("The boiler was serviced"), told("100% of 'quotes' \\ and _ stay")];
-    store.store_memories(memories.to_vec()).await.unwrap();
-    // all or none: the last one stands there already
-    let twice = vec![told("never kept"), memories[0].clone()];
-    assert!(store.store_memories(twice).await.is_err());
-    let query = |unindexed_only, after, limit| ListMemories { unindexed_only, after, limit };
-    assert_eq!(store.memories(query(false, None, 10)).await.unwrap(), memories);
-    assert_eq!(store.memories(query(false, Some(memories[0].id), 1)).await.unwrap(), memories[1..2]);
-    store.mark_indexed(vec![memories[0].id, memories[2].id]).await.unwrap();
-    assert_eq!(store.memories(query(true, None, 10)).await.unwrap(), memories[1..2]);
+    let index = index(store).await;
+    index.insert("local", vectors(&memories)).await.unwrap();
+    // all or none: the last one is there already
+    let twice = [told("never kept"), memories[0].clone()];
+    assert!(index.insert("local", vectors(&twice)).await.is_err());
+    let query = |tenant: &str, after, limit| ListMemories { tenant: tenant.into(), after, limit };
+    assert_eq!(store.memories(query("local", None, 10)).await.unwrap(), memories);
+    assert_eq!(store.memories(query("local", Some(memories[0].id), 1)).await.unwrap(), memories[1..2]);
+    assert_eq!(store.memories(query("other", None, 10)).await.unwrap(), []);
+    assert_eq!(index.lexical("local", "never kept", 5, &MemoryFilter::default()).await.unwrap().hits, []);
+}
+
+/// The search tables for an embedder of two numbers.
+async fn index(store: &PhoebeStore) -> MemoryIndex {
+    MemoryIndex::open(store.clone(), &EmbedderId { sha256: "tiny".into(), dimension: 2 }, false).await.unwrap()
+}
+
+fn vectors(memories: &[Memory]) -> Vec<(Memory, Vec<f32>)> {
+    memories.iter().map(|memory| (memory.clone(), vec![0.6, 0.8])).collect()
 }
 
 async fn knows_neighbours(store: &PhoebeStore) {
@@ -168,8 +180,8 @@ async fn knows_neighbours(store: &PhoebeStore) {
     let [b, a] = [("b", 2), ("a", 1)].map(|(text, day)| turn(text, Some("walk"), Some(day)));
     let (other, alone) = (turn("x", Some("talk"), Some(2)), turn("y", None, Some(2)));
     let ids = [&c, &a, &other, &alone].map(|memory| memory.id);
-    store.store_memories(vec![e, c.clone(), d, b, a.clone(), other, alone]).await.unwrap();
-    let near = |ids: Vec<Uuid>, before, after| Neighbours { ids, before, after };
+    index(store).await.insert("local", vectors(&[e, c.clone(), d, b, a.clone(), other, alone])).await.unwrap();
+    let near = |ids: Vec<Uuid>, before, after| Neighbours { tenant: "local".into(), ids, before, after };
     let mut missing = ids.to_vec();
     missing.push(Uuid::now_v7());
     let found = store.neighbours(near(missing, 1, 2)).await.unwrap();
@@ -180,6 +192,7 @@ async fn knows_neighbours(store: &PhoebeStore) {
     assert_eq!(told(&c), places(&[(-1, "b"), (1, "d"), (2, "e")]));
     assert_eq!(told(&a), places(&[(1, "b"), (2, "c")]));
     assert_eq!(found.len(), 5, "{found:?}");
+    assert_eq!(store.neighbours(Neighbours { tenant: "other".into(), ..near(vec![c.id], 1, 1) }).await.unwrap(), []);
     assert_eq!(store.neighbours(near(Vec::new(), 1, 1)).await.unwrap(), []);
     let error = store.neighbours(near(vec![c.id; 1001], 1, 1)).await.unwrap_err();
     assert!(error.status() == 400 && error.to_string().contains("ids are 1001"), "{error}");
@@ -197,35 +210,32 @@ async fn forgets_memories(store: &PhoebeStore) {
     };
     let memories = [stored(9, "x", None), stored(2, "x", Some(50)), stored(2, "y", Some(50)), stored(1, "z", None)];
     let [old, long_ago, other, new] = memories.clone();
-    store.store_memories(memories.to_vec()).await.unwrap();
-    let before = store.memory_counts().await.unwrap();
-    assert!(store.mark_indexed(vec![old.id, new.id]).await.unwrap().is_empty());
-    assert_eq!(store.memory_counts().await.unwrap().indexed, before.indexed + 2);
+    let index = index(store).await;
+    index.insert("local", vectors(&memories)).await.unwrap();
+    let before = store.memory_count("local").await.unwrap();
 
     let day = |days: i64| now() - chrono::TimeDelta::days(days);
-    assert_eq!(store.mark_forgotten(MemorySelector::StoredBefore(day(5))).await.unwrap(), 1);
-    assert_eq!(store.forgotten(10).await.unwrap(), [old.id]);
+    let delete = async |selector| index.delete("local", &selector).await;
+    assert_eq!(index.delete("other", &MemorySelector::All).await.unwrap(), 0);
+    assert_eq!(delete(MemorySelector::StoredBefore(day(5))).await.unwrap(), 1);
     let matching = |conversation: &str| MemorySelector::Matching { conversation: Some(conversation.into()), before: Some(day(5)) };
-    assert_eq!(store.mark_forgotten(matching("x")).await.unwrap(), 1);
-    assert_eq!(store.mark_forgotten(matching("z")).await.unwrap(), 0);
-    assert_eq!(store.mark_forgotten(MemorySelector::Ids(vec![other.id, old.id, Uuid::now_v7()])).await.unwrap(), 1);
-    assert_eq!(store.mark_forgotten(MemorySelector::Id(old.id)).await.unwrap_err().status(), 404);
-    // nobody is told of what is marked: not the lists, the neighbours or whoever indexes
-    let counts = store.memory_counts().await.unwrap();
-    assert_eq!((counts.all, counts.indexed), (before.all - 3, before.indexed + 1));
-    let after = ListMemories { unindexed_only: false, after: Some(old.id), limit: 10 };
+    assert_eq!(delete(matching("x")).await.unwrap(), 1);
+    assert_eq!(delete(matching("z")).await.unwrap(), 0);
+    assert_eq!(delete(MemorySelector::Ids(vec![other.id, old.id, Uuid::now_v7()])).await.unwrap(), 1);
+    assert_eq!(delete(MemorySelector::Ids(vec![])).await.unwrap(), 0);
+    assert_eq!(delete(MemorySelector::Id(old.id)).await.unwrap_err().status(), 404);
+    // what is deleted is in no list, beside nothing, and found by neither meaning nor words
+    assert_eq!(store.memory_count("local").await.unwrap(), before - 3);
+    let after = ListMemories { tenant: "local".into(), after: Some(old.id), limit: 10 };
     assert_eq!(store.memories(after).await.unwrap(), std::slice::from_ref(&new));
-    let around = Neighbours { ids: vec![old.id, long_ago.id], before: 9, after: 9 };
+    let around = Neighbours { tenant: "local".into(), ids: vec![old.id, long_ago.id], before: 9, after: 9 };
     assert_eq!(store.neighbours(around).await.unwrap(), []);
-    assert_eq!(store.mark_indexed(vec![new.id, old.id, long_ago.id]).await.unwrap(), [old.id, long_ago.id]);
-
-    // only what is marked is deleted
-    store.delete_forgotten(vec![old.id, long_ago.id, new.id]).await.unwrap();
-    assert_eq!(store.forgotten(10).await.unwrap(), [other.id]);
-    assert_eq!(store.mark_forgotten(MemorySelector::All).await.unwrap(), before.all - 3);
-    let rest = store.forgotten(1000).await.unwrap();
-    store.delete_forgotten(rest).await.unwrap();
-    assert_eq!((store.forgotten(10).await.unwrap().len(), count(store, "nyx_subjective_memory").await), (0, 0));
+    let open = MemoryFilter::default();
+    assert_eq!(index.lexical("local", "zeppelin", 10, &open).await.unwrap().hits.len(), 1);
+    assert_eq!(index.dense("local", &[0.6, 0.8], 1000, &open).await.unwrap().len() as u64, before - 3);
+    assert_eq!(delete(MemorySelector::All).await.unwrap(), before - 3);
+    assert_eq!(index.lexical("local", "zeppelin", 10, &open).await.unwrap().hits, []);
+    assert_eq!((index.dense("local", &[0.6, 0.8], 10, &open).await.unwrap(), count(store, "nyx_subjective_memory").await), (vec![], 0));
 }
 
 async fn keeps_trait_weights(store: &PhoebeStore) {

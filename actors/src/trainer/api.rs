@@ -11,6 +11,7 @@ use super::{HowItStands, LearningOptions, Standing, TrainNow, process};
 use crate::cells::CellStep;
 use crate::memory::MemoryFilter;
 use crate::phoebe::messages::{ListMemories, Memory};
+use crate::phoebe::search::LOCAL_TENANT;
 use crate::question::{Question, Target};
 use crate::{Nyx, NyxError};
 
@@ -88,7 +89,7 @@ impl Nyx {
         let mut memories: Vec<Memory> = Vec::new();
         loop {
             let after = memories.last().map(|memory| memory.id);
-            let page = self.store().memories(ListMemories { unindexed_only: false, after, limit: PAGE as u64 }).await?;
+            let page = self.store().memories(ListMemories { tenant: LOCAL_TENANT.to_owned(), after, limit: PAGE as u64 }).await?;
             let last = page.len() < PAGE;
             memories.extend(page);
             if last {

@@ -1,9 +1,9 @@
-//! What Nyx remembers in: phoebe and the vector store.
+//! What Nyx remembers in: phoebe, and where memories are searched.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nyx_actors::NyxError;
-use nyx_actors::memory::{EdgeStore, MemoryStore, QdrantStore, StoreKind};
+use nyx_actors::memory::{QdrantIndex, StoreKind};
 use nyx_actors::phoebe::PhoebeStore;
 
 use serde_json::Value;
@@ -32,39 +32,21 @@ async fn pending(settings: &Settings) -> Result<usize, NyxError> {
     pending
 }
 
-/// Opened or reached as at the start; what is not there yet is not made in the data folder.
+/// How memories are searched by meaning. A server is reached as at the start.
 pub(super) async fn vector_store(settings: &Settings) -> Check {
-    let folder = settings.memory.folder_in(&settings.data_dir);
-    let embedded = settings.memory.store == StoreKind::Edge;
-    if embedded && !folder.exists() {
-        return Check::ok("vector store", format!("{} will be made", folder.display()));
+    if settings.memory.store == StoreKind::Phoebe {
+        return Check::ok("memory search", "inside the database");
     }
-    let place = if embedded { folder.display().to_string() } else { settings.memory.url.clone().unwrap_or_default() };
-    match memories(settings, embedded.then_some(folder)).await {
-        Ok(None) => Check::ok("vector store", format!("{place} is of another version or embedder: the start builds it again")),
-        Ok(Some(memories)) => Check::ok("vector store", format!("{place} opens, {memories} memories")),
-        // as with a taken port: it may be Nyx itself that is running
-        Err((reason, true)) => Check::warning("vector store", reason, "nothing, if that one is meant to run; `nyx ask` works beside it"),
-        Err((error, false)) if embedded => {
-            Check::error("vector store", error, "it is an index over phoebe: `nyx memories reindex` builds it again")
-        }
-        Err((error, false)) => Check::error("vector store", error, "correct memory.url and memory.api_key, and see that the server is up"),
+    match memories(settings).await {
+        Ok(memories) => Check::ok("memory search", format!("collection {:?} of the Qdrant server, {memories} memories", settings.memory.collection)),
+        Err(error) => Check::error("memory search", error, "correct memory.url and memory.api_key, and see that the server is up"),
     }
 }
 
-/// Why the memories could not be counted, and whether that is only because Nyx runs.
-type Uncounted = (String, bool);
-
-/// How many there are; none are counted in an index that would not be kept.
-async fn memories(settings: &Settings, folder: Option<PathBuf>) -> Result<Option<usize>, Uncounted> {
-    let dimension = dimension(settings).map_err(|reason| (reason, false))?;
-    let told = |error: NyxError| (error.to_string(), matches!(error, NyxError::VectorStoreBusy { .. }));
-    let count = match folder {
-        Some(folder) if EdgeStore::is_outdated(&folder, dimension) => return Ok(None),
-        Some(folder) => EdgeStore::open(&folder, dimension).map_err(told)?.count().await,
-        None => QdrantStore::open(&settings.memory, dimension).await.map_err(told)?.count().await,
-    };
-    count.map(Some).map_err(told)
+async fn memories(settings: &Settings) -> Result<usize, String> {
+    let dimension = dimension(settings)?;
+    let index = QdrantIndex::open(&settings.memory, dimension).await.map_err(|error| error.to_string())?;
+    index.count().await.map_err(|error| error.to_string())
 }
 
 /// The length of the embedder's vectors, without loading it.

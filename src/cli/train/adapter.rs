@@ -8,7 +8,7 @@ use clap::Args;
 use nyx_actors::adapters::AdapterLibrary;
 use nyx_actors::phoebe::PhoebeStore;
 use nyx_actors::trainer::{LearningOptions, Lesson, Run, RunReport, RunStatus};
-use nyx_actors::{Nyx, NyxError, NyxOptions};
+use nyx_actors::{Nyx, NyxError};
 use nyx_engine::train::Objective;
 
 use super::Train;
@@ -60,7 +60,7 @@ impl Train {
         if of_trials {
             return Box::pin(self.train_on_trials(settings, specialist, trials, learning)).await;
         }
-        let nyx = Nyx::start(NyxOptions { beside_another: true, ..settings.nyx_options()? }).await?;
+        let nyx = Nyx::start(settings.nyx_options()?).await?;
         let done = self.train_on_record(&nyx, specialist, learning).await;
         nyx.shutdown(GRACE).await;
         done

@@ -12,15 +12,13 @@ use crate::phoebe::messages::Memory;
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: String,
+    pub tenant: String,
     pub text: String,
     pub speaker: Option<String>,
     pub happened_at: Option<DateTime<Utc>>,
     pub conversation: Option<String>,
     pub stored_at: DateTime<Utc>,
-    pub indexed: bool,
     pub caption: Option<String>,
-    /// Being forgotten: out of sight, and deleted once the index holds it no more.
-    pub forgotten: bool,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -28,18 +26,17 @@ pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
 
-impl From<Memory> for Model {
-    fn from(memory: Memory) -> Self {
+impl Model {
+    pub(in crate::phoebe) fn of(tenant: &str, memory: &Memory) -> Self {
         Self {
             id: memory.id.to_string(),
-            text: memory.text,
-            speaker: memory.speaker,
+            tenant: tenant.to_owned(),
+            text: memory.text.clone(),
+            speaker: memory.speaker.clone(),
             happened_at: memory.when,
-            conversation: memory.conversation,
+            conversation: memory.conversation.clone(),
             stored_at: memory.stored_at,
-            indexed: false,
-            caption: memory.caption,
-            forgotten: false,
+            caption: memory.caption.clone(),
         }
     }
 }

@@ -1,0 +1,115 @@
+//! Making the search tables (and a Qdrant server's collection) anew from phoebe's memories, without a running Nyx; and taking in a file's.
+
+use std::path::Path;
+
+use nyx_engine::embed::Embedder;
+
+use super::messages::NewMemory;
+use super::options::{MemoryOptions, StoreKind};
+use super::qdrant::QdrantIndex;
+use super::{EmbeddingService, memory};
+use crate::NyxError;
+use crate::phoebe::PhoebeStore;
+use crate::phoebe::messages::{ListMemories, Memory};
+use crate::phoebe::search::{LOCAL_TENANT, MemoryIndex};
+
+/// Memories embedded and written in one go.
+const PAGE: usize = 256;
+
+/// The embedder, phoebe's memories and, where there is one, the Qdrant server.
+pub struct Indexer {
+    embedding: EmbeddingService,
+    index: MemoryIndex,
+    server: Option<QdrantIndex>,
+}
+
+impl Indexer {
+    /// Opens the search tables; with `anew` empty ones, whatever is in them.
+    ///
+    /// # Errors
+    /// The embedder, the database or the server cannot be used.
+    pub async fn open(options: &MemoryOptions, embedder: &Path, phoebe: PhoebeStore, anew: bool) -> Result<Self, NyxError> {
+        let (embedder, queue) = (embedder.to_owned(), options.queue);
+        let embedding = crate::nyx::blocking(move || {
+            let embedder = Embedder::load(&embedder, &crate::nyx::candle_device())?;
+            EmbeddingService::start(embedder, queue)
+        });
+        let embedding = embedding.await??;
+        let outbox = options.store == StoreKind::Qdrant;
+        let id = embedding.id();
+        let index = if anew { MemoryIndex::anew(phoebe, &id, outbox).await? } else { MemoryIndex::open(phoebe, &id, outbox).await? };
+        let server = match options.store {
+            StoreKind::Phoebe => None,
+            StoreKind::Qdrant if anew => Some(QdrantIndex::anew(options, id.dimension).await?),
+            StoreKind::Qdrant => Some(QdrantIndex::open(options, id.dimension).await?),
+        };
+        Ok(Self { embedding, index, server })
+    }
+
+    /// How vectors are searched: see [`MemoryIndex::backend`].
+    pub fn backend(&self) -> &'static str {
+        self.index.backend()
+    }
+
+    /// Puts everything that phoebe holds into the search tables and onto the server, telling `progress` how many of how many are done.
+    /// Returns how many.
+    ///
+    /// # Errors
+    /// What kept a memory from being indexed.
+    pub async fn fill(&self, mut progress: impl FnMut(u64, u64)) -> Result<u64, NyxError> {
+        let phoebe = self.index.phoebe();
+        let tenants = phoebe.memory_tenants().await?;
+        let mut total = 0;
+        for tenant in &tenants {
+            total += phoebe.memory_count(tenant).await?;
+        }
+        let mut done = 0;
+        progress(done, total);
+        for tenant in tenants {
+            let mut after = None;
+            loop {
+                let page = phoebe.memories(ListMemories { tenant: tenant.clone(), after, limit: PAGE as u64 }).await?;
+                let Some(last) = page.last() else { break };
+                after = Some(last.id);
+                done += page.len() as u64;
+                let pairs = self.embedded(page).await?;
+                self.index.index(&tenant, pairs.clone()).await?;
+                if let Some(server) = &self.server {
+                    server.upsert(pairs.into_iter().map(|(memory, vector)| (tenant.clone(), memory, vector)).collect()).await?;
+                }
+                // memories may be stored meanwhile
+                progress(done, total.max(done));
+            }
+        }
+        Ok(done)
+    }
+
+    /// Keeps memories in their order, a page at a time, each page as a whole. Returns how many.
+    ///
+    /// # Errors
+    /// Names what is wrong with a memory, by its number counted from 1, before any is kept.
+    pub async fn import(&self, memories: Vec<NewMemory>, mut progress: impl FnMut(u64, u64)) -> Result<u64, NyxError> {
+        let checked = memories
+            .into_iter()
+            .zip(1..)
+            .map(|(new, number)| memory(new).map_err(|error| NyxError::invalid("memories", format!("memory {number}: {error}"))));
+        let memories = checked.collect::<Result<Vec<Memory>, _>>()?;
+        let total = memories.len() as u64;
+        let mut done = 0;
+        progress(done, total);
+        for page in memories.chunks(PAGE) {
+            self.index.insert(LOCAL_TENANT, self.embedded(page.to_vec()).await?).await?;
+            done += page.len() as u64;
+            progress(done, total);
+        }
+        if let Some(server) = &self.server {
+            server.drain(&self.index).await?;
+        }
+        Ok(done)
+    }
+
+    async fn embedded(&self, memories: Vec<Memory>) -> Result<Vec<(Memory, Vec<f32>)>, NyxError> {
+        let embedded = self.embedding.embed(memories.iter().map(Memory::passage).collect()).await?;
+        Ok(memories.into_iter().zip(embedded.vectors).collect())
+    }
+}

@@ -1,0 +1,519 @@
+//! Memories with their vectors and their full text: rows of phoebe's, written and deleted in one transaction, searched where they are.
+//!
+//! | | vectors | full text |
+//! |---|---|---|
+//! | SQLite | sqlite-vec: exact up to [`EXACT`] memories of a tenant; beyond, the nearest by sign bits, compared again exactly | FTS5 |
+//! | PostgreSQL with pgvector | the same over `bit` and `vector` columns | `tsvector` |
+//! | PostgreSQL without it | exact, in this process, up to [`MOST_WITHOUT_EXTENSION`] memories of a tenant | `tsvector` |
+//!
+//! Both index the tokens that [`nyx_specialists::tokens`] makes, and rank by BM25 (Robertson and Zaragoza 2009; k1 1.2, b 0.75).
+//! Of a query's tokens the rarest count first, as many as [`MOST_POSTINGS`] occurrences allow: a word that stands everywhere costs much
+//! and tells little.
+
+mod outbox;
+mod postgres;
+mod sqlite;
+pub(super) mod vector_extension;
+
+use std::collections::{BTreeMap, HashMap};
+
+use nyx_specialists::tokens::tokens;
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait, FromQueryResult, IntoActiveModel, QueryResult,
+    Statement, TransactionTrait, Value,
+};
+use uuid::Uuid;
+
+use super::PhoebeStore;
+use super::entities::memory;
+use super::messages::{Memory, MemorySelector};
+use crate::NyxError;
+use crate::memory::MemoryFilter;
+
+pub use outbox::{Change, Drained};
+
+/// The tenant of everything that has no other.
+pub const LOCAL_TENANT: &str = "local";
+/// Memories of a tenant up to which every vector is compared.
+const EXACT: u64 = 10_000;
+/// Nearest by sign bits that are compared exactly, for each that is asked for.
+const OVERSAMPLING: usize = 10;
+/// The most that sqlite-vec gives at once.
+const MOST_NEAREST: usize = 4_096;
+/// Memories of a tenant that PostgreSQL serves without pgvector.
+pub const MOST_WITHOUT_EXTENSION: u64 = 5_000;
+/// Occurrences of a query's tokens that are ranked.
+const MOST_POSTINGS: u64 = 5_000;
+/// Tokens of a query that are looked up.
+const MOST_TOKENS: usize = 64;
+/// Rows of one statement: a statement binds only so many values.
+const ROWS_A_STATEMENT: usize = 500;
+const K1: f64 = 1.2;
+const B: f64 = 0.75;
+
+/// A memory's row number with a score, the larger the better.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scored {
+    pub number: i64,
+    /// Cosine similarity, or BM25.
+    pub score: f64,
+}
+
+/// What a search by words found.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct WordMatches {
+    /// Best first.
+    pub hits: Vec<Scored>,
+    /// The query's tokens, each with how much it tells: its inverse document frequency.
+    pub weights: BTreeMap<String, f64>,
+}
+
+/// A memory with what its search needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredMemory {
+    pub number: i64,
+    pub memory: Memory,
+    /// Of length 1.
+    pub vector: Vec<f32>,
+}
+
+/// The model that vectors are made with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmbedderId {
+    /// SHA-256 of its weights.
+    pub sha256: String,
+    /// Numbers in a vector.
+    pub dimension: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Sqlite,
+    Pgvector,
+    /// PostgreSQL without pgvector.
+    Plain,
+}
+
+/// Phoebe's memories as they are written and searched. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct MemoryIndex {
+    store: PhoebeStore,
+    dimension: usize,
+    kind: Kind,
+    /// Whether a Qdrant server is fed with what changes.
+    outbox: bool,
+}
+
+/// What is known of the vectors in the database.
+struct State {
+    embedder: Option<String>,
+    pgvector: bool,
+}
+
+impl MemoryIndex {
+    /// Opens the search tables of `store`, and makes them for `embedder` where there are none yet.
+    ///
+    /// # Errors
+    /// The vectors were made with another embedder, or memories have none: `nyx memories reindex` makes them anew.
+    pub async fn open(store: PhoebeStore, embedder: &EmbedderId, outbox: bool) -> Result<Self, NyxError> {
+        let state = state(&store.writer).await?;
+        let count = total(&store.reader).await?;
+        match state.embedder {
+            Some(known) if known == embedder.sha256 => {}
+            Some(known) if count > 0 => {
+                return Err(NyxError::VectorStore {
+                    doing: "opening",
+                    reason: format!(
+                        "the vectors of {count} memories were made with the embedder {}, this one is {}: `nyx memories reindex` makes them anew",
+                        short(&known),
+                        short(&embedder.sha256)
+                    ),
+                });
+            }
+            None if count > 0 => {
+                let reason = format!("{count} memories have no vectors yet: `nyx memories reindex` makes them");
+                return Err(NyxError::VectorStore { doing: "opening", reason });
+            }
+            _ => return Self::make(store, embedder, outbox, false).await,
+        }
+        let kind = match store.writer.get_database_backend() {
+            DbBackend::Postgres if state.pgvector => Kind::Pgvector,
+            DbBackend::Postgres => Kind::Plain,
+            _ => Kind::Sqlite,
+        };
+        Ok(Self { store, dimension: embedder.dimension, kind, outbox })
+    }
+
+    /// The same with empty search tables, whatever is in them: memories are put back by [`index`](Self::index).
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn anew(store: PhoebeStore, embedder: &EmbedderId, outbox: bool) -> Result<Self, NyxError> {
+        Self::make(store, embedder, outbox, true).await
+    }
+
+    /// Unless `again`, tables that another process made meanwhile stay.
+    async fn make(store: PhoebeStore, embedder: &EmbedderId, outbox: bool, again: bool) -> Result<Self, NyxError> {
+        let postgres = store.writer.get_database_backend() == DbBackend::Postgres;
+        let kind = match postgres {
+            false => Kind::Sqlite,
+            true if postgres::has_extension(&store.writer).await? => Kind::Pgvector,
+            true => Kind::Plain,
+        };
+        let transaction = store.writer.begin().await?;
+        if postgres {
+            // two processes may start on a new database at once
+            transaction.execute_unprepared("LOCK TABLE nyx_memory_index").await?;
+        }
+        let made = state(&transaction).await?;
+        if !again && made.embedder.as_ref() == Some(&embedder.sha256) {
+            transaction.rollback().await?;
+            return Ok(Self { store, dimension: embedder.dimension, kind, outbox });
+        }
+        let schema =
+            if postgres { postgres::schema(embedder.dimension, kind == Kind::Pgvector) } else { sqlite::schema(embedder.dimension) };
+        for statement in schema {
+            transaction.execute_unprepared(&statement).await?;
+        }
+        let known: Vec<Value> = vec![embedder.sha256.clone().into(), (embedder.dimension as i64).into(), (kind == Kind::Pgvector).into()];
+        execute(&transaction, "UPDATE nyx_memory_index SET embedder = $1, dimension = $2, pgvector = $3", known).await?;
+        transaction.commit().await?;
+        Ok(Self { store, dimension: embedder.dimension, kind, outbox })
+    }
+
+    /// How vectors are searched: `sqlite-vec`, `pgvector` or `exact scan`.
+    pub fn backend(&self) -> &'static str {
+        match self.kind {
+            Kind::Sqlite => "sqlite-vec",
+            Kind::Pgvector => "pgvector",
+            Kind::Plain => "exact scan",
+        }
+    }
+
+    pub fn dimension(&self) -> usize {
+        self.dimension
+    }
+
+    pub fn phoebe(&self) -> &PhoebeStore {
+        &self.store
+    }
+
+    /// Writes memories with their vectors (of length 1), all of them or none.
+    ///
+    /// # Errors
+    /// A vector has another dimension, or the database cannot be written.
+    pub async fn insert(&self, tenant: &str, memories: Vec<(Memory, Vec<f32>)>) -> Result<(), NyxError> {
+        let transaction = self.store.writer.begin().await?;
+        let mut rows = memories.iter().map(|(memory, _)| memory::Model::of(tenant, memory).into_active_model()).peekable();
+        while rows.peek().is_some() {
+            let some: Vec<_> = rows.by_ref().take(ROWS_A_STATEMENT).collect();
+            memory::Entity::insert_many(some).exec_without_returning(&transaction).await?;
+        }
+        self.index_in(&transaction, tenant, &memories).await?;
+        if self.outbox {
+            let ids: Vec<Uuid> = memories.iter().map(|(memory, _)| memory.id).collect();
+            outbox::write(&transaction, tenant, &ids, false).await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    /// Puts memories that are rows already into the search tables.
+    ///
+    /// # Errors
+    /// As [`insert`](Self::insert).
+    pub async fn index(&self, tenant: &str, memories: Vec<(Memory, Vec<f32>)>) -> Result<(), NyxError> {
+        let transaction = self.store.writer.begin().await?;
+        self.index_in(&transaction, tenant, &memories).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    async fn index_in(&self, transaction: &DatabaseTransaction, tenant: &str, memories: &[(Memory, Vec<f32>)]) -> Result<(), NyxError> {
+        let ids: Vec<Uuid> = memories.iter().map(|(memory, _)| memory.id).collect();
+        let numbers = self.numbers(transaction, tenant, &ids).await?;
+        for (memory, vector) in memories {
+            self.check(vector)?;
+            // deleted meanwhile by another process
+            let Some(&number) = numbers.get(&memory.id) else { continue };
+            let words = tokens(&memory.passage());
+            match self.kind {
+                Kind::Sqlite => sqlite::insert(transaction, tenant, number, &words, vector).await?,
+                kind => postgres::insert(transaction, tenant, number, &words, vector, kind == Kind::Pgvector).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes memories with all that is searched of them, all or none; answers how many.
+    ///
+    /// # Errors
+    /// [`NyxError::NotFound`] where one is named that is not there; the database cannot be written.
+    pub async fn delete(&self, tenant: &str, selector: &MemorySelector) -> Result<u64, NyxError> {
+        let (condition, values) = selected(tenant, selector);
+        let transaction = self.store.writer.begin().await?;
+        let mut deleted = 0;
+        loop {
+            let sql = format!("SELECT number, id FROM nyx_subjective_memory WHERE {condition} ORDER BY number LIMIT {ROWS_A_STATEMENT}");
+            let rows = query(&transaction, &sql, values.clone()).await?;
+            if rows.is_empty() {
+                break;
+            }
+            let numbers = rows.iter().map(number_of).collect::<Result<Vec<i64>, _>>()?;
+            let ids = rows.iter().map(id_of).collect::<Result<Vec<Uuid>, _>>()?;
+            match self.kind {
+                Kind::Sqlite => sqlite::delete(&transaction, &numbers).await?,
+                _ => postgres::delete(&transaction, &numbers).await?,
+            }
+            let sql = format!("DELETE FROM nyx_subjective_memory WHERE number IN ({})", listed(&numbers));
+            execute(&transaction, &sql, vec![]).await?;
+            if self.outbox {
+                outbox::write(&transaction, tenant, &ids, true).await?;
+            }
+            deleted += rows.len() as u64;
+        }
+        if let (MemorySelector::Id(id), 0) = (selector, deleted) {
+            transaction.rollback().await?;
+            return Err(NyxError::NotFound { what: "memory", id: id.to_string() });
+        }
+        transaction.commit().await?;
+        if deleted > 0 && self.kind == Kind::Sqlite {
+            sqlite::truncate_log(&self.store.writer).await;
+        }
+        Ok(deleted)
+    }
+
+    /// The `k` memories nearest to a vector of length 1, by cosine similarity, best first.
+    ///
+    /// # Errors
+    /// PostgreSQL without pgvector has too many memories; the database does not answer.
+    pub async fn dense(&self, tenant: &str, vector: &[f32], k: usize, filter: &MemoryFilter) -> Result<Vec<Scored>, NyxError> {
+        self.check(vector)?;
+        let count = count(&self.store.reader, tenant).await?;
+        let reader = &self.store.reader;
+        let mut found = match self.kind {
+            Kind::Sqlite => sqlite::dense(reader, tenant, vector, k, filter, count > EXACT).await?,
+            Kind::Pgvector => postgres::dense(reader, tenant, vector, k, filter, count > EXACT).await?,
+            Kind::Plain if count > MOST_WITHOUT_EXTENSION => {
+                let reason = format!(
+                    "there are {count} memories, and PostgreSQL without the extension pgvector is searched up to {MOST_WITHOUT_EXTENSION}: \
+                     install pgvector (CREATE EXTENSION vector) and run `nyx memories reindex`, or set memory.store to \"qdrant\""
+                );
+                return Err(NyxError::VectorStore { doing: "searching", reason });
+            }
+            Kind::Plain => postgres::scan(reader, tenant, vector, filter).await?,
+        };
+        best(&mut found, k);
+        Ok(found)
+    }
+
+    /// The `k` best by BM25, best first; memories that hold none of the query's tokens are not among them.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn lexical(&self, tenant: &str, text: &str, k: usize, filter: &MemoryFilter) -> Result<WordMatches, NyxError> {
+        let mut words = tokens(text);
+        words.sort_unstable();
+        words.dedup();
+        words.truncate(MOST_TOKENS);
+        if words.is_empty() {
+            return Ok(WordMatches::default());
+        }
+        match self.kind {
+            Kind::Sqlite => sqlite::lexical(&self.store.reader, tenant, words, k, filter).await,
+            _ => postgres::lexical(&self.store.reader, tenant, words, k, filter).await,
+        }
+    }
+
+    /// Memories by their numbers; those that are gone are left out.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn load(&self, numbers: &[i64]) -> Result<Vec<StoredMemory>, NyxError> {
+        if numbers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let list = listed(numbers);
+        let sql = format!("SELECT * FROM nyx_subjective_memory WHERE number IN ({list})");
+        let rows = query(&self.store.reader, &sql, vec![]).await?;
+        let mut vectors = match self.kind {
+            Kind::Sqlite => sqlite::vectors(&self.store.reader, &list).await?,
+            kind => postgres::vectors(&self.store.reader, &list, kind == Kind::Pgvector).await?,
+        };
+        let stored = rows.iter().map(|row| {
+            let number = number_of(row)?;
+            let memory = Memory::try_from(memory::Model::from_query_result(row, "")?)?;
+            Ok(StoredMemory { number, memory, vector: vectors.remove(&number).unwrap_or_default() })
+        });
+        stored.collect()
+    }
+
+    /// The numbers of memories by their ids; those that are gone are left out.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn numbers_of(&self, tenant: &str, ids: &[Uuid]) -> Result<HashMap<Uuid, i64>, NyxError> {
+        self.numbers(&self.store.reader, tenant, ids).await
+    }
+
+    async fn numbers(&self, on: &impl ConnectionTrait, tenant: &str, ids: &[Uuid]) -> Result<HashMap<Uuid, i64>, NyxError> {
+        let mut numbers = HashMap::with_capacity(ids.len());
+        for some in ids.chunks(ROWS_A_STATEMENT) {
+            let places: Vec<String> = (2..2 + some.len()).map(|place| format!("${place}")).collect();
+            let sql = format!("SELECT number, id FROM nyx_subjective_memory WHERE tenant = $1 AND id IN ({})", places.join(", "));
+            let values = std::iter::once(tenant.into()).chain(some.iter().map(|id| id.to_string().into())).collect();
+            for row in query(on, &sql, values).await? {
+                numbers.insert(id_of(&row)?, number_of(&row)?);
+            }
+        }
+        Ok(numbers)
+    }
+
+    fn check(&self, vector: &[f32]) -> Result<(), NyxError> {
+        if vector.len() == self.dimension {
+            return Ok(());
+        }
+        let reason = format!("a vector has {} numbers, expected {}", vector.len(), self.dimension);
+        Err(NyxError::VectorStore { doing: "checking a vector", reason })
+    }
+}
+
+impl PhoebeStore {
+    /// The embedder that the memories' vectors were made with, by its SHA-256; `None` before the first.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn memory_embedder(&self) -> Result<Option<String>, NyxError> {
+        Ok(state(&self.writer).await?.embedder)
+    }
+}
+
+async fn state(on: &impl ConnectionTrait) -> Result<State, NyxError> {
+    let rows = query(on, "SELECT embedder, pgvector FROM nyx_memory_index", vec![]).await?;
+    let Some(row) = rows.first() else { return Ok(State { embedder: None, pgvector: false }) };
+    Ok(State { embedder: row.try_get("", "embedder")?, pgvector: row.try_get("", "pgvector")? })
+}
+
+/// Memories of a tenant.
+async fn count(on: &DatabaseConnection, tenant: &str) -> Result<u64, NyxError> {
+    let rows = query(on, "SELECT count(*) AS rows FROM nyx_subjective_memory WHERE tenant = $1", vec![tenant.into()]).await?;
+    counted(&rows)
+}
+
+async fn total(on: &DatabaseConnection) -> Result<u64, NyxError> {
+    counted(&query(on, "SELECT count(*) AS rows FROM nyx_subjective_memory", vec![]).await?)
+}
+
+fn counted(rows: &[QueryResult]) -> Result<u64, NyxError> {
+    Ok(rows.first().map(|row| row.try_get::<i64>("", "rows")).transpose()?.unwrap_or(0).cast_unsigned())
+}
+
+async fn query(on: &impl ConnectionTrait, sql: &str, values: Vec<Value>) -> Result<Vec<QueryResult>, NyxError> {
+    Ok(on.query_all_raw(Statement::from_sql_and_values(on.get_database_backend(), sql, values)).await?)
+}
+
+async fn execute(on: &impl ConnectionTrait, sql: &str, values: Vec<Value>) -> Result<u64, NyxError> {
+    Ok(on.execute_raw(Statement::from_sql_and_values(on.get_database_backend(), sql, values)).await?.rows_affected())
+}
+
+fn number_of(row: &QueryResult) -> Result<i64, NyxError> {
+    Ok(row.try_get("", "number")?)
+}
+
+fn id_of(row: &QueryResult) -> Result<Uuid, NyxError> {
+    Ok(super::entities::decision::uuid_of(&row.try_get::<String>("", "id")?)?)
+}
+
+/// Numbers of rows as a list of SQL: they are ours, and digits.
+fn listed(numbers: &[i64]) -> String {
+    numbers.iter().map(i64::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The best `k`, best first; of equals the newer one.
+fn best(found: &mut Vec<Scored>, k: usize) {
+    found.sort_unstable_by(|a, b| b.score.total_cmp(&a.score).then(b.number.cmp(&a.number)));
+    found.truncate(k);
+}
+
+fn short(sha256: &str) -> &str {
+    sha256.get(..12).unwrap_or(sha256)
+}
+
+/// A condition on `nyx_subjective_memory` for what a filter lets through; values are bound from place `first` on. `None` for everything.
+fn narrowed(tenant: &str, filter: &MemoryFilter, first: usize) -> Option<(String, Vec<Value>)> {
+    if filter.is_open() {
+        return None;
+    }
+    let mut values: Vec<Value> = vec![tenant.into()];
+    let mut conditions = vec![format!("tenant = ${first}")];
+    let mut add = |condition: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            conditions.push(format!("{condition} ${}", first + values.len()));
+            values.push(value);
+        }
+    };
+    add("conversation =", filter.conversation.clone().map(Value::from));
+    add("speaker =", filter.speaker.clone().map(Value::from));
+    add("COALESCE(happened_at, stored_at) >=", filter.after.map(Value::from));
+    add("COALESCE(happened_at, stored_at) <", filter.before.map(Value::from));
+    Some((format!("SELECT number FROM nyx_subjective_memory WHERE {}", conditions.join(" AND ")), values))
+}
+
+/// The condition for what is to be deleted, with its values.
+fn selected(tenant: &str, selector: &MemorySelector) -> (String, Vec<Value>) {
+    let mut values: Vec<Value> = vec![tenant.into()];
+    let mut conditions = vec!["tenant = $1".to_owned()];
+    let mut add = |condition: &str, value: Value| {
+        values.push(value);
+        conditions.push(condition.replace('?', &format!("${}", values.len())));
+    };
+    match selector {
+        MemorySelector::Id(id) => add("id = ?", id.to_string().into()),
+        MemorySelector::Ids(ids) => {
+            // UUIDs hold hexadecimal digits and dashes alone
+            let list: Vec<String> = ids.iter().map(|id| format!("'{id}'")).collect();
+            conditions.push(if list.is_empty() { "FALSE".to_owned() } else { format!("id IN ({})", list.join(", ")) });
+        }
+        MemorySelector::Matching { conversation, before } => {
+            if let Some(conversation) = conversation {
+                add("conversation = ?", conversation.clone().into());
+            }
+            if let Some(before) = before {
+                add("COALESCE(happened_at, stored_at) < ?", (*before).into());
+            }
+        }
+        MemorySelector::StoredBefore(moment) => add("stored_at < ?", (*moment).into()),
+        MemorySelector::All => {}
+    }
+    (conditions.join(" AND "), values)
+}
+
+/// Inverse document frequency of a token in `df` of `count` memories, above 0 (as Lucene has it).
+fn idf(count: u64, df: u64) -> f64 {
+    let (count, df) = (count as f64, (df as f64).min(count as f64));
+    (1.0 + (count - df + 0.5) / (df + 0.5)).ln()
+}
+
+/// The rarest tokens, as many as may be ranked; always one that occurs at all.
+fn rarest(frequencies: &[(String, u64)]) -> Vec<&str> {
+    let mut sorted: Vec<&(String, u64)> = frequencies.iter().filter(|(_, df)| *df > 0).collect();
+    sorted.sort_by(|a, b| a.1.cmp(&b.1).then_with(|| a.0.cmp(&b.0)));
+    let mut postings = 0;
+    let affordable = |(at, (_, df)): &(usize, &(String, u64))| {
+        postings += df;
+        *at == 0 || postings <= MOST_POSTINGS
+    };
+    sorted.into_iter().enumerate().take_while(affordable).map(|(_, (token, _))| token.as_str()).collect()
+}
+
+/// A vector as the bytes that sqlite-vec reads.
+fn bytes(vector: &[f32]) -> Vec<u8> {
+    vector.iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|number| f32::from_le_bytes(*number)).collect()
+}
+
+/// Of vectors of length 1.
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    nyx_specialists::recall::cosine(a, b)
+}

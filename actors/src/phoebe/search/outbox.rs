@@ -1,0 +1,123 @@
+//! What a Qdrant server has yet to learn: rows written in the transaction that changed the memories, and deleted once the server has them.
+//!
+//! Changes are applied in their order by one process at a time (a lease in `nyx_memory_index`), and applying one again changes nothing: a
+//! process that ends in between is followed by another that starts where it stopped.
+
+use std::time::Duration;
+
+use chrono::Utc;
+use sea_orm::{ConnectionTrait, Value};
+use uuid::Uuid;
+
+use super::{MemoryIndex, ROWS_A_STATEMENT, StoredMemory, execute, listed, number_of, query};
+use crate::NyxError;
+use crate::phoebe::entities::decision::uuid_of;
+
+/// How long a process may work on what it took without another taking over.
+const LEASE: Duration = Duration::from_secs(60);
+/// Changes applied in one go.
+const PAGE: usize = 256;
+
+/// What becomes of a memory on the server. The last change of a memory counts.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    Upsert { tenant: String, memory: Box<StoredMemory> },
+    Delete(Uuid),
+}
+
+/// Changes that were read, to be confirmed when the server has them.
+#[derive(Debug)]
+pub struct Drained {
+    numbers: Vec<i64>,
+    pub changes: Vec<Change>,
+}
+
+impl Drained {
+    pub fn is_empty(&self) -> bool {
+        self.numbers.is_empty()
+    }
+}
+
+pub(super) async fn write(on: &impl ConnectionTrait, tenant: &str, ids: &[Uuid], deleted: bool) -> Result<(), NyxError> {
+    for some in ids.chunks(ROWS_A_STATEMENT) {
+        let rows: Vec<String> = (3..3 + some.len()).map(|place| format!("($1, ${place}, $2)")).collect();
+        let sql = format!("INSERT INTO nyx_memory_outbox (tenant, memory, deleted) VALUES {}", rows.join(", "));
+        let values = [Value::from(tenant), Value::from(deleted)].into_iter().chain(some.iter().map(|id| id.to_string().into()));
+        execute(on, &sql, values.collect()).await?;
+    }
+    Ok(())
+}
+
+impl MemoryIndex {
+    /// Takes the lease for this process, or prolongs it; false while another has it.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn lease_outbox(&self, instance: &str) -> Result<bool, NyxError> {
+        let now = Utc::now().timestamp_millis();
+        let until = now + i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
+        let sql =
+            "UPDATE nyx_memory_index SET drainer = $1, drained_until = $2 WHERE drainer IS NULL OR drainer = $1 OR drained_until < $3";
+        Ok(execute(&self.store.writer, sql, vec![instance.into(), until.into(), now.into()]).await? > 0)
+    }
+
+    /// Lets another process have it.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn release_outbox(&self, instance: &str) -> Result<(), NyxError> {
+        execute(&self.store.writer, "UPDATE nyx_memory_index SET drainer = NULL WHERE drainer = $1", vec![instance.into()]).await.map(drop)
+    }
+
+    /// Changes that the server does not have yet.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn outbox_len(&self) -> Result<u64, NyxError> {
+        super::counted(&query(&self.store.writer, "SELECT count(*) AS rows FROM nyx_memory_outbox", vec![]).await?)
+    }
+
+    /// The oldest of them, one a memory.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn read_outbox(&self) -> Result<Drained, NyxError> {
+        let sql = format!("SELECT number, tenant, memory, deleted FROM nyx_memory_outbox ORDER BY number LIMIT {PAGE}");
+        let mut numbers = Vec::new();
+        let mut last: Vec<(Uuid, String, bool)> = Vec::new();
+        for row in query(&self.store.writer, &sql, vec![]).await? {
+            numbers.push(number_of(&row)?);
+            let id = uuid_of(&row.try_get::<String>("", "memory")?)?;
+            last.retain(|(known, ..)| *known != id);
+            last.push((id, row.try_get("", "tenant")?, row.try_get("", "deleted")?));
+        }
+        let mut changes = Vec::with_capacity(last.len());
+        for (id, tenant, deleted) in last {
+            let number = if deleted { None } else { self.numbers(&self.store.writer, &tenant, &[id]).await?.remove(&id) };
+            let stored = match number {
+                Some(number) => self.load(&[number]).await?.pop(),
+                None => None,
+            };
+            // one that is gone by now is deleted by a later row; until then it must not come back
+            changes.push(stored.map_or(Change::Delete(id), |memory| Change::Upsert { tenant, memory: Box::new(memory) }));
+        }
+        Ok(Drained { numbers, changes })
+    }
+
+    /// The server has these.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn confirm_outbox(&self, drained: Drained) -> Result<(), NyxError> {
+        let sql = format!("DELETE FROM nyx_memory_outbox WHERE number IN ({})", listed(&drained.numbers));
+        execute(&self.store.writer, &sql, vec![]).await.map(drop)
+    }
+
+    /// Whatever the server lacks is known anew: it is being filled with everything.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn clear_outbox(&self) -> Result<(), NyxError> {
+        execute(&self.store.writer, "DELETE FROM nyx_memory_outbox", vec![]).await.map(drop)
+    }
+}

@@ -1,0 +1,237 @@
+//! pgvector, or an exact scan without it, and `tsvector`.
+//!
+//! PostgreSQL's own ranking knows no document frequencies, so BM25 is computed here from the rows that a GIN index finds. Which tokens are too
+//! common to look up is what `ANALYZE` counted; how many memories hold one that is looked up, the rows themselves tell.
+
+use std::collections::{BTreeMap, HashMap};
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, Value};
+
+use super::{
+    B, K1, MOST_POSTINGS, OVERSAMPLING, Scored, WordMatches, best, bytes, cosine, execute, floats, idf, listed, narrowed, number_of, query,
+    rarest,
+};
+use crate::NyxError;
+use crate::memory::MemoryFilter;
+
+/// Positions of a token that a `tsvector` keeps, and the last one that it can say.
+const MOST_POSITIONS: usize = 255;
+const LAST_POSITION: usize = 16_383;
+/// Bytes of a token that a `tsvector` holds.
+const LONGEST_TOKEN: usize = 2_046;
+
+/// Whether pgvector is there, made so where it may be.
+pub(super) async fn has_extension(on: &DatabaseConnection) -> Result<bool, NyxError> {
+    let available = query(on, "SELECT 1 FROM pg_available_extensions WHERE name = 'vector'", vec![]).await?;
+    if available.is_empty() {
+        return Ok(false);
+    }
+    // two processes may make it at once, or a role may not be allowed to: what counts is whether it is there
+    if let Err(error) = on.execute_unprepared("CREATE EXTENSION IF NOT EXISTS vector").await {
+        tracing::debug!(%error, "the extension vector was not made");
+    }
+    Ok(!query(on, "SELECT 1 FROM pg_extension WHERE extname = 'vector'", vec![]).await?.is_empty())
+}
+
+/// Sign bits stand in a table of their own: comparing all of them reads nothing else.
+pub(super) fn schema(dimension: usize, pgvector: bool) -> Vec<String> {
+    let references = "BIGINT PRIMARY KEY REFERENCES nyx_subjective_memory (number) ON DELETE CASCADE";
+    let embedding = if pgvector { format!("vector({dimension})") } else { "BYTEA".to_owned() };
+    let mut statements = vec![
+        "DROP TABLE IF EXISTS nyx_memory_vectors, nyx_memory_codes".to_owned(),
+        format!("CREATE TABLE nyx_memory_vectors (number {references}, tenant TEXT NOT NULL, embedding {embedding} NOT NULL)"),
+        "CREATE INDEX nyx_memory_vectors_by_tenant ON nyx_memory_vectors (tenant, number)".to_owned(),
+        "DELETE FROM nyx_memory_words".to_owned(),
+    ];
+    if pgvector {
+        statements
+            .push(format!("CREATE TABLE nyx_memory_codes (number {references}, tenant TEXT NOT NULL, code BIT({dimension}) NOT NULL)"));
+    }
+    statements
+}
+
+pub(super) async fn insert(
+    on: &impl ConnectionTrait,
+    tenant: &str,
+    number: i64,
+    words: &[String],
+    vector: &[f32],
+    pgvector: bool,
+) -> Result<(), NyxError> {
+    let text: Vec<Value> =
+        vec![number.into(), tenant.into(), i32::try_from(words.len()).unwrap_or(i32::MAX).into(), positions(words).into()];
+    execute(on, "INSERT INTO nyx_memory_words (number, tenant, length, tokens) VALUES ($1, $2, $3, $4::text::tsvector)", text).await?;
+    if pgvector {
+        let values = || vec![number.into(), tenant.into(), literal(vector).into()];
+        execute(on, "INSERT INTO nyx_memory_vectors (number, tenant, embedding) VALUES ($1, $2, $3::text::vector)", values()).await?;
+        let sql = "INSERT INTO nyx_memory_codes (number, tenant, code) VALUES ($1, $2, binary_quantize($3::text::vector))";
+        execute(on, sql, values()).await?;
+    } else {
+        let values: Vec<Value> = vec![number.into(), tenant.into(), bytes(vector).into()];
+        execute(on, "INSERT INTO nyx_memory_vectors (number, tenant, embedding) VALUES ($1, $2, $3)", values).await?;
+    }
+    Ok(())
+}
+
+/// What refers to a memory goes with it; named all the same, so that nothing depends on the order of statements.
+pub(super) async fn delete(on: &impl ConnectionTrait, numbers: &[i64]) -> Result<(), NyxError> {
+    for table in ["nyx_memory_words", "nyx_memory_vectors"] {
+        execute(on, &format!("DELETE FROM {table} WHERE number IN ({})", listed(numbers)), vec![]).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn dense(
+    on: &DatabaseConnection,
+    tenant: &str,
+    vector: &[f32],
+    k: usize,
+    filter: &MemoryFilter,
+    coarse: bool,
+) -> Result<Vec<Scored>, NyxError> {
+    let mut values: Vec<Value> = vec![literal(vector).into(), tenant.into()];
+    let narrow = narrowed(tenant, filter, values.len() + 1);
+    let narrow = narrow.map_or_else(String::new, |(sql, more)| {
+        values.extend(more);
+        format!(" AND number IN ({sql})")
+    });
+    let exactly = |from: &str| {
+        format!(
+            "SELECT number, 1 - (embedding <=> $1::text::vector) AS score FROM nyx_memory_vectors WHERE {from} ORDER BY 2 DESC LIMIT {k}"
+        )
+    };
+    let sql = if coarse {
+        let nearest = k.saturating_mul(OVERSAMPLING);
+        exactly(&format!(
+            "number = ANY (ARRAY(SELECT number FROM nyx_memory_codes WHERE tenant = $2{narrow} \
+             ORDER BY code <~> binary_quantize($1::text::vector) LIMIT {nearest}))"
+        ))
+    } else {
+        exactly(&format!("tenant = $2{narrow}"))
+    };
+    let rows = query(on, &sql, values).await?;
+    rows.iter().map(|row| Ok(Scored { number: number_of(row)?, score: row.try_get("", "score")? })).collect()
+}
+
+/// Every vector of a tenant, compared here.
+pub(super) async fn scan(on: &DatabaseConnection, tenant: &str, vector: &[f32], filter: &MemoryFilter) -> Result<Vec<Scored>, NyxError> {
+    let mut values: Vec<Value> = vec![tenant.into()];
+    let narrow = narrowed(tenant, filter, values.len() + 1);
+    let narrow = narrow.map_or_else(String::new, |(sql, more)| {
+        values.extend(more);
+        format!(" AND number IN ({sql})")
+    });
+    let rows = query(on, &format!("SELECT number, embedding FROM nyx_memory_vectors WHERE tenant = $1{narrow}"), values).await?;
+    let scored = rows.iter().map(|row| {
+        let score = cosine(vector, &floats(&row.try_get::<Vec<u8>>("", "embedding")?));
+        Ok(Scored { number: number_of(row)?, score })
+    });
+    scored.collect()
+}
+
+pub(super) async fn lexical(
+    on: &DatabaseConnection,
+    tenant: &str,
+    words: Vec<String>,
+    k: usize,
+    filter: &MemoryFilter,
+) -> Result<WordMatches, NyxError> {
+    let sql = "SELECT count(*) AS rows, coalesce(avg(length), 1)::float8 AS length FROM nyx_memory_words WHERE tenant = $1";
+    let rows = query(on, sql, vec![tenant.into()]).await?;
+    let (all, length) = match rows.first() {
+        Some(row) => (row.try_get::<i64>("", "rows")?.cast_unsigned(), row.try_get::<f64>("", "length")?),
+        None => (0, 1.0),
+    };
+    let common = common(on, all).await?;
+    // a token that was never counted as common is rare
+    let frequencies: Vec<(String, u64)> = words.iter().map(|word| (word.clone(), common.get(word).copied().unwrap_or(1))).collect();
+    let searched = rarest(&frequencies);
+    let any: Vec<String> = searched.iter().map(|word| format!("'{word}'")).collect();
+    let mut values: Vec<Value> = vec![tenant.into(), any.join(" | ").into()];
+    let narrow = narrowed(tenant, filter, values.len() + 1);
+    let narrow = narrow.map_or_else(String::new, |(sql, more)| {
+        values.extend(more);
+        format!(" AND number IN ({sql})")
+    });
+    let sql = format!(
+        "SELECT number, length, tokens::text AS tokens FROM nyx_memory_words \
+         WHERE tenant = $1 AND tokens @@ $2::text::tsquery{narrow} LIMIT {MOST_POSTINGS}"
+    );
+    let rows = query(on, &sql, values).await?;
+    let mut documents = Vec::with_capacity(rows.len());
+    let mut df: HashMap<&str, u64> = HashMap::new();
+    for row in &rows {
+        let counts = occurrences(&row.try_get::<String>("", "tokens")?, &searched);
+        counts.iter().for_each(|(at, _)| *df.entry(searched[*at]).or_default() += 1);
+        documents.push((number_of(row)?, f64::from(row.try_get::<i32>("", "length")?), counts));
+    }
+    let weight = |word: &str| {
+        let counted = df.get(word).copied().unwrap_or(0);
+        // a filter hides some of the memories that hold it
+        idf(all, counted.max(common.get(word).copied().unwrap_or(0)))
+    };
+    let hits = documents.into_iter().map(|(number, tokens, counts)| {
+        let score = counts
+            .into_iter()
+            .map(|(at, count)| weight(searched[at]) * count * (K1 + 1.0) / (count + K1 * (1.0 - B + B * tokens / length)));
+        Scored { number, score: score.sum() }
+    });
+    let mut hits: Vec<Scored> = hits.collect();
+    best(&mut hits, k);
+    let weights: BTreeMap<String, f64> = words.iter().map(|word| (word.clone(), weight(word))).collect();
+    Ok(WordMatches { hits, weights })
+}
+
+/// How many memories about hold each of the most common tokens, by the planner's statistics.
+async fn common(on: &DatabaseConnection, all: u64) -> Result<HashMap<String, u64>, NyxError> {
+    // behind the frequencies of the elements stand their least and greatest
+    let sql = "SELECT element, frequency::float8 AS frequency FROM pg_stats, \
+               unnest(most_common_elems::text::text[], most_common_elem_freqs[1:array_length(most_common_elem_freqs, 1) - 2]) AS common (element, frequency) \
+               WHERE schemaname = current_schema() AND tablename = 'nyx_memory_words' AND attname = 'tokens' AND element IS NOT NULL";
+    let rows = query(on, sql, vec![]).await?;
+    rows.iter().map(|row| Ok((row.try_get("", "element")?, (row.try_get::<f64>("", "frequency")? * all as f64).ceil() as u64))).collect()
+}
+
+pub(super) async fn vectors(on: &DatabaseConnection, list: &str, pgvector: bool) -> Result<HashMap<i64, Vec<f32>>, NyxError> {
+    if !pgvector {
+        let rows = query(on, &format!("SELECT number, embedding FROM nyx_memory_vectors WHERE number IN ({list})"), vec![]).await?;
+        return rows.iter().map(|row| Ok((number_of(row)?, floats(&row.try_get::<Vec<u8>>("", "embedding")?)))).collect();
+    }
+    let rows =
+        query(on, &format!("SELECT number, embedding::real[] AS embedding FROM nyx_memory_vectors WHERE number IN ({list})"), vec![])
+            .await?;
+    rows.iter().map(|row| Ok((number_of(row)?, row.try_get::<Vec<f32>>("", "embedding")?))).collect()
+}
+
+/// Tokens with their places, as a `tsvector` is written. They hold neither quotation marks nor backslashes.
+fn positions(words: &[String]) -> String {
+    let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (at, word) in words.iter().enumerate().filter(|(_, word)| word.len() <= LONGEST_TOKEN) {
+        let places = places.entry(word).or_default();
+        // a place is only counted; beyond the last that can be said, it would be dropped
+        if places.len() < MOST_POSITIONS {
+            places.push((at + 1).min(LAST_POSITION - (MOST_POSITIONS - places.len())));
+        }
+    }
+    let written = places.into_iter().map(|(word, places)| {
+        let places: Vec<String> = places.iter().map(usize::to_string).collect();
+        format!("'{word}':{}", places.join(","))
+    });
+    written.collect::<Vec<_>>().join(" ")
+}
+
+/// How often each of `searched` occurs in a `tsvector` as it is written, by its place among them.
+fn occurrences(tokens: &str, searched: &[&str]) -> Vec<(usize, f64)> {
+    let found = tokens.split(' ').filter_map(|entry| {
+        let (word, places) = entry.strip_prefix('\'')?.split_once("':")?;
+        let at = searched.iter().position(|searched| *searched == word)?;
+        Some((at, places.split(',').count() as f64))
+    });
+    found.collect()
+}
+
+/// A vector as pgvector reads it.
+fn literal(vector: &[f32]) -> String {
+    let numbers: Vec<String> = vector.iter().map(f32::to_string).collect();
+    format!("[{}]", numbers.join(","))
+}

@@ -1,0 +1,139 @@
+//! sqlite-vec and FTS5.
+
+use std::collections::{BTreeMap, HashMap};
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, Value};
+
+use super::{
+    MOST_NEAREST, OVERSAMPLING, Scored, WordMatches, bytes, cosine, count, execute, floats, idf, narrowed, number_of, query, rarest,
+};
+use crate::NyxError;
+use crate::memory::MemoryFilter;
+
+/// Sign bits are compared where they make whole bytes.
+const BITS: usize = 8;
+
+pub(super) fn schema(dimension: usize) -> Vec<String> {
+    let code = if dimension.is_multiple_of(BITS) { format!("code BIT[{dimension}], ") } else { String::new() };
+    vec![
+        "DROP TABLE IF EXISTS nyx_memory_vectors".to_owned(),
+        format!(
+            "CREATE VIRTUAL TABLE nyx_memory_vectors USING vec0(\
+             number INTEGER PRIMARY KEY, tenant TEXT PARTITION KEY, {code}embedding FLOAT[{dimension}] distance_metric=cosine)"
+        ),
+        "DELETE FROM nyx_memory_words".to_owned(),
+    ]
+}
+
+pub(super) async fn insert(on: &impl ConnectionTrait, tenant: &str, number: i64, words: &[String], vector: &[f32]) -> Result<(), NyxError> {
+    let text: Vec<Value> = vec![number.into(), marker(tenant).into(), words.join(" ").into()];
+    execute(on, "INSERT INTO nyx_memory_words (rowid, tenant, tokens) VALUES ($1, $2, $3)", text).await?;
+    let values: Vec<Value> = vec![number.into(), tenant.into(), bytes(vector).into()];
+    let sql = if vector.len().is_multiple_of(BITS) {
+        "INSERT INTO nyx_memory_vectors (number, tenant, code, embedding) VALUES ($1, $2, vec_quantize_binary($3), $3)"
+    } else {
+        "INSERT INTO nyx_memory_vectors (number, tenant, embedding) VALUES ($1, $2, $3)"
+    };
+    execute(on, sql, values).await?;
+    Ok(())
+}
+
+pub(super) async fn delete(on: &impl ConnectionTrait, numbers: &[i64]) -> Result<(), NyxError> {
+    for number in numbers {
+        execute(on, "DELETE FROM nyx_memory_words WHERE rowid = $1", vec![(*number).into()]).await?;
+        execute(on, "DELETE FROM nyx_memory_vectors WHERE number = $1", vec![(*number).into()]).await?;
+    }
+    Ok(())
+}
+
+/// Moves the log into the database, so that what was deleted (and overwritten there) stands in no file. A reader may be in the way: then the
+/// next deletion or SQLite itself does it.
+pub(super) async fn truncate_log(writer: &DatabaseConnection) {
+    if let Err(error) = query(writer, "PRAGMA wal_checkpoint(TRUNCATE)", vec![]).await {
+        tracing::debug!(%error, "the log was not truncated");
+    }
+}
+
+/// The nearest: by all numbers, or first by their signs and then by all numbers.
+pub(super) async fn dense(
+    on: &DatabaseConnection,
+    tenant: &str,
+    vector: &[f32],
+    k: usize,
+    filter: &MemoryFilter,
+    coarse: bool,
+) -> Result<Vec<Scored>, NyxError> {
+    let mut values: Vec<Value> = vec![bytes(vector).into(), tenant.into()];
+    let narrow = narrowed(tenant, filter, values.len() + 1);
+    let narrow = narrow.map_or_else(String::new, |(sql, more)| {
+        values.extend(more);
+        format!(" AND number IN ({sql})")
+    });
+    let coarse = coarse && vector.len().is_multiple_of(BITS);
+    let (what, matched, k) = if coarse {
+        ("embedding", "code MATCH vec_quantize_binary($1)", k.saturating_mul(OVERSAMPLING))
+    } else {
+        ("distance", "embedding MATCH $1", k)
+    };
+    let sql =
+        format!("SELECT number, {what} FROM nyx_memory_vectors WHERE {matched} AND k = {} AND tenant = $2{narrow}", k.min(MOST_NEAREST));
+    let rows = query(on, &sql, values).await?;
+    let scored = rows.iter().map(|row| {
+        let number = number_of(row)?;
+        let score = if coarse {
+            cosine(vector, &floats(&row.try_get::<Vec<u8>>("", "embedding")?))
+        } else {
+            1.0 - row.try_get::<f64>("", "distance")?
+        };
+        Ok(Scored { number, score })
+    });
+    scored.collect()
+}
+
+pub(super) async fn lexical(
+    on: &DatabaseConnection,
+    tenant: &str,
+    words: Vec<String>,
+    k: usize,
+    filter: &MemoryFilter,
+) -> Result<WordMatches, NyxError> {
+    let places: Vec<String> = (1..=words.len()).map(|place| format!("${place}")).collect();
+    let sql = format!("SELECT term, doc FROM nyx_memory_terms WHERE col = 'tokens' AND term IN ({})", places.join(", "));
+    let rows = query(on, &sql, words.iter().map(|word| word.clone().into()).collect()).await?;
+    let known = rows.iter().map(|row| Ok((row.try_get::<String>("", "term")?, row.try_get::<i64>("", "doc")?.cast_unsigned())));
+    let known = known.collect::<Result<HashMap<String, u64>, NyxError>>()?;
+    let frequencies: Vec<(String, u64)> =
+        words.into_iter().map(|word| (known.get(&word).copied().unwrap_or(0), word)).map(|(df, word)| (word, df)).collect();
+    let all = count(on, tenant).await?;
+    let weights: BTreeMap<String, f64> = frequencies.iter().map(|(word, df)| (word.clone(), idf(all, *df))).collect();
+    let searched = rarest(&frequencies);
+    if searched.is_empty() {
+        return Ok(WordMatches { hits: Vec::new(), weights });
+    }
+    // tokens hold no quotation marks
+    let any: Vec<String> = searched.iter().map(|word| format!("\"{word}\"")).collect();
+    let mut values: Vec<Value> = vec![format!("tenant : \"{}\" AND tokens : ({})", marker(tenant), any.join(" OR ")).into()];
+    let narrow = narrowed(tenant, filter, values.len() + 1);
+    let narrow = narrow.map_or_else(String::new, |(sql, more)| {
+        values.extend(more);
+        format!(" AND rowid IN ({sql})")
+    });
+    let sql = format!(
+        "SELECT rowid AS number, bm25(nyx_memory_words, 0.0, 1.0) AS score FROM nyx_memory_words \
+         WHERE nyx_memory_words MATCH $1{narrow} ORDER BY score LIMIT {k}"
+    );
+    let rows = query(on, &sql, values).await?;
+    // SQLite's is the lower the better
+    let hits = rows.iter().map(|row| Ok(Scored { number: number_of(row)?, score: -row.try_get::<f64>("", "score")? }));
+    Ok(WordMatches { hits: hits.collect::<Result<_, NyxError>>()?, weights })
+}
+
+pub(super) async fn vectors(on: &DatabaseConnection, list: &str) -> Result<HashMap<i64, Vec<f32>>, NyxError> {
+    let rows = query(on, &format!("SELECT number, embedding FROM nyx_memory_vectors WHERE number IN ({list})"), vec![]).await?;
+    rows.iter().map(|row| Ok((number_of(row)?, floats(&row.try_get::<Vec<u8>>("", "embedding")?)))).collect()
+}
+
+/// A tenant's name as one token, whatever it is.
+fn marker(tenant: &str) -> String {
+    tenant.bytes().fold(String::from("t"), |marker, byte| marker + &format!("{byte:02x}"))
+}
