@@ -14,6 +14,7 @@ mod m20261125_000005_routing;
 mod m20261125_000006_verdicts;
 mod m20261127_000001_baselines;
 mod m20261127_000002_generations;
+mod m20261201_000001_durability;
 mod m20261201_000003_similarities;
 mod m20261201_000005_memory_search;
 
@@ -33,6 +34,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000006_verdicts::Migration),
             Box::new(m20261127_000001_baselines::Migration),
             Box::new(m20261127_000002_generations::Migration),
+            Box::new(m20261201_000001_durability::Migration),
             Box::new(m20261201_000003_similarities::Migration),
             Box::new(m20261201_000005_memory_search::Migration),
         ]

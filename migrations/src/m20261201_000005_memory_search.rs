@@ -24,7 +24,7 @@ const TABLES: [&str; 10] = [
 ];
 
 /// SQLite adds no key to a table: the memories move into a new one, whose `number` is the row of the search tables.
-const SQLITE: [&str; 10] = [
+const SQLITE: [&str; 11] = [
     "CREATE TABLE nyx_memories_moved (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
         id VARCHAR(36) NOT NULL UNIQUE,
@@ -34,13 +34,16 @@ const SQLITE: [&str; 10] = [
         happened_at TIMESTAMP_WITH_TIMEZONE_TEXT,
         conversation TEXT,
         stored_at TIMESTAMP_WITH_TIMEZONE_TEXT NOT NULL,
-        caption TEXT)",
+        caption TEXT,
+        length INTEGER NOT NULL DEFAULT 0)",
     "INSERT INTO nyx_memories_moved (id, text, speaker, happened_at, conversation, stored_at, caption)
         SELECT id, text, speaker, happened_at, conversation, stored_at, caption FROM nyx_subjective_memory WHERE NOT forgotten ORDER BY id",
     "DROP TABLE nyx_subjective_memory",
     "ALTER TABLE nyx_memories_moved RENAME TO nyx_subjective_memory",
     "CREATE INDEX nyx_memories_by_tenant ON nyx_subjective_memory (tenant, id)",
     "CREATE INDEX nyx_memories_by_conversation ON nyx_subjective_memory (tenant, conversation, id)",
+    // how many tokens a memory has: BM25 asks for the mean
+    "CREATE INDEX nyx_memories_by_length ON nyx_subjective_memory (tenant, length)",
     // `ascii` takes every character beyond ASCII for part of a token: the tokens are those that were written, separated by spaces
     "CREATE VIRTUAL TABLE nyx_memory_words USING fts5(tenant, tokens, tokenize = 'ascii')",
     "INSERT INTO nyx_memory_words (nyx_memory_words, rank) VALUES ('secure-delete', 1)",
@@ -63,7 +66,7 @@ const POSTGRES: [&str; 11] = [
         number BIGINT PRIMARY KEY REFERENCES nyx_subjective_memory (number) ON DELETE CASCADE,
         tenant TEXT NOT NULL, length INTEGER NOT NULL, tokens TSVECTOR NOT NULL)",
     "CREATE INDEX nyx_memory_words_by_tokens ON nyx_memory_words USING gin (tokens)",
-    "CREATE INDEX nyx_memory_words_by_tenant ON nyx_memory_words (tenant, number)",
+    "CREATE INDEX nyx_memory_words_by_tenant ON nyx_memory_words (tenant, length)",
     "CREATE TABLE nyx_memory_outbox (
         number BIGSERIAL PRIMARY KEY, tenant TEXT NOT NULL DEFAULT 'local', memory VARCHAR(36) NOT NULL, deleted BOOLEAN NOT NULL)",
 ];
@@ -109,6 +112,7 @@ impl MigrationTrait for Migration {
         }
         connection.execute_unprepared("DROP INDEX nyx_memories_by_tenant").await?;
         connection.execute_unprepared("DROP INDEX nyx_memories_by_conversation").await?;
+        connection.execute_unprepared("DROP INDEX IF EXISTS nyx_memories_by_length").await?;
         for (name, columns) in [
             ("nyx_memories_by_indexed", ["indexed", "id"]),
             ("nyx_memories_by_forgotten", ["forgotten", "id"]),

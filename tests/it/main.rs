@@ -5,6 +5,7 @@ mod bad_models;
 mod cli;
 mod docs;
 mod doors;
+mod durability;
 mod eval;
 mod facts;
 mod fetch;

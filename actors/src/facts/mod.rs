@@ -67,7 +67,7 @@ impl Facts {
                 return Err(NyxError::invalid("name", message));
             }
         }
-        import::import(self.inner.phoebe.writer(), imports, self.inner.options.role.as_deref()).await
+        import::import(&self.inner.phoebe, imports, self.inner.options.role.as_deref()).await
     }
 
     /// Forgets an imported table and its rows.
@@ -75,7 +75,7 @@ impl Facts {
     /// # Errors
     /// [`NyxError::UnknownSource`], naming those that there are.
     pub async fn remove(&self, name: &str) -> Result<(), NyxError> {
-        if import::remove(self.inner.phoebe.writer(), name).await? {
+        if import::remove(&self.inner.phoebe, name).await? {
             return Ok(());
         }
         let entries = import::entries(self.inner.phoebe.writer(), None).await?;

@@ -36,7 +36,6 @@ fn options(data_dir: &Path) -> NyxOptions {
         specialists: SHIPPED.iter().map(|(name, text)| SpecialistPolicy::parse(name, text).unwrap()).collect(),
         safety: SafetyPolicy::shipped().unwrap(),
         confidence: Default::default(),
-        beside_another: false,
     }
 }
 

@@ -4,10 +4,13 @@ mod entities;
 mod memories;
 pub mod messages;
 mod options;
+mod readiness;
 pub mod search;
+mod sqlite;
 mod store;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod truths;
 mod verdicts;
 mod weights;
@@ -28,6 +31,7 @@ use messages::{
 pub use options::PhoebeOptions;
 pub use store::PhoebeStore;
 pub(crate) use store::now;
+pub(crate) use transaction::WriteTransaction;
 
 /// Refuses a NUL character, which PostgreSQL's texts and JSON cannot hold; what one database keeps, the other must keep too.
 pub(crate) fn storable(param: &str, text: &str) -> Result<(), NyxError> {
@@ -90,4 +94,4 @@ handle!(Judge, Vec<Judged>, |store, request| store.judge(request.verdicts, reque
 handle!(ListVerdicts, Vec<Verdict>, |store, request| store.verdicts(request.0));
 handle!(ListPromises, Vec<Promise>, |store, request| store.promises(request));
 handle!(ListJudged, Vec<(Decision, Verdict)>, |store, _request| store.judged());
-handle!(Ping, (), |store, _request| store.ping());
+handle!(Ping, (), |store, _request| async move { store.can_write().await });

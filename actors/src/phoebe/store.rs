@@ -1,15 +1,17 @@
 //! Phoebe's operations over one database, SQLite or PostgreSQL.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 use nyx_migrations::Migrator;
 use sea_orm::sea_query::Expr;
-use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sea_orm::sqlx::{self, Executor};
 use sea_orm::{
     ActiveModelTrait, ActiveValue, ColumnTrait, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr,
-    EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, SqlErr, TransactionTrait,
+    EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, RuntimeErr, SqlErr, TransactionTrait,
 };
 use sea_orm_migration::MigratorTrait;
 use uuid::Uuid;
@@ -17,6 +19,8 @@ use uuid::Uuid;
 use super::entities::{decision, reward};
 use super::messages::{ListDecisions, RecordDecision};
 use super::options::PhoebeOptions;
+use super::readiness::WriteCheck;
+use super::sqlite::{self, DatabaseFile};
 use super::{search, storable};
 use crate::decision::Status;
 use crate::{Decision, NyxError};
@@ -34,9 +38,15 @@ const MIGRATION_PAUSE: Duration = Duration::from_millis(50);
 /// A connected phoebe. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct PhoebeStore {
+    /// Written through [`begin`](Self::begin) alone.
     pub(super) writer: DatabaseConnection,
     /// Cannot write: another connection, read-only, on SQLite; on PostgreSQL the same pool in read-only transactions.
     pub(super) reader: DatabaseConnection,
+    /// SQLite's file.
+    pub(super) file: Option<Arc<DatabaseFile>>,
+    /// How long one statement of a transaction that writes may take.
+    pub(super) patience: Duration,
+    pub(super) readiness: Arc<WriteCheck>,
 }
 
 impl PhoebeStore {
@@ -62,28 +72,24 @@ impl PhoebeStore {
         let statement_timeout = Some(Duration::from_millis(options.statement_timeout_ms));
         let mut settings = url.connect_options(statement_timeout).map_err(named)?;
         settings.acquire_timeout(timeout).connect_timeout(timeout).sqlx_logging(false);
+        // a database that hangs says so even where it has no limit of its own
+        let patience = timeout + Duration::from_millis(options.statement_timeout_ms);
+        let readiness = Arc::new(WriteCheck::new());
         if url.is_sqlite() {
             search::vector_extension::register();
-            // one writer: SQLite has no more, and waiting for a connection is fairer than its busy loop
-            settings.max_connections(1).min_connections(1).map_sqlx_sqlite_opts(move |sqlite| {
-                // FULL: an acknowledged decision survives the machine's crash
-                let sqlite = sqlite.create_if_missing(true).journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
-                // what is deleted is overwritten
-                sqlite.busy_timeout(timeout).foreign_keys(true).pragma("secure_delete", "ON")
-            });
-            let writer = connect_sqlite(settings).await.map_err(named)?;
-            if url.expose().contains(":memory:") {
-                return Ok(Self { reader: writer.clone(), writer });
+            let (writer, file) = open_sqlite(settings, url.expose(), timeout).await.map_err(named)?;
+            if file.is_none() {
+                return Ok(Self { reader: writer.clone(), writer, file, patience, readiness });
             }
             let mut settings = url.connect_options(None).map_err(named)?;
             settings.acquire_timeout(timeout).max_connections(4).sqlx_logging(false);
             settings.map_sqlx_sqlite_opts(move |sqlite| sqlite.read_only(true).busy_timeout(timeout));
             let reader = connect_sqlite(settings).await.map_err(named)?;
-            return Ok(Self { writer, reader });
+            return Ok(Self { writer, reader, file, patience, readiness });
         }
         settings.max_connections(options.max_connections.max(LEAST_CONNECTIONS));
         let writer = Database::connect(settings).await.map_err(named)?;
-        Ok(Self { reader: writer.clone(), writer })
+        Ok(Self { reader: writer.clone(), writer, file: None, patience, readiness })
     }
 
     /// Brings the schema up to date; several processes may do so at once.
@@ -131,17 +137,13 @@ impl PhoebeStore {
         if self.writer.get_database_backend() == DbBackend::Postgres { "postgres" } else { "sqlite" }
     }
 
-    pub(super) async fn ping(&self) -> Result<(), NyxError> {
-        Ok(self.writer.ping().await?)
-    }
-
     /// One transaction; a decision that is on record already is left as it is.
     pub(super) async fn record(&self, message: RecordDecision) -> Result<(), NyxError> {
         let mut row = decision::Model::try_from(&*message.decision)?;
         row.asked_at = row.asked_at.trunc_subsecs(6);
         row.reward = message.reward.as_ref().map_or(0.0, |(value, _)| *value);
         let id = row.id.clone();
-        let transaction = self.writer.begin().await?;
+        let transaction = self.begin().await?;
         if message.completes {
             let deferred = decision::Column::Status.eq(Status::Deferred.as_str());
             let mut row = row.into_active_model().reset_all();
@@ -153,10 +155,11 @@ impl PhoebeStore {
                 updated.col_expr(decision::Column::Reward, sea_orm::sea_query::ExprTrait::add(Expr::col(decision::Column::Reward), added));
             if updated.filter(decision::Column::Id.eq(&id)).exec(&transaction).await?.rows_affected == 0 {
                 // completed already
-                return Ok(transaction.rollback().await?);
+                transaction.rollback().await;
+                return Ok(());
             }
         } else if let Err(error) = row.into_active_model().insert(&transaction).await {
-            transaction.rollback().await?;
+            transaction.rollback().await;
             return match error.sql_err() {
                 Some(SqlErr::UniqueConstraintViolation(_)) => Ok(()),
                 _ => Err(error.into()),
@@ -195,7 +198,7 @@ impl PhoebeStore {
         Ok(rows.into_iter().map(Decision::try_from).collect::<Result<_, _>>()?)
     }
 
-    /// For those who keep tables of their own in phoebe's database.
+    /// To read what was written a moment ago; who writes calls [`begin`](Self::begin).
     pub(crate) fn writer(&self) -> &DatabaseConnection {
         &self.writer
     }
@@ -222,6 +225,59 @@ impl PhoebeStore {
             }
         }
     }
+}
+
+/// The writer of a SQLite database, and its file; a database in memory has none.
+async fn open_sqlite(
+    mut settings: ConnectOptions,
+    url: &str,
+    timeout: Duration,
+) -> Result<(DatabaseConnection, Option<Arc<DatabaseFile>>), DbErr> {
+    let configured = move |sqlite: SqliteConnectOptions| {
+        // FULL: an acknowledged decision survives the machine's crash
+        let sqlite = sqlite.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
+        // what is deleted is overwritten
+        sqlite.busy_timeout(timeout).foreign_keys(true).pragma("secure_delete", "ON")
+    };
+    // one writer: SQLite has no more, and waiting for a connection is fairer than its busy loop
+    settings.max_connections(1).min_connections(1);
+    if url.contains(":memory:") || url.contains("mode=memory") {
+        // lost with its connection, which therefore stays
+        settings.idle_timeout(None).max_lifetime(None);
+        settings.map_sqlx_sqlite_opts(move |sqlite| configured(sqlite).create_if_missing(true));
+        settings.map_sqlx_sqlite_before_acquire(|connection, _| {
+            Box::pin(async move {
+                if !sqlite::standing(connection).await?.autocommit {
+                    connection.execute("ROLLBACK").await?;
+                }
+                Ok(true)
+            })
+        });
+        return Ok((connect_sqlite(settings).await?, None));
+    }
+    let options: SqliteConnectOptions = url.parse().map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))?;
+    if !options.get_filename().exists() {
+        // here alone: a connection that is opened later must not make an empty database where the file was removed
+        let mut create = settings.clone();
+        create.map_sqlx_sqlite_opts(move |sqlite| configured(sqlite).create_if_missing(true));
+        connect_sqlite(create).await?.close().await?;
+    }
+    let file = Arc::new(DatabaseFile::at(options.get_filename()));
+    settings.map_sqlx_sqlite_opts(move |sqlite| configured(sqlite).create_if_missing(false));
+    let hooked = Arc::clone(&file);
+    settings.map_sqlx_sqlite_pool_opts(move |pool| {
+        let (opened, taken) = (Arc::clone(&hooked), Arc::clone(&hooked));
+        let opened_elsewhere = || sqlx::Error::Io(std::io::Error::other("the database file was removed or replaced"));
+        pool.after_connect(move |connection, _| {
+            let file = Arc::clone(&opened);
+            Box::pin(async move { if file.opened(connection).await? { Ok(()) } else { Err(opened_elsewhere()) } })
+        })
+        .before_acquire(move |connection, _| {
+            let file = Arc::clone(&taken);
+            Box::pin(async move { file.admits(connection).await })
+        })
+    });
+    Ok((connect_sqlite(settings).await?, Some(file)))
 }
 
 /// Several processes may open a new database at once: while one of them turns its journal into a log, the others are told at once that it

@@ -6,7 +6,7 @@ use nyx_specialists::Evidence;
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use uuid::Uuid;
 
-use super::messages::{ListDecisions, ListMemories, Memory, MemorySelector, RecordDecision, StoreTraitWeight};
+use super::messages::{ListDecisions, ListMemories, Memory, MemorySelector, Neighbours, RecordDecision, StoreTraitWeight};
 use super::search::{EmbedderId, MemoryIndex};
 use super::*;
 use crate::decision::{AdapterVersion, Answer, Status, Timings, TokenUsage};
@@ -14,6 +14,7 @@ use crate::memory::MemoryFilter;
 use crate::question::Given;
 use crate::testing::postgres::Postgres;
 
+mod faults;
 mod verdicts;
 mod weights;
 
@@ -266,7 +267,7 @@ async fn behaves(options: &PhoebeOptions, folder: &std::path::Path) {
     let stores = futures_util::future::try_join_all((0..4).map(|_| PhoebeStore::connect(options, folder))).await.unwrap();
     let store = stores[0].clone();
     assert_eq!(store.pending_migrations().await.unwrap(), 0);
-    store.ping().await.unwrap();
+    store.can_write().await.unwrap();
     for table in ["nyx_adapters", "nyx_training_runs"] {
         assert_eq!(count(&store, table).await, 0);
     }
@@ -276,12 +277,13 @@ async fn behaves(options: &PhoebeOptions, folder: &std::path::Path) {
     forgets_memories(&store).await;
     keeps_trait_weights(&store).await;
     verdicts::keeps_verdicts(&store).await;
+    verdicts::hears_each_key_once(&stores).await;
     weights::moves_trait_weights_once(&stores).await;
     completes_a_deferred_decision_once(&store).await;
     store.close().await;
     // another process reads what this one acknowledged
     let again = PhoebeStore::connect(options, folder).await.unwrap();
-    assert_eq!(again.decisions(list(|query| query.limit = 100)).await.unwrap().len(), 3 + verdicts::DECISIONS + weights::DECISIONS);
+    assert_eq!(again.decisions(list(|query| query.limit = 100)).await.unwrap().len(), 3 + verdicts::DECISIONS + verdicts::KEYED + weights::DECISIONS);
     again.close().await;
 }
 

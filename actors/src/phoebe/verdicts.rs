@@ -3,12 +3,12 @@
 use nyx_specialists::bandit::BanditSettings;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, SqlErr,
-    SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, SqlErr,
+    Statement,
 };
 use uuid::Uuid;
 
-use super::entities::{decision, reward, verdict};
+use super::entities::{decision, reward, verdict, verdict_key};
 use super::messages::{ListPromises, TraitWeightChange};
 use super::store::{PhoebeStore, check_limit, now};
 use super::weights;
@@ -21,6 +21,11 @@ use crate::{Decision, NyxError};
 const TRIES: usize = 20;
 /// Decisions that may bear one external key and be judged by it.
 const MOST_NAMED: u64 = 1000;
+
+/// Ids bound to one statement.
+const KEYS_AT_ONCE: usize = 500;
+/// Of the locks that keys of verdicts take, on PostgreSQL.
+const KEYS_LOCK: i64 = 0x6e79_786b_6579;
 
 /// Rule of the reward that a stated confidence adds.
 const CALIBRATION: &str = "calibration";
@@ -56,17 +61,14 @@ impl PhoebeStore {
     /// [`NyxError::Conflict`] for a key under which something else was told.
     pub(super) async fn judge(&self, verdicts: Vec<NewVerdict>, learning: Option<BanditSettings>) -> Result<Vec<Judged>, NyxError> {
         for _ in 0..TRIES {
-            // SQLite's writers wait for each other before they read, so that none is overtaken
-            let sqlite_transaction_mode = Some(SqliteTransactionMode::Immediate);
-            let options = TransactionOptions { sqlite_transaction_mode, ..TransactionOptions::default() };
-            let transaction = self.writer.begin_with_options(options).await?;
+            let transaction = self.begin().await?;
             match judge(&transaction, &verdicts, learning).await {
                 Ok(judged) => {
                     transaction.commit().await?;
                     return Ok(judged);
                 }
                 Err(error) => {
-                    transaction.rollback().await?;
+                    transaction.rollback().await;
                     match &error {
                         NyxError::Database(lost) if is_race(lost) => {}
                         _ => return Err(error),
@@ -138,10 +140,7 @@ async fn judge(on: &impl ConnectionTrait, verdicts: &[NewVerdict], learning: Opt
         weights::lock(on).await?;
     }
     if let Some(NewVerdict { kind, key: Some(key), .. }) = verdicts.first() {
-        let heard =
-            verdict::Entity::find().filter(verdict::Column::Kind.eq(kind.as_str())).filter(verdict::Column::Key.eq(key)).all(on).await?;
-        for row in heard {
-            let heard = Verdict::try_from(row)?;
+        for heard in heard_under(on, *kind, key).await? {
             if !verdicts.iter().any(|told| told.decision == heard.decision && told.repeats(&heard)) {
                 return Err(NyxError::Conflict(format!(
                     "key {key:?} was used to tell {} of decision {}: expected the same again, or another key for an amendment",
@@ -157,6 +156,31 @@ async fn judge(on: &impl ConnectionTrait, verdicts: &[NewVerdict], learning: Opt
     Ok(judged)
 }
 
+/// All that was told under a key: the verdicts that it brought, and those that it said again while they counted.
+async fn heard_under(on: &impl ConnectionTrait, kind: VerdictKind, key: &str) -> Result<Vec<Verdict>, DbErr> {
+    if on.get_database_backend() == DbBackend::Postgres {
+        // two who tell different things under one key at once: the second sees what the first told
+        let lock = "SELECT pg_advisory_xact_lock(hashtextextended($1, $2))";
+        let values = [format!("{} {key}", kind.as_str()).into(), KEYS_LOCK.into()];
+        on.query_one_raw(Statement::from_sql_and_values(DbBackend::Postgres, lock, values)).await?;
+    }
+    let by_key = verdict::Entity::find().filter(verdict::Column::Kind.eq(kind.as_str())).filter(verdict::Column::Key.eq(key));
+    let mut rows = by_key.all(on).await?;
+    let again = verdict_key::Entity::find().filter(verdict_key::Column::Kind.eq(kind.as_str())).filter(verdict_key::Column::Key.eq(key));
+    let again: Vec<String> = again.all(on).await?.into_iter().map(|row| row.verdict).collect();
+    for ids in again.chunks(KEYS_AT_ONCE) {
+        rows.extend(verdict::Entity::find().filter(verdict::Column::Id.is_in(ids)).all(on).await?);
+    }
+    rows.into_iter().map(Verdict::try_from).collect()
+}
+
+/// The verdict that a key said again, of one decision.
+async fn said_again(on: &impl ConnectionTrait, told: &NewVerdict, decision: &str) -> Result<Option<String>, DbErr> {
+    let Some(key) = &told.key else { return Ok(None) };
+    let row = verdict_key::Entity::find_by_id((told.kind.as_str().to_owned(), key.clone(), decision.to_owned())).one(on).await?;
+    Ok(row.map(|row| row.verdict))
+}
+
 async fn judge_one(on: &impl ConnectionTrait, told: &NewVerdict, learning: Option<BanditSettings>) -> Result<Judged, NyxError> {
     let id = told.decision.to_string();
     let missing = || NyxError::NotFound { what: "decision", id: id.clone() };
@@ -167,8 +191,18 @@ async fn judge_one(on: &impl ConnectionTrait, told: &NewVerdict, learning: Optio
         .all(on)
         .await?;
     let earlier = earlier.into_iter().map(Verdict::try_from).collect::<Result<Vec<_>, _>>()?;
-    let same_key = earlier.iter().find(|heard| told.key.is_some() && heard.key == told.key);
-    let repeated = same_key.or_else(|| earlier.last().filter(|counting| told.repeats(counting)));
+    let again = said_again(on, told, &id).await?;
+    let same_key = earlier.iter().find(|heard| {
+        told.key.is_some() && heard.key == told.key || again.as_ref().is_some_and(|verdict| *verdict == heard.id.to_string())
+    });
+    let counting = earlier.last().filter(|counting| told.repeats(counting));
+    if let (None, Some(counting), Some(key)) = (same_key, counting, &told.key) {
+        // it changes nothing now, and must not change anything when it comes again after an amendment
+        let (kind, key, verdict) = (told.kind.as_str().to_owned(), key.clone(), counting.id.to_string());
+        let row = verdict_key::Model { kind, key, decision: id.clone(), verdict };
+        verdict_key::Entity::insert(row.into_active_model()).exec_without_returning(on).await?;
+    }
+    let repeated = same_key.or(counting);
     let new = repeated.is_none();
     let verdict = match repeated {
         Some(heard) => heard.clone(),

@@ -48,10 +48,14 @@ impl PhoebeStore {
     /// Appends to the history. Two processes cannot follow the same revision: the loser reads again and follows the winner's.
     pub(super) async fn store_trait_weight(&self, change: StoreTraitWeight) -> Result<TraitWeightChange, NyxError> {
         for _ in 0..WEIGHT_TRIES {
-            let row = following(newest(&self.writer, &change.name).await?, change.clone());
-            match row.clone().into_active_model().insert(&self.writer).await {
-                Ok(_) => return Ok(row.try_into()?),
-                Err(error) if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) => {}
+            let transaction = self.begin().await?;
+            let row = following(newest(&transaction, &change.name).await?, change.clone());
+            match row.clone().into_active_model().insert(&transaction).await {
+                Ok(_) => {
+                    transaction.commit().await?;
+                    return Ok(row.try_into()?);
+                }
+                Err(error) if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) => transaction.rollback().await,
                 Err(error) => return Err(error.into()),
             }
         }

@@ -64,8 +64,9 @@ impl RunStatus {
 
 impl PhoebeStore {
     pub(super) async fn begin_run(&self, run: Model) -> Result<(), NyxError> {
-        Entity::insert(run.into_active_model()).exec_without_returning(self.writer()).await?;
-        Ok(())
+        let transaction = self.begin().await?;
+        Entity::insert(run.into_active_model()).exec_without_returning(&transaction).await?;
+        Ok(transaction.commit().await?)
     }
 
     /// Puts a run's standing on record.
@@ -86,8 +87,9 @@ impl PhoebeStore {
             ended_at: Set(status.ends().then(now)),
             ..Default::default()
         };
-        Entity::update(row).exec(self.writer()).await?;
-        Ok(())
+        let transaction = self.begin().await?;
+        Entity::update(row).exec(&transaction).await?;
+        Ok(transaction.commit().await?)
     }
 
     /// Runs, newest first; of one specialist, or of all.

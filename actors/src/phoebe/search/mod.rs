@@ -13,20 +13,21 @@
 mod outbox;
 mod postgres;
 mod sqlite;
+#[cfg(test)]
+mod tests;
 pub(super) mod vector_extension;
 
 use std::collections::{BTreeMap, HashMap};
 
 use nyx_specialists::tokens::tokens;
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait, FromQueryResult, IntoActiveModel, QueryResult,
-    Statement, TransactionTrait, Value,
+    ConnectionTrait, DatabaseConnection, DbBackend, EntityTrait, FromQueryResult, IntoActiveModel, QueryResult, Statement, Value,
 };
 use uuid::Uuid;
 
-use super::PhoebeStore;
 use super::entities::memory;
 use super::messages::{Memory, MemorySelector};
+use super::{PhoebeStore, WriteTransaction};
 use crate::NyxError;
 use crate::memory::MemoryFilter;
 
@@ -160,14 +161,14 @@ impl MemoryIndex {
             true if postgres::has_extension(&store.writer).await? => Kind::Pgvector,
             true => Kind::Plain,
         };
-        let transaction = store.writer.begin().await?;
+        let transaction = store.begin().await?;
         if postgres {
             // two processes may start on a new database at once
             transaction.execute_unprepared("LOCK TABLE nyx_memory_index").await?;
         }
         let made = state(&transaction).await?;
         if !again && made.embedder.as_ref() == Some(&embedder.sha256) {
-            transaction.rollback().await?;
+            transaction.rollback().await;
             return Ok(Self { store, dimension: embedder.dimension, kind, outbox });
         }
         let schema =
@@ -203,7 +204,7 @@ impl MemoryIndex {
     /// # Errors
     /// A vector has another dimension, or the database cannot be written.
     pub async fn insert(&self, tenant: &str, memories: Vec<(Memory, Vec<f32>)>) -> Result<(), NyxError> {
-        let transaction = self.store.writer.begin().await?;
+        let transaction = self.store.begin().await?;
         let mut rows = memories.iter().map(|(memory, _)| memory::Model::of(tenant, memory).into_active_model()).peekable();
         while rows.peek().is_some() {
             let some: Vec<_> = rows.by_ref().take(ROWS_A_STATEMENT).collect();
@@ -222,12 +223,12 @@ impl MemoryIndex {
     /// # Errors
     /// As [`insert`](Self::insert).
     pub async fn index(&self, tenant: &str, memories: Vec<(Memory, Vec<f32>)>) -> Result<(), NyxError> {
-        let transaction = self.store.writer.begin().await?;
+        let transaction = self.store.begin().await?;
         self.index_in(&transaction, tenant, &memories).await?;
         Ok(transaction.commit().await?)
     }
 
-    async fn index_in(&self, transaction: &DatabaseTransaction, tenant: &str, memories: &[(Memory, Vec<f32>)]) -> Result<(), NyxError> {
+    async fn index_in(&self, transaction: &WriteTransaction, tenant: &str, memories: &[(Memory, Vec<f32>)]) -> Result<(), NyxError> {
         let ids: Vec<Uuid> = memories.iter().map(|(memory, _)| memory.id).collect();
         let numbers = self.numbers(transaction, tenant, &ids).await?;
         for (memory, vector) in memories {
@@ -249,7 +250,7 @@ impl MemoryIndex {
     /// [`NyxError::NotFound`] where one is named that is not there; the database cannot be written.
     pub async fn delete(&self, tenant: &str, selector: &MemorySelector) -> Result<u64, NyxError> {
         let (condition, values) = selected(tenant, selector);
-        let transaction = self.store.writer.begin().await?;
+        let transaction = self.store.begin().await?;
         let mut deleted = 0;
         loop {
             let sql = format!("SELECT number, id FROM nyx_subjective_memory WHERE {condition} ORDER BY number LIMIT {ROWS_A_STATEMENT}");
@@ -271,7 +272,7 @@ impl MemoryIndex {
             deleted += rows.len() as u64;
         }
         if let (MemorySelector::Id(id), 0) = (selector, deleted) {
-            transaction.rollback().await?;
+            transaction.rollback().await;
             return Err(NyxError::NotFound { what: "memory", id: id.to_string() });
         }
         transaction.commit().await?;
@@ -490,6 +491,45 @@ fn selected(tenant: &str, selector: &MemorySelector) -> (String, Vec<Value>) {
 fn idf(count: u64, df: u64) -> f64 {
     let (count, df) = (count as f64, (df as f64).min(count as f64));
     (1.0 + (count - df + 0.5) / (df + 0.5)).ln()
+}
+
+/// A memory that holds some of a query's tokens.
+struct Document {
+    number: i64,
+    /// Tokens that it has in all.
+    length: f64,
+    /// How often it holds a token, by the token's place among those searched for.
+    counts: Vec<(usize, f64)>,
+}
+
+/// What BM25 knows of all memories of a tenant.
+struct Collection {
+    count: u64,
+    /// The mean number of tokens.
+    length: f64,
+    /// In how many of them each of the query's tokens stands, as far as it is known.
+    frequencies: HashMap<String, u64>,
+}
+
+impl Collection {
+    /// Ranks what was found; `words` are all tokens of the query, `searched` those that were looked up.
+    fn rank(&self, words: &[String], searched: &[&str], documents: Vec<Document>, k: usize) -> WordMatches {
+        let mut held: HashMap<&str, u64> = HashMap::new();
+        documents.iter().flat_map(|document| &document.counts).for_each(|(at, _)| *held.entry(searched[*at]).or_default() += 1);
+        let weight = |word: &str| {
+            // a filter hides some of the memories that hold it
+            let known = self.frequencies.get(word).copied().unwrap_or(0);
+            idf(self.count, known.max(held.get(word).copied().unwrap_or(0)))
+        };
+        let score = |document: Document| {
+            let length = K1 * (1.0 - B + B * document.length / self.length.max(1.0));
+            let terms = document.counts.iter().map(|(at, count)| weight(searched[*at]) * count * (K1 + 1.0) / (count + length));
+            Scored { number: document.number, score: terms.sum() }
+        };
+        let mut hits: Vec<Scored> = documents.into_iter().map(score).collect();
+        best(&mut hits, k);
+        WordMatches { hits, weights: words.iter().map(|word| (word.clone(), weight(word))).collect() }
+    }
 }
 
 /// The rarest tokens, as many as may be ranked; always one that occurs at all.

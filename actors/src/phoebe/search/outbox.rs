@@ -58,7 +58,7 @@ impl MemoryIndex {
         let until = now + i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
         let sql =
             "UPDATE nyx_memory_index SET drainer = $1, drained_until = $2 WHERE drainer IS NULL OR drainer = $1 OR drained_until < $3";
-        Ok(execute(&self.store.writer, sql, vec![instance.into(), until.into(), now.into()]).await? > 0)
+        Ok(self.write(sql, vec![instance.into(), until.into(), now.into()]).await? > 0)
     }
 
     /// Lets another process have it.
@@ -66,7 +66,7 @@ impl MemoryIndex {
     /// # Errors
     /// The database cannot be written.
     pub async fn release_outbox(&self, instance: &str) -> Result<(), NyxError> {
-        execute(&self.store.writer, "UPDATE nyx_memory_index SET drainer = NULL WHERE drainer = $1", vec![instance.into()]).await.map(drop)
+        self.write("UPDATE nyx_memory_index SET drainer = NULL WHERE drainer = $1", vec![instance.into()]).await.map(drop)
     }
 
     /// Changes that the server does not have yet.
@@ -110,14 +110,14 @@ impl MemoryIndex {
     /// The database cannot be written.
     pub async fn confirm_outbox(&self, drained: Drained) -> Result<(), NyxError> {
         let sql = format!("DELETE FROM nyx_memory_outbox WHERE number IN ({})", listed(&drained.numbers));
-        execute(&self.store.writer, &sql, vec![]).await.map(drop)
+        self.write(&sql, vec![]).await.map(drop)
     }
 
-    /// Whatever the server lacks is known anew: it is being filled with everything.
-    ///
-    /// # Errors
-    /// The database cannot be written.
-    pub async fn clear_outbox(&self) -> Result<(), NyxError> {
-        execute(&self.store.writer, "DELETE FROM nyx_memory_outbox", vec![]).await.map(drop)
+    /// One statement, committed; answers how many rows it changed.
+    async fn write(&self, sql: &str, values: Vec<Value>) -> Result<u64, NyxError> {
+        let transaction = self.store.begin().await?;
+        let rows = execute(&transaction, sql, values).await?;
+        transaction.commit().await?;
+        Ok(rows)
     }
 }

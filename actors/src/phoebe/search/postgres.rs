@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Value};
 
 use super::{
-    B, K1, MOST_POSTINGS, OVERSAMPLING, Scored, WordMatches, best, bytes, cosine, execute, floats, idf, listed, narrowed, number_of, query,
-    rarest,
+    Collection, Document, MOST_POSTINGS, OVERSAMPLING, Scored, WordMatches, bytes, cosine, execute, floats, listed, narrowed, number_of,
+    query, rarest,
 };
 use crate::NyxError;
 use crate::memory::MemoryFilter;
@@ -158,28 +158,12 @@ pub(super) async fn lexical(
          WHERE tenant = $1 AND tokens @@ $2::text::tsquery{narrow} LIMIT {MOST_POSTINGS}"
     );
     let rows = query(on, &sql, values).await?;
-    let mut documents = Vec::with_capacity(rows.len());
-    let mut df: HashMap<&str, u64> = HashMap::new();
-    for row in &rows {
+    let documents = rows.iter().map(|row| {
         let counts = occurrences(&row.try_get::<String>("", "tokens")?, &searched);
-        counts.iter().for_each(|(at, _)| *df.entry(searched[*at]).or_default() += 1);
-        documents.push((number_of(row)?, f64::from(row.try_get::<i32>("", "length")?), counts));
-    }
-    let weight = |word: &str| {
-        let counted = df.get(word).copied().unwrap_or(0);
-        // a filter hides some of the memories that hold it
-        idf(all, counted.max(common.get(word).copied().unwrap_or(0)))
-    };
-    let hits = documents.into_iter().map(|(number, tokens, counts)| {
-        let score = counts
-            .into_iter()
-            .map(|(at, count)| weight(searched[at]) * count * (K1 + 1.0) / (count + K1 * (1.0 - B + B * tokens / length)));
-        Scored { number, score: score.sum() }
+        Ok(Document { number: number_of(row)?, length: f64::from(row.try_get::<i32>("", "length")?), counts })
     });
-    let mut hits: Vec<Scored> = hits.collect();
-    best(&mut hits, k);
-    let weights: BTreeMap<String, f64> = words.iter().map(|word| (word.clone(), weight(word))).collect();
-    Ok(WordMatches { hits, weights })
+    let documents = documents.collect::<Result<Vec<_>, NyxError>>()?;
+    Ok(Collection { count: all, length, frequencies: common }.rank(&words, &searched, documents, k))
 }
 
 /// How many memories about hold each of the most common tokens, by the planner's statistics.

@@ -1,11 +1,12 @@
 //! sqlite-vec and FTS5.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, Value};
 
 use super::{
-    MOST_NEAREST, OVERSAMPLING, Scored, WordMatches, bytes, cosine, count, execute, floats, idf, narrowed, number_of, query, rarest,
+    Collection, Document, MOST_NEAREST, MOST_POSTINGS, OVERSAMPLING, Scored, WordMatches, bytes, cosine, execute, floats, narrowed,
+    number_of, query, rarest,
 };
 use crate::NyxError;
 use crate::memory::MemoryFilter;
@@ -28,6 +29,8 @@ pub(super) fn schema(dimension: usize) -> Vec<String> {
 pub(super) async fn insert(on: &impl ConnectionTrait, tenant: &str, number: i64, words: &[String], vector: &[f32]) -> Result<(), NyxError> {
     let text: Vec<Value> = vec![number.into(), marker(tenant).into(), words.join(" ").into()];
     execute(on, "INSERT INTO nyx_memory_words (rowid, tenant, tokens) VALUES ($1, $2, $3)", text).await?;
+    let length = i64::try_from(words.len()).unwrap_or(i64::MAX);
+    execute(on, "UPDATE nyx_subjective_memory SET length = $1 WHERE number = $2", vec![length.into(), number.into()]).await?;
     let values: Vec<Value> = vec![number.into(), tenant.into(), bytes(vector).into()];
     let sql = if vector.len().is_multiple_of(BITS) {
         "INSERT INTO nyx_memory_vectors (number, tenant, code, embedding) VALUES ($1, $2, vec_quantize_binary($3), $3)"
@@ -104,11 +107,17 @@ pub(super) async fn lexical(
     let known = known.collect::<Result<HashMap<String, u64>, NyxError>>()?;
     let frequencies: Vec<(String, u64)> =
         words.into_iter().map(|word| (known.get(&word).copied().unwrap_or(0), word)).map(|(df, word)| (word, df)).collect();
-    let all = count(on, tenant).await?;
-    let weights: BTreeMap<String, f64> = frequencies.iter().map(|(word, df)| (word.clone(), idf(all, *df))).collect();
+    let sql = "SELECT count(*) AS rows, coalesce(avg(length), 1.0) AS length FROM nyx_subjective_memory WHERE tenant = $1";
+    let rows = query(on, sql, vec![tenant.into()]).await?;
+    let (count, length) = match rows.first() {
+        Some(row) => (row.try_get::<i64>("", "rows")?.cast_unsigned(), row.try_get::<f64>("", "length")?),
+        None => (0, 1.0),
+    };
+    let collection = Collection { count, length, frequencies: known };
     let searched = rarest(&frequencies);
+    let words: Vec<String> = frequencies.iter().map(|(word, _)| word.clone()).collect();
     if searched.is_empty() {
-        return Ok(WordMatches { hits: Vec::new(), weights });
+        return Ok(collection.rank(&words, &[], Vec::new(), k));
     }
     // tokens hold no quotation marks
     let any: Vec<String> = searched.iter().map(|word| format!("\"{word}\"")).collect();
@@ -118,14 +127,23 @@ pub(super) async fn lexical(
         values.extend(more);
         format!(" AND rowid IN ({sql})")
     });
+    // of too many the newest
     let sql = format!(
-        "SELECT rowid AS number, bm25(nyx_memory_words, 0.0, 1.0) AS score FROM nyx_memory_words \
-         WHERE nyx_memory_words MATCH $1{narrow} ORDER BY score LIMIT {k}"
+        "SELECT rowid AS number, tokens FROM nyx_memory_words WHERE nyx_memory_words MATCH $1{narrow} ORDER BY rowid DESC LIMIT {MOST_POSTINGS}"
     );
     let rows = query(on, &sql, values).await?;
-    // SQLite's is the lower the better
-    let hits = rows.iter().map(|row| Ok(Scored { number: number_of(row)?, score: -row.try_get::<f64>("", "score")? }));
-    Ok(WordMatches { hits: hits.collect::<Result<_, NyxError>>()?, weights })
+    let documents = rows.iter().map(|row| {
+        let mut counts = vec![0.0; searched.len()];
+        let mut length = 0.0;
+        for token in row.try_get::<String>("", "tokens")?.split(' ') {
+            length += 1.0;
+            searched.iter().position(|searched| *searched == token).into_iter().for_each(|at| counts[at] += 1.0);
+        }
+        let counts = counts.into_iter().enumerate().filter(|(_, count)| *count > 0.0).collect();
+        Ok(Document { number: number_of(row)?, length, counts })
+    });
+    let documents = documents.collect::<Result<Vec<_>, NyxError>>()?;
+    Ok(collection.rank(&words, &searched, documents, k))
 }
 
 pub(super) async fn vectors(on: &DatabaseConnection, list: &str) -> Result<HashMap<i64, Vec<f32>>, NyxError> {

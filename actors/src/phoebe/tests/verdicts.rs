@@ -99,6 +99,64 @@ pub async fn keeps_verdicts(store: &PhoebeStore) {
     }
 }
 
+/// Decisions that [`hears_each_key_once`] leaves on record.
+pub const KEYED: usize = 3;
+
+/// Whatever was told under a key is told once, also where it changed nothing when it first came.
+pub async fn hears_each_key_once(stores: &[PhoebeStore]) {
+    let store = &stores[0];
+    let [lone, one, other] = [None, Some("twins"), Some("twins")].map(|name| forecast("Will it thaw?", 0.75, name));
+    for decision in [&lone, &one, &other] {
+        store.record(record(decision, None)).await.unwrap();
+    }
+    let said = |decision: &Decision, value: f64, key: &str| {
+        let told = FeedbackTold { value, told: json!({ "value": value }), ..FeedbackTold::default() };
+        feedback(decision, None, &RewardOptions::default(), told, Some(key.to_owned())).unwrap()
+    };
+    let tell = async |value: f64, key: &str| store.judge(vec![said(&lone, value, key)], None).await.map(|mut judged| judged.remove(0));
+    let up = tell(1.0, "up-1").await.unwrap();
+    let again = tell(1.0, "up-2").await.unwrap();
+    assert!(up.new && !again.new && again.verdict == up.verdict, "{again:?}");
+    let down = tell(-1.0, "down-3").await.unwrap();
+    assert!(down.new && down.verdict.revision == 2, "{down:?}");
+    for key in ["up-2", "up-1", "up-2"] {
+        let repeat = tell(1.0, key).await.unwrap();
+        assert!(!repeat.new && repeat.verdict == up.verdict && repeat.reward == down.reward, "{key}: {repeat:?}");
+    }
+    assert_eq!(store.verdicts(lone.id).await.unwrap().len(), 2);
+    assert_eq!(store.decision(lone.id).await.unwrap().reward, down.reward);
+    // something else under a key that changed nothing, and on another decision, is refused
+    for refused in [said(&lone, -1.0, "up-2"), said(&one, 1.0, "up-2")] {
+        let error = store.judge(vec![refused], None).await.unwrap_err();
+        assert!(error.status() == 409 && error.to_string().contains("\"up-2\""), "{error}");
+    }
+
+    // an outcome, of two decisions of one name
+    let both = |outcome, key| [&one, &other].map(|decision| told(decision, OutcomeTold::Happened(outcome), Some(key))).to_vec();
+    for (outcome, key, new) in
+        [(true, "t-1", true), (true, "t-2", false), (false, "t-3", true), (true, "t-2", false), (false, "t-3", false)]
+    {
+        let judged = store.judge(both(outcome, key), None).await.unwrap();
+        assert!(judged.iter().all(|judged| judged.new == new), "{key}: {judged:?}");
+    }
+    assert_eq!(store.verdicts(other.id).await.unwrap().last().unwrap().value, 0.0);
+
+    // told at once by several processes, each key is heard once, and one of two who contradict each other is refused
+    let at_once = |values: [f64; 8], key: &'static str| {
+        let tellers = values.into_iter().zip(stores.iter().cycle()).map(|(value, store)| {
+            let (store, verdict) = (store.clone(), said(&lone, value, key));
+            tokio::spawn(async move { store.judge(vec![verdict], None).await })
+        });
+        futures_util::future::try_join_all(tellers.collect::<Vec<_>>())
+    };
+    // says what counts already
+    assert!(at_once([-1.0; 8], "down-4").await.unwrap().into_iter().all(|judged| !judged.unwrap()[0].new));
+    let news = at_once([0.5; 8], "half").await.unwrap().into_iter().filter(|judged| judged.as_ref().unwrap()[0].new).count();
+    assert_eq!(news, 1);
+    let torn = at_once([0.5, 1.0, 0.5, 1.0, 0.5, 1.0, 0.5, 1.0], "torn").await.unwrap();
+    assert_eq!(torn.iter().filter(|judged| judged.is_err()).count(), 4, "{torn:?}");
+}
+
 #[test]
 fn an_outcome_must_be_one_that_it_can_have() {
     let refused = |decision: &Decision, what| outcome(decision, None, &RewardOptions::default(), &what, None).unwrap_err().to_string();

@@ -11,7 +11,7 @@ use crate::verdict::{FeedbackTold, NewVerdict, feedback};
 /// Decisions that [`moves_trait_weights_once`] leaves on record.
 pub const DECISIONS: usize = TELLERS + 1;
 const TELLERS: usize = 8;
-const LEARNING: BanditSettings = BanditSettings { learning_rate: 0.3, forgetting: 0.01, max_weight: 5.0, temperature: 0.5 };
+pub const LEARNING: BanditSettings = BanditSettings { learning_rate: 0.3, forgetting: 0.01, max_weight: 5.0, temperature: 0.5 };
 
 fn rated(decision: &Decision, value: f64, weights: &RewardOptions) -> NewVerdict {
     feedback(decision, None, weights, FeedbackTold { value, told: json!(value), ..FeedbackTold::default() }, None).unwrap()
