@@ -179,12 +179,6 @@ impl QdrantIndex {
         Ok(())
     }
 
-    /// Removes the collection.
-    #[cfg(test)]
-    pub(super) async fn remove(&self) -> Result<(), NyxError> {
-        retried("removing", || self.client.delete_collection(&self.collection)).await.map(drop)
-    }
-
     /// The ids of the `k` nearest with their cosine similarity, best first.
     ///
     /// # Errors

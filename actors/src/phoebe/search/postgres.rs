@@ -142,7 +142,7 @@ pub(super) async fn lexical(
         Some(row) => (row.try_get::<i64>("", "rows")?.cast_unsigned(), row.try_get::<f64>("", "length")?),
         None => (0, 1.0),
     };
-    let common = common(on, all).await?;
+    let mut common = common(on, all).await?;
     // a token that was never counted as common is rare
     let frequencies: Vec<(String, u64)> = words.iter().map(|word| (word.clone(), common.get(word).copied().unwrap_or(1))).collect();
     let searched = rarest(&frequencies);
@@ -158,12 +158,27 @@ pub(super) async fn lexical(
          WHERE tenant = $1 AND tokens @@ $2::text::tsquery{narrow} LIMIT {MOST_POSTINGS}"
     );
     let rows = query(on, &sql, values).await?;
+    if !narrow.is_empty() {
+        // the rows that a filter lets through do not tell how many there are
+        common.extend(frequencies_of(on, tenant, &searched).await?);
+    }
     let documents = rows.iter().map(|row| {
         let counts = occurrences(&row.try_get::<String>("", "tokens")?, &searched);
         Ok(Document { number: number_of(row)?, length: f64::from(row.try_get::<i32>("", "length")?), counts })
     });
     let documents = documents.collect::<Result<Vec<_>, NyxError>>()?;
     Ok(Collection { count: all, length, frequencies: common }.rank(&words, &searched, documents, k))
+}
+
+/// In how many memories each token stands.
+async fn frequencies_of(on: &DatabaseConnection, tenant: &str, searched: &[&str]) -> Result<HashMap<String, u64>, NyxError> {
+    let counted = |place: usize| format!("(SELECT count(*) FROM nyx_memory_words WHERE tenant = $1 AND tokens @@ ${place}::text::tsquery) AS df{place}");
+    let counts: Vec<String> = (2..2 + searched.len()).map(counted).collect();
+    let values = std::iter::once(tenant.to_owned()).chain(searched.iter().map(|word| format!("'{word}'"))).map(Value::from);
+    let rows = query(on, &format!("SELECT {}", counts.join(", ")), values.collect()).await?;
+    let Some(row) = rows.first() else { return Ok(HashMap::new()) };
+    let known = searched.iter().zip(2..).map(|(word, place)| Ok(((*word).to_owned(), row.try_get::<i64>("", &format!("df{place}"))?.cast_unsigned())));
+    known.collect()
 }
 
 /// How many memories about hold each of the most common tokens, by the planner's statistics.
