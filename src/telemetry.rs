@@ -10,7 +10,7 @@ use crate::settings::{LogFormat, TelemetrySettings};
 pub fn init(settings: &TelemetrySettings, level: Option<&str>) {
     let named = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
     let named = named.filter(|filter| EnvFilter::try_new(filter).is_ok());
-    let filter = EnvFilter::new(quieted(named.as_deref().or(level).unwrap_or(&settings.log)));
+    let filter = EnvFilter::new(named.as_deref().or(level).unwrap_or(&settings.log));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     // an error says that something has already set a subscriber: its wish is as good as ours
     let _ = match settings.format {
@@ -19,8 +19,3 @@ pub fn init(settings: &TelemetrySettings, level: Option<&str>) {
     };
 }
 
-/// The embedded vector store warns of its own defaults on every start; who wants to hear it names it.
-fn quieted(filter: &str) -> String {
-    const NOISY: &str = "qdrant_edge";
-    if filter.contains(NOISY) { filter.to_owned() } else { format!("{filter},{NOISY}=error") }
-}

@@ -20,7 +20,7 @@ const HIDDEN: &str = "a value that is not shown";
 const WORDS: [(&str, &str); 4] = [
     ("pool.quantisation", "none, q8_0 or q4_k"),
     ("pool.adapter_precision", "int8 or file"),
-    ("memory.store", "edge or qdrant"),
+    ("memory.store", "phoebe or qdrant"),
     ("telemetry.format", "text or json"),
 ];
 /// Stands for the origin of a value whose layer is not known yet.

@@ -229,7 +229,7 @@ fn errors_name_the_key_the_value_its_origin_and_what_would_be_right() {
         ("NYX__TELEMETRY__LOG", "nyx=loud", &["telemetry.log", "nyx=loud"]),
         ("NYX__PHOEBE__URL", "mysql://me:secret@host/nyx", &["phoebe.url", "mysql://***@host", "postgres://"]),
         ("NYX__PHOEBE__MAX_CONNECTIONS", "0", &["phoebe.max_connections", "0"]),
-        ("NYX__MEMORY__STORE", "redis", &["memory.store", "redis", "edge or qdrant", "NYX__MEMORY__STORE"]),
+        ("NYX__MEMORY__STORE", "redis", &["memory.store", "redis", "phoebe or qdrant", "NYX__MEMORY__STORE"]),
         ("NYX__MEMORY__STORE", "qdrant", &["memory.url", "gRPC"]),
         ("NYX__MEMORY__URL", "localhost:6334", &["memory.url", "localhost:6334", "http://"]),
         ("NYX__HTTP__HOST", "0.0.0.0", &["http.host", "0.0.0.0", "http.api_keys"]),

@@ -73,7 +73,7 @@ fn each_room_is_free_of_what_is_not_its_business() {
     let all = dependencies(&metadata());
     let strangers: [(&str, &[&str]); 3] = [
         ("nyx-engine", &["actix", "sea-orm", "sqlx", "qdrant", "hyper", "reqwest"]),
-        ("nyx-specialists", &["actix", "tokio", "sea-orm", "sqlx", "qdrant-client", "qdrant-edge", "candle", "hyper", "reqwest"]),
+        ("nyx-specialists", &["actix", "tokio", "sea-orm", "sqlx", "qdrant-client", "candle", "hyper", "reqwest"]),
         ("nyx-migrations", &["actix", "qdrant", "candle", "hyper", "reqwest"]),
     ];
     for (room, prefixes) in strangers {

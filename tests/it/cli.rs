@@ -198,23 +198,14 @@ fn migrate_says_why_a_database_cannot_be_reached() {
 }
 
 #[test]
-fn doctor_opens_the_vector_store_that_is_there_and_tells_a_damaged_one() {
-    let program = Program::new();
-    let folder = program.data_dir().join("memory");
-    let store = || check(&serde_json::from_str::<Value>(&program.run(&["doctor", "--json"]).stdout).unwrap(), "vector store").clone();
-    assert!(store()["found"].as_str().unwrap().contains("will be made"));
-    write(&folder, "a file where a folder should be");
-    let damaged = store();
-    assert_eq!(damaged["status"], "error", "{damaged}");
-    assert!(damaged["found"].as_str().unwrap().contains(folder.to_str().unwrap()), "{damaged}");
-    std::fs::remove_file(&folder).unwrap();
-    std::fs::create_dir(&folder).unwrap();
-    let opened = store();
-    assert_eq!((&opened["status"], opened["found"].as_str().unwrap().contains("0 memories")), (&json!("ok"), true), "{opened}");
-    // beside a server it is no fault
-    let serving = program.serve();
-    assert_eq!(store()["status"], "warning");
-    drop(serving);
+fn doctor_names_a_qdrant_server_that_does_not_answer() {
+    let search = |program: Program| {
+        check(&serde_json::from_str::<Value>(&program.run(&["doctor", "--json"]).stdout).unwrap(), "memory search").clone()
+    };
+    assert_eq!(search(Program::new())["found"], "inside the database");
+    let away = Program::new().with("NYX__MEMORY__STORE", "qdrant").with("NYX__MEMORY__URL", "http://127.0.0.1:1");
+    let away = search(away.with("NYX__MEMORY__TIMEOUT_MS", "200"));
+    assert!(away["status"] == "error" && away["found"].as_str().unwrap().contains("127.0.0.1:1"), "{away}");
 }
 
 fn check<'a>(report: &'a Value, name: &str) -> &'a Value {
@@ -227,7 +218,7 @@ fn doctor_finds_a_machine_in_order_and_changes_nothing() {
     let report = program.run(&["doctor", "--json"]).json();
     assert_eq!(report["ok"], true, "{report}");
     for name in
-        ["base model", "embedder", "python", "device", "gpu", "data folder", "disk", "specialists", "port", "database", "vector store"]
+        ["base model", "embedder", "python", "device", "gpu", "data folder", "disk", "specialists", "port", "database", "memory search"]
     {
         assert_ne!(check(&report, name)["status"], "error", "{report}");
     }

@@ -116,7 +116,7 @@ impl QdrantIndex {
         Ok(store)
     }
 
-    fn connect(options: &MemoryOptions, dimension: usize) -> Result<Self, NyxError> {
+    pub(super) fn connect(options: &MemoryOptions, dimension: usize) -> Result<Self, NyxError> {
         let url = options.url.as_ref().ok_or_else(|| NyxError::VectorStore {
             doing: "connecting",
             reason: "memory.store is \"qdrant\" and memory.url is not set: set it to the server's gRPC address".into(),
@@ -134,7 +134,7 @@ impl QdrantIndex {
         })
     }
 
-    async fn prepare(&self) -> Result<(), NyxError> {
+    pub(super) async fn prepare(&self) -> Result<(), NyxError> {
         if !retried("connecting", || self.client.collection_exists(&self.collection)).await? {
             return self.create().await;
         }
@@ -266,7 +266,7 @@ impl QdrantIndex {
         }
     }
 
-    async fn clear(&self) -> Result<(), NyxError> {
+    pub(super) async fn clear(&self) -> Result<(), NyxError> {
         retried("clearing", || self.client.delete_collection(&self.collection)).await?;
         self.create().await
     }

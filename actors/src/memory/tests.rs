@@ -6,7 +6,11 @@ use nyx_engine::Device;
 use nyx_engine::embed::Embedder;
 
 use super::*;
+
+mod server;
+
 use crate::phoebe::messages::MemorySelector;
+use crate::phoebe::search::EmbedderId;
 use crate::phoebe::{PhoebeOptions, PhoebeStore};
 use crate::testing::model;
 use crate::testing::postgres::Postgres;
@@ -157,7 +161,7 @@ async fn what_was_deleted_stands_in_no_file() {
 async fn another_embedder_is_refused_until_memories_are_indexed_anew() {
     let folder = tempfile::tempdir().unwrap();
     let parts = parts(folder.path()).await;
-    let other = crate::phoebe::search::EmbedderId { sha256: "f".repeat(64), dimension: 8 };
+    let other = EmbedderId { sha256: "f".repeat(64), dimension: 8 };
     let store = parts.index.phoebe().clone();
     // nothing is there yet: the tables are made for it
     MemoryIndex::open(store.clone(), &other, false).await.unwrap();

@@ -113,6 +113,13 @@ impl MemoryIndex {
         self.write(&sql, vec![]).await.map(drop)
     }
 
+    /// As if the lease had run out.
+    #[cfg(test)]
+    pub(crate) async fn expire_outbox_lease(&self) {
+        let expired = self.write("UPDATE nyx_memory_index SET drained_until = 0", vec![]).await;
+        assert!(expired.is_ok(), "{expired:?}");
+    }
+
     /// One statement, committed; answers how many rows it changed.
     async fn write(&self, sql: &str, values: Vec<Value>) -> Result<u64, NyxError> {
         let transaction = self.store.begin().await?;
