@@ -18,4 +18,3 @@ pub fn init(settings: &TelemetrySettings, level: Option<&str>) {
         LogFormat::Json => lines.json().try_init(),
     };
 }
-

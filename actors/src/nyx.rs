@@ -28,9 +28,7 @@ use crate::confidence::{Calibration, Reliability, reliabilities};
 use crate::facts::Facts;
 use crate::gpu::{Device, GpuPool, GpuShard, GpuWorker};
 use crate::learned::LearnedRegistry;
-use crate::memory::messages::{
-    Embed, Embeddings, Forget, Forgotten, MemoryHit, NewMemory, Recall, Remember, RememberMany,
-};
+use crate::memory::messages::{Embed, Embeddings, Forget, Forgotten, MemoryHit, NewMemory, Recall, Remember, RememberMany};
 use crate::memory::{MemoryFilter, MemoryKeeper};
 use crate::metrics::Metrics;
 use crate::observe::{ActorState, Registry};

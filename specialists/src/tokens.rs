@@ -37,7 +37,13 @@ pub fn tokens(text: &str) -> Vec<String> {
 /// The text without distinctions that a search ignores: case, diacritics, compatibility forms (full width, ligatures).
 pub fn fold(text: &str) -> String {
     // by way of capitals, so that `ß` meets `ss`, and a final sigma any other
-    text.nfkd().filter(|c| !is_diacritic(*c)).flat_map(char::to_uppercase).flat_map(char::to_lowercase).filter(|c| !is_diacritic(*c)).nfc().collect()
+    text.nfkd()
+        .filter(|c| !is_diacritic(*c))
+        .flat_map(char::to_uppercase)
+        .flat_map(char::to_lowercase)
+        .filter(|c| !is_diacritic(*c))
+        .nfc()
+        .collect()
 }
 
 fn end_run(run: &mut Vec<&str>, found: &mut Vec<String>) {
@@ -128,7 +134,8 @@ mod tests {
 
     #[test]
     fn a_query_of_one_character_finds_the_text_that_holds_it() {
-        for (text, query) in [("我住在北京", "京"), ("我住在北京", "北京"), ("C 語言", "c"), ("กรุงเทพ", "เท")] {
+        for (text, query) in [("我住在北京", "京"), ("我住在北京", "北京"), ("C 語言", "c"), ("กรุงเทพ", "เท")]
+        {
             let (text, query) = (tokens(text), tokens(query));
             assert!(!query.is_empty() && query.iter().all(|token| text.contains(token)), "{query:?} in {text:?}");
         }

@@ -90,7 +90,8 @@ impl<'a> Hub<'a> {
         });
         let token = variable("HF_TOKEN").or_else(|| std::fs::read_to_string(kept?).ok());
         let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
-        let config = Agent::config_builder().http_status_as_error(false).timeout_connect(Some(PATIENCE)).timeout_recv_response(Some(PATIENCE));
+        let config =
+            Agent::config_builder().http_status_as_error(false).timeout_connect(Some(PATIENCE)).timeout_recv_response(Some(PATIENCE));
         Self { agent: config.build().into(), endpoint: endpoint.trim_end_matches('/').to_owned(), token, repository }
     }
 

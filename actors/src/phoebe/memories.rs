@@ -64,7 +64,8 @@ impl PhoebeStore {
              ORDER BY asked.id, near.place"
         );
         let bounds = [request.before, request.after].map(|count| Value::from(i64::from(count)));
-        let values = bounds.into_iter().chain([Value::from(request.tenant)]).chain(request.ids.iter().map(|id| Value::from(id.to_string())));
+        let values =
+            bounds.into_iter().chain([Value::from(request.tenant)]).chain(request.ids.iter().map(|id| Value::from(id.to_string())));
         let statement = Statement::from_sql_and_values(self.reader.get_database_backend(), sql, values);
         let mut found = Vec::new();
         for row in self.reader.query_all_raw(statement).await? {

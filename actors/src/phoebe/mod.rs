@@ -24,8 +24,8 @@ use crate::observe::Vitals;
 use crate::verdict::{Judged, Promise, Verdict};
 use crate::{Decision, NyxError};
 use messages::{
-    GetDecision, Judge, ListDecisions, ListJudged, ListPromises, ListTraitWeightChanges, ListVerdicts, LoadTraitWeights, NamedDecisions, Ping,
-    RecordDecision, StoreTraitWeight, TraitWeightChange,
+    GetDecision, Judge, ListDecisions, ListJudged, ListPromises, ListTraitWeightChanges, ListVerdicts, LoadTraitWeights, NamedDecisions,
+    Ping, RecordDecision, StoreTraitWeight, TraitWeightChange,
 };
 
 pub use options::PhoebeOptions;

@@ -283,7 +283,10 @@ async fn behaves(options: &PhoebeOptions, folder: &std::path::Path) {
     store.close().await;
     // another process reads what this one acknowledged
     let again = PhoebeStore::connect(options, folder).await.unwrap();
-    assert_eq!(again.decisions(list(|query| query.limit = 100)).await.unwrap().len(), 3 + verdicts::DECISIONS + verdicts::KEYED + weights::DECISIONS);
+    assert_eq!(
+        again.decisions(list(|query| query.limit = 100)).await.unwrap().len(),
+        3 + verdicts::DECISIONS + verdicts::KEYED + weights::DECISIONS
+    );
     again.close().await;
 }
 

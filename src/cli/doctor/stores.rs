@@ -38,7 +38,9 @@ pub(super) async fn vector_store(settings: &Settings) -> Check {
         return Check::ok("memory search", "inside the database");
     }
     match memories(settings).await {
-        Ok(memories) => Check::ok("memory search", format!("collection {:?} of the Qdrant server, {memories} memories", settings.memory.collection)),
+        Ok(memories) => {
+            Check::ok("memory search", format!("collection {:?} of the Qdrant server, {memories} memories", settings.memory.collection))
+        }
         Err(error) => Check::error("memory search", error, "correct memory.url and memory.api_key, and see that the server is up"),
     }
 }

@@ -172,12 +172,17 @@ pub(super) async fn lexical(
 
 /// In how many memories each token stands.
 async fn frequencies_of(on: &DatabaseConnection, tenant: &str, searched: &[&str]) -> Result<HashMap<String, u64>, NyxError> {
-    let counted = |place: usize| format!("(SELECT count(*) FROM nyx_memory_words WHERE tenant = $1 AND tokens @@ ${place}::text::tsquery) AS df{place}");
+    let counted = |place: usize| {
+        format!("(SELECT count(*) FROM nyx_memory_words WHERE tenant = $1 AND tokens @@ ${place}::text::tsquery) AS df{place}")
+    };
     let counts: Vec<String> = (2..2 + searched.len()).map(counted).collect();
     let values = std::iter::once(tenant.to_owned()).chain(searched.iter().map(|word| format!("'{word}'"))).map(Value::from);
     let rows = query(on, &format!("SELECT {}", counts.join(", ")), values.collect()).await?;
     let Some(row) = rows.first() else { return Ok(HashMap::new()) };
-    let known = searched.iter().zip(2..).map(|(word, place)| Ok(((*word).to_owned(), row.try_get::<i64>("", &format!("df{place}"))?.cast_unsigned())));
+    let known = searched
+        .iter()
+        .zip(2..)
+        .map(|(word, place)| Ok(((*word).to_owned(), row.try_get::<i64>("", &format!("df{place}"))?.cast_unsigned())));
     known.collect()
 }
 
