@@ -163,7 +163,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 #[test]
 fn what_was_acknowledged_under_load_survives_every_kill_9() {
     let program = Program::new();
-    let (acknowledged, numbers) = (Arc::default(), Arc::default());
+    let (acknowledged, numbers) = (Arc::<Mutex<Acknowledged>>::default(), Arc::default());
     for round in 0..rounds() {
         let serving = program.serve();
         let before = acknowledged.lock().unwrap().len();

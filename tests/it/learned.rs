@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::program::{Program, write};
+use crate::program::Program;
 
 fn part(serving: &crate::program::Serving, name: &str) -> Value {
     let (status, list) = serving.get("/admin/learned");

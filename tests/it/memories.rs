@@ -177,7 +177,7 @@ fn a_conversation_is_remembered_when_told_to() {
     let (status, told) = serving.post("/v1/chat/completions", &chat("And the violin is Clara."));
     assert_eq!(status, 200, "{told}");
     assert_eq!(told["nyx"]["notes"]["remembered"]["ids"].as_array().unwrap().len(), 2, "{told}");
-    let hits = search(&serving, "q=violin&speaker=nyx");
+    let hits = search(&serving, "q=violin&speaker=base");
     assert_eq!(hits.len(), 1, "{hits:?}");
     let long = format!("{}\nIs the sky blue?", " ".repeat(33_000));
     let weighed = json!({"prompt": long, "choices": ["yes", "no"], "specialist": "base", "remember": true});

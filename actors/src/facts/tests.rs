@@ -148,8 +148,9 @@ async fn injections_are_harmless(place: &Place) {
     table.columns[2] = "op'); DELETE FROM nyx_sources; --".into();
     table.rows[0][2] = "'; DROP TABLE nyx_sources; --".into();
     place.facts.import(vec![import_of(evil, table)]).await.unwrap();
-    let row = first(&place.facts, "'; drop table nyx_sources; week 1").await.unwrap();
-    assert_eq!(row.id, format!("table:{evil}#1"));
+    // the table's own name holds these words too, so that they tell none of its rows from another
+    let found = place.facts.search("'; drop table nyx_sources; week 1", 5).await.unwrap();
+    let row = found.iter().find(|row| row.id == format!("table:{evil}#1")).unwrap();
     assert!(row.text.contains("op'); DELETE FROM nyx_sources; --: '; DROP TABLE nyx_sources; --; result"), "{}", row.text);
     // only what is registered can be shown, and what is not is refused by its name
     for secret in ["nyx_synthetic_specialist_queries", "nyx_sources", "sqlite_master", "pg_catalog.pg_user", "x; DROP TABLE nyx_sources"] {

@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::observe::Vitals;
 use crate::phoebe;
 use crate::phoebe::messages::Memory;
-use crate::phoebe::search::{LOCAL_TENANT, MemoryIndex, Scored};
+use crate::phoebe::search::{LOCAL_TENANT, MemoryIndex};
 use crate::{NyxError, RequestContext};
 use messages::{Embed, Embeddings, Forget, Forgotten, MemoryHit, NewMemory, Recall, Remember, RememberMany};
 
@@ -31,7 +31,7 @@ pub use embedding::EmbeddingService;
 pub use filter::MemoryFilter;
 pub use options::{MemoryOptions, StoreKind};
 pub use qdrant::QdrantIndex;
-pub use recall::RecallOptions;
+pub use recall::{HybridSearch, RecallOptions};
 pub use reindex::Indexer;
 
 /// Bytes of a memory at most.
@@ -115,20 +115,8 @@ impl MemoryParts {
         Ok(memories)
     }
 
-    /// The nearest in meaning: of the server, and where it does not answer of phoebe.
-    async fn dense(&self, vector: &[f32], k: usize, filter: &MemoryFilter) -> Result<Vec<Scored>, NyxError> {
-        let Some(server) = &self.server else { return self.index.dense(LOCAL_TENANT, vector, k, filter).await };
-        let found = match server.dense(LOCAL_TENANT, vector, k, filter).await {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::warn!(%error, "the Qdrant server was not searched: phoebe is");
-                return self.index.dense(LOCAL_TENANT, vector, k, filter).await;
-            }
-        };
-        let ids: Vec<Uuid> = found.iter().map(|(id, _)| *id).collect();
-        // what was deleted is no row any more
-        let numbers = self.index.numbers_of(LOCAL_TENANT, &ids).await?;
-        Ok(found.into_iter().filter_map(|(id, score)| Some(Scored { number: *numbers.get(&id)?, score })).collect())
+    fn search(&self) -> HybridSearch<'_> {
+        HybridSearch { index: &self.index, server: self.server.as_deref(), options: &self.recall }
     }
 
     async fn embed(&self, context: RequestContext, texts: Vec<String>) -> Result<Embeddings, NyxError> {

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::messages::{MemoryHit, Recall, Surroundings};
-use super::{MAX_K, MemoryParts, check_text, composed};
+use super::{MAX_K, MemoryFilter, MemoryParts, QdrantIndex, check_text, composed};
 use crate::NyxError;
 use crate::phoebe::messages::{Memory, Neighbours};
-use crate::phoebe::search::{LOCAL_TENANT, Scored, StoredMemory, WordMatches};
+use crate::phoebe::search::{LOCAL_TENANT, MemoryIndex, Scored, StoredMemory, WordMatches};
 
 /// Memories that are looked at for each that is wanted, and at least.
 const CANDIDATES_A_HIT: usize = 4;
@@ -66,6 +66,15 @@ struct Found {
     fused: f64,
 }
 
+/// A search by meaning and by words over the memories of the local tenant.
+#[derive(Clone, Copy)]
+pub struct HybridSearch<'a> {
+    pub index: &'a MemoryIndex,
+    /// Searched by meaning in place of phoebe, where there is one.
+    pub server: Option<&'a QdrantIndex>,
+    pub options: &'a RecallOptions,
+}
+
 impl MemoryParts {
     pub(super) async fn recall(&self, request: Recall) -> Result<Vec<MemoryHit>, NyxError> {
         check_text("q", &request.query)?;
@@ -77,16 +86,47 @@ impl MemoryParts {
         filter.speaker = filter.speaker.map(composed);
         let search = async {
             let vector = self.embedding.embed(vec![query.clone()]).await?.vectors.pop().unwrap_or_default();
-            let options = &self.recall;
-            let (dense, words) = tokio::try_join!(
-                self.dense(&vector, options.dense, &filter),
-                self.index.lexical(LOCAL_TENANT, &query, options.lexical, &filter)
-            )?;
-            let found = self.candidates(&vector, &dense, &words, k).await?;
-            let chosen = ranked(found, &words.weights, k, f64::from(min_score), options, Utc::now());
-            self.with_neighbours(chosen).await
+            self.search().search(&query, &vector, k, &filter, min_score).await
         };
         context.bound("memories were searched", search).await
+    }
+}
+
+impl HybridSearch<'_> {
+    /// The `k` best for a query and its vector (of length 1), best first; see [`Recall`] for `min_score`.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn search(
+        &self,
+        query: &str,
+        vector: &[f32],
+        k: usize,
+        filter: &MemoryFilter,
+        min_score: f32,
+    ) -> Result<Vec<MemoryHit>, NyxError> {
+        let options = self.options;
+        let (dense, words) =
+            tokio::try_join!(self.dense(vector, options.dense, filter), self.index.lexical(LOCAL_TENANT, query, options.lexical, filter))?;
+        let found = self.candidates(vector, &dense, &words, k).await?;
+        let chosen = ranked(found, &words.weights, k, f64::from(min_score), options, Utc::now());
+        self.with_neighbours(chosen).await
+    }
+
+    /// The nearest in meaning: of the server, and where it does not answer of phoebe.
+    pub(super) async fn dense(&self, vector: &[f32], k: usize, filter: &MemoryFilter) -> Result<Vec<Scored>, NyxError> {
+        let Some(server) = self.server else { return self.index.dense(LOCAL_TENANT, vector, k, filter).await };
+        let found = match server.dense(LOCAL_TENANT, vector, k, filter).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(%error, "the Qdrant server was not searched: phoebe is");
+                return self.index.dense(LOCAL_TENANT, vector, k, filter).await;
+            }
+        };
+        let ids: Vec<Uuid> = found.iter().map(|(id, _)| *id).collect();
+        // what was deleted is no row any more
+        let numbers = self.index.numbers_of(LOCAL_TENANT, &ids).await?;
+        Ok(found.into_iter().filter_map(|(id, score)| Some(Scored { number: *numbers.get(&id)?, score })).collect())
     }
 
     /// The best of both lists, fused, with their rows.
@@ -101,7 +141,7 @@ impl MemoryParts {
         };
         let by_meaning: Vec<usize> = dense.iter().map(&mut place).collect();
         let by_words: Vec<usize> = words.hits.iter().map(&mut place).collect();
-        let options = &self.recall;
+        let options = self.options;
         let lists = [(options.dense_weight, by_meaning.as_slice()), (options.lexical_weight, by_words.as_slice())];
         let fused = reciprocal_ranks(numbers.len(), &lists, options.rrf_offset);
         let mut order: Vec<usize> = (0..numbers.len()).collect();
@@ -122,7 +162,7 @@ impl MemoryParts {
 
     /// Adds the turns around what was found.
     async fn with_neighbours(&self, mut hits: Vec<MemoryHit>) -> Result<Vec<MemoryHit>, NyxError> {
-        let beside = self.recall.neighbours;
+        let beside = self.options.neighbours;
         let ids: Vec<Uuid> = hits.iter().filter(|hit| hit.memory.conversation.is_some()).map(|hit| hit.memory.id).collect();
         if beside == 0 || ids.is_empty() {
             return Ok(hits);

@@ -474,7 +474,7 @@ async fn what_is_gone_is_not_found_and_without_the_server_phoebe_is_searched() {
     server.drain(&parts.index).await.unwrap();
     let open = MemoryFilter::default();
     let ids = async || {
-        let scored = parts.dense(&unit(1.0), 10, &open).await.unwrap();
+        let scored = parts.search().dense(&unit(1.0), 10, &open).await.unwrap();
         let numbers = parts.index.numbers_of(LOCAL_TENANT, &[first.id, second.id, third.id]).await.unwrap();
         let id = |number: i64| *numbers.iter().find(|(_, found)| **found == number).unwrap().0;
         scored.into_iter().map(|scored| id(scored.number)).collect::<Vec<_>>()
