@@ -29,7 +29,7 @@ pub enum NyxError {
     Engine(#[from] EngineError),
     #[error("phoebe: {0}")]
     Database(#[from] sea_orm::DbErr),
-    #[error("the vector store {doing} failed: {reason}")]
+    #[error("memory search, {doing}: {reason}")]
     VectorStore { doing: &'static str, reason: String },
     #[error("no table {name:?} is registered; there are {known}")]
     UnknownSource { name: String, known: String },

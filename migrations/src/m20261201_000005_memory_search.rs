@@ -10,11 +10,12 @@ pub(crate) struct Migration;
 
 const MEMORIES: &str = "nyx_subjective_memory";
 /// All other tables.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "nyx_synthetic_specialist_queries",
     "nyx_rewards",
     "nyx_trait_weights",
     "nyx_verdicts",
+    "nyx_verdict_keys",
     "nyx_reward_baselines",
     "nyx_sources",
     "nyx_adapters",
@@ -106,13 +107,16 @@ impl MigrationTrait for Migration {
         {
             connection.execute_unprepared(&format!("DROP TABLE IF EXISTS {table}")).await?;
         }
+        connection.execute_unprepared("DROP INDEX IF EXISTS nyx_memories_by_length").await?;
+        let added = if manager.get_database_backend() == DbBackend::Postgres { "number" } else { "length" };
+        manager.alter_table(Table::alter().table(MEMORIES).drop_column(added).to_owned()).await?;
         for column in ["indexed", "forgotten"] {
             let column = ColumnDef::new(column).boolean().not_null().default(false).to_owned();
             manager.alter_table(Table::alter().table(MEMORIES).add_column(column).to_owned()).await?;
         }
         connection.execute_unprepared("DROP INDEX nyx_memories_by_tenant").await?;
         connection.execute_unprepared("DROP INDEX nyx_memories_by_conversation").await?;
-        connection.execute_unprepared("DROP INDEX IF EXISTS nyx_memories_by_length").await?;
+
         for (name, columns) in [
             ("nyx_memories_by_indexed", ["indexed", "id"]),
             ("nyx_memories_by_forgotten", ["forgotten", "id"]),

@@ -75,7 +75,7 @@ enum Command {
     Sources(sources::Sources),
     /// The specialists' adapters, and who speaks from now on
     Adapters(adapters::Adapters),
-    /// Check models, devices, database, vector store and port, and say what to do
+    /// Check models, devices, database, memory search and port, and say what to do
     Doctor(doctor::Doctor),
 }
 

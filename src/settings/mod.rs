@@ -33,7 +33,7 @@ pub use layers::{DEFAULTS, Flag, Inputs};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Where Nyx keeps what it writes: phoebe's SQLite file and the vector store.
+    /// Where Nyx keeps what it writes: phoebe's SQLite file, adapters, and what was learned.
     pub data_dir: PathBuf,
     pub models: ModelSettings,
     pub http: HttpOptions,

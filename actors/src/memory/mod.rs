@@ -81,6 +81,7 @@ impl Actor for MemoryKeeper {
                         Err(error) => tracing::warn!(%error, "memories that are too old could not be deleted; trying again later"),
                     }
                 }
+                parts.index.truncate_log().await;
                 if let Some(server) = &parts.server
                     && let Err(error) = server.drain(&parts.index).await
                 {

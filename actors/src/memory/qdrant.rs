@@ -20,7 +20,7 @@ use super::filter::MemoryFilter;
 use super::options::MemoryOptions;
 use crate::NyxError;
 use crate::phoebe::messages::Memory;
-use crate::phoebe::search::{Change, MemoryIndex};
+use crate::phoebe::search::{Change, LEASE, MemoryIndex};
 use crate::secret::Secret;
 
 /// Name of the embedder's vector of a point.
@@ -32,6 +32,8 @@ const SPEAKER: &str = "speaker";
 const AT: &str = "at";
 /// Tries of an operation; every one here may be repeated without harm.
 const TRIES: u32 = 4;
+/// How long a search may take.
+const SEARCH_LIMIT: Duration = Duration::from_secs(2);
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 /// However long the server would have Nyx wait.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
@@ -86,7 +88,7 @@ async fn retried<T, F: Future<Output = Result<T, QdrantError>>>(doing: &'static 
             Ok(done) => return Ok(done),
             Err(error) => {
                 let Some(pause) = worth_another_try(&error, backoff) else { return Err(failed(doing, &error)) };
-                tracing::warn!(%error, doing, "the vector store did not answer; trying again");
+                tracing::warn!(%error, doing, "the Qdrant server did not answer; trying again");
                 tokio::time::sleep(pause).await;
                 backoff *= 2;
             }
@@ -187,7 +189,10 @@ impl QdrantIndex {
         self.check(vector)?;
         let request =
             QueryPointsBuilder::new(&self.collection).query(vector.to_vec()).using(DENSE).limit(k as u64).filter(condition(tenant, filter));
-        let found = retried("searching", || self.client.query(request.clone())).await?;
+        // once, and not for long: phoebe is searched where the server does not answer
+        let late = || NyxError::VectorStore { doing: "searching", reason: format!("no answer in {} ms", SEARCH_LIMIT.as_millis()) };
+        let found = tokio::time::timeout(SEARCH_LIMIT, self.client.query(request)).await.map_err(|_| late())?;
+        let found = found.map_err(|error| failed("searching", &error))?;
         found.result.iter().map(hit).collect()
     }
 
@@ -235,24 +240,41 @@ impl QdrantIndex {
         Ok(counted.result.map_or(0, |result| result.count as usize))
     }
 
+    /// Sees whether the server holds as many points as phoebe has memories; if not, all of them are applied again.
+    ///
+    /// # Errors
+    /// The server or the database does not answer.
+    pub async fn compare(&self, index: &MemoryIndex) -> Result<(), NyxError> {
+        let (held, kept) = (self.count().await? as u64, index.total().await?);
+        if held != kept && index.outbox_len().await? == 0 {
+            tracing::warn!(held, kept, "the Qdrant server does not hold phoebe's memories: all of them are applied again");
+            index.refill_outbox().await?;
+        }
+        if held > kept {
+            tracing::warn!(held, kept, "the Qdrant server holds points of memories that are gone: `nyx memories reindex` removes them");
+        }
+        Ok(())
+    }
+
     /// Applies what phoebe's outbox holds, in its order; returns how many changes another process is still to apply.
     ///
     /// # Errors
     /// The server or the database does not answer: what was not confirmed is applied again.
     pub async fn drain(&self, index: &MemoryIndex) -> Result<u64, NyxError> {
         let _one_at_a_time = self.draining.lock().await;
+        let drained = self.drain_all(index).await;
+        // a process that ends, or fails, leaves the rest to another
+        let released = index.release_outbox(&self.instance).await;
+        drained.and_then(|left| released.map(|()| left))
+    }
+
+    async fn drain_all(&self, index: &MemoryIndex) -> Result<u64, NyxError> {
         loop {
-            if index.outbox_len().await? == 0 {
-                return Ok(0);
-            }
-            if !index.lease_outbox(&self.instance).await? {
-                return index.outbox_len().await;
+            let left = index.outbox_len().await?;
+            if left == 0 || !index.lease_outbox(&self.instance).await? {
+                return Ok(left);
             }
             let drained = index.read_outbox().await?;
-            if drained.is_empty() {
-                index.release_outbox(&self.instance).await?;
-                return Ok(0);
-            }
             let (mut upserts, mut deletes) = (Vec::new(), Vec::new());
             for change in &drained.changes {
                 match change {
@@ -260,9 +282,18 @@ impl QdrantIndex {
                     Change::Delete(id) => deletes.push(*id),
                 }
             }
-            self.upsert(upserts).await?;
-            self.delete(&deletes).await?;
-            index.confirm_outbox(drained).await?;
+            let apply = async {
+                self.upsert(upserts).await?;
+                self.delete(&deletes).await
+            };
+            // not longer than the lease: another process may have taken over by then
+            tokio::time::timeout(LEASE / 2, apply).await.map_err(|_| NyxError::VectorStore {
+                doing: "writing",
+                reason: format!("the server did not take {} changes in {} s", drained.changes.len(), LEASE.as_secs() / 2),
+            })??;
+            if !drained.is_empty() {
+                index.confirm_outbox(drained).await?;
+            }
         }
     }
 

@@ -37,12 +37,13 @@ impl Indexer {
         let embedding = embedding.await??;
         let outbox = options.store == StoreKind::Qdrant;
         let id = embedding.id();
-        let index = if anew { MemoryIndex::anew(phoebe, &id, outbox).await? } else { MemoryIndex::open(phoebe, &id, outbox).await? };
+        // the server first: what is searched is not emptied for one that is away
         let server = match options.store {
             StoreKind::Phoebe => None,
             StoreKind::Qdrant if anew => Some(QdrantIndex::anew(options, id.dimension).await?),
             StoreKind::Qdrant => Some(QdrantIndex::open(options, id.dimension).await?),
         };
+        let index = if anew { MemoryIndex::anew(phoebe, &id, outbox).await? } else { MemoryIndex::open(phoebe, &id, outbox).await? };
         Ok(Self { embedding, index, server })
     }
 
@@ -55,7 +56,7 @@ impl Indexer {
     /// Returns how many.
     ///
     /// # Errors
-    /// What kept a memory from being indexed.
+    /// What kept a memory from being indexed: until it is done again, Nyx does not start on these tables.
     pub async fn fill(&self, mut progress: impl FnMut(u64, u64)) -> Result<u64, NyxError> {
         let phoebe = self.index.phoebe();
         let tenants = phoebe.memory_tenants().await?;
@@ -72,15 +73,15 @@ impl Indexer {
                 let Some(last) = page.last() else { break };
                 after = Some(last.id);
                 done += page.len() as u64;
-                let pairs = self.embedded(page).await?;
-                self.index.index(&tenant, pairs.clone()).await?;
+                self.index.index(&tenant, self.embedded(page).await?).await?;
                 if let Some(server) = &self.server {
-                    server.upsert(pairs.into_iter().map(|(memory, vector)| (tenant.clone(), memory, vector)).collect()).await?;
+                    server.drain(&self.index).await?;
                 }
                 // memories may be stored meanwhile
                 progress(done, total.max(done));
             }
         }
+        self.index.complete().await?;
         Ok(done)
     }
 

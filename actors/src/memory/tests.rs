@@ -169,10 +169,16 @@ async fn another_embedder_is_refused_until_memories_are_indexed_anew() {
     let kept = parts.keep(tell(TOLD[0], None)).await.unwrap();
     let error = MemoryIndex::open(store.clone(), &other, false).await.unwrap_err().to_string();
     assert!(error.contains("nyx memories reindex") && error.contains("ffffffffffff"), "{error}");
-    let anew = MemoryIndex::anew(store, &other, false).await.unwrap();
+    let anew = MemoryIndex::anew(store.clone(), &other, false).await.unwrap();
     let vector = vec![1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
     assert_eq!(anew.dense(LOCAL_TENANT, &vector, 5, &MemoryFilter::default()).await.unwrap(), []);
-    anew.index(LOCAL_TENANT, vec![(kept, vector.clone())]).await.unwrap();
+    // one that stops in between is begun again
+    assert!(MemoryIndex::open(store.clone(), &other, false).await.unwrap_err().to_string().contains("nyx memories reindex"));
+    for _ in 0..2 {
+        anew.index(LOCAL_TENANT, vec![(kept.clone(), vector.clone())]).await.unwrap();
+    }
+    anew.complete().await.unwrap();
+    MemoryIndex::open(store, &other, false).await.unwrap();
     assert_eq!(anew.dense(LOCAL_TENANT, &vector, 5, &MemoryFilter::default()).await.unwrap().len(), 1);
     assert_eq!(anew.lexical(LOCAL_TENANT, "Lisbon", 5, &MemoryFilter::default()).await.unwrap().hits.len(), 1);
 }

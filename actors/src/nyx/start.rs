@@ -91,6 +91,9 @@ impl Nyx {
             StoreKind::Qdrant => Some(Arc::new(QdrantIndex::open(&options.memory, embedding.dimension()).await?)),
         };
         let index = MemoryIndex::open(store.clone(), &embedding.id(), server.is_some()).await?;
+        if let Some(server) = &server {
+            server.compare(&index).await?;
+        }
 
         let embedding_dimension = embedding.dimension();
         let arbiter = Arbiter::new();

@@ -10,7 +10,7 @@ use crate::http;
 use crate::models::{self, ModelError, ModelSource};
 use crate::settings::Settings;
 
-/// Below this the database and the vector store soon cannot be written.
+/// Below this the database soon cannot be written.
 const LEAST_DISK: u64 = 200 << 20;
 const LITTLE_DISK: u64 = 2 << 30;
 

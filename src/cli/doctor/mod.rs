@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{CommandError, output};
 use crate::settings::Settings;
 
-/// Check models, devices, database, vector store and port, and say what to do.
+/// Check models, devices, database, memory search and port, and say what to do.
 #[derive(Debug, Args)]
 pub(super) struct Doctor {
     /// Print the checks as JSON

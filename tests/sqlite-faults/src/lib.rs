@@ -1,4 +1,4 @@
-//! For tests: a VFS over SQLite's default one whose n-th write, sync or truncation fails with an I/O error, as a failing disk's would.
+//! For tests: a VFS over SQLite's default one whose n-th write, sync or truncation fails, as a broken or a full disk's would.
 //!
 //! One plan holds for all files that are opened through it, so tests that use it take turns.
 #![allow(unsafe_code, reason = "a VFS is a table of C functions")]
@@ -18,6 +18,8 @@ static LEFT: AtomicI64 = AtomicI64::new(0);
 static LASTING: AtomicBool = AtomicBool::new(false);
 static BROKEN: AtomicBool = AtomicBool::new(false);
 static FAILED: AtomicU64 = AtomicU64::new(0);
+/// Whether a write fails for want of room.
+static FULL: AtomicBool = AtomicBool::new(false);
 
 /// SQLite's default VFS, and the copy of it that opens files here.
 struct Registered {
@@ -56,6 +58,11 @@ pub fn fail_at(n: u32, lasting: bool) {
     BROKEN.store(false, Ordering::SeqCst);
     FAILED.store(0, Ordering::SeqCst);
     LEFT.store(i64::from(n), Ordering::SeqCst);
+}
+
+/// Whether writes that fail are refused as by a full disk (`SQLITE_FULL`) or as by a broken one (`SQLITE_IOERR_WRITE`).
+pub fn fail_as_full(full: bool) {
+    FULL.store(full, Ordering::SeqCst);
 }
 
 /// Takes the plan back; answers how many operations failed under it.
@@ -136,7 +143,11 @@ unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, to: *mut c_void, bytes: 
 }
 
 unsafe extern "C" fn write(file: *mut ffi::sqlite3_file, from: *const c_void, bytes: c_int, at: i64) -> c_int {
-    if fails() { ffi::SQLITE_IOERR_WRITE } else { pass!(file, xWrite, from, bytes, at) }
+    if fails() {
+        if FULL.load(Ordering::SeqCst) { ffi::SQLITE_FULL } else { ffi::SQLITE_IOERR_WRITE }
+    } else {
+        pass!(file, xWrite, from, bytes, at)
+    }
 }
 
 unsafe extern "C" fn truncate(file: *mut ffi::sqlite3_file, bytes: i64) -> c_int {

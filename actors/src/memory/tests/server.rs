@@ -434,11 +434,12 @@ async fn the_outbox_brings_a_server_to_what_phoebe_holds_also_after_it_was_away(
     let forgotten = parts.forget(Forget { context: context(), selector: MemorySelector::Id(gone.id) }).await.unwrap();
     assert_eq!(forgotten, Forgotten { forgotten: 1, erased: false });
     assert_eq!(parts.index.outbox_len().await.unwrap(), 3);
-    // another process finds the server back; the first one's lease is over when it ends
+    // another process finds the server back
     let back = Script::default();
     let (later, server) = fed(folder.path(), &back).await;
-    assert_eq!(server.drain(&later.index).await.unwrap(), 3, "the first one has the lease");
-    later.index.expire_outbox_lease().await;
+    assert!(later.index.lease_outbox("a third").await.unwrap());
+    assert_eq!(server.drain(&later.index).await.unwrap(), 3, "a third process is at it");
+    later.index.release_outbox("a third").await.unwrap();
     assert_eq!(server.drain(&later.index).await.unwrap(), 0);
     assert_eq!((upserted(&back), deleted(&back)), (vec![kept.id.to_string()], vec![gone.id.to_string()]));
     assert_eq!(later.index.outbox_len().await.unwrap(), 0);
@@ -493,4 +494,22 @@ async fn what_is_gone_is_not_found_and_without_the_server_phoebe_is_searched() {
     // without the server phoebe finds the same
     script.refuse::<QueryPoints>(Code::InvalidArgument);
     assert_eq!(ids().await, [third.id, second.id]);
+}
+
+#[actix::test]
+async fn a_server_that_lacks_memories_is_filled_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = Script::default();
+    let (parts, server) = fed(folder.path(), &script).await;
+    let kept = memory(Uuid::now_v7(), "kept");
+    parts.index.insert(LOCAL_TENANT, vec![(kept.clone(), unit(0.5))]).await.unwrap();
+    server.drain(&parts.index).await.unwrap();
+    let count = |count| CountResponse { result: Some(CountResult { count }), ..Default::default() };
+    script.answer::<CountPoints>(count(1));
+    server.compare(&parts.index).await.unwrap();
+    assert_eq!(parts.index.outbox_len().await.unwrap(), 0);
+    script.answer::<CountPoints>(count(0));
+    server.compare(&parts.index).await.unwrap();
+    server.drain(&parts.index).await.unwrap();
+    assert_eq!(upserted(&script), [kept.id.to_string(), kept.id.to_string()]);
 }

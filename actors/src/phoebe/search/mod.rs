@@ -18,6 +18,8 @@ mod tests;
 pub(super) mod vector_extension;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nyx_specialists::tokens::tokens;
 use sea_orm::{
@@ -31,7 +33,7 @@ use super::{PhoebeStore, WriteTransaction};
 use crate::NyxError;
 use crate::memory::MemoryFilter;
 
-pub use outbox::{Change, Drained};
+pub use outbox::{Change, Drained, LEASE};
 
 /// The tenant of everything that has no other.
 pub const LOCAL_TENANT: &str = "local";
@@ -99,8 +101,10 @@ enum Kind {
 #[derive(Debug, Clone)]
 pub struct MemoryIndex {
     store: PhoebeStore,
-    dimension: usize,
+    embedder: EmbedderId,
     kind: Kind,
+    /// What was deleted may still stand in SQLite's log.
+    log_waits: Arc<AtomicBool>,
     /// Whether a Qdrant server is fed with what changes.
     outbox: bool,
 }
@@ -142,10 +146,11 @@ impl MemoryIndex {
             DbBackend::Postgres => Kind::Plain,
             _ => Kind::Sqlite,
         };
-        Ok(Self { store, dimension: embedder.dimension, kind, outbox })
+        Ok(Self { store, embedder: embedder.clone(), kind, log_waits: Arc::default(), outbox })
     }
 
-    /// The same with empty search tables, whatever is in them: memories are put back by [`index`](Self::index).
+    /// The same with empty search tables, whatever is in them: memories are put back by [`index`](Self::index), and [`complete`](Self::complete) says
+    /// that all of them are.
     ///
     /// # Errors
     /// What the database says.
@@ -169,17 +174,19 @@ impl MemoryIndex {
         let made = state(&transaction).await?;
         if !again && made.embedder.as_ref() == Some(&embedder.sha256) {
             transaction.rollback().await;
-            return Ok(Self { store, dimension: embedder.dimension, kind, outbox });
+            return Ok(Self { store, embedder: embedder.clone(), kind, log_waits: Arc::default(), outbox });
         }
         let schema =
             if postgres { postgres::schema(embedder.dimension, kind == Kind::Pgvector) } else { sqlite::schema(embedder.dimension) };
         for statement in schema {
             transaction.execute_unprepared(&statement).await?;
         }
-        let known: Vec<Value> = vec![embedder.sha256.clone().into(), (embedder.dimension as i64).into(), (kind == Kind::Pgvector).into()];
+        // until all memories are back, the embedder is not said: who starts meanwhile is told to reindex
+        let known: Option<String> = (!again).then(|| embedder.sha256.clone());
+        let known: Vec<Value> = vec![known.into(), (embedder.dimension as i64).into(), (kind == Kind::Pgvector).into()];
         execute(&transaction, "UPDATE nyx_memory_index SET embedder = $1, dimension = $2, pgvector = $3", known).await?;
         transaction.commit().await?;
-        Ok(Self { store, dimension: embedder.dimension, kind, outbox })
+        Ok(Self { store, embedder: embedder.clone(), kind, log_waits: Arc::default(), outbox })
     }
 
     /// How vectors are searched: `sqlite-vec`, `pgvector` or `exact scan`.
@@ -192,7 +199,7 @@ impl MemoryIndex {
     }
 
     pub fn dimension(&self) -> usize {
-        self.dimension
+        self.embedder.dimension
     }
 
     pub fn phoebe(&self) -> &PhoebeStore {
@@ -218,14 +225,41 @@ impl MemoryIndex {
         Ok(transaction.commit().await?)
     }
 
-    /// Puts memories that are rows already into the search tables.
+    /// Puts memories that are rows already into the search tables, in place of what is there of them.
     ///
     /// # Errors
     /// As [`insert`](Self::insert).
     pub async fn index(&self, tenant: &str, memories: Vec<(Memory, Vec<f32>)>) -> Result<(), NyxError> {
         let transaction = self.store.begin().await?;
+        let ids: Vec<Uuid> = memories.iter().map(|(memory, _)| memory.id).collect();
+        let found = self.numbers(&transaction, tenant, &ids).await?;
+        // one that was stored meanwhile is there already
+        self.remove_in(&transaction, &found.values().copied().collect::<Vec<_>>()).await?;
         self.index_in(&transaction, tenant, &memories).await?;
+        if self.outbox {
+            outbox::write(&transaction, tenant, &found.into_keys().collect::<Vec<_>>(), false).await?;
+        }
         Ok(transaction.commit().await?)
+    }
+
+    /// All memories are indexed: from now on the search tables may be opened.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn complete(&self) -> Result<(), NyxError> {
+        let transaction = self.store.begin().await?;
+        execute(&transaction, "UPDATE nyx_memory_index SET embedder = $1", vec![self.embedder.sha256.clone().into()]).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    async fn remove_in(&self, transaction: &WriteTransaction, numbers: &[i64]) -> Result<(), NyxError> {
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        match self.kind {
+            Kind::Sqlite => sqlite::delete(transaction, numbers).await,
+            kind => postgres::delete(transaction, numbers, kind == Kind::Pgvector).await,
+        }
     }
 
     async fn index_in(&self, transaction: &WriteTransaction, tenant: &str, memories: &[(Memory, Vec<f32>)]) -> Result<(), NyxError> {
@@ -244,42 +278,48 @@ impl MemoryIndex {
         Ok(())
     }
 
-    /// Deletes memories with all that is searched of them, all or none; answers how many.
+    /// Deletes memories with all that is searched of them, a page in a transaction, so that others write in between; answers how many.
     ///
     /// # Errors
-    /// [`NyxError::NotFound`] where one is named that is not there; the database cannot be written.
+    /// [`NyxError::NotFound`] where one is named that is not there; the database cannot be written: then pages that were deleted are gone.
     pub async fn delete(&self, tenant: &str, selector: &MemorySelector) -> Result<u64, NyxError> {
         let (condition, values) = selected(tenant, selector);
-        let transaction = self.store.begin().await?;
+        let sql = format!("SELECT number, id FROM nyx_subjective_memory WHERE {condition} ORDER BY number LIMIT {ROWS_A_STATEMENT}");
         let mut deleted = 0;
         loop {
-            let sql = format!("SELECT number, id FROM nyx_subjective_memory WHERE {condition} ORDER BY number LIMIT {ROWS_A_STATEMENT}");
+            let transaction = self.store.begin().await?;
             let rows = query(&transaction, &sql, values.clone()).await?;
             if rows.is_empty() {
+                transaction.rollback().await;
                 break;
             }
             let numbers = rows.iter().map(number_of).collect::<Result<Vec<i64>, _>>()?;
             let ids = rows.iter().map(id_of).collect::<Result<Vec<Uuid>, _>>()?;
-            match self.kind {
-                Kind::Sqlite => sqlite::delete(&transaction, &numbers).await?,
-                _ => postgres::delete(&transaction, &numbers).await?,
-            }
+            self.remove_in(&transaction, &numbers).await?;
             let sql = format!("DELETE FROM nyx_subjective_memory WHERE number IN ({})", listed(&numbers));
             execute(&transaction, &sql, vec![]).await?;
             if self.outbox {
                 outbox::write(&transaction, tenant, &ids, true).await?;
             }
+            transaction.commit().await?;
             deleted += rows.len() as u64;
         }
         if let (MemorySelector::Id(id), 0) = (selector, deleted) {
-            transaction.rollback().await;
             return Err(NyxError::NotFound { what: "memory", id: id.to_string() });
         }
-        transaction.commit().await?;
         if deleted > 0 && self.kind == Kind::Sqlite {
-            sqlite::truncate_log(&self.store.writer).await;
+            self.log_waits.store(true, Ordering::SeqCst);
+            self.truncate_log().await;
         }
         Ok(deleted)
+    }
+
+    /// Moves SQLite's log into the database where something was deleted, so that it stands in no file. A reader may be in the way: then it is tried
+    /// again the next time that this is called.
+    pub async fn truncate_log(&self) {
+        if self.log_waits.load(Ordering::SeqCst) && sqlite::truncate_log(&self.store.writer).await {
+            self.log_waits.store(false, Ordering::SeqCst);
+        }
     }
 
     /// The `k` memories nearest to a vector of length 1, by cosine similarity, best first.
@@ -369,21 +409,11 @@ impl MemoryIndex {
     }
 
     fn check(&self, vector: &[f32]) -> Result<(), NyxError> {
-        if vector.len() == self.dimension {
+        if vector.len() == self.embedder.dimension {
             return Ok(());
         }
-        let reason = format!("a vector has {} numbers, expected {}", vector.len(), self.dimension);
+        let reason = format!("a vector has {} numbers, expected {}", vector.len(), self.embedder.dimension);
         Err(NyxError::VectorStore { doing: "checking a vector", reason })
-    }
-}
-
-impl PhoebeStore {
-    /// The embedder that the memories' vectors were made with, by its SHA-256; `None` before the first.
-    ///
-    /// # Errors
-    /// The database does not answer.
-    pub async fn memory_embedder(&self) -> Result<Option<String>, NyxError> {
-        Ok(state(&self.writer).await?.embedder)
     }
 }
 

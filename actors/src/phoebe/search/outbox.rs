@@ -14,7 +14,7 @@ use crate::NyxError;
 use crate::phoebe::entities::decision::uuid_of;
 
 /// How long a process may work on what it took without another taking over.
-const LEASE: Duration = Duration::from_secs(60);
+pub const LEASE: Duration = Duration::from_secs(120);
 /// Changes applied in one go.
 const PAGE: usize = 256;
 
@@ -98,6 +98,10 @@ impl MemoryIndex {
                 Some(number) => self.load(&[number]).await?.pop(),
                 None => None,
             };
+            // one that is being indexed anew: its row comes after this one
+            if stored.as_ref().is_some_and(|stored| stored.vector.is_empty()) {
+                continue;
+            }
             // one that is gone by now is deleted by a later row; until then it must not come back
             changes.push(stored.map_or(Change::Delete(id), |memory| Change::Upsert { tenant, memory: Box::new(memory) }));
         }
@@ -113,11 +117,21 @@ impl MemoryIndex {
         self.write(&sql, vec![]).await.map(drop)
     }
 
-    /// As if the lease had run out.
-    #[cfg(test)]
-    pub(crate) async fn expire_outbox_lease(&self) {
-        let expired = self.write("UPDATE nyx_memory_index SET drained_until = 0", vec![]).await;
-        assert!(expired.is_ok(), "{expired:?}");
+    /// Has everything applied again: for a server that lacks what it should hold.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn refill_outbox(&self) -> Result<u64, NyxError> {
+        self.write("INSERT INTO nyx_memory_outbox (tenant, memory, deleted) SELECT tenant, id, FALSE FROM nyx_subjective_memory", vec![])
+            .await
+    }
+
+    /// Memories of all tenants.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn total(&self) -> Result<u64, NyxError> {
+        super::total(&self.store.reader).await
     }
 
     /// One statement, committed; answers how many rows it changed.

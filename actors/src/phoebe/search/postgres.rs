@@ -73,9 +73,10 @@ pub(super) async fn insert(
     Ok(())
 }
 
-/// What refers to a memory goes with it; named all the same, so that nothing depends on the order of statements.
-pub(super) async fn delete(on: &impl ConnectionTrait, numbers: &[i64]) -> Result<(), NyxError> {
-    for table in ["nyx_memory_words", "nyx_memory_vectors"] {
+/// Takes memories out of the search tables.
+pub(super) async fn delete(on: &impl ConnectionTrait, numbers: &[i64], pgvector: bool) -> Result<(), NyxError> {
+    let codes = if pgvector { &["nyx_memory_codes"][..] } else { &[] };
+    for table in ["nyx_memory_words", "nyx_memory_vectors"].iter().chain(codes) {
         execute(on, &format!("DELETE FROM {table} WHERE number IN ({})", listed(numbers)), vec![]).await?;
     }
     Ok(())

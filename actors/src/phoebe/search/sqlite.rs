@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
+use sea_orm::sqlx::{self, Executor as _, Row as _};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Value};
 
 use super::{
-    Collection, Document, MOST_NEAREST, MOST_POSTINGS, OVERSAMPLING, Scored, WordMatches, bytes, cosine, execute, floats, narrowed,
+    Collection, Document, MOST_NEAREST, MOST_POSTINGS, OVERSAMPLING, Scored, WordMatches, bytes, cosine, execute, floats, listed, narrowed,
     number_of, query, rarest,
 };
 use crate::NyxError;
@@ -42,19 +43,27 @@ pub(super) async fn insert(on: &impl ConnectionTrait, tenant: &str, number: i64,
 }
 
 pub(super) async fn delete(on: &impl ConnectionTrait, numbers: &[i64]) -> Result<(), NyxError> {
+    execute(on, &format!("DELETE FROM nyx_memory_words WHERE rowid IN ({})", listed(numbers)), vec![]).await?;
     for number in numbers {
-        execute(on, "DELETE FROM nyx_memory_words WHERE rowid = $1", vec![(*number).into()]).await?;
         execute(on, "DELETE FROM nyx_memory_vectors WHERE number = $1", vec![(*number).into()]).await?;
     }
     Ok(())
 }
 
-/// Moves the log into the database, so that what was deleted (and overwritten there) stands in no file. A reader may be in the way: then the
-/// next deletion or SQLite itself does it.
-pub(super) async fn truncate_log(writer: &DatabaseConnection) {
-    if let Err(error) = query(writer, "PRAGMA wal_checkpoint(TRUNCATE)", vec![]).await {
+/// Moves the log into the database and empties it, waiting for no reader; whether it is empty.
+pub(super) async fn truncate_log(writer: &DatabaseConnection) -> bool {
+    let work = async {
+        let mut connection = writer.get_sqlite_connection_pool().acquire().await?;
+        let patience: i64 = sqlx::query_scalar("PRAGMA busy_timeout").fetch_one(&mut *connection).await?;
+        connection.execute("PRAGMA busy_timeout = 50").await?;
+        let truncated = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *connection).await;
+        connection.execute(sqlx::AssertSqlSafe(format!("PRAGMA busy_timeout = {patience}"))).await?;
+        Ok::<_, sqlx::Error>(truncated?.get::<i64, _>(0) == 0)
+    };
+    work.await.unwrap_or_else(|error| {
         tracing::debug!(%error, "the log was not truncated");
-    }
+        false
+    })
 }
 
 /// The nearest: by all numbers, or first by their signs and then by all numbers.
@@ -100,19 +109,25 @@ pub(super) async fn lexical(
     k: usize,
     filter: &MemoryFilter,
 ) -> Result<WordMatches, NyxError> {
-    let places: Vec<String> = (1..=words.len()).map(|place| format!("${place}")).collect();
-    let sql = format!("SELECT term, doc FROM nyx_memory_terms WHERE col = 'tokens' AND term IN ({})", places.join(", "));
-    let rows = query(on, &sql, words.iter().map(|word| word.clone().into()).collect()).await?;
-    let known = rows.iter().map(|row| Ok((row.try_get::<String>("", "term")?, row.try_get::<i64>("", "doc")?.cast_unsigned())));
-    let known = known.collect::<Result<HashMap<String, u64>, NyxError>>()?;
-    let frequencies: Vec<(String, u64)> =
-        words.into_iter().map(|word| (known.get(&word).copied().unwrap_or(0), word)).map(|(df, word)| (word, df)).collect();
     let sql = "SELECT count(*) AS rows, coalesce(avg(length), 1.0) AS length FROM nyx_subjective_memory WHERE tenant = $1";
     let rows = query(on, sql, vec![tenant.into()]).await?;
     let (count, length) = match rows.first() {
         Some(row) => (row.try_get::<i64>("", "rows")?.cast_unsigned(), row.try_get::<f64>("", "length")?),
         None => (0, 1.0),
     };
+    let places: Vec<String> = (1..=words.len()).map(|place| format!("${place}")).collect();
+    // of all tenants
+    let sql = format!("SELECT term, doc FROM nyx_memory_terms WHERE col = 'tokens' AND term IN ({})", places.join(", "));
+    let rows = query(on, &sql, words.iter().map(|word| word.clone().into()).collect()).await?;
+    let known = rows.iter().map(|row| Ok((row.try_get::<String>("", "term")?, row.try_get::<i64>("", "doc")?.cast_unsigned().min(count))));
+    let known = known.collect::<Result<HashMap<String, u64>, NyxError>>()?;
+    let frequencies: Vec<(String, u64)> = words
+        .into_iter()
+        .map(|word| {
+            let df = known.get(&word).copied().unwrap_or(0);
+            (word, df)
+        })
+        .collect();
     let collection = Collection { count, length, frequencies: known };
     let searched = rarest(&frequencies);
     let words: Vec<String> = frequencies.iter().map(|(word, _)| word.clone()).collect();

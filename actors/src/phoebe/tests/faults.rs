@@ -67,10 +67,18 @@ async fn load(store: &PhoebeStore, told: &mut Told, steps: usize) -> usize {
         let outcome = index.insert("local", super::vectors(&memories)).await;
         note((&mut tried.memories, &mut acknowledged.memories), ids, outcome);
         if recorded {
+            // refused without any fault: a decision that is on record, and below a key that came with another value
+            let again = store.record(record(&decided, None)).await;
+            assert!(again.is_ok() || again.is_err_and(|error| error.status() == 503));
             for value in [1.0, -0.5] {
                 let key = format!("{}/{value}", decided.id);
                 let outcome = store.judge(vec![thumbs(&decided, value, &key)], Some(weights::LEARNING)).await;
-                note((&mut tried.verdicts, &mut acknowledged.verdicts), vec![key], outcome.map(drop));
+                let told = outcome.is_ok();
+                note((&mut tried.verdicts, &mut acknowledged.verdicts), vec![key.clone()], outcome.map(drop));
+                if told {
+                    let other = store.judge(vec![thumbs(&decided, value / 2.0, &key)], Some(weights::LEARNING)).await;
+                    assert!(matches!(other.unwrap_err().status(), 409 | 503));
+                }
             }
         }
         let reason = Uuid::now_v7().to_string();
@@ -143,12 +151,13 @@ async fn count_pages(store: &PhoebeStore) -> i64 {
 async fn a_disk_that_failed_once_loses_nothing_that_was_acknowledged() {
     nyx_sqlite_faults::register();
     let folder = tempfile::tempdir().unwrap();
-    // one operation fails, or all after it too
-    for lasting in [false, true] {
+    // one operation fails, or all after it too; as on a broken disk, or on a full one
+    for (lasting, full) in [(false, false), (true, false), (false, true), (true, true)] {
+        nyx_sqlite_faults::fail_as_full(full);
         let mut failed = 0;
         // the first ones one by one, then wider apart: a step makes some two hundred
         for n in (1..40).chain((40..).step_by(7)) {
-            let path = folder.path().join(format!("{n}-{lasting}.db"));
+            let path = folder.path().join(format!("{n}-{lasting}-{full}.db"));
             let url = Some(format!("sqlite://{}?vfs=nyx-faults", path.display()).into());
             let store = PhoebeStore::connect(&PhoebeOptions { url, ..PhoebeOptions::default() }, folder.path()).await.unwrap();
             let mut told = Told::default();
