@@ -249,9 +249,11 @@ fn down(vitals: &Vitals, reason: &str) -> NyxError {
     NyxError::ActorDown { actor: vitals.name.clone(), state: vitals.state().as_str(), reason: reason.to_owned() }
 }
 
+type MailboxAnswer<T> = Pin<Box<dyn Future<Output = Result<Result<T, NyxError>, MailboxError>> + Send>>;
+
 /// An answer that is to come.
 struct Answering<T> {
-    answer: Pin<Box<dyn Future<Output = Result<Result<T, NyxError>, MailboxError>> + Send>>,
+    answer: MailboxAnswer<T>,
     vitals: Arc<Vitals>,
     _sent: Sent,
 }

@@ -14,6 +14,9 @@ const DEADLINE_MS: u64 = 3_000;
 const SLACK: Duration = Duration::from_millis(700);
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// One request to the server: its status and what it answered.
+type Asked<'a> = Box<dyn Fn(&Serving) -> (u16, String) + Send + Sync + 'a>;
+
 fn program() -> Program {
     let deadline = DEADLINE_MS.to_string();
     // few devices' worth of work is done here: it is the waiting that counts
@@ -21,7 +24,7 @@ fn program() -> Program {
 }
 
 /// One kind of request: its name, and how it is asked.
-type Request<'a> = (&'static str, Box<dyn Fn(&Serving) -> (u16, String) + Send + Sync + 'a>);
+type Request<'a> = (&'static str, Asked<'a>);
 
 fn posted<'a>(name: &'static str, path: &'static str, body: Value) -> Request<'a> {
     (name, Box::new(move |serving| whole(serving, "POST", path, body.to_string().as_bytes())))
@@ -60,7 +63,7 @@ fn requests(decision: &str) -> Vec<Request<'static>> {
 fn at_once(serving: &Serving, requests: &[Request<'_>]) -> Vec<(&'static str, u16, String, Duration)> {
     std::thread::scope(|scope| {
         let ask = |(name, request): &(&'static str, _)| {
-            let (name, request): (_, &Box<dyn Fn(&Serving) -> (u16, String) + Send + Sync>) = (*name, request);
+            let (name, request): (_, &Asked<'_>) = (*name, request);
             let begun = Instant::now();
             let (status, body) = request(serving);
             (name, status, body, begun.elapsed())

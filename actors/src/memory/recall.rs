@@ -84,10 +84,10 @@ impl MemoryParts {
         let Recall { context, query, k, mut filter, min_score } = request;
         filter.conversation = filter.conversation.map(composed);
         filter.speaker = filter.speaker.map(composed);
-        let search = async {
+        let search = Box::pin(async {
             let vector = self.embedding.embed(vec![query.clone()]).await?.vectors.pop().unwrap_or_default();
             self.search().search(&query, &vector, k, &filter, min_score).await
-        };
+        });
         context.bound("memories were searched", search).await
     }
 }
@@ -106,8 +106,9 @@ impl HybridSearch<'_> {
         min_score: f32,
     ) -> Result<Vec<MemoryHit>, NyxError> {
         let options = self.options;
-        let (dense, words) =
-            tokio::try_join!(self.dense(vector, options.dense, filter), self.index.lexical(LOCAL_TENANT, query, options.lexical, filter))?;
+        let dense = Box::pin(self.dense(vector, options.dense, filter));
+        let words = Box::pin(self.index.lexical(LOCAL_TENANT, query, options.lexical, filter));
+        let (dense, words) = tokio::try_join!(dense, words)?;
         let found = self.candidates(vector, &dense, &words, k).await?;
         let chosen = ranked(found, &words.weights, k, f64::from(min_score), options, Utc::now());
         self.with_neighbours(chosen).await

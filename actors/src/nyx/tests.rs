@@ -111,8 +111,8 @@ async fn every_actor_refuses_what_its_mailbox_does_not_hold_and_serves_again_aft
     let mut lifecycle = trainer.vitals().lifecycle.subscribe();
     lifecycle.wait_for(|lifecycle| lifecycle.state == ActorState::Running).await.unwrap();
 
-    let (opened, gate) = std::sync::mpsc::channel::<()>();
-    let (closed, held_up) = std::sync::mpsc::channel();
+    let (opened, gate) = std::sync::mpsc::sync_channel::<()>(1);
+    let (closed, held_up) = std::sync::mpsc::sync_channel(1);
     inner.arbiter.spawn_fn(move || {
         closed.send(()).unwrap();
         // until the other end is dropped
