@@ -102,9 +102,15 @@ impl MigrationTrait for Migration {
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let connection = manager.get_connection();
-        for table in
-            ["nyx_memory_vectors", "nyx_memory_codes", "nyx_memory_terms", "nyx_memory_words", "nyx_memory_outbox", "nyx_memory_index"]
-        {
+        for table in [
+            "nyx_memory_vectors",
+            "nyx_memory_codes",
+            "nyx_memory_embeddings",
+            "nyx_memory_terms",
+            "nyx_memory_words",
+            "nyx_memory_outbox",
+            "nyx_memory_index",
+        ] {
             connection.execute_unprepared(&format!("DROP TABLE IF EXISTS {table}")).await?;
         }
         connection.execute_unprepared("DROP INDEX IF EXISTS nyx_memories_by_length").await?;

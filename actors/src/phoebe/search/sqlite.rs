@@ -23,6 +23,9 @@ pub(super) fn schema(dimension: usize) -> Vec<String> {
             "CREATE VIRTUAL TABLE nyx_memory_vectors USING vec0(\
              number INTEGER PRIMARY KEY, tenant TEXT PARTITION KEY, {code}embedding FLOAT[{dimension}] distance_metric=cosine)"
         ),
+        // a row of vec0's is far from cheap to read: it lies in a chunk of a thousand
+        "DROP TABLE IF EXISTS nyx_memory_embeddings".to_owned(),
+        "CREATE TABLE nyx_memory_embeddings (number INTEGER PRIMARY KEY, embedding BLOB NOT NULL)".to_owned(),
         "DELETE FROM nyx_memory_words".to_owned(),
     ]
 }
@@ -39,11 +42,15 @@ pub(super) async fn insert(on: &impl ConnectionTrait, tenant: &str, number: i64,
         "INSERT INTO nyx_memory_vectors (number, tenant, embedding) VALUES ($1, $2, $3)"
     };
     execute(on, sql, values).await?;
+    let values: Vec<Value> = vec![number.into(), bytes(vector).into()];
+    execute(on, "INSERT INTO nyx_memory_embeddings (number, embedding) VALUES ($1, $2)", values).await?;
     Ok(())
 }
 
 pub(super) async fn delete(on: &impl ConnectionTrait, numbers: &[i64]) -> Result<(), NyxError> {
-    execute(on, &format!("DELETE FROM nyx_memory_words WHERE rowid IN ({})", listed(numbers)), vec![]).await?;
+    for (table, key) in [("nyx_memory_words", "rowid"), ("nyx_memory_embeddings", "number")] {
+        execute(on, &format!("DELETE FROM {table} WHERE {key} IN ({})", listed(numbers)), vec![]).await?;
+    }
     for number in numbers {
         execute(on, "DELETE FROM nyx_memory_vectors WHERE number = $1", vec![(*number).into()]).await?;
     }
@@ -83,12 +90,17 @@ pub(super) async fn dense(
     });
     let coarse = coarse && vector.len().is_multiple_of(BITS);
     let (what, matched, k) = if coarse {
-        ("embedding", "code MATCH vec_quantize_binary($1)", k.saturating_mul(OVERSAMPLING))
+        ("distance", "code MATCH vec_quantize_binary($1)", k.saturating_mul(OVERSAMPLING))
     } else {
         ("distance", "embedding MATCH $1", k)
     };
     let sql =
         format!("SELECT number, {what} FROM nyx_memory_vectors WHERE {matched} AND k = {} AND tenant = $2{narrow}", k.min(MOST_NEAREST));
+    let sql = if coarse {
+        format!("SELECT number, embedding FROM nyx_memory_embeddings WHERE number IN (SELECT number FROM ({sql}))")
+    } else {
+        sql
+    };
     let rows = query(on, &sql, values).await?;
     let scored = rows.iter().map(|row| {
         let number = number_of(row)?;
@@ -140,7 +152,7 @@ pub(super) async fn lexical(
     let narrow = narrowed(tenant, filter, values.len() + 1);
     let narrow = narrow.map_or_else(String::new, |(sql, more)| {
         values.extend(more);
-        format!(" AND rowid IN ({sql})")
+        format!(" AND +rowid IN ({sql})")
     });
     // of too many the newest
     let sql = format!(
@@ -162,7 +174,7 @@ pub(super) async fn lexical(
 }
 
 pub(super) async fn vectors(on: &DatabaseConnection, list: &str) -> Result<HashMap<i64, Vec<f32>>, NyxError> {
-    let rows = query(on, &format!("SELECT number, embedding FROM nyx_memory_vectors WHERE number IN ({list})"), vec![]).await?;
+    let rows = query(on, &format!("SELECT number, embedding FROM nyx_memory_embeddings WHERE number IN ({list})"), vec![]).await?;
     rows.iter().map(|row| Ok((number_of(row)?, floats(&row.try_get::<Vec<u8>>("", "embedding")?)))).collect()
 }
 
