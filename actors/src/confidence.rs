@@ -43,7 +43,7 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// Reads the calibrators of the data folder, if it has any: without, no confidence is told before there were enough outcomes to learn from.
+    /// Reads the calibrators of the data folder, if it has any: without, no confidence is given before there were enough outcomes to learn from.
     ///
     /// # Errors
     /// See [`LearnedLoader::load`].
