@@ -25,7 +25,7 @@ const TABLES: [&str; 11] = [
 ];
 
 /// SQLite adds no key to a table: the memories move into a new one, whose `number` is the row of the search tables.
-const SQLITE: [&str; 11] = [
+const SQLITE: [&str; 12] = [
     "CREATE TABLE nyx_memories_moved (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
         id VARCHAR(36) NOT NULL UNIQUE,
@@ -43,6 +43,7 @@ const SQLITE: [&str; 11] = [
     "ALTER TABLE nyx_memories_moved RENAME TO nyx_subjective_memory",
     "CREATE INDEX nyx_memories_by_tenant ON nyx_subjective_memory (tenant, id)",
     "CREATE INDEX nyx_memories_by_conversation ON nyx_subjective_memory (tenant, conversation, id)",
+    "CREATE INDEX nyx_memories_by_moment ON nyx_subjective_memory (tenant, (COALESCE(happened_at, stored_at)), number)",
     // how many tokens a memory has: BM25 asks for the mean
     "CREATE INDEX nyx_memories_by_length ON nyx_subjective_memory (tenant, length)",
     // `ascii` takes every character beyond ASCII for part of a token: the tokens are those that were written, separated by spaces
@@ -53,7 +54,7 @@ const SQLITE: [&str; 11] = [
         number INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL DEFAULT 'local', memory VARCHAR(36) NOT NULL, deleted BOOLEAN NOT NULL)",
 ];
 
-const POSTGRES: [&str; 11] = [
+const POSTGRES: [&str; 12] = [
     "DELETE FROM nyx_subjective_memory WHERE forgotten",
     "DROP INDEX nyx_memories_by_indexed",
     "DROP INDEX nyx_memories_by_forgotten",
@@ -62,6 +63,7 @@ const POSTGRES: [&str; 11] = [
         ADD COLUMN number BIGSERIAL NOT NULL UNIQUE, ADD COLUMN tenant TEXT NOT NULL DEFAULT 'local'",
     "CREATE INDEX nyx_memories_by_tenant ON nyx_subjective_memory (tenant, id)",
     "CREATE INDEX nyx_memories_by_conversation ON nyx_subjective_memory (tenant, conversation, id)",
+    "CREATE INDEX nyx_memories_by_moment ON nyx_subjective_memory (tenant, (COALESCE(happened_at, stored_at)), number)",
     // how many tokens a memory has stands beside them: BM25 asks for it
     "CREATE TABLE nyx_memory_words (
         number BIGINT PRIMARY KEY REFERENCES nyx_subjective_memory (number) ON DELETE CASCADE,
@@ -113,7 +115,9 @@ impl MigrationTrait for Migration {
         ] {
             connection.execute_unprepared(&format!("DROP TABLE IF EXISTS {table}")).await?;
         }
-        connection.execute_unprepared("DROP INDEX IF EXISTS nyx_memories_by_length").await?;
+        for index in ["length", "moment"] {
+            connection.execute_unprepared(&format!("DROP INDEX IF EXISTS nyx_memories_by_{index}")).await?;
+        }
         let added = if manager.get_database_backend() == DbBackend::Postgres { "number" } else { "length" };
         manager.alter_table(Table::alter().table(MEMORIES).drop_column(added).to_owned()).await?;
         for column in ["indexed", "forgotten"] {

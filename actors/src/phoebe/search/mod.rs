@@ -46,7 +46,7 @@ const MOST_NEAREST: usize = 4_096;
 /// Memories of a tenant that PostgreSQL serves without pgvector.
 pub const MOST_WITHOUT_EXTENSION: u64 = 5_000;
 /// Occurrences of a query's tokens that are ranked.
-const MOST_POSTINGS: u64 = 5_000;
+const MOST_POSTINGS: u64 = 2_000;
 /// Tokens of a query that are looked up.
 const MOST_TOKENS: usize = 64;
 /// Rows of one statement: a statement binds only so many values.

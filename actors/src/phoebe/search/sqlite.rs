@@ -16,18 +16,21 @@ use crate::memory::MemoryFilter;
 const BITS: usize = 8;
 
 pub(super) fn schema(dimension: usize) -> Vec<String> {
-    let code = if dimension.is_multiple_of(BITS) { format!("code BIT[{dimension}], ") } else { String::new() };
-    vec![
-        "DROP TABLE IF EXISTS nyx_memory_vectors".to_owned(),
-        format!(
-            "CREATE VIRTUAL TABLE nyx_memory_vectors USING vec0(\
-             number INTEGER PRIMARY KEY, tenant TEXT PARTITION KEY, {code}embedding FLOAT[{dimension}] distance_metric=cosine)"
-        ),
-        // a row of vec0's is far from cheap to read: it lies in a chunk of a thousand
-        "DROP TABLE IF EXISTS nyx_memory_embeddings".to_owned(),
-        "CREATE TABLE nyx_memory_embeddings (number INTEGER PRIMARY KEY, embedding BLOB NOT NULL)".to_owned(),
-        "DELETE FROM nyx_memory_words".to_owned(),
-    ]
+    let mut statements: Vec<String> =
+        ["vectors", "embeddings", "codes"].map(|table| format!("DROP TABLE IF EXISTS nyx_memory_{table}")).into();
+    statements.push(format!(
+        "CREATE VIRTUAL TABLE nyx_memory_vectors USING vec0(\
+         number INTEGER PRIMARY KEY, tenant TEXT PARTITION KEY, embedding FLOAT[{dimension}] distance_metric=cosine)"
+    ));
+    // a row of vec0's is far from cheap to read: it lies in a chunk of a thousand
+    statements.push("CREATE TABLE nyx_memory_embeddings (number INTEGER PRIMARY KEY, embedding BLOB NOT NULL)".to_owned());
+    // a tenant's sign bits lie beside each other; vec0 would choose the nearest of them in k rounds over all
+    statements.push(
+        "CREATE TABLE nyx_memory_codes (tenant TEXT NOT NULL, number INTEGER NOT NULL UNIQUE, code BLOB NOT NULL, PRIMARY KEY (tenant, number)) WITHOUT ROWID"
+            .to_owned(),
+    );
+    statements.push("DELETE FROM nyx_memory_words".to_owned());
+    statements
 }
 
 pub(super) async fn insert(on: &impl ConnectionTrait, tenant: &str, number: i64, words: &[String], vector: &[f32]) -> Result<(), NyxError> {
@@ -35,20 +38,18 @@ pub(super) async fn insert(on: &impl ConnectionTrait, tenant: &str, number: i64,
     execute(on, "INSERT INTO nyx_memory_words (rowid, tenant, tokens) VALUES ($1, $2, $3)", text).await?;
     let length = i64::try_from(words.len()).unwrap_or(i64::MAX);
     execute(on, "UPDATE nyx_subjective_memory SET length = $1 WHERE number = $2", vec![length.into(), number.into()]).await?;
-    let values: Vec<Value> = vec![number.into(), tenant.into(), bytes(vector).into()];
-    let sql = if vector.len().is_multiple_of(BITS) {
-        "INSERT INTO nyx_memory_vectors (number, tenant, code, embedding) VALUES ($1, $2, vec_quantize_binary($3), $3)"
-    } else {
-        "INSERT INTO nyx_memory_vectors (number, tenant, embedding) VALUES ($1, $2, $3)"
-    };
-    execute(on, sql, values).await?;
-    let values: Vec<Value> = vec![number.into(), bytes(vector).into()];
-    execute(on, "INSERT INTO nyx_memory_embeddings (number, embedding) VALUES ($1, $2)", values).await?;
+    let values = || -> Vec<Value> { vec![number.into(), tenant.into(), bytes(vector).into()] };
+    execute(on, "INSERT INTO nyx_memory_vectors (number, tenant, embedding) VALUES ($1, $2, $3)", values()).await?;
+    let values_of_two: Vec<Value> = vec![number.into(), bytes(vector).into()];
+    execute(on, "INSERT INTO nyx_memory_embeddings (number, embedding) VALUES ($1, $2)", values_of_two).await?;
+    if vector.len().is_multiple_of(BITS) {
+        execute(on, "INSERT INTO nyx_memory_codes (number, tenant, code) VALUES ($1, $2, vec_quantize_binary($3))", values()).await?;
+    }
     Ok(())
 }
 
 pub(super) async fn delete(on: &impl ConnectionTrait, numbers: &[i64]) -> Result<(), NyxError> {
-    for (table, key) in [("nyx_memory_words", "rowid"), ("nyx_memory_embeddings", "number")] {
+    for (table, key) in [("nyx_memory_words", "rowid"), ("nyx_memory_embeddings", "number"), ("nyx_memory_codes", "number")] {
         execute(on, &format!("DELETE FROM {table} WHERE {key} IN ({})", listed(numbers)), vec![]).await?;
     }
     for number in numbers {
@@ -89,17 +90,15 @@ pub(super) async fn dense(
         format!(" AND number IN ({sql})")
     });
     let coarse = coarse && vector.len().is_multiple_of(BITS);
-    let (what, matched, k) = if coarse {
-        ("distance", "code MATCH vec_quantize_binary($1)", k.saturating_mul(OVERSAMPLING))
-    } else {
-        ("distance", "embedding MATCH $1", k)
-    };
-    let sql =
-        format!("SELECT number, {what} FROM nyx_memory_vectors WHERE {matched} AND k = {} AND tenant = $2{narrow}", k.min(MOST_NEAREST));
     let sql = if coarse {
-        format!("SELECT number, embedding FROM nyx_memory_embeddings WHERE number IN (SELECT number FROM ({sql}))")
+        let nearest = k.saturating_mul(OVERSAMPLING);
+        format!(
+            "SELECT number, embedding FROM nyx_memory_embeddings WHERE number IN (SELECT number FROM nyx_memory_codes WHERE tenant = $2{narrow} \
+             ORDER BY vec_distance_hamming(vec_bit(code), vec_quantize_binary($1)) LIMIT {nearest})"
+        )
     } else {
-        sql
+        let k = k.min(MOST_NEAREST);
+        format!("SELECT number, distance FROM nyx_memory_vectors WHERE embedding MATCH $1 AND k = {k} AND tenant = $2{narrow}")
     };
     let rows = query(on, &sql, values).await?;
     let scored = rows.iter().map(|row| {

@@ -185,6 +185,75 @@ fn list(last: Option<&Memory>) -> crate::phoebe::messages::ListMemories {
     crate::phoebe::messages::ListMemories { tenant: LOCAL_TENANT.into(), after: last.map(|memory| memory.id), limit: 50 }
 }
 
+/// The first pass by sign bits: what it lets through has its exact score and passes the filter, and it lets most of the nearest through.
+async fn first_pass(options: PhoebeOptions) {
+    const WIDE: usize = 64;
+    let folder = tempfile::tempdir().unwrap();
+    let store = PhoebeStore::connect(&options, folder.path()).await.unwrap();
+    let index = MemoryIndex::open(store.clone(), &EmbedderId { sha256: "wide".into(), dimension: WIDE }, false).await.unwrap();
+    let mut random = StdRng::seed_from_u64(7);
+    let mut unit = || {
+        let vector: Vec<f32> = (0..WIDE).map(|_| random.random_range(-1.0..1.0)).collect();
+        let length = vector.iter().map(|number| number * number).sum::<f32>().sqrt();
+        vector.into_iter().map(|number| number / length).collect::<Vec<f32>>()
+    };
+    let memory = |at: usize| Memory {
+        id: Uuid::now_v7(),
+        text: format!("memory {at}"),
+        speaker: None,
+        when: None,
+        conversation: Some(if at % 2 == 0 { "even" } else { "odd" }.to_owned()),
+        stored_at: DateTime::UNIX_EPOCH,
+        caption: None,
+    };
+    let all: Vec<(Memory, Vec<f32>)> = (0..600).map(|at| (memory(at), unit())).collect();
+    index.insert(LOCAL_TENANT, all.clone()).await.unwrap();
+    index.insert("stranger", (0..50).map(|at| (memory(at), unit())).collect()).await.unwrap();
+    let ids: Vec<Uuid> = all.iter().map(|(memory, _)| memory.id).collect();
+    let numbers = index.numbers_of(LOCAL_TENANT, &ids).await.unwrap();
+    let (mut kept, k) = (0, 10);
+    for (round, filter) in [MemoryFilter::default(), MemoryFilter::of(Some("odd".into()))].iter().cycle().take(20).enumerate() {
+        let query = unit();
+        let mut found = match index.kind {
+            Kind::Sqlite => sqlite::dense(&store.reader, LOCAL_TENANT, &query, k, filter, true).await.unwrap(),
+            _ => postgres::dense(&store.reader, LOCAL_TENANT, &query, k, filter, true).await.unwrap(),
+        };
+        best(&mut found, k);
+        assert_eq!(found.len(), k);
+        let mut exact: Vec<Scored> = all
+            .iter()
+            .filter(|(memory, _)| lets_through(filter, memory))
+            .map(|(memory, vector)| Scored { number: numbers[&memory.id], score: cosine(&query, vector) })
+            .collect();
+        exact.sort_by(|a, b| b.score.total_cmp(&a.score));
+        for near in &found {
+            let expected =
+                exact.iter().find(|exact| exact.number == near.number).unwrap_or_else(|| panic!("{round}: {near:?} is filtered"));
+            assert!((expected.score - near.score).abs() < 1e-5, "{round}: {near:?} {expected:?}");
+        }
+        kept += exact[..k].iter().filter(|exact| found.iter().any(|near| near.number == exact.number)).count();
+    }
+    assert!(kept >= 180, "{kept} of the 200 nearest were let through");
+    // what is deleted is in no first pass
+    index.delete(LOCAL_TENANT, &MemorySelector::All).await.unwrap();
+    let left = match index.kind {
+        Kind::Sqlite => sqlite::dense(&store.reader, LOCAL_TENANT, &unit(), k, &MemoryFilter::default(), true).await.unwrap(),
+        _ => postgres::dense(&store.reader, LOCAL_TENANT, &unit(), k, &MemoryFilter::default(), true).await.unwrap(),
+    };
+    assert_eq!(left, []);
+    store.close().await;
+}
+
+#[actix::test]
+async fn the_first_pass_lets_the_nearest_through_on_sqlite() {
+    first_pass(PhoebeOptions::default()).await;
+}
+
+#[actix::test]
+async fn the_first_pass_lets_the_nearest_through_with_pgvector() {
+    first_pass(on(&Postgres::with_pgvector())).await;
+}
+
 fn on(server: &Postgres) -> PhoebeOptions {
     PhoebeOptions { url: Some(server.url().into()), ..PhoebeOptions::default() }
 }
