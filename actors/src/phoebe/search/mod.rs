@@ -18,8 +18,9 @@ mod tests;
 pub(super) mod vector_extension;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nyx_specialists::tokens::tokens;
 use sea_orm::{
@@ -51,6 +52,9 @@ const MOST_POSTINGS: u64 = 2_000;
 const MOST_TOKENS: usize = 64;
 /// Rows of one statement: a statement binds only so many values.
 const ROWS_A_STATEMENT: usize = 500;
+/// How long the size of a large collection is taken for what it was: counting it takes milliseconds, and what hangs on it (how common a token is,
+/// how vectors are searched) hardly changes.
+const SIZE_AGE: Duration = Duration::from_secs(10);
 const K1: f64 = 1.2;
 const B: f64 = 0.75;
 
@@ -89,6 +93,13 @@ pub struct EmbedderId {
     pub dimension: usize,
 }
 
+/// How many memories a tenant has, and of how many tokens in the mean.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    count: u64,
+    length: f64,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Sqlite,
@@ -105,6 +116,8 @@ pub struct MemoryIndex {
     kind: Kind,
     /// What was deleted may still stand in SQLite's log.
     log_waits: Arc<AtomicBool>,
+    /// Of tenants with many memories, and since when they are known.
+    sizes: Arc<Mutex<HashMap<String, (Instant, Size)>>>,
     /// Whether a Qdrant server is fed with what changes.
     outbox: bool,
 }
@@ -146,7 +159,7 @@ impl MemoryIndex {
             DbBackend::Postgres => Kind::Plain,
             _ => Kind::Sqlite,
         };
-        Ok(Self { store, embedder: embedder.clone(), kind, log_waits: Arc::default(), outbox })
+        Ok(Self { store, embedder: embedder.clone(), kind, log_waits: Arc::default(), sizes: Arc::default(), outbox })
     }
 
     /// The same with empty search tables, whatever is in them: memories are put back by [`index`](Self::index), and [`complete`](Self::complete) says
@@ -174,7 +187,7 @@ impl MemoryIndex {
         let made = state(&transaction).await?;
         if !again && made.embedder.as_ref() == Some(&embedder.sha256) {
             transaction.rollback().await;
-            return Ok(Self { store, embedder: embedder.clone(), kind, log_waits: Arc::default(), outbox });
+            return Ok(Self { store, embedder: embedder.clone(), kind, log_waits: Arc::default(), sizes: Arc::default(), outbox });
         }
         let schema =
             if postgres { postgres::schema(embedder.dimension, kind == Kind::Pgvector) } else { sqlite::schema(embedder.dimension) };
@@ -186,7 +199,7 @@ impl MemoryIndex {
         let known: Vec<Value> = vec![known.into(), (embedder.dimension as i64).into(), (kind == Kind::Pgvector).into()];
         execute(&transaction, "UPDATE nyx_memory_index SET embedder = $1, dimension = $2, pgvector = $3", known).await?;
         transaction.commit().await?;
-        Ok(Self { store, embedder: embedder.clone(), kind, log_waits: Arc::default(), outbox })
+        Ok(Self { store, embedder: embedder.clone(), kind, log_waits: Arc::default(), sizes: Arc::default(), outbox })
     }
 
     /// How vectors are searched: `sqlite-vec`, `pgvector` or `exact scan`.
@@ -328,7 +341,7 @@ impl MemoryIndex {
     /// PostgreSQL without pgvector has too many memories; the database does not answer.
     pub async fn dense(&self, tenant: &str, vector: &[f32], k: usize, filter: &MemoryFilter) -> Result<Vec<Scored>, NyxError> {
         self.check(vector)?;
-        let count = count(&self.store.reader, tenant).await?;
+        let Size { count, .. } = self.size(tenant).await?;
         let reader = &self.store.reader;
         let mut found = match self.kind {
             Kind::Sqlite => sqlite::dense(reader, tenant, vector, k, filter, count > EXACT).await?,
@@ -359,9 +372,27 @@ impl MemoryIndex {
             return Ok(WordMatches::default());
         }
         match self.kind {
-            Kind::Sqlite => sqlite::lexical(&self.store.reader, tenant, words, k, filter).await,
-            _ => postgres::lexical(&self.store.reader, tenant, words, k, filter).await,
+            Kind::Sqlite => sqlite::lexical(&self.store.reader, tenant, words, k, filter, self.size(tenant).await?).await,
+            _ => postgres::lexical(&self.store.reader, tenant, words, k, filter, self.size(tenant).await?).await,
         }
+    }
+
+    async fn size(&self, tenant: &str) -> Result<Size, NyxError> {
+        let sizes = || self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, size)) = sizes().get(tenant).filter(|(at, _)| at.elapsed() < SIZE_AGE) {
+            return Ok(*size);
+        }
+        let table = if self.kind == Kind::Sqlite { "nyx_subjective_memory" } else { "nyx_memory_words" };
+        // PostgreSQL's mean is a decimal number
+        let sql =
+            format!("SELECT count(*) AS rows, CAST(coalesce(avg(length), 1) AS DOUBLE PRECISION) AS length FROM {table} WHERE tenant = $1");
+        let rows = query(&self.store.reader, &sql, vec![tenant.into()]).await?;
+        let length = rows.first().map(|row| row.try_get("", "length")).transpose()?.unwrap_or(1.0);
+        let size = Size { count: counted(&rows)?, length };
+        if size.count > EXACT {
+            sizes().insert(tenant.to_owned(), (Instant::now(), size));
+        }
+        Ok(size)
     }
 
     /// Memories by their numbers; those that are gone are left out.
@@ -423,12 +454,6 @@ async fn state(on: &impl ConnectionTrait) -> Result<State, NyxError> {
     Ok(State { embedder: row.try_get("", "embedder")?, pgvector: row.try_get("", "pgvector")? })
 }
 
-/// Memories of a tenant.
-async fn count(on: &DatabaseConnection, tenant: &str) -> Result<u64, NyxError> {
-    let rows = query(on, "SELECT count(*) AS rows FROM nyx_subjective_memory WHERE tenant = $1", vec![tenant.into()]).await?;
-    counted(&rows)
-}
-
 async fn total(on: &DatabaseConnection) -> Result<u64, NyxError> {
     counted(&query(on, "SELECT count(*) AS rows FROM nyx_subjective_memory", vec![]).await?)
 }
@@ -468,24 +493,24 @@ fn short(sha256: &str) -> &str {
     sha256.get(..12).unwrap_or(sha256)
 }
 
-/// A condition on `nyx_subjective_memory` for what a filter lets through; values are bound from place `first` on. `None` for everything.
-fn narrowed(tenant: &str, filter: &MemoryFilter, first: usize) -> Option<(String, Vec<Value>)> {
+/// ` AND column IN (...)` for what a filter lets through, nothing for everything; what it asks for is added to the values to be bound.
+fn narrowed(column: &str, tenant: &str, filter: &MemoryFilter, values: &mut Vec<Value>) -> String {
     if filter.is_open() {
-        return None;
+        return String::new();
     }
-    let mut values: Vec<Value> = vec![tenant.into()];
-    let mut conditions = vec![format!("tenant = ${first}")];
+    let mut conditions = Vec::new();
     let mut add = |condition: &str, value: Option<Value>| {
         if let Some(value) = value {
-            conditions.push(format!("{condition} ${}", first + values.len()));
             values.push(value);
+            conditions.push(format!("{condition} ${}", values.len()));
         }
     };
+    add("tenant =", Some(tenant.into()));
     add("conversation =", filter.conversation.clone().map(Value::from));
     add("speaker =", filter.speaker.clone().map(Value::from));
     add("COALESCE(happened_at, stored_at) >=", filter.after.map(Value::from));
     add("COALESCE(happened_at, stored_at) <", filter.before.map(Value::from));
-    Some((format!("SELECT number FROM nyx_subjective_memory WHERE {}", conditions.join(" AND ")), values))
+    format!(" AND {column} IN (SELECT number FROM nyx_subjective_memory WHERE {})", conditions.join(" AND "))
 }
 
 /// The condition for what is to be deleted, with its values.
@@ -534,9 +559,7 @@ struct Document {
 
 /// What BM25 knows of all memories of a tenant.
 struct Collection {
-    count: u64,
-    /// The mean number of tokens.
-    length: f64,
+    size: Size,
     /// In how many of them each of the query's tokens stands, as far as it is known.
     frequencies: HashMap<String, u64>,
 }
@@ -549,10 +572,10 @@ impl Collection {
         let weight = |word: &str| {
             // a filter hides some of the memories that hold it
             let known = self.frequencies.get(word).copied().unwrap_or(0);
-            idf(self.count, known.max(held.get(word).copied().unwrap_or(0)))
+            idf(self.size.count, known.max(held.get(word).copied().unwrap_or(0)))
         };
         let score = |document: Document| {
-            let length = K1 * (1.0 - B + B * document.length / self.length.max(1.0));
+            let length = K1 * (1.0 - B + B * document.length / self.size.length.max(1.0));
             let terms = document.counts.iter().map(|(at, count)| weight(searched[*at]) * count * (K1 + 1.0) / (count + length));
             Scored { number: document.number, score: terms.sum() }
         };

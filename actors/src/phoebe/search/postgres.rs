@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Value};
 
 use super::{
-    Collection, Document, MOST_POSTINGS, OVERSAMPLING, Scored, WordMatches, bytes, cosine, execute, floats, listed, narrowed, number_of,
-    query, rarest,
+    Collection, Document, MOST_POSTINGS, OVERSAMPLING, Scored, Size, WordMatches, bytes, cosine, execute, floats, listed, narrowed,
+    number_of, query, rarest,
 };
 use crate::NyxError;
 use crate::memory::MemoryFilter;
@@ -91,11 +91,7 @@ pub(super) async fn dense(
     coarse: bool,
 ) -> Result<Vec<Scored>, NyxError> {
     let mut values: Vec<Value> = vec![literal(vector).into(), tenant.into()];
-    let narrow = narrowed(tenant, filter, values.len() + 1);
-    let narrow = narrow.map_or_else(String::new, |(sql, more)| {
-        values.extend(more);
-        format!(" AND number IN ({sql})")
-    });
+    let narrow = narrowed("number", tenant, filter, &mut values);
     let exactly = |from: &str| {
         format!(
             "SELECT number, 1 - (embedding <=> $1::text::vector) AS score FROM nyx_memory_vectors WHERE {from} ORDER BY 2 DESC LIMIT {k}"
@@ -117,11 +113,7 @@ pub(super) async fn dense(
 /// Every vector of a tenant, compared here.
 pub(super) async fn scan(on: &DatabaseConnection, tenant: &str, vector: &[f32], filter: &MemoryFilter) -> Result<Vec<Scored>, NyxError> {
     let mut values: Vec<Value> = vec![tenant.into()];
-    let narrow = narrowed(tenant, filter, values.len() + 1);
-    let narrow = narrow.map_or_else(String::new, |(sql, more)| {
-        values.extend(more);
-        format!(" AND number IN ({sql})")
-    });
+    let narrow = narrowed("number", tenant, filter, &mut values);
     let rows = query(on, &format!("SELECT number, embedding FROM nyx_memory_vectors WHERE tenant = $1{narrow}"), values).await?;
     let scored = rows.iter().map(|row| {
         let score = cosine(vector, &floats(&row.try_get::<Vec<u8>>("", "embedding")?));
@@ -136,24 +128,15 @@ pub(super) async fn lexical(
     words: Vec<String>,
     k: usize,
     filter: &MemoryFilter,
+    size: Size,
 ) -> Result<WordMatches, NyxError> {
-    let sql = "SELECT count(*) AS rows, coalesce(avg(length), 1)::float8 AS length FROM nyx_memory_words WHERE tenant = $1";
-    let rows = query(on, sql, vec![tenant.into()]).await?;
-    let (all, length) = match rows.first() {
-        Some(row) => (row.try_get::<i64>("", "rows")?.cast_unsigned(), row.try_get::<f64>("", "length")?),
-        None => (0, 1.0),
-    };
-    let mut common = common(on, all).await?;
+    let mut common = common(on, size.count).await?;
     // a token that was never counted as common is rare
     let frequencies: Vec<(String, u64)> = words.iter().map(|word| (word.clone(), common.get(word).copied().unwrap_or(1))).collect();
     let searched = rarest(&frequencies);
     let any: Vec<String> = searched.iter().map(|word| format!("'{word}'")).collect();
     let mut values: Vec<Value> = vec![tenant.into(), any.join(" | ").into()];
-    let narrow = narrowed(tenant, filter, values.len() + 1);
-    let narrow = narrow.map_or_else(String::new, |(sql, more)| {
-        values.extend(more);
-        format!(" AND number IN ({sql})")
-    });
+    let narrow = narrowed("number", tenant, filter, &mut values);
     let sql = format!(
         "SELECT number, length, tokens::text AS tokens FROM nyx_memory_words \
          WHERE tenant = $1 AND tokens @@ $2::text::tsquery{narrow} LIMIT {MOST_POSTINGS}"
@@ -168,7 +151,7 @@ pub(super) async fn lexical(
         Ok(Document { number: number_of(row)?, length: f64::from(row.try_get::<i32>("", "length")?), counts })
     });
     let documents = documents.collect::<Result<Vec<_>, NyxError>>()?;
-    Ok(Collection { count: all, length, frequencies: common }.rank(&words, &searched, documents, k))
+    Ok(Collection { size, frequencies: common }.rank(&words, &searched, documents, k))
 }
 
 /// In how many memories each token stands.

@@ -6,8 +6,8 @@ use sea_orm::sqlx::{self, Executor as _, Row as _};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Value};
 
 use super::{
-    Collection, Document, MOST_NEAREST, MOST_POSTINGS, OVERSAMPLING, Scored, WordMatches, bytes, cosine, execute, floats, listed, narrowed,
-    number_of, query, rarest,
+    Collection, Document, MOST_NEAREST, MOST_POSTINGS, OVERSAMPLING, Scored, Size, WordMatches, bytes, cosine, execute, floats, listed,
+    narrowed, number_of, query, rarest,
 };
 use crate::NyxError;
 use crate::memory::MemoryFilter;
@@ -38,12 +38,13 @@ pub(super) async fn insert(on: &impl ConnectionTrait, tenant: &str, number: i64,
     execute(on, "INSERT INTO nyx_memory_words (rowid, tenant, tokens) VALUES ($1, $2, $3)", text).await?;
     let length = i64::try_from(words.len()).unwrap_or(i64::MAX);
     execute(on, "UPDATE nyx_subjective_memory SET length = $1 WHERE number = $2", vec![length.into(), number.into()]).await?;
-    let values = || -> Vec<Value> { vec![number.into(), tenant.into(), bytes(vector).into()] };
-    execute(on, "INSERT INTO nyx_memory_vectors (number, tenant, embedding) VALUES ($1, $2, $3)", values()).await?;
-    let values_of_two: Vec<Value> = vec![number.into(), bytes(vector).into()];
-    execute(on, "INSERT INTO nyx_memory_embeddings (number, embedding) VALUES ($1, $2)", values_of_two).await?;
+    let values: Vec<Value> = vec![number.into(), tenant.into(), bytes(vector).into()];
+    execute(on, "INSERT INTO nyx_memory_vectors (number, tenant, embedding) VALUES ($1, $2, $3)", values).await?;
+    let values: Vec<Value> = vec![number.into(), bytes(vector).into()];
+    execute(on, "INSERT INTO nyx_memory_embeddings (number, embedding) VALUES ($1, $2)", values).await?;
     if vector.len().is_multiple_of(BITS) {
-        execute(on, "INSERT INTO nyx_memory_codes (number, tenant, code) VALUES ($1, $2, vec_quantize_binary($3))", values()).await?;
+        let values: Vec<Value> = vec![number.into(), tenant.into(), sign_bits(vector).into()];
+        execute(on, "INSERT INTO nyx_memory_codes (number, tenant, code) VALUES ($1, $2, $3)", values).await?;
     }
     Ok(())
 }
@@ -83,18 +84,15 @@ pub(super) async fn dense(
     filter: &MemoryFilter,
     coarse: bool,
 ) -> Result<Vec<Scored>, NyxError> {
-    let mut values: Vec<Value> = vec![bytes(vector).into(), tenant.into()];
-    let narrow = narrowed(tenant, filter, values.len() + 1);
-    let narrow = narrow.map_or_else(String::new, |(sql, more)| {
-        values.extend(more);
-        format!(" AND number IN ({sql})")
-    });
     let coarse = coarse && vector.len().is_multiple_of(BITS);
+    let asked = if coarse { sign_bits(vector) } else { bytes(vector) };
+    let mut values: Vec<Value> = vec![asked.into(), tenant.into()];
+    let narrow = narrowed("number", tenant, filter, &mut values);
     let sql = if coarse {
         let nearest = k.saturating_mul(OVERSAMPLING);
         format!(
             "SELECT number, embedding FROM nyx_memory_embeddings WHERE number IN (SELECT number FROM nyx_memory_codes WHERE tenant = $2{narrow} \
-             ORDER BY vec_distance_hamming(vec_bit(code), vec_quantize_binary($1)) LIMIT {nearest})"
+             ORDER BY vec_distance_hamming(vec_bit(code), vec_bit($1)) LIMIT {nearest})"
         )
     } else {
         let k = k.min(MOST_NEAREST);
@@ -119,18 +117,14 @@ pub(super) async fn lexical(
     words: Vec<String>,
     k: usize,
     filter: &MemoryFilter,
+    size: Size,
 ) -> Result<WordMatches, NyxError> {
-    let sql = "SELECT count(*) AS rows, coalesce(avg(length), 1.0) AS length FROM nyx_subjective_memory WHERE tenant = $1";
-    let rows = query(on, sql, vec![tenant.into()]).await?;
-    let (count, length) = match rows.first() {
-        Some(row) => (row.try_get::<i64>("", "rows")?.cast_unsigned(), row.try_get::<f64>("", "length")?),
-        None => (0, 1.0),
-    };
     let places: Vec<String> = (1..=words.len()).map(|place| format!("${place}")).collect();
     // of all tenants
     let sql = format!("SELECT term, doc FROM nyx_memory_terms WHERE col = 'tokens' AND term IN ({})", places.join(", "));
     let rows = query(on, &sql, words.iter().map(|word| word.clone().into()).collect()).await?;
-    let known = rows.iter().map(|row| Ok((row.try_get::<String>("", "term")?, row.try_get::<i64>("", "doc")?.cast_unsigned().min(count))));
+    let known =
+        rows.iter().map(|row| Ok((row.try_get::<String>("", "term")?, row.try_get::<i64>("", "doc")?.cast_unsigned().min(size.count))));
     let known = known.collect::<Result<HashMap<String, u64>, NyxError>>()?;
     let frequencies: Vec<(String, u64)> = words
         .into_iter()
@@ -139,7 +133,7 @@ pub(super) async fn lexical(
             (word, df)
         })
         .collect();
-    let collection = Collection { count, length, frequencies: known };
+    let collection = Collection { size, frequencies: known };
     let searched = rarest(&frequencies);
     let words: Vec<String> = frequencies.iter().map(|(word, _)| word.clone()).collect();
     if searched.is_empty() {
@@ -148,11 +142,7 @@ pub(super) async fn lexical(
     // tokens hold no quotation marks
     let any: Vec<String> = searched.iter().map(|word| format!("\"{word}\"")).collect();
     let mut values: Vec<Value> = vec![format!("tenant : \"{}\" AND tokens : ({})", marker(tenant), any.join(" OR ")).into()];
-    let narrow = narrowed(tenant, filter, values.len() + 1);
-    let narrow = narrow.map_or_else(String::new, |(sql, more)| {
-        values.extend(more);
-        format!(" AND +rowid IN ({sql})")
-    });
+    let narrow = narrowed("+rowid", tenant, filter, &mut values);
     // of too many the newest
     let sql = format!(
         "SELECT rowid AS number, tokens FROM nyx_memory_words WHERE nyx_memory_words MATCH $1{narrow} ORDER BY rowid DESC LIMIT {MOST_POSTINGS}"
@@ -175,6 +165,12 @@ pub(super) async fn lexical(
 pub(super) async fn vectors(on: &DatabaseConnection, list: &str) -> Result<HashMap<i64, Vec<f32>>, NyxError> {
     let rows = query(on, &format!("SELECT number, embedding FROM nyx_memory_embeddings WHERE number IN ({list})"), vec![]).await?;
     rows.iter().map(|row| Ok((number_of(row)?, floats(&row.try_get::<Vec<u8>>("", "embedding")?)))).collect()
+}
+
+/// A bit a number: whether it is above 0.
+fn sign_bits(vector: &[f32]) -> Vec<u8> {
+    let bits = |eight: &[f32]| eight.iter().zip(0..).fold(0, |byte, (number, bit)| byte | (u8::from(*number > 0.0) << bit));
+    vector.chunks(BITS).map(bits).collect()
 }
 
 /// A tenant's name as one token, whatever it is.

@@ -202,7 +202,7 @@ async fn first_pass(options: PhoebeOptions) {
         text: format!("memory {at}"),
         speaker: None,
         when: None,
-        conversation: Some(if at % 2 == 0 { "even" } else { "odd" }.to_owned()),
+        conversation: Some(if at.is_multiple_of(2) { "even" } else { "odd" }.to_owned()),
         stored_at: DateTime::UNIX_EPOCH,
         caption: None,
     };
