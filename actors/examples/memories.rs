@@ -122,10 +122,10 @@ async fn main() {
         let (vector, words, filter) = (drawn.vector(), drawn.words(3..9), filters(number));
         let timed = async {
             let begun = Instant::now();
-            let near = index.dense(LOCAL_TENANT, &vector, 100, &filter).await.unwrap();
+            let near = index.dense(LOCAL_TENANT, &vector, 50, &filter).await.unwrap();
             let dense = begun.elapsed();
             let begun = Instant::now();
-            index.lexical(LOCAL_TENANT, &words, 100, &filter).await.unwrap();
+            index.lexical(LOCAL_TENANT, &words, 50, &filter).await.unwrap();
             let lexical = begun.elapsed();
             let begun = Instant::now();
             searcher.search(&words, &vector, 5, &filter, -1.0).await.unwrap();

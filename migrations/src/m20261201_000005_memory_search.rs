@@ -42,7 +42,7 @@ const SQLITE: [&str; 12] = [
     "DROP TABLE nyx_subjective_memory",
     "ALTER TABLE nyx_memories_moved RENAME TO nyx_subjective_memory",
     "CREATE INDEX nyx_memories_by_tenant ON nyx_subjective_memory (tenant, id)",
-    "CREATE INDEX nyx_memories_by_conversation ON nyx_subjective_memory (tenant, conversation, id)",
+    "CREATE INDEX nyx_memories_by_conversation ON nyx_subjective_memory (tenant, conversation, (COALESCE(happened_at, stored_at)), id)",
     "CREATE INDEX nyx_memories_by_moment ON nyx_subjective_memory (tenant, (COALESCE(happened_at, stored_at)), number)",
     // how many tokens a memory has: BM25 asks for the mean
     "CREATE INDEX nyx_memories_by_length ON nyx_subjective_memory (tenant, length)",
@@ -62,7 +62,7 @@ const POSTGRES: [&str; 12] = [
     "ALTER TABLE nyx_subjective_memory DROP COLUMN indexed, DROP COLUMN forgotten,
         ADD COLUMN number BIGSERIAL NOT NULL UNIQUE, ADD COLUMN tenant TEXT NOT NULL DEFAULT 'local'",
     "CREATE INDEX nyx_memories_by_tenant ON nyx_subjective_memory (tenant, id)",
-    "CREATE INDEX nyx_memories_by_conversation ON nyx_subjective_memory (tenant, conversation, id)",
+    "CREATE INDEX nyx_memories_by_conversation ON nyx_subjective_memory (tenant, conversation, (COALESCE(happened_at, stored_at)), id)",
     "CREATE INDEX nyx_memories_by_moment ON nyx_subjective_memory (tenant, (COALESCE(happened_at, stored_at)), number)",
     // how many tokens a memory has stands beside them: BM25 asks for it
     "CREATE TABLE nyx_memory_words (

@@ -45,8 +45,8 @@ pub struct RecallOptions {
 impl Default for RecallOptions {
     fn default() -> Self {
         Self {
-            dense: 100,
-            lexical: 100,
+            dense: 50,
+            lexical: 50,
             rrf_offset: 60.0,
             dense_weight: 1.0,
             lexical_weight: 1.0,

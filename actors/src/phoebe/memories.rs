@@ -3,8 +3,8 @@
 use sea_orm::{
     ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, Statement, Value,
 };
+use uuid::Uuid;
 
-use super::entities::decision::uuid_of;
 use super::entities::memory;
 use super::messages::{ListMemories, Memory, Neighbour, Neighbours};
 use super::store::{MAX_ROWS, PhoebeStore, check_limit};
@@ -39,40 +39,41 @@ impl PhoebeStore {
         Ok(memory::Entity::find().filter(memory::Column::Tenant.eq(tenant)).count(&self.reader).await?)
     }
 
-    /// One query: the conversations of `ids` are numbered, then joined with themselves by number.
+    /// Two short reads of an index for each memory, however long its conversation is.
     pub(crate) async fn neighbours(&self, request: Neighbours) -> Result<Vec<Neighbour>, NyxError> {
-        if request.ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        check_rows("ids", request.ids.len())?;
-        let places: Vec<String> = (4..4 + request.ids.len()).map(|number| format!("${number}")).collect();
-        let ids = places.join(", ");
-        // a memory's moment is when it happened, else when it was stored; turns of one moment stand in the order of their ids
-        let sql = format!(
-            "WITH turns AS (\
-               SELECT id, conversation, \
-                 ROW_NUMBER() OVER (PARTITION BY conversation ORDER BY COALESCE(happened_at, stored_at), id) AS place \
-               FROM nyx_subjective_memory \
-               WHERE tenant = $3 AND conversation IN (SELECT conversation FROM nyx_subjective_memory WHERE tenant = $3 AND id IN ({ids}))\
-             ) \
-             SELECT memory.*, asked.id AS asked_id, near.place - asked.place AS distance \
-             FROM turns asked \
-             JOIN turns near ON near.conversation = asked.conversation AND near.id <> asked.id \
-               AND near.place BETWEEN asked.place - $1 AND asked.place + $2 \
-             JOIN nyx_subjective_memory memory ON memory.id = near.id \
-             WHERE asked.id IN ({ids}) \
-             ORDER BY asked.id, near.place"
-        );
-        let bounds = [request.before, request.after].map(|count| Value::from(i64::from(count)));
-        let values =
-            bounds.into_iter().chain([Value::from(request.tenant)]).chain(request.ids.iter().map(|id| Value::from(id.to_string())));
-        let statement = Statement::from_sql_and_values(self.reader.get_database_backend(), sql, values);
+        let Neighbours { tenant, mut ids, before, after } = request;
+        check_rows("ids", ids.len())?;
+        ids.sort_unstable();
+        ids.dedup();
+        let texts = ids.iter().map(Uuid::to_string);
+        let select = memory::Entity::find().filter(memory::Column::Tenant.eq(&tenant)).filter(memory::Column::Id.is_in(texts));
         let mut found = Vec::new();
-        for row in self.reader.query_all_raw(statement).await? {
-            let memory = memory::Model::from_query_result(&row, "")?.try_into()?;
-            found.push(Neighbour { of: uuid_of(&row.try_get::<String>("", "asked_id")?)?, distance: row.try_get("", "distance")?, memory });
+        for row in select.order_by_asc(memory::Column::Id).all(&self.reader).await? {
+            let Some(conversation) = row.conversation.clone() else { continue };
+            let turn = Memory::try_from(row)?;
+            let place = [tenant.clone().into(), conversation.into(), turn.at().into(), turn.id.to_string().into()];
+            let mut earlier = self.beside(&place, false, before).await?;
+            earlier.reverse();
+            let later = self.beside(&place, true, after).await?;
+            let distances = (-(earlier.len() as i64)..0).chain(1..);
+            let beside = distances.zip(earlier.into_iter().chain(later));
+            found.extend(beside.map(|(distance, memory)| Neighbour { of: turn.id, distance, memory }));
         }
         Ok(found)
+    }
+
+    /// The turns after (or before) a place in a conversation: tenant, conversation, moment and id. A memory's moment is when it happened, else when it was
+    /// stored; turns of one moment stand in the order of their ids.
+    async fn beside(&self, place: &[Value; 4], later: bool, count: u32) -> Result<Vec<Memory>, NyxError> {
+        let (than, order) = if later { (">", "ASC") } else { ("<", "DESC") };
+        let sql = format!(
+            "SELECT * FROM nyx_subjective_memory WHERE tenant = $1 AND conversation = $2 \
+             AND COALESCE(happened_at, stored_at) {than}= $3 AND (COALESCE(happened_at, stored_at) {than} $3 OR id {than} $4) \
+             ORDER BY COALESCE(happened_at, stored_at) {order}, id {order} LIMIT {count}"
+        );
+        let statement = Statement::from_sql_and_values(self.reader.get_database_backend(), sql, place.iter().cloned());
+        let rows = self.reader.query_all_raw(statement).await?;
+        Ok(rows.iter().map(|row| Memory::try_from(memory::Model::from_query_result(row, "")?)).collect::<Result<_, _>>()?)
     }
 }
 

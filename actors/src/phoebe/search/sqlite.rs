@@ -24,7 +24,7 @@ pub(super) fn schema(dimension: usize) -> Vec<String> {
     ));
     // a row of vec0's is far from cheap to read: it lies in a chunk of a thousand
     statements.push("CREATE TABLE nyx_memory_embeddings (number INTEGER PRIMARY KEY, embedding BLOB NOT NULL)".to_owned());
-    // a tenant's sign bits lie beside each other; vec0 would choose the nearest of them in k rounds over all
+    // a tenant's sign bits lie beside each other; vec0 would choose the k nearest in k rounds over each chunk
     statements.push(
         "CREATE TABLE nyx_memory_codes (tenant TEXT NOT NULL, number INTEGER NOT NULL UNIQUE, code BLOB NOT NULL, PRIMARY KEY (tenant, number)) WITHOUT ROWID"
             .to_owned(),
@@ -92,7 +92,7 @@ pub(super) async fn dense(
         let nearest = k.saturating_mul(OVERSAMPLING);
         format!(
             "SELECT number, embedding FROM nyx_memory_embeddings WHERE number IN (SELECT number FROM nyx_memory_codes WHERE tenant = $2{narrow} \
-             ORDER BY vec_distance_hamming(vec_bit(code), vec_bit($1)) LIMIT {nearest})"
+             ORDER BY nyx_hamming(code, $1) LIMIT {nearest})"
         )
     } else {
         let k = k.min(MOST_NEAREST);
