@@ -513,6 +513,21 @@ fn narrowed(column: &str, tenant: &str, filter: &MemoryFilter, values: &mut Vec<
     format!(" AND {column} IN (SELECT number FROM nyx_subjective_memory WHERE {})", conditions.join(" AND "))
 }
 
+/// As [`narrowed`], for the sign bits: a moment stands beside them, since most memories may lie between two.
+fn narrowed_codes(tenant: &str, filter: &MemoryFilter, values: &mut Vec<Value>) -> String {
+    if filter.conversation.is_some() || filter.speaker.is_some() {
+        return narrowed("number", tenant, filter, values);
+    }
+    let mut narrow = String::new();
+    for (condition, moment) in [(">=", filter.after), ("<", filter.before)] {
+        if let Some(moment) = moment {
+            values.push(moment.into());
+            narrow += &format!(" AND moment {condition} ${}", values.len());
+        }
+    }
+    narrow
+}
+
 /// The condition for what is to be deleted, with its values.
 fn selected(tenant: &str, selector: &MemorySelector) -> (String, Vec<Value>) {
     let mut values: Vec<Value> = vec![tenant.into()];

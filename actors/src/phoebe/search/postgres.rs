@@ -9,7 +9,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, Value};
 
 use super::{
     Collection, Document, MOST_POSTINGS, OVERSAMPLING, Scored, Size, WordMatches, bytes, cosine, execute, floats, listed, narrowed,
-    number_of, query, rarest,
+    narrowed_codes, number_of, query, rarest,
 };
 use crate::NyxError;
 use crate::memory::MemoryFilter;
@@ -45,7 +45,7 @@ pub(super) fn schema(dimension: usize, pgvector: bool) -> Vec<String> {
     ];
     if pgvector {
         statements
-            .push(format!("CREATE TABLE nyx_memory_codes (number {references}, tenant TEXT NOT NULL, code BIT({dimension}) NOT NULL)"));
+            .push(format!("CREATE TABLE nyx_memory_codes (number {references}, tenant TEXT NOT NULL, moment TIMESTAMPTZ NOT NULL, code BIT({dimension}) NOT NULL)"));
     }
     statements
 }
@@ -64,7 +64,8 @@ pub(super) async fn insert(
     if pgvector {
         let values = || vec![number.into(), tenant.into(), literal(vector).into()];
         execute(on, "INSERT INTO nyx_memory_vectors (number, tenant, embedding) VALUES ($1, $2, $3::text::vector)", values()).await?;
-        let sql = "INSERT INTO nyx_memory_codes (number, tenant, code) VALUES ($1, $2, binary_quantize($3::text::vector))";
+        let sql = "INSERT INTO nyx_memory_codes (number, tenant, code, moment) VALUES ($1, $2, binary_quantize($3::text::vector), \
+                   (SELECT COALESCE(happened_at, stored_at) FROM nyx_subjective_memory WHERE number = $1))";
         execute(on, sql, values()).await?;
     } else {
         let values: Vec<Value> = vec![number.into(), tenant.into(), bytes(vector).into()];
@@ -91,17 +92,18 @@ pub(super) async fn dense(
     coarse: bool,
 ) -> Result<Vec<Scored>, NyxError> {
     let mut values: Vec<Value> = vec![literal(vector).into(), tenant.into()];
-    let narrow = narrowed("number", tenant, filter, &mut values);
+    let narrow = if coarse { narrowed_codes(tenant, filter, &mut values) } else { narrowed("number", tenant, filter, &mut values) };
+    // in a SELECT of its own the text is parsed once; a generic plan would parse it for every row
     let exactly = |from: &str| {
         format!(
-            "SELECT number, 1 - (embedding <=> $1::text::vector) AS score FROM nyx_memory_vectors WHERE {from} ORDER BY 2 DESC LIMIT {k}"
+            "SELECT number, 1 - (embedding <=> (SELECT $1::text::vector)) AS score FROM nyx_memory_vectors WHERE {from} ORDER BY 2 DESC LIMIT {k}"
         )
     };
     let sql = if coarse {
         let nearest = k.saturating_mul(OVERSAMPLING);
         exactly(&format!(
             "number = ANY (ARRAY(SELECT number FROM nyx_memory_codes WHERE tenant = $2{narrow} \
-             ORDER BY code <~> binary_quantize($1::text::vector) LIMIT {nearest}))"
+             ORDER BY code <~> (SELECT binary_quantize($1::text::vector)) LIMIT {nearest}))"
         ))
     } else {
         exactly(&format!("tenant = $2{narrow}"))

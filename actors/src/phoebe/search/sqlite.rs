@@ -7,7 +7,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, Value};
 
 use super::{
     Collection, Document, MOST_NEAREST, MOST_POSTINGS, OVERSAMPLING, Scored, Size, WordMatches, bytes, cosine, execute, floats, listed,
-    narrowed, number_of, query, rarest,
+    narrowed, narrowed_codes, number_of, query, rarest,
 };
 use crate::NyxError;
 use crate::memory::MemoryFilter;
@@ -26,7 +26,7 @@ pub(super) fn schema(dimension: usize) -> Vec<String> {
     statements.push("CREATE TABLE nyx_memory_embeddings (number INTEGER PRIMARY KEY, embedding BLOB NOT NULL)".to_owned());
     // a tenant's sign bits lie beside each other; vec0 would choose the k nearest in k rounds over each chunk
     statements.push(
-        "CREATE TABLE nyx_memory_codes (tenant TEXT NOT NULL, number INTEGER NOT NULL UNIQUE, code BLOB NOT NULL, PRIMARY KEY (tenant, number)) WITHOUT ROWID"
+        "CREATE TABLE nyx_memory_codes (tenant TEXT NOT NULL, number INTEGER NOT NULL UNIQUE, moment TEXT NOT NULL, code BLOB NOT NULL, PRIMARY KEY (tenant, number)) WITHOUT ROWID"
             .to_owned(),
     );
     statements.push("DELETE FROM nyx_memory_words".to_owned());
@@ -44,7 +44,9 @@ pub(super) async fn insert(on: &impl ConnectionTrait, tenant: &str, number: i64,
     execute(on, "INSERT INTO nyx_memory_embeddings (number, embedding) VALUES ($1, $2)", values).await?;
     if vector.len().is_multiple_of(BITS) {
         let values: Vec<Value> = vec![number.into(), tenant.into(), sign_bits(vector).into()];
-        execute(on, "INSERT INTO nyx_memory_codes (number, tenant, code) VALUES ($1, $2, $3)", values).await?;
+        let sql = "INSERT INTO nyx_memory_codes (number, tenant, code, moment) \
+                   VALUES ($1, $2, $3, (SELECT COALESCE(happened_at, stored_at) FROM nyx_subjective_memory WHERE number = $1))";
+        execute(on, sql, values).await?;
     }
     Ok(())
 }
@@ -87,7 +89,7 @@ pub(super) async fn dense(
     let coarse = coarse && vector.len().is_multiple_of(BITS);
     let asked = if coarse { sign_bits(vector) } else { bytes(vector) };
     let mut values: Vec<Value> = vec![asked.into(), tenant.into()];
-    let narrow = narrowed("number", tenant, filter, &mut values);
+    let narrow = if coarse { narrowed_codes(tenant, filter, &mut values) } else { narrowed("number", tenant, filter, &mut values) };
     let sql = if coarse {
         let nearest = k.saturating_mul(OVERSAMPLING);
         format!(

@@ -201,7 +201,7 @@ async fn first_pass(options: PhoebeOptions) {
         id: Uuid::now_v7(),
         text: format!("memory {at}"),
         speaker: None,
-        when: None,
+        when: DateTime::from_timestamp(at as i64 * 60, 0).filter(|_| !at.is_multiple_of(3)),
         conversation: Some(if at.is_multiple_of(2) { "even" } else { "odd" }.to_owned()),
         stored_at: DateTime::UNIX_EPOCH,
         caption: None,
@@ -212,7 +212,14 @@ async fn first_pass(options: PhoebeOptions) {
     let ids: Vec<Uuid> = all.iter().map(|(memory, _)| memory.id).collect();
     let numbers = index.numbers_of(LOCAL_TENANT, &ids).await.unwrap();
     let (mut kept, k) = (0, 10);
-    for (round, filter) in [MemoryFilter::default(), MemoryFilter::of(Some("odd".into()))].iter().cycle().take(20).enumerate() {
+    let moment = |at: i64| DateTime::from_timestamp(at * 60, 0);
+    let filters = [
+        MemoryFilter::default(),
+        MemoryFilter::of(Some("odd".into())),
+        MemoryFilter { after: moment(100), before: moment(500), ..MemoryFilter::default() },
+        MemoryFilter { before: moment(300), ..MemoryFilter::of(Some("even".into())) },
+    ];
+    for (round, filter) in filters.iter().cycle().take(20).enumerate() {
         let query = unit();
         let mut found = match index.kind {
             Kind::Sqlite => sqlite::dense(&store.reader, LOCAL_TENANT, &query, k, filter, true).await.unwrap(),
