@@ -5,4 +5,3 @@ pub mod http;
 pub mod models;
 pub mod settings;
 pub mod telemetry;
-pub mod trials;

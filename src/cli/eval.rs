@@ -9,7 +9,7 @@ use nyx_specialists::bandit::{Estimate, OffPolicy};
 
 use super::{CommandError, make_data_dir, output};
 use crate::settings::Settings;
-use crate::trials::{EvalError, Programme, Report, SUITES, Stage, Trials, evaluate, page, play_routing, read_routing};
+use nyx_evals::{Dataset, EvalEnvironment, EvalError, EvalPlan, Report, SUITES, evaluate, html_report, read_routing, run_routing};
 
 /// Measure each specialist on trials.
 #[derive(Debug, Args)]
@@ -71,11 +71,11 @@ impl Eval {
             policy.adapter = Some(folder.to_owned());
         }
         let out = self.out.clone().unwrap_or_else(|| settings.data_dir.join("eval"));
-        let trials = Trials { dir: self.trials.clone().unwrap_or_else(Trials::default_dir), split: self.split.clone() };
-        let programme = Programme { trials, suites: self.suite.clone(), answers: !self.no_answers };
-        let stage = Stage::set(options, self.seed, self.limit.map(|limit| limit as usize), None).await?;
-        let report = evaluate(&stage, &programme).await;
-        stage.strike().await;
+        let dataset = Dataset { dir: self.trials.clone().unwrap_or_else(Dataset::default_dir), split: self.split.clone() };
+        let plan = EvalPlan { dataset, suites: self.suite.clone(), answers: !self.no_answers };
+        let environment = EvalEnvironment::start(options, self.seed, self.limit.map(|limit| limit as usize), None).await?;
+        let report = evaluate(&environment, &plan).await;
+        environment.shutdown().await;
         self.tell(&report?, &out)
     }
 
@@ -112,10 +112,10 @@ impl Eval {
     async fn routing(&self, settings: &Settings, file: &Path) -> Result<(), CommandError> {
         let options = settings.nyx_options()?;
         let names: Vec<&str> = options.specialists.iter().map(|policy| policy.name.as_str()).collect();
-        let trials = read_routing(file, &names).map_err(EvalError::from)?;
-        let stage = Stage::set(options, self.seed, self.limit.map(|limit| limit as usize), None).await?;
-        let report = play_routing(&stage, &stage.sample(trials)).await;
-        stage.strike().await;
+        let cases = read_routing(file, &names).map_err(EvalError::from)?;
+        let environment = EvalEnvironment::start(options, self.seed, self.limit.map(|limit| limit as usize), None).await?;
+        let report = run_routing(&environment, &environment.sample(cases)).await;
+        environment.shutdown().await;
         let report = report?;
         if self.json {
             let json = serde_json::to_string_pretty(&report).map_err(|error| NyxError::Internal(error.to_string()))?;
@@ -135,7 +135,7 @@ impl Eval {
             Ok::<_, CommandError>(path)
         };
         write(format!("{}.json", self.split), &json)?;
-        let page = write(format!("{}.html", self.split), &page(report))?;
+        let page = write(format!("{}.html", self.split), &html_report(report))?;
         if self.json {
             output::line(&json)?;
         } else {

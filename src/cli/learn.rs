@@ -1,14 +1,17 @@
-//! `nyx learn`: everything that is learned from trials, through the gate, with a table of what came of it.
+//! `nyx learn`: everything that is learned from dataset, through the gate, with a table of what came of it.
 
 use std::path::PathBuf;
 
 use clap::Args;
-use nyx_actors::NyxError;
+use nyx_actors::{Nyx, NyxError};
 use serde_json::json;
 
 use super::{CommandError, make_data_dir, output};
+use crate::http::{self, HttpOptions};
 use crate::settings::Settings;
-use crate::trials::{Loop, Stage, Trials, line, options_for_loop, play_loop, teach};
+use nyx_evals::{
+    Dataset, EvalEnvironment, FeedbackLoopReport, Listening, feedback_loop_options, run_feedback_loop, summary, train_adapter,
+};
 
 /// The specialists that answer trials with choices.
 const SUITES: [&str; 4] = ["kairos", "eleos", "aletheia", "moira"];
@@ -45,7 +48,7 @@ impl Learn {
     pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
         make_data_dir(&settings)?;
         std::fs::create_dir_all(&self.out).map_err(|source| CommandError::Write { path: self.out.clone(), source })?;
-        let trials = Trials { dir: self.trials.clone().unwrap_or_else(Trials::default_dir), split: "train".into() };
+        let dataset = Dataset { dir: self.trials.clone().unwrap_or_else(Dataset::default_dir), split: "train".into() };
         let mut learning = settings.learning.clone();
         learning.epochs = self.epochs as usize;
         let limit = self.limit.map(|limit| limit as usize);
@@ -61,22 +64,22 @@ impl Learn {
         let all = self.suite.is_empty();
         let mut lines = Vec::new();
         for suite in SUITES.into_iter().filter(|suite| all || self.suite.iter().any(|wanted| wanted == suite)) {
-            let stage = Stage::set(options.clone(), self.seed, limit, None).await?;
-            let lessons = teach(&stage, &trials, suite, &learning).await;
-            stage.strike().await;
-            let lessons = lessons?;
-            lines.push(line(suite, &lessons));
-            report["suites"][suite] = json!(lessons);
+            let environment = EvalEnvironment::start(options.clone(), self.seed, limit, None).await?;
+            let trained = train_adapter(&environment, &dataset, suite, &learning).await;
+            environment.shutdown().await;
+            let trained = trained?;
+            lines.push(summary(suite, &trained));
+            report["suites"][suite] = json!(trained);
             // what is there so far is kept: the whole takes a while
             self.keep(&report)?;
         }
         if self.requests > 0 {
-            let stage = Stage::set(options_for_loop(options, &learning), self.seed, limit, None).await?;
-            let played = Box::pin(play_loop(&stage, &trials, self.requests as usize)).await;
-            stage.strike().await;
-            let played: Loop = played?;
-            lines.extend(played.lines());
-            report["loop"] = json!(played);
+            let environment = EvalEnvironment::start(feedback_loop_options(options, &learning), self.seed, limit, None).await?;
+            let ran = Box::pin(run_feedback_loop(&environment, &dataset, self.requests as usize, serve)).await;
+            environment.shutdown().await;
+            let ran: FeedbackLoopReport = ran?;
+            lines.extend(ran.lines());
+            report["loop"] = json!(ran);
             self.keep(&report)?;
         }
         lines.iter().try_for_each(|line| output::line(line))?;
@@ -93,4 +96,15 @@ impl Learn {
         let path = self.out.join(name);
         std::fs::write(&path, text).map_err(|source| CommandError::Write { path, source })
     }
+}
+
+/// Serves on a free port of the loopback interface.
+fn serve(nyx: Nyx) -> std::io::Result<Listening> {
+    let options = HttpOptions { port: 0, ..HttpOptions::default() };
+    let listener = http::listen(&options)?;
+    let base = format!("http://{}", listener.local_addr()?);
+    let server = http::serve(listener, &options, nyx)?;
+    let handle = server.handle();
+    actix_rt::spawn(server);
+    Ok(Listening { base, stop: Box::pin(async move { handle.stop(false).await }) })
 }

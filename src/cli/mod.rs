@@ -104,7 +104,7 @@ enum CommandError {
     #[error("cannot write {path}: {source}")]
     Write { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
-    Eval(#[from] crate::trials::EvalError),
+    Eval(#[from] nyx_evals::EvalError),
     #[error("cannot write to stdout: {0}")]
     Output(#[from] std::io::Error),
     #[error("cannot read {path}: {source}")]

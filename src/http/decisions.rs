@@ -292,32 +292,7 @@ pub(super) mod tests {
 
     /// A decision with every field set, for the shapes of all doors.
     pub fn decision() -> Decision {
-        serde_json::from_value(serde_json::json!({
-            "id": "01890a5d-ac96-774b-bcce-b302099a8057",
-            "asked_at": "2026-11-24T12:00:00Z",
-            "instance": "i-1", "conversation": "c-1", "door": "/infer", "requested": "nyx",
-            "messages": [{"role": "user", "content": "What did I tell you about my sister?"}],
-            "given": {"context": "My family.", "remember": true},
-            "notes": {"safety": {"category": "none"}},
-            "question": "What did I tell you about my sister?",
-            "specialist": "mnemosyne",
-            "scores": {"mnemosyne": 1.5, "moira": -0.5},
-            "similarities": {"mnemosyne": 0.5, "moira": 0.25},
-            "logits": {"mnemosyne": 2.5, "moira": -1.5},
-            "propensities": {"mnemosyne": 0.9, "moira": 0.1},
-            "trait_weights": {"mnemosyne": 0.0, "moira": 0.0},
-            "propensity": 0.9,
-            "evidence": [{"id": "m-1", "text": "My sister is called Ada", "score": 0.7, "source": "memory"}],
-            "answers": [{"text": "She is called Ada.", "finish_reason": "stop"}],
-            "choices": null, "choice_probabilities": null, "probability": null, "confidence": null, "activation": 0.8, "reward": 0.6,
-            "adapter": {"name": "mnemosyne", "id": "abc", "generation": 2},
-            "base_sha256": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-            "sampling": {"seed": 7},
-            "usage": {"prompt_tokens": 40, "cached_tokens": 30, "completion_tokens": 6, "total_tokens": 46},
-            "timings": {"decide_ms": 5.0, "retrieve_ms": 2.0, "queue_ms": 0.1, "prefill_ms": 9.0, "decode_ms": 30.0, "first_token_ms": 16.0, "total_ms": 46.0},
-            "status": "answered", "error": null
-        }))
-        .unwrap()
+        serde_json::from_str(include_str!("../../tests/it/decision.json")).unwrap()
     }
 
     #[test]

@@ -40,8 +40,6 @@ use nyx_actors::Nyx;
 use auth::{Access, Keys};
 use error::ApiError;
 
-#[cfg(test)]
-pub(crate) use decisions::tests::decision as decision_for_tests;
 pub use infer::InferResponse;
 pub(crate) use memories::MemoryRequest;
 pub use options::{HttpOptions, HttpOptionsError};

@@ -1,4 +1,4 @@
-//! `nyx train SPECIALIST`: an adapter, from trials, a data set, the memory or the log, through the gate.
+//! `nyx train SPECIALIST`: an adapter, from dataset, a data set, the memory or the log, through the gate.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use nyx_engine::train::Objective;
 use super::Train;
 use crate::cli::{CommandError, adapters, output};
 use crate::settings::Settings;
-use crate::trials::{EvalError, Stage, Trials, blind, lessons, read_dataset, told};
+use nyx_evals::{Dataset, EvalEnvironment, EvalError, progress_bar, read_dataset, to_examples, without_question};
 
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -41,24 +41,24 @@ pub(super) struct Lessons {
     examples_to: Option<PathBuf>,
 }
 
-/// Who is trained on which trials, and where what passes is kept.
+/// Who is trained on which dataset, and where what passes is kept.
 struct Teaching<'a> {
     library: &'a AdapterLibrary,
     settings: &'a Settings,
     specialist: &'a str,
-    trials: &'a Trials,
+    dataset: &'a Dataset,
     learning: LearningOptions,
 }
 
 impl Train {
-    pub(super) async fn train_adapter(&self, settings: &Settings, specialist: &str, trials: &Trials) -> Result<(), CommandError> {
+    pub(super) async fn train_adapter(&self, settings: &Settings, specialist: &str, dataset: &Dataset) -> Result<(), CommandError> {
         let mut learning = settings.learning.clone();
         if let Some(epochs) = self.adapter.epochs {
             learning.epochs = epochs as usize;
         }
         let of_trials = !self.from_log && !self.adapter.from_memory && self.adapter.dataset.is_none();
         if of_trials {
-            return Box::pin(self.train_on_trials(settings, specialist, trials, learning)).await;
+            return Box::pin(self.train_on_trials(settings, specialist, dataset, learning)).await;
         }
         let nyx = Nyx::start(settings.nyx_options()?).await?;
         let done = self.train_on_record(&nyx, specialist, learning).await;
@@ -89,7 +89,7 @@ impl Train {
             output::note(&format!("{} examples, at {}", examples.len(), path.display()));
             return Ok(None);
         }
-        let run = Run { told: told(&run.specialist), ..run };
+        let run = Run { told: progress_bar(&run.specialist), ..run };
         let report = nyx.train(run).await?;
         let RunReport { specialist, status, trained, tried, tokens_per_second, seconds, .. } = &report;
         output::line(&format!("{specialist}: {trained} lessons in {seconds:.0} s ({tokens_per_second:.0} tokens/s), tried on {tried}"))?;
@@ -110,12 +110,12 @@ impl Train {
         &self,
         settings: &Settings,
         specialist: &str,
-        trials: &Trials,
+        dataset: &Dataset,
         learning: LearningOptions,
     ) -> Result<(), CommandError> {
         let store = PhoebeStore::connect(&settings.phoebe, &settings.data_dir).await?;
         let library = AdapterLibrary::new(store.clone(), &settings.adapters, &settings.data_dir);
-        let done = Box::pin(self.train_on_trials_into(Teaching { library: &library, settings, specialist, trials, learning })).await;
+        let done = Box::pin(self.train_on_trials_into(Teaching { library: &library, settings, specialist, dataset, learning })).await;
         store.close().await;
         done
     }
@@ -128,23 +128,23 @@ impl Train {
         if let (Some(id), Some(policy)) = (live, options.specialists.iter_mut().find(|policy| policy.name == *specialist)) {
             policy.adapter = Some(library.folder(&id).to_string_lossy().into_owned());
         }
-        let stage = Stage::set(options, self.seed, self.limit.map(|limit| limit as usize), None).await?;
-        let done = self.on_stage(&stage, teaching).await;
-        stage.strike().await;
+        let environment = EvalEnvironment::start(options, self.seed, self.limit.map(|limit| limit as usize), None).await?;
+        let done = self.in_environment(&environment, teaching).await;
+        environment.shutdown().await;
         done
     }
 
-    async fn on_stage(&self, stage: &Stage, teaching: Teaching<'_>) -> Result<(), CommandError> {
-        let Teaching { library, settings, specialist, trials, learning } = teaching;
-        let mut questions = stage.sample(trials.choices(specialist).map_err(EvalError::from)?);
+    async fn in_environment(&self, environment: &EvalEnvironment, teaching: Teaching<'_>) -> Result<(), CommandError> {
+        let Teaching { library, settings, specialist, dataset, learning } = teaching;
+        let mut questions = environment.sample(dataset.choices(specialist).map_err(EvalError::from)?);
         if specialist == "aletheia" {
-            crate::trials::register(stage, trials).await?;
+            nyx_evals::register(environment, dataset).await?;
         }
         let anchors: Vec<String> = questions.iter().map(|trial| trial.context.clone()).filter(|text| text.len() > 200).collect();
         if self.adapter.blind {
-            questions = questions.iter().map(blind).collect();
+            questions = questions.iter().map(without_question).collect();
         }
-        let lessons: Vec<Lesson> = lessons(&questions, self.seed);
+        let lessons: Vec<Lesson> = to_examples(&questions, self.seed);
         let run = Run {
             specialist: specialist.to_owned(),
             objective: self.adapter.objective.unwrap_or(Objective::Choice),
@@ -156,11 +156,11 @@ impl Train {
             source: "trials",
             told: Box::new(|_| {}),
         };
-        let Some(report) = self.tell(&stage.nyx, run).await? else { return Ok(()) };
+        let Some(report) = self.tell(&environment.nyx, run).await? else { return Ok(()) };
         let (Some(id), RunStatus::Promoted) = (&report.adapter, report.status) else { return Ok(()) };
         let folder = tempfile::tempdir().map_err(|source| CommandError::Write { path: std::env::temp_dir(), source })?;
         let path = folder.path().join("adapter");
-        stage.nyx.export_adapter(id, &path).await?;
+        environment.nyx.export_adapter(id, &path).await?;
         let kept = library.import(specialist, &path, Some(report.id.clone()), &adapters::base(settings)?, &BTreeSet::new()).await?;
         let made = library.promote(&kept, "passed the gate on trials").await?;
         Ok(output::line(&format!("{specialist} speaks as generation {}", made.generation))?)

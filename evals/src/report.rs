@@ -6,11 +6,11 @@ use chrono::{DateTime, Utc};
 use nyx_specialists::learn::metrics::{ReliabilityBin, auroc, base_rate, brier, brier_skill, expected_calibration_error, reliability};
 use serde::Serialize;
 
-use super::aletheia::FactsReport;
-use super::choices::{Accuracy, Answered, ChoiceReport, FairnessReport};
-use super::mnemosyne::RecallReport;
-use super::moira::ForecastReport;
-use super::routing::RoutingReport;
+use crate::choices::{Accuracy, Answered, ChoiceReport, FairnessReport};
+use crate::forecast::ForecastReport;
+use crate::recall::RecallReport;
+use crate::routing::RoutingReport;
+use crate::verification::FactsReport;
 
 const BINS: usize = 10;
 

@@ -1,4 +1,4 @@
-//! A Nyx of one's own to run trials on: the same program, over a database and an index that are gone afterwards.
+//! A Nyx of one's own to run cases on: the same program, over a database and an index that are gone afterwards.
 
 use std::future::Future;
 use std::path::Path;
@@ -20,28 +20,28 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use tempfile::TempDir;
 
-use super::ChoiceTrial;
+use crate::ChoiceCase;
 
 /// Questions asked at a time: enough to fill a step, few enough that none waits long.
 const AT_A_TIME: usize = 16;
-/// A question of a trial may take this long.
+/// A question of a case may take this long.
 pub const DEADLINE_MS: u64 = 600_000;
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The stage, and how much of each suite is played on it.
-pub struct Stage {
+/// The environment, and how much of each suite is played on it.
+pub struct EvalEnvironment {
     pub nyx: Nyx,
     pub seed: u64,
     pub limit: Option<usize>,
     _data: TempDir,
 }
 
-impl Stage {
+impl EvalEnvironment {
     /// Starts Nyx as `options` say, over an empty data folder, without the part that is being learned anew: the old one may not fit.
     ///
     /// # Errors
     /// As [`Nyx::start`].
-    pub async fn set(options: NyxOptions, seed: u64, limit: Option<usize>, learning: Option<&str>) -> Result<Self, StartError> {
+    pub async fn start(options: NyxOptions, seed: u64, limit: Option<usize>, learning: Option<&str>) -> Result<Self, StartError> {
         let data = tempfile::tempdir().map_err(|error| StartError::Setting {
             key: "TMPDIR",
             value: format!("{} ({error})", std::env::temp_dir().display()),
@@ -63,17 +63,17 @@ impl Stage {
         Ok(Self { nyx: Nyx::start(options).await?, seed, limit, _data: data })
     }
 
-    pub async fn strike(self) {
+    pub async fn shutdown(self) {
         self.nyx.shutdown(GRACE).await;
     }
 
     /// The first `limit` of a shuffle by the seed; all, in their order, without a limit.
-    pub fn sample<T>(&self, mut trials: Vec<T>) -> Vec<T> {
-        if let Some(limit) = self.limit.filter(|limit| *limit < trials.len()) {
-            trials.shuffle(&mut StdRng::seed_from_u64(self.seed));
-            trials.truncate(limit);
+    pub fn sample<T>(&self, mut cases: Vec<T>) -> Vec<T> {
+        if let Some(limit) = self.limit.filter(|limit| *limit < cases.len()) {
+            cases.shuffle(&mut StdRng::seed_from_u64(self.seed));
+            cases.truncate(limit);
         }
-        trials
+        cases
     }
 
     /// Runs `work` on each item, several at a time, with a bar; the answers come in the items' order.
@@ -104,7 +104,7 @@ impl Stage {
         self.nyx.ask(self.nyx.context(Some(DEADLINE_MS))?, question, None).await
     }
 
-    /// A context for a message of this stage.
+    /// A context for a message of this environment.
     ///
     /// # Errors
     /// None in practice: the deadline is within what settings allow, or they say so.
@@ -119,21 +119,21 @@ pub fn bar(what: &str, length: u64) -> ProgressBar {
     ProgressBar::new(length).with_style(style).with_message(what.to_owned())
 }
 
-/// The day on which trials are asked that say nothing of one: noon of 1 January 2026.
+/// The day on which cases are asked that say nothing of one: noon of 1 January 2026.
 pub fn today() -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::hours(24 * 20_454 + 12)
 }
 
-/// A trial as a caller would ask it, of its own specialist, on the day on which it was asked. The others are asked on one day, whatever today is:
+/// A case as a caller would ask it, of its own specialist, on the day on which it was asked. The others are asked on one day, whatever today is:
 /// the present stands in some prompts.
-pub fn question(trial: &ChoiceTrial, seed: u64) -> Question {
-    let target = Target::Specialist(trial.specialist.clone());
-    let mut question = Question::new(vec![ChatMessage::new(Role::User, trial.question.clone())], target, "eval");
-    question.choices = Some(trial.choices.clone());
+pub fn question(case: &ChoiceCase, seed: u64) -> Question {
+    let target = Target::Specialist(case.specialist.clone());
+    let mut question = Question::new(vec![ChatMessage::new(Role::User, case.question.clone())], target, "eval");
+    question.choices = Some(case.choices.clone());
     question.sampling.seed = Some(seed);
-    question.given.context = Some(trial.context.clone()).filter(|context| !context.trim().is_empty());
-    question.given.prior = trial.prior;
-    let asked = trial.asked.and_then(|day| day.and_hms_opt(12, 0, 0)).map(|now| now.and_utc());
+    question.given.context = Some(case.context.clone()).filter(|context| !context.trim().is_empty());
+    question.given.prior = case.prior;
+    let asked = case.asked.and_then(|day| day.and_hms_opt(12, 0, 0)).map(|now| now.and_utc());
     question.given.now = Some(asked.unwrap_or_else(today));
     question
 }

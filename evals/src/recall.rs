@@ -11,9 +11,9 @@ use nyx_specialists::without_citations;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::stage::{Stage, bar, today};
-use super::stats::{recall_at, reciprocal_rank, token_f1};
-use super::{MemoryTurn, RecallTrial};
+use crate::environment::{EvalEnvironment, bar, today};
+use crate::stats::{recall_at, reciprocal_rank, token_f1};
+use crate::{MemoryTurn, RecallCase};
 
 /// Memories stored in one message.
 const STORED_AT_ONCE: usize = 500;
@@ -36,7 +36,7 @@ pub struct RecallReport {
     pub mrr: f64,
     /// Mean token F1 of the answers over all questions; absent when none were asked for.
     pub f1: Option<f64>,
-    /// Recall at 5, by the trial's category.
+    /// Recall at 5, by the case's category.
     pub recall_at_5_by_category: BTreeMap<String, f64>,
     pub seconds: f64,
 }
@@ -45,7 +45,7 @@ pub struct RecallReport {
 ///
 /// # Errors
 /// When a memory cannot be kept.
-pub async fn remember(stage: &Stage, turns: Vec<MemoryTurn>) -> Result<Turns, NyxError> {
+pub async fn remember(environment: &EvalEnvironment, turns: Vec<MemoryTurn>) -> Result<Turns, NyxError> {
     let bar = bar("mnemosyne: remembering", turns.len() as u64);
     let mut known = Turns::new();
     for batch in turns.chunks(STORED_AT_ONCE) {
@@ -57,7 +57,7 @@ pub async fn remember(stage: &Stage, turns: Vec<MemoryTurn>) -> Result<Turns, Ny
             conversation: Some(turn.conversation.clone()),
             caption: turn.caption.clone(),
         });
-        let kept = stage.nyx.remember_many(stage.context()?, new.collect()).await?;
+        let kept = environment.nyx.remember_many(environment.context()?, new.collect()).await?;
         let names = batch.iter().map(|turn| (turn.conversation.clone(), turn.turn.clone()));
         known.extend(kept.into_iter().map(|memory| memory.id).zip(names));
         bar.inc(batch.len() as u64);
@@ -70,27 +70,32 @@ pub async fn remember(stage: &Stage, turns: Vec<MemoryTurn>) -> Result<Turns, Ny
 ///
 /// # Errors
 /// The first question that could not be searched for or answered.
-pub async fn play(stage: &Stage, turns: Vec<MemoryTurn>, questions: Vec<RecallTrial>, answers: bool) -> Result<RecallReport, NyxError> {
+pub async fn run(
+    environment: &EvalEnvironment,
+    turns: Vec<MemoryTurn>,
+    questions: Vec<RecallCase>,
+    answers: bool,
+) -> Result<RecallReport, NyxError> {
     let started = std::time::Instant::now();
     let memories = turns.len();
-    let known = remember(stage, turns).await?;
-    let found = stage
-        .each("mnemosyne: recalling", &questions, |trial| async {
-            let filter = MemoryFilter::of(Some(trial.conversation.clone()));
-            let hits = stage.nyx.recall(stage.context()?, trial.question.clone(), DEPTH, filter).await?;
+    let known = remember(environment, turns).await?;
+    let found = environment
+        .each("mnemosyne: recalling", &questions, |case| async {
+            let filter = MemoryFilter::of(Some(case.conversation.clone()));
+            let hits = environment.nyx.recall(environment.context()?, case.question.clone(), DEPTH, filter).await?;
             Ok(hits.iter().filter_map(|hit| Some(known.get(&hit.memory.id)?.1.clone())).collect::<Vec<String>>())
         })
         .await?;
-    let with_evidence = || questions.iter().zip(&found).filter(|(trial, _)| !trial.evidence.is_empty());
+    let with_evidence = || questions.iter().zip(&found).filter(|(case, _)| !case.evidence.is_empty());
     let count = with_evidence().count();
     let mean = |score: &dyn Fn(&[String], &[String]) -> f64| {
-        with_evidence().map(|(trial, found)| score(found, &trial.evidence)).sum::<f64>() / count.max(1) as f64
+        with_evidence().map(|(case, found)| score(found, &case.evidence)).sum::<f64>() / count.max(1) as f64
     };
     let mut categories: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-    for (trial, found) in with_evidence() {
-        categories.entry(trial.category.to_string()).or_default().push(recall_at(found, &trial.evidence, 5));
+    for (case, found) in with_evidence() {
+        categories.entry(case.category.to_string()).or_default().push(recall_at(found, &case.evidence, 5));
     }
-    let f1 = if answers { Some(answered(stage, &questions).await?) } else { None };
+    let f1 = if answers { Some(answered(environment, &questions).await?) } else { None };
     Ok(RecallReport {
         count,
         memories,
@@ -107,19 +112,19 @@ pub async fn play(stage: &Stage, turns: Vec<MemoryTurn>, questions: Vec<RecallTr
 }
 
 /// Mean token F1 of Mnemosyne's own answers.
-async fn answered(stage: &Stage, questions: &[RecallTrial]) -> Result<f64, NyxError> {
-    let scores = stage
-        .each("mnemosyne: answering", questions, |trial| async {
-            let asked = vec![ChatMessage::new(Role::User, trial.question.clone())];
+async fn answered(environment: &EvalEnvironment, questions: &[RecallCase]) -> Result<f64, NyxError> {
+    let scores = environment
+        .each("mnemosyne: answering", questions, |case| async {
+            let asked = vec![ChatMessage::new(Role::User, case.question.clone())];
             let mut question = Question::new(asked, Target::Specialist("mnemosyne".into()), "eval");
-            question.given.memory = MemoryFilter::of(Some(trial.conversation.clone()));
+            question.given.memory = MemoryFilter::of(Some(case.conversation.clone()));
             question.sampling.max_tokens = Some(ANSWER_TOKENS);
             question.sampling.temperature = Some(0.0);
             question.given.now = Some(today());
-            question.sampling.seed = Some(stage.seed);
-            let decision = stage.ask(question).await?;
+            question.sampling.seed = Some(environment.seed);
+            let decision = environment.ask(question).await?;
             // no true answer holds a citation
-            Ok(token_f1(without_citations(decision.answer()).trim(), &trial.answer_text()))
+            Ok(token_f1(without_citations(decision.answer()).trim(), &case.answer_text()))
         })
         .await?;
     Ok(scores.iter().sum::<f64>() / scores.len().max(1) as f64)

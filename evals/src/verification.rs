@@ -5,9 +5,9 @@ use nyx_actors::facts::{FileTable, Import};
 use nyx_specialists::Evidence;
 use serde::Serialize;
 
-use super::Table;
-use super::choices::Answered;
-use super::stage::Stage;
+use crate::Table;
+use crate::choices::Answered;
+use crate::environment::EvalEnvironment;
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FactsReport {
@@ -22,20 +22,20 @@ pub struct FactsReport {
 ///
 /// # Errors
 /// A table that cannot be registered.
-pub async fn register(stage: &Stage, tables: Vec<Table>) -> Result<(), NyxError> {
+pub async fn register(environment: &EvalEnvironment, tables: Vec<Table>) -> Result<(), NyxError> {
     let imports = tables.into_iter().map(|table| Import {
         name: table.table,
         caption: table.caption,
         table: FileTable { columns: table.columns, rows: table.rows },
     });
-    stage.nyx.facts.import(imports.collect()).await
+    environment.nyx.facts.import(imports.collect()).await
 }
 
 /// What the answers' evidence says of retrieval.
 pub fn report(tables: usize, answers: &[Answered]) -> FactsReport {
     let among = |count: usize| {
         let of = |answer: &Answered| {
-            let is_of = |row: &Evidence| Some(&row.source) == answer.trial.table.as_ref();
+            let is_of = |row: &Evidence| Some(&row.source) == answer.case.table.as_ref();
             answer.decision.evidence.iter().filter(|item| item.id.starts_with("table:")).take(count).any(is_of)
         };
         answers.iter().filter(|answer| of(answer)).count() as f64 / answers.len().max(1) as f64
@@ -47,6 +47,6 @@ pub fn report(tables: usize, answers: &[Answered]) -> FactsReport {
 ///
 /// # Errors
 /// As [`register`], and when the tables cannot be read.
-pub async fn register_all(stage: &Stage, trials: &super::Trials) -> Result<(), super::EvalError> {
-    Ok(register(stage, trials.tables()?).await?)
+pub async fn register_all(environment: &EvalEnvironment, dataset: &crate::Dataset) -> Result<(), crate::EvalError> {
+    Ok(register(environment, dataset.tables()?).await?)
 }

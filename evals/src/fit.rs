@@ -1,4 +1,4 @@
-//! Learning the small parts from trials with known answers, through the same program that later uses them.
+//! Learning the small parts from cases with known answers, through the same program that later uses them.
 
 use nyx_actors::NyxError;
 use nyx_actors::confidence::signals_of;
@@ -6,10 +6,10 @@ use nyx_specialists::confidence::{ConfidenceRow, Quality, fit};
 use nyx_specialists::learn::{LearnedFile, LearnedPart, TrainedOn};
 use serde::Serialize;
 
-use super::choices::play;
-use super::evaluate::CHOICES;
-use super::stage::Stage;
-use super::{ChoiceTrial, EvalError, Trials, aletheia};
+use crate::choices::run;
+use crate::environment::EvalEnvironment;
+use crate::evaluate::CHOICES;
+use crate::{ChoiceCase, Dataset, EvalError, verification};
 
 /// Characters of a context that tell one event, story or scene from another.
 const GROUP_CHARS: usize = 200;
@@ -18,18 +18,18 @@ pub const PARTS: [&str; 1] = ["confidence"];
 
 /// A learned part's file, and what there is to say of it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Lesson {
+pub struct FittedPart {
     pub file: String,
     pub lines: Vec<String>,
 }
 
-/// Learns `part` from the split's trials.
+/// Learns `part` from the split's cases.
 ///
 /// # Errors
-/// A trial that cannot be read, a question that cannot be asked, or too few examples.
-pub async fn learn(stage: &Stage, trials: &Trials, part: &str) -> Result<Lesson, EvalError> {
+/// A case that cannot be read, a question that cannot be asked, or too few examples.
+pub async fn fit_part(environment: &EvalEnvironment, dataset: &Dataset, part: &str) -> Result<FittedPart, EvalError> {
     match part {
-        "confidence" => confidence(stage, trials).await,
+        "confidence" => confidence(environment, dataset).await,
         _ => Err(EvalError::UnknownPart { name: part.to_owned() }),
     }
 }
@@ -38,33 +38,33 @@ fn too_few(part: &str) -> EvalError {
     EvalError::TooFew { part: part.to_owned() }
 }
 
-fn lesson<T: LearnedPart + Serialize>(file: &LearnedFile<T>, lines: Vec<String>) -> Result<Lesson, EvalError> {
+fn lesson<T: LearnedPart + Serialize>(file: &LearnedFile<T>, lines: Vec<String>) -> Result<FittedPart, EvalError> {
     file.parameters.check().map_err(|reason| NyxError::Internal(format!("what was learned is unsound: {reason}")))?;
     let file = file.write().map_err(|error| NyxError::Internal(error.to_string()))?;
-    Ok(Lesson { file, lines })
+    Ok(FittedPart { file, lines })
 }
 
-/// What a trial shares with those that ask about the same thing.
-fn group(trial: &ChoiceTrial) -> String {
-    match &trial.table {
+/// What a case shares with those that ask about the same thing.
+fn group(case: &ChoiceCase) -> String {
+    match &case.table {
         Some(table) => table.clone(),
-        None if trial.context.trim().is_empty() => trial.id.clone(),
-        None => trial.context.chars().take(GROUP_CHARS).collect(),
+        None if case.context.trim().is_empty() => case.id.clone(),
+        None => case.context.chars().take(GROUP_CHARS).collect(),
     }
 }
 
 /// Plays the choice suites and learns how sure each specialist may be.
-async fn confidence(stage: &Stage, trials: &Trials) -> Result<Lesson, EvalError> {
+async fn confidence(environment: &EvalEnvironment, dataset: &Dataset) -> Result<FittedPart, EvalError> {
     let (mut rows, mut ids) = (Vec::new(), Vec::new());
     for name in CHOICES {
         if name == "aletheia" {
-            aletheia::register(stage, trials.tables()?).await?;
+            verification::register(environment, dataset.tables()?).await?;
         }
-        for answer in play(stage, name, stage.sample(trials.choices(name)?)).await? {
+        for answer in run(environment, name, environment.sample(dataset.choices(name)?)).await? {
             let Some(signals) = signals_of(&answer.decision) else { continue };
-            let specialist = answer.trial.specialist.clone();
-            rows.push(ConfidenceRow { specialist: specialist.clone(), signals, right: answer.right(), group: group(&answer.trial) });
-            ids.push((specialist, answer.trial.id));
+            let specialist = answer.case.specialist.clone();
+            rows.push(ConfidenceRow { specialist: specialist.clone(), signals, right: answer.right(), group: group(&answer.case) });
+            ids.push((specialist, answer.case.id));
         }
     }
     let (confidences, report) = fit(&rows);
@@ -82,5 +82,5 @@ async fn confidence(stage: &Stage, trials: &Trials) -> Result<Lesson, EvalError>
     let mut lines: Vec<String> = report.specialists.iter().map(|(name, quality)| line(name, quality)).collect();
     lines.push(line("all", &report.pooled));
     let trained_on = TrainedOn::of(ids.iter().map(|(name, id)| (name.as_str(), id.as_str())));
-    lesson(&LearnedFile::new(trained_on, Some(stage.nyx.model.sha256.clone()), confidences), lines)
+    lesson(&LearnedFile::new(trained_on, Some(environment.nyx.model.sha256.clone()), confidences), lines)
 }

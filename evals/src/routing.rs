@@ -7,14 +7,14 @@ use nyx_actors::NyxError;
 use nyx_actors::orchestrator::messages::Routing;
 use serde::{Deserialize, Serialize};
 
-use super::choices::Accuracy;
-use super::read::{TrialError, read_lines};
-use super::stage::Stage;
+use crate::choices::Accuracy;
+use crate::dataset::{DatasetError, read_lines};
+use crate::environment::EvalEnvironment;
 
 /// A request whose specialist is known: a line of a file of them.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct RoutingTrial {
+pub struct RoutingCase {
     /// The language it is written in, such as `de`.
     pub lang: Option<String>,
     pub request: String,
@@ -25,12 +25,12 @@ pub struct RoutingTrial {
 ///
 /// # Errors
 /// A line that is none, or one whose specialist is not among `specialists`.
-pub fn read(path: &Path, specialists: &[&str]) -> Result<Vec<RoutingTrial>, TrialError> {
-    read_lines(path, |trial: &RoutingTrial| {
-        if specialists.contains(&trial.specialist.as_str()) {
+pub fn read(path: &Path, specialists: &[&str]) -> Result<Vec<RoutingCase>, DatasetError> {
+    read_lines(path, |case: &RoutingCase| {
+        if specialists.contains(&case.specialist.as_str()) {
             return Ok(());
         }
-        Err(format!("specialist is {:?}, expected one of {}", trial.specialist, specialists.join(", ")))
+        Err(format!("specialist is {:?}, expected one of {}", case.specialist, specialists.join(", ")))
     })
 }
 
@@ -49,20 +49,20 @@ pub struct RoutingReport {
 }
 
 impl RoutingReport {
-    fn of(routed: &[(&RoutingTrial, Routing)]) -> Self {
-        let right = |(trial, routing): &(&RoutingTrial, Routing)| routing.best() == Some(trial.specialist.as_str());
-        let by_scores = routed.iter().filter(|(trial, routing)| highest(&routing.scores) == Some(trial.specialist.as_str())).count();
+    fn of(routed: &[(&RoutingCase, Routing)]) -> Self {
+        let right = |(case, routing): &(&RoutingCase, Routing)| routing.best() == Some(case.specialist.as_str());
+        let by_scores = routed.iter().filter(|(case, routing)| highest(&routing.scores) == Some(case.specialist.as_str())).count();
         let mut classes: BTreeMap<String, Vec<bool>> = BTreeMap::new();
         let mut languages: BTreeMap<String, Vec<bool>> = BTreeMap::new();
         let mut confusion: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
         for one in routed {
-            let (trial, routing) = one;
-            classes.entry(trial.specialist.clone()).or_default().push(right(one));
-            if let Some(lang) = &trial.lang {
+            let (case, routing) = one;
+            classes.entry(case.specialist.clone()).or_default().push(right(one));
+            if let Some(lang) = &case.lang {
                 languages.entry(lang.clone()).or_default().push(right(one));
             }
             let chosen = routing.best().unwrap_or_default().to_owned();
-            *confusion.entry(trial.specialist.clone()).or_default().entry(chosen).or_default() += 1;
+            *confusion.entry(case.specialist.clone()).or_default().entry(chosen).or_default() += 1;
         }
         let shares = |all: BTreeMap<String, Vec<bool>>| all.into_iter().map(|(name, right)| (name, Accuracy::of(right))).collect();
         Self {
@@ -101,9 +101,13 @@ fn highest(numbers: &BTreeMap<String, f64>) -> Option<&str> {
 ///
 /// # Errors
 /// The first request that could not be routed.
-pub async fn play(stage: &Stage, trials: &[RoutingTrial]) -> Result<RoutingReport, NyxError> {
-    let routed = stage
-        .each("routing", trials, |trial| async move { Ok((trial, stage.nyx.route(stage.context()?, trial.request.clone()).await?)) })
+pub async fn run(environment: &EvalEnvironment, cases: &[RoutingCase]) -> Result<RoutingReport, NyxError> {
+    let routed = environment
+        .each(
+            "routing",
+            cases,
+            |case| async move { Ok((case, environment.nyx.route(environment.context()?, case.request.clone()).await?)) },
+        )
         .await?;
     Ok(RoutingReport::of(&routed))
 }
@@ -114,7 +118,7 @@ mod tests {
 
     #[test]
     fn requests_are_counted_by_specialist_and_language() {
-        let trial = |lang: Option<&str>, specialist: &str| RoutingTrial {
+        let case = |lang: Option<&str>, specialist: &str| RoutingCase {
             lang: lang.map(str::to_owned),
             request: "?".into(),
             specialist: specialist.into(),
@@ -123,9 +127,9 @@ mod tests {
             let of = |high: &str| ["moira", "nyx"].map(|name| (name.to_owned(), if name == high { 1.0 } else { 0.0 })).into();
             Routing { logits: of(best), scores: of(by_scores), ..Routing::default() }
         };
-        let trials = [trial(Some("en"), "moira"), trial(Some("en"), "nyx"), trial(Some("de"), "nyx"), trial(None, "nyx")];
+        let cases = [case(Some("en"), "moira"), case(Some("en"), "nyx"), case(Some("de"), "nyx"), case(None, "nyx")];
         let routed: Vec<_> =
-            trials.iter().zip([routing("moira", "nyx"), routing("nyx", "nyx"), routing("moira", "nyx"), routing("nyx", "moira")]).collect();
+            cases.iter().zip([routing("moira", "nyx"), routing("nyx", "nyx"), routing("moira", "nyx"), routing("nyx", "moira")]).collect();
         let report = RoutingReport::of(&routed);
         assert_eq!((report.accuracy.count, report.accuracy.accuracy, report.by_scores), (4, 0.75, 0.5));
         assert_eq!((report.by_class["moira"].accuracy, report.by_class["nyx"].count), (1.0, 3));

@@ -8,7 +8,7 @@ use serde::Serialize;
 const Z: f64 = 1.959_963_985;
 
 /// Wilson's 95 % interval of a share (Wilson 1927); `[0, 1]` when nothing was counted.
-pub(super) fn wilson(right: usize, count: usize) -> [f64; 2] {
+pub(crate) fn wilson(right: usize, count: usize) -> [f64; 2] {
     if count == 0 {
         return [0.0, 1.0];
     }
@@ -27,7 +27,7 @@ pub struct Mean {
 }
 
 /// The mean of `values`, which are differences of pairs where two systems met the same questions. The same seed gives the same interval.
-pub(super) fn bootstrap(values: &[f64], seed: u64) -> Option<Mean> {
+pub(crate) fn bootstrap(values: &[f64], seed: u64) -> Option<Mean> {
     let pair = |(at, value): (usize, &f64)| Pair { template: at.to_string(), candidate: *value, live: 0.0 };
     let compared = compare(&values.iter().enumerate().map(pair).collect::<Vec<_>>(), 0.025, seed);
     (!values.is_empty()).then_some(Mean { mean: compared.gain, interval: compared.interval })
@@ -39,7 +39,7 @@ fn answer_words(text: &str) -> Vec<String> {
 }
 
 /// Token F1 of an answer: the harmonic mean of precision and recall of its words.
-pub(super) fn token_f1(answer: &str, truth: &str) -> f64 {
+pub(crate) fn token_f1(answer: &str, truth: &str) -> f64 {
     let (answer, mut truth) = (answer_words(answer), answer_words(truth));
     let (said, expected) = (answer.len(), truth.len());
     if said == 0 || expected == 0 {
@@ -56,13 +56,13 @@ pub(super) fn token_f1(answer: &str, truth: &str) -> f64 {
 }
 
 /// Share of `evidence` among the first `k` of `found`.
-pub(super) fn recall_at(found: &[String], evidence: &[String], k: usize) -> f64 {
+pub(crate) fn recall_at(found: &[String], evidence: &[String], k: usize) -> f64 {
     let hits = evidence.iter().filter(|turn| found.iter().take(k).any(|found| found == *turn)).count();
     hits as f64 / evidence.len().max(1) as f64
 }
 
 /// One over the rank of the first piece of evidence; 0 when none was found.
-pub(super) fn reciprocal_rank(found: &[String], evidence: &[String]) -> f64 {
+pub(crate) fn reciprocal_rank(found: &[String], evidence: &[String]) -> f64 {
     found.iter().position(|found| evidence.contains(found)).map_or(0.0, |at| 1.0 / (at + 1) as f64)
 }
 

@@ -1,4 +1,4 @@
-//! Training a specialist's adapter on trials with choices: through the same program that will be asked, on the tokens that it will be shown.
+//! Training a specialist's adapter on cases with choices: through the same program that will be asked, on the tokens that it will be shown.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,28 +14,28 @@ use nyx_specialists::gate::{Pair, compare};
 use nyx_specialists::quadratic_reward;
 use serde::Serialize;
 
-use super::choices::{Answered, FairnessReport, unknown_choices};
-use super::stage::{Stage, question};
-use super::{ChoiceTrial, EvalError, Trials, aletheia};
+use crate::choices::{Answered, FairnessReport, unknown_choices};
+use crate::environment::{EvalEnvironment, question};
+use crate::{ChoiceCase, Dataset, EvalError, verification};
 
 /// What stands in the place of a question that must not be seen.
 const UNSEEN: &str = "Which one?";
 
-/// A trial without its context and question: what is left is what the choices alone give away.
-pub fn blind(trial: &ChoiceTrial) -> ChoiceTrial {
-    ChoiceTrial { context: String::new(), question: UNSEEN.into(), prior: None, asked: None, table: None, ..trial.clone() }
+/// A case without its context and question: what is left is what the choices alone give away.
+pub fn without_question(case: &ChoiceCase) -> ChoiceCase {
+    ChoiceCase { context: String::new(), question: UNSEEN.into(), prior: None, asked: None, table: None, ..case.clone() }
 }
 
-/// Trials as lessons; those about one table have one template.
-pub fn lessons(trials: &[ChoiceTrial], seed: u64) -> Vec<Lesson> {
-    let lesson = |trial: &ChoiceTrial| {
-        let lesson = Lesson::new(question(trial, seed), Truth::Choice(trial.answer));
-        match &trial.table {
+/// Dataset as lessons; those about one table have one template.
+pub fn to_examples(cases: &[ChoiceCase], seed: u64) -> Vec<Lesson> {
+    let lesson = |case: &ChoiceCase| {
+        let lesson = Lesson::new(question(case, seed), Truth::Choice(case.answer));
+        match &case.table {
             Some(table) => Lesson { template: table.clone(), ..lesson },
             None => lesson,
         }
     };
-    trials.iter().map(lesson).collect()
+    cases.iter().map(lesson).collect()
 }
 
 /// Chats of a data set, JSON lines of `{"messages": [{"role", "content"}, ...]}`, the last one the answer that is to be learned.
@@ -67,7 +67,7 @@ pub fn read_dataset(path: &Path, specialist: &str) -> Result<Vec<Lesson>, EvalEr
 }
 
 /// A bar with loss, margin, pace and time left; a log where there is no terminal.
-pub fn told(what: &str) -> Box<dyn FnMut(&Progress) + Send> {
+pub fn progress_bar(what: &str) -> Box<dyn FnMut(&Progress) + Send> {
     let style = ProgressStyle::with_template("{prefix:<20} {wide_bar} {pos}/{len} {msg} {eta}");
     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
     let (bar, what) = (ProgressBar::new(0).with_style(style).with_prefix(what.to_owned()), what.to_owned());
@@ -95,7 +95,7 @@ pub fn told(what: &str) -> Box<dyn FnMut(&Progress) + Send> {
 
 /// How a specialist's adapter did on dev, beside the base and beside one that was trained without context and question.
 #[derive(Debug, Clone, Serialize)]
-pub struct Lessons {
+pub struct AdapterReport {
     /// The share of right answers; of forecasts, the mean quadratic score.
     pub before: f64,
     /// Of who speaks now: the adapter if the gate let it pass, else the base.
@@ -116,17 +116,22 @@ pub struct Lessons {
 }
 
 /// Answers through one adapter.
-async fn play(stage: &Stage, what: &str, trials: &[ChoiceTrial], adapter: &AdapterChoice) -> Result<Vec<Answered>, EvalError> {
-    let ask = |trial: ChoiceTrial| async move {
-        let asked = Question { adapter: Some(adapter.clone()), ..question(&trial, stage.seed) };
-        Ok(Answered { decision: stage.ask(asked).await?, trial })
+async fn answers_of(
+    environment: &EvalEnvironment,
+    what: &str,
+    cases: &[ChoiceCase],
+    adapter: &AdapterChoice,
+) -> Result<Vec<Answered>, EvalError> {
+    let ask = |case: ChoiceCase| async move {
+        let asked = Question { adapter: Some(adapter.clone()), ..question(&case, environment.seed) };
+        Ok(Answered { decision: environment.ask(asked).await?, case })
     };
-    Ok(stage.each(what, trials.to_vec(), ask).await?)
+    Ok(environment.each(what, cases.to_vec(), ask).await?)
 }
 
 fn scores(answers: &[Answered], forecasts: bool) -> Vec<f64> {
     let score = |answer: &Answered| {
-        let probability = answer.probabilities().get(answer.trial.answer).copied().unwrap_or(0.0);
+        let probability = answer.probabilities().get(answer.case.answer).copied().unwrap_or(0.0);
         if forecasts { quadratic_reward(probability, 1.0) } else { f64::from(u8::from(answer.right())) }
     };
     answers.iter().map(score).collect()
@@ -136,55 +141,60 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
-/// Trains a suite's adapter and a blind one on `trials`, and measures both on `dev`.
+/// Trains a suite's adapter and a blind one on `cases`, and measures both on `dev`.
 ///
 /// # Errors
-/// A trial that cannot be read or asked; too few to train on.
-pub async fn teach(stage: &Stage, trials: &Trials, suite: &str, learning: &LearningOptions) -> Result<Lessons, EvalError> {
-    let dev = Trials { split: "dev".into(), ..trials.clone() };
-    let (train, all_dev) = (stage.sample(trials.choices(suite)?), dev.choices(suite)?);
+/// A case that cannot be read or asked; too few to train on.
+pub async fn train_adapter(
+    environment: &EvalEnvironment,
+    dataset: &Dataset,
+    suite: &str,
+    learning: &LearningOptions,
+) -> Result<AdapterReport, EvalError> {
+    let dev = Dataset { split: "dev".into(), ..dataset.clone() };
+    let (train, all_dev) = (environment.sample(dataset.choices(suite)?), dev.choices(suite)?);
     let unknown = unknown_choices(&all_dev);
-    let dev_trials = stage.sample(all_dev);
+    let dev_trials = environment.sample(all_dev);
     if suite == "aletheia" {
         let tables: BTreeMap<String, super::Table> =
-            trials.tables()?.into_iter().chain(dev.tables()?).map(|table| (table.table.clone(), table)).collect();
-        aletheia::register(stage, tables.into_values().collect()).await?;
+            dataset.tables()?.into_iter().chain(dev.tables()?).map(|table| (table.table.clone(), table)).collect();
+        verification::register(environment, tables.into_values().collect()).await?;
     }
     let forecasts = suite == "moira";
-    let base = play(stage, &format!("{suite}: before"), &dev_trials, &AdapterChoice::Base).await?;
-    let anchors: Vec<String> = train.iter().map(|trial| trial.context.clone()).filter(|text| text.len() > 200).collect();
+    let base = answers_of(environment, &format!("{suite}: before"), &dev_trials, &AdapterChoice::Base).await?;
+    let anchors: Vec<String> = train.iter().map(|case| case.context.clone()).filter(|text| text.len() > 200).collect();
     let run = |lessons: Vec<Lesson>, what: &str| Run {
         specialist: suite.to_owned(),
         objective: Objective::Choice,
         lessons,
         anchors: anchors.clone(),
-        options: learning.train(stage.seed),
+        options: learning.train(environment.seed),
         learning: learning.clone(),
         canary: false,
-        source: "trials",
-        told: told(what),
+        source: "cases",
+        told: progress_bar(what),
     };
-    let report = stage.nyx.train(run(lessons(&train, stage.seed), suite)).await?;
+    let report = environment.nyx.train(run(to_examples(&train, environment.seed), suite)).await?;
     let full = AdapterChoice::Id(report.adapter.clone().unwrap_or_default());
-    let with = play(stage, &format!("{suite}: after"), &dev_trials, &full).await?;
-    let unseen: Vec<ChoiceTrial> = train.iter().map(blind).collect();
+    let with = answers_of(environment, &format!("{suite}: after"), &dev_trials, &full).await?;
+    let unseen: Vec<ChoiceCase> = train.iter().map(without_question).collect();
     // the same lessons, in the same parts
-    let mut blind_lessons = lessons(&unseen, stage.seed);
-    for (blind, seen) in blind_lessons.iter_mut().zip(lessons(&train, stage.seed)) {
+    let mut blind_lessons = to_examples(&unseen, environment.seed);
+    for (blind, seen) in blind_lessons.iter_mut().zip(to_examples(&train, environment.seed)) {
         blind.template = seen.template;
     }
-    let blind_id = stage.nyx.train_only(run(blind_lessons, &format!("{suite}, blind"))).await?;
-    let unseen: Vec<ChoiceTrial> = dev_trials.iter().map(blind).collect();
-    let without = play(stage, &format!("{suite}: blind"), &unseen, &AdapterChoice::Id(blind_id)).await?;
+    let blind_id = environment.nyx.train_only(run(blind_lessons, &format!("{suite}, blind"))).await?;
+    let unseen: Vec<ChoiceCase> = dev_trials.iter().map(without_question).collect();
+    let without = answers_of(environment, &format!("{suite}: blind"), &unseen, &AdapterChoice::Id(blind_id)).await?;
     let [base_scores, with_scores, blind_scores] = [&base, &with, &without].map(|answers| scores(answers, forecasts));
     let paired = |other: &[f64]| {
         let pairs: Vec<Pair> = (with_scores.iter().zip(other).enumerate())
             .map(|(at, (candidate, live))| Pair { template: at.to_string(), candidate: *candidate, live: *live })
             .collect();
-        compare(&pairs, 0.05, stage.seed).interval
+        compare(&pairs, 0.05, environment.seed).interval
     };
     let (before, adapter) = (mean(&base_scores), mean(&with_scores));
-    Ok(Lessons {
+    Ok(AdapterReport {
         before,
         after: if report.status == RunStatus::Promoted { adapter } else { before },
         adapter,
@@ -200,8 +210,8 @@ pub async fn teach(stage: &Stage, trials: &Trials, suite: &str, learning: &Learn
 }
 
 /// A line for people.
-pub fn line(suite: &str, lessons: &Lessons) -> String {
-    let Lessons { before, after, adapter, blind, over_blind: [low, high], verdict, .. } = lessons;
+pub fn summary(suite: &str, lessons: &AdapterReport) -> String {
+    let AdapterReport { before, after, adapter, blind, over_blind: [low, high], verdict, .. } = lessons;
     let fair = lessons.fairness.as_ref().map_or_else(String::new, |[first, second]| {
         format!(
             "; disambiguated {:.3} to {:.3}, bias {:.3}/{:.3} to {:.3}/{:.3}",

@@ -1,4 +1,4 @@
-//! Reading a folder of trials: one JSON object a line, `NAME.SPLIT.jsonl`.
+//! Reading a folder of cases: one JSON object a line, `NAME.SPLIT.jsonl`.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -8,11 +8,11 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-/// What can be wrong with trials.
+/// What can be wrong with cases.
 #[derive(Debug, thiserror::Error)]
-pub enum TrialError {
+pub enum DatasetError {
     #[error(
-        "there is no {path}: name a folder that holds NAME.{split}.jsonl with --trials or NYX_TRIALS, and one of its splits with --split"
+        "there is no {path}: name a folder that holds NAME.{split}.jsonl with --cases or NYX_TRIALS, and one of its splits with --split"
     )]
     Missing { path: PathBuf, split: String },
     #[error("cannot read {path}: {source}")]
@@ -23,7 +23,7 @@ pub enum TrialError {
 
 /// A question with choices, of which one is right.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct ChoiceTrial {
+pub struct ChoiceCase {
     pub id: String,
     pub specialist: String,
     #[serde(default)]
@@ -48,7 +48,7 @@ pub struct ChoiceTrial {
     pub table: Option<String>,
 }
 
-impl ChoiceTrial {
+impl ChoiceCase {
     /// Some public questions hold a choice twice: the first stands for both.
     fn merge_equals(&mut self) {
         let mut kept: Vec<String> = Vec::with_capacity(self.choices.len());
@@ -89,7 +89,7 @@ impl MemoryTurn {
 
 /// A question about a conversation, with the turns that hold the answer.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct RecallTrial {
+pub struct RecallCase {
     pub id: String,
     pub conversation: String,
     pub question: String,
@@ -100,7 +100,7 @@ pub struct RecallTrial {
     pub category: u32,
 }
 
-impl RecallTrial {
+impl RecallCase {
     pub fn answer_text(&self) -> String {
         self.answer.as_str().map_or_else(|| self.answer.to_string(), str::to_owned)
     }
@@ -116,17 +116,17 @@ pub struct Table {
     pub rows: Vec<Vec<String>>,
 }
 
-/// A folder of trials and one of its splits.
+/// A folder of cases and one of its splits.
 #[derive(Debug, Clone)]
-pub struct Trials {
+pub struct Dataset {
     pub dir: PathBuf,
     pub split: String,
 }
 
-impl Trials {
-    /// Where trials are when nobody says: `$NYX_TRIALS`, else `../shared/trials`.
+impl Dataset {
+    /// Where cases are when nobody says: `$NYX_TRIALS`, else `../shared/cases`.
     pub fn default_dir() -> PathBuf {
-        std::env::var_os("NYX_TRIALS").map_or_else(|| PathBuf::from("../shared/trials"), PathBuf::from)
+        std::env::var_os("NYX_TRIALS").map_or_else(|| PathBuf::from("../shared/cases"), PathBuf::from)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -145,30 +145,30 @@ impl Trials {
     ///
     /// # Errors
     /// A file that is missing or a line that does not fit, named.
-    pub fn choices(&self, name: &str) -> Result<Vec<ChoiceTrial>, TrialError> {
-        let mut trials = self.lines(name, |trial: &ChoiceTrial| {
-            if trial.choices.len() < 2 {
-                return Err(format!("choices has {} entries, expected at least 2", trial.choices.len()));
+    pub fn choices(&self, name: &str) -> Result<Vec<ChoiceCase>, DatasetError> {
+        let mut cases = self.lines(name, |case: &ChoiceCase| {
+            if case.choices.len() < 2 {
+                return Err(format!("choices has {} entries, expected at least 2", case.choices.len()));
             }
-            for (key, index) in [("answer", Some(trial.answer)), ("stereotype", trial.stereotype)] {
-                if let Some(index) = index.filter(|index| *index >= trial.choices.len()) {
-                    return Err(format!("{key} is {index}, expected an index into {} choices", trial.choices.len()));
+            for (key, index) in [("answer", Some(case.answer)), ("stereotype", case.stereotype)] {
+                if let Some(index) = index.filter(|index| *index >= case.choices.len()) {
+                    return Err(format!("{key} is {index}, expected an index into {} choices", case.choices.len()));
                 }
             }
-            match trial.prior {
+            match case.prior {
                 Some(prior) if !(0.0..=1.0).contains(&prior) => Err(format!("prior is {prior}, expected a probability from 0 to 1")),
                 _ => Ok(()),
             }
         })?;
-        trials.iter_mut().for_each(ChoiceTrial::merge_equals);
-        Ok(trials)
+        cases.iter_mut().for_each(ChoiceCase::merge_equals);
+        Ok(cases)
     }
 
     /// Mnemosyne's memories.
     ///
     /// # Errors
     /// As [`choices`](Self::choices).
-    pub fn memories(&self) -> Result<Vec<MemoryTurn>, TrialError> {
+    pub fn memories(&self) -> Result<Vec<MemoryTurn>, DatasetError> {
         self.lines("mnemosyne.memories", |_| Ok(()))
     }
 
@@ -176,7 +176,7 @@ impl Trials {
     ///
     /// # Errors
     /// As [`choices`](Self::choices).
-    pub fn questions(&self) -> Result<Vec<RecallTrial>, TrialError> {
+    pub fn questions(&self) -> Result<Vec<RecallCase>, DatasetError> {
         self.lines("mnemosyne.questions", |_| Ok(()))
     }
 
@@ -184,31 +184,31 @@ impl Trials {
     ///
     /// # Errors
     /// As [`choices`](Self::choices).
-    pub fn tables(&self) -> Result<Vec<Table>, TrialError> {
+    pub fn tables(&self) -> Result<Vec<Table>, DatasetError> {
         self.lines("aletheia.tables", |table: &Table| match table.rows.iter().position(|row| row.len() != table.columns.len()) {
             Some(row) => Err(format!("row {row} has {} cells, expected {}", table.rows[row].len(), table.columns.len())),
             None => Ok(()),
         })
     }
 
-    fn lines<T: DeserializeOwned>(&self, name: &str, check: impl Fn(&T) -> Result<(), String>) -> Result<Vec<T>, TrialError> {
+    fn lines<T: DeserializeOwned>(&self, name: &str, check: impl Fn(&T) -> Result<(), String>) -> Result<Vec<T>, DatasetError> {
         let path = self.path(name);
         if !path.is_file() {
-            return Err(TrialError::Missing { path, split: self.split.clone() });
+            return Err(DatasetError::Missing { path, split: self.split.clone() });
         }
         read_lines(&path, check)
     }
 }
 
-pub(super) fn read_lines<T: DeserializeOwned>(path: &Path, check: impl Fn(&T) -> Result<(), String>) -> Result<Vec<T>, TrialError> {
-    let unreadable = |source| TrialError::Unreadable { path: path.to_owned(), source };
+pub(crate) fn read_lines<T: DeserializeOwned>(path: &Path, check: impl Fn(&T) -> Result<(), String>) -> Result<Vec<T>, DatasetError> {
+    let unreadable = |source| DatasetError::Unreadable { path: path.to_owned(), source };
     let mut read = Vec::new();
     for (line, text) in BufReader::new(File::open(path).map_err(unreadable)?).lines().enumerate() {
         let text = text.map_err(unreadable)?;
         if text.trim().is_empty() {
             continue;
         }
-        let bad = |reason: String| TrialError::BadLine { path: path.to_owned(), line: line + 1, reason };
+        let bad = |reason: String| DatasetError::BadLine { path: path.to_owned(), line: line + 1, reason };
         let item: T =
             serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(&text)).map_err(|error| bad(error.to_string()))?;
         check(&item).map_err(bad)?;
@@ -221,18 +221,18 @@ pub(super) fn read_lines<T: DeserializeOwned>(path: &Path, check: impl Fn(&T) ->
 mod tests {
     use super::*;
 
-    fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, Trials) {
+    fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, Dataset) {
         let dir = tempfile::tempdir().unwrap();
         for (name, text) in files {
             std::fs::write(dir.path().join(name), text).unwrap();
         }
-        let trials = Trials { dir: dir.path().to_owned(), split: "dev".into() };
-        (dir, trials)
+        let dataset = Dataset { dir: dir.path().to_owned(), split: "dev".into() };
+        (dir, dataset)
     }
 
     #[test]
     fn suites_are_read_from_their_files() {
-        let (_dir, trials) = folder(&[
+        let (_dir, dataset) = folder(&[
             (
                 "kairos.dev.jsonl",
                 "{\"id\":\"1\",\"specialist\":\"kairos\",\"question\":\"When?\",\"choices\":[\"a\",\"b\"],\"answer\":1}\n\n",
@@ -247,20 +247,20 @@ mod tests {
             ),
             ("aletheia.dev.tables.jsonl", "{\"table\":\"t\",\"columns\":[\"a\"],\"rows\":[[\"1\"]]}\n"),
         ]);
-        assert_eq!(trials.choices("kairos").unwrap()[0].answer, 1);
-        assert_eq!(trials.memories().unwrap()[0].time().unwrap().to_rfc3339(), "2023-05-18T13:47:00+00:00");
-        assert_eq!(trials.questions().unwrap()[0].answer_text(), "2022");
-        assert_eq!(trials.tables().unwrap()[0].rows, [["1"]]);
-        assert!(trials.has("kairos") && !trials.has("eleos"));
+        assert_eq!(dataset.choices("kairos").unwrap()[0].answer, 1);
+        assert_eq!(dataset.memories().unwrap()[0].time().unwrap().to_rfc3339(), "2023-05-18T13:47:00+00:00");
+        assert_eq!(dataset.questions().unwrap()[0].answer_text(), "2022");
+        assert_eq!(dataset.tables().unwrap()[0].rows, [["1"]]);
+        assert!(dataset.has("kairos") && !dataset.has("eleos"));
     }
 
     #[test]
     fn a_choice_that_stands_twice_counts_once() {
         let line =
             "{\"id\":\"1\",\"specialist\":\"k\",\"question\":\"?\",\"choices\":[\"a\",\"b\",\"a\",\"c\"],\"answer\":2,\"stereotype\":3}\n";
-        let (_dir, trials) = folder(&[("kairos.dev.jsonl", line)]);
-        let trial = trials.choices("kairos").unwrap().remove(0);
-        assert_eq!((trial.choices, trial.answer, trial.stereotype), (vec!["a".into(), "b".into(), "c".into()], 0, Some(2)));
+        let (_dir, dataset) = folder(&[("kairos.dev.jsonl", line)]);
+        let case = dataset.choices("kairos").unwrap().remove(0);
+        assert_eq!((case.choices, case.answer, case.stereotype), (vec!["a".into(), "b".into(), "c".into()], 0, Some(2)));
     }
 
     #[test]
@@ -273,12 +273,12 @@ mod tests {
             ("{\"id\":\"1\",\"specialist\":\"k\",\"question\":\"?\",\"choices\":[\"a\"],\"answer\":0}", "choices has 1"),
             ("{\"id\":\"1\",\"specialist\":\"k\",\"question\":\"?\",\"choices\":[\"a\",\"b\"],\"answer\":0,\"prior\":1.5}", "prior is 1.5"),
         ] {
-            let (_dir, trials) = folder(&[("kairos.dev.jsonl", &format!("{good}{bad}\n"))]);
-            let error = trials.choices("kairos").unwrap_err().to_string();
+            let (_dir, dataset) = folder(&[("kairos.dev.jsonl", &format!("{good}{bad}\n"))]);
+            let error = dataset.choices("kairos").unwrap_err().to_string();
             assert!(error.contains("line 2") && error.contains(named), "{error}");
         }
-        let (_dir, trials) = folder(&[]);
-        let error = trials.choices("kairos").unwrap_err().to_string();
-        assert!(error.contains("kairos.dev.jsonl") && error.contains("--trials"), "{error}");
+        let (_dir, dataset) = folder(&[]);
+        let error = dataset.choices("kairos").unwrap_err().to_string();
+        assert!(error.contains("kairos.dev.jsonl") && error.contains("--cases"), "{error}");
     }
 }

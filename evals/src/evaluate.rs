@@ -7,12 +7,12 @@ use chrono::Utc;
 use nyx_actors::NyxError;
 use nyx_actors::learned::Origin;
 
-use super::choices::{self, Answered, ChoiceReport, FairnessReport, unknown_choices};
-use super::learn::PARTS;
-use super::report::{ConfidenceReport, PartReport, Report, SuiteReport};
-use super::routing::RoutingTrial;
-use super::stage::Stage;
-use super::{TrialError, Trials, aletheia, mnemosyne, moira, routing};
+use crate::choices::{self, Answered, ChoiceReport, FairnessReport, unknown_choices};
+use crate::environment::EvalEnvironment;
+use crate::fit::PARTS;
+use crate::report::{ConfidenceReport, PartReport, Report, SuiteReport};
+use crate::routing::RoutingCase;
+use crate::{Dataset, DatasetError, forecast, recall, routing, verification};
 
 /// The choice suites, in the order in which they are played.
 pub const CHOICES: [&str; 5] = ["kairos", "eleos", "aletheia", "truthful", "moira"];
@@ -24,32 +24,32 @@ pub const SUITES: [&str; 7] = ["kairos", "eleos", "aletheia", "truthful", "moira
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
     #[error(transparent)]
-    Trial(#[from] TrialError),
+    Data(#[from] DatasetError),
     #[error(transparent)]
     Nyx(#[from] NyxError),
     #[error("there is no suite {name:?}, expected one of {}", SUITES.join(", "))]
     UnknownSuite { name: String },
     #[error("there is no part {name:?} to learn, expected one of {}", PARTS.join(", "))]
     UnknownPart { name: String },
-    #[error("{part} cannot be learned from these trials: there are too few, or all have the same answer")]
+    #[error("{part} cannot be learned from these cases: there are too few, or all have the same answer")]
     TooFew { part: String },
     #[error("{path} is no data set of chats: {reason}")]
     Dataset { path: String, reason: String },
-    #[error("{part} cannot be learned from these trials: {reason}")]
+    #[error("{part} cannot be learned from these cases: {reason}")]
     Unfit { part: String, reason: String },
 }
 
 /// Which suites are played.
 #[derive(Debug, Clone)]
-pub struct Programme {
-    pub trials: Trials,
+pub struct EvalPlan {
+    pub dataset: Dataset,
     /// All that have files when empty.
     pub suites: Vec<String>,
     /// Let Mnemosyne answer as well, not only recall.
     pub answers: bool,
 }
 
-impl Programme {
+impl EvalPlan {
     /// # Errors
     /// A suite that nobody knows, or one without its file.
     fn chosen(&self) -> Result<BTreeSet<&str>, EvalError> {
@@ -57,11 +57,11 @@ impl Programme {
             return Err(EvalError::UnknownSuite { name: name.clone() });
         }
         let file = |name: &str| if name == "mnemosyne" { "mnemosyne.questions".to_owned() } else { name.to_owned() };
-        let present = |name: &str| self.trials.has(&file(name));
+        let present = |name: &str| self.dataset.has(&file(name));
         if self.suites.is_empty() {
             let mut found: BTreeSet<&str> = SUITES.into_iter().filter(|name| present(name)).collect();
             if found.is_empty() {
-                return Err(TrialError::Missing { path: self.trials.path(SUITES[0]), split: self.trials.split.clone() }.into());
+                return Err(DatasetError::Missing { path: self.dataset.path(SUITES[0]), split: self.dataset.split.clone() }.into());
             }
             if found.contains("mnemosyne") && ROUTED.iter().all(|name| found.contains(name)) {
                 found.insert("routing");
@@ -72,30 +72,30 @@ impl Programme {
     }
 }
 
-/// Plays the programme on the stage.
+/// Plays the plan on the environment.
 ///
 /// # Errors
-/// The first trial that could not be read, or question that could not be answered.
-pub async fn evaluate(stage: &Stage, programme: &Programme) -> Result<Report, EvalError> {
+/// The first case that could not be read, or question that could not be answered.
+pub async fn evaluate(environment: &EvalEnvironment, plan: &EvalPlan) -> Result<Report, EvalError> {
     let started = Instant::now();
-    let trials = &programme.trials;
-    let chosen = programme.chosen()?;
+    let dataset = &plan.dataset;
+    let chosen = plan.chosen()?;
     let mut suites: BTreeMap<String, SuiteReport> = BTreeMap::new();
     let mut pooled: Vec<Answered> = Vec::new();
     for name in CHOICES.into_iter().filter(|name| chosen.contains(name)) {
-        let all = trials.choices(name)?;
+        let all = dataset.choices(name)?;
         let unknown = unknown_choices(&all);
-        let questions = stage.sample(all);
+        let questions = environment.sample(all);
         let mut suite = SuiteReport::default();
         let answers = if name == "aletheia" {
-            let tables = trials.tables()?;
+            let tables = dataset.tables()?;
             let count = tables.len();
-            aletheia::register(stage, tables).await?;
-            let answers = choices::play(stage, name, questions).await?;
-            suite.facts = Some(aletheia::report(count, &answers));
+            verification::register(environment, tables).await?;
+            let answers = choices::run(environment, name, questions).await?;
+            suite.facts = Some(verification::report(count, &answers));
             answers
         } else {
-            choices::play(stage, name, questions).await?
+            choices::run(environment, name, questions).await?
         };
         suite.choices = Some(ChoiceReport::of(&answers));
         suite.confidence = ConfidenceReport::of(&answers);
@@ -103,20 +103,20 @@ pub async fn evaluate(stage: &Stage, programme: &Programme) -> Result<Report, Ev
             suite.fairness = Some(FairnessReport::of(&answers, &unknown));
         }
         if name == "moira" {
-            let train = Trials { split: "train".into(), ..trials.clone() };
-            let base_rate = if train.has(name) { moira::base_rate(&train.choices(name)?) } else { None };
-            suite.forecast = Some(moira::report(stage, &answers, base_rate).await?);
+            let train = Dataset { split: "train".into(), ..dataset.clone() };
+            let base_rate = if train.has(name) { forecast::base_rate(&train.choices(name)?) } else { None };
+            suite.forecast = Some(forecast::report(environment, &answers, base_rate).await?);
         }
         suites.insert(name.to_owned(), suite);
         pooled.extend(answers);
     }
     if chosen.contains("mnemosyne") {
-        let (turns, questions) = (trials.memories()?, stage.sample(trials.questions()?));
-        let recall = mnemosyne::play(stage, turns, questions, programme.answers).await?;
+        let (turns, questions) = (dataset.memories()?, environment.sample(dataset.questions()?));
+        let recall = recall::run(environment, turns, questions, plan.answers).await?;
         suites.insert("mnemosyne".into(), SuiteReport { recall: Some(recall), ..SuiteReport::default() });
     }
-    let routing = if chosen.contains("routing") { Some(routing::play(stage, &mixture(stage, trials)?).await?) } else { None };
-    let nyx = &stage.nyx;
+    let routing = if chosen.contains("routing") { Some(routing::run(environment, &mixture(environment, dataset)?).await?) } else { None };
+    let nyx = &environment.nyx;
     let learned = nyx.learned.reports().into_iter().map(|part| {
         let origin = match part.origin {
             Origin::Record => "record".to_owned(),
@@ -128,9 +128,9 @@ pub async fn evaluate(stage: &Stage, programme: &Programme) -> Result<Report, Ev
     Ok(Report {
         nyx: env!("CARGO_PKG_VERSION"),
         at: Utc::now(),
-        split: trials.split.clone(),
-        seed: stage.seed,
-        limit: stage.limit,
+        split: dataset.split.clone(),
+        seed: environment.seed,
+        limit: environment.limit,
         base_model: nyx.model.name.clone(),
         base_sha256: nyx.model.sha256.clone(),
         adapters: adapters.map(|adapter| (adapter.name.clone(), adapter.id.clone())).collect(),
@@ -146,12 +146,12 @@ pub async fn evaluate(stage: &Stage, programme: &Programme) -> Result<Report, Ev
 ///
 /// # Errors
 /// A suite without its file: routing needs all five.
-fn mixture(stage: &Stage, trials: &Trials) -> Result<Vec<RoutingTrial>, TrialError> {
-    let of = |specialist: &str, request: String| RoutingTrial { lang: None, request, specialist: specialist.to_owned() };
+fn mixture(environment: &EvalEnvironment, dataset: &Dataset) -> Result<Vec<RoutingCase>, DatasetError> {
+    let of = |specialist: &str, request: String| RoutingCase { lang: None, request, specialist: specialist.to_owned() };
     let mut mixed = Vec::new();
     for name in ROUTED {
-        mixed.extend(stage.sample(trials.choices(name)?).into_iter().map(|trial| of(name, trial.question)));
+        mixed.extend(environment.sample(dataset.choices(name)?).into_iter().map(|case| of(name, case.question)));
     }
-    mixed.extend(stage.sample(trials.questions()?).into_iter().map(|trial| of("mnemosyne", trial.question)));
+    mixed.extend(environment.sample(dataset.questions()?).into_iter().map(|case| of("mnemosyne", case.question)));
     Ok(mixed)
 }

@@ -3,10 +3,10 @@
 use nyx_actors::NyxError;
 use serde::Serialize;
 
-use super::ChoiceTrial;
-use super::choices::{Answered, play};
-use super::stage::Stage;
-use super::stats::{Mean, bootstrap};
+use crate::ChoiceCase;
+use crate::choices::{Answered, run};
+use crate::environment::EvalEnvironment;
+use crate::stats::{Mean, bootstrap};
 
 /// Beyond these, certainty in the wrong outcome would be infinitely bad.
 const FLOOR: f64 = 1e-3;
@@ -61,25 +61,25 @@ fn paired(ours: &Forecasts, theirs: &Forecasts, seed: u64) -> Option<Mean> {
 
 /// Of the first choice, which is Yes.
 fn forecasts(answers: &[Answered]) -> Forecasts {
-    let forecast = |answer: &Answered| (answer.probabilities().first().copied().unwrap_or(0.5), answer.trial.answer == 0);
+    let forecast = |answer: &Answered| (answer.probabilities().first().copied().unwrap_or(0.5), answer.case.answer == 0);
     answers.iter().map(forecast).collect()
 }
 
 /// Share of Yes.
-pub fn base_rate(trials: &[ChoiceTrial]) -> Option<f64> {
-    (!trials.is_empty()).then(|| trials.iter().filter(|trial| trial.answer == 0).count() as f64 / trials.len() as f64)
+pub fn base_rate(cases: &[ChoiceCase]) -> Option<f64> {
+    (!cases.is_empty()).then(|| cases.iter().filter(|case| case.answer == 0).count() as f64 / cases.len() as f64)
 }
 
 /// Scores `answers`, which were given with the prior, and asks again without it.
 ///
 /// # Errors
 /// The first question that could not be answered.
-pub async fn report(stage: &Stage, answers: &[Answered], base_rate: Option<f64>) -> Result<ForecastReport, NyxError> {
-    let blind = answers.iter().map(|answer| ChoiceTrial { prior: None, ..answer.trial.clone() });
-    let blind = forecasts(&play(stage, "moira: without the prior", blind.collect()).await?);
+pub async fn report(environment: &EvalEnvironment, answers: &[Answered], base_rate: Option<f64>) -> Result<ForecastReport, NyxError> {
+    let blind = answers.iter().map(|answer| ChoiceCase { prior: None, ..answer.case.clone() });
+    let blind = forecasts(&run(environment, "moira: without the prior", blind.collect()).await?);
     let told = forecasts(answers);
     // where the market says nothing it is taken at even odds
-    let market: Forecasts = told.iter().zip(answers).map(|(&(_, yes), answer)| (answer.trial.prior.unwrap_or(0.5), yes)).collect();
+    let market: Forecasts = told.iter().zip(answers).map(|(&(_, yes), answer)| (answer.case.prior.unwrap_or(0.5), yes)).collect();
     let constant = base_rate.map(|rate| told.iter().map(|&(_, yes)| (rate, yes)).collect::<Forecasts>());
     Ok(ForecastReport {
         count: answers.len(),
@@ -87,13 +87,13 @@ pub async fn report(stage: &Stage, answers: &[Answered], base_rate: Option<f64>)
         log_score: mean(&told, log_score),
         market_brier: mean(&market, brier),
         market_log_score: mean(&market, log_score),
-        over_market: paired(&told, &market, stage.seed),
+        over_market: paired(&told, &market, environment.seed),
         without_prior: WithoutPrior {
             brier: mean(&blind, brier),
             log_score: mean(&blind, log_score),
             base_rate,
             base_rate_brier: constant.as_ref().map(|constant| mean(constant, brier)),
-            over_base_rate: constant.as_ref().and_then(|constant| paired(&blind, constant, stage.seed)),
+            over_base_rate: constant.as_ref().and_then(|constant| paired(&blind, constant, environment.seed)),
         },
     })
 }

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::choices::Accuracy;
-use super::report::{ConfidenceReport, Report};
-use super::routing::RoutingReport;
+use crate::choices::Accuracy;
+use crate::report::{ConfidenceReport, Report};
+use crate::routing::RoutingReport;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c1f26;background:#fff}\
 h1{font-size:1.5rem;margin-bottom:.2rem}h2{font-size:1.1rem;margin:2rem 0 .5rem}table{border-collapse:collapse;width:100%}\
@@ -21,9 +21,9 @@ fn escaped(text: &str) -> String {
 }
 
 /// The whole page.
-pub fn page(report: &Report) -> String {
+pub fn html_report(report: &Report) -> String {
     let mut out = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>Nyx: {0} trials</title><style>{STYLE}</style><h1>Nyx on the {0} trials</h1>",
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>Nyx: {0} cases</title><style>{STYLE}</style><h1>Nyx on the {0} cases</h1>",
         escaped(&report.split)
     );
     let limit = report.limit.map_or_else(String::new, |limit| format!(", {limit} questions of a suite at most"));
@@ -251,9 +251,9 @@ fn diagram(name: &str, confidence: &ConfidenceReport, out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trials::choices::tests::answered;
-    use crate::trials::choices::{ChoiceReport, FairnessReport};
-    use crate::trials::report::SuiteReport;
+    use crate::choices::tests::answered;
+    use crate::choices::{ChoiceReport, FairnessReport};
+    use crate::report::SuiteReport;
     use std::collections::{BTreeMap, BTreeSet};
 
     #[test]
@@ -281,7 +281,7 @@ mod tests {
             routing: None,
             seconds: 1.0,
         };
-        let page = page(&report);
+        let page = html_report(&report);
         assert!(page.contains("&lt;dev&gt;") && !page.contains("<dev>"));
         assert!(page.contains("eleos, ambiguous") && page.contains(">0.500<") && page.contains("<circle"));
         // both answers were calibrated to a quarter

@@ -1,18 +1,17 @@
-//! The whole loop on one specialist, through the doors: a scripted user rewards answers by the trials' truth, an adapter is trained from the log alone,
+//! The whole loop on one specialist, through the server: a scripted user rewards answers by the cases' truth, an adapter is trained from the log alone,
 //! tried and promoted; then its file is damaged, and Nyx repairs itself.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use actix_web::dev::ServerHandle;
+use futures_util::future::BoxFuture;
 use nyx_actors::trainer::LearningOptions;
-use nyx_actors::{NyxError, NyxOptions};
+use nyx_actors::{Nyx, NyxError, NyxOptions};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::stage::{DEADLINE_MS, Stage, bar};
-use super::{ChoiceTrial, EvalError, Trials};
-use crate::http::{self, HttpOptions};
+use crate::environment::{DEADLINE_MS, EvalEnvironment, bar};
+use crate::{ChoiceCase, Dataset, EvalError};
 
 /// Who is taught.
 const SPECIALIST: &str = "eleos";
@@ -25,7 +24,7 @@ const ANSWER_BYTES: usize = 64 << 20;
 
 /// What came of the loop.
 #[derive(Debug, Clone, Serialize)]
-pub struct Loop {
+pub struct FeedbackLoopReport {
     pub requests: usize,
     /// Requests whose answer was rewarded with +1.
     pub liked: usize,
@@ -33,7 +32,7 @@ pub struct Loop {
     pub weights: [BTreeMap<String, f64>; 2],
     /// The training run from the log, and the one that repaired what was damaged, as `/admin/training` tells them.
     pub runs: Vec<Value>,
-    /// Accuracy on the trials of `dev`, which nothing is learned from: before, with the trained adapter, after its file was damaged, and after it was
+    /// Accuracy on the cases of `dev`, which nothing is learned from: before, with the trained adapter, after its file was damaged, and after it was
     /// repaired.
     pub before: f64,
     pub trained: f64,
@@ -42,7 +41,7 @@ pub struct Loop {
     pub seconds: f64,
 }
 
-impl Loop {
+impl FeedbackLoopReport {
     /// Lines for people.
     pub fn lines(&self) -> Vec<String> {
         let Self { requests, liked, before, trained, damaged, repaired, .. } = self;
@@ -63,30 +62,25 @@ impl Loop {
 }
 
 /// What the loop needs of a Nyx: it trains itself after it fell back, and at no other time unasked; the gate alone decides; and files are looked at often.
-pub fn options_for_loop(mut options: NyxOptions, learning: &LearningOptions) -> NyxOptions {
+pub fn feedback_loop_options(mut options: NyxOptions, learning: &LearningOptions) -> NyxOptions {
     options.learning = LearningOptions { auto: true, min_evidence: usize::MAX, canary_share: 0.0, ..learning.clone() };
     options.adapters.check_every_s = 1;
     options
 }
 
-/// Nyx behind its own doors, on a free port of this machine, and a client.
-struct Doors {
-    base: String,
-    client: awc::Client,
-    server: ServerHandle,
+/// A server that answers for an environment's Nyx, on a free port of this machine, and how it is stopped.
+pub struct Listening {
+    pub base: String,
+    pub stop: BoxFuture<'static, ()>,
 }
 
-impl Doors {
-    fn open(stage: &Stage) -> std::io::Result<Self> {
-        let options = HttpOptions { port: 0, ..HttpOptions::default() };
-        let listener = http::listen(&options)?;
-        let base = format!("http://{}", listener.local_addr()?);
-        let server = http::serve(listener, &options, stage.nyx.clone())?;
-        let handle = server.handle();
-        actix_web::rt::spawn(server);
-        Ok(Self { base, client: awc::Client::builder().disable_timeout().finish(), server: handle })
-    }
+/// A client of that server.
+struct LocalServer {
+    base: String,
+    client: awc::Client,
+}
 
+impl LocalServer {
     fn answered(&self, path: &str, sent: Result<Value, String>) -> Result<Value, NyxError> {
         sent.map_err(|reason| NyxError::Internal(format!("{}{path}: {reason}", self.base)))
     }
@@ -112,20 +106,20 @@ impl Doors {
         self.answered(path, sent.await)
     }
 
-    /// Asks a trial; `None` for `to` lets the master choose. The answer, and whether it is right.
-    async fn ask(&self, trial: &ChoiceTrial, to: Option<&str>, seed: u64) -> Result<(Value, bool), NyxError> {
+    /// Asks a case; `None` for `to` lets the master choose. The answer, and whether it is right.
+    async fn ask(&self, case: &ChoiceCase, to: Option<&str>, seed: u64) -> Result<(Value, bool), NyxError> {
         let question = json!({
-            "prompt": trial.question, "context": trial.context, "choices": trial.choices, "specialist": to, "seed": seed,
+            "prompt": case.question, "context": case.context, "choices": case.choices, "specialist": to, "seed": seed,
             "deadline_ms": DEADLINE_MS,
         });
         let answered = self.post("/infer", &question).await?;
-        let right = trial.choices.get(trial.answer).is_some_and(|right| answered["answer"] == right.as_str());
+        let right = case.choices.get(case.answer).is_some_and(|right| answered["answer"] == right.as_str());
         Ok((answered, right))
     }
 
-    async fn accuracy(&self, stage: &Stage, what: &str, trials: &[ChoiceTrial]) -> Result<f64, NyxError> {
-        let ask = |trial: ChoiceTrial| async move { Ok(self.ask(&trial, Some(SPECIALIST), stage.seed).await?.1) };
-        let right = stage.each(what, trials.to_vec(), ask).await?;
+    async fn accuracy(&self, environment: &EvalEnvironment, what: &str, cases: &[ChoiceCase]) -> Result<f64, NyxError> {
+        let ask = |case: ChoiceCase| async move { Ok(self.ask(&case, Some(SPECIALIST), environment.seed).await?.1) };
+        let right = environment.each(what, cases.to_vec(), ask).await?;
         Ok(right.iter().filter(|right| **right).count() as f64 / right.len().max(1) as f64)
     }
 
@@ -148,72 +142,84 @@ impl Doors {
             if Instant::now() > until {
                 return Err(NyxError::Internal(format!("no training run ended in {} minutes: {runs}", PATIENCE.as_secs() / 60)));
             }
-            actix_web::rt::time::sleep(POLL).await;
+            actix_rt::time::sleep(POLL).await;
         };
         bar.finish_and_clear();
         Ok(found)
     }
 
     /// Asks until an adapter no longer answers.
-    async fn fallen_back(&self, trial: &ChoiceTrial, adapter: &str, seed: u64) -> Result<(), NyxError> {
+    async fn fallen_back(&self, case: &ChoiceCase, adapter: &str, seed: u64) -> Result<(), NyxError> {
         let until = Instant::now() + Duration::from_secs(60);
         loop {
-            let (answered, _) = self.ask(trial, Some(SPECIALIST), seed).await?;
+            let (answered, _) = self.ask(case, Some(SPECIALIST), seed).await?;
             if answered["adapter"]["id"] != adapter {
                 return Ok(());
             }
             if Instant::now() > until {
                 return Err(NyxError::Internal(format!("a damaged adapter still speaks after a minute: {adapter}")));
             }
-            actix_web::rt::time::sleep(POLL).await;
+            actix_rt::time::sleep(POLL).await;
         }
     }
 }
 
-/// Plays `requests` requests with feedback, then the rest, all over HTTP. The stage is one with [`options_for_loop`].
+/// Sends `requests` requests with feedback, then the rest, all over HTTP to what `serve` starts. The environment is one with
+/// [`feedback_loop_options`].
 ///
 /// # Errors
-/// A question that could not be asked, or feedback that could not be told; a port that cannot be had.
-pub async fn play_loop(stage: &Stage, trials: &Trials, requests: usize) -> Result<Loop, EvalError> {
-    let doors = Doors::open(stage).map_err(|error| NyxError::Internal(format!("a server on this machine: {error}")))?;
-    let played = Box::pin(play(stage, &doors, trials, requests)).await;
-    doors.server.stop(false).await;
-    played
+/// A request that failed; a port that cannot be had.
+pub async fn run_feedback_loop(
+    environment: &EvalEnvironment,
+    dataset: &Dataset,
+    requests: usize,
+    serve: impl FnOnce(Nyx) -> std::io::Result<Listening>,
+) -> Result<FeedbackLoopReport, EvalError> {
+    let listening = serve(environment.nyx.clone()).map_err(|error| NyxError::Internal(format!("a server on this machine: {error}")))?;
+    let server = LocalServer { base: listening.base, client: awc::Client::builder().disable_timeout().finish() };
+    let report = Box::pin(run(environment, &server, dataset, requests)).await;
+    listening.stop.await;
+    report
 }
 
-async fn play(stage: &Stage, doors: &Doors, trials: &Trials, requests: usize) -> Result<Loop, EvalError> {
+async fn run(
+    environment: &EvalEnvironment,
+    server: &LocalServer,
+    dataset: &Dataset,
+    requests: usize,
+) -> Result<FeedbackLoopReport, EvalError> {
     let started = Instant::now();
     // questions that neither training nor its gate ever sees: dev, whose templates are others
-    let dev = Trials { split: "dev".into(), ..trials.clone() };
-    let measured = stage.sample(dev.choices(SPECIALIST)?);
-    let asked: Vec<ChoiceTrial> = trials.choices(SPECIALIST)?.into_iter().cycle().take(requests).collect();
-    tracing::info!(requests, address = doors.base, "the loop begins");
-    let weights_before = doors.weights().await?;
-    let before = doors.accuracy(stage, "loop: before", &measured).await?;
-    let ask = |trial: ChoiceTrial| async move {
+    let dev = Dataset { split: "dev".into(), ..dataset.clone() };
+    let measured = environment.sample(dev.choices(SPECIALIST)?);
+    let asked: Vec<ChoiceCase> = dataset.choices(SPECIALIST)?.into_iter().cycle().take(requests).collect();
+    tracing::info!(requests, address = server.base, "the loop begins");
+    let weights_before = server.weights().await?;
+    let before = server.accuracy(environment, "loop: before", &measured).await?;
+    let ask = |case: ChoiceCase| async move {
         // half of them by way of the master, whose weights move
-        let to = Some(SPECIALIST).filter(|_| trial.id.as_bytes().first().is_some_and(|byte| byte % 2 == 1));
-        let (answered, right) = doors.ask(&trial, to, stage.seed).await?;
+        let to = Some(SPECIALIST).filter(|_| case.id.as_bytes().first().is_some_and(|byte| byte % 2 == 1));
+        let (answered, right) = server.ask(&case, to, environment.seed).await?;
         let verdict = json!({ "decision_id": answered["decision_id"], "thumbs": if right { "up" } else { "down" } });
-        doors.post("/v1/feedback", &verdict).await?;
+        server.post("/v1/feedback", &verdict).await?;
         Ok(right)
     };
-    let answers = stage.each("loop: asking", asked, ask).await?;
-    let weights_after = doors.weights().await?;
-    doors.post("/admin/training", &json!({ "specialist": SPECIALIST })).await?;
-    let first = doors.run_ended("loop: training", None).await?;
-    let trained = doors.accuracy(stage, "loop: trained", &measured).await?;
+    let answers = environment.each("loop: asking", asked, ask).await?;
+    let weights_after = server.weights().await?;
+    server.post("/admin/training", &json!({ "specialist": SPECIALIST })).await?;
+    let first = server.run_ended("loop: training", None).await?;
+    let trained = server.accuracy(environment, "loop: trained", &measured).await?;
     let (mut damaged, mut repaired) = (trained, trained);
     let promoted = first["adapter"].as_str().filter(|_| first["status"] == "promoted").map(str::to_owned);
     let mut runs = vec![first];
-    if let (Some(id), Some(trial)) = (promoted, measured.first()) {
-        damage(&stage.nyx.adapter_folder(&id))?;
-        doors.fallen_back(trial, &id, stage.seed).await?;
-        damaged = doors.accuracy(stage, "loop: damaged", &measured).await?;
-        runs.push(doors.run_ended("loop: repairing", runs.first()).await?);
-        repaired = doors.accuracy(stage, "loop: repaired", &measured).await?;
+    if let (Some(id), Some(case)) = (promoted, measured.first()) {
+        damage(&environment.nyx.adapter_folder(&id))?;
+        server.fallen_back(case, &id, environment.seed).await?;
+        damaged = server.accuracy(environment, "loop: damaged", &measured).await?;
+        runs.push(server.run_ended("loop: repairing", runs.first()).await?);
+        repaired = server.accuracy(environment, "loop: repaired", &measured).await?;
     }
-    Ok(Loop {
+    Ok(FeedbackLoopReport {
         requests: answers.len(),
         liked: answers.iter().filter(|right| **right).count(),
         weights: [weights_before, weights_after],

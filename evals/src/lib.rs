@@ -1,0 +1,27 @@
+//! Datasets, suites and reports: questions with known answers that tell how good each specialist is, and from which an operator may learn.
+
+mod adapter_training;
+mod choices;
+mod dataset;
+mod environment;
+mod evaluate;
+mod feedback_loop;
+mod fit;
+mod forecast;
+mod html_report;
+mod recall;
+mod report;
+mod routing;
+mod stats;
+mod verification;
+
+pub use adapter_training::{AdapterReport, progress_bar, read_dataset, summary, to_examples, train_adapter, without_question};
+pub use dataset::{ChoiceCase, Dataset, DatasetError, MemoryTurn, RecallCase, Table};
+pub use environment::EvalEnvironment;
+pub use evaluate::{EvalError, EvalPlan, SUITES, evaluate};
+pub use feedback_loop::{FeedbackLoopReport, Listening, feedback_loop_options, run_feedback_loop};
+pub use fit::{FittedPart, PARTS, fit_part};
+pub use html_report::html_report;
+pub use report::Report;
+pub use routing::{RoutingCase, read as read_routing, run as run_routing};
+pub use verification::register_all as register;
