@@ -42,29 +42,29 @@ bench: build ## Measure the kernels, then the engine beside llama.cpp's server (
 	llama="$$(scripts/llama-server | tail -n 1)" || { echo "llama.cpp could not be built: see above" >&2; llama=; }; \
 	cargo run --release --locked -p nyx-engine --example bench -- "$$model" $(ROUNDS) $${llama:+"$$llama"}
 
-TRIALS ?= $(or $(NYX_TRIALS),../shared/trials)
+EVALS ?= $(or $(NYX_EVALS),../shared/trials)
 
 .PHONY: eval
-eval: build ## Measure each specialist on the trials in $$TRIALS (SPLIT=dev)
+eval: build ## Measure each specialist on the data sets in $$EVALS (SPLIT=dev)
 	cargo run --release --locked -q -- fetch
-	cargo run --release --locked -q -- eval --trials "$(TRIALS)" --split "$(or $(SPLIT),dev)" --adapter none --out target/eval
+	cargo run --release --locked -q -- eval --evals "$(EVALS)" --split "$(or $(SPLIT),dev)" --adapter none --out target/eval
 
 .PHONY: learn
-learn: build ## Learn from the trials in $$TRIALS through the gate: target/learn/report.json (PEFT=1: first the trainer beside PyTorch and PEFT, whose report later runs keep)
+learn: build ## Learn from the data sets in $$EVALS through the gate: target/learn/report.json (PEFT=1: first the trainer beside PyTorch and PEFT, whose report later runs keep)
 	cargo run --release --locked -q -- fetch
 	@mkdir -p target/learn
 	if [ -n "$(PEFT)" ]; then \
 	  python="$$(scripts/peft-python | tail -n 1)"; model="$$(cargo run --release --locked -q -- fetch | sed -n '1s/.*, at //p')"; \
-	  cargo run --release --locked -q -- --data-dir target/learn/data train eleos --trials "$(TRIALS)" --objective sft --examples-to target/learn/examples.json; \
+	  cargo run --release --locked -q -- --data-dir target/learn/data train eleos --evals "$(EVALS)" --objective sft --examples-to target/learn/examples.json; \
 	  cargo run --release --locked -q -p nyx-engine --example peft -- "$$model" target/learn/examples.json target/learn/peft "$$python" scripts/peft-train $(or $(STEPS),50); \
 	fi
-	cargo run --release --locked -q -- --data-dir target/learn/data learn --trials "$(TRIALS)" --out target/learn \
+	cargo run --release --locked -q -- --data-dir target/learn/data learn --evals "$(EVALS)" --out target/learn \
 	  $$(test ! -f target/learn/peft/peft.json || echo --peft target/learn/peft/peft.json)
 
 .PHONY: accuracy
-accuracy: build ## Compare the kernels with the same weights in f32, over the trials in $$TRIALS
+accuracy: build ## Compare the kernels with the same weights in f32, over the data sets in $$EVALS
 	model="$$(cargo run --release --locked -q -- fetch | sed -n '1s/.*, at //p')"; \
-	cargo run --release --locked -p nyx-engine --example accuracy -- "$$model" "$(TRIALS)" LICENSE
+	cargo run --release --locked -p nyx-engine --example accuracy -- "$$model" "$(EVALS)" LICENSE
 
 .PHONY: check-cuda
 check-cuda: c-compiler ## Compile with CUDA and NCCL, no GPU needed: nvcc comes from pip (LINK=1: link the engine's tests too)

@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::decision::Decision;
+use crate::feedback::{Feedback, FeedbackKind};
 use crate::learned::{FOLDER, Learned, LearnedLoader, LearnedRegistry, LearnedReport, Origin};
 use crate::question::Question;
-use crate::specialist::Spoken;
-use crate::verdict::{Verdict, VerdictKind};
+use crate::specialist::SpecialistAnswer;
 use crate::{NyxError, StartError};
 
-/// The part's name in a decision's notes: `{"signals": ..., "calibrator": ID or null}`.
+/// The part's name in a decision's trace: `{"signals": ..., "calibrator": ID or null}`.
 pub const NOTE: &str = "confidence";
 /// Bars of a reliability diagram.
 const BINS: usize = 10;
@@ -29,7 +29,7 @@ const BINS: usize = 10;
 #[serde(default, deny_unknown_fields)]
 pub struct ConfidenceOptions {
     /// Ask the base model whether an answer is true (one more scoring) when at least this much of the time is left; 0 never does.
-    pub p_true_ms: u64,
+    pub self_evaluation_min_remaining_ms: u64,
 }
 
 /// The live calibrators. Cheap to clone; all clones are one.
@@ -54,7 +54,7 @@ impl Calibration {
     }
 
     pub(crate) fn asks_whether_true(&self, left: Duration) -> bool {
-        self.options.p_true_ms > 0 && left >= Duration::from_millis(self.options.p_true_ms)
+        self.options.self_evaluation_min_remaining_ms > 0 && left >= Duration::from_millis(self.options.self_evaluation_min_remaining_ms)
     }
 
     /// Those in use.
@@ -63,41 +63,41 @@ impl Calibration {
     }
 
     /// Reads what was said for its signals, and says how likely it is right.
-    pub(crate) fn judge(&self, specialist: &str, question: &Question, spoken: &mut Spoken) {
-        if spoken.answers.is_empty() {
+    pub(crate) fn judge(&self, specialist: &str, question: &Question, response: &mut SpecialistAnswer) {
+        if response.answers.is_empty() {
             // deferred: nothing was said that could be right
             return;
         }
-        let answer = spoken.answers.first().map(|answer| answer.text.clone()).unwrap_or_default();
+        let answer = response.answers.first().map(|answer| answer.text.clone()).unwrap_or_default();
         let signals = Signals {
-            choices: spoken.choice_probabilities.clone().unwrap_or_default(),
-            support: if question.choices.is_none() { support(&answer, &spoken.evidence) } else { None },
-            evidence: spoken.evidence.len(),
-            best_evidence: spoken.evidence.iter().map(|item| item.score).reduce(f64::max),
-            prior: question.given.prior,
-            probability: spoken.probability,
-            context: question.given.context.is_some(),
-            complete: spoken.answers.iter().all(|answer| matches!(answer.finish_reason.as_str(), "stop" | "choice")),
+            choices: response.choice_probabilities.clone().unwrap_or_default(),
+            support: if question.choices.is_none() { support(&answer, &response.evidence) } else { None },
+            evidence: response.evidence.len(),
+            best_evidence: response.evidence.iter().map(|item| item.score).reduce(f64::max),
+            prior: question.inputs.prior,
+            probability: response.probability,
+            context: question.inputs.context.is_some(),
+            complete: response.answers.iter().all(|answer| matches!(answer.finish_reason.as_str(), "stop" | "choice")),
             answer,
-            ..std::mem::take(&mut spoken.signals)
+            ..std::mem::take(&mut response.signals)
         };
         let live = self.live();
-        spoken.confidence = live.as_ref().and_then(|live| live.value.apply(specialist, &signals));
-        let calibrator = spoken.confidence.and(live).map(|live| live.id.clone());
-        spoken.notes.insert(NOTE.into(), json!({"signals": signals, "calibrator": calibrator}));
-        spoken.signals = signals;
+        response.confidence = live.as_ref().and_then(|live| live.value.apply(specialist, &signals));
+        let calibrator = response.confidence.and(live).map(|live| live.id.clone());
+        response.trace.insert(NOTE.into(), json!({"signals": signals, "calibrator": calibrator}));
+        response.signals = signals;
     }
 
-    /// Learns calibrators from these decisions and their verdicts, puts them into the data folder and uses them from now on. A specialist with too
+    /// Learns calibrators from these decisions and their entries, puts them into the data folder and uses them from now on. A specialist with too
     /// few keeps the one that it has.
     ///
     /// # Errors
     /// No specialist has enough, or the file cannot be written.
-    pub(crate) fn refit(&self, judged: &[(Decision, Verdict)]) -> Result<(String, ConfidenceReport), NyxError> {
+    pub(crate) fn refit(&self, judged: &[(Decision, Feedback)]) -> Result<(String, ConfidenceReport), NyxError> {
         let rows: Vec<ConfidenceRow> = judged
             .iter()
-            .filter_map(|(decision, verdict)| {
-                let (signals, right) = (signals_of(decision)?, is_right(decision, verdict.kind, verdict.value)?);
+            .filter_map(|(decision, feedback)| {
+                let (signals, right) = (signals_of(decision)?, is_right(decision, feedback.kind, feedback.value)?);
                 Some(ConfidenceRow { specialist: decision.specialist.clone(), signals, right, group: String::new() })
             })
             .collect();
@@ -141,18 +141,18 @@ impl Calibration {
 
 /// The signals of a recorded decision; `None` where it has none, such as one that failed.
 pub fn signals_of(decision: &Decision) -> Option<Signals> {
-    let kept: Value = decision.notes.get(NOTE)?.get("signals")?.clone();
+    let kept: Value = decision.trace.get(NOTE)?.get("signals")?.clone();
     let signals: Signals = serde_json::from_value(kept).ok()?;
     Some(Signals { answer: decision.answer().to_owned(), ..signals })
 }
 
-/// Whether the answer was right, as a verdict of this kind and value says; `None` where it says neither.
-pub(crate) fn is_right(decision: &Decision, kind: VerdictKind, value: f64) -> Option<bool> {
+/// Whether the answer was right, as a feedback of this kind and value says; `None` where it says neither.
+pub(crate) fn is_right(decision: &Decision, kind: FeedbackKind, value: f64) -> Option<bool> {
     match (kind, decision.probability) {
-        (VerdictKind::Feedback, _) => (value != 0.0).then_some(value > 0.0),
+        (FeedbackKind::Feedback, _) => (value != 0.0).then_some(value > 0.0),
         // what happened in half was neither
-        (VerdictKind::Outcome, Some(p)) => (value != 0.5).then_some((p >= 0.5) == (value > 0.5)),
-        (VerdictKind::Outcome, None) => {
+        (FeedbackKind::Outcome, Some(p)) => (value != 0.5).then_some((p >= 0.5) == (value > 0.5)),
+        (FeedbackKind::Outcome, None) => {
             let chosen = decision.choices.as_ref()?.iter().position(|choice| choice == decision.answer())?;
             Some((chosen as f64 - value).abs() < 0.5)
         }
@@ -173,11 +173,11 @@ impl Reliability {
 }
 
 /// Of decisions whose truth is known and that had a confidence: all of them, and each specialist's.
-pub(crate) fn reliabilities(judged: &[(Decision, Verdict)]) -> (Reliability, BTreeMap<String, Reliability>) {
+pub(crate) fn reliabilities(judged: &[(Decision, Feedback)]) -> (Reliability, BTreeMap<String, Reliability>) {
     let mut by_name: BTreeMap<&str, Vec<(f64, bool)>> = BTreeMap::new();
     let mut all = Vec::new();
-    for (decision, verdict) in judged {
-        let Some(pair) = decision.confidence.zip(is_right(decision, verdict.kind, verdict.value)) else { continue };
+    for (decision, feedback) in judged {
+        let Some(pair) = decision.confidence.zip(is_right(decision, feedback.kind, feedback.value)) else { continue };
         by_name.entry(&decision.specialist).or_default().push(pair);
         all.push(pair);
     }

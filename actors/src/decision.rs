@@ -10,7 +10,7 @@ use nyx_specialists::Evidence;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::question::Given;
+use crate::question::RequestInputs;
 
 /// How a decision ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,12 +89,12 @@ pub struct Decision {
     pub instance: String,
     pub conversation: Option<String>,
     /// The door it came through: `/infer`, `/v1/chat/completions`, `ask`.
-    pub door: String,
+    pub endpoint: String,
     /// What the caller asked for: `nyx`, `nyx/NAME` or `nyx/base`.
     pub requested: String,
     pub messages: Vec<ChatMessage>,
     /// What the caller gave beside them.
-    pub given: Given,
+    pub inputs: RequestInputs,
     /// The last user message: what was routed and retrieved for.
     pub question: String,
     /// Who spoke: a specialist's name, or `base`.
@@ -129,7 +129,7 @@ pub struct Decision {
     pub usage: TokenUsage,
     pub timings: Timings,
     /// What took part in the answer and why it came out so, by the part's name (`forecast`, `safety`, ...), each as that part documents it.
-    pub notes: BTreeMap<String, serde_json::Value>,
+    pub trace: BTreeMap<String, serde_json::Value>,
     pub status: Status,
     pub error: Option<String>,
 }
@@ -140,7 +140,7 @@ impl Decision {
         if self.status != Status::Deferred {
             return None;
         }
-        let expected_ms = self.notes.get("timing").and_then(|note| note.pointer("/plan/chosen/duration_ms")?.as_f64()).unwrap_or(1_000.0);
+        let expected_ms = self.trace.get("timing").and_then(|note| note.pointer("/plan/chosen/duration_ms")?.as_f64()).unwrap_or(1_000.0);
         Some(Duration::try_from_secs_f64(expected_ms / 1e3).unwrap_or(Duration::from_secs(1)))
     }
 

@@ -2,14 +2,14 @@
 
 pub mod adapters;
 pub mod cells;
-pub mod choosing;
 pub mod confidence;
 pub mod context;
 pub mod decision;
+pub mod devices;
 mod draw;
 pub mod error;
 pub mod facts;
-pub mod gpu;
+pub mod feedback;
 pub mod learned;
 pub mod memory;
 pub mod metrics;
@@ -19,16 +19,16 @@ mod options;
 pub mod orchestrator;
 pub mod phoebe;
 pub mod question;
+pub mod routing;
 pub mod secret;
 pub mod specialist;
 pub mod supervise;
 #[cfg(test)]
 mod testing;
 pub mod trainer;
-pub mod verdict;
 
 pub use context::RequestContext;
 pub use decision::Decision;
 pub use error::NyxError;
 pub use nyx::{Nyx, Permit, Readiness, StartError};
-pub use options::{MasterOptions, NyxOptions, PoolOptions, RequestOptions, RewardOptions, groups as device_groups};
+pub use options::{NyxOptions, PoolOptions, RequestOptions, RewardOptions, RoutingOptions, replicas as device_replicas};

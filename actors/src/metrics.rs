@@ -16,15 +16,15 @@ use crate::observe::Registry;
 
 /// A label's value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Label(String);
+pub struct LabelValue(String);
 
-impl EncodeLabelValue for Label {
+impl EncodeLabelValue for LabelValue {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
         EncodeLabelValue::encode(&self.0.as_str(), encoder)
     }
 }
 
-impl From<&str> for Label {
+impl From<&str> for LabelValue {
     fn from(text: &str) -> Self {
         Self(text.to_owned())
     }
@@ -32,32 +32,32 @@ impl From<&str> for Label {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Spoke {
-    specialist: Label,
-    adapter: Label,
-    kind: Label,
+    specialist: LabelValue,
+    adapter: LabelValue,
+    kind: LabelValue,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Decided {
-    specialist: Label,
-    status: Label,
+    specialist: LabelValue,
+    status: LabelValue,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Failed {
-    error: Label,
+    error: LabelValue,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Route {
-    method: Label,
-    route: Label,
-    status: Label,
+    method: LabelValue,
+    route: LabelValue,
+    status: LabelValue,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Named {
-    actor: Label,
+    actor: LabelValue,
 }
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -156,7 +156,7 @@ impl Metrics {
 
     /// One decision recorded.
     pub(crate) fn decision(&self, decision: &Decision) {
-        let specialist = || Label::from(decision.specialist.as_str());
+        let specialist = || LabelValue::from(decision.specialist.as_str());
         let adapter = decision.adapter.as_ref().map_or("none", |adapter| adapter.name.as_str());
         let spoke = |kind: &str| Spoke { specialist: specialist(), adapter: adapter.into(), kind: kind.into() };
         self.decisions.get_or_create(&Decided { specialist: specialist(), status: decision.status.as_str().into() }).inc();

@@ -1,6 +1,6 @@
 //! The whole of Nyx behind one handle: started once, used by every door.
 
-mod judged;
+mod feedback;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -25,8 +25,8 @@ use uuid::Uuid;
 use crate::adapters::Adapters;
 use crate::cells::CellStream;
 use crate::confidence::{Calibration, Reliability, reliabilities};
+use crate::devices::{Device, GpuPool, GpuShard, GpuWorker};
 use crate::facts::Facts;
-use crate::gpu::{Device, GpuPool, GpuShard, GpuWorker};
 use crate::learned::LearnedRegistry;
 use crate::memory::messages::{Embed, Embeddings, Forget, Forgotten, MemoryHit, NewMemory, Recall, Remember, RememberMany};
 use crate::memory::{MemoryFilter, MemoryKeeper};
@@ -39,7 +39,7 @@ use crate::phoebe::messages::{GetDecision, ListDecisions, ListJudged, Memory, Me
 use crate::phoebe::{Phoebe, PhoebeStore};
 use crate::question::{Question, StreamEvent};
 use crate::specialist::Specialist;
-use crate::supervise::Supervised;
+use crate::supervise::ActorRef;
 use crate::trainer::Trainer;
 use crate::{Decision, NyxError, RequestContext, orchestrator};
 
@@ -93,14 +93,14 @@ pub struct Nyx {
 }
 
 struct Inner {
-    orchestrator: Supervised<Orchestrator>,
-    pool: Supervised<GpuPool>,
-    workers: Vec<Supervised<GpuWorker>>,
-    shards: Vec<Supervised<GpuShard>>,
+    orchestrator: ActorRef<Orchestrator>,
+    pool: ActorRef<GpuPool>,
+    workers: Vec<ActorRef<GpuWorker>>,
+    shards: Vec<ActorRef<GpuShard>>,
     devices: Vec<Arc<Device>>,
-    actors: BTreeMap<String, Supervised<Specialist>>,
-    memory: Supervised<MemoryKeeper>,
-    phoebe: Supervised<Phoebe>,
+    actors: BTreeMap<String, ActorRef<Specialist>>,
+    memory: ActorRef<MemoryKeeper>,
+    phoebe: ActorRef<Phoebe>,
     store: PhoebeStore,
     admission: Arc<Semaphore>,
     /// Places for answers that come later.
@@ -115,7 +115,7 @@ struct Inner {
     text: Arc<Text>,
     data_dir: PathBuf,
     safety: Arc<SafetyPolicy>,
-    trainer: OnceLock<Supervised<Trainer>>,
+    trainer: OnceLock<ActorRef<Trainer>>,
     /// Cancelled once no new work is taken.
     draining: CancellationToken,
     /// Cancels every request in flight.
@@ -271,7 +271,7 @@ impl Nyx {
     /// # Errors
     /// [`NyxError::NotFound`].
     pub async fn decision(&self, id: Uuid) -> Result<Decision, NyxError> {
-        Ok(orchestrator::later::told(self.inner.phoebe.send(GetDecision(id)).await?))
+        Ok(orchestrator::deferred::settled(self.inner.phoebe.send(GetDecision(id)).await?))
     }
 
     /// Decisions, newest first.
@@ -280,7 +280,7 @@ impl Nyx {
     /// The limit is out of range, or phoebe does not answer.
     pub async fn decisions(&self, query: ListDecisions) -> Result<Vec<Decision>, NyxError> {
         let decisions = self.inner.phoebe.send(query).await?;
-        Ok(decisions.into_iter().map(orchestrator::later::told).collect())
+        Ok(decisions.into_iter().map(orchestrator::deferred::settled).collect())
     }
 
     fn policy(&self, name: &str) -> Option<&SpecialistPolicy> {
@@ -292,8 +292,8 @@ impl Nyx {
     /// # Errors
     /// [`NyxError::NotFound`].
     pub fn restart_actor(&self, name: &str) -> Result<(), NyxError> {
-        let vitals = self.registry.get(name).ok_or_else(|| NyxError::NotFound { what: "actor", id: name.to_owned() })?;
-        vitals.restart.notify_one();
+        let metrics = self.registry.get(name).ok_or_else(|| NyxError::NotFound { what: "actor", id: name.to_owned() })?;
+        metrics.restart.notify_one();
         Ok(())
     }
 
@@ -306,7 +306,7 @@ impl Nyx {
         }
         for (worker, device) in self.inner.workers.iter().zip(&self.inner.devices) {
             if !device.alive() {
-                parts.insert(worker.vitals().name.clone(), "its device thread has ended: restart the actor".into());
+                parts.insert(worker.metrics().name.clone(), "its device thread has ended: restart the actor".into());
             }
         }
         let database = match tokio::time::timeout(READY_TIMEOUT, self.inner.phoebe.send(Ping)).await {
@@ -316,7 +316,7 @@ impl Nyx {
         };
         parts.insert("database".into(), database);
         if self.inner.draining.is_cancelled() {
-            parts.insert("door".into(), "shutting down".into());
+            parts.insert("endpoint".into(), "shutting down".into());
         }
         Readiness { ready: parts.values().all(|state| state == "ok"), parts }
     }
@@ -337,7 +337,7 @@ impl Nyx {
         let all = u32::try_from(self.inner.requests.max_in_flight).unwrap_or(u32::MAX);
         let idle = || async {
             let _requests = self.inner.admission.acquire_many(all).await;
-            let _later = self.inner.later.acquire_many(orchestrator::later::PLACES as u32).await;
+            let _later = self.inner.later.acquire_many(orchestrator::deferred::PLACES as u32).await;
             // answers that were given up may still be on their way to the record
             let _recording = self.inner.recording.acquire_many(orchestrator::record::PLACES as u32).await;
         };
@@ -350,10 +350,10 @@ impl Nyx {
             }
         }
         self.inner.orchestrator.stop();
-        self.inner.actors.values().for_each(Supervised::stop);
+        self.inner.actors.values().for_each(ActorRef::stop);
         self.inner.pool.stop();
-        self.inner.workers.iter().for_each(Supervised::stop);
-        self.inner.shards.iter().for_each(Supervised::stop);
+        self.inner.workers.iter().for_each(ActorRef::stop);
+        self.inner.shards.iter().for_each(ActorRef::stop);
         for device in self.inner.devices.clone() {
             if let Err(error) = blocking(move || device.stop()).await {
                 tracing::error!(%error, "a device thread did not stop");

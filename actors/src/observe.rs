@@ -52,7 +52,7 @@ pub struct Lifecycle {
 
 /// What is counted about one actor. All fields may be read and written from any thread.
 #[derive(Debug)]
-pub struct Vitals {
+pub struct ActorMetrics {
     pub name: String,
     /// `orchestrator`, `specialist`, `gpu_pool`, `gpu_worker`, `memory_keeper`, `phoebe`.
     pub kind: &'static str,
@@ -110,7 +110,7 @@ pub struct ActorReport {
     pub uptime_ms: u64,
 }
 
-impl Vitals {
+impl ActorMetrics {
     pub fn new(name: impl Into<String>, kind: &'static str, device: Option<String>) -> Arc<Self> {
         let lifecycle = Lifecycle { state: ActorState::Starting, restarts: 0, last_failure: None, since: Instant::now() };
         Arc::new(Self {
@@ -156,7 +156,7 @@ impl Vitals {
             mailbox.instance
         };
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Some(Sent { vitals: Arc::clone(self), instance })
+        Some(Sent { metrics: Arc::clone(self), instance })
     }
 
     /// A handler has taken one message up.
@@ -214,23 +214,23 @@ impl Vitals {
 /// A message that was sent, until it is answered or its actor has died over it.
 #[derive(Debug)]
 pub(crate) struct Sent {
-    vitals: Arc<Vitals>,
+    metrics: Arc<ActorMetrics>,
     instance: u64,
 }
 
 impl Drop for Sent {
     fn drop(&mut self) {
-        self.vitals.in_flight.fetch_sub(1, Ordering::Relaxed);
-        let mut mailbox = self.vitals.mailbox();
+        self.metrics.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let mut mailbox = self.metrics.mailbox();
         if mailbox.instance == self.instance {
             mailbox.answered += 1;
         }
     }
 }
 
-/// A job counted in [`Vitals::held`] until it is dropped.
+/// A job counted in [`ActorMetrics::held`] until it is dropped.
 #[derive(Debug)]
-pub struct Held(Arc<Vitals>);
+pub struct Held(Arc<ActorMetrics>);
 
 impl Drop for Held {
     fn drop(&mut self) {
@@ -240,19 +240,19 @@ impl Drop for Held {
 
 /// Every actor of this process, by name.
 #[derive(Debug, Clone, Default)]
-pub struct Registry(Arc<Mutex<BTreeMap<String, Arc<Vitals>>>>);
+pub struct Registry(Arc<Mutex<BTreeMap<String, Arc<ActorMetrics>>>>);
 
 impl Registry {
-    pub fn add(&self, vitals: Arc<Vitals>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(vitals.name.clone(), vitals);
+    pub fn add(&self, metrics: Arc<ActorMetrics>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(metrics.name.clone(), metrics);
     }
 
-    pub fn get(&self, name: &str) -> Option<Arc<Vitals>> {
+    pub fn get(&self, name: &str) -> Option<Arc<ActorMetrics>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     /// In the order of their names.
     pub fn reports(&self) -> Vec<ActorReport> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().map(|vitals| vitals.report()).collect()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().map(|metrics| metrics.report()).collect()
     }
 }

@@ -15,14 +15,14 @@ use crate::confidence::ConfidenceOptions;
 use crate::facts::FactOptions;
 use crate::memory::MemoryOptions;
 use crate::phoebe::PhoebeOptions;
-use crate::trainer::LearningOptions;
+use crate::trainer::TrainingOptions;
 
 /// `[pool]`: devices and how they batch.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PoolOptions {
     /// Devices in one inner list are shards of one copy, the lists are replicas.
-    pub groups: Vec<Vec<String>>,
+    pub replicas: Vec<Vec<String>>,
     pub quantisation: Quantisation,
     pub adapter_precision: AdapterPrecision,
     /// Sequences in one step at most.
@@ -30,7 +30,7 @@ pub struct PoolOptions {
     /// Prompt tokens in one step at most.
     pub prefill_chunk: usize,
     pub prefix_cache_mb: usize,
-    /// Keys and values of everything in a group, the prefix cache included.
+    /// Keys and values of everything in a replica, the prefix cache included.
     pub kv_cache_mb: usize,
     /// Guess tokens from what was said before, where it pays; what is said stays the same.
     pub speculate: bool,
@@ -43,7 +43,7 @@ pub struct PoolOptions {
 impl Default for PoolOptions {
     fn default() -> Self {
         Self {
-            groups: vec![vec!["cpu".into()]],
+            replicas: vec![vec!["cpu".into()]],
             quantisation: Quantisation::None,
             adapter_precision: AdapterPrecision::Int8,
             max_batch: 16,
@@ -57,10 +57,10 @@ impl Default for PoolOptions {
     }
 }
 
-/// `[master]`: how the master chooses.
+/// `[routing]`: how the routing chooses.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct MasterOptions {
+pub struct RoutingOptions {
     /// What a cosine similarity of 1 is worth beside trait weights, above 0.
     pub similarity_scale: f64,
     /// The softmax's temperature τ, above 0.
@@ -72,12 +72,12 @@ pub struct MasterOptions {
     /// Length of a trait weight's first step for a reward; 0 leaves weights to the operator.
     pub learning_rate: f64,
     /// Share of weights and baselines that a rewarded decision lets go of; 0 forgets nothing.
-    pub forgetting: f64,
+    pub decay: f64,
     /// Milliseconds after which weights are read again, for what other processes learned.
     pub trait_weight_age_ms: u64,
 }
 
-impl Default for MasterOptions {
+impl Default for RoutingOptions {
     fn default() -> Self {
         Self {
             similarity_scale: 10.0,
@@ -85,17 +85,17 @@ impl Default for MasterOptions {
             epsilon: 0.02,
             max_trait_weight: 5.0,
             learning_rate: 0.3,
-            forgetting: 0.005,
+            decay: 0.005,
             trait_weight_age_ms: 1_000,
         }
     }
 }
 
-impl MasterOptions {
+impl RoutingOptions {
     /// How weights follow rewards; `None` where they do not.
     pub(crate) fn learning(&self) -> Option<BanditSettings> {
-        let Self { temperature, max_trait_weight: max_weight, learning_rate, forgetting, .. } = *self;
-        (learning_rate > 0.0).then_some(BanditSettings { learning_rate, forgetting, max_weight, temperature })
+        let Self { temperature, max_trait_weight: max_weight, learning_rate, decay, .. } = *self;
+        (learning_rate > 0.0).then_some(BanditSettings { learning_rate, decay, max_weight, temperature })
     }
 }
 
@@ -139,41 +139,41 @@ pub struct NyxOptions {
     pub embedder: PathBuf,
     pub data_dir: PathBuf,
     pub pool: PoolOptions,
-    pub master: MasterOptions,
+    pub routing: RoutingOptions,
     pub requests: RequestOptions,
     pub rewards: RewardOptions,
     pub phoebe: PhoebeOptions,
     pub memory: MemoryOptions,
     pub adapters: AdapterOptions,
-    pub learning: LearningOptions,
+    pub training: TrainingOptions,
     pub facts: FactOptions,
-    /// In the order in which the master is told of them.
+    /// In the order in which the routing is told of them.
     pub specialists: Vec<SpecialistPolicy>,
     /// What questions and answers are screened for.
     pub safety: SafetyPolicy,
     pub confidence: ConfidenceOptions,
 }
 
-/// The devices of each group.
+/// The devices of each replica.
 ///
 /// # Errors
-/// Names the group that is wrong, and what would be right.
-pub fn groups(options: &PoolOptions) -> Result<Vec<Vec<DeviceSpec>>, StartError> {
-    let bad = |value: String, expected| Err(StartError::Setting { key: "pool.groups", value, expected });
-    if options.groups.is_empty() {
-        return bad("empty".into(), "at least one group, such as [[\"cpu\"]]");
+/// Names the replica that is wrong, and what would be right.
+pub fn replicas(options: &PoolOptions) -> Result<Vec<Vec<DeviceSpec>>, StartError> {
+    let bad = |value: String, expected| Err(StartError::Setting { key: "pool.replicas", value, expected });
+    if options.replicas.is_empty() {
+        return bad("empty".into(), "at least one replica, such as [[\"cpu\"]]");
     }
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    let mut groups: Vec<Vec<DeviceSpec>> = Vec::new();
-    for group in &options.groups {
-        let devices = group.iter().map(|name| name.parse()).collect::<Result<Vec<DeviceSpec>, _>>().map_err(StartError::Model)?;
-        let shown = || format!("{group:?}");
+    let mut replicas: Vec<Vec<DeviceSpec>> = Vec::new();
+    for replica in &options.replicas {
+        let devices = replica.iter().map(|name| name.parse()).collect::<Result<Vec<DeviceSpec>, _>>().map_err(StartError::Model)?;
+        let shown = || format!("{replica:?}");
         let on_gpus = devices.iter().filter(|device| matches!(device, DeviceSpec::Cuda(_))).count();
         if devices.is_empty() {
-            return bad(shown(), "at least one device a group");
+            return bad(shown(), "at least one device a replica");
         }
         if on_gpus != 0 && on_gpus != devices.len() {
-            return bad(shown(), "devices of one kind in a group: \"cpu:N\" or \"cuda:N\"");
+            return bad(shown(), "devices of one kind in a replica: \"cpu:N\" or \"cuda:N\"");
         }
         if devices.len() > 1 && devices.contains(&DeviceSpec::Cpu) {
             return bad(shown(), "\"cpu\" alone, since it is all cores, or single cores \"cpu:N\"");
@@ -181,32 +181,32 @@ pub fn groups(options: &PoolOptions) -> Result<Vec<Vec<DeviceSpec>>, StartError>
         if devices.iter().any(|device| matches!(device, DeviceSpec::CpuCore(core) if *core >= cores)) {
             return bad(shown(), "cores that this machine has, counted from 0");
         }
-        groups.push(devices);
+        replicas.push(devices);
     }
     let mut seen = BTreeSet::new();
-    match groups.iter().flatten().find(|device| !seen.insert(device.to_string())) {
-        Some(twice) => bad(format!("{:?} ({twice} is there twice)", options.groups), "each device once"),
-        None => Ok(groups),
+    match replicas.iter().flatten().find(|device| !seen.insert(device.to_string())) {
+        Some(twice) => bad(format!("{:?} ({twice} is there twice)", options.replicas), "each device once"),
+        None => Ok(replicas),
     }
 }
 
 pub(crate) fn check(options: &NyxOptions) -> Result<(), StartError> {
     let bad = |key, value: String, expected| Err(StartError::Setting { key, value, expected });
-    let (pool, master, requests) = (&options.pool, &options.master, &options.requests);
-    for (key, value) in [("master.similarity_scale", master.similarity_scale), ("master.temperature", master.temperature)] {
+    let (pool, routing, requests) = (&options.pool, &options.routing, &options.requests);
+    for (key, value) in [("routing.similarity_scale", routing.similarity_scale), ("routing.temperature", routing.temperature)] {
         if !(value > 0.0 && value.is_finite()) {
             return bad(key, value.to_string(), "a number above 0");
         }
     }
-    if !(0.0..=1.0).contains(&master.epsilon) {
-        return bad("master.epsilon", master.epsilon.to_string(), "a number from 0 to 1");
+    if !(0.0..=1.0).contains(&routing.epsilon) {
+        return bad("routing.epsilon", routing.epsilon.to_string(), "a number from 0 to 1");
     }
-    if !(master.max_trait_weight > 0.0 && master.max_trait_weight.is_finite()) {
-        return bad("master.max_trait_weight", master.max_trait_weight.to_string(), "a number above 0");
+    if !(routing.max_trait_weight > 0.0 && routing.max_trait_weight.is_finite()) {
+        return bad("routing.max_trait_weight", routing.max_trait_weight.to_string(), "a number above 0");
     }
     for (key, value, most, expected) in [
-        ("master.learning_rate", master.learning_rate, 10.0, "0 to 10"),
-        ("master.forgetting", master.forgetting, 0.5, "0 to 0.5"),
+        ("routing.learning_rate", routing.learning_rate, 10.0, "0 to 10"),
+        ("routing.decay", routing.decay, 0.5, "0 to 0.5"),
         ("rewards.calibration", options.rewards.calibration, 1.0, "0 to 1"),
     ] {
         if !(0.0..=most).contains(&value) {
@@ -231,8 +231,8 @@ pub(crate) fn check(options: &NyxOptions) -> Result<(), StartError> {
     if options.specialists.is_empty() {
         return bad("specialists", "none".into(), "at least one specialist's file");
     }
-    match options.specialists.iter().filter_map(|policy| policy.group).find(|group| *group >= pool.groups.len()) {
-        Some(group) => bad("a specialist's group", group.to_string(), "the number of a group in pool.groups, from 0"),
+    match options.specialists.iter().filter_map(|policy| policy.replica).find(|replica| *replica >= pool.replicas.len()) {
+        Some(replica) => bad("a specialist's replica", replica.to_string(), "the number of a replica in pool.replicas, from 0"),
         None => Ok(()),
     }
 }

@@ -51,7 +51,7 @@ pub struct SamplingOverrides {
 /// What else the caller gives beside the messages. Kept with the decision.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Given {
+pub struct RequestInputs {
     /// A text to answer from: read by whoever speaks, and neither routed nor retrieved for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub context: Option<String>,
@@ -86,22 +86,22 @@ pub struct Question {
     pub n: usize,
     pub conversation: Option<String>,
     /// The door it came through.
-    pub door: &'static str,
-    pub given: Given,
+    pub endpoint: &'static str,
+    pub inputs: RequestInputs,
     /// Through what it is asked, whatever is live: for gates and trials. No door takes it from a caller.
     pub adapter: Option<AdapterChoice>,
 }
 
 impl Question {
     /// A question with nothing but messages.
-    pub fn new(messages: Vec<ChatMessage>, target: Target, door: &'static str) -> Self {
-        let (sampling, given) = (SamplingOverrides::default(), Given::default());
-        Self { messages, target, choices: None, sampling, n: 1, conversation: None, door, given, adapter: None }
+    pub fn new(messages: Vec<ChatMessage>, target: Target, endpoint: &'static str) -> Self {
+        let (sampling, inputs) = (SamplingOverrides::default(), RequestInputs::default());
+        Self { messages, target, choices: None, sampling, n: 1, conversation: None, endpoint, inputs, adapter: None }
     }
 
     /// The caller's present.
     pub fn now(&self) -> DateTime<Utc> {
-        self.given.now.unwrap_or_else(Utc::now)
+        self.inputs.now.unwrap_or_else(Utc::now)
     }
 }
 

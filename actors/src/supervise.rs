@@ -1,7 +1,7 @@
 //! Keeping actors alive: ours instead of `actix::Supervisor`, which calls `restarting()` on the same instance and catches no panic.
 //!
-//! A [`Supervised`] actor runs in a task of its arbiter. When that task ends by a panic, a new instance comes from the factory after a
-//! back-off; after too many failures in a window the actor is quarantined until it is restarted by hand. Callers hold the [`Supervised`]
+//! A [`ActorRef`] actor runs in a task of its arbiter. When that task ends by a panic, a new instance comes from the factory after a
+//! back-off; after too many failures in a window the actor is quarantined until it is restarted by hand. Callers hold the [`ActorRef`]
 //! handle, never an `Addr`, so they reach whichever instance lives. Work that must survive its actor (a device's queue) lives outside it.
 
 use std::any::Any;
@@ -17,10 +17,10 @@ use actix::{Actor, Addr, ArbiterHandle, AsyncContext, Context, Handler, MailboxE
 use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
-use crate::observe::{ActorState, Failure, Sent, Vitals};
+use crate::observe::{ActorMetrics, ActorState, Failure, Sent};
 use crate::{NyxError, RequestContext};
 
-/// How long [`Supervised::send`] waits for an answer: as long as the longest request may take by default (`requests.max_deadline_ms`). Whoever
+/// How long [`ActorRef::send`] waits for an answer: as long as the longest request may take by default (`requests.max_deadline_ms`). Whoever
 /// has a deadline of their own gives it.
 pub const SEND_LIMIT: Duration = Duration::from_secs(600);
 /// When to try a full mailbox again.
@@ -66,30 +66,30 @@ impl RestartBudget {
 }
 
 /// A handle to an actor that is kept alive.
-pub struct Supervised<A: Actor> {
+pub struct ActorRef<A: Actor> {
     address: Arc<RwLock<Option<Addr<A>>>>,
-    vitals: Arc<Vitals>,
+    metrics: Arc<ActorMetrics>,
     /// Messages that may wait.
     mailbox: usize,
     stop: CancellationToken,
 }
 
-impl<A: Actor> Clone for Supervised<A> {
+impl<A: Actor> Clone for ActorRef<A> {
     fn clone(&self) -> Self {
-        Self { address: Arc::clone(&self.address), vitals: Arc::clone(&self.vitals), mailbox: self.mailbox, stop: self.stop.clone() }
+        Self { address: Arc::clone(&self.address), metrics: Arc::clone(&self.metrics), mailbox: self.mailbox, stop: self.stop.clone() }
     }
 }
 
-impl<A: Actor<Context = Context<A>>> Supervised<A> {
+impl<A: Actor<Context = Context<A>>> ActorRef<A> {
     /// Starts instances of `factory` on `arbiter` until [`stop`](Self::stop). At most `mailbox` messages wait for one at a time.
     pub fn start(
         arbiter: &ArbiterHandle,
-        vitals: Arc<Vitals>,
+        metrics: Arc<ActorMetrics>,
         policy: RestartPolicy,
         mailbox: usize,
         factory: impl Fn() -> A + Send + 'static,
     ) -> Self {
-        let this = Self { address: Arc::default(), vitals, mailbox, stop: CancellationToken::new() };
+        let this = Self { address: Arc::default(), metrics, mailbox, stop: CancellationToken::new() };
         let supervisor = this.clone();
         // an actor's context stays on its thread: the supervising task is made there
         arbiter.spawn_fn(move || {
@@ -104,16 +104,16 @@ impl<A: Actor<Context = Context<A>>> Supervised<A> {
             let mut context = Context::new();
             // without a bound of actix's own, which lets senders wait: `post` counts, and refuses
             context.set_mailbox_capacity(0);
-            self.vitals.new_instance();
+            self.metrics.new_instance();
             *self.address.write().unwrap_or_else(PoisonError::into_inner) = Some(context.address());
             let mut instance = actix_rt::spawn(context.into_future(factory()));
             self.publish(ActorState::Running, None);
             let ended = tokio::select! {
                 ended = &mut instance => ended,
-                () = self.vitals.restart.notified() => {
+                () = self.metrics.restart.notified() => {
                     instance.abort();
                     let _ = instance.await;
-                    tracing::info!(actor = %self.vitals.name, "restarted by hand");
+                    tracing::info!(actor = %self.metrics.name, "restarted by hand");
                     budget.failures.clear();
                     self.count_restart();
                     continue;
@@ -129,21 +129,21 @@ impl<A: Actor<Context = Context<A>>> Supervised<A> {
                 Err(error) if error.is_panic() => panic_message(&*error.into_panic()),
                 Err(error) => error.to_string(),
             };
-            tracing::error!(actor = %self.vitals.name, %reason, "actor failed");
+            tracing::error!(actor = %self.metrics.name, %reason, "actor failed");
             let failure = Some(Failure { at: Utc::now(), reason });
             match budget.failed(Instant::now()) {
                 Some(backoff) => {
                     self.publish(ActorState::Restarting, failure);
                     tokio::select! {
                         () = tokio::time::sleep(backoff) => {}
-                        () = self.vitals.restart.notified() => {}
+                        () = self.metrics.restart.notified() => {}
                         () = self.stop.cancelled() => break,
                     }
                 }
                 None => {
                     self.publish(ActorState::Quarantined, failure);
                     tokio::select! {
-                        () = self.vitals.restart.notified() => budget.failures.clear(),
+                        () = self.metrics.restart.notified() => budget.failures.clear(),
                         () = self.stop.cancelled() => break,
                     }
                 }
@@ -155,11 +155,11 @@ impl<A: Actor<Context = Context<A>>> Supervised<A> {
     }
 
     fn count_restart(&self) {
-        self.vitals.lifecycle.send_modify(|lifecycle| lifecycle.restarts += 1);
+        self.metrics.lifecycle.send_modify(|lifecycle| lifecycle.restarts += 1);
     }
 
     fn publish(&self, state: ActorState, failure: Option<Failure>) {
-        self.vitals.lifecycle.send_modify(|lifecycle| {
+        self.metrics.lifecycle.send_modify(|lifecycle| {
             lifecycle.state = state;
             lifecycle.since = Instant::now();
             if failure.is_some() {
@@ -194,7 +194,7 @@ impl<A: Actor<Context = Context<A>>> Supervised<A> {
         A: Handler<M>,
         A::Context: ToEnvelope<A, M>,
     {
-        let late = NyxError::DeadlineExceeded { doing: self.vitals.doing() };
+        let late = NyxError::DeadlineExceeded { doing: self.metrics.doing() };
         if deadline <= Instant::now() {
             return Err(late);
         }
@@ -226,17 +226,17 @@ impl<A: Actor<Context = Context<A>>> Supervised<A> {
         let address = self.address.read().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(address) = address else { return Err(self.down("it has no running instance")) };
         let overloaded = NyxError::Overloaded { capacity: self.mailbox, retry_after_s: RETRY_AFTER_S };
-        let sent = self.vitals.send(self.mailbox).ok_or(overloaded)?;
-        let answer = Answering { answer: Box::pin(address.send(message)), vitals: Arc::clone(&self.vitals), _sent: sent };
+        let sent = self.metrics.send(self.mailbox).ok_or(overloaded)?;
+        let answer = Answering { answer: Box::pin(address.send(message)), metrics: Arc::clone(&self.metrics), _sent: sent };
         Ok(Posted(Some(answer)))
     }
 
     fn down(&self, reason: &str) -> NyxError {
-        down(&self.vitals, reason)
+        down(&self.metrics, reason)
     }
 
-    pub fn vitals(&self) -> &Arc<Vitals> {
-        &self.vitals
+    pub fn metrics(&self) -> &Arc<ActorMetrics> {
+        &self.metrics
     }
 
     /// Ends the instance and starts no other.
@@ -245,8 +245,8 @@ impl<A: Actor<Context = Context<A>>> Supervised<A> {
     }
 }
 
-fn down(vitals: &Vitals, reason: &str) -> NyxError {
-    NyxError::ActorDown { actor: vitals.name.clone(), state: vitals.state().as_str(), reason: reason.to_owned() }
+fn down(metrics: &ActorMetrics, reason: &str) -> NyxError {
+    NyxError::ActorDown { actor: metrics.name.clone(), state: metrics.state().as_str(), reason: reason.to_owned() }
 }
 
 type MailboxAnswer<T> = Pin<Box<dyn Future<Output = Result<Result<T, NyxError>, MailboxError>> + Send>>;
@@ -254,7 +254,7 @@ type MailboxAnswer<T> = Pin<Box<dyn Future<Output = Result<Result<T, NyxError>, 
 /// An answer that is to come.
 struct Answering<T> {
     answer: MailboxAnswer<T>,
-    vitals: Arc<Vitals>,
+    metrics: Arc<ActorMetrics>,
     _sent: Sent,
 }
 
@@ -264,12 +264,12 @@ impl<T> Future for Answering<T> {
     fn poll(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<Self::Output> {
         let answer = match ready!(self.answer.as_mut().poll(context)) {
             Ok(answer) => answer,
-            Err(MailboxError::Closed) => Err(down(&self.vitals, "it failed while it worked on this request")),
-            Err(MailboxError::Timeout) => Err(down(&self.vitals, "it did not answer in time")),
+            Err(MailboxError::Closed) => Err(down(&self.metrics, "it failed while it worked on this request")),
+            Err(MailboxError::Timeout) => Err(down(&self.metrics, "it did not answer in time")),
         };
-        self.vitals.processed.fetch_add(1, Ordering::Relaxed);
+        self.metrics.processed.fetch_add(1, Ordering::Relaxed);
         if answer.is_err() {
-            self.vitals.failed.fetch_add(1, Ordering::Relaxed);
+            self.metrics.failed.fetch_add(1, Ordering::Relaxed);
         }
         Poll::Ready(answer)
     }
@@ -336,17 +336,17 @@ mod tests {
         }
     }
 
-    fn fragile(budget: usize) -> Supervised<Fragile> {
+    fn fragile(budget: usize) -> ActorRef<Fragile> {
         let births = std::sync::atomic::AtomicU64::new(0);
         let policy = RestartPolicy { budget, backoff: Duration::from_millis(1), ..RestartPolicy::default() };
         let arbiter = actix::Arbiter::current();
-        Supervised::start(&arbiter, Vitals::new("fragile", "test", None), policy, 4, move || Fragile {
+        ActorRef::start(&arbiter, ActorMetrics::new("fragile", "test", None), policy, 4, move || Fragile {
             born: births.fetch_add(1, Ordering::SeqCst),
         })
     }
 
-    async fn until(actor: &Supervised<Fragile>, state: ActorState) {
-        let mut lifecycle = actor.vitals.lifecycle.subscribe();
+    async fn until(actor: &ActorRef<Fragile>, state: ActorState) {
+        let mut lifecycle = actor.metrics.lifecycle.subscribe();
         let reached = lifecycle.wait_for(|lifecycle| lifecycle.state == state);
         tokio::time::timeout(Duration::from_secs(5), reached).await.expect("state not reached").expect("supervisor gone");
     }
@@ -358,11 +358,11 @@ mod tests {
         assert_eq!(actor.send(Born).await.unwrap(), 0);
         let error = actor.send(Break).await.unwrap_err();
         assert_eq!(error.error_type(), "actor_down");
-        let mut lifecycle = actor.vitals.lifecycle.subscribe();
+        let mut lifecycle = actor.metrics.lifecycle.subscribe();
         let restarted = lifecycle.wait_for(|lifecycle| lifecycle.restarts == 1 && lifecycle.state == ActorState::Running);
         tokio::time::timeout(Duration::from_secs(5), restarted).await.unwrap().unwrap();
         assert_eq!(actor.send(Born).await.unwrap(), 1);
-        let report = actor.vitals.report();
+        let report = actor.metrics.report();
         assert!(report.last_failure.unwrap().reason.contains("broken on purpose"));
         assert_eq!((report.in_flight, report.processed, report.failed), (0, 3, 1));
     }
@@ -374,7 +374,7 @@ mod tests {
         actor.send(Break).await.unwrap_err();
         until(&actor, ActorState::Quarantined).await;
         assert!(actor.send(Born).await.unwrap_err().to_string().contains("quarantined"));
-        actor.vitals.restart.notify_one();
+        actor.metrics.restart.notify_one();
         until(&actor, ActorState::Running).await;
         assert_eq!(actor.send(Born).await.unwrap(), 1);
         actor.stop();
@@ -403,25 +403,25 @@ mod tests {
 
     const PLACES: usize = 4;
 
-    async fn busy() -> (Supervised<Busy>, Arc<tokio::sync::Notify>) {
+    async fn busy() -> (ActorRef<Busy>, Arc<tokio::sync::Notify>) {
         let gate = Arc::new(tokio::sync::Notify::new());
         let opened = Arc::clone(&gate);
         let arbiter = actix::Arbiter::current();
         let factory = move || Busy(Arc::clone(&opened));
-        let actor = Supervised::start(&arbiter, Vitals::new("busy", "test", None), RestartPolicy::default(), PLACES, factory);
-        let mut lifecycle = actor.vitals.lifecycle.subscribe();
+        let actor = ActorRef::start(&arbiter, ActorMetrics::new("busy", "test", None), RestartPolicy::default(), PLACES, factory);
+        let mut lifecycle = actor.metrics.lifecycle.subscribe();
         lifecycle.wait_for(|lifecycle| lifecycle.state == ActorState::Running).await.unwrap();
         (actor, gate)
     }
 
-    fn sent(actor: &Supervised<Busy>) -> actix_rt::task::JoinHandle<Result<u64, NyxError>> {
+    fn sent(actor: &ActorRef<Busy>) -> actix_rt::task::JoinHandle<Result<u64, NyxError>> {
         let actor = actor.clone();
         actix_rt::spawn(async move { actor.send(Born).await })
     }
 
-    async fn waiting(actor: &Supervised<Busy>, messages: u64) {
+    async fn waiting(actor: &ActorRef<Busy>, messages: u64) {
         let settled = async {
-            while actor.vitals.report().mailbox != messages {
+            while actor.metrics.report().mailbox != messages {
                 tokio::task::yield_now().await;
             }
         };
@@ -448,7 +448,7 @@ mod tests {
         for _ in 0..3 * PLACES {
             assert_eq!(actor.send(Born).await.unwrap(), 7);
         }
-        let report = actor.vitals.report();
+        let report = actor.metrics.report();
         assert_eq!((report.mailbox, report.in_flight), (0, 0));
     }
 
@@ -480,7 +480,7 @@ mod tests {
         let (actor, gate) = busy().await;
         let all: Vec<_> = (0..PLACES).map(|_| sent(&actor)).collect();
         waiting(&actor, PLACES as u64).await;
-        actor.vitals.restart.notify_one();
+        actor.metrics.restart.notify_one();
         for lost in all {
             assert!(matches!(lost.await.unwrap(), Err(NyxError::ActorDown { .. })));
         }

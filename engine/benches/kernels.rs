@@ -9,8 +9,8 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use half::f16;
 use nyx_engine::kernels::{
-    Activations, AttentionShape, BlockKind, DenseMatrix, Isa, KEYS, KvSlice, Low, LowRank, PackedMatrix, Product, Residual, RoundedMatrix,
-    Rounding, Span, Team, Thin, attention, low_rank, matmul,
+    Activations, AttentionShape, BlockKind, DenseMatrix, Isa, KV_BLOCK_SIZE, KvSlice, LoraActivations, LoraMatrix, LowRank, PackedMatrix,
+    Product, Residual, RoundedMatrix, Rounding, Span, ThreadPool, attention, low_rank, matmul,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -45,7 +45,7 @@ fn weight(random: &mut StdRng, kind: BlockKind, rows: usize, columns: usize) -> 
 
 /// GEMV and GEMM: products a second.
 fn products(criterion: &mut Criterion) {
-    let (team, mut random) = (Team::new(1), StdRng::seed_from_u64(1));
+    let (threads, mut random) = (ThreadPool::new(1), StdRng::seed_from_u64(1));
     for kind in BlockKind::ALL {
         // whole super-blocks
         let columns = HIDDEN.next_multiple_of(kind.file_columns());
@@ -59,9 +59,9 @@ fn products(criterion: &mut Criterion) {
             group.throughput(Throughput::Elements((tokens * columns * INTERMEDIATE) as u64));
             for isa in Isa::available().into_iter().filter(|isa| worth_measuring(*isa, tokens)) {
                 let mut quants = Activations::default();
-                quants.quantise(&team, isa, &x, columns, Rounding::Once);
+                quants.quantise(&threads, isa, &x, columns, Rounding::Once);
                 group.bench_function(BenchmarkId::new(format!("{isa:?}"), tokens), |bencher| {
-                    bencher.iter(|| matmul(&team, isa, &mut [Product { w: &w, y: black_box(&mut y) }], &quants));
+                    bencher.iter(|| matmul(&threads, isa, &mut [Product { w: &w, y: black_box(&mut y) }], &quants));
                 });
             }
         }
@@ -71,9 +71,10 @@ fn products(criterion: &mut Criterion) {
 
 /// One token that looks back at 512, and a chunk of 64 after 448: pairs of a query row and a position a second.
 fn attended(criterion: &mut Criterion) {
-    let (team, mut random) = (Team::new(1), StdRng::seed_from_u64(2));
+    let (threads, mut random) = (ThreadPool::new(1), StdRng::seed_from_u64(2));
     let width = SHAPE.heads * SHAPE.head_dim;
-    let block: Vec<u16> = floats(&mut random, 2 * KEYS * SHAPE.head_dim).iter().map(|value| f16::from_f32(*value).to_bits()).collect();
+    let block: Vec<u16> =
+        floats(&mut random, 2 * KV_BLOCK_SIZE * SHAPE.head_dim).iter().map(|value| f16::from_f32(*value).to_bits()).collect();
     let mut group = criterion.benchmark_group("attention, 9 heads of 64 over 512 positions");
     for tokens in [1, 64] {
         let queries = floats(&mut random, tokens * width);
@@ -84,7 +85,7 @@ fn attended(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements((pairs * SHAPE.heads) as u64));
         for isa in Isa::available().into_iter().filter(|isa| worth_measuring(*isa, tokens)) {
             group.bench_function(BenchmarkId::new(format!("{isa:?}"), tokens), |bencher| {
-                bencher.iter(|| attention(&team, isa, SHAPE, &spans, |_, _, _| KvSlice::F16(&block), &queries, black_box(&mut out)));
+                bencher.iter(|| attention(&threads, isa, SHAPE, &spans, |_, _, _| KvSlice::F16(&block), &queries, black_box(&mut out)));
             });
         }
     }
@@ -93,33 +94,33 @@ fn attended(criterion: &mut Criterion) {
 
 /// Five adapters with a token each, and one with 64, as they are shipped and as the file has them: products a second.
 fn adapters(criterion: &mut Criterion) {
-    let (team, mut random) = (Team::new(1), StdRng::seed_from_u64(3));
+    let (threads, mut random) = (ThreadPool::new(1), StdRng::seed_from_u64(3));
     for held in ["int8", "f16"] {
         let mut matrix = |rows: usize, columns: usize| {
             let values = floats(&mut random, rows * columns);
             let halves: Vec<f16> = values.iter().copied().map(f16::from_f32).collect();
             if held == "f16" {
-                Thin::Dense(DenseMatrix::from_f16(rows, columns, &halves))
+                LoraMatrix::Dense(DenseMatrix::from_f16(rows, columns, &halves))
             } else {
-                Thin::Rounded(RoundedMatrix::new(rows, columns, 1, &values))
+                LoraMatrix::Rounded(RoundedMatrix::new(rows, columns, 1, &values))
             }
         };
         let pairs: Vec<_> = (0..5).map(|_| (matrix(RANK, HIDDEN), matrix(INTERMEDIATE, RANK))).collect();
         let mut group = criterion.benchmark_group(format!("LoRA of rank {RANK} in {held} beside {INTERMEDIATE} x {HIDDEN}"));
         for (name, runs, rows) in [("5 adapters x 1", 5, 1), ("1 adapter x 64", 1, 64)] {
             let x = floats(&mut random, runs * rows * HIDDEN);
-            let (mut low, mut quants, mut y) = (Low::default(), Activations::default(), vec![0.0; runs * rows * INTERMEDIATE]);
+            let (mut low, mut quants, mut y) = (LoraActivations::default(), Activations::default(), vec![0.0; runs * rows * INTERMEDIATE]);
             let pairs = pairs[..runs].iter().enumerate();
             let items: Vec<LowRank<'_>> =
                 pairs.map(|(run, (a, b))| LowRank { a, b, scale: 1.0, row: run * rows, rows, output: 0 }).collect();
             group.throughput(Throughput::Elements((runs * rows * RANK * (HIDDEN + INTERMEDIATE)) as u64));
             for isa in Isa::available().into_iter().filter(|isa| worth_measuring(*isa, runs * rows)) {
-                quants.quantise(&team, isa, &x, HIDDEN, Rounding::Once);
+                quants.quantise(&threads, isa, &x, HIDDEN, Rounding::Once);
                 group.bench_function(BenchmarkId::new(format!("{isa:?}"), name), |bencher| {
                     bencher.iter(|| {
                         // what is added to would grow without end
                         y.fill(0.0);
-                        low_rank(&team, isa, &items, &x, &quants, &mut low, &mut [black_box(&mut y)]);
+                        low_rank(&threads, isa, &items, &x, &quants, &mut low, &mut [black_box(&mut y)]);
                     });
                 });
             }
@@ -130,7 +131,7 @@ fn adapters(criterion: &mut Criterion) {
 
 /// A row between two products: the residual sum, its norm, and rounding for the next product, once and twice.
 fn norms(criterion: &mut Criterion) {
-    let (team, mut random) = (Team::new(1), StdRng::seed_from_u64(4));
+    let (threads, mut random) = (ThreadPool::new(1), StdRng::seed_from_u64(4));
     let (mut x, weight) = (floats(&mut random, HIDDEN), floats(&mut random, HIDDEN));
     let (delta, mut normed, mut quants) = (vec![0.0; HIDDEN], vec![0.0; HIDDEN], Activations::default());
     let mut group = criterion.benchmark_group("residual sum, norm and rounding");
@@ -139,7 +140,7 @@ fn norms(criterion: &mut Criterion) {
         group.bench_function(format!("{isa:?} {rounding:?}"), |bencher| {
             bencher.iter(|| {
                 let residual = Residual { x: &mut x, delta: &delta, weight: &weight, eps: 1e-5 };
-                quants.add_norm(&team, isa, residual, black_box(&mut normed), rounding);
+                quants.add_norm(&threads, isa, residual, black_box(&mut normed), rounding);
             });
         });
     }

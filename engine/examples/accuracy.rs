@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use nyx_engine::fidelity::Fidelity;
 use nyx_engine::model::{LogitRows, Segment};
+use nyx_engine::quantization_error::QuantizationError;
 use nyx_engine::{ChatMessage, Device, Llama, ModelFiles, Quantisation, Role, Text};
 use serde_json::Value;
 
@@ -41,11 +41,11 @@ fn logits(model: &Llama, tokens: &[u32]) -> Fallible<Vec<f32>> {
     Ok(model.forward(&mut batch)?.flatten_all()?.to_vec1()?)
 }
 
-fn compare(exact: &Llama, found: &Llama, tokens: &[u32], fidelity: &mut Fidelity) -> Fallible<()> {
+fn compare(exact: &Llama, found: &Llama, tokens: &[u32], quantization_error: &mut QuantizationError) -> Fallible<()> {
     let vocabulary = exact.config().vocabulary;
     let (exact, found) = (logits(exact, tokens)?, logits(found, tokens)?);
     let rows = exact.chunks_exact(vocabulary).zip(found.chunks_exact(vocabulary));
-    rows.zip(&tokens[1..]).for_each(|((exact, found), next)| fidelity.saw(exact, found, *next));
+    rows.zip(&tokens[1..]).for_each(|((exact, found), next)| quantization_error.observe(exact, found, *next));
     Ok(())
 }
 
@@ -59,24 +59,24 @@ fn main() -> Fallible<()> {
     let text = Text::load(&files)?;
     let exact = Llama::load(&files, Quantisation::F32, &Device::Cpu)?;
     let found = Llama::load(&files, Quantisation::None, &Device::Cpu)?;
-    let tell = |what: &str, fidelity: &Fidelity| {
-        let (exact, found) = fidelity.perplexities();
+    let tell = |what: &str, quantization_error: &QuantizationError| {
+        let (exact, found) = quantization_error.perplexities();
         println!(
             "{what}: {} places, {} of {} clear ones agree ({:.3} %), mean KL {:.5}, perplexity {exact:.3} in f32 and {found:.3} ({:+.2} %)",
-            fidelity.places,
-            fidelity.agreed,
-            fidelity.clear,
-            100.0 * fidelity.agreement(),
-            fidelity.mean_kl(),
+            quantization_error.places,
+            quantization_error.agreed,
+            quantization_error.clear,
+            100.0 * quantization_error.agreement(),
+            quantization_error.mean_kl(),
             100.0 * (found / exact - 1.0)
         );
     };
-    let mut over_prompts = Fidelity::default();
+    let mut over_prompts = QuantizationError::default();
     for tokens in prompts(&trials, &text)? {
         compare(&exact, &found, &tokens, &mut over_prompts)?;
     }
     tell(&format!("{} prompts", SUITES.len() * PROMPTS), &over_prompts);
-    let mut over_text = Fidelity::default();
+    let mut over_text = QuantizationError::default();
     let all = text.encode(&std::fs::read_to_string(&fixed)?)?;
     for tokens in all.chunks(PIECE).filter(|tokens| tokens.len() > 1) {
         compare(&exact, &found, tokens, &mut over_text)?;

@@ -113,7 +113,11 @@ fn ours(model: &Path, run: &Path, out: &Path) -> Result<(), Failure> {
         .map(|batch| {
             let each = batch.as_array().into_iter().flatten().map(|example| -> Result<Example, Failure> {
                 let tokens = |name: &str| serde_json::from_value::<Vec<u32>>(example[name].clone());
-                Ok(Example { prompt: tokens("prompt")?, continuations: vec![tokens("answer")?], aim: nyx_engine::train::Aim::Answer })
+                Ok(Example {
+                    prompt: tokens("prompt")?,
+                    continuations: vec![tokens("answer")?],
+                    aim: nyx_engine::train::TrainingTarget::Answer,
+                })
             });
             each.collect::<Result<_, Failure>>()
         })

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{Device, Module, Tensor};
 
-use crate::kernels::Team;
+use crate::kernels::ThreadPool;
 use crate::{EngineError, Result};
 
 /// Whether this build can use GPUs.
@@ -48,8 +48,8 @@ impl DeviceSpec {
             Self::Cpu | Self::CpuCore(_) => Ok(Device::Cpu),
             Self::Cuda(ordinal) if WITH_CUDA => {
                 let bad = |reason: String| EngineError::Device { device: self.to_string(), reason };
-                let device = cuda(ordinal).map_err(|error| bad(told(error)))?;
-                if multiplies_rightly(&device).map_err(|error| bad(told(error)))? {
+                let device = cuda(ordinal).map_err(|error| bad(device_error(error)))?;
+                if multiplies_rightly(&device).map_err(|error| bad(device_error(error)))? {
                     return Ok(device);
                 }
                 let advice = "build on this machine, or with CUDA_COMPUTE_CAP set to its own";
@@ -65,13 +65,13 @@ impl DeviceSpec {
 
 impl DeviceSpec {
     /// The threads that compute on it: on `cpu:N` the calling thread, which is pinned to that core, else one a core.
-    pub(crate) fn team(self) -> Team {
+    pub(crate) fn threads(self) -> ThreadPool {
         match self {
             Self::CpuCore(core) => {
                 pin(core);
-                Team::new(1)
+                ThreadPool::new(1)
             }
-            Self::Cpu | Self::Cuda(_) => Team::on_all_cores(),
+            Self::Cpu | Self::Cuda(_) => ThreadPool::on_all_cores(),
         }
     }
 }
@@ -86,9 +86,9 @@ fn pin(core: usize) {
 }
 
 /// Without the backtrace that candle adds where `RUST_BACKTRACE` is set: this is read by whoever configured the device.
-pub(crate) fn told(error: candle_core::Error) -> String {
+pub(crate) fn device_error(error: candle_core::Error) -> String {
     match error {
-        candle_core::Error::WithBacktrace { inner, .. } => told(*inner),
+        candle_core::Error::WithBacktrace { inner, .. } => device_error(*inner),
         other => other.to_string(),
     }
 }

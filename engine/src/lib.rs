@@ -3,13 +3,13 @@
 //! Knows no actix, no HTTP and no database. Everything here is synchronous: one [`Engine`] belongs to one device thread,
 //! which feeds it jobs and calls [`Engine::step`]. What any thread may use (tokenizer, chat template) is in [`Text`].
 
+mod backoff;
 pub mod batch;
 pub mod chat;
 pub mod comm;
 pub mod device;
 pub mod embed;
 pub mod error;
-pub mod fidelity;
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub mod kernels;
@@ -18,7 +18,7 @@ mod kernels;
 pub mod kv;
 pub mod lora;
 pub mod model;
-mod patience;
+pub mod quantization_error;
 pub mod sampling;
 pub mod score;
 #[cfg(test)]
@@ -33,7 +33,7 @@ pub use chat::{ChatMessage, Role};
 pub use device::DeviceSpec;
 pub use error::EngineError;
 pub use lora::{AdapterHandle, AdapterPrecision, LoraAdapter};
-pub use model::{Follower, Llama, ModelConfig, Seat};
+pub use model::{Follower, Llama, ModelConfig, Rank};
 pub use sampling::SamplingParams;
 pub use score::{ContinuationScore, ScoreJob};
 pub use text::Text;

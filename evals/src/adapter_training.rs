@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use nyx_actors::adapters::AdapterChoice;
 use nyx_actors::question::{Question, Target};
-use nyx_actors::trainer::{GateReport, LearningOptions, Lesson, Run, RunStatus, Truth};
+use nyx_actors::trainer::{GateReport, Label, Run, RunStatus, TrainingExample, TrainingOptions};
 use nyx_engine::train::{Objective, Progress};
 use nyx_engine::{ChatMessage, Role};
 use nyx_specialists::gate::{Pair, compare};
@@ -27,11 +27,11 @@ pub fn without_question(case: &ChoiceCase) -> ChoiceCase {
 }
 
 /// Dataset as lessons; those about one table have one template.
-pub fn to_examples(cases: &[ChoiceCase], seed: u64) -> Vec<Lesson> {
+pub fn to_examples(cases: &[ChoiceCase], seed: u64) -> Vec<TrainingExample> {
     let lesson = |case: &ChoiceCase| {
-        let lesson = Lesson::new(question(case, seed), Truth::Choice(case.answer));
+        let lesson = TrainingExample::new(question(case, seed), Label::Choice(case.answer));
         match &case.table {
-            Some(table) => Lesson { template: table.clone(), ..lesson },
+            Some(table) => TrainingExample { template: table.clone(), ..lesson },
             None => lesson,
         }
     };
@@ -42,7 +42,7 @@ pub fn to_examples(cases: &[ChoiceCase], seed: u64) -> Vec<Lesson> {
 ///
 /// # Errors
 /// A line that is none, by its number.
-pub fn read_dataset(path: &Path, specialist: &str) -> Result<Vec<Lesson>, EvalError> {
+pub fn read_dataset(path: &Path, specialist: &str) -> Result<Vec<TrainingExample>, EvalError> {
     #[derive(serde::Deserialize)]
     struct Line {
         messages: Vec<ChatMessage>,
@@ -58,7 +58,7 @@ pub fn read_dataset(path: &Path, specialist: &str) -> Result<Vec<Lesson>, EvalEr
             return Err(unreadable(format!("line {}: expected at least a user's message and, last, the assistant's answer", number + 1)));
         };
         let question = Question::new(messages, Target::Specialist(specialist.to_owned()), "trainer");
-        lessons.push(Lesson::new(question, Truth::Text { right: answer.content, instead: None }));
+        lessons.push(TrainingExample::new(question, Label::Text { right: answer.content, instead: None }));
     }
     if lessons.is_empty() {
         return Err(unreadable("it holds no chat".into()));
@@ -149,7 +149,7 @@ pub async fn train_adapter(
     environment: &EvalEnvironment,
     dataset: &Dataset,
     suite: &str,
-    learning: &LearningOptions,
+    training: &TrainingOptions,
 ) -> Result<AdapterReport, EvalError> {
     let dev = Dataset { split: "dev".into(), ..dataset.clone() };
     let (train, all_dev) = (environment.sample(dataset.choices(suite)?), dev.choices(suite)?);
@@ -163,13 +163,13 @@ pub async fn train_adapter(
     let forecasts = suite == "moira";
     let base = answers_of(environment, &format!("{suite}: before"), &dev_trials, &AdapterChoice::Base).await?;
     let anchors: Vec<String> = train.iter().map(|case| case.context.clone()).filter(|text| text.len() > 200).collect();
-    let run = |lessons: Vec<Lesson>, what: &str| Run {
+    let run = |lessons: Vec<TrainingExample>, what: &str| Run {
         specialist: suite.to_owned(),
         objective: Objective::Choice,
         lessons,
         anchors: anchors.clone(),
-        options: learning.train(environment.seed),
-        learning: learning.clone(),
+        options: training.train(environment.seed),
+        training: training.clone(),
         canary: false,
         source: "cases",
         told: progress_bar(what),

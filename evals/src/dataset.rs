@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
     #[error(
-        "there is no {path}: name a folder that holds NAME.{split}.jsonl with --cases or NYX_TRIALS, and one of its splits with --split"
+        "there is no {path}: name a folder that holds NAME.{split}.jsonl with --cases or NYX_EVALS, and one of its splits with --split"
     )]
     Missing { path: PathBuf, split: String },
     #[error("cannot read {path}: {source}")]
@@ -124,9 +124,9 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Where cases are when nobody says: `$NYX_TRIALS`, else `../shared/cases`.
+    /// Where cases are when nobody says: `$NYX_EVALS`, else `../shared/cases`.
     pub fn default_dir() -> PathBuf {
-        std::env::var_os("NYX_TRIALS").map_or_else(|| PathBuf::from("../shared/cases"), PathBuf::from)
+        std::env::var_os("NYX_EVALS").map_or_else(|| PathBuf::from("../shared/cases"), PathBuf::from)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -131,10 +131,10 @@ pub fn question(case: &ChoiceCase, seed: u64) -> Question {
     let mut question = Question::new(vec![ChatMessage::new(Role::User, case.question.clone())], target, "eval");
     question.choices = Some(case.choices.clone());
     question.sampling.seed = Some(seed);
-    question.given.context = Some(case.context.clone()).filter(|context| !context.trim().is_empty());
-    question.given.prior = case.prior;
+    question.inputs.context = Some(case.context.clone()).filter(|context| !context.trim().is_empty());
+    question.inputs.prior = case.prior;
     let asked = case.asked.and_then(|day| day.and_hms_opt(12, 0, 0)).map(|now| now.and_utc());
-    question.given.now = Some(asked.unwrap_or_else(today));
+    question.inputs.now = Some(asked.unwrap_or_else(today));
     question
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use nyx_actors::trainer::LearningOptions;
+use nyx_actors::trainer::TrainingOptions;
 use nyx_actors::{Nyx, NyxError, NyxOptions};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -62,8 +62,8 @@ impl FeedbackLoopReport {
 }
 
 /// What the loop needs of a Nyx: it trains itself after it fell back, and at no other time unasked; the gate alone decides; and files are looked at often.
-pub fn feedback_loop_options(mut options: NyxOptions, learning: &LearningOptions) -> NyxOptions {
-    options.learning = LearningOptions { auto: true, min_evidence: usize::MAX, canary_share: 0.0, ..learning.clone() };
+pub fn feedback_loop_options(mut options: NyxOptions, training: &TrainingOptions) -> NyxOptions {
+    options.training = TrainingOptions { auto: true, min_evidence: usize::MAX, canary_share: 0.0, ..training.clone() };
     options.adapters.check_every_s = 1;
     options
 }

@@ -117,10 +117,10 @@ async fn answered(environment: &EvalEnvironment, questions: &[RecallCase]) -> Re
         .each("mnemosyne: answering", questions, |case| async {
             let asked = vec![ChatMessage::new(Role::User, case.question.clone())];
             let mut question = Question::new(asked, Target::Specialist("mnemosyne".into()), "eval");
-            question.given.memory = MemoryFilter::of(Some(case.conversation.clone()));
+            question.inputs.memory = MemoryFilter::of(Some(case.conversation.clone()));
             question.sampling.max_tokens = Some(ANSWER_TOKENS);
             question.sampling.temperature = Some(0.0);
-            question.given.now = Some(today());
+            question.inputs.now = Some(today());
             question.sampling.seed = Some(environment.seed);
             let decision = environment.ask(question).await?;
             // no true answer holds a citation

@@ -11,7 +11,7 @@ mod m20261125_000001_given;
 mod m20261125_000003_memories;
 mod m20261125_000004_sources;
 mod m20261125_000005_routing;
-mod m20261125_000006_verdicts;
+mod m20261125_000006_feedback;
 mod m20261127_000001_baselines;
 mod m20261127_000002_generations;
 mod m20261201_000001_durability;
@@ -31,7 +31,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000003_memories::Migration),
             Box::new(m20261125_000004_sources::Migration),
             Box::new(m20261125_000005_routing::Migration),
-            Box::new(m20261125_000006_verdicts::Migration),
+            Box::new(m20261125_000006_feedback::Migration),
             Box::new(m20261127_000001_baselines::Migration),
             Box::new(m20261127_000002_generations::Migration),
             Box::new(m20261201_000001_durability::Migration),

@@ -41,7 +41,7 @@ impl MigrationTrait for Migration {
             .col(timestamp_with_time_zone("asked_at"))
             .col(string_len("instance", UUID))
             .col(text_null("conversation"))
-            .col(string_len("door", NAME))
+            .col(string_len("endpoint", NAME))
             .col(string_len("requested", NAME))
             .col(string_len("specialist", NAME))
             .col(text("question"))

@@ -1,4 +1,4 @@
-//! The row that readiness writes, and the keys under which a verdict was told again.
+//! The row that readiness writes, and the keys under which a feedback was told again.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{blob, string_len, timestamp_with_time_zone};
@@ -7,8 +7,8 @@ use sea_orm_migration::schema::{blob, string_len, timestamp_with_time_zone};
 pub(crate) struct Migration;
 
 const READINESS: &str = "nyx_readiness";
-const KEYS: &str = "nyx_verdict_keys";
-const VERDICTS: &str = "nyx_verdicts";
+const KEYS: &str = "nyx_feedback_keys";
+const VERDICTS: &str = "nyx_feedback";
 /// Length of a UUID in text.
 const UUID: u32 = 36;
 
@@ -28,9 +28,9 @@ impl MigrationTrait for Migration {
             .col(string_len("kind", 16))
             .col(string_len("key", 256))
             .col(string_len("decision", UUID))
-            .col(string_len("verdict", UUID))
-            .primary_key(Index::create().name("nyx_verdict_keys_key").col("kind").col("key").col("decision"))
-            .foreign_key(ForeignKey::create().name("nyx_verdict_keys_verdict").from(KEYS, "verdict").to(VERDICTS, "id"));
+            .col(string_len("feedback", UUID))
+            .primary_key(Index::create().name("nyx_feedback_keys_key").col("kind").col("key").col("decision"))
+            .foreign_key(ForeignKey::create().name("nyx_feedback_keys_verdict").from(KEYS, "feedback").to(VERDICTS, "id"));
         manager.create_table(keys).await
     }
 

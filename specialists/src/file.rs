@@ -22,7 +22,7 @@ struct File {
     #[serde(default)]
     examples: Vec<String>,
     adapter: Option<String>,
-    group: Option<usize>,
+    replica: Option<usize>,
     prompt: Prompt,
     #[serde(default)]
     retrieval: RetrievalKeys,
@@ -151,7 +151,7 @@ pub(crate) fn parse(text: &str) -> Result<SpecialistPolicy, String> {
         purpose,
         examples,
         adapter: file.adapter,
-        group: file.group,
+        replica: file.replica,
         retrieval,
         timing: file.timing,
         temperature: sampling.temperature,

@@ -2,7 +2,7 @@
 //!
 //! A specialist is one TOML file ([`SpecialistPolicy::parse`]); Nyx ships five and a general assistant
 //! ([`SHIPPED`]), and one more needs a file and no code.
-//! The present comes in with the [`Situation`], so that the same question, evidence and time always write the same prompt.
+//! The present comes in with the [`PromptContext`], so that the same question, evidence and time always write the same prompt.
 
 pub mod bandit;
 mod citations;
@@ -32,7 +32,7 @@ mod seeded;
 pub use citations::{cited, without_citations};
 pub use error::SpecialistError;
 pub use evidence::Evidence;
-pub use policy::{Outcome, Retrieval, Situation, SpecialistPolicy, Verdict};
+pub use policy::{AutomaticReward, Outcome, PromptContext, Retrieval, SpecialistPolicy};
 pub use reward::{brier_reward, calibration, choices_reward, delayed, quadratic_reward, reward_of, support, timeliness};
 pub use shipped::SHIPPED;
 pub use similarity::similarity;

@@ -54,8 +54,8 @@ pub struct SpecialistPolicy {
     pub examples: Vec<String>,
     /// The adapter's folder; `None` speaks through the base alone.
     pub adapter: Option<String>,
-    /// The pool group it is pinned to.
-    pub group: Option<usize>,
+    /// The replica of the pool it is pinned to.
+    pub replica: Option<usize>,
     pub retrieval: Retrieval,
     /// Answers are planned by the time that is left: what a full and a short one are worth.
     pub timing: Option<Quality>,
@@ -75,7 +75,7 @@ pub struct SpecialistPolicy {
 
 /// What a prompt is written from.
 #[derive(Debug, Clone, Copy)]
-pub struct Situation<'a> {
+pub struct PromptContext<'a> {
     pub now: DateTime<Utc>,
     /// Milliseconds until the caller's deadline.
     pub deadline_ms: u64,
@@ -96,7 +96,7 @@ pub struct Outcome<'a> {
 
 /// How well the specialist's own quality showed.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Verdict {
+pub struct AutomaticReward {
     /// Trait activation in [0, 1].
     pub activation: f64,
     /// The automatic reward in [-1, 1].
@@ -128,7 +128,7 @@ impl SpecialistPolicy {
     ///
     /// # Errors
     /// [`SpecialistError::BadPrompt`] when the context template fails on this situation.
-    pub fn system_prompt(&self, situation: &Situation<'_>) -> Result<String, SpecialistError> {
+    pub fn system_prompt(&self, situation: &PromptContext<'_>) -> Result<String, SpecialistError> {
         let context = prompt::render(&self.context, situation)
             .map_err(|reason| SpecialistError::BadPrompt { name: self.name.clone(), reason: format!("prompt.context: {reason}") })?;
         let context = context.trim();
@@ -167,14 +167,14 @@ impl SpecialistPolicy {
     }
 
     /// The automatic reward, or `None` where only people or the future can tell.
-    pub fn judge(&self, outcome: &Outcome<'_>) -> Option<Verdict> {
+    pub fn automatic_reward(&self, outcome: &Outcome<'_>) -> Option<AutomaticReward> {
         let (rule, activation) = match self.reward {
             RewardRule::Support => ("support", reward::support(outcome.answer, outcome.evidence)),
             RewardRule::Timeliness { penalty } => ("timeliness", Some(reward::timeliness(outcome, penalty))),
             RewardRule::Probability | RewardRule::Rating => return None,
         };
         let activation = activation?;
-        Some(Verdict { activation, reward: reward::reward_of(activation), rule: rule.into() })
+        Some(AutomaticReward { activation, reward: reward::reward_of(activation), rule: rule.into() })
     }
 }
 

@@ -21,7 +21,7 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
 use serde::Serialize;
 
 use crate::time::age_in_words;
-use crate::{Evidence, Situation};
+use crate::{Evidence, PromptContext};
 
 const SPEAKER_CHARS: usize = 60;
 
@@ -72,7 +72,7 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    fn of(situation: &Situation<'a>) -> Self {
+    fn of(situation: &PromptContext<'a>) -> Self {
         let now = situation.now;
         Self {
             now: Now {
@@ -107,7 +107,7 @@ impl<'a> Item<'a> {
 }
 
 /// Renders a context template.
-pub(crate) fn render(template: &str, situation: &Situation<'_>) -> Result<String, String> {
+pub(crate) fn render(template: &str, situation: &PromptContext<'_>) -> Result<String, String> {
     let view = Value::from(Serde(View::of(situation)));
     let environment = environment()?;
     environment.template_from_named_str("context", template).and_then(|compiled| compiled.render(view)).map_err(|error| describe(&error))
@@ -137,7 +137,7 @@ pub(crate) fn check(template: &str) -> Result<BTreeSet<String>, String> {
     let full = Evidence { speaker: Some("Ada".into()), when: Some(DateTime::<Utc>::UNIX_EPOCH), context, ..bare.clone() };
     let both = [bare, full];
     for evidence in [&[], &both[..1], &both[1..], &both] {
-        render(template, &Situation { now: DateTime::<Utc>::UNIX_EPOCH, deadline_ms: 60_000, evidence, question: "tea?" })?;
+        render(template, &PromptContext { now: DateTime::<Utc>::UNIX_EPOCH, deadline_ms: 60_000, evidence, question: "tea?" })?;
     }
     Ok(used)
 }
@@ -184,9 +184,9 @@ mod tests {
     use super::*;
     use crate::seeded::Seeded;
 
-    fn situation<'a>(evidence: &'a [Evidence]) -> Situation<'a> {
+    fn situation<'a>(evidence: &'a [Evidence]) -> PromptContext<'a> {
         let now = DateTime::parse_from_rfc3339("2026-11-24T14:45:26Z").unwrap().to_utc();
-        Situation { now, deadline_ms: 12_900, evidence, question: "who?" }
+        PromptContext { now, deadline_ms: 12_900, evidence, question: "who?" }
     }
 
     fn memory(text: &str) -> Evidence {

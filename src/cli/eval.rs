@@ -1,30 +1,30 @@
-//! `nyx eval`: how good each specialist is, on trials.
+//! `nyx eval`: how good each specialist is, on evaluation data sets.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use nyx_actors::NyxError;
-use nyx_actors::choosing::{ChoosingLog, PolicyReport, PolicySpec};
+use nyx_actors::routing::{ChoosingLog, PolicyReport, PolicySpec};
 use nyx_specialists::bandit::{Estimate, OffPolicy};
 
 use super::{CommandError, make_data_dir, output};
 use crate::settings::Settings;
 use nyx_evals::{Dataset, EvalEnvironment, EvalError, EvalPlan, Report, SUITES, evaluate, html_report, read_routing, run_routing};
 
-/// Measure each specialist on trials.
+/// Measure each specialist on evaluation data sets.
 #[derive(Debug, Args)]
 pub(super) struct Eval {
     /// Estimate from the rewarded decisions on record what another way of choosing would earn: uniform, best, current or specialist=NAME; may be
     /// given again. Options follow after commas: temperature=T, epsilon=E, weights=none
-    #[arg(long, value_name = "POLICY", conflicts_with_all = ["trials", "suite", "limit", "adapter", "no_answers", "out"])]
+    #[arg(long, value_name = "POLICY", conflicts_with_all = ["evals", "suite", "limit", "adapter", "no_answers", "out"])]
     policy: Vec<String>,
     /// Measure only how often a request goes to its specialist, on this file: a line a request, {"lang": "de", "request": "...", "specialist": "kairos"}
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["policy", "trials", "suite", "adapter", "no_answers", "out"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["policy", "evals", "suite", "adapter", "no_answers", "out"])]
     routing: Option<PathBuf>,
-    /// The folder of trials [default: $NYX_TRIALS, else ../shared/trials]
+    /// The folder of evaluation data sets [default: $NYX_EVALS, else ../shared/trials]
     #[arg(long, value_name = "DIR")]
-    trials: Option<PathBuf>,
-    /// Which part of the trials: NAME.SPLIT.jsonl is read
+    evals: Option<PathBuf>,
+    /// Which split: NAME.SPLIT.jsonl is read
     #[arg(long, value_name = "SPLIT", default_value = "dev")]
     split: String,
     /// Only this suite; may be given again [default: all that are there]
@@ -71,7 +71,7 @@ impl Eval {
             policy.adapter = Some(folder.to_owned());
         }
         let out = self.out.clone().unwrap_or_else(|| settings.data_dir.join("eval"));
-        let dataset = Dataset { dir: self.trials.clone().unwrap_or_else(Dataset::default_dir), split: self.split.clone() };
+        let dataset = Dataset { dir: self.evals.clone().unwrap_or_else(Dataset::default_dir), split: self.split.clone() };
         let plan = EvalPlan { dataset, suites: self.suite.clone(), answers: !self.no_answers };
         let environment = EvalEnvironment::start(options, self.seed, self.limit.map(|limit| limit as usize), None).await?;
         let report = evaluate(&environment, &plan).await;

@@ -13,15 +13,15 @@ use nyx_evals::{
     Dataset, EvalEnvironment, FeedbackLoopReport, Listening, feedback_loop_options, run_feedback_loop, summary, train_adapter,
 };
 
-/// The specialists that answer trials with choices.
+/// The specialists that answer questions with choices.
 const SUITES: [&str; 4] = ["kairos", "eleos", "aletheia", "moira"];
 
-/// Learn from trials through the gate (the adapters, and a loop from feedback alone), and say what came of it on dev.
+/// Train on evaluation data through the gate (the adapters, and a loop from feedback alone), and say what came of it on dev.
 #[derive(Debug, Args)]
 pub(super) struct Learn {
-    /// The folder of trials [default: $NYX_TRIALS, else ../shared/trials]
+    /// The folder of evaluation data sets [default: $NYX_EVALS, else ../shared/trials]
     #[arg(long, value_name = "DIR")]
-    trials: Option<PathBuf>,
+    evals: Option<PathBuf>,
     /// Only this suite; may be given again
     #[arg(long, value_name = "NAME", value_parser = SUITES)]
     suite: Vec<String>,
@@ -48,13 +48,13 @@ impl Learn {
     pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
         make_data_dir(&settings)?;
         std::fs::create_dir_all(&self.out).map_err(|source| CommandError::Write { path: self.out.clone(), source })?;
-        let dataset = Dataset { dir: self.trials.clone().unwrap_or_else(Dataset::default_dir), split: "train".into() };
-        let mut learning = settings.learning.clone();
-        learning.epochs = self.epochs as usize;
+        let dataset = Dataset { dir: self.evals.clone().unwrap_or_else(Dataset::default_dir), split: "train".into() };
+        let mut training = settings.training.clone();
+        training.epochs = self.epochs as usize;
         let limit = self.limit.map(|limit| limit as usize);
         let mut options = settings.nyx_options()?;
         // what is learned here is learned by hand
-        options.learning.auto = false;
+        options.training.auto = false;
         options.specialists.iter_mut().for_each(|policy| policy.adapter = None);
         let mut report = json!({ "suites": {}, "loop": null, "peft": null });
         if let Some(path) = &self.peft {
@@ -65,7 +65,7 @@ impl Learn {
         let mut lines = Vec::new();
         for suite in SUITES.into_iter().filter(|suite| all || self.suite.iter().any(|wanted| wanted == suite)) {
             let environment = EvalEnvironment::start(options.clone(), self.seed, limit, None).await?;
-            let trained = train_adapter(&environment, &dataset, suite, &learning).await;
+            let trained = train_adapter(&environment, &dataset, suite, &training).await;
             environment.shutdown().await;
             let trained = trained?;
             lines.push(summary(suite, &trained));
@@ -74,7 +74,7 @@ impl Learn {
             self.keep(&report)?;
         }
         if self.requests > 0 {
-            let environment = EvalEnvironment::start(feedback_loop_options(options, &learning), self.seed, limit, None).await?;
+            let environment = EvalEnvironment::start(feedback_loop_options(options, &training), self.seed, limit, None).await?;
             let ran = Box::pin(run_feedback_loop(&environment, &dataset, self.requests as usize, serve)).await;
             environment.shutdown().await;
             let ran: FeedbackLoopReport = ran?;

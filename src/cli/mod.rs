@@ -60,7 +60,7 @@ enum Command {
     Serve(serve::Serve),
     /// Ask one question here, without a server
     Ask(ask::Ask),
-    /// Measure each specialist on trials
+    /// Measure each specialist on evaluation data sets
     Eval(eval::Eval),
     /// Train a specialist's adapter, or learn how sure an answer is
     Train(train::Train),

@@ -24,10 +24,10 @@ pub(super) fn note(text: &str) {
 
 /// The error and its causes on one line. A cause that the message already tells is left out.
 pub(super) fn complain(error: &(dyn Error + 'static)) {
-    note(&format!("error: {}", told(error)));
+    note(&format!("error: {}", error_text(error)));
 }
 
-pub(super) fn told(error: &(dyn Error + 'static)) -> String {
+pub(super) fn error_text(error: &(dyn Error + 'static)) -> String {
     let mut text = one_line(error);
     let mut cause = error.source();
     while let Some(inner) = cause {
@@ -65,8 +65,8 @@ mod tests {
 
     #[test]
     fn an_error_is_one_line_with_each_cause_once() {
-        assert_eq!(told(&Outer::Told(Inner)), "outer: inner trouble");
-        assert_eq!(told(&Outer::Silent(Inner)), "outer: inner trouble");
+        assert_eq!(error_text(&Outer::Told(Inner)), "outer: inner trouble");
+        assert_eq!(error_text(&Outer::Silent(Inner)), "outer: inner trouble");
         assert_eq!(one_line("bad file\n   0: main\n             at main.rs:1\n"), "bad file");
     }
 }

@@ -14,19 +14,19 @@ use nyx_evals::{Dataset, EvalEnvironment, PARTS, fit_part};
 /// Train a specialist's adapter, or learn how sure an answer is.
 #[derive(Debug, Args)]
 pub(super) struct Train {
-    /// Specialists whose adapters to train, or `confidence`, to learn it from trials
+    /// Specialists whose adapters to train, or `confidence`, to fit it on evaluation data
     #[arg(required = true, value_name = "PART|SPECIALIST")]
     parts: Vec<String>,
     #[command(flatten)]
     adapter: adapter::Lessons,
-    /// Learn specialists' adapters from the decisions on record instead of trials. What is learned is put to use only if it is better on what was held
+    /// Learn specialists' adapters from the decisions on record instead of evaluation data. What is learned is put to use only if it is better on what was held
     /// back
-    #[arg(long, conflicts_with_all = ["trials", "split", "limit"])]
+    #[arg(long, conflicts_with_all = ["evals", "split", "limit"])]
     from_log: bool,
-    /// The folder of trials [default: $NYX_TRIALS, else ../shared/trials]
+    /// The folder of evaluation data sets [default: $NYX_EVALS, else ../shared/trials]
     #[arg(long, value_name = "DIR")]
-    trials: Option<PathBuf>,
-    /// Which part of the trials: NAME.SPLIT.jsonl is read
+    evals: Option<PathBuf>,
+    /// Which split: NAME.SPLIT.jsonl is read
     #[arg(long, value_name = "SPLIT", default_value = "train")]
     split: String,
     /// Questions of a suite at most, drawn by the seed
@@ -44,7 +44,7 @@ impl Train {
     pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
         make_data_dir(&settings)?;
         let out = self.out.clone().unwrap_or_else(|| settings.data_dir.join("learned"));
-        let dataset = Dataset { dir: self.trials.clone().unwrap_or_else(Dataset::default_dir), split: self.split.clone() };
+        let dataset = Dataset { dir: self.evals.clone().unwrap_or_else(Dataset::default_dir), split: self.split.clone() };
         let policies = settings.nyx_options()?.specialists;
         let is_specialist = |name: &String| policies.iter().any(|policy| policy.name == *name);
         if let Some(other) = self.parts.iter().find(|name| !PARTS.contains(&name.as_str()) && !is_specialist(name)) {

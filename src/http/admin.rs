@@ -79,7 +79,7 @@ pub struct ActorList {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WeightRequest {
-    /// Within ± `master.max_trait_weight`.
+    /// Within ± `routing.max_trait_weight`.
     weight: f64,
     /// For the history; `admin` when absent.
     reason: Option<String>,
@@ -124,17 +124,17 @@ pub async fn actors(nyx: web::Data<Nyx>) -> HttpResponse {
 #[utoipa::path(get, path = "/admin/actors/{name}", tag = "admin", params(("name" = String, Path)),
     responses((status = 200, body = ActorItem), (status = 404, description = "no such actor", body = ErrorBody)))]
 pub async fn actor(nyx: web::Data<Nyx>, name: web::Path<String>) -> Result<HttpResponse, ApiError> {
-    let vitals = nyx.registry.get(&name).ok_or_else(|| no_actor(&nyx, &name))?;
-    Ok(HttpResponse::Ok().json(ActorItem::from(vitals.report())))
+    let metrics = nyx.registry.get(&name).ok_or_else(|| no_actor(&nyx, &name))?;
+    Ok(HttpResponse::Ok().json(ActorItem::from(metrics.report())))
 }
 
 /// Ends an actor's instance and starts a new one; a quarantined one too. Accepted at once; its `uptime_ms` tells when it is new.
 #[utoipa::path(post, path = "/admin/actors/{name}/restart", tag = "admin", params(("name" = String, Path)),
     responses((status = 202, body = ActorItem), (status = 404, description = "no such actor", body = ErrorBody)))]
 pub async fn restart(nyx: web::Data<Nyx>, name: web::Path<String>) -> Result<HttpResponse, ApiError> {
-    let vitals = nyx.registry.get(&name).ok_or_else(|| no_actor(&nyx, &name))?;
+    let metrics = nyx.registry.get(&name).ok_or_else(|| no_actor(&nyx, &name))?;
     nyx.restart_actor(&name)?;
-    Ok(HttpResponse::Accepted().json(ActorItem::from(vitals.report())))
+    Ok(HttpResponse::Accepted().json(ActorItem::from(metrics.report())))
 }
 
 /// Every specialist's trait weight.

@@ -6,7 +6,7 @@ use actix_web::{HttpResponse, web};
 use chrono::{DateTime, Utc};
 use nyx_actors::decision::{AdapterVersion, Answer, Status, Timings, TokenUsage};
 use nyx_actors::phoebe::messages::ListDecisions;
-use nyx_actors::question::Given;
+use nyx_actors::question::RequestInputs;
 use nyx_actors::{Decision, Nyx};
 use nyx_specialists::Evidence;
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Query, parsed};
-use super::verdicts::VerdictItem;
+use super::feedback::FeedbackItem;
 
 /// One piece of what the specialist answered from.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -134,13 +134,13 @@ pub struct DecisionRecord {
     pub instance: String,
     pub conversation: Option<String>,
     /// The door it came through.
-    pub door: String,
+    pub endpoint: String,
     /// What was asked for: `nyx`, `nyx/NAME` or `nyx/base`.
     pub requested: String,
     pub messages: Vec<MessageItem>,
     /// What the caller gave beside them: `context`, `prior`, `now`, `remember`.
     #[schema(value_type = Object)]
-    pub given: Given,
+    pub inputs: RequestInputs,
     /// The last user message: what was routed and retrieved for.
     pub question: String,
     /// Who spoke.
@@ -149,7 +149,7 @@ pub struct DecisionRecord {
     pub scores: BTreeMap<String, f64>,
     /// How like the question is to the examples of each: the mean of the best two cosines. Empty where the scores alone decided.
     pub similarities: BTreeMap<String, f64>,
-    /// `master.similarity_scale` times the similarity (without one the score), with the trait weight; the propensities follow from these.
+    /// `routing.similarity_scale` times the similarity (without one the score), with the trait weight; the propensities follow from these.
     pub logits: BTreeMap<String, f64>,
     /// The probability with which each could have been drawn; they add up to 1.
     pub propensities: BTreeMap<String, f64>,
@@ -179,7 +179,7 @@ pub struct DecisionRecord {
     pub timings: TimingsItem,
     /// What took part in the answer and why it came out so, by name.
     #[schema(value_type = Object)]
-    pub notes: BTreeMap<String, serde_json::Value>,
+    pub trace: BTreeMap<String, serde_json::Value>,
     /// `answered`, `partial` (cut by the deadline), `cancelled` (the caller went away) or `failed`.
     #[schema(value_type = String)]
     pub status: Status,
@@ -194,10 +194,10 @@ impl From<Decision> for DecisionRecord {
             asked_at: decision.asked_at,
             instance: decision.instance,
             conversation: decision.conversation,
-            door: decision.door,
+            endpoint: decision.endpoint,
             requested: decision.requested,
             messages: decision.messages.into_iter().map(|said| MessageItem { role: said.role.as_str(), content: said.content }).collect(),
-            given: decision.given,
+            inputs: decision.inputs,
             question: decision.question,
             specialist: decision.specialist,
             scores: decision.scores,
@@ -220,7 +220,7 @@ impl From<Decision> for DecisionRecord {
             sampling: decision.sampling,
             usage: decision.usage.into(),
             timings: decision.timings.into(),
-            notes: decision.notes,
+            trace: decision.trace,
             status: decision.status,
             error: decision.error,
         }
@@ -233,7 +233,7 @@ pub struct DecisionStory {
     #[serde(flatten)]
     pub decision: DecisionRecord,
     /// What the future and people said of it, in the order in which they told it. The last of a kind counts.
-    pub verdicts: Vec<VerdictItem>,
+    pub feedback: Vec<FeedbackItem>,
 }
 
 /// Decisions, newest first.
@@ -282,15 +282,15 @@ pub async fn get(nyx: web::Data<Nyx>, id: web::Path<String>) -> Result<HttpRespo
     let bare = id.strip_prefix("chatcmpl-").unwrap_or(&id);
     let uuid = parsed("id", Some(bare), "a decision's id (UUID)")?.unwrap_or_default();
     let decision = nyx.decision(uuid).await?.into();
-    let verdicts = nyx.verdicts(uuid).await?.into_iter().map(Into::into).collect();
-    Ok(HttpResponse::Ok().json(DecisionStory { decision, verdicts }))
+    let feedback = nyx.feedback_of(uuid).await?.into_iter().map(Into::into).collect();
+    Ok(HttpResponse::Ok().json(DecisionStory { decision, feedback }))
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
 
-    /// A decision with every field set, for the shapes of all doors.
+    /// A decision with every field set, for the shapes of all routes.
     pub fn decision() -> Decision {
         serde_json::from_str(include_str!("../../tests/it/decision.json")).unwrap()
     }

@@ -16,7 +16,7 @@ use nyx_actors::{Nyx, Permit};
 use serde::Deserialize;
 use serde::de::{self, DeserializeOwned, SeqAccess, Visitor};
 
-use super::DoorState;
+use super::AppState;
 use super::error::ApiError;
 
 type Extracting<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>>>>;
@@ -51,7 +51,7 @@ impl<T: DeserializeOwned + 'static> FromRequest for Admitted<T> {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let body = body(request, payload);
         let nyx = request.app_data::<web::Data<Nyx>>().cloned();
-        let state = request.app_data::<web::Data<DoorState>>();
+        let state = request.app_data::<web::Data<AppState>>();
         let client = state.map_or_else(|| Arc::from(""), |state| state.keys.client(request.headers()));
         Box::pin(async move {
             let body = body.await?;
@@ -92,7 +92,7 @@ pub fn parsed<T: std::str::FromStr>(name: &str, given: Option<&str>, expected: &
 /// Reads the body, bounded in size and time.
 fn body(request: &HttpRequest, payload: &mut Payload) -> impl Future<Output = Result<Vec<u8>, ApiError>> + use<> {
     let (limit, patience) = request
-        .app_data::<web::Data<DoorState>>()
+        .app_data::<web::Data<AppState>>()
         .map_or((2 << 20, Duration::from_secs(30)), |state| (state.max_body_bytes, state.body_timeout));
     let is_json = is_json(request);
     let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
@@ -279,7 +279,7 @@ mod tests {
 
     #[actix_web::test]
     async fn size_and_content_type_are_checked() {
-        let state = DoorState::for_tests(1024);
+        let state = AppState::for_tests(1024);
         let app = web_test::init_service(App::new().app_data(web::Data::new(state)).route("/", web::post().to(echo))).await;
         let json =
             |body: String| web_test::TestRequest::post().uri("/").insert_header(("content-type", "application/json")).set_payload(body);

@@ -7,7 +7,7 @@ use actix_web::{HttpResponse, web};
 use chrono::{DateTime, Utc};
 use nyx_actors::decision::Status;
 use nyx_actors::memory::MemoryFilter;
-use nyx_actors::question::{Given, Question, SamplingOverrides, StreamEvent};
+use nyx_actors::question::{Question, RequestInputs, SamplingOverrides, StreamEvent};
 use nyx_actors::{Decision, Nyx};
 use nyx_engine::{ChatMessage, Role};
 use serde::{Deserialize, Serialize};
@@ -93,7 +93,7 @@ impl InferRequest {
             stop,
             ..SamplingOverrides::default()
         };
-        let given = Given {
+        let inputs = RequestInputs {
             context: self.context,
             prior: self.prior,
             now: self.now,
@@ -103,7 +103,7 @@ impl InferRequest {
             allow_defer: self.allow_defer.unwrap_or(false),
         };
         let question = Question::new(messages, target, "/infer");
-        Ok(Question { choices: self.choices, sampling, conversation: self.conversation, given, ..question })
+        Ok(Question { choices: self.choices, sampling, conversation: self.conversation, inputs, ..question })
     }
 }
 
@@ -131,7 +131,7 @@ pub struct InferResponse {
     pub timings: TimingsItem,
     /// What took part in the answer and why it came out so, by name; empty when nothing did.
     #[schema(value_type = Object)]
-    pub notes: BTreeMap<String, serde_json::Value>,
+    pub trace: BTreeMap<String, serde_json::Value>,
     /// Of a deferred answer, when to look for it at `GET /v1/decisions/{id}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after_s: Option<u64>,
@@ -150,7 +150,7 @@ pub struct Choice {
     pub scores: BTreeMap<String, f64>,
     /// How like the question is to the examples of each: the mean of the best two cosines. Empty where the scores alone decided.
     pub similarities: BTreeMap<String, f64>,
-    /// `master.similarity_scale` times the similarity (without one the score), with the trait weight.
+    /// `routing.similarity_scale` times the similarity (without one the score), with the trait weight.
     pub logits: BTreeMap<String, f64>,
     /// The probability with which each could have been drawn; they add up to 1.
     pub propensities: BTreeMap<String, f64>,
@@ -178,7 +178,7 @@ impl From<Decision> for InferResponse {
             adapter: decision.adapter.map(Into::into),
             usage: decision.usage.into(),
             timings: decision.timings.into(),
-            notes: decision.notes,
+            trace: decision.trace,
             retry_after_s,
             status: decision.status,
             finish_reason,

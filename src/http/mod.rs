@@ -1,4 +1,4 @@
-//! The doors over HTTP: they parse, admit, and tell; no decisions are made here.
+//! The routes over HTTP: they parse, admit, and tell; no decisions are made here.
 
 mod adapters;
 mod admin;
@@ -10,6 +10,7 @@ mod decisions;
 mod embeddings;
 mod error;
 mod extract;
+mod feedback;
 mod health;
 mod infer;
 mod learned;
@@ -22,7 +23,6 @@ mod sse;
 #[cfg(test)]
 mod tests;
 mod training;
-mod verdicts;
 
 use std::io;
 use std::net::TcpListener;
@@ -33,7 +33,7 @@ use actix_web::body::MessageBody;
 use actix_web::dev::{Server, ServiceRequest, ServiceResponse};
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::middleware::{Next, from_fn};
-use actix_web::{App, HttpServer, Route, guard, web};
+use actix_web::{App, HttpServer, guard, web};
 use chrono::Utc;
 use nyx_actors::Nyx;
 
@@ -44,9 +44,9 @@ pub use infer::InferResponse;
 pub(crate) use memories::MemoryRequest;
 pub use options::{HttpOptions, HttpOptionsError};
 
-/// What the doors know besides Nyx.
+/// What the routes know besides Nyx.
 #[derive(Debug)]
-pub struct DoorState {
+pub struct AppState {
     keys: Keys,
     pub max_body_bytes: usize,
     pub body_timeout: Duration,
@@ -54,7 +54,7 @@ pub struct DoorState {
     pub started_at: i64,
 }
 
-impl DoorState {
+impl AppState {
     fn new(options: &HttpOptions) -> Self {
         Self {
             keys: Keys::new(options),
@@ -75,75 +75,75 @@ impl DoorState {
     }
 }
 
-/// One way in.
-struct Door {
+/// A route.
+struct Route {
     path: &'static str,
     method: Method,
     access: Access,
-    route: Route,
+    handler: actix_web::Route,
 }
 
-fn door(access: Access, method: Method, path: &'static str, route: Route) -> Door {
-    Door { path, method, access, route }
+fn route(access: Access, method: Method, path: &'static str, handler: actix_web::Route) -> Route {
+    Route { path, method, access, handler }
 }
 
-/// All of them. Doors of one path have one kind of access.
-fn doors() -> Vec<Door> {
+/// All routes. Those of one path have one kind of access.
+fn routes() -> Vec<Route> {
     let (get, post) = (|| Method::GET, || Method::POST);
     let to = web::route;
     vec![
-        door(Access::Caller, post(), "/infer", to().to(infer::infer)),
-        door(Access::Caller, post(), "/v1/chat/completions", to().to(chat::complete)),
-        door(Access::Caller, get(), "/v1/models", to().to(models::list)),
-        door(Access::Caller, get(), "/v1/models/{id:.+}", to().to(models::get)),
-        door(Access::Caller, post(), "/v1/embeddings", to().to(embeddings::embed)),
-        door(Access::Caller, post(), "/v1/memories", to().to(memories::remember)),
-        door(Access::Caller, Method::DELETE, "/v1/memories", to().to(memories::forget)),
-        door(Access::Caller, get(), "/v1/memories/search", to().to(memories::search)),
-        door(Access::Caller, Method::DELETE, "/v1/memories/{id}", to().to(memories::forget_one)),
-        door(Access::Caller, get(), "/v1/decisions", to().to(decisions::list)),
-        door(Access::Caller, get(), "/v1/decisions/{id}", to().to(decisions::get)),
-        door(Access::Caller, post(), "/v1/outcomes", to().to(verdicts::resolve)),
-        door(Access::Caller, get(), "/v1/outcomes", to().to(verdicts::promises)),
-        door(Access::Caller, post(), "/v1/feedback", to().to(verdicts::feedback)),
-        door(Access::Caller, get(), "/v1/sources", to().to(sources::list)),
-        door(Access::Caller, get(), "/v1/cells", to().to(cells::cells)),
-        door(Access::Admin, get(), "/admin/actors", to().to(admin::actors)),
-        door(Access::Admin, get(), "/admin/actors/{name}", to().to(admin::actor)),
-        door(Access::Admin, post(), "/admin/actors/{name}/restart", to().to(admin::restart)),
-        door(Access::Admin, get(), "/admin/traits", to().to(admin::traits)),
-        door(Access::Admin, get(), "/admin/traits/{name}", to().to(admin::trait_history)),
-        door(Access::Admin, post(), "/admin/traits/{name}", to().to(admin::set_trait)),
-        door(Access::Admin, get(), "/admin/training", to().to(training::runs)),
-        door(Access::Admin, post(), "/admin/training", to().to(training::train)),
-        door(Access::Admin, get(), "/admin/adapters", to().to(adapters::adapters)),
-        door(Access::Admin, post(), "/admin/adapters/{id}/promote", to().to(adapters::promote)),
-        door(Access::Admin, post(), "/admin/adapters/rollback/{specialist}", to().to(adapters::rollback)),
-        door(Access::Admin, get(), "/admin/learned", to().to(learned::learned)),
-        door(Access::Admin, get(), "/admin/confidence", to().to(confidence::confidence)),
-        door(Access::Admin, post(), "/admin/confidence/refit", to().to(confidence::refit)),
-        door(Access::Open, get(), "/health/live", to().to(health::live)),
-        door(Access::Open, get(), "/health/ready", to().to(health::ready)),
-        door(Access::Metrics, get(), "/metrics", to().to(health::metrics)),
-        door(Access::Open, get(), "/openapi.json", to().to(openapi::describe)),
+        route(Access::Caller, post(), "/infer", to().to(infer::infer)),
+        route(Access::Caller, post(), "/v1/chat/completions", to().to(chat::complete)),
+        route(Access::Caller, get(), "/v1/models", to().to(models::list)),
+        route(Access::Caller, get(), "/v1/models/{id:.+}", to().to(models::get)),
+        route(Access::Caller, post(), "/v1/embeddings", to().to(embeddings::embed)),
+        route(Access::Caller, post(), "/v1/memories", to().to(memories::remember)),
+        route(Access::Caller, Method::DELETE, "/v1/memories", to().to(memories::forget)),
+        route(Access::Caller, get(), "/v1/memories/search", to().to(memories::search)),
+        route(Access::Caller, Method::DELETE, "/v1/memories/{id}", to().to(memories::forget_one)),
+        route(Access::Caller, get(), "/v1/decisions", to().to(decisions::list)),
+        route(Access::Caller, get(), "/v1/decisions/{id}", to().to(decisions::get)),
+        route(Access::Caller, post(), "/v1/outcomes", to().to(feedback::resolve)),
+        route(Access::Caller, get(), "/v1/outcomes", to().to(feedback::open_forecasts)),
+        route(Access::Caller, post(), "/v1/feedback", to().to(feedback::feedback)),
+        route(Access::Caller, get(), "/v1/sources", to().to(sources::list)),
+        route(Access::Caller, get(), "/v1/cells", to().to(cells::cells)),
+        route(Access::Admin, get(), "/admin/actors", to().to(admin::actors)),
+        route(Access::Admin, get(), "/admin/actors/{name}", to().to(admin::actor)),
+        route(Access::Admin, post(), "/admin/actors/{name}/restart", to().to(admin::restart)),
+        route(Access::Admin, get(), "/admin/traits", to().to(admin::traits)),
+        route(Access::Admin, get(), "/admin/traits/{name}", to().to(admin::trait_history)),
+        route(Access::Admin, post(), "/admin/traits/{name}", to().to(admin::set_trait)),
+        route(Access::Admin, get(), "/admin/training", to().to(training::runs)),
+        route(Access::Admin, post(), "/admin/training", to().to(training::train)),
+        route(Access::Admin, get(), "/admin/adapters", to().to(adapters::adapters)),
+        route(Access::Admin, post(), "/admin/adapters/{id}/promote", to().to(adapters::promote)),
+        route(Access::Admin, post(), "/admin/adapters/rollback/{specialist}", to().to(adapters::rollback)),
+        route(Access::Admin, get(), "/admin/learned", to().to(learned::learned)),
+        route(Access::Admin, get(), "/admin/confidence", to().to(confidence::confidence)),
+        route(Access::Admin, post(), "/admin/confidence/refit", to().to(confidence::refit)),
+        route(Access::Open, get(), "/health/live", to().to(health::live)),
+        route(Access::Open, get(), "/health/ready", to().to(health::ready)),
+        route(Access::Metrics, get(), "/metrics", to().to(health::metrics)),
+        route(Access::Open, get(), "/openapi.json", to().to(openapi::describe)),
     ]
 }
 
-/// Hangs every door in. The key is checked at the path itself, so that no spelling of it goes around, nor does a method without a door.
-fn hang(config: &mut web::ServiceConfig) {
-    let mut doors = doors();
-    while !doors.is_empty() {
-        let (path, access) = (doors[0].path, doors[0].access);
-        let (here, further): (Vec<Door>, Vec<Door>) = doors.into_iter().partition(|door| door.path == path);
-        doors = further;
-        let allowed = here.iter().map(|door| door.method.as_str()).collect::<Vec<_>>().join(", ");
+/// Registers all routes. The key is checked at the path itself: another spelling of the path or a method without a route does not avoid the check.
+fn register(config: &mut web::ServiceConfig) {
+    let mut routes = routes();
+    while !routes.is_empty() {
+        let (path, access) = (routes[0].path, routes[0].access);
+        let (here, further): (Vec<Route>, Vec<Route>) = routes.into_iter().partition(|route| route.path == path);
+        routes = further;
+        let allowed = here.iter().map(|route| route.method.as_str()).collect::<Vec<_>>().join(", ");
         let mut resource = web::resource(path);
-        for Door { method, route, .. } in here {
+        for Route { method, handler, .. } in here {
             let matching = guard::fn_guard(move |context| {
                 let given = &context.head().method;
                 *given == method || (method == Method::GET && *given == Method::HEAD)
             });
-            resource = resource.route(route.guard(matching));
+            resource = resource.route(handler.guard(matching));
         }
         let own = OWN_DEADLINE.contains(&path);
         let checked = from_fn(move |request: ServiceRequest, next: Next<_>| async move {
@@ -163,14 +163,14 @@ fn method_not_allowed(allowed: &str) -> ApiError {
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).with_header(header::ALLOW, allowed)
 }
 
-async fn no_such_door(request: actix_web::HttpRequest) -> Result<&'static str, ApiError> {
+async fn not_found(request: actix_web::HttpRequest) -> Result<&'static str, ApiError> {
     let message = format!("no such path: {:?}; see /openapi.json", request.path());
     Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", message))
 }
 
 /// Lets in who may come in.
 fn check(access: Access, request: &ServiceRequest) -> Result<(), ApiError> {
-    request.app_data::<web::Data<DoorState>>().map_or(Ok(()), |state| state.keys.check(access, request.headers()))
+    request.app_data::<web::Data<AppState>>().map_or(Ok(()), |state| state.keys.check(access, request.headers()))
 }
 
 /// Whose deadline is the caller's, and what lives longer than a request.
@@ -241,10 +241,15 @@ pub fn listen(options: &HttpOptions) -> io::Result<TcpListener> {
 /// # Errors
 /// When the socket cannot be used.
 pub fn serve(listener: TcpListener, options: &HttpOptions, nyx: Nyx) -> io::Result<Server> {
-    let state = web::Data::from(Arc::new(DoorState::new(options)));
+    let state = web::Data::from(Arc::new(AppState::new(options)));
     let nyx = web::Data::new(nyx);
     let app = move || {
-        App::new().app_data(nyx.clone()).app_data(state.clone()).configure(hang).default_service(web::to(no_such_door)).wrap(from_fn(count))
+        App::new()
+            .app_data(nyx.clone())
+            .app_data(state.clone())
+            .configure(register)
+            .default_service(web::to(not_found))
+            .wrap(from_fn(count))
     };
     let server = HttpServer::new(app)
         .workers(options.workers)

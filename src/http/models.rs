@@ -6,7 +6,7 @@ use nyx_actors::{Nyx, NyxError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::DoorState;
+use super::AppState;
 use super::error::{ApiError, ErrorBody};
 
 /// The embedder's name on the OpenAI door.
@@ -84,14 +84,14 @@ fn all(nyx: &Nyx, created: i64) -> Vec<Model> {
 
 /// Lists the models: the master, the base, every specialist, and the embedder.
 #[utoipa::path(get, path = "/v1/models", tag = "openai", responses((status = 200, body = ModelList)))]
-pub async fn list(nyx: web::Data<Nyx>, state: web::Data<DoorState>) -> HttpResponse {
+pub async fn list(nyx: web::Data<Nyx>, state: web::Data<AppState>) -> HttpResponse {
     HttpResponse::Ok().json(ModelList { object: "list", data: all(&nyx, state.started_at) })
 }
 
 /// One model.
 #[utoipa::path(get, path = "/v1/models/{id}", tag = "openai", params(("id" = String, Path, description = "may hold a slash: `nyx/mnemosyne`")),
     responses((status = 200, body = Model), (status = 404, description = "no such model", body = ErrorBody)))]
-pub async fn get(nyx: web::Data<Nyx>, state: web::Data<DoorState>, id: web::Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn get(nyx: web::Data<Nyx>, state: web::Data<AppState>, id: web::Path<String>) -> Result<HttpResponse, ApiError> {
     let models = all(&nyx, state.started_at);
     match models.iter().find(|model| model.id == *id) {
         Some(model) => Ok(HttpResponse::Ok().json(model)),

@@ -1,11 +1,11 @@
-//! `GET /openapi.json`: the doors, described from their own types.
+//! `GET /openapi.json`: the routes, described from their own types.
 
 use actix_web::HttpResponse;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    adapters, admin, cells, chat, confidence, decisions, embeddings, health, infer, learned, memories, models, sources, training, verdicts,
+    adapters, admin, cells, chat, confidence, decisions, embeddings, feedback, health, infer, learned, memories, models, sources, training,
 };
 
 #[derive(OpenApi)]
@@ -23,9 +23,9 @@ use super::{
         memories::forget_one,
         decisions::list,
         decisions::get,
-        verdicts::resolve,
-        verdicts::promises,
-        verdicts::feedback,
+        feedback::resolve,
+        feedback::open_forecasts,
+        feedback::feedback,
         sources::list,
         cells::cells,
         admin::actors,

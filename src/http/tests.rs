@@ -1,18 +1,18 @@
-//! The doors against their description.
+//! The routes against their description.
 
 use std::collections::BTreeSet;
 
 use utoipa::OpenApi as _;
 
-use super::doors;
 use super::openapi::Description;
+use super::routes;
 
 #[test]
 fn the_description_and_the_doors_are_the_same() {
-    let hung: BTreeSet<(String, String)> = doors()
+    let hung: BTreeSet<(String, String)> = routes()
         .into_iter()
-        .filter(|door| door.path != "/openapi.json")
-        .map(|door| (door.method.as_str().to_lowercase(), door.path.replace(":.+", "")))
+        .filter(|route| route.path != "/openapi.json")
+        .map(|route| (route.method.as_str().to_lowercase(), route.path.replace(":.+", "")))
         .collect();
     let described = serde_json::to_value(Description::openapi()).unwrap();
     let described: BTreeSet<(String, String)> = described["paths"]
@@ -26,10 +26,10 @@ fn the_description_and_the_doors_are_the_same() {
 
 #[test]
 fn a_path_has_one_kind_of_access_and_one_door_a_method() {
-    let doors = doors();
-    let found: BTreeSet<(&str, &str)> = doors.iter().map(|door| (door.path, door.method.as_str())).collect();
-    assert_eq!(found.len(), doors.len());
-    for door in &doors {
-        assert!(doors.iter().all(|other| other.path != door.path || other.access == door.access), "{}", door.path);
+    let routes = routes();
+    let found: BTreeSet<(&str, &str)> = routes.iter().map(|route| (route.path, route.method.as_str())).collect();
+    assert_eq!(found.len(), routes.len());
+    for route in &routes {
+        assert!(routes.iter().all(|other| other.path != route.path || other.access == route.access), "{}", route.path);
     }
 }

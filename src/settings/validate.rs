@@ -27,12 +27,12 @@ pub(super) fn check(settings: &Settings, origins: &Origins) -> Result<(), Settin
         other => SettingsError::Syntax { origin: "settings".into(), reason: other.to_string() },
     })?;
     pool(settings, &check)?;
-    master(settings, &check)?;
+    routing(settings, &check)?;
     requests(settings, &check)?;
     database(settings, &check)?;
     memory(settings, &check)?;
     adapters(settings, &check)?;
-    if let Some((key, value, expected)) = settings.learning.wrong() {
+    if let Some((key, value, expected)) = settings.training.wrong() {
         check.that(false, key, value, expected)?;
     }
     facts(settings, &check)?;
@@ -77,16 +77,16 @@ fn models(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError>
 
 fn pool(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {
     let pool = &settings.pool;
-    let shown = || format!("{:?}", pool.groups);
+    let shown = || format!("{:?}", pool.replicas);
     check.that(
-        !pool.groups.is_empty() && pool.groups.iter().all(|group| !group.is_empty()),
-        "pool.groups",
+        !pool.replicas.is_empty() && pool.replicas.iter().all(|replica| !replica.is_empty()),
+        "pool.replicas",
         shown(),
-        "at least one group with at least one device, such as [[\"cpu\"]]",
+        "at least one replica with at least one device, such as [[\"cpu\"]]",
     )?;
-    nyx_actors::device_groups(pool).map_err(|error| match error {
-        StartError::Setting { value, expected, .. } => check.invalid("pool.groups", &value, expected),
-        other => check.invalid("pool.groups", &shown(), &other.to_string()),
+    nyx_actors::device_replicas(pool).map_err(|error| match error {
+        StartError::Setting { value, expected, .. } => check.invalid("pool.replicas", &value, expected),
+        other => check.invalid("pool.replicas", &shown(), &other.to_string()),
     })?;
     check.between("pool.max_batch", pool.max_batch, 1, 4096)?;
     check.between("pool.prefill_chunk", pool.prefill_chunk, 1, MOST)?;
@@ -99,17 +99,17 @@ fn pool(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {
     Ok(())
 }
 
-fn master(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {
-    let master = &settings.master;
+fn routing(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {
+    let routing = &settings.routing;
     let positive = |value: f64| value.is_finite() && value > 0.0;
-    check.that(positive(master.similarity_scale), "master.similarity_scale", master.similarity_scale, "a number above 0")?;
-    check.that(positive(master.temperature), "master.temperature", master.temperature, "a number above 0")?;
-    check.that((0.0..=1.0).contains(&master.epsilon), "master.epsilon", master.epsilon, "0 to 1")?;
-    check.that(positive(master.max_trait_weight), "master.max_trait_weight", master.max_trait_weight, "a number above 0")?;
-    check.that((0.0..=10.0).contains(&master.learning_rate), "master.learning_rate", master.learning_rate, "0 to 10")?;
-    check.that((0.0..=0.5).contains(&master.forgetting), "master.forgetting", master.forgetting, "0 to 0.5")?;
-    let age = master.trait_weight_age_ms;
-    check.that(age <= 3_600_000, "master.trait_weight_age_ms", age, "0 to 3600000")?;
+    check.that(positive(routing.similarity_scale), "routing.similarity_scale", routing.similarity_scale, "a number above 0")?;
+    check.that(positive(routing.temperature), "routing.temperature", routing.temperature, "a number above 0")?;
+    check.that((0.0..=1.0).contains(&routing.epsilon), "routing.epsilon", routing.epsilon, "0 to 1")?;
+    check.that(positive(routing.max_trait_weight), "routing.max_trait_weight", routing.max_trait_weight, "a number above 0")?;
+    check.that((0.0..=10.0).contains(&routing.learning_rate), "routing.learning_rate", routing.learning_rate, "0 to 10")?;
+    check.that((0.0..=0.5).contains(&routing.decay), "routing.decay", routing.decay, "0 to 0.5")?;
+    let age = routing.trait_weight_age_ms;
+    check.that(age <= 3_600_000, "routing.trait_weight_age_ms", age, "0 to 3600000")?;
     let rewards = &settings.rewards;
     check.that((0.0..=1.0).contains(&rewards.calibration), "rewards.calibration", rewards.calibration, "0 to 1")
 }

@@ -80,8 +80,8 @@ fn an_adapter_that_does_not_fit_is_refused_at_the_start_by_name() {
     hestia(&program, &folder);
     let ran = program.run(&["ask", "Hello?", "--specialist", "hestia"]);
     let error = ran.refusal();
-    for told in [folder.to_str().unwrap(), "q_proj.lora_A", "[2, 575]", "[2, 576]"] {
-        assert!(error.contains(told), "{error}");
+    for reply in [folder.to_str().unwrap(), "q_proj.lora_A", "[2, 575]", "[2, 576]"] {
+        assert!(error.contains(reply), "{error}");
     }
     std::fs::remove_dir_all(&folder).unwrap();
     let ran = program.run(&["ask", "Hello?", "--specialist", "hestia"]);
@@ -91,7 +91,7 @@ fn an_adapter_that_does_not_fit_is_refused_at_the_start_by_name() {
 #[test]
 fn a_group_of_two_cores_says_bit_for_bit_what_one_device_says_and_each_core_has_its_actor() {
     let answers = |groups: &str| {
-        let program = Program::new().with("NYX__POOL__GROUPS", groups);
+        let program = Program::new().with("NYX__POOL__REPLICAS", groups);
         let folder = program.dir.path().join("lora");
         adapter(&folder, 576);
         hestia(&program, &folder);

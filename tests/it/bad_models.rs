@@ -48,10 +48,11 @@ fn what_is_not_a_model_at_all_is_refused_by_name() {
     write(&text, "these are notes");
     let empty = program.dir.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
-    for (path, told) in [(text.as_path(), "notes.gguf"), (&empty, "config.json"), (Path::new("/no/such/model.gguf"), "/no/such/model.gguf")]
+    for (path, reply) in
+        [(text.as_path(), "notes.gguf"), (&empty, "config.json"), (Path::new("/no/such/model.gguf"), "/no/such/model.gguf")]
     {
         let error = refusal_of_base(&program, path);
-        assert!(error.contains(told), "{error}");
+        assert!(error.contains(reply), "{error}");
     }
 }
 
@@ -94,12 +95,12 @@ fn damaged_safetensors_are_refused_by_name() {
         ("wrong-size", safetensors(&tensor(0, 8), 8), "safetensors"),
         ("no-tensors", safetensors(&serde_json::json!({}), 0), "tensor"),
     ];
-    for (name, bytes, told) in cases {
+    for (name, bytes, reply) in cases {
         let folder = program.dir.path().join(name);
         tiny_llama(&folder);
         write(&folder.join("model.safetensors"), bytes);
         let error = refusal_of_base(&program, &folder);
-        assert!(error.contains(told), "{name}: {error}");
+        assert!(error.contains(reply), "{name}: {error}");
     }
 }
 

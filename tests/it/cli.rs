@@ -25,16 +25,16 @@ fn a_memory_told_to_the_server_is_evidence_for_ask() {
     remember(&serving, "The boiler was serviced on Tuesday.");
     let question = "What did I tell you about my sister?";
     // beside the server, and after it
-    let told = program.run(&["ask", question, "--specialist", "mnemosyne", "--json", "--max-tokens", "4"]).json();
-    assert!(texts(&told["evidence"]).contains(&SISTER), "{told}");
+    let reply = program.run(&["ask", question, "--specialist", "mnemosyne", "--json", "--max-tokens", "4"]).json();
+    assert!(texts(&reply["evidence"]).contains(&SISTER), "{reply}");
     assert!(serving.interrupt().status.success());
 
-    let told = program.run(&["ask", question, "--specialist", "mnemosyne", "--json", "--max-tokens", "24"]).json();
-    assert_eq!(told["specialist"], "mnemosyne");
-    assert!(texts(&told["evidence"]).contains(&SISTER), "{told}");
-    let item = told["evidence"].as_array().unwrap().iter().find(|item| item["text"] == SISTER).unwrap();
+    let reply = program.run(&["ask", question, "--specialist", "mnemosyne", "--json", "--max-tokens", "24"]).json();
+    assert_eq!(reply["specialist"], "mnemosyne");
+    assert!(texts(&reply["evidence"]).contains(&SISTER), "{reply}");
+    let item = reply["evidence"].as_array().unwrap().iter().find(|item| item["text"] == SISTER).unwrap();
     assert!(item["id"].is_string() && item["source"].is_string() && item["score"].as_f64().unwrap() > 0.0, "{item}");
-    assert!(!told["answer"].as_str().unwrap().is_empty() && told["confidence"].is_null());
+    assert!(!reply["answer"].as_str().unwrap().is_empty() && reply["confidence"].is_null());
 
     let chosen = program.run(&["ask", question, "--json", "--max-tokens", "8"]).json();
     let (scores, propensities) =
@@ -56,11 +56,11 @@ fn evidence_that_does_not_fit_the_window_is_left_out_or_cut() {
     remember(&serving, &format!("{SISTER} {}", "She said so again and again. ".repeat(300)));
     remember(&serving, SISTER);
     let asked = json!({"prompt": "What did I tell you about my sister?", "specialist": "mnemosyne", "max_tokens": 8});
-    let (status, told) = serving.post("/infer", &asked);
-    assert_eq!(status, 200, "{told}");
-    assert!(texts(&told["evidence"]).iter().any(|text| text.contains("Clara")), "{told}");
-    let bytes: usize = texts(&told["evidence"]).iter().map(|text| text.len()).sum();
-    assert!(bytes < 3000, "{told}");
+    let (status, reply) = serving.post("/infer", &asked);
+    assert_eq!(status, 200, "{reply}");
+    assert!(texts(&reply["evidence"]).iter().any(|text| text.contains("Clara")), "{reply}");
+    let bytes: usize = texts(&reply["evidence"]).iter().map(|text| text.len()).sum();
+    assert!(bytes < 3000, "{reply}");
 }
 
 #[test]
@@ -76,9 +76,9 @@ fn ask_streams_the_answer_to_stdout_and_the_rest_to_stderr() {
 #[test]
 fn ask_with_choices_answers_with_one_of_them_and_their_probabilities() {
     let question = ["ask", "Is the sky on a clear day blue or green?", "--choices", "blue,green", "--specialist", "base", "--json"];
-    let told = Program::new().run(&question).json();
-    assert!(["blue", "green"].contains(&told["answer"].as_str().unwrap()), "{told}");
-    let probabilities = &told["choice_probabilities"];
+    let reply = Program::new().run(&question).json();
+    assert!(["blue", "green"].contains(&reply["answer"].as_str().unwrap()), "{reply}");
+    let probabilities = &reply["choice_probabilities"];
     let values: Vec<f64> = match probabilities {
         Value::Object(map) => map.values().map(|value| value.as_f64().unwrap()).collect(),
         list => list.as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect(),
@@ -90,12 +90,12 @@ fn ask_with_choices_answers_with_one_of_them_and_their_probabilities() {
 #[test]
 fn ask_refuses_what_cannot_be_answered() {
     let program = Program::new();
-    for (extra, told) in
+    for (extra, reply) in
         [(&["--specialist", "zeus"][..], "eleos, nyx"), (&["--deadline-ms", "0"], "deadline_ms"), (&["--max-tokens", "0"], "max_tokens")]
     {
         let ran = program.run(&[&["ask", "Hello?"], extra].concat());
         let error = ran.refusal();
-        assert!(error.contains(told), "{error}");
+        assert!(error.contains(reply), "{error}");
         assert_eq!(ran.stdout, "");
     }
     let ran = program.run(&["ask", ""]);
@@ -233,7 +233,7 @@ fn doctor_says_what_is_wrong_and_what_to_do() {
     let port = taken.local_addr().unwrap().port().to_string();
     let program = Program::new()
         .with("NYX__HTTP__PORT", &port)
-        .with("NYX__POOL__GROUPS", r#"[["cuda:99"]]"#)
+        .with("NYX__POOL__REPLICAS", r#"[["cuda:99"]]"#)
         .with("NYX__PHOEBE__URL", "postgres://nyx@127.0.0.1:1/nyx")
         .with("NYX__DATA_DIR", "/proc/nyx")
         .with("NYX_MODELS", "/no/such/models");
@@ -241,10 +241,11 @@ fn doctor_says_what_is_wrong_and_what_to_do() {
     assert!(ran.refusal().contains("checks failed"), "{ran:?}");
     let report: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(report["ok"], false);
-    for (name, told) in [("base model", "nyx fetch"), ("device", "pool.groups"), ("data folder", "data_dir"), ("database", "phoebe.url")] {
+    for (name, reply) in [("base model", "nyx fetch"), ("device", "pool.replicas"), ("data folder", "data_dir"), ("database", "phoebe.url")]
+    {
         let check = check(&report, name);
         assert_eq!(check["status"], "error", "{check}");
-        assert!(check["advice"].as_str().unwrap().contains(told), "{check}");
+        assert!(check["advice"].as_str().unwrap().contains(reply), "{check}");
     }
     assert_eq!(check(&report, "port")["status"], "warning");
     if !cfg!(feature = "cuda") {

@@ -11,9 +11,9 @@ fn read(path: &str) -> String {
 }
 
 #[test]
-fn every_promise_of_the_readme_names_a_test_that_exists() {
+fn every_guarantee_of_the_readme_names_a_test_that_exists() {
     let readme = read("README.md");
-    let (_, table) = readme.split_once("## What holds each promise").unwrap();
+    let (_, table) = readme.split_once("## Guarantees and their tests").unwrap();
     let rows: Vec<&str> =
         table.split("\n## ").next().unwrap().lines().filter(|line| line.starts_with("| ") && line.contains('`')).collect();
     assert!(rows.len() >= 10, "the table is there");

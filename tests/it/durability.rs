@@ -67,14 +67,14 @@ impl Load {
                     };
                     match call(&address, "POST", path, &body.to_string()) {
                         Some((200, answer)) => {
-                            let mut told = acknowledged.lock().unwrap();
+                            let mut reply = acknowledged.lock().unwrap();
                             match path {
-                                "/v1/feedback" => told.feedback.insert(format!("k-{n}")),
-                                "/v1/memories" => told.memories.insert(answer["id"].as_str().unwrap().to_owned()),
+                                "/v1/feedback" => reply.feedback.insert(format!("k-{n}")),
+                                "/v1/memories" => reply.memories.insert(answer["id"].as_str().unwrap().to_owned()),
                                 _ => {
                                     let id = answer["id"].as_str().unwrap().trim_start_matches("chatcmpl-").to_owned();
                                     rated = Some(id.clone());
-                                    told.decisions.insert(id)
+                                    reply.decisions.insert(id)
                                 }
                             };
                         }
@@ -128,17 +128,17 @@ fn assert_recorded(file: &Path, acknowledged: &Acknowledged) {
         texts
     };
     actix_rt::System::new().block_on(async {
-        for (what, sql, told) in [
+        for (what, sql, reply) in [
             ("decisions", "SELECT id FROM nyx_synthetic_specialist_queries", &acknowledged.decisions),
             // one that said what counted already is kept by its key alone
-            ("feedback", "SELECT key FROM nyx_verdicts UNION ALL SELECT key FROM nyx_verdict_keys", &acknowledged.feedback),
+            ("feedback", "SELECT key FROM nyx_feedback UNION ALL SELECT key FROM nyx_feedback_keys", &acknowledged.feedback),
             ("memories", "SELECT id FROM nyx_subjective_memory", &acknowledged.memories),
         ] {
             let found = texts(sql).await;
             let once: BTreeSet<String> = found.iter().cloned().collect();
             assert_eq!(found.len(), once.len(), "{what}: some are there twice");
-            let lost: Vec<&String> = told.difference(&once).collect();
-            assert!(lost.is_empty(), "{what}: {} of {} acknowledged are not on record: {lost:?}", lost.len(), told.len());
+            let lost: Vec<&String> = reply.difference(&once).collect();
+            assert!(lost.is_empty(), "{what}: {} of {} acknowledged are not on record: {lost:?}", lost.len(), reply.len());
         }
         // each request was numbered
         for sql in [
@@ -176,15 +176,15 @@ fn what_was_acknowledged_under_load_survives_every_kill_9() {
         let acknowledged = acknowledged.lock().unwrap();
         assert_recorded(&program.data_dir().join("phoebe.db"), &acknowledged);
     }
-    let told = acknowledged.lock().unwrap();
+    let reply = acknowledged.lock().unwrap();
     println!(
         "{} rounds of kill -9: {} decisions, {} feedback, {} memories",
         rounds(),
-        told.decisions.len(),
-        told.feedback.len(),
-        told.memories.len()
+        reply.decisions.len(),
+        reply.feedback.len(),
+        reply.memories.len()
     );
-    assert!(!told.decisions.is_empty() && !told.feedback.is_empty() && !told.memories.is_empty());
+    assert!(!reply.decisions.is_empty() && !reply.feedback.is_empty() && !reply.memories.is_empty());
 }
 
 /// A small file system of its own; unmounted when dropped.
@@ -251,9 +251,9 @@ fn a_full_disk_is_told_and_loses_nothing_that_was_acknowledged() {
         load.end();
     }
     serving.kill();
-    let told = acknowledged.lock().unwrap();
-    println!("{} rounds of a full disk: {} acknowledged", rounds(), told.len());
-    assert_recorded(&file, &told);
+    let reply = acknowledged.lock().unwrap();
+    println!("{} rounds of a full disk: {} acknowledged", rounds(), reply.len());
+    assert_recorded(&file, &reply);
 }
 
 #[test]

@@ -101,7 +101,7 @@ fn every_suite_is_played_and_reported() {
     std::fs::create_dir(&trials).unwrap();
     write_trials(&trials);
     let trials = trials.to_str().unwrap();
-    let ran = program.run(&["eval", "--trials", trials, "--split", "made", "--adapter", "none", "--json"]);
+    let ran = program.run(&["eval", "--evals", trials, "--split", "made", "--adapter", "none", "--json"]);
     assert!(ran.status.success(), "{ran:?}");
     let report: Value = serde_json::from_str(&ran.stdout).unwrap();
     let suites = &report["suites"];
@@ -125,7 +125,7 @@ fn every_suite_is_played_and_reported() {
     assert!(std::fs::read_to_string(folder.join("made.html")).unwrap().contains("<svg"));
 
     // the same seed, the same figures
-    let again = program.run(&["eval", "--trials", trials, "--split", "made", "--suite", "kairos", "--suite", "eleos", "--json"]);
+    let again = program.run(&["eval", "--evals", trials, "--split", "made", "--suite", "kairos", "--suite", "eleos", "--json"]);
     let again: Value = serde_json::from_str(&again.stdout).unwrap();
     for name in ["kairos", "eleos"] {
         assert_eq!(again["suites"][name], suites[name]);
@@ -139,17 +139,17 @@ fn what_is_missing_or_wrong_is_named() {
     std::fs::create_dir(&trials).unwrap();
     let folder = trials.to_str().unwrap();
     for (arguments, named) in [
-        (&["eval", "--trials", folder][..], "kairos.dev.jsonl"),
-        (&["eval", "--trials", folder, "--suite", "moira"], "moira.dev.jsonl"),
-        (&["eval", "--trials", folder, "--suite", "zeus"], "zeus"),
-        (&["eval", "--trials", folder, "--adapter", "zeus=x"], "zeus=x"),
-        (&["eval", "--trials", folder, "--limit", "0"], "0"),
+        (&["eval", "--evals", folder][..], "kairos.dev.jsonl"),
+        (&["eval", "--evals", folder, "--suite", "moira"], "moira.dev.jsonl"),
+        (&["eval", "--evals", folder, "--suite", "zeus"], "zeus"),
+        (&["eval", "--evals", folder, "--adapter", "zeus=x"], "zeus=x"),
+        (&["eval", "--evals", folder, "--limit", "0"], "0"),
     ] {
         let ran = program.run(arguments);
         assert!(!ran.status.success() && ran.stderr.contains(named), "{arguments:?}: {ran:?}");
     }
     std::fs::write(trials.join("moira.dev.jsonl"), "{\"id\": 1}\n").unwrap();
-    let ran = program.run(&["eval", "--trials", folder, "--suite", "moira"]);
+    let ran = program.run(&["eval", "--evals", folder, "--suite", "moira"]);
     assert!(ran.stderr.contains("moira.dev.jsonl, line 1"), "{ran:?}");
 }
 

@@ -17,13 +17,13 @@ fn ask(serving: &Serving, prompt: &str, choices: Option<&[&str]>) -> Value {
     if let Some(choices) = choices {
         body["choices"] = json!(choices);
     }
-    let (status, told) = serving.post("/infer", &body);
-    assert_eq!(status, 200, "{prompt}: {told}");
-    told
+    let (status, reply) = serving.post("/infer", &body);
+    assert_eq!(status, 200, "{prompt}: {reply}");
+    reply
 }
 
-fn evidence(told: &Value) -> Vec<(&str, &str)> {
-    told["evidence"].as_array().unwrap().iter().map(|item| (item["id"].as_str().unwrap(), item["text"].as_str().unwrap())).collect()
+fn evidence(reply: &Value) -> Vec<(&str, &str)> {
+    reply["evidence"].as_array().unwrap().iter().map(|item| (item["id"].as_str().unwrap(), item["text"].as_str().unwrap())).collect()
 }
 
 #[test]
@@ -45,18 +45,18 @@ fn rows_of_registered_tables_are_what_the_model_answers_from() {
     let (status, sources) = serving.get("/v1/sources");
     assert_eq!((status, sources["data"][0]["name"].as_str(), sources["data"][0]["rows"].as_u64()), (200, Some("games"), Some(4)));
     // among choices by the model's likelihoods, and no verdict but its own
-    let told = ask(&serving, "Is it true that the opponent in week 3 was the chicago bears?", Some(&["supported", "refuted"]));
+    let reply = ask(&serving, "Is it true that the opponent in week 3 was the chicago bears?", Some(&["supported", "refuted"]));
     let row = "week: 3; date: 1970-10-05; opponent: chicago bears; result: l 14 - 28; attendance: 58210";
-    assert_eq!(evidence(&told)[0], ("table:games#3", row), "{told}");
-    assert_eq!(told["evidence"][0]["source"], "games", "{told}");
-    let shares: Vec<f64> = told["choice_probabilities"].as_object().unwrap().values().map(|share| share.as_f64().unwrap()).collect();
-    assert!(shares.len() == 2 && (shares.iter().sum::<f64>() - 1.0).abs() < 1e-6 && shares.iter().all(|share| *share > 0.0), "{told}");
-    assert_eq!(told["notes"]["facts"], Value::Null, "{told}");
-    assert!(told["usage"]["prompt_tokens"].as_u64().unwrap() > 0, "the model was asked: {told}");
+    assert_eq!(evidence(&reply)[0], ("table:games#3", row), "{reply}");
+    assert_eq!(reply["evidence"][0]["source"], "games", "{reply}");
+    let shares: Vec<f64> = reply["choice_probabilities"].as_object().unwrap().values().map(|share| share.as_f64().unwrap()).collect();
+    assert!(shares.len() == 2 && (shares.iter().sum::<f64>() - 1.0).abs() < 1e-6 && shares.iter().all(|share| *share > 0.0), "{reply}");
+    assert_eq!(reply["trace"]["facts"], Value::Null, "{reply}");
+    assert!(reply["usage"]["prompt_tokens"].as_u64().unwrap() > 0, "the model was asked: {reply}");
     // in words as well, in any language
-    let told = ask(&serving, "¿Contra quién jugaron los chicago bears en la semana 3?", None);
-    assert_eq!(evidence(&told)[0].0, "table:games#3", "{told}");
-    assert!(told["usage"]["completion_tokens"].as_u64().unwrap() > 0, "{told}");
+    let reply = ask(&serving, "¿Contra quién jugaron los chicago bears en la semana 3?", None);
+    assert_eq!(evidence(&reply)[0].0, "table:games#3", "{reply}");
+    assert!(reply["usage"]["completion_tokens"].as_u64().unwrap() > 0, "{reply}");
 
     // whatever the prompt asks for, nothing is written
     for prompt in
@@ -68,9 +68,9 @@ fn rows_of_registered_tables_are_what_the_model_answers_from() {
     program.run(&["sources", "remove", "games"]).success();
     write(&file, GAMES.replace("chicago bears", "oakland raiders"));
     program.run(&["sources", "import", path]).success();
-    let told = ask(&serving, "Who were the oakland raiders, or the bears of chicago?", None);
-    assert_eq!(evidence(&told)[0].0, "table:games#3", "{told}");
-    assert!(!told.to_string().contains("opponent: chicago bears"), "{told}");
+    let reply = ask(&serving, "Who were the oakland raiders, or the bears of chicago?", None);
+    assert_eq!(evidence(&reply)[0].0, "table:games#3", "{reply}");
+    assert!(!reply.to_string().contains("opponent: chicago bears"), "{reply}");
     assert_eq!(program.run(&["sources", "remove", "games"]).success().stdout.trim(), "games: removed");
     assert_eq!(evidence(&ask(&serving, "Who were the oakland raiders?", None)), []);
     assert!(serving.interrupt().status.success());
@@ -96,12 +96,12 @@ fn a_table_of_the_settings_is_read_where_it_is() {
 fn names_are_found(serving: &Serving) {
     let names = ["Élodie", "Öztürk", "Мария", "Peter"];
     for (name, animal) in names.iter().zip(["bees", "goats", "geese", "pigs"]) {
-        let (status, told) = serving.post("/v1/memories", &json!({"text": format!("{name} keeps {animal}.")}));
-        assert_eq!(status, 200, "{told}");
+        let (status, reply) = serving.post("/v1/memories", &json!({"text": format!("{name} keeps {animal}.")}));
+        assert_eq!(status, 200, "{reply}");
     }
     for (at, name) in names.iter().enumerate() {
-        let told = ask(serving, &format!("{name}?"), None);
-        let found = evidence(&told);
+        let reply = ask(serving, &format!("{name}?"), None);
+        let found = evidence(&reply);
         let memory = found.iter().find(|(_, text)| text.starts_with(name));
         let memory = memory.unwrap_or_else(|| panic!("{name} ({at}) is not found: {found:?}"));
         assert!(memory.0.strip_prefix("memory:").is_some_and(|id| id.len() == 36), "{memory:?}");

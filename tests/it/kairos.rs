@@ -30,7 +30,7 @@ fn memories_are_recalled_with_their_times_and_the_plan_is_on_record() {
     let evidence = answer["evidence"].as_array().unwrap();
     assert_eq!(evidence.len(), 3, "{answer}");
     assert!(evidence.iter().any(|item| item["when"] == "2026-11-24T19:00:00Z"), "{answer}");
-    let note = answer["notes"]["timing"].as_object().unwrap();
+    let note = answer["trace"]["timing"].as_object().unwrap();
     assert_eq!(note.keys().collect::<Vec<_>>(), ["plan"], "{answer}");
     assert_eq!(note["plan"]["options"].as_array().unwrap().len(), 1, "{answer}");
 }
@@ -42,7 +42,7 @@ fn an_answer_may_come_later_where_the_caller_allows_it() {
     let (status, deferred) = serving.post("/infer", &ask(true));
     assert_eq!((status, &deferred["status"], &deferred["answer"]), (202, &json!("deferred"), &json!("")), "{deferred}");
     assert!(deferred["retry_after_s"].as_u64().unwrap() >= 1, "{deferred}");
-    assert_eq!(deferred["notes"]["timing"]["plan"]["chosen"]["course"], "defer");
+    assert_eq!(deferred["trace"]["timing"]["plan"]["chosen"]["mode"], "defer");
     let path = format!("/v1/decisions/{}", deferred["decision_id"].as_str().unwrap());
     let deadline = Instant::now() + Duration::from_secs(90);
     let answered = loop {
@@ -56,7 +56,7 @@ fn an_answer_may_come_later_where_the_caller_allows_it() {
     };
     assert_eq!(answered["status"], "answered", "{answered}");
     assert!(!answered["answer"].as_str().unwrap().is_empty() && answered["usage"]["completion_tokens"].as_u64().unwrap() > 0, "{answered}");
-    assert_eq!(answered["notes"]["deferral"]["plan"]["chosen"]["course"], "defer");
+    assert_eq!(answered["trace"]["deferral"]["plan"]["chosen"]["mode"], "defer");
     assert_ne!(serving.post("/infer", &ask(false)).1["status"], "deferred");
 }
 

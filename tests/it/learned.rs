@@ -29,8 +29,8 @@ fn confidence_is_null_until_truths_are_known_and_then_learned_from_the_record() 
         assert_eq!(answered["confidence"], Value::Null, "{answered}");
         // one in ten is otherwise than its kind
         let value = if index.is_multiple_of(2) == (index % 10 != 4) { 1.0 } else { -1.0 };
-        let (status, told) = serving.post("/v1/feedback", &json!({"decision_id": answered["decision_id"], "value": value}));
-        assert!((200..300).contains(&status), "{told}");
+        let (status, reply) = serving.post("/v1/feedback", &json!({"decision_id": answered["decision_id"], "value": value}));
+        assert!((200..300).contains(&status), "{reply}");
     }
     assert_eq!(part(&serving, "confidence"), Value::Null);
     let before = serving.get("/admin/confidence").1;
@@ -42,7 +42,7 @@ fn confidence_is_null_until_truths_are_known_and_then_learned_from_the_record() 
     assert!(good["confidence"].as_f64().unwrap() > bad["confidence"].as_f64().unwrap() + 0.3, "{good} {bad}");
     let recorded = serving.get(&format!("/v1/decisions/{}", good["decision_id"].as_str().unwrap())).1;
     assert_eq!(
-        (&recorded["confidence"], &recorded["notes"]["confidence"]["calibrator"]),
+        (&recorded["confidence"], &recorded["trace"]["confidence"]["calibrator"]),
         (&good["confidence"], &learned["calibrator"]),
         "{recorded}"
     );

@@ -87,22 +87,22 @@ fn ended(serving: &Serving, count: usize) -> Vec<Value> {
 #[test]
 fn ratings_train_an_adapter_and_a_damaged_one_is_trained_again() {
     let program = Program::new()
-        .with("NYX__LEARNING__EPOCHS", "4")
-        .with("NYX__LEARNING__BATCH", "4")
-        .with("NYX__LEARNING__ANCHOR_TOKENS", "0")
-        .with("NYX__LEARNING__RANK", "8")
-        .with("NYX__LEARNING__LEARNING_RATE", "0.001")
-        .with("NYX__LEARNING__CANARY_SHARE", "0")
+        .with("NYX__TRAINING__EPOCHS", "4")
+        .with("NYX__TRAINING__BATCH", "4")
+        .with("NYX__TRAINING__ANCHOR_TOKENS", "0")
+        .with("NYX__TRAINING__RANK", "8")
+        .with("NYX__TRAINING__LEARNING_RATE", "0.001")
+        .with("NYX__TRAINING__CANARY_SHARE", "0")
         // what is learned here in a minute says nothing of a text
-        .with("NYX__LEARNING__PERPLEXITY_MARGIN", "0.5")
+        .with("NYX__TRAINING__PERPLEXITY_MARGIN", "0.5")
         .with("NYX__ADAPTERS__CHECK_EVERY_S", "1");
     let serving = program.serve();
     let before = right(&serving);
     for thing in &THINGS[..24] {
         for lit in [true, false] {
             let (answered, is_right) = answer(&serving, thing, lit);
-            let told = json!({"decision_id": answered["decision_id"], "thumbs": if is_right { "up" } else { "down" }});
-            assert_eq!(serving.post("/v1/feedback", &told).0, 200);
+            let reply = json!({"decision_id": answered["decision_id"], "thumbs": if is_right { "up" } else { "down" }});
+            assert_eq!(serving.post("/v1/feedback", &reply).0, 200);
         }
     }
     let (status, begun) = serving.post("/admin/training", &json!({"specialist": "eleos"}));

@@ -152,37 +152,37 @@ fn a_conversation_is_remembered_when_told_to() {
         json!({"prompt": "My cello is called Bruno. What is its name?", "specialist": "eleos", "conversation": "music", "max_tokens": 6,
             "temperature": 0, "now": "2026-05-01T10:00:00Z", "remember": remember})
     };
-    let (status, told) = serving.post("/infer", &asked(false));
-    assert_eq!((status, told["notes"].get("remembered")), (200, None), "{told}");
+    let (status, reply) = serving.post("/infer", &asked(false));
+    assert_eq!((status, reply["trace"].get("remembered")), (200, None), "{reply}");
     assert_eq!(search(&serving, "q=cello").len(), 0);
 
-    let (status, told) = serving.post("/infer", &asked(true));
-    assert_eq!(status, 200, "{told}");
-    let ids: Vec<&str> = told["notes"]["remembered"]["ids"].as_array().unwrap().iter().map(|id| id.as_str().unwrap()).collect();
+    let (status, reply) = serving.post("/infer", &asked(true));
+    assert_eq!(status, 200, "{reply}");
+    let ids: Vec<&str> = reply["trace"]["remembered"]["ids"].as_array().unwrap().iter().map(|id| id.as_str().unwrap()).collect();
     let (_, found) = serving.get("/v1/memories/search?q=cello&k=5&conversation=music");
     let by = |speaker: &str| found["data"].as_array().unwrap().iter().find(|hit| hit["speaker"] == speaker).unwrap().clone();
     let (question, answer) = (by("user"), by("eleos"));
     assert_eq!([&question["id"], &answer["id"]], [&json!(ids[0]), &json!(ids[1])], "{found}");
-    assert_eq!((&question["text"], &answer["text"]), (&json!("My cello is called Bruno. What is its name?"), &told["answer"]));
+    assert_eq!((&question["text"], &answer["text"]), (&json!("My cello is called Bruno. What is its name?"), &reply["answer"]));
     assert_eq!(question["when"], "2026-05-01T10:00:00Z");
     // it is on record too
-    let id = told["decision_id"].as_str().unwrap();
-    assert_eq!(serving.get(&format!("/v1/decisions/{id}")).1["notes"]["remembered"], told["notes"]["remembered"]);
+    let id = reply["decision_id"].as_str().unwrap();
+    assert_eq!(serving.get(&format!("/v1/decisions/{id}")).1["trace"]["remembered"], reply["trace"]["remembered"]);
 
     // the OpenAI door; what cannot be kept is a warning, not a lost answer
     let chat = |content: &str| {
         json!({"model": "nyx/base", "messages": [{"role": "user", "content": content}], "max_tokens": 4,
         "conversation": "music", "remember": true, "temperature": 0})
     };
-    let (status, told) = serving.post("/v1/chat/completions", &chat("And the violin is Clara."));
-    assert_eq!(status, 200, "{told}");
-    assert_eq!(told["nyx"]["notes"]["remembered"]["ids"].as_array().unwrap().len(), 2, "{told}");
+    let (status, reply) = serving.post("/v1/chat/completions", &chat("And the violin is Clara."));
+    assert_eq!(status, 200, "{reply}");
+    assert_eq!(reply["nyx"]["trace"]["remembered"]["ids"].as_array().unwrap().len(), 2, "{reply}");
     let hits = search(&serving, "q=violin&speaker=base");
     assert_eq!(hits.len(), 1, "{hits:?}");
     let long = format!("{}\nIs the sky blue?", " ".repeat(33_000));
     let weighed = json!({"prompt": long, "choices": ["yes", "no"], "specialist": "base", "remember": true});
-    let (status, told) = serving.post("/infer", &weighed);
-    assert_eq!(status, 200, "{told}");
-    assert!(told["notes"]["remembered"]["warning"].as_str().unwrap().contains("expected at most 32768"), "{told}");
-    assert!(["yes", "no"].contains(&told["answer"].as_str().unwrap()), "{told}");
+    let (status, reply) = serving.post("/infer", &weighed);
+    assert_eq!(status, 200, "{reply}");
+    assert!(reply["trace"]["remembered"]["warning"].as_str().unwrap().contains("expected at most 32768"), "{reply}");
+    assert!(["yes", "no"].contains(&reply["answer"].as_str().unwrap()), "{reply}");
 }

@@ -31,16 +31,16 @@ fn chat_completions_answer_as_openai_and_tell_of_the_decision() {
     assert!(texts.len() == 2 && texts[0] != texts[1], "{two}");
     assert_eq!(two["nyx"]["specialist"], "base");
 
-    let (_, told) = chat(&serving, json!({"logprobs": true, "top_logprobs": 2, "temperature": 0, "max_tokens": 4}));
-    let entries = told["choices"][0]["logprobs"]["content"].as_array().unwrap();
+    let (_, reply) = chat(&serving, json!({"logprobs": true, "top_logprobs": 2, "temperature": 0, "max_tokens": 4}));
+    let entries = reply["choices"][0]["logprobs"]["content"].as_array().unwrap();
     let text: String = entries.iter().map(|entry| entry["token"].as_str().unwrap()).collect();
-    assert_eq!((entries.len(), told["choices"][0]["message"]["content"].as_str().unwrap()), (4, text.as_str()), "{told}");
+    assert_eq!((entries.len(), reply["choices"][0]["message"]["content"].as_str().unwrap()), (4, text.as_str()), "{reply}");
     for entry in entries {
         assert_eq!(entry["top_logprobs"].as_array().unwrap().len(), 2);
         assert_eq!((&entry["top_logprobs"][0]["token"], &entry["top_logprobs"][0]["logprob"]), (&entry["token"], &entry["logprob"]));
         assert!(entry["logprob"].as_f64().unwrap() <= 0.0);
     }
-    assert_eq!(told["choices"][0]["finish_reason"], "length");
+    assert_eq!(reply["choices"][0]["finish_reason"], "length");
 
     let (_, whole) = chat(&serving, json!({"temperature": 0, "max_tokens": 24}));
     let answer = whole["choices"][0]["message"]["content"].as_str().unwrap();

@@ -10,9 +10,9 @@ const SECRET: &str = "4417";
 const MAX_TOKENS: usize = 16;
 
 fn infer(serving: &Serving, body: &Value) -> Value {
-    let (status, told) = serving.post("/infer", body);
-    assert_eq!(status, 200, "{body}: {told}");
-    told
+    let (status, reply) = serving.post("/infer", body);
+    assert_eq!(status, 200, "{body}: {reply}");
+    reply
 }
 
 /// A request to one of them; to none in particular where the router chooses.
@@ -39,16 +39,16 @@ fn everyone(serving: &Serving) -> Vec<String> {
 /// Asks each of them in a conversation of its own; who was shown the secret, or says it.
 fn who_knows(serving: &Serving, prompt: &str) -> Vec<String> {
     let knows = |name: &String| {
-        let told = infer(serving, &asking(prompt, name, &format!("of another with {name}")));
-        told["evidence"].to_string().contains(SECRET) || told["answer"].as_str().unwrap().contains(SECRET)
+        let reply = infer(serving, &asking(prompt, name, &format!("of another with {name}")));
+        reply["evidence"].to_string().contains(SECRET) || reply["answer"].as_str().unwrap().contains(SECRET)
     };
     everyone(serving).into_iter().filter(knows).collect()
 }
 
 fn what_one_conversation_told_is_shown_to_no_other(serving: &Serving) {
-    let told = format!("The PIN of my bank card is {SECRET}. Is that a good PIN?");
+    let reply = format!("The PIN of my bank card is {SECRET}. Is that a good PIN?");
     for name in everyone(serving) {
-        infer(serving, &asking(&told, &name, "mine"));
+        infer(serving, &asking(&reply, &name, "mine"));
     }
     // on record, and in nobody's prompt
     let (_, recorded) = serving.get("/v1/decisions?conversation=mine");
@@ -58,9 +58,9 @@ fn what_one_conversation_told_is_shown_to_no_other(serving: &Serving) {
 
 fn what_is_forgotten_is_found_by_nobody(serving: &Serving) {
     for forgetting in ["all=true", "conversation=gym"] {
-        let mut told = asking(&format!("My locker code is {SECRET}, please keep it in mind."), "nyx/mnemosyne", "gym");
-        told["remember"] = json!(true);
-        assert_eq!(infer(serving, &told)["notes"]["remembered"]["ids"].as_array().map(Vec::len), Some(2));
+        let mut reply = asking(&format!("My locker code is {SECRET}, please keep it in mind."), "nyx/mnemosyne", "gym");
+        reply["remember"] = json!(true);
+        assert_eq!(infer(serving, &reply)["trace"]["remembered"]["ids"].as_array().map(Vec::len), Some(2));
         let knowing = who_knows(serving, "What is the locker code?");
         for name in ["nyx/mnemosyne", "nyx/aletheia", "nyx/kairos"] {
             assert!(knowing.iter().any(|knows| knows == name), "{name} does not find what is remembered: {knowing:?}");

@@ -163,7 +163,7 @@ fn a_server_at_work_shows_no_secret_at_any_level() {
     let serving = program.serve();
     let caller = format!("Authorization: Bearer {SESAME}-caller");
     let admin = format!("Authorization: Bearer {SESAME}-admin");
-    let mut told = Vec::new();
+    let mut printed = Vec::new();
     for (method, path, key, body) in [
         ("POST", "/infer", &caller, json!({"prompt": "Hello?", "specialist": "eleos", "max_tokens": 2}).to_string()),
         ("POST", "/v1/memories", &caller, json!({"text": "The harbour is deep."}).to_string()),
@@ -177,11 +177,11 @@ fn a_server_at_work_shows_no_secret_at_any_level() {
     ] {
         let reply = serving.send(method, path, &[JSON, key], body.as_bytes());
         assert_eq!(reply.status, 200, "{path}: {reply:?}");
-        told.push(format!("{path}: {} {}", reply.head, reply.body));
+        reply.push(format!("{path}: {} {}", reply.head, reply.body));
     }
     assert_eq!(serving.send("GET", "/admin/actors", &[&caller], b"").status, 401, "a caller is no admin");
     let ran = serving.interrupt();
     assert!(ran.status.success() && ran.stderr.contains("TRACE"), "{}", ran.stderr.chars().take(2_000).collect::<String>());
-    told.extend([ran.stdout, ran.stderr]);
-    hidden("the server", &told.iter().map(String::as_str).collect::<Vec<_>>());
+    reply.extend([ran.stdout, ran.stderr]);
+    hidden("the server", &reply.iter().map(String::as_str).collect::<Vec<_>>());
 }

@@ -119,12 +119,12 @@ fn hangs_and_goes_on<T>(serving: &Serving, stop: impl FnOnce() -> T, go_on: impl
     // what was answered to nobody is on record, since the database was back in time
     let begun = Instant::now();
     loop {
-        let (status, told) = whole(serving, "GET", "/v1/decisions", b"");
-        let missing: Vec<&str> = QUESTIONS.into_iter().filter(|question| !told.contains(question)).collect();
+        let (status, reply) = whole(serving, "GET", "/v1/decisions", b"");
+        let missing: Vec<&str> = QUESTIONS.into_iter().filter(|question| !reply.contains(question)).collect();
         if status == 200 && missing.is_empty() {
             break;
         }
-        assert!(begun.elapsed() < PATIENCE, "{missing:?} are not on record: {status} {told}");
+        assert!(begun.elapsed() < PATIENCE, "{missing:?} are not on record: {status} {reply}");
         std::thread::sleep(Duration::from_millis(100));
     }
     for request in requests(&decision) {

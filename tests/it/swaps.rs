@@ -58,7 +58,7 @@ fn until_live(serving: &Serving, id: Option<&str>) {
 /// Asks `requests` times from many callers at once, through `swaps` promotions; each answer must be, to the last bit of its log-probabilities, what
 /// its generation says when it is asked alone.
 fn through_swaps(groups: &str, requests: usize, swaps: usize) {
-    let program = Program::new().with("NYX__POOL__GROUPS", groups).with("NYX__POOL__MAX_BATCH", "8");
+    let program = Program::new().with("NYX__POOL__REPLICAS", groups).with("NYX__POOL__MAX_BATCH", "8");
     hestia(&program);
     let ids = import(&program, 1..4);
     let serving = program.serve();

@@ -10,7 +10,7 @@ use nyx_engine::EngineError;
 use tokio::sync::oneshot;
 
 use crate::NyxError;
-use crate::gpu::Job;
+use crate::devices::Job;
 
 /// Whoever holds it may ask for this adapter on any device; when the last one is dropped, the devices give its weights up. Sequences that
 /// still run keep theirs until they end.
@@ -40,7 +40,7 @@ impl Drop for Leased {
     }
 }
 
-/// An adapter that a device's thread is to put beside the weights, on all shards of its group, between two steps.
+/// An adapter that a device's thread is to put beside the weights, on all shards of its replica, between two steps.
 pub(crate) struct Load {
     pub id: String,
     pub folder: PathBuf,
@@ -122,11 +122,11 @@ impl LoadedAdapters {
         wanted.get(id)?.lease.upgrade().map(AdapterLease)
     }
 
-    /// Puts the adapter of a folder on every shard of every group, between two steps of each; resolves when it is on all of them. A group
+    /// Puts the adapter of a folder on every shard of every replica, between two steps of each; resolves when it is on all of them. A replica
     /// that is down takes it when it comes back.
     ///
     /// # Errors
-    /// What the first group fails with; then it is on none of them.
+    /// What the first replica fails with; then it is on none of them.
     pub async fn load(&self, id: &str, folder: PathBuf) -> Result<AdapterLease, NyxError> {
         let _one = self.0.loading.lock().await;
         if let Some(lease) = self.lease(id) {

@@ -1,7 +1,7 @@
 //! Adapters: kept by what they are, promoted and taken back by generations, and swapped while requests run.
 //!
-//! A request takes up its [`Voice`] once and keeps it to its end, so that none mixes generations. A swap puts the next adapter on every shard of
-//! every group first, and then changes what the next request takes up; the old weights go when the last request that speaks through them
+//! A request takes up its [`ActiveAdapter`] once and keeps it to its end, so that none mixes generations. A swap puts the next adapter on every shard of
+//! every replica first, and then changes what the next request takes up; the old weights go when the last request that speaks through them
 //! ends. Which generation is live is what phoebe says: every process looks there, at its start and then again and again.
 
 mod api;
@@ -48,7 +48,7 @@ pub enum AdapterChoice {
 
 /// What one request speaks through, from its beginning to its end.
 #[derive(Debug, Clone, Default)]
-pub struct Voice {
+pub struct ActiveAdapter {
     /// Keeps the adapter on the devices; `None` is the base.
     pub lease: Option<AdapterLease>,
     /// `generation` is 0 of one that was not promoted.
@@ -113,22 +113,22 @@ impl Adapters {
     ///
     /// # Errors
     /// When what is chosen is not kept here or cannot be loaded.
-    pub async fn voice(
+    pub async fn active_adapter(
         &self,
         specialist: &str,
         choice: Option<&AdapterChoice>,
         seed: Option<u64>,
         question: &str,
-    ) -> Result<Voice, NyxError> {
+    ) -> Result<ActiveAdapter, NyxError> {
         let live = self.live(specialist);
         let id = match choice {
             None => return Ok(drawn(specialist, &live, seed, question)),
-            Some(AdapterChoice::Base) => return Ok(Voice::default()),
+            Some(AdapterChoice::Base) => return Ok(ActiveAdapter::default()),
             Some(AdapterChoice::Id(id)) => id,
         };
         let lease = self.lease(id).await?;
         let generation = if live.lease.is_some_and(|live| live.id() == id) { live.generation } else { 0 };
-        Ok(Voice { version: Some(version(specialist, &lease, generation)), lease: Some(lease), generation, canary: None })
+        Ok(ActiveAdapter { version: Some(version(specialist, &lease, generation)), lease: Some(lease), generation, canary: None })
     }
 
     /// Puts an adapter on every device and keeps it there as long as the lease lives; its files are compared with its id before.
@@ -195,8 +195,8 @@ fn version(specialist: &str, lease: &AdapterLease, generation: u64) -> AdapterVe
 }
 
 /// The live one, or the canary in its share of the requests.
-fn drawn(specialist: &str, live: &Live, seed: Option<u64>, question: &str) -> Voice {
-    let of_live = || Voice {
+fn drawn(specialist: &str, live: &Live, seed: Option<u64>, question: &str) -> ActiveAdapter {
+    let of_live = || ActiveAdapter {
         version: live.lease.as_ref().map(|lease| version(specialist, lease, live.generation)),
         lease: live.lease.clone(),
         generation: live.generation,
@@ -206,8 +206,13 @@ fn drawn(specialist: &str, live: &Live, seed: Option<u64>, question: &str) -> Vo
     let id = canary.id();
     if draw(seed, &[id, question]) < *share {
         let note = json!({ "arm": "canary", "propensity": share, "id": id });
-        return Voice { lease: Some(canary.clone()), version: Some(version(specialist, canary, 0)), generation: 0, canary: Some(note) };
+        return ActiveAdapter {
+            lease: Some(canary.clone()),
+            version: Some(version(specialist, canary, 0)),
+            generation: 0,
+            canary: Some(note),
+        };
     }
     let spoke = live.lease.as_ref().map(AdapterLease::id);
-    Voice { canary: Some(json!({ "arm": "live", "propensity": 1.0 - share, "id": spoke, "canary": id })), ..of_live() }
+    ActiveAdapter { canary: Some(json!({ "arm": "live", "propensity": 1.0 - share, "id": spoke, "canary": id })), ..of_live() }
 }

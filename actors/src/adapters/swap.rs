@@ -118,8 +118,8 @@ impl Adapters {
         // dropped outside the lock: the devices are told
         drop((left, tried));
         self.0.complaints.lock().unwrap_or_else(PoisonError::into_inner).remove(specialist);
-        if let Some(vitals) = self.0.registry.get(specialist) {
-            vitals.set_adapter(made.adapter.clone());
+        if let Some(metrics) = self.0.registry.get(specialist) {
+            metrics.set_adapter(made.adapter.clone());
         }
         let (adapter, generation, reason) = (made.adapter.clone(), made.generation, made.reason.clone());
         tracing::info!(specialist, generation, adapter = adapter.as_deref().unwrap_or("base"), reason, "a new generation speaks");

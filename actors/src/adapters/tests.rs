@@ -153,13 +153,13 @@ async fn shares_generations(world: World) {
     let b = one.import("eleos", &world.folder(2), None).await.unwrap();
     assert_eq!(one.generation("eleos"), (0, None));
     one.promote(&a, "first").await.unwrap();
-    let voice = one.voice("eleos", None, None, "").await.unwrap();
+    let active_adapter = one.active_adapter("eleos", None, None, "").await.unwrap();
     one.promote(&b, "second").await.unwrap();
-    let spoke = voice.version.clone().unwrap();
+    let spoke = active_adapter.version.clone().unwrap();
     assert_eq!((spoke.generation, &spoke.id), (1, &a));
     // what a request still speaks through stays on the devices, and goes with it
     assert_eq!(one.0.loaded.ids().len(), 2);
-    drop(voice);
+    drop(active_adapter);
     assert_eq!(one.0.loaded.ids(), std::slice::from_ref(&b));
     two.sync().await.unwrap();
     assert_eq!(two.generation("eleos"), (2, Some(b.clone())));
@@ -178,7 +178,7 @@ async fn shares_generations(world: World) {
     three.sync().await.unwrap();
     assert_eq!(three.generation("eleos"), (4, None));
     // a chosen one is asked whatever is live, and is no generation
-    let chosen = three.voice("eleos", Some(&AdapterChoice::Id(b.clone())), None, "").await.unwrap();
+    let chosen = three.active_adapter("eleos", Some(&AdapterChoice::Id(b.clone())), None, "").await.unwrap();
     assert_eq!(chosen.version.as_ref().map(|version| (version.generation, &version.id)), Some((0, &b)));
 }
 
@@ -286,27 +286,27 @@ async fn shares_canaries(world: World) {
     two.sync().await.unwrap();
     let mut spoke = 0;
     for seed in 0..400 {
-        let voice = one.voice("eleos", None, Some(seed), "who?").await.unwrap();
-        assert_eq!(voice.version, two.voice("eleos", None, Some(seed), "who?").await.unwrap().version);
-        let note = voice.canary.unwrap();
-        let canary = voice.version.as_ref().is_some_and(|version| version.id == b);
+        let active_adapter = one.active_adapter("eleos", None, Some(seed), "who?").await.unwrap();
+        assert_eq!(active_adapter.version, two.active_adapter("eleos", None, Some(seed), "who?").await.unwrap().version);
+        let note = active_adapter.canary.unwrap();
+        let canary = active_adapter.version.as_ref().is_some_and(|version| version.id == b);
         let (arm, propensity) = if canary { ("canary", 0.25) } else { ("live", 0.75) };
         assert_eq!((&note["arm"], &note["propensity"]), (&json!(arm), &json!(propensity)));
-        assert_eq!(note["id"], json!(voice.version.unwrap().id));
+        assert_eq!(note["id"], json!(active_adapter.version.unwrap().id));
         spoke += usize::from(canary);
     }
     assert!((70..=130).contains(&spoke), "{spoke} of 400");
     assert_eq!(one.library().show(&b).await.unwrap().status, AdapterStatus::Canary);
     one.clear_canary("eleos").await.unwrap();
     two.sync().await.unwrap();
-    assert!(two.voice("eleos", None, Some(1), "").await.unwrap().canary.is_none());
+    assert!(two.active_adapter("eleos", None, Some(1), "").await.unwrap().canary.is_none());
     assert_eq!(one.library().show(&b).await.unwrap().status, AdapterStatus::Candidate);
     // promoted while it is tried: it is tried no more
     one.set_canary("eleos", &b, 0.5).await.unwrap();
     one.promote(&b, "").await.unwrap();
     two.sync().await.unwrap();
     for process in [&one, &two] {
-        assert!(process.voice("eleos", None, None, "").await.unwrap().canary.is_none());
+        assert!(process.active_adapter("eleos", None, None, "").await.unwrap().canary.is_none());
         assert_eq!(process.generation("eleos"), (2, Some(b.clone())));
     }
 }

@@ -18,7 +18,7 @@ use actix::{Actor, ActorFutureExt as _, AsyncContext, Context, Handler, Response
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::observe::Vitals;
+use crate::observe::ActorMetrics;
 use crate::phoebe;
 use crate::phoebe::messages::Memory;
 use crate::phoebe::search::{LOCAL_TENANT, MemoryIndex};
@@ -58,12 +58,12 @@ pub struct MemoryParts {
 /// The actor.
 pub struct MemoryKeeper {
     parts: MemoryParts,
-    vitals: Arc<Vitals>,
+    metrics: Arc<ActorMetrics>,
 }
 
 impl MemoryKeeper {
-    pub fn new(parts: MemoryParts, vitals: Arc<Vitals>) -> Self {
-        Self { parts, vitals }
+    pub fn new(parts: MemoryParts, metrics: Arc<ActorMetrics>) -> Self {
+        Self { parts, metrics }
     }
 }
 
@@ -166,7 +166,7 @@ impl Handler<Remember> for MemoryKeeper {
     type Result = ResponseFuture<Result<Memory, NyxError>>;
 
     fn handle(&mut self, request: Remember, _: &mut Self::Context) -> Self::Result {
-        self.vitals.taken_up();
+        self.metrics.taken_up();
         let parts = self.parts.clone();
         Box::pin(async move {
             let kept = parts.remember(request.context, vec![request.memory]).await?.pop();
@@ -179,7 +179,7 @@ impl Handler<RememberMany> for MemoryKeeper {
     type Result = ResponseFuture<Result<Vec<Memory>, NyxError>>;
 
     fn handle(&mut self, request: RememberMany, _: &mut Self::Context) -> Self::Result {
-        self.vitals.taken_up();
+        self.metrics.taken_up();
         let parts = self.parts.clone();
         Box::pin(async move { parts.remember(request.context, request.memories).await })
     }
@@ -189,7 +189,7 @@ impl Handler<Forget> for MemoryKeeper {
     type Result = ResponseFuture<Result<Forgotten, NyxError>>;
 
     fn handle(&mut self, request: Forget, _: &mut Self::Context) -> Self::Result {
-        self.vitals.taken_up();
+        self.metrics.taken_up();
         let parts = self.parts.clone();
         Box::pin(async move { parts.forget(request).await })
     }
@@ -199,7 +199,7 @@ impl Handler<Recall> for MemoryKeeper {
     type Result = ResponseFuture<Result<Vec<MemoryHit>, NyxError>>;
 
     fn handle(&mut self, request: Recall, _: &mut Self::Context) -> Self::Result {
-        self.vitals.taken_up();
+        self.metrics.taken_up();
         let parts = self.parts.clone();
         Box::pin(async move { parts.recall(request).await })
     }
@@ -209,7 +209,7 @@ impl Handler<Embed> for MemoryKeeper {
     type Result = ResponseFuture<Result<Embeddings, NyxError>>;
 
     fn handle(&mut self, request: Embed, _: &mut Self::Context) -> Self::Result {
-        self.vitals.taken_up();
+        self.metrics.taken_up();
         let parts = self.parts.clone();
         Box::pin(async move { parts.embed(request.context, request.texts).await })
     }

@@ -14,21 +14,21 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{Inner, Nyx, StartError, blocking, candle_device};
-use crate::adapters::{AdapterBase, AdapterLibrary, AdapterParts, Adapters, LoadedAdapters, Voice};
+use crate::adapters::{ActiveAdapter, AdapterBase, AdapterLibrary, AdapterParts, Adapters, LoadedAdapters};
 use crate::cells::CellStream;
 use crate::confidence::Calibration;
+use crate::devices::{Device, DeviceThreadOptions, GpuPool, GpuShard, GpuWorker, Shard};
 use crate::facts::Facts;
-use crate::gpu::{Device, DeviceThreadOptions, GpuPool, GpuShard, GpuWorker, Shard};
 use crate::learned::LearnedLoader;
 use crate::memory::{EmbeddingService, MemoryKeeper, MemoryParts, QdrantIndex, StoreKind};
 use crate::metrics::Metrics;
-use crate::observe::{ActorState, Registry, Vitals};
+use crate::observe::{ActorMetrics, ActorState, Registry};
 use crate::options::{self, NyxOptions};
 use crate::orchestrator::{Orchestrator, OrchestratorParts, OrchestratorSetup};
 use crate::phoebe::search::MemoryIndex;
 use crate::phoebe::{Phoebe, PhoebeStore};
 use crate::specialist::{Specialist, SpecialistParts, Timer};
-use crate::supervise::{RestartPolicy, Supervised};
+use crate::supervise::{ActorRef, RestartPolicy};
 use crate::trainer::Trainer;
 use crate::{NyxError, orchestrator};
 
@@ -36,20 +36,20 @@ use crate::{NyxError, orchestrator};
 pub(super) const MAILBOX: usize = 1024;
 
 /// Starts actors on one arbiter and enters them in the registry.
-struct Troupe {
+struct ActorTree {
     arbiter: ArbiterHandle,
     registry: Registry,
 }
 
-impl Troupe {
+impl ActorTree {
     fn start<A: actix::Actor<Context = actix::Context<A>>>(
         &self,
-        vitals: Arc<Vitals>,
-        make: impl Fn(Arc<Vitals>) -> A + Send + 'static,
-    ) -> Supervised<A> {
-        self.registry.add(Arc::clone(&vitals));
-        let for_instances = Arc::clone(&vitals);
-        Supervised::start(&self.arbiter, vitals, RestartPolicy::default(), MAILBOX, move || make(Arc::clone(&for_instances)))
+        metrics: Arc<ActorMetrics>,
+        make: impl Fn(Arc<ActorMetrics>) -> A + Send + 'static,
+    ) -> ActorRef<A> {
+        self.registry.add(Arc::clone(&metrics));
+        let for_instances = Arc::clone(&metrics);
+        ActorRef::start(&self.arbiter, metrics, RestartPolicy::default(), MAILBOX, move || make(Arc::clone(&for_instances)))
     }
 }
 
@@ -60,7 +60,7 @@ impl Nyx {
     /// Says which part did not start, and why.
     pub async fn start(options: NyxOptions) -> Result<Self, StartError> {
         options::check(&options)?;
-        let groups = options::groups(&options.pool)?;
+        let replicas = options::replicas(&options.pool)?;
         let base = options.base_model.clone();
         let opened = blocking(move || -> Result<_, EngineError> {
             let files = ModelFiles::open(&base)?;
@@ -97,12 +97,12 @@ impl Nyx {
 
         let embedding_dimension = embedding.dimension();
         let arbiter = Arbiter::new();
-        let troupe = Troupe { arbiter: arbiter.handle(), registry: Registry::default() };
-        let registry = troupe.registry.clone();
+        let tree = ActorTree { arbiter: arbiter.handle(), registry: Registry::default() };
+        let registry = tree.registry.clone();
         let (cells, metrics) = (CellStream::default(), Arc::new(Metrics::new(registry.clone())));
         let phoebe = {
             let store = store.clone();
-            troupe.start(Vitals::new("phoebe", "phoebe", None), move |vitals| Phoebe::new(store.clone(), vitals))
+            tree.start(ActorMetrics::new("phoebe", "phoebe", None), move |metrics| Phoebe::new(store.clone(), metrics))
         };
         let mut window = model.context_length;
         let loaded = LoadedAdapters::default();
@@ -110,13 +110,13 @@ impl Nyx {
             options.specialists.iter().filter_map(|policy| Some((policy.name.clone(), PathBuf::from(policy.adapter.as_ref()?)))).collect();
         let (mut workers, mut shards, mut threads) = (Vec::new(), Vec::new(), Vec::new());
         window = options.pool.context_length.map_or(window, |limit| limit.min(window));
-        for (index, devices) in groups.into_iter().enumerate() {
+        for (index, devices) in replicas.into_iter().enumerate() {
             let worker = |rank: usize, device: &DeviceSpec| {
                 let name = if rank == 0 { format!("gpu-worker-{index}") } else { format!("gpu-worker-{index}.{rank}") };
-                Vitals::new(name, "gpu_worker", Some(device.to_string()))
+                ActorMetrics::new(name, "gpu_worker", Some(device.to_string()))
             };
-            let mut members = devices.iter().enumerate().map(|(rank, device)| Shard { device: *device, vitals: worker(rank, device) });
-            let Some(Shard { device, vitals }) = members.next() else { continue };
+            let mut members = devices.iter().enumerate().map(|(rank, device)| Shard { device: *device, metrics: worker(rank, device) });
+            let Some(Shard { device, metrics: actor }) = members.next() else { continue };
             let further: Vec<Shard> = members.collect();
             let engine = EngineOptions {
                 quantisation: options.pool.quantisation,
@@ -131,28 +131,28 @@ impl Nyx {
             let (files, text, adapters) = (Arc::clone(&files), Arc::clone(&text), loaded.clone());
             let (queue, retry_after_s) = (options.pool.queue, options.requests.retry_after_s);
             let thread = DeviceThreadOptions { device, shards: further.clone(), files, text, engine, adapters, queue, retry_after_s };
-            let thread = Arc::new(Device::start(thread, Arc::clone(&vitals)).await.map_err(StartError::Device)?);
+            let thread = Arc::new(Device::start(thread, Arc::clone(&actor)).await.map_err(StartError::Device)?);
             if thread.window() < window {
                 tracing::warn!(asked = window, holds = thread.window(), "pool.kv_cache_mb holds less than the context window");
                 window = thread.window();
             }
-            count_steps(&troupe.arbiter, &metrics, &vitals.name, &thread);
+            count_steps(&tree.arbiter, &metrics, &actor.name, &thread);
             let device = Arc::clone(&thread);
-            workers.push(troupe.start(vitals, move |vitals| GpuWorker::new(Arc::clone(&device), vitals)));
+            workers.push(tree.start(actor, move |metrics| GpuWorker::new(Arc::clone(&device), metrics)));
             for shard in further {
-                let group = Arc::clone(&thread);
-                shards.push(troupe.start(shard.vitals, move |vitals| GpuShard::new(Arc::clone(&group), vitals)));
+                let replica = Arc::clone(&thread);
+                shards.push(tree.start(shard.metrics, move |metrics| GpuShard::new(Arc::clone(&replica), metrics)));
             }
             threads.push(thread);
         }
         let pool = {
             let workers = workers.clone();
-            troupe.start(Vitals::new("gpu-pool", "gpu_pool", None), move |vitals| GpuPool::new(workers.clone(), vitals))
+            tree.start(ActorMetrics::new("gpu-pool", "gpu_pool", None), move |metrics| GpuPool::new(workers.clone(), metrics))
         };
         let memory = {
             let (recall, retention_days) = (options.memory.recall.clone(), options.memory.retention_days);
             let parts = MemoryParts { embedding, index, server, retention_days, recall };
-            troupe.start(Vitals::new("memory-keeper", "memory_keeper", None), move |vitals| MemoryKeeper::new(parts.clone(), vitals))
+            tree.start(ActorMetrics::new("memory-keeper", "memory_keeper", None), move |metrics| MemoryKeeper::new(parts.clone(), metrics))
         };
         let specialists: Arc<[SpecialistPolicy]> = options.specialists.into();
         let adapters = Adapters::new(AdapterParts {
@@ -166,7 +166,7 @@ impl Nyx {
         let mut actors = BTreeMap::new();
         for policy in specialists.iter().cloned().map(Some).chain([None]) {
             let name = policy.as_ref().map_or("base", |policy| policy.name.as_str()).to_owned();
-            let vitals = Vitals::new(&name, "specialist", None);
+            let metrics = ActorMetrics::new(&name, "specialist", None);
             let times = policy.as_ref().is_some_and(|policy| policy.timing.is_some());
             let timer = times.then(Arc::<Timer>::default);
             let parts = Arc::new(SpecialistParts {
@@ -174,7 +174,7 @@ impl Nyx {
                 text: Arc::clone(&text),
                 context_length: window,
                 adapters: adapters.clone(),
-                voice: Voice::default(),
+                active_adapter: ActiveAdapter::default(),
                 pool: pool.clone(),
                 memory: memory.clone(),
                 facts: facts.clone(),
@@ -182,14 +182,14 @@ impl Nyx {
                 timer,
                 calibration: calibration.clone(),
             });
-            actors.insert(name, troupe.start(vitals, move |vitals| Specialist::new(Arc::clone(&parts), vitals)));
+            actors.insert(name, tree.start(metrics, move |metrics| Specialist::new(Arc::clone(&parts), metrics)));
         }
         adapters.configure(&named).await?;
         adapters.sync().await?;
         wait_until_running(&registry).await?;
-        let later = Arc::new(Semaphore::new(orchestrator::later::PLACES));
+        let later = Arc::new(Semaphore::new(orchestrator::deferred::PLACES));
         let recording = Arc::new(Semaphore::new(orchestrator::record::PLACES));
-        let learning = options.master.learning();
+        let learning = options.routing.learning();
         let safety = Arc::new(options.safety);
         let setup = OrchestratorSetup {
             instance: Uuid::now_v7().to_string(),
@@ -202,14 +202,14 @@ impl Nyx {
             memory: memory.clone(),
             cells: cells.clone(),
             metrics: Arc::clone(&metrics),
-            options: options.master,
+            options: options.routing,
             safety: Arc::clone(&safety),
             later: Arc::clone(&later),
             recording: Arc::clone(&recording),
         };
         let parts = Arc::new(OrchestratorParts::new(setup).await?);
-        let orchestrator =
-            troupe.start(Vitals::new("orchestrator", "orchestrator", None), move |vitals| Orchestrator::new(Arc::clone(&parts), vitals));
+        let orchestrator = tree
+            .start(ActorMetrics::new("orchestrator", "orchestrator", None), move |metrics| Orchestrator::new(Arc::clone(&parts), metrics));
         wait_until_running(&registry).await?;
         let inner = Inner {
             orchestrator,
@@ -237,7 +237,7 @@ impl Nyx {
             arbiter,
         };
         let draining = inner.draining.clone();
-        troupe.arbiter.spawn(adapters.clone().watch(options.adapters, draining));
+        tree.arbiter.spawn(adapters.clone().watch(options.adapters, draining));
         let nyx = Self {
             cells,
             registry,
@@ -252,9 +252,10 @@ impl Nyx {
             embedding_dimension,
             inner: Arc::new(inner),
         };
-        let (for_trainer, learning) = (nyx.clone(), options.learning);
-        let trainer = troupe
-            .start(Vitals::new("trainer", "trainer", None), move |vitals| Trainer::new(for_trainer.clone(), learning.clone(), vitals));
+        let (for_trainer, training) = (nyx.clone(), options.training);
+        let trainer = tree.start(ActorMetrics::new("trainer", "trainer", None), move |metrics| {
+            Trainer::new(for_trainer.clone(), training.clone(), metrics)
+        });
         // set once, here
         let _ = nyx.inner.trainer.set(trainer);
         Ok(nyx)
@@ -275,11 +276,11 @@ fn count_steps(arbiter: &ArbiterHandle, metrics: &Arc<Metrics>, name: &str, thre
 /// Waits until every actor that was started has its first instance.
 async fn wait_until_running(registry: &Registry) -> Result<(), NyxError> {
     for name in registry.reports().into_iter().map(|report| report.name) {
-        let Some(vitals) = registry.get(&name) else { continue };
-        let mut lifecycle = vitals.lifecycle.subscribe();
+        let Some(metrics) = registry.get(&name) else { continue };
+        let mut lifecycle = metrics.lifecycle.subscribe();
         let running = lifecycle.wait_for(|lifecycle| lifecycle.state == ActorState::Running);
         if tokio::time::timeout(Duration::from_secs(10), running).await.is_err() {
-            return Err(NyxError::ActorDown { actor: name, state: vitals.state().as_str(), reason: "it did not start in 10 s".into() });
+            return Err(NyxError::ActorDown { actor: name, state: metrics.state().as_str(), reason: "it did not start in 10 s".into() });
         }
     }
     Ok(())

@@ -10,12 +10,12 @@ use nyx_specialists::{SHIPPED, SpecialistPolicy};
 use super::start::MAILBOX;
 use super::*;
 use crate::NyxOptions;
-use crate::gpu::Score;
+use crate::devices::Score;
 use crate::orchestrator::messages::TraitWeights;
 use crate::question::Target;
-use crate::specialist::{Screened, Speak};
+use crate::specialist::{AnswerRequest, Screened};
 use crate::testing::model;
-use crate::trainer::HowItStands;
+use crate::trainer::GetStatus;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -25,13 +25,13 @@ fn options(data_dir: &Path) -> NyxOptions {
         embedder: model("all-minilm-l6-v2"),
         data_dir: data_dir.to_owned(),
         pool: Default::default(),
-        master: Default::default(),
+        routing: Default::default(),
         requests: Default::default(),
         rewards: Default::default(),
         phoebe: Default::default(),
         memory: Default::default(),
         adapters: Default::default(),
-        learning: Default::default(),
+        training: Default::default(),
         facts: Default::default(),
         specialists: SHIPPED.iter().map(|(name, text)| SpecialistPolicy::parse(name, text).unwrap()).collect(),
         safety: SafetyPolicy::shipped().unwrap(),
@@ -42,22 +42,22 @@ fn options(data_dir: &Path) -> NyxOptions {
 type Sent = actix_rt::task::JoinHandle<bool>;
 
 /// Fills an actor's mailbox, sees one more refused, and answers what waits: each with whether it was refused.
-async fn filled<A, M, T>(actor: &Supervised<A>, message: impl Fn() -> M) -> Vec<Sent>
+async fn filled<A, M, T>(actor: &ActorRef<A>, message: impl Fn() -> M) -> Vec<Sent>
 where
     A: Actor<Context = Context<A>> + Handler<M>,
     A::Context: ToEnvelope<A, M>,
     M: Message<Result = Result<T, NyxError>> + Send + 'static,
     T: Send + 'static,
 {
-    let name = &actor.vitals().name;
+    let name = &actor.metrics().name;
     let send = |message: M| {
         let actor = actor.clone();
         actix_rt::spawn(async move { refused(&actor.send_until(message, Instant::now() + PATIENCE).await) })
     };
     let sent: Vec<Sent> = (0..MAILBOX).map(|_| send(message())).collect();
     let deadline = Instant::now() + PATIENCE;
-    while actor.vitals().report().mailbox < MAILBOX as u64 {
-        assert!(Instant::now() < deadline, "{name}: {:?}", actor.vitals().report());
+    while actor.metrics().report().mailbox < MAILBOX as u64 {
+        assert!(Instant::now() < deadline, "{name}: {:?}", actor.metrics().report());
         tokio::task::yield_now().await;
     }
     let begun = Instant::now();
@@ -71,14 +71,14 @@ fn refused<T>(answer: &Result<T, NyxError>) -> bool {
 }
 
 /// Waits until all were answered, and sees that one more is taken.
-async fn serves<A, M, T>(actor: &Supervised<A>, sent: Vec<Sent>, message: M)
+async fn serves<A, M, T>(actor: &ActorRef<A>, sent: Vec<Sent>, message: M)
 where
     A: Actor<Context = Context<A>> + Handler<M>,
     A::Context: ToEnvelope<A, M>,
     M: Message<Result = Result<T, NyxError>> + Send + 'static,
     T: Send + 'static,
 {
-    let name = &actor.vitals().name;
+    let name = &actor.metrics().name;
     let mut refusals = 0;
     for answered in sent {
         refusals += usize::from(tokio::time::timeout(PATIENCE, answered).await.expect("it hangs").unwrap());
@@ -100,15 +100,21 @@ async fn every_actor_refuses_what_its_mailbox_does_not_hold_and_serves_again_aft
         context
     };
     // each is refused, or answered, with next to no work
-    let score =
-        |group| Score { context: cancelled(), prompt: vec![1], cacheable_prefix: 0, continuations: vec![vec![2]], adapter: None, group };
+    let score = |replica| Score {
+        context: cancelled(),
+        prompt: vec![1],
+        cacheable_prefix: 0,
+        continuations: vec![vec![2]],
+        adapter: None,
+        replica,
+    };
     let too_long = Arc::new(Question::new(vec![ChatMessage::new(Role::User, "long ".repeat(100_000))], Target::Base, "test"));
     let screened = Arc::new(Screened::of(&inner.safety, "long", true));
-    let speak = || Speak { context: cancelled(), question: Arc::clone(&too_long), screened: Arc::clone(&screened), events: None };
+    let speak = || AnswerRequest { context: cancelled(), question: Arc::clone(&too_long), screened: Arc::clone(&screened), events: None };
     let none = || RememberMany { context: cancelled(), memories: Vec::new() };
     let trainer = nyx.trainer().unwrap();
     // it is started last, and nobody waits for it
-    let mut lifecycle = trainer.vitals().lifecycle.subscribe();
+    let mut lifecycle = trainer.metrics().lifecycle.subscribe();
     lifecycle.wait_for(|lifecycle| lifecycle.state == ActorState::Running).await.unwrap();
 
     let (opened, gate) = std::sync::mpsc::sync_channel::<()>(1);
@@ -124,7 +130,7 @@ async fn every_actor_refuses_what_its_mailbox_does_not_hold_and_serves_again_aft
     let of_worker = filled(&inner.workers[0], || score(None)).await;
     let of_memory = filled(&inner.memory, none).await;
     let of_phoebe = filled(&inner.phoebe, || Ping).await;
-    let of_trainer = filled(trainer, || HowItStands).await;
+    let of_trainer = filled(trainer, || GetStatus).await;
     let mut of_specialists = Vec::new();
     for actor in inner.actors.values() {
         of_specialists.push((actor, filled(actor, speak).await));
@@ -136,7 +142,7 @@ async fn every_actor_refuses_what_its_mailbox_does_not_hold_and_serves_again_aft
     serves(&inner.workers[0], of_worker, score(None)).await;
     serves(&inner.memory, of_memory, none()).await;
     serves(&inner.phoebe, of_phoebe, Ping).await;
-    serves(trainer, of_trainer, HowItStands).await;
+    serves(trainer, of_trainer, GetStatus).await;
     assert!(of_specialists.len() > SHIPPED.len(), "the base is an actor too");
     for (actor, sent) in of_specialists {
         serves(actor, sent, speak()).await;

@@ -8,14 +8,14 @@ use nyx_specialists::SpecialistPolicy;
 
 use super::Nyx;
 use crate::adapters::AdapterLease;
-use crate::gpu::Score;
+use crate::devices::Score;
+use crate::feedback::Feedback;
 use crate::phoebe::PhoebeStore;
 use crate::phoebe::messages::ListJudged;
 use crate::question::Question;
-use crate::specialist::{Present, Presented, Screened, Speak, Spoken};
-use crate::supervise::Supervised;
+use crate::specialist::{AnswerRequest, Present, Presented, Screened, SpecialistAnswer};
+use crate::supervise::ActorRef;
 use crate::trainer::Trainer;
-use crate::verdict::Verdict;
 use crate::{Decision, NyxError, RequestContext, orchestrator};
 
 impl Nyx {
@@ -31,7 +31,7 @@ impl Nyx {
         &self.inner.text
     }
 
-    pub(crate) fn trainer(&self) -> Result<&Supervised<Trainer>, NyxError> {
+    pub(crate) fn trainer(&self) -> Result<&ActorRef<Trainer>, NyxError> {
         self.inner.trainer.get().ok_or(NyxError::ShuttingDown)
     }
 
@@ -43,7 +43,7 @@ impl Nyx {
     /// Whether any device has work.
     pub(crate) fn busy(&self) -> impl Fn() -> bool + Send + 'static {
         let workers = self.inner.workers.clone();
-        move || workers.iter().any(|worker| worker.vitals().held.load(std::sync::atomic::Ordering::Relaxed) > 0)
+        move || workers.iter().any(|worker| worker.metrics().held.load(std::sync::atomic::Ordering::Relaxed) > 0)
     }
 
     /// Whether a specialist's outcomes are forecasts.
@@ -52,19 +52,19 @@ impl Nyx {
     }
 
     /// What the log has that someone said something of.
-    pub(crate) async fn judged(&self) -> Result<Vec<(Decision, Verdict)>, NyxError> {
+    pub(crate) async fn judged(&self) -> Result<Vec<(Decision, Feedback)>, NyxError> {
         self.inner.phoebe.send(ListJudged).await
     }
 
     /// Has a specialist speak, for measuring: nothing is routed, recorded, rewarded or shown on the stream but its steps.
-    pub(crate) async fn rehearse(&self, specialist: &str, question: Question, deadline_ms: u64) -> Result<Spoken, NyxError> {
+    pub(crate) async fn dry_run(&self, specialist: &str, question: Question, deadline_ms: u64) -> Result<SpecialistAnswer, NyxError> {
         let unknown = || NyxError::NotFound { what: "specialist", id: specialist.to_owned() };
         let actor = self.inner.actors.get(specialist).ok_or_else(unknown)?;
         let asked = orchestrator::last_question(&question);
         let screened = Arc::new(Screened::of(&self.inner.safety, &asked, question.choices.is_none()));
         let context = self.context(Some(deadline_ms.min(self.inner.requests.max_deadline_ms)))?;
         let answer_by = context.deadline + orchestrator::STEP_GRACE;
-        actor.send_until(Speak { context, question: Arc::new(question), screened, events: None }, answer_by).await
+        actor.send_until(AnswerRequest { context, question: Arc::new(question), screened, events: None }, answer_by).await
     }
 
     /// The log-likelihood of continuations after a prompt, through an adapter or the base.
@@ -77,7 +77,7 @@ impl Nyx {
     ) -> Result<Vec<nyx_engine::ContinuationScore>, NyxError> {
         let context = self.context(Some(deadline_ms.min(self.inner.requests.max_deadline_ms)))?;
         let answer_by = context.answer_by();
-        self.inner.pool.send_until(Score { context, prompt, cacheable_prefix: 0, continuations, adapter, group: None }, answer_by).await
+        self.inner.pool.send_until(Score { context, prompt, cacheable_prefix: 0, continuations, adapter, replica: None }, answer_by).await
     }
 
     /// What a specialist reads of a question, in tokens, as it would be served, with its choices (or `answers`) after it; nobody speaks, and

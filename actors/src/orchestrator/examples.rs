@@ -6,7 +6,7 @@ use nyx_specialists::{SpecialistPolicy, similarity};
 
 use crate::memory::MemoryKeeper;
 use crate::memory::messages::Embed;
-use crate::supervise::Supervised;
+use crate::supervise::ActorRef;
 use crate::{NyxError, RequestContext};
 
 /// How long embedding them may take.
@@ -16,7 +16,7 @@ const STARTING: Duration = Duration::from_secs(60);
 pub(super) struct Examples(Vec<Vec<Vec<f32>>>);
 
 impl Examples {
-    pub(super) async fn embed(memory: &Supervised<MemoryKeeper>, specialists: &[SpecialistPolicy]) -> Result<Self, NyxError> {
+    pub(super) async fn embed(memory: &ActorRef<MemoryKeeper>, specialists: &[SpecialistPolicy]) -> Result<Self, NyxError> {
         let texts = specialists.iter().flat_map(SpecialistPolicy::routed_by).cloned().collect();
         let embed = Embed { context: RequestContext::new(STARTING), texts };
         let mut vectors = memory.send(embed).await?.vectors.into_iter();

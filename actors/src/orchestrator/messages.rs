@@ -18,12 +18,12 @@ pub struct Ask {
     pub events: Option<mpsc::Sender<StreamEvent>>,
 }
 
-/// What verdicts did to trait weights, on record already: the master chooses by it from now on.
+/// What entries did to trait weights, on record already: the master chooses by it from now on.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), NyxError>")]
 pub struct TraitWeightsMoved(pub Vec<TraitWeightChange>);
 
-/// Sets the trait weight of a specialist by hand. Otherwise weights change only by verdicts ([`Judge`](crate::phoebe::messages::Judge)).
+/// Sets the trait weight of a specialist by hand. Otherwise weights change only by entries ([`RecordFeedback`](crate::phoebe::messages::RecordFeedback)).
 #[derive(Debug, Message)]
 #[rtype(result = "Result<TraitWeightChange, NyxError>")]
 pub struct UpdateTraitWeight(pub StoreTraitWeight);

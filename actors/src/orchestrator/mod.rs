@@ -1,8 +1,8 @@
-//! The orchestrator: has the master decide which specialist speaks, has it spoken, judged and recorded.
+//! The orchestrator: has the master decide which specialist speaks, has it response, judged and recorded.
 
 mod choice;
+pub(crate) mod deferred;
 mod examples;
-pub(crate) mod later;
 mod master;
 pub mod messages;
 pub(crate) mod record;
@@ -31,17 +31,17 @@ use weights::KnownWeights;
 
 use crate::cells::{CellStep, CellStream};
 use crate::decision::{Status, Timings};
-use crate::gpu::GpuPool;
+use crate::devices::GpuPool;
+use crate::feedback::REQUEST;
 use crate::memory::MemoryKeeper;
 use crate::metrics::Metrics;
-use crate::observe::Vitals;
-use crate::options::MasterOptions;
+use crate::observe::ActorMetrics;
+use crate::options::RoutingOptions;
 use crate::phoebe::messages::TraitWeightChange;
 use crate::phoebe::{self, Phoebe};
 use crate::question::{Question, StreamEvent, Target};
-use crate::specialist::{Screened, Speak, Specialist, Spoken};
-use crate::supervise::{SEND_LIMIT, Supervised};
-use crate::verdict::REQUEST;
+use crate::specialist::{AnswerRequest, Screened, Specialist, SpecialistAnswer};
+use crate::supervise::{ActorRef, SEND_LIMIT};
 use crate::{Decision, NyxError, RequestContext};
 
 /// What a device may take after the deadline to end the step that it is in: then it says what there is.
@@ -57,13 +57,13 @@ pub struct OrchestratorParts {
     pub model: Arc<ModelInfo>,
     pub specialists: Arc<[SpecialistPolicy]>,
     /// By name, `base` among them.
-    pub actors: BTreeMap<String, Supervised<Specialist>>,
-    pub pool: Supervised<GpuPool>,
-    pub phoebe: Supervised<Phoebe>,
-    pub memory: Supervised<MemoryKeeper>,
+    pub actors: BTreeMap<String, ActorRef<Specialist>>,
+    pub pool: ActorRef<GpuPool>,
+    pub phoebe: ActorRef<Phoebe>,
+    pub memory: ActorRef<MemoryKeeper>,
     pub cells: CellStream,
     pub metrics: Arc<Metrics>,
-    pub options: MasterOptions,
+    pub options: RoutingOptions,
     pub safety: Arc<SafetyPolicy>,
     /// Places for answers that come later.
     pub later: Arc<Semaphore>,
@@ -82,13 +82,13 @@ pub struct OrchestratorSetup {
     pub text: Arc<Text>,
     pub model: Arc<ModelInfo>,
     pub specialists: Arc<[SpecialistPolicy]>,
-    pub actors: BTreeMap<String, Supervised<Specialist>>,
-    pub pool: Supervised<GpuPool>,
-    pub phoebe: Supervised<Phoebe>,
-    pub memory: Supervised<MemoryKeeper>,
+    pub actors: BTreeMap<String, ActorRef<Specialist>>,
+    pub pool: ActorRef<GpuPool>,
+    pub phoebe: ActorRef<Phoebe>,
+    pub memory: ActorRef<MemoryKeeper>,
     pub cells: CellStream,
     pub metrics: Arc<Metrics>,
-    pub options: MasterOptions,
+    pub options: RoutingOptions,
     pub safety: Arc<SafetyPolicy>,
     /// Places for answers that come later.
     pub later: Arc<Semaphore>,
@@ -99,12 +99,12 @@ pub struct OrchestratorSetup {
 /// The actor.
 pub struct Orchestrator {
     parts: Arc<OrchestratorParts>,
-    vitals: Arc<Vitals>,
+    metrics: Arc<ActorMetrics>,
 }
 
 impl Orchestrator {
-    pub fn new(parts: Arc<OrchestratorParts>, vitals: Arc<Vitals>) -> Self {
-        Self { parts, vitals }
+    pub fn new(parts: Arc<OrchestratorParts>, metrics: Arc<ActorMetrics>) -> Self {
+        Self { parts, metrics }
     }
 }
 
@@ -116,7 +116,7 @@ impl Handler<Ask> for Orchestrator {
     type Result = ResponseFuture<Result<Box<Decision>, NyxError>>;
 
     fn handle(&mut self, message: Ask, _: &mut Self::Context) -> Self::Result {
-        self.vitals.taken_up();
+        self.metrics.taken_up();
         let parts = Arc::clone(&self.parts);
         let span = message.context.span.clone();
         Box::pin(async move { parts.ask(message).await }.instrument(span))
@@ -127,7 +127,7 @@ impl Handler<UpdateTraitWeight> for Orchestrator {
     type Result = ResponseFuture<Result<TraitWeightChange, NyxError>>;
 
     fn handle(&mut self, message: UpdateTraitWeight, _: &mut Self::Context) -> Self::Result {
-        self.vitals.taken_up();
+        self.metrics.taken_up();
         let parts = Arc::clone(&self.parts);
         Box::pin(async move { parts.update_trait_weight(message.0).await })
     }
@@ -137,7 +137,7 @@ impl Handler<TraitWeightsMoved> for Orchestrator {
     type Result = ResponseFuture<Result<(), NyxError>>;
 
     fn handle(&mut self, message: TraitWeightsMoved, _: &mut Self::Context) -> Self::Result {
-        self.vitals.taken_up();
+        self.metrics.taken_up();
         let parts = Arc::clone(&self.parts);
         Box::pin(async move { parts.trait_weights_moved(&message.0).await })
     }
@@ -147,7 +147,7 @@ impl Handler<TraitWeights> for Orchestrator {
     type Result = ResponseFuture<Result<BTreeMap<String, f64>, NyxError>>;
 
     fn handle(&mut self, _: TraitWeights, _: &mut Self::Context) -> Self::Result {
-        self.vitals.taken_up();
+        self.metrics.taken_up();
         let parts = Arc::clone(&self.parts);
         Box::pin(async move { Ok(parts.fresh_weights(Instant::now() + SEND_LIMIT).await) })
     }
@@ -157,12 +157,12 @@ impl Handler<Route> for Orchestrator {
     type Result = ResponseFuture<Result<Routing, NyxError>>;
 
     fn handle(&mut self, message: Route, _: &mut Self::Context) -> Self::Result {
-        self.vitals.taken_up();
+        self.metrics.taken_up();
         let parts = Arc::clone(&self.parts);
         Box::pin(async move {
             let trait_weights = parts.fresh_weights(message.context.deadline).await;
             // nobody is drawn
-            Ok(parts.weigh(&message.context, &message.question, &trait_weights, 0.0).await?.0)
+            Ok(parts.score_candidates(&message.context, &message.question, &trait_weights, 0.0).await?.0)
         })
     }
 }
@@ -216,7 +216,7 @@ impl OrchestratorParts {
         let requested = question.target.model();
         self.cells.publish(Some(context.id), None, CellStep::Asked { requested: requested.clone(), question: asked.clone() });
         let screened = self.screen(&context, &question, &asked);
-        let given = question.given.clone();
+        let inputs = question.inputs.clone();
         let later = self.place_later(&mut question, events.is_some());
         let question = Arc::new(question);
         let trait_weights = self.fresh_weights(context.deadline).await;
@@ -234,7 +234,7 @@ impl OrchestratorParts {
         let left = events
             .as_ref()
             .is_some_and(|events| events.try_send(StreamEvent::Decided { decision: context.id, specialist: name.clone() }).is_err());
-        let spoken = match (left, screened.refusal()) {
+        let response = match (left, screened.refusal()) {
             (true, _) => Err(NyxError::Cancelled),
             (false, Some(text)) => Ok(safety::refused(&text, &question, &screened, events.as_ref())),
             (false, None) => self.speak(&context, &question, &screened, &name, events).await,
@@ -244,11 +244,11 @@ impl OrchestratorParts {
             asked_at,
             instance: self.instance.clone(),
             conversation: question.conversation.clone(),
-            door: question.door.to_owned(),
+            endpoint: question.endpoint.to_owned(),
             requested,
             messages: question.messages.clone(),
-            given,
-            notes: BTreeMap::from([(REQUEST.to_owned(), serde_json::json!({ "deadline_ms": deadline_ms(&context) }))]),
+            inputs,
+            trace: BTreeMap::from([(REQUEST.to_owned(), serde_json::json!({ "deadline_ms": deadline_ms(&context) }))]),
             question: asked,
             specialist: routed.specialist,
             scores: routed.routing.scores,
@@ -275,10 +275,10 @@ impl OrchestratorParts {
         });
         let mut reward = None;
         let mut deferred = false;
-        let failure = match spoken {
-            Ok(spoken) => {
-                deferred = later::is_deferred(&spoken);
-                reward = fill(&mut decision, spoken)?;
+        let failure = match response {
+            Ok(response) => {
+                deferred = deferred::is_deferred(&response);
+                reward = fill(&mut decision, response)?;
                 None
             }
             Err(error) => {
@@ -322,19 +322,20 @@ impl OrchestratorParts {
         for (index, message) in question.messages.iter().enumerate() {
             phoebe::storable(&format!("messages[{index}].content"), &message.content)?;
         }
-        let given = &question.given;
-        given.context.as_deref().map_or(Ok(()), |context| phoebe::storable("context", context))?;
-        given.external_key.as_deref().map_or(Ok(()), |key| phoebe::storable_name("external_key", key))?;
-        if let Some(prior) = given.prior.filter(|prior| !(0.0..=1.0).contains(prior)) {
+        let inputs = &question.inputs;
+        inputs.context.as_deref().map_or(Ok(()), |context| phoebe::storable("context", context))?;
+        inputs.external_key.as_deref().map_or(Ok(()), |key| phoebe::storable_name("external_key", key))?;
+        if let Some(prior) = inputs.prior.filter(|prior| !(0.0..=1.0).contains(prior)) {
             return Err(NyxError::invalid("prior", format!("prior is {prior}, expected a probability from 0 to 1")));
         }
-        for (param, moment) in [("now", given.now), ("memory.after", given.memory.after), ("memory.before", given.memory.before)] {
+        for (param, moment) in [("now", inputs.now), ("memory.after", inputs.memory.after), ("memory.before", inputs.memory.before)] {
             // sums with days and months must not leave what a date can hold
             if let Some(moment) = moment.filter(|moment| !(1..=9_999).contains(&moment.year())) {
                 return Err(NyxError::invalid(param, format!("{param} is {moment}, expected a moment in the years 1 to 9999")));
             }
         }
-        let texts = question.messages.iter().map(|message| &message.content).chain(question.choices.iter().flatten()).chain(&given.context);
+        let texts =
+            question.messages.iter().map(|message| &message.content).chain(question.choices.iter().flatten()).chain(&inputs.context);
         let (bytes, window) = (texts.map(String::len).sum::<usize>(), self.model.context_length);
         if bytes > window.saturating_mul(self.text.longest_token()) {
             // before anything reads it: what cannot fit is not worth a screening
@@ -364,12 +365,12 @@ impl OrchestratorParts {
         screened: &Arc<Screened>,
         name: &str,
         events: Option<mpsc::Sender<StreamEvent>>,
-    ) -> Result<Spoken, NyxError> {
+    ) -> Result<SpecialistAnswer, NyxError> {
         let known = || NyxError::UnknownSpecialist { name: name.to_owned(), known: self.known() };
         let actor = self.actors.get(name).ok_or_else(known)?;
         let (question, screened) = (Arc::clone(question), Arc::clone(screened));
         let answer_by = context.deadline + STEP_GRACE;
-        actor.send_until(Speak { context: context.clone(), question, screened, events }, answer_by).await
+        actor.send_until(AnswerRequest { context: context.clone(), question, screened, events }, answer_by).await
     }
 
     fn failed(&self, context: &RequestContext, specialist: Option<&str>, error: NyxError) -> NyxError {
@@ -385,9 +386,9 @@ fn deadline_ms(context: &RequestContext) -> u64 {
 }
 
 /// What was said, into the decision; the automatic reward with its rule, if there is one.
-fn fill(decision: &mut Decision, spoken: Spoken) -> Result<Option<(f64, String)>, NyxError> {
-    let reason = |reason: &str| spoken.answers.iter().any(|answer| answer.finish_reason == reason);
-    decision.status = if later::is_deferred(&spoken) {
+fn fill(decision: &mut Decision, response: SpecialistAnswer) -> Result<Option<(f64, String)>, NyxError> {
+    let reason = |reason: &str| response.answers.iter().any(|answer| answer.finish_reason == reason);
+    decision.status = if deferred::is_deferred(&response) {
         Status::Deferred
     } else if reason("cancelled") {
         Status::Cancelled
@@ -396,19 +397,19 @@ fn fill(decision: &mut Decision, spoken: Spoken) -> Result<Option<(f64, String)>
     } else {
         Status::Answered
     };
-    decision.evidence = spoken.evidence;
-    decision.answers = spoken.answers;
-    decision.choice_probabilities = spoken.choice_probabilities;
-    decision.probability = spoken.probability;
-    decision.confidence = spoken.confidence;
-    decision.adapter = spoken.adapter;
-    decision.sampling = serde_json::to_value(&spoken.sampling).map_err(|error| NyxError::Internal(error.to_string()))?;
-    decision.usage = spoken.usage;
-    decision.timings = spoken.timings;
-    decision.notes.extend(spoken.notes);
+    decision.evidence = response.evidence;
+    decision.answers = response.answers;
+    decision.choice_probabilities = response.choice_probabilities;
+    decision.probability = response.probability;
+    decision.confidence = response.confidence;
+    decision.adapter = response.adapter;
+    decision.sampling = serde_json::to_value(&response.sampling).map_err(|error| NyxError::Internal(error.to_string()))?;
+    decision.usage = response.usage;
+    decision.timings = response.timings;
+    decision.trace.extend(response.trace);
     let judged = !matches!(decision.status, Status::Cancelled | Status::Deferred);
-    let Some(verdict) = spoken.verdict.filter(|_| judged) else { return Ok(None) };
-    decision.activation = Some(verdict.activation);
-    decision.reward = verdict.reward;
-    Ok(Some((verdict.reward, verdict.rule)))
+    let Some(automatic) = response.automatic_reward.filter(|_| judged) else { return Ok(None) };
+    decision.activation = Some(automatic.activation);
+    decision.reward = automatic.reward;
+    Ok(Some((automatic.reward, automatic.rule)))
 }

@@ -29,18 +29,18 @@ impl OrchestratorParts {
         decision: &mut Decision,
         budget: Duration,
     ) -> Vec<Uuid> {
-        if !question.given.remember || decision.status != Status::Answered {
+        if !question.inputs.remember || decision.status != Status::Answered {
             return Vec::new();
         }
         if decision.answers.iter().any(|answer| answer.finish_reason == STOPPED) {
             let note = json!({ "warning": "not kept: the safety policy stopped the answer" });
-            decision.notes.insert(NOTE.to_owned(), note);
+            decision.trace.insert(NOTE.to_owned(), note);
             return Vec::new();
         }
         let turn = |speaker: &str, text: &str| NewMemory {
             text: text.to_owned(),
             speaker: Some(speaker.to_owned()),
-            when: Some(question.given.now.unwrap_or(decision.asked_at)),
+            when: Some(question.inputs.now.unwrap_or(decision.asked_at)),
             conversation: question.conversation.clone(),
             caption: None,
         };
@@ -59,7 +59,7 @@ impl OrchestratorParts {
                 (Vec::new(), json!({ "warning": error.to_string() }))
             }
         };
-        decision.notes.insert(NOTE.to_owned(), note);
+        decision.trace.insert(NOTE.to_owned(), note);
         ids
     }
 

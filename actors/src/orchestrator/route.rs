@@ -9,8 +9,8 @@ use super::choice::choose;
 use super::messages::Routing;
 use super::{OrchestratorParts, master, safety};
 use crate::cells::CellStep;
+use crate::devices::Score;
 use crate::draw::draw;
-use crate::gpu::Score;
 use crate::memory::messages::Embed;
 use crate::question::{Question, Target};
 use crate::specialist::Screened;
@@ -39,10 +39,12 @@ impl OrchestratorParts {
         match &question.target {
             Target::Specialist(name) => return Ok(not_drawn(name)),
             Target::Base => return Ok(not_drawn("base")),
-            Target::Master if screened.reroutes() && self.actors.contains_key(safety::CARER) => return Ok(not_drawn(safety::CARER)),
+            Target::Master if screened.reroutes() && self.actors.contains_key(safety::CARE_SPECIALIST) => {
+                return Ok(not_drawn(safety::CARE_SPECIALIST));
+            }
             Target::Master => {}
         }
-        let (routing, chosen) = self.weigh(context, asked, trait_weights, draw(question.sampling.seed, &[asked])).await?;
+        let (routing, chosen) = self.score_candidates(context, asked, trait_weights, draw(question.sampling.seed, &[asked])).await?;
         let Routing { scores, similarities, logits, decide_ms, .. } = routing.clone();
         self.cells.publish(Some(context.id), None, CellStep::Scored { scores, similarities, logits, decide_ms });
         let propensity = routing.propensities.get(&chosen).copied().unwrap_or(1.0);
@@ -50,7 +52,7 @@ impl OrchestratorParts {
     }
 
     /// What a question's specialists are worth, and who is drawn by `u` in [0, 1).
-    pub(super) async fn weigh(
+    pub(super) async fn score_candidates(
         &self,
         context: &RequestContext,
         asked: &str,
@@ -103,7 +105,7 @@ impl OrchestratorParts {
     async fn score(&self, context: &RequestContext, question: &str) -> Result<Vec<ContinuationScore>, NyxError> {
         let (prompt, cacheable_prefix) = self.master.prompt(&self.text, question)?;
         let continuations = self.master.names.clone();
-        let score = Score { context: context.clone(), prompt, cacheable_prefix, continuations, adapter: None, group: None };
+        let score = Score { context: context.clone(), prompt, cacheable_prefix, continuations, adapter: None, replica: None };
         context.bound("the master scored the specialists", self.pool.send(score)).await
     }
 }

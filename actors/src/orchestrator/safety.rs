@@ -9,16 +9,16 @@ use crate::RequestContext;
 use crate::cells::CellStep;
 use crate::decision::Answer;
 use crate::question::{Question, StreamEvent};
-use crate::specialist::{STOPPED, Screened, Spoken};
+use crate::specialist::{STOPPED, Screened, SpecialistAnswer};
 
 /// Who answers in a crisis, where there is a specialist of this name.
-pub(super) const CARER: &str = "eleos";
+pub(super) const CARE_SPECIALIST: &str = "eleos";
 
 impl OrchestratorParts {
     /// Screens what is asked; with choices, findings are only recorded.
     pub(super) fn screen(&self, context: &RequestContext, question: &Question, asked: &str) -> Arc<Screened> {
         // what is to be read counts as asked; earlier turns were screened when they were
-        let read = question.given.context.as_ref().map(|context| format!("{context}\n\n{asked}"));
+        let read = question.inputs.context.as_ref().map(|context| format!("{context}\n\n{asked}"));
         let screened = Screened::of(&self.safety, read.as_deref().unwrap_or(asked), question.choices.is_none());
         if !screened.findings().is_empty() {
             self.cells.publish(Some(context.id), None, CellStep::Screened { findings: screened.findings().to_vec() });
@@ -27,8 +27,13 @@ impl OrchestratorParts {
     }
 }
 
-/// A refusal, as if it had been spoken.
-pub(super) fn refused(text: &str, question: &Question, screened: &Screened, events: Option<&mpsc::Sender<StreamEvent>>) -> Spoken {
+/// A refusal, as if it had been response.
+pub(super) fn refused(
+    text: &str,
+    question: &Question,
+    screened: &Screened,
+    events: Option<&mpsc::Sender<StreamEvent>>,
+) -> SpecialistAnswer {
     for index in 0..question.n {
         let told = [
             StreamEvent::Token { index, text: text.to_owned(), logprobs: Vec::new() },
@@ -40,7 +45,7 @@ pub(super) fn refused(text: &str, question: &Question, screened: &Screened, even
         }
     }
     let answers = (0..question.n).map(|_| Answer { text: text.to_owned(), finish_reason: STOPPED.to_owned() }).collect();
-    let mut spoken = Spoken { answers, ..Spoken::default() };
-    spoken.notes.insert("safety".into(), screened.note(Vec::new()));
-    spoken
+    let mut response = SpecialistAnswer { answers, ..SpecialistAnswer::default() };
+    response.trace.insert("safety".into(), screened.note(Vec::new()));
+    response
 }

@@ -1,4 +1,4 @@
-//! The trait weights by which the master chooses: phoebe's, not older than `master.trait_weight_age_ms`.
+//! The trait weights by which the master chooses: phoebe's, not older than `routing.trait_weight_age_ms`.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -11,7 +11,7 @@ use crate::NyxError;
 use crate::cells::CellStep;
 use crate::phoebe::messages::{LoadTraitWeights, StoreTraitWeight, TraitWeightChange};
 use crate::phoebe::{self, Phoebe};
-use crate::supervise::{SEND_LIMIT, Supervised};
+use crate::supervise::{ActorRef, SEND_LIMIT};
 
 /// How long a request may wait for weights that are fresher than those of the last reading, and which share of its time.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -25,7 +25,7 @@ pub(super) struct KnownWeights {
 }
 
 impl KnownWeights {
-    pub(super) async fn load(phoebe: &Supervised<Phoebe>, specialists: &[SpecialistPolicy]) -> Result<Self, NyxError> {
+    pub(super) async fn load(phoebe: &ActorRef<Phoebe>, specialists: &[SpecialistPolicy]) -> Result<Self, NyxError> {
         let names: Vec<String> = specialists.iter().map(|specialist| specialist.name.clone()).collect();
         let read = phoebe.send(LoadTraitWeights(names.clone())).await?;
         Ok(Self { names, read: Mutex::new((read, Instant::now())) })
@@ -38,7 +38,7 @@ impl KnownWeights {
         (named.collect(), read.1.elapsed())
     }
 
-    async fn refresh(&self, phoebe: &Supervised<Phoebe>, deadline: Instant) -> Result<(), NyxError> {
+    async fn refresh(&self, phoebe: &ActorRef<Phoebe>, deadline: Instant) -> Result<(), NyxError> {
         let asked = Instant::now();
         let read = phoebe.send_until(LoadTraitWeights(self.names.clone()), deadline).await?;
         let mut known = self.read.lock().unwrap_or_else(PoisonError::into_inner);
@@ -65,7 +65,7 @@ impl OrchestratorParts {
         self.weights.known().0
     }
 
-    /// Takes over and tells what verdicts did to weights.
+    /// Takes over and tells what entries did to weights.
     pub(super) async fn trait_weights_moved(&self, changes: &[TraitWeightChange]) -> Result<(), NyxError> {
         self.weights.refresh(&self.phoebe, Instant::now() + SEND_LIMIT).await?;
         for change in changes {

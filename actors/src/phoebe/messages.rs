@@ -8,7 +8,7 @@ use nyx_specialists::bandit::BanditSettings;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::verdict::{DecisionName, Judged, NewVerdict, Promise, Verdict};
+use crate::feedback::{DecisionName, Feedback, FeedbackResult, NewFeedback, OpenForecast};
 use crate::{Decision, NyxError};
 
 /// Commits a decision (and its automatic reward, when there is one) in one transaction. Answers only when it is durable.
@@ -155,25 +155,25 @@ pub struct TraitWeightChange {
 #[rtype(result = "Result<Vec<Decision>, NyxError>")]
 pub struct NamedDecisions(pub DecisionName);
 
-/// Puts verdicts on record, all or none, each with its reward, and moves the trait weights of the decisions' candidates in the same transaction. Those
+/// Puts entries on record, all or none, each with its reward, and moves the trait weights of the decisions' candidates in the same transaction. Those
 /// that say what counts already change nothing.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<Vec<Judged>, NyxError>")]
-pub struct Judge {
-    pub verdicts: Vec<NewVerdict>,
+#[rtype(result = "Result<Vec<FeedbackResult>, NyxError>")]
+pub struct RecordFeedback {
+    pub entries: Vec<NewFeedback>,
     /// How weights follow; `None` leaves them as they are.
     pub learning: Option<BanditSettings>,
 }
 
-/// All verdicts on a decision, in the order in which they were told.
+/// All entries on a decision, in the order in which they were told.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<Vec<Verdict>, NyxError>")]
-pub struct ListVerdicts(pub Uuid);
+#[rtype(result = "Result<Vec<Feedback>, NyxError>")]
+pub struct ListFeedback(pub Uuid);
 
 /// Forecasts (decisions with a probability), newest first.
 #[derive(Debug, Clone, Default, Message)]
-#[rtype(result = "Result<Vec<Promise>, NyxError>")]
-pub struct ListPromises {
+#[rtype(result = "Result<Vec<OpenForecast>, NyxError>")]
+pub struct ListOpenForecasts {
     /// Only those without an outcome, or only those with one.
     pub open: Option<bool>,
     /// Only forecasts older than this decision.
@@ -182,9 +182,9 @@ pub struct ListPromises {
     pub limit: u64,
 }
 
-/// Decisions whose truth has become known, the newest 20,000 verdicts' worth, each with the verdict that counts.
+/// Decisions whose truth has become known, the newest 20,000 entries' worth, each with the feedback that counts.
 #[derive(Debug, Message)]
-#[rtype(result = "Result<Vec<(Decision, Verdict)>, NyxError>")]
+#[rtype(result = "Result<Vec<(Decision, Feedback)>, NyxError>")]
 pub struct ListJudged;
 
 /// Answers when the database does.

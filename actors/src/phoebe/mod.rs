@@ -1,6 +1,7 @@
 //! Phoebe, the database of record, and the actor that keeps it.
 
 mod entities;
+mod feedback;
 mod memories;
 pub mod messages;
 mod options;
@@ -12,7 +13,6 @@ mod store;
 mod tests;
 mod transaction;
 mod truths;
-mod verdicts;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -20,12 +20,12 @@ use std::sync::Arc;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
 
-use crate::observe::Vitals;
-use crate::verdict::{Judged, Promise, Verdict};
+use crate::feedback::{Feedback, FeedbackResult, OpenForecast};
+use crate::observe::ActorMetrics;
 use crate::{Decision, NyxError};
 use messages::{
-    GetDecision, Judge, ListDecisions, ListJudged, ListPromises, ListTraitWeightChanges, ListVerdicts, LoadTraitWeights, NamedDecisions,
-    Ping, RecordDecision, StoreTraitWeight, TraitWeightChange,
+    GetDecision, ListDecisions, ListFeedback, ListJudged, ListOpenForecasts, ListTraitWeightChanges, LoadTraitWeights, NamedDecisions,
+    Ping, RecordDecision, RecordFeedback, StoreTraitWeight, TraitWeightChange,
 };
 
 pub use options::PhoebeOptions;
@@ -55,12 +55,12 @@ pub(crate) fn storable_name(param: &str, name: &str) -> Result<(), NyxError> {
 /// The actor: hands each message to the store.
 pub struct Phoebe {
     store: PhoebeStore,
-    vitals: Arc<Vitals>,
+    metrics: Arc<ActorMetrics>,
 }
 
 impl Phoebe {
-    pub fn new(store: PhoebeStore, vitals: Arc<Vitals>) -> Self {
-        Self { store, vitals }
+    pub fn new(store: PhoebeStore, metrics: Arc<ActorMetrics>) -> Self {
+        Self { store, metrics }
     }
 }
 
@@ -75,7 +75,7 @@ macro_rules! handle {
             type Result = ResponseFuture<Result<$answer, NyxError>>;
 
             fn handle(&mut self, $request: $message, _: &mut Self::Context) -> Self::Result {
-                self.vitals.taken_up();
+                self.metrics.taken_up();
                 let $store = self.store.clone();
                 Box::pin(async move { $work.await })
             }
@@ -90,8 +90,8 @@ handle!(LoadTraitWeights, BTreeMap<String, f64>, |store, request| async move { s
 handle!(ListTraitWeightChanges, Vec<TraitWeightChange>, |store, request| store.trait_weight_changes(request));
 handle!(StoreTraitWeight, TraitWeightChange, |store, request| store.store_trait_weight(request));
 handle!(NamedDecisions, Vec<Decision>, |store, request| store.named(request.0));
-handle!(Judge, Vec<Judged>, |store, request| store.judge(request.verdicts, request.learning));
-handle!(ListVerdicts, Vec<Verdict>, |store, request| store.verdicts(request.0));
-handle!(ListPromises, Vec<Promise>, |store, request| store.promises(request));
-handle!(ListJudged, Vec<(Decision, Verdict)>, |store, _request| store.judged());
+handle!(RecordFeedback, Vec<FeedbackResult>, |store, request| store.record_feedback(request.entries, request.learning));
+handle!(ListFeedback, Vec<Feedback>, |store, request| store.feedback_of(request.0));
+handle!(ListOpenForecasts, Vec<OpenForecast>, |store, request| store.open_forecasts(request));
+handle!(ListJudged, Vec<(Decision, Feedback)>, |store, _request| store.judged());
 handle!(Ping, (), |store, _request| async move { store.can_write().await });

@@ -13,14 +13,14 @@ use sea_orm::sqlx::{self, Executor, SqliteConnection};
 
 /// How a connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct FileState {
     /// Outside any transaction: what it wrote is committed.
     pub autocommit: bool,
     /// Its database is no longer the file of that name.
     pub moved: bool,
 }
 
-pub(super) async fn standing(connection: &mut SqliteConnection) -> Result<Standing, sqlx::Error> {
+pub(super) async fn standing(connection: &mut SqliteConnection) -> Result<FileState, sqlx::Error> {
     let mut locked = connection.lock_handle().await?;
     let handle = locked.as_raw_handle().as_ptr();
     let mut moved: c_int = 0;
@@ -30,7 +30,7 @@ pub(super) async fn standing(connection: &mut SqliteConnection) -> Result<Standi
         ffi::sqlite3_file_control(handle, c"main".as_ptr(), ffi::SQLITE_FCNTL_HAS_MOVED, (&raw mut moved).cast::<c_void>());
         ffi::sqlite3_get_autocommit(handle)
     };
-    Ok(Standing { autocommit: autocommit != 0, moved: moved != 0 })
+    Ok(FileState { autocommit: autocommit != 0, moved: moved != 0 })
 }
 
 /// The file that a store was opened on: what is written into another of its name, or into one without a name, would be lost.
@@ -106,7 +106,7 @@ impl DatabaseFile {
 
     /// Whether a connection is one to this file and outside any transaction.
     pub(super) async fn admits(&self, connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
-        let Standing { autocommit, moved } = standing(connection).await?;
+        let FileState { autocommit, moved } = standing(connection).await?;
         let checked = self.check_with_log();
         if let Err(error) = &checked {
             tracing::error!(%error, "the database is written no more");

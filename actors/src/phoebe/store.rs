@@ -147,7 +147,7 @@ impl PhoebeStore {
         if message.completes {
             let deferred = decision::Column::Status.eq(Status::Deferred.as_str());
             let mut row = row.into_active_model().reset_all();
-            // verdicts may have come in between
+            // entries may have come in between
             row.reward = ActiveValue::NotSet;
             let added = message.reward.as_ref().map_or(0.0, |(value, _)| *value);
             let updated = decision::Entity::update_many().set(row).filter(deferred);

@@ -11,11 +11,11 @@ use super::search::{EmbedderId, MemoryIndex};
 use super::*;
 use crate::decision::{AdapterVersion, Answer, Status, Timings, TokenUsage};
 use crate::memory::MemoryFilter;
-use crate::question::Given;
+use crate::question::RequestInputs;
 use crate::testing::postgres::Postgres;
 
 mod faults;
-mod verdicts;
+mod feedback;
 mod weights;
 
 /// A decision with every field set.
@@ -26,10 +26,10 @@ fn decision(specialist: &str, question: &str, answer: &str) -> Decision {
         asked_at: now(),
         instance: Uuid::now_v7().to_string(),
         conversation: Some("c-1".into()),
-        door: "/infer".into(),
+        endpoint: "/infer".into(),
         requested: "nyx".into(),
         messages: vec![ChatMessage::new(Role::System, "be \u{1f319} brief"), ChatMessage::new(Role::User, question)],
-        given: Given {
+        inputs: RequestInputs {
             context: Some("a text".into()),
             prior: Some(0.25),
             now: Some(now()),
@@ -38,7 +38,7 @@ fn decision(specialist: &str, question: &str, answer: &str) -> Decision {
             external_key: None,
             allow_defer: false,
         },
-        notes: BTreeMap::from([("forecast".to_owned(), serde_json::json!({"prior": 0.25}))]),
+        trace: BTreeMap::from([("forecast".to_owned(), serde_json::json!({"prior": 0.25}))]),
         question: question.into(),
         specialist: specialist.into(),
         scores: by_name(1.25),
@@ -98,7 +98,7 @@ async fn keeps_decisions(store: &PhoebeStore) {
     let kept = store.decision(first.id).await.unwrap();
     assert_eq!(kept, Decision { reward: 0.5, ..first.clone() });
     assert_eq!(store.decision(second.id).await.unwrap(), second);
-    // told twice, it is kept once and as it was first told
+    // input twice, it is kept once and as it was first told
     store.record(record(&Decision { specialist: "kairos".into(), ..first.clone() }, Some((-1.0, "x".into())))).await.unwrap();
     assert_eq!(store.decision(first.id).await.unwrap().specialist, "moira");
     assert_eq!((count(store, "nyx_synthetic_specialist_queries").await, count(store, "nyx_rewards").await), (2, 1));
@@ -133,7 +133,7 @@ async fn completes_a_deferred_decision_once(store: &PhoebeStore) {
 }
 
 async fn keeps_memories(store: &PhoebeStore) {
-    let told = |text: &str| Memory {
+    let input = |text: &str| Memory {
         id: Uuid::now_v7(),
         text: text.into(),
         speaker: Some("me".into()),
@@ -142,11 +142,11 @@ async fn keeps_memories(store: &PhoebeStore) {
         stored_at: now(),
         caption: Some("a photo of a boat".into()),
     };
-    let memories = [told("My sister Clara lives in Lisbon"), told("The boiler was serviced"), told("100% of 'quotes' \\ and _ stay")];
+    let memories = [input("My sister Clara lives in Lisbon"), input("The boiler was serviced"), input("100% of 'quotes' \\ and _ stay")];
     let index = index(store).await;
     index.insert("local", vectors(&memories)).await.unwrap();
     // all or none: the last one is there already
-    let twice = [told("never kept"), memories[0].clone()];
+    let twice = [input("never kept"), memories[0].clone()];
     assert!(index.insert("local", vectors(&twice)).await.is_err());
     let query = |tenant: &str, after, limit| ListMemories { tenant: tenant.into(), after, limit };
     assert_eq!(store.memories(query("local", None, 10)).await.unwrap(), memories);
@@ -175,7 +175,7 @@ async fn knows_neighbours(store: &PhoebeStore) {
         stored_at: now(),
         caption: None,
     };
-    // told out of order; c and d at one moment; e at no moment that was told, so when it was stored
+    // input out of order; c and d at one moment; e at no moment that was told, so when it was stored
     let e = turn("e", Some("walk"), None);
     let [c, d] = ["c", "d"].map(|text| turn(text, Some("walk"), Some(3)));
     let [b, a] = [("b", 2), ("a", 1)].map(|(text, day)| turn(text, Some("walk"), Some(day)));
@@ -186,12 +186,12 @@ async fn knows_neighbours(store: &PhoebeStore) {
     let mut missing = ids.to_vec();
     missing.push(Uuid::now_v7());
     let found = store.neighbours(near(missing, 1, 2)).await.unwrap();
-    let told = |of: &Memory| -> Vec<(i64, String)> {
+    let input = |of: &Memory| -> Vec<(i64, String)> {
         found.iter().filter(|near| near.of == of.id).map(|near| (near.distance, near.memory.text.clone())).collect()
     };
     let places = |places: &[(i64, &str)]| -> Vec<(i64, String)> { places.iter().map(|(at, text)| (*at, (*text).to_owned())).collect() };
-    assert_eq!(told(&c), places(&[(-1, "b"), (1, "d"), (2, "e")]));
-    assert_eq!(told(&a), places(&[(1, "b"), (2, "c")]));
+    assert_eq!(input(&c), places(&[(-1, "b"), (1, "d"), (2, "e")]));
+    assert_eq!(input(&a), places(&[(1, "b"), (2, "c")]));
     assert_eq!(found.len(), 5, "{found:?}");
     assert_eq!(store.neighbours(Neighbours { tenant: "other".into(), ..near(vec![c.id], 1, 1) }).await.unwrap(), []);
     assert_eq!(store.neighbours(near(Vec::new(), 1, 1)).await.unwrap(), []);
@@ -276,8 +276,8 @@ async fn behaves(options: &PhoebeOptions, folder: &std::path::Path) {
     knows_neighbours(&store).await;
     forgets_memories(&store).await;
     keeps_trait_weights(&store).await;
-    verdicts::keeps_verdicts(&store).await;
-    verdicts::hears_each_key_once(&stores).await;
+    feedback::keeps_verdicts(&store).await;
+    feedback::hears_each_key_once(&stores).await;
     weights::moves_trait_weights_once(&stores).await;
     completes_a_deferred_decision_once(&store).await;
     store.close().await;
@@ -285,7 +285,7 @@ async fn behaves(options: &PhoebeOptions, folder: &std::path::Path) {
     let again = PhoebeStore::connect(options, folder).await.unwrap();
     assert_eq!(
         again.decisions(list(|query| query.limit = 100)).await.unwrap().len(),
-        3 + verdicts::DECISIONS + verdicts::KEYED + weights::DECISIONS
+        3 + feedback::DECISIONS + feedback::KEYED + weights::DECISIONS
     );
     again.close().await;
 }

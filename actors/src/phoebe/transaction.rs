@@ -11,7 +11,7 @@ use sea_orm::{ConnAcquireErr, ConnectionTrait, DbBackend, DbErr, ExecResult, Que
 use sea_query_sqlx::SqlxValues;
 
 use super::PhoebeStore;
-use super::sqlite::{self, DatabaseFile, Standing};
+use super::sqlite::{self, DatabaseFile, FileState};
 
 enum Connection {
     Sqlite(PoolConnection<Sqlite>),
@@ -185,7 +185,7 @@ impl WriteTransaction {
     /// That nothing is left to be committed on the connection, and that it writes into the file that has the database's name.
     async fn is_committed(&self, when: &str) -> Result<(), DbErr> {
         if let Connection::Sqlite(connection) = &mut *self.connection.lock().await {
-            let Standing { autocommit, moved } = sqlite::standing(connection).await.map_err(acquiring)?;
+            let FileState { autocommit, moved } = sqlite::standing(connection).await.map_err(acquiring)?;
             if !autocommit {
                 return Err(DbErr::Custom(format!("the connection was in a transaction {when}: nothing was recorded, it is closed")));
             }

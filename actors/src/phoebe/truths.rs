@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
-use super::entities::{decision, verdict};
+use super::entities::{decision, feedback};
 use super::store::PhoebeStore;
-use crate::verdict::{Verdict, VerdictKind};
+use crate::feedback::{Feedback, FeedbackKind};
 use crate::{Decision, NyxError};
 
 /// Verdicts looked at, newest first.
@@ -15,13 +15,13 @@ const MOST: u64 = 20_000;
 const AT_ONCE: usize = 500;
 
 impl PhoebeStore {
-    /// The newest judged decisions, oldest first, each with the verdict that counts: the last outcome, else the last feedback.
-    pub(crate) async fn judged(&self) -> Result<Vec<(Decision, Verdict)>, NyxError> {
-        let rows = verdict::Entity::find().order_by_desc(verdict::Column::Id).limit(MOST).all(&self.reader).await?;
-        let mut counting: BTreeMap<String, Verdict> = BTreeMap::new();
+    /// The newest judged decisions, oldest first, each with the feedback that counts: the last outcome, else the last feedback.
+    pub(crate) async fn judged(&self) -> Result<Vec<(Decision, Feedback)>, NyxError> {
+        let rows = feedback::Entity::find().order_by_desc(feedback::Column::Id).limit(MOST).all(&self.reader).await?;
+        let mut counting: BTreeMap<String, Feedback> = BTreeMap::new();
         for row in rows {
-            let told = Verdict::try_from(row)?;
-            let rank = |verdict: &Verdict| (verdict.kind == VerdictKind::Outcome, verdict.revision);
+            let told = Feedback::try_from(row)?;
+            let rank = |feedback: &Feedback| (feedback.kind == FeedbackKind::Outcome, feedback.revision);
             let known = counting.entry(told.decision.to_string()).or_insert_with(|| told.clone());
             if rank(&told) > rank(known) {
                 *known = told;
@@ -33,8 +33,8 @@ impl PhoebeStore {
             let rows = decision::Entity::find().filter(decision::Column::Id.is_in(ids)).order_by_asc(decision::Column::Id);
             for row in rows.all(&self.reader).await? {
                 let decision = Decision::try_from(row)?;
-                if let Some(verdict) = counting.remove(&decision.id.to_string()) {
-                    judged.push((decision, verdict));
+                if let Some(feedback) = counting.remove(&decision.id.to_string()) {
+                    judged.push((decision, feedback));
                 }
             }
         }

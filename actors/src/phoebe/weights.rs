@@ -1,4 +1,4 @@
-//! Trait weights: their history, and how verdicts move them.
+//! Trait weights: their history, and how entries move them.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +14,8 @@ use super::entities::{baseline, trait_weight};
 use super::messages::{ListTraitWeightChanges, StoreTraitWeight, TraitWeightChange};
 use super::store::{PhoebeStore, check_limit, now};
 use crate::NyxError;
-use crate::choosing::DrawnDecision;
-use crate::verdict::NewVerdict;
+use crate::feedback::NewFeedback;
+use crate::routing::DrawnDecision;
 
 /// How often a trait weight is tried again when another process moved it in between.
 const WEIGHT_TRIES: usize = 50;
@@ -90,13 +90,13 @@ pub(super) async fn lock(on: &impl ConnectionTrait) -> Result<(), DbErr> {
     Ok(())
 }
 
-/// Moves the weights of a decision's candidates for a verdict, within the transaction that puts the verdict on record: both happen, or neither.
-/// `before` is the reward of the verdict that it amends. A decision that was not drawn moves nothing.
+/// Moves the weights of a decision's candidates for a feedback, within the transaction that puts the feedback on record: both happen, or neither.
+/// `before` is the reward of the feedback that it amends. A decision that was not drawn moves nothing.
 pub(super) async fn update_trait_weight(
     on: &impl ConnectionTrait,
     settings: BanditSettings,
     drawn: Option<&DrawnDecision>,
-    told: &NewVerdict,
+    input: &NewFeedback,
     before: Option<f64>,
 ) -> Result<Vec<TraitWeightChange>, DbErr> {
     let Some(drawn) = drawn else { return Ok(Vec::new()) };
@@ -110,16 +110,16 @@ pub(super) async fn update_trait_weight(
     for baseline::Model { source, kind, count, sum } in baseline::Entity::find().all(on).await? {
         learner.baselines.insert(BaselineKey { source, kind }, Baseline { count, sum });
     }
-    let key = BaselineKey { source: told.kind.as_str().to_owned(), kind: drawn.kind.clone() };
+    let key = BaselineKey { source: input.kind.as_str().to_owned(), kind: drawn.kind.clone() };
     let (reward, reason) = match before {
         // what was told before baselines were kept moved nothing, and so it is not undone
         Some(before) if learner.baselines.contains_key(&key) => {
-            learner.amend(&key, &drawn.drawn(), told.reward - before);
-            (told.reward - before, format!("{}: amendment", told.kind.as_str()))
+            learner.amend(&key, &drawn.drawn(), input.reward - before);
+            (input.reward - before, format!("{}: amendment", input.kind.as_str()))
         }
         _ => {
-            learner.reward(&key, &drawn.drawn(), told.reward);
-            (told.reward, told.kind.as_str().to_owned())
+            learner.reward(&key, &drawn.drawn(), input.reward);
+            (input.reward, input.kind.as_str().to_owned())
         }
     };
     let kept = learner.baselines.into_iter();
@@ -134,7 +134,7 @@ pub(super) async fn update_trait_weight(
         if from.total_cmp(&to).is_eq() {
             continue;
         }
-        let decision = Some(told.decision);
+        let decision = Some(input.decision);
         let row = following(row, StoreTraitWeight { name: name.clone(), to, reason: reason.clone(), reward: Some(reward), decision });
         trait_weight::Entity::insert(row.clone().into_active_model()).exec_without_returning(on).await?;
         changes.push(row.try_into()?);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nyx_specialists::forecast::Forecast;
 use serde_json::Value;
 
-use super::{SpecialistParts, Spoken};
+use super::{SpecialistAnswer, SpecialistParts};
 use crate::RequestContext;
 use crate::question::Question;
 
@@ -22,24 +22,24 @@ impl SpecialistParts {
     }
 
     /// Reads a forecast out of what was made, of a specialist that forecasts, and leaves the answers that are wanted.
-    pub(super) fn forecast(&self, question: &Question, spoken: &mut Spoken) {
+    pub(super) fn forecast(&self, question: &Question, response: &mut SpecialistAnswer) {
         let Some(policy) = self.policy.as_ref().filter(|policy| policy.forecasts()) else { return };
-        let (choice, stated) = match (&question.choices, spoken.choice_probabilities.as_deref()) {
-            (None, _) => (None, spoken.answers.iter().filter_map(|answer| policy.read(&answer.text)).collect()),
+        let (choice, stated) = match (&question.choices, response.choice_probabilities.as_deref()) {
+            (None, _) => (None, response.answers.iter().filter_map(|answer| policy.read(&answer.text)).collect()),
             (Some(_), Some([first, _])) => (Some(*first), Vec::new()),
             // of more than two choices each has its own probability
             (Some(_), _) => return,
         };
-        spoken.answers.truncate(question.n);
-        let Some(forecast) = Forecast::pool(question.given.prior, choice, stated) else { return };
+        response.answers.truncate(question.n);
+        let Some(forecast) = Forecast::pool(question.inputs.prior, choice, stated) else { return };
         let p = forecast.probability;
         if let Some(choices) = &question.choices {
-            spoken.choice_probabilities = Some(vec![p, 1.0 - p]);
-            if let (Some(said), Some(text)) = (spoken.answers.first_mut(), choices.get(usize::from(p < 0.5))) {
+            response.choice_probabilities = Some(vec![p, 1.0 - p]);
+            if let (Some(said), Some(text)) = (response.answers.first_mut(), choices.get(usize::from(p < 0.5))) {
                 said.text.clone_from(text);
             }
         }
-        spoken.probability = Some(p);
-        spoken.notes.insert(NOTE.into(), serde_json::to_value(&forecast).unwrap_or(Value::Null));
+        response.probability = Some(p);
+        response.trace.insert(NOTE.into(), serde_json::to_value(&forecast).unwrap_or(Value::Null));
     }
 }

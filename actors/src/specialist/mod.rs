@@ -1,11 +1,11 @@
 //! A specialist: retrieves, writes its prompt, speaks through the GPU pool, reads its own answer and judges it.
 
-mod belief;
+mod example;
 mod forecast;
-mod lesson;
 mod prompt;
 mod retrieve;
 mod screen;
+mod self_evaluation;
 mod sink;
 mod timing;
 
@@ -17,27 +17,27 @@ use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use nyx_engine::{Finished, SamplingParams, Text};
 use nyx_specialists::confidence::Signals;
 use nyx_specialists::safety::Finding;
-use nyx_specialists::time::Course;
-use nyx_specialists::{Evidence, Outcome, Retrieval, Situation, SpecialistPolicy, Verdict};
+use nyx_specialists::time::AnswerMode;
+use nyx_specialists::{AutomaticReward, Evidence, Outcome, PromptContext, Retrieval, SpecialistPolicy};
 use tokio::sync::mpsc;
 
-pub use lesson::{Present, Presented};
+pub use example::{Present, Presented};
 pub(crate) use prompt::common_prefix;
 pub use prompt::{Prompt, PromptWriter};
 pub(crate) use screen::STOPPED;
 pub use screen::Screened;
 pub use timing::Timer;
 
-use crate::adapters::{AdapterLease, Adapters, CANARY_NOTE, Voice};
+use crate::adapters::{ActiveAdapter, AdapterLease, Adapters, CANARY_NOTE};
 use crate::cells::{CellStep, CellStream};
 use crate::confidence::Calibration;
 use crate::decision::{AdapterVersion, Answer, Timings, TokenUsage};
+use crate::devices::{Generate, GpuPool, Score};
 use crate::facts::Facts;
-use crate::gpu::{Generate, GpuPool, Score};
 use crate::memory::MemoryKeeper;
-use crate::observe::Vitals;
+use crate::observe::ActorMetrics;
 use crate::question::{Question, StreamEvent};
-use crate::supervise::Supervised;
+use crate::supervise::ActorRef;
 use crate::{NyxError, RequestContext};
 use sink::AnswerSink;
 
@@ -58,9 +58,9 @@ pub struct SpecialistParts {
     pub context_length: usize,
     pub adapters: Adapters,
     /// What the request in hand speaks through.
-    pub voice: Voice,
-    pub pool: Supervised<GpuPool>,
-    pub memory: Supervised<MemoryKeeper>,
+    pub active_adapter: ActiveAdapter,
+    pub pool: ActorRef<GpuPool>,
+    pub memory: ActorRef<MemoryKeeper>,
     pub facts: Facts,
     pub cells: CellStream,
     /// Of a specialist that times its answers.
@@ -71,13 +71,13 @@ pub struct SpecialistParts {
 /// The actor of one specialist.
 pub struct Specialist {
     parts: Arc<SpecialistParts>,
-    vitals: Arc<Vitals>,
+    metrics: Arc<ActorMetrics>,
 }
 
 /// Answers a question that has been given to this specialist.
 #[derive(Message)]
-#[rtype(result = "Result<Spoken, NyxError>")]
-pub struct Speak {
+#[rtype(result = "Result<SpecialistAnswer, NyxError>")]
+pub struct AnswerRequest {
     pub context: RequestContext,
     pub question: Arc<Question>,
     pub screened: Arc<Screened>,
@@ -86,7 +86,7 @@ pub struct Speak {
 
 /// What a specialist said, and all that is known of it.
 #[derive(Debug, Default)]
-pub struct Spoken {
+pub struct SpecialistAnswer {
     pub evidence: Vec<Evidence>,
     pub answers: Vec<Answer>,
     pub choice_probabilities: Option<Vec<f64>>,
@@ -95,14 +95,14 @@ pub struct Spoken {
     pub confidence: Option<f64>,
     /// What the confidence is read from.
     pub(crate) signals: Signals,
-    pub verdict: Option<Verdict>,
+    pub automatic_reward: Option<AutomaticReward>,
     pub adapter: Option<AdapterVersion>,
     pub sampling: SamplingParams,
     pub usage: TokenUsage,
     /// What took part in the answer, by name: see [`Decision::notes`](crate::Decision::notes).
-    pub notes: BTreeMap<String, serde_json::Value>,
+    pub trace: BTreeMap<String, serde_json::Value>,
     /// What a specialist that times its answers did.
-    pub(crate) course: Option<Course>,
+    pub(crate) mode: Option<AnswerMode>,
     /// What screening found in the answers.
     pub(crate) findings: Vec<Finding>,
     /// `decide_ms` and `total_ms` are the orchestrator's to fill.
@@ -110,8 +110,8 @@ pub struct Spoken {
 }
 
 impl Specialist {
-    pub fn new(parts: Arc<SpecialistParts>, vitals: Arc<Vitals>) -> Self {
-        Self { parts, vitals }
+    pub fn new(parts: Arc<SpecialistParts>, metrics: Arc<ActorMetrics>) -> Self {
+        Self { parts, metrics }
     }
 }
 
@@ -119,19 +119,19 @@ impl Actor for Specialist {
     type Context = Context<Self>;
 }
 
-impl Handler<Speak> for Specialist {
-    type Result = ResponseFuture<Result<Spoken, NyxError>>;
+impl Handler<AnswerRequest> for Specialist {
+    type Result = ResponseFuture<Result<SpecialistAnswer, NyxError>>;
 
-    fn handle(&mut self, message: Speak, _: &mut Self::Context) -> Self::Result {
-        self.vitals.taken_up();
+    fn handle(&mut self, message: AnswerRequest, _: &mut Self::Context) -> Self::Result {
+        self.metrics.taken_up();
         let parts = Arc::clone(&self.parts);
         Box::pin(async move {
             // taken up once: whatever is promoted meanwhile, this request ends as it began
             let question = &message.question;
             let asked = crate::orchestrator::last_question(question);
-            let voice = parts.adapters.voice(parts.name(), question.adapter.as_ref(), question.sampling.seed, &asked);
-            let voice = message.context.bound("the adapter was looked up", voice).await?;
-            Arc::new(SpecialistParts { voice, ..(*parts).clone() }).speak(message).await
+            let active_adapter = parts.adapters.active_adapter(parts.name(), question.adapter.as_ref(), question.sampling.seed, &asked);
+            let active_adapter = message.context.bound("the adapter was looked up", active_adapter).await?;
+            Arc::new(SpecialistParts { active_adapter, ..(*parts).clone() }).speak(message).await
         })
     }
 }
@@ -149,12 +149,12 @@ impl SpecialistParts {
         self.policy.as_ref().map_or("base", |policy| policy.name.as_str())
     }
 
-    async fn speak(self: Arc<Self>, message: Speak) -> Result<Spoken, NyxError> {
-        let Speak { context, question, screened, events } = message;
+    async fn speak(self: Arc<Self>, message: AnswerRequest) -> Result<SpecialistAnswer, NyxError> {
+        let AnswerRequest { context, question, screened, events } = message;
         let retrieving = Instant::now();
         let asked = crate::orchestrator::last_question(&question);
         self.check_size(&question)?;
-        let evidence = self.retrieve(&context, &asked, &question.given.memory).await?;
+        let evidence = self.retrieve(&context, &asked, &question.inputs.memory).await?;
         let retrieve_ms = ms(retrieving);
         if self.policy.as_ref().is_some_and(|policy| policy.retrieval != Retrieval::None) {
             let ids = evidence.iter().map(|item| item.id.clone()).collect();
@@ -164,39 +164,40 @@ impl SpecialistParts {
         let Written { prompt, evidence, choices } = self.write_apart(&context, &question, evidence, deadline_ms).await?;
         let mut sampling = self.sampling(&question, prompt.tokens.len())?;
         let timer = self.timer.as_ref().filter(|_| question.choices.is_none());
-        let plan = timer.and_then(|timer| self.plan(&context, timer, prompt.tokens.len(), &sampling, question.given.allow_defer));
-        let course = Self::instead(plan.as_ref(), &mut sampling);
-        let mut spoken = match &question.choices {
-            None if course == Course::Defer => Spoken { sampling, ..Spoken::default() },
+        let plan = timer.and_then(|timer| self.plan(&context, timer, prompt.tokens.len(), &sampling, question.inputs.allow_defer));
+        let mode = Self::instead(plan.as_ref(), &mut sampling);
+        let mut response = match &question.choices {
+            None if mode == AnswerMode::Defer => SpecialistAnswer { sampling, ..SpecialistAnswer::default() },
             Some(texts) => self.choose(&context, prompt, texts, choices, sampling).await?,
             None => self.generate(&context, prompt, &question, sampling, &screened, events).await?,
         };
-        spoken.notes.insert("safety".into(), screened.note(std::mem::take(&mut spoken.findings)));
+        response.trace.insert("safety".into(), screened.note(std::mem::take(&mut response.findings)));
         if let Some(timer) = &self.timer {
-            timer.observe(&spoken);
-            spoken.notes.insert("timing".into(), serde_json::json!({ "plan": plan }));
+            timer.observe(&response);
+            response.trace.insert("timing".into(), serde_json::json!({ "plan": plan }));
         }
-        spoken.course = plan.as_ref().map(|plan| plan.chosen.course);
-        spoken.timings.retrieve_ms = retrieve_ms;
-        if course != Course::Defer {
-            self.sign(&mut spoken);
+        response.mode = plan.as_ref().map(|plan| plan.chosen.mode);
+        response.timings.retrieve_ms = retrieve_ms;
+        if mode != AnswerMode::Defer {
+            self.attach_adapter(&mut response);
         }
-        self.forecast(&question, &mut spoken);
+        self.forecast(&question, &mut response);
         if let Some(policy) = &self.policy {
-            let answer = spoken.answers.first().map_or("", |answer| answer.text.as_str());
-            let complete = spoken.answers.iter().all(|answer| matches!(answer.finish_reason.as_str(), "stop" | "choice"));
+            let answer = response.answers.first().map_or("", |answer| answer.text.as_str());
+            let complete = response.answers.iter().all(|answer| matches!(answer.finish_reason.as_str(), "stop" | "choice"));
             if policy.retrieval != Retrieval::None && question.choices.is_none() {
-                spoken.notes.insert("cited".into(), nyx_specialists::cited(answer, &evidence).into());
+                response.trace.insert("cited".into(), nyx_specialists::cited(answer, &evidence).into());
             }
             let elapsed_ms = ms(context.asked);
-            spoken.verdict = policy.judge(&Outcome { answer, evidence: &evidence, elapsed_ms, deadline_ms, complete });
+            response.automatic_reward =
+                policy.automatic_reward(&Outcome { answer, evidence: &evidence, elapsed_ms, deadline_ms, complete });
         }
-        spoken.evidence = evidence;
+        response.evidence = evidence;
         if self.policy.is_some() {
-            spoken.signals.p_true = self.p_true(&context, &question, &asked, &spoken).await;
-            self.calibration.judge(self.name(), &question, &mut spoken);
+            response.signals.p_true = self.p_true(&context, &question, &asked, &response).await;
+            self.calibration.judge(self.name(), &question, &mut response);
         }
-        Ok(spoken)
+        Ok(response)
     }
 
     /// Writes the prompt on a thread of its own: tokenising a long one takes a while, and the actors share theirs.
@@ -217,7 +218,7 @@ impl SpecialistParts {
     fn check_size(&self, question: &Question) -> Result<(), NyxError> {
         let choices = question.choices.iter().flatten();
         let bytes: usize =
-            question.messages.iter().map(|message| &message.content).chain(choices).chain(&question.given.context).map(String::len).sum();
+            question.messages.iter().map(|message| &message.content).chain(choices).chain(&question.inputs.context).map(String::len).sum();
         if bytes > self.context_length * self.text.longest_token() {
             return Err(nyx_engine::EngineError::PromptTooLong { bytes, window: self.context_length }.into());
         }
@@ -232,7 +233,7 @@ impl SpecialistParts {
         let room = choices.iter().map(Vec::len).max().unwrap_or_else(|| question.sampling.max_tokens.unwrap_or(usual));
         let now = question.now();
         loop {
-            let situation = Situation { now, deadline_ms, evidence: &evidence, question: &asked };
+            let situation = PromptContext { now, deadline_ms, evidence: &evidence, question: &asked };
             let prompt = PromptWriter { text: &self.text, policy: self.policy.as_ref() }.write(question, &situation)?;
             let fits = prompt.tokens.len() + room <= self.context_length;
             match evidence.last_mut() {
@@ -278,23 +279,23 @@ impl SpecialistParts {
     }
 
     fn adapter_lease(&self) -> Option<AdapterLease> {
-        self.voice.lease.clone()
+        self.active_adapter.lease.clone()
     }
 
-    /// Says through what it was spoken.
-    fn sign(&self, spoken: &mut Spoken) {
-        spoken.adapter.clone_from(&self.voice.version);
-        if let Some(note) = &self.voice.canary {
-            spoken.notes.insert(CANARY_NOTE.into(), note.clone());
+    /// Says through what it was response.
+    fn attach_adapter(&self, response: &mut SpecialistAnswer) {
+        response.adapter.clone_from(&self.active_adapter.version);
+        if let Some(note) = &self.active_adapter.canary {
+            response.trace.insert(CANARY_NOTE.into(), note.clone());
         }
-        if self.voice.version.is_none() && self.voice.generation > 0 {
+        if self.active_adapter.version.is_none() && self.active_adapter.generation > 0 {
             // the base as a generation of its own, after a rollback
-            spoken.notes.insert("generation".into(), self.voice.generation.into());
+            response.trace.insert("generation".into(), self.active_adapter.generation.into());
         }
     }
 
-    fn pool_group(&self) -> Option<usize> {
-        self.policy.as_ref().and_then(|policy| policy.group)
+    fn replica(&self) -> Option<usize> {
+        self.policy.as_ref().and_then(|policy| policy.replica)
     }
 
     async fn generate(
@@ -305,7 +306,7 @@ impl SpecialistParts {
         sampling: SamplingParams,
         screened: &Screened,
         events: Option<mpsc::Sender<StreamEvent>>,
-    ) -> Result<Spoken, NyxError> {
+    ) -> Result<SpecialistAnswer, NyxError> {
         let answers = self.answers_made(context, question);
         let mut endings = Vec::with_capacity(answers);
         for index in 0..answers {
@@ -319,27 +320,27 @@ impl SpecialistParts {
                 cacheable_prefix: prompt.cacheable_prefix,
                 params,
                 adapter: self.adapter_lease(),
-                group: self.pool_group(),
+                replica: self.replica(),
                 sink: Box::new(sink),
             };
             context.bound("a device was found", self.pool.send(job)).await?;
             endings.push(ending);
         }
         drop(events);
-        let mut spoken = Spoken { sampling, ..Spoken::default() };
+        let mut response = SpecialistAnswer { sampling, ..SpecialistAnswer::default() };
         for ending in endings {
             let said = ending.await.map_err(|_| NyxError::Internal("the device dropped a sequence".into()))??;
-            add_timings(&mut spoken, &said.finished, said.first_token.map(|at| at.duration_since(context.asked).as_secs_f64() * 1e3));
-            if spoken.answers.is_empty() && said.finished.usage.completion_tokens > 0 {
+            add_timings(&mut response, &said.finished, said.first_token.map(|at| at.duration_since(context.asked).as_secs_f64() * 1e3));
+            if response.answers.is_empty() && said.finished.usage.completion_tokens > 0 {
                 let Finished { mean_entropy, max_entropy, mean_logprob, .. } = said.finished;
                 let [mean_entropy, max_entropy, mean_logprob] =
                     [mean_entropy, max_entropy, mean_logprob].map(|value| Some(f64::from(value)));
-                spoken.signals = Signals { mean_entropy, max_entropy, mean_logprob, ..Signals::default() };
+                response.signals = Signals { mean_entropy, max_entropy, mean_logprob, ..Signals::default() };
             }
-            spoken.findings.extend(said.findings);
-            spoken.answers.push(Answer { text: said.text, finish_reason: said.finish_reason.to_owned() });
+            response.findings.extend(said.findings);
+            response.answers.push(Answer { text: said.text, finish_reason: said.finish_reason.to_owned() });
         }
-        Ok(spoken)
+        Ok(response)
     }
 
     /// Scores the choices as continuations: the answer is the likeliest, its probability the share of its likelihood.
@@ -350,7 +351,7 @@ impl SpecialistParts {
         choices: &[String],
         continuations: Vec<Vec<u32>>,
         sampling: SamplingParams,
-    ) -> Result<Spoken, NyxError> {
+    ) -> Result<SpecialistAnswer, NyxError> {
         let longest = continuations.iter().map(Vec::len).max().unwrap_or(0);
         if prompt.tokens.len() + longest > self.context_length {
             let overflow =
@@ -365,7 +366,7 @@ impl SpecialistParts {
             cacheable_prefix: prompt.cacheable_prefix,
             continuations,
             adapter: self.adapter_lease(),
-            group: self.pool_group(),
+            replica: self.replica(),
         };
         let scores = context.bound("continuations were scored", self.pool.send(score)).await?;
         let probabilities =
@@ -375,18 +376,26 @@ impl SpecialistParts {
         let usage = TokenUsage { prompt_tokens, total_tokens: prompt_tokens, ..TokenUsage::default() };
         let timings = Timings { prefill_ms: ms(started), first_token_ms: Some(ms(context.asked)), ..Timings::default() };
         let answers = vec![Answer { text: choices.get(best).cloned().unwrap_or_default(), finish_reason: "choice".into() }];
-        Ok(Spoken { answers, choice_probabilities: Some(probabilities), signals, sampling, usage, timings, ..Spoken::default() })
+        Ok(SpecialistAnswer {
+            answers,
+            choice_probabilities: Some(probabilities),
+            signals,
+            sampling,
+            usage,
+            timings,
+            ..SpecialistAnswer::default()
+        })
     }
 }
 
-fn add_timings(spoken: &mut Spoken, finished: &Finished, first_token_ms: Option<f64>) {
+fn add_timings(response: &mut SpecialistAnswer, finished: &Finished, first_token_ms: Option<f64>) {
     let usage = finished.usage;
     // the prompt is one, whatever the number of answers
-    spoken.usage.prompt_tokens = usage.prompt_tokens as u64;
-    spoken.usage.cached_tokens = spoken.usage.cached_tokens.max(usage.cached_tokens as u64);
-    spoken.usage.completion_tokens += usage.completion_tokens as u64;
-    spoken.usage.total_tokens = spoken.usage.prompt_tokens + spoken.usage.completion_tokens;
-    let timings = &mut spoken.timings;
+    response.usage.prompt_tokens = usage.prompt_tokens as u64;
+    response.usage.cached_tokens = response.usage.cached_tokens.max(usage.cached_tokens as u64);
+    response.usage.completion_tokens += usage.completion_tokens as u64;
+    response.usage.total_tokens = response.usage.prompt_tokens + response.usage.completion_tokens;
+    let timings = &mut response.timings;
     timings.queue_ms = timings.queue_ms.max(finished.queued.as_secs_f64() * 1e3);
     timings.prefill_ms = timings.prefill_ms.max(finished.prefill.as_secs_f64() * 1e3);
     timings.decode_ms = timings.decode_ms.max(finished.decode.as_secs_f64() * 1e3);

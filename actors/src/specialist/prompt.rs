@@ -2,7 +2,7 @@
 //! situation, then the caller's messages.
 
 use nyx_engine::{ChatMessage, Role, Text};
-use nyx_specialists::{Situation, SpecialistPolicy};
+use nyx_specialists::{PromptContext, SpecialistPolicy};
 
 use crate::NyxError;
 use crate::question::Question;
@@ -22,7 +22,7 @@ pub struct PromptWriter<'a> {
 }
 
 impl PromptWriter<'_> {
-    pub fn write(&self, question: &Question, situation: &Situation<'_>) -> Result<Prompt, NyxError> {
+    pub fn write(&self, question: &Question, situation: &PromptContext<'_>) -> Result<Prompt, NyxError> {
         let mut messages = Vec::with_capacity(question.messages.len() + 1);
         if let Some(policy) = self.policy {
             // the caller's own system messages join the specialist's: templates know one system turn, the first
@@ -36,7 +36,7 @@ impl PromptWriter<'_> {
         } else {
             messages.extend(question.messages.iter().cloned());
         }
-        if let (Some(context), Some(last)) = (&question.given.context, messages.iter_mut().rfind(|message| message.role == Role::User)) {
+        if let (Some(context), Some(last)) = (&question.inputs.context, messages.iter_mut().rfind(|message| message.role == Role::User)) {
             last.content = format!("{context}\n\n{}", last.content);
         }
         if let (Some(choices), Some(last)) = (&question.choices, messages.iter_mut().rfind(|message| message.role == Role::User)) {

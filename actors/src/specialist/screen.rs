@@ -61,20 +61,25 @@ impl Screened {
     }
 
     /// The guard of one answer.
-    pub(super) fn guard(&self) -> Guard {
-        Guard { policy: Arc::clone(&self.policy), screening: Arc::clone(&self.policy).follow(), opening: self.opening(), stopped: false }
+    pub(super) fn guard(&self) -> StreamModerator {
+        StreamModerator {
+            policy: Arc::clone(&self.policy),
+            screening: Arc::clone(&self.policy).follow(),
+            opening: self.opening(),
+            stopped: false,
+        }
     }
 }
 
 /// Follows one answer: decides what of it goes out, and what is said around it.
-pub(super) struct Guard {
+pub(super) struct StreamModerator {
     policy: Arc<SafetyPolicy>,
     screening: Screening,
     opening: Option<String>,
     stopped: bool,
 }
 
-impl Guard {
+impl StreamModerator {
     /// What comes before the answer's own words.
     pub(super) fn open(&mut self) -> String {
         self.opening.take().map_or_else(String::new, |text| text + "\n\n")

@@ -8,7 +8,7 @@ use nyx_specialists::safety::Finding;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::screen::{Guard, STOPPED};
+use super::screen::{STOPPED, StreamModerator};
 use crate::cells::{CellStep, CellStream};
 use crate::question::StreamEvent;
 use crate::{NyxError, RequestContext};
@@ -34,7 +34,7 @@ pub(super) struct AnswerSink {
     events: Option<mpsc::Sender<StreamEvent>>,
     text: String,
     first_token: Option<Instant>,
-    guard: Guard,
+    guard: StreamModerator,
     /// Of text that is held back: they would tell it.
     held: Vec<TokenLogprob>,
     untold: bool,
@@ -49,7 +49,7 @@ impl AnswerSink {
         specialist: &str,
         cells: &CellStream,
         events: Option<mpsc::Sender<StreamEvent>>,
-        guard: Guard,
+        guard: StreamModerator,
         untold: bool,
     ) -> (Self, oneshot::Receiver<Result<AnswerText, NyxError>>) {
         let (ending, receiver) = oneshot::channel();

@@ -3,9 +3,9 @@
 use std::sync::{Mutex, PoisonError};
 
 use nyx_engine::SamplingParams;
-use nyx_specialists::time::{Course, Measured, Pace, Plan, Prospect, plan};
+use nyx_specialists::time::{AnswerMode, Measured, Pace, Plan, PlanRequest, plan};
 
-use super::{SpecialistParts, Spoken};
+use super::{SpecialistAnswer, SpecialistParts};
 use crate::RequestContext;
 
 /// How fast answers are made here.
@@ -18,17 +18,17 @@ impl Timer {
     }
 
     /// Learns from an answer that was made.
-    pub(super) fn observe(&self, spoken: &Spoken) {
-        let (usage, timings) = (&spoken.usage, &spoken.timings);
-        let answers = spoken.answers.len().max(1) as u64;
+    pub(super) fn observe(&self, response: &SpecialistAnswer) {
+        let (usage, timings) = (&response.usage, &response.timings);
+        let answers = response.answers.len().max(1) as u64;
         let measured = Measured {
             queue_ms: timings.queue_ms,
             prefill_ms: timings.prefill_ms,
             prefilled_tokens: usage.prompt_tokens.saturating_sub(usage.cached_tokens),
             decode_ms: timings.decode_ms,
             completion_tokens: usage.completion_tokens / answers,
-            max_tokens: spoken.sampling.max_tokens,
-            complete: spoken.answers.iter().all(|answer| matches!(answer.finish_reason.as_str(), "stop" | "length")),
+            max_tokens: response.sampling.max_tokens,
+            complete: response.answers.iter().all(|answer| matches!(answer.finish_reason.as_str(), "stop" | "length")),
         };
         if measured.completion_tokens > 0 {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).observe(&measured);
@@ -37,7 +37,7 @@ impl Timer {
 }
 
 impl SpecialistParts {
-    /// The course that is worth most in the time that is left.
+    /// The mode that is worth most in the time that is left.
     pub(super) fn plan(
         &self,
         context: &RequestContext,
@@ -47,7 +47,7 @@ impl SpecialistParts {
         may_defer: bool,
     ) -> Option<Plan> {
         let policy = self.policy.as_ref()?;
-        let prospect = Prospect {
+        let prospect = PlanRequest {
             prompt_tokens,
             max_tokens: sampling.max_tokens,
             remaining_ms: context.remaining().as_secs_f64() * 1e3,
@@ -58,12 +58,12 @@ impl SpecialistParts {
         Some(plan(&prospect, timer.pace()))
     }
 
-    /// The course to take, with fewer tokens where it is a short one; in full where nothing is planned.
-    pub(super) fn instead(plan: Option<&Plan>, sampling: &mut SamplingParams) -> Course {
-        let Some(plan) = plan else { return Course::Full };
-        if plan.chosen.course == Course::Short {
+    /// The mode to take, with fewer tokens where it is a short one; in full where nothing is planned.
+    pub(super) fn instead(plan: Option<&Plan>, sampling: &mut SamplingParams) -> AnswerMode {
+        let Some(plan) = plan else { return AnswerMode::Full };
+        if plan.chosen.mode == AnswerMode::Short {
             sampling.max_tokens = plan.chosen.max_tokens;
         }
-        plan.chosen.course
+        plan.chosen.mode
     }
 }

@@ -4,10 +4,10 @@ use nyx_engine::train::Objective;
 use nyx_engine::{ChatMessage, Role};
 use serde_json::{Value, json};
 
-use super::lesson::{self, Lesson, Truth};
+use super::example::{self, Label, TrainingExample};
 use super::record::{Model, RunStatus};
 use super::run::Run;
-use super::{HowItStands, LearningOptions, Standing, TrainNow, process};
+use super::{GetStatus, TrainNow, TrainerStatus, TrainingOptions, process};
 use crate::cells::CellStep;
 use crate::memory::MemoryFilter;
 use crate::phoebe::messages::{ListMemories, Memory};
@@ -34,8 +34,8 @@ impl Nyx {
     ///
     /// # Errors
     /// When the trainer is down.
-    pub async fn training(&self) -> Result<Standing, NyxError> {
-        self.trainer()?.send(HowItStands).await
+    pub async fn training(&self) -> Result<TrainerStatus, NyxError> {
+        self.trainer()?.send(GetStatus).await
     }
 
     /// Begins a run of the log; answers its id.
@@ -77,15 +77,15 @@ impl Nyx {
     ///
     /// # Errors
     /// When phoebe does not answer.
-    pub async fn evidence_of_log(&self, specialist: &str) -> Result<Vec<Lesson>, NyxError> {
-        Ok(lesson::of_log(&self.judged().await?, specialist))
+    pub async fn evidence_of_log(&self, specialist: &str) -> Result<Vec<TrainingExample>, NyxError> {
+        Ok(example::of_log(&self.judged().await?, specialist))
     }
 
     /// What is remembered, each as an answer to a question about who said it and when.
     ///
     /// # Errors
     /// When phoebe does not answer.
-    pub async fn evidence_of_memory(&self, specialist: &str) -> Result<Vec<Lesson>, NyxError> {
+    pub async fn evidence_of_memory(&self, specialist: &str) -> Result<Vec<TrainingExample>, NyxError> {
         let mut memories: Vec<Memory> = Vec::new();
         loop {
             let after = memories.last().map(|memory| memory.id);
@@ -103,8 +103,8 @@ impl Nyx {
             let asked = format!("What did {who} say{on}? It begins with \"{}\".", first.join(" "));
             let target = Target::Specialist(specialist.to_owned());
             let mut question = Question::new(vec![ChatMessage::new(Role::User, asked)], target, "trainer");
-            question.given.memory = MemoryFilter::of(memory.conversation);
-            Lesson { template: memory.text.clone(), question, truth: Truth::Text { right: memory.text, instead: None } }
+            question.inputs.memory = MemoryFilter::of(memory.conversation);
+            TrainingExample { template: memory.text.clone(), question, truth: Label::Text { right: memory.text, instead: None } }
         };
         Ok(memories.into_iter().map(lesson).collect())
     }
@@ -113,14 +113,14 @@ impl Nyx {
     ///
     /// # Errors
     /// When phoebe does not answer.
-    pub async fn run_from_log(&self, specialist: &str, objective: Option<Objective>, learning: LearningOptions) -> Result<Run, NyxError> {
+    pub async fn run_from_log(&self, specialist: &str, objective: Option<Objective>, training: TrainingOptions) -> Result<Run, NyxError> {
         let lessons = self.evidence_of_log(specialist).await?;
         let objective = objective.unwrap_or_else(|| suited(&lessons));
         let anchors = anchors_of(&lessons);
         // each run begins with other numbers: one that failed is not made again bit for bit
         let seed = 1 + self.store().runs(Some(specialist), 1_000).await?.len() as u64;
-        let (options, specialist) = (learning.train(seed), specialist.to_owned());
-        Ok(Run { specialist, objective, lessons, anchors, options, learning, canary: true, source: "log", told: Box::new(|_| {}) })
+        let (options, specialist) = (training.train(seed), specialist.to_owned());
+        Ok(Run { specialist, objective, lessons, anchors, options, training, canary: true, source: "log", told: Box::new(|_| {}) })
     }
 
     /// Ends a canary's trial: promoted where it was better, else retired.
@@ -151,11 +151,11 @@ impl Nyx {
 }
 
 /// Choices by their likelihood, rated texts by QRPO, corrected ones as answers: whichever is most of the evidence.
-fn suited(lessons: &[Lesson]) -> Objective {
-    let count = |is: &dyn Fn(&Truth) -> bool| lessons.iter().filter(|lesson| is(&lesson.truth)).count();
-    let choices = count(&|truth| matches!(truth, Truth::Choice(_) | Truth::Rated { .. }));
-    let rated = count(&|truth| matches!(truth, Truth::Said { .. }));
-    let texts = count(&|truth| matches!(truth, Truth::Text { .. }));
+fn suited(lessons: &[TrainingExample]) -> Objective {
+    let count = |is: &dyn Fn(&Label) -> bool| lessons.iter().filter(|lesson| is(&lesson.truth)).count();
+    let choices = count(&|truth| matches!(truth, Label::Choice(_) | Label::Rated { .. }));
+    let rated = count(&|truth| matches!(truth, Label::Said { .. }));
+    let texts = count(&|truth| matches!(truth, Label::Text { .. }));
     if choices >= rated && choices >= texts {
         Objective::Choice
     } else if rated >= texts {
@@ -166,6 +166,6 @@ fn suited(lessons: &[Lesson]) -> Objective {
 }
 
 /// Texts that callers gave to read: what the adapter should leave as it is.
-pub(super) fn anchors_of(lessons: &[Lesson]) -> Vec<String> {
-    lessons.iter().filter_map(|lesson| lesson.question.given.context.clone()).filter(|text| text.len() > 300).collect()
+pub(super) fn anchors_of(lessons: &[TrainingExample]) -> Vec<String> {
+    lessons.iter().filter_map(|lesson| lesson.question.inputs.context.clone()).filter(|text| text.len() > 300).collect()
 }

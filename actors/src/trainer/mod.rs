@@ -1,12 +1,12 @@
 //! The trainer: trains adapters from evidence, tries them, watches what is live, and takes back what fails.
 
 mod api;
-mod lesson;
+mod drift;
+mod example;
 mod options;
 mod process;
 mod record;
 mod run;
-mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,15 +19,15 @@ use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 use uuid::Uuid;
 
-pub use lesson::{Lesson, Truth};
-pub use options::LearningOptions;
+pub use drift::{DriftAction, DriftMonitor, RewardSample};
+pub use example::{Label, TrainingExample};
+pub use options::TrainingOptions;
 pub use record::{Model as TrainingRun, RunStatus};
 pub use run::{GateReport, Run, RunReport};
-pub use watch::{Act, Seen, Watch};
 
 use crate::adapters::CANARY_NOTE;
 use crate::cells::{CellEvent, CellStep};
-use crate::observe::Vitals;
+use crate::observe::ActorMetrics;
 use crate::supervise::SEND_LIMIT;
 use crate::{Decision, Nyx, NyxError};
 
@@ -42,9 +42,9 @@ fn cases() -> Result<Vec<String>, NyxError> {
 /// The actor that watches rewards and trains from the log, one run at a time.
 pub struct Trainer {
     nyx: Nyx,
-    options: LearningOptions,
-    vitals: Arc<Vitals>,
-    watches: BTreeMap<String, Watch>,
+    options: TrainingOptions,
+    metrics: Arc<ActorMetrics>,
+    watches: BTreeMap<String, DriftMonitor>,
     /// Verdicts of a specialist since its last run.
     fresh: BTreeMap<String, usize>,
     running: Option<String>,
@@ -62,20 +62,20 @@ struct Rewarded(Arc<CellEvent>);
 #[rtype(result = "()")]
 struct Looked {
     specialist: String,
-    seen: Seen,
+    seen: RewardSample,
     /// It came in now, and was not read from the record.
     fresh: bool,
 }
 
 /// A decision's reward, with who spoke.
-fn seen(decision: &Decision, reward: f64) -> Seen {
-    let of_canary = decision.notes.get(CANARY_NOTE).and_then(|note| {
+fn seen(decision: &Decision, reward: f64) -> RewardSample {
+    let of_canary = decision.trace.get(CANARY_NOTE).and_then(|note| {
         let arm = note["arm"].as_str()?;
         let canary = if arm == "canary" { note["id"].as_str()? } else { note["canary"].as_str()? };
         Some((canary.to_owned(), arm == "canary"))
     });
     let generation = decision.adapter.as_ref().map_or(0, |adapter| adapter.generation);
-    Seen { generation, of_canary, reward, predicted: None }
+    RewardSample { generation, of_canary, reward, predicted: None }
 }
 
 /// Trains a specialist from the log now; answers the run's id.
@@ -100,12 +100,12 @@ struct Ended;
 
 /// How the trainer stands.
 #[derive(Message)]
-#[rtype(result = "Result<Standing, NyxError>")]
-pub struct HowItStands;
+#[rtype(result = "Result<TrainerStatus, NyxError>")]
+pub struct GetStatus;
 
 /// The trainer's standing.
 #[derive(Debug, Clone, Serialize)]
-pub struct Standing {
+pub struct TrainerStatus {
     /// The specialist that is being trained.
     pub training: Option<String>,
     pub specialists: BTreeMap<String, SpecialistStanding>,
@@ -123,8 +123,8 @@ pub struct SpecialistStanding {
 }
 
 impl Trainer {
-    pub fn new(nyx: Nyx, options: LearningOptions, vitals: Arc<Vitals>) -> Self {
-        Self { nyx, options, vitals, watches: BTreeMap::new(), fresh: BTreeMap::new(), running: None, waiting: BTreeSet::new() }
+    pub fn new(nyx: Nyx, options: TrainingOptions, metrics: Arc<ActorMetrics>) -> Self {
+        Self { nyx, options, metrics, watches: BTreeMap::new(), fresh: BTreeMap::new(), running: None, waiting: BTreeSet::new() }
     }
 
     /// Begins a run of the log, unless one runs.
@@ -174,13 +174,14 @@ impl Trainer {
                 Ok(judged) => judged,
                 Err(error) => return tracing::warn!(%error, "the watch over rewards begins without the record"),
             };
-            for (decision, verdict) in judged {
+            for (decision, feedback) in judged {
                 let specialist = decision.specialist.clone();
-                let seen = seen(&decision, verdict.reward);
+                let seen = seen(&decision, feedback.reward);
                 let canary_now = nyx.adapters.canary(&specialist);
                 let tried = seen.of_canary.as_ref().is_some_and(|(id, _)| canary_now.as_ref() == Some(id));
                 if tried || seen.generation == nyx.live_generation(&specialist).0 {
-                    let looked = Looked { specialist, seen: Seen { of_canary: seen.of_canary.filter(|_| tried), ..seen }, fresh: false };
+                    let looked =
+                        Looked { specialist, seen: RewardSample { of_canary: seen.of_canary.filter(|_| tried), ..seen }, fresh: false };
                     if me.send(looked).timeout(SEND_LIMIT).await.is_err() {
                         return;
                     }
@@ -189,18 +190,18 @@ impl Trainer {
         });
     }
 
-    fn act(&mut self, specialist: &str, act: Act, context: &mut Context<Self>) {
+    fn act(&mut self, specialist: &str, act: DriftAction, context: &mut Context<Self>) {
         let (nyx, name) = (self.nyx.clone(), specialist.to_owned());
         let auto = self.options.auto;
         let me = context.address();
         actix::spawn(async move {
             let done = match act {
-                Act::Canary { adapter, verdict, pairs, interval } => {
+                DriftAction::Canary { adapter, verdict, pairs, interval } => {
                     nyx.end_canary(&name, &adapter, verdict == CanaryVerdict::Better, json!({ "pairs": pairs, "interval": interval })).await
                 }
                 // a late reward may speak of one that is no longer live
-                Act::FallBack { generation } if nyx.live_generation(&name).0 != generation => Ok(()),
-                Act::FallBack { generation } => {
+                DriftAction::FallBack { generation } if nyx.live_generation(&name).0 != generation => Ok(()),
+                DriftAction::FallBack { generation } => {
                     let reason = format!("rewards of generation {generation} fell below what was predicted");
                     let done = nyx.fall_back(&name, &reason).await.map(drop);
                     if auto && done.is_ok() {
@@ -274,7 +275,7 @@ impl Handler<Looked> for Trainer {
 
     fn handle(&mut self, Looked { specialist, seen, fresh }: Looked, context: &mut Self::Context) {
         let options = self.options.clone();
-        let act = self.watches.entry(specialist.clone()).or_insert_with(|| Watch::new(options)).push(&seen);
+        let act = self.watches.entry(specialist.clone()).or_insert_with(|| DriftMonitor::new(options)).push(&seen);
         if let Some(act) = act {
             self.act(&specialist, act, context);
         }
@@ -295,7 +296,7 @@ impl Handler<TrainNow> for Trainer {
     type Result = Result<String, NyxError>;
 
     fn handle(&mut self, message: TrainNow, context: &mut Self::Context) -> Self::Result {
-        self.vitals.taken_up();
+        self.metrics.taken_up();
         self.begin(&message.specialist, message.objective, context)
     }
 }
@@ -319,20 +320,20 @@ impl Handler<FellBack> for Trainer {
     }
 }
 
-impl Handler<HowItStands> for Trainer {
-    type Result = ResponseFuture<Result<Standing, NyxError>>;
+impl Handler<GetStatus> for Trainer {
+    type Result = ResponseFuture<Result<TrainerStatus, NyxError>>;
 
-    fn handle(&mut self, _: HowItStands, _: &mut Self::Context) -> Self::Result {
-        self.vitals.taken_up();
+    fn handle(&mut self, _: GetStatus, _: &mut Self::Context) -> Self::Result {
+        self.metrics.taken_up();
         let names = self.watches.keys().chain(self.fresh.keys()).cloned();
         let specialists = names
             .map(|name| {
-                let (canary_pairs, alarm) = self.watches.get(&name).map_or((None, 0.0), Watch::standing);
+                let (canary_pairs, alarm) = self.watches.get(&name).map_or((None, 0.0), DriftMonitor::standing);
                 let fresh_evidence = self.fresh.get(&name).copied().unwrap_or(0);
                 (name, SpecialistStanding { fresh_evidence, canary_pairs, alarm })
             })
             .collect();
-        let standing = Standing { training: self.running.clone(), specialists };
+        let standing = TrainerStatus { training: self.running.clone(), specialists };
         Box::pin(async move { Ok(standing) })
     }
 }

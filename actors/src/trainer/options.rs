@@ -3,10 +3,10 @@
 use nyx_engine::train::{LoraShape, TrainOptions};
 use serde::{Deserialize, Serialize};
 
-/// `[learning]`.
+/// `[training]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct LearningOptions {
+pub struct TrainingOptions {
     /// Whether a specialist is trained by itself once there is enough new evidence, and after it fell back.
     pub auto: bool,
     /// Decisions of a specialist with a verdict that training by itself waits for, counted since its last run.
@@ -25,14 +25,14 @@ pub struct LearningOptions {
     /// The share of a specialist's requests that a candidate answers before it is promoted; 0: the gate alone decides.
     pub canary_share: f64,
     /// Pairs of rewards after which an undecided canary is retired.
-    pub canary_most: u32,
+    pub canary_max_samples: u32,
     /// False alarms of the watch over rewards: one in so many, on average.
-    pub run_length: f64,
+    pub false_alarm_interval: f64,
     /// The share of the time that training takes while requests are being answered.
-    pub budget: f64,
+    pub cpu_share: f64,
 }
 
-impl Default for LearningOptions {
+impl Default for TrainingOptions {
     fn default() -> Self {
         Self {
             auto: true,
@@ -45,14 +45,14 @@ impl Default for LearningOptions {
             alpha: 0.05,
             perplexity_margin: 0.02,
             canary_share: 0.2,
-            canary_most: 400,
-            run_length: 2000.0,
-            budget: 0.2,
+            canary_max_samples: 400,
+            false_alarm_interval: 2000.0,
+            cpu_share: 0.2,
         }
     }
 }
 
-impl LearningOptions {
+impl TrainingOptions {
     /// The trainer's options that follow.
     pub fn train(&self, seed: u64) -> TrainOptions {
         let mut options = TrainOptions { epochs: self.epochs, batch: self.batch, seed, ..TrainOptions::default() };
@@ -65,17 +65,17 @@ impl LearningOptions {
     pub fn wrong(&self) -> Option<(&'static str, String, &'static str)> {
         let share = |value: f64| value > 0.0 && value < 1.0;
         let checks: [(&'static str, String, bool, &'static str); 11] = [
-            ("learning.min_evidence", self.min_evidence.to_string(), self.min_evidence > 0, "at least 1"),
-            ("learning.epochs", self.epochs.to_string(), self.epochs > 0, "at least 1"),
-            ("learning.batch", self.batch.to_string(), self.batch > 0, "at least 1"),
-            ("learning.rank", self.rank.to_string(), (1..=256).contains(&self.rank), "1 to 256"),
-            ("learning.learning_rate", self.learning_rate.to_string(), share(self.learning_rate), "above 0 and below 1"),
-            ("learning.alpha", self.alpha.to_string(), share(self.alpha), "above 0 and below 1"),
-            ("learning.perplexity_margin", self.perplexity_margin.to_string(), self.perplexity_margin >= 0.0, "at least 0"),
-            ("learning.canary_share", self.canary_share.to_string(), (0.0..1.0).contains(&self.canary_share), "0, or above 0 and below 1"),
-            ("learning.canary_most", self.canary_most.to_string(), self.canary_most > 0, "at least 1"),
-            ("learning.run_length", self.run_length.to_string(), self.run_length >= 50.0, "at least 50"),
-            ("learning.budget", self.budget.to_string(), self.budget > 0.0 && self.budget <= 1.0, "above 0, at most 1"),
+            ("training.min_evidence", self.min_evidence.to_string(), self.min_evidence > 0, "at least 1"),
+            ("training.epochs", self.epochs.to_string(), self.epochs > 0, "at least 1"),
+            ("training.batch", self.batch.to_string(), self.batch > 0, "at least 1"),
+            ("training.rank", self.rank.to_string(), (1..=256).contains(&self.rank), "1 to 256"),
+            ("training.learning_rate", self.learning_rate.to_string(), share(self.learning_rate), "above 0 and below 1"),
+            ("training.alpha", self.alpha.to_string(), share(self.alpha), "above 0 and below 1"),
+            ("training.perplexity_margin", self.perplexity_margin.to_string(), self.perplexity_margin >= 0.0, "at least 0"),
+            ("training.canary_share", self.canary_share.to_string(), (0.0..1.0).contains(&self.canary_share), "0, or above 0 and below 1"),
+            ("training.canary_max_samples", self.canary_max_samples.to_string(), self.canary_max_samples > 0, "at least 1"),
+            ("training.false_alarm_interval", self.false_alarm_interval.to_string(), self.false_alarm_interval >= 50.0, "at least 50"),
+            ("training.cpu_share", self.cpu_share.to_string(), self.cpu_share > 0.0 && self.cpu_share <= 1.0, "above 0, at most 1"),
         ];
         checks.into_iter().find(|(_, _, right, _)| !right).map(|(key, value, _, expected)| (key, value, expected))
     }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nyx_engine::train::{Aim, Example, Objective, Progress, Summary, TrainOptions, Trainer};
+use nyx_engine::train::{Example, Objective, Progress, Summary, TrainOptions, Trainer, TrainingTarget};
 use nyx_engine::{ChatMessage, Role};
 use nyx_specialists::gate::{Compared, Pair, compare, held_back, level};
 use nyx_specialists::learn::learned_id;
@@ -12,9 +12,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::lesson::{Lesson, Truth};
+use super::example::{Label, TrainingExample};
 use super::record::{Model, RunStatus};
-use super::{LearningOptions, NEUTRAL, cases, process};
+use super::{NEUTRAL, TrainingOptions, cases, process};
 use crate::adapters::{AdapterChoice, AdapterLease};
 use crate::cells::CellStep;
 use crate::nyx::blocking;
@@ -37,11 +37,11 @@ const CASE_TOKENS: usize = 40;
 pub struct Run {
     pub specialist: String,
     pub objective: Objective,
-    pub lessons: Vec<Lesson>,
+    pub lessons: Vec<TrainingExample>,
     /// Plain texts that the adapter should leave as they are.
     pub anchors: Vec<String>,
     pub options: TrainOptions,
-    pub learning: LearningOptions,
+    pub training: TrainingOptions,
     /// Whether requests come in that a canary could answer.
     pub canary: bool,
     /// Where the words about the evidence come from: `trials`, `log`, `memory` or `dataset`.
@@ -88,7 +88,7 @@ struct Candidate {
     adapter: String,
     summary: Summary,
     learned: usize,
-    tried: Vec<Lesson>,
+    tried: Vec<TrainingExample>,
 }
 
 impl Nyx {
@@ -104,7 +104,7 @@ impl Nyx {
     /// [`train`](Self::train) under an id that was told already.
     pub(super) async fn train_as(&self, id: &str, run: Run) -> Result<RunReport, NyxError> {
         let settings = json!({
-            "train": run.options, "learning": run.learning, "source": run.source, "lessons": run.lessons.len(), "process": process::this(),
+            "train": run.options, "training": run.training, "source": run.source, "lessons": run.lessons.len(), "process": process::this(),
         });
         let model = Model {
             id: id.to_owned(),
@@ -149,7 +149,12 @@ impl Nyx {
     ///
     /// # Errors
     /// When a question cannot be read.
-    pub async fn training_examples(&self, specialist: &str, objective: Objective, lessons: &[Lesson]) -> Result<Vec<Example>, NyxError> {
+    pub async fn training_examples(
+        &self,
+        specialist: &str,
+        objective: Objective,
+        lessons: &[TrainingExample],
+    ) -> Result<Vec<Example>, NyxError> {
         let mut examples = Vec::new();
         for lesson in lessons.iter().filter(|lesson| !held_back(&lesson.template)) {
             examples.extend(lesson.examples(self, specialist, objective).await?);
@@ -158,28 +163,28 @@ impl Nyx {
     }
 
     async fn candidate(&self, run: Run, id: Option<&str>) -> Result<Candidate, NyxError> {
-        let Run { specialist, objective, lessons, anchors, mut options, learning, told, .. } = run;
+        let Run { specialist, objective, lessons, anchors, mut options, training, told, .. } = run;
         if objective == Objective::Qrpo {
             // its gradients are as small as β; an anchor must not hold what they move
             options.loss.anchor *= options.loss.beta * options.loss.beta;
         }
         let mut examples = self.training_examples(&specialist, objective, &lessons).await?;
-        let tried: Vec<Lesson> = lessons.iter().filter(|lesson| held_back(&lesson.template)).cloned().collect();
+        let tried: Vec<TrainingExample> = lessons.iter().filter(|lesson| held_back(&lesson.template)).cloned().collect();
         if examples.is_empty() || tried.is_empty() {
             let told = format!("{} lessons to learn from by {}, {} set aside", examples.len(), objective.name(), tried.len());
             return Err(NyxError::Conflict(format!("{specialist} cannot be trained: {told}; expected some of both")));
         }
         let steps = examples.len().div_ceil(options.batch);
-        examples.extend(self.anchors(&anchors, learning.anchor_tokens, steps)?);
+        examples.extend(self.anchors(&anchors, training.anchor_tokens, steps)?);
         let folder = self.training_folder(&specialist);
         let state = folder.with_extension("state");
-        let summary = self.train_apart(options, examples, folder.clone(), state, learning.budget, told).await?;
+        let summary = self.train_apart(options, examples, folder.clone(), state, training.cpu_share, told).await?;
         let adapter = self.import_adapter(&specialist, &folder, id.map(str::to_owned)).await?;
         Ok(Candidate { adapter, summary, learned: lessons.len() - tried.len(), tried })
     }
 
     async fn trained(&self, id: &str, run: Run) -> Result<RunReport, NyxError> {
-        let (specialist, objective, learning, canary) = (run.specialist.clone(), run.objective, run.learning.clone(), run.canary);
+        let (specialist, objective, training, canary) = (run.specialist.clone(), run.objective, run.training.clone(), run.canary);
         let evidence = evidence_digest(&run.lessons);
         let Candidate { adapter, summary, learned, tried } = self.candidate(run, Some(id)).await?;
         let mut report = RunReport {
@@ -199,16 +204,16 @@ impl Nyx {
         self.store().note_run(id, RunStatus::Gate, &note(&report), Some(&adapter), None).await?;
         self.tell_run(id, &specialist, RunStatus::Gate, json!({ "adapter": adapter, "tried": tried.len() }));
         let tries = 1 + self.tries_on(&specialist, &evidence, id).await?;
-        let gate = self.gate(&specialist, &adapter, &tried, &learning, tries).await?;
+        let gate = self.gate(&specialist, &adapter, &tried, &training, tries).await?;
         let passed = gate.passed;
         report.gate = Some(gate);
-        report.status = match (passed, canary && learning.canary_share > 0.0) {
+        report.status = match (passed, canary && training.canary_share > 0.0) {
             (false, _) => {
                 self.retire_adapter(&adapter).await?;
                 RunStatus::Refused
             }
             (true, true) => {
-                self.set_canary(&specialist, &adapter, learning.canary_share).await?;
+                self.set_canary(&specialist, &adapter, training.canary_share).await?;
                 RunStatus::Canary
             }
             (true, false) => {
@@ -239,7 +244,7 @@ impl Nyx {
             let encoded = self.text().encode(text)?;
             for piece in encoded.chunks_exact(2 * tokens).take(1) {
                 let (prompt, rest) = piece.split_at(tokens);
-                pieces.push(Example { prompt: prompt.to_vec(), continuations: vec![rest.to_vec()], aim: Aim::Anchor });
+                pieces.push(Example { prompt: prompt.to_vec(), continuations: vec![rest.to_vec()], aim: TrainingTarget::Anchor });
             }
             if pieces.len() == steps {
                 break;
@@ -255,7 +260,7 @@ impl Nyx {
         examples: Vec<Example>,
         folder: PathBuf,
         state: PathBuf,
-        budget: f64,
+        cpu_share: f64,
         mut told: Box<dyn FnMut(&Progress) + Send>,
     ) -> Result<Summary, NyxError> {
         let (files, busy, ended) = (self.files(), self.busy(), self.draining());
@@ -263,9 +268,9 @@ impl Nyx {
             let mut trainer = Trainer::new(&files, options)?;
             let mut since = Instant::now();
             trainer.pause_by(move || {
-                // while requests run, work for `budget` of the time and leave the rest to them
+                // while requests run, work for `cpu_share` of the time and leave the rest to them
                 let worked = since.elapsed();
-                let rest = worked.mul_f64((1.0 - budget) / budget);
+                let rest = worked.mul_f64((1.0 - cpu_share) / cpu_share);
                 let until = Instant::now() + rest.min(Duration::from_secs(2));
                 while busy() && Instant::now() < until {
                     std::thread::sleep(Duration::from_millis(2));
@@ -290,8 +295,8 @@ impl Nyx {
         &self,
         specialist: &str,
         adapter: &str,
-        tried: &[Lesson],
-        learning: &LearningOptions,
+        tried: &[TrainingExample],
+        training: &TrainingOptions,
         tries: u32,
     ) -> Result<GateReport, NyxError> {
         let lease = self.load_candidate(adapter).await?;
@@ -301,7 +306,7 @@ impl Nyx {
             None => AdapterChoice::Base,
         };
         let pairs = self.scored(specialist, tried, [&candidate, &live]).await?;
-        let asked = level(learning.alpha, tries);
+        let asked = level(training.alpha, tries);
         let compared = blocking(move || compare(&pairs, asked, 1)).await?;
         let perplexity = [self.perplexity(Some(lease.clone())).await?, self.perplexity(None).await?];
         let findings = [self.findings(specialist, &candidate).await?, self.findings(specialist, &live).await?];
@@ -316,7 +321,7 @@ impl Nyx {
             reasons.push(format!("{} templates were set aside, expected at least {LEAST_TEMPLATES}", compared.templates));
         }
         // what is no number is no better
-        let most = perplexity[1] * (1.0 + learning.perplexity_margin);
+        let most = perplexity[1] * (1.0 + training.perplexity_margin);
         if perplexity[0].is_nan() || perplexity[0] > most {
             reasons.push(format!("its perplexity on a neutral text is {:.2}, the base's {:.2}", perplexity[0], perplexity[1]));
         }
@@ -327,9 +332,9 @@ impl Nyx {
     }
 
     /// How good both are on each lesson.
-    async fn scored(&self, specialist: &str, lessons: &[Lesson], both: [&AdapterChoice; 2]) -> Result<Vec<Pair>, NyxError> {
+    async fn scored(&self, specialist: &str, lessons: &[TrainingExample], both: [&AdapterChoice; 2]) -> Result<Vec<Pair>, NyxError> {
         use futures_util::StreamExt;
-        let score = |lesson: &Lesson| {
+        let score = |lesson: &TrainingExample| {
             let lesson = lesson.clone();
             async move {
                 let [candidate, live] = both;
@@ -340,17 +345,17 @@ impl Nyx {
         futures_util::stream::iter(lessons.iter().map(score)).buffered(AT_A_TIME).collect::<Vec<_>>().await.into_iter().collect()
     }
 
-    async fn score(&self, specialist: &str, lesson: &Lesson, choice: &AdapterChoice) -> Result<f64, NyxError> {
+    async fn score(&self, specialist: &str, lesson: &TrainingExample, choice: &AdapterChoice) -> Result<f64, NyxError> {
         if lesson.question.choices.is_some() {
             let question = Question { adapter: Some(choice.clone()), ..lesson.question.clone() };
-            let spoken = self.rehearse(specialist, question, PATIENCE_MS).await?;
+            let response = self.dry_run(specialist, question, PATIENCE_MS).await?;
             let forecasts = self.forecasts(specialist);
-            return Ok(lesson.score_choices(&spoken.choice_probabilities.unwrap_or_default(), forecasts));
+            return Ok(lesson.score_choices(&response.choice_probabilities.unwrap_or_default(), forecasts));
         }
         let (text, weight) = match &lesson.truth {
-            Truth::Text { right, .. } => (right.clone(), 1.0),
-            Truth::Said { text, reward, .. } => (text.clone(), *reward),
-            Truth::Choice(_) | Truth::Rated { .. } => return Ok(0.0),
+            Label::Text { right, .. } => (right.clone(), 1.0),
+            Label::Said { text, reward, .. } => (text.clone(), *reward),
+            Label::Choice(_) | Label::Rated { .. } => return Ok(0.0),
         };
         let shown = self.presented(self.context(Some(PATIENCE_MS))?, specialist, lesson.question.clone(), vec![text]).await?;
         let lease = match choice {
@@ -383,15 +388,15 @@ impl Nyx {
             question.adapter = Some(choice.clone());
             (question.sampling.seed, question.sampling.temperature) = (Some(1), Some(0.0));
             question.sampling.max_tokens = Some(CASE_TOKENS);
-            let spoken = self.rehearse(specialist, question, PATIENCE_MS).await?;
-            found += spoken.findings.len();
+            let response = self.dry_run(specialist, question, PATIENCE_MS).await?;
+            found += response.findings.len();
         }
         Ok(found)
     }
 }
 
 /// Which evidence it is: the level of the gate falls with each try on the same.
-fn evidence_digest(lessons: &[Lesson]) -> String {
+fn evidence_digest(lessons: &[TrainingExample]) -> String {
     let mut templates: Vec<&str> =
         lessons.iter().filter(|lesson| held_back(&lesson.template)).map(|lesson| lesson.template.as_str()).collect();
     templates.sort_unstable();

@@ -7,7 +7,7 @@ use std::ops::Range;
 /// The longest and shortest end of a text that is looked for.
 const LONGEST: usize = 4;
 const SHORTEST: usize = 2;
-/// Tokens guessed at once at most.
+/// Tokens drafted at once at most.
 const MOST: usize = 8;
 /// Old observations lose this share of their weight with each new one.
 const FORGET: f64 = 0.02;
@@ -15,7 +15,7 @@ const FORGET: f64 = 0.02;
 const PRIOR_SHARE: f64 = 0.3;
 
 /// What follows, where the end of `tokens` last stood before: at most `most` places among them.
-pub(super) fn look_up(tokens: &[u32], most: usize) -> Range<usize> {
+pub(super) fn propose(tokens: &[u32], most: usize) -> Range<usize> {
     let most = most.min(MOST);
     for length in (SHORTEST..=LONGEST).rev() {
         if tokens.len() <= length || most == 0 {
@@ -30,7 +30,7 @@ pub(super) fn look_up(tokens: &[u32], most: usize) -> Range<usize> {
     0..0
 }
 
-/// How often one sequence's guesses were right.
+/// How often one sequence's drafts were right.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Acceptance {
     right: f64,
@@ -39,7 +39,7 @@ pub(super) struct Acceptance {
 
 impl Default for Acceptance {
     fn default() -> Self {
-        // as if one guess of two had been right
+        // as if one draft of two had been right
         Self { right: 1.0, made: 2.0 }
     }
 }
@@ -49,8 +49,8 @@ impl Acceptance {
         self.right / self.made
     }
 
-    /// Of `made` guesses, the first `right` were. Those after the first wrong one say nothing.
-    pub(super) fn saw(&mut self, made: usize, right: usize) {
+    /// Of `made` drafts, the first `right` were. Those after the first wrong one say nothing.
+    pub(super) fn observe(&mut self, made: usize, right: usize) {
         let looked_at = made.min(right + 1) as f64;
         // about the last twenty count
         let keep = (1.0 - looked_at * 0.05).max(0.5);
@@ -58,8 +58,8 @@ impl Acceptance {
         self.made = self.made * keep + looked_at;
     }
 
-    /// A sequence that guesses badly tries again now and then: texts change.
-    pub(super) fn hope(&mut self) {
+    /// A sequence that drafts badly tries again now and then: texts change.
+    pub(super) fn retry(&mut self) {
         self.right += 0.01 * (0.5 - self.rate()) * self.made;
     }
 }
@@ -75,7 +75,7 @@ pub(super) struct StepCost {
 }
 
 impl StepCost {
-    pub(super) fn saw(&mut self, rows: usize, seconds: f64) {
+    pub(super) fn observe(&mut self, rows: usize, seconds: f64) {
         let rows = rows as f64;
         for (sum, value) in [
             (&mut self.weight, 1.0),
@@ -101,19 +101,19 @@ impl StepCost {
     }
 }
 
-/// How many tokens to guess for a sequence, in a step that has `rows` rows so far and gives `tokens` tokens: as long as one more is worth
+/// How many tokens to draft for a sequence, in a step that has `rows` rows so far and gives `tokens` tokens: as long as one more is worth
 /// more than its row costs.
 pub(super) fn worthwhile(cost: &StepCost, acceptance: &Acceptance, rows: usize, tokens: f64) -> usize {
     let mut time = cost.fixed_rows() + rows as f64;
     let (mut tokens, mut right) = (tokens, acceptance.rate());
-    let mut guesses = 0;
-    while guesses < MOST && right > tokens / time {
-        guesses += 1;
+    let mut drafts = 0;
+    while drafts < MOST && right > tokens / time {
+        drafts += 1;
         tokens += right;
         time += 1.0;
         right *= acceptance.rate();
     }
-    guesses
+    drafts
 }
 
 #[cfg(test)]
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn the_longest_end_that_stood_before_says_what_follows() {
         let text = [1, 2, 3, 4, 5, 9, 2, 3, 7, 8, 2, 3];
-        let found = |text: &[u32], most: usize| text[look_up(text, most)].to_vec();
+        let found = |text: &[u32], most: usize| text[propose(text, most)].to_vec();
         assert_eq!(found(&text, 3), [7, 8, 2]);
         assert_eq!(found(&text, 1), [7]);
         // a longer match goes before a later one
@@ -137,24 +137,24 @@ mod tests {
         let mut cost = StepCost::default();
         let (mut sure, mut wrong) = (Acceptance::default(), Acceptance::default());
         for _ in 0..20 {
-            sure.saw(4, 4);
-            wrong.saw(4, 0);
+            sure.observe(4, 4);
+            wrong.observe(4, 0);
         }
         // before anything is measured: one row is a third of a step of one
         assert!(worthwhile(&cost, &sure, 1, 1.0) >= 4);
         assert_eq!(worthwhile(&cost, &wrong, 1, 1.0), 0);
-        (0..100).for_each(|_| wrong.hope());
+        (0..100).for_each(|_| wrong.retry());
         assert!(worthwhile(&cost, &wrong, 1, 1.0) > 0, "{}", wrong.rate());
         // a machine on which rows cost everything
-        (0..200).for_each(|step| cost.saw(1 + step % 5, (1 + step % 5) as f64));
+        (0..200).for_each(|step| cost.observe(1 + step % 5, (1 + step % 5) as f64));
         assert!(cost.fixed_rows() < 0.01);
         let mut often = Acceptance::default();
-        (0..20).for_each(|_| often.saw(1, 0));
-        (0..20).for_each(|step| often.saw(1, usize::from(step % 4 > 0)));
+        (0..20).for_each(|_| often.observe(1, 0));
+        (0..20).for_each(|step| often.observe(1, usize::from(step % 4 > 0)));
         assert_eq!(worthwhile(&cost, &often, 5, 5.0), 0);
         // and one on which they cost nothing
         let mut cost = StepCost::default();
-        (0..200).for_each(|step| cost.saw(1 + step % 5, 1.0));
+        (0..200).for_each(|step| cost.observe(1 + step % 5, 1.0));
         assert!(worthwhile(&cost, &often, 5, 5.0) > 0);
     }
 }

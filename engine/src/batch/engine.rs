@@ -16,9 +16,9 @@ use super::{EngineOptions, FinishReason, Finished, GenerateJob, StepReport, Usag
 use crate::Result;
 use crate::device::DeviceSpec;
 use crate::error::EngineError;
-use crate::kernels::KEYS;
+use crate::kernels::KV_BLOCK_SIZE;
 use crate::lora::AdapterHandle;
-use crate::model::{Llama, Seat, Step};
+use crate::model::{Llama, Rank, Step};
 use crate::score::ScoreJob;
 use crate::text::Text;
 use crate::weights::{ModelFiles, ModelInfo};
@@ -54,17 +54,17 @@ impl Engine {
             DeviceLocation::Cuda { gpu_id } => DeviceSpec::Cuda(gpu_id),
             _ => DeviceSpec::Cpu,
         };
-        Self::load_group(files, text, spec, Seat::alone(), options)
+        Self::load_group(files, text, spec, Rank::alone(), options)
     }
 
     /// Loads the leading shard of a group whose other seats are taken by [`Follower`](crate::model::Follower)s.
     ///
     /// # Errors
     /// What [`Llama::load_shard`] fails with.
-    pub fn load_group(files: &ModelFiles, text: Arc<Text>, device: DeviceSpec, seat: Seat, options: EngineOptions) -> Result<Self> {
+    pub fn load_group(files: &ModelFiles, text: Arc<Text>, device: DeviceSpec, seat: Rank, options: EngineOptions) -> Result<Self> {
         let model = Llama::load_shard(files, options.quantisation, device, seat, options.kv_cache_bytes)?;
         let own = model.config().context_length;
-        let window = options.context_length.map_or(own, |limit| limit.min(own)).min(model.pool().most() * KEYS);
+        let window = options.context_length.map_or(own, |limit| limit.min(own)).min(model.pool().most() * KV_BLOCK_SIZE);
         Ok(Self {
             model,
             info: files.info().clone(),
@@ -128,7 +128,7 @@ impl Engine {
             _ if job.continuations.iter().any(Vec::is_empty) => Err(EngineError::EmptyPrompt),
             Some(&token) => Err(EngineError::TokenOutOfRange { token, vocabulary }),
             None if Scoring::least(&job) > self.model.pool().most() => {
-                Err(EngineError::OutOfBlocks { blocks: self.model.pool().most(), tokens: KEYS })
+                Err(EngineError::OutOfBlocks { blocks: self.model.pool().most(), tokens: KV_BLOCK_SIZE })
             }
             None => Ok(()),
         });
@@ -248,7 +248,7 @@ impl Engine {
                 return Err(error);
             }
             if report.prefill_tokens == 0 {
-                self.cost.saw(self.step.tokens.len(), begun.elapsed().as_secs_f64());
+                self.cost.observe(self.step.tokens.len(), begun.elapsed().as_secs_f64());
             }
         }
         let logits = std::mem::take(&mut self.logits);
@@ -296,8 +296,8 @@ impl Engine {
         let mut ended: Vec<(usize, FinishReason)> = Vec::new();
         for &index in &self.order {
             let sequence = &mut self.running[index];
-            let guess = sequence.guess.clone();
-            sequence.kv.advance(sequence.taken - guess.len());
+            let draft = sequence.draft.clone();
+            sequence.kv.advance(sequence.taken - draft.len());
             let adapter = sequence.job.adapter.clone();
             if let Some(prefix) = sequence.prefix_to_keep() {
                 let prefix = prefix.to_vec();
@@ -308,21 +308,21 @@ impl Engine {
             }
             let before = sequence.tokens.len();
             let (mut end, mut open) = (None, true);
-            for place in 0..=guess.len() {
+            for place in 0..=draft.len() {
                 let Some(row) = rows.next() else { break };
-                // after the first wrong guess, rows say what would follow another text
+                // after the first wrong draft, rows say what would follow another text
                 if open {
                     end = sequence.accept(row, &self.text, self.window);
-                    let right = sequence.tokens.get(guess.start + place).filter(|_| place < guess.len() && end.is_none());
+                    let right = sequence.tokens.get(draft.start + place).filter(|_| place < draft.len() && end.is_none());
                     open = right.is_some() && right == sequence.tokens.last();
                     sequence.kv.advance(usize::from(open));
                 }
             }
             let sampled = sequence.tokens.len() - before;
             report.decode_tokens += sampled;
-            if !guess.is_empty() {
-                sequence.acceptance.saw(guess.len(), sampled.saturating_sub(1));
-                report.guessed += guess.len();
+            if !draft.is_empty() {
+                sequence.acceptance.observe(draft.len(), sampled.saturating_sub(1));
+                report.drafted += draft.len();
                 report.guessed_right += sampled.saturating_sub(1);
             }
             sequence.kv.truncate(sequence.tokens.len() - 1);

@@ -147,8 +147,8 @@ pub struct StepReport {
     pub prefill_tokens: usize,
     /// Tokens sampled.
     pub decode_tokens: usize,
-    /// Tokens guessed, and those of them that were right.
-    pub guessed: usize,
+    /// Tokens drafted, and those of them that were right.
+    pub drafted: usize,
     pub guessed_right: usize,
     /// Answers that had to make room, to be computed again.
     pub preempted: usize,

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::draft::{look_up, worthwhile};
+use super::draft::{propose, worthwhile};
 use super::sequence::Sequence;
 use super::{Engine, StepReport};
 use crate::error::EngineError;
-use crate::kernels::KEYS;
+use crate::kernels::KV_BLOCK_SIZE;
 use crate::model::LogitRows;
 
 impl Engine {
@@ -60,7 +60,7 @@ impl Engine {
 
     /// Adds the first scorings' next tokens to the step; returns how many take part.
     pub(super) fn plan_scorings(&mut self, report: &mut StepReport) -> usize {
-        self.running.iter_mut().for_each(|sequence| (sequence.taken, sequence.guess) = (0, 0..0));
+        self.running.iter_mut().for_each(|sequence| (sequence.taken, sequence.draft) = (0, 0..0));
         let mut budget = self.options.prefill_chunk;
         let mut scored = 0;
         while scored < self.scoring.len() && budget > 0 {
@@ -148,34 +148,34 @@ impl Engine {
             }
             self.running[index].taken = chunk;
         }
-        self.guess(promised);
+        self.draft(promised);
         self.order.clear();
         self.order.extend((0..self.running.len()).filter(|&index| self.running[index].taken > 0));
         let key = |sequence: &Sequence| sequence.job.adapter.as_ref().map(|adapter| adapter.key());
         self.order.sort_unstable_by_key(|&index| (key(&self.running[index]), index));
         for at in 0..self.order.len() {
             let sequence = &mut self.running[self.order[at]];
-            let Sequence { tokens, kv, job, guess, taken, .. } = sequence;
+            let Sequence { tokens, kv, job, draft, taken, .. } = sequence;
             let (start, known) = (kv.len(), tokens.len());
-            let logits = match start + *taken - guess.len() == known {
-                true if !Range::is_empty(guess) => LogitRows::All,
+            let logits = match start + *taken - draft.len() == known {
+                true if !Range::is_empty(draft) => LogitRows::All,
                 true => LogitRows::Last,
                 false => LogitRows::None,
             };
-            // the guesses follow the last token for as long as the step is made
-            tokens.extend_from_within(guess.clone());
+            // the drafts follow the last token for as long as the step is made
+            tokens.extend_from_within(draft.clone());
             let pushed = self.step.push(&tokens[start..start + *taken], kv, job.adapter.as_ref(), logits);
             tokens.truncate(known);
             if pushed.is_err() {
                 // room was made before, but another took it: this one waits a step
-                (*taken, *guess) = (0, 0..0);
+                (*taken, *draft) = (0, 0..0);
             }
         }
         self.order.retain(|&index| self.running[index].taken > 0);
     }
 
-    /// Adds guessed tokens to sequences that decode, where that pays.
-    fn guess(&mut self, mut promised: usize) {
+    /// Adds drafted tokens to sequences that decode, where that pays.
+    fn draft(&mut self, mut promised: usize) {
         if !self.options.speculate {
             return;
         }
@@ -187,25 +187,25 @@ impl Engine {
                 continue;
             }
             let most = worthwhile(&self.cost, &sequence.acceptance, rows, tokens);
-            let guess = look_up(&sequence.tokens, most.min(sequence.left(self.window).saturating_sub(1)));
-            let guesses = guess.len();
-            if guesses == 0 {
-                sequence.acceptance.hope();
+            let draft = propose(&sequence.tokens, most.min(sequence.left(self.window).saturating_sub(1)));
+            let drafts = draft.len();
+            if drafts == 0 {
+                sequence.acceptance.retry();
                 continue;
             }
-            let more = sequence.kv.wants(1 + guesses) - sequence.kv.wants(1);
+            let more = sequence.kv.wants(1 + drafts) - sequence.kv.wants(1);
             if promised + more > self.model.pool().room() {
                 continue;
             }
             promised += more;
-            (sequence.taken, sequence.guess) = (1 + guesses, guess);
-            rows += guesses;
-            tokens += guesses as f64 * sequence.acceptance.rate();
+            (sequence.taken, sequence.draft) = (1 + drafts, draft);
+            rows += drafts;
+            tokens += drafts as f64 * sequence.acceptance.rate();
         }
     }
 }
 
 /// Whether others hold the block that the sequence writes next.
 fn sequence_shares(sequence: &Sequence) -> bool {
-    sequence.kv.wants(1) > 0 && !sequence.kv.is_empty() && !sequence.kv.len().is_multiple_of(KEYS)
+    sequence.kv.wants(1) > 0 && !sequence.kv.is_empty() && !sequence.kv.len().is_multiple_of(KV_BLOCK_SIZE)
 }

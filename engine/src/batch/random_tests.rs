@@ -1,4 +1,4 @@
-//! Random work through random engines: batched or alone, sharded or whole, with guesses, with too few blocks. What is said stays the same.
+//! Random work through random engines: batched or alone, sharded or whole, with drafts, with too few blocks. What is said stays the same.
 
 use std::sync::mpsc::{Receiver, sync_channel};
 
@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 use super::tests::{Ending, job};
 use super::*;
 use crate::lora::Target;
-use crate::model::{Follower, Seat};
+use crate::model::{Follower, Rank};
 use crate::testing::{default_model, random, random_adapter};
 use crate::text::Text;
 use crate::weights::ModelFiles;
@@ -40,7 +40,7 @@ fn asks(random: &mut StdRng, count: usize, text: &Text) -> Vec<Ask> {
     (0..count)
         .map(|index| {
             let fixed = &beginnings[random.random_range(0..3)];
-            // a text that repeats itself is one where guesses are right
+            // a text that repeats itself is one where drafts are right
             let rest: Vec<u32> = if index % 3 == 0 {
                 list.clone()
             } else {
@@ -63,7 +63,7 @@ fn asks(random: &mut StdRng, count: usize, text: &Text) -> Vec<Ask> {
                 ..SamplingParams::default()
             };
             if index == 0 {
-                // one whose guesses are right whatever the dice say
+                // one whose drafts are right whatever the dice say
                 let params = SamplingParams { temperature: 0.0, repetition_penalty: 1.0, max_tokens: 39, ..params };
                 return Ask::Answer { prompt: list.clone(), fixed: 0, params, adapter: None };
             }
@@ -116,7 +116,7 @@ fn with_engine<T: Send>(
     work: impl FnOnce(&mut Engine, &[AdapterHandle]) -> T + Send,
 ) -> T {
     let text = std::sync::Arc::new(Text::load(files).unwrap());
-    let seats = Seat::group(world).into_iter().enumerate();
+    let seats = Rank::group(world).into_iter().enumerate();
     std::thread::scope(|scope| {
         let mut leader = None;
         let mut work = Some(work);
@@ -166,9 +166,9 @@ fn what_is_said_does_not_depend_on_batch_shards_guesses_chunks_or_room() {
     // 48 KB a position and layer pair of the default model in f16: see `KvCache::bytes`
     let block = {
         let config = files.config();
-        2 * config.layers * config.kv_heads * config.head_dim * 2 * crate::kernels::KEYS
+        2 * config.layers * config.kv_heads * config.head_dim * 2 * crate::kernels::KV_BLOCK_SIZE
     };
-    let (mut guessed, mut right, mut preempted) = (0, 0, 0);
+    let (mut drafted, mut right, mut preempted) = (0, 0, 0);
     for (world, blocks) in [(1, 1000), (1, 2 * LONGEST / 32), (2, 1000), (3, 3 * LONGEST / 32)] {
         let options = EngineOptions {
             max_batch: random.random_range(2..9),
@@ -196,13 +196,13 @@ fn what_is_said_does_not_depend_on_batch_shards_guesses_chunks_or_room() {
             assert_eq!(said, alone, "ask {index}, {world} shards, {blocks} blocks, {options:?}");
         }
         for report in &reports {
-            guessed += report.guessed;
+            drafted += report.drafted;
             right += report.guessed_right;
             preempted += report.preempted;
             assert!(report.kv_bytes <= options.kv_cache_bytes);
         }
         assert_eq!(reports.last().map(|report| (report.running, report.waiting)), Some((0, 0)));
     }
-    assert!(guessed > 0 && right > 0 && right <= guessed, "{right} of {guessed} guesses");
+    assert!(drafted > 0 && right > 0 && right <= drafted, "{right} of {drafted} drafts");
     assert!(preempted > 0, "nothing had to make room: {preempted}");
 }

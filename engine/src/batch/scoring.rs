@@ -3,7 +3,7 @@
 //! The prompt's last chunk and its continuations go in one pass, as a tree: every continuation sees the prompt and itself.
 
 use crate::Result;
-use crate::kernels::KEYS;
+use crate::kernels::KV_BLOCK_SIZE;
 use crate::kv::{BlockPool, KvCache};
 use crate::model::{LogitRows, Step};
 use crate::sampling::logprob;
@@ -11,7 +11,7 @@ use crate::score::{ContinuationScore, ScoreJob};
 
 /// Blocks of a continuation's own: the one where it leaves the prompt, and those that it fills.
 fn blocks_of(continuation: &[u32]) -> usize {
-    if continuation.len() < 2 { 0 } else { continuation.len().div_ceil(KEYS) + 1 }
+    if continuation.len() < 2 { 0 } else { continuation.len().div_ceil(KV_BLOCK_SIZE) + 1 }
 }
 
 /// Continuations under way together: each has blocks of its own.
@@ -68,7 +68,7 @@ impl Scoring {
 
     /// Blocks without which it can never be done.
     pub(super) fn least(job: &ScoreJob) -> usize {
-        job.prompt.len().div_ceil(KEYS) + job.continuations.iter().map(|continuation| blocks_of(continuation)).max().unwrap_or(0)
+        job.prompt.len().div_ceil(KV_BLOCK_SIZE) + job.continuations.iter().map(|continuation| blocks_of(continuation)).max().unwrap_or(0)
     }
 
     /// Blocks that the next [`push`](Self::push) takes at most.
@@ -76,7 +76,7 @@ impl Scoring {
         let rest = &self.job.continuations[self.scores.len()..];
         let trunk = match &self.kv {
             Some(kv) => kv.wants((self.job.prompt.len() - kv.len()).min(budget)),
-            None => self.job.prompt.len().min(budget).div_ceil(KEYS),
+            None => self.job.prompt.len().min(budget).div_ceil(KV_BLOCK_SIZE),
         };
         let branches = rest.iter().take(TOGETHER).enumerate().map(|(index, continuation)| {
             match self.group.get(index).and_then(|branch| Some((branch.kv.as_ref()?, branch.logprobs.len()))) {

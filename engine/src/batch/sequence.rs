@@ -17,10 +17,10 @@ pub(super) struct Sequence {
     pub(super) kv: KvCache,
     pub(super) job: GenerateJob,
     pub(super) client: Client,
-    /// Tokens of this step, guesses included.
+    /// Tokens of this step, drafts included.
     pub(super) taken: usize,
-    /// Where among `tokens` the guessed ones of those stand.
-    pub(super) guess: Range<usize>,
+    /// Where among `tokens` the drafted ones of those stand.
+    pub(super) draft: Range<usize>,
     pub(super) acceptance: Acceptance,
     /// Whether the prompt's beginning has been kept for others.
     pub(super) kept: bool,
@@ -54,7 +54,7 @@ impl Sequence {
             job,
             client,
             taken: 0,
-            guess: 0..0,
+            draft: 0..0,
             acceptance: Acceptance::default(),
             kept: false,
             cached_tokens,

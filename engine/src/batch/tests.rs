@@ -12,7 +12,7 @@ struct Collect {
     text: String,
     logprobs: Vec<TokenLogprob>,
     /// Breaks after this many pieces.
-    patience: usize,
+    backoff: usize,
     done: SyncSender<(String, Vec<TokenLogprob>, Result<Finished>)>,
 }
 
@@ -20,8 +20,8 @@ impl TokenSink for Collect {
     fn piece(&mut self, piece: Piece) -> ControlFlow<()> {
         self.text.push_str(&piece.text);
         self.logprobs.extend(piece.logprobs);
-        self.patience = self.patience.saturating_sub(1);
-        if self.patience == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        self.backoff = self.backoff.saturating_sub(1);
+        if self.backoff == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
     fn finish(self: Box<Self>, end: Result<Finished>) {
         self.done.send((self.text, self.logprobs, end)).expect("the test waits");
@@ -36,9 +36,9 @@ fn engine(options: EngineOptions) -> (Engine, std::sync::Arc<Text>) {
     (Engine::load(&files, std::sync::Arc::clone(&text), &candle_core::Device::Cpu, options).unwrap(), text)
 }
 
-pub(super) fn job(prompt: Vec<u32>, cacheable_prefix: usize, params: SamplingParams, patience: usize) -> (GenerateJob, Ending) {
+pub(super) fn job(prompt: Vec<u32>, cacheable_prefix: usize, params: SamplingParams, backoff: usize) -> (GenerateJob, Ending) {
     let (done, ending) = sync_channel(1);
-    let sink = Box::new(Collect { text: String::new(), logprobs: Vec::new(), patience, done });
+    let sink = Box::new(Collect { text: String::new(), logprobs: Vec::new(), backoff, done });
     (
         GenerateJob {
             prompt,
@@ -295,7 +295,7 @@ fn a_full_cache_makes_answers_and_scorings_wait_their_turn_without_doing_work_ag
     let block = model().pool().block_bytes();
     let options = EngineOptions { kv_cache_bytes: 20 * block, prefill_chunk: 64, speculate: false, ..EngineOptions::default() };
     let (mut engine, _) = engine(options);
-    assert_eq!(engine.window(), 20 * crate::kernels::KEYS);
+    assert_eq!(engine.window(), 20 * crate::kernels::KV_BLOCK_SIZE);
     let params = SamplingParams { max_tokens: 60, logit_bias: vec![(2, -100.0)], ..SamplingParams::default() };
     // the first two do not fit together, the third would fit beside either
     let endings: Vec<_> = [(12, 5), (10, 6), (4, 7)]

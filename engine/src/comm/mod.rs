@@ -1,7 +1,7 @@
 //! What shards of one model copy say to each other.
 
 #[cfg(any(feature = "nccl", test))]
-mod gathering;
+mod barrier;
 #[cfg(feature = "nccl")]
 pub mod nccl;
 mod shared;

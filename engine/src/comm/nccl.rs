@@ -19,7 +19,7 @@ use candle_core::cuda_backend::{CudaDType, CudaStorage, WrapErr};
 use candle_core::{CpuStorage, CustomOp1, DType, Device, DeviceLocation, Layout, Shape, Tensor};
 
 use super::Communicator;
-use super::gathering::Gathering;
+use super::barrier::RankBarrier;
 use crate::{DeviceSpec, EngineError, Result};
 
 /// How long a rank waits for the others to join. A rank joins before it loads its weights, so nothing slow lies before it.
@@ -39,7 +39,7 @@ thread_local! {
 pub struct NcclGroup {
     id: Id,
     world_size: usize,
-    gathering: Gathering,
+    barrier: RankBarrier,
 }
 
 impl NcclGroup {
@@ -49,12 +49,12 @@ impl NcclGroup {
     /// [`EngineError::Sharding`] when NCCL fails.
     pub fn new(world_size: usize) -> Result<Self> {
         let id = Id::new().map_err(|error| EngineError::Sharding { reason: refused(&error) })?;
-        Ok(Self { id, world_size, gathering: Gathering::new(world_size) })
+        Ok(Self { id, world_size, barrier: RankBarrier::new(world_size) })
     }
 
     /// Says why a rank will not join: nobody waits for it.
     pub fn call_off(&self, reason: String) {
-        self.gathering.call_off(reason);
+        self.barrier.call_off(reason);
     }
 
     /// Makes `rank`'s communicator, which works on this thread alone, over the stream of `device`, as [`DeviceSpec::open_in_group`] opens
@@ -73,7 +73,7 @@ impl NcclGroup {
         if stream.cu_stream().addr() <= PER_THREAD {
             return Err(bad("it was opened over the thread's default stream, a group needs one of its own".into()));
         }
-        self.gathering.arrive(rank, PATIENCE).map_err(&bad)?;
+        self.barrier.arrive(rank, PATIENCE).map_err(&bad)?;
         // NCCL takes the device that is current on the thread
         stream.context().bind_to_thread().map_err(|error| bad(told(error)))?;
         let world_size = self.world_size;
@@ -171,7 +171,7 @@ where
     Ok(CudaStorage::wrap_cuda_slice(summed, device.clone()))
 }
 
-fn told(error: DriverError) -> String {
+fn driver_error(error: DriverError) -> String {
     format!("the CUDA driver said {error}")
 }
 

@@ -6,12 +6,12 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use candle_core::{DType, Tensor};
 
 use super::Communicator;
-use crate::patience::Patience;
+use crate::backoff::Backoff;
 use crate::{EngineError, Result};
 
 /// Each shard's place for what it brings, twice: while one is read, the next is written.
 #[derive(Debug)]
-struct Meeting {
+struct AllReduce {
     places: Vec<[RwLock<Vec<f32>>; 2]>,
     arrived: AtomicUsize,
     /// Meetings held.
@@ -23,7 +23,7 @@ struct Meeting {
 /// One shard's seat at the meetings of its group.
 #[derive(Debug)]
 pub struct SharedComm {
-    meeting: Arc<Meeting>,
+    all_reduce: Arc<AllReduce>,
     rank: usize,
     /// Meetings that this shard was at.
     turn: AtomicUsize,
@@ -33,17 +33,18 @@ impl SharedComm {
     /// The seats of a group of `world_size`.
     pub fn group(world_size: usize) -> Vec<Self> {
         let places = (0..world_size).map(|_| Default::default()).collect();
-        let meeting = Arc::new(Meeting { places, arrived: AtomicUsize::new(0), held: AtomicUsize::new(0), lost: AtomicBool::new(false) });
-        (0..world_size).map(|rank| Self { meeting: Arc::clone(&meeting), rank, turn: AtomicUsize::new(0) }).collect()
+        let all_reduce =
+            Arc::new(AllReduce { places, arrived: AtomicUsize::new(0), held: AtomicUsize::new(0), lost: AtomicBool::new(false) });
+        (0..world_size).map(|rank| Self { all_reduce: Arc::clone(&all_reduce), rank, turn: AtomicUsize::new(0) }).collect()
     }
 
     fn side(&self) -> usize {
         self.turn.load(Ordering::Relaxed) % 2
     }
 
-    /// What this shard brings to the next meeting; what was there is old.
+    /// What this shard brings to the next all_reduce; what was there is old.
     pub(crate) fn mine(&self) -> RwLockWriteGuard<'_, Vec<f32>> {
-        self.meeting.places[self.rank][self.side()].write().unwrap_or_else(PoisonError::into_inner)
+        self.all_reduce.places[self.rank][self.side()].write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until every shard has brought what it brings.
@@ -51,43 +52,43 @@ impl SharedComm {
     /// # Errors
     /// [`EngineError::ShardLost`] when a shard has gone away.
     pub(crate) fn meet(&self) -> Result<()> {
-        let Meeting { places, arrived, held, lost } = &*self.meeting;
+        let AllReduce { places, arrived, held, lost } = &*self.all_reduce;
         let before = held.load(Ordering::Acquire);
         self.turn.fetch_add(1, Ordering::Relaxed);
         if arrived.fetch_add(1, Ordering::AcqRel) + 1 == places.len() {
             arrived.store(0, Ordering::Relaxed);
             held.store(before + 1, Ordering::Release);
         }
-        let mut patience = Patience::default();
+        let mut backoff = Backoff::default();
         while held.load(Ordering::Acquire) == before {
             if lost.load(Ordering::Acquire) {
                 return Err(EngineError::ShardLost);
             }
             // more shards than cores take turns
-            patience.spin_or_yield();
+            backoff.spin_or_yield();
         }
         Ok(())
     }
 
-    /// What shard `rank` brought to the last meeting. It stays until the meeting after the next begins.
+    /// What shard `rank` brought to the last all_reduce. It stays until the all_reduce after the next begins.
     pub(crate) fn theirs(&self, rank: usize) -> RwLockReadGuard<'_, Vec<f32>> {
-        self.meeting.places[rank][1 - self.side()].read().unwrap_or_else(PoisonError::into_inner)
+        self.all_reduce.places[rank][1 - self.side()].read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says that this shard comes to no further meeting.
+    /// Says that this shard comes to no further all_reduce.
     pub(crate) fn leave(&self) {
         self.alarm().sound();
     }
 
     /// For those who see that a shard is lost without being one.
     pub(crate) fn alarm(&self) -> Alarm {
-        Alarm(Arc::clone(&self.meeting))
+        Alarm(Arc::clone(&self.all_reduce))
     }
 }
 
 /// Ends all meetings of a group.
 #[derive(Debug)]
-pub(crate) struct Alarm(Arc<Meeting>);
+pub(crate) struct Alarm(Arc<AllReduce>);
 
 impl Alarm {
     pub(crate) fn sound(&self) {
@@ -107,7 +108,7 @@ impl Communicator for SharedComm {
     }
 
     fn world_size(&self) -> usize {
-        self.meeting.places.len()
+        self.all_reduce.places.len()
     }
 
     /// By way of the host's memory, in the order of ranks.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::lanes::{LANES, Lanes, for_isa};
 use super::ops::{inverse_rms, silu};
-use super::{BLOCK, Isa, Team};
+use super::{BLOCK, Isa, ThreadPool};
 
 /// Below this a block is zero: its inverse would be infinite.
 pub(super) const LEAST: f32 = 1e-30;
@@ -122,14 +122,14 @@ impl Activations {
     ///
     /// # Panics
     /// When `x` does not hold whole rows of whole blocks.
-    pub fn quantise(&mut self, team: &Team, isa: Isa, x: &[f32], columns: usize, rounding: Rounding) {
+    pub fn quantise(&mut self, threads: &ThreadPool, isa: Isa, x: &[f32], columns: usize, rounding: Rounding) {
         assert!(x.len().is_multiple_of(columns), "whole rows");
         let tokens = x.len() / columns;
         let target = self.target(tokens, columns, rounding);
         if rounding == Rounding::None {
             return;
         }
-        in_parts(team, tokens, columns, |token, part| {
+        in_parts(threads, tokens, columns, |token, part| {
             let x = &x[token * columns..][part.clone()];
             // SAFETY: no other thread has this part of the token, whose places are within the buffers; `isa` was detected.
             unsafe { round_isa(isa, x.as_ptr(), target.at(token).part(part)) };
@@ -141,7 +141,7 @@ impl Activations {
     ///
     /// # Panics
     /// When the shapes do not fit, or columns are not whole lanes (whole blocks, if rounded).
-    pub fn add_norm(&mut self, team: &Team, isa: Isa, residual: Residual<'_>, normed: &mut [f32], rounding: Rounding) {
+    pub fn add_norm(&mut self, threads: &ThreadPool, isa: Isa, residual: Residual<'_>, normed: &mut [f32], rounding: Rounding) {
         let Residual { x, delta, weight, eps } = residual;
         let columns = weight.len();
         assert!(columns.is_multiple_of(LANES) && x.len().is_multiple_of(columns) && x.len() == normed.len(), "rows of one length");
@@ -149,7 +149,7 @@ impl Activations {
         let tokens = x.len() / columns;
         let target = self.target(tokens, columns, rounding);
         let (x, normed) = (Rows(x.as_mut_ptr()), Rows(normed.as_mut_ptr()));
-        by_token(team, tokens, columns, |token| {
+        by_token(threads, tokens, columns, |token| {
             let (x, normed, at) = (&x, &normed, token * columns);
             let delta = if delta.is_empty() { delta } else { &delta[at..at + columns] };
             // SAFETY: the rows are there, and no other thread has this token; `isa` was detected.
@@ -161,12 +161,12 @@ impl Activations {
     ///
     /// # Panics
     /// As [`add_norm`](Self::add_norm).
-    pub fn silu_mul(&mut self, team: &Team, isa: Isa, gate: &mut [f32], up: &[f32], columns: usize, rounding: Rounding) {
+    pub fn silu_mul(&mut self, threads: &ThreadPool, isa: Isa, gate: &mut [f32], up: &[f32], columns: usize, rounding: Rounding) {
         assert!(columns.is_multiple_of(LANES) && gate.len().is_multiple_of(columns) && gate.len() == up.len(), "rows of one length");
         let tokens = gate.len() / columns;
         let target = self.target(tokens, columns, rounding);
         let gate = Rows(gate.as_mut_ptr());
-        in_parts(team, tokens, columns, |token, part| {
+        in_parts(threads, tokens, columns, |token, part| {
             let gate = &gate;
             let up = &up[token * columns..][part.clone()];
             // SAFETY: as in `add_norm`, of this part alone.
@@ -179,20 +179,20 @@ impl Activations {
 const SHARED_FROM: usize = 2048;
 
 /// Runs `row` for each token.
-fn by_token(team: &Team, tokens: usize, columns: usize, row: impl Fn(usize) + Sync) {
+fn by_token(threads: &ThreadPool, tokens: usize, columns: usize, row: impl Fn(usize) + Sync) {
     if tokens < 2 || tokens * columns < SHARED_FROM {
         return (0..tokens).for_each(row);
     }
-    team.run(|thread, threads| (tokens * thread / threads..tokens * (thread + 1) / threads).for_each(&row));
+    threads.run(|thread, threads| (tokens * thread / threads..tokens * (thread + 1) / threads).for_each(&row));
 }
 
 /// Runs `part` for each token, with all its columns, or each thread with some whole blocks of them where tokens are few.
-fn in_parts(team: &Team, tokens: usize, columns: usize, part: impl Fn(usize, Range<usize>) + Sync) {
-    if tokens >= 2 * team.threads() || tokens * columns < SHARED_FROM || !columns.is_multiple_of(BLOCK) {
-        return by_token(team, tokens, columns, |token| part(token, 0..columns));
+fn in_parts(threads: &ThreadPool, tokens: usize, columns: usize, part: impl Fn(usize, Range<usize>) + Sync) {
+    if tokens >= 2 * threads.threads() || tokens * columns < SHARED_FROM || !columns.is_multiple_of(BLOCK) {
+        return by_token(threads, tokens, columns, |token| part(token, 0..columns));
     }
     let blocks = columns / BLOCK;
-    team.run(|thread, threads| {
+    threads.run(|thread, threads| {
         let mine = blocks * thread / threads * BLOCK..blocks * (thread + 1) / threads * BLOCK;
         (0..tokens).for_each(|token| part(token, mine.clone()));
     });
@@ -472,24 +472,24 @@ mod tests {
             for (isa, rounding) in
                 Isa::available().into_iter().flat_map(|isa| [Rounding::None, Rounding::Once, Rounding::Twice].map(|r| (isa, r)))
             {
-                let (team, portable) = (Team::new(4), Isa::Portable);
+                let (threads, portable) = (ThreadPool::new(4), Isa::Portable);
                 let mut expected = Activations::default();
                 let (mut sum, mut normed) = (x.clone(), vec![0.0; x.len()]);
                 add(portable, &mut sum, &delta);
                 let rows = sum.chunks_exact(columns).zip(normed.chunks_exact_mut(columns));
                 rows.for_each(|(sum, normed)| rms_norm(portable, sum, &weight, 1e-5, normed));
-                expected.quantise(&team, portable, &normed, columns, rounding);
+                expected.quantise(&threads, portable, &normed, columns, rounding);
                 let (mut found, mut at_once, mut to) = (Activations::default(), x.clone(), vec![0.0; x.len()]);
                 let residual = Residual { x: &mut at_once, delta: &delta, weight: &weight, eps: 1e-5 };
-                found.add_norm(&team, isa, residual, &mut to, rounding);
+                found.add_norm(&threads, isa, residual, &mut to, rounding);
                 assert_eq!((bits(&at_once), bits(&to)), (bits(&sum), bits(&normed)), "{isa:?}");
                 assert_eq!(held(&found), held(&expected), "{isa:?} {rounding:?}");
 
                 let mut gate = x.clone();
                 silu_mul(portable, &mut gate, &delta);
-                expected.quantise(&team, portable, &gate, columns, rounding);
+                expected.quantise(&threads, portable, &gate, columns, rounding);
                 let mut at_once = x.clone();
-                found.silu_mul(&team, isa, &mut at_once, &delta, columns, rounding);
+                found.silu_mul(&threads, isa, &mut at_once, &delta, columns, rounding);
                 assert_eq!(bits(&at_once), bits(&gate), "{isa:?}");
                 assert_eq!(held(&found), held(&expected), "{isa:?} {rounding:?}");
             }

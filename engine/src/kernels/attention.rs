@@ -1,18 +1,18 @@
 //! Attention over paged keys and values, with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022).
 
 use super::lanes::{LANES, Lanes, exp, for_isa, largest, sum};
-use super::{Isa, Team};
+use super::{Isa, ThreadPool};
 
 /// Positions of one block of the cache.
-pub const KEYS: usize = 32;
-const KEY_VECTORS: usize = KEYS / LANES;
+pub const KV_BLOCK_SIZE: usize = 32;
+const KEY_VECTORS: usize = KV_BLOCK_SIZE / LANES;
 /// Query rows that share one reading of keys and values.
 const ROWS: usize = 6;
 /// Of those, the ones whose sums stay in registers together.
 const TOGETHER: usize = 3;
 
-/// Keys and values of one block of positions, of one layer and one KV head: keys `[head_dim, KEYS]`, so that the scores of 16 positions
-/// stand side by side, then values `[KEYS, head_dim]`.
+/// Keys and values of one block of positions, of one layer and one KV head: keys `[head_dim, KV_BLOCK_SIZE]`, so that the scores of 16 positions
+/// stand side by side, then values `[KV_BLOCK_SIZE, head_dim]`.
 #[derive(Debug, Clone, Copy)]
 pub enum KvSlice<'a> {
     F16(&'a [u16]),
@@ -63,7 +63,7 @@ unsafe impl Sync for Rows {}
 /// # Panics
 /// When shapes do not fit, or a block of the cache has another size.
 pub fn attention<'c>(
-    team: &Team,
+    threads: &ThreadPool,
     isa: Isa,
     shape: AttentionShape,
     spans: &[Span],
@@ -79,7 +79,7 @@ pub fn attention<'c>(
     assert!(spans.iter().all(|span| span.row + span.tokens <= tokens), "rows of the batch");
     let rows = Rows { start: out.as_mut_ptr(), width };
     let tile = (ROWS / group).max(1);
-    team.run(|thread, threads| {
+    threads.run(|thread, threads| {
         let rows = &rows;
         let mut unit = 0;
         for (index, span) in spans.iter().enumerate() {
@@ -127,7 +127,7 @@ unsafe fn one_tile<'c>(
             max: [f32::NEG_INFINITY; ROWS],
             sum: [0.0; ROWS],
             scale: 1.0 / (dim as f32).sqrt(),
-            weights: [0.0; TOGETHER * KEYS],
+            weights: [0.0; TOGETHER * KV_BLOCK_SIZE],
         };
         for row in 0..rows {
             let (token, member) = (tokens.start + (portion + row) / group, (portion + row) % group);
@@ -140,9 +140,9 @@ unsafe fn one_tile<'c>(
             unsafe { std::slice::from_raw_parts_mut(tile.outs[row], dim) }.fill(0.0);
         }
         let most = tile.visible.iter().copied().max().unwrap_or(0);
-        for block in 0..most.div_ceil(KEYS) {
+        for block in 0..most.div_ceil(KV_BLOCK_SIZE) {
             let slice = blocks(block, kv_head);
-            assert!(slice.len() == 2 * KEYS * dim, "a block of the cache");
+            assert!(slice.len() == 2 * KV_BLOCK_SIZE * dim, "a block of the cache");
             // SAFETY: the tile's pointers hold `dim` floats each, the slice a block.
             unsafe {
                 match slice {
@@ -170,7 +170,7 @@ struct Tile {
     max: [f32; ROWS],
     sum: [f32; ROWS],
     scale: f32,
-    weights: [f32; TOGETHER * KEYS],
+    weights: [f32; TOGETHER * KV_BLOCK_SIZE],
 }
 
 for_isa! { unsafe fn f16_isa(tile: &mut Tile, kv: *const u16, block: usize) = f16_body }
@@ -207,7 +207,7 @@ unsafe fn some_rows<V: Lanes, const R: usize>(tile: &mut Tile, first: usize, blo
     let dim = tile.dim;
     let mut seen = [0; R];
     for r in 0..R {
-        seen[r] = tile.visible[first + r].saturating_sub(block * KEYS).min(KEYS);
+        seen[r] = tile.visible[first + r].saturating_sub(block * KV_BLOCK_SIZE).min(KV_BLOCK_SIZE);
     }
     let most = seen.iter().copied().max().unwrap_or(0);
     if most == 0 {
@@ -217,7 +217,7 @@ unsafe fn some_rows<V: Lanes, const R: usize>(tile: &mut Tile, first: usize, blo
     unsafe {
         let mut scores = [[V::splat(0.0); KEY_VECTORS]; R];
         for d in 0..dim {
-            let keys = [load(d * KEYS), load(d * KEYS + LANES)];
+            let keys = [load(d * KV_BLOCK_SIZE), load(d * KV_BLOCK_SIZE + LANES)];
             for r in 0..R {
                 let q = V::splat(*tile.queries[first + r].add(d));
                 for v in 0..KEY_VECTORS {
@@ -230,11 +230,11 @@ unsafe fn some_rows<V: Lanes, const R: usize>(tile: &mut Tile, first: usize, blo
             if seen == 0 {
                 continue;
             }
-            let weights = tile.weights.as_mut_ptr().add(r * KEYS);
+            let weights = tile.weights.as_mut_ptr().add(r * KV_BLOCK_SIZE);
             for v in 0..KEY_VECTORS {
                 scores[r][v].mul(V::splat(tile.scale)).store(weights.add(v * LANES));
             }
-            for hidden in seen..KEYS {
+            for hidden in seen..KV_BLOCK_SIZE {
                 *weights.add(hidden) = f32::NEG_INFINITY;
             }
             let (a, b) = (V::load(weights), V::load(weights.add(LANES)));
@@ -242,7 +242,7 @@ unsafe fn some_rows<V: Lanes, const R: usize>(tile: &mut Tile, first: usize, blo
             exp(a.sub(V::splat(max))).store(weights);
             exp(b.sub(V::splat(max))).store(weights.add(LANES));
             // what is not visible weighs nothing
-            for hidden in seen..KEYS {
+            for hidden in seen..KV_BLOCK_SIZE {
                 *weights.add(hidden) = 0.0;
             }
             let block_sum = sum(V::load(weights).add(V::load(weights.add(LANES))));
@@ -287,7 +287,7 @@ unsafe fn mix<V: Lanes, const R: usize, const W: usize>(
 ) {
     // SAFETY: as `some_rows`.
     unsafe {
-        let values = KEYS * tile.dim;
+        let values = KV_BLOCK_SIZE * tile.dim;
         let mut mixed = [[V::splat(0.0); W]; R];
         for r in 0..R {
             for w in 0..W {
@@ -300,7 +300,7 @@ unsafe fn mix<V: Lanes, const R: usize, const W: usize>(
                 value[w] = load(values + key * tile.dim + at + w * LANES);
             }
             for r in 0..R {
-                let weight = V::splat(tile.weights[r * KEYS + key]);
+                let weight = V::splat(tile.weights[r * KV_BLOCK_SIZE + key]);
                 for w in 0..W {
                     mixed[r][w] = value[w].mul_add(weight, mixed[r][w]);
                 }

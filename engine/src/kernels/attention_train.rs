@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::gemm::{Left, Right, Scaled, Target, part};
 use super::lanes::{LANES, Lanes, exp, for_isa, largest, sum};
-use super::{Isa, Team};
+use super::{Isa, ThreadPool};
 
 /// Rows of a tile.
 const TILE: usize = 64;
@@ -96,10 +96,10 @@ struct Task<'a> {
     x: Attended<'a>,
 }
 
-fn tasks(team: &Team, trees: &[Tree], heads: Heads, work: impl Fn(usize, usize, &mut Scratch) + Sync) {
+fn tasks(threads: &ThreadPool, trees: &[Tree], heads: Heads, work: impl Fn(usize, usize, &mut Scratch) + Sync) {
     let next = AtomicUsize::new(0);
     let all = trees.len() * heads.kv_heads;
-    team.run(|_, _| {
+    threads.run(|_, _| {
         let mut scratch = Scratch { keys: Vec::new(), values: Vec::new(), p: Vec::new(), dp: Vec::new() };
         loop {
             let task = next.fetch_add(1, Ordering::Relaxed);
@@ -126,10 +126,10 @@ fn check(trees: &[Tree], heads: Heads, x: &Attended<'_>, queries: usize) {
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub fn attend(team: &Team, isa: Isa, trees: &[Tree], heads: Heads, x: Attended<'_>, out: &mut [f32]) {
+pub fn attend(threads: &ThreadPool, isa: Isa, trees: &[Tree], heads: Heads, x: Attended<'_>, out: &mut [f32]) {
     check(trees, heads, &x, out.len());
     let out = Shared(out.as_mut_ptr());
-    tasks(team, trees, heads, |tree, kv_head, scratch| {
+    tasks(threads, trees, heads, |tree, kv_head, scratch| {
         let out = &out;
         // SAFETY: `check` has checked the shapes, and each task has a tree's rows and a group's columns of its own.
         unsafe { Task { isa, heads, tree: &trees[tree], kv_head, x }.forward(out.0, scratch) }
@@ -142,7 +142,7 @@ pub fn attend(team: &Team, isa: Isa, trees: &[Tree], heads: Heads, x: Attended<'
 /// When the shapes do not fit.
 #[allow(clippy::too_many_arguments, reason = "each is a buffer of its own")]
 pub fn attend_backward(
-    team: &Team,
+    threads: &ThreadPool,
     isa: Isa,
     trees: &[Tree],
     heads: Heads,
@@ -161,7 +161,7 @@ pub fn attend_backward(
     {
         let [dq, dk, dv] = [Shared(dq.as_mut_ptr()), Shared(dk.as_mut_ptr()), Shared(dv.as_mut_ptr())];
         let [trunk_dk, trunk_dv] = [Shared(shared_dk.as_mut_ptr()), Shared(shared_dv.as_mut_ptr())];
-        tasks(team, trees, heads, |tree, kv_head, scratch| {
+        tasks(threads, trees, heads, |tree, kv_head, scratch| {
             let (dq, dk, dv, trunk_dk, trunk_dv) = (&dq, &dk, &dv, &trunk_dk, &trunk_dv);
             let at = tree * shared * narrow;
             // SAFETY: as in `attend`; of what is shared, each tree has a place of its own.
@@ -173,7 +173,7 @@ pub fn attend_backward(
     }
     if room > 0 {
         for (sum, parts) in [(dk, &shared_dk), (dv, &shared_dv)] {
-            team.for_rows(&mut sum[..shared * narrow], narrow, |row, sum| {
+            threads.for_rows(&mut sum[..shared * narrow], narrow, |row, sum| {
                 for tree in 0..trees.len() {
                     let part = &parts[(tree * shared + row) * narrow..][..narrow];
                     sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::blocks::{Kind, for_kind};
 use super::packed::{Panel, two_levels_at};
-use super::{Activations, Ahead, BLOCK, Output, PANEL, PackedMatrix};
+use super::{Activations, BLOCK, Output, PANEL, PackedMatrix, Prefetch};
 
 /// Tokens that share one reading of the weights.
 const TILE: usize = 4;
@@ -13,7 +13,7 @@ const TILE: usize = 4;
 /// # Safety
 /// As [`super::multiply`].
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Ahead) {
+pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Prefetch) {
     // SAFETY: as the caller promises.
     for_kind!(w.kind(), K => unsafe { multiply_kind::<K>(w, x, panels, output, ahead) });
 }
@@ -21,7 +21,7 @@ pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<u
 /// # Safety
 /// As [`super::multiply`], with a weight of kind `K`.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply_kind<K: Kind>(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Ahead) {
+unsafe fn multiply_kind<K: Kind>(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Prefetch) {
     for panel in panels {
         let mut token = 0;
         while token < x.tokens() {
@@ -150,7 +150,7 @@ unsafe fn tile<K: Kind, const T: usize>(
     half: usize,
     token: usize,
     output: Output,
-    ahead: Ahead,
+    ahead: Prefetch,
 ) {
     // SAFETY: every pointer stays within the panel and within the activations of the tile's tokens.
     unsafe {

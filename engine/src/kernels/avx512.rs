@@ -5,12 +5,12 @@ use std::ops::Range;
 
 use super::blocks::{Kind, for_kind};
 use super::packed::{Panel, two_levels_at};
-use super::{Activations, Ahead, BLOCK, Output, PANEL, PackedMatrix};
+use super::{Activations, BLOCK, Output, PANEL, PackedMatrix, Prefetch};
 
 /// # Safety
 /// As [`super::multiply`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Ahead) {
+pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Prefetch) {
     // SAFETY: as the caller promises.
     for_kind!(w.kind(), K => unsafe { multiply_kind::<K>(w, x, panels, output, ahead) });
 }
@@ -18,7 +18,7 @@ pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<u
 /// # Safety
 /// As [`super::multiply`], with a weight of kind `K`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn multiply_kind<K: Kind>(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Ahead) {
+unsafe fn multiply_kind<K: Kind>(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Prefetch) {
     for panel in panels {
         let mut token = 0;
         // the last tokens take narrower tiles, of which each computes the same
@@ -218,7 +218,7 @@ macro_rules! tiles {
         /// # Safety
         /// As [`super::multiply`]; the tile's tokens are there, and the weight is of kind `K`.
         #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-        unsafe fn $tile<K: Kind>(w: &PackedMatrix, x: &Activations, index: usize, token: usize, output: Output, ahead: Ahead) -> usize {
+        unsafe fn $tile<K: Kind>(w: &PackedMatrix, x: &Activations, index: usize, token: usize, output: Output, ahead: Prefetch) -> usize {
             // SAFETY: every pointer stays within the panel and within the activations of the tile's tokens.
             unsafe {
                 let panel = w.panel(index);

@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::f16;
 
 use super::lanes::{LANES, Lanes, for_isa};
-use super::{Ahead, Isa, Output, Team};
+use super::{Isa, Output, Prefetch, ThreadPool};
 
 /// A weight `[rows, columns]` in panels of 16 rows, each `[columns, 16]`. Missing rows are 0.
 #[derive(Debug)]
@@ -124,25 +124,25 @@ impl DenseMatrix {
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub fn matmul_dense(team: &Team, isa: Isa, w: &DenseMatrix, x: &[f32], add: bool, y: &mut [f32]) {
+pub fn matmul_dense(threads: &ThreadPool, isa: Isa, w: &DenseMatrix, x: &[f32], add: bool, y: &mut [f32]) {
     let tokens = x.len() / w.columns;
     assert!(x.len() == tokens * w.columns && y.len() == tokens * w.rows, "shapes of the product");
-    shared_out(team, isa, w, x, add, Output { start: y.as_mut_ptr(), rows: w.rows, apart: 0 });
+    shared_out(threads, isa, w, x, add, Output { start: y.as_mut_ptr(), rows: w.rows, apart: 0 });
 }
 
 /// Each chunk's own sums, `y[chunks, tokens, rows]`.
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub fn matmul_dense_apart(team: &Team, isa: Isa, w: &DenseMatrix, x: &[f32], y: &mut [f32]) {
+pub fn matmul_dense_apart(threads: &ThreadPool, isa: Isa, w: &DenseMatrix, x: &[f32], y: &mut [f32]) {
     let size = x.len() / w.columns * w.rows;
     assert!(x.len().is_multiple_of(w.columns) && y.len() == w.chunks * size, "shapes of the product");
-    shared_out(team, isa, w, x, false, Output { start: y.as_mut_ptr(), rows: w.rows, apart: size });
+    shared_out(threads, isa, w, x, false, Output { start: y.as_mut_ptr(), rows: w.rows, apart: size });
 }
 
-fn shared_out(team: &Team, isa: Isa, w: &DenseMatrix, x: &[f32], add: bool, output: Output) {
+fn shared_out(threads: &ThreadPool, isa: Isa, w: &DenseMatrix, x: &[f32], add: bool, output: Output) {
     let panels = w.panels();
-    team.run(|thread, threads| {
+    threads.run(|thread, threads| {
         let range = panels * thread / threads..panels * (thread + 1) / threads;
         // SAFETY: ranges of different threads do not overlap, and the callers have checked that there is room.
         unsafe { multiply(isa, w, x, range, add, output, std::ptr::null()) }
@@ -164,7 +164,7 @@ pub(super) unsafe fn multiply(isa: Isa, w: &DenseMatrix, x: &[f32], panels: Rang
         panels,
         add,
         output,
-        ahead: Ahead { end, next },
+        ahead: Prefetch { end, next },
     };
     // SAFETY: as the caller promises; the part's panels are the weight's.
     unsafe {
@@ -185,7 +185,7 @@ struct Part {
     panels: Range<usize>,
     add: bool,
     output: Output,
-    ahead: Ahead,
+    ahead: Prefetch,
 }
 
 /// Tokens that share one reading of a panel.

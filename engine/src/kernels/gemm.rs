@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::lanes::{LANES, Lanes, for_isa};
-use super::{Isa, Team};
+use super::{Isa, ThreadPool};
 
 /// Inner columns of a packed panel: what stays in the nearest cache while rows pass by.
 const INNER: usize = 192;
@@ -80,17 +80,17 @@ impl Scaled {
     pub const ADD: Self = Self { by: 1.0, add: true };
 }
 
-/// `c[rows, columns] = by · a · b`, or `+=`, by the team; `stride` is from one row of `c` to the next.
+/// `c[rows, columns] = by · a · b`, or `+=`, by the threads; `stride` is from one row of `c` to the next.
 ///
 /// # Panics
 /// When the shapes do not fit, or 16 does not divide the columns.
-pub fn gemm(team: &Team, isa: Isa, a: Left<'_>, b: Right<'_>, c: &mut [f32], stride: usize, scaled: Scaled) {
+pub fn gemm(threads: &ThreadPool, isa: Isa, a: Left<'_>, b: Right<'_>, c: &mut [f32], stride: usize, scaled: Scaled) {
     check(&a, &b, c.len(), stride);
     let to = Target { start: c.as_mut_ptr(), stride };
     let panels = b.columns / LANES;
     // rows are shared out where each thread gets enough of them: what it reads of the left operand then stays in its caches
-    let by_rows = a.rows >= b.columns.min(ROWS_APIECE * team.threads());
-    team.run(|thread, threads| {
+    let by_rows = a.rows >= b.columns.min(ROWS_APIECE * threads.threads());
+    threads.run(|thread, threads| {
         let share = |all: usize| all * thread / threads..all * (thread + 1) / threads;
         let (rows, panels) = if by_rows { (share(a.rows), 0..panels) } else { (0..a.rows, share(panels)) };
         // SAFETY: `check` has checked the shapes, and shares do not overlap.
@@ -297,13 +297,13 @@ fn bf16(value: f32) -> u32 {
 ///
 /// # Panics
 /// When 16 does not divide the rows, or `into` has another size.
-pub fn transposed(team: &Team, rows: usize, columns: usize, read: impl Fn(Range<usize>, &mut [f32]) + Sync, into: &mut [f32]) {
+pub fn transposed(threads: &ThreadPool, rows: usize, columns: usize, read: impl Fn(Range<usize>, &mut [f32]) + Sync, into: &mut [f32]) {
     struct Start(*mut f32);
     // SAFETY: threads write different columns.
     unsafe impl Sync for Start {}
     assert!(rows.is_multiple_of(LANES) && into.len() == rows * columns, "whole lanes of rows, and room for them");
     let (start, panels) = (Start(into.as_mut_ptr()), rows / LANES);
-    team.run(|thread, threads| {
+    threads.run(|thread, threads| {
         let start = &start;
         let mut tile = vec![0.0_f32; LANES * columns];
         for first in (panels * thread / threads..panels * (thread + 1) / threads).map(|panel| panel * LANES) {
@@ -336,7 +336,7 @@ unsafe impl Sync for Both {}
 /// # Panics
 /// When 16 does not divide both dimensions.
 pub fn pack_pairs(
-    team: &Team,
+    threads: &ThreadPool,
     isa: Isa,
     out: usize,
     columns: usize,
@@ -353,7 +353,7 @@ pub fn pack_pairs(
     };
     let both = Both { forward: start(forward, columns, out), backward: start(backward, out, columns), out, columns };
     let panels = out / LANES;
-    team.run(|thread, threads| {
+    threads.run(|thread, threads| {
         let both = &both;
         let mut tile = vec![0.0_f32; LANES * columns];
         for panel in panels * thread / threads..panels * (thread + 1) / threads {
@@ -399,13 +399,13 @@ unsafe fn pack_body<V: Lanes>(tile: &[f32], panel: usize, both: Both) {
 ///
 /// # Panics
 /// When the two differ in length.
-pub fn to_bf16(team: &Team, isa: Isa, x: &[f32], out: &mut [u16]) {
+pub fn to_bf16(threads: &ThreadPool, isa: Isa, x: &[f32], out: &mut [u16]) {
     struct Start(*mut u16);
     // SAFETY: threads write different parts.
     unsafe impl Sync for Start {}
     assert_eq!(x.len(), out.len(), "as many values");
     let to = Start(out.as_mut_ptr());
-    team.run(|thread, threads| {
+    threads.run(|thread, threads| {
         let to = &to;
         let range = x.len() * thread / threads..x.len() * (thread + 1) / threads;
         // SAFETY: within both, and no other thread has this part.
@@ -427,7 +427,7 @@ unsafe fn to_bf16_body<V: Lanes>(x: &[f32], out: *mut u16) {
 ///
 /// # Panics
 /// When the two differ in length.
-pub fn widen(team: &Team, isa: Isa, x: &[u16], out: &mut [f32]) {
+pub fn widen(threads: &ThreadPool, isa: Isa, x: &[u16], out: &mut [f32]) {
     assert_eq!(x.len(), out.len(), "as many values");
     let width = 1024.min(x.len());
     if width == 0 {
@@ -435,7 +435,7 @@ pub fn widen(team: &Team, isa: Isa, x: &[u16], out: &mut [f32]) {
     }
     let (whole, rest) = out.split_at_mut(x.len() / width * width);
     // SAFETY: both have as many values.
-    team.for_rows(whole, width, |row, out| unsafe { widen_isa(isa, &x[row * width..(row + 1) * width], out) });
+    threads.for_rows(whole, width, |row, out| unsafe { widen_isa(isa, &x[row * width..(row + 1) * width], out) });
     unsafe { widen_isa(isa, &x[whole.len()..], rest) }
 }
 
@@ -450,7 +450,7 @@ unsafe fn widen_body<V: Lanes>(x: &[u16], out: &mut [f32]) {
 ///
 /// # Panics
 /// When the shapes do not fit, or the processor has no products of bf16 ([`has_bf16`]).
-pub fn gemm_bf16(team: &Team, a: &[u16], b: &PairedPanels, c: &mut [f32], add: bool) {
+pub fn gemm_bf16(threads: &ThreadPool, a: &[u16], b: &PairedPanels, c: &mut [f32], add: bool) {
     assert!(has_bf16(), "products of bf16");
     assert!(b.inner > 0 && a.len().is_multiple_of(b.inner), "whole rows");
     let rows = a.len() / b.inner;
@@ -459,7 +459,7 @@ pub fn gemm_bf16(team: &Team, a: &[u16], b: &PairedPanels, c: &mut [f32], add: b
     {
         let to = Target { start: c.as_mut_ptr(), stride: b.columns };
         let panels = b.columns / LANES;
-        team.run(|thread, threads| {
+        threads.run(|thread, threads| {
             let to = &to;
             let mine = panels * thread / threads..panels * (thread + 1) / threads;
             // SAFETY: the shapes were checked, threads have different panels, and the processor has the instructions.
@@ -467,7 +467,7 @@ pub fn gemm_bf16(team: &Team, a: &[u16], b: &PairedPanels, c: &mut [f32], add: b
         });
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (team, rows, add);
+    let _ = (threads, rows, add);
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -1,7 +1,7 @@
 //! Backward of what stands between the products, for training.
 
 use super::lanes::{LANES, Lanes, exp, for_isa, sum};
-use super::{Isa, Team};
+use super::{Isa, ThreadPool};
 
 /// Rows of two buffers of the same width that threads write side by side.
 struct Rows(*mut f32, *mut f32);
@@ -14,10 +14,10 @@ unsafe impl Sync for Rows {}
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub fn rms_norm_backward(team: &Team, isa: Isa, x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) {
+pub fn rms_norm_backward(threads: &ThreadPool, isa: Isa, x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) {
     let width = weight.len();
     assert!(x.len() == dy.len() && x.len() == dx.len() && width.is_multiple_of(LANES), "rows of one length");
-    team.for_rows(dx, width, |row, dx| {
+    threads.for_rows(dx, width, |row, dx| {
         let (x, dy) = (&x[row * width..(row + 1) * width], &dy[row * width..(row + 1) * width]);
         // SAFETY: the pointers hold `width` elements, whole lanes.
         unsafe { rms_norm_isa(isa, x.as_ptr(), weight.as_ptr(), width, eps, dy.as_ptr(), dx.as_mut_ptr()) }
@@ -50,9 +50,9 @@ unsafe fn rms_norm_body<V: Lanes>(x: *const f32, weight: *const f32, len: usize,
 ///
 /// # Panics
 /// When the lengths differ, or 16 does not divide `width`.
-pub fn swiglu(team: &Team, isa: Isa, gate: &[f32], up: &[f32], width: usize, out: &mut [f32]) {
+pub fn swiglu(threads: &ThreadPool, isa: Isa, gate: &[f32], up: &[f32], width: usize, out: &mut [f32]) {
     assert!(gate.len() == up.len() && gate.len() == out.len() && width.is_multiple_of(LANES), "rows of one length");
-    team.for_rows(out, width, |row, out| {
+    threads.for_rows(out, width, |row, out| {
         out.copy_from_slice(&gate[row * width..(row + 1) * width]);
         super::silu_mul(isa, out, &up[row * width..(row + 1) * width]);
     });
@@ -62,10 +62,10 @@ pub fn swiglu(team: &Team, isa: Isa, gate: &[f32], up: &[f32], width: usize, out
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub fn swiglu_backward(team: &Team, isa: Isa, dout: &[f32], width: usize, gate: &mut [f32], up: &mut [f32]) {
+pub fn swiglu_backward(threads: &ThreadPool, isa: Isa, dout: &[f32], width: usize, gate: &mut [f32], up: &mut [f32]) {
     assert!(gate.len() == up.len() && gate.len() == dout.len() && width.is_multiple_of(LANES), "rows of one length");
     let (to, rows) = (Rows(gate.as_mut_ptr(), up.as_mut_ptr()), gate.len() / width);
-    team.run(|thread, threads| {
+    threads.run(|thread, threads| {
         let to = &to;
         let range = rows * thread / threads * width..rows * (thread + 1) / threads * width;
         // SAFETY: the range is within all three, and no other thread has these rows.

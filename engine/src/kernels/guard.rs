@@ -18,15 +18,15 @@ fn vector_products_are_several_times_as_fast_as_the_portable_ones() {
     let (rows, columns, tokens) = (512, 512, 8);
     let mut random = StdRng::seed_from_u64(1);
     let x: Vec<f32> = (0..tokens * columns).map(|_| random.random_range(-1.0..1.0)).collect();
-    let (team, available) = (Team::new(1), Isa::available());
+    let (threads, available) = (ThreadPool::new(1), Isa::available());
     let mut y = vec![0.0; tokens * rows];
     for kind in BlockKind::ALL {
         let w = PackedMatrix::pack(kind, rows, columns, &blocks(&mut random, kind, rows, columns), 1);
         let mut time = |isa: Isa| {
             let mut quants = Activations::default();
-            quants.quantise(&team, isa, &x, columns, Rounding::Once);
+            quants.quantise(&threads, isa, &x, columns, Rounding::Once);
             let begun = Instant::now();
-            matmul(&team, isa, &mut [Product { w: &w, y: &mut y }], &quants);
+            matmul(&threads, isa, &mut [Product { w: &w, y: &mut y }], &quants);
             begun.elapsed()
         };
         let mut best = vec![Duration::MAX; available.len()];

@@ -1,22 +1,22 @@
-//! Low-rank products of many adapters at once (LoRA, Hu et al. 2021; grouped as in Punica, Chen et al. 2023): each run of rows has its own.
+//! LoraActivations-rank products of many adapters at once (LoRA, Hu et al. 2021; grouped as in Punica, Chen et al. 2023): each run of rows has its own.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::activations::{Target, View, fold_isa};
-use super::thin::{Thin, low_width};
-use super::{AHEAD, Activations, BLOCK, Isa, Output, PANEL, PRODUCTS, Phase, Product, Rounding, Team, fetch};
-use crate::patience::Patience;
+use super::lora_matrix::{LoraMatrix, low_width};
+use super::{AHEAD, Activations, BLOCK, Isa, Output, PANEL, PRODUCTS, Phase, Product, Rounding, ThreadPool, fetch};
+use crate::backoff::Backoff;
 
 /// The low-rank products of a phase, kept for the next one.
 #[derive(Debug, Default)]
-pub struct Low {
+pub struct LoraActivations {
     /// Of each item [`LowRank::low_len`], one after the other.
     pub values: Vec<f32>,
     rounded: Activations,
 }
 
-impl Low {
+impl LoraActivations {
     /// Room for what is low of `items`, and where it goes when it is rounded.
     fn hold(&mut self, items: &[LowRank<'_>]) -> (&mut [f32], Target) {
         let size = low_size(items);
@@ -34,9 +34,9 @@ impl Low {
 #[derive(Debug, Clone, Copy)]
 pub struct LowRank<'a> {
     /// `[rank, in]`
-    pub a: &'a Thin,
+    pub a: &'a LoraMatrix,
     /// `[out, rank]`
-    pub b: &'a Thin,
+    pub b: &'a LoraMatrix,
     pub scale: f32,
     /// The run's rows among those of the batch.
     pub row: usize,
@@ -112,7 +112,7 @@ impl<'a> Down<'a> {
     /// Every `threads`-th unit.
     ///
     /// # Safety
-    /// `low` is still there, and each thread of the team calls this once with its own number.
+    /// `low` is still there, and each thread of the threads calls this once with its own number.
     unsafe fn work(&self, thread: usize, threads: usize) {
         for unit in self.units().skip(thread).step_by(threads) {
             // SAFETY: as the caller promises.
@@ -198,11 +198,11 @@ impl Unit<'_> {
 ///
 /// # Panics
 /// When shapes do not fit.
-fn up(team: &Team, isa: Isa, items: &[LowRank<'_>], low: &[f32], rounded: View, targets: &[(Output, usize)]) {
+fn up(threads: &ThreadPool, isa: Isa, items: &[LowRank<'_>], low: &[f32], rounded: View, targets: &[(Output, usize)]) {
     for item in items {
         assert!((item.row + item.rows) * item.b.rows() <= targets[item.output].1, "rows of the batch");
     }
-    team.run(|thread, threads| {
+    threads.run(|thread, threads| {
         let (mut start, mut row) = (0, 0);
         for item in items {
             let out = item.b.rows();
@@ -225,32 +225,40 @@ fn up(team: &Team, isa: Isa, items: &[LowRank<'_>], low: &[f32], rounded: View, 
 ///
 /// # Panics
 /// When shapes do not fit.
-pub fn low_rank(team: &Team, isa: Isa, items: &[LowRank<'_>], x: &[f32], quants: &Activations, low: &mut Low, outputs: &mut [&mut [f32]]) {
+pub fn low_rank(
+    threads: &ThreadPool,
+    isa: Isa,
+    items: &[LowRank<'_>],
+    x: &[f32],
+    quants: &Activations,
+    low: &mut LoraActivations,
+    outputs: &mut [&mut [f32]],
+) {
     if items.is_empty() {
         return;
     }
     let (values, target) = low.hold(items);
     let down = Down::new(isa, items, x, quants, values, Some(target));
     // SAFETY: `low` is borrowed until all are done.
-    team.run(|thread, threads| unsafe { down.work(thread, threads) });
-    up(team, isa, items, values, target.view(), &outputs_of(outputs));
+    threads.run(|thread, threads| unsafe { down.work(thread, threads) });
+    up(threads, isa, items, values, target.view(), &outputs_of(outputs));
 }
 
 /// The products of every item with its `a`, each chunk's on its own and not scaled: `low[chunks, ...]`, all items' one after the other.
 ///
 /// # Panics
 /// When shapes do not fit.
-pub fn low_rank_apart(team: &Team, isa: Isa, items: &[LowRank<'_>], x: &[f32], quants: &Activations, low: &mut [f32]) {
+pub fn low_rank_apart(threads: &ThreadPool, isa: Isa, items: &[LowRank<'_>], x: &[f32], quants: &Activations, low: &mut [f32]) {
     let down = Down::new(isa, items, x, quants, low, None);
     // SAFETY: `low` is borrowed until all are done.
-    team.run(|thread, threads| unsafe { down.work(thread, threads) });
+    threads.run(|thread, threads| unsafe { down.work(thread, threads) });
 }
 
 /// `outputs[o][rows] += low · bᵀ` for each item, `low` scaled already.
 ///
 /// # Panics
 /// When shapes do not fit.
-pub fn add_low(team: &Team, isa: Isa, items: &[LowRank<'_>], low: &mut Low, outputs: &mut [&mut [f32]]) {
+pub fn add_low(threads: &ThreadPool, isa: Isa, items: &[LowRank<'_>], low: &mut LoraActivations, outputs: &mut [&mut [f32]]) {
     assert!(low.values.len() >= low_size(items), "what is low");
     items.iter().for_each(|item| assert_eq!(item.a.rows(), item.b.columns(), "the rank"));
     let (values, target) = low.hold(items);
@@ -265,7 +273,7 @@ pub fn add_low(team: &Team, isa: Isa, items: &[LowRank<'_>], low: &mut Low, outp
         }
         (start, row) = (end, row + item.rows);
     }
-    up(team, isa, items, values, target.view(), &outputs_of(outputs));
+    up(threads, isa, items, values, target.view(), &outputs_of(outputs));
 }
 
 fn outputs_of(outputs: &mut [&mut [f32]]) -> [(Output, usize); PRODUCTS] {
@@ -285,13 +293,13 @@ fn outputs_of(outputs: &mut [&mut [f32]]) -> [(Output, usize); PRODUCTS] {
 /// # Panics
 /// When shapes do not fit.
 pub fn matmul_low_rank(
-    team: &Team,
+    threads: &ThreadPool,
     isa: Isa,
     products: &mut [Product<'_>],
     quants: &Activations,
     items: &[LowRank<'_>],
     x: &[f32],
-    low: &mut Low,
+    low: &mut LoraActivations,
 ) {
     let tokens = x.len() / quants.columns();
     let twice = quants.tokens() == 2 * tokens;
@@ -304,7 +312,7 @@ pub fn matmul_low_rank(
     let costs = Costs::new(&phase, items);
     let low_cost: f64 = down.units().map(|unit| unit.cost()).sum();
     let turns = Turns::default();
-    team.run(|share, shares| {
+    threads.run(|share, shares| {
         let panels = || phase.within(costs.window(share, shares), costs.each);
         let first = panels().find(|(.., range)| !range.is_empty()).map_or(std::ptr::null(), |(w, _, range)| w.start(range.start));
         while let Some(turn) = turns.take(shares) {
@@ -368,9 +376,9 @@ impl Turns {
 
     /// Until all are done, which have all been taken: by threads that are at them.
     fn wait(&self, shares: usize) {
-        let mut patience = Patience::default();
+        let mut backoff = Backoff::default();
         while self.done.load(Ordering::Acquire) < shares {
-            patience.spin_or_yield();
+            backoff.spin_or_yield();
         }
     }
 }
@@ -435,7 +443,7 @@ const LINE: usize = 64;
 const PIECE: usize = 2048;
 
 /// Some panels at a time, of about [`PIECE`] bytes.
-fn few(b: &Thin, panels: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+fn few(b: &LoraMatrix, panels: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let (step, end) = ((PIECE / b.panel_bytes()).max(1), panels.end);
     panels.step_by(step).map(move |start| start..end.min(start + step))
 }
@@ -453,7 +461,7 @@ const BYTES: f64 = 6.0;
 const BLOCK_CYCLES: f64 = 12.0;
 
 /// Of some panels of a matrix with as many rows.
-fn cost(w: &Thin, panels: usize, rows: usize) -> f64 {
+fn cost(w: &LoraMatrix, panels: usize, rows: usize) -> f64 {
     let a_column = if w.is_rounded() { BLOCK_CYCLES / BLOCK as f64 } else { 1.0 };
     ((panels * w.panel_bytes()) as f64 / BYTES).max((panels * w.columns() * rows) as f64 * a_column)
 }
@@ -485,12 +493,20 @@ impl Costs {
 ///
 /// # Panics
 /// When shapes do not fit.
-pub fn matmul_apart(team: &Team, isa: Isa, product: Product<'_>, quants: &Activations, items: &[LowRank<'_>], x: &[f32], low: &mut [f32]) {
+pub fn matmul_apart(
+    threads: &ThreadPool,
+    isa: Isa,
+    product: Product<'_>,
+    quants: &Activations,
+    items: &[LowRank<'_>],
+    x: &[f32],
+    low: &mut [f32],
+) {
     let mut products = [product];
     let down = Down::new(isa, items, x, quants, low, None);
     let phase = Phase::new(isa, &mut products, quants, true);
     // SAFETY: `low` and `products` are borrowed until all are done.
-    team.run(|thread, threads| unsafe {
+    threads.run(|thread, threads| unsafe {
         down.work(thread, threads);
         phase.work(thread, threads);
     });

@@ -26,6 +26,7 @@ mod gradients;
 mod guard;
 mod lanes;
 mod lora;
+mod lora_matrix;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod ops;
@@ -33,26 +34,25 @@ mod packed;
 mod portable;
 mod rounded;
 mod rounded_products;
-mod team;
 #[cfg(test)]
 mod tests;
-mod thin;
+mod thread_pool;
 
 use std::ops::Range;
 
 pub use activations::{Activations, Residual, Rounding};
-pub use attention::{AttentionShape, KEYS, KvSlice, Span, attention};
+pub use attention::{AttentionShape, KV_BLOCK_SIZE, KvSlice, Span, attention};
 pub use attention_train::{Attended, Heads, Tree, attend, attend_backward};
 pub use blocks::BlockKind;
 pub use dense::{DenseMatrix, matmul_dense, matmul_dense_apart};
 pub use gemm::{Left, PairedPanels, Right, Scaled, bf16_is_faster, gemm, gemm_bf16, has_bf16, pack_pairs, to_bf16, transposed, widen};
 pub use gradients::{rms_norm_backward, softmax_scaled, swiglu, swiglu_backward};
-pub use lora::{Low, LowRank, add_low, low_rank, low_rank_apart, matmul_apart, matmul_low_rank};
+pub use lora::{LoraActivations, LowRank, add_low, low_rank, low_rank_apart, matmul_apart, matmul_low_rank};
+pub use lora_matrix::LoraMatrix;
 pub use ops::{SoftmaxSums, add, exp_shifted, most_of, rms_norm, rotate, silu_mul, softmax_sums, to_half};
 pub use packed::PackedMatrix;
 pub use rounded::RoundedMatrix;
-pub use team::Team;
-pub use thin::Thin;
+pub use thread_pool::ThreadPool;
 
 /// Columns that share a scale.
 pub const BLOCK: usize = 32;
@@ -135,12 +135,12 @@ fn fetch(at: *const u8, lines: usize) {
 
 /// What a thread reads one after the other, where a piece ends, and where the one after it begins (or null).
 #[derive(Clone, Copy)]
-struct Ahead {
+struct Prefetch {
     end: *const u8,
     next: *const u8,
 }
 
-impl Ahead {
+impl Prefetch {
     /// Fetches what will be read [`AHEAD`] bytes after `at`, `lines` cache lines of it.
     #[inline(always)]
     fn fetch(self, at: *const u8, lines: usize) {
@@ -217,7 +217,7 @@ impl<'a> Phase<'a> {
     /// This thread's share of all panels.
     ///
     /// # Safety
-    /// The outputs are still borrowed, and each thread of the team calls this once with its own number.
+    /// The outputs are still borrowed, and each thread of the threads calls this once with its own number.
     unsafe fn work(&self, thread: usize, threads: usize) {
         let all: usize = self.parts().map(|(w, _)| w.panels()).sum();
         let mine = all * thread / threads..all * (thread + 1) / threads;
@@ -250,26 +250,26 @@ impl<'a> Phase<'a> {
         let mut ranges = ranges.filter(|(.., range)| !range.is_empty()).peekable();
         while let Some((w, output, range)) = ranges.next() {
             let next = ranges.peek().map_or(then, |(w, _, range)| w.start(range.start));
-            let ahead = Ahead { end: w.start(range.end), next };
+            let ahead = Prefetch { end: w.start(range.end), next };
             // SAFETY: `y` has room for every row of every token, `isa` was detected, and else as the caller promises.
             unsafe { multiply(self.isa, w, self.x, range, output, ahead) }
         }
     }
 }
 
-/// All products of the same activations, shared out among the team as one.
+/// All products of the same activations, shared out among the threads as one.
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub fn matmul(team: &Team, isa: Isa, products: &mut [Product<'_>], x: &Activations) {
+pub fn matmul(threads: &ThreadPool, isa: Isa, products: &mut [Product<'_>], x: &Activations) {
     let phase = Phase::new(isa, products, x, false);
     // SAFETY: `products` is borrowed until all are done.
-    team.run(|thread, threads| unsafe { phase.work(thread, threads) });
+    threads.run(|thread, threads| unsafe { phase.work(thread, threads) });
 }
 
 /// # Safety
 /// `output` has room for `[x.tokens(), w.rows()]`, nobody else writes the columns of these panels, and the processor has `isa`.
-unsafe fn multiply(isa: Isa, w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Ahead) {
+unsafe fn multiply(isa: Isa, w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Prefetch) {
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => unsafe { avx512::multiply(w, x, panels, output, ahead) },

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::blocks::{Kind, for_kind};
 use super::packed::{Panel, two_levels_at};
-use super::{Activations, Ahead, BLOCK, Output, PANEL, PackedMatrix};
+use super::{Activations, BLOCK, Output, PANEL, PackedMatrix, Prefetch};
 
 /// Rows of a register.
 const QUARTER: usize = PANEL / 4;
@@ -16,7 +16,7 @@ const TILE: usize = 4;
 /// # Safety
 /// As [`super::multiply`].
 #[target_feature(enable = "neon,dotprod")]
-pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Ahead) {
+pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Prefetch) {
     // SAFETY: as the caller promises.
     for_kind!(w.kind(), K => unsafe { multiply_kind::<K>(w, x, panels, output, ahead) });
 }
@@ -24,7 +24,7 @@ pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<u
 /// # Safety
 /// As [`super::multiply`], with a weight of kind `K`.
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn multiply_kind<K: Kind>(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Ahead) {
+unsafe fn multiply_kind<K: Kind>(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Prefetch) {
     for panel in panels {
         let mut token = 0;
         while token < x.tokens() {
@@ -138,7 +138,7 @@ unsafe fn tile_of<K: Kind, const T: usize>(
     quarter: usize,
     token: usize,
     output: Output,
-    ahead: Ahead,
+    ahead: Prefetch,
 ) {
     // SAFETY: every pointer stays within the panel and within the activations of the tile's tokens.
     unsafe {

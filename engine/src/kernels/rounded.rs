@@ -1,4 +1,4 @@
-//! LoRA's two thin matrices in int8, for about half the bytes of f16, and multiplied by the same instructions as the base's weights: a step
+//! LoRA's two lora_matrix matrices in int8, for about half the bytes of f16, and multiplied by the same instructions as the base's weights: a step
 //! with many adapters takes as long as reading them does.
 //!
 //! Sixteen numbers of a row share a scale, held as bf16. It is searched for: the smallest that fits the largest number is seldom the one
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
     use crate::kernels::rounded_products::multiply;
     use crate::kernels::tests::random;
-    use crate::kernels::{Activations, DenseMatrix, Low, LowRank, Output, Rounding, Team, Thin, low_rank};
+    use crate::kernels::{Activations, DenseMatrix, LoraActivations, LoraMatrix, LowRank, Output, Rounding, ThreadPool, low_rank};
 
     fn bits(values: &[f32]) -> Vec<u32> {
         values.iter().map(|value| value.to_bits()).collect()
@@ -210,7 +210,7 @@ mod tests {
         let mut filled = vec![0.0; tokens * padded];
         filled.chunks_exact_mut(padded).zip(x.chunks_exact(w.columns)).for_each(|(filled, x)| filled[..x.len()].copy_from_slice(x));
         let mut quants = Activations::default();
-        quants.quantise(&Team::new(1), isa, &filled, padded, rounding);
+        quants.quantise(&ThreadPool::new(1), isa, &filled, padded, rounding);
         let size = tokens * w.rows;
         let mut y = vec![0.5; if apart { w.chunks * size } else { size }];
         let output = Output { start: y.as_mut_ptr(), rows: w.rows, apart: if apart { size } else { 0 } };
@@ -283,19 +283,19 @@ mod tests {
     fn relative_error(random: &mut StdRng, a: &[f32], b: &[f32], shape: [usize; 3], rounding: Rounding) -> f64 {
         let ([out, rank, columns], tokens) = (shape, 16);
         let x = normal(random, tokens * columns, 1.0);
-        let (team, isa) = (Team::new(2), Isa::detect());
+        let (threads, isa) = (ThreadPool::new(2), Isa::detect());
         let mut quants = Activations::default();
-        quants.quantise(&team, isa, &x, columns, rounding);
-        let delta = |a: Thin, b: Thin| {
+        quants.quantise(&threads, isa, &x, columns, rounding);
+        let delta = |a: LoraMatrix, b: LoraMatrix| {
             let mut y = vec![0.0; tokens * out];
             let item = LowRank { a: &a, b: &b, scale: 1.0, row: 0, rows: tokens, output: 0 };
-            low_rank(&team, isa, &[item], &x, &quants, &mut Low::default(), &mut [&mut y]);
+            low_rank(&threads, isa, &[item], &x, &quants, &mut LoraActivations::default(), &mut [&mut y]);
             y
         };
-        let dense = |rows, columns, values: &[f32]| Thin::Dense(DenseMatrix::from_f32(rows, columns, values));
-        let thin = |rows, columns, values: &[f32]| Thin::Rounded(RoundedMatrix::new(rows, columns, 1, values));
+        let dense = |rows, columns, values: &[f32]| LoraMatrix::Dense(DenseMatrix::from_f32(rows, columns, values));
+        let lora_matrix = |rows, columns, values: &[f32]| LoraMatrix::Rounded(RoundedMatrix::new(rows, columns, 1, values));
         let exact = delta(dense(rank, columns, a), dense(out, rank, b));
-        let rounded = delta(thin(rank, columns, a), thin(out, rank, b));
+        let rounded = delta(lora_matrix(rank, columns, a), lora_matrix(out, rank, b));
         let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|value| f64::from(value).powi(2)).sum::<f64>();
         (squares(&mut exact.iter().zip(&rounded).map(|(a, b)| a - b)) / squares(&mut exact.iter().copied())).sqrt()
     }

@@ -6,7 +6,7 @@ use super::activations::View;
 use super::dense::put;
 use super::lanes::{LANES, Lanes, for_isa};
 use super::rounded::{GROUP, RoundedMatrix, group_bytes};
-use super::{Ahead, BLOCK, Isa, Output};
+use super::{BLOCK, Isa, Output, Prefetch};
 
 /// Some panels' products with all tokens.
 struct Part {
@@ -20,7 +20,7 @@ struct Part {
     panels: Range<usize>,
     add: bool,
     output: Output,
-    ahead: Ahead,
+    ahead: Prefetch,
 }
 
 /// `y[tokens, rows] = x · wᵀ` of some panels, or `y += ...` when `add`. A token that was rounded twice has both rows' products added.
@@ -37,7 +37,7 @@ pub(super) unsafe fn multiply(
     output: Output,
     next: *const u8,
 ) {
-    let ahead = Ahead { end: w.start(panels.end), next };
+    let ahead = Prefetch { end: w.start(panels.end), next };
     let (start, stride) = (w.start(0), w.panel_bytes());
     let part = Part { columns: w.columns(), rows: w.rows(), chunks: w.chunks(), stride, start, x, tokens, panels, add, output, ahead };
     // SAFETY: as the caller promises; the part's panels are the weight's.

@@ -53,12 +53,12 @@ fn quantised_products_have_the_same_bits_on_every_path_batched_or_alone() {
         let file = blocks(&mut random, kind, rows, columns);
         let w = PackedMatrix::pack(kind, rows, columns, &file, chunks);
         let x = floats(&mut random, tokens * columns, 3.0);
-        let team = Team::new(random.random_range(1..4));
+        let threads = ThreadPool::new(random.random_range(1..4));
         let product = |isa: Isa, x: &[f32]| {
             let mut quants = Activations::default();
-            quants.quantise(&team, isa, x, columns, Rounding::Once);
+            quants.quantise(&threads, isa, x, columns, Rounding::Once);
             let mut y = vec![f32::NAN; x.len() / columns * rows];
-            matmul(&team, isa, &mut [Product { w: &w, y: &mut y }], &quants);
+            matmul(&threads, isa, &mut [Product { w: &w, y: &mut y }], &quants);
             y
         };
         let expected = product(Isa::Portable, &x);
@@ -93,10 +93,18 @@ fn twice_rounded_products_are_nearly_exact_and_have_the_same_bits_on_every_path(
         x[5] = 60.0;
         let product = |isa: Isa, x: &[f32]| {
             let mut quants = Activations::default();
-            quants.quantise(&Team::new(2), isa, x, columns, Rounding::Twice);
+            quants.quantise(&ThreadPool::new(2), isa, x, columns, Rounding::Twice);
             assert!(quants.quants.iter().all(|quant| (-127..=127).contains(quant)));
             let mut y = vec![f32::NAN; 2 * x.len() / columns * rows];
-            matmul_low_rank(&Team::new(2), isa, &mut [Product { w: &w, y: &mut y }], &quants, &[], x, &mut Low::default());
+            matmul_low_rank(
+                &ThreadPool::new(2),
+                isa,
+                &mut [Product { w: &w, y: &mut y }],
+                &quants,
+                &[],
+                x,
+                &mut LoraActivations::default(),
+            );
             y.truncate(y.len() / 2);
             y
         };
@@ -116,7 +124,7 @@ fn twice_rounded_products_are_nearly_exact_and_have_the_same_bits_on_every_path(
     }
     for value in [f32::NAN, f32::INFINITY] {
         let mut quants = Activations::default();
-        quants.quantise(&Team::new(1), Isa::detect(), &[value; BLOCK], BLOCK, Rounding::Twice);
+        quants.quantise(&ThreadPool::new(1), Isa::detect(), &[value; BLOCK], BLOCK, Rounding::Twice);
         assert!(quants.scales.iter().all(|scale| scale.is_nan()));
     }
 }
@@ -130,7 +138,7 @@ fn what_is_not_finite_or_hardly_there_is_the_same_on_every_path() {
             x[BLOCK] = 1.0;
             for isa in Isa::available() {
                 let mut quants = Activations::default();
-                quants.quantise(&Team::new(1), isa, &x, 2 * BLOCK, Rounding::Once);
+                quants.quantise(&ThreadPool::new(1), isa, &x, 2 * BLOCK, Rounding::Once);
                 assert_eq!(quants.scales[0].to_bits() & 0x7fff_ffff, scale.to_bits() & 0x7fff_ffff, "{isa:?} {value} at {place}");
                 assert!(quants.quants[..BLOCK].iter().all(|quant| *quant == 0) && quants.sums[0] == 0);
                 assert!(quants.scales[1] > 0.0);
@@ -155,15 +163,15 @@ fn one_phase_of_several_products_equals_each_alone() {
         .into();
     let x = floats(&mut random, 9 * columns, 1.0);
     for threads in 1..5 {
-        let team = Team::new(threads);
+        let threads = ThreadPool::new(threads);
         let mut quants = Activations::default();
-        quants.quantise(&team, Isa::detect(), &x, columns, Rounding::Once);
+        quants.quantise(&threads, Isa::detect(), &x, columns, Rounding::Once);
         let mut together: Vec<Vec<f32>> = weights.iter().map(|w| vec![f32::NAN; 9 * w.rows()]).collect();
         let mut products: Vec<Product<'_>> = weights.iter().zip(&mut together).map(|(w, y)| Product { w, y }).collect();
-        matmul(&team, Isa::detect(), &mut products, &quants);
+        matmul(&threads, Isa::detect(), &mut products, &quants);
         for (w, together) in weights.iter().zip(&together) {
             let mut alone = vec![f32::NAN; together.len()];
-            matmul(&team, Isa::detect(), &mut [Product { w, y: &mut alone }], &quants);
+            matmul(&threads, Isa::detect(), &mut [Product { w, y: &mut alone }], &quants);
             assert_eq!(bits(&alone), bits(together));
         }
     }
@@ -177,16 +185,16 @@ fn dense_products_have_the_same_bits_on_every_path_in_f32_and_f16() {
         let halves: Vec<f16> = floats(&mut random, rows * columns, 1.0).into_iter().map(f16::from_f32).collect();
         let values: Vec<f32> = halves.iter().map(|value| value.to_f32()).collect();
         let (x, start) = (floats(&mut random, tokens * columns, 1.0), floats(&mut random, tokens * rows, 1.0));
-        let team = Team::new(2);
+        let threads = ThreadPool::new(2);
         let mut expected = start.clone();
-        matmul_dense(&team, Isa::Portable, &DenseMatrix::from_f32(rows, columns, &values), &x, true, &mut expected);
+        matmul_dense(&threads, Isa::Portable, &DenseMatrix::from_f32(rows, columns, &values), &x, true, &mut expected);
         for w in [DenseMatrix::from_f32(rows, columns, &values), DenseMatrix::from_f16(rows, columns, &halves)] {
             for isa in Isa::available() {
                 let mut y = start.clone();
-                matmul_dense(&team, isa, &w, &x, true, &mut y);
+                matmul_dense(&threads, isa, &w, &x, true, &mut y);
                 assert_eq!(bits(&y), bits(&expected));
                 let mut alone = start[..rows].to_vec();
-                matmul_dense(&team, isa, &w, &x[..columns], true, &mut alone);
+                matmul_dense(&threads, isa, &w, &x[..columns], true, &mut alone);
                 assert_eq!(bits(&alone), bits(&expected[..rows]));
             }
             let mut row = vec![0.0; columns];
@@ -209,25 +217,25 @@ fn adapters_of_many_runs_at_once_equal_each_alone() {
     let (columns, tokens) = (48, 45);
     let x = floats(&mut random, tokens * columns, 1.0);
     let mut matrix =
-        |rows: usize, columns: usize| Thin::Dense(DenseMatrix::from_f32(rows, columns, &floats(&mut random, rows * columns, 1.0)));
+        |rows: usize, columns: usize| LoraMatrix::Dense(DenseMatrix::from_f32(rows, columns, &floats(&mut random, rows * columns, 1.0)));
     let outs = [33, 16];
     let pairs: Vec<_> = [(4, 0), (16, 1), (5, 0)].map(|(rank, output)| (matrix(rank, columns), matrix(outs[output], rank), output)).into();
     let runs = [(0, 20), (20, 1), (23, 22)];
     let items: Vec<LowRank<'_>> =
         pairs.iter().zip(runs).map(|((a, b, output), (row, rows))| LowRank { a, b, scale: 0.5, row, rows, output: *output }).collect();
     for isa in Isa::available() {
-        let team = Team::new(3);
+        let threads = ThreadPool::new(3);
         let mut found = outs.map(|out| vec![1.0; tokens * out]);
         let [first, second] = &mut found;
-        low_rank(&team, isa, &items, &x, &Activations::default(), &mut Low::default(), &mut [first, second]);
+        low_rank(&threads, isa, &items, &x, &Activations::default(), &mut LoraActivations::default(), &mut [first, second]);
         let mut expected = outs.map(|out| vec![1.0; tokens * out]);
         for item in &items {
             let mut low = vec![0.0; item.rows * item.a.rows()];
-            let (Thin::Dense(a), Thin::Dense(b)) = (item.a, item.b) else { panic!("these are not rounded") };
-            matmul_dense(&team, isa, a, &x[item.row * columns..(item.row + item.rows) * columns], false, &mut low);
+            let (LoraMatrix::Dense(a), LoraMatrix::Dense(b)) = (item.a, item.b) else { panic!("these are not rounded") };
+            matmul_dense(&threads, isa, a, &x[item.row * columns..(item.row + item.rows) * columns], false, &mut low);
             low.iter_mut().for_each(|value| *value *= item.scale);
             let out = item.b.rows();
-            matmul_dense(&team, isa, b, &low, true, &mut expected[item.output][item.row * out..(item.row + item.rows) * out]);
+            matmul_dense(&threads, isa, b, &low, true, &mut expected[item.output][item.row * out..(item.row + item.rows) * out]);
         }
         assert!(found.iter().zip(&expected).all(|(found, expected)| bits(found) == bits(expected)));
         assert!(found[0][20 * 33..23 * 33].iter().all(|value| *value == 1.0), "rows without an adapter are left alone");
@@ -243,27 +251,35 @@ fn products_with_adapters_in_one_go_equal_those_in_three() {
         .into();
     let x = floats(&mut random, tokens * columns, 1.0);
     let mut matrix =
-        |rows: usize, columns: usize| Thin::Dense(DenseMatrix::from_f32(rows, columns, &floats(&mut random, rows * columns, 1.0)));
+        |rows: usize, columns: usize| LoraMatrix::Dense(DenseMatrix::from_f32(rows, columns, &floats(&mut random, rows * columns, 1.0)));
     let mut pairs: Vec<_> =
         [(16, 0), (3, 1)].map(|(rank, output)| (matrix(rank, columns), matrix(weights[output].rows(), rank), output)).into();
     let mut rounded =
-        |rows: usize, columns: usize| Thin::Rounded(RoundedMatrix::new(rows, columns, 1, &floats(&mut random, rows * columns, 1.0)));
+        |rows: usize, columns: usize| LoraMatrix::Rounded(RoundedMatrix::new(rows, columns, 1, &floats(&mut random, rows * columns, 1.0)));
     // what is low of ranks above 32 is wider than of the others
     pairs.extend([(16, 0), (40, 1)].map(|(rank, output)| (rounded(rank, columns), rounded(weights[output].rows(), rank), output)));
     let runs = [(1, 9), (20, 1), (10, 9), (0, 2)];
     let items: Vec<LowRank<'_>> =
         pairs.iter().zip(runs).map(|((a, b, output), (row, rows))| LowRank { a, b, scale: 2.0, row, rows, output: *output }).collect();
     for (isa, threads) in Isa::available().into_iter().flat_map(|isa| (1..5).map(move |threads| (isa, threads))) {
-        let team = Team::new(threads);
+        let threads = ThreadPool::new(threads);
         let mut quants = Activations::default();
-        quants.quantise(&team, isa, &x, columns, Rounding::Once);
+        quants.quantise(&threads, isa, &x, columns, Rounding::Once);
         let mut apart: Vec<Vec<f32>> = weights.iter().map(|w| vec![f32::NAN; tokens * w.rows()]).collect();
         let mut products: Vec<Product<'_>> = weights.iter().zip(&mut apart).map(|(w, y)| Product { w, y }).collect();
-        matmul(&team, isa, &mut products, &quants);
-        low_rank(&team, isa, &items, &x, &quants, &mut Low::default(), &mut apart.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>());
+        matmul(&threads, isa, &mut products, &quants);
+        low_rank(
+            &threads,
+            isa,
+            &items,
+            &x,
+            &quants,
+            &mut LoraActivations::default(),
+            &mut apart.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>(),
+        );
         let mut together: Vec<Vec<f32>> = weights.iter().map(|w| vec![f32::NAN; tokens * w.rows()]).collect();
         let mut products: Vec<Product<'_>> = weights.iter().zip(&mut together).map(|(w, y)| Product { w, y }).collect();
-        matmul_low_rank(&team, isa, &mut products, &quants, &items, &x, &mut Low::default());
+        matmul_low_rank(&threads, isa, &mut products, &quants, &items, &x, &mut LoraActivations::default());
         assert!(apart.iter().zip(&together).all(|(apart, together)| bits(apart) == bits(together)), "{isa:?}");
     }
 }
@@ -277,8 +293,9 @@ fn products_with_adapters_have_the_same_bits_whatever_the_number_of_threads() {
         .into();
     for (tokens, twice) in [(5, false), (5, true), (70, false), (70, true)] {
         let x = floats(&mut random, tokens * columns, 1.0);
-        let mut rounded =
-            |rows: usize, columns: usize| Thin::Rounded(RoundedMatrix::new(rows, columns, 1, &floats(&mut random, rows * columns, 1.0)));
+        let mut rounded = |rows: usize, columns: usize| {
+            LoraMatrix::Rounded(RoundedMatrix::new(rows, columns, 1, &floats(&mut random, rows * columns, 1.0)))
+        };
         let pairs: Vec<_> = (0..6).map(|index| (rounded(16, columns), rounded(weights[index % 3].rows(), 16), index % 3)).collect();
         let half = tokens / 2;
         let runs = [(0, half), (half, tokens - half)];
@@ -291,13 +308,13 @@ fn products_with_adapters_have_the_same_bits_whatever_the_number_of_threads() {
             })
             .collect();
         let run = |threads: usize| {
-            let team = Team::new(threads);
+            let threads = ThreadPool::new(threads);
             let mut quants = Activations::default();
-            quants.quantise(&team, Isa::detect(), &x, columns, if twice { Rounding::Twice } else { Rounding::Once });
+            quants.quantise(&threads, Isa::detect(), &x, columns, if twice { Rounding::Twice } else { Rounding::Once });
             let rows = quants.tokens();
             let mut found: Vec<Vec<f32>> = weights.iter().map(|w| vec![f32::NAN; rows * w.rows()]).collect();
             let mut products: Vec<Product<'_>> = weights.iter().zip(&mut found).map(|(w, y)| Product { w, y }).collect();
-            matmul_low_rank(&team, Isa::detect(), &mut products, &quants, &items, &x, &mut Low::default());
+            matmul_low_rank(&threads, Isa::detect(), &mut products, &quants, &items, &x, &mut LoraActivations::default());
             found.iter().zip(&weights).map(|(found, w)| bits(&found[..tokens * w.rows()])).collect::<Vec<_>>()
         };
         let alone = run(1);
@@ -376,12 +393,12 @@ fn softmax_sums_have_the_same_bits_on_every_path_and_are_right_for_any_length() 
 /// Keys and values `[positions, head_dim]` of one head, in blocks.
 fn cached(keys: &[f32], values: &[f32], dim: usize) -> Vec<Vec<f32>> {
     let positions = keys.len() / dim;
-    let mut blocks = vec![vec![0.0; 2 * KEYS * dim]; positions.div_ceil(KEYS)];
+    let mut blocks = vec![vec![0.0; 2 * KV_BLOCK_SIZE * dim]; positions.div_ceil(KV_BLOCK_SIZE)];
     for position in 0..positions {
-        let (block, column) = (&mut blocks[position / KEYS], position % KEYS);
+        let (block, column) = (&mut blocks[position / KV_BLOCK_SIZE], position % KV_BLOCK_SIZE);
         for d in 0..dim {
-            block[d * KEYS + column] = keys[position * dim + d];
-            block[(KEYS + column) * dim + d] = values[position * dim + d];
+            block[d * KV_BLOCK_SIZE + column] = keys[position * dim + d];
+            block[(KV_BLOCK_SIZE + column) * dim + d] = values[position * dim + d];
         }
     }
     blocks
@@ -409,14 +426,14 @@ fn attention_is_the_softmax_and_has_the_same_bits_on_every_path_whole_or_in_chun
             .map(|blocks| blocks.iter().map(|block| block.iter().map(|value| f16::from_f32(*value).to_bits()).collect()).collect())
             .collect();
         let queries = floats(&mut random, tokens * width, 3.0);
-        let team = Team::new(2);
+        let threads = ThreadPool::new(2);
         let in_full = |block: usize, head: usize| KvSlice::F32(&full[head][block]);
         let in_half = |block: usize, head: usize| KvSlice::F16(&short[head][block]);
         let attended = |isa: Isa, half: bool, first: usize, count: usize| {
             let mut out = vec![f32::NAN; count * width];
             let spans = [Span { row: 0, tokens: count, position: position + first }];
             let cache = |_, block, head| if half { in_half(block, head) } else { in_full(block, head) };
-            attention(&team, isa, shape, &spans, cache, &queries[first * width..(first + count) * width], &mut out);
+            attention(&threads, isa, shape, &spans, cache, &queries[first * width..(first + count) * width], &mut out);
             out
         };
         let expected = attended(Isa::Portable, false, 0, tokens);
@@ -452,23 +469,23 @@ fn attention_is_the_softmax_and_has_the_same_bits_on_every_path_whole_or_in_chun
 #[test]
 fn a_team_does_all_its_work_and_survives_a_panic() {
     for threads in [1, 2, 5] {
-        let team = Team::new(threads);
+        let threads = ThreadPool::new(threads);
         for round in 0..200_usize {
             let mut rows = vec![0.0; 21 * 3];
-            team.for_rows(&mut rows, 3, |row, values| values.fill((row + round) as f32));
+            threads.for_rows(&mut rows, 3, |row, values| values.fill((row + round) as f32));
             assert!(rows.chunks_exact(3).enumerate().all(|(row, values)| values.iter().all(|value| *value == (row + round) as f32)));
         }
         let broken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            team.run(|thread, threads| assert!(thread + 1 < threads, "broken on purpose"));
+            threads.run(|thread, threads| assert!(thread + 1 < threads, "broken on purpose"));
         }));
         assert!(broken.is_err());
-        let all_broken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| team.run(|_, _| panic!("broken on purpose"))));
+        let all_broken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| threads.run(|_, _| panic!("broken on purpose"))));
         assert!(all_broken.is_err());
         let done = std::sync::atomic::AtomicUsize::new(0);
-        team.run(|_, _| {
+        threads.run(|_, _| {
             done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         });
-        assert_eq!(done.into_inner(), team.threads());
+        assert_eq!(done.into_inner(), threads.threads());
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::kernels::KEYS;
+use crate::kernels::KV_BLOCK_SIZE;
 use crate::{EngineError, Result};
 
 /// Blocks that a new table has room for: it grows rarely.
@@ -85,7 +85,7 @@ impl BlockPool {
                 state.holders.push(0);
                 (state.holders.len() - 1) as u32
             }
-            None => return Err(EngineError::OutOfBlocks { blocks: self.most, tokens: KEYS }),
+            None => return Err(EngineError::OutOfBlocks { blocks: self.most, tokens: KV_BLOCK_SIZE }),
         };
         state.holders[block as usize] = 1;
         Ok(block)
@@ -102,7 +102,7 @@ impl State {
     }
 }
 
-/// The keys and values of one sequence, as a table of blocks of [`KEYS`] positions. It belongs to one adapter generation: with LoRA
+/// The keys and values of one sequence, as a table of blocks of [`KV_BLOCK_SIZE`] positions. It belongs to one adapter generation: with LoRA
 /// another's keys and values are never the same.
 #[derive(Debug)]
 pub struct KvCache {
@@ -135,7 +135,7 @@ impl KvCache {
 
     /// As [`fork`](Self::fork), also up to positions that the step under way will write: there must be blocks for them.
     pub(crate) fn branch(&self, len: usize) -> Self {
-        let blocks = self.blocks[..len.div_ceil(KEYS)].to_vec();
+        let blocks = self.blocks[..len.div_ceil(KV_BLOCK_SIZE)].to_vec();
         let mut state = self.pool.state();
         blocks.iter().for_each(|&block| state.holders[block as usize] += 1);
         drop(state);
@@ -157,16 +157,16 @@ impl KvCache {
     /// # Errors
     /// [`EngineError::OutOfBlocks`]; what could be had is kept.
     pub(crate) fn reserve(&mut self, extra: usize, copies: &mut Vec<(u32, u32)>) -> Result<()> {
-        if let Some(last) = self.blocks.get_mut(self.len / KEYS)
+        if let Some(last) = self.blocks.get_mut(self.len / KV_BLOCK_SIZE)
             && self.pool.state().holders[*last as usize] > 1
         {
             let own = self.pool.take()?;
-            if !self.len.is_multiple_of(KEYS) {
+            if !self.len.is_multiple_of(KV_BLOCK_SIZE) {
                 copies.push((*last, own));
             }
             self.pool.state().release(std::mem::replace(last, own));
         }
-        while self.blocks.len() * KEYS < self.len + extra {
+        while self.blocks.len() * KV_BLOCK_SIZE < self.len + extra {
             self.blocks.push(self.pool.take()?);
         }
         Ok(())
@@ -174,8 +174,8 @@ impl KvCache {
 
     /// Blocks that [`reserve`](Self::reserve) would take for `extra` positions.
     pub(crate) fn wants(&self, extra: usize) -> usize {
-        let shared = self.blocks.get(self.len / KEYS).is_some_and(|&last| self.pool.state().holders[last as usize] > 1);
-        (self.len + extra).div_ceil(KEYS).saturating_sub(self.blocks.len()) + usize::from(shared)
+        let shared = self.blocks.get(self.len / KV_BLOCK_SIZE).is_some_and(|&last| self.pool.state().holders[last as usize] > 1);
+        (self.len + extra).div_ceil(KV_BLOCK_SIZE).saturating_sub(self.blocks.len()) + usize::from(shared)
     }
 
     /// Counts positions that a step has written.
@@ -186,7 +186,7 @@ impl KvCache {
     /// Forgets all but the first `len` positions.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
-        let keep = self.len.div_ceil(KEYS);
+        let keep = self.len.div_ceil(KV_BLOCK_SIZE);
         if keep < self.blocks.len() {
             let mut state = self.pool.state();
             self.blocks.drain(keep..).for_each(|block| state.release(block));

@@ -1,6 +1,6 @@
 //! What stands in the blocks of one shard, for the CPU's kernels.
 
-use crate::kernels::{Isa, KEYS, KvSlice, to_half};
+use crate::kernels::{Isa, KV_BLOCK_SIZE, KvSlice, to_half};
 
 /// What a store holds of each position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub(crate) struct KvShape {
 impl KvShape {
     /// Numbers of one block, layer and head: keys, then values.
     fn slice_len(&self) -> usize {
-        2 * KEYS * self.head_dim
+        2 * KV_BLOCK_SIZE * self.head_dim
     }
 
     fn block_len(&self) -> usize {
@@ -25,7 +25,7 @@ impl KvShape {
     }
 }
 
-/// [`KEYS`] positions: `[layers, kv_heads, keys and values]`, as [`KvSlice`] has them.
+/// [`KV_BLOCK_SIZE`] positions: `[layers, kv_heads, keys and values]`, as [`KvSlice`] has them.
 #[derive(Debug)]
 enum Block {
     F16(Box<[u16]>),
@@ -73,8 +73,8 @@ impl KvStore {
         let KvShape { kv_heads, head_dim, isa, .. } = self.shape;
         let slice = self.shape.slice_len();
         let at = |head: usize| (layer * kv_heads + head) * slice;
-        // keys take as much room as values: KEYS rows of head_dim
-        let value_at = |head: usize| at(head) + (KEYS + column) * head_dim;
+        // keys take as much room as values: KV_BLOCK_SIZE rows of head_dim
+        let value_at = |head: usize| at(head) + (KV_BLOCK_SIZE + column) * head_dim;
         match &mut self.blocks[block as usize] {
             Block::F16(block) => {
                 to_half(isa, keys, &mut self.row);
@@ -108,9 +108,9 @@ impl KvStore {
     }
 }
 
-/// Writes a key into its column of `[head_dim, KEYS]`.
+/// Writes a key into its column of `[head_dim, KV_BLOCK_SIZE]`.
 fn scatter<T: Copy>(block: &mut [T], column: usize, key: &[T]) {
-    for (row, value) in block.chunks_exact_mut(KEYS).zip(key) {
+    for (row, value) in block.chunks_exact_mut(KV_BLOCK_SIZE).zip(key) {
         row[column] = *value;
     }
 }

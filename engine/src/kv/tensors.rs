@@ -3,12 +3,12 @@
 use candle_core::{DType, Device, Tensor};
 
 use crate::Result;
-use crate::kernels::KEYS;
+use crate::kernels::KV_BLOCK_SIZE;
 
 /// Blocks a store grows by at least: rare enough to copy, small enough to waste.
 const GROWTH: usize = 32;
 
-/// Per layer keys and values `[slots, kv_heads * head_dim]`, a slot a position: block `b` has slots `b * KEYS` to `(b + 1) * KEYS`.
+/// Per layer keys and values `[slots, kv_heads * head_dim]`, a slot a position: block `b` has slots `b * KV_BLOCK_SIZE` to `(b + 1) * KV_BLOCK_SIZE`.
 #[derive(Debug)]
 pub(crate) struct TensorStore {
     layers: Vec<(Tensor, Tensor)>,
@@ -34,10 +34,10 @@ impl TensorStore {
         if blocks <= self.blocks {
             return Ok(());
         }
-        let (held, grown) = (self.blocks * KEYS, blocks.max(self.blocks * 3 / 2).next_multiple_of(GROWTH).min(most.max(blocks)));
+        let (held, grown) = (self.blocks * KV_BLOCK_SIZE, blocks.max(self.blocks * 3 / 2).next_multiple_of(GROWTH).min(most.max(blocks)));
         for buffer in self.layers.iter_mut().flat_map(|(keys, values)| [keys, values]) {
             // zeros: what is not written yet weighs nothing, but must be a number
-            let new = Tensor::zeros((grown * KEYS, self.width), self.dtype, &self.device)?;
+            let new = Tensor::zeros((grown * KV_BLOCK_SIZE, self.width), self.dtype, &self.device)?;
             if held > 0 {
                 new.slice_set(buffer, 0, 0)?;
             }
@@ -54,8 +54,8 @@ impl TensorStore {
     pub(crate) fn copy(&self, from: u32, to: u32) -> Result<()> {
         for buffer in self.layers.iter().flat_map(|(keys, values)| [keys, values]) {
             // a tensor may not be set from itself
-            let block = buffer.narrow(0, from as usize * KEYS, KEYS)?.force_contiguous()?;
-            buffer.slice_set(&block, 0, to as usize * KEYS)?;
+            let block = buffer.narrow(0, from as usize * KV_BLOCK_SIZE, KV_BLOCK_SIZE)?.force_contiguous()?;
+            buffer.slice_set(&block, 0, to as usize * KV_BLOCK_SIZE)?;
         }
         Ok(())
     }

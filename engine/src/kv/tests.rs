@@ -2,18 +2,18 @@
 
 use super::*;
 use crate::EngineError;
-use crate::kernels::KEYS;
+use crate::kernels::KV_BLOCK_SIZE;
 
 #[test]
 fn blocks_are_shared_by_forks_copied_when_written_and_given_back() {
     let pool = BlockPool::new(4, 100, true);
     let mut copies = Vec::new();
     let mut first = pool.cache();
-    first.reserve(KEYS + 5, &mut copies).unwrap();
-    first.advance(KEYS + 5);
+    first.reserve(KV_BLOCK_SIZE + 5, &mut copies).unwrap();
+    first.advance(KV_BLOCK_SIZE + 5);
     assert_eq!((pool.room(), pool.bytes(), first.bytes(), copies.len()), (2, 200, 200, 0));
-    let mut second = first.fork(KEYS + 3);
-    assert_eq!((second.len(), second.table(), pool.room()), (KEYS + 3, first.table(), 2));
+    let mut second = first.fork(KV_BLOCK_SIZE + 3);
+    assert_eq!((second.len(), second.table(), pool.room()), (KV_BLOCK_SIZE + 3, first.table(), 2));
     // the whole block stays shared, the other is copied by whoever writes first
     assert_eq!((second.wants(1), first.wants(1)), (1, 1));
     second.reserve(1, &mut copies).unwrap();
@@ -22,10 +22,10 @@ fn blocks_are_shared_by_forks_copied_when_written_and_given_back() {
     first.reserve(1, &mut copies).unwrap();
     assert_eq!(copies.len(), 1);
     // a fork at a block's end has nothing to copy
-    let mut third = first.fork(KEYS);
+    let mut third = first.fork(KV_BLOCK_SIZE);
     third.reserve(1, &mut copies).unwrap();
     assert_eq!((copies.len(), pool.room(), pool.high()), (1, 0, 4));
-    assert!(matches!(second.reserve(2 * KEYS, &mut copies), Err(EngineError::OutOfBlocks { blocks: 4, .. })));
+    assert!(matches!(second.reserve(2 * KV_BLOCK_SIZE, &mut copies), Err(EngineError::OutOfBlocks { blocks: 4, .. })));
     // what is shared is free only when all who hold it let go
     assert_eq!((pool.freed_by([&first].into_iter()), pool.freed_by([&first, &second, &third].into_iter())), (1, 4));
     third.truncate(0);

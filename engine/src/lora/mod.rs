@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use peft::{CONFIG_FILE, WEIGHTS_FILE, adapter_id};
 pub(crate) use peft::{interleaved, neighbours_apart};
 
-use crate::kernels::Thin;
+use crate::kernels::LoraMatrix;
 use crate::model::Slice;
 use crate::{ModelConfig, Result};
 
@@ -86,7 +86,7 @@ pub enum AdapterPrecision {
 #[derive(Debug)]
 pub(crate) enum Delta {
     /// For the kernels.
-    Packed { a: Thin, b: Thin, scale: f32 },
+    Packed { a: LoraMatrix, b: LoraMatrix, scale: f32 },
     /// For candle's tensors, the scale already in `b`.
     Tensors { a: Tensor, b: Tensor },
 }

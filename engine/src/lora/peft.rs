@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 
 use super::{AdapterPrecision, Delta, Deltas, LoraAdapter, Place, Target, place_of};
-use crate::kernels::{DenseMatrix, RoundedMatrix, Thin};
+use crate::kernels::{DenseMatrix, LoraMatrix, RoundedMatrix};
 use crate::weights::{load_safetensors, sha256_of};
 use crate::{EngineError, ModelConfig, Result};
 
@@ -150,14 +150,14 @@ fn sliced(a: &Tensor, b: &Tensor, scale: f64, target: Target, place: &Place) -> 
 }
 
 /// Its columns in `chunks` parts.
-fn packed(matrix: &Tensor, chunks: usize, precision: AdapterPrecision) -> Result<Thin> {
+fn packed(matrix: &Tensor, chunks: usize, precision: AdapterPrecision) -> Result<LoraMatrix> {
     let (rows, columns) = matrix.dims2()?;
     let flat = matrix.flatten_all()?;
     let in_f32 = || flat.to_dtype(DType::F32)?.to_vec1();
     Ok(match (precision, matrix.dtype()) {
-        (AdapterPrecision::Int8, _) => Thin::Rounded(RoundedMatrix::new(rows, columns, chunks, &in_f32()?)),
-        (AdapterPrecision::File, DType::F16) => Thin::Dense(DenseMatrix::from_f16(rows, columns, &flat.to_vec1()?).in_chunks(chunks)),
-        (AdapterPrecision::File, _) => Thin::Dense(DenseMatrix::from_f32(rows, columns, &in_f32()?).in_chunks(chunks)),
+        (AdapterPrecision::Int8, _) => LoraMatrix::Rounded(RoundedMatrix::new(rows, columns, chunks, &in_f32()?)),
+        (AdapterPrecision::File, DType::F16) => LoraMatrix::Dense(DenseMatrix::from_f16(rows, columns, &flat.to_vec1()?).in_chunks(chunks)),
+        (AdapterPrecision::File, _) => LoraMatrix::Dense(DenseMatrix::from_f32(rows, columns, &in_f32()?).in_chunks(chunks)),
     })
 }
 

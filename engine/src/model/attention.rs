@@ -7,7 +7,7 @@ use candle_nn::rotary_emb::{rope, rope_i};
 use super::step::Step;
 use super::{ModelConfig, Slice};
 use crate::Result;
-use crate::kernels::{KEYS, Span};
+use crate::kernels::{KV_BLOCK_SIZE, Span};
 use crate::kv::TensorStore;
 
 /// What depends on positions alone, made once a step for all layers.
@@ -78,7 +78,7 @@ impl Attention {
         } else {
             let width = slice.keys().len();
             let rows: Vec<u32> = alone.iter().map(|write| write.row as u32).collect();
-            let slots: Vec<u32> = alone.iter().map(|write| write.block * KEYS as u32 + write.column as u32).collect();
+            let slots: Vec<u32> = alone.iter().map(|write| write.block * KV_BLOCK_SIZE as u32 + write.column as u32).collect();
             let slots = Tensor::new(slots, device)?.unsqueeze(1)?.broadcast_as((alone.len(), width))?.contiguous()?;
             Some((Tensor::new(rows, device)?, slots))
         };
@@ -111,7 +111,7 @@ impl Attention {
             store.scatter(layer, slots, &k.index_select(rows, 0)?, &v.index_select(rows, 0)?)?;
         }
         for write in step.writes.iter().filter(|write| self.single.is_none() || write.rows > 1) {
-            let slot = write.block as usize * KEYS + write.column;
+            let slot = write.block as usize * KV_BLOCK_SIZE + write.column;
             store.write(layer, slot, &k.narrow(0, write.row, write.rows)?, &v.narrow(0, write.row, write.rows)?)?;
         }
         let (kv_heads, head_dim, group) = (self.kv_heads, self.head_dim, self.heads / self.kv_heads);
@@ -151,7 +151,9 @@ impl Batch {
         let end = |span: Span| span.position + span.tokens;
         let longest = all().map(|(_, span)| end(span)).max().unwrap_or(0);
         let rows: Vec<u32> = all().flat_map(|(_, span)| span.row as u32..(span.row + span.tokens) as u32).collect();
-        let slot = |span: usize, position: usize| step.table(span)[position / KEYS] * KEYS as u32 + (position % KEYS) as u32;
+        let slot = |span: usize, position: usize| {
+            step.table(span)[position / KV_BLOCK_SIZE] * KV_BLOCK_SIZE as u32 + (position % KV_BLOCK_SIZE) as u32
+        };
         // a padded place reads the first position, which the mask hides
         let slots = all().flat_map(|(index, span)| (0..longest).map(move |at| slot(index, if at < end(span) { at } else { 0 })));
         let slots: Vec<u32> = slots.collect();

@@ -150,7 +150,7 @@ fn shards_on_cuda_devices_agree_with_transformers() {
     }
     let (folder, expected) = tiny();
     let files = ModelFiles::open(&folder).unwrap();
-    let mut seats = Seat::group(2).into_iter();
+    let mut seats = Rank::group(2).into_iter();
     let leader = seats.next().unwrap();
     std::thread::scope(|scope| {
         let files = &files;

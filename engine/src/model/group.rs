@@ -8,11 +8,11 @@ use candle_core::Device;
 
 use super::step::Step;
 use super::{Body, Llama, ModelConfig};
+use crate::backoff::Backoff;
 #[cfg(feature = "nccl")]
 use crate::comm::nccl::NcclGroup;
 use crate::comm::{Alarm, Communicator, SharedComm};
 use crate::device::DeviceSpec;
-use crate::patience::Patience;
 use crate::weights::{ModelFiles, Quantisation};
 use crate::{EngineError, Result};
 
@@ -23,7 +23,7 @@ const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(2);
 ///
 /// Dropped without one, it tells the others not to wait.
 #[derive(Debug)]
-pub struct Seat {
+pub struct Rank {
     pub(super) rank: usize,
     pub(super) world: usize,
     /// `None`: the group is this shard alone.
@@ -53,7 +53,7 @@ pub(super) struct Shared {
     nccl: Mutex<Option<Arc<NcclGroup>>>,
 }
 
-impl Seat {
+impl Rank {
     /// The seats of `world` shards, at least one; the first is the leader's.
     pub fn group(world: usize) -> Vec<Self> {
         let world = world.max(1);
@@ -123,7 +123,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for Rank {
     fn drop(&mut self) {
         if !self.settled {
             // nobody waits for a shard that will not come
@@ -183,7 +183,7 @@ impl Leader {
         shared.done.store(0, Ordering::Relaxed);
         shared.begun.fetch_add(1, Ordering::Release);
         shared.wake();
-        let broken = Broken(shared);
+        let broken = PoisonGuard(shared);
         let outcome = own(&shared.step.read().unwrap_or_else(PoisonError::into_inner));
         let outcome = outcome.and_then(|()| self.wait());
         if outcome.is_ok() {
@@ -196,21 +196,21 @@ impl Leader {
     }
 
     fn wait(&self) -> Result<()> {
-        let mut patience = Patience::default();
+        let mut backoff = Backoff::default();
         while self.shared.done.load(Ordering::Acquire) + 1 < self.world {
             if self.shared.closed.load(Ordering::Acquire) {
                 return Err(EngineError::ShardLost);
             }
-            patience.spin_or_yield();
+            backoff.spin_or_yield();
         }
         Ok(())
     }
 }
 
 /// Sends everybody home when a shard fails, also by a panic: others may be waiting for it.
-struct Broken<'a>(&'a Shared);
+struct PoisonGuard<'a>(&'a Shared);
 
-impl Drop for Broken<'_> {
+impl Drop for PoisonGuard<'_> {
     fn drop(&mut self) {
         self.0.close();
     }
@@ -265,7 +265,7 @@ impl Follower {
     ///
     /// # Errors
     /// As [`Llama::load`].
-    pub fn load(files: &ModelFiles, quantisation: Quantisation, device: DeviceSpec, seat: Seat) -> Result<Self> {
+    pub fn load(files: &ModelFiles, quantisation: Quantisation, device: DeviceSpec, seat: Rank) -> Result<Self> {
         let shared = Arc::clone(&seat.shared);
         let body = Llama::body(files, quantisation, device, seat).inspect_err(|error| shared.failed(error))?;
         Ok(Self::new(body, files.config().clone(), shared))
@@ -279,16 +279,16 @@ impl Follower {
         let shared = Arc::clone(&self.shared);
         shared.followers.lock().unwrap_or_else(PoisonError::into_inner).push(std::thread::current());
         // a group that lacks a shard can do nothing
-        let _gone = Broken(&shared);
-        let (mut seen, mut patience) = (0, Patience::default());
+        let _gone = PoisonGuard(&shared);
+        let (mut seen, mut backoff) = (0, Backoff::default());
         let mut logits = Vec::new();
         while !shared.closed.load(Ordering::Acquire) {
             let begun = shared.begun.load(Ordering::Acquire);
             if begun == seen {
-                patience.spin_or_park();
+                backoff.spin_or_park();
                 continue;
             }
-            (seen, patience) = (begun, Patience::default());
+            (seen, backoff) = (begun, Backoff::default());
             let step = shared.step.read().unwrap_or_else(PoisonError::into_inner);
             let outcome = self.body.forward(&self.config, &step, &mut logits);
             drop(step);

@@ -21,13 +21,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{D, Device, Tensor};
 
 pub use config::{Llama3Scaling, ModelConfig, Rope};
-pub use group::{Follower, Seat};
+pub use group::{Follower, Rank};
 pub(crate) use slice::Slice;
 pub use step::Step;
 
 use crate::comm::{Communicator, Whole};
 use crate::device::DeviceSpec;
-use crate::kernels::{KEYS, Team};
+use crate::kernels::{KV_BLOCK_SIZE, ThreadPool};
 use crate::kv::{BlockPool, KvCache};
 use crate::lora::{AdapterHandle, AdapterPrecision, LoraAdapter, Place};
 use crate::weights::{ModelFiles, Quantisation};
@@ -104,7 +104,7 @@ impl Llama {
     /// # Errors
     /// A tensor that is missing or of another shape is named.
     pub fn load(files: &ModelFiles, quantisation: Quantisation, device: &Device) -> Result<Self> {
-        Self::load_on(files, quantisation, device.clone(), Team::on_all_cores(), Seat::alone(), usize::MAX)
+        Self::load_on(files, quantisation, device.clone(), ThreadPool::on_all_cores(), Rank::alone(), usize::MAX)
     }
 
     /// Reads the leading shard's weights; the other seats are taken by [`Follower`]s. Keys and values take at most `kv_bytes`, on all shards
@@ -112,19 +112,26 @@ impl Llama {
     ///
     /// # Errors
     /// As [`load`](Self::load), and [`EngineError::Sharding`] when the model cannot be split over as many devices.
-    pub fn load_shard(files: &ModelFiles, quantisation: Quantisation, device: DeviceSpec, seat: Seat, kv_bytes: usize) -> Result<Self> {
-        Self::load_on(files, quantisation, seat.open(device)?, device.team(), seat, kv_bytes)
+    pub fn load_shard(files: &ModelFiles, quantisation: Quantisation, device: DeviceSpec, seat: Rank, kv_bytes: usize) -> Result<Self> {
+        Self::load_on(files, quantisation, seat.open(device)?, device.threads(), seat, kv_bytes)
     }
 
-    fn load_on(files: &ModelFiles, quantisation: Quantisation, device: Device, team: Team, seat: Seat, kv_bytes: usize) -> Result<Self> {
+    fn load_on(
+        files: &ModelFiles,
+        quantisation: Quantisation,
+        device: Device,
+        threads: ThreadPool,
+        seat: Rank,
+        kv_bytes: usize,
+    ) -> Result<Self> {
         let config = files.config().clone();
         let leader = Leader::new(Arc::clone(&seat.shared), seat.world);
-        let body = Self::body_on(files, quantisation, device.clone(), team, seat)?;
+        let body = Self::body_on(files, quantisation, device.clone(), threads, seat)?;
         let (number, kernels, exact) = match &body {
             Body::Cpu(shard) => (if shard.half() { 2 } else { 4 }, true, !shard.half()),
             Body::Tensors(_) => (tensors::kv_dtype(&device).size_in_bytes(), false, true),
         };
-        let block_bytes = 2 * config.layers * config.kv_heads * config.head_dim * KEYS * number;
+        let block_bytes = 2 * config.layers * config.kv_heads * config.head_dim * KV_BLOCK_SIZE * number;
         let most = (kv_bytes / block_bytes).clamp(1, u32::MAX as usize / 2);
         let pool = BlockPool::new(most, block_bytes, kernels);
         leader.devices()?;
@@ -133,17 +140,17 @@ impl Llama {
     }
 
     /// The part of `seat`, and its device.
-    fn body(files: &ModelFiles, quantisation: Quantisation, device: DeviceSpec, seat: Seat) -> Result<Body> {
-        Self::body_on(files, quantisation, seat.open(device)?, device.team(), seat)
+    fn body(files: &ModelFiles, quantisation: Quantisation, device: DeviceSpec, seat: Rank) -> Result<Body> {
+        Self::body_on(files, quantisation, seat.open(device)?, device.threads(), seat)
     }
 
-    fn body_on(files: &ModelFiles, quantisation: Quantisation, device: Device, team: Team, mut seat: Seat) -> Result<Body> {
+    fn body_on(files: &ModelFiles, quantisation: Quantisation, device: Device, threads: ThreadPool, mut seat: Rank) -> Result<Body> {
         let config = files.config();
         let slice = Slice::new(config, seat.rank, seat.world)?;
         let mut reader = files.reader()?;
         let comm = seat.comm.take();
         let body = if device.is_cpu() && config.suits_kernels() {
-            Body::Cpu(Box::new(CpuShard::load(&mut reader, config, quantisation, slice, comm, team)?))
+            Body::Cpu(Box::new(CpuShard::load(&mut reader, config, quantisation, slice, comm, threads)?))
         } else {
             let comm: Box<dyn Communicator> = match comm {
                 None => Box::new(Whole),
@@ -208,7 +215,7 @@ impl Llama {
         batch.iter().try_for_each(|segment| self.check(segment))?;
         let wants: usize = batch.iter().map(|segment| segment.kv.wants(segment.tokens.len())).sum();
         if wants > self.pool.room() {
-            return Err(EngineError::OutOfBlocks { blocks: self.pool.most(), tokens: KEYS });
+            return Err(EngineError::OutOfBlocks { blocks: self.pool.most(), tokens: KV_BLOCK_SIZE });
         }
         for segment in batch.iter_mut() {
             step.push(segment.tokens, segment.kv, segment.adapter.as_ref(), segment.logits)?;

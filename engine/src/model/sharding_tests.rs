@@ -9,20 +9,20 @@ use crate::testing::{default_model, random, random_adapter, random_model};
 
 /// Runs `work` with a copy of the model over `world` devices.
 fn with_group<T>(files: &ModelFiles, quantisation: Quantisation, world: usize, work: impl FnOnce(&Llama) -> T) -> T {
-    let mut seats = Seat::group(world);
-    let team = || Team::new(1);
+    let mut seats = Rank::group(world);
+    let threads = || ThreadPool::new(1);
     std::thread::scope(|scope| {
         let followers: Vec<_> = seats
             .drain(1..)
             .map(|seat| {
                 scope.spawn(move || {
                     let shared = std::sync::Arc::clone(&seat.shared);
-                    let body = Llama::body_on(files, quantisation, Device::Cpu, team(), seat).unwrap();
+                    let body = Llama::body_on(files, quantisation, Device::Cpu, threads(), seat).unwrap();
                     Follower::new(body, files.config().clone(), shared).serve()
                 })
             })
             .collect();
-        let model = Llama::load_on(files, quantisation, Device::Cpu, team(), seats.remove(0), usize::MAX).unwrap();
+        let model = Llama::load_on(files, quantisation, Device::Cpu, threads(), seats.remove(0), usize::MAX).unwrap();
         let found = work(&model);
         drop(model);
         followers.into_iter().for_each(|follower| follower.join().unwrap().unwrap());
@@ -148,14 +148,14 @@ fn a_group_that_loses_a_shard_says_so_and_a_model_that_does_not_split_is_refused
     let files = ModelFiles::open(&default_model()).unwrap();
     let refused = Slice::new(files.config(), 0, 4).unwrap_err().to_string();
     assert!(refused.contains("3 KV heads") && refused.contains('4'), "{refused}");
-    let load = |seat| Llama::load_on(&files, Quantisation::None, Device::Cpu, Team::new(1), seat, usize::MAX);
-    let mut seats = Seat::group(2);
+    let load = |seat| Llama::load_on(&files, Quantisation::None, Device::Cpu, ThreadPool::new(1), seat, usize::MAX);
+    let mut seats = Rank::group(2);
     // one that never comes
     drop(seats.pop());
     assert!(matches!(load(seats.remove(0)), Err(EngineError::ShardLost)));
     // one that goes away
-    let mut seats = Seat::group(2);
-    let follower = Llama::body_on(&files, Quantisation::None, Device::Cpu, Team::new(1), seats.pop().unwrap()).unwrap();
+    let mut seats = Rank::group(2);
+    let follower = Llama::body_on(&files, Quantisation::None, Device::Cpu, ThreadPool::new(1), seats.pop().unwrap()).unwrap();
     let model = load(seats.remove(0)).unwrap();
     drop(follower);
     let mut kv = model.new_cache();

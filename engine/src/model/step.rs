@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::LogitRows;
 use crate::Result;
-use crate::kernels::{KEYS, Span};
+use crate::kernels::{KV_BLOCK_SIZE, Span};
 use crate::kv::KvCache;
 use crate::lora::AdapterHandle;
 
@@ -111,7 +111,7 @@ impl Step {
         let mut kv = stem.branch(end);
         self.push(tokens, &mut kv, adapter, logits)?;
         // of the block where it leaves the trunk, what this step computes
-        let shared = (end / KEYS * KEYS).max(position);
+        let shared = (end / KV_BLOCK_SIZE * KV_BLOCK_SIZE).max(position);
         self.write(row + (shared - position), shared..end, kv.table());
         Ok(kv)
     }
@@ -119,8 +119,9 @@ impl Step {
     fn write(&mut self, row: usize, positions: Range<usize>, table: &[u32]) {
         let mut at = positions.start;
         while at < positions.end {
-            let end = positions.end.min((at / KEYS + 1) * KEYS);
-            let write = Write { row: row + (at - positions.start), rows: end - at, block: table[at / KEYS], column: at % KEYS };
+            let end = positions.end.min((at / KV_BLOCK_SIZE + 1) * KV_BLOCK_SIZE);
+            let write =
+                Write { row: row + (at - positions.start), rows: end - at, block: table[at / KV_BLOCK_SIZE], column: at % KV_BLOCK_SIZE };
             self.writes.push(write);
             at = end;
         }

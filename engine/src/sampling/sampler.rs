@@ -141,11 +141,11 @@ fn keep_nucleus(
     order: impl Fn(&(u32, f32), &(u32, f32)) -> std::cmp::Ordering + Copy,
 ) -> f64 {
     let mut sorted = 0;
-    for guess in [NUCLEUS_GUESS, usize::MAX] {
-        if guess < candidates.len() {
-            candidates.select_nth_unstable_by(guess, order);
-            candidates[..guess].sort_unstable_by(order);
-            sorted = guess;
+    for draft in [NUCLEUS_GUESS, usize::MAX] {
+        if draft < candidates.len() {
+            candidates.select_nth_unstable_by(draft, order);
+            candidates[..draft].sort_unstable_by(order);
+            sorted = draft;
         } else if sorted < candidates.len() {
             candidates.sort_unstable_by(order);
             sorted = candidates.len();

@@ -83,7 +83,7 @@ fn today(format: &str) -> String {
         .replace("%B", name)
 }
 
-/// Days since 1970-01-01 to (year, month, day) in the Gregorian calendar (H. Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+/// Days since 1970-01-01 to (year, month, day) in the Gregorian calendar (H. Hinnant, "chrono-Compatible LoraActivations-Level Date Algorithms").
 fn civil_date(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);

@@ -9,7 +9,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use half::f16;
 
 use crate::kernels::{
-    Isa, Left, PairedPanels, Right, Scaled, Team, bf16_is_faster, gemm, gemm_bf16, has_bf16, pack_pairs, to_bf16, transposed,
+    Isa, Left, PairedPanels, Right, Scaled, ThreadPool, bf16_is_faster, gemm, gemm_bf16, has_bf16, pack_pairs, to_bf16, transposed,
 };
 use crate::lora::Target;
 use crate::weights::{Matrix, Quantisation, WeightReader};
@@ -179,7 +179,7 @@ impl FrozenModel {
 /// Multiplies with frozen weights, and holds the one that is dequantised at the moment.
 #[derive(Debug)]
 pub(super) struct Multiplier {
-    pub(super) team: Team,
+    pub(super) threads: ThreadPool,
     pub(super) isa: Isa,
     /// Products are of bf16.
     pub(super) bf16: bool,
@@ -199,7 +199,7 @@ impl Multiplier {
             return Err(EngineError::Training { reason });
         }
         Ok(Self {
-            team: Team::new(threads),
+            threads: ThreadPool::new(threads),
             isa: Isa::detect(),
             bf16: match precision {
                 TrainPrecision::Auto => bf16_is_faster(),
@@ -222,13 +222,13 @@ impl Multiplier {
             y.resize(x.len() / columns * out, 0.0);
             if self.bf16 {
                 let read = |part: Range<usize>, into: &mut [f32]| w.rows(rows.start + part.start..rows.start + part.end, into);
-                pack_pairs(&self.team, self.isa, out, columns, read, Some(&mut self.panels), None);
-                gemm_bf16(&self.team, &self.rounded, &self.panels, y, false);
+                pack_pairs(&self.threads, self.isa, out, columns, read, Some(&mut self.panels), None);
+                gemm_bf16(&self.threads, &self.rounded, &self.panels, y, false);
             } else {
                 self.turned.resize(out * columns, 0.0);
                 let read = |part: Range<usize>, into: &mut [f32]| w.rows(rows.start + part.start..rows.start + part.end, into);
-                transposed(&self.team, out, columns, read, &mut self.turned);
-                gemm(&self.team, self.isa, Left::rows(x, columns), Right::rows(&self.turned, out), y, out, Scaled::WRITE);
+                transposed(&self.threads, out, columns, read, &mut self.turned);
+                gemm(&self.threads, self.isa, Left::rows(x, columns), Right::rows(&self.turned, out), y, out, Scaled::WRITE);
             }
         }
     }
@@ -239,24 +239,24 @@ impl Multiplier {
         if self.bf16 {
             self.round(dy);
             let read = |part: Range<usize>, into: &mut [f32]| w.rows(rows.start + part.start..rows.start + part.end, into);
-            pack_pairs(&self.team, self.isa, out, columns, read, None, Some(&mut self.panels));
-            gemm_bf16(&self.team, &self.rounded, &self.panels, dx, add);
+            pack_pairs(&self.threads, self.isa, out, columns, read, None, Some(&mut self.panels));
+            gemm_bf16(&self.threads, &self.rounded, &self.panels, dx, add);
         } else {
             self.dequantise(w, rows);
             let scaled = Scaled { by: 1.0, add };
-            gemm(&self.team, self.isa, Left::rows(dy, out), Right::rows(&self.dense, columns), dx, columns, scaled);
+            gemm(&self.threads, self.isa, Left::rows(dy, out), Right::rows(&self.dense, columns), dx, columns, scaled);
         }
     }
 
     fn round(&mut self, x: &[f32]) {
         if self.bf16 {
             self.rounded.resize(x.len(), 0);
-            to_bf16(&self.team, self.isa, x, &mut self.rounded);
+            to_bf16(&self.threads, self.isa, x, &mut self.rounded);
         }
     }
 
     fn dequantise(&mut self, w: &Frozen, rows: Range<usize>) {
         self.dense.resize(rows.len() * w.columns, 0.0);
-        self.team.for_rows(&mut self.dense, w.columns, |row, values| w.rows(rows.start + row..rows.start + row + 1, values));
+        self.threads.for_rows(&mut self.dense, w.columns, |row, values| w.rows(rows.start + row..rows.start + row + 1, values));
     }
 }

@@ -69,7 +69,7 @@ impl Model {
             for (index, block) in logits.blocks.iter_mut().enumerate() {
                 let width = block.len() / count;
                 let (isa, log_sums, totals) = (self.m.isa, &head.log_sums[first..], &totals);
-                self.m.team.for_rows(block, width, |row, block| softmax_scaled(isa, block, log_sums[row], -totals[row]));
+                self.m.threads.for_rows(block, width, |row, block| softmax_scaled(isa, block, log_sums[row], -totals[row]));
                 for (row, reads) in reads_of(batch, &head.rows, first..first + count) {
                     for read in reads.iter().filter(|read| read.token as usize / BLOCK == index) {
                         block[(row - first) * width + read.token as usize % BLOCK] += weights[read.place];
@@ -114,7 +114,7 @@ impl Logits {
 /// log Σ e^logit of every row, over its blocks.
 fn log_sums(m: &Multiplier, blocks: &[Vec<f32>], rows: usize) -> Vec<f32> {
     let mut sums = vec![0.0_f32; rows];
-    m.team.for_rows(&mut sums, 1, |row, sum| {
+    m.threads.for_rows(&mut sums, 1, |row, sum| {
         let (mut best, mut total) = (f64::NEG_INFINITY, 0.0_f64);
         for block in blocks {
             let width = block.len() / rows;

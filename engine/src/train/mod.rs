@@ -8,10 +8,10 @@
 mod adapter;
 mod frozen;
 mod logits;
+mod micro_batch;
 pub mod objective;
 mod optimiser;
 mod pass;
-mod round;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -19,6 +19,6 @@ mod trainer;
 
 pub use adapter::LoraShape;
 pub use frozen::TrainPrecision;
-pub use objective::{Aim, LossSettings, Objective};
+pub use objective::{LossSettings, Objective, TrainingTarget};
 pub use optimiser::AdamW;
 pub use trainer::{Example, Progress, Summary, TrainOptions, Trainer};

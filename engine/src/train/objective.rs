@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// What an example says of its continuations.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Aim {
+pub enum TrainingTarget {
     /// Supervised: the one continuation is an answer to be given. Loss: mean −log p over its tokens.
     Answer,
     /// Choice likelihood: what share of the continuations' likelihood each should have; shares sum up to 1. Loss: cross-entropy.
@@ -66,7 +66,7 @@ impl Objective {
     }
 }
 
-impl Aim {
+impl TrainingTarget {
     /// Whether the loss looks at the reference.
     pub fn needs_reference(&self) -> bool {
         !matches!(self, Self::Answer | Self::Shares(_) | Self::Among(_))

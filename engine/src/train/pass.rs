@@ -31,7 +31,7 @@ pub(super) struct Read {
 
 /// An adapter as it stands, or none: the reference.
 #[derive(Clone, Copy)]
-pub(super) struct Low<'a> {
+pub(super) struct LoraActivations<'a> {
     pub(super) layout: &'a Layout,
     pub(super) values: &'a [f32],
 }
@@ -49,7 +49,7 @@ impl Kept {
             return Self::F32(x.to_vec());
         }
         let mut rounded = vec![0; x.len()];
-        to_bf16(&m.team, m.isa, x, &mut rounded);
+        to_bf16(&m.threads, m.isa, x, &mut rounded);
         Self::Bf16(rounded)
     }
 
@@ -58,7 +58,7 @@ impl Kept {
             Self::F32(values) => values.clone_into(into),
             Self::Bf16(values) => {
                 into.resize(values.len(), 0.0);
-                widen(&m.team, m.isa, values, into);
+                widen(&m.threads, m.isa, values, into);
             }
         }
     }
@@ -75,7 +75,7 @@ struct LayerTape {
     attended: Kept,
     gate: Kept,
     up: Kept,
-    /// Low-rank inner products by target, `[tokens, padded rank]`; empty where nothing is trained.
+    /// LoraActivations-rank inner products by target, `[tokens, padded rank]`; empty where nothing is trained.
     low: [Vec<f32>; 7],
 }
 
@@ -137,7 +137,7 @@ impl Model {
     }
 
     /// The residual stream after the last layer, `[rows, hidden]`.
-    pub(super) fn forward(&mut self, batch: &Batch, low: Option<Low<'_>>, mut tape: Option<&mut Tape>) -> Vec<f32> {
+    pub(super) fn forward(&mut self, batch: &Batch, low: Option<LoraActivations<'_>>, mut tape: Option<&mut Tape>) -> Vec<f32> {
         let hidden = self.frozen.config.hidden;
         self.angles(batch);
         let mut x = vec![0.0; batch.tokens.len() * hidden];
@@ -166,7 +166,7 @@ impl Model {
     }
 
     /// Adds the adapter's gradient to `gradient` (laid out as its values), given that of the final rows, `[rows, hidden]`.
-    pub(super) fn backward(&mut self, batch: &Batch, low: Low<'_>, tape: &mut Tape, mut dx: Vec<f32>, gradient: &mut [f32]) {
+    pub(super) fn backward(&mut self, batch: &Batch, low: LoraActivations<'_>, tape: &mut Tape, mut dx: Vec<f32>, gradient: &mut [f32]) {
         for layer in (0..self.frozen.layers.len()).rev() {
             let kept = match tape.layers.pop() {
                 Some(kept) => Some(kept),
@@ -185,7 +185,7 @@ impl Model {
         let mut dx = vec![0.0; tape.last.len()];
         let x: Vec<f32> = rows.iter().flat_map(|row| &tape.last[row * hidden..(row + 1) * hidden]).copied().collect();
         let mut part = vec![0.0; x.len()];
-        rms_norm_backward(&self.m.team, self.m.isa, &x, &self.frozen.norm, self.frozen.config.norm_eps, dy, &mut part);
+        rms_norm_backward(&self.m.threads, self.m.isa, &x, &self.frozen.norm, self.frozen.config.norm_eps, dy, &mut part);
         for (row, part) in rows.iter().zip(part.chunks_exact(hidden)) {
             dx[row * hidden..(row + 1) * hidden].copy_from_slice(part);
         }
@@ -197,7 +197,9 @@ impl Model {
         let hidden = self.frozen.config.hidden;
         let mut out = vec![0.0; rows.len() * hidden];
         let (isa, weight, eps) = (self.m.isa, &self.frozen.norm, self.frozen.config.norm_eps);
-        self.m.team.for_rows(&mut out, hidden, |at, out| rms_norm(isa, &x[rows[at] * hidden..(rows[at] + 1) * hidden], weight, eps, out));
+        self.m
+            .threads
+            .for_rows(&mut out, hidden, |at, out| rms_norm(isa, &x[rows[at] * hidden..(rows[at] + 1) * hidden], weight, eps, out));
         out
     }
 
@@ -218,14 +220,14 @@ impl Model {
     fn norm(&self, x: &[f32], weight: &[f32], out: &mut Vec<f32>) {
         let (isa, width, eps) = (self.m.isa, weight.len(), self.frozen.config.norm_eps);
         out.resize(x.len(), 0.0);
-        self.m.team.for_rows(out, width, |row, out| rms_norm(isa, &x[row * width..(row + 1) * width], weight, eps, out));
+        self.m.threads.for_rows(out, width, |row, out| rms_norm(isa, &x[row * width..(row + 1) * width], weight, eps, out));
     }
 
     /// Rotates every row of queries or keys to its position, or back.
     fn rotate(&self, values: &mut [f32], heads: usize, back: bool) {
         let config = &self.frozen.config;
         let (pairs, interleaved, Buffers { cos, sin, .. }) = (config.head_dim / 2, config.rope.interleaved, &self.buffers);
-        self.m.team.for_rows(values, heads * config.head_dim, |row, values| {
+        self.m.threads.for_rows(values, heads * config.head_dim, |row, values| {
             let (cos, sin) = (&cos[row * pairs..(row + 1) * pairs], &sin[row * pairs..(row + 1) * pairs]);
             if back {
                 let sin: smallvec::SmallVec<[f32; 128]> = sin.iter().map(|sin| -sin).collect();
@@ -242,7 +244,7 @@ impl Model {
         layer: usize,
         x: &[f32],
         outputs: [(Target, &mut Vec<f32>); N],
-        low: Option<Low<'_>>,
+        low: Option<LoraActivations<'_>>,
         keep: &mut [Vec<f32>; 7],
     ) {
         let weights = &self.frozen.layers[layer];
@@ -252,21 +254,21 @@ impl Model {
             (w, 0..w.out, y)
         });
         self.m.forward(x, &mut products);
-        let Some(Low { layout, values }) = low else { return };
-        let (team, isa) = (&self.m.team, self.m.isa);
+        let Some(LoraActivations { layout, values }) = low else { return };
+        let (threads, isa) = (&self.m.threads, self.m.isa);
         for (target, (_, _, y)) in targets.into_iter().zip(products) {
             let Some(pair) = layout.pair(layer, target) else { continue };
             let (rank, kept) = (layout.padded, &mut keep[target.index()]);
             turn(layout.a(values, pair), pair.columns, &mut self.buffers.turned);
             kept.resize(x.len() / pair.columns * rank, 0.0);
-            gemm(team, isa, Left::rows(x, pair.columns), Right::rows(&self.buffers.turned, rank), kept, rank, Scaled::WRITE);
+            gemm(threads, isa, Left::rows(x, pair.columns), Right::rows(&self.buffers.turned, rank), kept, rank, Scaled::WRITE);
             let scaled = Scaled { by: layout.scale(), add: true };
-            gemm(team, isa, Left::rows(kept, rank), Right::rows(layout.b(values, pair), pair.out), y, pair.out, scaled);
+            gemm(threads, isa, Left::rows(kept, rank), Right::rows(layout.b(values, pair), pair.out), y, pair.out, scaled);
         }
     }
 
     /// One layer, in place; with `keep`, what its backward needs.
-    fn layer(&mut self, layer: usize, x: &mut [f32], batch: &Batch, low: Option<Low<'_>>, keep: bool) -> Option<LayerTape> {
+    fn layer(&mut self, layer: usize, x: &mut [f32], batch: &Batch, low: Option<LoraActivations<'_>>, keep: bool) -> Option<LayerTape> {
         let mut b = std::mem::take(&mut self.buffers);
         // the angles stay where rotations look for them
         (self.buffers.cos, self.buffers.sin) = (std::mem::take(&mut b.cos), std::mem::take(&mut b.sin));
@@ -280,14 +282,14 @@ impl Model {
         self.rotate(&mut b.k, config.kv_heads, false);
         b.attended.resize(b.q.len(), 0.0);
         let seen = Attended { q: &b.q, k: &b.k, v: &b.v };
-        attend(&self.m.team, self.m.isa, &batch.trees, self.heads(), seen, &mut b.attended);
+        attend(&self.m.threads, self.m.isa, &batch.trees, self.heads(), seen, &mut b.attended);
         self.products(layer, &b.attended, [(Target::O, &mut b.delta)], low, &mut lows);
         add(x, &b.delta);
         let middle = keep.then(|| x.to_vec());
         self.norm(x, &self.frozen.layers[layer].post_norm, &mut b.normed);
         self.products(layer, &b.normed, [(Target::Gate, &mut b.gate), (Target::Up, &mut b.up)], low, &mut lows);
         b.inner.resize(b.gate.len(), 0.0);
-        swiglu(&self.m.team, self.m.isa, &b.gate, &b.up, config.intermediate, &mut b.inner);
+        swiglu(&self.m.threads, self.m.isa, &b.gate, &b.up, config.intermediate, &mut b.inner);
         self.products(layer, &b.inner, [(Target::Down, &mut b.delta)], low, &mut lows);
         add(x, &b.delta);
         let kept = input.zip(middle).map(|(input, middle)| LayerTape {
@@ -308,7 +310,15 @@ impl Model {
     }
 
     /// Turns `dx` from the gradient of a layer's output into that of its input.
-    fn layer_backward(&mut self, layer: usize, kept: &LayerTape, batch: &Batch, low: Low<'_>, dx: &mut [f32], gradient: &mut [f32]) {
+    fn layer_backward(
+        &mut self,
+        layer: usize,
+        kept: &LayerTape,
+        batch: &Batch,
+        low: LoraActivations<'_>,
+        dx: &mut [f32],
+        gradient: &mut [f32],
+    ) {
         let mut b = std::mem::take(&mut self.buffers);
         (self.buffers.cos, self.buffers.sin) = (std::mem::take(&mut b.cos), std::mem::take(&mut b.sin));
         let config = self.frozen.config.clone();
@@ -317,16 +327,16 @@ impl Model {
         kept.gate.restore(&self.m, &mut b.gate);
         kept.up.restore(&self.m, &mut b.up);
         b.inner.resize(b.gate.len(), 0.0);
-        swiglu(&self.m.team, self.m.isa, &b.gate, &b.up, config.intermediate, &mut b.inner);
+        swiglu(&self.m.threads, self.m.isa, &b.gate, &b.up, config.intermediate, &mut b.inner);
         b.delta.resize(b.inner.len(), 0.0);
         self.product_backward(layer, Target::Down, &b.inner, dx, low, kept, &mut b.delta, false, gradient);
-        swiglu_backward(&self.m.team, self.m.isa, &b.delta, config.intermediate, &mut b.gate, &mut b.up);
+        swiglu_backward(&self.m.threads, self.m.isa, &b.delta, config.intermediate, &mut b.gate, &mut b.up);
         self.norm(&kept.middle, &self.frozen.layers[layer].post_norm, &mut b.normed);
         b.delta.resize(rows * config.hidden, 0.0);
         self.product_backward(layer, Target::Gate, &b.normed, &b.gate, low, kept, &mut b.delta, false, gradient);
         self.product_backward(layer, Target::Up, &b.normed, &b.up, low, kept, &mut b.delta, true, gradient);
         let weights = &self.frozen.layers[layer];
-        rms_norm_backward(&self.m.team, self.m.isa, &kept.middle, &weights.post_norm, config.norm_eps, &b.delta, dx);
+        rms_norm_backward(&self.m.threads, self.m.isa, &kept.middle, &weights.post_norm, config.norm_eps, &b.delta, dx);
         // attention
         kept.attended.restore(&self.m, &mut b.attended);
         b.delta.resize(b.attended.len(), 0.0);
@@ -340,7 +350,7 @@ impl Model {
         }
         let seen = Attended { q: &b.q, k: &b.k, v: &b.v };
         let heads = self.heads();
-        attend_backward(&self.m.team, self.m.isa, &batch.trees, heads, seen, &b.delta, &mut b.dq, &mut b.dk, &mut b.dv);
+        attend_backward(&self.m.threads, self.m.isa, &batch.trees, heads, seen, &b.delta, &mut b.dq, &mut b.dk, &mut b.dv);
         self.rotate(&mut b.dq, config.heads, true);
         self.rotate(&mut b.dk, config.kv_heads, true);
         self.norm(&kept.input, &self.frozen.layers[layer].input_norm, &mut b.normed);
@@ -349,7 +359,7 @@ impl Model {
             self.product_backward(layer, target, &b.normed, d, low, kept, &mut b.delta, more, gradient);
         }
         let weights = &self.frozen.layers[layer];
-        rms_norm_backward(&self.m.team, self.m.isa, &kept.input, &weights.input_norm, config.norm_eps, &b.delta, dx);
+        rms_norm_backward(&self.m.threads, self.m.isa, &kept.input, &weights.input_norm, config.norm_eps, &b.delta, dx);
         (b.cos, b.sin) = (std::mem::take(&mut self.buffers.cos), std::mem::take(&mut self.buffers.sin));
         (b.turned, b.dlow) = (std::mem::take(&mut self.buffers.turned), std::mem::take(&mut self.buffers.dlow));
         self.buffers = b;
@@ -364,7 +374,7 @@ impl Model {
         target: Target,
         x: &[f32],
         dy: &[f32],
-        low: Low<'_>,
+        low: LoraActivations<'_>,
         kept: &LayerTape,
         dx: &mut [f32],
         add: bool,
@@ -376,20 +386,20 @@ impl Model {
         if wanted {
             self.m.backward(w, 0..w.out, dy, dx, add);
         }
-        let Low { layout, values } = low;
+        let LoraActivations { layout, values } = low;
         let Some(pair) = layout.pair(layer, target) else { return };
-        let (team, isa, rank) = (&self.m.team, self.m.isa, layout.padded);
+        let (threads, isa, rank) = (&self.m.threads, self.m.isa, layout.padded);
         let Buffers { turned, dlow, .. } = &mut self.buffers;
         turn(layout.b(values, pair), pair.out, turned);
         dlow.resize(dy.len() / pair.out * rank, 0.0);
         let scale = layout.scale();
-        gemm(team, isa, Left::rows(dy, pair.out), Right::rows(turned, rank), dlow, rank, Scaled { by: scale, add: false });
+        gemm(threads, isa, Left::rows(dy, pair.out), Right::rows(turned, rank), dlow, rank, Scaled { by: scale, add: false });
         let (da, db) = layout.both(gradient, pair);
-        gemm(team, isa, Left::transposed(dlow, rank), Right::rows(x, pair.columns), da, pair.columns, Scaled::ADD);
+        gemm(threads, isa, Left::transposed(dlow, rank), Right::rows(x, pair.columns), da, pair.columns, Scaled::ADD);
         let scaled = Scaled { by: scale, add: true };
-        gemm(team, isa, Left::transposed(&kept.low[target.index()], rank), Right::rows(dy, pair.out), db, pair.out, scaled);
+        gemm(threads, isa, Left::transposed(&kept.low[target.index()], rank), Right::rows(dy, pair.out), db, pair.out, scaled);
         if wanted {
-            gemm(team, isa, Left::rows(dlow, rank), Right::rows(layout.a(values, pair), pair.columns), dx, pair.columns, Scaled::ADD);
+            gemm(threads, isa, Left::rows(dlow, rank), Right::rows(layout.a(values, pair), pair.columns), dx, pair.columns, Scaled::ADD);
         }
     }
 }

@@ -42,21 +42,21 @@ fn tokens(count: usize, salt: u32) -> Vec<u32> {
 }
 
 fn examples() -> Vec<Example> {
-    let example = |prompt: usize, answers: &[usize], aim: Aim| Example {
+    let example = |prompt: usize, answers: &[usize], aim: TrainingTarget| Example {
         prompt: tokens(prompt, answers.len() as u32),
         continuations: answers.iter().enumerate().map(|(at, count)| tokens(*count, at as u32 + 5)).collect(),
         aim,
     };
     vec![
-        example(13, &[1, 3, 2], Aim::Shares(vec![0.0, 1.0, 0.0])),
-        example(70, &[4], Aim::Answer),
-        example(5, &[2, 2], Aim::Rewards(vec![1.0, -1.0])),
-        example(6, &[1, 2, 1], Aim::Among(vec![true, false, true])),
-        example(9, &[3], Aim::Quantile(0.8)),
-        example(6, &[2], Aim::Thumb(true)),
-        example(7, &[4], Aim::Thumb(false)),
-        example(8, &[3, 1], Aim::Pair),
-        example(4, &[2, 3, 1], Aim::Group(vec![1.0, 0.0, 0.5])),
+        example(13, &[1, 3, 2], TrainingTarget::Shares(vec![0.0, 1.0, 0.0])),
+        example(70, &[4], TrainingTarget::Answer),
+        example(5, &[2, 2], TrainingTarget::Rewards(vec![1.0, -1.0])),
+        example(6, &[1, 2, 1], TrainingTarget::Among(vec![true, false, true])),
+        example(9, &[3], TrainingTarget::Quantile(0.8)),
+        example(6, &[2], TrainingTarget::Thumb(true)),
+        example(7, &[4], TrainingTarget::Thumb(false)),
+        example(8, &[3, 1], TrainingTarget::Pair),
+        example(4, &[2, 3, 1], TrainingTarget::Group(vec![1.0, 0.0, 0.5])),
     ]
 }
 
@@ -73,7 +73,8 @@ fn gradients_are_those_of_finite_differences_for_every_module() {
     random_model(dir.path(), 6, 2, 16, 160, &mut fixed());
     let files = ModelFiles::open(dir.path()).unwrap();
     // GRPO's ratio is 1 at its own point, where its value does not move as its gradient says; see the references
-    let examples: Vec<Example> = examples().into_iter().filter(|example| !matches!(example.aim, Aim::Group(_) | Aim::Thumb(_))).collect();
+    let examples: Vec<Example> =
+        examples().into_iter().filter(|example| !matches!(example.aim, TrainingTarget::Group(_) | TrainingTarget::Thumb(_))).collect();
     for target in Target::ALL {
         let mut trainer = stirred(&files, on_f32(&[target]));
         let (_, gradient) = loss_and_gradient(&mut trainer, &examples);
@@ -111,11 +112,11 @@ fn what_prompts_begin_with_in_common_goes_through_once_and_changes_no_gradient()
         let prompt = tokens(length, 9).into_iter().chain(example.prompt).collect();
         Example { prompt, ..example }
     };
-    let anchor = Example { prompt: tokens(21, 3), continuations: vec![tokens(7, 1)], aim: Aim::Anchor };
+    let anchor = Example { prompt: tokens(21, 3), continuations: vec![tokens(7, 1)], aim: TrainingTarget::Anchor };
     for length in [9, 17, 70] {
         // one prompt is nothing but the beginning; one text is another
         let mut examples: Vec<Example> = examples().into_iter().take(4).map(|example| with_beginning(example, length)).collect();
-        examples.push(Example { prompt: tokens(length, 9), continuations: vec![tokens(3, 2)], aim: Aim::Answer });
+        examples.push(Example { prompt: tokens(length, 9), continuations: vec![tokens(3, 2)], aim: TrainingTarget::Answer });
         examples.push(anchor.clone());
         let (loss, gradient, counted) = trainer.gradient(&examples).unwrap();
         let (mut losses, mut sum, mut apart) = (0.0, vec![0.0_f32; gradient.len()], 0);
@@ -130,7 +131,7 @@ fn what_prompts_begin_with_in_common_goes_through_once_and_changes_no_gradient()
         let largest = sum.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
         let away = gradient.iter().zip(&sum).map(|(a, b)| (a - b).abs()).fold(0.0_f32, f32::max);
         assert!(away < 1e-4 * largest, "{length}: {away} beside {largest}");
-        let together = round::Round::new(&examples, &[0, 1, 2, 3, 4, 5], &[None; 6], true);
+        let together = micro_batch::MicroBatch::new(&examples, &[0, 1, 2, 3, 4, 5], &[None; 6], true);
         let beginning = length - 1;
         assert_eq!(together.batch.tokens.len() + 4 * beginning, counted as usize);
     }
@@ -214,7 +215,7 @@ fn a_saved_adapter_is_served_as_it_was_trained() {
         let example = Example {
             prompt: tokens(40, 1),
             continuations: vec![tokens(1, 2), tokens(3, 3), tokens(5, 4)],
-            aim: Aim::Shares(vec![1.0, 0.0, 0.0]),
+            aim: TrainingTarget::Shares(vec![1.0, 0.0, 0.0]),
         };
         let trained = trainer.log_probabilities(std::slice::from_ref(&example), true).unwrap().remove(0);
         let base = trainer.log_probabilities(std::slice::from_ref(&example), false).unwrap().remove(0);
@@ -239,7 +240,8 @@ fn products_in_bf16_give_the_gradients_of_f32() {
         return println!("no products of bf16 here");
     }
     let files = ModelFiles::open(&default_model()).unwrap();
-    let example = Example { prompt: tokens(60, 1), continuations: vec![tokens(2, 2), tokens(3, 3)], aim: Aim::Shares(vec![1.0, 0.0]) };
+    let example =
+        Example { prompt: tokens(60, 1), continuations: vec![tokens(2, 2), tokens(3, 3)], aim: TrainingTarget::Shares(vec![1.0, 0.0]) };
     let [exact, rounded] = [TrainPrecision::F32, TrainPrecision::Bf16].map(|precision| {
         let mut trainer = Trainer::new(&files, TrainOptions { precision, ..on_f32(&Target::ALL) }).unwrap();
         loss_and_gradient(&mut trainer, std::slice::from_ref(&example))
@@ -266,8 +268,8 @@ fn what_cannot_be_trained_is_named() {
     assert!(refuse(&[good.clone(), Example { prompt: vec![], ..good.clone() }]).contains("example 2: its prompt"));
     assert!(refuse(&[Example { prompt: vec![9_999], ..good.clone() }]).contains("9999"));
     assert!(refuse(&[Example { prompt: vec![5; 400], ..good.clone() }]).contains("the model holds 256"));
-    assert!(refuse(&[Example { aim: Aim::Shares(vec![0.5, 0.5]), ..good.clone() }]).contains("3 continuations, expected 2"));
-    assert!(refuse(&[Example { aim: Aim::Shares(vec![0.5, 0.2, 0.2]), ..good }]).contains("sum up to 1"));
+    assert!(refuse(&[Example { aim: TrainingTarget::Shares(vec![0.5, 0.5]), ..good.clone() }]).contains("3 continuations, expected 2"));
+    assert!(refuse(&[Example { aim: TrainingTarget::Shares(vec![0.5, 0.2, 0.2]), ..good }]).contains("sum up to 1"));
 }
 
 #[test]

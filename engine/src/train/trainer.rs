@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::adapter::{Base, Layout, LoraShape};
 use super::frozen::{FrozenModel, Multiplier, TrainPrecision};
-use super::objective::{Aim, LossSettings};
+use super::micro_batch::{self, MicroBatch};
+use super::objective::{LossSettings, TrainingTarget};
 use super::optimiser::{AdamW, Moments};
-use super::pass::{Low, Model, Tape};
-use super::round::{self, Round};
+use super::pass::{LoraActivations, Model, Tape};
 use super::state;
 use crate::{EngineError, ModelFiles, ModelInfo, Result};
 
@@ -24,7 +24,7 @@ pub struct Example {
     pub prompt: Vec<u32>,
     /// Each at least one token.
     pub continuations: Vec<Vec<u32>>,
-    pub aim: Aim,
+    pub aim: TrainingTarget,
 }
 
 /// How to train.
@@ -232,9 +232,9 @@ impl Trainer {
         self.check_examples(examples)?;
         let chosen: Vec<usize> = (0..examples.len()).collect();
         let mut told = vec![Vec::new(); examples.len()];
-        for part in round::parts(examples, &chosen, self.options.micro_tokens) {
-            let round = Round::new(examples, &part, &[], true);
-            let low = with_adapter.then_some(Low { layout: &self.layout, values: &self.values });
+        for part in micro_batch::parts(examples, &chosen, self.options.micro_tokens) {
+            let round = MicroBatch::new(examples, &part, &[], true);
+            let low = with_adapter.then_some(LoraActivations { layout: &self.layout, values: &self.values });
             let x = self.model.forward(&round.batch, low, None);
             let (flat, _) = self.model.log_probabilities(&round.batch, &x, false);
             for (index, logps) in part.iter().zip(round.unflatten(&flat)) {
@@ -287,7 +287,7 @@ impl Trainer {
         Ok((made.loss, gradient, made.tokens))
     }
 
-    /// Fills in what the base says of those that are compared with it, and gives what it says of strangers' answers. These numbers depend on their
+    /// Fills in what the base says of those that are compared with it, and gives what it says of mismatched_pairs' answers. These numbers depend on their
     /// example alone: a run that goes on in the middle finds the same.
     fn refer(
         &mut self,
@@ -302,8 +302,8 @@ impl Trainer {
         if asked.is_empty() {
             return Vec::new();
         }
-        let (asked, strangers): (Vec<usize>, Vec<Option<usize>>) = asked.into_iter().unzip();
-        let round = Round::new(examples, &asked, &strangers, false);
+        let (asked, mismatched_pairs): (Vec<usize>, Vec<Option<usize>>) = asked.into_iter().unzip();
+        let round = MicroBatch::new(examples, &asked, &mismatched_pairs, false);
         let x = self.model.forward(&round.batch, None, None);
         let (flat, _) = self.model.log_probabilities(&round.batch, &x, false);
         for (index, logps) in asked.iter().zip(round.unflatten(&flat)) {
@@ -321,14 +321,14 @@ impl Trainer {
         gradient: &mut [f32],
     ) -> Result<Made> {
         let mut all = Made::default();
-        let strangers = round::strangers(examples, chosen);
+        let mismatched_pairs = micro_batch::mismatched_pairs(examples, chosen);
         let share = 1.0 / chosen.len() as f64;
-        for part in round::parts(examples, chosen, self.options.micro_tokens) {
-            let strange: Vec<_> = part.iter().map(|index| strangers.get(index).copied()).collect();
-            let round = Round::new(examples, &part, &strange, true);
+        for part in micro_batch::parts(examples, chosen, self.options.micro_tokens) {
+            let strange: Vec<_> = part.iter().map(|index| mismatched_pairs.get(index).copied()).collect();
+            let round = MicroBatch::new(examples, &part, &strange, true);
             all.tokens += round.tokens() as u64;
             let strange_references = self.refer(examples, &part, &strange, references);
-            let low = Low { layout: &self.layout, values: &self.values };
+            let low = LoraActivations { layout: &self.layout, values: &self.values };
             let mut tape = Tape::default();
             let x = self.model.forward(&round.batch, Some(low), Some(&mut tape));
             let (flat, head) = self.model.log_probabilities(&round.batch, &x, true);

@@ -16,7 +16,7 @@ pub struct BanditSettings {
     /// Length of the first step, above 0: what a weight moves by at most for a reward that is 1 above the baseline.
     pub learning_rate: f64,
     /// Share in [0, 1) of weights and baselines that a rewarded decision lets go of; 0 forgets nothing.
-    pub forgetting: f64,
+    pub decay: f64,
     /// Weights stay within ± this.
     pub max_weight: f64,
     /// The τ of the choice's softmax.
@@ -71,9 +71,9 @@ impl Learner {
     /// Moves the weights for a reward: `w_j += α ρ (r − b) (1[j = chosen] − s_j)`, with `s` the softmax of the logits with the weights as they are now, `ρ = s_chosen /
     /// propensity` (what it was drawn with then, truncated) and `b` the mean of the rewards before this one. In expectation this is the gradient of
     /// what the present weights earn, whatever the weights were at the draw. The step's length α falls with the root of the rewards that are
-    /// remembered: with forgetting it stays above a length at which weights still follow change.
+    /// remembered: with decay it stays above a length at which weights still follow change.
     pub fn reward(&mut self, key: &BaselineKey, drawn: &Drawn<'_>, reward: f64) {
-        let keep = 1.0 - self.settings.forgetting;
+        let keep = 1.0 - self.settings.decay;
         self.weights.iter_mut().for_each(|weight| *weight *= keep);
         for baseline in self.baselines.values_mut() {
             baseline.count *= keep;

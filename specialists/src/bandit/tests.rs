@@ -7,8 +7,8 @@ const EPSILON: f64 = 0.02;
 const TEMPERATURE: f64 = 0.5;
 const ARMS: usize = 5;
 
-fn settings(forgetting: f64) -> BanditSettings {
-    BanditSettings { learning_rate: 0.3, forgetting, max_weight: 5.0, temperature: TEMPERATURE }
+fn settings(decay: f64) -> BanditSettings {
+    BanditSettings { learning_rate: 0.3, decay, max_weight: 5.0, temperature: TEMPERATURE }
 }
 
 /// Five specialists and five kinds of question: the similarity prefers each kind's own specialist, and knows nothing of how good they are.

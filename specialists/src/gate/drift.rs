@@ -21,9 +21,9 @@ pub struct PageHinkley {
 }
 
 impl PageHinkley {
-    /// Alarms by mistake once in `run_length` rewards, on average.
-    pub fn new(run_length: f64) -> Self {
-        Self { threshold: threshold(run_length), count: 0, mean: 0.0, squares: 0.0, sum: 0.0 }
+    /// Alarms by mistake once in `false_alarm_interval` rewards, on average.
+    pub fn new(false_alarm_interval: f64) -> Self {
+        Self { threshold: threshold(false_alarm_interval), count: 0, mean: 0.0, squares: 0.0, sum: 0.0 }
     }
 
     /// Takes a reward and what was predicted of it; true is an alarm, after which it begins anew.
@@ -57,9 +57,9 @@ impl PageHinkley {
     }
 }
 
-/// The threshold at which a false alarm comes once in `run_length` values of mean 0 and deviation 1, on average: Siegmund's approximation of the
+/// The threshold at which a false alarm comes once in `false_alarm_interval` values of mean 0 and deviation 1, on average: Siegmund's approximation of the
 /// average run length (Siegmund 1985, "Sequential Analysis", equation 10.20), solved for the threshold.
-pub fn threshold(run_length: f64) -> f64 {
+pub fn threshold(false_alarm_interval: f64) -> f64 {
     let length = |h: f64| {
         let b = 2.0 * SLACK * (h + 1.166);
         (b.exp() - b - 1.0) / (2.0 * SLACK * SLACK)
@@ -67,7 +67,7 @@ pub fn threshold(run_length: f64) -> f64 {
     let (mut low, mut high) = (0.0, 200.0);
     for _ in 0..80 {
         let middle = f64::midpoint(low, high);
-        if length(middle) < run_length { low = middle } else { high = middle }
+        if length(middle) < false_alarm_interval { low = middle } else { high = middle }
     }
     high
 }

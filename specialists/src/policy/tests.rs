@@ -29,8 +29,8 @@ fn at(text: &str) -> DateTime<Utc> {
     DateTime::parse_from_rfc3339(text).unwrap().to_utc()
 }
 
-fn situation<'a>(evidence: &'a [Evidence]) -> Situation<'a> {
-    Situation { now: at("2026-11-24T14:45:26Z"), deadline_ms: 12_000, evidence, question: "What did I tell you about my sister?" }
+fn situation<'a>(evidence: &'a [Evidence]) -> PromptContext<'a> {
+    PromptContext { now: at("2026-11-24T14:45:26Z"), deadline_ms: 12_000, evidence, question: "What did I tell you about my sister?" }
 }
 
 fn evidence(text: &str, speaker: Option<&str>) -> Evidence {
@@ -60,7 +60,7 @@ fn the_shipped_ones_parse_under_the_name_of_their_file() {
     let names = SHIPPED.map(|(file, text)| {
         let policy = SpecialistPolicy::parse(file, text).unwrap();
         assert_eq!(file, format!("{}.toml", policy.name));
-        assert!(policy.adapter.is_none() && policy.group.is_none());
+        assert!(policy.adapter.is_none() && policy.replica.is_none());
         // The master reads every purpose, and a small model every prompt: at most about 60 tokens.
         assert!(policy.purpose.split_whitespace().count() <= 16, "{}", policy.purpose);
         assert!(policy.fixed_prompt().split_whitespace().count() <= 45, "{}", policy.fixed_prompt());
@@ -129,9 +129,9 @@ fn aletheia_cites_rows_and_their_table() {
     let prompt = policy.system_prompt(&situation(&[row, evidence("Berlin is far.", Some("Ada"))])).unwrap();
     let rows = "Rows and memories:\n\"city: Berlin; opened: 2020\" [1] (airports: \"of Europe\")\n\"Berlin is far.\" [2] (memory, Ada, 2026-05-02)";
     assert!(prompt.ends_with(rows), "{prompt}");
-    let cited = policy.judge(&outcome("Berlin: 2019 [1].", &[evidence("Berlin opened in 2019.", None)])).unwrap();
+    let cited = policy.automatic_reward(&outcome("Berlin: 2019 [1].", &[evidence("Berlin opened in 2019.", None)])).unwrap();
     assert_eq!((cited.reward, cited.rule.as_str()), (1.0, "support"));
-    assert_eq!(policy.judge(&outcome("It is true, I think.", &[evidence("x", None)])), None);
+    assert_eq!(policy.automatic_reward(&outcome("It is true, I think.", &[evidence("x", None)])), None);
 }
 
 #[test]
@@ -141,8 +141,8 @@ fn kairos_knows_the_present_and_the_time_left() {
     for told in ["Tuesday", "24 November 2026", "14:45 UTC", "2026-11-24T14:45:26Z", "12 seconds"] {
         assert!(prompt.contains(told), "{told} is missing: {prompt}");
     }
-    let verdict = policy.judge(&outcome("It is noon.", &[])).unwrap();
-    assert_eq!((verdict.activation, verdict.reward, verdict.rule.as_str()), (0.875, 0.75, "timeliness"));
+    let reward = policy.automatic_reward(&outcome("It is noon.", &[])).unwrap();
+    assert_eq!((reward.activation, reward.reward, reward.rule.as_str()), (0.875, 0.75, "timeliness"));
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn moira_reads_her_probability_and_waits_for_the_outcome() {
     let policy = shipped("moira");
     let answer = "It often rains.\nProbability: 70%";
     assert_eq!(policy.read(answer), Some(0.7));
-    assert_eq!(policy.judge(&outcome(answer, &[])), None);
+    assert_eq!(policy.automatic_reward(&outcome(answer, &[])), None);
     assert_eq!(shipped("eleos").read(answer), None, "only a forecaster's percentages are forecasts");
 }
 
@@ -158,7 +158,7 @@ fn moira_reads_her_probability_and_waits_for_the_outcome() {
 fn eleos_points_to_help_and_waits_for_people() {
     let policy = shipped("eleos");
     assert!(policy.fixed_prompt().contains("emergency services") && policy.fixed_prompt().contains("crisis line"));
-    assert_eq!(policy.judge(&outcome("I am here.", &[])), None);
+    assert_eq!(policy.automatic_reward(&outcome("I am here.", &[])), None);
 }
 
 #[test]
@@ -166,9 +166,9 @@ fn rewards_follow_activations() {
     let policy = shipped("mnemosyne");
     let found = [evidence("My sister Clara is a nurse.", None)];
     for (answer, activation) in [("Clara is a nurse [1].", 1.0), ("Clara, the singer [1].", 1.0 / 3.0), ("Tom sings [1].", 0.0)] {
-        let verdict = policy.judge(&outcome(answer, &found)).unwrap();
-        assert!((verdict.activation - activation).abs() < 1e-12, "{answer}: {verdict:?}");
-        assert_eq!((verdict.reward, verdict.rule.as_str()), (2.0 * verdict.activation - 1.0, "support"));
+        let reward = policy.automatic_reward(&outcome(answer, &found)).unwrap();
+        assert!((reward.activation - activation).abs() < 1e-12, "{answer}: {reward:?}");
+        assert_eq!((reward.reward, reward.rule.as_str()), (2.0 * reward.activation - 1.0, "support"));
     }
 }
 
@@ -181,7 +181,7 @@ fn a_sixth_needs_a_file_and_no_code() {
     assert_eq!((policy.temperature, policy.max_tokens), (0.0, 256));
     let prompt = policy.system_prompt(&situation(&[evidence("The tap drips.", None)])).unwrap();
     assert_eq!(prompt, "You keep house.\n\nTuesday\n- \"The tap drips.\"");
-    assert_eq!(policy.judge(&outcome("Call a plumber.", &[])).unwrap().activation, 0.95);
+    assert_eq!(policy.automatic_reward(&outcome("Call a plumber.", &[])).unwrap().activation, 0.95);
     let least = "name = \"h\"\npurpose = \"p\"\n[prompt]\nfixed = \"f\"";
     let least = SpecialistPolicy::parse("h.toml", least).unwrap();
     assert_eq!(least.system_prompt(&situation(&[])).unwrap(), "f");

@@ -8,7 +8,7 @@ mod tests;
 
 use chrono::{DateTime, Utc};
 
-pub use plan::{Course, Measured, Outlook, Pace, Plan, Prospect, Quality, plan};
+pub use plan::{AnswerMode, LatencyEstimate, Measured, Pace, Plan, PlanRequest, Quality, plan};
 
 /// How long ago, in words for a prompt: `just now`, `5 minutes ago`, `3 days ago`, `in 2 weeks`. Rounded down.
 pub fn age_in_words(now: DateTime<Utc>, at: DateTime<Utc>) -> String {

@@ -79,7 +79,7 @@ pub struct Quality {
 /// What can be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Course {
+pub enum AnswerMode {
     /// Answer now, as long as it takes.
     Full,
     /// Answer now in a third of the tokens.
@@ -90,8 +90,8 @@ pub enum Course {
 
 /// One option with what is expected of it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Outlook {
-    pub course: Course,
+pub struct LatencyEstimate {
+    pub mode: AnswerMode,
     pub max_tokens: usize,
     /// Until the answer is whole.
     pub duration_ms: f64,
@@ -103,15 +103,15 @@ pub struct Outlook {
 /// What was decided, and why: every option that there was.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    pub chosen: Outlook,
-    pub options: Vec<Outlook>,
+    pub chosen: LatencyEstimate,
+    pub options: Vec<LatencyEstimate>,
     pub pace: Pace,
     pub remaining_ms: f64,
 }
 
 /// What is to be decided.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Prospect {
+pub struct PlanRequest {
     pub prompt_tokens: usize,
     pub max_tokens: usize,
     pub remaining_ms: f64,
@@ -123,10 +123,10 @@ pub struct Prospect {
 
 /// The option of the highest expected reward, `quality · share that is made in time − penalty · share of the time taken`; of equals the first of full,
 /// short, deferred. Deferring always takes all of the time and a little more for coming back.
-pub fn plan(prospect: &Prospect, pace: Pace) -> Plan {
+pub fn plan(prospect: &PlanRequest, pace: Pace) -> Plan {
     let trusted_ms = prospect.remaining_ms * TRUSTED;
     let first_token_ms = pace.queue_ms + pace.prefill_ms_per_token * prospect.prompt_tokens as f64;
-    let now = |course, max_tokens: usize, quality: f64| {
+    let now = |mode, max_tokens: usize, quality: f64| {
         let tokens = (max_tokens as f64 * pace.share_used).max(1.0);
         let duration_ms = first_token_ms + pace.decode_ms_per_token * (tokens - 1.0);
         let made = if duration_ms <= trusted_ms {
@@ -138,17 +138,17 @@ pub fn plan(prospect: &Prospect, pace: Pace) -> Plan {
         };
         let share = if prospect.remaining_ms > 0.0 { (duration_ms / prospect.remaining_ms).clamp(0.0, 1.0) } else { 1.0 };
         let quality = quality * made;
-        Outlook { course, max_tokens, duration_ms, quality, reward: quality - prospect.penalty * share }
+        LatencyEstimate { mode, max_tokens, duration_ms, quality, reward: quality - prospect.penalty * share }
     };
     let short = (prospect.max_tokens / SHORT_SHARE).max(LEAST_TOKENS).min(prospect.max_tokens);
-    let full = now(Course::Full, prospect.max_tokens, prospect.quality.full);
+    let full = now(AnswerMode::Full, prospect.max_tokens, prospect.quality.full);
     let mut options = vec![full];
     if short < prospect.max_tokens {
-        options.push(now(Course::Short, short, prospect.quality.short));
+        options.push(now(AnswerMode::Short, short, prospect.quality.short));
     }
     if prospect.may_defer {
         let reward = prospect.quality.full - prospect.penalty - COMING_BACK;
-        options.push(Outlook { course: Course::Defer, quality: prospect.quality.full, reward, ..full });
+        options.push(LatencyEstimate { mode: AnswerMode::Defer, quality: prospect.quality.full, reward, ..full });
     }
     let chosen = options.iter().fold(full, |best, option| if option.reward > best.reward { *option } else { best });
     Plan { chosen, options, pace, remaining_ms: prospect.remaining_ms }

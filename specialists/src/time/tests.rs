@@ -18,9 +18,9 @@ fn ages_are_told_in_words() {
     }
 }
 
-fn prospect(remaining_ms: f64) -> Prospect {
+fn prospect(remaining_ms: f64) -> PlanRequest {
     let quality = Quality { full: 1.0, short: 0.8 };
-    Prospect { prompt_tokens: 100, max_tokens: 100, remaining_ms, quality, penalty: 0.5, may_defer: false }
+    PlanRequest { prompt_tokens: 100, max_tokens: 100, remaining_ms, quality, penalty: 0.5, may_defer: false }
 }
 
 fn pace() -> Pace {
@@ -30,16 +30,16 @@ fn pace() -> Pace {
 #[test]
 fn the_course_follows_the_time_that_there_is() {
     // the first token after 200 ms, all of it after 2180 ms, a third after 840 ms
-    let course = |remaining_ms: f64| plan(&prospect(remaining_ms), pace()).chosen.course;
-    assert_eq!(course(60_000.0), Course::Full);
-    assert_eq!(course(2_000.0), Course::Short);
-    assert_eq!(course(1_000.0), Course::Short);
+    let mode = |remaining_ms: f64| plan(&prospect(remaining_ms), pace()).chosen.mode;
+    assert_eq!(mode(60_000.0), AnswerMode::Full);
+    assert_eq!(mode(2_000.0), AnswerMode::Short);
+    assert_eq!(mode(1_000.0), AnswerMode::Short);
     // not even the first token: of equals the first
-    assert_eq!(course(150.0), Course::Full);
-    let deferring = |remaining_ms: f64| plan(&Prospect { may_defer: true, ..prospect(remaining_ms) }, pace()).chosen.course;
-    assert_eq!(deferring(60_000.0), Course::Full);
-    assert_eq!(deferring(600.0), Course::Defer);
-    assert_eq!(deferring(150.0), Course::Defer);
+    assert_eq!(mode(150.0), AnswerMode::Full);
+    let deferring = |remaining_ms: f64| plan(&PlanRequest { may_defer: true, ..prospect(remaining_ms) }, pace()).chosen.mode;
+    assert_eq!(deferring(60_000.0), AnswerMode::Full);
+    assert_eq!(deferring(600.0), AnswerMode::Defer);
+    assert_eq!(deferring(150.0), AnswerMode::Defer);
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn the_chosen_option_is_worth_the_most_and_everything_is_told() {
     let mut random = Seeded::new();
     for _ in 0..2_000 {
         let remaining_ms = random.unit() * 20_000.0;
-        let given = Prospect {
+        let given = PlanRequest {
             max_tokens: 1 + random.below(300),
             prompt_tokens: random.below(2_000),
             may_defer: random.below(2) == 0,
@@ -59,7 +59,7 @@ fn the_chosen_option_is_worth_the_most_and_everything_is_told() {
         assert!(plan.options.contains(&plan.chosen), "{case}");
         assert!(plan.options.iter().all(|option| option.reward.is_finite() && (0.0..=1.0).contains(&option.quality)), "{case}");
         assert!(plan.options.iter().all(|option| option.reward <= plan.chosen.reward), "{case}");
-        assert!(given.may_defer || plan.options.iter().all(|option| option.course != Course::Defer), "{case}");
+        assert!(given.may_defer || plan.options.iter().all(|option| option.mode != AnswerMode::Defer), "{case}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The GPUs of this machine, whether or not `pool.groups` names them.
+//! The GPUs of this machine, whether or not `pool.replicas` names them.
 
 use nyx_engine::device::{CudaDevice, WITH_CUDA, cuda_devices};
 
@@ -24,12 +24,12 @@ fn told(found: &[CudaDevice]) -> Vec<Check> {
     found.iter().map(|device| Check::ok(NAME, device.to_string())).collect()
 }
 
-/// What to do about a device of `pool.groups` that does not open.
+/// What to do about a device of `pool.replicas` that does not open.
 pub(super) fn advice(name: &str) -> &'static str {
     if name.starts_with("cuda") && !WITH_CUDA {
-        "build with `cargo build --release --features cuda`, or set pool.groups to [[\"cpu\"]]"
+        "build with `cargo build --release --features cuda`, or set pool.replicas to [[\"cpu\"]]"
     } else {
-        "correct pool.groups, or set it to [[\"cpu\"]]"
+        "correct pool.replicas, or set it to [[\"cpu\"]]"
     }
 }
 

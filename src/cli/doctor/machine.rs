@@ -63,14 +63,14 @@ pub(super) fn python(settings: &Settings, have_models: bool) -> Check {
     }
 }
 
-/// Every device of `pool.groups`, opened.
+/// Every device of `pool.replicas`, opened.
 pub(super) fn devices(settings: &Settings) -> Vec<Check> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let describe = |device: DeviceSpec| match device {
         DeviceSpec::Cpu | DeviceSpec::CpuCore(_) => Ok(format!("{device}: {cores} cores, {}", cpu_features())),
         DeviceSpec::Cuda(_) => device.open().map(|_| format!("{device} opens")).map_err(|error| error.to_string()),
     };
-    let named = settings.pool.groups.iter().flatten();
+    let named = settings.pool.replicas.iter().flatten();
     named
         .map(|name| match name.parse().map_err(|error: nyx_engine::EngineError| error.to_string()).and_then(describe) {
             Ok(found) => Check::ok("device", found),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use nyx_actors::adapters::AdapterLibrary;
 use nyx_actors::phoebe::PhoebeStore;
-use nyx_actors::trainer::{LearningOptions, Lesson, Run, RunReport, RunStatus};
+use nyx_actors::trainer::{Run, RunReport, RunStatus, TrainingExample, TrainingOptions};
 use nyx_actors::{Nyx, NyxError};
 use nyx_engine::train::Objective;
 
@@ -22,15 +22,15 @@ const GRACE: Duration = Duration::from_secs(5);
 #[derive(Debug, Args)]
 pub(super) struct Lessons {
     /// Chats to learn from, JSON lines of {"messages": [...]}, the last one the answer
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["trials", "from_log", "from_memory"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["evals", "from_log", "from_memory"])]
     pub(super) dataset: Option<PathBuf>,
     /// Learn from what is remembered (nyx_subjective_memory)
-    #[arg(long, conflicts_with_all = ["trials", "from_log"])]
+    #[arg(long, conflicts_with_all = ["evals", "from_log"])]
     pub(super) from_memory: bool,
     /// What is to become likelier: sft, choice, qrpo, kto, dpo or grpo [default: by the evidence]
     #[arg(long, value_name = "NAME", value_parser = Objective::parse)]
     objective: Option<Objective>,
-    /// Passes over the examples [default: learning.epochs]
+    /// Passes over the examples [default: training.epochs]
     #[arg(long, value_name = "N")]
     epochs: Option<u32>,
     /// Hide context and question: what is learned then is what the choices alone give away
@@ -47,27 +47,27 @@ struct Teaching<'a> {
     settings: &'a Settings,
     specialist: &'a str,
     dataset: &'a Dataset,
-    learning: LearningOptions,
+    training: TrainingOptions,
 }
 
 impl Train {
     pub(super) async fn train_adapter(&self, settings: &Settings, specialist: &str, dataset: &Dataset) -> Result<(), CommandError> {
-        let mut learning = settings.learning.clone();
+        let mut training = settings.training.clone();
         if let Some(epochs) = self.adapter.epochs {
-            learning.epochs = epochs as usize;
+            training.epochs = epochs as usize;
         }
-        let of_trials = !self.from_log && !self.adapter.from_memory && self.adapter.dataset.is_none();
-        if of_trials {
-            return Box::pin(self.train_on_trials(settings, specialist, dataset, learning)).await;
+        let on_evals = !self.from_log && !self.adapter.from_memory && self.adapter.dataset.is_none();
+        if on_evals {
+            return Box::pin(self.train_on_evals(settings, specialist, dataset, training)).await;
         }
         let nyx = Nyx::start(settings.nyx_options()?).await?;
-        let done = self.train_on_record(&nyx, specialist, learning).await;
+        let done = self.train_on_record(&nyx, specialist, training).await;
         nyx.shutdown(GRACE).await;
         done
     }
 
-    async fn train_on_record(&self, nyx: &Nyx, specialist: &str, learning: LearningOptions) -> Result<(), CommandError> {
-        let mut run = nyx.run_from_log(specialist, self.adapter.objective, learning).await?;
+    async fn train_on_record(&self, nyx: &Nyx, specialist: &str, training: TrainingOptions) -> Result<(), CommandError> {
+        let mut run = nyx.run_from_log(specialist, self.adapter.objective, training).await?;
         run.canary = false;
         let lessons = match &self.adapter.dataset {
             Some(path) => Some(("dataset", read_dataset(path, specialist)?)),
@@ -105,22 +105,22 @@ impl Train {
         Ok(Some(report))
     }
 
-    /// In a Nyx of its own, where trials leave nothing behind; what passed is kept and promoted in the operator's.
-    async fn train_on_trials(
+    /// In a Nyx of its own, where evaluations leave nothing behind; what passed is kept and promoted in the operator's.
+    async fn train_on_evals(
         &self,
         settings: &Settings,
         specialist: &str,
         dataset: &Dataset,
-        learning: LearningOptions,
+        training: TrainingOptions,
     ) -> Result<(), CommandError> {
         let store = PhoebeStore::connect(&settings.phoebe, &settings.data_dir).await?;
         let library = AdapterLibrary::new(store.clone(), &settings.adapters, &settings.data_dir);
-        let done = Box::pin(self.train_on_trials_into(Teaching { library: &library, settings, specialist, dataset, learning })).await;
+        let done = Box::pin(self.train_on_evals_into(Teaching { library: &library, settings, specialist, dataset, training })).await;
         store.close().await;
         done
     }
 
-    async fn train_on_trials_into(&self, teaching: Teaching<'_>) -> Result<(), CommandError> {
+    async fn train_on_evals_into(&self, teaching: Teaching<'_>) -> Result<(), CommandError> {
         let Teaching { library, settings, specialist, .. } = &teaching;
         let mut options = settings.nyx_options()?;
         // the candidate meets whoever speaks now
@@ -135,25 +135,25 @@ impl Train {
     }
 
     async fn in_environment(&self, environment: &EvalEnvironment, teaching: Teaching<'_>) -> Result<(), CommandError> {
-        let Teaching { library, settings, specialist, dataset, learning } = teaching;
+        let Teaching { library, settings, specialist, dataset, training } = teaching;
         let mut questions = environment.sample(dataset.choices(specialist).map_err(EvalError::from)?);
         if specialist == "aletheia" {
             nyx_evals::register(environment, dataset).await?;
         }
-        let anchors: Vec<String> = questions.iter().map(|trial| trial.context.clone()).filter(|text| text.len() > 200).collect();
+        let anchors: Vec<String> = questions.iter().map(|case| case.context.clone()).filter(|text| text.len() > 200).collect();
         if self.adapter.blind {
             questions = questions.iter().map(without_question).collect();
         }
-        let lessons: Vec<Lesson> = to_examples(&questions, self.seed);
+        let lessons: Vec<TrainingExample> = to_examples(&questions, self.seed);
         let run = Run {
             specialist: specialist.to_owned(),
             objective: self.adapter.objective.unwrap_or(Objective::Choice),
             lessons,
             anchors,
-            options: learning.train(self.seed),
-            learning,
+            options: training.train(self.seed),
+            training,
             canary: false,
-            source: "trials",
+            source: "evals",
             told: Box::new(|_| {}),
         };
         let Some(report) = self.tell(&environment.nyx, run).await? else { return Ok(()) };
@@ -162,7 +162,7 @@ impl Train {
         let path = folder.path().join("adapter");
         environment.nyx.export_adapter(id, &path).await?;
         let kept = library.import(specialist, &path, Some(report.id.clone()), &adapters::base(settings)?, &BTreeSet::new()).await?;
-        let made = library.promote(&kept, "passed the gate on trials").await?;
+        let made = library.promote(&kept, "passed the gate on evaluation data").await?;
         Ok(output::line(&format!("{specialist} speaks as generation {}", made.generation))?)
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use self::request::ChatRequest;
 use self::response::{ChatCompletion, Heading, LogprobsByIndex};
 use self::stream::{ChatFrames, ChunkExample};
-use super::DoorState;
+use super::AppState;
 use super::error::{ApiError, ErrorBody};
 use super::extract::Admitted;
 use super::models::specialist_names;
@@ -27,7 +27,7 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "openai", request_body = ChatRequest,
     responses((status = 200, content((ChatCompletion = "application/json"), (ChunkExample = "text/event-stream"))),
         (status = 404, description = "no such model", body = ErrorBody)))]
-pub async fn complete(nyx: web::Data<Nyx>, state: web::Data<DoorState>, request: Admitted<ChatRequest>) -> Result<HttpResponse, ApiError> {
+pub async fn complete(nyx: web::Data<Nyx>, state: web::Data<AppState>, request: Admitted<ChatRequest>) -> Result<HttpResponse, ApiError> {
     let Admitted { permit, client, body } = request;
     let asked = body.understood(&specialist_names(&nyx))?;
     let context = nyx.context(asked.deadline_ms)?.of(client);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use nyx_actors::question::{Given, Question, SamplingOverrides};
+use nyx_actors::question::{Question, RequestInputs, SamplingOverrides};
 use nyx_engine::{ChatMessage, Role};
 use serde::de::{self, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -62,7 +62,7 @@ pub struct ChatRequest {
     deadline_ms: Option<u64>,
     /// Ties requests of one conversation together. An extension.
     conversation: Option<String>,
-    /// Keep what was asked and answered as memories of the conversation; their ids, or a warning, are in `nyx.notes.remembered`. An extension.
+    /// Keep what was asked and answered as memories of the conversation; their ids, or a warning, are in `nyx.trace.remembered`. An extension.
     remember: Option<bool>,
 
     #[schema(ignore)]
@@ -232,9 +232,9 @@ impl ChatRequest {
             stop,
         };
         let messages = understood_messages(self.messages)?;
-        let given = Given { remember: self.remember.unwrap_or(false), ..Given::default() };
+        let inputs = RequestInputs { remember: self.remember.unwrap_or(false), ..RequestInputs::default() };
         let question =
-            Question { sampling, n, conversation: self.conversation, given, ..Question::new(messages, target, "/v1/chat/completions") };
+            Question { sampling, n, conversation: self.conversation, inputs, ..Question::new(messages, target, "/v1/chat/completions") };
         let include_usage = self.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
         Ok(Understood { question, stream: self.stream.unwrap_or(false), include_usage, deadline_ms: self.deadline_ms })
     }
@@ -379,7 +379,7 @@ mod tests {
             (with("top_logprobs", json!(2)), "top_logprobs", "logprobs"),
             (with("logit_bias", json!({"word": 1})), "logit_bias", "\"word\""),
             (with("tools", json!([{"type": "function"}])), "tools", "not supported"),
-            (with("audio", json!({"voice": "x"})), "audio", "not supported"),
+            (with("audio", json!({"active_adapter": "x"})), "audio", "not supported"),
             (with("response_format", json!({"type": "json_object"})), "response_format", "not supported"),
             (with("model", json!(5)), "model", "expected a string"),
         ] {

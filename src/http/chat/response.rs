@@ -142,7 +142,7 @@ pub struct NyxField {
     pub scores: BTreeMap<String, f64>,
     /// How like the question is to the examples of each: the mean of the best two cosines. Empty where the scores alone decided.
     pub similarities: BTreeMap<String, f64>,
-    /// `master.similarity_scale` times the similarity (without one the score), with the trait weight.
+    /// `routing.similarity_scale` times the similarity (without one the score), with the trait weight.
     pub logits: BTreeMap<String, f64>,
     /// The probability with which each could have been drawn; they add up to 1.
     pub propensities: BTreeMap<String, f64>,
@@ -160,7 +160,7 @@ pub struct NyxField {
     pub reward: f64,
     /// What took part in the answer and why it came out so, by name; empty when nothing did.
     #[schema(value_type = Object)]
-    pub notes: BTreeMap<String, serde_json::Value>,
+    pub trace: BTreeMap<String, serde_json::Value>,
     /// `answered`, or `partial` when the deadline cut it.
     #[schema(value_type = String)]
     pub status: Status,
@@ -183,7 +183,7 @@ impl From<Decision> for NyxField {
             probability: decision.probability,
             activation: decision.activation,
             reward: decision.reward,
-            notes: decision.notes,
+            trace: decision.trace,
             status: decision.status,
         }
     }

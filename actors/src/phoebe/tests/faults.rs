@@ -6,8 +6,8 @@ use sea_orm::sqlx::{Connection, Row, SqliteConnection};
 
 use super::*;
 use crate::RewardOptions;
+use crate::feedback::{FeedbackInput, NewFeedback, feedback};
 use crate::phoebe::messages::StoreTraitWeight;
-use crate::verdict::{FeedbackTold, NewVerdict, feedback};
 
 /// What was acknowledged, and what was tried.
 #[derive(Default)]
@@ -22,18 +22,18 @@ struct Rows {
     decisions: BTreeSet<String>,
     memories: BTreeSet<String>,
     /// By their keys.
-    verdicts: BTreeSet<String>,
+    entries: BTreeSet<String>,
     /// By their reasons.
     weights: BTreeSet<String>,
 }
 
-fn thumbs(decision: &Decision, value: f64, key: &str) -> NewVerdict {
-    let told = FeedbackTold { value, told: serde_json::json!({ "value": value }), ..FeedbackTold::default() };
-    feedback(decision, None, &RewardOptions::default(), told, Some(key.to_owned())).unwrap()
+fn thumbs(decision: &Decision, value: f64, key: &str) -> NewFeedback {
+    let input = FeedbackInput { value, input: serde_json::json!({ "value": value }), ..FeedbackInput::default() };
+    feedback(decision, None, &RewardOptions::default(), input, Some(key.to_owned())).unwrap()
 }
 
 /// Some of everything that phoebe keeps; answers how often phoebe failed.
-async fn load(store: &PhoebeStore, told: &mut Told, steps: usize) -> usize {
+async fn load(store: &PhoebeStore, input: &mut Told, steps: usize) -> usize {
     let mut failures = 0;
     let mut note = |all: (&mut BTreeSet<String>, &mut BTreeSet<String>), names: Vec<String>, outcome: Result<(), NyxError>| {
         all.0.extend(names.clone());
@@ -47,7 +47,7 @@ async fn load(store: &PhoebeStore, told: &mut Told, steps: usize) -> usize {
     };
     let index = super::index(store).await;
     for _ in 0..steps {
-        let Told { acknowledged, tried } = told;
+        let Told { acknowledged, tried } = input;
         // as long as to need pages of its own
         let decided = decision("moira", "Will it rain?", &"Perhaps. ".repeat(700));
         let outcome = store.record(record(&decided, Some((0.25, "brier".into())))).await;
@@ -72,11 +72,11 @@ async fn load(store: &PhoebeStore, told: &mut Told, steps: usize) -> usize {
             assert!(again.is_ok() || again.is_err_and(|error| error.status() == 503));
             for value in [1.0, -0.5] {
                 let key = format!("{}/{value}", decided.id);
-                let outcome = store.judge(vec![thumbs(&decided, value, &key)], Some(weights::LEARNING)).await;
-                let told = outcome.is_ok();
-                note((&mut tried.verdicts, &mut acknowledged.verdicts), vec![key.clone()], outcome.map(drop));
-                if told {
-                    let other = store.judge(vec![thumbs(&decided, value / 2.0, &key)], Some(weights::LEARNING)).await;
+                let outcome = store.record_feedback(vec![thumbs(&decided, value, &key)], Some(weights::LEARNING)).await;
+                let input = outcome.is_ok();
+                note((&mut tried.entries, &mut acknowledged.entries), vec![key.clone()], outcome.map(drop));
+                if input {
+                    let other = store.record_feedback(vec![thumbs(&decided, value / 2.0, &key)], Some(weights::LEARNING)).await;
                     assert!(matches!(other.unwrap_err().status(), 409 | 503));
                 }
             }
@@ -96,7 +96,7 @@ async fn on_record(path: &std::path::Path) -> Rows {
     for (into, sql) in [
         (&mut rows.decisions, "SELECT id FROM nyx_synthetic_specialist_queries"),
         (&mut rows.memories, "SELECT id FROM nyx_subjective_memory"),
-        (&mut rows.verdicts, "SELECT key FROM nyx_verdicts"),
+        (&mut rows.entries, "SELECT key FROM nyx_feedback"),
         (&mut rows.weights, "SELECT reason FROM nyx_trait_weights WHERE reward IS NULL"),
     ] {
         for row in sea_orm::sqlx::query(sql).fetch_all(&mut connection).await.unwrap() {
@@ -104,9 +104,9 @@ async fn on_record(path: &std::path::Path) -> Rows {
             assert!(into.insert(name.clone()), "{name} is there twice: {sql}");
         }
     }
-    // each decision has the reward that came with it, and each verdict the one that it brought
+    // each decision has the reward that came with it, and each feedback the one that it brought
     let sql =
-        "SELECT (SELECT count(*) FROM nyx_rewards) - (SELECT count(*) FROM nyx_synthetic_specialist_queries) - count(*) FROM nyx_verdicts";
+        "SELECT (SELECT count(*) FROM nyx_rewards) - (SELECT count(*) FROM nyx_synthetic_specialist_queries) - count(*) FROM nyx_feedback";
     let left: i64 = sea_orm::sqlx::query(sql).fetch_one(&mut connection).await.unwrap().get(0);
     assert_eq!(left, 0, "rewards without what they reward, or the reverse");
     let broken = sea_orm::sqlx::query("PRAGMA integrity_check").fetch_one(&mut connection).await.unwrap();
@@ -123,17 +123,17 @@ async fn a_file_that_was_full_once_loses_nothing_that_was_acknowledged() {
         let path = folder.path().join(format!("{room}.db"));
         let options = PhoebeOptions { url: Some(format!("sqlite://{}", path.display()).into()), ..PhoebeOptions::default() };
         let store = PhoebeStore::connect(&options, folder.path()).await.unwrap();
-        let mut told = Told::default();
-        assert_eq!(load(&store, &mut told, 1).await, 0);
+        let mut input = Told::default();
+        assert_eq!(load(&store, &mut input, 1).await, 0);
         let pages = count_pages(&store).await;
         store.connection().execute_unprepared(&format!("PRAGMA max_page_count = {}", pages + room)).await.unwrap();
-        let failures = load(&store, &mut told, 3).await;
+        let failures = load(&store, &mut input, 3).await;
         failed += failures;
         // lifted for the connection that is there now, whether it is the same or not
         store.connection().execute_unprepared("PRAGMA max_page_count = 1000000").await.unwrap();
-        assert_eq!(load(&store, &mut told, 2).await, 0, "with room for {room} pages: it does not write again");
+        assert_eq!(load(&store, &mut input, 2).await, 0, "with room for {room} pages: it does not write again");
         store.close().await;
-        assert_eq!(on_record(&path).await, told.acknowledged, "with room for {room} pages");
+        assert_eq!(on_record(&path).await, input.acknowledged, "with room for {room} pages");
         std::fs::remove_file(&path).unwrap();
         if failures == 0 {
             break;
@@ -160,21 +160,21 @@ async fn a_disk_that_failed_once_loses_nothing_that_was_acknowledged() {
             let path = folder.path().join(format!("{n}-{lasting}-{full}.db"));
             let url = Some(format!("sqlite://{}?vfs=nyx-faults", path.display()).into());
             let store = PhoebeStore::connect(&PhoebeOptions { url, ..PhoebeOptions::default() }, folder.path()).await.unwrap();
-            let mut told = Told::default();
-            assert_eq!(load(&store, &mut told, 1).await, 0);
+            let mut input = Told::default();
+            assert_eq!(load(&store, &mut input, 1).await, 0);
             nyx_sqlite_faults::fail_at(n, lasting);
-            let failures = load(&store, &mut told, 2).await;
+            let failures = load(&store, &mut input, 2).await;
             let happened = nyx_sqlite_faults::lift();
             failed += failures;
-            assert_eq!(load(&store, &mut told, 2).await, 0, "after operation {n}, lasting {lasting}: it does not write again");
+            assert_eq!(load(&store, &mut input, 2).await, 0, "after operation {n}, lasting {lasting}: it does not write again");
             store.close().await;
             let found = on_record(&path).await;
             // a commit that was not acknowledged may have reached the disk all the same
             for (found, acknowledged, tried) in [
-                (&found.decisions, &told.acknowledged.decisions, &told.tried.decisions),
-                (&found.memories, &told.acknowledged.memories, &told.tried.memories),
-                (&found.verdicts, &told.acknowledged.verdicts, &told.tried.verdicts),
-                (&found.weights, &told.acknowledged.weights, &told.tried.weights),
+                (&found.decisions, &input.acknowledged.decisions, &input.tried.decisions),
+                (&found.memories, &input.acknowledged.memories, &input.tried.memories),
+                (&found.entries, &input.acknowledged.entries, &input.tried.entries),
+                (&found.weights, &input.acknowledged.weights, &input.tried.weights),
             ] {
                 let lost: Vec<_> = acknowledged.difference(found).collect();
                 let invented: Vec<_> = found.difference(tried).collect();
@@ -287,7 +287,7 @@ async fn readiness_writes_and_says_what_keeps_it_from_writing() {
     store.connection().execute_unprepared("PRAGMA max_page_count = 1000000").await.unwrap();
     store.can_write().await.unwrap();
 
-    // another process holds the database: told in less than two seconds
+    // another process holds the database: input in less than two seconds
     tokio::time::sleep(fresh).await;
     let url = format!("sqlite://{}", folder.path().join("phoebe.db").display());
     let mut other = SqliteConnection::connect(&url).await.unwrap();

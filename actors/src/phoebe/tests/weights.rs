@@ -1,20 +1,20 @@
-//! Verdicts that move trait weights, the same on both databases, told to several processes at once.
+//! Verdicts that move trait weights, the same on both databases, input to several processes at once.
 
 use nyx_specialists::bandit::BanditSettings;
 use serde_json::json;
 
 use super::*;
 use crate::RewardOptions;
+use crate::feedback::{FeedbackInput, NewFeedback, feedback};
 use crate::phoebe::messages::ListTraitWeightChanges;
-use crate::verdict::{FeedbackTold, NewVerdict, feedback};
 
 /// Decisions that [`moves_trait_weights_once`] leaves on record.
 pub const DECISIONS: usize = TELLERS + 1;
 const TELLERS: usize = 8;
-pub const LEARNING: BanditSettings = BanditSettings { learning_rate: 0.3, forgetting: 0.01, max_weight: 5.0, temperature: 0.5 };
+pub const LEARNING: BanditSettings = BanditSettings { learning_rate: 0.3, decay: 0.01, max_weight: 5.0, temperature: 0.5 };
 
-fn rated(decision: &Decision, value: f64, weights: &RewardOptions) -> NewVerdict {
-    feedback(decision, None, weights, FeedbackTold { value, told: json!(value), ..FeedbackTold::default() }, None).unwrap()
+fn rated(decision: &Decision, value: f64, weights: &RewardOptions) -> NewFeedback {
+    feedback(decision, None, weights, FeedbackInput { value, input: json!(value), ..FeedbackInput::default() }, None).unwrap()
 }
 
 /// Drawn from two that are equally like the question.
@@ -32,16 +32,18 @@ pub async fn moves_trait_weights_once(stores: &[PhoebeStore]) {
     for decision in &decisions {
         store.record(record(decision, None)).await.unwrap();
     }
-    // each process is told of each decision: one of them is heard
+    // each process is input of each decision: one of them is heard
     let tellers = decisions.iter().flat_map(|decision| stores.iter().map(move |store| (store.clone(), decision.clone())));
-    let told = tellers.map(|(store, decision)| {
-        tokio::spawn(async move { store.judge(vec![rated(&decision, 1.0, &RewardOptions::default())], Some(LEARNING)).await.unwrap() })
+    let input = tellers.map(|(store, decision)| {
+        tokio::spawn(
+            async move { store.record_feedback(vec![rated(&decision, 1.0, &RewardOptions::default())], Some(LEARNING)).await.unwrap() },
+        )
     });
     let mut moved = 0;
-    for told in told.collect::<Vec<_>>() {
-        let told = told.await.unwrap().remove(0);
-        assert_eq!(told.weights.len(), if told.new { 2 } else { 0 }, "{told:?}");
-        moved += usize::from(told.new);
+    for input in input.collect::<Vec<_>>() {
+        let input = input.await.unwrap().remove(0);
+        assert_eq!(input.weights.len(), if input.new { 2 } else { 0 }, "{input:?}");
+        moved += usize::from(input.new);
     }
     assert_eq!(moved, TELLERS);
     let history = |name: &str| ListTraitWeightChanges { name: name.into(), limit: 100 };
@@ -56,7 +58,7 @@ pub async fn moves_trait_weights_once(stores: &[PhoebeStore]) {
     // a stated confidence that was wrong costs, in a row of its own
     let sure = Decision { confidence: Some(0.75), ..drawn("Is it early?") };
     store.record(record(&sure, None)).await.unwrap();
-    let judged = store.judge(vec![rated(&sure, -0.5, &RewardOptions::default())], None).await.unwrap().remove(0);
+    let judged = store.record_feedback(vec![rated(&sure, -0.5, &RewardOptions::default())], None).await.unwrap().remove(0);
     assert!((judged.reward + 0.5 + 0.5625).abs() < 1e-12 && judged.weights.is_empty(), "{judged:?}");
     let rules = "SELECT count(*) AS n FROM nyx_rewards WHERE rule = 'calibration' AND value = -0.5625";
     let backend = store.connection().get_database_backend();
@@ -64,14 +66,14 @@ pub async fn moves_trait_weights_once(stores: &[PhoebeStore]) {
     assert_eq!(row.unwrap().try_get::<i64>("", "n").unwrap(), 1);
 
     // an amendment moves by the difference, and a process that dies in between has moved nothing
-    let amended = store.judge(vec![rated(&decisions[0], -1.0, &uncalibrated)], Some(LEARNING)).await.unwrap().remove(0);
+    let amended = store.record_feedback(vec![rated(&decisions[0], -1.0, &uncalibrated)], Some(LEARNING)).await.unwrap().remove(0);
     assert_eq!(amended.weights[0].reward, Some(-2.0), "{amended:?}");
     assert!(amended.weights[0].to < weights["kairos"]);
-    let unknown = NewVerdict { decision: Uuid::now_v7(), ..rated(&decisions[1], -1.0, &uncalibrated) };
-    assert!(store.judge(vec![rated(&decisions[1], -1.0, &uncalibrated), unknown], Some(LEARNING)).await.is_err());
+    let unknown = NewFeedback { decision: Uuid::now_v7(), ..rated(&decisions[1], -1.0, &uncalibrated) };
+    assert!(store.record_feedback(vec![rated(&decisions[1], -1.0, &uncalibrated), unknown], Some(LEARNING)).await.is_err());
     assert_eq!(store.trait_weight_changes(history("kairos")).await.unwrap().len(), TELLERS + 1);
 
     // nobody was drawn: nothing moves
     let own = Decision { propensities: BTreeMap::new(), logits: BTreeMap::new(), propensity: 1.0, ..decisions[2].clone() };
-    assert_eq!(crate::choosing::DrawnDecision::of(&own), None);
+    assert_eq!(crate::routing::DrawnDecision::of(&own), None);
 }

@@ -1,4 +1,4 @@
-//! One shard of the model on the CPU kernels: repacked weights, paged keys and values, one team of threads.
+//! One shard of the model on the CPU kernels: repacked weights, paged keys and values, one threads of threads.
 //!
 //! Every number of a row is computed in one order, whatever else is in the batch, however a prompt was cut into chunks and however many
 //! shards there are: see [`kernels`](crate::kernels) and [`Slice`].
@@ -13,8 +13,8 @@ use super::{ModelConfig, Slice};
 use crate::Result;
 use crate::comm::SharedComm;
 use crate::kernels::{
-    Activations, AttentionShape, Isa, KEYS, Low, LowRank, Product, Residual, Rounding, Team, add, add_low, attention, low_rank,
-    low_rank_apart, matmul, matmul_apart, matmul_dense, matmul_dense_apart, matmul_low_rank, rotate,
+    Activations, AttentionShape, Isa, KV_BLOCK_SIZE, LoraActivations, LowRank, Product, Residual, Rounding, ThreadPool, add, add_low,
+    attention, low_rank, low_rank_apart, matmul, matmul_apart, matmul_dense, matmul_dense_apart, matmul_low_rank, rotate,
 };
 use crate::kv::{KvShape, KvStore};
 use crate::lora::{Delta, Target};
@@ -52,7 +52,7 @@ struct Layer {
 #[derive(Debug)]
 pub(super) struct CpuShard {
     isa: Isa,
-    team: Team,
+    threads: ThreadPool,
     slice: Slice,
     /// The slice of every shard.
     slices: Vec<Slice>,
@@ -87,8 +87,8 @@ struct Buffers {
     up: Vec<f32>,
     /// What is added to the residual stream.
     delta: Vec<f32>,
-    /// Low-rank products.
-    low: Low,
+    /// LoraActivations-rank products.
+    low: LoraActivations,
     /// `[tokens, head_dim / 2]`
     cos: Vec<f32>,
     sin: Vec<f32>,
@@ -109,7 +109,7 @@ impl CpuShard {
         quantisation: Quantisation,
         slice: Slice,
         comm: Option<SharedComm>,
-        team: Team,
+        threads: ThreadPool,
     ) -> Result<Self> {
         let device = Device::Cpu;
         let (hidden, inner) = (config.hidden, config.intermediate);
@@ -145,10 +145,10 @@ impl CpuShard {
         let half = !layers.iter().all(|layer| matches!(layer.k, Weight::Dense(_)));
         let shape = KvShape { layers: config.layers, kv_heads: slice.kv_heads.len(), head_dim: config.head_dim, half, isa };
         let shard = format!("{} of {}", slice.rank + 1, slice.world);
-        tracing::info!(?isa, threads = team.threads(), shard, kv = if half { "f16" } else { "f32" }, "the CPU's kernels");
+        tracing::info!(?isa, threads = threads.threads(), shard, kv = if half { "f16" } else { "f32" }, "the CPU's kernels");
         let slices = (0..slice.world).map(|rank| Slice::new(config, rank, slice.world)).collect::<Result<_>>()?;
         let (store, buffers) = (KvStore::new(shape), Buffers::default());
-        Ok(Self { isa, team, slice, slices, comm, embedding, layers, norm, output, inverse_frequencies, shape, store, buffers })
+        Ok(Self { isa, threads, slice, slices, comm, embedding, layers, norm, output, inverse_frequencies, shape, store, buffers })
     }
 
     /// Whether keys and values are held in f16.
@@ -181,7 +181,7 @@ impl CpuShard {
             let layer = &self.layers[index];
             let Buffers { attended, quants, low, delta, .. } = &mut *buffers;
             let queries = self.slice.queries().len();
-            quants.quantise(&self.team, self.isa, attended, queries, at_least(layer.o.rounding()));
+            quants.quantise(&self.threads, self.isa, attended, queries, at_least(layer.o.rounding()));
             self.summed_product(step, index, (Target::O, &layer.o), attended, queries, quants, low, delta)?;
             self.norm(buffers, &layer.post_norm, config.norm_eps, at_least(rounding_for([&layer.gate, &layer.up])));
             let Buffers { normed, quants, gate, up, low, delta, .. } = &mut *buffers;
@@ -195,7 +195,7 @@ impl CpuShard {
                 low,
             )?;
             let inner = self.slice.inner().len();
-            quants.silu_mul(&self.team, self.isa, gate, up, inner, at_least(layer.down.rounding()));
+            quants.silu_mul(&self.threads, self.isa, gate, up, inner, at_least(layer.down.rounding()));
             self.summed_product(step, index, (Target::Down, &layer.down), gate, inner, quants, low, delta)?;
         }
         self.logits(config, step, buffers, logits)
@@ -235,7 +235,7 @@ impl CpuShard {
     /// Runs `work` on each row, shared out where there are many.
     fn rows(&self, values: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
         if values.len() >= SHARED_FROM * width {
-            self.team.for_rows(values, width, work);
+            self.threads.for_rows(values, width, work);
         } else {
             values.chunks_exact_mut(width).enumerate().for_each(|(row, values)| work(row, values));
         }
@@ -245,7 +245,7 @@ impl CpuShard {
     fn norm(&self, buffers: &mut Buffers, weight: &[f32], eps: f32, rounding: Rounding) {
         let Buffers { x, delta, normed, quants, .. } = buffers;
         normed.resize(x.len(), 0.0);
-        quants.add_norm(&self.team, self.isa, Residual { x, delta, weight, eps }, normed, rounding);
+        quants.add_norm(&self.threads, self.isa, Residual { x, delta, weight, eps }, normed, rounding);
     }
 
     /// The cosine and sine of every token's position.
@@ -273,7 +273,7 @@ impl CpuShard {
         x: &[f32],
         columns: usize,
         quants: &Activations,
-        low: &mut Low,
+        low: &mut LoraActivations,
     ) -> Result<()> {
         let tokens = x.len() / columns;
         let targets = products.each_ref().map(|(target, ..)| *target);
@@ -287,13 +287,13 @@ impl CpuShard {
             let pairs = weights.iter().zip(outputs);
             let mut products: SmallVec<[Product<'_>; 3]> =
                 pairs.filter_map(|(weight, y)| if let Weight::Packed(w) = weight { Some(Product { w, y }) } else { None }).collect();
-            matmul_low_rank(&self.team, self.isa, &mut products, quants, &items, x, low);
+            matmul_low_rank(&self.threads, self.isa, &mut products, quants, &items, x, low);
             return Ok(());
         }
         for (weight, y) in weights.iter().zip(&mut outputs) {
             self.product(weight, x, columns, quants, y)?;
         }
-        low_rank(&self.team, self.isa, &items, x, quants, low, &mut outputs);
+        low_rank(&self.threads, self.isa, &items, x, quants, low, &mut outputs);
         Ok(())
     }
 
@@ -312,14 +312,14 @@ impl CpuShard {
             y.resize(2 * tokens * w.rows(), 0.0);
             Product { w, y: y.as_mut_slice() }
         });
-        matmul_low_rank(&self.team, self.isa, &mut products, quants, &items, normed, low);
+        matmul_low_rank(&self.threads, self.isa, &mut products, quants, &items, normed, low);
         Ok(())
     }
 
     fn product(&self, weight: &Weight, x: &[f32], columns: usize, quants: &Activations, y: &mut [f32]) -> Result<()> {
         match weight {
-            Weight::Packed(w) => matmul(&self.team, self.isa, &mut [Product { w, y }], quants),
-            Weight::Dense(w) => matmul_dense(&self.team, self.isa, w, x, false, y),
+            Weight::Packed(w) => matmul(&self.threads, self.isa, &mut [Product { w, y }], quants),
+            Weight::Dense(w) => matmul_dense(&self.threads, self.isa, w, x, false, y),
             Weight::Foreign { product, .. } => Weight::foreign(product, x, columns, y)?,
         }
         Ok(())
@@ -336,7 +336,7 @@ impl CpuShard {
         x: &[f32],
         columns: usize,
         quants: &Activations,
-        low: &mut Low,
+        low: &mut LoraActivations,
         y: &mut Vec<f32>,
     ) -> Result<()> {
         let Some(comm) = &self.comm else {
@@ -352,11 +352,11 @@ impl CpuShard {
             let (sums, low) = mine.split_at_mut(chunks * size);
             match weight {
                 Weight::Packed(w) => {
-                    matmul_apart(&self.team, self.isa, Product { w, y: sums }, quants, &items, x, low);
+                    matmul_apart(&self.threads, self.isa, Product { w, y: sums }, quants, &items, x, low);
                 }
                 Weight::Dense(w) => {
-                    matmul_dense_apart(&self.team, self.isa, w, x, sums);
-                    low_rank_apart(&self.team, self.isa, &items, x, quants, low);
+                    matmul_dense_apart(&self.threads, self.isa, w, x, sums);
+                    low_rank_apart(&self.threads, self.isa, &items, x, quants, low);
                 }
                 // refused when it was loaded
                 Weight::Foreign { .. } => return Err(crate::EngineError::ShardLost),
@@ -385,7 +385,7 @@ impl CpuShard {
             sums[start..end].iter_mut().for_each(|value| *value *= item.scale);
             start = end;
         }
-        add_low(&self.team, self.isa, &items, low, &mut [y.as_mut_slice()]);
+        add_low(&self.threads, self.isa, &items, low, &mut [y.as_mut_slice()]);
         Ok(())
     }
 
@@ -426,10 +426,10 @@ impl CpuShard {
         attended.resize(q.len(), 0.0);
         let shape = AttentionShape { heads: self.slice.heads(), kv_heads: self.slice.kv_heads.len(), head_dim: config.head_dim };
         debug_assert!(
-            step.spans.iter().zip(&step.table_of).all(|(span, table)| (span.position + span.tokens).div_ceil(KEYS) <= table.len())
+            step.spans.iter().zip(&step.table_of).all(|(span, table)| (span.position + span.tokens).div_ceil(KV_BLOCK_SIZE) <= table.len())
         );
         let cache = |span: usize, block: usize, head: usize| self.store.slice(layer, step.table(span)[block], head);
-        attention(&self.team, self.isa, shape, &step.spans, cache, q, attended);
+        attention(&self.threads, self.isa, shape, &step.spans, cache, q, attended);
     }
 
     /// The output layer, for the rows where logits are read.

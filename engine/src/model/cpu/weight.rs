@@ -117,7 +117,7 @@ impl Weight {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::{Activations, Isa, Product, Team, matmul, matmul_apart};
+    use crate::kernels::{Activations, Isa, Product, ThreadPool, matmul, matmul_apart};
 
     /// A weight `[rows, columns]`, and activations `[tokens, columns]`.
     fn operands(rows: usize, columns: usize, tokens: usize) -> (Tensor, Vec<f32>) {
@@ -162,9 +162,9 @@ mod tests {
                 weight.embed(index, &mut row).unwrap();
                 assert_eq!(&row, expected, "{dtype:?} row {index}");
             }
-            let (team, mut quants, mut y) = (Team::new(1), Activations::default(), vec![0.0; tokens * rows]);
-            quants.quantise(&team, Isa::detect(), &x, columns, weight.rounding());
-            matmul(&team, Isa::detect(), &mut [Product { w, y: &mut y }], &quants);
+            let (threads, mut quants, mut y) = (ThreadPool::new(1), Activations::default(), vec![0.0; tokens * rows]);
+            quants.quantise(&threads, Isa::detect(), &x, columns, weight.rounding());
+            matmul(&threads, Isa::detect(), &mut [Product { w, y: &mut y }], &quants);
             let x = Tensor::from_slice(&x, (tokens, columns), &Device::Cpu).unwrap();
             let expected = x.matmul(&plain.t().unwrap()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
             let error: f32 = y.iter().zip(&expected).map(|(y, expected)| (y - expected).powi(2)).sum();
@@ -181,9 +181,9 @@ mod tests {
             let weight = Weight::new(Matrix::Quantised(Arc::clone(tensor)), 0..rows, part.clone(), chunks).unwrap();
             let Weight::Packed(w) = &weight else { panic!("it has a kernel") };
             let x: Vec<f32> = x.chunks_exact(columns).flat_map(|x| &x[part.clone()]).copied().collect();
-            let (team, mut quants, mut y) = (Team::new(2), Activations::default(), vec![0.0; chunks * tokens * rows]);
-            quants.quantise(&team, Isa::detect(), &x, part.len(), weight.rounding());
-            matmul_apart(&team, Isa::detect(), Product { w, y: &mut y }, &quants, &[], &x, &mut []);
+            let (threads, mut quants, mut y) = (ThreadPool::new(2), Activations::default(), vec![0.0; chunks * tokens * rows]);
+            quants.quantise(&threads, Isa::detect(), &x, part.len(), weight.rounding());
+            matmul_apart(&threads, Isa::detect(), Product { w, y: &mut y }, &quants, &[], &x, &mut []);
             y
         };
         for dtype in [GgmlDType::Q4K, GgmlDType::Q5K, GgmlDType::Q6K] {

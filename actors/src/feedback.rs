@@ -1,0 +1,274 @@
+//! What people and the future say of a decision: outcomes of forecasts and feedback, and the rewards that follow.
+
+use chrono::{DateTime, Utc};
+use nyx_specialists::{SpecialistPolicy, calibration, choices_reward, delayed, quadratic_reward};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::confidence::is_right;
+use crate::phoebe::messages::TraitWeightChange;
+use crate::phoebe::{storable, storable_name};
+use crate::{Decision, NyxError, RewardOptions};
+
+/// A decision's note of what else was asked for: `{"deadline_ms": N}`.
+pub const REQUEST: &str = "request";
+/// Bytes of a comment or a correction at most.
+const MAX_TEXT: usize = 32_768;
+
+/// Who says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FeedbackKind {
+    /// The future: what was forecast happened or did not.
+    Outcome,
+    /// People.
+    Feedback,
+}
+
+impl FeedbackKind {
+    /// Also the source of its rewards.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Outcome => "outcome",
+            Self::Feedback => "feedback",
+        }
+    }
+
+    pub(crate) fn of(name: &str) -> Option<Self> {
+        [Self::Outcome, Self::Feedback].into_iter().find(|kind| kind.as_str() == name)
+    }
+
+    /// The rule that turns it into a reward.
+    fn rule(self) -> &'static str {
+        match self {
+            Self::Outcome => "brier",
+            Self::Feedback => "rating",
+        }
+    }
+}
+
+/// Which decision is meant: its id, or the caller's own name for it, which several may bear.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DecisionName {
+    Id(Uuid),
+    External(String),
+}
+
+/// One feedback on record. Those of one decision and kind are numbered; the last one counts, the ones before are kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Feedback {
+    pub id: Uuid,
+    pub decision: Uuid,
+    pub kind: FeedbackKind,
+    pub key: Option<String>,
+    /// An outcome: in [0, 1], or the index of the choice that came true. Feedback: in [-1, 1].
+    pub value: f64,
+    /// As it was told.
+    pub input: Value,
+    /// The rule's, in [-1, 1], with what the stated confidence adds: at least `-1 - rewards.calibration`.
+    pub reward: f64,
+    pub comment: Option<String>,
+    /// The answer that would have been right.
+    pub correction: Option<String>,
+    /// 1 is the first, above are amendments.
+    pub revision: u64,
+    pub at: DateTime<Utc>,
+}
+
+/// A feedback to be put on record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewFeedback {
+    pub decision: Uuid,
+    pub kind: FeedbackKind,
+    /// The teller's: the same feedback under the same key is heard once.
+    pub key: Option<String>,
+    pub value: f64,
+    pub input: Value,
+    /// The rule's and the calibration's.
+    pub reward: f64,
+    /// What the confidence that was told adds, in [-`rewards.calibration`, 0]; `None` without a confidence, or where nobody knows who was right.
+    pub calibration: Option<f64>,
+    pub comment: Option<String>,
+    pub correction: Option<String>,
+    /// The trait activation in [0, 1] that it shows, where it shows one.
+    pub activation: Option<f64>,
+}
+
+impl NewFeedback {
+    pub(crate) fn rule(&self) -> &'static str {
+        self.kind.rule()
+    }
+
+    /// Whether it says what that one says.
+    pub(crate) fn repeats(&self, other: &Feedback) -> bool {
+        // both were computed alike from what was told: equal bits or another feedback
+        self.value.total_cmp(&other.value).is_eq() && self.comment == other.comment && self.correction == other.correction
+    }
+}
+
+/// What became of a feedback.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FeedbackResult {
+    pub feedback: Feedback,
+    pub specialist: String,
+    /// False when it had been input before.
+    pub new: bool,
+    /// Sum of the decision's rewards now.
+    pub reward: f64,
+    pub activation: Option<f64>,
+    /// The trait weights that it moved.
+    pub weights: Vec<TraitWeightChange>,
+}
+
+/// A forecast and what became of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OpenForecast {
+    pub decision: Decision,
+    /// The outcome that counts.
+    pub outcome: Option<Feedback>,
+}
+
+/// An outcome as it is input.
+#[derive(Debug, Clone, PartialEq)]
+pub enum OutcomeInput {
+    Happened(bool),
+    Number(f64),
+    /// The text of the choice that came true.
+    Choice(String),
+}
+
+/// People's feedback as it is input.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct FeedbackInput {
+    /// In [-1, 1].
+    pub value: f64,
+    pub comment: Option<String>,
+    pub correction: Option<String>,
+    pub input: Value,
+}
+
+/// Reads and scores an outcome of a decision.
+///
+/// A forecast takes true or false, the share of it that happened in [0, 1], or, with two choices, the one that came true: it is a forecast of the first. A
+/// decision with choices that is no forecast takes the choice that came true, by its text or its index.
+pub(crate) fn outcome(
+    decision: &Decision,
+    policy: Option<&SpecialistPolicy>,
+    weights: &RewardOptions,
+    input: &OutcomeInput,
+    key: Option<String>,
+) -> Result<NewFeedback, NyxError> {
+    let choices = decision.choices.as_deref().unwrap_or_default();
+    let (value, reward) = match (decision.probability, decision.choice_probabilities.as_deref()) {
+        (Some(probability), _) => {
+            let happened = match input {
+                OutcomeInput::Happened(happened) => f64::from(u8::from(*happened)),
+                OutcomeInput::Number(share) if (0.0..=1.0).contains(share) => *share,
+                OutcomeInput::Number(share) => {
+                    return Err(NyxError::invalid("outcome", format!("outcome is {share}, expected true, false or a number from 0 to 1")));
+                }
+                OutcomeInput::Choice(text) => match choices.iter().position(|choice| choice == text) {
+                    Some(index) => f64::from(u8::from(index == 0)),
+                    None => return Err(unknown_choice(text, choices, "true, false or a number from 0 to 1")),
+                },
+            };
+            (happened, quadratic_reward(probability, happened))
+        }
+        (None, Some(probabilities)) => {
+            let index = match input {
+                OutcomeInput::Choice(text) => choices.iter().position(|choice| choice == text),
+                OutcomeInput::Number(index) => (0..choices.len()).find(|at| (*at as f64).total_cmp(index).is_eq()),
+                OutcomeInput::Happened(_) => None,
+            };
+            let said = match input {
+                OutcomeInput::Choice(text) => format!("{text:?}"),
+                OutcomeInput::Number(number) => number.to_string(),
+                OutcomeInput::Happened(happened) => happened.to_string(),
+            };
+            let index = index.ok_or_else(|| unknown_choice(&said, choices, "its index"))?;
+            (index as f64, choices_reward(probabilities, index))
+        }
+        (None, None) => {
+            let message = format!(
+                "decision {} is no forecast: it has neither a probability nor choices; tell what you think of it by /v1/feedback",
+                decision.id
+            );
+            return Err(NyxError::invalid("decision_id", message));
+        }
+    };
+    let input = match input {
+        OutcomeInput::Happened(happened) => Value::from(*happened),
+        OutcomeInput::Number(number) => Value::from(*number),
+        OutcomeInput::Choice(text) => Value::from(text.as_str()),
+    };
+    let reward = after_delay(reward, decision, policy);
+    let activation = policy.is_some_and(SpecialistPolicy::is_scored_by_outcomes).then_some((reward + 1.0) / 2.0);
+    let (kind, id) = (FeedbackKind::Outcome, decision.id);
+    let (calibration, comment, correction) = (None, None, None);
+    let feedback = NewFeedback { decision: id, kind, key, value, input, reward, calibration, comment, correction, activation };
+    feedback.calibrated(decision, weights).checked()
+}
+
+fn unknown_choice(said: &str, choices: &[String], or: &str) -> NyxError {
+    let known = if choices.is_empty() { String::new() } else { format!("one of {choices:?} or ") };
+    NyxError::invalid("outcome", format!("outcome is {said}, expected {known}{or}"))
+}
+
+/// A reward, less what the time that the answer took costs where its specialist is rewarded for being in time.
+fn after_delay(reward: f64, decision: &Decision, policy: Option<&SpecialistPolicy>) -> f64 {
+    let penalty = policy.map_or(0.0, SpecialistPolicy::delay_penalty);
+    // older decisions do not know how long they might have taken
+    let deadline_ms = decision.trace.get(REQUEST).and_then(|note| note.get("deadline_ms")?.as_f64());
+    deadline_ms.map_or(reward, |deadline_ms| delayed(reward, penalty, decision.timings.total_ms / deadline_ms))
+}
+
+/// Reads people's feedback on a decision.
+pub(crate) fn feedback(
+    decision: &Decision,
+    policy: Option<&SpecialistPolicy>,
+    weights: &RewardOptions,
+    input: FeedbackInput,
+    key: Option<String>,
+) -> Result<NewFeedback, NyxError> {
+    let FeedbackInput { value, comment, correction, input } = input;
+    if !(-1.0..=1.0).contains(&value) {
+        return Err(NyxError::invalid("value", format!("value is {value}, expected a number from -1 to 1")));
+    }
+    let by_people = policy.is_some_and(SpecialistPolicy::is_rated_by_people);
+    let reward = if by_people { value } else { after_delay(value, decision, policy) };
+    let activation = by_people.then_some((reward + 1.0) / 2.0);
+    let (kind, id, calibration) = (FeedbackKind::Feedback, decision.id, None);
+    let feedback = NewFeedback { decision: id, kind, key, value, input, reward, calibration, comment, correction, activation };
+    feedback.calibrated(decision, weights).checked()
+}
+
+impl NewFeedback {
+    /// With what the stated confidence adds, where the feedback tells who was right.
+    fn calibrated(mut self, decision: &Decision, weights: &RewardOptions) -> Self {
+        debug_assert!((-1.0..=1.0).contains(&self.reward));
+        if let Some((confidence, right)) = decision.confidence.zip(is_right(decision, self.kind, self.value)) {
+            let added = calibration(confidence, right, weights.calibration);
+            self.calibration = Some(added);
+            self.reward += added;
+        }
+        self
+    }
+
+    fn checked(self) -> Result<Self, NyxError> {
+        if let Some(key) = &self.key {
+            storable_name("key", key)?;
+            if key.trim().is_empty() {
+                return Err(NyxError::invalid("key", format!("key is {key:?}, expected a text of your own for this feedback")));
+            }
+        }
+        for (name, text) in [("comment", &self.comment), ("correction", &self.correction)] {
+            let Some(text) = text else { continue };
+            storable(name, text)?;
+            if text.len() > MAX_TEXT {
+                return Err(NyxError::invalid(name, format!("{name} has {} bytes, expected at most {MAX_TEXT}", text.len())));
+            }
+        }
+        Ok(self)
+    }
+}

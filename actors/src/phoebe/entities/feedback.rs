@@ -1,0 +1,56 @@
+//! `nyx_feedback`: what people and the future said of decisions. Rows are only added: the newest of a decision and kind counts.
+
+use chrono::{DateTime, Utc};
+use sea_orm::DbErr;
+use sea_orm::entity::prelude::*;
+
+use super::decision::uuid_of;
+use crate::feedback::{Feedback, FeedbackKind};
+
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+#[sea_orm(table_name = "nyx_feedback")]
+pub struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: String,
+    pub decision: String,
+    /// `outcome` or `feedback`.
+    pub kind: String,
+    /// The teller's, so that telling it twice is telling it once.
+    pub key: Option<String>,
+    pub value: f64,
+    /// As it was told.
+    #[sea_orm(column_type = "JsonBinary")]
+    pub input: Json,
+    pub reward: f64,
+    pub comment: Option<String>,
+    pub correction: Option<String>,
+    /// 1 for the first of a decision and kind, then rising by one.
+    pub revision: i64,
+    pub at: DateTime<Utc>,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+impl TryFrom<Model> for Feedback {
+    type Error = DbErr;
+
+    fn try_from(row: Model) -> Result<Self, DbErr> {
+        let kind = FeedbackKind::of(&row.kind).ok_or_else(|| DbErr::Custom(format!("{:?} is no kind of feedback", row.kind)))?;
+        Ok(Self {
+            id: uuid_of(&row.id)?,
+            decision: uuid_of(&row.decision)?,
+            kind,
+            key: row.key,
+            value: row.value,
+            input: row.input,
+            reward: row.reward,
+            comment: row.comment,
+            correction: row.correction,
+            revision: row.revision.cast_unsigned(),
+            at: row.at,
+        })
+    }
+}

@@ -1,0 +1,51 @@
+//! A decision as a draw among candidates.
+
+use nyx_specialists::bandit::{self, Drawn};
+
+use crate::Decision;
+use crate::decision::Status;
+use crate::specialist::STOPPED;
+
+/// The note of a decision whose adapter's generation was drawn too: `{"propensity": p}`.
+pub const CANARY: &str = "canary";
+
+/// Who was drawn from whom, and with what.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DrawnDecision {
+    /// The candidates, in the order of their names.
+    pub names: Vec<String>,
+    /// Each one's logit without its trait weight.
+    pub unweighted: Vec<f64>,
+    pub chosen: usize,
+    /// What that specialist was drawn with.
+    pub propensity: f64,
+    /// What the generation that spoke was drawn with; 1 where there was one.
+    pub generation_propensity: f64,
+    /// The kind of question: the specialist that would have been chosen without trait weights.
+    pub kind: String,
+}
+
+impl DrawnDecision {
+    /// `None` where nobody was drawn (the caller chose, a crisis went to Eleos), or what was drawn did not get to speak.
+    pub fn of(decision: &Decision) -> Option<Self> {
+        let answered = matches!(decision.status, Status::Answered | Status::Partial);
+        let refused = decision.usage.total_tokens == 0 && decision.answers.iter().any(|answer| answer.finish_reason == STOPPED);
+        let propensity = *decision.propensities.get(&decision.specialist)?;
+        if !answered || refused || !(propensity > 0.0 && propensity <= 1.0) {
+            return None;
+        }
+        let names: Vec<String> = decision.logits.keys().cloned().collect();
+        let weight = |name: &str| decision.trait_weights.get(name).copied().unwrap_or(0.0);
+        let unweighted: Vec<f64> = decision.logits.iter().map(|(name, logit)| logit - weight(name)).collect();
+        let chosen = names.iter().position(|name| *name == decision.specialist)?;
+        let kind = names.get(bandit::best(&unweighted)?)?.clone();
+        let canary = decision.trace.get(CANARY).and_then(|note| note.get("propensity")?.as_f64());
+        let generation_propensity = canary.filter(|p| *p > 0.0 && *p <= 1.0).unwrap_or(1.0);
+        Some(Self { names, unweighted, chosen, propensity, generation_propensity, kind })
+    }
+
+    /// As the learner reads it. The generation is drawn after the specialist and does not depend on the weights: it has no part in their gradient.
+    pub fn drawn(&self) -> Drawn<'_> {
+        Drawn { unweighted: &self.unweighted, chosen: self.chosen, propensity: self.propensity }
+    }
+}

@@ -1,0 +1,191 @@
+//! One piece of evidence: a question, and what is known of its answer.
+
+use std::collections::BTreeMap;
+
+use nyx_engine::train::{Example, Objective, TrainingTarget};
+use nyx_specialists::bandit::best;
+use nyx_specialists::gate::template;
+use nyx_specialists::quadratic_reward;
+
+use crate::feedback::Feedback;
+use crate::question::Question;
+use crate::specialist::Presented;
+use crate::{Decision, Nyx, NyxError};
+
+/// What is known of a question's answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Label {
+    /// Which choice is right.
+    Choice(usize),
+    /// What of the choices was answered, and its reward in [-1, 1].
+    Rated { chosen: usize, reward: f64 },
+    /// A text that is right, and one that was said instead, if any.
+    Text { right: String, instead: Option<String> },
+    /// A text that was said, its reward, and the quantile of that among the specialist's own.
+    Said { text: String, reward: f64, quantile: f64 },
+}
+
+/// A question with what is known of its answer.
+#[derive(Debug, Clone)]
+pub struct TrainingExample {
+    pub question: Question,
+    /// What it has in common with others that were made the same way.
+    pub template: String,
+    pub truth: Label,
+}
+
+/// What is read of a question: its context, then what is asked.
+fn read(question: &Question) -> String {
+    let asked = crate::orchestrator::last_question(question);
+    question.inputs.context.as_ref().map_or_else(|| asked.clone(), |context| format!("{context} {asked}"))
+}
+
+impl TrainingExample {
+    pub fn new(question: Question, truth: Label) -> Self {
+        Self { template: template(&read(&question)), question, truth }
+    }
+
+    /// The texts that are to be shown after the prompt, where there are no choices.
+    fn answers(&self) -> Vec<String> {
+        match &self.truth {
+            Label::Choice(_) | Label::Rated { .. } => Vec::new(),
+            Label::Text { right, instead } => std::iter::once(right.clone()).chain(instead.clone()).collect(),
+            Label::Said { text, .. } => vec![text.clone()],
+        }
+    }
+
+    /// What the trainer is given, as the specialist reads it; nothing where the objective has no use for this truth.
+    ///
+    /// # Errors
+    /// When the question cannot be read.
+    pub async fn examples(&self, nyx: &Nyx, specialist: &str, objective: Objective) -> Result<Vec<Example>, NyxError> {
+        let context = nyx.context(None)?;
+        let shown = nyx.presented(context, specialist, self.question.clone(), self.answers()).await?;
+        Ok(self.taught(&shown, objective))
+    }
+
+    fn taught(&self, shown: &Presented, objective: Objective) -> Vec<Example> {
+        let all = &shown.continuations;
+        let one = |at: usize, aim: TrainingTarget| all.get(at).map(|said| (vec![said.clone()], aim)).into_iter().collect::<Vec<_>>();
+        let whole = |aim: TrainingTarget| vec![(all.clone(), aim)];
+        let by = |choice: usize, hit: f64, miss: f64| (0..all.len()).map(|at| if at == choice { hit } else { miss }).collect::<Vec<f64>>();
+        let pairs = |right: usize| {
+            let others = all.iter().enumerate().filter(move |(at, _)| *at != right);
+            all.get(right)
+                .into_iter()
+                .flat_map(move |said| others.clone().map(|(_, other)| (vec![said.clone(), other.clone()], TrainingTarget::Pair)))
+        };
+        let taught: Vec<(Vec<Vec<u32>>, TrainingTarget)> = match (&self.truth, objective) {
+            (Label::Choice(right), Objective::Choice) => whole(TrainingTarget::Shares(by(*right, 1.0, 0.0))),
+            (Label::Choice(right), Objective::Qrpo) => whole(TrainingTarget::Rewards(by(*right, 1.0, -1.0))),
+            (Label::Choice(right), Objective::Grpo) => whole(TrainingTarget::Group(by(*right, 1.0, 0.0))),
+            (Label::Choice(right), Objective::Sft) => one(*right, TrainingTarget::Answer),
+            (Label::Choice(right), Objective::Dpo) => pairs(*right).collect(),
+            (Label::Choice(right), Objective::Kto) => (0..all.len()).flat_map(|at| one(at, TrainingTarget::Thumb(at == *right))).collect(),
+            // the others' rewards are not known: 0 is neither praise nor blame
+            (Label::Rated { chosen, reward }, Objective::Qrpo) => whole(TrainingTarget::Rewards(by(*chosen, *reward, 0.0))),
+            (Label::Rated { chosen, reward }, Objective::Choice) if *reward > 0.0 => whole(TrainingTarget::Shares(by(*chosen, 1.0, 0.0))),
+            // the right one is among the others
+            (Label::Rated { chosen, reward }, Objective::Choice) if *reward < 0.0 => {
+                whole(TrainingTarget::Among((0..all.len()).map(|at| at != *chosen).collect()))
+            }
+            (Label::Rated { chosen, reward }, Objective::Sft) if *reward > 0.0 => one(*chosen, TrainingTarget::Answer),
+            (Label::Rated { chosen, reward }, Objective::Kto) if *reward != 0.0 => one(*chosen, TrainingTarget::Thumb(*reward > 0.0)),
+            (Label::Text { .. }, Objective::Sft) => one(0, TrainingTarget::Answer),
+            (Label::Text { instead: Some(_), .. }, Objective::Dpo) => whole(TrainingTarget::Pair),
+            (Label::Text { instead, .. }, Objective::Kto) => {
+                let worse = instead.as_ref().map(|_| one(1, TrainingTarget::Thumb(false))).unwrap_or_default();
+                one(0, TrainingTarget::Thumb(true)).into_iter().chain(worse).collect()
+            }
+            (Label::Said { quantile, .. }, Objective::Qrpo) => one(0, TrainingTarget::Quantile(*quantile)),
+            (Label::Said { reward, .. }, Objective::Kto) if *reward != 0.0 => one(0, TrainingTarget::Thumb(*reward > 0.0)),
+            (Label::Said { reward, .. }, Objective::Sft) if *reward > 0.0 => one(0, TrainingTarget::Answer),
+            _ => Vec::new(),
+        };
+        taught.into_iter().map(|(continuations, aim)| Example { prompt: shown.prompt.clone(), continuations, aim }).collect()
+    }
+
+    /// How good an answer's probabilities are, more is better: of a truth, whether it was chosen (of a forecast, its quadratic score); of a
+    /// rating, what the reward weighs.
+    pub(super) fn score_choices(&self, probabilities: &[f64], forecasts: bool) -> f64 {
+        let of = |choice: usize| probabilities.get(choice).copied().unwrap_or(0.0);
+        match self.truth {
+            Label::Choice(right) if forecasts => quadratic_reward(of(right), 1.0),
+            Label::Choice(right) => f64::from(u8::from(best(probabilities) == Some(right))),
+            Label::Rated { chosen, reward } => reward * of(chosen),
+            Label::Text { .. } | Label::Said { .. } => 0.0,
+        }
+    }
+
+    /// What is known from a decision and what was said of it; `None` where that teaches nothing.
+    pub fn of_feedback(decision: &Decision, feedback: &Feedback, quantile: f64) -> Option<Self> {
+        let answer = decision.answers.first()?;
+        let question = asked_again(decision);
+        let truth = match &decision.choices {
+            Some(choices) => {
+                let place = |text: &str| choices.iter().position(|choice| choice == text);
+                let chosen = place(&answer.text)?;
+                let right = feedback.correction.as_deref().and_then(place).or_else(|| outcome(feedback, choices));
+                match right {
+                    Some(right) => Label::Choice(right),
+                    None => Label::Rated { chosen, reward: feedback.value.clamp(-1.0, 1.0) },
+                }
+            }
+            None => match feedback.correction.clone() {
+                Some(right) => Label::Text { right, instead: Some(answer.text.clone()).filter(|text| !text.is_empty()) },
+                None if answer.text.trim().is_empty() => return None,
+                None => Label::Said { text: answer.text.clone(), reward: feedback.reward.clamp(-1.0, 1.0), quantile },
+            },
+        };
+        Some(Self::new(question, truth))
+    }
+}
+
+/// The choice that an outcome names; of two choices, what happened is the first.
+fn outcome(feedback: &Feedback, choices: &[String]) -> Option<usize> {
+    if feedback.kind != crate::feedback::FeedbackKind::Outcome {
+        return None;
+    }
+    match &feedback.input {
+        serde_json::Value::String(text) => choices.iter().position(|choice| choice == text),
+        serde_json::Value::Bool(happened) if choices.len() == 2 => Some(usize::from(!happened)),
+        _ => None,
+    }
+}
+
+/// The question of a decision, to be asked of its specialist again.
+fn asked_again(decision: &Decision) -> Question {
+    let target = crate::question::Target::Specialist(decision.specialist.clone());
+    let mut question = Question::new(decision.messages.clone(), target, "trainer");
+    question.choices.clone_from(&decision.choices);
+    question.inputs = decision.inputs.clone();
+    question.inputs.now = Some(question.inputs.now.unwrap_or(decision.asked_at));
+    // it is neither remembered nor put off
+    (question.inputs.remember, question.inputs.allow_defer, question.inputs.external_key) = (false, false, None);
+    question
+}
+
+/// Each reward's share of rewards that are no greater: QRPO's quantile, from the specialist's own past.
+pub(super) fn quantiles(rewards: &[f64]) -> Vec<f64> {
+    let mut sorted = rewards.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    rewards.iter().map(|reward| sorted.partition_point(|other| other <= reward) as f64 / sorted.len().max(1) as f64).collect()
+}
+
+/// The evidence of a specialist's decisions, oldest first.
+pub(super) fn of_log(judged: &[(Decision, Feedback)], specialist: &str) -> Vec<TrainingExample> {
+    let own: Vec<&(Decision, Feedback)> = judged.iter().filter(|(decision, _)| decision.specialist == specialist).collect();
+    let quantiles = quantiles(&own.iter().map(|(_, feedback)| feedback.reward).collect::<Vec<_>>());
+    // the newest feedback on the same question counts
+    let mut lessons: BTreeMap<String, TrainingExample> = BTreeMap::new();
+    let mut order = Vec::new();
+    for ((decision, feedback), quantile) in own.into_iter().zip(quantiles) {
+        let Some(lesson) = TrainingExample::of_feedback(decision, feedback, quantile) else { continue };
+        let key =
+            format!("{}\n{:?}\n{}", read(&lesson.question), lesson.question.choices, decision.answers.first().map_or("", |a| &a.text));
+        if lessons.insert(key.clone(), lesson).is_none() {
+            order.push(key);
+        }
+    }
+    order.into_iter().filter_map(|key| lessons.remove(&key)).collect()
+}

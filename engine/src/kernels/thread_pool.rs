@@ -1,0 +1,199 @@
+//! A fixed threads of threads that works on one thing at a time.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::backoff::Backoff;
+
+/// The caller and `threads - 1` helpers. Helpers spin briefly for the next work, then sleep. Work comes in as many shares as there are
+/// threads, and whoever is there claims the next: a helper that has no core at the moment is not waited for.
+#[derive(Debug)]
+pub struct ThreadPool {
+    shared: Arc<Shared>,
+    helpers: Vec<JoinHandle<()>>,
+    /// One piece of work at a time.
+    turn: Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// The piece of work's number, rising by one (upper half), and the next share to be claimed (lower half): a claim succeeds only for
+    /// the piece that it was meant for, and so only while that piece's caller waits.
+    claims: AtomicU64,
+    /// The work of this number.
+    work: Mutex<Option<Work>>,
+    /// Shares that are done.
+    done: AtomicUsize,
+    /// What the first share that panicked said.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+    stop: AtomicBool,
+}
+
+/// A borrowed closure, as a pointer: it outlives its use, since [`ThreadPool::run`] waits until every share is done.
+#[derive(Debug, Clone, Copy)]
+struct Work {
+    call: unsafe fn(*const (), usize, usize),
+    closure: *const (),
+    /// As many as take part: a threads that could not be filled has fewer than were asked for.
+    shares: usize,
+    number: u64,
+}
+
+// SAFETY: the closure is `Sync`, and lives until every share is done.
+unsafe impl Send for Work {}
+
+/// # Safety
+/// `closure` points to an `F` that is alive.
+unsafe fn call<F: Fn(usize, usize) + Sync>(closure: *const (), share: usize, shares: usize) {
+    // SAFETY: as the caller promises.
+    unsafe { (*closure.cast::<F>())(share, shares) }
+}
+
+/// Of a number and a share.
+const SHARE_BITS: u32 = 32;
+
+impl Shared {
+    fn number(&self) -> u64 {
+        self.claims.load(Ordering::Acquire) >> SHARE_BITS
+    }
+
+    /// A share of `work` that nobody has claimed.
+    fn claim(&self, work: &Work) -> Option<usize> {
+        let mut claims = self.claims.load(Ordering::Acquire);
+        loop {
+            let share = (claims & u64::from(u32::MAX)) as usize;
+            if claims >> SHARE_BITS != work.number || share >= work.shares {
+                return None;
+            }
+            match self.claims.compare_exchange_weak(claims, claims + 1, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(share),
+                Err(now) => claims = now,
+            }
+        }
+    }
+
+    /// Does shares of `work` until none is left: whoever has time does more, and who has no core at the moment holds nobody up.
+    fn take_part(&self, work: &Work) {
+        while let Some(share) = self.claim(work) {
+            // SAFETY: the share was claimed and is not done: the caller waits for it, and the closure is alive.
+            let outcome = catch_unwind(AssertUnwindSafe(|| unsafe { (work.call)(work.closure, share, work.shares) }));
+            if let Err(payload) = outcome {
+                self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
+            }
+            self.done.fetch_add(1, Ordering::Release);
+        }
+    }
+}
+
+impl ThreadPool {
+    /// A threads of `threads`, the caller included; at least one.
+    pub fn new(threads: usize) -> Self {
+        let threads = threads.max(1);
+        let shared = Arc::new(Shared {
+            claims: AtomicU64::new(0),
+            work: Mutex::new(None),
+            done: AtomicUsize::new(0),
+            panic: Mutex::new(None),
+            stop: AtomicBool::new(false),
+        });
+        let start = |thread: usize| {
+            let shared = Arc::clone(&shared);
+            let body = move || help(&shared);
+            std::thread::Builder::new().name(format!("nyx-threads-{thread}")).spawn(body)
+        };
+        // a threads that could not be filled works with those it has
+        let helpers: Vec<_> = (1..threads).map_while(|thread| start(thread).ok()).collect();
+        Self { shared, helpers, turn: Mutex::new(()) }
+    }
+
+    /// One thread a core.
+    pub fn on_all_cores() -> Self {
+        Self::new(std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get))
+    }
+
+    pub fn threads(&self) -> usize {
+        self.helpers.len() + 1
+    }
+
+    /// Runs `work(row, values)` for each row of `width` values, rows shared out among the threads.
+    ///
+    /// # Panics
+    /// When `values` does not hold whole rows, or the work panics.
+    pub fn for_rows(&self, values: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+        struct Start(*mut f32);
+        // SAFETY: threads take different rows.
+        unsafe impl Sync for Start {}
+        assert!(values.len().is_multiple_of(width), "whole rows");
+        let (start, rows) = (Start(values.as_mut_ptr()), values.len() / width);
+        self.run(|thread, threads| {
+            let start = &start;
+            for row in rows * thread / threads..rows * (thread + 1) / threads {
+                // SAFETY: the row is within `values`, and no other thread has it.
+                work(row, unsafe { std::slice::from_raw_parts_mut(start.0.add(row * width), width) });
+            }
+        });
+    }
+
+    /// Runs `work(share, shares)` once for each share, of which there are as many as threads, and waits for all.
+    ///
+    /// # Panics
+    /// When the work does, on any thread.
+    pub fn run<F: Fn(usize, usize) + Sync>(&self, work: F) {
+        let shares = self.threads();
+        if shares == 1 {
+            return work(0, 1);
+        }
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = &self.shared;
+        let number = (shared.number() + 1) & u64::from(u32::MAX);
+        let work = Work { call: call::<F>, closure: (&raw const work).cast(), shares, number };
+        *shared.work.lock().unwrap_or_else(PoisonError::into_inner) = Some(work);
+        shared.done.store(0, Ordering::Relaxed);
+        shared.claims.store(number << SHARE_BITS, Ordering::Release);
+        self.helpers.iter().for_each(|helper| helper.thread().unpark());
+        shared.take_part(&work);
+        self.wait_until_done(shares);
+        if let Some(payload) = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            resume_unwind(payload);
+        }
+    }
+
+    fn wait_until_done(&self, shares: usize) {
+        let mut backoff = Backoff::default();
+        while self.shared.done.load(Ordering::Acquire) < shares {
+            // whoever has the last share may have lost its core
+            backoff.spin_or_yield();
+        }
+    }
+}
+
+impl Drop for ThreadPool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        for helper in self.helpers.drain(..) {
+            helper.thread().unpark();
+            let _ = helper.join();
+        }
+    }
+}
+
+fn help(shared: &Shared) {
+    let (mut seen, mut backoff) = (0, Backoff::default());
+    while !shared.stop.load(Ordering::Acquire) {
+        let number = shared.number();
+        if number == seen {
+            // whoever starts work wakes those that sleep; one that is about to is not kept asleep
+            backoff.spin_or_park();
+            continue;
+        }
+        (seen, backoff) = (number, Backoff::default());
+        let work = *shared.work.lock().unwrap_or_else(PoisonError::into_inner);
+        // it may be the next piece already: its shares cannot be claimed before it has begun
+        if let Some(work) = work {
+            shared.take_part(&work);
+        }
+    }
+}
