@@ -177,11 +177,11 @@ fn a_server_at_work_shows_no_secret_at_any_level() {
     ] {
         let reply = serving.send(method, path, &[JSON, key], body.as_bytes());
         assert_eq!(reply.status, 200, "{path}: {reply:?}");
-        reply.push(format!("{path}: {} {}", reply.head, reply.body));
+        printed.push(format!("{path}: {} {}", reply.head, reply.body));
     }
     assert_eq!(serving.send("GET", "/admin/actors", &[&caller], b"").status, 401, "a caller is no admin");
     let ran = serving.interrupt();
     assert!(ran.status.success() && ran.stderr.contains("TRACE"), "{}", ran.stderr.chars().take(2_000).collect::<String>());
-    reply.extend([ran.stdout, ran.stderr]);
-    hidden("the server", &reply.iter().map(String::as_str).collect::<Vec<_>>());
+    printed.extend([ran.stdout, ran.stderr]);
+    hidden("the server", &printed.iter().map(String::as_str).collect::<Vec<_>>());
 }
