@@ -28,6 +28,7 @@ models: c-compiler ## Get the models into $$NYX_MODELS, or ~/.cache/nyx/models
 
 .PHONY: lint
 lint: c-compiler ## Format and clippy, warnings denied
+	scripts/check-words
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo clippy -p nyx-engine --features bench --bench kernels --locked -- -D warnings

@@ -80,17 +80,35 @@ impl NyxError {
         }
     }
 
-    /// The HTTP status that says it.
-    pub fn status(&self) -> u16 {
+    /// What kind of failure it is: whether the request, the load or a component is the cause.
+    pub fn class(&self) -> ErrorClass {
         match self.error_type() {
-            "invalid_request" | "context_length_exceeded" => 400,
-            "model_not_found" | "specialist_not_found" | "source_not_found" | "not_found" => 404,
-            "conflict" => 409,
-            "overloaded" => 429,
-            "cancelled" => 499,
-            "deadline_exceeded" | "query_timeout" => 504,
-            "actor_down" | "shutting_down" | "database_error" | "vector_store_error" | "source_error" => 503,
-            _ => 500,
+            "invalid_request" | "context_length_exceeded" => ErrorClass::InvalidRequest,
+            "model_not_found" | "specialist_not_found" | "source_not_found" | "not_found" => ErrorClass::NotFound,
+            "conflict" => ErrorClass::Conflict,
+            "overloaded" => ErrorClass::Overloaded,
+            "cancelled" => ErrorClass::Cancelled,
+            "deadline_exceeded" | "query_timeout" => ErrorClass::DeadlineExceeded,
+            "actor_down" | "shutting_down" | "database_error" | "vector_store_error" | "source_error" => ErrorClass::Unavailable,
+            _ => ErrorClass::Internal,
         }
     }
+}
+
+/// Kinds of failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// The request is wrong: repeating it does not help.
+    InvalidRequest,
+    NotFound,
+    /// The request contradicts what is on record.
+    Conflict,
+    /// No capacity at present.
+    Overloaded,
+    /// The client closed the connection.
+    Cancelled,
+    DeadlineExceeded,
+    /// A component does not work at present.
+    Unavailable,
+    Internal,
 }

@@ -20,6 +20,7 @@ pub mod orchestrator;
 pub mod phoebe;
 pub mod question;
 pub mod routing;
+mod runtime;
 pub mod secret;
 pub mod specialist;
 pub mod supervise;
@@ -29,6 +30,6 @@ pub mod trainer;
 
 pub use context::RequestContext;
 pub use decision::Decision;
-pub use error::NyxError;
+pub use error::{ErrorClass, NyxError};
 pub use nyx::{Nyx, Permit, Readiness, StartError};
 pub use options::{NyxOptions, PoolOptions, RequestOptions, RewardOptions, RoutingOptions, replicas as device_replicas};

@@ -38,6 +38,7 @@ use crate::orchestrator::messages::{Ask, Route, Routing};
 use crate::phoebe::messages::{GetDecision, ListDecisions, ListJudged, Memory, MemorySelector, Ping};
 use crate::phoebe::{Phoebe, PhoebeStore};
 use crate::question::{Question, StreamEvent};
+use crate::runtime::blocking;
 use crate::specialist::Specialist;
 use crate::supervise::ActorRef;
 use crate::trainer::Trainer;
@@ -128,11 +129,6 @@ struct Inner {
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a database may take to close its connections: one that hangs must not hold up the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Runs what blocks off the async threads.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, NyxError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| NyxError::Internal(error.to_string()))
-}
 
 impl Nyx {
     /// Takes a place for a request; to be held until its last byte is sent.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use nyx_engine::{ChatMessage, TokenLogprob};
+use nyx_engine::{ChatMessage, Role, TokenLogprob};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -102,6 +102,11 @@ impl Question {
     /// The caller's present.
     pub fn now(&self) -> DateTime<Utc> {
         self.inputs.now.unwrap_or_else(Utc::now)
+    }
+
+    /// The text of the last user message: it is what is routed and retrieved for. Empty if there is none.
+    pub fn last_user_message(&self) -> String {
+        self.messages.iter().rfind(|message| message.role == Role::User).map(|message| message.content.clone()).unwrap_or_default()
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
-use nyx_actors::NyxError;
+use nyx_actors::{ErrorClass, NyxError};
 use nyx_engine::EngineError;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -92,9 +92,23 @@ impl ResponseError for ApiError {
     }
 }
 
+/// 499 is the status that servers log for a client that closed the connection.
+fn status_of(class: ErrorClass) -> StatusCode {
+    match class {
+        ErrorClass::InvalidRequest => StatusCode::BAD_REQUEST,
+        ErrorClass::NotFound => StatusCode::NOT_FOUND,
+        ErrorClass::Conflict => StatusCode::CONFLICT,
+        ErrorClass::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+        ErrorClass::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+        ErrorClass::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        ErrorClass::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorClass::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
 impl From<NyxError> for ApiError {
     fn from(error: NyxError) -> Self {
-        let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = status_of(error.class());
         let api = Self::new(status, error.error_type(), error.to_string());
         match error {
             NyxError::InvalidRequest { param: Some(param), .. } => api.about(param),

@@ -72,12 +72,12 @@ fn arrows_between_the_rooms_point_one_way() {
 #[test]
 fn each_room_is_free_of_what_is_not_its_business() {
     let all = dependencies(&metadata());
-    let strangers: [(&str, &[&str]); 3] = [
+    let unwanted: [(&str, &[&str]); 3] = [
         ("nyx-engine", &["actix", "sea-orm", "sqlx", "qdrant", "hyper", "reqwest"]),
         ("nyx-specialists", &["actix", "tokio", "sea-orm", "sqlx", "qdrant-client", "candle", "hyper", "reqwest"]),
         ("nyx-migrations", &["actix", "qdrant", "candle", "hyper", "reqwest"]),
     ];
-    for (room, prefixes) in strangers {
+    for (room, prefixes) in unwanted {
         let found: Vec<&str> =
             reachable(room, &all).into_iter().filter(|name| prefixes.iter().any(|prefix| name.starts_with(prefix))).collect();
         assert!(found.is_empty(), "{room} is built from {found:?}");

@@ -3,6 +3,7 @@ mod adapters;
 mod arrows;
 mod bad_models;
 mod cli;
+mod cycles;
 mod docs;
 mod durability;
 mod eval;

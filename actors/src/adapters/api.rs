@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::record::{AdapterRecord, Generation};
 use super::{AdapterLease, Adapters};
-use crate::nyx::blocking;
+use crate::runtime::blocking;
 use crate::{Nyx, NyxError};
 
 /// An adapter, and how it stands in this process.

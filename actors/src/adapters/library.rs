@@ -10,8 +10,8 @@ use super::files::{AdapterFiles, Checked, bytes_of};
 use super::options::AdapterOptions;
 use super::record::{AdapterRecord, AdapterStatus, Generation, GenerationKind, NewGeneration, Records};
 use crate::NyxError;
-use crate::nyx::blocking;
 use crate::phoebe::{PhoebeStore, now, storable};
+use crate::runtime::blocking;
 
 /// The base that adapters stand beside.
 #[derive(Debug, Clone)]

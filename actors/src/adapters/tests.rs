@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::ErrorClass;
 use crate::cells::CellStep;
 use crate::phoebe::{PhoebeOptions, PhoebeStore};
 use crate::testing::postgres::Postgres;
@@ -119,14 +120,14 @@ async fn an_adapter_is_named_by_what_it_is_and_goes_in_and_out_byte_for_byte() {
     let record = process.library().show(&id).await.unwrap();
     assert_eq!((record.status, record.generation, record.training_run.as_deref()), (AdapterStatus::Candidate, 0, Some("run")));
     let other = process.import("kairos", &world.folder(1), None).await.unwrap_err();
-    assert!(other.status() == 409 && other.to_string().contains("belongs to eleos"), "{other}");
+    assert!(other.class() == ErrorClass::Conflict && other.to_string().contains("belongs to eleos"), "{other}");
     let out = world.dir.path().join("out");
     process.library().export(&id, &out).await.unwrap();
     let fresh = world.folder(1);
     for name in [CONFIG_FILE, WEIGHTS_FILE] {
         assert_eq!(std::fs::read(out.join(name)).unwrap(), std::fs::read(fresh.join(name)).unwrap());
     }
-    assert_eq!(process.library().export(&id, &out).await.unwrap_err().status(), 409);
+    assert_eq!(process.library().export(&id, &out).await.unwrap_err().class(), ErrorClass::Conflict);
     peft(&world.dir.path().join("wrong"), 1, 31, 32);
     let wrong = process.import("eleos", &world.dir.path().join("wrong"), None).await.unwrap_err().to_string();
     assert!(wrong.contains("lora_B") && wrong.contains("[31, 2]"), "{wrong}");
@@ -170,7 +171,7 @@ async fn shares_generations(world: World) {
     assert_eq!(one.generation("eleos"), (3, Some(a.clone())));
     two.rollback("eleos", "to the base").await.unwrap();
     assert_eq!(two.generation("eleos"), (4, None));
-    assert_eq!(two.rollback("eleos", "further").await.unwrap_err().status(), 409);
+    assert_eq!(two.rollback("eleos", "further").await.unwrap_err().class(), ErrorClass::Conflict);
     let made = two.library().generations("eleos").await.unwrap();
     assert_eq!(made.iter().map(|made| made.adapter.as_deref()).collect::<Vec<_>>(), [Some(&*a), Some(&*b), Some(&*a), None]);
     // a third process finds what is live
@@ -204,7 +205,7 @@ async fn a_changed_file_is_bad_and_the_last_good_generation_speaks() {
         "{told:?}"
     );
     assert_eq!(told.iter().filter(|step| matches!(step, CellStep::AdapterBad { .. })).count(), 2);
-    assert_eq!(one.promote(&ids[2], "").await.unwrap_err().status(), 409);
+    assert_eq!(one.promote(&ids[2], "").await.unwrap_err().class(), ErrorClass::Conflict);
     // the right files make it good again
     one.import("eleos", &world.folder(3), None).await.unwrap();
     one.promote(&ids[2], "").await.unwrap();
@@ -261,7 +262,7 @@ async fn retired_adapters_make_room_and_what_may_speak_again_stays() {
     // retired, but leased
     let held = BTreeSet::from([ids[0].clone()]);
     let full = keep(4, &held).await.unwrap_err();
-    assert!(full.status() == 409 && full.to_string().contains("adapters.max_mb is 1"), "{full}");
+    assert!(full.class() == ErrorClass::Conflict && full.to_string().contains("adapters.max_mb is 1"), "{full}");
     let fourth = keep(4, &none).await.unwrap();
     assert_eq!(ids.iter().map(is_kept).collect::<Vec<_>>(), [false, true, true]);
     // live, last good, candidate: none may go
@@ -281,7 +282,7 @@ async fn shares_canaries(world: World) {
     let a = one.import("eleos", &world.folder(1), None).await.unwrap();
     let b = one.import("eleos", &world.folder(2), None).await.unwrap();
     one.promote(&a, "").await.unwrap();
-    assert_eq!(one.set_canary("eleos", &b, 1.0).await.unwrap_err().status(), 400);
+    assert_eq!(one.set_canary("eleos", &b, 1.0).await.unwrap_err().class(), ErrorClass::InvalidRequest);
     one.set_canary("eleos", &b, 0.25).await.unwrap();
     two.sync().await.unwrap();
     let mut spoke = 0;

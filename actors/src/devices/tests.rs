@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::thread::Job;
 use super::*;
+use crate::ErrorClass;
 use crate::adapters::{AdapterLease, LoadedAdapters};
 use crate::observe::ActorMetrics;
 use crate::testing::model;
@@ -104,7 +105,7 @@ async fn a_device_that_only_fails_is_given_up_and_says_so() {
     }
     assert!(metrics.report().last_failure.unwrap().reason.contains("given up"));
     let error = device.submit(job(false, 1, None).0).unwrap_err();
-    assert!(error.status() == 503 && error.to_string().contains("gpu-worker-0"), "{error}");
+    assert!(error.class() == ErrorClass::Unavailable && error.to_string().contains("gpu-worker-0"), "{error}");
     assert!(metrics.lost.load(std::sync::atomic::Ordering::Relaxed));
     // as the worker's next instance does
     device.revive().await.unwrap();

@@ -4,6 +4,7 @@ use sea_orm::{ConnectionTrait, TransactionTrait};
 use tempfile::TempDir;
 
 use super::*;
+use crate::ErrorClass;
 use crate::testing::postgres::Postgres;
 
 const COLUMNS: [&str; 5] = ["week", "date", "opponent", "result", "attendance"];
@@ -135,7 +136,7 @@ async fn a_table_comes_and_goes(place: &Place) {
         assert_eq!(facts.search("oakland raiders detroit lions coming opponent", 5).await.unwrap(), []);
     }
     let gone = beside.show("coming", 1).await.unwrap_err();
-    assert_eq!((gone.error_type(), gone.status()), ("source_not_found", 404));
+    assert_eq!((gone.error_type(), gone.class()), ("source_not_found", ErrorClass::NotFound));
     assert!(gone.to_string().contains("\"coming\""), "{gone}");
     assert!(facts.remove("coming").await.is_err());
     beside.close().await;
@@ -200,7 +201,7 @@ async fn a_long_query_is_cut(place: &Place) {
     let reader = facts.reader(None, None).await.unwrap();
     let endless = catalogue::foreign(&source, reader, None).await.unwrap();
     let cut = endless.rows(1).await.unwrap_err();
-    assert_eq!((cut.error_type(), cut.status()), ("query_timeout", 504));
+    assert_eq!((cut.error_type(), cut.class()), ("query_timeout", ErrorClass::DeadlineExceeded));
     assert!(cut.to_string().contains("cut after 300 ms"), "{cut}");
     // registering it finds it unreadable, says so and goes on with the others
     let reports = facts.sources().await.unwrap();
@@ -311,7 +312,7 @@ async fn a_table_that_cannot_be_kept_is_refused_by_name() {
         ("a\nb", season(), "\"a\\nb\""),
     ] {
         let refused = place.facts.import(vec![import_of(name, table)]).await.unwrap_err();
-        assert!(refused.status() == 400 && refused.to_string().contains(told), "{refused}");
+        assert!(refused.class() == ErrorClass::InvalidRequest && refused.to_string().contains(told), "{refused}");
     }
     // columns of one name stay apart, and one without a name has one
     let twins = FileTable { columns: vec!["a".into(), "a".into(), String::new()], rows: vec![vec!["1".into(), "2".into(), "3".into()]] };

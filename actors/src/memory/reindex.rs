@@ -30,7 +30,7 @@ impl Indexer {
     /// The embedder, the database or the server cannot be used.
     pub async fn open(options: &MemoryOptions, embedder: &Path, phoebe: PhoebeStore, anew: bool) -> Result<Self, NyxError> {
         let (embedder, queue) = (embedder.to_owned(), options.queue);
-        let embedding = crate::nyx::blocking(move || {
+        let embedding = crate::runtime::blocking(move || {
             let embedder = Embedder::load(&embedder, &crate::nyx::candle_device())?;
             EmbeddingService::start(embedder, queue)
         });

@@ -9,6 +9,7 @@ use super::*;
 
 mod server;
 
+use crate::ErrorClass;
 use crate::phoebe::messages::MemorySelector;
 use crate::phoebe::search::EmbedderId;
 use crate::phoebe::{PhoebeOptions, PhoebeStore};
@@ -262,14 +263,14 @@ async fn what_cannot_be_remembered_or_recalled_is_named() {
     let huge = "a".repeat(MAX_TEXT + 1);
     for (text, says) in [("", "empty"), (" \n", "empty"), (huge.as_str(), "32769")] {
         let error = parts.keep(tell(text, None)).await.unwrap_err();
-        assert!(error.status() == 400 && error.to_string().contains(says), "{error}");
+        assert!(error.class() == ErrorClass::InvalidRequest && error.to_string().contains(says), "{error}");
     }
     for (query, k, says) in [("", 1, "q is empty"), ("a", 0, "k is 0"), ("a", 101, "k is 101")] {
         let error = parts.recall(ask(query, k)).await.unwrap_err();
-        assert!(error.status() == 400 && error.to_string().contains(says), "{error}");
+        assert!(error.class() == ErrorClass::InvalidRequest && error.to_string().contains(says), "{error}");
     }
     let long = tell("a", Some(&"c".repeat(257)));
     assert!(parts.keep(long).await.unwrap_err().to_string().contains("conversation has 257 bytes"));
     let late = Recall { context: RequestContext::new(Duration::ZERO), ..ask("a", 1) };
-    assert_eq!(parts.recall(late).await.unwrap_err().status(), 504);
+    assert_eq!(parts.recall(late).await.unwrap_err().class(), ErrorClass::DeadlineExceeded);
 }

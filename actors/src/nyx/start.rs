@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Inner, Nyx, StartError, blocking, candle_device};
+use super::{Inner, Nyx, StartError, candle_device};
 use crate::adapters::{ActiveAdapter, AdapterBase, AdapterLibrary, AdapterParts, Adapters, LoadedAdapters};
 use crate::cells::CellStream;
 use crate::confidence::Calibration;
@@ -27,6 +27,7 @@ use crate::options::{self, NyxOptions};
 use crate::orchestrator::{Orchestrator, OrchestratorParts, OrchestratorSetup};
 use crate::phoebe::search::MemoryIndex;
 use crate::phoebe::{Phoebe, PhoebeStore};
+use crate::runtime::blocking;
 use crate::specialist::{Specialist, SpecialistParts, Timer};
 use crate::supervise::{ActorRef, RestartPolicy};
 use crate::trainer::Trainer;

@@ -60,7 +60,7 @@ impl Nyx {
     pub(crate) async fn dry_run(&self, specialist: &str, question: Question, deadline_ms: u64) -> Result<SpecialistAnswer, NyxError> {
         let unknown = || NyxError::NotFound { what: "specialist", id: specialist.to_owned() };
         let actor = self.inner.actors.get(specialist).ok_or_else(unknown)?;
-        let asked = orchestrator::last_question(&question);
+        let asked = question.last_user_message();
         let screened = Arc::new(Screened::of(&self.inner.safety, &asked, question.choices.is_none()));
         let context = self.context(Some(deadline_ms.min(self.inner.requests.max_deadline_ms)))?;
         let answer_by = context.deadline + orchestrator::STEP_GRACE;

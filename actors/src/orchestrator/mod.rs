@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, Context, Handler, ResponseFuture};
 use chrono::Datelike;
-use nyx_engine::{ModelInfo, Role, Text};
+use nyx_engine::{ModelInfo, Text};
 use nyx_specialists::SpecialistPolicy;
 use nyx_specialists::safety::SafetyPolicy;
 use tokio::sync::{OnceCell, Semaphore, mpsc};
@@ -167,11 +167,6 @@ impl Handler<Route> for Orchestrator {
     }
 }
 
-/// The last thing the user said: what is routed and retrieved for.
-pub(crate) fn last_question(question: &Question) -> String {
-    question.messages.iter().rfind(|message| message.role == Role::User).map(|message| message.content.clone()).unwrap_or_default()
-}
-
 impl OrchestratorParts {
     /// Reads the trait weights from phoebe, and embeds the specialists' examples.
     ///
@@ -212,7 +207,7 @@ impl OrchestratorParts {
         let Ask { context, mut question, events } = message;
         self.check(&question)?;
         let asked_at = phoebe::now();
-        let asked = last_question(&question);
+        let asked = question.last_user_message();
         let requested = question.target.model();
         self.cells.publish(Some(context.id), None, CellStep::Asked { requested: requested.clone(), question: asked.clone() });
         let screened = self.screen(&context, &question, &asked);
@@ -313,7 +308,7 @@ impl OrchestratorParts {
             let found = question.messages.len();
             return Err(NyxError::invalid("messages", format!("messages has {found} entries, expected at most {MAX_MESSAGES}")));
         }
-        if last_question(question).trim().is_empty() {
+        if question.last_user_message().trim().is_empty() {
             return Err(NyxError::invalid("messages", "there is no user message with text in it, expected at least one"));
         }
         if !(1..=MAX_ANSWERS).contains(&question.n) {

@@ -7,7 +7,7 @@ use nyx_engine::ContinuationScore;
 
 use super::choice::choose;
 use super::messages::Routing;
-use super::{OrchestratorParts, master, safety};
+use super::{OrchestratorParts, master};
 use crate::cells::CellStep;
 use crate::devices::Score;
 use crate::draw::draw;
@@ -39,10 +39,12 @@ impl OrchestratorParts {
         match &question.target {
             Target::Specialist(name) => return Ok(not_drawn(name)),
             Target::Base => return Ok(not_drawn("base")),
-            Target::Master if screened.reroutes() && self.actors.contains_key(safety::CARE_SPECIALIST) => {
-                return Ok(not_drawn(safety::CARE_SPECIALIST));
+            Target::Master => {
+                let support = self.safety.support_specialist().filter(|name| screened.reroutes() && self.actors.contains_key(*name));
+                if let Some(name) = support {
+                    return Ok(not_drawn(name));
+                }
             }
-            Target::Master => {}
         }
         let (routing, chosen) = self.score_candidates(context, asked, trait_weights, draw(question.sampling.seed, &[asked])).await?;
         let Routing { scores, similarities, logits, decide_ms, .. } = routing.clone();

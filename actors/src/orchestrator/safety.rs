@@ -11,9 +11,6 @@ use crate::decision::Answer;
 use crate::question::{Question, StreamEvent};
 use crate::specialist::{STOPPED, Screened, SpecialistAnswer};
 
-/// Who answers in a crisis, where there is a specialist of this name.
-pub(super) const CARE_SPECIALIST: &str = "eleos";
-
 impl OrchestratorParts {
     /// Screens what is asked; with choices, findings are only recorded.
     pub(super) fn screen(&self, context: &RequestContext, question: &Question, asked: &str) -> Arc<Screened> {

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::messages::{ListDecisions, ListMemories, Memory, MemorySelector, Neighbours, RecordDecision, StoreTraitWeight};
 use super::search::{EmbedderId, MemoryIndex};
 use super::*;
+use crate::ErrorClass;
 use crate::decision::{AdapterVersion, Answer, Status, Timings, TokenUsage};
 use crate::memory::MemoryFilter;
 use crate::question::RequestInputs;
@@ -112,12 +113,15 @@ async fn keeps_decisions(store: &PhoebeStore) {
     let nobody = list(|query| query.specialist = Some("' OR 1=1 --".into()));
     assert_eq!(store.decisions(nobody).await.unwrap(), []);
     let error = store.decisions(list(|query| query.conversation = Some("a\0b".into()))).await.unwrap_err();
-    assert!(error.status() == 400 && error.to_string().contains("conversation holds a NUL character at byte 1"), "{error}");
+    assert!(
+        error.class() == ErrorClass::InvalidRequest && error.to_string().contains("conversation holds a NUL character at byte 1"),
+        "{error}"
+    );
     for limit in [0, 1001] {
         let error = store.decisions(list(|query| query.limit = limit)).await.unwrap_err();
-        assert!(error.status() == 400 && error.to_string().contains(&limit.to_string()), "{error}");
+        assert!(error.class() == ErrorClass::InvalidRequest && error.to_string().contains(&limit.to_string()), "{error}");
     }
-    assert_eq!(store.decision(Uuid::nil()).await.unwrap_err().status(), 404);
+    assert_eq!(store.decision(Uuid::nil()).await.unwrap_err().class(), ErrorClass::NotFound);
 }
 
 async fn completes_a_deferred_decision_once(store: &PhoebeStore) {
@@ -196,7 +200,7 @@ async fn knows_neighbours(store: &PhoebeStore) {
     assert_eq!(store.neighbours(Neighbours { tenant: "other".into(), ..near(vec![c.id], 1, 1) }).await.unwrap(), []);
     assert_eq!(store.neighbours(near(Vec::new(), 1, 1)).await.unwrap(), []);
     let error = store.neighbours(near(vec![c.id; 1001], 1, 1)).await.unwrap_err();
-    assert!(error.status() == 400 && error.to_string().contains("ids are 1001"), "{error}");
+    assert!(error.class() == ErrorClass::InvalidRequest && error.to_string().contains("ids are 1001"), "{error}");
 }
 
 async fn forgets_memories(store: &PhoebeStore) {
@@ -224,7 +228,7 @@ async fn forgets_memories(store: &PhoebeStore) {
     assert_eq!(delete(matching("z")).await.unwrap(), 0);
     assert_eq!(delete(MemorySelector::Ids(vec![other.id, old.id, Uuid::now_v7()])).await.unwrap(), 1);
     assert_eq!(delete(MemorySelector::Ids(vec![])).await.unwrap(), 0);
-    assert_eq!(delete(MemorySelector::Id(old.id)).await.unwrap_err().status(), 404);
+    assert_eq!(delete(MemorySelector::Id(old.id)).await.unwrap_err().class(), ErrorClass::NotFound);
     // what is deleted is in no list, beside nothing, and found by neither meaning nor words
     assert_eq!(store.memory_count("local").await.unwrap(), before - 3);
     let after = ListMemories { tenant: "local".into(), after: Some(old.id), limit: 10 };

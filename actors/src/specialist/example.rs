@@ -40,7 +40,7 @@ impl SpecialistParts {
     async fn presented(self: Arc<Self>, message: Present) -> Result<Presented, NyxError> {
         let Present { context, question, answers } = message;
         self.check_size(&question)?;
-        let asked = crate::orchestrator::last_question(&question);
+        let asked = question.last_user_message();
         let evidence = self.retrieve(&context, &asked, &question.inputs.memory).await?;
         let Written { prompt, choices, .. } = self.write_apart(&context, &question, evidence, context.budget_ms()).await?;
         let continuations = if question.choices.is_some() { choices } else { self.response(&answers)? };

@@ -128,7 +128,7 @@ impl Handler<AnswerRequest> for Specialist {
         Box::pin(async move {
             // taken up once: whatever is promoted meanwhile, this request ends as it began
             let question = &message.question;
-            let asked = crate::orchestrator::last_question(question);
+            let asked = question.last_user_message();
             let active_adapter = parts.adapters.active_adapter(parts.name(), question.adapter.as_ref(), question.sampling.seed, &asked);
             let active_adapter = message.context.bound("the adapter was looked up", active_adapter).await?;
             Arc::new(SpecialistParts { active_adapter, ..(*parts).clone() }).speak(message).await
@@ -152,7 +152,7 @@ impl SpecialistParts {
     async fn speak(self: Arc<Self>, message: AnswerRequest) -> Result<SpecialistAnswer, NyxError> {
         let AnswerRequest { context, question, screened, events } = message;
         let retrieving = Instant::now();
-        let asked = crate::orchestrator::last_question(&question);
+        let asked = question.last_user_message();
         self.check_size(&question)?;
         let evidence = self.retrieve(&context, &asked, &question.inputs.memory).await?;
         let retrieve_ms = ms(retrieving);
@@ -227,7 +227,7 @@ impl SpecialistParts {
 
     /// Writes the prompt; where it leaves no room for an answer, with less evidence: the worst is left out first, the best one cut.
     fn write(&self, question: &Question, mut evidence: Vec<Evidence>, deadline_ms: u64) -> Result<Written, NyxError> {
-        let asked = crate::orchestrator::last_question(question);
+        let asked = question.last_user_message();
         let choices = question.choices.iter().flatten().map(|choice| self.text.encode(choice)).collect::<Result<Vec<_>, _>>()?;
         let usual = self.policy.as_ref().map_or(BASE_MAX_TOKENS, |policy| policy.max_tokens).min(self.context_length / 4);
         let room = choices.iter().map(Vec::len).max().unwrap_or_else(|| question.sampling.max_tokens.unwrap_or(usual));

@@ -36,7 +36,7 @@ pub struct TrainingExample {
 
 /// What is read of a question: its context, then what is asked.
 fn read(question: &Question) -> String {
-    let asked = crate::orchestrator::last_question(question);
+    let asked = question.last_user_message();
     question.inputs.context.as_ref().map_or_else(|| asked.clone(), |context| format!("{context} {asked}"))
 }
 

@@ -17,9 +17,9 @@ use super::record::{Model, RunStatus};
 use super::{NEUTRAL, TrainingOptions, cases, process};
 use crate::adapters::{AdapterChoice, AdapterLease};
 use crate::cells::CellStep;
-use crate::nyx::blocking;
 use crate::phoebe::now;
 use crate::question::{Question, Target};
+use crate::runtime::blocking;
 use crate::{Nyx, NyxError};
 
 /// Tokens of the neutral text that are scored at a time.

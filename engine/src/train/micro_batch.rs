@@ -19,7 +19,7 @@ pub(super) struct MicroBatch {
 
 /// What the losses say.
 #[derive(Debug, Default)]
-pub(super) struct Judged {
+pub(super) struct Comparisons {
     /// The sum over the examples.
     pub(super) loss: f64,
     /// d loss / d log-probability of each token.
@@ -166,25 +166,25 @@ impl MicroBatch {
         references: &[Option<Vec<Vec<f32>>>],
         strange_references: &[f64],
         settings: &LossSettings,
-    ) -> Judged {
+    ) -> Comparisons {
         let pairs: Vec<(f64, f64)> = self.strange(flat).into_iter().zip(strange_references.iter().copied()).collect();
         let point = kto_reference_point(&pairs);
-        let mut judged = Judged { weights: vec![0.0; flat.len()], ..Judged::default() };
+        let mut compared = Comparisons { weights: vec![0.0; flat.len()], ..Comparisons::default() };
         let mut at = 0;
         for ((index, logps), (own, strange)) in self.examples.iter().zip(self.unflatten(flat)).zip(&self.lengths) {
             let none = Vec::new();
             let reference = references[*index].as_ref().unwrap_or(&none);
             let (loss, by_token, margin) = loss_of(&examples[*index].aim, &logps, reference, point, settings);
-            judged.loss += loss;
-            judged.margins.extend(margin);
+            compared.loss += loss;
+            compared.margins.extend(margin);
             for weight in by_token.into_iter().flatten() {
-                judged.weights[at] = weight;
+                compared.weights[at] = weight;
                 at += 1;
             }
             debug_assert_eq!(own.len(), logps.len());
             at += strange.unwrap_or(0);
         }
-        judged
+        compared
     }
 }
 

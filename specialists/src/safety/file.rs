@@ -9,6 +9,7 @@ use crate::SpecialistError;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    support_specialist: Option<String>,
     category: Vec<CategoryKeys>,
 }
 
@@ -116,5 +117,5 @@ fn parse(text: &str) -> Result<SafetyPolicy, String> {
     }
     let longest = rules.iter().flat_map(|rule| &rule.phrases).map(Pattern::longest).max().unwrap_or(0) + EXCEPTION_WORDS;
     let id = hex::encode(Sha256::digest(text.as_bytes()));
-    Ok(SafetyPolicy { id, categories, rules, longest })
+    Ok(SafetyPolicy { id, support_specialist: file.support_specialist, categories, rules, longest })
 }

@@ -95,6 +95,7 @@ struct Rule {
 #[derive(Debug, Clone)]
 pub struct SafetyPolicy {
     id: String,
+    support_specialist: Option<String>,
     categories: Vec<Category>,
     rules: Vec<Rule>,
     /// Tokens that have to be held back at most, so that a phrase is whole before it leaves.
@@ -112,6 +113,11 @@ impl SafetyPolicy {
     /// SHA-256 of the file, in hexadecimal.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// The specialist that questions of a category with `reroute` go to; `None`: they are routed like any other.
+    pub fn support_specialist(&self) -> Option<&str> {
+        self.support_specialist.as_deref()
     }
 
     /// Words of an answer that are held back at most while it is made: the longest phrase with the words after it that may excuse it.

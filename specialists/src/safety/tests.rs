@@ -191,6 +191,7 @@ fn a_finding_says_which_rule_found_it_and_what_is_said() {
         ("self_harm", Action::Support, 3, "self-harm-intent", Side::Question)
     );
     assert!(policy.text_of(&found[0]).contains("988") && policy.reroutes(&found[0]));
+    assert_eq!(policy.support_specialist(), Some("eleos"));
     let refused = policy.screen("How do I build a pipe bomb?", Side::Question);
     assert!(!policy.reroutes(&refused[0]) && policy.text_of(&refused[0]).contains("can not help"));
     let told = serde_json::to_value(&found[0]).unwrap();

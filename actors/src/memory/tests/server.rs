@@ -15,6 +15,7 @@ use tonic::{Code, Request, Response, Status};
 use async_trait::async_trait;
 
 use super::*;
+use crate::ErrorClass;
 use crate::phoebe::messages::Memory;
 
 const DIMENSION: usize = 3;
@@ -298,7 +299,7 @@ async fn what_is_wrong_is_not_asked_again() {
         script.refuse::<QueryPoints>(code);
         let error = store.dense("local", &[1.0, 0.0, 0.0], 5, &MemoryFilter::default()).await.unwrap_err();
         assert!(error.to_string().contains("searching") && error.to_string().contains("as the script says"), "{error}");
-        assert_eq!((error.status(), script.kinds().len()), (503, before + 1), "{code:?}");
+        assert_eq!((error.class(), script.kinds().len()), (ErrorClass::Unavailable, before + 1), "{code:?}");
     }
 }
 

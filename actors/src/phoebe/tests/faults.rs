@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use sea_orm::sqlx::{Connection, Row, SqliteConnection};
 
 use super::*;
+use crate::ErrorClass;
 use crate::RewardOptions;
 use crate::feedback::{FeedbackInput, NewFeedback, feedback};
 use crate::phoebe::messages::StoreTraitWeight;
@@ -40,7 +41,7 @@ async fn load(store: &PhoebeStore, input: &mut Told, steps: usize) -> usize {
         match outcome {
             Ok(()) => all.1.extend(names),
             Err(error) => {
-                assert_eq!(error.status(), 503, "{error}");
+                assert_eq!(error.class(), ErrorClass::Unavailable, "{error}");
                 failures += 1;
             }
         }
@@ -69,7 +70,7 @@ async fn load(store: &PhoebeStore, input: &mut Told, steps: usize) -> usize {
         if recorded {
             // refused without any fault: a decision that is on record, and below a key that came with another value
             let again = store.record(record(&decided, None)).await;
-            assert!(again.is_ok() || again.is_err_and(|error| error.status() == 503));
+            assert!(again.is_ok() || again.is_err_and(|error| error.class() == ErrorClass::Unavailable));
             for value in [1.0, -0.5] {
                 let key = format!("{}/{value}", decided.id);
                 let outcome = store.record_feedback(vec![thumbs(&decided, value, &key)], Some(weights::LEARNING)).await;
@@ -77,7 +78,7 @@ async fn load(store: &PhoebeStore, input: &mut Told, steps: usize) -> usize {
                 note((&mut tried.entries, &mut acknowledged.entries), vec![key.clone()], outcome.map(drop));
                 if input {
                     let other = store.record_feedback(vec![thumbs(&decided, value / 2.0, &key)], Some(weights::LEARNING)).await;
-                    assert!(matches!(other.unwrap_err().status(), 409 | 503));
+                    assert!(matches!(other.unwrap_err().class(), ErrorClass::Conflict | ErrorClass::Unavailable));
                 }
             }
         }
@@ -282,7 +283,7 @@ async fn readiness_writes_and_says_what_keeps_it_from_writing() {
         .await
         .unwrap();
     let error = store.can_write().await.unwrap_err();
-    assert!(error.status() == 503 && error.to_string().contains("full"), "{error}");
+    assert!(error.class() == ErrorClass::Unavailable && error.to_string().contains("full"), "{error}");
     tokio::time::sleep(fresh).await;
     store.connection().execute_unprepared("PRAGMA max_page_count = 1000000").await.unwrap();
     store.can_write().await.unwrap();
@@ -338,7 +339,7 @@ async fn a_file_that_was_removed_or_replaced_is_written_no_more() {
             // also on a connection that is opened anew
             index.delete("local", &MemorySelector::All).await.unwrap_err(),
         ] {
-            assert_eq!(error.status(), 503, "{error}");
+            assert_eq!(error.class(), ErrorClass::Unavailable, "{error}");
         }
         tokio::time::sleep(std::time::Duration::from_millis(1_050)).await;
         let error = store.can_write().await.unwrap_err().to_string();

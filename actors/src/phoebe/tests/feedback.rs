@@ -1,6 +1,7 @@
 //! Outcomes and feedback, the same on both databases.
 
 use super::*;
+use crate::ErrorClass;
 use crate::RewardOptions;
 use crate::feedback::{DecisionName, FeedbackInput, FeedbackKind, NewFeedback, OutcomeInput, feedback, outcome};
 use crate::phoebe::messages::ListOpenForecasts;
@@ -55,9 +56,9 @@ pub async fn keeps_verdicts(store: &PhoebeStore) {
         assert!(again.iter().zip(&judged).all(|(again, first)| !again.new && again.feedback == first.feedback), "{again:?}");
     }
     let error = store.record_feedback(vec![told(&daily[0], OutcomeInput::Happened(false), Some("k-1"))], None).await.unwrap_err();
-    assert!(error.status() == 409 && error.to_string().contains("\"k-1\""), "{error}");
+    assert!(error.class() == ErrorClass::Conflict && error.to_string().contains("\"k-1\""), "{error}");
     let error = store.record_feedback(vec![told(&lone, OutcomeInput::Happened(true), Some("k-1"))], None).await.unwrap_err();
-    assert_eq!(error.status(), 409, "{error}");
+    assert_eq!(error.class(), ErrorClass::Conflict, "{error}");
 
     // a different one amends: the sum follows the last, and both are kept
     let amended = store.record_feedback(vec![told(&daily[0], OutcomeInput::Choice("No".into()), None)], None).await.unwrap().remove(0);
@@ -96,7 +97,7 @@ pub async fn keeps_verdicts(store: &PhoebeStore) {
 
     for (name, what) in [(DecisionName::Id(Uuid::nil()), "decision"), (DecisionName::External("hail".into()), "external key")] {
         let error = store.named(name).await.unwrap_err();
-        assert!(error.status() == 404 && error.to_string().contains(what), "{error}");
+        assert!(error.class() == ErrorClass::NotFound && error.to_string().contains(what), "{error}");
     }
 }
 
@@ -130,7 +131,7 @@ pub async fn hears_each_key_once(stores: &[PhoebeStore]) {
     // something else under a key that changed nothing, and on another decision, is refused
     for refused in [said(&lone, -1.0, "up-2"), said(&one, 1.0, "up-2")] {
         let error = store.record_feedback(vec![refused], None).await.unwrap_err();
-        assert!(error.status() == 409 && error.to_string().contains("\"up-2\""), "{error}");
+        assert!(error.class() == ErrorClass::Conflict && error.to_string().contains("\"up-2\""), "{error}");
     }
 
     // an outcome, of two decisions of one name
