@@ -1,4 +1,4 @@
-//! Phoebe's schema, the same on SQLite and PostgreSQL. A migration that has been released never changes.
+//! Phoebe's schema, the same on SQLite and PostgreSQL. A released migration never changes.
 
 // the trait itself elides it
 #![allow(elided_lifetimes_in_paths)]

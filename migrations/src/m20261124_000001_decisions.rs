@@ -1,4 +1,4 @@
-//! The decision log, its rewards, the memories and the trait weights.
+//! The decision log, rewards, memories and trait weights.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{
@@ -13,7 +13,7 @@ const DECISIONS: &str = "nyx_synthetic_specialist_queries";
 const MEMORIES: &str = "nyx_subjective_memory";
 const WEIGHTS: &str = "nyx_trait_weights";
 const REWARDS: &str = "nyx_rewards";
-/// Length of a UUID in text.
+/// Length of a UUID in text form.
 const UUID: u32 = 36;
 const NAME: u32 = 64;
 
@@ -28,7 +28,7 @@ fn index(table: &'static str, name: &'static str, columns: &[&'static str]) -> I
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
-    /// All of it or nothing, on SQLite too.
+    /// Runs in one transaction, on SQLite too.
     fn use_transaction(&self) -> Option<bool> {
         Some(true)
     }
@@ -116,7 +116,7 @@ impl MigrationTrait for Migration {
             .col(big_integer("revision"))
             .col(timestamp_with_time_zone("at"));
         manager.create_table(weights).await?;
-        // two writers cannot both follow the same revision
+        // two writers cannot both add the same revision
         manager.create_index(index(WEIGHTS, "nyx_trait_weights_by_revision", &["name", "revision"]).unique().to_owned()).await
     }
 

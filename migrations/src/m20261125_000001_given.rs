@@ -1,4 +1,4 @@
-//! What a caller gave beside the messages, and what took part in an answer.
+//! Adds the request inputs other than the messages, and the trace of an answer.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::json_binary_null;
@@ -10,13 +10,13 @@ const DECISIONS: &str = "nyx_synthetic_specialist_queries";
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
-    /// All of it or nothing, on SQLite too.
+    /// Runs in one transaction, on SQLite too.
     fn use_transaction(&self) -> Option<bool> {
         Some(true)
     }
 
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        // SQLite adds one column a statement
+        // SQLite adds one column per statement
         for column in ["inputs", "trace"] {
             manager.alter_table(Table::alter().table(DECISIONS).add_column(json_binary_null(column)).to_owned()).await?;
         }

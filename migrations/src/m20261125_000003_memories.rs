@@ -1,4 +1,4 @@
-//! What a shared picture shows, and memories that are being forgotten.
+//! Adds picture captions, and a flag for memories that are being deleted.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{boolean, text_null};
@@ -11,13 +11,13 @@ const FORGOTTEN: &str = "nyx_memories_by_forgotten";
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
-    /// All of it or nothing, on SQLite too.
+    /// Runs in one transaction, on SQLite too.
     fn use_transaction(&self) -> Option<bool> {
         Some(true)
     }
 
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        // a statement each: SQLite adds one column at a time
+        // one statement each: SQLite adds one column per statement
         for column in [text_null("caption"), boolean("forgotten").default(false).to_owned()] {
             manager.alter_table(Table::alter().table(MEMORIES).add_column(column).to_owned()).await?;
         }

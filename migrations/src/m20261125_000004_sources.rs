@@ -1,4 +1,4 @@
-//! The catalogue of imported tables. Their rows are in tables of their own, made when they are imported.
+//! The catalogue of imported tables. Their rows are stored in separate tables, created on import.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{big_integer, json_binary, string_len, text, timestamp_with_time_zone};
@@ -10,7 +10,7 @@ const SOURCES: &str = "nyx_sources";
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
-    /// All of it or nothing, on SQLite too.
+    /// Runs in one transaction, on SQLite too.
     fn use_transaction(&self) -> Option<bool> {
         Some(true)
     }

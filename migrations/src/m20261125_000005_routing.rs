@@ -1,4 +1,4 @@
-//! What the master's head made of the scores, and which head it was.
+//! Adds the routing head's logits, and the id of the head.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{json_binary_null, string_len_null};
@@ -10,13 +10,13 @@ const DECISIONS: &str = "nyx_synthetic_specialist_queries";
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
-    /// All of it or nothing, on SQLite too.
+    /// Runs in one transaction, on SQLite too.
     fn use_transaction(&self) -> Option<bool> {
         Some(true)
     }
 
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        // SQLite adds one column a statement
+        // SQLite adds one column per statement
         for column in [json_binary_null("logits"), string_len_null("head", 64)] {
             manager.alter_table(Table::alter().table(DECISIONS).add_column(column).to_owned()).await?;
         }

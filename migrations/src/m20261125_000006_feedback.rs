@@ -1,4 +1,4 @@
-//! What people and the future say of a decision, and the caller's own name for one.
+//! Adds outcomes and feedback on decisions, and the caller's external key of a decision.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{big_integer, double, json_binary, string_len, string_len_null, text_null, timestamp_with_time_zone};
@@ -8,13 +8,13 @@ pub(crate) struct Migration;
 
 const DECISIONS: &str = "nyx_synthetic_specialist_queries";
 const VERDICTS: &str = "nyx_feedback";
-/// Length of a UUID in text.
+/// Length of a UUID in text form.
 const UUID: u32 = 36;
 const KEY: u32 = 256;
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
-    /// All of it or nothing, on SQLite too.
+    /// Runs in one transaction, on SQLite too.
     fn use_transaction(&self) -> Option<bool> {
         Some(true)
     }
@@ -48,10 +48,10 @@ impl MigrationTrait for Migration {
             .col(timestamp_with_time_zone("at"))
             .foreign_key(ForeignKey::create().name("nyx_feedback_decision").from(VERDICTS, "decision").to(DECISIONS, "id"));
         manager.create_table(entries).await?;
-        // two tellers cannot both amend the same feedback
+        // two writers cannot both amend the same entry
         let once = index(VERDICTS, "nyx_feedback_by_decision", &["decision", "kind", "revision"]).unique().to_owned();
         manager.create_index(once).await?;
-        // a key is heard once; rows without one do not meet
+        // a key is recorded once per decision; rows without a key do not conflict
         manager.create_index(index(VERDICTS, "nyx_feedback_by_key", &["kind", "key", "decision"]).unique().to_owned()).await
     }
 

@@ -1,4 +1,4 @@
-//! The running means that rewards are compared with before they move trait weights.
+//! The running means that are subtracted from rewards before they update trait weights.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{double, string_len};
@@ -10,7 +10,7 @@ const BASELINES: &str = "nyx_reward_baselines";
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
-    /// All of it or nothing, on SQLite too.
+    /// Runs in one transaction, on SQLite too.
     fn use_transaction(&self) -> Option<bool> {
         Some(true)
     }

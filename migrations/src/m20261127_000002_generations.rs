@@ -1,4 +1,4 @@
-//! Which adapter speaks for each specialist, generation by generation, and which one is being tried beside it.
+//! The active adapter of each specialist by generation, and the adapters in canary.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{big_integer, double, string_len, string_len_null, text, timestamp_with_time_zone};
@@ -11,7 +11,7 @@ const CANARIES: &str = "nyx_canaries";
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
-    /// All of it or nothing, on SQLite too.
+    /// Runs in one transaction, on SQLite too.
     fn use_transaction(&self) -> Option<bool> {
         Some(true)
     }
@@ -22,12 +22,12 @@ impl MigrationTrait for Migration {
             .table(GENERATIONS)
             .col(string_len("specialist", 64))
             .col(big_integer("generation"))
-            // none is the base
+            // NULL: the base model
             .col(string_len_null("adapter_id", 64))
             .col(string_len("kind", 16))
             .col(text("reason"))
             .col(timestamp_with_time_zone("at"))
-            // two processes cannot both make the same generation
+            // two processes cannot both create the same generation
             .primary_key(Index::create().col("specialist").col("generation"));
         manager.create_table(generations).await?;
         let mut canaries = Table::create();

@@ -1,4 +1,4 @@
-//! The row that readiness writes, and the keys under which a feedback was told again.
+//! Adds the readiness table, and the additional keys of repeated feedback.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{blob, string_len, timestamp_with_time_zone};
@@ -9,12 +9,12 @@ pub(crate) struct Migration;
 const READINESS: &str = "nyx_readiness";
 const KEYS: &str = "nyx_feedback_keys";
 const VERDICTS: &str = "nyx_feedback";
-/// Length of a UUID in text.
+/// Length of a UUID in text form.
 const UUID: u32 = 36;
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
-    /// All of it or nothing, on SQLite too.
+    /// Runs in one transaction, on SQLite too.
     fn use_transaction(&self) -> Option<bool> {
         Some(true)
     }

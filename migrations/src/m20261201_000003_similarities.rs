@@ -1,4 +1,5 @@
-//! How like a question was to each candidate's examples, in place of the fitted head that decided before.
+//! Adds the similarity of a question to each candidate's examples; removes the id of the routing
+//! head.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{json_binary_null, string_len_null};
@@ -10,7 +11,7 @@ const DECISIONS: &str = "nyx_synthetic_specialist_queries";
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
-    /// All of it or nothing, on SQLite too.
+    /// Runs in one transaction, on SQLite too.
     fn use_transaction(&self) -> Option<bool> {
         Some(true)
     }

@@ -1,6 +1,7 @@
-//! Every row belongs to a tenant; memories are searched inside the database.
+//! Adds a tenant to every row, and the full-text tables for searching memories in the database.
 //!
-//! What depends on the embedder (the tables of vectors) is made when an embedder is first used, by `nyx-actors`.
+//! The vector tables depend on the embedder: `nyx-actors` creates them when an embedder is first
+//! used.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend};
@@ -9,7 +10,7 @@ use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend};
 pub(crate) struct Migration;
 
 const MEMORIES: &str = "nyx_subjective_memory";
-/// All other tables.
+/// All tables other than the memories.
 const TABLES: [&str; 11] = [
     "nyx_synthetic_specialist_queries",
     "nyx_rewards",
@@ -24,7 +25,8 @@ const TABLES: [&str; 11] = [
     "nyx_canaries",
 ];
 
-/// SQLite adds no key to a table: the memories move into a new one, whose `number` is the row of the search tables.
+/// SQLite cannot add a primary key to a table: the memories are copied to a new one, whose `number`
+/// is the row id in the search tables.
 const SQLITE: [&str; 12] = [
     "CREATE TABLE nyx_memories_moved (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -44,9 +46,10 @@ const SQLITE: [&str; 12] = [
     "CREATE INDEX nyx_memories_by_tenant ON nyx_subjective_memory (tenant, id)",
     "CREATE INDEX nyx_memories_by_conversation ON nyx_subjective_memory (tenant, conversation, (COALESCE(happened_at, stored_at)), id)",
     "CREATE INDEX nyx_memories_by_moment ON nyx_subjective_memory (tenant, (COALESCE(happened_at, stored_at)), number)",
-    // how many tokens a memory has: BM25 asks for the mean
+    // the length of a memory in tokens: BM25 needs the mean
     "CREATE INDEX nyx_memories_by_length ON nyx_subjective_memory (tenant, length)",
-    // `ascii` takes every character beyond ASCII for part of a token: the tokens are those that were written, separated by spaces
+    // `ascii` treats every non-ASCII character as part of a token, so the tokens are exactly those
+    // written, separated by spaces
     "CREATE VIRTUAL TABLE nyx_memory_words USING fts5(tenant, tokens, tokenize = 'ascii')",
     "INSERT INTO nyx_memory_words (nyx_memory_words, rank) VALUES ('secure-delete', 1)",
     "CREATE VIRTUAL TABLE nyx_memory_terms USING fts5vocab(nyx_memory_words, 'col')",
@@ -64,7 +67,7 @@ const POSTGRES: [&str; 12] = [
     "CREATE INDEX nyx_memories_by_tenant ON nyx_subjective_memory (tenant, id)",
     "CREATE INDEX nyx_memories_by_conversation ON nyx_subjective_memory (tenant, conversation, (COALESCE(happened_at, stored_at)), id)",
     "CREATE INDEX nyx_memories_by_moment ON nyx_subjective_memory (tenant, (COALESCE(happened_at, stored_at)), number)",
-    // how many tokens a memory has stands beside them: BM25 asks for it
+    // `length` is the number of tokens, which BM25 needs
     "CREATE TABLE nyx_memory_words (
         number BIGINT PRIMARY KEY REFERENCES nyx_subjective_memory (number) ON DELETE CASCADE,
         tenant TEXT NOT NULL, length INTEGER NOT NULL, tokens TSVECTOR NOT NULL)",
@@ -74,7 +77,7 @@ const POSTGRES: [&str; 12] = [
         number BIGSERIAL PRIMARY KEY, tenant TEXT NOT NULL DEFAULT 'local', memory VARCHAR(36) NOT NULL, deleted BOOLEAN NOT NULL)",
 ];
 
-/// One row: what the vectors were made with, and who feeds the Qdrant server at present.
+/// One row: the embedder of the vectors, and the process that holds the Qdrant outbox lease.
 const STATE: [&str; 2] = [
     "CREATE TABLE nyx_memory_index (
         id INTEGER PRIMARY KEY CHECK (id = 1), embedder TEXT, dimension BIGINT, pgvector BOOLEAN NOT NULL DEFAULT FALSE,
@@ -84,7 +87,7 @@ const STATE: [&str; 2] = [
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
-    /// All of it or nothing, on SQLite too.
+    /// Runs in one transaction, on SQLite too.
     fn use_transaction(&self) -> Option<bool> {
         Some(true)
     }

@@ -57,7 +57,7 @@ impl Eval {
             return self.policies(&settings).await;
         }
         if let Some(file) = &self.routing {
-            return self.routing(&settings, file).await;
+            return Box::pin(self.routing(&settings, file)).await;
         }
         let mut options = settings.nyx_options()?;
         for adapter in &self.adapter {

@@ -1,4 +1,4 @@
-//! Which tables are registered, and what is kept of them in memory to find them by.
+//! The registered tables, and the in-memory index for searching their rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,12 +15,13 @@ use super::options::{FactOptions, SourceOptions};
 use super::reader::Reader;
 use crate::NyxError;
 
-/// How a source's columns are stored.
+/// The column layout of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Layout {
-    /// By [`import`](super::import): `row`, and of each column the text `c0`, `c1`, ...; older imports have more, which nothing reads.
+    /// Created by [`import`](super::import): `row`, and one text column `c0`, `c1`, ... per column;
+    /// older imports have additional columns, which are not read.
     Imported,
-    /// As somebody else made it.
+    /// A table not created by Nyx.
     Foreign,
 }
 
@@ -29,7 +30,7 @@ pub(super) enum Layout {
 pub(super) struct Source {
     pub name: String,
     pub caption: String,
-    /// The database's URL without its password; `None` is phoebe's.
+    /// The database URL without its password; `None` for phoebe's database.
     pub url: Option<String>,
     pub schema: Option<String>,
     pub table: String,
@@ -40,33 +41,33 @@ pub(super) struct Source {
     pub reader: Arc<Reader>,
 }
 
-/// A registered table as it is listed.
+/// A registered table as listed to the user.
 #[derive(Debug, Clone, Serialize)]
 pub struct SourceReport {
     pub name: String,
     pub caption: String,
     pub columns: Vec<Column>,
-    /// Known of imported tables.
+    /// `None` for tables that were not imported.
     pub rows: Option<u64>,
-    /// Another database than phoebe's, without its password.
+    /// URL of a database other than phoebe's, without its password.
     pub url: Option<String>,
-    /// When it was imported; `None` of those in the settings.
+    /// When it was imported; `None` for tables from the settings.
     pub created_at: Option<DateTime<Utc>>,
-    /// Why it cannot be read.
+    /// Why the table cannot be read.
     pub error: Option<String>,
 }
 
-/// Everything that is registered, at one time.
+/// A snapshot of all registered tables.
 #[derive(Debug)]
 pub(super) struct Catalogue {
     /// Changes with every import and removal.
     pub stamp: String,
     pub made: Instant,
-    /// Those that can be read, and their rows, in the same order.
+    /// The readable tables, and their rows in the same order.
     sources: Vec<Source>,
     tables: Vec<FactTable>,
     index: RowIndex,
-    /// Sources of the settings that cannot be read.
+    /// Tables that cannot be read.
     pub unreadable: Vec<SourceReport>,
 }
 
@@ -76,7 +77,8 @@ impl Source {
         SourceReport { name, caption, columns, rows, url, created_at, error: None }
     }
 
-    /// The cells of its first rows. Names come from the catalogue and are quoted; nothing that people ask becomes text of a query.
+    /// The cells of the table's first rows. Names come from the catalogue and are quoted; user
+    /// input never becomes part of a query.
     pub(super) async fn rows(&self, limit: u64) -> Result<Vec<Vec<String>>, NyxError> {
         let mut select = Query::select();
         match &self.schema {
@@ -101,10 +103,11 @@ impl Source {
 }
 
 impl Catalogue {
-    /// Reads the cells of every source, up to the limit of the settings over all: small tables whole, large ones by equal shares of what is left.
+    /// Loads the cells of every table, up to the total limit in the settings: small tables in full,
+    /// large ones by equal shares of the rest.
     ///
     /// # Errors
-    /// When the index cannot be made.
+    /// The index cannot be built.
     pub(super) async fn load(
         stamp: String,
         mut sources: Vec<Source>,
@@ -112,7 +115,7 @@ impl Catalogue {
         options: &FactOptions,
     ) -> Result<Self, NyxError> {
         let mut readable: BTreeMap<String, (Source, FactTable)> = BTreeMap::new();
-        // of a table whose size is not known, as much is read as its share allows
+        // tables of unknown size sort last and are read up to their share
         sources.sort_by_key(|source| source.rows.map_or(u64::MAX, |rows| rows.saturating_mul(source.columns.len() as u64)));
         let (mut left, mut waiting) = (options.index_cells, sources.len());
         for source in sources {
@@ -126,7 +129,7 @@ impl Catalogue {
                         tracing::warn!(
                             table = source.name,
                             rows = limit,
-                            "a table is larger than its share of specialist.aletheia.index_cells: later rows are not found"
+                            "a table is larger than its share of specialist.aletheia.index_cells: later rows are not searched"
                         );
                     }
                     let Source { name, caption, columns, .. } = source.clone();
@@ -139,7 +142,7 @@ impl Catalogue {
             }
         }
         let (sources, tables): (Vec<Source>, Vec<FactTable>) = readable.into_values().unzip();
-        // every word of every cell is looked at: not beside the actors
+        // indexing reads every word of every cell: kept off the actor threads
         let indexing = tokio::task::spawn_blocking(move || (RowIndex::new(&tables), tables));
         let (index, tables) = indexing.await.map_err(|error| NyxError::Internal(error.to_string()))?;
         Ok(Self { stamp, made: Instant::now(), sources, tables, index, unreadable })
@@ -150,13 +153,14 @@ impl Catalogue {
     }
 
     /// # Errors
-    /// [`NyxError::UnknownSource`], naming those that there are.
+    /// [`NyxError::UnknownSource`] with the names of the registered tables.
     pub(super) fn get(&self, name: &str) -> Result<&Source, NyxError> {
         let found = self.sources.iter().find(|source| source.name == name);
         found.ok_or_else(|| unknown(name, self.sources.iter().map(|source| source.name.as_str())))
     }
 
-    /// The `k` rows that fit a text best, best first. What their table is about stands beside the first row of it.
+    /// The `k` rows that best match a text, best first. The description of a table is attached to
+    /// its first result.
     pub(super) fn search(&self, text: &str, k: usize) -> Vec<Evidence> {
         let mut shown = BTreeSet::new();
         let evidence = |FoundRow { table: at, row, score }: FoundRow| {
@@ -177,7 +181,7 @@ impl Catalogue {
     }
 }
 
-/// Names listed in a refusal at most.
+/// Maximum number of names listed in an error.
 const NAMED: usize = 20;
 
 pub(super) fn unknown<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> NyxError {
@@ -189,7 +193,7 @@ pub(super) fn unknown<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> N
     NyxError::UnknownSource { name: name.to_owned(), known: if known.is_empty() { "none".into() } else { known } }
 }
 
-/// A source of the settings, looked up in its database.
+/// Looks up a table from the settings in its database.
 pub(super) async fn foreign(options: &SourceOptions, reader: Arc<Reader>, url: Option<String>) -> Result<Source, NyxError> {
     let postgres = reader.is_postgres();
     let (schema, table) = match options.table.split_once('.') {
@@ -215,7 +219,7 @@ pub(super) async fn foreign(options: &SourceOptions, reader: Arc<Reader>, url: O
         return Err(NyxError::FactSource { origin: options.table.clone(), reason });
     }
     if let Some(wrong) = options.columns.iter().find(|name| !columns.iter().any(|column| column.name == **name)) {
-        let reason = format!("there is no column {wrong:?}; there are {}", known());
+        let reason = format!("no column {wrong:?}; the columns are {}", known());
         return Err(NyxError::FactSource { origin: options.table.clone(), reason });
     }
     if !options.columns.is_empty() {
@@ -225,7 +229,7 @@ pub(super) async fn foreign(options: &SourceOptions, reader: Arc<Reader>, url: O
     Ok(Source { name, caption, url, schema, table, columns, layout: Layout::Foreign, rows: None, created_at: None, reader })
 }
 
-/// From a declared type. Of SQLite's it is the affinity that counts.
+/// The kind of a declared column type; for SQLite, by its affinity.
 fn kind_of(declared: &str) -> Kind {
     let declared = declared.to_ascii_lowercase();
     let holds = |words: &[&str]| words.iter().any(|word| declared.contains(word));
@@ -242,7 +246,7 @@ fn kind_of(declared: &str) -> Kind {
     }
 }
 
-/// Kinds of the columns of a table that is about to be imported.
+/// The columns of a table to be imported, with inferred kinds.
 pub(super) fn kinds(columns: &[String], rows: &[Vec<String>]) -> Vec<Column> {
     let kind = |at: usize| infer(rows.iter().map(move |row| row.get(at).map_or("", String::as_str)));
     columns.iter().enumerate().map(|(at, name)| Column { name: name.clone(), kind: kind(at) }).collect()

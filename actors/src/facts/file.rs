@@ -1,4 +1,4 @@
-//! A table in a file: CSV with a line of names, or JSON objects, one a line.
+//! Tables in files: CSV with a header line, or JSON objects, one per line.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -7,10 +7,10 @@ use serde_json::Value as Json;
 
 use crate::NyxError;
 
-/// A file beyond this is not a table of facts.
+/// Maximum size of a file.
 const MAX_BYTES: u64 = 512 << 20;
 
-/// What a file holds: `[rows][columns]`.
+/// The content of a file; `rows` is `[rows][columns]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FileTable {
     pub columns: Vec<String>,
@@ -18,10 +18,10 @@ pub struct FileTable {
 }
 
 impl FileTable {
-    /// Reads `.csv` or `.tsv`, and `.jsonl`, `.ndjson` or `.json` with an object a line.
+    /// Reads `.csv` or `.tsv`, and `.jsonl`, `.ndjson` or `.json` with one object per line.
     ///
     /// # Errors
-    /// Names the file, and the line that is wrong.
+    /// The message contains the path and the invalid line.
     pub fn read(path: &Path) -> Result<Self, NyxError> {
         let wrong = |reason: String| NyxError::invalid("file", format!("{}: {reason}", path.display()));
         let file = std::fs::File::open(path).map_err(|error| wrong(error.to_string()))?;
@@ -35,7 +35,7 @@ impl FileTable {
             Some("csv") => Self::csv(text, b','),
             Some("tsv") => Self::csv(text, b'\t'),
             Some("jsonl" | "ndjson" | "json") => Self::json_lines(text),
-            other => Err(format!("{:?} is not known, expected .csv, .tsv, .jsonl or .ndjson", other.unwrap_or("no ending"))),
+            other => Err(format!("unknown file type {:?}, expected .csv, .tsv, .jsonl or .ndjson", other.unwrap_or("no extension"))),
         }
         .map_err(wrong)
     }
@@ -45,7 +45,7 @@ impl FileTable {
         let columns = reader.headers().map_err(|error| error.to_string())?.iter().map(str::to_owned).collect();
         let mut rows = Vec::new();
         for record in reader.records() {
-            // the error names the line, and how many fields were expected
+            // the error contains the line and the expected number of fields
             rows.push(record.map_err(|error| error.to_string())?.iter().map(str::to_owned).collect());
         }
         Ok(Self { columns, rows })

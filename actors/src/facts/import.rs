@@ -1,4 +1,5 @@
-//! Registering a table: its rows become a table of phoebe's database with columns of our naming, and the catalogue `nyx_sources` a row.
+//! Import of tables: the rows are stored in a new table of phoebe's database with generated column
+//! names, and the table is registered in the catalogue `nyx_sources`.
 
 use std::collections::HashSet;
 
@@ -14,27 +15,28 @@ use crate::NyxError;
 use crate::phoebe::{PhoebeStore, WriteTransaction, now, storable};
 
 const CATALOGUE: &str = "nyx_sources";
-/// Of the tables that hold imported rows.
+/// Name prefix of the tables that hold imported rows.
 const PREFIX: &str = "nyx_source_";
 const NAME_CHARS: usize = 128;
 const CAPTION_CHARS: usize = 2_000;
-/// A row of PostgreSQL's fits a page of 8 KiB, with up to 18 bytes a text that is kept elsewhere; SQLite has 2000 columns at most.
+/// A PostgreSQL row must fit an 8 KiB page, with up to 18 bytes per out-of-line text; SQLite allows
+/// at most 2000 columns.
 const COLUMNS: usize = 400;
 const ROWS: usize = 1_000_000;
-/// Bound values of an insert; SQLite takes 32766.
+/// Bound values per INSERT; SQLite allows 32766.
 const VALUES: usize = 30_000;
 
-/// A table to be registered.
+/// A table to import.
 #[derive(Debug, Clone)]
 pub struct Import {
-    /// By what it is called, shown and removed.
+    /// The name under which it is registered.
     pub name: String,
-    /// What it is about.
+    /// Description of the table.
     pub caption: String,
     pub table: FileTable,
 }
 
-/// One row of the catalogue.
+/// A row of the catalogue.
 pub(super) struct Entry {
     pub name: String,
     pub relation: String,
@@ -44,7 +46,7 @@ pub(super) struct Entry {
     pub created_at: DateTime<Utc>,
 }
 
-/// A table that may be written.
+/// A validated table.
 struct Checked {
     name: String,
     caption: String,
@@ -68,7 +70,7 @@ fn check(import: Import) -> Result<Checked, NyxError> {
     if rows.len() > ROWS {
         return Err(NyxError::invalid("rows", format!("{name:?} has {} rows, expected at most {ROWS}", rows.len())));
     }
-    // columns without a name, or of one name, stay apart
+    // unnamed and duplicate columns get unique names
     let mut seen = HashSet::new();
     for (at, column) in columns.iter_mut().enumerate() {
         storable("columns", column)?;
@@ -93,7 +95,7 @@ fn check(import: Import) -> Result<Checked, NyxError> {
     Ok(Checked { columns: kinds(&columns, &rows), name, caption, rows })
 }
 
-/// Registers tables, all of them or none.
+/// Imports tables, all or none.
 pub(super) async fn import(phoebe: &PhoebeStore, imports: Vec<Import>, role: Option<&str>) -> Result<(), NyxError> {
     let checked = imports.into_iter().map(check).collect::<Result<Vec<_>, _>>()?;
     let transaction = phoebe.begin().await?;
@@ -102,7 +104,7 @@ pub(super) async fn import(phoebe: &PhoebeStore, imports: Vec<Import>, role: Opt
             write(&transaction, table, role).await?;
         } else {
             transaction.rollback().await;
-            let message = format!("a table {:?} is registered already: give another name, or remove it first", table.name);
+            let message = format!("a table {:?} is registered already: use another name, or remove it first", table.name);
             return Err(NyxError::invalid("name", message));
         }
     }
@@ -131,7 +133,7 @@ async fn write(transaction: &WriteTransaction, table: &Checked, role: Option<&st
         transaction.execute(&insert).await?;
     }
     if let Some(role) = role.filter(|_| transaction.get_database_backend() == DbBackend::Postgres) {
-        // format() quotes both as identifiers; a statement of this kind takes no values of its own
+        // format() quotes both as identifiers; GRANT accepts no bound parameters
         let grant = "SELECT format('GRANT SELECT ON %I TO %I', $1::text, $2::text) AS grant_it";
         let grant = Statement::from_sql_and_values(DbBackend::Postgres, grant, [relation.clone().into(), role.into()]);
         if let Some(row) = transaction.query_one_raw(grant).await? {
@@ -155,7 +157,7 @@ async fn write(transaction: &WriteTransaction, table: &Checked, role: Option<&st
     Ok(())
 }
 
-/// Rows of the catalogue, oldest first: all, or the one of a name.
+/// Catalogue rows, oldest first: all, or the one with the given name.
 pub(super) async fn entries(connection: &impl ConnectionTrait, name: Option<&str>) -> Result<Vec<Entry>, NyxError> {
     let mut select = Query::select();
     select.columns(["name", "relation", "columns", "caption", "rows", "created_at"].map(Alias::new)).from(Alias::new(CATALOGUE));
@@ -178,7 +180,7 @@ fn entry(row: &QueryResult) -> Result<Entry, NyxError> {
     })
 }
 
-/// Forgets a table and its rows; false when there is none of this name.
+/// Deletes a table and its rows; false if no table has this name.
 pub(super) async fn remove(phoebe: &PhoebeStore, name: &str) -> Result<bool, NyxError> {
     let transaction = phoebe.begin().await?;
     let Some(entry) = entries(&transaction, Some(name)).await?.pop() else {

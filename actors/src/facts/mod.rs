@@ -1,5 +1,5 @@
-//! Facts: tables that the operator registered, and the rows of them that fit a question, read-only. Phoebe's read side; no actor, since it keeps
-//! nothing but what the databases hold.
+//! Facts: registered tables, and read-only search of their rows for evidence. Not an actor, because
+//! it keeps no state beyond a cache of what the databases hold.
 
 mod catalogue;
 mod file;
@@ -28,12 +28,12 @@ pub use file::FileTable;
 pub use import::Import;
 pub use options::{FactOptions, SourceOptions};
 
-/// Sources that others may change are looked at again after this.
+/// Age after which tables from the settings are loaded again.
 const AGE: Duration = Duration::from_secs(600);
-/// One that could not be read is tried again after this.
+/// Interval between attempts to read unreadable tables.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// The service. Cheap to clone.
+/// The fact service. Cheap to clone.
 #[derive(Clone)]
 pub struct Facts {
     inner: Arc<Inner>,
@@ -41,39 +41,40 @@ pub struct Facts {
 
 struct Inner {
     phoebe: PhoebeStore,
-    /// Of phoebe's database.
+    /// URL of phoebe's database.
     url: SecretUrl,
     options: FactOptions,
-    /// By URL and role; of phoebe's own, under "".
+    /// Keyed by URL and role; the URL of phoebe's database is "".
     readers: std::sync::Mutex<BTreeMap<String, Arc<Reader>>>,
     catalogue: Mutex<Option<Arc<Catalogue>>>,
 }
 
 impl Facts {
-    /// Over a connected phoebe; databases are connected to when they are first read.
+    /// Uses a connected phoebe; databases are connected to on first read.
     pub fn new(phoebe: PhoebeStore, database: &PhoebeOptions, data_dir: &Path, options: FactOptions) -> Self {
         let url = database.url_in(data_dir);
         Self { inner: Arc::new(Inner { phoebe, url, options, readers: Default::default(), catalogue: Mutex::default() }) }
     }
 
-    /// Registers tables, all of them or none.
+    /// Registers tables, all or none.
     ///
     /// # Errors
-    /// Names the table and what is wrong with it; a name may be registered once.
+    /// A table is invalid, or its name is already registered; the message contains the name and the
+    /// reason.
     pub async fn import(&self, imports: Vec<Import>) -> Result<(), NyxError> {
         for import in &imports {
             if self.inner.options.source.iter().any(|source| source.table == import.name) {
-                let message = format!("a table {:?} stands in the settings (specialist.aletheia.source): give another name", import.name);
+                let message = format!("a table {:?} is in the settings (specialist.aletheia.source): use another name", import.name);
                 return Err(NyxError::invalid("name", message));
             }
         }
         import::import(&self.inner.phoebe, imports, self.inner.options.role.as_deref()).await
     }
 
-    /// Forgets an imported table and its rows.
+    /// Deletes an imported table and its rows.
     ///
     /// # Errors
-    /// [`NyxError::UnknownSource`], naming those that there are.
+    /// [`NyxError::UnknownSource`] with the names of the imported tables.
     pub async fn remove(&self, name: &str) -> Result<(), NyxError> {
         if import::remove(&self.inner.phoebe, name).await? {
             return Ok(());
@@ -82,10 +83,10 @@ impl Facts {
         Err(catalogue::unknown(name, entries.iter().map(|entry| entry.name.as_str())))
     }
 
-    /// Every registered table, those of the settings that cannot be read with the reason.
+    /// All registered tables; unreadable ones with the reason.
     ///
     /// # Errors
-    /// When phoebe cannot be read.
+    /// Phoebe's database cannot be read.
     pub async fn sources(&self) -> Result<Vec<SourceReport>, NyxError> {
         Ok(self.catalogue().await?.reports())
     }
@@ -100,25 +101,28 @@ impl Facts {
         Ok((source.report(), source.rows(rows).await?))
     }
 
-    /// The `k` rows over all tables that share most with a text, by their cells and by what is said of their table, as evidence; best first.
+    /// The `k` rows of all tables that best match a text by their cells and their table's
+    /// description, as evidence; best first.
     ///
     /// # Errors
-    /// When phoebe cannot be read.
+    /// Phoebe's database cannot be read.
     pub async fn search(&self, text: &str, k: usize) -> Result<Vec<Evidence>, NyxError> {
         let (catalogue, text) = (self.catalogue().await?, text.to_owned());
-        // a common word stands in many rows: not beside the actors
+        // a common word occurs in many rows: kept off the actor threads
         let searched = tokio::task::spawn_blocking(move || catalogue.search(&text, k));
         searched.await.map_err(|error| NyxError::Internal(error.to_string()))
     }
 
-    /// What is registered now. Reading it again goes on where nobody waits any longer: large tables take longer than a request may.
+    /// The current catalogue. Loading continues even if the request is dropped: large tables take
+    /// longer than a request may.
     async fn catalogue(&self) -> Result<Arc<Catalogue>, NyxError> {
         let facts = self.clone();
         let current = tokio::spawn(async move { facts.current().await });
         current.await.map_err(|error| NyxError::Internal(error.to_string()))?
     }
 
-    /// The catalogue that is held, or another when a table came or went, by whichever process.
+    /// The cached catalogue, or a new one if any process registered or removed a table, or the
+    /// cache is too old.
     async fn current(&self) -> Result<Arc<Catalogue>, NyxError> {
         let mut held = self.inner.catalogue.lock().await;
         let entries = import::entries(self.inner.phoebe.reader(), None).await?;

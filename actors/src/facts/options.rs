@@ -1,20 +1,23 @@
-//! `[specialist.aletheia]`: the tables that facts are read from, and how far a read may go.
+//! `[specialist.aletheia]`: the tables that facts are read from, and the limits of reads.
 
 use serde::{Deserialize, Serialize};
 
 use crate::secret::SecretUrl;
 
-/// How facts are read.
+/// Settings of the fact service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FactOptions {
-    /// A role of phoebe's PostgreSQL without write rights, taken on for every read. Who connects must be a member of it.
+    /// A read-only PostgreSQL role in phoebe's database, assumed for every read. The connecting
+    /// user must be a member of it.
     pub role: Option<String>,
-    /// A read that runs longer is cut.
+    /// Time limit of a query.
     pub query_timeout_ms: u64,
-    /// Cells of all tables together that are kept in memory, where rows are searched; of large tables their first rows.
+    /// Maximum number of cells of all tables together that are kept in memory for search; of large
+    /// tables, the first rows.
     pub index_cells: usize,
-    /// Tables in phoebe's database or another; those that `nyx sources import` registers need no entry here.
+    /// Tables in phoebe's database or another one; tables imported with `nyx sources import` need
+    /// no entry here.
     pub source: Vec<SourceOptions>,
 }
 
@@ -28,17 +31,18 @@ impl Default for FactOptions {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceOptions {
-    /// `TABLE`, or on PostgreSQL `SCHEMA.TABLE`; a view will do.
+    /// `TABLE`, or on PostgreSQL `SCHEMA.TABLE`; views are allowed.
     pub table: String,
-    /// What may be read; every column when empty.
+    /// The columns that may be read; all if empty.
     #[serde(default)]
     pub columns: Vec<String>,
-    /// What the table is about: it is found by this too.
+    /// Description of the table, which is searched too.
     pub description: String,
-    /// Another database: `sqlite://PATH` or `postgres://USER:PASSWORD@HOST/DATABASE`; phoebe's when absent.
+    /// Another database: `sqlite://PATH` or `postgres://USER:PASSWORD@HOST/DATABASE`; phoebe's if
+    /// absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<SecretUrl>,
-    /// A role of that database without write rights; for phoebe's own, `role` above.
+    /// A read-only role of that database; for phoebe's database, defaults to `role` above.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
 }

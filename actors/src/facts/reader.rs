@@ -1,7 +1,9 @@
-//! Reading a database that cannot be written to: the database itself enforces it, and cuts what runs too long.
+//! Read-only access to a database: the database itself enforces it, and cancels queries that exceed
+//! the time limit.
 //!
-//! SQLite: a connection of its own, opened read-only, with `query_only` on and a progress handler that ends a statement at its deadline. PostgreSQL:
-//! read-only transactions with a statement time-out, under a role without write rights where one is set.
+//! SQLite: a separate connection, opened read-only, with `query_only` on and a progress handler
+//! that interrupts a statement at its deadline. PostgreSQL: read-only transactions with a statement
+//! time-out, under a read-only role if one is configured.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,15 +19,15 @@ use sea_orm::{
 use crate::NyxError;
 use crate::secret::SecretUrl;
 
-/// Connections to a PostgreSQL at most.
+/// Maximum number of connections to a PostgreSQL database.
 const CONNECTIONS: u32 = 4;
 const ACQUIRE: Duration = Duration::from_secs(5);
-/// Instructions of SQLite's machine between two looks at the clock.
+/// SQLite virtual machine instructions between two deadline checks.
 const BETWEEN_LOOKS: i32 = 1_000;
-/// PostgreSQL's `query_canceled`, and SQLite's `SQLITE_INTERRUPT`.
+/// Error codes of a cancelled query: PostgreSQL's `query_canceled` and SQLite's `SQLITE_INTERRUPT`.
 const CUT: [&str; 2] = ["57014", "9"];
 
-/// When the statement that runs must end, in ms since the watch began; 0 while none runs.
+/// The deadline of the running statement, in ms since `began`; 0 if none is running.
 #[derive(Debug)]
 struct Watch {
     began: Instant,
@@ -43,22 +45,22 @@ impl Watch {
     }
 }
 
-/// One database, for reading.
+/// A read-only database connection.
 #[derive(Debug)]
 pub(super) struct Reader {
     connection: DatabaseConnection,
-    /// Without its password.
+    /// The database URL without its password.
     shown: String,
     role: Option<String>,
     limit: Duration,
     watch: Arc<Watch>,
-    /// SQLite has one watch a connection, and so one statement at a time.
+    /// SQLite has one deadline per connection, so statements run one at a time.
     turn: tokio::sync::Mutex<()>,
 }
 
 impl Reader {
     /// # Errors
-    /// The database cannot be reached; the message names its URL, without the password.
+    /// The database cannot be reached; the message contains its URL without the password.
     pub(super) async fn connect(url: &SecretUrl, role: Option<String>, limit: Duration) -> Result<Self, NyxError> {
         let shown = url.to_string();
         let named = |error: DbErr| NyxError::FactSource {
@@ -70,7 +72,7 @@ impl Reader {
         settings.acquire_timeout(ACQUIRE).connect_timeout(ACQUIRE).sqlx_logging(false);
         if url.is_sqlite() {
             if sqlite_path(url.expose()).is_some_and(|path| !Path::new(path).exists()) {
-                return Err(NyxError::FactSource { origin: shown, reason: "cannot connect: there is no such file".into() });
+                return Err(NyxError::FactSource { origin: shown, reason: "cannot connect: the file does not exist".into() });
             }
             let handler = Arc::clone(&watch);
             settings
@@ -97,15 +99,16 @@ impl Reader {
         self.connection.get_database_backend() == DbBackend::Postgres
     }
 
-    /// Runs a select.
+    /// Runs a SELECT statement.
     ///
     /// # Errors
-    /// [`NyxError::QueryTooLong`] when it runs into the time limit; else what the database says, named after it.
+    /// [`NyxError::QueryTooLong`] if it exceeds the time limit; else the database's error with its
+    /// URL.
     pub(super) async fn select(&self, select: &SelectStatement) -> Result<Vec<QueryResult>, NyxError> {
         self.read(self.connection.get_database_backend().build(select)).await
     }
 
-    /// The same for a statement with values of its own; on PostgreSQL in a read-only transaction.
+    /// Runs a statement with bound values; on PostgreSQL in a read-only transaction.
     pub(super) async fn read(&self, statement: Statement) -> Result<Vec<QueryResult>, NyxError> {
         if self.is_postgres() {
             return self.read_postgres(statement).await;
@@ -153,7 +156,7 @@ impl Reader {
 
     pub(super) async fn close(&self) {
         if let Err(error) = self.connection.clone().close().await {
-            tracing::warn!(%error, database = self.shown, "a source's database did not close");
+            tracing::warn!(%error, database = self.shown, "closing the database of a table failed");
         }
     }
 
@@ -163,7 +166,7 @@ impl Reader {
     }
 }
 
-/// The file of an SQLite URL.
+/// The file path of an SQLite URL.
 fn sqlite_path(url: &str) -> Option<&str> {
     let path = url.strip_prefix("sqlite:")?;
     let path = path.strip_prefix("//").unwrap_or(path);

@@ -1,4 +1,5 @@
-//! One body on both databases: SQLite in a file, and a real PostgreSQL that the test starts.
+//! Runs the same tests on both databases: SQLite in a file, and a PostgreSQL server started by the
+//! test.
 
 use sea_orm::{ConnectionTrait, TransactionTrait};
 use tempfile::TempDir;
@@ -25,7 +26,7 @@ fn import_of(name: &str, table: FileTable) -> Import {
     Import { name: name.into(), caption: "1970 detroit lions season".into(), table }
 }
 
-/// A phoebe and its facts.
+/// A database and its fact service.
 struct Place {
     facts: Facts,
     phoebe: PhoebeOptions,
@@ -41,7 +42,7 @@ impl Place {
         Self { facts, phoebe, store, dir }
     }
 
-    /// The same phoebe with other settings.
+    /// The same database with other settings.
     fn again(&self, options: FactOptions) -> Facts {
         Facts::new(self.store.clone(), &self.phoebe, self.dir.path(), options)
     }
@@ -63,7 +64,8 @@ async fn first(facts: &Facts, text: &str) -> Option<Evidence> {
     facts.search(text, 1).await.unwrap().pop()
 }
 
-/// By value, by column name and by description, in any script; the whole row is what is shown.
+/// Rows are found by value, by column name and by description, in any script; the whole row is
+/// returned.
 async fn rows_are_found(place: &Place) {
     let facts = &place.facts;
     let cities = FileTable {
@@ -84,7 +86,7 @@ async fn rows_are_found(place: &Place) {
         ("東京の人口は？", "table:cities#3"),
         ("京", "table:cities#3"),
         ("elancourt", "table:cities#4"),
-        // what is said of the table alone: its first row
+        // a match on the table's description or columns alone returns its first row
         ("metropolen", "table:cities#1"),
         ("страна", "table:cities#1"),
         ("人口", "table:cities#1"),
@@ -100,7 +102,7 @@ async fn rows_are_found(place: &Place) {
     let row = found.iter().find(|row| row.id == "table:season#5").unwrap();
     assert_eq!(row.text, "week: 5; date: october 18 , 1970; opponent: chicago bears; result: l 41 - 24; attendance: 83577.5");
     assert_eq!(row.source, "season");
-    // what the table is about stands beside its first row alone, and an empty cell is left out
+    // the table's description is returned with its first result only, and empty cells are omitted
     let about: Vec<&String> = found.iter().flat_map(|row| &row.context).collect();
     assert_eq!(about, ["1970 detroit lions season"]);
     assert_eq!(found[0].context.len(), 1);
@@ -118,7 +120,7 @@ async fn a_table_comes_and_goes(place: &Place) {
     assert!(facts.show("other", 1).await.is_err(), "all or none");
     let (report, rows) = facts.show("coming", 2).await.unwrap();
     assert_eq!((report.rows, rows.len(), rows[0][2].as_str()), (Some(5), 2, "Green Bay  Packers"));
-    // another process finds it too, in its new form when it is imported anew, and sees it go
+    // another process sees the table, its new content after a second import, and its removal
     let beside = place.again(FactOptions::default());
     for facts in [facts, &beside] {
         assert_eq!(first(facts, "chicago bears, week 3").await.unwrap().id, "table:coming#3");
@@ -142,18 +144,18 @@ async fn a_table_comes_and_goes(place: &Place) {
     beside.close().await;
 }
 
-/// Names, values and questions are data, whatever they look like.
+/// Names, values and questions are treated as data, never as SQL.
 async fn injections_are_harmless(place: &Place) {
     let evil = "x\"; DROP TABLE nyx_sources; --";
     let mut table = season();
     table.columns[2] = "op'); DELETE FROM nyx_sources; --".into();
     table.rows[0][2] = "'; DROP TABLE nyx_sources; --".into();
     place.facts.import(vec![import_of(evil, table)]).await.unwrap();
-    // the table's own name holds these words too, so that they tell none of its rows from another
+    // the table's own name contains these words too, so they do not distinguish its rows
     let found = place.facts.search("'; drop table nyx_sources; week 1", 5).await.unwrap();
     let row = found.iter().find(|row| row.id == format!("table:{evil}#1")).unwrap();
     assert!(row.text.contains("op'); DELETE FROM nyx_sources; --: '; DROP TABLE nyx_sources; --; result"), "{}", row.text);
-    // only what is registered can be shown, and what is not is refused by its name
+    // only registered tables can be shown; the error for others contains the name
     for secret in ["nyx_synthetic_specialist_queries", "nyx_sources", "sqlite_master", "pg_catalog.pg_user", "x; DROP TABLE nyx_sources"] {
         let refused = place.facts.show(secret, 1).await.unwrap_err();
         assert!(refused.error_type() == "source_not_found" && refused.to_string().contains(secret), "{refused}");
@@ -165,7 +167,7 @@ async fn injections_are_harmless(place: &Place) {
     place.facts.remove(evil).await.unwrap();
 }
 
-/// The connection itself refuses, whoever would ask it to write.
+/// The connection itself refuses all writes.
 async fn nothing_writes(place: &Place) {
     place.facts.import(vec![import_of("kept", season())]).await.unwrap();
     place.facts.show("kept", 1).await.unwrap();
@@ -195,7 +197,7 @@ const SLOW: &str = "CREATE VIEW endless AS WITH RECURSIVE c(n) AS (SELECT 1 UNIO
 async fn a_long_query_is_cut(place: &Place) {
     place.sql(SLOW).await;
     let source = SourceOptions { table: "endless".into(), columns: Vec::new(), description: "numbers".into(), url: None, role: None };
-    // known before it is asked, so that the query itself is what is cut
+    // loaded directly, so that the query itself hits the time limit
     let facts = place.again(FactOptions { query_timeout_ms: 300, source: vec![source.clone()], ..FactOptions::default() });
     let begun = std::time::Instant::now();
     let reader = facts.reader(None, None).await.unwrap();
@@ -203,12 +205,12 @@ async fn a_long_query_is_cut(place: &Place) {
     let cut = endless.rows(1).await.unwrap_err();
     assert_eq!((cut.error_type(), cut.class()), ("query_timeout", ErrorClass::DeadlineExceeded));
     assert!(cut.to_string().contains("cut after 300 ms"), "{cut}");
-    // registering it finds it unreadable, says so and goes on with the others
+    // loading the sources reports this one as unreadable and continues with the others
     let reports = facts.sources().await.unwrap();
     let told = reports.iter().find(|report| report.name == "endless").unwrap().error.clone().unwrap();
     assert!(told.contains("cut after 300 ms"), "{told}");
     assert!(begun.elapsed() < Duration::from_secs(30), "cut late: {:?}", begun.elapsed());
-    // the connection is good for the next
+    // the connection remains usable
     let backend = endless.reader.connection().get_database_backend();
     endless.reader.read(sea_orm::Statement::from_string(backend, "SELECT 1")).await.unwrap();
     facts.close().await;
@@ -224,7 +226,7 @@ async fn tables_of_others_are_read_as_they_are(place: &Place, url: Option<Secret
     let source = SourceOptions { table: "cities".into(), columns, description: "italian cities".into(), url, role: None };
     let wrong = SourceOptions { columns: vec!["colour".into()], ..source.clone() };
     let missing = SourceOptions { table: "villages".into(), columns: Vec::new(), ..source.clone() };
-    // four cells a row: the first two rows are kept
+    // four cells per row: the first two rows are kept
     let options = FactOptions { source: vec![source, missing], index_cells: 8, ..FactOptions::default() };
     let facts = place.again(options.clone());
     let turin = first(&facts, "turin").await.unwrap();
@@ -271,7 +273,7 @@ async fn facts_hold_on_postgres() {
     everything(&place, Some(server.url().into())).await;
 }
 
-/// With a role that may only read, writing is refused even outside a read-only transaction.
+/// With a read-only role, writes are refused even outside a read-only transaction.
 #[actix::test]
 async fn a_role_without_rights_reads_and_no_more() {
     let server = Postgres::start();
@@ -282,7 +284,7 @@ async fn a_role_without_rights_reads_and_no_more() {
     place.facts.import(vec![import_of("season", season())]).await.unwrap();
     assert_eq!(place.facts.show("season", 9).await.unwrap().1.len(), 5);
     let reader = place.facts.reader(None, None).await.unwrap();
-    // what was not granted cannot even be read
+    // tables without a grant cannot be read either
     let decisions = sea_orm::Statement::from_string(sea_orm::DbBackend::Postgres, "SELECT * FROM nyx_synthetic_specialist_queries");
     let refused = reader.read(decisions).await.unwrap_err();
     assert!(refused.to_string().contains("permission denied"), "{refused}");
@@ -292,7 +294,7 @@ async fn a_role_without_rights_reads_and_no_more() {
     let refused = transaction.execute_unprepared(&format!("DELETE FROM {table}")).await.unwrap_err();
     assert!(refused.to_string().contains("permission denied"), "{refused}");
     drop(transaction);
-    // a role that is not there is an error that names it
+    // a missing role is an error that contains its name
     let lost = place.again(FactOptions { role: Some("nobody_here".into()), ..FactOptions::default() });
     let told = lost.sources().await.unwrap()[0].error.clone().unwrap();
     assert!(told.contains("nobody_here"), "{told}");
@@ -314,14 +316,14 @@ async fn a_table_that_cannot_be_kept_is_refused_by_name() {
         let refused = place.facts.import(vec![import_of(name, table)]).await.unwrap_err();
         assert!(refused.class() == ErrorClass::InvalidRequest && refused.to_string().contains(told), "{refused}");
     }
-    // columns of one name stay apart, and one without a name has one
+    // duplicate column names are made unique, and an empty one is replaced
     let twins = FileTable { columns: vec!["a".into(), "a".into(), String::new()], rows: vec![vec!["1".into(), "2".into(), "3".into()]] };
     place.facts.import(vec![import_of("twins", twins)]).await.unwrap();
     let (report, _) = place.facts.show("twins", 1).await.unwrap();
     assert_eq!(report.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>(), ["a", "a (2)", "column 3"]);
 }
 
-/// The limit is one over all tables: small ones are kept whole, large ones share what is left.
+/// The limit applies to all tables together: small ones are kept whole, large ones share the rest.
 #[actix::test]
 async fn what_is_kept_in_memory_is_bounded_over_all_tables() {
     let place = Place::new(PhoebeOptions::default(), FactOptions { index_cells: 30, ..FactOptions::default() }).await;
@@ -329,19 +331,20 @@ async fn what_is_kept_in_memory_is_bounded_over_all_tables() {
         let rows = (1..=rows).map(|row| vec![format!("{name}{row}"), "beside".into()]).collect();
         import_of(name, FileTable { columns: vec!["what".into(), "else".into()], rows })
     };
-    // two rows of the small one leave 26 cells: 13 for the next, six rows of two, and 14 for the last
+    // two rows of the small table leave 26 cells: 13 for the next table (six rows of two), and 14
+    // for the last
     place.facts.import(vec![table("wide", 100), table("small", 2), table("large", 50)]).await.unwrap();
     for (found, lost) in [("small2", "small3"), ("large6", "large7"), ("wide7", "wide8")] {
         assert_eq!(first(&place.facts, found).await.map(|row| row.text), Some(format!("what: {found}; else: beside")));
         assert_eq!(first(&place.facts, lost).await, None);
     }
-    // whatever is kept of it, the table is listed and shown whole
+    // the limit affects search only: the table is listed and shown in full
     assert_eq!(place.facts.show("wide", 100).await.unwrap().1.len(), 100);
     let rows: Vec<Option<u64>> = place.facts.sources().await.unwrap().into_iter().map(|report| report.rows).collect();
     assert_eq!(rows, [Some(50), Some(2), Some(100)]);
 }
 
-/// As many tables as a trial registers: all at once, and each found by what it says.
+/// As many tables as an evaluation case registers, in one import; each is found by its content.
 #[actix::test]
 async fn many_tables_are_registered_at_once() {
     let place = Place::new(PhoebeOptions::default(), FactOptions::default()).await;

@@ -1,4 +1,4 @@
-//! The embedding thread: owns the embedder, so that neither actors nor device threads ever wait for it.
+//! The embedding thread owns the embedder, so that neither actors nor device threads wait for it.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,7 +20,7 @@ struct Job {
     reply: oneshot::Sender<Result<Embeddings, NyxError>>,
 }
 
-/// The handle; the thread ends with the last one.
+/// A handle; the thread ends when the last handle is dropped.
 #[derive(Clone)]
 pub struct EmbeddingService {
     inner: Arc<Inner>,
@@ -34,10 +34,10 @@ struct Inner {
 }
 
 impl EmbeddingService {
-    /// Starts the thread around a loaded embedder.
+    /// Starts the thread with a loaded embedder.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// The operating system cannot start a thread.
     pub fn start(embedder: Embedder, queue: usize) -> Result<Self, EngineError> {
         let (jobs, receiver) = sync_channel(queue);
         let id = EmbedderId { sha256: embedder.digest().to_owned(), dimension: embedder.dimension() };
@@ -46,17 +46,17 @@ impl EmbeddingService {
         Ok(Self { inner: Arc::new(Inner { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), id, queue }) })
     }
 
-    /// Length of a vector.
+    /// The dimension of the vectors.
     pub fn dimension(&self) -> usize {
         self.inner.id.dimension
     }
 
-    /// What the vectors of memories are made with.
+    /// The id of the embedding model.
     pub fn id(&self) -> EmbedderId {
         self.inner.id.clone()
     }
 
-    /// One unit vector a text.
+    /// One unit vector per text.
     ///
     /// # Errors
     /// [`NyxError::Overloaded`] when the queue is full.
@@ -76,7 +76,7 @@ impl EmbeddingService {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // the thread ends when nobody can send any more
+        // the thread ends when all senders are dropped
         drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
             && thread.join().is_err()
@@ -86,18 +86,20 @@ impl Drop for Inner {
     }
 }
 
-/// Texts of one job that are embedded before another job has its turn.
+/// Number of texts embedded from one job before the next job runs.
 const BATCH: usize = 32;
 
-/// A job on its way: its texts are embedded by length, so that a batch is hardly padded.
+/// A job in progress: its texts are embedded in order of length to minimise padding.
 struct Pending {
     job: Job,
-    /// Texts still to be embedded; the last is the next. The longest come first: what a job needs most memory for is known at once.
+    /// Indices of the remaining texts; the last is the next. The longest texts come first, so that
+    /// a job reaches its peak memory use at once.
     left: Vec<usize>,
     done: Embeddings,
 }
 
-/// Jobs take turns, a batch each: a large one holds nobody up, and one that nobody waits for is dropped.
+/// Runs jobs round-robin, one batch each: a large job does not block others, and a job whose
+/// receiver was dropped is discarded.
 fn run(embedder: &Embedder, jobs: &Receiver<Job>, most: usize) {
     let mut waiting: VecDeque<Pending> = VecDeque::new();
     loop {
@@ -116,7 +118,7 @@ fn run(embedder: &Embedder, jobs: &Receiver<Job>, most: usize) {
         }
         match pending.embed(embedder) {
             Ok(false) => waiting.push_back(pending),
-            // nobody waits any more: nothing to tell
+            // the receiver may be gone: the result is dropped then
             Ok(true) => drop(pending.job.reply.send(Ok(pending.done))),
             Err(error) => drop(pending.job.reply.send(Err(error))),
         }
@@ -130,7 +132,7 @@ impl Pending {
         Self { done: Embeddings { vectors: vec![Vec::new(); job.texts.len()], tokens: 0 }, left, job }
     }
 
-    /// The next batch; true when all texts are done.
+    /// Embeds the next batch; true when all texts are done.
     fn embed(&mut self, embedder: &Embedder) -> Result<bool, NyxError> {
         let batch = self.left.split_off(self.left.len().saturating_sub(BATCH));
         let texts: Vec<&str> = batch.iter().map(|&index| self.job.texts[index].as_str()).collect();

@@ -1,4 +1,4 @@
-//! Deleting memories: at a caller's request, and when they have been kept long enough.
+//! Deletion of memories: on request, and at the end of the retention period.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::phoebe::messages::MemorySelector;
 use crate::phoebe::search::LOCAL_TENANT;
 use crate::{NyxError, phoebe};
 
-/// Between two looks for memories that have grown too old.
+/// Interval between checks for memories past their retention period.
 pub(super) const RETAIN_EVERY: Duration = Duration::from_secs(3600);
 
 impl MemoryParts {
@@ -25,26 +25,26 @@ impl MemoryParts {
         }
         let forgotten = context.bound("memories were deleted", self.index.delete(LOCAL_TENANT, &selector)).await?;
         let Some(server) = &self.server else { return Ok(Forgotten { forgotten, erased: true }) };
-        let drained = context.bound("memories were taken out of the index", server.drain(&self.index)).await;
+        let drained = context.bound("memories were deleted from the index", server.drain(&self.index)).await;
         let erased = match drained {
             Ok(left) => left == 0,
             Err(error) => {
-                tracing::warn!(%error, forgotten, "deleted, and not out of the Qdrant server's index yet; trying again later");
+                tracing::warn!(%error, forgotten, "deleted, but not from the Qdrant server yet; retrying later");
                 false
             }
         };
         Ok(Forgotten { forgotten, erased })
     }
 
-    /// Deletes what was stored longer ago than it may be kept.
+    /// Deletes memories past their retention period.
     pub(super) async fn retain(&self) -> Result<(), NyxError> {
         let Some(days) = self.retention_days else { return Ok(()) };
-        // longer than there are dates is for ever
+        // a period beyond the range of dates is unlimited
         let Some(stored_before) = phoebe::now().checked_sub_signed(TimeDelta::days(i64::from(days))) else { return Ok(()) };
         for tenant in self.index.phoebe().memory_tenants().await? {
             let deleted = self.index.delete(&tenant, &MemorySelector::StoredBefore(stored_before)).await?;
             if deleted > 0 {
-                tracing::info!(memories = deleted, retention_days = days, "memories were kept long enough and are deleted");
+                tracing::info!(memories = deleted, retention_days = days, "deleted memories past their retention period");
             }
         }
         Ok(())

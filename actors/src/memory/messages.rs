@@ -1,4 +1,4 @@
-//! What may be asked of the memory keeper.
+//! Messages of the memory actor.
 
 use actix::Message;
 use chrono::{DateTime, Utc};
@@ -8,19 +8,19 @@ use super::filter::MemoryFilter;
 use crate::phoebe::messages::{Memory, MemorySelector};
 use crate::{NyxError, RequestContext};
 
-/// Something to remember.
+/// A memory to store.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct NewMemory {
     pub text: String,
     pub speaker: Option<String>,
-    /// When it happened.
+    /// When the event happened.
     pub when: Option<DateTime<Utc>>,
     pub conversation: Option<String>,
-    /// What a shared picture shows.
+    /// Description of a shared picture.
     pub caption: Option<String>,
 }
 
-/// Keeps a memory.
+/// Stores a memory.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Memory, NyxError>")]
 pub struct Remember {
@@ -28,8 +28,8 @@ pub struct Remember {
     pub memory: NewMemory,
 }
 
-/// Keeps memories, 1 to 1000, all of them or none; their ids follow their order, and so does their conversation's where their moments are
-/// equal.
+/// Stores 1 to 1000 memories, all or none. Their ids are in the given order, and so are the turns
+/// of a conversation with equal times.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Vec<Memory>, NyxError>")]
 pub struct RememberMany {
@@ -37,7 +37,7 @@ pub struct RememberMany {
     pub memories: Vec<NewMemory>,
 }
 
-/// The `k` memories that fit a question best, best first.
+/// The `k` memories that best match a query, best first.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Vec<MemoryHit>, NyxError>")]
 pub struct Recall {
@@ -45,7 +45,8 @@ pub struct Recall {
     pub query: String,
     pub k: usize,
     pub filter: MemoryFilter,
-    /// Cosine similarity below which a memory does not count, unless its words carry at least half of the query's information.
+    /// Cosine similarity below which a memory is excluded, unless its words carry at least half of
+    /// the query's information.
     pub min_score: f32,
 }
 
@@ -55,25 +56,25 @@ pub struct MemoryHit {
     pub memory: Memory,
     /// Cosine similarity with the query, in [-1, 1].
     pub score: f32,
-    /// The same.
+    /// Equal to `score`.
     pub cosine: f32,
-    /// BM25, where it is among the best by words.
+    /// BM25, if the memory is among the best full-text results.
     pub lexical: Option<f32>,
-    /// Sum of reciprocal ranks.
+    /// Reciprocal rank fusion score.
     pub fused: f64,
-    /// The turns around it in its conversation.
+    /// The turns around the memory in its conversation.
     #[serde(skip)]
     pub beside: Surroundings,
 }
 
-/// Turns around another, in order.
+/// The turns before and after a memory, in order.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Surroundings {
     pub before: Vec<Memory>,
     pub after: Vec<Memory>,
 }
 
-/// Deletes memories: they are found no more when this answers.
+/// Deletes memories: once this replies, they are no longer found.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Forgotten, NyxError>")]
 pub struct Forget {
@@ -81,12 +82,13 @@ pub struct Forget {
     pub selector: MemorySelector,
 }
 
-/// What was forgotten.
+/// The result of a deletion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Forgotten {
-    /// Memories that matched.
+    /// Number of deleted memories.
     pub forgotten: u64,
-    /// They are out of every index; if not, the Qdrant server did not answer: it forgets them as soon as it does, and nothing of them is found until then.
+    /// Whether they are removed from every index. If not, the Qdrant server did not respond: they
+    /// are removed once it does, and are not returned by searches until then.
     pub erased: bool,
 }
 
@@ -100,7 +102,7 @@ pub struct Embed {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Embeddings {
-    /// One unit vector a text.
+    /// One unit vector per text.
     pub vectors: Vec<Vec<f32>>,
     pub tokens: usize,
 }

@@ -1,4 +1,4 @@
-//! The memory keeper: embeddings, and phoebe's memories as they are written, searched and deleted.
+//! The memory actor: embeds texts, and writes, searches and deletes memories.
 
 mod embedding;
 mod filter;
@@ -34,23 +34,23 @@ pub use qdrant::QdrantIndex;
 pub use recall::{HybridSearch, RecallOptions};
 pub use reindex::Indexer;
 
-/// Bytes of a memory at most.
+/// Maximum size of a memory in bytes.
 const MAX_TEXT: usize = 32 << 10;
-/// Memories that may be stored at once.
+/// Maximum number of memories stored by one request.
 const MAX_BATCH: usize = 1000;
-/// Memories a search may return.
+/// Maximum number of memories returned by a search.
 const MAX_K: usize = 100;
-/// Between two looks for changes that the Qdrant server lacks.
+/// Interval between checks for changes that the Qdrant server lacks.
 const DRAIN_EVERY: Duration = Duration::from_secs(5);
 
-/// What the keeper works with. Cheap to clone.
+/// Shared components of the memory actor. Cheap to clone.
 #[derive(Clone)]
 pub struct MemoryParts {
     pub embedding: EmbeddingService,
     pub index: MemoryIndex,
-    /// Searched by meaning in place of phoebe, where there is one.
+    /// If set, replaces phoebe's index for vector search.
     pub server: Option<Arc<QdrantIndex>>,
-    /// Days that a memory is kept after it was stored; `None` is for ever.
+    /// Days to keep a memory after it was stored; `None` is unlimited.
     pub retention_days: Option<u32>,
     pub recall: RecallOptions,
 }
@@ -78,14 +78,14 @@ impl Actor for MemoryKeeper {
                 if retained.is_none_or(|at| at.elapsed() >= RETAIN_EVERY) {
                     match parts.retain().await {
                         Ok(()) => retained = Some(Instant::now()),
-                        Err(error) => tracing::warn!(%error, "memories that are too old could not be deleted; trying again later"),
+                        Err(error) => tracing::warn!(%error, "deleting expired memories failed; retrying later"),
                     }
                 }
                 parts.index.truncate_log().await;
                 if let Some(server) = &parts.server
                     && let Err(error) = server.drain(&parts.index).await
                 {
-                    tracing::warn!(%error, "the Qdrant server could not be brought up to date; trying again later");
+                    tracing::warn!(%error, "updating the Qdrant server failed; retrying later");
                 }
                 tokio::time::sleep(DRAIN_EVERY).await;
             }
@@ -95,7 +95,7 @@ impl Actor for MemoryKeeper {
 }
 
 impl MemoryParts {
-    /// Embeds first: then one transaction writes rows, vectors and full text, all of them or none.
+    /// Embeds the memories, then writes rows, vectors and full text in one transaction.
     async fn remember(&self, context: RequestContext, memories: Vec<NewMemory>) -> Result<Vec<Memory>, NyxError> {
         if !(1..=MAX_BATCH).contains(&memories.len()) {
             return Err(NyxError::invalid("memories", format!("memories are {}, expected 1 to {MAX_BATCH}", memories.len())));
@@ -109,7 +109,7 @@ impl MemoryParts {
             let (server, index) = (Arc::clone(server), self.index.clone());
             actix_rt::spawn(async move {
                 if let Err(error) = server.drain(&index).await {
-                    tracing::warn!(%error, "stored, and not on the Qdrant server yet; trying again later");
+                    tracing::warn!(%error, "stored, but not on the Qdrant server yet; retrying later");
                 }
             });
         }
@@ -125,7 +125,7 @@ impl MemoryParts {
     }
 }
 
-/// The memory that is kept, if it can be.
+/// Validates a memory and assigns its id.
 fn memory(told: NewMemory) -> Result<Memory, NyxError> {
     let NewMemory { text, speaker, when, conversation, caption } = told;
     let [speaker, conversation] = [speaker, conversation].map(|name| name.map(composed));
@@ -141,7 +141,7 @@ fn memory(told: NewMemory) -> Result<Memory, NyxError> {
     Ok(Memory { id: Uuid::now_v7(), text, speaker, when: when.map(microseconds), conversation, stored_at: phoebe::now(), caption })
 }
 
-/// A name in composed form (NFC): keyboards and file systems write the same letters differently.
+/// Normalises a name to NFC: keyboards and file systems encode the same letters differently.
 fn composed(name: String) -> String {
     use unicode_normalization::UnicodeNormalization as _;
     if unicode_normalization::is_nfc(&name) { name } else { name.nfc().collect() }
@@ -157,7 +157,7 @@ fn check_text(param: &str, text: &str) -> Result<(), NyxError> {
     Ok(())
 }
 
-/// In the precision that the databases keep.
+/// Truncates to the precision that the databases store.
 fn microseconds(when: DateTime<Utc>) -> DateTime<Utc> {
     chrono::SubsecRound::trunc_subsecs(when, 6)
 }
@@ -170,7 +170,7 @@ impl Handler<Remember> for MemoryKeeper {
         let parts = self.parts.clone();
         Box::pin(async move {
             let kept = parts.remember(request.context, vec![request.memory]).await?.pop();
-            kept.ok_or_else(|| NyxError::Internal("a memory was kept and not told".into()))
+            kept.ok_or_else(|| NyxError::Internal("a memory was stored but not returned".into()))
         })
     }
 }

@@ -1,34 +1,35 @@
-//! `[memory]`: where memories are searched by meaning.
+//! `[memory]`: storage and search of memories.
 
 use serde::{Deserialize, Serialize};
 
 use super::recall::RecallOptions;
 use crate::secret::Secret;
 
-/// What memories are searched by meaning in.
+/// Where vectors are searched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreKind {
     /// Phoebe's database.
     #[default]
     Phoebe,
-    /// A Qdrant server or cluster, fed from phoebe.
+    /// A Qdrant server or cluster, updated from phoebe's outbox.
     Qdrant,
 }
 
-/// The memory keeper's settings.
+/// Settings of the memory actor.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MemoryOptions {
     pub store: StoreKind,
-    /// Of the Qdrant server's gRPC port; TLS with `https://`. Without user, password or parameters, which the settings refuse.
+    /// URL of the Qdrant server's gRPC port; TLS with `https://`. User, password and query
+    /// parameters are refused.
     pub url: Option<String>,
     pub api_key: Option<Secret>,
     pub collection: String,
     pub timeout_ms: u64,
-    /// Embedding jobs that may wait.
+    /// Capacity of the embedding queue, in jobs.
     pub queue: usize,
-    /// Days that a memory is kept after it was stored; for ever when absent.
+    /// Days to keep a memory after it was stored; unlimited if absent.
     pub retention_days: Option<u32>,
     pub recall: RecallOptions,
 }

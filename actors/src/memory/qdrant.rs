@@ -1,5 +1,6 @@
-//! A Qdrant server or cluster, over gRPC: an index of memories' vectors, fed from phoebe's outbox. What it gives are ids; the memories are
-//! phoebe's, so that what it has not forgotten yet is found no more.
+//! A Qdrant server or cluster over gRPC: an index of memory vectors, updated from phoebe's outbox.
+//! Searches return only ids; the memories are read from the database, so memories deleted there are
+//! never returned even if the server still holds them.
 
 use std::time::Duration;
 
@@ -23,27 +24,27 @@ use crate::phoebe::messages::Memory;
 use crate::phoebe::search::{Change, LEASE, MemoryIndex};
 use crate::secret::Secret;
 
-/// Name of the embedder's vector of a point.
+/// Name of the vector in each point.
 const DENSE: &str = "dense";
 const TENANT: &str = "tenant";
 const CONVERSATION: &str = "conversation";
 const SPEAKER: &str = "speaker";
-/// Payload field of the moment that a memory is filtered by.
+/// Payload field with the memory's time, used by filters.
 const AT: &str = "at";
-/// Tries of an operation; every one here may be repeated without harm.
+/// Attempts per operation; every operation here is idempotent.
 const TRIES: u32 = 4;
-/// How long a search may take.
+/// Time limit of a search.
 const SEARCH_LIMIT: Duration = Duration::from_secs(2);
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-/// However long the server would have Nyx wait.
+/// Upper limit of a retry delay that the server requests.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 
-/// A collection on a server.
+/// A collection on a Qdrant server.
 pub struct QdrantIndex {
     client: Qdrant,
     collection: String,
     dimension: usize,
-    /// Who drains the outbox.
+    /// Id of this process as holder of the outbox lease.
     instance: String,
     draining: Mutex<()>,
 }
@@ -52,13 +53,15 @@ fn failed(doing: &'static str, error: &QdrantError) -> NyxError {
     NyxError::VectorStore { doing, reason: error.to_string() }
 }
 
-/// How long to wait before another try, where one may help: the server was away, busy or slow.
+/// The delay before a retry, or `None` if the error is permanent. Retried: the server was
+/// unreachable, busy or slow.
 fn worth_another_try(error: &QdrantError, backoff: Duration) -> Option<Duration> {
     match error {
         QdrantError::ResourceExhaustedError { retry_after_seconds, .. } => {
             Some(backoff.max(Duration::from_secs(*retry_after_seconds)).min(LONGEST_BACKOFF))
         }
-        // a time-out of the client's own is a cancellation, a connection that cannot be made an internal error
+        // the client reports its own time-out as cancelled, and a failed connection as an internal
+        // error
         QdrantError::ResponseError { status } => match GrpcCode(status.code() as i32) {
             GrpcCode::CANCELLED | GrpcCode::DEADLINE_EXCEEDED | GrpcCode::RESOURCE_EXHAUSTED | GrpcCode::UNAVAILABLE => Some(backoff),
             GrpcCode::INTERNAL if status.message().starts_with("Failed to connect") => Some(backoff),
@@ -68,7 +71,7 @@ fn worth_another_try(error: &QdrantError, backoff: Duration) -> Option<Duration>
     }
 }
 
-/// A status code of gRPC.
+/// A gRPC status code.
 #[derive(PartialEq, Eq)]
 struct GrpcCode(i32);
 
@@ -80,7 +83,7 @@ impl GrpcCode {
     const UNAVAILABLE: Self = Self(14);
 }
 
-/// Runs `work` again after a transient failure, backing off.
+/// Retries `work` with exponential backoff after transient errors.
 async fn retried<T, F: Future<Output = Result<T, QdrantError>>>(doing: &'static str, work: impl Fn() -> F) -> Result<T, NyxError> {
     let mut backoff = FIRST_BACKOFF;
     for _ in 1..TRIES {
@@ -88,7 +91,7 @@ async fn retried<T, F: Future<Output = Result<T, QdrantError>>>(doing: &'static 
             Ok(done) => return Ok(done),
             Err(error) => {
                 let Some(pause) = worth_another_try(&error, backoff) else { return Err(failed(doing, &error)) };
-                tracing::warn!(%error, doing, "the Qdrant server did not answer; trying again");
+                tracing::warn!(%error, doing, "the Qdrant server did not respond; retrying");
                 tokio::time::sleep(pause).await;
                 backoff *= 2;
             }
@@ -98,17 +101,17 @@ async fn retried<T, F: Future<Output = Result<T, QdrantError>>>(doing: &'static 
 }
 
 impl QdrantIndex {
-    /// Connects, and makes the collection if there is none.
+    /// Connects, and creates the collection if it does not exist.
     ///
     /// # Errors
-    /// No URL, no server, or a collection of another vector size.
+    /// No URL, no server, or a collection with a different vector size.
     pub async fn open(options: &MemoryOptions, dimension: usize) -> Result<Self, NyxError> {
         let store = Self::connect(options, dimension)?;
         store.prepare().await?;
         Ok(store)
     }
 
-    /// An empty collection, whatever was there.
+    /// Connects, and replaces the collection by an empty one.
     ///
     /// # Errors
     /// No URL, or no server.
@@ -149,11 +152,11 @@ impl QdrantIndex {
         if dense == Some(self.dimension as u64) {
             return Ok(());
         }
-        let dense = dense.map_or("no such vector".to_owned(), |size| format!("one of {size} numbers"));
+        let dense = dense.map_or("no such vector".to_owned(), |size| format!("one of {size} dimensions"));
         Err(NyxError::VectorStore {
             doing: "connecting",
             reason: format!(
-                "collection {:?} has for {DENSE:?} {dense}, expected one of {}: `nyx memories reindex` makes it anew, or name another in \
+                "collection {:?} has for {DENSE:?} {dense}, expected one of {}: run `nyx memories reindex`, or set another name in \
                  memory.collection",
                 self.collection, self.dimension,
             ),
@@ -166,7 +169,7 @@ impl QdrantIndex {
         vectors.add_named_vector_params(DENSE, VectorParamsBuilder::new(self.dimension as u64, Distance::Cosine));
         let collection = CreateCollectionBuilder::new(name).vectors_config(vectors);
         let made = retried("creating", || self.client.create_collection(collection.clone())).await;
-        // another Nyx, or the try before this one, may have made it meanwhile
+        // another Nyx process, or the previous attempt, may have created it meanwhile
         if let Err(error) = made
             && !retried("creating", || self.client.collection_exists(name)).await?
         {
@@ -181,25 +184,25 @@ impl QdrantIndex {
         Ok(())
     }
 
-    /// The ids of the `k` nearest with their cosine similarity, best first.
+    /// The ids of the `k` nearest memories with their cosine similarities, best first.
     ///
     /// # Errors
-    /// The server does not answer.
+    /// The server does not respond.
     pub async fn dense(&self, tenant: &str, vector: &[f32], k: usize, filter: &MemoryFilter) -> Result<Vec<(Uuid, f64)>, NyxError> {
         self.check(vector)?;
         let request =
             QueryPointsBuilder::new(&self.collection).query(vector.to_vec()).using(DENSE).limit(k as u64).filter(condition(tenant, filter));
-        // once, and not for long: phoebe is searched where the server does not answer
-        let late = || NyxError::VectorStore { doing: "searching", reason: format!("no answer in {} ms", SEARCH_LIMIT.as_millis()) };
+        // one attempt with a short time limit: the caller falls back to phoebe's index
+        let late = || NyxError::VectorStore { doing: "searching", reason: format!("no response in {} ms", SEARCH_LIMIT.as_millis()) };
         let found = tokio::time::timeout(SEARCH_LIMIT, self.client.query(request)).await.map_err(|_| late())?;
         let found = found.map_err(|error| failed("searching", &error))?;
         found.result.iter().map(hit).collect()
     }
 
-    /// Inserts or replaces by id; durable when it returns.
+    /// Inserts or replaces points by id; durable when it returns.
     ///
     /// # Errors
-    /// The server does not answer.
+    /// The server does not respond.
     pub async fn upsert(&self, memories: Vec<(String, Memory, Vec<f32>)>) -> Result<(), NyxError> {
         let mut points = Vec::with_capacity(memories.len());
         for (tenant, memory, vector) in memories {
@@ -217,10 +220,10 @@ impl QdrantIndex {
         retried("writing", upsert).await.map(drop)
     }
 
-    /// Durable when it returns; ids that are not there are passed over.
+    /// Deletes points; durable when it returns. Missing ids are ignored.
     ///
     /// # Errors
-    /// The server does not answer.
+    /// The server does not respond.
     pub async fn delete(&self, ids: &[Uuid]) -> Result<(), NyxError> {
         if ids.is_empty() {
             return Ok(());
@@ -231,39 +234,41 @@ impl QdrantIndex {
         retried("deleting", delete).await.map(drop)
     }
 
-    /// Points in the collection.
+    /// The number of points in the collection.
     ///
     /// # Errors
-    /// The server does not answer.
+    /// The server does not respond.
     pub async fn count(&self) -> Result<usize, NyxError> {
         let counted = retried("counting", || self.client.count(CountPointsBuilder::new(&self.collection).exact(true))).await?;
         Ok(counted.result.map_or(0, |result| result.count as usize))
     }
 
-    /// Sees whether the server holds as many points as phoebe has memories; if not, all of them are applied again.
+    /// Compares the number of points on the server with the number of memories; if they differ and
+    /// the outbox is empty, queues all memories again.
     ///
     /// # Errors
-    /// The server or the database does not answer.
+    /// The server or the database does not respond.
     pub async fn compare(&self, index: &MemoryIndex) -> Result<(), NyxError> {
         let (held, kept) = (self.count().await? as u64, index.total().await?);
         if held != kept && index.outbox_len().await? == 0 {
-            tracing::warn!(held, kept, "the Qdrant server does not hold phoebe's memories: all of them are applied again");
+            tracing::warn!(held, kept, "the Qdrant server does not hold all memories: applying all of them again");
             index.refill_outbox().await?;
         }
         if held > kept {
-            tracing::warn!(held, kept, "the Qdrant server holds points of memories that are gone: `nyx memories reindex` removes them");
+            tracing::warn!(held, kept, "the Qdrant server holds points of deleted memories: run `nyx memories reindex` to remove them");
         }
         Ok(())
     }
 
-    /// Applies what phoebe's outbox holds, in its order; returns how many changes another process is still to apply.
+    /// Applies the outbox in order; returns the number of changes left to another process that
+    /// holds the lease.
     ///
     /// # Errors
-    /// The server or the database does not answer: what was not confirmed is applied again.
+    /// The server or the database does not respond: unconfirmed changes are applied again later.
     pub async fn drain(&self, index: &MemoryIndex) -> Result<u64, NyxError> {
         let _one_at_a_time = self.draining.lock().await;
         let drained = self.drain_all(index).await;
-        // a process that ends, or fails, leaves the rest to another
+        // released on failure too, so that another process can continue
         let released = index.release_outbox(&self.instance).await;
         drained.and_then(|left| released.map(|()| left))
     }
@@ -286,10 +291,10 @@ impl QdrantIndex {
                 self.upsert(upserts).await?;
                 self.delete(&deletes).await
             };
-            // not longer than the lease: another process may have taken over by then
+            // less than the lease, after which another process may take over
             tokio::time::timeout(LEASE / 2, apply).await.map_err(|_| NyxError::VectorStore {
                 doing: "writing",
-                reason: format!("the server did not take {} changes in {} s", drained.changes.len(), LEASE.as_secs() / 2),
+                reason: format!("the server did not apply {} changes in {} s", drained.changes.len(), LEASE.as_secs() / 2),
             })??;
             if !drained.is_empty() {
                 index.confirm_outbox(drained).await?;
@@ -302,12 +307,12 @@ impl QdrantIndex {
         self.create().await
     }
 
-    /// Refuses a vector that is not as long as the collection's.
+    /// Refuses a vector of the wrong dimension.
     fn check(&self, vector: &[f32]) -> Result<(), NyxError> {
         if vector.len() == self.dimension {
             return Ok(());
         }
-        let reason = format!("a vector has {} numbers, expected {}", vector.len(), self.dimension);
+        let reason = format!("a vector has {} dimensions, expected {}", vector.len(), self.dimension);
         Err(NyxError::VectorStore { doing: "checking a vector", reason })
     }
 }

@@ -1,4 +1,5 @@
-//! Hybrid search: lists by meaning and by words, fused by reciprocal ranks, with recency and maximal marginal relevance.
+//! Hybrid search: vector and full-text results combined by reciprocal rank fusion, with recency
+//! weighting and maximal marginal relevance.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -14,31 +15,32 @@ use crate::NyxError;
 use crate::phoebe::messages::{Memory, Neighbours};
 use crate::phoebe::search::{LOCAL_TENANT, MemoryIndex, Scored, StoredMemory, WordMatches};
 
-/// Memories that are looked at for each that is wanted, and at least.
+/// Candidates per requested memory, and their minimum number.
 const CANDIDATES_A_HIT: usize = 4;
 const LEAST_CANDIDATES: usize = 40;
-/// The share of a query's information that a memory's words must carry to count whatever its vector says.
+/// The share of a query's information that a memory's words must carry to be included regardless of
+/// its vector.
 const WORDS_ENOUGH: f64 = 0.5;
 
-/// `[memory.recall]`: how lists are made and brought together.
+/// `[memory.recall]`: settings of hybrid search.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RecallOptions {
-    /// Memories in the list by meaning.
+    /// Number of vector search results.
     pub dense: usize,
-    /// Memories in the list by words.
+    /// Number of full-text search results.
     pub lexical: usize,
-    /// Offset of reciprocal rank fusion, and the lists' weights.
+    /// Offset of reciprocal rank fusion; the weights of the two lists follow.
     pub rrf_offset: f64,
     pub dense_weight: f64,
     pub lexical_weight: f64,
-    /// What being new adds, beside 1 for the best fused rank; 0 does not look at age.
+    /// Weight of recency, relative to 1 for the best fused score; 0 disables recency.
     pub recency_weight: f64,
-    /// Days after which that is half as much.
+    /// Half-life of the recency term, in days.
     pub recency_half_life_days: f64,
-    /// Of maximal marginal relevance: 1 looks at the score alone, less at how much new a memory says.
+    /// Lambda of maximal marginal relevance: 1 ranks by score alone, lower values favour diversity.
     pub mmr_lambda: f64,
-    /// Turns before and after a memory that are returned with it, 0 to 2.
+    /// Turns before and after a memory to return with it, 0 to 2.
     pub neighbours: u32,
 }
 
@@ -58,7 +60,7 @@ impl Default for RecallOptions {
     }
 }
 
-/// A candidate with what is known of it.
+/// A candidate with its scores.
 struct Found {
     stored: StoredMemory,
     cosine: f64,
@@ -66,11 +68,11 @@ struct Found {
     fused: f64,
 }
 
-/// A search by meaning and by words over the memories of the local tenant.
+/// Vector and full-text search over the memories of the local tenant.
 #[derive(Clone, Copy)]
 pub struct HybridSearch<'a> {
     pub index: &'a MemoryIndex,
-    /// Searched by meaning in place of phoebe, where there is one.
+    /// If set, replaces phoebe's index for vector search.
     pub server: Option<&'a QdrantIndex>,
     pub options: &'a RecallOptions,
 }
@@ -93,10 +95,11 @@ impl MemoryParts {
 }
 
 impl HybridSearch<'_> {
-    /// The `k` best for a query and its vector (of length 1), best first; see [`Recall`] for `min_score`.
+    /// The `k` best memories for a query and its vector (of length 1), best first; see [`Recall`]
+    /// for `min_score`.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// The database query fails.
     pub async fn search(
         &self,
         query: &str,
@@ -114,23 +117,23 @@ impl HybridSearch<'_> {
         self.with_neighbours(chosen).await
     }
 
-    /// The nearest in meaning: of the server, and where it does not answer of phoebe.
+    /// The nearest vectors: from the server, or from phoebe's index if the server does not respond.
     pub(super) async fn dense(&self, vector: &[f32], k: usize, filter: &MemoryFilter) -> Result<Vec<Scored>, NyxError> {
         let Some(server) = self.server else { return self.index.dense(LOCAL_TENANT, vector, k, filter).await };
         let found = match server.dense(LOCAL_TENANT, vector, k, filter).await {
             Ok(found) => found,
             Err(error) => {
-                tracing::warn!(%error, "the Qdrant server was not searched: phoebe is");
+                tracing::warn!(%error, "the Qdrant search failed: using the search index of the database");
                 return self.index.dense(LOCAL_TENANT, vector, k, filter).await;
             }
         };
         let ids: Vec<Uuid> = found.iter().map(|(id, _)| *id).collect();
-        // what was deleted is no row any more
+        // deleted memories have no row any more
         let numbers = self.index.numbers_of(LOCAL_TENANT, &ids).await?;
         Ok(found.into_iter().filter_map(|(id, score)| Some(Scored { number: *numbers.get(&id)?, score })).collect())
     }
 
-    /// The best of both lists, fused, with their rows.
+    /// The best candidates of both lists by fused score, with their rows.
     async fn candidates(&self, vector: &[f32], dense: &[Scored], words: &WordMatches, k: usize) -> Result<Vec<Found>, NyxError> {
         let mut numbers: Vec<i64> = Vec::new();
         let mut places = HashMap::new();
@@ -153,7 +156,7 @@ impl HybridSearch<'_> {
             self.index.load(&wanted).await?.into_iter().map(|stored| (stored.number, stored)).collect();
         let lexical: HashMap<i64, f64> = words.hits.iter().map(|hit| (hit.number, hit.score)).collect();
         let found = order.into_iter().filter_map(|at| {
-            // one that was deleted meanwhile is not found
+            // deleted meanwhile
             let stored = stored.remove(&numbers[at])?;
             let cosine = cosine(vector, &stored.vector);
             Some(Found { lexical: lexical.get(&stored.number).copied(), fused: fused[at], cosine, stored })
@@ -161,7 +164,7 @@ impl HybridSearch<'_> {
         Ok(found.collect())
     }
 
-    /// Adds the turns around what was found.
+    /// Adds the turns around each result.
     async fn with_neighbours(&self, mut hits: Vec<MemoryHit>) -> Result<Vec<MemoryHit>, NyxError> {
         let beside = self.options.neighbours;
         let ids: Vec<Uuid> = hits.iter().filter(|hit| hit.memory.conversation.is_some()).map(|hit| hit.memory.id).collect();
@@ -172,7 +175,7 @@ impl HybridSearch<'_> {
         let mut around: HashMap<Uuid, Surroundings> = HashMap::new();
         for near in self.index.phoebe().neighbours(request).await? {
             let surroundings = around.entry(near.of).or_default();
-            // in the order of the conversation
+            // neighbours arrive in conversation order
             if near.distance < 0 { surroundings.before.push(near.memory) } else { surroundings.after.push(near.memory) }
         }
         for hit in &mut hits {
@@ -182,7 +185,8 @@ impl HybridSearch<'_> {
     }
 }
 
-/// The `k` best of what counts: a memory whose cosine reaches `min_score`, or whose words carry enough of the query's information.
+/// The `k` best of the admitted candidates: those whose cosine reaches `min_score`, or whose words
+/// carry enough of the query's information.
 fn ranked(
     mut found: Vec<Found>,
     weights: &BTreeMap<String, f64>,
@@ -198,7 +202,7 @@ fn ranked(
         found.fused / best + options.recency_weight * 0.5_f64.powf(days / options.recency_half_life_days)
     };
     let worths: Vec<f64> = found.iter().map(worth).collect();
-    // maximal marginal relevance weighs them against cosines
+    // scaled to at most 1, because maximal marginal relevance compares them with cosines
     let most = worths.iter().copied().fold(1.0, f64::max);
     let worths: Vec<f64> = worths.into_iter().map(|worth| worth / most).collect();
     let vectors: Vec<Option<&[f32]>> = found.iter().map(|found| Some(found.stored.vector.as_slice())).collect();
@@ -217,7 +221,7 @@ fn ranked(
     chosen.into_iter().map(hit).collect()
 }
 
-/// How much of what a query's tokens tell stands in a memory, in [0, 1].
+/// The share of the query's token weights that a memory's tokens cover, in [0, 1].
 fn share(memory: &Memory, weights: &BTreeMap<String, f64>) -> f64 {
     let held: BTreeSet<String> = tokens(&memory.passage()).into_iter().collect();
     let all: f64 = weights.values().sum();
@@ -226,7 +230,8 @@ fn share(memory: &Memory, weights: &BTreeMap<String, f64>) -> f64 {
 }
 
 impl MemoryHit {
-    /// The turns around it that belong to one exchange with it: the question before what answers it, the answer after a question.
+    /// The adjacent turns that form an exchange with this one: a question before it, and the answer
+    /// after it if it is a question.
     pub fn exchange(&self) -> Vec<String> {
         let asks = |memory: &Memory| memory.text.trim_end().ends_with(['?', '\u{ff1f}', '\u{61f}', '\u{37e}']);
         let question = self.beside.before.last().filter(|before| asks(before));

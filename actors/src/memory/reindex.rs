@@ -1,4 +1,5 @@
-//! Making the search tables (and a Qdrant server's collection) anew from phoebe's memories, without a running Nyx; and taking in a file's.
+//! Offline commands on memories, run without a Nyx server: rebuild the search tables (and a Qdrant
+//! collection) from the database, and import memories from a file.
 
 use std::path::Path;
 
@@ -13,10 +14,10 @@ use crate::phoebe::PhoebeStore;
 use crate::phoebe::messages::{ListMemories, Memory};
 use crate::phoebe::search::{LOCAL_TENANT, MemoryIndex};
 
-/// Memories embedded and written in one go.
+/// Memories embedded and written at once.
 const PAGE: usize = 256;
 
-/// The embedder, phoebe's memories and, where there is one, the Qdrant server.
+/// The embedder, the memory tables and, if configured, the Qdrant server.
 pub struct Indexer {
     embedding: EmbeddingService,
     index: MemoryIndex,
@@ -24,7 +25,7 @@ pub struct Indexer {
 }
 
 impl Indexer {
-    /// Opens the search tables; with `anew` empty ones, whatever is in them.
+    /// Opens the search tables; with `anew`, drops and recreates them.
     ///
     /// # Errors
     /// The embedder, the database or the server cannot be used.
@@ -37,7 +38,7 @@ impl Indexer {
         let embedding = embedding.await??;
         let outbox = options.store == StoreKind::Qdrant;
         let id = embedding.id();
-        // the server first: what is searched is not emptied for one that is away
+        // the server first: the search tables are not emptied if the server is unreachable
         let server = match options.store {
             StoreKind::Phoebe => None,
             StoreKind::Qdrant if anew => Some(QdrantIndex::anew(options, id.dimension).await?),
@@ -47,16 +48,16 @@ impl Indexer {
         Ok(Self { embedding, index, server })
     }
 
-    /// How vectors are searched: see [`MemoryIndex::backend`].
+    /// The vector search backend: see [`MemoryIndex::backend`].
     pub fn backend(&self) -> &'static str {
         self.index.backend()
     }
 
-    /// Puts everything that phoebe holds into the search tables and onto the server, telling `progress` how many of how many are done.
-    /// Returns how many.
+    /// Indexes all memories in the search tables and on the server, and calls `progress` with the
+    /// number done and the total. Returns the number of indexed memories.
     ///
     /// # Errors
-    /// What kept a memory from being indexed: until it is done again, Nyx does not start on these tables.
+    /// A memory could not be indexed: until a reindex succeeds, Nyx does not start on these tables.
     pub async fn fill(&self, mut progress: impl FnMut(u64, u64)) -> Result<u64, NyxError> {
         let phoebe = self.index.phoebe();
         let tenants = phoebe.memory_tenants().await?;
@@ -85,10 +86,11 @@ impl Indexer {
         Ok(done)
     }
 
-    /// Keeps memories in their order, a page at a time, each page as a whole. Returns how many.
+    /// Stores memories in the given order, one transaction per page. Returns the number stored.
     ///
     /// # Errors
-    /// Names what is wrong with a memory, by its number counted from 1, before any is kept.
+    /// A memory is invalid: the message contains its number, counted from 1, and no memory is
+    /// stored. Or embedding or storing a page fails: earlier pages stay stored.
     pub async fn import(&self, memories: Vec<NewMemory>, mut progress: impl FnMut(u64, u64)) -> Result<u64, NyxError> {
         let checked = memories
             .into_iter()

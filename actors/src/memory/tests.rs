@@ -1,4 +1,4 @@
-//! The memory keeper with the real embedder and a real phoebe.
+//! Tests of the memory actor with the real embedder and a real database.
 
 use std::path::Path;
 
@@ -58,7 +58,7 @@ const TOLD: [&str; 4] = [
     "The garage code is 4711.",
 ];
 
-/// What any store must do under the keeper.
+/// The required behaviour on either database.
 async fn remembers_and_recalls(parts: &MemoryParts) {
     for (index, text) in TOLD.into_iter().enumerate() {
         let memory = parts.keep(tell(text, Some(if index < 2 { "home" } else { "health" }))).await.unwrap();
@@ -79,7 +79,8 @@ async fn remembers_and_recalls(parts: &MemoryParts) {
     assert_eq!(parts.recall(ask("Where does my sister Clara live?", 10)).await.unwrap().len(), TOLD.len() - 1);
 }
 
-/// Names and words in other forms than they were stored in: by words, whatever an embedder makes of them.
+/// Names and words in other forms than they were stored in are found by full-text search,
+/// regardless of the embedder.
 async fn finds_words_in_any_script(parts: &MemoryParts) {
     let texts = [
         "Our Zu\u{308}rich bank is the Ge\u{301}rard & Fils.",
@@ -110,7 +111,8 @@ async fn finds_words_in_any_script(parts: &MemoryParts) {
         let found = parts.recall(ask(query, 10)).await.unwrap();
         let by_words = |at: usize| found.iter().any(|hit| hit.memory.id == kept[at].id && hit.lexical.is_some());
         assert!(expected.iter().all(|at| by_words(*at)), "{query}: {found:?}");
-        // and they count, however unlike the query their vectors are; one that shares a character alone does not
+        // a word match counts however low the cosine similarity; a memory that shares only a
+        // character is excluded
         let strict = parts.recall(Recall { min_score: 1.0, ..ask(query, 10) }).await.unwrap();
         let counted: Vec<usize> = (0..texts.len()).filter(|at| strict.iter().any(|hit| hit.memory.id == kept[*at].id)).collect();
         assert_eq!(counted, expected, "{query}: {strict:?}");
@@ -164,7 +166,7 @@ async fn another_embedder_is_refused_until_memories_are_indexed_anew() {
     let parts = parts(folder.path()).await;
     let other = EmbedderId { sha256: "f".repeat(64), dimension: 8 };
     let store = parts.index.phoebe().clone();
-    // nothing is there yet: the tables are made for it
+    // no memories yet: the tables are recreated for the other embedder
     MemoryIndex::open(store.clone(), &other, false).await.unwrap();
     MemoryIndex::open(store.clone(), &parts.embedding.id(), false).await.unwrap();
     let kept = parts.keep(tell(TOLD[0], None)).await.unwrap();
@@ -173,7 +175,7 @@ async fn another_embedder_is_refused_until_memories_are_indexed_anew() {
     let anew = MemoryIndex::anew(store.clone(), &other, false).await.unwrap();
     let vector = vec![1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
     assert_eq!(anew.dense(LOCAL_TENANT, &vector, 5, &MemoryFilter::default()).await.unwrap(), []);
-    // one that stops in between is begun again
+    // an interrupted reindex must be repeated
     assert!(MemoryIndex::open(store.clone(), &other, false).await.unwrap_err().to_string().contains("nyx memories reindex"));
     for _ in 0..2 {
         anew.index(LOCAL_TENANT, vec![(kept.clone(), vector.clone())]).await.unwrap();

@@ -1,4 +1,4 @@
-//! Verdicts on decisions, and the rewards that they bring.
+//! Feedback entries on decisions, and the rewards derived from them.
 
 use nyx_specialists::bandit::BanditSettings;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
@@ -17,33 +17,33 @@ use crate::feedback::{DecisionName, Feedback, FeedbackKind, FeedbackResult, NewF
 use crate::routing::DrawnDecision;
 use crate::{Decision, NyxError};
 
-/// How often a feedback is tried again when another process judged the same decision in between.
+/// Attempts to record a feedback entry when another process writes to the same decision in between.
 const TRIES: usize = 20;
-/// Decisions that may bear one external key and be judged by it.
+/// Maximum number of decisions read per external key.
 const MOST_NAMED: u64 = 1000;
 
-/// Ids bound to one statement.
+/// Maximum number of ids bound to one statement.
 const KEYS_AT_ONCE: usize = 500;
-/// Of the locks that keys of entries take, on PostgreSQL.
+/// Seed of the hash that maps a feedback key to a PostgreSQL advisory lock.
 const KEYS_LOCK: i64 = 0x6e79_786b_6579;
 
-/// Rule of the reward that a stated confidence adds.
+/// Rule name of the calibration reward, computed from the decision's stated confidence.
 const CALIBRATION: &str = "calibration";
-/// Rule of the reward that brings the sum from an earlier feedback to its amendment.
+/// Rule name of the reward that holds the difference between an amendment and the entry it amends.
 const AMENDMENT: &str = "amendment";
 
 impl PhoebeStore {
-    /// The decisions of that name, oldest first.
+    /// The decisions with this id or external key, oldest first.
     ///
     /// # Errors
-    /// [`NyxError::NotFound`] where there is none.
+    /// [`NyxError::NotFound`] if no decision matches.
     pub(super) async fn named(&self, name: DecisionName) -> Result<Vec<Decision>, NyxError> {
         let key = match name {
             DecisionName::Id(id) => return Ok(vec![self.decision(id).await?]),
             DecisionName::External(key) => key,
         };
         super::storable_name("external_key", &key)?;
-        // a try that failed bears the key too, and there is nothing to judge in it
+        // failed attempts carry the key too, but have no answer to give feedback on
         let answered = [Status::Answered.as_str(), Status::Partial.as_str()];
         let named =
             decision::Entity::find().filter(decision::Column::ExternalKey.eq(&key)).filter(decision::Column::Status.is_in(answered));
@@ -54,11 +54,12 @@ impl PhoebeStore {
         Ok(rows.into_iter().map(Decision::try_from).collect::<Result<_, _>>()?)
     }
 
-    /// Puts entries on record, all or none, with the rewards that they bring. One that says what counts already changes nothing; another one is
-    /// an amendment, and the sum of rewards follows it. With `learning`, trait weights follow in the same transaction.
+    /// Records feedback entries and their rewards in one transaction: all or none. An entry equal
+    /// to the one in effect changes nothing; a different entry amends it, and the decision's reward
+    /// changes by the difference. With `learning`, the same transaction updates the trait weights.
     ///
     /// # Errors
-    /// [`NyxError::Conflict`] for a key under which something else was told.
+    /// [`NyxError::Conflict`] if different feedback was recorded under the same key.
     pub(super) async fn record_feedback(
         &self,
         entries: Vec<NewFeedback>,
@@ -80,10 +81,10 @@ impl PhoebeStore {
                 }
             }
         }
-        Err(NyxError::Internal(format!("the decision was judged {TRIES} times meanwhile")))
+        Err(NyxError::Internal(format!("other processes changed the decision {TRIES} times meanwhile")))
     }
 
-    /// All entries on a decision, in the order in which they were input.
+    /// All feedback entries on a decision, in the order in which they were recorded.
     pub(super) async fn feedback_of(&self, decision: Uuid) -> Result<Vec<Feedback>, NyxError> {
         let input = feedback::Entity::find().filter(feedback::Column::Decision.eq(decision.to_string()));
         let rows = input.order_by_asc(feedback::Column::Id).all(&self.reader).await?;
@@ -117,7 +118,7 @@ impl PhoebeStore {
         let input = feedback::Entity::find()
             .filter(feedback::Column::Kind.eq(FeedbackKind::Outcome.as_str()))
             .filter(feedback::Column::Decision.is_in(ids))
-            // the last of a decision is the one that counts
+            // the last outcome of a decision overwrites earlier ones
             .order_by_asc(feedback::Column::Revision)
             .all(&self.reader)
             .await?;
@@ -133,7 +134,8 @@ impl PhoebeStore {
     }
 }
 
-/// Whether a statement lost against another process: both followed the same feedback, or SQLite's snapshot was overtaken.
+/// Whether a statement lost a race against another process: both added the same revision, or SQLite
+/// reported that the database is locked.
 fn is_race(error: &DbErr) -> bool {
     matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) || error.to_string().contains("database is locked")
 }
@@ -144,14 +146,15 @@ async fn record_all(
     learning: Option<BanditSettings>,
 ) -> Result<Vec<FeedbackResult>, NyxError> {
     if learning.is_some() {
-        // before any row is written: two that wait for each other's would never end
+        // taken before any row is written: two transactions that wait for each other's rows would
+        // deadlock
         weights::lock(on).await?;
     }
     if let Some(NewFeedback { kind, key: Some(key), .. }) = entries.first() {
         for heard in recorded_under(on, *kind, key).await? {
             if !entries.iter().any(|input| input.decision == heard.decision && input.repeats(&heard)) {
                 return Err(NyxError::Conflict(format!(
-                    "key {key:?} was used to tell {} of decision {}: expected the same again, or another key for an amendment",
+                    "key {key:?} already recorded {} for decision {}: expected the same value, or another key for an amendment",
                     heard.input, heard.decision
                 )));
             }
@@ -164,10 +167,11 @@ async fn record_all(
     Ok(judged)
 }
 
-/// All that was told under a key: the entries that it brought, and those that it said again while they counted.
+/// All feedback recorded under a key: the entries it created, and the entries it repeated while
+/// they were in effect.
 async fn recorded_under(on: &impl ConnectionTrait, kind: FeedbackKind, key: &str) -> Result<Vec<Feedback>, DbErr> {
     if on.get_database_backend() == DbBackend::Postgres {
-        // two who tell different things under one key at once: the second sees what the first told
+        // serialises transactions that use the same key: the second one sees the first one's rows
         let lock = "SELECT pg_advisory_xact_lock(hashtextextended($1, $2))";
         let values = [format!("{} {key}", kind.as_str()).into(), KEYS_LOCK.into()];
         on.query_one_raw(Statement::from_sql_and_values(DbBackend::Postgres, lock, values)).await?;
@@ -182,7 +186,7 @@ async fn recorded_under(on: &impl ConnectionTrait, kind: FeedbackKind, key: &str
     rows.into_iter().map(Feedback::try_from).collect()
 }
 
-/// The feedback that a key said again, of one decision.
+/// The id of the entry on this decision that the key repeated, if any.
 async fn repeated_under(on: &impl ConnectionTrait, input: &NewFeedback, decision: &str) -> Result<Option<String>, DbErr> {
     let Some(key) = &input.key else { return Ok(None) };
     let row = feedback_key::Entity::find_by_id((input.kind.as_str().to_owned(), key.clone(), decision.to_owned())).one(on).await?;
@@ -205,7 +209,8 @@ async fn record_one(on: &impl ConnectionTrait, input: &NewFeedback, learning: Op
     });
     let counting = earlier.last().filter(|counting| input.repeats(counting));
     if let (None, Some(counting), Some(key)) = (same_key, counting, &input.key) {
-        // it changes nothing now, and must not change anything when it comes again after an amendment
+        // recorded so that the same key changes nothing either when it is sent again after an
+        // amendment
         let (kind, key, feedback) = (input.kind.as_str().to_owned(), key.clone(), counting.id.to_string());
         let row = feedback_key::Model { kind, key, decision: id.clone(), feedback };
         feedback_key::Entity::insert(row.into_active_model()).exec_without_returning(on).await?;

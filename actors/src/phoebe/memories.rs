@@ -1,4 +1,4 @@
-//! Phoebe's memories.
+//! Queries over memories.
 
 use sea_orm::{
     ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, Statement, Value,
@@ -25,21 +25,21 @@ impl PhoebeStore {
     /// The tenants that have memories.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// The database query fails.
     pub async fn memory_tenants(&self) -> Result<Vec<String>, NyxError> {
         let tenants = memory::Entity::find().select_only().column(memory::Column::Tenant).distinct().order_by_asc(memory::Column::Tenant);
         Ok(tenants.into_tuple().all(&self.reader).await?)
     }
 
-    /// How many memories a tenant has.
+    /// The number of memories of a tenant.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// The database query fails.
     pub async fn memory_count(&self, tenant: &str) -> Result<u64, NyxError> {
         Ok(memory::Entity::find().filter(memory::Column::Tenant.eq(tenant)).count(&self.reader).await?)
     }
 
-    /// Two short reads of an index for each memory, however long its conversation is.
+    /// Costs two short index reads per memory, independent of the length of its conversation.
     pub(crate) async fn neighbours(&self, request: Neighbours) -> Result<Vec<Neighbour>, NyxError> {
         let Neighbours { tenant, mut ids, before, after } = request;
         check_rows("ids", ids.len())?;
@@ -62,8 +62,9 @@ impl PhoebeStore {
         Ok(found)
     }
 
-    /// The turns after (or before) a place in a conversation: tenant, conversation, moment and id. A memory's moment is when it happened, else when it was
-    /// stored; turns of one moment stand in the order of their ids.
+    /// The turns after (or before) a position in a conversation, given as tenant, conversation,
+    /// time and id. A memory's time is when its event happened, else when it was stored; turns with
+    /// the same time are ordered by id.
     async fn beside(&self, place: &[Value; 4], later: bool, count: u32) -> Result<Vec<Memory>, NyxError> {
         let (than, order) = if later { (">", "ASC") } else { ("<", "DESC") };
         let sql = format!(

@@ -1,4 +1,4 @@
-//! What may be asked of phoebe.
+//! Messages of the phoebe actor.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +11,15 @@ use uuid::Uuid;
 use crate::feedback::{DecisionName, Feedback, FeedbackResult, NewFeedback, OpenForecast};
 use crate::{Decision, NyxError};
 
-/// Commits a decision (and its automatic reward, when there is one) in one transaction. Answers only when it is durable.
+/// Commits a decision (and its automatic reward, if any) in one transaction. The reply is sent only
+/// when the decision is durable.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), NyxError>")]
 pub struct RecordDecision {
     pub decision: Box<Decision>,
-    /// The automatic reward in [-1, 1] with the rule that gave it.
+    /// The automatic reward in [-1, 1] and the name of the rule that computed it.
     pub reward: Option<(f64, String)>,
-    /// It is on record as deferred, and this completes it.
+    /// The decision is on record as deferred, and this message completes it.
     pub completes: bool,
 }
 
@@ -26,7 +27,7 @@ pub struct RecordDecision {
 #[rtype(result = "Result<Decision, NyxError>")]
 pub struct GetDecision(pub Uuid);
 
-/// Newest first.
+/// Lists decisions, newest first.
 #[derive(Debug, Clone, Default, Message)]
 #[rtype(result = "Result<Vec<Decision>, NyxError>")]
 pub struct ListDecisions {
@@ -38,28 +39,29 @@ pub struct ListDecisions {
     pub limit: u64,
 }
 
-/// A memory as it is kept in `nyx_subjective_memory`.
+/// A row of `nyx_subjective_memory`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Memory {
     pub id: Uuid,
     pub text: String,
     pub speaker: Option<String>,
-    /// When it happened, as told; not when it was stored.
+    /// When the remembered event happened, as given by the caller; not when it was stored.
     pub when: Option<DateTime<Utc>>,
     pub conversation: Option<String>,
     pub stored_at: DateTime<Utc>,
-    /// What a shared picture shows.
+    /// Description of a shared picture.
     #[serde(default)]
     pub caption: Option<String>,
 }
 
 impl Memory {
-    /// When it happened, or when it was stored where that was not told.
+    /// When the event happened, or when the memory was stored if that is unknown.
     pub fn at(&self) -> DateTime<Utc> {
         self.when.unwrap_or(self.stored_at)
     }
 
-    /// The text that is embedded and whose words are searched: who said it, what, and what a picture showed.
+    /// The text that is embedded and indexed for full-text search: speaker, text and picture
+    /// caption.
     pub fn passage(&self) -> String {
         let speaker = self.speaker.as_ref().map_or(String::new(), |speaker| format!("{speaker}: "));
         let caption = self.caption.as_ref().map_or(String::new(), |caption| format!(" [shares {caption}]"));
@@ -67,44 +69,45 @@ impl Memory {
     }
 }
 
-/// The turns around memories: for each of `ids` that is there and has a conversation, up to `before` memories before it and `after`
-/// memories after it, in the order of the conversation (when they happened, then their ids).
+/// The turns around memories: for each of `ids` that exists and has a conversation, up to `before`
+/// memories before it and up to `after` memories after it, in conversation order (by time of the
+/// event, then by id).
 #[derive(Debug)]
 pub struct Neighbours {
     pub tenant: String,
-    /// Up to 1000.
+    /// At most 1000.
     pub ids: Vec<Uuid>,
     pub before: u32,
     pub after: u32,
 }
 
-/// A memory that stands near another one in their conversation.
+/// A memory close to another one in the same conversation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Neighbour {
-    /// The one that was asked for.
+    /// The requested memory.
     pub of: Uuid,
-    /// Places from that one: -1 is the turn before it. Never 0.
+    /// Distance from the requested memory in turns: -1 is the turn before it. Never 0.
     pub distance: i64,
     pub memory: Memory,
 }
 
-/// Which memories are to be forgotten.
+/// Selects the memories to delete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemorySelector {
-    /// One; [`NyxError::NotFound`] when there is none.
+    /// One memory; [`NyxError::NotFound`] if it does not exist.
     Id(Uuid),
     Ids(Vec<Uuid>),
-    /// Those that match all that is given.
+    /// Memories that match all given conditions.
     Matching {
         conversation: Option<String>,
         before: Option<DateTime<Utc>>,
     },
-    /// Those that were stored before this moment, whenever they happened.
+    /// Memories stored before this time, regardless of when their events happened.
     StoredBefore(DateTime<Utc>),
     All,
 }
 
-/// Memories of a tenant in the order of their ids, after `after`.
+/// Memories of a tenant in the order of their ids, starting after the id `after`.
 #[derive(Debug)]
 pub struct ListMemories {
     pub tenant: String,
@@ -112,24 +115,24 @@ pub struct ListMemories {
     pub limit: u64,
 }
 
-/// The current weight of each of these specialists that has one.
+/// The current weight of each of these specialists; specialists without one are omitted.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<BTreeMap<String, f64>, NyxError>")]
 pub struct LoadTraitWeights(pub Vec<String>);
 
-/// Appends to the history in `nyx_trait_weights`; the newest row of a name is its weight.
+/// Appends to the history in `nyx_trait_weights`; a name's newest row holds its weight.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<TraitWeightChange, NyxError>")]
 pub struct StoreTraitWeight {
     pub name: String,
     pub to: f64,
-    /// `admin` or the operator's own, or the source of the reward that moved it.
+    /// `admin` or the administrator's own text, or the source of the reward that caused the change.
     pub reason: String,
     pub reward: Option<f64>,
     pub decision: Option<Uuid>,
 }
 
-/// How a trait weight came to be what it is, newest first.
+/// The history of a trait weight, newest first.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Vec<TraitWeightChange>, NyxError>")]
 pub struct ListTraitWeightChanges {
@@ -150,22 +153,22 @@ pub struct TraitWeightChange {
     pub at: DateTime<Utc>,
 }
 
-/// The decisions of a name, oldest first; there is at least one.
+/// The decisions with an id or external key, oldest first; at least one.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Vec<Decision>, NyxError>")]
 pub struct NamedDecisions(pub DecisionName);
 
-/// Puts entries on record, all or none, each with its reward, and moves the trait weights of the decisions' candidates in the same transaction. Those
-/// that say what counts already change nothing.
+/// Records feedback entries with their rewards and updates the trait weights of the decisions'
+/// candidates, all in one transaction. Entries equal to those in effect change nothing.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Vec<FeedbackResult>, NyxError>")]
 pub struct RecordFeedback {
     pub entries: Vec<NewFeedback>,
-    /// How weights follow; `None` leaves them as they are.
+    /// Settings of the weight update; `None` leaves the weights unchanged.
     pub learning: Option<BanditSettings>,
 }
 
-/// All entries on a decision, in the order in which they were told.
+/// All feedback entries on a decision, in the order in which they were recorded.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Vec<Feedback>, NyxError>")]
 pub struct ListFeedback(pub Uuid);
@@ -174,7 +177,7 @@ pub struct ListFeedback(pub Uuid);
 #[derive(Debug, Clone, Default, Message)]
 #[rtype(result = "Result<Vec<OpenForecast>, NyxError>")]
 pub struct ListOpenForecasts {
-    /// Only those without an outcome, or only those with one.
+    /// `Some(true)`: only forecasts without an outcome; `Some(false)`: only those with one.
     pub open: Option<bool>,
     /// Only forecasts older than this decision.
     pub before: Option<Uuid>,
@@ -182,12 +185,13 @@ pub struct ListOpenForecasts {
     pub limit: u64,
 }
 
-/// Decisions whose truth has become known, the newest 20,000 entries' worth, each with the feedback that counts.
+/// Decisions with feedback (from the newest 20,000 feedback entries), each with the entry in
+/// effect.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Vec<(Decision, Feedback)>, NyxError>")]
 pub struct ListJudged;
 
-/// Answers when the database does.
+/// Replies once the database answers.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), NyxError>")]
 pub struct Ping;

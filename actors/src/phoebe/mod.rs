@@ -1,4 +1,4 @@
-//! Phoebe, the database of record, and the actor that keeps it.
+//! Phoebe: the database of record and the actor that owns it.
 
 mod entities;
 mod feedback;
@@ -33,7 +33,8 @@ pub use store::PhoebeStore;
 pub(crate) use store::now;
 pub(crate) use transaction::WriteTransaction;
 
-/// Refuses a NUL character, which PostgreSQL's texts and JSON cannot hold; what one database keeps, the other must keep too.
+/// Refuses NUL characters, which PostgreSQL cannot store in text or JSON; both databases must
+/// accept the same input.
 pub(crate) fn storable(param: &str, text: &str) -> Result<(), NyxError> {
     match text.find('\0') {
         Some(at) => Err(NyxError::invalid(param, format!("{param} holds a NUL character at byte {at}, expected text without any"))),
@@ -41,10 +42,11 @@ pub(crate) fn storable(param: &str, text: &str) -> Result<(), NyxError> {
     }
 }
 
-/// Bytes of a name that is looked up, such as a conversation's: an index entry must hold it.
+/// Maximum length in bytes of a name that is looked up, such as a conversation's: it must fit into
+/// an index entry.
 const MAX_NAME: usize = 256;
 
-/// The same for a name.
+/// As [`storable`], with a length limit for names.
 pub(crate) fn storable_name(param: &str, name: &str) -> Result<(), NyxError> {
     if name.len() > MAX_NAME {
         return Err(NyxError::invalid(param, format!("{param} has {} bytes, expected at most {MAX_NAME}", name.len())));
@@ -52,7 +54,7 @@ pub(crate) fn storable_name(param: &str, name: &str) -> Result<(), NyxError> {
     storable(param, name)
 }
 
-/// The actor: hands each message to the store.
+/// The actor: forwards each message to the store.
 pub struct Phoebe {
     store: PhoebeStore,
     metrics: Arc<ActorMetrics>,
@@ -68,7 +70,7 @@ impl Actor for Phoebe {
     type Context = Context<Self>;
 }
 
-/// One handler a message: the store's operation, in a future of its own.
+/// Defines one handler per message, which runs the store's operation in its own future.
 macro_rules! handle {
     ($message:ty, $answer:ty, |$store:ident, $request:ident| $work:expr) => {
         impl Handler<$message> for Phoebe {

@@ -1,4 +1,4 @@
-//! `[phoebe]`: which database.
+//! `[phoebe]`: database settings.
 
 use std::path::Path;
 
@@ -6,16 +6,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::secret::SecretUrl;
 
-/// Where phoebe is and how she is reached.
+/// Location of the database, and connection settings.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PhoebeOptions {
-    /// `sqlite://PATH` or `postgres://USER:PASSWORD@HOST/DATABASE`; a file in the data folder when absent.
+    /// `sqlite://PATH` or `postgres://USER:PASSWORD@HOST/DATABASE`; default: a file in the data
+    /// directory.
     pub url: Option<SecretUrl>,
-    /// Connections to PostgreSQL at most; SQLite has one writer.
+    /// Maximum number of PostgreSQL connections; SQLite has one writer.
     pub max_connections: u32,
     pub acquire_timeout_ms: u64,
-    /// A statement that runs longer is given up.
+    /// Time limit of a statement.
     pub statement_timeout_ms: u64,
 }
 
@@ -26,7 +27,7 @@ impl Default for PhoebeOptions {
 }
 
 impl PhoebeOptions {
-    /// The database's URL; by default `phoebe.db` in `data_dir`.
+    /// The database URL; by default `phoebe.db` in `data_dir`.
     pub fn url_in(&self, data_dir: &Path) -> SecretUrl {
         self.url.clone().unwrap_or_else(|| format!("sqlite://{}", data_dir.join("phoebe.db").display()).into())
     }

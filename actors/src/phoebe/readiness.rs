@@ -1,4 +1,4 @@
-//! Whether phoebe can be written: found out by writing.
+//! Tests whether phoebe's database is writable, by writing to it.
 
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,14 @@ use super::entities::readiness;
 use super::store::now;
 use crate::NyxError;
 
-/// Who asks within this time is told what was found.
+/// How long a result is reused.
 const FRESH: Duration = Duration::from_secs(1);
-/// A write that takes longer counts as failed; below what readiness waits for the answer.
+/// Time limit of the test write; below the time-out of the readiness probe.
 const PATIENCE: Duration = Duration::from_millis(1_800);
-/// What a decision may need: a disk with room for less is not ready.
+/// Bytes that a decision may need: a disk with less free space is not ready.
 const PADDING: usize = 16 * 1024;
 
-/// The last write that was made to find out, and what came of it.
+/// The last test write and its result.
 #[derive(Debug)]
 pub(super) struct WriteCheck {
     instance: Uuid,
@@ -41,10 +41,10 @@ fn reason(error: DbErr) -> String {
 }
 
 impl PhoebeStore {
-    /// Writes a row, at most about once a second; several who ask at once share one write.
+    /// Writes a row, at most about once a second; concurrent callers share one write.
     ///
     /// # Errors
-    /// What kept the row from being written, or that it took too long.
+    /// The write failed or took too long.
     pub(crate) async fn can_write(&self) -> Result<(), NyxError> {
         let mut last = self.readiness.last.lock().await;
         let known = last.as_ref().filter(|(at, _)| at.elapsed() < FRESH).map(|(_, outcome)| outcome.clone());
@@ -63,11 +63,11 @@ impl PhoebeStore {
 
     async fn write_readiness(&self) -> Result<(), DbErr> {
         let instance = self.readiness.instance.to_string();
-        // other bytes each time: what stays the same is not written
+        // different bytes each time, so that the write is not skipped
         let padding: Vec<u8> = Uuid::new_v4().into_bytes().into_iter().cycle().take(PADDING).collect();
         let row = readiness::Model { instance, at: now(), padding };
         let transaction = self.begin().await?;
-        // of processes that are gone
+        // rows of processes that no longer run
         let old = readiness::Column::At.lt(row.at - TimeDelta::days(1));
         readiness::Entity::delete_many().filter(old).exec(&transaction).await?;
         let mut replace = OnConflict::column(readiness::Column::Instance);

@@ -1,4 +1,4 @@
-//! What SQLite's own interface tells of a connection, and the file that a store was opened on.
+//! Connection state read through SQLite's C API, and the identity of a store's database file.
 #![allow(unsafe_code, reason = "whether a connection is in a transaction, and whether its file was moved, only SQLite's C interface tells")]
 
 use std::ffi::{c_int, c_void};
@@ -11,12 +11,12 @@ use libsqlite3_sys as ffi;
 use sea_orm::DbErr;
 use sea_orm::sqlx::{self, Executor, SqliteConnection};
 
-/// How a connection stands.
+/// The state of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileState {
-    /// Outside any transaction: what it wrote is committed.
+    /// No transaction is open: everything written is committed.
     pub autocommit: bool,
-    /// Its database is no longer the file of that name.
+    /// The open database file no longer exists under its name.
     pub moved: bool,
 }
 
@@ -24,8 +24,9 @@ pub(super) async fn standing(connection: &mut SqliteConnection) -> Result<FileSt
     let mut locked = connection.lock_handle().await?;
     let handle = locked.as_raw_handle().as_ptr();
     let mut moved: c_int = 0;
-    // SAFETY: the handle is that of an open connection, and the lock keeps the driver's thread from using it meanwhile. HAS_MOVED writes one int;
-    // a file of a database in memory does not know the operation and leaves it.
+    // SAFETY: the handle belongs to an open connection, and the lock keeps the driver's thread from
+    // using it meanwhile. HAS_MOVED writes one int; the file of an in-memory database does not
+    // support the operation and leaves the int unchanged.
     let autocommit = unsafe {
         ffi::sqlite3_file_control(handle, c"main".as_ptr(), ffi::SQLITE_FCNTL_HAS_MOVED, (&raw mut moved).cast::<c_void>());
         ffi::sqlite3_get_autocommit(handle)
@@ -33,15 +34,18 @@ pub(super) async fn standing(connection: &mut SqliteConnection) -> Result<FileSt
     Ok(FileState { autocommit: autocommit != 0, moved: moved != 0 })
 }
 
-/// The file that a store was opened on: what is written into another of its name, or into one without a name, would be lost.
+/// The file that a store was opened on. Writes to another file of that name, or to a file that was
+/// unlinked, would be lost.
 #[derive(Debug)]
 pub(super) struct DatabaseFile {
     path: PathBuf,
-    /// Device and inode, from the first connection on.
+    /// Device and inode, set by the first check.
     identity: OnceLock<(u64, u64)>,
-    /// The same of the log (`-wal`) of the connection that writes: SQLite keeps it as long as the connection is open.
+    /// Device and inode of the write connection's log (`-wal`); SQLite keeps the log as long as the
+    /// connection is open.
     log: Mutex<Option<(u64, u64)>>,
-    /// The log went away under its connection. For good: the index beside it still tells of what was in it.
+    /// The log disappeared while its connection was open. Permanent: the shared-memory index
+    /// (`-shm`) still refers to the lost log.
     log_lost: AtomicBool,
 }
 
@@ -56,23 +60,23 @@ impl DatabaseFile {
     }
 
     /// # Errors
-    /// Another file has its name, or none; or its log was found gone.
+    /// The file was removed or replaced, or its log was lost.
     pub(super) fn check(&self) -> Result<(), DbErr> {
         let path = self.path.display();
         let lost = match identity(&self.path) {
-            Err(error) => format!("the database file {path} was removed ({error}) since Nyx opened it: put it back, or restart Nyx"),
+            Err(error) => format!("the database file {path} was removed ({error}) since Nyx opened it: restore it, or restart Nyx"),
             Ok(found) if *self.identity.get_or_init(|| found) != found => {
-                format!("the database file {path} was replaced by another one since Nyx opened it: put it back, or restart Nyx")
+                format!("the database file {path} was replaced by another one since Nyx opened it: restore it, or restart Nyx")
             }
             Ok(_) if self.log_lost.load(Ordering::SeqCst) => {
                 format!("the log {} was removed or replaced since Nyx opened it: restart Nyx", self.log_path().display())
             }
             Ok(_) => return Ok(()),
         };
-        Err(DbErr::Custom(format!("{lost}; what is written now would be lost")))
+        Err(DbErr::Custom(format!("{lost}; new writes would be lost")))
     }
 
-    /// The same, for who has the connection that writes: its log cannot be gone by right.
+    /// The same check for the holder of the write connection, whose log must exist.
     ///
     /// # Errors
     /// As [`check`](Self::check).
@@ -91,25 +95,26 @@ impl DatabaseFile {
         path.into()
     }
 
-    /// Takes a connection that was opened just now for the one that writes.
+    /// Registers a newly opened connection as the write connection; false if it must not be used.
     pub(super) async fn opened(&self, connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
-        // of an earlier connection, with which SQLite may have removed it
+        // the identity of an earlier connection's log, which SQLite may have removed with the
+        // connection
         *self.log.lock().unwrap_or_else(PoisonError::into_inner) = None;
         if !self.admits(connection).await? {
             return Ok(false);
         }
-        // whoever reads opens the log
+        // a read makes SQLite open the log
         connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").await?;
         *self.log.lock().unwrap_or_else(PoisonError::into_inner) = identity(&self.log_path()).ok();
         Ok(true)
     }
 
-    /// Whether a connection is one to this file and outside any transaction.
+    /// Whether a connection is open on this file and outside any transaction.
     pub(super) async fn admits(&self, connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
         let FileState { autocommit, moved } = standing(connection).await?;
         let checked = self.check_with_log();
         if let Err(error) = &checked {
-            tracing::error!(%error, "the database is written no more");
+            tracing::error!(%error, "writes to the database are refused");
         }
         Ok(autocommit && !moved && checked.is_ok())
     }

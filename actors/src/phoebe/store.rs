@@ -1,4 +1,4 @@
-//! Phoebe's operations over one database, SQLite or PostgreSQL.
+//! Phoebe's operations on a SQLite or PostgreSQL database.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,42 +25,44 @@ use super::{search, storable};
 use crate::decision::Status;
 use crate::{Decision, NyxError};
 
-/// Rows a list may have.
+/// Maximum number of rows in a list.
 pub(super) const MAX_ROWS: u64 = 1000;
-/// One number for all Nyx processes: who migrates holds it.
+/// PostgreSQL advisory lock, shared by all Nyx processes, held during migrations.
 const MIGRATION_LOCK: i64 = 0x6e79_7870_686f;
-/// One to hold that lock, one to migrate with.
+/// One connection to hold that lock, one to migrate.
 const LEAST_CONNECTIONS: u32 = 2;
 const MIGRATION_TRIES: usize = 20;
 const OPENING_TRIES: usize = 100;
 const MIGRATION_PAUSE: Duration = Duration::from_millis(50);
 
-/// A connected phoebe. Cheap to clone.
+/// A connected phoebe database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct PhoebeStore {
-    /// Written through [`begin`](Self::begin) alone.
+    /// Written only through [`begin`](Self::begin).
     pub(super) writer: DatabaseConnection,
-    /// Cannot write: another connection, read-only, on SQLite; on PostgreSQL the same pool in read-only transactions.
+    /// Read connections: on SQLite separate and read-only; on PostgreSQL the same pool as `writer`.
+    /// An in-memory SQLite database uses its only connection.
     pub(super) reader: DatabaseConnection,
-    /// SQLite's file.
+    /// The database file; SQLite only.
     pub(super) file: Option<Arc<DatabaseFile>>,
-    /// How long one statement of a transaction that writes may take.
+    /// Time limit of one statement of a write transaction.
     pub(super) patience: Duration,
     pub(super) readiness: Arc<WriteCheck>,
 }
 
 impl PhoebeStore {
-    /// Connects and brings the schema up to date.
+    /// Connects and migrates the schema.
     ///
     /// # Errors
-    /// The database cannot be reached (the message names its URL, without the password) or migrated.
+    /// The database cannot be reached (the message contains its URL without the password) or
+    /// migrated.
     pub async fn connect(options: &PhoebeOptions, data_dir: &Path) -> Result<Self, NyxError> {
         let store = Self::open(options, data_dir).await?;
         store.migrate().await?;
         Ok(store)
     }
 
-    /// Connects and leaves the schema as it is.
+    /// Connects without migrating the schema.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -68,11 +70,11 @@ impl PhoebeStore {
         let url = options.url_in(data_dir);
         let named = |error: DbErr| DbErr::Custom(format!("cannot connect to {url}: {}", url.scrub(&error.to_string())));
         let timeout = Duration::from_millis(options.acquire_timeout_ms);
-        // told at the handshake, so that every connection of the pool has it
+        // set at the handshake, so that it applies to every connection of the pool
         let statement_timeout = Some(Duration::from_millis(options.statement_timeout_ms));
         let mut settings = url.connect_options(statement_timeout).map_err(named)?;
         settings.acquire_timeout(timeout).connect_timeout(timeout).sqlx_logging(false);
-        // a database that hangs says so even where it has no limit of its own
+        // a limit on the client side too, in case the database hangs or has no statement time-out
         let patience = timeout + Duration::from_millis(options.statement_timeout_ms);
         let readiness = Arc::new(WriteCheck::new());
         if url.is_sqlite() {
@@ -92,17 +94,17 @@ impl PhoebeStore {
         Ok(Self { reader: writer.clone(), writer, file: None, patience, readiness })
     }
 
-    /// Brings the schema up to date; several processes may do so at once.
+    /// Migrates the schema; several processes may do so concurrently.
     ///
     /// # Errors
-    /// What the database says.
+    /// The database returns an error.
     pub async fn migrate(&self) -> Result<(), NyxError> {
         if self.writer.get_database_backend() != DbBackend::Postgres {
             return self.migrate_sqlite().await;
         }
-        // the lock lives as long as this transaction, which the migrations run beside
+        // the lock is held by this transaction; the migrations run on another connection
         let lock = self.writer.begin().await?;
-        // another process may migrate for longer than a statement may take
+        // another process may migrate for longer than the statement time-out
         lock.execute_unprepared("SET LOCAL statement_timeout = 0").await?;
         lock.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")).await?;
         let migrated = Migrator::up(&self.writer, None).await;
@@ -110,24 +112,25 @@ impl PhoebeStore {
         Ok(migrated?)
     }
 
-    /// SQLite has no advisory lock: who loses the race for a migration finds it done when it looks again.
+    /// SQLite has no advisory lock: a process that loses the race for a migration retries and finds
+    /// it applied.
     async fn migrate_sqlite(&self) -> Result<(), NyxError> {
         let mut tries = 0;
         loop {
             match Migrator::up(&self.writer, None).await {
                 Ok(()) => return Ok(()),
                 Err(error) if tries == MIGRATION_TRIES => return Err(error.into()),
-                Err(error) => tracing::debug!(%error, "another process may be migrating: looking again"),
+                Err(error) => tracing::debug!(%error, "another process may be migrating; retrying"),
             }
             tries += 1;
             tokio::time::sleep(MIGRATION_PAUSE).await;
         }
     }
 
-    /// Migrations that have not been applied yet.
+    /// The number of migrations that have not been applied.
     ///
     /// # Errors
-    /// What the database says.
+    /// The database returns an error.
     pub async fn pending_migrations(&self) -> Result<usize, NyxError> {
         Ok(Migrator::get_pending_migrations(&self.writer).await?.len())
     }
@@ -137,7 +140,8 @@ impl PhoebeStore {
         if self.writer.get_database_backend() == DbBackend::Postgres { "postgres" } else { "sqlite" }
     }
 
-    /// One transaction; a decision that is on record already is left as it is.
+    /// Records a decision in one transaction; a decision that is already on record is left
+    /// unchanged.
     pub(super) async fn record(&self, message: RecordDecision) -> Result<(), NyxError> {
         let mut row = decision::Model::try_from(&*message.decision)?;
         row.asked_at = row.asked_at.trunc_subsecs(6);
@@ -147,14 +151,14 @@ impl PhoebeStore {
         if message.completes {
             let deferred = decision::Column::Status.eq(Status::Deferred.as_str());
             let mut row = row.into_active_model().reset_all();
-            // entries may have come in between
+            // feedback recorded in the meantime may have changed the reward
             row.reward = ActiveValue::NotSet;
             let added = message.reward.as_ref().map_or(0.0, |(value, _)| *value);
             let updated = decision::Entity::update_many().set(row).filter(deferred);
             let updated =
                 updated.col_expr(decision::Column::Reward, sea_orm::sea_query::ExprTrait::add(Expr::col(decision::Column::Reward), added));
             if updated.filter(decision::Column::Id.eq(&id)).exec(&transaction).await?.rows_affected == 0 {
-                // completed already
+                // already completed
                 transaction.rollback().await;
                 return Ok(());
             }
@@ -198,7 +202,7 @@ impl PhoebeStore {
         Ok(rows.into_iter().map(Decision::try_from).collect::<Result<_, _>>()?)
     }
 
-    /// To read what was written a moment ago; who writes calls [`begin`](Self::begin).
+    /// For reads that must see the latest writes; writes use [`begin`](Self::begin).
     pub(crate) fn writer(&self) -> &DatabaseConnection {
         &self.writer
     }
@@ -217,32 +221,32 @@ impl PhoebeStore {
         &self.reader
     }
 
-    /// Closes the connections; what was acknowledged is on disk already.
+    /// Closes the connections; acknowledged writes are already on disk.
     pub async fn close(&self) {
         for connection in [&self.reader, &self.writer] {
             if let Err(error) = connection.clone().close().await {
-                tracing::warn!(%error, "phoebe did not close");
+                tracing::warn!(%error, "closing the database failed");
             }
         }
     }
 }
 
-/// The writer of a SQLite database, and its file; a database in memory has none.
+/// Opens the write connection of a SQLite database, and its file; an in-memory database has none.
 async fn open_sqlite(
     mut settings: ConnectOptions,
     url: &str,
     timeout: Duration,
 ) -> Result<(DatabaseConnection, Option<Arc<DatabaseFile>>), DbErr> {
     let configured = move |sqlite: SqliteConnectOptions| {
-        // FULL: an acknowledged decision survives the machine's crash
+        // FULL: acknowledged decisions survive a machine crash
         let sqlite = sqlite.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
-        // what is deleted is overwritten
+        // deleted content is overwritten
         sqlite.busy_timeout(timeout).foreign_keys(true).pragma("secure_delete", "ON")
     };
-    // one writer: SQLite has no more, and waiting for a connection is fairer than its busy loop
+    // one writer: SQLite allows no more, and waiting for a connection is fairer than its busy loop
     settings.max_connections(1).min_connections(1);
     if url.contains(":memory:") || url.contains("mode=memory") {
-        // lost with its connection, which therefore stays
+        // an in-memory database is lost with its connection, so the connection is kept
         settings.idle_timeout(None).max_lifetime(None);
         settings.map_sqlx_sqlite_opts(move |sqlite| configured(sqlite).create_if_missing(true));
         settings.map_sqlx_sqlite_before_acquire(|connection, _| {
@@ -257,7 +261,8 @@ async fn open_sqlite(
     }
     let options: SqliteConnectOptions = url.parse().map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))?;
     if !options.get_filename().exists() {
-        // here alone: a connection that is opened later must not make an empty database where the file was removed
+        // created only here: connections opened later must not create an empty database where the
+        // file was removed
         let mut create = settings.clone();
         create.map_sqlx_sqlite_opts(move |sqlite| configured(sqlite).create_if_missing(true));
         connect_sqlite(create).await?.close().await?;
@@ -280,14 +285,15 @@ async fn open_sqlite(
     Ok((connect_sqlite(settings).await?, Some(file)))
 }
 
-/// Several processes may open a new database at once: while one of them turns its journal into a log, the others are told at once that it
-/// is locked, however long they would wait.
+/// Connects, and retries while the database is locked: when several processes open a new database
+/// concurrently, one switches its journal to WAL, and the others get "database is locked"
+/// immediately, regardless of the busy time-out.
 async fn connect_sqlite(settings: ConnectOptions) -> Result<DatabaseConnection, DbErr> {
     let mut tries = 0;
     loop {
         match Database::connect(settings.clone()).await {
             Err(error) if tries < OPENING_TRIES && error.to_string().contains("database is locked") => {
-                tracing::debug!(%error, "another process may be opening the database: looking again");
+                tracing::debug!(%error, "another process may be opening the database; retrying");
             }
             outcome => return outcome,
         }
@@ -296,7 +302,7 @@ async fn connect_sqlite(settings: ConnectOptions) -> Result<DatabaseConnection, 
     }
 }
 
-/// In the precision that both databases keep.
+/// The current time, truncated to the precision that both databases store.
 pub(crate) fn now() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(6)
 }

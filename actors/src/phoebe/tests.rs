@@ -1,4 +1,5 @@
-//! One body on both databases: SQLite in a file, and a real PostgreSQL that the test starts.
+//! Runs the same tests on both databases: SQLite in a file, and a PostgreSQL server started by the
+//! test.
 
 use chrono::SubsecRound;
 use nyx_engine::{ChatMessage, Role};
@@ -99,7 +100,7 @@ async fn keeps_decisions(store: &PhoebeStore) {
     let kept = store.decision(first.id).await.unwrap();
     assert_eq!(kept, Decision { reward: 0.5, ..first.clone() });
     assert_eq!(store.decision(second.id).await.unwrap(), second);
-    // input twice, it is kept once and as it was first told
+    // recording the same id again has no effect
     store.record(record(&Decision { specialist: "kairos".into(), ..first.clone() }, Some((-1.0, "x".into())))).await.unwrap();
     assert_eq!(store.decision(first.id).await.unwrap().specialist, "moira");
     assert_eq!((count(store, "nyx_synthetic_specialist_queries").await, count(store, "nyx_rewards").await), (2, 1));
@@ -149,7 +150,7 @@ async fn keeps_memories(store: &PhoebeStore) {
     let memories = [input("My sister Clara lives in Lisbon"), input("The boiler was serviced"), input("100% of 'quotes' \\ and _ stay")];
     let index = index(store).await;
     index.insert("local", vectors(&memories)).await.unwrap();
-    // all or none: the last one is there already
+    // all or none: the last one already exists
     let twice = [input("never kept"), memories[0].clone()];
     assert!(index.insert("local", vectors(&twice)).await.is_err());
     let query = |tenant: &str, after, limit| ListMemories { tenant: tenant.into(), after, limit };
@@ -159,7 +160,7 @@ async fn keeps_memories(store: &PhoebeStore) {
     assert_eq!(index.lexical("local", "never kept", 5, &MemoryFilter::default()).await.unwrap().hits, []);
 }
 
-/// The search tables for an embedder of two numbers.
+/// The search tables for an embedder of dimension 2.
 async fn index(store: &PhoebeStore) -> MemoryIndex {
     MemoryIndex::open(store.clone(), &EmbedderId { sha256: "tiny".into(), dimension: 2 }, false).await.unwrap()
 }
@@ -179,7 +180,7 @@ async fn knows_neighbours(store: &PhoebeStore) {
         stored_at: now(),
         caption: None,
     };
-    // input out of order; c and d at one moment; e at no moment that was told, so when it was stored
+    // recorded out of order; c and d at the same time; e without a time, so its storage time counts
     let e = turn("e", Some("walk"), None);
     let [c, d] = ["c", "d"].map(|text| turn(text, Some("walk"), Some(3)));
     let [b, a] = [("b", 2), ("a", 1)].map(|(text, day)| turn(text, Some("walk"), Some(day)));
@@ -229,7 +230,7 @@ async fn forgets_memories(store: &PhoebeStore) {
     assert_eq!(delete(MemorySelector::Ids(vec![other.id, old.id, Uuid::now_v7()])).await.unwrap(), 1);
     assert_eq!(delete(MemorySelector::Ids(vec![])).await.unwrap(), 0);
     assert_eq!(delete(MemorySelector::Id(old.id)).await.unwrap_err().class(), ErrorClass::NotFound);
-    // what is deleted is in no list, beside nothing, and found by neither meaning nor words
+    // deleted memories are not listed, are not neighbours, and are found by neither search
     assert_eq!(store.memory_count("local").await.unwrap(), before - 3);
     let after = ListMemories { tenant: "local".into(), after: Some(old.id), limit: 10 };
     assert_eq!(store.memories(after).await.unwrap(), std::slice::from_ref(&new));
@@ -247,7 +248,7 @@ async fn keeps_trait_weights(store: &PhoebeStore) {
     let change = |to: f64| StoreTraitWeight { name: "moira".into(), to, reason: "test".into(), reward: Some(1.0), decision: None };
     let names = ["moira".to_owned(), "eleos".to_owned()];
     assert!(store.trait_weights(&names).await.unwrap().is_empty());
-    // eight at once: each follows another, none is lost
+    // eight concurrent changes: each follows another one, and none is lost
     let changes = (1..=8).map(|step| {
         let store = store.clone();
         tokio::spawn(async move { store.store_trait_weight(change(f64::from(step))).await.unwrap() })
@@ -267,7 +268,7 @@ async fn keeps_trait_weights(store: &PhoebeStore) {
 }
 
 async fn behaves(options: &PhoebeOptions, folder: &std::path::Path) {
-    // several processes may start on one database at once
+    // several processes may start on one database concurrently
     let stores = futures_util::future::try_join_all((0..4).map(|_| PhoebeStore::connect(options, folder))).await.unwrap();
     let store = stores[0].clone();
     assert_eq!(store.pending_migrations().await.unwrap(), 0);
@@ -322,7 +323,7 @@ async fn a_statement_that_runs_too_long_is_given_up_on_postgresql() {
     let options = PhoebeOptions { url: Some(server.url().into()), statement_timeout_ms: 100, ..PhoebeOptions::default() };
     let store = PhoebeStore::connect(&options, std::path::Path::new("/nowhere")).await.unwrap();
     assert_eq!(store.connection().get_database_backend(), DbBackend::Postgres);
-    // at once, so that each has a connection of its own
+    // concurrently, so that each uses its own connection
     let sleep = || store.connection().execute_unprepared("SELECT pg_sleep(30)");
     let (first, second, third) = tokio::join!(sleep(), sleep(), sleep());
     for slept in [first, second, third] {

@@ -1,6 +1,7 @@
-//! The one way in which phoebe's databases are written: a transaction on a connection of its own, which goes back to use only when all of it
-//! was committed or cleanly rolled back. After a failure the connection is closed: SQLite rolls back by itself when a disk is full, and who
-//! went on with such a connection would be told that rows were kept that nobody ever commits.
+//! The only write path to phoebe's database: a transaction on its own connection, which returns to
+//! the pool only after a clean commit or rollback. After a failure the connection is closed: SQLite
+//! may roll back by itself when a disk is full, and further writes on that connection would be
+//! acknowledged but never committed.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,33 +19,36 @@ enum Connection {
     Postgres(PoolConnection<Postgres>),
 }
 
-/// Why nothing more may be written in a transaction.
+/// Why a transaction refuses further statements.
 #[derive(Debug, Clone)]
 struct Failure {
     reason: String,
-    /// The database refused a row and stands as before: the connection may be used again once it was rolled back.
+    /// The database rejected a row and is unchanged: the connection can be reused after a rollback.
     harmless: bool,
 }
 
-/// A transaction that writes. Dropped without [`commit`](Self::commit) or [`rollback`](Self::rollback), it closes its connection.
+/// A write transaction. Dropping it without [`commit`](Self::commit) or
+/// [`rollback`](Self::rollback) closes its connection.
 pub(crate) struct WriteTransaction {
     connection: tokio::sync::Mutex<Connection>,
     backend: DbBackend,
     file: Option<Arc<DatabaseFile>>,
-    /// How long one statement may take.
+    /// Time limit of one statement.
     patience: Duration,
     failure: Mutex<Option<Failure>>,
-    /// The connection may be used again.
+    /// The connection can be reused.
     sound: bool,
-    /// The database is in memory and would be lost with its only connection; whoever gets it next rolls it back.
+    /// The database is in memory and would be lost with its only connection; the next user of the
+    /// connection rolls the transaction back.
     in_memory: bool,
 }
 
 impl PhoebeStore {
-    /// Begins to write. On SQLite writers wait for each other here, so that none is overtaken after it has read.
+    /// Begins a write transaction. On SQLite, writers wait for each other here, so that none reads
+    /// a snapshot that becomes outdated.
     ///
     /// # Errors
-    /// No connection is to be had, or the database's file was removed or replaced.
+    /// No connection is available, or the database file was removed or replaced.
     pub(crate) async fn begin(&self) -> Result<WriteTransaction, DbErr> {
         if let Some(file) = &self.file {
             file.check()?;
@@ -78,7 +82,7 @@ fn acquiring(error: sqlx::Error) -> DbErr {
     }
 }
 
-/// Runs `$work` with the statement as `$query`, on whichever database the transaction is.
+/// Runs `$work` with the statement as `$query` on either database backend.
 macro_rules! on_either {
     ($self:ident, $statement:ident, |$query:ident, $connection:ident| $work:expr) => {
         $self
@@ -126,10 +130,11 @@ impl ConnectionTrait for WriteTransaction {
 }
 
 impl WriteTransaction {
-    /// Commits. What was written is on record when this answers `Ok`, and only then may it be acknowledged.
+    /// Commits. The data is durable once this returns `Ok`, and must not be acknowledged earlier.
     ///
     /// # Errors
-    /// A statement failed before, or the database did not commit, or not into the file that has the database's name.
+    /// An earlier statement failed, the database did not commit, or the database file was removed
+    /// or replaced.
     pub(crate) async fn commit(mut self) -> Result<(), DbErr> {
         self.execute_unprepared("COMMIT").await?;
         self.is_committed("after its commit").await?;
@@ -137,7 +142,8 @@ impl WriteTransaction {
         Ok(())
     }
 
-    /// Rolls back; where that fails, or a statement had failed for more than a row, the connection is closed, which rolls back too.
+    /// Rolls back. If the rollback fails, or an earlier failure was more than a rejected row, the
+    /// connection is closed, which also rolls back.
     pub(crate) async fn rollback(mut self) {
         let harmless = self.failure().take().is_none_or(|failure| failure.harmless);
         let rolled_back = self.execute_unprepared("ROLLBACK").await.is_ok() && self.is_committed("after it was rolled back").await.is_ok();
@@ -156,10 +162,10 @@ impl WriteTransaction {
         }
     }
 
-    /// One statement, within the time that it may take. Once one failed, the others are refused: on PostgreSQL they would be, too, and SQLite
-    /// may have rolled back what came before.
+    /// Runs one statement within its time limit. After a failure all further statements are
+    /// refused: PostgreSQL refuses them too, and SQLite may have rolled back the earlier ones.
     async fn attempt<T>(&self, work: impl Future<Output = Result<T, sqlx::Error>> + Send) -> Result<T, DbErr> {
-        let given_up = Failure { reason: "a statement was given up".to_owned(), harmless: false };
+        let given_up = Failure { reason: "a statement was cancelled".to_owned(), harmless: false };
         let earlier = self.failure().replace(given_up);
         if let Some(earlier) = earlier {
             let refused = DbErr::Custom(format!("the transaction failed before: {}", earlier.reason));
@@ -182,15 +188,16 @@ impl WriteTransaction {
         Err(error)
     }
 
-    /// That nothing is left to be committed on the connection, and that it writes into the file that has the database's name.
+    /// Checks that no transaction is open on the connection, and that it writes to the file with
+    /// the database's name.
     async fn is_committed(&self, when: &str) -> Result<(), DbErr> {
         if let Connection::Sqlite(connection) = &mut *self.connection.lock().await {
             let FileState { autocommit, moved } = sqlite::standing(connection).await.map_err(acquiring)?;
             if !autocommit {
-                return Err(DbErr::Custom(format!("the connection was in a transaction {when}: nothing was recorded, it is closed")));
+                return Err(DbErr::Custom(format!("a transaction was open {when}: nothing was recorded, the connection is closed")));
             }
             if moved && self.file.is_some() {
-                let lost = "the database file was removed or replaced: what is written now would be lost; put it back, or restart Nyx";
+                let lost = "the database file was removed or replaced: new writes would be lost; restore it, or restart Nyx";
                 return Err(DbErr::Custom(lost.to_owned()));
             }
         }

@@ -1,4 +1,4 @@
-//! Decisions whose truth has become known.
+//! Decisions with an outcome or feedback.
 
 use std::collections::BTreeMap;
 
@@ -9,13 +9,14 @@ use super::store::PhoebeStore;
 use crate::feedback::{Feedback, FeedbackKind};
 use crate::{Decision, NyxError};
 
-/// Verdicts looked at, newest first.
+/// Maximum number of feedback entries read, newest first.
 const MOST: u64 = 20_000;
-/// Ids bound to one statement.
+/// Maximum number of ids bound to one statement.
 const AT_ONCE: usize = 500;
 
 impl PhoebeStore {
-    /// The newest judged decisions, oldest first, each with the feedback that counts: the last outcome, else the last feedback.
+    /// The newest decisions with feedback, oldest first, each with the entry in effect: the last
+    /// outcome, else the last feedback.
     pub(crate) async fn judged(&self) -> Result<Vec<(Decision, Feedback)>, NyxError> {
         let rows = feedback::Entity::find().order_by_desc(feedback::Column::Id).limit(MOST).all(&self.reader).await?;
         let mut counting: BTreeMap<String, Feedback> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Trait weights: their history, and how entries move them.
+//! Trait weights: their history, and how feedback entries update them.
 
 use std::collections::BTreeMap;
 
@@ -17,13 +17,13 @@ use crate::NyxError;
 use crate::feedback::NewFeedback;
 use crate::routing::DrawnDecision;
 
-/// How often a trait weight is tried again when another process moved it in between.
+/// Attempts to store a trait weight when another process updates it in between.
 const WEIGHT_TRIES: usize = 50;
-/// One number for all Nyx processes: who moves weights holds it, on PostgreSQL.
+/// PostgreSQL advisory lock, shared by all Nyx processes, held while weights are updated.
 const WEIGHTS_LOCK: i64 = 0x6e79_7877_6569;
 
 impl PhoebeStore {
-    /// The current weight of each of these names that has one.
+    /// The current weight of each of these names; names without one are omitted.
     pub(crate) async fn trait_weights(&self, names: &[String]) -> Result<BTreeMap<String, f64>, NyxError> {
         let mut weights = BTreeMap::new();
         for name in names {
@@ -45,7 +45,8 @@ impl PhoebeStore {
         Ok(changes.all(&self.reader).await?.into_iter().map(TraitWeightChange::try_from).collect::<Result<_, _>>()?)
     }
 
-    /// Appends to the history. Two processes cannot follow the same revision: the loser reads again and follows the winner's.
+    /// Appends to the history. Two processes cannot add the same revision: the loser reads again
+    /// and adds the next one.
     pub(super) async fn store_trait_weight(&self, change: StoreTraitWeight) -> Result<TraitWeightChange, NyxError> {
         for _ in 0..WEIGHT_TRIES {
             let transaction = self.begin().await?;
@@ -59,7 +60,7 @@ impl PhoebeStore {
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(NyxError::Internal(format!("the weight of {} was moved {WEIGHT_TRIES} times meanwhile", change.name)))
+        Err(NyxError::Internal(format!("other processes changed the weight of {} {WEIGHT_TRIES} times meanwhile", change.name)))
     }
 }
 
@@ -82,7 +83,8 @@ fn following(newest: Option<trait_weight::Model>, change: StoreTraitWeight) -> t
     }
 }
 
-/// Keeps others from moving weights until the transaction ends. SQLite has one writer, whose snapshot is refused when it was overtaken.
+/// Keeps other processes from updating weights until the transaction ends. SQLite has a single
+/// writer, so it needs no lock.
 pub(super) async fn lock(on: &impl ConnectionTrait) -> Result<(), DbErr> {
     if on.get_database_backend() == DbBackend::Postgres {
         on.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({WEIGHTS_LOCK})")).await?;
@@ -90,8 +92,9 @@ pub(super) async fn lock(on: &impl ConnectionTrait) -> Result<(), DbErr> {
     Ok(())
 }
 
-/// Moves the weights of a decision's candidates for a feedback, within the transaction that puts the feedback on record: both happen, or neither.
-/// `before` is the reward of the feedback that it amends. A decision that was not drawn moves nothing.
+/// Updates the weights of a decision's candidates for a feedback entry, in the same transaction
+/// that records the entry. `before` is the reward of the entry that it amends. If the specialist
+/// was not sampled, nothing changes.
 pub(super) async fn update_trait_weight(
     on: &impl ConnectionTrait,
     settings: BanditSettings,
@@ -112,7 +115,7 @@ pub(super) async fn update_trait_weight(
     }
     let key = BaselineKey { source: input.kind.as_str().to_owned(), kind: drawn.kind.clone() };
     let (reward, reason) = match before {
-        // what was told before baselines were kept moved nothing, and so it is not undone
+        // entries recorded before baselines existed changed no weights, so there is nothing to undo
         Some(before) if learner.baselines.contains_key(&key) => {
             learner.amend(&key, &drawn.drawn(), input.reward - before);
             (input.reward - before, format!("{}: amendment", input.kind.as_str()))
@@ -130,7 +133,7 @@ pub(super) async fn update_trait_weight(
     let mut changes = Vec::new();
     for ((name, row), to) in drawn.names.iter().zip(rows).zip(learner.weights) {
         let from = row.as_ref().map_or(0.0, |row| row.to_weight);
-        // equal bits: nothing moved
+        // bitwise equal: unchanged
         if from.total_cmp(&to).is_eq() {
             continue;
         }

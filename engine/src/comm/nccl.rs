@@ -75,7 +75,7 @@ impl NcclGroup {
         }
         self.barrier.arrive(rank, PATIENCE).map_err(&bad)?;
         // NCCL takes the device that is current on the thread
-        stream.context().bind_to_thread().map_err(|error| bad(told(error)))?;
+        stream.context().bind_to_thread().map_err(|error| bad(driver_error(error)))?;
         let world_size = self.world_size;
         let comm = Comm::from_rank(stream, rank, world_size, self.id).map_err(|error| bad(refused(&error)))?;
         static KEYS: AtomicU64 = AtomicU64::new(0);

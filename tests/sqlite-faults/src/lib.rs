@@ -1,6 +1,8 @@
-//! For tests: a VFS over SQLite's default one whose n-th write, sync or truncation fails, as a broken or a full disk's would.
+//! Test support: a VFS on top of SQLite's default one that fails the n-th write, sync or
+//! truncation, as a broken or full disk would.
 //!
-//! One plan holds for all files that are opened through it, so tests that use it take turns.
+//! The fault plan is global to all files opened through the VFS, so tests that use it must not run
+//! concurrently.
 #![allow(unsafe_code, reason = "a VFS is a table of C functions")]
 
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -9,19 +11,19 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use libsqlite3_sys as ffi;
 
-/// The name under which the VFS is registered: `sqlite://PATH?vfs=nyx-faults`.
+/// The name of the VFS: `sqlite://PATH?vfs=nyx-faults`.
 pub const NAME: &CStr = c"nyx-faults";
 
-/// Operations until one fails; at or below 0 none is planned.
+/// Operations until the next fault; none is planned at or below 0.
 static LEFT: AtomicI64 = AtomicI64::new(0);
-/// Whether every later operation fails too.
+/// Whether all later operations fail too.
 static LASTING: AtomicBool = AtomicBool::new(false);
 static BROKEN: AtomicBool = AtomicBool::new(false);
 static FAILED: AtomicU64 = AtomicU64::new(0);
-/// Whether a write fails for want of room.
+/// Whether failing writes return `SQLITE_FULL`.
 static FULL: AtomicBool = AtomicBool::new(false);
 
-/// SQLite's default VFS, and the copy of it that opens files here.
+/// SQLite's default VFS, to which all calls are forwarded.
 struct Registered {
     real: *mut ffi::sqlite3_vfs,
 }
@@ -36,7 +38,8 @@ static REGISTERED: OnceLock<Registered> = OnceLock::new();
 /// Registers the VFS, once.
 pub fn register() {
     REGISTERED.get_or_init(|| {
-        // SAFETY: the default VFS is found by a null name; its copy, and the copy's name, are never freed.
+        // SAFETY: a null name selects the default VFS; its copy, and the copy's name, are never
+        // freed.
         unsafe {
             let real = ffi::sqlite3_vfs_find(std::ptr::null());
             assert!(!real.is_null(), "SQLite has no default VFS");
@@ -52,7 +55,8 @@ pub fn register() {
     });
 }
 
-/// Plans that the `n`-th operation from now on, counted from 1, fails; with `lasting`, all after it too.
+/// Makes the `n`-th operation from now on, counted from 1, fail; with `lasting`, all later ones
+/// too.
 pub fn fail_at(n: u32, lasting: bool) {
     LASTING.store(lasting, Ordering::SeqCst);
     BROKEN.store(false, Ordering::SeqCst);
@@ -60,19 +64,20 @@ pub fn fail_at(n: u32, lasting: bool) {
     LEFT.store(i64::from(n), Ordering::SeqCst);
 }
 
-/// Whether writes that fail are refused as by a full disk (`SQLITE_FULL`) or as by a broken one (`SQLITE_IOERR_WRITE`).
+/// Whether failing writes return the error of a full disk (`SQLITE_FULL`) or of a broken one
+/// (`SQLITE_IOERR_WRITE`).
 pub fn fail_as_full(full: bool) {
     FULL.store(full, Ordering::SeqCst);
 }
 
-/// Takes the plan back; answers how many operations failed under it.
+/// Clears the plan; returns the number of operations that failed under it.
 pub fn lift() -> u64 {
     LEFT.store(0, Ordering::SeqCst);
     BROKEN.store(false, Ordering::SeqCst);
     FAILED.load(Ordering::SeqCst)
 }
 
-/// Whether this operation is one that fails.
+/// Whether the current operation fails.
 fn fails() -> bool {
     let now = LEFT.fetch_sub(1, Ordering::SeqCst) == 1;
     if now && LASTING.load(Ordering::SeqCst) {
@@ -83,7 +88,8 @@ fn fails() -> bool {
     fails
 }
 
-/// What SQLite sees as its file. The real one lies behind it, in the bytes that `szOsFile` asks for.
+/// The file object that SQLite sees. The real one follows it in the memory that `szOsFile`
+/// requests.
 #[repr(C)]
 struct File {
     base: ffi::sqlite3_file,
@@ -93,9 +99,9 @@ struct File {
 const FILE_BYTES: c_int = size_of::<File>().next_multiple_of(8) as c_int;
 
 /// # Safety
-/// `file` is one that [`open`] opened.
+/// `file` was opened by [`open`].
 unsafe fn real(file: *mut ffi::sqlite3_file) -> *mut ffi::sqlite3_file {
-    // SAFETY: SQLite gave `szOsFile` bytes, which is this one's and the real one's
+    // SAFETY: SQLite allocated `szOsFile` bytes, enough for this object and the real one
     unsafe { file.byte_add(FILE_BYTES as usize) }
 }
 
@@ -120,10 +126,11 @@ unsafe extern "C" fn open(
     }
 }
 
-/// Calls the real file's method of this name.
+/// Calls the method of this name on the real file.
 macro_rules! pass {
     ($file:expr, $method:ident $(, $argument:expr)*) => {{
-        // SAFETY: SQLite calls with a file that `open` opened, and with arguments that the real method takes
+        // SAFETY: SQLite passes a file that `open` opened, and the arguments that the real method
+        // takes
         unsafe {
             let inner = real($file);
             match (*(*inner).pMethods).$method {
@@ -208,7 +215,7 @@ unsafe extern "C" fn shm_unmap(file: *mut ffi::sqlite3_file, delete: c_int) -> c
     pass!(file, xShmUnmap, delete)
 }
 
-/// Version 2: shared memory for the log, no memory-mapped reading.
+/// Version 2: shared memory for the log, no memory-mapped reads.
 static METHODS: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
     iVersion: 2,
     xClose: Some(close),

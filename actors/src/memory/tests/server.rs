@@ -1,4 +1,4 @@
-//! The Qdrant client, and its feeding from phoebe, against a server that answers as it is told.
+//! Tests of the Qdrant client and of the outbox against a scripted server.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -20,15 +20,15 @@ use crate::phoebe::messages::Memory;
 
 const DIMENSION: usize = 3;
 
-/// What the server does with a call.
+/// How the server responds to a call.
 enum Reply {
     Answer(Box<dyn Any + Send>),
     Refuse(Status),
-    /// Answers, with what the type of answer is by default, after this time.
+    /// Sends the default response after this delay.
     Late(Duration),
 }
 
-/// A call that arrived: the request and the API key that came with it.
+/// A received call: the request and its API key.
 struct Call {
     kind: &'static str,
     api_key: Option<String>,
@@ -36,7 +36,7 @@ struct Call {
     at: Instant,
 }
 
-/// Replies wait by the name of the request that they are for; without one, a call gets the default answer.
+/// Replies are queued by request type; a call without a queued reply gets the default response.
 #[derive(Clone, Default)]
 struct Script {
     replies: Arc<Mutex<VecDeque<(&'static str, Reply)>>>,
@@ -61,7 +61,7 @@ impl Script {
         self.will::<Q>(Reply::Refuse(Status::new(code, "as the script says")))
     }
 
-    /// The requests of this type that arrived, oldest first, and when.
+    /// The received requests of this type with their times of arrival, oldest first.
     fn calls<Q: Clone + 'static>(&self) -> Vec<(Q, Instant)> {
         let calls = self.calls.lock().unwrap();
         calls.iter().filter_map(|call| Some((call.request.downcast_ref::<Q>()?.clone(), call.at))).collect()
@@ -91,7 +91,7 @@ impl Script {
         }
     }
 
-    /// Starts the server; its URL.
+    /// Starts the server; returns its URL.
     fn serve(&self) -> String {
         let listening = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let url = format!("http://{}", listening.local_addr().unwrap());
@@ -101,7 +101,7 @@ impl Script {
     }
 }
 
-/// Every method of a service does what the script says.
+/// Every method of a service follows the script.
 macro_rules! scripted {
     ($service:ident: $($method:ident($request:ty) -> $answer:ty),* $(,)?) => {
         #[async_trait]
@@ -187,7 +187,7 @@ fn client(options: &MemoryOptions) -> QdrantIndex {
     QdrantIndex::connect(options, DIMENSION).unwrap()
 }
 
-/// A store on a collection that is there, and its server.
+/// A client of an existing collection, and its scripted server.
 async fn store() -> (QdrantIndex, Script) {
     let script = Script::default();
     script.answer::<CollectionExistsRequest>(exists(true)).answer::<GetCollectionInfoRequest>(collection(params(3)));
@@ -263,7 +263,7 @@ async fn what_was_away_is_asked_again_after_growing_pauses() {
     for _ in 0..3 {
         script.refuse::<UpsertPoints>(Code::Unavailable);
     }
-    // the client itself tries a second time at once; Nyx waits 100 ms, then 200 ms
+    // the client itself retries once immediately; Nyx waits 100 ms, then 200 ms
     store.upsert(one()).await.unwrap();
     let calls = script.calls::<UpsertPoints>();
     assert_eq!(calls.len(), 4);
@@ -276,14 +276,14 @@ async fn what_was_away_is_asked_again_after_growing_pauses() {
         assert_eq!(store.count().await.unwrap(), 0);
         assert_eq!(script.calls::<CountPoints>().len(), before + 2, "{code:?}");
     }
-    // as long as the server says
+    // waits as long as the server requests
     let mut busy = Status::resource_exhausted("busy");
     busy.metadata_mut().insert("retry-after", "1".parse().unwrap());
     script.will::<DeletePoints>(Reply::Refuse(busy));
     let begun = Instant::now();
     store.delete(&[Uuid::now_v7()]).await.unwrap();
     assert!(begun.elapsed() >= Duration::from_secs(1) && script.calls::<DeletePoints>().len() == 2);
-    // not for ever
+    // the number of attempts is limited
     for _ in 0..20 {
         script.refuse::<UpsertPoints>(Code::Unavailable);
     }
@@ -308,7 +308,7 @@ async fn a_slow_answer_is_waited_for_and_one_that_is_too_slow_is_given_up() {
     let (store, script) = store().await;
     script.will::<CountPoints>(Reply::Late(Duration::from_millis(200)));
     assert_eq!((store.count().await.unwrap(), script.calls::<CountPoints>().len()), (0, 1));
-    // over the 400 ms of the settings: the next try is answered
+    // longer than the configured 400 ms: the next attempt succeeds
     script.will::<CountPoints>(Reply::Late(Duration::from_secs(30)));
     let begun = Instant::now();
     store.count().await.unwrap();
@@ -324,7 +324,7 @@ async fn a_slow_answer_is_waited_for_and_one_that_is_too_slow_is_given_up() {
 
 #[actix::test]
 async fn a_server_that_is_not_there_is_named() {
-    // a port that was free a moment ago
+    // a port that is closed on this address
     let url = Script::default().serve().replace("127.0.0.1", "127.0.0.2");
     let error = client(&options(url.clone())).prepare().await.expect_err("nobody is there");
     assert!(error.to_string().contains(&url), "{error}");
@@ -343,7 +343,7 @@ async fn searches_ask_for_what_they_need_and_read_what_they_get() {
     let id = Uuid::now_v7();
     store.upsert(vec![point(id)]).await.unwrap();
     let (upsert, _) = script.calls::<UpsertPoints>().remove(0);
-    // the memory's text stays in phoebe
+    // the memory's text is not sent to the server
     let mut fields: Vec<&String> = upsert.points[0].payload.keys().collect();
     fields.sort();
     assert_eq!(fields, ["at", "conversation", "speaker", "tenant"]);
@@ -372,10 +372,10 @@ async fn searches_ask_for_what_they_need_and_read_what_they_get() {
     let moment = |moment: Option<Timestamp>| moment.map(|moment| (moment.seconds, moment.nanos));
     assert_eq!((moment(range.gte), moment(range.lt), range.gt, range.lte), (Some((0, 0)), Some((1, 500_000_000)), None, None));
 
-    // the tenant is asked for without a filter too
+    // the tenant is a condition even without a filter
     store.dense("local", &[0.0, 1.0, 0.0], 7, &MemoryFilter::default()).await.unwrap();
     assert_eq!(must(script.calls::<QueryPoints>().pop().unwrap().0).len(), 1);
-    // an answer that makes no sense is an error, not a panic
+    // an invalid response is an error, not a panic
     script.answer::<QueryPoints>(QueryResponse { result: vec![ScoredPoint::default()], ..Default::default() });
     let error = store.dense("local", &[0.0, 1.0, 0.0], 7, &MemoryFilter::default()).await.unwrap_err().to_string();
     assert!(error.contains("reading"), "{error}");
@@ -385,13 +385,14 @@ fn unit(first: f32) -> Vec<f32> {
     vec![first, (1.0 - first * first).sqrt(), 0.0]
 }
 
-/// The keeper on phoebe in `folder`, which feeds the scripted server.
+/// The memory actor's parts with phoebe's database in `folder`, whose outbox goes to the scripted
+/// server.
 async fn fed(folder: &Path, script: &Script) -> (MemoryParts, Arc<QdrantIndex>) {
     let phoebe = PhoebeStore::connect(&PhoebeOptions::default(), folder).await.unwrap();
     let embedder = EmbedderId { sha256: "tiny".into(), dimension: DIMENSION };
     let index = MemoryIndex::open(phoebe, &embedder, true).await.unwrap();
     let server = Arc::new(client(&options(script.serve())));
-    // the embedder is not asked
+    // the embedder is not used
     let (embedding, recall) = (embedding(), RecallOptions::default());
     (MemoryParts { embedding, index, server: Some(Arc::clone(&server)), retention_days: None, recall }, server)
 }
@@ -427,7 +428,7 @@ async fn the_outbox_brings_a_server_to_what_phoebe_holds_also_after_it_was_away(
     let batch = [&kept, &gone].map(|memory| (memory.clone(), unit(0.5)));
     parts.index.insert(LOCAL_TENANT, batch.to_vec()).await.unwrap();
     assert_eq!(parts.index.outbox_len().await.unwrap(), 2);
-    // the server is away: everything waits, and a deletion is not complete
+    // the server is unreachable: all changes wait, and a deletion is not complete
     for _ in 0..60 {
         script.refuse::<UpsertPoints>(Code::Unavailable).refuse::<DeletePoints>(Code::Unavailable);
     }
@@ -435,7 +436,7 @@ async fn the_outbox_brings_a_server_to_what_phoebe_holds_also_after_it_was_away(
     let forgotten = parts.forget(Forget { context: context(), selector: MemorySelector::Id(gone.id) }).await.unwrap();
     assert_eq!(forgotten, Forgotten { forgotten: 1, erased: false });
     assert_eq!(parts.index.outbox_len().await.unwrap(), 3);
-    // another process finds the server back
+    // another process reaches the server
     let back = Script::default();
     let (later, server) = fed(folder.path(), &back).await;
     assert!(later.index.lease_outbox("a third").await.unwrap());
@@ -444,7 +445,7 @@ async fn the_outbox_brings_a_server_to_what_phoebe_holds_also_after_it_was_away(
     assert_eq!(server.drain(&later.index).await.unwrap(), 0);
     assert_eq!((upserted(&back), deleted(&back)), (vec![kept.id.to_string()], vec![gone.id.to_string()]));
     assert_eq!(later.index.outbox_len().await.unwrap(), 0);
-    // with nothing waiting, a deletion is applied at once
+    // with an empty outbox, a deletion is applied at once
     let forgotten = later.forget(Forget { context: context(), selector: MemorySelector::All }).await.unwrap();
     assert_eq!((forgotten, deleted(&back).len()), (Forgotten { forgotten: 1, erased: true }, 2));
 }
@@ -481,18 +482,18 @@ async fn what_is_gone_is_not_found_and_without_the_server_phoebe_is_searched() {
         let id = |number: i64| *numbers.iter().find(|(_, found)| **found == number).unwrap().0;
         scored.into_iter().map(|scored| id(scored.number)).collect::<Vec<_>>()
     };
-    // the server has one of which phoebe knows nothing
+    // the server returns an id that phoebe does not know
     let answer = || {
         let result = vec![found(Uuid::now_v7(), 0.95), found(first.id, 0.9), found(third.id, 0.7), found(second.id, 0.5)];
         QueryResponse { result, ..Default::default() }
     };
     script.answer::<QueryPoints>(answer());
     assert_eq!(ids().await, [first.id, third.id, second.id]);
-    // deleted, and the server does not know yet
+    // deleted in phoebe, but not yet on the server
     parts.index.delete(LOCAL_TENANT, &MemorySelector::Id(first.id)).await.unwrap();
     script.answer::<QueryPoints>(answer());
     assert_eq!(ids().await, [third.id, second.id]);
-    // without the server phoebe finds the same
+    // without the server, phoebe's index returns the same memories
     script.refuse::<QueryPoints>(Code::InvalidArgument);
     assert_eq!(ids().await, [third.id, second.id]);
 }

@@ -1,4 +1,5 @@
-//! `nyx_reward_baselines`: the running means that rewards are compared with before they move trait weights.
+//! `nyx_reward_baselines`: running means that are subtracted from rewards before they update trait
+//! weights.
 
 use sea_orm::entity::prelude::*;
 
@@ -8,10 +9,10 @@ pub struct Model {
     /// `feedback` or `outcome`.
     #[sea_orm(primary_key, auto_increment = false)]
     pub source: String,
-    /// The specialist that would have been chosen without trait weights.
+    /// The specialist that would have been selected without trait weights.
     #[sea_orm(primary_key, auto_increment = false)]
     pub kind: String,
-    /// Rewards, of which forgotten ones count less.
+    /// Number of rewards, with decay.
     pub count: f64,
     pub sum: f64,
 }

@@ -17,7 +17,7 @@ pub struct Model {
     pub asked_at: DateTime<Utc>,
     pub instance: String,
     pub conversation: Option<String>,
-    /// The caller's own name for it.
+    /// The external key that the caller assigned.
     pub external_key: Option<String>,
     pub endpoint: String,
     pub requested: String,
@@ -42,7 +42,7 @@ pub struct Model {
     pub propensity: f64,
     #[sea_orm(column_type = "JsonBinary")]
     pub evidence: Json,
-    /// The first of `answers`, for searching.
+    /// The first of `answers`, for text search.
     pub answer: String,
     #[sea_orm(column_type = "JsonBinary")]
     pub answers: Json,
@@ -75,7 +75,7 @@ pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
 
-/// A UUID as text.
+/// Parses a UUID.
 pub(in crate::phoebe) fn uuid_of(text: &str) -> Result<uuid::Uuid, DbErr> {
     text.parse().map_err(|_| DbErr::Custom(format!("{text:?} is not a UUID")))
 }

@@ -1,4 +1,5 @@
-//! `nyx_feedback`: what people and the future said of decisions. Rows are only added: the newest of a decision and kind counts.
+//! `nyx_feedback`: outcomes of decisions and user feedback on them. Append-only: the newest entry
+//! of a decision and kind is in effect.
 
 use chrono::{DateTime, Utc};
 use sea_orm::DbErr;
@@ -15,16 +16,16 @@ pub struct Model {
     pub decision: String,
     /// `outcome` or `feedback`.
     pub kind: String,
-    /// The teller's, so that telling it twice is telling it once.
+    /// The caller's idempotency key: sending an entry twice under the same key records it once.
     pub key: Option<String>,
     pub value: f64,
-    /// As it was told.
+    /// The value as the caller sent it.
     #[sea_orm(column_type = "JsonBinary")]
     pub input: Json,
     pub reward: f64,
     pub comment: Option<String>,
     pub correction: Option<String>,
-    /// 1 for the first of a decision and kind, then rising by one.
+    /// 1 for the first entry of a decision and kind, then increasing by one.
     pub revision: i64,
     pub at: DateTime<Utc>,
 }
@@ -38,7 +39,7 @@ impl TryFrom<Model> for Feedback {
     type Error = DbErr;
 
     fn try_from(row: Model) -> Result<Self, DbErr> {
-        let kind = FeedbackKind::of(&row.kind).ok_or_else(|| DbErr::Custom(format!("{:?} is no kind of feedback", row.kind)))?;
+        let kind = FeedbackKind::of(&row.kind).ok_or_else(|| DbErr::Custom(format!("{:?} is not a feedback kind", row.kind)))?;
         Ok(Self {
             id: uuid_of(&row.id)?,
             decision: uuid_of(&row.decision)?,

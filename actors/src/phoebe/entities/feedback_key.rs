@@ -1,4 +1,5 @@
-//! `nyx_feedback_keys`: further keys under which a feedback was told while it counted already.
+//! `nyx_feedback_keys`: additional keys under which a feedback entry was sent while it was in
+//! effect.
 
 use sea_orm::entity::prelude::*;
 
@@ -12,7 +13,7 @@ pub struct Model {
     pub key: String,
     #[sea_orm(primary_key, auto_increment = false)]
     pub decision: String,
-    /// What it said.
+    /// The id of that feedback entry.
     pub feedback: String,
 }
 

@@ -1,4 +1,4 @@
-//! Phoebe's rows.
+//! Phoebe's tables.
 
 pub(super) mod baseline;
 pub(super) mod decision;

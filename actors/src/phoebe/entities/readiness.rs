@@ -1,4 +1,4 @@
-//! `nyx_readiness`: one row a running process, written to learn whether phoebe can be written.
+//! `nyx_readiness`: one row per running process, written to test whether the database is writable.
 
 use chrono::{DateTime, Utc};
 use sea_orm::entity::prelude::*;
@@ -9,7 +9,7 @@ pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub instance: String,
     pub at: DateTime<Utc>,
-    /// As many bytes as a decision may have.
+    /// As many bytes as a decision may need.
     pub padding: Vec<u8>,
 }
 

@@ -1,4 +1,4 @@
-//! `nyx_rewards`: each reward with its source; the log's row carries their sum.
+//! `nyx_rewards`: each reward with its source; the decision's row holds the sum.
 
 use chrono::{DateTime, Utc};
 use sea_orm::entity::prelude::*;
@@ -9,7 +9,7 @@ pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: String,
     pub decision: String,
-    /// In [-1, 1]; of an amendment the difference to what it amends.
+    /// In [-1, 1]; for an amendment, the difference to the amended entry.
     pub value: f64,
     /// `automatic`, `feedback` or `outcome`.
     pub source: String,

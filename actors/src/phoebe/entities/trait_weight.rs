@@ -1,4 +1,5 @@
-//! `nyx_trait_weights`: the history; a name's highest revision is its weight.
+//! `nyx_trait_weights`: the history of trait weights; a name's highest revision is its current
+//! weight.
 
 use chrono::{DateTime, Utc};
 use sea_orm::DbErr;

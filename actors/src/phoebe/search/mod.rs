@@ -1,14 +1,16 @@
-//! Memories with their vectors and their full text: rows of phoebe's, written and deleted in one transaction, searched where they are.
+//! Memories with their vectors and full-text index: written and deleted in one transaction in
+//! phoebe's database, and searched there.
 //!
 //! | | vectors | full text |
 //! |---|---|---|
-//! | SQLite | sqlite-vec: exact up to [`EXACT`] memories of a tenant; beyond, the nearest by sign bits, compared again exactly | FTS5 |
-//! | PostgreSQL with pgvector | the same over `bit` and `vector` columns | `tsvector` |
-//! | PostgreSQL without it | exact, in this process, up to [`MOST_WITHOUT_EXTENSION`] memories of a tenant | `tsvector` |
+//! | SQLite | sqlite-vec: exact up to [`EXACT`] memories, then sign bits and rescoring | FTS5 |
+//! | PostgreSQL with pgvector | the same with `bit` and `vector` columns | `tsvector` |
+//! | PostgreSQL alone | exact, in process, up to [`MOST_WITHOUT_EXTENSION`] memories | `tsvector` |
 //!
-//! Both index the tokens that [`nyx_specialists::tokens`] makes, and rank by BM25 (Robertson and Zaragoza 2009; k1 1.2, b 0.75).
-//! Of a query's tokens the rarest count first, as many as [`MOST_POSTINGS`] occurrences allow: a word that stands everywhere costs much
-//! and tells little.
+//! The memory counts are per tenant. Both databases index the tokens of [`nyx_specialists::tokens`]
+//! and rank by BM25 (Robertson and Zaragoza 2009; k1 1.2, b 0.75). The rarest tokens of a query are
+//! used first, up to a total of [`MOST_POSTINGS`] occurrences: very common words are expensive to
+//! look up and carry little information.
 
 mod outbox;
 mod postgres;
@@ -36,29 +38,29 @@ use crate::memory::MemoryFilter;
 
 pub use outbox::{Change, Drained, LEASE};
 
-/// The tenant of everything that has no other.
+/// The default tenant.
 pub const LOCAL_TENANT: &str = "local";
-/// Memories of a tenant up to which every vector is compared.
+/// Number of memories of a tenant up to which every vector is compared.
 const EXACT: u64 = 10_000;
-/// Nearest by sign bits that are compared exactly, for each that is asked for.
+/// Candidates by sign bits that are rescored exactly, per requested result.
 const OVERSAMPLING: usize = 10;
-/// The most that sqlite-vec gives at once.
+/// Largest `k` that sqlite-vec accepts.
 const MOST_NEAREST: usize = 4_096;
-/// Memories of a tenant that PostgreSQL serves without pgvector.
+/// Maximum number of memories of a tenant for vector search on PostgreSQL without pgvector.
 pub const MOST_WITHOUT_EXTENSION: u64 = 5_000;
-/// Occurrences of a query's tokens that are ranked.
+/// Maximum number of token occurrences ranked per query.
 const MOST_POSTINGS: u64 = 2_000;
-/// Tokens of a query that are looked up.
+/// Maximum number of query tokens looked up.
 const MOST_TOKENS: usize = 64;
-/// Rows of one statement: a statement binds only so many values.
+/// Rows per statement: the number of bound values is limited.
 const ROWS_A_STATEMENT: usize = 500;
-/// How long the size of a large collection is taken for what it was: counting it takes milliseconds, and what hangs on it (how common a token is,
-/// how vectors are searched) hardly changes.
+/// How long the size of a large collection is cached: counting takes milliseconds, and what depends
+/// on the size (token frequencies, the search method for vectors) hardly changes.
 const SIZE_AGE: Duration = Duration::from_secs(10);
 const K1: f64 = 1.2;
 const B: f64 = 0.75;
 
-/// A memory's row number with a score, the larger the better.
+/// A memory's row number with a score; higher is better.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scored {
     pub number: i64,
@@ -66,34 +68,34 @@ pub struct Scored {
     pub score: f64,
 }
 
-/// What a search by words found.
+/// The result of a full-text search.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct WordMatches {
     /// Best first.
     pub hits: Vec<Scored>,
-    /// The query's tokens, each with how much it tells: its inverse document frequency.
+    /// The query's tokens with their inverse document frequencies.
     pub weights: BTreeMap<String, f64>,
 }
 
-/// A memory with what its search needs.
+/// A memory with the data that ranking needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredMemory {
     pub number: i64,
     pub memory: Memory,
-    /// Of length 1.
+    /// Normalised to length 1; empty if the memory is not indexed.
     pub vector: Vec<f32>,
 }
 
-/// The model that vectors are made with.
+/// The embedding model of the vectors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EmbedderId {
-    /// SHA-256 of its weights.
+    /// SHA-256 of the model's weights.
     pub sha256: String,
-    /// Numbers in a vector.
+    /// Dimension of the vectors.
     pub dimension: usize,
 }
 
-/// How many memories a tenant has, and of how many tokens in the mean.
+/// The number of memories of a tenant, and their mean length in tokens.
 #[derive(Debug, Clone, Copy)]
 struct Size {
     count: u64,
@@ -108,31 +110,32 @@ enum Kind {
     Plain,
 }
 
-/// Phoebe's memories as they are written and searched. Cheap to clone.
+/// The memory tables and their search index. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct MemoryIndex {
     store: PhoebeStore,
     embedder: EmbedderId,
     kind: Kind,
-    /// What was deleted may still stand in SQLite's log.
+    /// SQLite's write-ahead log may still contain deleted data.
     log_waits: Arc<AtomicBool>,
-    /// Of tenants with many memories, and since when they are known.
+    /// Cached sizes of tenants with many memories, with the time of the count.
     sizes: Arc<Mutex<HashMap<String, (Instant, Size)>>>,
-    /// Whether a Qdrant server is fed with what changes.
+    /// Whether changes are written to the outbox for a Qdrant server.
     outbox: bool,
 }
 
-/// What is known of the vectors in the database.
+/// The state of the vector tables in the database.
 struct State {
     embedder: Option<String>,
     pgvector: bool,
 }
 
 impl MemoryIndex {
-    /// Opens the search tables of `store`, and makes them for `embedder` where there are none yet.
+    /// Opens the search tables of `store`, and creates them for `embedder` if there are none yet.
     ///
     /// # Errors
-    /// The vectors were made with another embedder, or memories have none: `nyx memories reindex` makes them anew.
+    /// The vectors were computed with another embedder, or memories have no vectors; both need
+    /// `nyx memories reindex`.
     pub async fn open(store: PhoebeStore, embedder: &EmbedderId, outbox: bool) -> Result<Self, NyxError> {
         let state = state(&store.writer).await?;
         let count = total(&store.reader).await?;
@@ -142,14 +145,14 @@ impl MemoryIndex {
                 return Err(NyxError::VectorStore {
                     doing: "opening",
                     reason: format!(
-                        "the vectors of {count} memories were made with the embedder {}, this one is {}: `nyx memories reindex` makes them anew",
+                        "the vectors of {count} memories were computed with embedder {}, the current one is {}: run `nyx memories reindex`",
                         short(&known),
                         short(&embedder.sha256)
                     ),
                 });
             }
             None if count > 0 => {
-                let reason = format!("{count} memories have no vectors yet: `nyx memories reindex` makes them");
+                let reason = format!("{count} memories have no vectors yet: run `nyx memories reindex`");
                 return Err(NyxError::VectorStore { doing: "opening", reason });
             }
             _ => return Self::make(store, embedder, outbox, false).await,
@@ -162,16 +165,16 @@ impl MemoryIndex {
         Ok(Self { store, embedder: embedder.clone(), kind, log_waits: Arc::default(), sizes: Arc::default(), outbox })
     }
 
-    /// The same with empty search tables, whatever is in them: memories are put back by [`index`](Self::index), and [`complete`](Self::complete) says
-    /// that all of them are.
+    /// Opens the index with empty search tables, dropping existing ones. [`index`](Self::index)
+    /// adds the memories again, and [`complete`](Self::complete) marks the index as complete.
     ///
     /// # Errors
-    /// What the database says.
+    /// The database returns an error.
     pub async fn anew(store: PhoebeStore, embedder: &EmbedderId, outbox: bool) -> Result<Self, NyxError> {
         Self::make(store, embedder, outbox, true).await
     }
 
-    /// Unless `again`, tables that another process made meanwhile stay.
+    /// Unless `again`, keeps tables that another process created meanwhile.
     async fn make(store: PhoebeStore, embedder: &EmbedderId, outbox: bool, again: bool) -> Result<Self, NyxError> {
         let postgres = store.writer.get_database_backend() == DbBackend::Postgres;
         let kind = match postgres {
@@ -181,7 +184,7 @@ impl MemoryIndex {
         };
         let transaction = store.begin().await?;
         if postgres {
-            // two processes may start on a new database at once
+            // two processes may start on a new database concurrently
             transaction.execute_unprepared("LOCK TABLE nyx_memory_index").await?;
         }
         let made = state(&transaction).await?;
@@ -194,7 +197,8 @@ impl MemoryIndex {
         for statement in schema {
             transaction.execute_unprepared(&statement).await?;
         }
-        // until all memories are back, the embedder is not said: who starts meanwhile is told to reindex
+        // the embedder is recorded only when all memories are indexed: until then, other processes
+        // fail to start with a hint to reindex
         let known: Option<String> = (!again).then(|| embedder.sha256.clone());
         let known: Vec<Value> = vec![known.into(), (embedder.dimension as i64).into(), (kind == Kind::Pgvector).into()];
         execute(&transaction, "UPDATE nyx_memory_index SET embedder = $1, dimension = $2, pgvector = $3", known).await?;
@@ -202,7 +206,7 @@ impl MemoryIndex {
         Ok(Self { store, embedder: embedder.clone(), kind, log_waits: Arc::default(), sizes: Arc::default(), outbox })
     }
 
-    /// How vectors are searched: `sqlite-vec`, `pgvector` or `exact scan`.
+    /// The vector search backend: `sqlite-vec`, `pgvector` or `exact scan`.
     pub fn backend(&self) -> &'static str {
         match self.kind {
             Kind::Sqlite => "sqlite-vec",
@@ -219,10 +223,10 @@ impl MemoryIndex {
         &self.store
     }
 
-    /// Writes memories with their vectors (of length 1), all of them or none.
+    /// Writes memories with their vectors (of length 1) in one transaction.
     ///
     /// # Errors
-    /// A vector has another dimension, or the database cannot be written.
+    /// A vector has the wrong dimension, or the database write fails.
     pub async fn insert(&self, tenant: &str, memories: Vec<(Memory, Vec<f32>)>) -> Result<(), NyxError> {
         let transaction = self.store.begin().await?;
         let mut rows = memories.iter().map(|(memory, _)| memory::Model::of(tenant, memory).into_active_model()).peekable();
@@ -238,7 +242,7 @@ impl MemoryIndex {
         Ok(transaction.commit().await?)
     }
 
-    /// Puts memories that are rows already into the search tables, in place of what is there of them.
+    /// Indexes memories that are already stored, replacing their entries in the search tables.
     ///
     /// # Errors
     /// As [`insert`](Self::insert).
@@ -246,7 +250,7 @@ impl MemoryIndex {
         let transaction = self.store.begin().await?;
         let ids: Vec<Uuid> = memories.iter().map(|(memory, _)| memory.id).collect();
         let found = self.numbers(&transaction, tenant, &ids).await?;
-        // one that was stored meanwhile is there already
+        // a memory stored during the reindex is already in the search tables
         self.remove_in(&transaction, &found.values().copied().collect::<Vec<_>>()).await?;
         self.index_in(&transaction, tenant, &memories).await?;
         if self.outbox {
@@ -255,10 +259,10 @@ impl MemoryIndex {
         Ok(transaction.commit().await?)
     }
 
-    /// All memories are indexed: from now on the search tables may be opened.
+    /// Marks the index as complete: from now on [`open`](Self::open) succeeds.
     ///
     /// # Errors
-    /// The database cannot be written.
+    /// The database write fails.
     pub async fn complete(&self) -> Result<(), NyxError> {
         let transaction = self.store.begin().await?;
         execute(&transaction, "UPDATE nyx_memory_index SET embedder = $1", vec![self.embedder.sha256.clone().into()]).await?;
@@ -280,7 +284,7 @@ impl MemoryIndex {
         let numbers = self.numbers(transaction, tenant, &ids).await?;
         for (memory, vector) in memories {
             self.check(vector)?;
-            // deleted meanwhile by another process
+            // another process deleted the memory meanwhile
             let Some(&number) = numbers.get(&memory.id) else { continue };
             let words = tokens(&memory.passage());
             match self.kind {
@@ -291,10 +295,12 @@ impl MemoryIndex {
         Ok(())
     }
 
-    /// Deletes memories with all that is searched of them, a page in a transaction, so that others write in between; answers how many.
+    /// Deletes memories and their search entries, one page per transaction so that other writers
+    /// can proceed; returns the number of deleted memories.
     ///
     /// # Errors
-    /// [`NyxError::NotFound`] where one is named that is not there; the database cannot be written: then pages that were deleted are gone.
+    /// [`NyxError::NotFound`] if a memory selected by id does not exist. If the database write
+    /// fails, pages deleted before it stay deleted.
     pub async fn delete(&self, tenant: &str, selector: &MemorySelector) -> Result<u64, NyxError> {
         let (condition, values) = selected(tenant, selector);
         let sql = format!("SELECT number, id FROM nyx_subjective_memory WHERE {condition} ORDER BY number LIMIT {ROWS_A_STATEMENT}");
@@ -327,8 +333,8 @@ impl MemoryIndex {
         Ok(deleted)
     }
 
-    /// Moves SQLite's log into the database where something was deleted, so that it stands in no file. A reader may be in the way: then it is tried
-    /// again the next time that this is called.
+    /// After a deletion, checkpoints and truncates SQLite's write-ahead log, so that the deleted
+    /// data remains in no file. An active reader can prevent this; the next call tries again.
     pub async fn truncate_log(&self) {
         if self.log_waits.load(Ordering::SeqCst) && sqlite::truncate_log(&self.store.writer).await {
             self.log_waits.store(false, Ordering::SeqCst);
@@ -338,7 +344,7 @@ impl MemoryIndex {
     /// The `k` memories nearest to a vector of length 1, by cosine similarity, best first.
     ///
     /// # Errors
-    /// PostgreSQL without pgvector has too many memories; the database does not answer.
+    /// PostgreSQL without pgvector holds too many memories, or the database query fails.
     pub async fn dense(&self, tenant: &str, vector: &[f32], k: usize, filter: &MemoryFilter) -> Result<Vec<Scored>, NyxError> {
         self.check(vector)?;
         let Size { count, .. } = self.size(tenant).await?;
@@ -348,7 +354,7 @@ impl MemoryIndex {
             Kind::Pgvector => postgres::dense(reader, tenant, vector, k, filter, count > EXACT).await?,
             Kind::Plain if count > MOST_WITHOUT_EXTENSION => {
                 let reason = format!(
-                    "there are {count} memories, and PostgreSQL without the extension pgvector is searched up to {MOST_WITHOUT_EXTENSION}: \
+                    "there are {count} memories, but without pgvector PostgreSQL supports at most {MOST_WITHOUT_EXTENSION}: \
                      install pgvector (CREATE EXTENSION vector) and run `nyx memories reindex`, or set memory.store to \"qdrant\""
                 );
                 return Err(NyxError::VectorStore { doing: "searching", reason });
@@ -359,10 +365,11 @@ impl MemoryIndex {
         Ok(found)
     }
 
-    /// The `k` best by BM25, best first; memories that hold none of the query's tokens are not among them.
+    /// The `k` best memories by BM25, best first; memories without any of the query's tokens are
+    /// excluded.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// The database query fails.
     pub async fn lexical(&self, tenant: &str, text: &str, k: usize, filter: &MemoryFilter) -> Result<WordMatches, NyxError> {
         let mut words = tokens(text);
         words.sort_unstable();
@@ -383,7 +390,7 @@ impl MemoryIndex {
             return Ok(*size);
         }
         let table = if self.kind == Kind::Sqlite { "nyx_subjective_memory" } else { "nyx_memory_words" };
-        // PostgreSQL's mean is a decimal number
+        // PostgreSQL returns the mean as NUMERIC
         let sql =
             format!("SELECT count(*) AS rows, CAST(coalesce(avg(length), 1) AS DOUBLE PRECISION) AS length FROM {table} WHERE tenant = $1");
         let rows = query(&self.store.reader, &sql, vec![tenant.into()]).await?;
@@ -395,10 +402,10 @@ impl MemoryIndex {
         Ok(size)
     }
 
-    /// Memories by their numbers; those that are gone are left out.
+    /// Loads memories by row number; missing ones are omitted.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// The database query fails.
     pub async fn load(&self, numbers: &[i64]) -> Result<Vec<StoredMemory>, NyxError> {
         if numbers.is_empty() {
             return Ok(Vec::new());
@@ -418,10 +425,10 @@ impl MemoryIndex {
         stored.collect()
     }
 
-    /// The numbers of memories by their ids; those that are gone are left out.
+    /// The row numbers of memories by id; missing ones are omitted.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// The database query fails.
     pub async fn numbers_of(&self, tenant: &str, ids: &[Uuid]) -> Result<HashMap<Uuid, i64>, NyxError> {
         self.numbers(&self.store.reader, tenant, ids).await
     }
@@ -443,7 +450,7 @@ impl MemoryIndex {
         if vector.len() == self.embedder.dimension {
             return Ok(());
         }
-        let reason = format!("a vector has {} numbers, expected {}", vector.len(), self.embedder.dimension);
+        let reason = format!("a vector has {} dimensions, expected {}", vector.len(), self.embedder.dimension);
         Err(NyxError::VectorStore { doing: "checking a vector", reason })
     }
 }
@@ -478,12 +485,12 @@ fn id_of(row: &QueryResult) -> Result<Uuid, NyxError> {
     Ok(super::entities::decision::uuid_of(&row.try_get::<String>("", "id")?)?)
 }
 
-/// Numbers of rows as a list of SQL: they are ours, and digits.
+/// Row numbers as an SQL list; safe to inline, since they are integers.
 fn listed(numbers: &[i64]) -> String {
     numbers.iter().map(i64::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The best `k`, best first; of equals the newer one.
+/// Keeps the `k` best, best first; the newer one of equal scores first.
 fn best(found: &mut Vec<Scored>, k: usize) {
     found.sort_unstable_by(|a, b| b.score.total_cmp(&a.score).then(b.number.cmp(&a.number)));
     found.truncate(k);
@@ -493,7 +500,8 @@ fn short(sha256: &str) -> &str {
     sha256.get(..12).unwrap_or(sha256)
 }
 
-/// ` AND column IN (...)` for what a filter lets through, nothing for everything; what it asks for is added to the values to be bound.
+/// The SQL condition ` AND column IN (...)` of a filter, or an empty string for an open filter;
+/// appends its parameters to `values`.
 fn narrowed(column: &str, tenant: &str, filter: &MemoryFilter, values: &mut Vec<Value>) -> String {
     if filter.is_open() {
         return String::new();
@@ -513,7 +521,8 @@ fn narrowed(column: &str, tenant: &str, filter: &MemoryFilter, values: &mut Vec<
     format!(" AND {column} IN (SELECT number FROM nyx_subjective_memory WHERE {})", conditions.join(" AND "))
 }
 
-/// As [`narrowed`], for the sign bits: a moment stands beside them, since most memories may lie between two.
+/// As [`narrowed`], for the sign-bit table, which has its own time column: a time range may match
+/// most memories, and needs no join.
 fn narrowed_codes(tenant: &str, filter: &MemoryFilter, values: &mut Vec<Value>) -> String {
     if filter.conversation.is_some() || filter.speaker.is_some() {
         return narrowed("number", tenant, filter, values);
@@ -528,7 +537,7 @@ fn narrowed_codes(tenant: &str, filter: &MemoryFilter, values: &mut Vec<Value>) 
     narrow
 }
 
-/// The condition for what is to be deleted, with its values.
+/// The SQL condition of a selector for deletion, with its parameters.
 fn selected(tenant: &str, selector: &MemorySelector) -> (String, Vec<Value>) {
     let mut values: Vec<Value> = vec![tenant.into()];
     let mut conditions = vec!["tenant = $1".to_owned()];
@@ -539,7 +548,7 @@ fn selected(tenant: &str, selector: &MemorySelector) -> (String, Vec<Value>) {
     match selector {
         MemorySelector::Id(id) => add("id = ?", id.to_string().into()),
         MemorySelector::Ids(ids) => {
-            // UUIDs hold hexadecimal digits and dashes alone
+            // UUIDs contain only hexadecimal digits and dashes
             let list: Vec<String> = ids.iter().map(|id| format!("'{id}'")).collect();
             conditions.push(if list.is_empty() { "FALSE".to_owned() } else { format!("id IN ({})", list.join(", ")) });
         }
@@ -557,35 +566,37 @@ fn selected(tenant: &str, selector: &MemorySelector) -> (String, Vec<Value>) {
     (conditions.join(" AND "), values)
 }
 
-/// Inverse document frequency of a token in `df` of `count` memories, above 0 (as Lucene has it).
+/// Inverse document frequency of a token in `df` of `count` memories; always positive (as in
+/// Lucene).
 fn idf(count: u64, df: u64) -> f64 {
     let (count, df) = (count as f64, (df as f64).min(count as f64));
     (1.0 + (count - df + 0.5) / (df + 0.5)).ln()
 }
 
-/// A memory that holds some of a query's tokens.
+/// A memory that contains some of the query's tokens.
 struct Document {
     number: i64,
-    /// Tokens that it has in all.
+    /// Its length in tokens.
     length: f64,
-    /// How often it holds a token, by the token's place among those searched for.
+    /// Occurrences of each token, keyed by the token's index among those searched.
     counts: Vec<(usize, f64)>,
 }
 
-/// What BM25 knows of all memories of a tenant.
+/// The collection statistics of a tenant that BM25 needs.
 struct Collection {
     size: Size,
-    /// In how many of them each of the query's tokens stands, as far as it is known.
+    /// The number of memories that contain each of the query's tokens, as far as known.
     frequencies: HashMap<String, u64>,
 }
 
 impl Collection {
-    /// Ranks what was found; `words` are all tokens of the query, `searched` those that were looked up.
+    /// Ranks the matching documents; `words` are all tokens of the query, `searched` those that
+    /// were looked up.
     fn rank(&self, words: &[String], searched: &[&str], documents: Vec<Document>, k: usize) -> WordMatches {
         let mut held: HashMap<&str, u64> = HashMap::new();
         documents.iter().flat_map(|document| &document.counts).for_each(|(at, _)| *held.entry(searched[*at]).or_default() += 1);
         let weight = |word: &str| {
-            // a filter hides some of the memories that hold it
+            // a filter hides some of the memories that contain the token
             let known = self.frequencies.get(word).copied().unwrap_or(0);
             idf(self.size.count, known.max(held.get(word).copied().unwrap_or(0)))
         };
@@ -600,7 +611,8 @@ impl Collection {
     }
 }
 
-/// The rarest tokens, as many as may be ranked; always one that occurs at all.
+/// The rarest tokens whose occurrences fit within [`MOST_POSTINGS`]; at least one if any token
+/// occurs.
 fn rarest(frequencies: &[(String, u64)]) -> Vec<&str> {
     let mut sorted: Vec<&(String, u64)> = frequencies.iter().filter(|(_, df)| *df > 0).collect();
     sorted.sort_by(|a, b| a.1.cmp(&b.1).then_with(|| a.0.cmp(&b.0)));
@@ -612,7 +624,7 @@ fn rarest(frequencies: &[(String, u64)]) -> Vec<&str> {
     sorted.into_iter().enumerate().take_while(affordable).map(|(_, (token, _))| token.as_str()).collect()
 }
 
-/// A vector as the bytes that sqlite-vec reads.
+/// A vector in sqlite-vec's binary format.
 fn bytes(vector: &[f32]) -> Vec<u8> {
     vector.iter().flat_map(|number| number.to_le_bytes()).collect()
 }
@@ -621,7 +633,7 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|number| f32::from_le_bytes(*number)).collect()
 }
 
-/// Of vectors of length 1.
+/// The cosine similarity of two vectors of length 1.
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
     nyx_specialists::recall::cosine(a, b)
 }

@@ -1,7 +1,8 @@
-//! What a Qdrant server has yet to learn: rows written in the transaction that changed the memories, and deleted once the server has them.
+//! Outbox for the Qdrant server: rows are written in the transaction that changes the memories, and
+//! deleted once the server has applied the change.
 //!
-//! Changes are applied in their order by one process at a time (a lease in `nyx_memory_index`), and applying one again changes nothing: a
-//! process that ends in between is followed by another that starts where it stopped.
+//! One process at a time, holding a lease in `nyx_memory_index`, applies changes in order. Applying
+//! a change twice has no effect: if a process stops midway, another one continues from there.
 
 use std::time::Duration;
 
@@ -13,19 +14,19 @@ use super::{MemoryIndex, ROWS_A_STATEMENT, StoredMemory, execute, listed, number
 use crate::NyxError;
 use crate::phoebe::entities::decision::uuid_of;
 
-/// How long a process may work on what it took without another taking over.
+/// How long a process holds the lease before another process may take over.
 pub const LEASE: Duration = Duration::from_secs(120);
-/// Changes applied in one go.
+/// Maximum number of changes read at once.
 const PAGE: usize = 256;
 
-/// What becomes of a memory on the server. The last change of a memory counts.
+/// The operation to apply on the server. Only the last change of a memory is applied.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {
     Upsert { tenant: String, memory: Box<StoredMemory> },
     Delete(Uuid),
 }
 
-/// Changes that were read, to be confirmed when the server has them.
+/// Changes read from the outbox, to be confirmed once the server has applied them.
 #[derive(Debug)]
 pub struct Drained {
     numbers: Vec<i64>,
@@ -49,10 +50,10 @@ pub(super) async fn write(on: &impl ConnectionTrait, tenant: &str, ids: &[Uuid],
 }
 
 impl MemoryIndex {
-    /// Takes the lease for this process, or prolongs it; false while another has it.
+    /// Acquires or renews the lease for this process; false while another process holds it.
     ///
     /// # Errors
-    /// The database cannot be written.
+    /// The database write fails.
     pub async fn lease_outbox(&self, instance: &str) -> Result<bool, NyxError> {
         let now = Utc::now().timestamp_millis();
         let until = now + i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
@@ -61,26 +62,26 @@ impl MemoryIndex {
         Ok(self.write(sql, vec![instance.into(), until.into(), now.into()]).await? > 0)
     }
 
-    /// Lets another process have it.
+    /// Releases the lease.
     ///
     /// # Errors
-    /// The database cannot be written.
+    /// The database write fails.
     pub async fn release_outbox(&self, instance: &str) -> Result<(), NyxError> {
         self.write("UPDATE nyx_memory_index SET drainer = NULL WHERE drainer = $1", vec![instance.into()]).await.map(drop)
     }
 
-    /// Changes that the server does not have yet.
+    /// The number of changes that the server has not applied yet.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// The database query fails.
     pub async fn outbox_len(&self) -> Result<u64, NyxError> {
         super::counted(&query(&self.store.writer, "SELECT count(*) AS rows FROM nyx_memory_outbox", vec![]).await?)
     }
 
-    /// The oldest of them, one a memory.
+    /// The oldest changes, at most one per memory.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// The database query fails.
     pub async fn read_outbox(&self) -> Result<Drained, NyxError> {
         let sql = format!("SELECT number, tenant, memory, deleted FROM nyx_memory_outbox ORDER BY number LIMIT {PAGE}");
         let mut numbers = Vec::new();
@@ -98,43 +99,44 @@ impl MemoryIndex {
                 Some(number) => self.load(&[number]).await?.pop(),
                 None => None,
             };
-            // one that is being indexed anew: its row comes after this one
+            // the memory is being reindexed: a later outbox row covers it
             if stored.as_ref().is_some_and(|stored| stored.vector.is_empty()) {
                 continue;
             }
-            // one that is gone by now is deleted by a later row; until then it must not come back
+            // a memory that no longer exists is deleted by a later row; until then it must not be
+            // restored
             changes.push(stored.map_or(Change::Delete(id), |memory| Change::Upsert { tenant, memory: Box::new(memory) }));
         }
         Ok(Drained { numbers, changes })
     }
 
-    /// The server has these.
+    /// Deletes outbox rows that the server has applied.
     ///
     /// # Errors
-    /// The database cannot be written.
+    /// The database write fails.
     pub async fn confirm_outbox(&self, drained: Drained) -> Result<(), NyxError> {
         let sql = format!("DELETE FROM nyx_memory_outbox WHERE number IN ({})", listed(&drained.numbers));
         self.write(&sql, vec![]).await.map(drop)
     }
 
-    /// Has everything applied again: for a server that lacks what it should hold.
+    /// Queues all memories again, for a server that lacks some of them.
     ///
     /// # Errors
-    /// The database cannot be written.
+    /// The database write fails.
     pub async fn refill_outbox(&self) -> Result<u64, NyxError> {
         self.write("INSERT INTO nyx_memory_outbox (tenant, memory, deleted) SELECT tenant, id, FALSE FROM nyx_subjective_memory", vec![])
             .await
     }
 
-    /// Memories of all tenants.
+    /// The number of memories of all tenants.
     ///
     /// # Errors
-    /// The database does not answer.
+    /// The database query fails.
     pub async fn total(&self) -> Result<u64, NyxError> {
         super::total(&self.store.reader).await
     }
 
-    /// One statement, committed; answers how many rows it changed.
+    /// Executes and commits one statement; returns the number of changed rows.
     async fn write(&self, sql: &str, values: Vec<Value>) -> Result<u64, NyxError> {
         let transaction = self.store.begin().await?;
         let rows = execute(&transaction, sql, values).await?;

@@ -1,7 +1,8 @@
-//! pgvector, or an exact scan without it, and `tsvector`.
+//! Vector search with pgvector, or by an exact scan without it; full-text search with `tsvector`.
 //!
-//! PostgreSQL's own ranking knows no document frequencies, so BM25 is computed here from the rows that a GIN index finds. Which tokens are too
-//! common to look up is what `ANALYZE` counted; how many memories hold one that is looked up, the rows themselves tell.
+//! PostgreSQL's own ranking does not use document frequencies, so BM25 is computed here from the
+//! rows that a GIN index finds. Tokens too common to look up are identified by the statistics of
+//! `ANALYZE`; the frequency of a token that is looked up is counted from the matching rows.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,26 +15,28 @@ use super::{
 use crate::NyxError;
 use crate::memory::MemoryFilter;
 
-/// Positions of a token that a `tsvector` keeps, and the last one that it can say.
+/// Maximum number of positions of a token in a `tsvector`, and the largest position it can
+/// represent.
 const MOST_POSITIONS: usize = 255;
 const LAST_POSITION: usize = 16_383;
-/// Bytes of a token that a `tsvector` holds.
+/// Maximum length of a token in a `tsvector`, in bytes.
 const LONGEST_TOKEN: usize = 2_046;
 
-/// Whether pgvector is there, made so where it may be.
+/// Whether pgvector is installed; creates the extension if it is available and permitted.
 pub(super) async fn has_extension(on: &DatabaseConnection) -> Result<bool, NyxError> {
     let available = query(on, "SELECT 1 FROM pg_available_extensions WHERE name = 'vector'", vec![]).await?;
     if available.is_empty() {
         return Ok(false);
     }
-    // two processes may make it at once, or a role may not be allowed to: what counts is whether it is there
+    // another process may create it concurrently, or the role may lack the privilege: only the
+    // final state counts
     if let Err(error) = on.execute_unprepared("CREATE EXTENSION IF NOT EXISTS vector").await {
-        tracing::debug!(%error, "the extension vector was not made");
+        tracing::debug!(%error, "the extension vector was not created");
     }
     Ok(!query(on, "SELECT 1 FROM pg_extension WHERE extname = 'vector'", vec![]).await?.is_empty())
 }
 
-/// Sign bits stand in a table of their own: comparing all of them reads nothing else.
+/// Sign bits are stored in a separate table, so that a scan over them reads nothing else.
 pub(super) fn schema(dimension: usize, pgvector: bool) -> Vec<String> {
     let references = "BIGINT PRIMARY KEY REFERENCES nyx_subjective_memory (number) ON DELETE CASCADE";
     let embedding = if pgvector { format!("vector({dimension})") } else { "BYTEA".to_owned() };
@@ -74,7 +77,7 @@ pub(super) async fn insert(
     Ok(())
 }
 
-/// Takes memories out of the search tables.
+/// Deletes memories from the search tables.
 pub(super) async fn delete(on: &impl ConnectionTrait, numbers: &[i64], pgvector: bool) -> Result<(), NyxError> {
     let codes = if pgvector { &["nyx_memory_codes"][..] } else { &[] };
     for table in ["nyx_memory_words", "nyx_memory_vectors"].iter().chain(codes) {
@@ -93,7 +96,7 @@ pub(super) async fn dense(
 ) -> Result<Vec<Scored>, NyxError> {
     let mut values: Vec<Value> = vec![literal(vector).into(), tenant.into()];
     let narrow = if coarse { narrowed_codes(tenant, filter, &mut values) } else { narrowed("number", tenant, filter, &mut values) };
-    // in a SELECT of its own the text is parsed once; a generic plan would parse it for every row
+    // as a subquery, the text is parsed once; a generic plan would parse it for every row
     let exactly = |from: &str| {
         format!(
             "SELECT number, 1 - (embedding <=> (SELECT $1::text::vector)) AS score FROM nyx_memory_vectors WHERE {from} ORDER BY 2 DESC LIMIT {k}"
@@ -112,7 +115,7 @@ pub(super) async fn dense(
     rows.iter().map(|row| Ok(Scored { number: number_of(row)?, score: row.try_get("", "score")? })).collect()
 }
 
-/// Every vector of a tenant, compared here.
+/// Computes the similarity to every vector of a tenant in this process.
 pub(super) async fn scan(on: &DatabaseConnection, tenant: &str, vector: &[f32], filter: &MemoryFilter) -> Result<Vec<Scored>, NyxError> {
     let mut values: Vec<Value> = vec![tenant.into()];
     let narrow = narrowed("number", tenant, filter, &mut values);
@@ -133,7 +136,7 @@ pub(super) async fn lexical(
     size: Size,
 ) -> Result<WordMatches, NyxError> {
     let mut common = common(on, size.count).await?;
-    // a token that was never counted as common is rare
+    // a token missing from the statistics of common tokens is rare
     let frequencies: Vec<(String, u64)> = words.iter().map(|word| (word.clone(), common.get(word).copied().unwrap_or(1))).collect();
     let searched = rarest(&frequencies);
     let any: Vec<String> = searched.iter().map(|word| format!("'{word}'")).collect();
@@ -145,7 +148,7 @@ pub(super) async fn lexical(
     );
     let rows = query(on, &sql, values).await?;
     if !narrow.is_empty() {
-        // the rows that a filter lets through do not tell how many there are
+        // the filtered rows do not show the frequency over all memories
         common.extend(frequencies_of(on, tenant, &searched).await?);
     }
     let documents = rows.iter().map(|row| {
@@ -156,7 +159,7 @@ pub(super) async fn lexical(
     Ok(Collection { size, frequencies: common }.rank(&words, &searched, documents, k))
 }
 
-/// In how many memories each token stands.
+/// The number of memories that contain each token.
 async fn frequencies_of(on: &DatabaseConnection, tenant: &str, searched: &[&str]) -> Result<HashMap<String, u64>, NyxError> {
     let counted = |place: usize| {
         format!("(SELECT count(*) FROM nyx_memory_words WHERE tenant = $1 AND tokens @@ ${place}::text::tsquery) AS df{place}")
@@ -172,9 +175,10 @@ async fn frequencies_of(on: &DatabaseConnection, tenant: &str, searched: &[&str]
     known.collect()
 }
 
-/// How many memories about hold each of the most common tokens, by the planner's statistics.
+/// The estimated number of memories that contain each of the most common tokens, from the planner's
+/// statistics.
 async fn common(on: &DatabaseConnection, all: u64) -> Result<HashMap<String, u64>, NyxError> {
-    // behind the frequencies of the elements stand their least and greatest
+    // the last two frequencies are the minimum and the maximum
     let sql = "SELECT element, frequency::float8 AS frequency FROM pg_stats, \
                unnest(most_common_elems::text::text[], most_common_elem_freqs[1:array_length(most_common_elem_freqs, 1) - 2]) AS common (element, frequency) \
                WHERE schemaname = current_schema() AND tablename = 'nyx_memory_words' AND attname = 'tokens' AND element IS NOT NULL";
@@ -193,12 +197,14 @@ pub(super) async fn vectors(on: &DatabaseConnection, list: &str, pgvector: bool)
     rows.iter().map(|row| Ok((number_of(row)?, row.try_get::<Vec<f32>>("", "embedding")?))).collect()
 }
 
-/// Tokens with their places, as a `tsvector` is written. They hold neither quotation marks nor backslashes.
+/// Tokens with their positions, in the text format of a `tsvector`. Tokens contain neither
+/// quotation marks nor backslashes.
 fn positions(words: &[String]) -> String {
     let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (at, word) in words.iter().enumerate().filter(|(_, word)| word.len() <= LONGEST_TOKEN) {
         let places = places.entry(word).or_default();
-        // a place is only counted; beyond the last that can be said, it would be dropped
+        // positions are only counted; a position beyond the largest representable one would be
+        // dropped
         if places.len() < MOST_POSITIONS {
             places.push((at + 1).min(LAST_POSITION - (MOST_POSITIONS - places.len())));
         }
@@ -210,7 +216,8 @@ fn positions(words: &[String]) -> String {
     written.collect::<Vec<_>>().join(" ")
 }
 
-/// How often each of `searched` occurs in a `tsvector` as it is written, by its place among them.
+/// How often each of `searched` occurs in a `tsvector` in text format, keyed by its index in
+/// `searched`.
 fn occurrences(tokens: &str, searched: &[&str]) -> Vec<(usize, f64)> {
     let found = tokens.split(' ').filter_map(|entry| {
         let (word, places) = entry.strip_prefix('\'')?.split_once("':")?;
@@ -220,7 +227,7 @@ fn occurrences(tokens: &str, searched: &[&str]) -> Vec<(usize, f64)> {
     found.collect()
 }
 
-/// A vector as pgvector reads it.
+/// A vector in pgvector's text format.
 fn literal(vector: &[f32]) -> String {
     let numbers: Vec<String> = vector.iter().map(f32::to_string).collect();
     format!("[{}]", numbers.join(","))

@@ -12,7 +12,7 @@ use super::{
 use crate::NyxError;
 use crate::memory::MemoryFilter;
 
-/// Sign bits are compared where they make whole bytes.
+/// Sign bits are used only if the dimension is a multiple of this.
 const BITS: usize = 8;
 
 pub(super) fn schema(dimension: usize) -> Vec<String> {
@@ -22,9 +22,10 @@ pub(super) fn schema(dimension: usize) -> Vec<String> {
         "CREATE VIRTUAL TABLE nyx_memory_vectors USING vec0(\
          number INTEGER PRIMARY KEY, tenant TEXT PARTITION KEY, embedding FLOAT[{dimension}] distance_metric=cosine)"
     ));
-    // a row of vec0's is far from cheap to read: it lies in a chunk of a thousand
+    // vec0 stores rows in chunks of a thousand, so reading a single row from it is slow
     statements.push("CREATE TABLE nyx_memory_embeddings (number INTEGER PRIMARY KEY, embedding BLOB NOT NULL)".to_owned());
-    // a tenant's sign bits lie beside each other; vec0 would choose the k nearest in k rounds over each chunk
+    // a tenant's sign bits are stored contiguously; vec0 would make k passes over each chunk to
+    // select the k nearest
     statements.push(
         "CREATE TABLE nyx_memory_codes (tenant TEXT NOT NULL, number INTEGER NOT NULL UNIQUE, moment TEXT NOT NULL, code BLOB NOT NULL, PRIMARY KEY (tenant, number)) WITHOUT ROWID"
             .to_owned(),
@@ -61,7 +62,8 @@ pub(super) async fn delete(on: &impl ConnectionTrait, numbers: &[i64]) -> Result
     Ok(())
 }
 
-/// Moves the log into the database and empties it, waiting for no reader; whether it is empty.
+/// Checkpoints and truncates the write-ahead log without waiting for readers; returns whether the
+/// log is empty.
 pub(super) async fn truncate_log(writer: &DatabaseConnection) -> bool {
     let work = async {
         let mut connection = writer.get_sqlite_connection_pool().acquire().await?;
@@ -72,12 +74,13 @@ pub(super) async fn truncate_log(writer: &DatabaseConnection) -> bool {
         Ok::<_, sqlx::Error>(truncated?.get::<i64, _>(0) == 0)
     };
     work.await.unwrap_or_else(|error| {
-        tracing::debug!(%error, "the log was not truncated");
+        tracing::debug!(%error, "the write-ahead log was not truncated");
         false
     })
 }
 
-/// The nearest: by all numbers, or first by their signs and then by all numbers.
+/// The nearest memories by exact distance, or, if `coarse`, by sign bits first and then by exact
+/// similarity.
 pub(super) async fn dense(
     on: &DatabaseConnection,
     tenant: &str,
@@ -122,7 +125,7 @@ pub(super) async fn lexical(
     size: Size,
 ) -> Result<WordMatches, NyxError> {
     let places: Vec<String> = (1..=words.len()).map(|place| format!("${place}")).collect();
-    // of all tenants
+    // document frequencies over all tenants
     let sql = format!("SELECT term, doc FROM nyx_memory_terms WHERE col = 'tokens' AND term IN ({})", places.join(", "));
     let rows = query(on, &sql, words.iter().map(|word| word.clone().into()).collect()).await?;
     let known =
@@ -141,11 +144,11 @@ pub(super) async fn lexical(
     if searched.is_empty() {
         return Ok(collection.rank(&words, &[], Vec::new(), k));
     }
-    // tokens hold no quotation marks
+    // tokens contain no quotation marks
     let any: Vec<String> = searched.iter().map(|word| format!("\"{word}\"")).collect();
     let mut values: Vec<Value> = vec![format!("tenant : \"{}\" AND tokens : ({})", marker(tenant), any.join(" OR ")).into()];
     let narrow = narrowed("+rowid", tenant, filter, &mut values);
-    // of too many the newest
+    // if there are too many matches, the newest are ranked
     let sql = format!(
         "SELECT rowid AS number, tokens FROM nyx_memory_words WHERE nyx_memory_words MATCH $1{narrow} ORDER BY rowid DESC LIMIT {MOST_POSTINGS}"
     );
@@ -169,13 +172,13 @@ pub(super) async fn vectors(on: &DatabaseConnection, list: &str) -> Result<HashM
     rows.iter().map(|row| Ok((number_of(row)?, floats(&row.try_get::<Vec<u8>>("", "embedding")?)))).collect()
 }
 
-/// A bit a number: whether it is above 0.
+/// One bit per component: 1 if it is positive.
 fn sign_bits(vector: &[f32]) -> Vec<u8> {
     let bits = |eight: &[f32]| eight.iter().zip(0..).fold(0, |byte, (number, bit)| byte | (u8::from(*number > 0.0) << bit));
     vector.chunks(BITS).map(bits).collect()
 }
 
-/// A tenant's name as one token, whatever it is.
+/// Encodes any tenant name as a single full-text token.
 fn marker(tenant: &str) -> String {
     tenant.bytes().fold(String::from("t"), |marker, byte| marker + &format!("{byte:02x}"))
 }

@@ -1,4 +1,4 @@
-//! Random inserts, deletions and searches against a list in memory that is searched by the definitions.
+//! Compares random inserts, deletions and searches with brute-force results over an in-memory list.
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -56,7 +56,7 @@ fn lets_through(filter: &MemoryFilter, memory: &Memory) -> bool {
 
 type Model = BTreeMap<Uuid, (Memory, Vec<f32>)>;
 
-/// BM25 of every memory that shares a word with the query, by the formula.
+/// BM25 of every memory that shares a token with the query, computed by the formula.
 fn bm25(model: &Model, query: &str, filter: &MemoryFilter) -> BTreeMap<Uuid, f64> {
     let words: HashSet<String> = tokens(query).into_iter().collect();
     let texts: BTreeMap<Uuid, Vec<String>> = model.iter().map(|(id, (memory, _))| (*id, tokens(&memory.passage()))).collect();
@@ -82,7 +82,7 @@ async fn agrees(options: PhoebeOptions, backend: &str) {
     let store = PhoebeStore::connect(&options, folder.path()).await.unwrap();
     let index = MemoryIndex::open(store.clone(), &EmbedderId { sha256: "tiny".into(), dimension: DIMENSION }, false).await.unwrap();
     assert_eq!(index.backend(), backend);
-    // another tenant's are never found, and change no score but for the frequencies
+    // another tenant's memories are never found and affect scores only through the frequencies
     let stranger = Memory {
         id: Uuid::now_v7(),
         text: "a stranger".into(),
@@ -185,7 +185,8 @@ fn list(last: Option<&Memory>) -> crate::phoebe::messages::ListMemories {
     crate::phoebe::messages::ListMemories { tenant: LOCAL_TENANT.into(), after: last.map(|memory| memory.id), limit: 50 }
 }
 
-/// The first pass by sign bits: what it lets through has its exact score and passes the filter, and it lets most of the nearest through.
+/// The first pass by sign bits: its results have exact scores and pass the filter, and it keeps
+/// most of the true nearest neighbours.
 async fn first_pass(options: PhoebeOptions) {
     const WIDE: usize = 64;
     let folder = tempfile::tempdir().unwrap();
@@ -241,7 +242,7 @@ async fn first_pass(options: PhoebeOptions) {
         kept += exact[..k].iter().filter(|exact| found.iter().any(|near| near.number == exact.number)).count();
     }
     assert!(kept >= 180, "{kept} of the 200 nearest were let through");
-    // what is deleted is in no first pass
+    // deleted memories are not in the first pass either
     index.delete(LOCAL_TENANT, &MemorySelector::All).await.unwrap();
     let left = match index.kind {
         Kind::Sqlite => sqlite::dense(&store.reader, LOCAL_TENANT, &unit(), k, &MemoryFilter::default(), true).await.unwrap(),

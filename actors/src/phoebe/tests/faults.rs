@@ -1,4 +1,5 @@
-//! What was acknowledged is on record, and nothing twice, whichever write fails: SQLite's file full, or its disk failing.
+//! Acknowledged writes are on record exactly once, whichever write fails: SQLite's file is full, or
+//! the disk fails.
 
 use std::collections::BTreeSet;
 
@@ -10,21 +11,21 @@ use crate::RewardOptions;
 use crate::feedback::{FeedbackInput, NewFeedback, feedback};
 use crate::phoebe::messages::StoreTraitWeight;
 
-/// What was acknowledged, and what was tried.
+/// The acknowledged and the attempted writes.
 #[derive(Default)]
 struct Told {
     acknowledged: Rows,
     tried: Rows,
 }
 
-/// Rows by what names them.
+/// Rows by their identifying column.
 #[derive(Debug, Default, Clone, PartialEq)]
 struct Rows {
     decisions: BTreeSet<String>,
     memories: BTreeSet<String>,
-    /// By their keys.
+    /// By key.
     entries: BTreeSet<String>,
-    /// By their reasons.
+    /// By reason.
     weights: BTreeSet<String>,
 }
 
@@ -33,7 +34,7 @@ fn thumbs(decision: &Decision, value: f64, key: &str) -> NewFeedback {
     feedback(decision, None, &RewardOptions::default(), input, Some(key.to_owned())).unwrap()
 }
 
-/// Some of everything that phoebe keeps; answers how often phoebe failed.
+/// Writes one row of every kind per step; returns the number of failed writes.
 async fn load(store: &PhoebeStore, input: &mut Told, steps: usize) -> usize {
     let mut failures = 0;
     let mut note = |all: (&mut BTreeSet<String>, &mut BTreeSet<String>), names: Vec<String>, outcome: Result<(), NyxError>| {
@@ -49,7 +50,7 @@ async fn load(store: &PhoebeStore, input: &mut Told, steps: usize) -> usize {
     let index = super::index(store).await;
     for _ in 0..steps {
         let Told { acknowledged, tried } = input;
-        // as long as to need pages of its own
+        // long enough to need database pages of its own
         let decided = decision("moira", "Will it rain?", &"Perhaps. ".repeat(700));
         let outcome = store.record(record(&decided, Some((0.25, "brier".into())))).await;
         let recorded = outcome.is_ok();
@@ -68,7 +69,8 @@ async fn load(store: &PhoebeStore, input: &mut Told, steps: usize) -> usize {
         let outcome = index.insert("local", super::vectors(&memories)).await;
         note((&mut tried.memories, &mut acknowledged.memories), ids, outcome);
         if recorded {
-            // refused without any fault: a decision that is on record, and below a key that came with another value
+            // these must be refused or ignored without any fault: a recorded decision, and below a
+            // key with another value
             let again = store.record(record(&decided, None)).await;
             assert!(again.is_ok() || again.is_err_and(|error| error.class() == ErrorClass::Unavailable));
             for value in [1.0, -0.5] {
@@ -90,7 +92,7 @@ async fn load(store: &PhoebeStore, input: &mut Told, steps: usize) -> usize {
     failures
 }
 
-/// What a fresh connection of SQLite's own finds in the file.
+/// The rows that a new SQLite connection finds in the file.
 async fn on_record(path: &std::path::Path) -> Rows {
     let mut connection = SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
     let mut rows = Rows::default();
@@ -105,7 +107,7 @@ async fn on_record(path: &std::path::Path) -> Rows {
             assert!(into.insert(name.clone()), "{name} is there twice: {sql}");
         }
     }
-    // each decision has the reward that came with it, and each feedback the one that it brought
+    // each decision has its automatic reward, and each feedback entry has its reward
     let sql =
         "SELECT (SELECT count(*) FROM nyx_rewards) - (SELECT count(*) FROM nyx_synthetic_specialist_queries) - count(*) FROM nyx_feedback";
     let left: i64 = sea_orm::sqlx::query(sql).fetch_one(&mut connection).await.unwrap().get(0);
@@ -130,7 +132,7 @@ async fn a_file_that_was_full_once_loses_nothing_that_was_acknowledged() {
         store.connection().execute_unprepared(&format!("PRAGMA max_page_count = {}", pages + room)).await.unwrap();
         let failures = load(&store, &mut input, 3).await;
         failed += failures;
-        // lifted for the connection that is there now, whether it is the same or not
+        // applies to the current connection, whether or not it is the same one
         store.connection().execute_unprepared("PRAGMA max_page_count = 1000000").await.unwrap();
         assert_eq!(load(&store, &mut input, 2).await, 0, "with room for {room} pages: it does not write again");
         store.close().await;
@@ -152,11 +154,11 @@ async fn count_pages(store: &PhoebeStore) -> i64 {
 async fn a_disk_that_failed_once_loses_nothing_that_was_acknowledged() {
     nyx_sqlite_faults::register();
     let folder = tempfile::tempdir().unwrap();
-    // one operation fails, or all after it too; as on a broken disk, or on a full one
+    // one operation fails, or all later ones too; as on a broken disk, or as on a full one
     for (lasting, full) in [(false, false), (true, false), (false, true), (true, true)] {
         nyx_sqlite_faults::fail_as_full(full);
         let mut failed = 0;
-        // the first ones one by one, then wider apart: a step makes some two hundred
+        // the first operations one by one, then at intervals: a step performs about two hundred
         for n in (1..40).chain((40..).step_by(7)) {
             let path = folder.path().join(format!("{n}-{lasting}-{full}.db"));
             let url = Some(format!("sqlite://{}?vfs=nyx-faults", path.display()).into());
@@ -170,7 +172,7 @@ async fn a_disk_that_failed_once_loses_nothing_that_was_acknowledged() {
             assert_eq!(load(&store, &mut input, 2).await, 0, "after operation {n}, lasting {lasting}: it does not write again");
             store.close().await;
             let found = on_record(&path).await;
-            // a commit that was not acknowledged may have reached the disk all the same
+            // a commit that was not acknowledged may still have reached the disk
             for (found, acknowledged, tried) in [
                 (&found.decisions, &input.acknowledged.decisions, &input.tried.decisions),
                 (&found.memories, &input.acknowledged.memories, &input.tried.memories),
@@ -202,7 +204,7 @@ async fn a_transaction_that_failed_commits_nothing_more() {
     assert!(refused.contains("failed before") && refused.contains("nowhere"), "{refused}");
     let refused = transaction.commit().await.unwrap_err().to_string();
     assert!(refused.contains("failed before"), "{refused}");
-    // given up in the midst of it
+    // dropped without commit or rollback
     let transaction = store.begin().await.unwrap();
     transaction.execute_unprepared(&insert("c")).await.unwrap();
     drop(transaction);
@@ -235,12 +237,12 @@ async fn a_connection_that_lost_its_transaction_on_postgresql_is_closed() {
         let asked = Statement::from_string(DbBackend::Postgres, "SELECT pg_backend_pid() AS pid");
         on.query_one_raw(asked).await.unwrap().unwrap().try_get("", "pid").unwrap()
     };
-    // as many as there are connections
+    // as many times as there are connections
     for _ in 0..2 {
         let transaction = store.begin().await.unwrap();
         let pid = backend(&transaction).await;
         transaction.execute_unprepared("INSERT INTO nowhere VALUES (1)").await.unwrap_err();
-        // PostgreSQL itself would answer this with success, and roll back
+        // PostgreSQL itself would report success and roll back
         transaction.commit().await.unwrap_err();
         for _ in 0..3 {
             let transaction = store.begin().await.unwrap();
@@ -259,7 +261,7 @@ async fn readiness_writes_and_says_what_keeps_it_from_writing() {
     let options = PhoebeOptions { acquire_timeout_ms: 4_000, ..PhoebeOptions::default() };
     let store = PhoebeStore::connect(&options, folder.path()).await.unwrap();
     let fresh = std::time::Duration::from_millis(1_050);
-    // several at once share one write
+    // concurrent checks share one write
     let asked = futures_util::future::join_all((0..8).map(|_| store.can_write())).await;
     assert!(asked.iter().all(Result::is_ok), "{asked:?}");
     let version = async || -> String {
@@ -274,7 +276,7 @@ async fn readiness_writes_and_says_what_keeps_it_from_writing() {
     assert_ne!(version().await, written, "asked again later, it writes");
     assert_eq!(count(&store, "nyx_readiness").await, 1);
 
-    // full, until it is not
+    // the file is full until the limit is lifted
     tokio::time::sleep(fresh).await;
     let pages = count_pages(&store).await;
     store
@@ -288,7 +290,7 @@ async fn readiness_writes_and_says_what_keeps_it_from_writing() {
     store.connection().execute_unprepared("PRAGMA max_page_count = 1000000").await.unwrap();
     store.can_write().await.unwrap();
 
-    // another process holds the database: input in less than two seconds
+    // another process holds the write lock: the check fails within two seconds
     tokio::time::sleep(fresh).await;
     let url = format!("sqlite://{}", folder.path().join("phoebe.db").display());
     let mut other = SqliteConnection::connect(&url).await.unwrap();
@@ -299,7 +301,7 @@ async fn readiness_writes_and_says_what_keeps_it_from_writing() {
     assert!(begun.elapsed() < std::time::Duration::from_millis(2_500), "{:?}", begun.elapsed());
     other.close().await.unwrap();
     tokio::time::sleep(fresh).await;
-    // the connection that hung is closed first
+    // the blocked connection is closed first
     let again = async || loop {
         match store.can_write().await {
             Ok(()) => return,
@@ -336,7 +338,7 @@ async fn a_file_that_was_removed_or_replaced_is_written_no_more() {
         for error in [
             store.record(record(&decision("moira", "Will it rain?", "No"), None)).await.unwrap_err(),
             store.can_write().await.unwrap_err(),
-            // also on a connection that is opened anew
+            // also on a newly opened connection
             index.delete("local", &MemorySelector::All).await.unwrap_err(),
         ] {
             assert_eq!(error.class(), ErrorClass::Unavailable, "{error}");
@@ -346,7 +348,7 @@ async fn a_file_that_was_removed_or_replaced_is_written_no_more() {
         assert!(error.contains(what) && error.contains("phoebe.db"), "{error}");
         if harm as usize == moved as usize {
             assert!(!folder.join("phoebe.db").exists(), "no empty database was made in its place");
-            // put back, it is written again
+            // once the file is restored, writes succeed again
             std::fs::remove_dir(&folder).unwrap();
             std::fs::rename(folder.with_extension("old"), &folder).unwrap();
             tokio::time::sleep(std::time::Duration::from_millis(1_050)).await;

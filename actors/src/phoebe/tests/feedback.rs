@@ -1,4 +1,4 @@
-//! Outcomes and feedback, the same on both databases.
+//! Outcomes and feedback, with the same results on both databases.
 
 use super::*;
 use crate::ErrorClass;
@@ -9,7 +9,7 @@ use crate::question::RequestInputs;
 use nyx_specialists::{SHIPPED, SpecialistPolicy};
 use serde_json::json;
 
-/// Decisions that [`keeps_verdicts`] leaves on record.
+/// The number of decisions that [`keeps_verdicts`] records.
 pub const DECISIONS: usize = 3;
 
 pub fn moira() -> SpecialistPolicy {
@@ -39,7 +39,7 @@ pub async fn keeps_verdicts(store: &PhoebeStore) {
         |open_forecasts: Vec<crate::feedback::OpenForecast>| open_forecasts.iter().map(|promise| promise.decision.id).collect::<Vec<_>>();
     assert_eq!(ids(store.open_forecasts(open(Some(true))).await.unwrap()), [lone.id, daily[1].id, daily[0].id]);
 
-    // one name, two forecasts: both are resolved
+    // two forecasts share one external key: both are resolved
     let named = store.named(DecisionName::External("snow".into())).await.unwrap();
     assert_eq!(named, daily);
     let happened = |key| named.iter().map(|decision| told(decision, OutcomeInput::Happened(true), Some(key))).collect::<Vec<_>>();
@@ -50,7 +50,7 @@ pub async fn keeps_verdicts(store: &PhoebeStore) {
     assert_eq!(ids(store.open_forecasts(open(Some(true))).await.unwrap())[0], lone.id);
     assert_eq!(ids(store.open_forecasts(open(Some(false))).await.unwrap()), [daily[1].id, daily[0].id]);
 
-    // input again, under the same key or another, it is heard once
+    // sent again, under the same key or another one, it is recorded once
     for key in ["k-1", "k-2"] {
         let again = store.record_feedback(happened(key), None).await.unwrap();
         assert!(again.iter().zip(&judged).all(|(again, first)| !again.new && again.feedback == first.feedback), "{again:?}");
@@ -60,7 +60,7 @@ pub async fn keeps_verdicts(store: &PhoebeStore) {
     let error = store.record_feedback(vec![told(&lone, OutcomeInput::Happened(true), Some("k-1"))], None).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Conflict, "{error}");
 
-    // a different one amends: the sum follows the last, and both are kept
+    // a different value amends: the reward follows the last entry, and both entries are kept
     let amended = store.record_feedback(vec![told(&daily[0], OutcomeInput::Choice("No".into()), None)], None).await.unwrap().remove(0);
     assert!(amended.new && amended.feedback.revision == 2 && near(amended.reward, -0.62), "{amended:?}");
     let kept = store.feedback_of(daily[0].id).await.unwrap();
@@ -69,7 +69,7 @@ pub async fn keeps_verdicts(store: &PhoebeStore) {
     let stored = store.decision(daily[0].id).await.unwrap();
     assert!(near(stored.reward, -0.62) && near(stored.activation.unwrap(), 0.19), "{stored:?}");
 
-    // feedback stands beside the outcome
+    // feedback is kept in addition to the outcome
     let said =
         FeedbackInput { value: 0.25, comment: Some("hm".into()), correction: Some("It will not.".into()), input: json!({"value": 0.25}) };
     let said = feedback(&stored, Some(&moira()), &RewardOptions::default(), said, None).unwrap();
@@ -80,7 +80,8 @@ pub async fn keeps_verdicts(store: &PhoebeStore) {
     );
     assert_eq!(store.feedback_of(daily[0].id).await.unwrap()[2].correction.as_deref(), Some("It will not."));
 
-    // eight tell different things at once: each is kept, in an order, and the last counts
+    // eight concurrent, different outcomes: all are kept in some order, and the last one is in
+    // effect
     let tellers = (1..=8).map(|share| {
         let (store, feedback) = (store.clone(), told(&lone, OutcomeInput::Number(f64::from(share) / 8.0), None));
         tokio::spawn(async move { store.record_feedback(vec![feedback], None).await.unwrap() })
@@ -101,10 +102,10 @@ pub async fn keeps_verdicts(store: &PhoebeStore) {
     }
 }
 
-/// Decisions that [`hears_each_key_once`] leaves on record.
+/// The number of decisions that [`hears_each_key_once`] records.
 pub const KEYED: usize = 3;
 
-/// Whatever was told under a key is input once, also where it changed nothing when it first came.
+/// Feedback under a key is recorded once, even if it changed nothing when it was first sent.
 pub async fn hears_each_key_once(stores: &[PhoebeStore]) {
     let store = &stores[0];
     let [lone, one, other] = [None, Some("twins"), Some("twins")].map(|name| forecast("Will it thaw?", 0.75, name));
@@ -128,13 +129,13 @@ pub async fn hears_each_key_once(stores: &[PhoebeStore]) {
     }
     assert_eq!(store.feedback_of(lone.id).await.unwrap().len(), 2);
     assert_eq!(store.decision(lone.id).await.unwrap().reward, down.reward);
-    // something else under a key that changed nothing, and on another decision, is refused
+    // refused: different feedback, or another decision, under a key whose feedback changed nothing
     for refused in [said(&lone, -1.0, "up-2"), said(&one, 1.0, "up-2")] {
         let error = store.record_feedback(vec![refused], None).await.unwrap_err();
         assert!(error.class() == ErrorClass::Conflict && error.to_string().contains("\"up-2\""), "{error}");
     }
 
-    // an outcome, of two decisions of one name
+    // one outcome for two decisions that share an external key
     let both = |outcome, key| [&one, &other].map(|decision| told(decision, OutcomeInput::Happened(outcome), Some(key))).to_vec();
     for (outcome, key, new) in
         [(true, "t-1", true), (true, "t-2", false), (false, "t-3", true), (true, "t-2", false), (false, "t-3", false)]
@@ -144,7 +145,8 @@ pub async fn hears_each_key_once(stores: &[PhoebeStore]) {
     }
     assert_eq!(store.feedback_of(other.id).await.unwrap().last().unwrap().value, 0.0);
 
-    // input at once by several processes, each key is heard once, and one of two who contradict each other is refused
+    // sent concurrently by several processes, each key is recorded once, and one of two
+    // contradicting values is refused
     let at_once = |values: [f64; 8], key: &'static str| {
         let tellers = values.into_iter().zip(stores.iter().cycle()).map(|(value, store)| {
             let (store, feedback) = (store.clone(), said(&lone, value, key));
@@ -152,7 +154,7 @@ pub async fn hears_each_key_once(stores: &[PhoebeStore]) {
         });
         futures_util::future::try_join_all(tellers.collect::<Vec<_>>())
     };
-    // says what counts already
+    // equal to the feedback in effect
     assert!(at_once([-1.0; 8], "down-4").await.unwrap().into_iter().all(|judged| !judged.unwrap()[0].new));
     let news = at_once([0.5; 8], "half").await.unwrap().into_iter().filter(|judged| judged.as_ref().unwrap()[0].new).count();
     assert_eq!(news, 1);

@@ -1,4 +1,5 @@
-//! Verdicts that move trait weights, the same on both databases, input to several processes at once.
+//! Feedback that updates trait weights, with the same results on both databases, recorded by
+//! several processes concurrently.
 
 use nyx_specialists::bandit::BanditSettings;
 use serde_json::json;
@@ -8,7 +9,7 @@ use crate::RewardOptions;
 use crate::feedback::{FeedbackInput, NewFeedback, feedback};
 use crate::phoebe::messages::ListTraitWeightChanges;
 
-/// Decisions that [`moves_trait_weights_once`] leaves on record.
+/// The number of decisions that [`moves_trait_weights_once`] records.
 pub const DECISIONS: usize = TELLERS + 1;
 const TELLERS: usize = 8;
 pub const LEARNING: BanditSettings = BanditSettings { learning_rate: 0.3, decay: 0.01, max_weight: 5.0, temperature: 0.5 };
@@ -17,7 +18,7 @@ fn rated(decision: &Decision, value: f64, weights: &RewardOptions) -> NewFeedbac
     feedback(decision, None, weights, FeedbackInput { value, input: json!(value), ..FeedbackInput::default() }, None).unwrap()
 }
 
-/// Drawn from two that are equally like the question.
+/// A decision sampled from two candidates with equal logits.
 fn drawn(question: &str) -> Decision {
     let both = |value: f64| BTreeMap::from([("kairos".to_owned(), value), ("other".to_owned(), value)]);
     let plain = decision("kairos", question, "No.");
@@ -32,7 +33,7 @@ pub async fn moves_trait_weights_once(stores: &[PhoebeStore]) {
     for decision in &decisions {
         store.record(record(decision, None)).await.unwrap();
     }
-    // each process is input of each decision: one of them is heard
+    // every process records feedback on every decision: one entry per decision is new
     let tellers = decisions.iter().flat_map(|decision| stores.iter().map(move |store| (store.clone(), decision.clone())));
     let input = tellers.map(|(store, decision)| {
         tokio::spawn(
@@ -55,7 +56,7 @@ pub async fn moves_trait_weights_once(stores: &[PhoebeStore]) {
     assert!(weights["kairos"] > 0.1 && weights["other"] < 0.0, "{weights:?}");
     assert_eq!(count(store, "nyx_reward_baselines").await, 1);
 
-    // a stated confidence that was wrong costs, in a row of its own
+    // a stated confidence that was wrong reduces the reward, recorded in its own row
     let sure = Decision { confidence: Some(0.75), ..drawn("Is it early?") };
     store.record(record(&sure, None)).await.unwrap();
     let judged = store.record_feedback(vec![rated(&sure, -0.5, &RewardOptions::default())], None).await.unwrap().remove(0);
@@ -65,7 +66,7 @@ pub async fn moves_trait_weights_once(stores: &[PhoebeStore]) {
     let row = store.connection().query_one_raw(Statement::from_string(backend, rules)).await.unwrap();
     assert_eq!(row.unwrap().try_get::<i64>("", "n").unwrap(), 1);
 
-    // an amendment moves by the difference, and a process that dies in between has moved nothing
+    // an amendment updates the weights by the difference, and a failed transaction changes nothing
     let amended = store.record_feedback(vec![rated(&decisions[0], -1.0, &uncalibrated)], Some(LEARNING)).await.unwrap().remove(0);
     assert_eq!(amended.weights[0].reward, Some(-2.0), "{amended:?}");
     assert!(amended.weights[0].to < weights["kairos"]);
@@ -73,7 +74,7 @@ pub async fn moves_trait_weights_once(stores: &[PhoebeStore]) {
     assert!(store.record_feedback(vec![rated(&decisions[1], -1.0, &uncalibrated), unknown], Some(LEARNING)).await.is_err());
     assert_eq!(store.trait_weight_changes(history("kairos")).await.unwrap().len(), TELLERS + 1);
 
-    // nobody was drawn: nothing moves
+    // no specialist was sampled: no weights change
     let own = Decision { propensities: BTreeMap::new(), logits: BTreeMap::new(), propensity: 1.0, ..decisions[2].clone() };
     assert_eq!(crate::routing::DrawnDecision::of(&own), None);
 }
