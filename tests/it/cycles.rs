@@ -214,7 +214,7 @@ fn cycles(all: &BTreeMap<Module, File>) -> Vec<BTreeSet<Module>> {
 
 /// Files that still import each other, by crate. The numbers only fall: a crate that is free of cycles stays so.
 const KNOWN: [(&str, usize); 6] =
-    [("actors/src", 53), ("engine/src", 85), ("evals/src", 4), ("migrations/src", 0), ("specialists/src", 10), ("src", 32)];
+    [("actors/src", 53), ("engine/src", 59), ("evals/src", 4), ("migrations/src", 0), ("specialists/src", 10), ("src", 32)];
 
 #[test]
 fn modules_that_import_each_other_grow_fewer() {
