@@ -2,6 +2,10 @@
 
 use std::path::Path;
 
+use serde_json::Value;
+
+use crate::program::Program;
+
 fn tree() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -24,6 +28,37 @@ fn every_guarantee_of_the_readme_names_a_test_that_exists() {
         let (before, _) = source.split_once(&format!("fn {test}(")).unwrap_or_else(|| panic!("there is no {test} in {path}"));
         assert!(before.trim_end().trim_end_matches("async").trim_end().ends_with("test]"), "{test} in {path} is not a test");
     }
+}
+
+/// What `shown` has and `given` lacks or has otherwise. Numbers may differ by what rounding and another processor's kernels make of them.
+fn differences(at: &str, shown: &Value, given: &Value, found: &mut Vec<String>) {
+    match (shown, given) {
+        (Value::Object(shown), Value::Object(given)) => {
+            for (name, shown) in shown.iter().filter(|(name, _)| *name != "decision_id") {
+                differences(&format!("{at}.{name}"), shown, given.get(name).unwrap_or(&Value::Null), found);
+            }
+        }
+        (Value::Number(a), Value::Number(b)) if (a.as_f64().unwrap() - b.as_f64().unwrap()).abs() <= 0.03 => {}
+        (shown, given) if shown == given => {}
+        (shown, given) => found.push(format!("{at}: {shown} is shown, {given} was returned")),
+    }
+}
+
+#[test]
+fn the_readmes_request_returns_what_the_readme_shows() {
+    let readme = read("README.md");
+    let (_, after) = readme.split_once("/infer -H 'Content-Type: application/json' \\\n  -d '").unwrap();
+    let (request, after) = after.split_once("'\n").unwrap();
+    let shown = after.split_once("```json\n").unwrap().1.split_once("```").unwrap().0;
+    let (request, shown): (Value, Value) = (serde_json::from_str(request).unwrap(), serde_json::from_str(shown).unwrap());
+    let (status, given) = Program::new().serve().post("/infer", &request);
+    assert_eq!(status, 200, "{given}");
+    let mut found = Vec::new();
+    differences("", &shown, &given, &mut found);
+    assert!(found.is_empty(), "README.md shows another answer:\n{}", found.join("\n"));
+    let left_out = ["timings", "trace"].iter().all(|name| shown.get(*name).is_none() && given.get(*name).is_some());
+    let fields = |value: &Value| value.as_object().unwrap().len();
+    assert!(left_out && fields(&given) == fields(&shown) + 2, "README.md names what it leaves out: {given}");
 }
 
 #[test]
