@@ -4,40 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use chrono::Utc;
-use nyx_actors::NyxError;
 use nyx_actors::learned::Origin;
 
 use crate::choices::{self, Answered, ChoiceReport, FairnessReport, unknown_choices};
 use crate::environment::EvalEnvironment;
-use crate::fit::PARTS;
+use crate::error::{CHOICES, EvalError, SUITES};
 use crate::report::{ConfidenceReport, PartReport, Report, SuiteReport};
 use crate::routing::RoutingCase;
 use crate::{Dataset, DatasetError, forecast, recall, routing, verification};
 
-/// The choice suites, in the order in which they are played.
-pub const CHOICES: [&str; 5] = ["kairos", "eleos", "aletheia", "truthful", "moira"];
 /// Whose questions make the routing suite.
 const ROUTED: [&str; 4] = ["kairos", "eleos", "aletheia", "moira"];
-pub const SUITES: [&str; 7] = ["kairos", "eleos", "aletheia", "truthful", "moira", "mnemosyne", "routing"];
-
-/// Why an evaluation did not come to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum EvalError {
-    #[error(transparent)]
-    Data(#[from] DatasetError),
-    #[error(transparent)]
-    Nyx(#[from] NyxError),
-    #[error("there is no suite {name:?}, expected one of {}", SUITES.join(", "))]
-    UnknownSuite { name: String },
-    #[error("there is no part {name:?} to learn, expected one of {}", PARTS.join(", "))]
-    UnknownPart { name: String },
-    #[error("{part} cannot be learned from these cases: there are too few, or all have the same answer")]
-    TooFew { part: String },
-    #[error("{path} is no data set of chats: {reason}")]
-    Dataset { path: String, reason: String },
-    #[error("{part} cannot be learned from these cases: {reason}")]
-    Unfit { part: String, reason: String },
-}
 
 /// Which suites are played.
 #[derive(Debug, Clone)]

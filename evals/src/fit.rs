@@ -8,13 +8,11 @@ use serde::Serialize;
 
 use crate::choices::run;
 use crate::environment::EvalEnvironment;
-use crate::evaluate::CHOICES;
+use crate::error::CHOICES;
 use crate::{ChoiceCase, Dataset, EvalError, verification};
 
 /// Characters of a context that tell one event, story or scene from another.
 const GROUP_CHARS: usize = 200;
-/// The parts that can be learned.
-pub const PARTS: [&str; 1] = ["confidence"];
 
 /// A learned part's file, and what there is to say of it.
 #[derive(Debug, Clone, PartialEq)]

@@ -2,10 +2,10 @@
 
 use serde::Deserialize;
 
-use crate::SpecialistPolicy;
 use crate::policy::{AnswerForm, Retrieval, RewardRule};
 use crate::prompt;
 use crate::time::Quality;
+use crate::{SpecialistError, SpecialistPolicy};
 
 const NAME_CHARS: usize = 32;
 const PURPOSE_CHARS: usize = 200;
@@ -13,6 +13,16 @@ const EXAMPLE_CHARS: usize = 300;
 const MAX_EXAMPLES: usize = 64;
 /// The base model itself, which is no specialist.
 const RESERVED: &str = "base";
+
+impl SpecialistPolicy {
+    /// Parses and validates one file; `origin` names it in errors. Unknown keys are refused.
+    ///
+    /// # Errors
+    /// [`SpecialistError::BadFile`] naming the key, its value and what would be right.
+    pub fn parse(origin: &str, toml: &str) -> Result<Self, SpecialistError> {
+        self::parse(toml).map_err(|reason| SpecialistError::BadFile { origin: origin.into(), reason })
+    }
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,9 +1,9 @@
 //! One specialist: what it is told, where it looks, what is read out of its answer and how the answer is rewarded.
 
-use chrono::{DateTime, Utc};
-
+use crate::prompt::PromptContext;
+use crate::reward::Outcome;
 use crate::time::Quality;
-use crate::{Evidence, SpecialistError, file, probability, prompt, reward};
+use crate::{SpecialistError, probability, prompt, reward};
 
 /// Where a specialist looks before it answers.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,27 +73,6 @@ pub struct SpecialistPolicy {
     pub(crate) reward: RewardRule,
 }
 
-/// What a prompt is written from.
-#[derive(Debug, Clone, Copy)]
-pub struct PromptContext<'a> {
-    pub now: DateTime<Utc>,
-    /// Milliseconds until the caller's deadline.
-    pub deadline_ms: u64,
-    pub evidence: &'a [Evidence],
-    pub question: &'a str,
-}
-
-/// What a reward is computed from.
-#[derive(Debug, Clone, Copy)]
-pub struct Outcome<'a> {
-    pub answer: &'a str,
-    pub evidence: &'a [Evidence],
-    pub elapsed_ms: f64,
-    pub deadline_ms: u64,
-    /// The answer ended by itself (not cut by length or deadline).
-    pub complete: bool,
-}
-
 /// How well the specialist's own quality showed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AutomaticReward {
@@ -106,14 +85,6 @@ pub struct AutomaticReward {
 }
 
 impl SpecialistPolicy {
-    /// Parses and validates one file; `origin` names it in errors. Unknown keys are refused.
-    ///
-    /// # Errors
-    /// [`SpecialistError::BadFile`] naming the key, its value and what would be right.
-    pub fn parse(origin: &str, toml: &str) -> Result<Self, SpecialistError> {
-        file::parse(toml).map_err(|reason| SpecialistError::BadFile { origin: origin.into(), reason })
-    }
-
     /// The texts that a question is compared with: the examples, or the purpose where there are none.
     pub fn routed_by(&self) -> &[String] {
         if self.examples.is_empty() { std::slice::from_ref(&self.purpose) } else { &self.examples }

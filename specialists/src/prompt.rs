@@ -20,8 +20,18 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
 use serde::Serialize;
 
+use crate::Evidence;
 use crate::time::age_in_words;
-use crate::{Evidence, PromptContext};
+
+/// What a prompt is written from.
+#[derive(Debug, Clone, Copy)]
+pub struct PromptContext<'a> {
+    pub now: DateTime<Utc>,
+    /// Milliseconds until the caller's deadline.
+    pub deadline_ms: u64,
+    pub evidence: &'a [Evidence],
+    pub question: &'a str,
+}
 
 const SPEAKER_CHARS: usize = 60;
 

@@ -3,7 +3,18 @@
 use std::collections::BTreeSet;
 
 use crate::tokens::tokens;
-use crate::{Evidence, Outcome, cited, without_citations};
+use crate::{Evidence, cited, without_citations};
+
+/// What a reward is computed from.
+#[derive(Debug, Clone, Copy)]
+pub struct Outcome<'a> {
+    pub answer: &'a str,
+    pub evidence: &'a [Evidence],
+    pub elapsed_ms: f64,
+    pub deadline_ms: u64,
+    /// The answer ended by itself (not cut by length or deadline).
+    pub complete: bool,
+}
 
 /// An activation in [0, 1] as a reward in [-1, 1]: `2a − 1`.
 pub fn reward_of(activation: f64) -> f64 {

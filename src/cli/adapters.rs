@@ -12,7 +12,8 @@ use nyx_engine::ModelFiles;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{CommandError, make_data_dir, output};
+use super::error::{CommandError, make_data_dir};
+use super::output;
 use crate::models::ModelError;
 use crate::settings::{Settings, StartupError};
 

@@ -8,7 +8,8 @@ use nyx_actors::{Decision, Nyx, NyxError};
 use nyx_engine::{ChatMessage, Role};
 use tokio::sync::mpsc;
 
-use super::{CommandError, make_data_dir, output};
+use super::error::{CommandError, make_data_dir};
+use super::output;
 use crate::http::InferResponse;
 use crate::settings::Settings;
 

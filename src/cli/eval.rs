@@ -7,7 +7,8 @@ use nyx_actors::NyxError;
 use nyx_actors::routing::{ChoosingLog, PolicyReport, PolicySpec};
 use nyx_specialists::bandit::{Estimate, OffPolicy};
 
-use super::{CommandError, make_data_dir, output};
+use super::error::{CommandError, make_data_dir};
+use super::output;
 use crate::settings::Settings;
 use nyx_evals::{Dataset, EvalEnvironment, EvalError, EvalPlan, Report, SUITES, evaluate, html_report, read_routing, run_routing};
 

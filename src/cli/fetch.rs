@@ -1,6 +1,7 @@
 //! `nyx fetch`: the models, once.
 
-use super::{CommandError, output};
+use super::error::CommandError;
+use super::output;
 use crate::models::{Fetched, ModelSource, Progress};
 use crate::settings::Settings;
 

@@ -6,7 +6,8 @@ use clap::Args;
 use nyx_actors::{Nyx, NyxError};
 use serde_json::json;
 
-use super::{CommandError, make_data_dir, output};
+use super::error::{CommandError, make_data_dir};
+use super::output;
 use crate::http::{self, HttpOptions};
 use crate::settings::Settings;
 use nyx_evals::{

@@ -9,7 +9,8 @@ use nyx_actors::memory::messages::NewMemory;
 use nyx_actors::memory::{Indexer, StoreKind};
 use nyx_actors::phoebe::PhoebeStore;
 
-use super::{CommandError, make_data_dir, output};
+use super::error::{CommandError, make_data_dir};
+use super::output;
 use crate::http::MemoryRequest;
 use crate::settings::{Settings, StartupError};
 

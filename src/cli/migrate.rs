@@ -3,7 +3,8 @@
 use clap::Args;
 use nyx_actors::phoebe::PhoebeStore;
 
-use super::{CommandError, make_data_dir, output};
+use super::error::{CommandError, make_data_dir};
+use super::output;
 use crate::settings::{Flag, Settings};
 
 /// Bring the database's schema up to date.

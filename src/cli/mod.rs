@@ -4,6 +4,7 @@
 mod adapters;
 mod ask;
 mod doctor;
+mod error;
 mod eval;
 mod fetch;
 mod learn;
@@ -21,11 +22,11 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use nyx_actors::secret::redacted;
-use nyx_actors::{NyxError, StartError};
 
-use crate::models::ModelError;
-use crate::settings::{Flag, Inputs, Settings, SettingsError, StartupError, TelemetrySettings};
+use crate::settings::{Flag, Inputs, Settings, TelemetrySettings};
 use crate::telemetry;
+
+use error::CommandError;
 
 /// A self-hosted agent runtime: one base model, five specialists and a general assistant, every decision on record.
 #[derive(Debug, Parser)]
@@ -81,39 +82,6 @@ enum Command {
 
 /// What is logged where the answer is all that was asked for.
 const QUIET: &str = "warn";
-
-/// Why a command failed.
-#[derive(Debug, thiserror::Error)]
-enum CommandError {
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    #[error(transparent)]
-    Startup(#[from] StartupError),
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    #[error(transparent)]
-    Start(#[from] StartError),
-    #[error(transparent)]
-    Nyx(#[from] NyxError),
-    #[error("cannot listen on {address}: {reason}")]
-    Listen { address: String, reason: String },
-    #[error("cannot make the data folder {path}: {source}")]
-    DataDir { path: PathBuf, source: std::io::Error },
-    #[error("the HTTP server failed: {0}")]
-    Server(std::io::Error),
-    #[error("cannot write {path}: {source}")]
-    Write { path: PathBuf, source: std::io::Error },
-    #[error(transparent)]
-    Eval(#[from] nyx_evals::EvalError),
-    #[error("cannot write to stdout: {0}")]
-    Output(#[from] std::io::Error),
-    #[error("cannot read {path}: {source}")]
-    File { path: PathBuf, source: std::io::Error },
-    #[error("{path}, line {number}: {reason}")]
-    Line { path: PathBuf, number: usize, reason: String },
-    #[error("{failed} of {checked} checks failed")]
-    Unwell { failed: usize, checked: usize },
-}
 
 /// Runs the program with these arguments, the first being its name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -176,11 +144,6 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
 /// Actors live inside an actix system, on this thread.
 fn in_system<T>(work: impl Future<Output = T>) -> T {
     actix_web::rt::System::new().block_on(work)
-}
-
-fn make_data_dir(settings: &Settings) -> Result<(), CommandError> {
-    let path = &settings.data_dir;
-    std::fs::create_dir_all(path).map_err(|source| CommandError::DataDir { path: path.clone(), source })
 }
 
 impl GlobalFlags {

@@ -7,7 +7,8 @@ use nyx_actors::NyxError;
 use nyx_actors::facts::{Facts, FileTable, Import, SourceReport};
 use nyx_actors::phoebe::PhoebeStore;
 
-use super::{CommandError, make_data_dir, output};
+use super::error::{CommandError, make_data_dir};
+use super::output;
 use crate::settings::Settings;
 
 /// Rows that `show` prints.

@@ -1,44 +1,16 @@
 //! `nyx train`: the specialists' adapters, and the small learned parts.
 
 mod adapter;
+mod arguments;
 
-use std::path::PathBuf;
-
-use clap::Args;
 use nyx_actors::NyxError;
 
-use super::{CommandError, make_data_dir, output};
+pub(super) use arguments::Train;
+
+use super::error::{CommandError, make_data_dir};
+use super::output;
 use crate::settings::Settings;
 use nyx_evals::{Dataset, EvalEnvironment, PARTS, fit_part};
-
-/// Train a specialist's adapter, or learn how sure an answer is.
-#[derive(Debug, Args)]
-pub(super) struct Train {
-    /// Specialists whose adapters to train, or `confidence`, to fit it on evaluation data
-    #[arg(required = true, value_name = "PART|SPECIALIST")]
-    parts: Vec<String>,
-    #[command(flatten)]
-    adapter: adapter::Lessons,
-    /// Learn specialists' adapters from the decisions on record instead of evaluation data. What is learned is put to use only if it is better on what was held
-    /// back
-    #[arg(long, conflicts_with_all = ["evals", "split", "limit"])]
-    from_log: bool,
-    /// The folder of evaluation data sets [default: $NYX_EVALS, else ../shared/trials]
-    #[arg(long, value_name = "DIR")]
-    evals: Option<PathBuf>,
-    /// Which split: NAME.SPLIT.jsonl is read
-    #[arg(long, value_name = "SPLIT", default_value = "train")]
-    split: String,
-    /// Questions of a suite at most, drawn by the seed
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    limit: Option<u32>,
-    /// The same seed and dataset, the same parameters
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
-    /// Where PART.json or the adapter's folder SPECIALIST goes; a server reads DATA_DIR/learned when it starts [default: DATA_DIR/learned]
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
-}
 
 impl Train {
     pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {

@@ -16,8 +16,8 @@ use nyx_actors::{Nyx, Permit};
 use serde::Deserialize;
 use serde::de::{self, DeserializeOwned, SeqAccess, Visitor};
 
-use super::AppState;
 use super::error::ApiError;
+use super::state::AppState;
 
 type Extracting<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>>>>;
 

@@ -20,6 +20,7 @@ mod openapi;
 mod options;
 mod sources;
 mod sse;
+mod state;
 #[cfg(test)]
 mod tests;
 mod training;
@@ -34,46 +35,15 @@ use actix_web::dev::{Server, ServiceRequest, ServiceResponse};
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, HttpServer, guard, web};
-use chrono::Utc;
 use nyx_actors::Nyx;
 
-use auth::{Access, Keys};
+use auth::Access;
 use error::ApiError;
+use state::AppState;
 
 pub use infer::InferResponse;
 pub(crate) use memories::MemoryRequest;
 pub use options::{HttpOptions, HttpOptionsError};
-
-/// What the routes know besides Nyx.
-#[derive(Debug)]
-pub struct AppState {
-    keys: Keys,
-    pub max_body_bytes: usize,
-    pub body_timeout: Duration,
-    /// In seconds since 1970.
-    pub started_at: i64,
-}
-
-impl AppState {
-    fn new(options: &HttpOptions) -> Self {
-        Self {
-            keys: Keys::new(options),
-            max_body_bytes: options.max_body_bytes,
-            body_timeout: Duration::from_secs(options.client_timeout_s),
-            started_at: Utc::now().timestamp(),
-        }
-    }
-
-    /// In seconds since 1970.
-    pub fn now(&self) -> i64 {
-        Utc::now().timestamp()
-    }
-
-    #[cfg(test)]
-    fn for_tests(max_body_bytes: usize) -> Self {
-        Self { max_body_bytes, ..Self::new(&HttpOptions::default()) }
-    }
-}
 
 /// A route.
 struct Route {

@@ -6,8 +6,8 @@ use nyx_actors::{Nyx, NyxError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::AppState;
 use super::error::{ApiError, ErrorBody};
+use super::state::AppState;
 
 /// The embedder's name on the OpenAI door.
 pub const EMBEDDER: &str = "all-minilm-l6-v2";

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use nyx_engine::weights::sha256_file;
 use serde::{Deserialize, Serialize};
 
-use super::ModelError;
+use super::error::ModelError;
 
 /// Written beside the files that were fetched, so that they can be checked again.
 pub(super) const MANIFEST: &str = "nyx-model.json";

@@ -11,8 +11,9 @@ use serde::Deserialize;
 use ureq::http::{Response, StatusCode, header};
 use ureq::{Agent, Body};
 
+use super::error::ModelError;
 use super::files::{Selection, select};
-use super::{ModelError, Progress};
+use super::progress::Progress;
 
 const HUB: &str = "https://huggingface.co";
 /// How often a request is tried before the hub counts as unreachable, and a transfer goes on where it broke off.

@@ -7,8 +7,9 @@ use std::process::{Command, Output, Stdio};
 
 use zip::ZipArchive;
 
+use super::error::ModelError;
 use super::files::{Selection, select};
-use super::{ModelError, Progress};
+use super::progress::Progress;
 
 /// The Python to run: `$PYTHON`, else `python3`. It has pip.
 ///

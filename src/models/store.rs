@@ -3,8 +3,11 @@
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
+use super::error::ModelError;
 use super::files::{FileDigest, Manifest, weights, wrong_digest};
-use super::{ModelError, ModelSource, Progress, hub, pip};
+use super::progress::Progress;
+use super::source::ModelSource;
+use super::{hub, pip};
 use nyx_engine::weights::sha256_file;
 
 /// A default model: where it lies, and the digest its weights must have.

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use config::{Config, ConfigError, File, FileFormat, Map, Source, Value, ValueKind};
 use serde_json::Value as Json;
 
-use super::{Settings, SettingsError};
+use super::error::SettingsError;
+use super::sections::Settings;
 
 /// `config/default.toml`: every key with its default.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use nyx_specialists::{SHIPPED, SpecialistPolicy};
 
-use super::SettingsError;
+use super::error::SettingsError;
 
 /// The shipped ones, then every `*.toml` of `dir` in the order of their names; a name that is there already is replaced in its place.
 /// Without `dir`, `data_dir/specialists` is looked at if it is there.

@@ -250,7 +250,7 @@ fn errors_name_the_key_the_value_its_origin_and_what_would_be_right() {
 #[test]
 fn the_data_folder_is_found_as_the_desktop_standard_says() {
     let dir = |variables: &'static [(&str, &str)]| {
-        super::default_data_dir(|name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value)))
+        super::sections::default_data_dir(|name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value)))
     };
     assert_eq!(dir(&[("XDG_DATA_HOME", "/x"), ("HOME", "/h")]), Path::new("/x/nyx"));
     assert_eq!(dir(&[("XDG_DATA_HOME", "relative"), ("HOME", "/h")]), Path::new("/h/.local/share/nyx"));

@@ -7,8 +7,9 @@ use nyx_actors::memory::StoreKind;
 use nyx_actors::secret::{SecretUrl, redacted};
 use tracing_subscriber::EnvFilter;
 
+use super::error::SettingsError;
 use super::layers::Origins;
-use super::{Settings, SettingsError};
+use super::sections::Settings;
 use crate::http::HttpOptionsError;
 use crate::models::ModelSource;
 

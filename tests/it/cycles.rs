@@ -92,10 +92,12 @@ impl<'ast> Visit<'ast> for Paths<'_> {
         if is_test(&item.attrs) {
             return;
         }
-        // what a parent re-exports of its own children it does not import
         let public = !matches!(item.vis, syn::Visibility::Inherited);
         self.uses(&item.tree, &[], public);
     }
+
+    /// `pub(in path)` imports nothing.
+    fn visit_vis_restricted(&mut self, _: &'ast syn::VisRestricted) {}
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let segments: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
@@ -214,7 +216,7 @@ fn cycles(all: &BTreeMap<Module, File>) -> Vec<BTreeSet<Module>> {
 
 /// Files that still import each other, by crate. The numbers only fall: a crate that is free of cycles stays so.
 const KNOWN: [(&str, usize); 6] =
-    [("actors/src", 53), ("engine/src", 59), ("evals/src", 4), ("migrations/src", 0), ("specialists/src", 10), ("src", 32)];
+    [("actors/src", 53), ("engine/src", 59), ("evals/src", 0), ("migrations/src", 0), ("specialists/src", 0), ("src", 0)];
 
 #[test]
 fn modules_that_import_each_other_grow_fewer() {

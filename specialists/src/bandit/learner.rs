@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::softmax;
+use super::propensity::softmax;
 
 /// A choice that is now so many times likelier than when it was drawn counts as this many (truncated importance sampling, Ionides 2008): one old
 /// decision must not move weights by more.

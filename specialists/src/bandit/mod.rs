@@ -2,27 +2,10 @@
 
 mod learner;
 mod off_policy;
+mod propensity;
 #[cfg(test)]
 mod tests;
 
 pub use learner::{BanditSettings, Baseline, BaselineKey, Drawn, Learner};
 pub use off_policy::{Estimate, LoggedChoice, OffPolicy, estimate};
-
-/// Shares of `logits / temperature`; they add up to 1.
-pub fn softmax(logits: &[f64], temperature: f64) -> Vec<f64> {
-    let best = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let weights: Vec<f64> = logits.iter().map(|logit| ((logit - best) / temperature).exp()).collect();
-    let total: f64 = weights.iter().sum();
-    weights.into_iter().map(|weight| weight / total).collect()
-}
-
-/// What each candidate is drawn with: `(1 − ε) softmax(logits / τ) + ε/n`.
-pub fn propensities(logits: &[f64], temperature: f64, epsilon: f64) -> Vec<f64> {
-    let even = epsilon / logits.len() as f64;
-    softmax(logits, temperature).into_iter().map(|share| (1.0 - epsilon) * share + even).collect()
-}
-
-/// The number of the largest one, the first of equals; `None` of nothing.
-pub fn best(logits: &[f64]) -> Option<usize> {
-    (0..logits.len()).reduce(|best, at| if logits[at] > logits[best] { at } else { best })
-}
+pub use propensity::{best, propensities, softmax};

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::signals::FEATURES;
-use super::{Calibrator, Confidences, Map, Signals};
+use super::calibrators::{Calibrator, Confidences, Map};
+use super::signals::{FEATURES, Signals};
 use crate::learn::metrics::{auroc, base_rate, brier, brier_skill, expected_calibration_error, log_loss};
 use crate::learn::{Example, Isotonic, LinearModel, Platt};
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::learn::LearnedPart as _;
 use crate::learn::{LearnedFile, TrainedOn};
 use crate::seeded::Seeded;
 

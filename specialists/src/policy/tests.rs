@@ -1,6 +1,7 @@
 use chrono::{DateTime, Utc};
 
 use super::*;
+use crate::Evidence;
 use crate::SHIPPED;
 
 const SIXTH: &str = r#"

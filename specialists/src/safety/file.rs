@@ -3,7 +3,8 @@
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::{Action, Category, EXCEPTION_WORDS, Pattern, Rule, SHIPPED_SAFETY, SafetyPolicy};
+use super::pattern::Pattern;
+use super::policy::{Action, Category, EXCEPTION_WORDS, Rule, SHIPPED_SAFETY, SafetyPolicy};
 use crate::SpecialistError;
 
 #[derive(Deserialize)]

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::normal::tokens;
-use super::{Action, Finding, Match, SafetyPolicy, Side, Token};
+use super::normal::{Token, tokens};
+use super::pattern::Match;
+use super::policy::{Action, DENIAL_WORDS, EXCEPTION_WORDS, Finding, SafetyPolicy, Side};
 
 /// What may go out now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,13 @@ pub struct Screening {
     released: usize,
     findings: Vec<Finding>,
     stopped: bool,
+}
+
+impl SafetyPolicy {
+    /// Screens an answer while it is made.
+    pub fn follow(self: std::sync::Arc<Self>) -> Screening {
+        Screening::new(self)
+    }
 }
 
 impl Screening {
@@ -99,7 +107,7 @@ impl Screening {
         answers.flat_map(|rule| rule.phrases.iter().map(move |phrase| (rule, phrase))).any(|(rule, phrase)| match phrase.at(here, true) {
             Match::Begun => true,
             Match::Whole(length) => {
-                !rule.unless.is_empty() && here.len() < length + super::EXCEPTION_WORDS && !rule.excused(tokens, start, start + length)
+                !rule.unless.is_empty() && here.len() < length + EXCEPTION_WORDS && !rule.excused(tokens, start, start + length)
             }
             Match::No => false,
         })
@@ -107,7 +115,7 @@ impl Screening {
 
     /// Drops what is too far back to matter.
     fn forget(&mut self, tokens: &[Token]) {
-        let keep = super::EXCEPTION_WORDS.max(super::DENIAL_WORDS) + 1;
+        let keep = EXCEPTION_WORDS.max(DENIAL_WORDS) + 1;
         let behind = tokens.iter().filter(|token| token.span.end <= self.released).count();
         if behind > 4 * keep
             && let Some(first) = tokens.get(behind - keep)

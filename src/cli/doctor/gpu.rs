@@ -2,7 +2,7 @@
 
 use nyx_engine::device::{CudaDevice, WITH_CUDA, cuda_devices};
 
-use super::Check;
+use super::check::Check;
 
 const NAME: &str = "gpu";
 
@@ -35,7 +35,7 @@ pub(super) fn advice(name: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Health;
+    use super::super::check::Health;
     use super::*;
 
     #[test]

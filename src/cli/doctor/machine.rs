@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use nyx_engine::{DeviceSpec, ModelFiles};
 
-use super::{Check, gpu};
+use super::check::Check;
+use super::gpu;
 use crate::http;
 use crate::models::{self, ModelError, ModelSource};
 use crate::settings::Settings;

@@ -1,15 +1,17 @@
 //! `nyx doctor`: what must be right before Nyx can answer, each part checked as `nyx serve` will use it.
 
+mod check;
 mod gpu;
 mod machine;
 mod stores;
 
-use std::fmt;
-
 use clap::Args;
 use serde::Serialize;
 
-use super::{CommandError, output};
+use check::{Check, Health};
+
+use super::error::CommandError;
+use super::output;
 use crate::settings::Settings;
 
 /// Check models, devices, database, memory search and port, and say what to do.
@@ -18,52 +20,6 @@ pub(super) struct Doctor {
     /// Print the checks as JSON
     #[arg(long)]
     json: bool,
-}
-
-/// How a check went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Health {
-    Ok,
-    /// Nyx starts, but something will be worse than it could be.
-    Warning,
-    /// Nyx does not start.
-    Error,
-}
-
-impl fmt::Display for Health {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Ok => "ok",
-            Self::Warning => "warning",
-            Self::Error => "error",
-        })
-    }
-}
-
-/// One thing that was looked at.
-#[derive(Debug, Serialize)]
-struct Check {
-    name: &'static str,
-    status: Health,
-    found: String,
-    /// What to do about it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    advice: Option<String>,
-}
-
-impl Check {
-    fn ok(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, status: Health::Ok, found: found.into(), advice: None }
-    }
-
-    fn warning(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { name, status: Health::Warning, found: found.into(), advice: Some(advice.into()) }
-    }
-
-    fn error(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { name, status: Health::Error, found: found.into(), advice: Some(advice.into()) }
-    }
 }
 
 #[derive(Serialize)]

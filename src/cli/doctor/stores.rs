@@ -8,7 +8,7 @@ use nyx_actors::phoebe::PhoebeStore;
 
 use serde_json::Value;
 
-use super::Check;
+use super::check::Check;
 use crate::settings::Settings;
 
 /// Connects, and looks which migrations are still to be run. A SQLite file that is not there yet is not made.

@@ -1,45 +1,21 @@
 //! `nyx train SPECIALIST`: an adapter, from dataset, a data set, the memory or the log, through the gate.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
 use nyx_actors::adapters::AdapterLibrary;
 use nyx_actors::phoebe::PhoebeStore;
 use nyx_actors::trainer::{Run, RunReport, RunStatus, TrainingExample, TrainingOptions};
 use nyx_actors::{Nyx, NyxError};
 use nyx_engine::train::Objective;
 
-use super::Train;
-use crate::cli::{CommandError, adapters, output};
+use super::arguments::Train;
+use crate::cli::error::CommandError;
+use crate::cli::{adapters, output};
 use crate::settings::Settings;
 use nyx_evals::{Dataset, EvalEnvironment, EvalError, progress_bar, read_dataset, to_examples, without_question};
 
 const GRACE: Duration = Duration::from_secs(5);
-
-/// What an adapter is trained on, and how.
-#[derive(Debug, Args)]
-pub(super) struct Lessons {
-    /// Chats to learn from, JSON lines of {"messages": [...]}, the last one the answer
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["evals", "from_log", "from_memory"])]
-    pub(super) dataset: Option<PathBuf>,
-    /// Learn from what is remembered (nyx_subjective_memory)
-    #[arg(long, conflicts_with_all = ["evals", "from_log"])]
-    pub(super) from_memory: bool,
-    /// What is to become likelier: sft, choice, qrpo, kto, dpo or grpo [default: by the evidence]
-    #[arg(long, value_name = "NAME", value_parser = Objective::parse)]
-    objective: Option<Objective>,
-    /// Passes over the examples [default: training.epochs]
-    #[arg(long, value_name = "N")]
-    epochs: Option<u32>,
-    /// Hide context and question: what is learned then is what the choices alone give away
-    #[arg(long)]
-    blind: bool,
-    /// Write the examples in tokens to this file, and train nothing
-    #[arg(long, value_name = "FILE")]
-    examples_to: Option<PathBuf>,
-}
 
 /// Who is trained on which dataset, and where what passes is kept.
 struct Teaching<'a> {

@@ -11,11 +11,11 @@ use tokio::sync::mpsc;
 use self::request::ChatRequest;
 use self::response::{ChatCompletion, Heading, LogprobsByIndex};
 use self::stream::{ChatFrames, ChunkExample};
-use super::AppState;
 use super::error::{ApiError, ErrorBody};
 use super::extract::Admitted;
 use super::models::specialist_names;
 use super::sse::{self, Answering, EVENTS, Step};
+use crate::http::state::AppState;
 
 /// How long between looks at an answer that does not stream.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
