@@ -1,33 +1,33 @@
-# Nyx needs Rust, a C compiler and python3 with pip. Everything else these targets get by themselves.
+# Nyx needs Rust, a C compiler and python3 with pip. The targets install everything else.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# keys are read from the environment as everywhere: NYX__HTTP__PORT=9090 make run
+# settings can come from the environment: NYX__HTTP__PORT=9090 make run
 .PHONY: help
-help: ## This list
+help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
 
 .PHONY: run
-run: c-compiler ## Get the models, build, and serve on 127.0.0.1:8080
+run: c-compiler ## Download the models, build, and serve on 127.0.0.1:8080
 	cargo build --release --locked
 	cargo run --release --locked -- fetch
 	exec cargo run --release --locked -- serve
 
 .PHONY: test
-test: deps models lint ## Everything that must hold: format, clippy, every test, on SQLite and PostgreSQL
+test: deps models lint ## Check format and clippy, and run all tests, on SQLite and PostgreSQL
 	cargo test --workspace --locked
 
 .PHONY: build
-build: c-compiler ## The program, optimised, at target/release/nyx
+build: c-compiler ## Build the release binary, target/release/nyx
 	cargo build --release --locked
 
 .PHONY: models
-models: c-compiler ## Get the models into $$NYX_MODELS, or ~/.cache/nyx/models
+models: c-compiler ## Download the models into $$NYX_MODELS, or ~/.cache/nyx/models
 	cargo run --locked -- fetch
 
 .PHONY: lint
-lint: c-compiler ## Format and clippy, warnings denied
+lint: c-compiler ## Check words, format and clippy, warnings denied
 	scripts/check-words
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
@@ -37,7 +37,7 @@ ROUNDS ?= $(if $(QUICK),2,5)
 EACH_KERNEL := $(if $(QUICK),--warm-up-time 0.1 --measurement-time 0.2 --sample-size 10,--warm-up-time 0.3 --measurement-time 1 --sample-size 20)
 
 .PHONY: bench
-bench: build ## Measure the kernels, then the engine beside llama.cpp's server (QUICK=1: fewer rounds)
+bench: build ## Measure the kernels, then the engine against llama.cpp's server (QUICK=1: fewer rounds)
 	cargo bench --locked -p nyx-engine --features bench --bench kernels -- $(EACH_KERNEL)
 	model="$$(cargo run --release --locked -q -- fetch | sed -n '1s/.*, at //p')"; \
 	llama="$$(scripts/llama-server | tail -n 1)" || { echo "llama.cpp could not be built: see above" >&2; llama=; }; \
@@ -46,12 +46,12 @@ bench: build ## Measure the kernels, then the engine beside llama.cpp's server (
 EVALS ?= $(or $(NYX_EVALS),../shared/trials)
 
 .PHONY: eval
-eval: build ## Measure each specialist on the data sets in $$EVALS (SPLIT=dev)
+eval: build ## Evaluate each specialist on the data sets in $$EVALS (SPLIT=dev)
 	cargo run --release --locked -q -- fetch
 	cargo run --release --locked -q -- eval --evals "$(EVALS)" --split "$(or $(SPLIT),dev)" --adapter none --out target/eval
 
 .PHONY: learn
-learn: build ## Learn from the data sets in $$EVALS through the gate: target/learn/report.json (PEFT=1: first the trainer beside PyTorch and PEFT, whose report later runs keep)
+learn: build ## Train and gate on the data sets in $$EVALS: target/learn/report.json (PEFT=1: first compare the trainer with PyTorch and PEFT; later runs keep that report)
 	cargo run --release --locked -q -- fetch
 	@mkdir -p target/learn
 	if [ -n "$(PEFT)" ]; then \
@@ -63,32 +63,32 @@ learn: build ## Learn from the data sets in $$EVALS through the gate: target/lea
 	  $$(test ! -f target/learn/peft/peft.json || echo --peft target/learn/peft/peft.json)
 
 .PHONY: accuracy
-accuracy: build ## Compare the kernels with the same weights in f32, over the data sets in $$EVALS
+accuracy: build ## Compare the kernels with the same weights in f32, on the data sets in $$EVALS
 	model="$$(cargo run --release --locked -q -- fetch | sed -n '1s/.*, at //p')"; \
 	cargo run --release --locked -p nyx-engine --example accuracy -- "$$model" "$(EVALS)" LICENSE
 
 .PHONY: check-cuda
-check-cuda: c-compiler ## Compile with CUDA and NCCL, no GPU needed: nvcc comes from pip (LINK=1: link the engine's tests too)
+check-cuda: c-compiler ## Compile with CUDA and NCCL without a GPU, with nvcc from pip (LINK=1: link the engine's tests too)
 	LINK="$(LINK)" scripts/check-cuda
 
 .PHONY: check-arm
-check-arm: c-compiler ## Compile the CPU kernels for 64-bit Arm, by Debian's packages (RUN=1: run their tests in QEMU)
+check-arm: c-compiler ## Compile the CPU kernels for 64-bit Arm, with Debian's packages (RUN=1: run their tests in QEMU)
 	RUN="$(RUN)" scripts/check-arm
 
 # without NCCL: FEATURES=cuda
 FEATURES ?= nccl
 
 .PHONY: test-cuda
-test-cuda: models ## The tests that use GPUs, on a machine with one, CUDA's toolkit and NCCL
+test-cuda: models ## Run the GPU tests; needs a GPU, the CUDA toolkit and NCCL
 	@nvidia-smi -L || { echo "no NVIDIA GPU here: make check-cuda needs none" >&2; exit 1; }
 	cargo test --locked --package nyx-engine --features "$(FEATURES)" --lib -- --nocapture device comm
 
 .PHONY: doctor
-doctor: c-compiler ## Check this machine, and say what to do
+doctor: c-compiler ## Check this machine and print what to fix
 	cargo run --locked -- doctor
 
 .PHONY: deps
-deps: c-compiler ## PostgreSQL's server, which the tests start themselves
+deps: c-compiler ## Install the PostgreSQL server that the tests start
 	@scripts/install-postgres
 
 .PHONY: c-compiler

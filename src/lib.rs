@@ -1,4 +1,5 @@
-//! The door of Nyx: command line, settings, HTTP, WebSocket, admin and telemetry. No decisions are made here.
+//! The front end of Nyx: command line, settings, HTTP, WebSocket, admin and telemetry. Decisions
+//! are made in the other crates.
 
 pub mod cli;
 pub mod http;

@@ -1,4 +1,4 @@
-//! The program `nyx`.
+//! The `nyx` binary.
 
 use std::process::ExitCode;
 

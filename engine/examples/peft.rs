@@ -1,9 +1,11 @@
-//! Nyx's trainer beside PyTorch and PEFT: the same base, adapter, examples, order, rank, batch and learning rates.
+//! Compares Nyx's trainer with PyTorch and PEFT: the same base, adapter, examples, order, rank,
+//! batch and learning rates.
 //!
 //! usage: peft MODEL.gguf EXAMPLES.json FOLDER PYTHON SCRIPT [STEPS]
 //!
-//! EXAMPLES.json is what `nyx train SPECIALIST --objective sft --examples-to` writes. Each side runs in a process of its own, one after the
-//! other, Nyx before and after PyTorch; the report goes to FOLDER/peft.json.
+//! EXAMPLES.json is written by `nyx train SPECIALIST --objective sft --examples-to`. Each run has a
+//! process of its own, one after the other, Nyx before and after PyTorch; the report goes to
+//! FOLDER/peft.json.
 
 #![allow(clippy::print_stdout, reason = "a program that prints its report")]
 
@@ -78,7 +80,8 @@ fn compare(model: &str, examples: &Path, folder: &Path, python: &str, script: &s
     let runs = [us("nyx-1")?, theirs("bfloat16")?, theirs("float32")?, us("nyx-2")?];
     let pace = |run: &Value| run["tokens_per_second"].as_f64().unwrap_or(0.0);
     let peak = |run: &Value| run["peak_memory"].as_f64().unwrap_or(0.0);
-    // the end of a run: its last fifth; compared in f32, whose sums both aim at
+    // the end of a run is its last fifth; losses are compared with the f32 run, the precision that
+    // both approximate
     let last = |run: &Value| -> f64 {
         let losses: Vec<f64> = run["losses"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
         let end = &losses[losses.len() - (losses.len() / 5).max(1)..];
@@ -103,7 +106,7 @@ fn read(path: &Path) -> Result<Value, Failure> {
     Ok(serde_json::from_slice(&std::fs::read(path)?)?)
 }
 
-/// One run of ours, in the order that is written down.
+/// One run of Nyx's trainer, in the order written to the plan.
 fn ours(model: &Path, run: &Path, out: &Path) -> Result<(), Failure> {
     let told = read(run)?;
     let steps: Vec<Vec<Example>> = told["steps"]

@@ -1,21 +1,21 @@
-//! How a thread waits for another one that is nearly there.
+//! Backoff of a thread that waits for another thread: spin first, then yield or park.
 
-/// How often a waiting thread looks before it lets go of its core. Between two layers the next work comes within microseconds; who waits
-/// longer leaves the core to others.
+/// Polls before a waiting thread releases its core. Between two layers the next work arrives within
+/// microseconds; a longer wait releases the core.
 const LOOKS: usize = 4_000;
 
-/// One wait. Between two looks at what is waited for, it spins first, and then does what costs less.
+/// The state of one wait: spins for the first polls, then yields or parks.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff(usize);
 
 impl Backoff {
-    /// Lends the core to others when it takes long: for what comes without waking anybody.
+    /// Yields the core on a long wait: for a condition whose change wakes no thread.
     #[inline]
     pub(crate) fn spin_or_yield(&mut self) {
         self.spin_or(std::thread::yield_now);
     }
 
-    /// Sleeps when it takes long: for what wakes the thread when it comes.
+    /// Parks the thread on a long wait: for a condition whose change unparks the thread.
     #[inline]
     pub(crate) fn spin_or_park(&mut self) {
         self.spin_or(std::thread::park);

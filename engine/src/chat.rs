@@ -1,8 +1,8 @@
-//! The messages of a chat: the words that every room shares.
+//! Chat messages, used by every crate.
 
 use serde::{Deserialize, Serialize};
 
-/// Who speaks.
+/// The author of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -13,7 +13,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// The name a chat template compares with.
+    /// The name that chat templates compare with.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::System => "system",

@@ -1,5 +1,5 @@
-//! Names of devices, as they stand in `pool.groups`: `cpu` (all cores as one device), `cpu:N` (one core), `cuda:N`; and what is known of
-//! the CUDA devices of this machine.
+//! Device names, as used in `pool.replicas`: `cpu` (all cores as one device), `cpu:N` (one core),
+//! `cuda:N`; and the properties of this machine's CUDA devices.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,9 +10,9 @@ use candle_core::{Device, Module, Tensor};
 use crate::kernels::ThreadPool;
 use crate::{EngineError, Result};
 
-/// Whether this build can use GPUs.
+/// Whether this build supports GPUs.
 pub const WITH_CUDA: bool = cfg!(feature = "cuda");
-/// Whether this build can spread one model over several GPUs.
+/// Whether this build can shard one model over several GPUs.
 pub const WITH_NCCL: bool = cfg!(feature = "nccl");
 
 /// A device by name.
@@ -27,15 +27,17 @@ pub enum DeviceSpec {
 }
 
 impl DeviceSpec {
-    /// Opens the device, for use on this thread: on a GPU its work goes through the thread's default stream.
+    /// Opens the device for use on this thread; GPU work goes through the thread's default stream.
     ///
     /// # Errors
-    /// [`EngineError::Device`] when the device is not there, this build has no support for it, or what it computes is wrong.
+    /// [`EngineError::Device`] when the device does not exist, this build does not support it, or
+    /// it computes wrong products.
     pub fn open(self) -> Result<Device> {
         self.open_by(Device::new_cuda)
     }
 
-    /// Opens the device as one of a group: a GPU gets a stream of its own, which NCCL needs and which costs a little for every tensor.
+    /// Opens the device as a member of a group: a GPU gets its own stream, which NCCL needs and
+    /// which adds a small cost per tensor.
     ///
     /// # Errors
     /// As [`DeviceSpec::open`].
@@ -64,7 +66,8 @@ impl DeviceSpec {
 }
 
 impl DeviceSpec {
-    /// The threads that compute on it: on `cpu:N` the calling thread, which is pinned to that core, else one a core.
+    /// The threads that compute for it: on `cpu:N` the calling thread, which is pinned to that
+    /// core, else one per core.
     pub(crate) fn threads(self) -> ThreadPool {
         match self {
             Self::CpuCore(core) => {
@@ -76,16 +79,17 @@ impl DeviceSpec {
     }
 }
 
-/// Pins the calling thread to a core, where the system lets us.
+/// Pins the calling thread to a core, where the operating system permits it.
 fn pin(core: usize) {
-    // not looked up among the cores of this thread, which may be pinned to another one
+    // not looked up among this thread's cores: it may be pinned to another one
     let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: core });
     if !pinned {
         tracing::warn!(core, "the thread could not be pinned to its core");
     }
 }
 
-/// Without the backtrace that candle adds where `RUST_BACKTRACE` is set: this is read by whoever configured the device.
+/// Strips the backtrace that candle adds when `RUST_BACKTRACE` is set: the message is for the
+/// operator who configured the device.
 pub(crate) fn device_error(error: candle_core::Error) -> String {
     match error {
         candle_core::Error::WithBacktrace { inner, .. } => device_error(*inner),
@@ -93,15 +97,15 @@ pub(crate) fn device_error(error: candle_core::Error) -> String {
     }
 }
 
-/// Whether quantised products come out as they should. candle's are machine code for one compute capability and, where that is another,
-/// leave their result as the memory was, without an error.
+/// Checks that quantised products are correct. candle's kernels are compiled for one compute
+/// capability; on another they leave the output buffer unwritten, without an error.
 fn multiplies_rightly(device: &Device) -> candle_core::Result<bool> {
     const SIZE: usize = 32;
-    // whole numbers up to 127 in every block: exact in 8 bits, with 1 as their scale
+    // integers up to 127 in every block: exact in 8 bits, with scale 1
     let weight: Vec<f32> = (0..SIZE * SIZE).map(|at| if at / SIZE == at % SIZE { 127.0 } else { 0.0 }).collect();
     let weight = QTensor::quantize(&Tensor::from_vec(weight, (SIZE, SIZE), device)?, GgmlDType::Q8_0)?;
     let weight = QMatMul::from_qtensor(weight)?;
-    // up to 8 rows go through other kernels than more of them
+    // up to 8 rows use other kernels than more rows
     for rows in [1, 16] {
         let x: Vec<f32> = (0..rows * SIZE).map(|at| if at % SIZE == 0 { 127.0 } else { (at * 37 % 255) as f32 - 127.0 }).collect();
         let products = weight.forward(&Tensor::from_slice(&x, (rows, SIZE), device)?)?.flatten_all()?.to_vec1::<f32>()?;
@@ -143,9 +147,9 @@ pub struct CudaDevice {
     pub name: String,
     pub free_bytes: usize,
     pub total_bytes: usize,
-    /// Major and minor.
+    /// Major and minor version.
     pub compute_capability: (u32, u32),
-    /// The driver's version, where the system tells it.
+    /// The driver's version, where the system reports it.
     pub driver: Option<String>,
 }
 
@@ -160,10 +164,11 @@ impl fmt::Display for CudaDevice {
     }
 }
 
-/// Every CUDA device of this machine.
+/// All CUDA devices of this machine.
 ///
 /// # Errors
-/// [`EngineError::Device`] when there is no driver, or no device, or this build has no support for them.
+/// [`EngineError::Device`] without a driver, without a device, or when this build has no CUDA
+/// support.
 #[cfg(feature = "cuda")]
 pub fn cuda_devices() -> Result<Vec<CudaDevice>> {
     use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError};
@@ -183,16 +188,16 @@ pub fn cuda_devices() -> Result<Vec<CudaDevice>> {
         .collect()
 }
 
-/// Every CUDA device of this machine.
+/// All CUDA devices of this machine.
 ///
 /// # Errors
-/// Always [`EngineError::Device`]: this build has no support for them.
+/// Always [`EngineError::Device`]: this build has no CUDA support.
 #[cfg(not(feature = "cuda"))]
 pub fn cuda_devices() -> Result<Vec<CudaDevice>> {
     Err(EngineError::Device { device: "cuda".into(), reason: "this build has no CUDA support; build with `--features cuda`".into() })
 }
 
-/// As Linux's module tells it: CUDA itself knows only the version of its own interface.
+/// As the Linux kernel module reports it: CUDA itself reports only its API version.
 #[cfg(feature = "cuda")]
 fn driver_version() -> Option<String> {
     let version = std::fs::read_to_string("/sys/module/nvidia/version").ok()?;

@@ -1,4 +1,5 @@
-//! Sentence embeddings by a BERT model (all-MiniLM-L6-v2: Wang et al. 2020, trained by sentence-transformers).
+//! Sentence embeddings with a BERT model (all-MiniLM-L6-v2: Wang et al. 2020, trained by
+//! sentence-transformers).
 
 use std::path::Path;
 
@@ -10,9 +11,10 @@ use tokenizers::{PaddingParams, PaddingStrategy, Tokenizer, TruncationParams};
 use crate::weights::{load_safetensors, read_json, sha256_file};
 use crate::{EngineError, Result};
 
-/// Texts in one pass: sorted by length, so that little is padding.
+/// Texts per pass; they are sorted by length to reduce padding.
 const BATCH: usize = 32;
-/// Tokens a text is cut at where the model does not say (sentence-transformers' setting for this model).
+/// Token limit of a text where the model specifies none (sentence-transformers' setting for this
+/// model).
 const WINDOW: usize = 256;
 
 /// A sentence embedder: mean pooling over tokens, L2-normalised.
@@ -28,7 +30,7 @@ impl Embedder {
     /// Loads a folder with `config.json`, `tokenizer.json`, `model.safetensors`.
     ///
     /// # Errors
-    /// Names the file that is missing or damaged.
+    /// When a file is missing or damaged; the error names it.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let config: Config = read_json(&folder.join("config.json"))?;
         let path = folder.join("tokenizer.json");
@@ -47,17 +49,19 @@ impl Embedder {
         Ok(Self { model, tokenizer, device: device.clone(), dimension: config.hidden_size, digest })
     }
 
-    /// Length of a vector.
+    /// Dimensions of an embedding.
     pub fn dimension(&self) -> usize {
         self.dimension
     }
 
-    /// SHA-256 of the weights, in hex: vectors of embedders with different ones do not compare.
+    /// SHA-256 of the weights, in hex: vectors of embedders with different weights are not
+    /// comparable.
     pub fn digest(&self) -> &str {
         &self.digest
     }
 
-    /// One unit vector a text and the number of tokens read; texts over the model's window are cut at it.
+    /// Returns one unit vector per text and the number of tokens read; texts longer than the
+    /// model's window are truncated.
     ///
     /// # Errors
     /// When the tokenizer or the device fails.

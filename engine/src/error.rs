@@ -1,8 +1,8 @@
-//! Everything that can go wrong in the engine, in one enum.
+//! All errors of the engine, in one enum.
 
 use std::path::PathBuf;
 
-/// An engine error. The message names the value that was wrong and what would be right.
+/// An engine error. The message names the invalid value and the expected one.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     #[error("no model at {path}: {reason}")]

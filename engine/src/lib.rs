@@ -1,7 +1,9 @@
-//! The mind: weights, LoRA, KV cache, batching, sampling, scoring and embedding, on candle.
+//! The inference engine: weights, LoRA, KV cache, batching, sampling, scoring and embedding, on
+//! candle.
 //!
-//! Knows no actix, no HTTP and no database. Everything here is synchronous: one [`Engine`] belongs to one device thread,
-//! which feeds it jobs and calls [`Engine::step`]. What any thread may use (tokenizer, chat template) is in [`Text`].
+//! Depends on no actix, HTTP or database code. Everything here is synchronous: one [`Engine`]
+//! belongs to one device thread, which submits jobs and calls [`Engine::step`]. [`Text`]
+//! (tokenizer, chat template) may be used from any thread.
 
 mod backoff;
 pub mod batch;
@@ -39,5 +41,5 @@ pub use score::{ContinuationScore, ScoreJob};
 pub use text::Text;
 pub use weights::{ModelFiles, ModelInfo, Quantisation};
 
-/// The crate's result.
+/// The crate's result type.
 pub type Result<T, E = EngineError> = std::result::Result<T, E>;

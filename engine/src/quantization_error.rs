@@ -1,15 +1,16 @@
-//! How near a model's predictions come to those of a more exact copy of it, place by place over the same tokens.
+//! Error of a quantised model against a more exact copy of it, position by position over the same
+//! tokens.
 
-/// Where the more exact copy's two best logits lie closer than this, its choice says little.
+/// A margin between the exact copy's two best logits below which its top token is not significant.
 pub const CLEAR: f32 = 0.3;
 
-/// Sums over the places compared.
+/// Sums over the compared positions.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct QuantizationError {
     pub places: usize,
-    /// Places where the exact copy's best token leads by [`CLEAR`] at least.
+    /// Positions where the exact copy's top token leads by at least [`CLEAR`].
     pub clear: usize,
-    /// Of those, the ones where both have the same best token.
+    /// Of those, the positions where both have the same top token.
     pub agreed: usize,
     kl: f64,
     exact_nll: f64,
@@ -17,7 +18,7 @@ pub struct QuantizationError {
 }
 
 impl QuantizationError {
-    /// Compares two rows of logits before the token `next`.
+    /// Compares two rows of logits that predict the token `next`.
     pub fn observe(&mut self, exact: &[f32], found: &[f32], next: u32) {
         let (best, second) = two_best(exact);
         let (exact_norm, found_norm) = (log_sum_exp(exact), log_sum_exp(found));
@@ -32,7 +33,7 @@ impl QuantizationError {
         self.found_nll -= f64::from(found[next as usize]) - found_norm;
     }
 
-    /// The share of clear places with the same best token.
+    /// The fraction of clear positions with the same top token.
     pub fn agreement(&self) -> f64 {
         self.agreed as f64 / self.clear.max(1) as f64
     }
@@ -42,7 +43,7 @@ impl QuantizationError {
         self.kl / self.places.max(1) as f64
     }
 
-    /// Perplexities of the tokens: the exact copy's, and the other's.
+    /// Perplexities of the tokens: under the exact copy, and under the other.
     pub fn perplexities(&self) -> (f64, f64) {
         let of = |nll: f64| (nll / self.places.max(1) as f64).exp();
         (of(self.exact_nll), of(self.found_nll))
@@ -54,7 +55,7 @@ fn log_sum_exp(logits: &[f32]) -> f64 {
     most + logits.iter().map(|logit| (f64::from(*logit) - most).exp()).sum::<f64>().ln()
 }
 
-/// The best one's place, and the second best value.
+/// The index of the largest value, and the second-largest value.
 fn two_best(logits: &[f32]) -> (usize, f32) {
     let (mut best, mut value, mut second) = (0, f32::NEG_INFINITY, f32::NEG_INFINITY);
     for (place, &logit) in logits.iter().enumerate() {
@@ -87,7 +88,7 @@ mod tests {
         assert!(quantization_error.mean_kl() > 0.3 && found > exact, "{quantization_error:?}");
     }
 
-    /// `make accuracy` does the same over the trials' prompts.
+    /// `make accuracy` does the same over prompts of the evaluation data.
     #[test]
     fn int8_activations_over_repacked_weights_predict_what_the_same_weights_in_f32_do() {
         let files = ModelFiles::open(&default_model()).unwrap();

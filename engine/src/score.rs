@@ -1,4 +1,4 @@
-//! Log-likelihood of several continuations after one prompt, over one shared prefix.
+//! Log-likelihoods of several continuations of one prompt, computed over one shared prefix.
 
 use crate::Result;
 use crate::lora::AdapterHandle;
@@ -6,12 +6,13 @@ use crate::lora::AdapterHandle;
 /// Scores `continuations` after `prompt`.
 pub struct ScoreJob {
     pub prompt: Vec<u32>,
-    /// How many of the prompt's first tokens are worth keeping in the prefix cache (0: none).
+    /// How many leading prompt tokens to keep in the prefix cache (0: none).
     pub cacheable_prefix: usize,
     /// Each at least one token.
     pub continuations: Vec<Vec<u32>>,
     pub adapter: Option<AdapterHandle>,
-    /// Asked before each step of the work: when true it ends as [`EngineError::Cancelled`](crate::EngineError::Cancelled).
+    /// Polled before each step: when it returns true, the scoring ends as
+    /// [`EngineError::Cancelled`](crate::EngineError::Cancelled).
     pub cancelled: Box<dyn Fn() -> bool + Send>,
     pub reply: Box<dyn FnOnce(Result<Vec<ContinuationScore>>) + Send>,
 }
@@ -28,7 +29,7 @@ impl ContinuationScore {
     pub fn total(&self) -> f64 {
         self.logprobs.iter().map(|&p| f64::from(p)).sum()
     }
-    /// Mean log-probability of a token.
+    /// Mean log-probability per token.
     pub fn mean(&self) -> f64 {
         self.total() / self.logprobs.len().max(1) as f64
     }

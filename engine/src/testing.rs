@@ -1,4 +1,4 @@
-//! Where tests find the models and the references.
+//! Test support: locates models and references, builds small models.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ fn present(path: PathBuf) -> PathBuf {
     path
 }
 
-/// A file of tests/reference.
+/// Path of a file in tests/reference.
 pub(crate) fn reference(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/reference").join(name)
 }
@@ -44,7 +44,7 @@ pub(crate) fn random() -> StdRng {
     StdRng::seed_from_u64(seed)
 }
 
-/// Writes a PEFT folder with random numbers in f16, beside some or all of the layers' modules.
+/// Writes a PEFT folder with random f16 weights for some or all of the layers' modules.
 pub(crate) fn random_adapter(config: &ModelConfig, folder: &Path, rank: usize, targets: &[Target], random: &mut StdRng) {
     let settings = serde_json::json!({"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "bias": "none"});
     std::fs::write(folder.join("adapter_config.json"), settings.to_string()).unwrap();
@@ -62,7 +62,8 @@ pub(crate) fn random_adapter(config: &ModelConfig, folder: &Path, rank: usize, t
     candle_core::safetensors::save(&tensors, folder.join("adapter_model.safetensors")).unwrap();
 }
 
-/// A small Llama with random weights in f32, as a folder: what its `config.json` says beside the fixed part.
+/// Writes a folder with a small Llama of random f32 weights: the given `config.json` fields beside
+/// fixed ones.
 pub(crate) fn random_model(folder: &Path, heads: usize, kv_heads: usize, head_dim: usize, intermediate: usize, random: &mut StdRng) {
     let (hidden, layers, vocabulary) = (heads * head_dim, 2, 300);
     let config = serde_json::json!({
@@ -94,7 +95,7 @@ fn base_config() -> ModelConfig {
     ModelFiles::open(&reference("tiny-llama3")).unwrap().config().clone()
 }
 
-/// Counts what each thread takes from the heap.
+/// Counts the heap allocations of each thread.
 pub(crate) mod heap {
     #![allow(unsafe_code, reason = "an allocator is unsafe by its nature; this one only counts")]
 
@@ -110,10 +111,10 @@ pub(crate) mod heap {
     #[global_allocator]
     static HEAP: Counting = Counting;
 
-    // SAFETY: the system's allocator does the work.
+    // SAFETY: delegates to the system allocator.
     unsafe impl GlobalAlloc for Counting {
         unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-            // a thread that is ending has no counter any more
+            // the counter of a thread that is ending is already destroyed
             let _ = TAKEN.try_with(|taken| taken.set(taken.get() + 1));
             unsafe { System.alloc(layout) }
         }
@@ -122,7 +123,7 @@ pub(crate) mod heap {
         }
     }
 
-    /// How often `work` takes memory on this thread.
+    /// The number of allocations of `work` on this thread.
     pub(crate) fn taken_by(work: impl FnOnce()) -> usize {
         let before = TAKEN.get();
         work();

@@ -1,4 +1,5 @@
-//! Training a specialist's adapter on cases with choices: through the same program that will be asked, on the tokens that it will be shown.
+//! Trains a specialist's adapter on cases with choices, through the serving code path, with the
+//! same tokens as at inference.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,15 +19,15 @@ use crate::choices::{Answered, FairnessReport, unknown_choices};
 use crate::environment::{EvalEnvironment, question};
 use crate::{ChoiceCase, Dataset, EvalError, verification};
 
-/// What stands in the place of a question that must not be seen.
+/// Replaces a question that is hidden from the model.
 const UNSEEN: &str = "Which one?";
 
-/// A case without its context and question: what is left is what the choices alone give away.
+/// A case without context and question, to measure how far the choices alone identify the answer.
 pub fn without_question(case: &ChoiceCase) -> ChoiceCase {
     ChoiceCase { context: String::new(), question: UNSEEN.into(), prior: None, asked: None, table: None, ..case.clone() }
 }
 
-/// Dataset as lessons; those about one table have one template.
+/// Converts cases to training examples; those about the same table have the same template.
 pub fn to_examples(cases: &[ChoiceCase], seed: u64) -> Vec<TrainingExample> {
     let lesson = |case: &ChoiceCase| {
         let lesson = TrainingExample::new(question(case, seed), Label::Choice(case.answer));
@@ -38,10 +39,11 @@ pub fn to_examples(cases: &[ChoiceCase], seed: u64) -> Vec<TrainingExample> {
     cases.iter().map(lesson).collect()
 }
 
-/// Chats of a data set, JSON lines of `{"messages": [{"role", "content"}, ...]}`, the last one the answer that is to be learned.
+/// Reads chats, JSON lines of `{"messages": [{"role", "content"}, ...]}`, the last message being
+/// the answer to learn.
 ///
 /// # Errors
-/// A line that is none, by its number.
+/// An invalid line, by its number.
 pub fn read_dataset(path: &Path, specialist: &str) -> Result<Vec<TrainingExample>, EvalError> {
     #[derive(serde::Deserialize)]
     struct Line {
@@ -61,12 +63,12 @@ pub fn read_dataset(path: &Path, specialist: &str) -> Result<Vec<TrainingExample
         lessons.push(TrainingExample::new(question, Label::Text { right: answer.content, instead: None }));
     }
     if lessons.is_empty() {
-        return Err(unreadable("it holds no chat".into()));
+        return Err(unreadable("it has no chat".into()));
     }
     Ok(lessons)
 }
 
-/// A bar with loss, margin, pace and time left; a log where there is no terminal.
+/// A progress bar with loss, margin, tokens/s and time left; log lines if stderr is not a terminal.
 pub fn progress_bar(what: &str) -> Box<dyn FnMut(&Progress) + Send> {
     let style = ProgressStyle::with_template("{prefix:<20} {wide_bar} {pos}/{len} {msg} {eta}");
     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -93,29 +95,31 @@ pub fn progress_bar(what: &str) -> Box<dyn FnMut(&Progress) + Send> {
     })
 }
 
-/// How a specialist's adapter did on dev, beside the base and beside one that was trained without context and question.
+/// Results on dev of a specialist's adapter, of the base model, and of an adapter trained without
+/// context and question.
 #[derive(Debug, Clone, Serialize)]
 pub struct AdapterReport {
-    /// The share of right answers; of forecasts, the mean quadratic score.
+    /// Accuracy of the base model; for forecasts, the mean quadratic score.
     pub before: f64,
-    /// Of who speaks now: the adapter if the gate let it pass, else the base.
+    /// Accuracy of what is active afterwards: the adapter if it passed the gate, else the base
+    /// model.
     pub after: f64,
-    /// Of the adapter, whatever the gate said.
+    /// Accuracy of the adapter, whether or not it passed the gate.
     pub adapter: f64,
     pub blind: f64,
-    /// 95 %, of the paired difference of the adapter and the blind one.
+    /// 95 % interval of the paired difference between the adapter and the blind one.
     pub over_blind: [f64; 2],
     pub over_before: [f64; 2],
     pub verdict: RunStatus,
     pub gate: Option<GateReport>,
-    /// BBQ's conditions and bias scores, before and with the adapter.
+    /// Accuracies and BBQ bias scores, without and with the adapter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fairness: Option<[FairnessReport; 2]>,
     pub tokens_per_second: f64,
     pub seconds: f64,
 }
 
-/// Answers through one adapter.
+/// Answers cases with one adapter.
 async fn answers_of(
     environment: &EvalEnvironment,
     what: &str,
@@ -141,10 +145,10 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
-/// Trains a suite's adapter and a blind one on `cases`, and measures both on `dev`.
+/// Trains a suite's adapter and a blind one on `cases`, and evaluates both on `dev`.
 ///
 /// # Errors
-/// A case that cannot be read or asked; too few to train on.
+/// A case that cannot be read or answered; too few cases to train on.
 pub async fn train_adapter(
     environment: &EvalEnvironment,
     dataset: &Dataset,
@@ -178,7 +182,7 @@ pub async fn train_adapter(
     let full = AdapterChoice::Id(report.adapter.clone().unwrap_or_default());
     let with = answers_of(environment, &format!("{suite}: after"), &dev_trials, &full).await?;
     let unseen: Vec<ChoiceCase> = train.iter().map(without_question).collect();
-    // the same lessons, in the same parts
+    // the same training examples, with the same split
     let mut blind_lessons = to_examples(&unseen, environment.seed);
     for (blind, seen) in blind_lessons.iter_mut().zip(to_examples(&train, environment.seed)) {
         blind.template = seen.template;
@@ -209,7 +213,7 @@ pub async fn train_adapter(
     })
 }
 
-/// A line for people.
+/// A summary line for the terminal.
 pub fn summary(suite: &str, lessons: &AdapterReport) -> String {
     let AdapterReport { before, after, adapter, blind, over_blind: [low, high], verdict, .. } = lessons;
     let fair = lessons.fairness.as_ref().map_or_else(String::new, |[first, second]| {

@@ -1,4 +1,4 @@
-//! Reading a folder of cases: one JSON object a line, `NAME.SPLIT.jsonl`.
+//! Reads a folder of cases: `NAME.SPLIT.jsonl` with one JSON object per line.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -8,7 +8,7 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-/// What can be wrong with cases.
+/// Errors of reading cases.
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
     #[error(
@@ -21,7 +21,7 @@ pub enum DatasetError {
     BadLine { path: PathBuf, line: usize, reason: String },
 }
 
-/// A question with choices, of which one is right.
+/// A question with choices, one of which is correct.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct ChoiceCase {
     pub id: String,
@@ -42,14 +42,14 @@ pub struct ChoiceCase {
     pub stereotype: Option<usize>,
     /// Moira: the market's probability of `choices[0]`.
     pub prior: Option<f64>,
-    /// Moira: when it was asked.
+    /// Moira: the date of the question.
     pub asked: Option<NaiveDate>,
-    /// Aletheia: the table that tells.
+    /// Aletheia: the table with the answer.
     pub table: Option<String>,
 }
 
 impl ChoiceCase {
-    /// Some public questions hold a choice twice: the first stands for both.
+    /// Merges equal choices, which some public questions contain, into the first one.
     fn merge_equals(&mut self) {
         let mut kept: Vec<String> = Vec::with_capacity(self.choices.len());
         let places: Vec<usize> = std::mem::take(&mut self.choices)
@@ -67,7 +67,7 @@ impl ChoiceCase {
     }
 }
 
-/// One turn of a conversation that is to be remembered.
+/// One turn of a conversation, to be stored as a memory.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct MemoryTurn {
     pub conversation: String,
@@ -81,19 +81,19 @@ pub struct MemoryTurn {
 }
 
 impl MemoryTurn {
-    /// When it was said, taken as UTC; `None` where there is no time or it reads otherwise.
+    /// The turn's time, as UTC; `None` if it is missing or has another format.
     pub fn time(&self) -> Option<DateTime<Utc>> {
         NaiveDateTime::parse_from_str(self.when.as_deref()?, "%I:%M %p on %d %B, %Y").ok().map(|when| when.and_utc())
     }
 }
 
-/// A question about a conversation, with the turns that hold the answer.
+/// A question about a conversation, with the turns that contain the answer.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct RecallCase {
     pub id: String,
     pub conversation: String,
     pub question: String,
-    /// A text, or a number where the answer is one.
+    /// A text, or a number.
     pub answer: serde_json::Value,
     pub evidence: Vec<String>,
     #[serde(default)]
@@ -124,7 +124,7 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Where cases are when nobody says: `$NYX_EVALS`, else `../shared/cases`.
+    /// The default folder: `$NYX_EVALS`, else `../shared/cases`.
     pub fn default_dir() -> PathBuf {
         std::env::var_os("NYX_EVALS").map_or_else(|| PathBuf::from("../shared/cases"), PathBuf::from)
     }
@@ -136,7 +136,7 @@ impl Dataset {
         }
     }
 
-    /// Whether the suite's file is there.
+    /// Whether the suite's file exists.
     pub fn has(&self, name: &str) -> bool {
         self.path(name).is_file()
     }
@@ -144,7 +144,7 @@ impl Dataset {
     /// The choice suite `name`.
     ///
     /// # Errors
-    /// A file that is missing or a line that does not fit, named.
+    /// A missing file or an invalid line, by name.
     pub fn choices(&self, name: &str) -> Result<Vec<ChoiceCase>, DatasetError> {
         let mut cases = self.lines(name, |case: &ChoiceCase| {
             if case.choices.len() < 2 {

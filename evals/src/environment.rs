@@ -1,4 +1,5 @@
-//! A Nyx of one's own to run cases on: the same program, over a database and an index that are gone afterwards.
+//! A temporary Nyx instance for evaluations, with a database and an index that are deleted
+//! afterwards.
 
 use std::future::Future;
 use std::path::Path;
@@ -22,13 +23,13 @@ use tempfile::TempDir;
 
 use crate::ChoiceCase;
 
-/// Questions asked at a time: enough to fill a step, few enough that none waits long.
+/// Concurrent questions: enough to fill a batch, few enough that none waits long.
 const AT_A_TIME: usize = 16;
-/// A question of a case may take this long.
+/// Deadline of a question, in milliseconds.
 pub const DEADLINE_MS: u64 = 600_000;
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The environment, and how much of each suite is played on it.
+/// The instance, the seed and the sample size of each suite.
 pub struct EvalEnvironment {
     pub nyx: Nyx,
     pub seed: u64,
@@ -37,7 +38,8 @@ pub struct EvalEnvironment {
 }
 
 impl EvalEnvironment {
-    /// Starts Nyx as `options` say, over an empty data folder, without the part that is being learned anew: the old one may not fit.
+    /// Starts Nyx with `options` on an empty data folder, without the artifact that is being
+    /// fitted: the old one may be incompatible.
     ///
     /// # Errors
     /// As [`Nyx::start`].
@@ -47,14 +49,14 @@ impl EvalEnvironment {
             value: format!("{} ({error})", std::env::temp_dir().display()),
             expected: "a folder to write in",
         })?;
-        // what was learned is measured too
+        // fitted artifacts are evaluated too
         let learned = learned_in(&options.data_dir, data.path(), learning).map_err(|error| StartError::Setting {
             key: "data_dir",
             value: format!("{} ({error})", options.data_dir.display()),
-            expected: "a folder whose learned parts can be read",
+            expected: "a folder whose fitted artifacts can be read",
         });
         learned?;
-        // nothing of the operator's is written to, and what is registered there takes no part
+        // the operator's data is not written to, and tables registered there are not used
         let (data_dir, phoebe) = (data.path().to_owned(), PhoebeOptions::default());
         let memory = MemoryOptions { store: StoreKind::Phoebe, url: None, retention_days: None, ..options.memory };
         let facts = FactOptions { source: Vec::new(), role: None, ..options.facts };
@@ -67,7 +69,7 @@ impl EvalEnvironment {
         self.nyx.shutdown(GRACE).await;
     }
 
-    /// The first `limit` of a shuffle by the seed; all, in their order, without a limit.
+    /// The first `limit` cases of a shuffle with the seed; all cases in order without a limit.
     pub fn sample<T>(&self, mut cases: Vec<T>) -> Vec<T> {
         if let Some(limit) = self.limit.filter(|limit| *limit < cases.len()) {
             cases.shuffle(&mut StdRng::seed_from_u64(self.seed));
@@ -76,7 +78,8 @@ impl EvalEnvironment {
         cases
     }
 
-    /// Runs `work` on each item, several at a time, with a bar; the answers come in the items' order.
+    /// Runs `work` on the items concurrently, with a progress bar; the results are in the items'
+    /// order.
     ///
     /// # Errors
     /// The first failure.
@@ -95,7 +98,7 @@ impl EvalEnvironment {
         done
     }
 
-    /// Asks one question.
+    /// Answers one question.
     ///
     /// # Errors
     /// As [`Nyx::ask`].
@@ -104,28 +107,28 @@ impl EvalEnvironment {
         self.nyx.ask(self.nyx.context(Some(DEADLINE_MS))?, question, None).await
     }
 
-    /// A context for a message of this environment.
+    /// A context for a request of this environment.
     ///
     /// # Errors
-    /// None in practice: the deadline is within what settings allow, or they say so.
+    /// Only if the settings do not allow the deadline.
     pub fn context(&self) -> Result<nyx_actors::RequestContext, NyxError> {
         self.nyx.context(Some(DEADLINE_MS))
     }
 }
 
-/// A bar on stderr, hidden where that is no terminal.
+/// A progress bar on stderr, hidden if that is not a terminal.
 pub fn bar(what: &str, length: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg:<24} {wide_bar} {pos}/{len} {eta}").unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(length).with_style(style).with_message(what.to_owned())
 }
 
-/// The day on which cases are asked that say nothing of one: noon of 1 January 2026.
+/// The current time for cases without a date: noon of 1 January 2026.
 pub fn today() -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::hours(24 * 20_454 + 12)
 }
 
-/// A case as a caller would ask it, of its own specialist, on the day on which it was asked. The others are asked on one day, whatever today is:
-/// the present stands in some prompts.
+/// A case as a client's request to its specialist, at its own date. Cases without a date use a
+/// fixed one, because some prompts contain the current date.
 pub fn question(case: &ChoiceCase, seed: u64) -> Question {
     let target = Target::Specialist(case.specialist.clone());
     let mut question = Question::new(vec![ChatMessage::new(Role::User, case.question.clone())], target, "eval");
@@ -138,7 +141,7 @@ pub fn question(case: &ChoiceCase, seed: u64) -> Question {
     question
 }
 
-/// Copies the learned parts of one data folder to another, all but one.
+/// Copies the fitted artifacts of one data folder to another, except one.
 fn learned_in(from: &Path, to: &Path, but: Option<&str>) -> std::io::Result<()> {
     let (from, to) = (from.join(FOLDER), to.join(FOLDER));
     if !from.is_dir() {

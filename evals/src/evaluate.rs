@@ -1,4 +1,4 @@
-//! An evaluation from its first question to its report.
+//! Runs an evaluation and makes its report.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -13,22 +13,22 @@ use crate::report::{ConfidenceReport, PartReport, Report, SuiteReport};
 use crate::routing::RoutingCase;
 use crate::{Dataset, DatasetError, forecast, recall, routing, verification};
 
-/// Whose questions make the routing suite.
+/// The suites whose questions make the routing suite.
 const ROUTED: [&str; 4] = ["kairos", "eleos", "aletheia", "moira"];
 
-/// Which suites are played.
+/// Which suites to run.
 #[derive(Debug, Clone)]
 pub struct EvalPlan {
     pub dataset: Dataset,
-    /// All that have files when empty.
+    /// When empty, all suites with files.
     pub suites: Vec<String>,
-    /// Let Mnemosyne answer as well, not only recall.
+    /// Evaluate Mnemosyne's answers as well as its recall.
     pub answers: bool,
 }
 
 impl EvalPlan {
     /// # Errors
-    /// A suite that nobody knows, or one without its file.
+    /// An unknown suite, or one without its file.
     fn chosen(&self) -> Result<BTreeSet<&str>, EvalError> {
         if let Some(name) = self.suites.iter().find(|name| !SUITES.contains(&name.as_str())) {
             return Err(EvalError::UnknownSuite { name: name.clone() });
@@ -49,10 +49,10 @@ impl EvalPlan {
     }
 }
 
-/// Plays the plan on the environment.
+/// Runs the plan on the environment.
 ///
 /// # Errors
-/// The first case that could not be read, or question that could not be answered.
+/// The first case that could not be read or answered.
 pub async fn evaluate(environment: &EvalEnvironment, plan: &EvalPlan) -> Result<Report, EvalError> {
     let started = Instant::now();
     let dataset = &plan.dataset;
@@ -119,7 +119,7 @@ pub async fn evaluate(environment: &EvalEnvironment, plan: &EvalPlan) -> Result<
     })
 }
 
-/// The main suites' questions by their text alone, each with its suite.
+/// The main suites' questions, without context, each with its suite's name.
 ///
 /// # Errors
 /// A suite without its file: routing needs all five.

@@ -1,5 +1,6 @@
-//! The whole loop on one specialist, through the server: a scripted user rewards answers by the cases' truth, an adapter is trained from the log alone,
-//! tried and promoted; then its file is damaged, and Nyx repairs itself.
+//! The whole feedback loop on one specialist, over HTTP: a scripted user rates answers by the
+//! cases' correct answers, an adapter is trained on the log alone, gated and promoted; then its
+//! file is damaged, and Nyx retrains it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -13,16 +14,16 @@ use serde_json::{Value, json};
 use crate::environment::{DEADLINE_MS, EvalEnvironment, bar};
 use crate::{ChoiceCase, Dataset, EvalError};
 
-/// Who is taught.
+/// The specialist that is trained.
 const SPECIALIST: &str = "eleos";
-/// How long a training run may take.
+/// Maximum duration of a training run.
 const PATIENCE: Duration = Duration::from_secs(5_400);
-/// How often it is asked whether a run has ended.
+/// Interval between polls for the end of a run.
 const POLL: Duration = Duration::from_millis(500);
-/// Bytes of an answer at most.
+/// Maximum size of a response in bytes.
 const ANSWER_BYTES: usize = 64 << 20;
 
-/// What came of the loop.
+/// Results of the loop.
 #[derive(Debug, Clone, Serialize)]
 pub struct FeedbackLoopReport {
     pub requests: usize,
@@ -30,10 +31,11 @@ pub struct FeedbackLoopReport {
     pub liked: usize,
     /// Trait weights before the first and after the last request.
     pub weights: [BTreeMap<String, f64>; 2],
-    /// The training run from the log, and the one that repaired what was damaged, as `/admin/training` tells them.
+    /// The training run on the log, and the one after the damage, in the format of
+    /// `/admin/training`.
     pub runs: Vec<Value>,
-    /// Accuracy on the cases of `dev`, which nothing is learned from: before, with the trained adapter, after its file was damaged, and after it was
-    /// repaired.
+    /// Accuracy on the cases of `dev`, which are not used for training: before, with the trained
+    /// adapter, after its file was damaged, and after it was retrained.
     pub before: f64,
     pub trained: f64,
     pub damaged: f64,
@@ -42,7 +44,7 @@ pub struct FeedbackLoopReport {
 }
 
 impl FeedbackLoopReport {
-    /// Lines for people.
+    /// Summary lines for the terminal.
     pub fn lines(&self) -> Vec<String> {
         let Self { requests, liked, before, trained, damaged, repaired, .. } = self;
         let status = |at: usize| self.runs.get(at).and_then(|run| run["status"].as_str()).unwrap_or("none").to_owned();
@@ -61,14 +63,15 @@ impl FeedbackLoopReport {
     }
 }
 
-/// What the loop needs of a Nyx: it trains itself after it fell back, and at no other time unasked; the gate alone decides; and files are looked at often.
+/// The options that the loop needs: training runs automatically only after a rollback, the gate
+/// alone decides, and files are checked every second.
 pub fn feedback_loop_options(mut options: NyxOptions, training: &TrainingOptions) -> NyxOptions {
     options.training = TrainingOptions { auto: true, min_evidence: usize::MAX, canary_share: 0.0, ..training.clone() };
     options.adapters.check_every_s = 1;
     options
 }
 
-/// A server that answers for an environment's Nyx, on a free port of this machine, and how it is stopped.
+/// A server on a free port of this machine, and a future that stops it.
 pub struct Listening {
     pub base: String,
     pub stop: BoxFuture<'static, ()>,
@@ -106,7 +109,8 @@ impl LocalServer {
         self.answered(path, sent.await)
     }
 
-    /// Asks a case; `None` for `to` lets the master choose. The answer, and whether it is right.
+    /// Sends a case; with `None` for `to` the master model routes. Returns the answer and whether
+    /// it is correct.
     async fn ask(&self, case: &ChoiceCase, to: Option<&str>, seed: u64) -> Result<(Value, bool), NyxError> {
         let question = json!({
             "prompt": case.question, "context": case.context, "choices": case.choices, "specialist": to, "seed": seed,
@@ -128,7 +132,7 @@ impl LocalServer {
         serde_json::from_value(told).map_err(|error| NyxError::Internal(error.to_string()))
     }
 
-    /// Waits until the newest run is another than `but`, and has ended.
+    /// Waits until the newest run is not `but` and has ended.
     async fn run_ended(&self, what: &str, but: Option<&Value>) -> Result<Value, NyxError> {
         let bar = bar(what, 1);
         let until = Instant::now() + PATIENCE;
@@ -148,7 +152,7 @@ impl LocalServer {
         Ok(found)
     }
 
-    /// Asks until an adapter no longer answers.
+    /// Polls until answers no longer use the adapter.
     async fn fallen_back(&self, case: &ChoiceCase, adapter: &str, seed: u64) -> Result<(), NyxError> {
         let until = Instant::now() + Duration::from_secs(60);
         loop {
@@ -157,18 +161,18 @@ impl LocalServer {
                 return Ok(());
             }
             if Instant::now() > until {
-                return Err(NyxError::Internal(format!("a damaged adapter still speaks after a minute: {adapter}")));
+                return Err(NyxError::Internal(format!("a damaged adapter is still active after a minute: {adapter}")));
             }
             actix_rt::time::sleep(POLL).await;
         }
     }
 }
 
-/// Sends `requests` requests with feedback, then the rest, all over HTTP to what `serve` starts. The environment is one with
-/// [`feedback_loop_options`].
+/// Sends `requests` requests with feedback, then runs the rest of the loop, all over HTTP to the
+/// server that `serve` starts. The environment must have [`feedback_loop_options`].
 ///
 /// # Errors
-/// A request that failed; a port that cannot be had.
+/// A request that failed, or a port that cannot be bound.
 pub async fn run_feedback_loop(
     environment: &EvalEnvironment,
     dataset: &Dataset,
@@ -189,7 +193,7 @@ async fn run(
     requests: usize,
 ) -> Result<FeedbackLoopReport, EvalError> {
     let started = Instant::now();
-    // questions that neither training nor its gate ever sees: dev, whose templates are others
+    // questions that neither training nor the gate uses: dev, which has other templates
     let dev = Dataset { split: "dev".into(), ..dataset.clone() };
     let measured = environment.sample(dev.choices(SPECIALIST)?);
     let asked: Vec<ChoiceCase> = dataset.choices(SPECIALIST)?.into_iter().cycle().take(requests).collect();
@@ -197,7 +201,7 @@ async fn run(
     let weights_before = server.weights().await?;
     let before = server.accuracy(environment, "loop: before", &measured).await?;
     let ask = |case: ChoiceCase| async move {
-        // half of them by way of the master, whose weights move
+        // half of them are routed by the master model, whose trait weights change
         let to = Some(SPECIALIST).filter(|_| case.id.as_bytes().first().is_some_and(|byte| byte % 2 == 1));
         let (answered, right) = server.ask(&case, to, environment.seed).await?;
         let verdict = json!({ "decision_id": answered["decision_id"], "thumbs": if right { "up" } else { "down" } });
@@ -232,7 +236,7 @@ async fn run(
     })
 }
 
-/// Turns one byte in the middle of an adapter's weights.
+/// Flips one bit in the middle of an adapter's weights file.
 fn damage(folder: &std::path::Path) -> Result<(), EvalError> {
     let path = folder.join("adapter_model.safetensors");
     let broken = |error: std::io::Error| EvalError::Dataset { path: path.display().to_string(), reason: error.to_string() };

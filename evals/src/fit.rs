@@ -1,4 +1,4 @@
-//! Learning the small parts from cases with known answers, through the same program that later uses them.
+//! Fits small artifacts on cases with known answers, through the serving code path.
 
 use nyx_actors::NyxError;
 use nyx_actors::confidence::signals_of;
@@ -11,20 +11,20 @@ use crate::environment::EvalEnvironment;
 use crate::error::CHOICES;
 use crate::{ChoiceCase, Dataset, EvalError, verification};
 
-/// Characters of a context that tell one event, story or scene from another.
+/// Length of the context prefix, in characters, that identifies an event, story or scene.
 const GROUP_CHARS: usize = 200;
 
-/// A learned part's file, and what there is to say of it.
+/// A fitted artifact's file, and its summary.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FittedPart {
     pub file: String,
     pub lines: Vec<String>,
 }
 
-/// Learns `part` from the split's cases.
+/// Fits `part` on the split's cases.
 ///
 /// # Errors
-/// A case that cannot be read, a question that cannot be asked, or too few examples.
+/// A case that cannot be read or answered, or too few examples.
 pub async fn fit_part(environment: &EvalEnvironment, dataset: &Dataset, part: &str) -> Result<FittedPart, EvalError> {
     match part {
         "confidence" => confidence(environment, dataset).await,
@@ -37,12 +37,12 @@ fn too_few(part: &str) -> EvalError {
 }
 
 fn lesson<T: LearnedPart + Serialize>(file: &LearnedFile<T>, lines: Vec<String>) -> Result<FittedPart, EvalError> {
-    file.parameters.check().map_err(|reason| NyxError::Internal(format!("what was learned is unsound: {reason}")))?;
+    file.parameters.check().map_err(|reason| NyxError::Internal(format!("the fitted parameters are invalid: {reason}")))?;
     let file = file.write().map_err(|error| NyxError::Internal(error.to_string()))?;
     Ok(FittedPart { file, lines })
 }
 
-/// What a case shares with those that ask about the same thing.
+/// The group of a case: cases about the same table or context share one.
 fn group(case: &ChoiceCase) -> String {
     match &case.table {
         Some(table) => table.clone(),
@@ -51,7 +51,7 @@ fn group(case: &ChoiceCase) -> String {
     }
 }
 
-/// Plays the choice suites and learns how sure each specialist may be.
+/// Runs the choice suites and fits each specialist's confidence calibrator.
 async fn confidence(environment: &EvalEnvironment, dataset: &Dataset) -> Result<FittedPart, EvalError> {
     let (mut rows, mut ids) = (Vec::new(), Vec::new());
     for name in CHOICES {
@@ -72,10 +72,7 @@ async fn confidence(environment: &EvalEnvironment, dataset: &Dataset) -> Result<
     let number = |value: Option<f64>| value.map_or_else(|| "none".to_owned(), |value| format!("{value:.3}"));
     let line = |name: &str, quality: &Quality| {
         let (ece, skill, auroc) = (number(quality.ece), number(quality.brier_skill), number(quality.auroc));
-        format!(
-            "confidence: {name} ECE {ece}, Brier skill {skill}, AUROC {auroc} on folds that it did not learn from ({} answers)",
-            quality.rows
-        )
+        format!("confidence: {name} ECE {ece}, Brier skill {skill}, AUROC {auroc} on held-out folds ({} answers)", quality.rows)
     };
     let mut lines: Vec<String> = report.specialists.iter().map(|(name, quality)| line(name, quality)).collect();
     lines.push(line("all", &report.pooled));

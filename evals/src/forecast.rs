@@ -1,4 +1,4 @@
-//! Moira's suite: probabilities scored beside the market's own and beside the constant base rate.
+//! Moira's suite: scores probabilities against the market's and against a constant base rate.
 
 use nyx_actors::NyxError;
 use serde::Serialize;
@@ -8,22 +8,22 @@ use crate::choices::{Answered, run};
 use crate::environment::EvalEnvironment;
 use crate::stats::{Mean, bootstrap};
 
-/// Beyond these, certainty in the wrong outcome would be infinitely bad.
+/// Probabilities are clipped to this distance from 0 and 1, so that log scores are finite.
 const FLOOR: f64 = 1e-3;
 
 /// Forecasts of the same questions, with and without the market's prior.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ForecastReport {
     pub count: usize,
-    /// Mean Brier score of Yes (0 best) with the prior where there is one.
+    /// Mean Brier score of Yes (0 is best), with the prior if the case has one.
     pub brier: f64,
-    /// Mean log-probability of what happened, in nats.
+    /// Mean log-probability of the outcome, in nats.
     pub log_score: f64,
     pub market_brier: f64,
     pub market_log_score: f64,
-    /// Moira's Brier less the market's, paired: below 0 is better.
+    /// Moira's Brier score minus the market's, paired: negative is better.
     pub over_market: Option<Mean>,
-    /// The same forecasts made without being told the market's prior.
+    /// The same forecasts without the market's prior.
     pub without_prior: WithoutPrior,
 }
 
@@ -31,14 +31,15 @@ pub struct ForecastReport {
 pub struct WithoutPrior {
     pub brier: f64,
     pub log_score: f64,
-    /// The share of Yes in the training split, as a constant forecast; absent where that split is not there.
+    /// The share of Yes in the training split, as a constant forecast; absent if that split does
+    /// not exist.
     pub base_rate: Option<f64>,
     pub base_rate_brier: Option<f64>,
-    /// Brier less the base rate's, paired: below 0 is better.
+    /// Brier score minus the base rate's, paired: negative is better.
     pub over_base_rate: Option<Mean>,
 }
 
-/// A forecast of Yes and whether it came.
+/// A forecast of Yes and its outcome.
 type Forecasts = Vec<(f64, bool)>;
 
 fn brier((p, yes): (f64, bool)) -> f64 {
@@ -59,7 +60,7 @@ fn paired(ours: &Forecasts, theirs: &Forecasts, seed: u64) -> Option<Mean> {
     bootstrap(&differences, seed)
 }
 
-/// Of the first choice, which is Yes.
+/// The probability of the first choice, which is Yes, and its outcome.
 fn forecasts(answers: &[Answered]) -> Forecasts {
     let forecast = |answer: &Answered| (answer.probabilities().first().copied().unwrap_or(0.5), answer.case.answer == 0);
     answers.iter().map(forecast).collect()
@@ -70,7 +71,7 @@ pub fn base_rate(cases: &[ChoiceCase]) -> Option<f64> {
     (!cases.is_empty()).then(|| cases.iter().filter(|case| case.answer == 0).count() as f64 / cases.len() as f64)
 }
 
-/// Scores `answers`, which were given with the prior, and asks again without it.
+/// Scores `answers`, which were made with the prior, and repeats the questions without it.
 ///
 /// # Errors
 /// The first question that could not be answered.
@@ -78,7 +79,7 @@ pub async fn report(environment: &EvalEnvironment, answers: &[Answered], base_ra
     let blind = answers.iter().map(|answer| ChoiceCase { prior: None, ..answer.case.clone() });
     let blind = forecasts(&run(environment, "moira: without the prior", blind.collect()).await?);
     let told = forecasts(answers);
-    // where the market says nothing it is taken at even odds
+    // a case without a prior counts as a market forecast of 0.5
     let market: Forecasts = told.iter().zip(answers).map(|(&(_, yes), answer)| (answer.case.prior.unwrap_or(0.5), yes)).collect();
     let constant = base_rate.map(|rate| told.iter().map(|&(_, yes)| (rate, yes)).collect::<Forecasts>());
     Ok(ForecastReport {

@@ -1,4 +1,5 @@
-//! The report as one page of its own: figures, plots as inline SVG, no script and nothing fetched.
+//! The report as one self-contained page: figures and plots as inline SVG, without scripts or
+//! external resources.
 
 use std::fmt::Write as _;
 
@@ -15,12 +16,12 @@ svg{display:block}svg text{font:11px system-ui,sans-serif;fill:#556}\
 const BLUE: &str = "#3b6fd4";
 const GREY: &str = "#9aa1ad";
 
-/// Text inside HTML.
+/// Escapes text for HTML.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// The whole page.
+/// Renders the page.
 pub fn html_report(report: &Report) -> String {
     let mut out = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>Nyx: {0} cases</title><style>{STYLE}</style><h1>Nyx on the {0} cases</h1>",
@@ -54,7 +55,7 @@ pub fn html_report(report: &Report) -> String {
     out
 }
 
-/// Bars with intervals, and a mark where chance is.
+/// Bar chart of accuracies with intervals, and a mark at chance level.
 fn accuracies(report: &Report, out: &mut String) {
     let mut rows: Vec<(String, Accuracy, Option<f64>)> = Vec::new();
     for (name, suite) in &report.suites {
@@ -110,7 +111,7 @@ fn accuracies(report: &Report, out: &mut String) {
         let bias = fairness.bias;
         let _ = write!(
             out,
-            "<p>{}: bias {:+.3} where the text does not tell, {:+.3} where it does (0 is none, 1 always the stereotype).</p>",
+            "<p>{}: bias {:+.3} on ambiguous contexts, {:+.3} on disambiguated ones (0 is none, 1 always the stereotype).</p>",
             escaped(name),
             bias.ambig,
             bias.disambig
@@ -118,7 +119,7 @@ fn accuracies(report: &Report, out: &mut String) {
     }
 }
 
-/// A table of what is found.
+/// A table of retrieval metrics.
 fn recall(report: &Report, out: &mut String) {
     let mut rows = String::new();
     for (name, suite) in &report.suites {
@@ -141,24 +142,24 @@ fn recall(report: &Report, out: &mut String) {
         }
     }
     if !rows.is_empty() {
-        let _ = write!(out, "<h2>Finding</h2><table>{rows}</table>");
+        let _ = write!(out, "<h2>Retrieval</h2><table>{rows}</table>");
     }
 }
 
 fn forecasts(report: &Report, out: &mut String) {
     for forecast in report.suites.values().filter_map(|suite| suite.forecast.as_ref()) {
-        out.push_str("<h2>Forecasts</h2><table><tr><th>who<th class=\"n\">Brier score<th class=\"n\">log score</tr>");
+        out.push_str("<h2>Forecasts</h2><table><tr><th>forecast<th class=\"n\">Brier score<th class=\"n\">log score</tr>");
         let mut row = |who: &str, brier: f64, log: Option<f64>| {
             let log = log.map_or_else(String::new, |log| format!("{log:.4}"));
             let _ = write!(out, "<tr><td>{who}<td class=\"n\">{brier:.4}<td class=\"n\">{log}</tr>");
         };
-        row("Moira, told the market's prior", forecast.brier, Some(forecast.log_score));
+        row("Moira, with the market's prior", forecast.brier, Some(forecast.log_score));
         row("the market", forecast.market_brier, Some(forecast.market_log_score));
-        row("Moira, not told", forecast.without_prior.brier, Some(forecast.without_prior.log_score));
+        row("Moira, without the prior", forecast.without_prior.brier, Some(forecast.without_prior.log_score));
         forecast.without_prior.base_rate_brier.iter().for_each(|brier| row("the base rate", *brier, None));
         out.push_str("</table>");
         for (what, mean) in
-            [("the market", &forecast.over_market), ("the base rate, not told the prior", &forecast.without_prior.over_base_rate)]
+            [("the market", &forecast.over_market), ("the base rate, without the prior", &forecast.without_prior.over_base_rate)]
         {
             if let Some(mean) = mean {
                 let [low, high] = mean.interval;
@@ -172,7 +173,7 @@ fn forecasts(report: &Report, out: &mut String) {
     }
 }
 
-/// Who was chosen for whose questions.
+/// The confusion matrix of routing.
 fn confusion(routing: &RoutingReport, out: &mut String) {
     let _ = write!(
         out,
@@ -198,7 +199,7 @@ fn confusion(routing: &RoutingReport, out: &mut String) {
     out.push_str("</table>");
 }
 
-/// A reliability diagram: a point a bin, its area by how many answers fell there.
+/// A reliability diagram: one point per bin, whose area is proportional to the number of answers.
 fn diagram(name: &str, confidence: &ConfidenceReport, out: &mut String) {
     let (size, pad) = (220.0, 30.0);
     let (x, y) = (|p: f64| pad + size * p, |p: f64| 10.0 + size * (1.0 - p));
@@ -241,7 +242,7 @@ fn diagram(name: &str, confidence: &ConfidenceReport, out: &mut String) {
     let auroc = confidence.auroc.map_or_else(String::new, |auroc| format!(", AUROC {auroc:.2}"));
     let _ = write!(
         out,
-        "</svg><figcaption>{}: ECE {:.3}{auroc}, {} answers<br>across: confidence, up: share right</figcaption></figure>",
+        "</svg><figcaption>{}: ECE {:.3}{auroc}, {} answers<br>x: confidence, y: accuracy</figcaption></figure>",
         escaped(name),
         confidence.ece,
         confidence.count
@@ -284,7 +285,7 @@ mod tests {
         let page = html_report(&report);
         assert!(page.contains("&lt;dev&gt;") && !page.contains("<dev>"));
         assert!(page.contains("eleos, ambiguous") && page.contains(">0.500<") && page.contains("<circle"));
-        // both answers were calibrated to a quarter
+        // both answers were calibrated to 0.25
         assert!(page.contains("ECE 0.250"), "{page}");
         for from_elsewhere in ["http://", "https://", "<script", "url("] {
             assert!(!page.contains(from_elsewhere), "{from_elsewhere}");

@@ -1,4 +1,5 @@
-//! Datasets, suites and reports: questions with known answers that tell how good each specialist is, and from which an operator may learn.
+//! Datasets, evaluation suites and reports: measures the specialists on questions with known
+//! answers, and trains on such data.
 
 mod adapter_training;
 mod choices;

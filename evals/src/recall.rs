@@ -1,4 +1,4 @@
-//! Mnemosyne's suite: which turns are recalled for a question, and how near her answer is to the true one.
+//! Mnemosyne's suite: recall of the evidence turns, and token F1 of the answers.
 
 use std::collections::BTreeMap;
 
@@ -15,26 +15,26 @@ use crate::environment::{EvalEnvironment, bar, today};
 use crate::stats::{recall_at, reciprocal_rank, token_f1};
 use crate::{MemoryTurn, RecallCase};
 
-/// Memories stored in one message.
+/// Memories stored in one request.
 const STORED_AT_ONCE: usize = 500;
-/// Deepest rank that is asked for.
+/// Number of results requested.
 const DEPTH: usize = 10;
-/// Tokens of an answer at most: true ones are a few words.
+/// Maximum tokens of an answer: reference answers have a few words.
 const ANSWER_TOKENS: usize = 32;
 
-/// Which turn each stored memory is.
+/// The turn of each stored memory, by id.
 pub type Turns = BTreeMap<Uuid, (String, String)>;
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RecallReport {
-    /// Questions that have evidence.
+    /// Questions with evidence.
     pub count: usize,
     pub memories: usize,
     pub recall_at_5: f64,
     pub recall_at_10: f64,
     /// Mean reciprocal rank of the first evidence turn, 0 below rank 10.
     pub mrr: f64,
-    /// Mean token F1 of the answers over all questions; absent when none were asked for.
+    /// Mean token F1 of the answers over all questions; absent when answers were not requested.
     pub f1: Option<f64>,
     /// Recall at 5, by the case's category.
     pub recall_at_5_by_category: BTreeMap<String, f64>,
@@ -44,13 +44,13 @@ pub struct RecallReport {
 /// Stores the conversations.
 ///
 /// # Errors
-/// When a memory cannot be kept.
+/// When a memory cannot be stored.
 pub async fn remember(environment: &EvalEnvironment, turns: Vec<MemoryTurn>) -> Result<Turns, NyxError> {
     let bar = bar("mnemosyne: remembering", turns.len() as u64);
     let mut known = Turns::new();
     for batch in turns.chunks(STORED_AT_ONCE) {
         let new = batch.iter().map(|turn| NewMemory {
-            // a picture without words is remembered by what it shows
+            // an image without text is stored with its caption
             text: if turn.text.trim().is_empty() { turn.caption.clone().unwrap_or_default() } else { turn.text.clone() },
             speaker: Some(turn.speaker.clone()),
             when: turn.time(),
@@ -66,10 +66,10 @@ pub async fn remember(environment: &EvalEnvironment, turns: Vec<MemoryTurn>) -> 
     Ok(known)
 }
 
-/// Asks every question, and lets Mnemosyne answer it too when `answers` is set.
+/// Searches for every question, and also answers it if `answers` is set.
 ///
 /// # Errors
-/// The first question that could not be searched for or answered.
+/// The first question whose search or answer failed.
 pub async fn run(
     environment: &EvalEnvironment,
     turns: Vec<MemoryTurn>,
@@ -111,7 +111,7 @@ pub async fn run(
     })
 }
 
-/// Mean token F1 of Mnemosyne's own answers.
+/// Mean token F1 of Mnemosyne's answers.
 async fn answered(environment: &EvalEnvironment, questions: &[RecallCase]) -> Result<f64, NyxError> {
     let scores = environment
         .each("mnemosyne: answering", questions, |case| async {
@@ -123,7 +123,7 @@ async fn answered(environment: &EvalEnvironment, questions: &[RecallCase]) -> Re
             question.inputs.now = Some(today());
             question.sampling.seed = Some(environment.seed);
             let decision = environment.ask(question).await?;
-            // no true answer holds a citation
+            // reference answers have no citations
             Ok(token_f1(without_citations(decision.answer()).trim(), &case.answer_text()))
         })
         .await?;

@@ -1,4 +1,4 @@
-//! The report of an evaluation: one JSON object, a page, and lines for a terminal.
+//! The report of an evaluation: JSON, an HTML page, and lines for a terminal.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::verification::FactsReport;
 
 const BINS: usize = 10;
 
-/// A suite's figures; which parts there are depends on the suite.
+/// A suite's metrics; which ones are present depends on the suite.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct SuiteReport {
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
@@ -31,19 +31,20 @@ pub struct SuiteReport {
     pub confidence: Option<ConfidenceReport>,
 }
 
-/// How well confidence tells right answers from wrong ones.
+/// Calibration of confidences, and how well they separate right answers from wrong ones.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ConfidenceReport {
-    /// Answers that came with a confidence.
+    /// Answers with a confidence.
     pub count: usize,
-    /// Share of them that was right.
+    /// The share of them that is correct.
     pub accuracy: f64,
     /// Expected calibration error over ten bins of equal width.
     pub ece: f64,
     pub brier: f64,
-    /// 1 less the Brier score over that of the constant base rate: above 0 is better than it.
+    /// 1 minus the Brier score over that of the constant base rate: positive is better than the
+    /// base rate.
     pub brier_skill: Option<f64>,
-    /// Probability that a right answer is held with more confidence than a wrong one.
+    /// Probability that a right answer has a higher confidence than a wrong one.
     pub auroc: Option<f64>,
     pub bins: Vec<ReliabilityBin>,
 }
@@ -66,7 +67,7 @@ impl ConfidenceReport {
     }
 }
 
-/// A learned part that took part.
+/// A fitted artifact in use.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PartReport {
     pub id: String,
@@ -81,11 +82,11 @@ pub struct Report {
     pub at: DateTime<Utc>,
     pub split: String,
     pub seed: u64,
-    /// Questions of a suite at most.
+    /// Maximum number of questions per suite.
     pub limit: Option<usize>,
     pub base_model: String,
     pub base_sha256: String,
-    /// Each specialist's adapter, of those that spoke through one.
+    /// Each specialist's adapter, for those that used one.
     pub adapters: BTreeMap<String, String>,
     pub learned: BTreeMap<String, PartReport>,
     pub suites: BTreeMap<String, SuiteReport>,
@@ -103,7 +104,7 @@ fn share(accuracy: &Accuracy) -> String {
 }
 
 impl Report {
-    /// What a person reads in a terminal: a line a figure.
+    /// Lines for a terminal, one per metric.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for (name, suite) in &self.suites {
@@ -116,7 +117,7 @@ impl Report {
                 lines.push(format!("{name}: bias {:+.3} ambiguous, {:+.3} disambiguated", fairness.bias.ambig, fairness.bias.disambig));
             }
             if let Some(facts) = &suite.facts {
-                lines.push(format!("{name}: right table first {:.3}, shown at all {:.3}", facts.table_at_1, facts.table_shown));
+                lines.push(format!("{name}: right table first {:.3}, right table shown {:.3}", facts.table_at_1, facts.table_shown));
             }
             if let Some(forecast) = &suite.forecast {
                 let blind = &forecast.without_prior;

@@ -1,4 +1,5 @@
-//! Routing: whether the master gives a request, by its text alone, to the specialist that it belongs to.
+//! The routing suite: whether the master model routes a request, by its text alone, to its labelled
+//! specialist.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,7 +12,7 @@ use crate::choices::Accuracy;
 use crate::dataset::{DatasetError, read_lines};
 use crate::environment::EvalEnvironment;
 
-/// A request whose specialist is known: a line of a file of them.
+/// A request with its specialist: a line of a file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RoutingCase {
@@ -21,10 +22,10 @@ pub struct RoutingCase {
     pub specialist: String,
 }
 
-/// Reads requests, one JSON object a line.
+/// Reads requests, one JSON object per line.
 ///
 /// # Errors
-/// A line that is none, or one whose specialist is not among `specialists`.
+/// An invalid line, or one whose specialist is not in `specialists`.
 pub fn read(path: &Path, specialists: &[&str]) -> Result<Vec<RoutingCase>, DatasetError> {
     read_lines(path, |case: &RoutingCase| {
         if specialists.contains(&case.specialist.as_str()) {
@@ -40,9 +41,10 @@ pub struct RoutingReport {
     pub accuracy: Accuracy,
     /// Accuracy of the base model's scores alone.
     pub by_scores: f64,
-    /// Share of a specialist's requests that were given to it.
+    /// Share of a specialist's requests that were routed to it.
     pub by_class: BTreeMap<String, Accuracy>,
-    /// Share of a language's requests that were given to the right one; empty where no language is told.
+    /// Share of a language's requests that were routed correctly; empty if no case names a
+    /// language.
     pub by_language: BTreeMap<String, Accuracy>,
     /// `confusion[specialist][chosen]` counts requests.
     pub confusion: BTreeMap<String, BTreeMap<String, usize>>,
@@ -74,7 +76,7 @@ impl RoutingReport {
         }
     }
 
-    /// What a person reads in a terminal: a line a figure.
+    /// Lines for a terminal, one per metric.
     pub fn lines(&self) -> Vec<String> {
         let [low, high] = self.accuracy.interval;
         let (accuracy, count) = (self.accuracy.accuracy, self.accuracy.count);
@@ -97,7 +99,7 @@ fn highest(numbers: &BTreeMap<String, f64>) -> Option<&str> {
     numbers.iter().max_by(|a, b| a.1.total_cmp(b.1)).map(|(name, _)| name.as_str())
 }
 
-/// Routes requests. What counts is the highest logit: the draw that explores is left out.
+/// Routes requests. The prediction is the highest logit, without the exploration draw.
 ///
 /// # Errors
 /// The first request that could not be routed.

@@ -1,4 +1,4 @@
-//! What is said of a sample: shares with intervals, paired differences, and overlap of words.
+//! Statistics: proportions with intervals, paired differences, and word overlap.
 
 use nyx_specialists::gate::{Pair, compare};
 use nyx_specialists::tokens::tokens;
@@ -7,7 +7,7 @@ use serde::Serialize;
 /// The standard normal's 97.5 % point.
 const Z: f64 = 1.959_963_985;
 
-/// Wilson's 95 % interval of a share (Wilson 1927); `[0, 1]` when nothing was counted.
+/// Wilson's 95 % interval of a proportion (Wilson 1927); `[0, 1]` for an empty sample.
 pub(crate) fn wilson(right: usize, count: usize) -> [f64; 2] {
     if count == 0 {
         return [0.0, 1.0];
@@ -26,19 +26,21 @@ pub struct Mean {
     pub interval: [f64; 2],
 }
 
-/// The mean of `values`, which are differences of pairs where two systems met the same questions. The same seed gives the same interval.
+/// The mean of `values`, which are paired differences where two systems answered the same
+/// questions. The same seed gives the same interval.
 pub(crate) fn bootstrap(values: &[f64], seed: u64) -> Option<Mean> {
     let pair = |(at, value): (usize, &f64)| Pair { template: at.to_string(), candidate: *value, live: 0.0 };
     let compared = compare(&values.iter().enumerate().map(pair).collect::<Vec<_>>(), 0.025, seed);
     (!values.is_empty()).then_some(Mean { mean: compared.gain, interval: compared.interval })
 }
 
-/// Words without articles, as SQuAD, whose texts are English, compares answers (Rajpurkar et al. 2016).
+/// Words without articles, as SQuAD compares answers, whose texts are English (Rajpurkar et al.
+/// 2016).
 fn answer_words(text: &str) -> Vec<String> {
     tokens(text).into_iter().filter(|word| !["a", "an", "the"].contains(&word.as_str())).collect()
 }
 
-/// Token F1 of an answer: the harmonic mean of precision and recall of its words.
+/// Token F1 of an answer: the harmonic mean of its words' precision and recall.
 pub(crate) fn token_f1(answer: &str, truth: &str) -> f64 {
     let (answer, mut truth) = (answer_words(answer), answer_words(truth));
     let (said, expected) = (answer.len(), truth.len());
@@ -55,13 +57,13 @@ pub(crate) fn token_f1(answer: &str, truth: &str) -> f64 {
     2.0 * f64::from(common) / (said + expected) as f64
 }
 
-/// Share of `evidence` among the first `k` of `found`.
+/// Share of `evidence` in the first `k` of `found`.
 pub(crate) fn recall_at(found: &[String], evidence: &[String], k: usize) -> f64 {
     let hits = evidence.iter().filter(|turn| found.iter().take(k).any(|found| found == *turn)).count();
     hits as f64 / evidence.len().max(1) as f64
 }
 
-/// One over the rank of the first piece of evidence; 0 when none was found.
+/// Reciprocal rank of the first piece of evidence; 0 when none was found.
 pub(crate) fn reciprocal_rank(found: &[String], evidence: &[String]) -> f64 {
     found.iter().position(|found| evidence.contains(found)).map_or(0.0, |at| 1.0 / (at + 1) as f64)
 }

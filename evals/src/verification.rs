@@ -1,4 +1,4 @@
-//! Aletheia's suite: whether the right table's rows are shown as evidence.
+//! Aletheia's suite: whether rows of the right table are shown as evidence.
 
 use nyx_actors::NyxError;
 use nyx_actors::facts::{FileTable, Import};
@@ -12,9 +12,9 @@ use crate::environment::EvalEnvironment;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FactsReport {
     pub tables: usize,
-    /// Share of statements of which the first row shown is of their table.
+    /// Share of statements whose first row shown is from their table.
     pub table_at_1: f64,
-    /// And any of the rows shown.
+    /// Share of statements with any row shown from their table.
     pub table_shown: f64,
 }
 
@@ -31,7 +31,7 @@ pub async fn register(environment: &EvalEnvironment, tables: Vec<Table>) -> Resu
     environment.nyx.facts.import(imports.collect()).await
 }
 
-/// What the answers' evidence says of retrieval.
+/// Retrieval metrics from the answers' evidence.
 pub fn report(tables: usize, answers: &[Answered]) -> FactsReport {
     let among = |count: usize| {
         let of = |answer: &Answered| {

@@ -1,9 +1,9 @@
-//! Which evidence an answer names: `[2]` is the second item that the prompt showed.
+//! Citations in an answer: `[2]` cites the second evidence item of the prompt.
 
 use crate::Evidence;
 
-/// The ids of the evidence that an answer cites, in the order in which it first does. Reads `[1]`, `[1, 2]` and `[1-3]`; a number without an item is
-/// passed over.
+/// The ids of the evidence that an answer cites, in order of first citation. Accepts `[1]`, `[1,
+/// 2]` and `[1-3]`; a number without an item is ignored.
 pub fn cited(answer: &str, evidence: &[Evidence]) -> Vec<String> {
     let mut ids: Vec<String> = Vec::new();
     for part in answer.split('[').skip(1) {
@@ -17,7 +17,7 @@ pub fn cited(answer: &str, evidence: &[Evidence]) -> Vec<String> {
     ids
 }
 
-/// The numbers of a bracket, those of a range up to `most`; `None` when anything else stands in it.
+/// The numbers in a bracket, those of a range up to `most`; `None` when it contains anything else.
 fn numbers(inside: &str, most: usize) -> Option<Vec<usize>> {
     let mut found = Vec::new();
     for piece in inside.split([',', ';']) {
@@ -31,7 +31,7 @@ fn numbers(inside: &str, most: usize) -> Option<Vec<usize>> {
     Some(found)
 }
 
-/// The text with each citation (`[1]`, `[1, 2]`, `[1-3]`) turned into a space.
+/// The text with each citation (`[1]`, `[1, 2]`, `[1-3]`) replaced by a space.
 pub fn without_citations(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text;

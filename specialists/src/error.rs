@@ -1,11 +1,12 @@
-//! What can be wrong with a specialist.
+//! Errors of the specialists.
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecialistError {
-    /// A file that does not describe a specialist: `reason` names the key, its value and what would be right.
+    /// A file that does not describe a specialist: `reason` names the key, its value and the
+    /// expected value.
     #[error("{origin}: {reason}")]
     BadFile { origin: String, reason: String },
-    /// A context template that could not be rendered for this situation.
+    /// A context template that could not be rendered in this context.
     #[error("specialist {name}: {reason}")]
     BadPrompt { name: String, reason: String },
 }

@@ -1,24 +1,26 @@
-//! What a specialist was given to answer from.
+//! The evidence that a specialist answers from.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-/// One piece of evidence.
+/// One evidence item.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
-    /// Names it uniquely: a memory's id, or beside rows `memory:UUID` and `table:NAME#ROW`.
+    /// Its unique id: a memory's id, or beside rows `memory:UUID` and `table:NAME#ROW`.
     pub id: String,
     pub text: String,
-    /// Higher is better; of rows the share of what the question's words could weigh at most, of memories the probability that it answers, or the
-    /// cosine similarity where they are not re-ranked.
+    /// Higher is better. For rows, the fraction of the question's maximum BM25F score; for
+    /// memories, the probability of being an answer, or the cosine similarity where they are not
+    /// re-ranked.
     pub score: f64,
-    /// Where it came from: `memory`, or a table's name.
+    /// Its source: `memory`, or a table's name.
     pub source: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speaker: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<DateTime<Utc>>,
-    /// What stands beside it and helps to read it, such as the question that a memory answers, or what a row's table is about.
+    /// Context that helps to read it, such as the question that a memory answers, or the
+    /// description of a row's table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub context: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! A specialist's file: its keys, their ranges, and what is said about a wrong one.
+//! A specialist's file: its keys, their ranges, and the errors for invalid values.
 
 use serde::Deserialize;
 
@@ -11,14 +11,14 @@ const NAME_CHARS: usize = 32;
 const PURPOSE_CHARS: usize = 200;
 const EXAMPLE_CHARS: usize = 300;
 const MAX_EXAMPLES: usize = 64;
-/// The base model itself, which is no specialist.
+/// The name of the base model itself, which is not a specialist.
 const RESERVED: &str = "base";
 
 impl SpecialistPolicy {
-    /// Parses and validates one file; `origin` names it in errors. Unknown keys are refused.
+    /// Parses and validates one file; `origin` names it in errors. Unknown keys are rejected.
     ///
     /// # Errors
-    /// [`SpecialistError::BadFile`] naming the key, its value and what would be right.
+    /// [`SpecialistError::BadFile`] naming the key, its value and the expected value.
     pub fn parse(origin: &str, toml: &str) -> Result<Self, SpecialistError> {
         self::parse(toml).map_err(|reason| SpecialistError::BadFile { origin: origin.into(), reason })
     }
@@ -225,7 +225,7 @@ impl RewardKeys {
     }
 }
 
-/// What TOML or serde refused, with the line it stands on: that shows the key and its value.
+/// The error of TOML or serde, with the offending line, which shows the key and its value.
 pub(crate) fn misread(text: &str, error: &toml::de::Error) -> String {
     let reason = error.message().replace('\n', ", ");
     let Some(before) = error.span().and_then(|span| text.get(..span.start)) else { return reason };

@@ -1,29 +1,32 @@
-//! Forecasts: what the language model states, or finds likely among two choices, and what the caller was told by others, made one probability.
+//! Forecasts: pools the probabilities that the language model states, its likelihoods of two
+//! choices, and a prior from the caller into one probability.
 
 use serde::Serialize;
 
 use crate::odds::{log_odds, sigmoid};
 
-/// Among several, no opinion counts as surer than this: one that is certain and wrong would cost everything.
+/// When several opinions are pooled, each is clamped to this distance from 0 and 1: a certain and
+/// wrong one would dominate.
 const SUREST: f64 = 0.995;
 
-/// A forecast and what it was made of; kept with the decision.
+/// A forecast and its inputs; stored with the decision.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Forecast {
-    /// Of others, such as a market, as the caller gave it.
+    /// A prior from another source, such as a market, as supplied by the caller.
     pub prior: Option<f64>,
     /// The language model's likelihood of the first of two choices.
     pub choice: Option<f64>,
-    /// What the language model's sampled answers state, one each, of those that state something.
+    /// The probabilities that the sampled answers state, one per answer that states one.
     pub stated: Vec<f64>,
-    /// The probability that it happens (with two choices: that the first comes true).
+    /// The probability that the event happens (with two choices: that the first comes true).
     pub probability: f64,
 }
 
 impl Forecast {
-    /// Pools opinions; `None` where the language model has none. What it says several times is one opinion, the mean of their log-odds. The prior
-    /// counts as much as that: nothing is known yet of which is the better, and equal weights are hard to beat (Clemen 1989, "Combining Forecasts").
-    /// A single opinion is taken as it is.
+    /// Pools opinions; `None` without one from the language model. Several opinions of one kind
+    /// count as one, the mean of their log-odds. The prior has the same weight as the model's:
+    /// nothing is known yet about which is better, and equal weights are hard to beat (Clemen 1989,
+    /// "Combining Forecasts"). A single opinion is used unchanged.
     pub fn pool(prior: Option<f64>, choice: Option<f64>, stated: Vec<f64>) -> Option<Self> {
         let own: Vec<f64> = choice.iter().chain(&stated).copied().collect();
         let probability = match (own.as_slice(), prior) {
@@ -62,7 +65,7 @@ mod tests {
         // odds of 1 to 9 and 9 to 1, and of 1 to 4 with 1 to 1
         near(pooled(Some(0.9), &[0.1]), 0.5);
         near(pooled(Some(0.2), &[0.5]), 1.0 / 3.0);
-        // three chains are one opinion beside the prior
+        // three sampled answers are one opinion beside the prior
         near(pooled(Some(0.9), &[0.1, 0.1, 0.1]), 0.5);
         near(pooled(None, &[1.0, 1.0]), SUREST);
         near(pooled(Some(f64::NAN), &[0.5]), 0.5);

@@ -1,8 +1,10 @@
-//! The characters: each specialist's prompt, retrieval, answer form and reward, pure and synchronous. No I/O, no actix.
+//! Specialists: each one's prompt, retrieval, answer form and reward. Pure and synchronous: no I/O,
+//! no actix.
 //!
-//! A specialist is one TOML file ([`SpecialistPolicy::parse`]); Nyx ships five and a general assistant
-//! ([`SHIPPED`]), and one more needs a file and no code.
-//! The present comes in with the [`PromptContext`], so that the same question, evidence and time always write the same prompt.
+//! A specialist is one TOML file ([`SpecialistPolicy::parse`]); Nyx ships five and a general
+//! assistant ([`SHIPPED`]); another one needs a file and no code.
+//! The current time is part of the [`PromptContext`], so that the same question, evidence and time
+//! always give the same prompt.
 
 pub mod bandit;
 mod citations;

@@ -5,7 +5,8 @@ pub(crate) fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
-/// `ln(p / (1 - p))`, with `p` no surer than `surest`: at the ends it would be infinite. NaN counts as even.
+/// `ln(p / (1 - p))`, with `p` clamped to at most `surest` and at least `1 - surest`: at 0 and 1 it
+/// would be infinite. NaN counts as a half.
 pub(crate) fn log_odds(p: f64, surest: f64) -> f64 {
     let p = if p.is_nan() { 0.5 } else { p.clamp(1.0 - surest, surest) };
     (p / (1.0 - p)).ln()

@@ -1,11 +1,11 @@
-//! One specialist: what it is told, where it looks, what is read out of its answer and how the answer is rewarded.
+//! The policy of one specialist: its prompt, retrieval, answer form and reward rule.
 
 use crate::prompt::PromptContext;
 use crate::reward::Outcome;
 use crate::time::Quality;
 use crate::{SpecialistError, probability, prompt, reward};
 
-/// Where a specialist looks before it answers.
+/// The source of a specialist's evidence.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Retrieval {
     None,
@@ -14,7 +14,7 @@ pub enum Retrieval {
         k: usize,
         min_score: f32,
     },
-    /// Rows of registered tables, and memories beside them.
+    /// Rows of registered tables, and memories in addition.
     Tables {
         k: usize,
         memories: usize,
@@ -22,7 +22,7 @@ pub enum Retrieval {
     },
 }
 
-/// What an answer is expected to hold.
+/// The expected form of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AnswerForm {
     Text,
@@ -30,7 +30,7 @@ pub(crate) enum AnswerForm {
     Probability,
 }
 
-/// The rule of the automatic reward, with its weights.
+/// The rule of the automatic reward, with its parameters.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum RewardRule {
     Support,
@@ -39,66 +39,68 @@ pub(crate) enum RewardRule {
     Timeliness {
         penalty: f64,
     },
-    /// People's ratings, when they arrive.
+    /// User ratings, when they arrive.
     Rating,
 }
 
-/// One specialist, as its file in `config/specialists/` describes it.
+/// One specialist, as described by its file in `config/specialists/`.
 #[derive(Debug, Clone)]
 pub struct SpecialistPolicy {
     /// Lower-case name: of the model `nyx/NAME`, of the actor, of the trait weight.
     pub name: String,
-    /// One line for the master.
+    /// One-line description for the master model.
     pub purpose: String,
-    /// What is ordinarily asked of it: a question goes to the specialist whose examples it is like.
+    /// Example questions: a question is routed to the specialist whose examples it is most similar
+    /// to.
     pub examples: Vec<String>,
-    /// The adapter's folder; `None` speaks through the base alone.
+    /// The adapter's folder; `None` uses the base model alone.
     pub adapter: Option<String>,
-    /// The replica of the pool it is pinned to.
+    /// The replica of the pool that it is pinned to.
     pub replica: Option<usize>,
     pub retrieval: Retrieval,
-    /// Answers are planned by the time that is left: what a full and a short one are worth.
+    /// Expected quality of full and short answers, for planning by the remaining time.
     pub timing: Option<Quality>,
-    /// Defaults where the caller says nothing.
+    /// Sampling defaults for requests that set none.
     pub temperature: f32,
     pub top_p: f32,
     pub repetition_penalty: f32,
     pub max_tokens: usize,
-    /// Answers that a forecast is pooled from, sampled side by side; the first one is told.
+    /// Number of answers sampled in parallel and pooled to a forecast; the first one is returned.
     pub samples: usize,
     pub(crate) fixed: String,
-    /// The template of the rest of the system prompt, in minijinja's language.
+    /// The minijinja template of the rest of the system prompt.
     pub(crate) context: String,
     pub(crate) answer: AnswerForm,
     pub(crate) reward: RewardRule,
 }
 
-/// How well the specialist's own quality showed.
+/// The result of a specialist's reward rule for one answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AutomaticReward {
     /// Trait activation in [0, 1].
     pub activation: f64,
     /// The automatic reward in [-1, 1].
     pub reward: f64,
-    /// The rule that gave it, for the record.
+    /// The rule that computed it, for the record.
     pub rule: String,
 }
 
 impl SpecialistPolicy {
-    /// The texts that a question is compared with: the examples, or the purpose where there are none.
+    /// The texts that a question is compared with: the examples, or the purpose if there are none.
     pub fn routed_by(&self) -> &[String] {
         if self.examples.is_empty() { std::slice::from_ref(&self.purpose) } else { &self.examples }
     }
 
-    /// The part of the system prompt that is the same for every request (what the prefix cache keeps).
+    /// The constant part of the system prompt (kept in the prefix cache).
     pub fn fixed_prompt(&self) -> &str {
         &self.fixed
     }
 
-    /// The whole system prompt: `fixed_prompt` and then what depends on the situation (evidence, the present, the deadline).
+    /// The whole system prompt: `fixed_prompt`, then the part that depends on the context
+    /// (evidence, current time, deadline).
     ///
     /// # Errors
-    /// [`SpecialistError::BadPrompt`] when the context template fails on this situation.
+    /// [`SpecialistError::BadPrompt`] when the context template fails in this context.
     pub fn system_prompt(&self, situation: &PromptContext<'_>) -> Result<String, SpecialistError> {
         let context = prompt::render(&self.context, situation)
             .map_err(|reason| SpecialistError::BadPrompt { name: self.name.clone(), reason: format!("prompt.context: {reason}") })?;
@@ -106,7 +108,7 @@ impl SpecialistPolicy {
         Ok(if context.is_empty() { self.fixed.clone() } else { format!("{}\n\n{context}", self.fixed) })
     }
 
-    /// What an answer loses that takes all of its time, in [0, 1]: 0 where time is not rewarded.
+    /// The penalty in [0, 1] of an answer that takes all of its time; 0 where time is not rewarded.
     pub fn delay_penalty(&self) -> f64 {
         match self.reward {
             RewardRule::Timeliness { penalty } => penalty,
@@ -114,7 +116,8 @@ impl SpecialistPolicy {
         }
     }
 
-    /// The probability in [0, 1] that an answer states, where the answer form asks for one and the text holds one.
+    /// The probability in [0, 1] that an answer states, where the answer form expects one and the
+    /// text contains one.
     pub fn read(&self, answer: &str) -> Option<f64> {
         match self.answer {
             AnswerForm::Text => None,
@@ -122,12 +125,12 @@ impl SpecialistPolicy {
         }
     }
 
-    /// Whether an outcome tells how well its quality showed.
+    /// Whether an outcome determines its trait activation.
     pub fn is_scored_by_outcomes(&self) -> bool {
         self.reward == RewardRule::Probability
     }
 
-    /// Whether people's ratings do.
+    /// Whether user ratings determine its trait activation.
     pub fn is_rated_by_people(&self) -> bool {
         self.reward == RewardRule::Rating
     }
@@ -137,7 +140,7 @@ impl SpecialistPolicy {
         self.answer == AnswerForm::Probability
     }
 
-    /// The automatic reward, or `None` where only people or the future can tell.
+    /// The automatic reward, or `None` where only user feedback or an outcome can determine it.
     pub fn automatic_reward(&self, outcome: &Outcome<'_>) -> Option<AutomaticReward> {
         let (rule, activation) = match self.reward {
             RewardRule::Support => ("support", reward::support(outcome.answer, outcome.evidence)),

@@ -1,17 +1,21 @@
-//! Reads the probability that an answer states, in any language: a line of its own such as `Probability: 70%`, the last one that there is.
+//! Parses the probability that an answer states, in any language: the last line of the form
+//! `Probability: 70%`.
 //!
-//! After the line's last `:` or `=` (or from its beginning, where there is none) stands nothing but the value and marks: `70%`, `70 %`, `%70`,
-//! `12,5%`, `0.7`, `0,7`, `٪٧٠`, `**~70%**.`. Digits of every script count, and decimal commas. A whole number without a percent sign is none: it
-//! may count anything. A value outside [0, 1] gives `None`, and so does a text in another form: nothing is guessed from its words.
+//! After the line's last `:` or `=` (or from its start, without one) only the value and punctuation
+//! are accepted: `70%`, `70 %`, `%70`, `12,5%`, `0.7`, `0,7`, `٪٧٠`, `**~70%**.`. Digits of every
+//! script and decimal commas are accepted. An integer without a percent sign is rejected: it may be
+//! any count. A value outside [0, 1] gives `None`, and so does a text in any other form: words are
+//! not interpreted.
 
 use unicode_normalization::UnicodeNormalization as _;
 
-/// The zeros of the scripts that have decimal digits of their own; those of full width are folded to ASCII before.
+/// The zero digits of scripts with their own decimal digits; full-width digits are folded to ASCII
+/// before.
 const ZEROS: [char; 17] = [
     '\u{660}', '\u{6f0}', '\u{7c0}', '\u{966}', '\u{9e6}', '\u{a66}', '\u{ae6}', '\u{b66}', '\u{be6}', '\u{c66}', '\u{ce6}', '\u{d66}',
     '\u{e50}', '\u{ed0}', '\u{f20}', '\u{1040}', '\u{17e0}',
 ];
-/// What may stand around a value and says nothing of its own.
+/// Punctuation accepted around a value.
 const MARKS: &str = "*_`\"'()[]{}~≈<>≤≥|#.,;!。、،؛«»“”„‘’„‹›";
 
 /// The probability that an answer states, in [0, 1].
@@ -23,7 +27,7 @@ pub fn read_probability(answer: &str) -> Option<f64> {
     (0.0..=1.0).contains(&stated).then_some(stated)
 }
 
-/// Digits and signs of numbers as ASCII has them; marks of direction as spaces.
+/// Converts digits and number signs to ASCII; direction marks to spaces.
 fn plain(c: char) -> char {
     let digit = ZEROS.iter().find_map(|zero| char::from_digit((c as u32).checked_sub(*zero as u32)?, 10));
     match c {
@@ -36,7 +40,7 @@ fn plain(c: char) -> char {
     }
 }
 
-/// A value that stands alone: a percentage, or a number with a decimal point or comma.
+/// A single value: a percentage, or a number with a decimal point or comma.
 fn value(text: &str) -> Option<f64> {
     // a leading point is part of `.7`
     let inner = |c: char| c != '.' && is_mark(c);
@@ -48,7 +52,7 @@ fn value(text: &str) -> Option<f64> {
     let number = text.replace(',', ".");
     let digits = number.strip_prefix('-').unwrap_or(&number);
     let is_number = digits.contains(|c: char| c.is_ascii_digit()) && digits.chars().all(|c| c.is_ascii_digit() || c == '.');
-    // `1.000.000` is refused by the parser
+    // `1.000.000` is rejected by the parser
     let number: f64 = number.parse().ok().filter(|_| is_number && (percent || digits.contains('.')))?;
     Some(if percent { number / 100.0 } else { number })
 }

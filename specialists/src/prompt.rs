@@ -1,16 +1,17 @@
-//! The part of a system prompt that depends on the situation, written by the specialist's own template.
+//! The variable part of a system prompt, rendered from the specialist's own template.
 //!
-//! A template sees (anything else is an error when the file is parsed):
+//! Variables of a template (any other is an error when the file is parsed):
 //!
 //! | variable | value |
 //! |---|---|
 //! | `now.iso`, `now.date`, `now.time`, `now.weekday` | `2026-11-24T14:45:26Z`, `24 November 2026`, `14:45`, `Tuesday`; UTC |
 //! | `time_left`, `deadline_ms` | until the caller's deadline: `850 ms`, `12 seconds`, `3 minutes`; the bare number |
-//! | `question` | what is asked (it also stands in the user's message) |
+//! | `question` | the question (also in the user's message) |
 //! | `evidence` | a list, best first; of each item: `number` (from 1), `id`, `quoted`, `text`, `score`, `source`, `speaker`, `when`, `age` (`3 days ago`), `context` (quoted) |
 //!
-//! Evidence is data. Its text is never read as a template and comes out unchanged; `quoted` sets it between quotation marks longer than
-//! any run of them inside, so that it cannot seem to end early. A speaker's name is a label: reduced to one line of plain characters.
+//! Evidence is data. Its text is never interpreted as a template and is rendered unchanged;
+//! `quoted` encloses it in quotation marks longer than any run of them inside, so that the text
+//! cannot close them early. A speaker's name is a label: reduced to one line of plain characters.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +24,7 @@ use serde::Serialize;
 use crate::Evidence;
 use crate::time::age_in_words;
 
-/// What a prompt is written from.
+/// The inputs of a prompt.
 #[derive(Debug, Clone, Copy)]
 pub struct PromptContext<'a> {
     pub now: DateTime<Utc>,
@@ -35,13 +36,13 @@ pub struct PromptContext<'a> {
 
 const SPEAKER_CHARS: usize = 60;
 
-/// What a template may name.
+/// The variables that a template may use.
 const KNOWN: [&str; 9] = ["now", "now.iso", "now.date", "now.time", "now.weekday", "time_left", "deadline_ms", "question", "evidence"];
 
 fn environment<'source>() -> Result<Environment<'source>, String> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    // The reader is a language model: HTML or JSON escapes would change what was remembered.
+    // No HTML or JSON escaping: it would change the evidence that the language model reads.
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(|error| describe(&error))?;
     environment.set_syntax(syntax);
@@ -67,7 +68,7 @@ struct Item<'a> {
     speaker: Option<String>,
     /// The day as in `2026-05-02`.
     when: Option<String>,
-    /// From then to the present, as in `3 days ago`.
+    /// The time from then to now, as in `3 days ago`.
     age: Option<String>,
     context: Vec<String>,
 }
@@ -123,9 +124,10 @@ pub(crate) fn render(template: &str, situation: &PromptContext<'_>) -> Result<St
     environment.template_from_named_str("context", template).and_then(|compiled| compiled.render(view)).map_err(|error| describe(&error))
 }
 
-/// Compiles a context template, and tries it: with and without evidence, and with evidence that has no speaker and no time.
+/// Compiles a context template and test-renders it: with and without evidence, and with evidence
+/// that has no speaker and no time.
 ///
-/// Gives the names of the variables it uses, for checks against the rest of the file.
+/// Returns the names of the variables it uses, for checks against the rest of the file.
 pub(crate) fn check(template: &str) -> Result<BTreeSet<String>, String> {
     let environment = environment()?;
     let compiled = environment.template_from_named_str("context", template).map_err(|error| describe(&error))?;
@@ -160,8 +162,9 @@ fn describe(error: &minijinja::Error) -> String {
     }
 }
 
-/// The text, unchanged, between quotation marks: one of them, or where the text holds some itself, at least three and more than it
-/// holds in a row. A space keeps a mark at the text's edge from joining them.
+/// The text, unchanged, in quotation marks: one on each side, or if the text contains some itself,
+/// at least three and more than its longest run. A space separates a quotation mark at the text's
+/// edge from them.
 fn quoted(text: &str) -> String {
     let longest = text.split(|c| c != '"').map(str::len).max().unwrap_or(0);
     if longest == 0 {
@@ -179,7 +182,7 @@ fn label(speaker: &str) -> Option<String> {
     line.chars().any(char::is_alphanumeric).then_some(line)
 }
 
-/// Rounded down: who is told of more time than there is comes late.
+/// Rounded down, so that the time left is never overstated.
 fn time_left(ms: u64) -> String {
     let (count, unit) = match ms {
         0..1_000 => return format!("{ms} ms"),

@@ -1,18 +1,19 @@
-//! The rules of the automatic reward: each gives a trait activation in [0, 1], or `None` where it cannot know.
+//! Automatic reward rules: each returns a trait activation in [0, 1], or `None` where it cannot be
+//! determined.
 
 use std::collections::BTreeSet;
 
 use crate::tokens::tokens;
 use crate::{Evidence, cited, without_citations};
 
-/// What a reward is computed from.
+/// The inputs of a reward.
 #[derive(Debug, Clone, Copy)]
 pub struct Outcome<'a> {
     pub answer: &'a str,
     pub evidence: &'a [Evidence],
     pub elapsed_ms: f64,
     pub deadline_ms: u64,
-    /// The answer ended by itself (not cut by length or deadline).
+    /// Whether the answer ended by itself (not cut by length or deadline).
     pub complete: bool,
 }
 
@@ -21,15 +22,16 @@ pub fn reward_of(activation: f64) -> f64 {
     2.0 * activation.clamp(0.0, 1.0) - 1.0
 }
 
-/// The reward of a forecast once it is known whether it happened: `1 − 2(p − o)²`, the Brier score (Brier 1950) turned so that more is
-/// better. Strictly proper: in expectation nothing pays more than the true probability. An even forecast earns 0.5.
+/// The reward of a forecast once the outcome is known: `1 − 2(p − o)²`, the Brier score (Brier
+/// 1950) negated and scaled so that more is better. Strictly proper: the true probability has the
+/// highest expected reward. A forecast of 0.5 earns 0.5.
 ///
-/// `probability` outside [0, 1] is taken as the nearer end; NaN earns −1.
+/// `probability` is clamped to [0, 1]; NaN earns −1.
 pub fn brier_reward(probability: f64, happened: bool) -> f64 {
     quadratic_reward(probability, if happened { 1.0 } else { 0.0 })
 }
 
-/// [`brier_reward`] of what happened in part: `outcome` in [0, 1], such as a question that was resolved to 70 %.
+/// [`brier_reward`] for a partial outcome in [0, 1], such as a question that was resolved to 70 %.
 pub fn quadratic_reward(probability: f64, outcome: f64) -> f64 {
     if probability.is_nan() || outcome.is_nan() {
         return -1.0;
@@ -38,8 +40,9 @@ pub fn quadratic_reward(probability: f64, outcome: f64) -> f64 {
     reward_of(1.0 - error * error)
 }
 
-/// The reward of probabilities of several choices once it is known which one came true: `1 − Σ(pᵢ − oᵢ)²`, Brier's score for several categories
-/// (Brier 1950); with two it is [`brier_reward`]. NaN, and a choice that there is not, earn −1.
+/// The reward of probabilities over several choices once the outcome is known: `1 − Σ(pᵢ − oᵢ)²`,
+/// Brier's score for several categories (Brier 1950); with two it is [`brier_reward`]. NaN, and an
+/// outcome that is not one of the choices, earn −1.
 pub fn choices_reward(probabilities: &[f64], came_true: usize) -> f64 {
     if came_true >= probabilities.len() || probabilities.iter().any(|p| p.is_nan()) {
         return -1.0;
@@ -49,28 +52,32 @@ pub fn choices_reward(probabilities: &[f64], came_true: usize) -> f64 {
     (1.0 - errors.sum::<f64>()).max(-1.0)
 }
 
-/// What a stated confidence adds to a reward whose truth is known: `−weight (confidence − correct)²`, in [−weight, 0]. Strictly proper: in expectation
-/// nothing costs less than the true probability of being right. `weight` below 0 counts as 0; a confidence that is NaN as the worst.
+/// The calibration term added to a reward of known correctness: `−weight (confidence − correct)²`,
+/// in [−weight, 0]. Strictly proper: the true probability of being correct has the lowest expected
+/// cost. A negative `weight` counts as 0; a NaN confidence as the worst.
 pub fn calibration(confidence: f64, correct: bool, weight: f64) -> f64 {
     let correct = if correct { 1.0 } else { 0.0 };
     let error = if confidence.is_nan() { 1.0 } else { confidence.clamp(0.0, 1.0) - correct };
     -weight.max(0.0) * error * error
 }
 
-/// Kairos: a reward in [-1, 1] after the delay. What it is worth above the worst loses `penalty` (in [0, 1]) in proportion to the share of its time that
-/// the answer took.
+/// Kairos: a reward in [-1, 1] after the time penalty. Its excess over the minimum is reduced by
+/// `penalty` (in [0, 1]) times the fraction of its time that the answer took.
 pub fn delayed(reward: f64, penalty: f64, taken: f64) -> f64 {
     let taken = if taken.is_nan() { 1.0 } else { taken.clamp(0.0, 1.0) };
     reward_of((reward + 1.0) / 2.0 * (1.0 - penalty.clamp(0.0, 1.0) * taken))
 }
 
-/// Mnemosyne and Aletheia: the share of an answer's words that stand in the evidence that it cites (text, what stands beside it, speaker, date), in any order.
+/// Mnemosyne and Aletheia: the fraction of an answer's words found in the evidence that it cites
+/// (text, context, speaker, date), in any order.
 ///
-/// Words are the [`tokens`] of a search, in any language, each counted once. Those of one character are left out: in most scripts they say nothing,
-/// and in scripts without spaces they stand in longer ones again. No list of words decides which ones matter, so an honest answer in its own
-/// words does not reach 1; what is compared are answers of one specialist, which all lose alike.
+/// Words are the search [`tokens`], in any language, each counted once. Tokens of one character are
+/// ignored: in most scripts they carry no meaning, and in scripts without spaces they recur in
+/// longer tokens. There is no stop-word list, so an honest answer in its own words does not reach
+/// 1; only answers of one specialist are compared, which all lose alike.
 ///
-/// `None` without a citation: an answer that cites nothing claims no support. Whether nothing was there to be cited, only people know.
+/// `None` without a citation: an answer that cites nothing claims no support. Whether there was
+/// something to cite is left to user feedback.
 pub fn support(answer: &str, evidence: &[Evidence]) -> Option<f64> {
     let ids = cited(answer, evidence);
     let said = word_types(&without_citations(answer));
@@ -86,18 +93,20 @@ pub fn support(answer: &str, evidence: &[Evidence]) -> Option<f64> {
     Some(said.intersection(&known).count() as f64 / said.len() as f64)
 }
 
-/// The different tokens of more than one character.
+/// The distinct tokens of more than one character.
 fn word_types(text: &str) -> BTreeSet<String> {
     tokens(text).into_iter().filter(|token| token.chars().nth(1).is_some()).collect()
 }
 
-/// Kairos: what an answer is worth after the delay. A whole answer starts at 1 and loses `penalty` (in [0, 1]) in proportion to the part
-/// of its time that it took; one that was cut, or says nothing, is worth 0.
+/// Kairos: the activation of an answer after the time penalty. A complete answer starts at 1 and
+/// loses `penalty` (in [0, 1]) times the fraction of its time that it took; a truncated or empty
+/// one gets 0.
 pub fn timeliness(outcome: &Outcome<'_>, penalty: f64) -> f64 {
     if !outcome.complete || !outcome.answer.contains(char::is_alphanumeric) {
         return 0.0;
     }
-    // A deadline of 0 gives infinity or, with no time taken, NaN: both mean that the time is used up.
+    // A deadline of 0 gives infinity or, with no time taken, NaN: both mean that the time is used
+    // up.
     let taken = outcome.elapsed_ms / outcome.deadline_ms as f64;
     let taken = if taken.is_nan() { 1.0 } else { taken.clamp(0.0, 1.0) };
     (1.0 - penalty * taken).clamp(0.0, 1.0)

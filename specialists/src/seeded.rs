@@ -17,7 +17,7 @@ impl Seeded {
         Self { seed, state: SplitMix(seed) }
     }
 
-    /// The same numbers every time, for simulations that are judged by their statistics.
+    /// A fixed seed, for simulations that are tested statistically.
     pub(crate) fn of(seed: u64) -> Self {
         Self { seed, state: SplitMix(seed) }
     }

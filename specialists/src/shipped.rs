@@ -1,6 +1,8 @@
-//! The five that come with Nyx, and the general assistant, inside the binary: it runs from any folder.
+//! The five built-in specialists and the general assistant, embedded in the binary, so that it runs
+//! from any folder.
 
-/// File name and text of each shipped specialist, in the order in which the master is told of them.
+/// File name and text of each built-in specialist, in the order in which the master model lists
+/// them.
 pub const SHIPPED: [(&str, &str); 6] = [
     ("mnemosyne.toml", include_str!("../../config/specialists/mnemosyne.toml")),
     ("moira.toml", include_str!("../../config/specialists/moira.toml")),

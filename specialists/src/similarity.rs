@@ -1,10 +1,10 @@
-//! How like a question is to what is ordinarily asked of a specialist.
+//! Similarity of a question to a specialist's example questions.
 
-/// Examples that count, of those that a question is compared with: the nearest alone may be near by chance.
+/// Number of nearest examples that count: the nearest alone may be close by chance.
 const NEAREST: usize = 2;
 
-/// The mean of the best two cosines between a question's embedding and its examples', all of them unit vectors; of one example its cosine. `None`
-/// without any.
+/// The mean of the two highest cosines between a question's embedding and its examples', all unit
+/// vectors; with one example its cosine. `None` without any.
 pub fn similarity(question: &[f32], examples: &[Vec<f32>]) -> Option<f64> {
     let cosine = |example: &Vec<f32>| question.iter().zip(example).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
     let mut cosines: Vec<f64> = examples.iter().map(cosine).collect();
@@ -34,7 +34,7 @@ mod tests {
         for examples in [[at(90.0), at(60.0), at(180.0), at(0.0)], [at(0.0), at(180.0), at(60.0), at(90.0)]] {
             assert!(near(similarity(&question, &examples), 0.75), "{:?}", similarity(&question, &examples));
         }
-        // one that is very near is worth less than two that are near
+        // one very similar example is worth less than two similar ones
         let (lone, pair) = ([at(0.0), at(120.0)], [at(30.0), at(-30.0)]);
         assert!(similarity(&question, &lone) < similarity(&question, &pair));
     }

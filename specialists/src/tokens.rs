@@ -1,26 +1,28 @@
-//! Tokens of full-text search: what is indexed and what is searched for are cut by the same function, so that neither database's own
-//! tokenizer decides.
+//! Tokens of full-text search: indexed text and queries are tokenised by the same function,
+//! independent of the databases' own tokenizers.
 //!
-//! Text is normalised (NFKD), folded (case by the Unicode case mappings, diacritics of Latin, Greek, Cyrillic, Hebrew and Arabic), put
-//! together again (NFC) and cut at Unicode's word boundaries ([UAX #29](https://unicode.org/reports/tr29/)). Scripts that are written
-//! without spaces, for which those boundaries say little, give overlapping unigrams and bigrams of their grapheme clusters (as Lucene's
-//! `CJKBigramFilter` does with `outputUnigrams`). No language is assumed: there are neither stop words nor stems.
+//! Text is normalised (NFKD), folded (case by the Unicode case mappings, diacritics of Latin,
+//! Greek, Cyrillic, Hebrew and Arabic), recomposed (NFC) and split at Unicode's word boundaries
+//! ([UAX #29](https://unicode.org/reports/tr29/)). Scripts that are written without spaces, where
+//! those boundaries mean little, give overlapping unigrams and bigrams of their grapheme clusters
+//! (as Lucene's `CJKBigramFilter` does with `outputUnigrams`). No language is assumed: there are
+//! neither stop words nor stems.
 //!
 //! A token holds letters, digits and the marks that belong to them, never ASCII punctuation or white space.
 
 use unicode_normalization::UnicodeNormalization as _;
 use unicode_segmentation::UnicodeSegmentation as _;
 
-/// The tokens of a text in the order in which they stand, repeated where they repeat.
+/// The tokens of a text in order, with repetitions.
 pub fn tokens(text: &str) -> Vec<String> {
     let folded = fold(text);
     let mut found = Vec::new();
-    // grapheme clusters of the present run in a script without spaces
+    // grapheme clusters of the current run in a script without spaces
     let mut run: Vec<&str> = Vec::new();
     for segment in folded.split_word_bounds() {
         if segment.chars().any(is_unspaced) {
-            // Latin letters and Han stand in segments of their own, Katakana and Hangul words do not
-            // a vowel sign joins whatever stands before it, also a space
+            // Latin letters and Han are in separate segments, Katakana and Hangul words are not
+            // a vowel sign joins whatever precedes it, even a space
             let clusters = segment.graphemes(true).flat_map(|cluster| cluster.split(|c: char| !is_token_char(c)));
             run.extend(clusters.filter(|cluster| cluster.chars().any(char::is_alphanumeric)));
             continue;
@@ -34,9 +36,10 @@ pub fn tokens(text: &str) -> Vec<String> {
     found
 }
 
-/// The text without distinctions that a search ignores: case, diacritics, compatibility forms (full width, ligatures).
+/// Folds distinctions that a search ignores: case, diacritics, compatibility forms (full width,
+/// ligatures).
 pub fn fold(text: &str) -> String {
-    // by way of capitals, so that `ß` meets `ss`, and a final sigma any other
+    // by way of upper case, so that `ß` matches `ss`, and a final sigma any other
     text.nfkd()
         .filter(|c| !is_diacritic(*c))
         .flat_map(char::to_uppercase)
@@ -56,12 +59,13 @@ fn end_run(run: &mut Vec<&str>, found: &mut Vec<String>) {
     run.clear();
 }
 
-/// Letters and digits, and in scripts other than ASCII the marks that spell their vowels.
+/// Letters and digits, and in scripts other than ASCII the marks that write their vowels.
 fn is_token_char(c: char) -> bool {
     c.is_alphanumeric() || (!c.is_ascii() && unicode_normalization::char::is_combining_mark(c))
 }
 
-/// Marks that a reader may leave out: accents, Hebrew points, Arabic vowel signs. Those of Indic scripts are letters to a reader.
+/// Optional marks: accents, Hebrew points, Arabic vowel signs. Those of Indic scripts are treated
+/// as letters.
 fn is_diacritic(c: char) -> bool {
     matches!(c,
         '\u{0300}'..='\u{036f}' | '\u{1ab0}'..='\u{1aff}' | '\u{1dc0}'..='\u{1dff}' | '\u{20d0}'..='\u{20ff}' | '\u{fe20}'..='\u{fe2f}'
@@ -69,8 +73,8 @@ fn is_diacritic(c: char) -> bool {
         | '\u{064b}'..='\u{065f}' | '\u{0670}' | '\u{0640}')
 }
 
-/// Letters of scripts that are written without spaces between words (Han, Kana, Thai, Lao, Myanmar, Khmer), and Hangul, whose words
-/// carry their particles with them.
+/// Letters of scripts that are written without spaces between words (Han, Kana, Thai, Lao, Myanmar,
+/// Khmer), and Hangul, where particles are attached to words.
 fn is_unspaced(c: char) -> bool {
     matches!(c,
         '\u{0e00}'..='\u{0eff}' | '\u{1000}'..='\u{109f}' | '\u{1100}'..='\u{11ff}' | '\u{1780}'..='\u{17ff}' | '\u{2e80}'..='\u{2fdf}'

@@ -1,5 +1,5 @@
-//! `nyx adapters list | show | import | export | promote | rollback`: beside a running server, which sees what changed at its next look, or
-//! without one.
+//! `nyx adapters list | show | import | export | promote | rollback`. Works without a server; a
+//! running one picks up changes at its next poll.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -17,42 +17,42 @@ use super::output;
 use crate::models::ModelError;
 use crate::settings::{Settings, StartupError};
 
-/// Characters of an id that a list shows; a command takes as few as tell it from the others.
+/// Characters of an id in a list; commands accept any unique prefix.
 const SHOWN: usize = 12;
-/// Without a measurement: whoever runs the command answers for it.
+/// Promoted without the gate; the operator is responsible.
 const BY_HAND: &str = "by hand, nyx adapters";
 
-/// The specialists' LoRA adapters: which there are, and who speaks from now on.
+/// List, import, export, promote and roll back the specialists' LoRA adapters.
 #[derive(Debug, Args)]
 pub(super) struct Adapters {
     #[command(subcommand)]
     command: Command,
-    /// Answer as JSON
+    /// Print JSON
     #[arg(long, global = true)]
     json: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Every adapter
+    /// List all adapters
     List,
-    /// One adapter and its specialist's generations
+    /// Show an adapter and its specialist's generations
     Show { id: String },
-    /// Keep a PEFT folder as a candidate for a specialist
+    /// Store a PEFT folder as a candidate for a specialist
     Import { specialist: String, folder: PathBuf },
-    /// Copy an adapter out as a PEFT folder
+    /// Export an adapter as a PEFT folder
     Export { id: String, folder: PathBuf },
-    /// Let an adapter speak for its specialist, as its next generation, whatever any measurement says
+    /// Make an adapter its specialist's next generation, without the gate
     Promote {
         id: String,
-        /// For the record
+        /// Stored with the generation
         #[arg(long)]
         reason: Option<String>,
     },
-    /// Go back to the adapter before the live one, else to the base
+    /// Roll back to the adapter before the live one, else to the base model
     Rollback {
         specialist: String,
-        /// For the record
+        /// Stored with the generation
         #[arg(long)]
         reason: Option<String>,
     },
@@ -139,14 +139,15 @@ fn print(value: &impl Serialize) -> Result<(), CommandError> {
     Ok(output::line(&text)?)
 }
 
-/// The one id that begins so.
+/// Resolves an id prefix to the one id that has it.
 async fn whole(library: &AdapterLibrary, beginning: &str) -> Result<String, CommandError> {
     let ids: Vec<String> = library.list().await?.into_iter().map(|adapter| adapter.id).filter(|id| id.starts_with(beginning)).collect();
     match ids.as_slice() {
         [id] => Ok(id.clone()),
         [] => Err(NyxError::NotFound { what: "adapter", id: beginning.to_owned() }.into()),
         several => {
-            Err(NyxError::Conflict(format!("{} adapters have an id that begins with {beginning:?}: give more of it", several.len())).into())
+            Err(NyxError::Conflict(format!("{} adapters have an id that begins with {beginning:?}: give a longer prefix", several.len()))
+                .into())
         }
     }
 }
@@ -159,7 +160,7 @@ fn known(settings: &Settings, specialist: &str) -> Result<(), CommandError> {
     Err(NyxError::UnknownSpecialist { name: specialist.to_owned(), known: names.join(", ") }.into())
 }
 
-/// The base of the settings: an adapter is checked against its shapes and digest.
+/// The settings' base model, whose shapes and digest an adapter is checked against.
 pub(super) fn base(settings: &Settings) -> Result<AdapterBase, CommandError> {
     let path = settings.models()?.find(&settings.models.base.parse().map_err(ModelError::from)?).map_err(StartupError::from)?;
     let files = ModelFiles::open(&path).map_err(NyxError::Engine)?;

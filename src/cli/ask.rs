@@ -13,32 +13,33 @@ use super::output;
 use crate::http::InferResponse;
 use crate::settings::Settings;
 
-/// Events between the device and the terminal; one that does not fit cancels the answer.
+/// Capacity of the channel between the device and the terminal; an event that does not fit cancels
+/// the answer.
 const EVENTS: usize = 16_384;
-/// How long the parts of Nyx may take to stop once the answer is there.
+/// Maximum time for the shutdown after the answer.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Ask one question here, without a server.
+/// Answer one question in this process, without a server.
 #[derive(Debug, Args)]
 pub(super) struct Ask {
     /// The question
     question: String,
-    /// Who answers: a specialist's name, or "base" [default: the master chooses]
+    /// The specialist that answers, by name, or "base" [default: the master model chooses]
     #[arg(long, value_name = "NAME")]
     specialist: Option<String>,
-    /// Print the whole decision as JSON, as POST /infer answers it
+    /// Print the whole decision as JSON, as POST /infer returns it
     #[arg(long)]
     json: bool,
-    /// Tokens of the answer at most
+    /// Maximum number of tokens of the answer
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
-    /// Answer with the likeliest of these, separated by commas
+    /// Answer with the most likely of these, separated by commas
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     choices: Option<Vec<String>>,
-    /// Milliseconds until the answer must be there
+    /// Deadline of the answer in milliseconds
     #[arg(long, value_name = "MS")]
     deadline_ms: Option<u64>,
-    /// Makes the sampling repeatable
+    /// Seed of the sampling, for repeatable answers
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 }
@@ -85,7 +86,7 @@ impl Ask {
     }
 }
 
-/// Prints the answer as it comes; whether there was any.
+/// Prints the answer as it streams; returns whether anything was printed.
 async fn print(mut stream: mpsc::Receiver<StreamEvent>) -> std::io::Result<bool> {
     let mut any = false;
     while let Some(event) = stream.recv().await {
@@ -97,7 +98,7 @@ async fn print(mut stream: mpsc::Receiver<StreamEvent>) -> std::io::Result<bool>
     Ok(any)
 }
 
-/// Who answered, for stderr.
+/// The summary for stderr: specialist, decision id and time.
 fn summary(decision: &Decision) -> String {
     let chosen = if decision.propensities.is_empty() { String::new() } else { format!(" (propensity {:.2})", decision.propensity) };
     format!("-- {}{chosen}, decision {}, {:.1} s", decision.specialist, decision.id, decision.timings.total_ms / 1000.0)

@@ -1,4 +1,4 @@
-//! Why a command failed.
+//! Errors of commands.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use nyx_actors::{NyxError, StartError};
 use crate::models::ModelError;
 use crate::settings::{Settings, SettingsError, StartupError};
 
-/// Why a command failed.
+/// An error of a command.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CommandError {
     #[error(transparent)]
@@ -22,7 +22,7 @@ pub(super) enum CommandError {
     Nyx(#[from] NyxError),
     #[error("cannot listen on {address}: {reason}")]
     Listen { address: String, reason: String },
-    #[error("cannot make the data folder {path}: {source}")]
+    #[error("cannot create the data folder {path}: {source}")]
     DataDir { path: PathBuf, source: std::io::Error },
     #[error("the HTTP server failed: {0}")]
     Server(std::io::Error),
@@ -40,7 +40,7 @@ pub(super) enum CommandError {
     Unwell { failed: usize, checked: usize },
 }
 
-/// Makes the folder that Nyx writes into.
+/// Creates the data folder.
 pub(super) fn make_data_dir(settings: &Settings) -> Result<(), CommandError> {
     let path = &settings.data_dir;
     std::fs::create_dir_all(path).map_err(|source| CommandError::DataDir { path: path.clone(), source })

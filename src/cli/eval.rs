@@ -1,4 +1,4 @@
-//! `nyx eval`: how good each specialist is, on evaluation data sets.
+//! `nyx eval`: evaluates each specialist on evaluation data sets.
 
 use std::path::{Path, PathBuf};
 
@@ -12,41 +12,43 @@ use super::output;
 use crate::settings::Settings;
 use nyx_evals::{Dataset, EvalEnvironment, EvalError, EvalPlan, Report, SUITES, evaluate, html_report, read_routing, run_routing};
 
-/// Measure each specialist on evaluation data sets.
+/// Evaluate each specialist on evaluation data sets.
 #[derive(Debug, Args)]
 pub(super) struct Eval {
-    /// Estimate from the rewarded decisions on record what another way of choosing would earn: uniform, best, current or specialist=NAME; may be
-    /// given again. Options follow after commas: temperature=T, epsilon=E, weights=none
+    /// Estimate another routing policy's mean reward from the recorded rewarded decisions: uniform,
+    /// best, current or specialist=NAME; repeatable. Options follow after commas: temperature=T,
+    /// epsilon=E, weights=none
     #[arg(long, value_name = "POLICY", conflicts_with_all = ["evals", "suite", "limit", "adapter", "no_answers", "out"])]
     policy: Vec<String>,
-    /// Measure only how often a request goes to its specialist, on this file: a line a request, {"lang": "de", "request": "...", "specialist": "kairos"}
+    /// Measure only routing accuracy, on this file of JSON lines: {"lang": "de", "request": "...",
+    /// "specialist": "kairos"}
     #[arg(long, value_name = "FILE", conflicts_with_all = ["policy", "evals", "suite", "adapter", "no_answers", "out"])]
     routing: Option<PathBuf>,
     /// The folder of evaluation data sets [default: $NYX_EVALS, else ../shared/trials]
     #[arg(long, value_name = "DIR")]
     evals: Option<PathBuf>,
-    /// Which split: NAME.SPLIT.jsonl is read
+    /// The split: NAME.SPLIT.jsonl is read
     #[arg(long, value_name = "SPLIT", default_value = "dev")]
     split: String,
-    /// Only this suite; may be given again [default: all that are there]
+    /// Only this suite; repeatable [default: all that exist]
     #[arg(long, value_name = "NAME", value_parser = SUITES)]
     suite: Vec<String>,
-    /// Questions of a suite at most, drawn by the seed
+    /// Maximum number of questions per suite, sampled with the seed
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
-    /// "none", or SPECIALIST=FOLDER, which may be given again [default: the adapters of the settings]
+    /// "none", or SPECIALIST=FOLDER, repeatable [default: the adapters of the settings]
     #[arg(long, value_name = "ADAPTER")]
     adapter: Vec<String>,
-    /// Makes the evaluation repeatable
+    /// Seed, for repeatable evaluations
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Let Mnemosyne recall only, and not answer
+    /// Evaluate only Mnemosyne's recall, not its answers
     #[arg(long)]
     no_answers: bool,
     /// Print the whole report as JSON
     #[arg(long)]
     json: bool,
-    /// Where the report goes, as SPLIT.json and SPLIT.html [default: DATA_DIR/eval]
+    /// The folder of the report, SPLIT.json and SPLIT.html [default: DATA_DIR/eval]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -96,8 +98,8 @@ impl Eval {
             output::line(&json.map_err(|error| NyxError::Internal(error.to_string()))?)?;
             return Ok(());
         }
-        output::line(&format!("{} drawn decisions whose reward is known; mean reward a decision, 95 % intervals", log.len()))?;
-        let heads = ["as it ran", "IPS", "self-normalised IPS", "doubly robust"].map(|head| format!("{head:<23}"));
+        output::line(&format!("{} sampled decisions with a reward; mean reward per decision, 95 % intervals", log.len()))?;
+        let heads = ["as logged", "IPS", "self-normalised IPS", "doubly robust"].map(|head| format!("{head:<23}"));
         output::line(&format!("{:<24} {} effective", "policy", heads.join(" ")))?;
         for PolicyReport { policy, estimates } in &reports {
             let OffPolicy { logged, ips, snips, doubly_robust, effective_decisions, .. } = estimates;

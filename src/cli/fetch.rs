@@ -1,4 +1,4 @@
-//! `nyx fetch`: the models, once.
+//! `nyx fetch`: downloads the models.
 
 use super::error::CommandError;
 use super::output;

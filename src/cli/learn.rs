@@ -1,4 +1,4 @@
-//! `nyx learn`: everything that is learned from dataset, through the gate, with a table of what came of it.
+//! `nyx learn`: trains and gates everything on the evaluation data, and prints a table of results.
 
 use std::path::PathBuf;
 
@@ -17,30 +17,31 @@ use nyx_evals::{
 /// The specialists that answer questions with choices.
 const SUITES: [&str; 4] = ["kairos", "eleos", "aletheia", "moira"];
 
-/// Train on evaluation data through the gate (the adapters, and a loop from feedback alone), and say what came of it on dev.
+/// Train on evaluation data through the gate (the adapters, and a loop on feedback alone), and
+/// report the results on dev.
 #[derive(Debug, Args)]
 pub(super) struct Learn {
     /// The folder of evaluation data sets [default: $NYX_EVALS, else ../shared/trials]
     #[arg(long, value_name = "DIR")]
     evals: Option<PathBuf>,
-    /// Only this suite; may be given again
+    /// Only this suite; repeatable
     #[arg(long, value_name = "NAME", value_parser = SUITES)]
     suite: Vec<String>,
-    /// Questions of a suite at most, drawn by the seed
+    /// Maximum number of questions per suite, sampled with the seed
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
     /// Passes over the examples
     #[arg(long, value_name = "N", default_value_t = 1)]
     epochs: u32,
-    /// Requests of the loop that learns from feedback alone; 0: no loop
+    /// Requests of the feedback loop; 0: no loop
     #[arg(long, value_name = "N", default_value_t = 800)]
     requests: u32,
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Where report.json and the learned files go
+    /// The folder for report.json and the fitted artifacts
     #[arg(long, value_name = "DIR", default_value = "target/learn")]
     out: PathBuf,
-    /// A report of the trainer beside PyTorch and PEFT, to be taken in
+    /// A report of the trainer's comparison with PyTorch and PEFT, to include
     #[arg(long, value_name = "FILE")]
     peft: Option<PathBuf>,
 }
@@ -54,7 +55,7 @@ impl Learn {
         training.epochs = self.epochs as usize;
         let limit = self.limit.map(|limit| limit as usize);
         let mut options = settings.nyx_options()?;
-        // what is learned here is learned by hand
+        // training is started explicitly here
         options.training.auto = false;
         options.specialists.iter_mut().for_each(|policy| policy.adapter = None);
         let mut report = json!({ "suites": {}, "loop": null, "peft": null });
@@ -71,7 +72,7 @@ impl Learn {
             let trained = trained?;
             lines.push(summary(suite, &trained));
             report["suites"][suite] = json!(trained);
-            // what is there so far is kept: the whole takes a while
+            // intermediate results are saved, because the whole run takes long
             self.keep(&report)?;
         }
         if self.requests > 0 {
@@ -99,7 +100,7 @@ impl Learn {
     }
 }
 
-/// Serves on a free port of the loopback interface.
+/// Serves on a free loopback port.
 fn serve(nyx: Nyx) -> std::io::Result<Listening> {
     let options = HttpOptions { port: 0, ..HttpOptions::default() };
     let listener = http::listen(&options)?;

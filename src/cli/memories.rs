@@ -1,4 +1,4 @@
-//! `nyx memories`: the search tables made anew, and memories from a file.
+//! `nyx memories`: rebuilds the search index, and imports memories from a file.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use super::output;
 use crate::http::MemoryRequest;
 use crate::settings::{Settings, StartupError};
 
-/// Index memories anew, or import those of a file.
+/// Rebuild the memory index, or import memories from a file.
 #[derive(Debug, Args)]
 pub(super) struct Memories {
     #[command(subcommand)]
@@ -23,9 +23,10 @@ pub(super) struct Memories {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Make vectors and full text again from the database's memories, and fill the Qdrant server's collection where there is one
+    /// Recompute vectors and full text from the database's memories, and fill the Qdrant server's
+    /// collection if one is configured
     Reindex,
-    /// Import the memories of a JSON-lines file: each line as POST /v1/memories takes it
+    /// Import the memories of a JSON-lines file: each line as in POST /v1/memories
     Import { file: PathBuf },
 }
 
@@ -52,7 +53,7 @@ async fn reindex(settings: &Settings, phoebe: PhoebeStore) -> Result<(), Command
     let bar = bar("indexing memories");
     let indexed = indexer.fill(|done, total| show(&bar, done, total)).await;
     bar.finish_and_clear();
-    Ok(output::line(&format!("{} memories are indexed anew in {}", indexed?, place(settings, &indexer)))?)
+    Ok(output::line(&format!("{} memories reindexed in {}", indexed?, place(settings, &indexer)))?)
 }
 
 async fn import_file(settings: &Settings, phoebe: PhoebeStore, file: &Path) -> Result<(), CommandError> {
@@ -64,7 +65,7 @@ async fn import_file(settings: &Settings, phoebe: PhoebeStore, file: &Path) -> R
     Ok(output::line(&format!("kept {} memories, indexed in {}", kept?, place(settings, &indexer)))?)
 }
 
-/// The memories of a file, a line each; empty lines are passed over.
+/// Reads a file with one memory per line; empty lines are skipped.
 fn read(file: &Path) -> Result<Vec<NewMemory>, CommandError> {
     let unread = |source| CommandError::File { path: file.to_owned(), source };
     let mut memories = Vec::new();
@@ -79,7 +80,7 @@ fn read(file: &Path) -> Result<Vec<NewMemory>, CommandError> {
     Ok(memories)
 }
 
-/// Hidden where stderr is no terminal.
+/// Hidden if stderr is not a terminal.
 fn bar(what: &'static str) -> ProgressBar {
     let bar = ProgressBar::new(0).with_message(what);
     let style = ProgressStyle::with_template("{msg:32} {bar:32} {pos:>10} / {len:10} {per_sec:>12} {eta:>4}");

@@ -1,4 +1,4 @@
-//! `nyx migrate`: phoebe's schema, brought up to date.
+//! `nyx migrate`: applies pending migrations to phoebe's schema.
 
 use clap::Args;
 use nyx_actors::phoebe::PhoebeStore;
@@ -7,7 +7,7 @@ use super::error::{CommandError, make_data_dir};
 use super::output;
 use crate::settings::{Flag, Settings};
 
-/// Bring the database's schema up to date.
+/// Apply pending database migrations.
 #[derive(Debug, Args)]
 pub(super) struct Migrate {
     /// The database: postgres://USER:PASSWORD@HOST/DATABASE or sqlite://PATH [default: phoebe.url of the settings]

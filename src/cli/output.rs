@@ -1,28 +1,30 @@
-//! What a command says: results on stdout, complaints on stderr. A reader that goes away (`nyx ask ... | head -1`) is no panic.
+//! Output of commands: results on stdout, errors on stderr. A closed pipe (`nyx ask ... | head -1`)
+//! does not panic.
 
 use std::error::Error;
 use std::fmt::Display;
 use std::io::{self, Write};
 
-/// Writes to stdout at once.
+/// Writes to stdout and flushes.
 pub(super) fn write(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
 }
 
-/// Writes a line to stdout at once.
+/// Writes a line to stdout and flushes.
 pub(super) fn line(text: &str) -> io::Result<()> {
     write(&format!("{text}\n"))
 }
 
 /// Writes a line to stderr.
 pub(super) fn note(text: &str) {
-    // nobody reads stderr: no reason to fail
+    // a closed stderr is no reason to fail
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// The error and its causes on one line. A cause that the message already tells is left out.
+/// Prints the error and its causes on one line. A cause that the message already contains is
+/// omitted.
 pub(super) fn complain(error: &(dyn Error + 'static)) {
     note(&format!("error: {}", error_text(error)));
 }
@@ -40,7 +42,8 @@ pub(super) fn error_text(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// A message on one line, without the backtrace that candle writes into its own under `RUST_BACKTRACE=1`.
+/// A message on one line, without the backtrace that candle appends to its own under
+/// `RUST_BACKTRACE=1`.
 pub(super) fn one_line(message: impl Display) -> String {
     let message = message.to_string();
     let lines = message.lines().take_while(|line| !line.trim_start().starts_with("0: "));

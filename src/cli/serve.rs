@@ -1,4 +1,4 @@
-//! `nyx serve`: everything up, then everything down again in phases.
+//! `nyx serve`: starts the server, and shuts it down in phases.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,16 +15,16 @@ use super::output;
 use crate::http;
 use crate::settings::{Flag, Settings};
 
-/// As a shell reports a process ended by SIGINT.
+/// The exit code that shells report for a process ended by SIGINT.
 const EXIT_INTERRUPTED: i32 = 130;
 
-/// Answer over HTTP until told to stop (SIGINT or SIGTERM).
+/// Serve over HTTP until SIGINT or SIGTERM.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
-    /// Where to listen [default: 127.0.0.1]
+    /// Listen address [default: 127.0.0.1]
     #[arg(long)]
     host: Option<String>,
-    /// The port; 0 takes a free one [default: 8080]
+    /// Listen port; 0 binds a free one [default: 8080]
     #[arg(long)]
     port: Option<String>,
 }
@@ -39,7 +39,7 @@ impl Serve {
 /// Serves until a signal, then shuts down; a second signal ends the process at once.
 pub(super) async fn serve(settings: Settings) -> Result<(), CommandError> {
     let options = settings.nyx_options()?;
-    // before the models are loaded, so that a taken port is told at once
+    // before the models are loaded, so that a port in use is reported at once
     let listener = http::listen(&settings.http).map_err(|error| CommandError::Listen {
         address: format!("{}:{}", settings.http.host, settings.http.port),
         reason: error.to_string(),
@@ -66,13 +66,14 @@ fn finished(ended: Result<std::io::Result<()>, JoinError>) -> Result<(), Command
     ended.map_err(std::io::Error::other).and_then(|ended| ended).map_err(CommandError::Server)
 }
 
-/// Everything down again. The phases overlap only where one waits for another: streams end while the server waits for them.
+/// Shuts down in phases. They overlap where one waits for another: streams end while the server
+/// waits for them.
 async fn shut_down(nyx: &Nyx, server: ServerHandle, grace: Duration) {
     info!("shutdown 1/4: not ready, no new connections");
     let closed = server.stop(true);
     info!(
         grace_s = grace.as_secs(),
-        "shutdown 2/4: running work ends, or is cancelled when its time is over; then workers, memory, phoebe"
+        "shutdown 2/4: waiting for running work, cancelled after the grace period; then stopping workers, memory, phoebe"
     );
     nyx.shutdown(grace).await;
     info!("shutdown 3/4: connections end");
@@ -80,7 +81,7 @@ async fn shut_down(nyx: &Nyx, server: ServerHandle, grace: Duration) {
     info!("shutdown 4/4: done");
 }
 
-/// Says where Nyx listens and what to try.
+/// Prints the listen address and an example request.
 fn welcome(address: SocketAddr, with_keys: bool) -> std::io::Result<()> {
     let key = if with_keys { " -H \"Authorization: Bearer $NYX_KEY\"" } else { "" };
     output::line(&format!(
@@ -92,7 +93,7 @@ The answer has this shape:
   {{"decision_id": "0199...", "specialist": "aletheia", "answer": "...", "confidence": null,
    "decision": {{"scores": {{...}}, "propensities": {{...}}, "trait_weights": {{...}}}},
    "evidence": [{{"id": "...", "text": "...", "score": 0.5, "source": "..."}}], "adapter": null, "usage": {{...}}, "timings": {{...}}}}
-All doors: http://{address}/openapi.json"#
+All routes: http://{address}/openapi.json"#
     ))
 }
 
@@ -108,8 +109,8 @@ impl Signals {
 
     async fn next(&mut self) {
         tokio::select! {
-            _ = self.interrupt.recv() => info!("SIGINT: shutting down; again to end at once"),
-            _ = self.terminate.recv() => info!("SIGTERM: shutting down; again to end at once"),
+            _ = self.interrupt.recv() => info!("SIGINT: shutting down; repeat the signal to exit at once"),
+            _ = self.terminate.recv() => info!("SIGTERM: shutting down; repeat the signal to exit at once"),
         }
     }
 }

@@ -11,12 +11,12 @@ use super::error::{CommandError, make_data_dir};
 use super::output;
 use crate::settings::Settings;
 
-/// Rows that `show` prints.
+/// Number of rows that `show` prints.
 const ROWS: u64 = 10;
-/// Characters of a cell that `show` prints.
+/// Maximum characters of a cell that `show` prints.
 const CELL: usize = 40;
 
-/// The tables that facts are read from.
+/// Import, list, show and remove the tables that facts are read from.
 #[derive(Debug, Args)]
 pub(super) struct Sources {
     #[command(subcommand)]
@@ -25,21 +25,21 @@ pub(super) struct Sources {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Register a table: CSV or TSV with a line of names, or JSON objects, one a line
+    /// Import a table: CSV or TSV with a header line, or JSON lines
     Import {
         file: PathBuf,
-        /// What it is called [default: the file's name without its ending]
+        /// The table's name [default: the file's name without extension]
         #[arg(long)]
         name: Option<String>,
-        /// What it is about, in a line: it is found by this too [default: its name]
+        /// Description of the table in one line, searched as well [default: its name]
         #[arg(long, value_name = "TEXT")]
         description: Option<String>,
     },
-    /// Every registered table
+    /// List all registered tables
     List,
-    /// One table's columns and first rows
+    /// Show a table's columns and first rows
     Show { name: String },
-    /// Forget an imported table and its rows
+    /// Delete an imported table and its rows
     Remove { name: String },
 }
 
@@ -89,7 +89,7 @@ impl Sources {
 
 fn stem(file: &Path) -> Result<String, NyxError> {
     let stem = file.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
-    stem.ok_or_else(|| NyxError::invalid("name", format!("{} gives no name, expected --name NAME", file.display())))
+    stem.ok_or_else(|| NyxError::invalid("name", format!("{} has no name, expected --name NAME", file.display())))
 }
 
 fn listed(source: &SourceReport) -> String {

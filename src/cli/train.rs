@@ -1,4 +1,4 @@
-//! `nyx train`: the specialists' adapters, and the small learned parts.
+//! `nyx train`: trains the specialists' adapters, and fits small artifacts.
 
 mod adapter;
 mod arguments;
@@ -24,7 +24,7 @@ impl Train {
         }
         let recorded = self.from_log || self.adapter.from_memory || self.adapter.dataset.is_some();
         if let Some(part) = self.parts.iter().find(|part| recorded && !is_specialist(part)) {
-            let reason = format!("{part:?} is learned from dataset, expected specialists");
+            let reason = format!("{part:?} is fitted on evaluation data, expected specialists");
             return Err(NyxError::invalid("--from-log", reason).into());
         }
         for part in &self.parts {
@@ -32,7 +32,7 @@ impl Train {
                 Box::pin(self.train_adapter(&settings, part, &dataset)).await?;
                 continue;
             }
-            // each anew: a part that was just learned serves the next
+            // a new environment for each: a part that was just fitted is used when fitting the next
             let environment =
                 EvalEnvironment::start(settings.nyx_options()?, self.seed, self.limit.map(|limit| limit as usize), Some(part)).await?;
             let fitted = fit_part(&environment, &dataset, part).await;

@@ -1,4 +1,4 @@
-//! `/admin/adapters`: what there is, and who speaks from now on.
+//! `/admin/adapters`: lists, promotes and rolls back adapters.
 
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, Utc};
@@ -10,20 +10,20 @@ use utoipa::ToSchema;
 use super::error::{ApiError, ErrorBody};
 use super::extract::Json;
 
-/// An adapter.
+/// An adapter and its state.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AdapterEntry {
     /// SHA-256 of configuration, weights and base.
     pub id: String,
     pub specialist: String,
     pub base_sha256: String,
-    /// The generation that it was promoted as last; 0: never.
+    /// The generation of its last promotion; 0: never promoted.
     pub generation: u64,
     pub bytes: u64,
-    /// `candidate`, `canary`, `live`, `retired` or `bad` (its files are not what they were).
+    /// `candidate`, `canary`, `live`, `retired` or `bad` (its files do not match their checksum).
     pub status: &'static str,
     pub training_run: Option<String>,
-    /// Whether its files are here, and whether it is on the devices of this process.
+    /// Whether its files are on disk, and whether it is loaded on the devices of this process.
     pub kept: bool,
     pub loaded: bool,
     #[schema(value_type = String, format = "date-time")]
@@ -61,12 +61,12 @@ pub struct AdapterList {
     pub data: Vec<AdapterEntry>,
 }
 
-/// Who speaks for a specialist from now on.
+/// A generation of a specialist: the adapter that is active from then on.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct GenerationItem {
     pub specialist: String,
     pub generation: u64,
-    /// `null` is the base.
+    /// `null` is the base model.
     pub adapter: Option<String>,
     /// `configured`, `promoted` or `rolled_back`.
     pub kind: &'static str,
@@ -82,11 +82,11 @@ impl From<Generation> for GenerationItem {
     }
 }
 
-/// Why.
+/// The reason for a promotion or a rollback.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReasonRequest {
-    /// For the record.
+    /// Stored with the generation.
     reason: Option<String>,
 }
 
@@ -96,10 +96,11 @@ impl ReasonRequest {
     }
 }
 
-/// No gate has measured it: whoever has the key answers for it.
+/// No gate has tested it; the operator with the key is responsible.
 const BY_HAND: &str = "by hand, over HTTP";
 
-/// Runs a swap in a task of its own: it is not left half done by a caller who goes away or a deadline that passes.
+/// Runs a swap in a task of its own, so that a disconnected client or a passed deadline does not
+/// interrupt it.
 async fn to_its_end(swap: impl Future<Output = Result<Generation, NyxError>> + 'static) -> Result<HttpResponse, ApiError> {
     let made = actix_web::rt::spawn(swap).await.map_err(|error| NyxError::Internal(error.to_string()))??;
     Ok(HttpResponse::Ok().json(GenerationItem::from(made)))
@@ -112,8 +113,8 @@ pub async fn adapters(nyx: web::Data<Nyx>) -> Result<HttpResponse, ApiError> {
     Ok(HttpResponse::Ok().json(AdapterList { object: "list", data }))
 }
 
-/// Makes an adapter its specialist's next generation, whatever any measurement says; the reason on record begins with "by hand". Requests in flight
-/// end on their own generation.
+/// Makes an adapter its specialist's next generation without the gate; the recorded reason begins
+/// with "by hand". Requests in flight finish on their own generation.
 #[utoipa::path(post, path = "/admin/adapters/{id}/promote", tag = "admin", params(("id" = String, Path)), request_body = ReasonRequest,
     responses((status = 200, body = GenerationItem), (status = 404, description = "no such adapter", body = ErrorBody),
         (status = 409, description = "its files are missing or changed", body = ErrorBody)))]
@@ -122,11 +123,12 @@ pub async fn promote(nyx: web::Data<Nyx>, id: web::Path<String>, body: Json<Reas
     to_its_end(async move { nyx.promote_adapter(&id, &reason).await }).await
 }
 
-/// Goes back to the adapter that spoke before the live one, else to the base, under a new generation number.
+/// Rolls back to the adapter before the live one, else to the base model, under a new generation
+/// number.
 #[utoipa::path(post, path = "/admin/adapters/rollback/{specialist}", tag = "admin", params(("specialist" = String, Path)),
     request_body = ReasonRequest,
     responses((status = 200, body = GenerationItem), (status = 404, description = "no such specialist", body = ErrorBody),
-        (status = 409, description = "the base speaks already", body = ErrorBody)))]
+        (status = 409, description = "the base model is already active", body = ErrorBody)))]
 pub async fn rollback(nyx: web::Data<Nyx>, specialist: web::Path<String>, body: Json<ReasonRequest>) -> Result<HttpResponse, ApiError> {
     let reason = ReasonRequest::said(body);
     to_its_end(async move { nyx.rollback_adapter(&specialist, &reason).await }).await

@@ -1,4 +1,4 @@
-//! `/admin`: what each actor is doing, restarting one, and the trait weights.
+//! `/admin`: actor status, actor restarts and trait weights.
 
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, Utc};
@@ -19,24 +19,24 @@ pub struct ActorItem {
     pub name: String,
     /// `orchestrator`, `specialist`, `gpu_pool`, `gpu_worker`, `memory_keeper` or `phoebe`.
     pub kind: &'static str,
-    /// `starting`, `running`, `restarting`, `quarantined` (only a restart by hand helps) or `stopped`.
+    /// `starting`, `running`, `restarting`, `quarantined` (needs a manual restart) or `stopped`.
     #[schema(value_type = String)]
     pub state: ActorState,
-    /// The device it owns, for GPU workers.
+    /// The device that a GPU worker owns.
     pub device: Option<String>,
-    /// Messages sent and not yet taken up.
+    /// Messages in the mailbox.
     pub mailbox: u64,
-    /// Work that waits outside the mailbox, such as for a device.
+    /// Work queued outside the mailbox, such as for a device.
     pub queue_depth: u64,
-    /// Messages not yet answered.
+    /// Messages being processed.
     pub in_flight: u64,
     pub processed: u64,
     pub failed: u64,
     pub restarts: u64,
     pub last_failure: Option<FailureItem>,
-    /// The id of the adapter that speaks through it.
+    /// The id of its active adapter.
     pub adapter: Option<String>,
-    /// Since this instance started.
+    /// Milliseconds since this instance started.
     pub uptime_ms: u64,
 }
 
@@ -67,7 +67,7 @@ impl From<ActorReport> for ActorItem {
     }
 }
 
-/// In the order of their names.
+/// Sorted by name.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ActorList {
     #[schema(example = "list")]
@@ -81,19 +81,19 @@ pub struct ActorList {
 pub struct WeightRequest {
     /// Within ± `routing.max_trait_weight`.
     weight: f64,
-    /// For the history; `admin` when absent.
+    /// Stored in the history; `admin` when absent.
     reason: Option<String>,
 }
 
-/// What changed.
+/// A change of a trait weight.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct WeightChange {
     pub name: String,
     pub from: f64,
     pub to: f64,
-    /// `admin` or the operator's own, `feedback` or `outcome`.
+    /// `admin` or the operator's reason, `feedback` or `outcome`.
     pub reason: String,
-    /// What it followed, where it was learned; of an amendment the difference.
+    /// The reward that caused a learned change; for an amendment, the difference.
     pub reward: Option<f64>,
     #[schema(value_type = Option<String>, format = "uuid")]
     pub decision: Option<Uuid>,
@@ -114,7 +114,8 @@ fn no_actor(nyx: &Nyx, name: &str) -> ApiError {
     error
 }
 
-/// Every actor; answered from what they publish, not by them, so that it answers while all of them are busy.
+/// Every actor. Reads their published metrics without a message to them, so it responds while all
+/// of them are busy.
 #[utoipa::path(get, path = "/admin/actors", tag = "admin", responses((status = 200, body = ActorList)))]
 pub async fn actors(nyx: web::Data<Nyx>) -> HttpResponse {
     HttpResponse::Ok().json(ActorList { object: "list", data: nyx.registry.reports().into_iter().map(Into::into).collect() })
@@ -128,7 +129,8 @@ pub async fn actor(nyx: web::Data<Nyx>, name: web::Path<String>) -> Result<HttpR
     Ok(HttpResponse::Ok().json(ActorItem::from(metrics.report())))
 }
 
-/// Ends an actor's instance and starts a new one; a quarantined one too. Accepted at once; its `uptime_ms` tells when it is new.
+/// Stops an actor's instance and starts a new one, also if it is quarantined. Returns at once;
+/// `uptime_ms` resets when the new instance runs.
 #[utoipa::path(post, path = "/admin/actors/{name}/restart", tag = "admin", params(("name" = String, Path)),
     responses((status = 202, body = ActorItem), (status = 404, description = "no such actor", body = ErrorBody)))]
 pub async fn restart(nyx: web::Data<Nyx>, name: web::Path<String>) -> Result<HttpResponse, ApiError> {
@@ -143,7 +145,7 @@ pub async fn traits(nyx: web::Data<Nyx>) -> Result<HttpResponse, ApiError> {
     Ok(HttpResponse::Ok().json(nyx.trait_weights().await?))
 }
 
-/// How many changes.
+/// The number of changes to list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -161,7 +163,8 @@ pub struct WeightHistory {
     pub data: Vec<WeightChange>,
 }
 
-/// How a specialist's trait weight came to be what it is: each change with the reward and the decision that brought it, newest first.
+/// The history of a specialist's trait weight: each change with its reward and decision, newest
+/// first.
 #[utoipa::path(get, path = "/admin/traits/{name}", tag = "admin", params(("name" = String, Path), HistoryParams),
     responses((status = 200, body = WeightHistory)))]
 pub async fn trait_history(nyx: web::Data<Nyx>, name: web::Path<String>, query: Query<HistoryParams>) -> Result<HttpResponse, ApiError> {
@@ -170,7 +173,7 @@ pub async fn trait_history(nyx: web::Data<Nyx>, name: web::Path<String>, query: 
     Ok(HttpResponse::Ok().json(WeightHistory { object: "list", data }))
 }
 
-/// Sets a specialist's trait weight; the history keeps what it was.
+/// Sets a specialist's trait weight; the history keeps the previous value.
 #[utoipa::path(post, path = "/admin/traits/{name}", tag = "admin", params(("name" = String, Path)), request_body = WeightRequest,
     responses((status = 200, body = WeightChange), (status = 404, description = "no such specialist", body = ErrorBody)))]
 pub async fn set_trait(nyx: web::Data<Nyx>, name: web::Path<String>, body: Json<WeightRequest>) -> Result<HttpResponse, ApiError> {

@@ -1,4 +1,5 @@
-//! Who may come in: bearer keys, and on an open loopback door only this machine's own pages.
+//! Authorization: bearer keys; without keys, requests from other origins to a loopback listener are
+//! rejected.
 
 use std::sync::Arc;
 
@@ -9,20 +10,21 @@ use sha2::{Digest, Sha256};
 use super::error::ApiError;
 use super::options::{HttpOptions, is_loopback_name};
 
-/// Whom a door is for.
+/// Which clients may use a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Everybody: health and the API's description.
+    /// All clients: health and the API's description.
     Open,
-    /// Who has an API key, where keys are set.
+    /// Clients with an API key, if keys are set.
     Caller,
-    /// Who has the admin key, where one is set; otherwise as `Caller`.
+    /// Clients with the admin key, if one is set; otherwise as `Caller`.
     Admin,
-    /// Everybody on loopback; elsewhere who has either key.
+    /// All clients on loopback; elsewhere those with either key.
     Metrics,
 }
 
-/// Keys as digests: comparing two digests byte by byte tells nothing about the key, not even its length.
+/// Keys as digests: a byte-by-byte comparison of digests leaks nothing about the key, not even its
+/// length.
 #[derive(Debug, Clone)]
 pub struct Keys {
     api: Vec<[u8; 32]>,
@@ -40,7 +42,7 @@ impl Keys {
     }
 
     /// # Errors
-    /// 401 without the right key; 403 for a foreign page on a door without keys.
+    /// 401 without the right key; 403 for a request from another origin if no keys are set.
     pub fn check(&self, access: Access, headers: &HeaderMap) -> Result<(), ApiError> {
         if self.api.is_empty() && access != Access::Open {
             refuse_foreign_pages(headers)?;
@@ -66,8 +68,8 @@ impl Keys {
         Err(ApiError::new(StatusCode::UNAUTHORIZED, code, message).with_header(header::WWW_AUTHENTICATE, "Bearer"))
     }
 
-    /// Whose request it is, for fair turns among callers: the beginning of the key's digest; nothing without a key that is known here, so
-    /// that nobody gets more turns by more names.
+    /// The client's id for fair scheduling: a prefix of the key's digest. Empty without a known
+    /// key, so that a client gets no larger share by inventing keys.
     pub fn client(&self, headers: &HeaderMap) -> Arc<str> {
         let name = |key| hex::encode(&digest(key)[..8]);
         bearer(headers).filter(|key| self.is_api(key)).map_or_else(String::new, name).into()
@@ -75,7 +77,7 @@ impl Keys {
 
     fn is_api(&self, key: &str) -> bool {
         let given = digest(key);
-        // every key is compared, so that time does not say which one came near
+        // every key is compared, so that the time does not depend on which one matches
         self.api.iter().fold(false, |found, known| found | same(known, &given))
     }
 
@@ -98,8 +100,9 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }
 
-/// Without keys the only wall is loopback, and a browser on this machine stands inside it: a foreign page could post to us, or reach
-/// us under its own name (DNS rebinding). Such requests say so in `Origin` and `Host`.
+/// Without keys the only protection is the loopback address, which a browser on this machine can
+/// reach: a page of another origin could post to us, or reach us under its own name (DNS
+/// rebinding). `Origin` and `Host` identify such requests.
 fn refuse_foreign_pages(headers: &HeaderMap) -> Result<(), ApiError> {
     let refuse = |what: &str, value: &str| {
         let message =

@@ -1,4 +1,4 @@
-//! `GET /v1/cells`: the live stream of cell decisions over a WebSocket.
+//! `GET /v1/cells`: a live stream of decision events over a WebSocket.
 
 use std::time::{Duration, Instant};
 
@@ -17,29 +17,32 @@ use super::error::ApiError;
 use super::extract::{Query, parsed};
 use super::models::{specialist_names, target_of_specialist};
 
-/// How often a silent reader is pinged.
+/// Interval between pings.
 const PING_EVERY: Duration = Duration::from_secs(20);
-/// A reader that says nothing, not even pong, for this long is gone.
+/// A client that sends nothing, not even a pong, for this long is disconnected.
 const GONE_AFTER: Duration = Duration::from_secs(65);
-/// How long one write may take before the reader is given up.
+/// Maximum duration of one write before the client is disconnected.
 const STALL: Duration = Duration::from_secs(10);
 
-/// What to read.
+/// Which events to stream.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct CellParams {
-    /// Only events that concern this specialist; those before one was chosen concern none.
+    /// Only events of this specialist; events before routing have no specialist.
     specialist: Option<String>,
-    /// Everything kept after this id (of the last 10,000) first; from now on when absent.
+    /// First every retained event with a higher id (of the last 10,000); only new events when
+    /// absent.
     #[param(value_type = Option<u64>)]
     after: Option<String>,
 }
 
-/// Streams every step of every decision as typed JSON events with rising ids.
+/// Streams every step of every decision as typed JSON events with increasing ids.
 ///
-/// `event` is `asked`, `scored`, `decided`, `retrieved`, `first_token`, `answered`, `recorded`, `rewarded`, `weights_updated` or `failed`; `gap` says that
-/// some events after `after` are no longer kept. A reader that is too slow is closed with code 1008 and may come back with `after`.
+/// `event` is `asked`, `scored`, `decided`, `retrieved`, `first_token`, `answered`, `recorded`,
+/// `rewarded`, `weights_updated` or `failed`; `gap` reports that some events after `after` are no
+/// longer retained. A client that reads too slowly is closed with code 1008 and may reconnect with
+/// `after`.
 #[utoipa::path(get, path = "/v1/cells", tag = "nyx", params(CellParams),
     responses((status = 101, description = "a WebSocket of JSON text messages"), (status = 426, description = "not a WebSocket request")))]
 pub async fn cells(
@@ -65,18 +68,18 @@ struct Reader {
     specialist: Option<String>,
     after: Option<u64>,
     draining: CancellationToken,
-    /// How long one write may take.
+    /// Maximum duration of one write.
     stall: Duration,
 }
 
-/// Why a reader is no longer served.
+/// Why a connection ended.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
-    /// It left, or cannot be written to.
+    /// The client left, or cannot be written to.
     Gone,
     TooSlow(String),
     ShuttingDown,
-    /// It sent what is not a message.
+    /// The client sent an invalid message.
     Protocol(String),
 }
 
@@ -90,7 +93,7 @@ impl Reader {
             Ok(()) | Err(End::Gone) => None,
         };
         let reason = reason.map(|(code, description)| CloseReason { code, description: Some(description) });
-        // who does not read does not read this either
+        // a client that does not read does not receive the close frame either
         let _ = tokio::time::timeout(self.stall, self.session.close(reason)).await;
     }
 
@@ -121,7 +124,7 @@ impl Reader {
                     match message {
                         Some(Ok(Message::Ping(bytes))) => bounded(self.stall, self.session.pong(&bytes)).await?,
                         Some(Ok(Message::Close(_))) | None => return Ok(()),
-                        // nothing is expected from a reader, and nothing is wrong with a word
+                        // messages from clients are ignored
                         Some(Ok(_)) => {}
                         Some(Err(error)) => return Err(End::Protocol(error.to_string())),
                     }
@@ -182,7 +185,7 @@ mod tests {
         let handle = running.handle();
         actix_web::rt::spawn(running);
 
-        // one reads as fast as it can, one says hello and then nothing
+        // one client reads as fast as it can, one sends a handshake and then does not read
         let (_, mut quick) = awc::Client::new().ws(format!("http://{address}/")).connect().await.unwrap();
         let mut slow = actix_web::rt::task::spawn_blocking(move || {
             let mut slow = TcpStream::connect(address).unwrap();
@@ -212,14 +215,14 @@ mod tests {
         }
         let said = actix_web::rt::task::spawn_blocking(move || {
             let (mut slow, mut said) = (slow, Vec::new());
-            // until the server has closed, or for as long as it says something
+            // until the server closes the connection or stops sending
             let _ = slow.read_to_end(&mut said);
             said
         });
         let said = said.await.unwrap();
         let reason = String::from_utf8_lossy(&said[said.len().saturating_sub(100)..]).into_owned();
         assert!(reason.contains("too slow") && reason.contains("?after=ID"), "{reason:?}");
-        // a close frame's code stands before its reason
+        // a close frame's code comes before its reason
         let at = said.windows(8).rposition(|window| window == b"too slow").unwrap();
         assert_eq!(u16::from_be_bytes([said[at - 2], said[at - 1]]), 1008);
         handle.stop(false).await;

@@ -1,4 +1,4 @@
-//! `/admin/confidence`: whether what Nyx says of its answers is so.
+//! `/admin/confidence`: calibration of the reported confidences.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::error::{ApiError, ErrorBody};
 
-/// One bar of a reliability diagram.
+/// One bin of a reliability diagram.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ReliabilityItem {
     pub from: f64,
@@ -23,20 +23,20 @@ pub struct ReliabilityItem {
     pub rate: Option<f64>,
 }
 
-/// How good confidences are.
+/// Calibration and discrimination of confidences.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct QualityItem {
-    /// Answers whose truth is known.
+    /// Answers known to be correct or not.
     pub rows: usize,
     /// Share of right answers.
     pub base_rate: Option<f64>,
     /// Expected calibration error over 10 bins of equal width.
     pub ece: Option<f64>,
     pub brier: Option<f64>,
-    /// Against always saying the base rate.
+    /// Brier skill against a constant forecast of the base rate.
     pub brier_skill: Option<f64>,
     pub auroc: Option<f64>,
-    /// The diagram; absent of what was not logged.
+    /// The bins; absent for values that were not logged.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub bins: Vec<ReliabilityItem>,
 }
@@ -55,28 +55,30 @@ impl From<Reliability> for QualityItem {
     }
 }
 
-/// The live calibrators, and how good the confidences on record are.
+/// The live calibrators, and the quality of the recorded confidences.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ConfidenceState {
     /// The id of the calibrators in use; null without any.
     pub calibrator: Option<String>,
-    /// How each specialist's scores become probabilities: `platt` or `isotonic`. Who is not here has no confidence yet.
+    /// How each specialist's scores are mapped to probabilities: `platt` or `isotonic`. A
+    /// specialist that is not listed reports no confidence yet.
     pub maps: BTreeMap<String, &'static str>,
     pub pooled: QualityItem,
     pub specialists: BTreeMap<String, QualityItem>,
 }
 
-/// What was learned.
+/// Result of a refit.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Refitted {
     /// The id of the new calibrators.
     pub calibrator: String,
-    /// By cross-validation over the answers that were learned from.
+    /// By cross-validation on the answers used to fit.
     pub pooled: QualityItem,
     pub specialists: BTreeMap<String, QualityItem>,
 }
 
-/// Reliability of the confidences of logged decisions whose truth has become known (by outcomes, else by feedback).
+/// Reliability of the confidences of logged decisions whose correctness is known (from outcomes,
+/// else from feedback).
 #[utoipa::path(get, path = "/admin/confidence", tag = "admin", responses((status = 200, body = ConfidenceState)))]
 pub async fn confidence(nyx: web::Data<Nyx>) -> Result<HttpResponse, ApiError> {
     let (pooled, specialists) = nyx.reliabilities().await?;
@@ -90,9 +92,9 @@ pub async fn confidence(nyx: web::Data<Nyx>) -> Result<HttpResponse, ApiError> {
     }))
 }
 
-/// Learns the calibrators anew from the decisions whose truth has become known, and uses them from now on.
+/// Refits the calibrators on the decisions whose correctness is known, and uses them from now on.
 #[utoipa::path(post, path = "/admin/confidence/refit", tag = "admin",
-    responses((status = 200, body = Refitted), (status = 409, description = "too few answers whose truth is known", body = ErrorBody)))]
+    responses((status = 200, body = Refitted), (status = 409, description = "too few answers whose correctness is known", body = ErrorBody)))]
 pub async fn refit(nyx: web::Data<Nyx>) -> Result<HttpResponse, ApiError> {
     let (calibrator, report) = nyx.refit_confidence().await?;
     let specialists = report.specialists.into_iter().map(|(name, quality)| (name, quality.into())).collect();

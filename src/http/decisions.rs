@@ -1,4 +1,5 @@
-//! `GET /v1/decisions[/{id}]`: the record, and the shapes in which every door tells of a decision.
+//! `GET /v1/decisions[/{id}]`: the recorded decisions, and the JSON types that all routes use for a
+//! decision.
 
 use std::collections::BTreeMap;
 
@@ -17,23 +18,24 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::{Query, parsed};
 use super::feedback::FeedbackItem;
 
-/// One piece of what the specialist answered from.
+/// One piece of evidence that the specialist used.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct EvidenceItem {
-    /// Names it uniquely: a memory's id, or beside rows `memory:UUID` and `table:NAME#ROW`.
+    /// Unique: a memory's id, or `memory:UUID` and `table:NAME#ROW` when both kinds occur.
     pub id: String,
     pub text: String,
-    /// Higher is better; for memories the probability that it answers, or the cosine similarity where they are not re-ranked.
+    /// Higher is better; for memories the probability that it answers the question, or the cosine
+    /// similarity if they were not re-ranked.
     pub score: f64,
-    /// `memory`, or the table it came from.
+    /// `memory`, or the table's name.
     pub source: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub speaker: Option<String>,
-    /// When it happened, as told.
+    /// When it happened, as given by the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = "date-time")]
     pub when: Option<DateTime<Utc>>,
-    /// What stands beside it and was shown with it, such as the question that a memory answers.
+    /// Neighbouring turns that were shown with it, such as the question that a memory answers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub context: Vec<String>,
 }
@@ -45,7 +47,7 @@ impl From<Evidence> for EvidenceItem {
     }
 }
 
-/// Which adapter spoke.
+/// The adapter that was active for the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct AdapterItem {
     pub name: String,
@@ -60,19 +62,19 @@ impl From<AdapterVersion> for AdapterItem {
     }
 }
 
-/// Where the time went, in milliseconds.
+/// Latency breakdown, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct TimingsItem {
-    /// The master's choice.
+    /// Routing.
     pub decide_ms: f64,
     pub retrieve_ms: f64,
-    /// Waiting for a device.
+    /// Time in a device's queue.
     pub queue_ms: f64,
     pub prefill_ms: f64,
     pub decode_ms: f64,
-    /// From the question to the first token; null when there was none.
+    /// From the request to the first token; null when there was none.
     pub first_token_ms: Option<f64>,
-    /// From the question to the end of the answer.
+    /// From the request to the end of the answer.
     pub total_ms: f64,
 }
 
@@ -87,7 +89,7 @@ impl From<Timings> for TimingsItem {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct UsageItem {
     pub prompt_tokens: u64,
-    /// Of the prompt's tokens, those that came from the prefix cache.
+    /// Prompt tokens read from the prefix cache.
     pub cached_tokens: u64,
     pub completion_tokens: u64,
     pub total_tokens: u64,
@@ -122,7 +124,7 @@ impl From<Answer> for AnswerItem {
     }
 }
 
-/// One request's whole story, as it stands in the record.
+/// One decision as recorded.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct DecisionRecord {
     /// UUID v7, so that ids sort by time.
@@ -133,28 +135,31 @@ pub struct DecisionRecord {
     /// The Nyx process that answered.
     pub instance: String,
     pub conversation: Option<String>,
-    /// The door it came through.
+    /// The endpoint of the request.
     pub endpoint: String,
-    /// What was asked for: `nyx`, `nyx/NAME` or `nyx/base`.
+    /// The requested model: `nyx`, `nyx/NAME` or `nyx/base`.
     pub requested: String,
     pub messages: Vec<MessageItem>,
-    /// What the caller gave beside them: `context`, `prior`, `now`, `remember`.
+    /// The client's other inputs: `context`, `prior`, `now`, `remember`.
     #[schema(value_type = Object)]
     pub inputs: RequestInputs,
-    /// The last user message: what was routed and retrieved for.
+    /// The last user message: the input of routing and retrieval.
     pub question: String,
-    /// Who spoke.
+    /// The specialist that answered.
     pub specialist: String,
-    /// The base model's score of each candidate; empty when the caller chose, and where they came too late.
+    /// The base model's score of each candidate; empty when the client chose the specialist, and
+    /// when scoring was too late.
     pub scores: BTreeMap<String, f64>,
-    /// How like the question is to the examples of each: the mean of the best two cosines. Empty where the scores alone decided.
+    /// Similarity of the question to each candidate's examples: the mean of the best two cosines.
+    /// Empty when only the scores were used.
     pub similarities: BTreeMap<String, f64>,
-    /// `routing.similarity_scale` times the similarity (without one the score), with the trait weight; the propensities follow from these.
+    /// `routing.similarity_scale` times the similarity (or the score, without a similarity), plus
+    /// the trait weight; the propensities are computed from these.
     pub logits: BTreeMap<String, f64>,
-    /// The probability with which each could have been drawn; they add up to 1.
+    /// The probability of drawing each candidate; they add up to 1.
     pub propensities: BTreeMap<String, f64>,
     pub trait_weights: BTreeMap<String, f64>,
-    /// The propensity of the one who spoke; 1 when the caller chose.
+    /// The propensity of the specialist that answered; 1 when the client chose it.
     pub propensity: f64,
     pub evidence: Vec<EvidenceItem>,
     /// The first answer's text.
@@ -177,10 +182,11 @@ pub struct DecisionRecord {
     pub sampling: serde_json::Value,
     pub usage: UsageItem,
     pub timings: TimingsItem,
-    /// What took part in the answer and why it came out so, by name.
+    /// Intermediate results and reasons of the answer, by name.
     #[schema(value_type = Object)]
     pub trace: BTreeMap<String, serde_json::Value>,
-    /// `answered`, `partial` (cut by the deadline), `cancelled` (the caller went away) or `failed`.
+    /// `answered`, `partial` (ended by the deadline), `cancelled` (the client disconnected) or
+    /// `failed`.
     #[schema(value_type = String)]
     pub status: Status,
     pub error: Option<String>,
@@ -227,12 +233,12 @@ impl From<Decision> for DecisionRecord {
     }
 }
 
-/// One decision with every verdict on it.
+/// One decision with all its feedback.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DecisionStory {
     #[serde(flatten)]
     pub decision: DecisionRecord,
-    /// What the future and people said of it, in the order in which they told it. The last of a kind counts.
+    /// Outcomes and feedback on it, oldest first. The last of each kind counts.
     pub feedback: Vec<FeedbackItem>,
 }
 
@@ -255,7 +261,7 @@ pub struct ListParams {
     /// Only decisions older than the one of this id.
     #[param(value_type = Option<String>, format = "uuid")]
     before: Option<String>,
-    /// Only those in which this specialist spoke.
+    /// Only those that this specialist answered.
     specialist: Option<String>,
     conversation: Option<String>,
 }
@@ -274,7 +280,7 @@ pub async fn list(nyx: web::Data<Nyx>, query: Query<ListParams>) -> Result<HttpR
     Ok(HttpResponse::Ok().json(DecisionList { object: "list", data }))
 }
 
-/// One decision's whole story.
+/// One decision with all its feedback.
 #[utoipa::path(get, path = "/v1/decisions/{id}", tag = "record", params(("id" = String, Path, description = "the decision's id, with or without the prefix `chatcmpl-`")),
     responses((status = 200, body = DecisionStory), (status = 404, description = "no such decision", body = ErrorBody)))]
 pub async fn get(nyx: web::Data<Nyx>, id: web::Path<String>) -> Result<HttpResponse, ApiError> {

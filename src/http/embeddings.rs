@@ -1,4 +1,4 @@
-//! `POST /v1/embeddings`: OpenAI's door to the embedder.
+//! `POST /v1/embeddings`, compatible with OpenAI's endpoint.
 
 use actix_web::{HttpResponse, web};
 use base64::Engine as _;
@@ -11,7 +11,7 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::{Admitted, Strings};
 use super::models::EMBEDDER;
 
-/// Texts of one request at most.
+/// Maximum number of texts in one request.
 const MAX_INPUTS: usize = 2048;
 
 /// Texts to embed.
@@ -19,12 +19,12 @@ const MAX_INPUTS: usize = 2048;
 pub struct EmbeddingRequest {
     #[schema(example = "all-minilm-l6-v2")]
     model: String,
-    /// A text, or up to 2048 of them; of each the first 256 tokens count.
+    /// A text, or up to 2048 of them; each is truncated to its first 256 tokens.
     #[schema(value_type = Vec<String>)]
     input: Strings,
     /// `float`, or `base64` of little-endian 32-bit floats.
     encoding_format: Option<Encoding>,
-    /// Only the model's own is possible.
+    /// Must be the model's own dimension.
     dimensions: Option<usize>,
 }
 
@@ -36,7 +36,7 @@ pub enum Encoding {
     Base64,
 }
 
-/// One vector a text, in the order of the input.
+/// One vector per text, in the order of the input.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EmbeddingList {
     #[schema(example = "list")]

@@ -1,4 +1,4 @@
-//! Errors in OpenAI's shape, with the status that says it.
+//! Errors in OpenAI's format, with their HTTP status.
 
 use std::fmt;
 
@@ -18,21 +18,22 @@ pub struct ErrorBody {
 /// What went wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ErrorDetail {
-    /// What was wrong and what would be right.
+    /// What was wrong and what is expected.
     #[schema(example = "n is 9, expected 1 to 8")]
     pub message: String,
-    /// The family: `invalid_request_error`, `authentication_error`, `permission_error`, `rate_limit_error` or `server_error`.
+    /// The class: `invalid_request_error`, `authentication_error`, `permission_error`,
+    /// `rate_limit_error` or `server_error`.
     #[serde(rename = "type")]
     #[schema(example = "invalid_request_error")]
     pub kind: &'static str,
     /// The field concerned, as a path such as `messages[0].content`.
     pub param: Option<String>,
-    /// A stable snake_case name of the failure.
+    /// A stable snake_case name of the error.
     #[schema(example = "invalid_request")]
     pub code: &'static str,
 }
 
-/// An answer that is an error.
+/// An error response.
 #[derive(Debug, Clone)]
 pub struct ApiError {
     pub status: StatusCode,
@@ -52,7 +53,7 @@ impl ApiError {
         Self { status, detail: ErrorDetail { message: message.into(), kind, param: None, code }, header: None }
     }
 
-    /// 400 that names the field.
+    /// A 400 error that names the field.
     pub fn invalid(param: &str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request", message).about(param)
     }
@@ -92,7 +93,7 @@ impl ResponseError for ApiError {
     }
 }
 
-/// 499 is the status that servers log for a client that closed the connection.
+/// 499 is the status that servers log when a client closes the connection.
 fn status_of(class: ErrorClass) -> StatusCode {
     match class {
         ErrorClass::InvalidRequest => StatusCode::BAD_REQUEST,

@@ -1,4 +1,4 @@
-//! What a handler takes from a request, with errors that name the field.
+//! Extractors whose errors name the field.
 
 use std::fmt;
 use std::future::Future;
@@ -35,11 +35,12 @@ impl<T: DeserializeOwned + 'static> FromRequest for Json<T> {
     }
 }
 
-/// A JSON body that costs work: a place among the requests in flight is taken once the body has arrived, before it is looked at.
+/// A JSON body of an endpoint that uses a device: a permit for a request in flight is acquired
+/// after the body has arrived, before it is parsed.
 #[derive(Debug)]
 pub struct Admitted<T> {
     pub permit: Permit,
-    /// Whose it is: see [`Keys::client`](super::auth::Keys::client).
+    /// The client's id: see [`Keys::client`](super::auth::Keys::client).
     pub client: Arc<str>,
     pub body: T,
 }
@@ -55,14 +56,15 @@ impl<T: DeserializeOwned + 'static> FromRequest for Admitted<T> {
         let client = state.map_or_else(|| Arc::from(""), |state| state.keys.client(request.headers()));
         Box::pin(async move {
             let body = body.await?;
-            let nyx = nyx.ok_or_else(|| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "no Nyx behind this door"))?;
+            let nyx =
+                nyx.ok_or_else(|| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the route has no Nyx instance"))?;
             let permit = nyx.admit()?;
             Ok(Self { permit, client, body: parse(&body)? })
         })
     }
 }
 
-/// The query string. Its fields are texts, so that what they fail to parse as can be named: see [`parsed`].
+/// The query string. Its fields are strings, so that parse errors can name them: see [`parsed`].
 #[derive(Debug)]
 pub struct Query<T>(pub T);
 
@@ -89,7 +91,7 @@ pub fn parsed<T: std::str::FromStr>(name: &str, given: Option<&str>, expected: &
     given.map(|text| text.parse().map_err(|_| ApiError::invalid(name, format!("{name} is {text:?}, expected {expected}")))).transpose()
 }
 
-/// Reads the body, bounded in size and time.
+/// Reads the body with limits on size and time.
 fn body(request: &HttpRequest, payload: &mut Payload) -> impl Future<Output = Result<Vec<u8>, ApiError>> + use<> {
     let (limit, patience) = request
         .app_data::<web::Data<AppState>>()
@@ -115,7 +117,8 @@ fn body(request: &HttpRequest, payload: &mut Payload) -> impl Future<Output = Re
                 } else if read > limit.saturating_mul(8) {
                     break;
                 }
-                // a client that is still sending reads no answer: what is a little too large is read to its end, unkept
+                // a client that is still sending does not read a response: a slightly too large
+                // body is read to its end and discarded
             }
             if read > limit { Err(too_large()) } else { Ok(body) }
         };

@@ -1,4 +1,5 @@
-//! `POST /v1/outcomes`, `GET /v1/outcomes` and `POST /v1/feedback`: what the future and people say of decisions.
+//! `POST /v1/outcomes`, `GET /v1/outcomes` and `POST /v1/feedback`: outcomes of forecasts and
+//! feedback on decisions.
 
 use actix_web::http::header::HeaderMap;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -14,27 +15,29 @@ use uuid::Uuid;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Admitted, Query, parsed};
 
-/// The header in which a key may be given.
+/// The header of the idempotency key.
 const KEY_HEADER: &str = "idempotency-key";
 
-/// What happened. One of `decision_id` and `external_key` names the forecast.
+/// An outcome. One of `decision_id` and `external_key` names the forecast.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OutcomeRequest {
     /// The decision's id, with or without the prefix `chatcmpl-`.
     #[schema(example = "01890a5d-ac96-774b-bcce-b302099a8057")]
     decision_id: Option<String>,
-    /// Your own name for it, as given to `/infer`; all decisions of that name are resolved.
+    /// The client's name for it, as given to `/infer`; all decisions with that name are resolved.
     external_key: Option<String>,
-    /// Of a forecast: true, false, the share of it that happened in [0, 1], or of its two choices (it is a forecast of the first) the one that came
-    /// true. Of another decision with choices: the text or the index of the one that came true.
+    /// For a forecast: true, false, a fraction in [0, 1], or the one of its two choices that came
+    /// true (the forecast is of the first). For another decision with choices: the text or the
+    /// index of the one that came true.
     #[schema(value_type = Object, example = true)]
     outcome: Outcome,
-    /// Yours, for this feedback: input again under the same key it is heard once. The header `Idempotency-Key` does as well.
+    /// An idempotency key: a repeated request with the same key is recorded once. The header
+    /// `Idempotency-Key` is equivalent.
     key: Option<String>,
 }
 
-/// An outcome as JSON tells it.
+/// An outcome in JSON.
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "expected true, false, a number, or the text of a choice")]
 enum Outcome {
@@ -53,14 +56,14 @@ impl From<Outcome> for OutcomeInput {
     }
 }
 
-/// What you think of an answer: `value` or `thumbs`.
+/// Feedback on an answer: `value` or `thumbs`.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FeedbackRequest {
     /// The decision's id, with or without the prefix `chatcmpl-`.
     #[schema(example = "01890a5d-ac96-774b-bcce-b302099a8057")]
     decision_id: Option<String>,
-    /// Your own name for it, as given to `/infer`; all decisions of that name are meant.
+    /// The client's name for it, as given to `/infer`; applies to all decisions with that name.
     external_key: Option<String>,
     /// From -1 to 1.
     #[schema(minimum = -1, maximum = 1)]
@@ -68,9 +71,10 @@ pub struct FeedbackRequest {
     /// 1 or -1.
     thumbs: Option<Thumbs>,
     comment: Option<String>,
-    /// The answer that would have been right.
+    /// The correct answer.
     correction: Option<String>,
-    /// Yours, for this feedback: input again under the same key it is heard once. The header `Idempotency-Key` does as well.
+    /// An idempotency key: a repeated request with the same key is recorded once. The header
+    /// `Idempotency-Key` is equivalent.
     key: Option<String>,
 }
 
@@ -81,7 +85,7 @@ enum Thumbs {
     Down,
 }
 
-/// One feedback on record.
+/// A recorded outcome or feedback.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct FeedbackItem {
     #[schema(value_type = String, format = "uuid")]
@@ -92,14 +96,14 @@ pub struct FeedbackItem {
     pub key: Option<String>,
     /// An outcome: in [0, 1], or the index of the choice that came true. Feedback: in [-1, 1].
     pub value: f64,
-    /// As it was told.
+    /// As received.
     #[schema(value_type = Object)]
     pub input: Value,
-    /// In [-1, 1]; of an outcome the Brier score, `1 - 2 (p - o)^2`.
+    /// In [-1, 1]; for an outcome from the Brier score, `1 - 2 (p - o)^2`.
     pub reward: f64,
     pub comment: Option<String>,
     pub correction: Option<String>,
-    /// 1 is the first of its kind, above are amendments; the last one counts.
+    /// 1 is the first of its kind, higher numbers are amendments; the last one counts.
     pub revision: u64,
     #[schema(value_type = String, format = "date-time")]
     pub at: DateTime<Utc>,
@@ -112,16 +116,16 @@ impl From<Feedback> for FeedbackItem {
     }
 }
 
-/// What became of a feedback on one decision.
+/// Result of recording feedback on one decision.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct JudgedItem {
     #[schema(value_type = String, format = "uuid")]
     pub decision_id: Uuid,
     pub specialist: String,
-    /// False when it had been input before.
+    /// False when it had been recorded before.
     pub new: bool,
     pub feedback: FeedbackItem,
-    /// Sum of the decision's rewards now.
+    /// The decision's new sum of rewards.
     pub reward: f64,
     pub activation: Option<f64>,
 }
@@ -133,7 +137,7 @@ impl From<FeedbackResult> for JudgedItem {
     }
 }
 
-/// One item a decision.
+/// One item per decision.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct JudgedList {
     #[schema(example = "list")]
@@ -141,7 +145,7 @@ pub struct JudgedList {
     pub data: Vec<JudgedItem>,
 }
 
-/// A forecast and what became of it.
+/// A forecast and its outcome.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PromiseItem {
     #[schema(value_type = String, format = "uuid")]
@@ -153,7 +157,7 @@ pub struct PromiseItem {
     pub question: String,
     pub probability: Option<f64>,
     pub prior: Option<f64>,
-    /// The outcome that counts; null while it is open.
+    /// The current outcome; null while it is open.
     pub outcome: Option<FeedbackItem>,
 }
 
@@ -191,17 +195,19 @@ pub struct PromiseParams {
     /// 1 to 1000; 20 when absent.
     #[param(value_type = Option<u64>, minimum = 1, maximum = 1000)]
     limit: Option<String>,
-    /// Only forecasts older than the decision of this id.
+    /// Only forecasts older than the decision with this id.
     #[param(value_type = Option<String>, format = "uuid")]
     before: Option<String>,
 }
 
-/// Tells what happened: the forecast is scored (Brier), and the score becomes a reward of its decision.
+/// Records an outcome: the forecast is scored (Brier), and the score becomes a reward of its
+/// decision.
 ///
-/// A second, different outcome is an amendment: it counts from then on, the first is kept.
+/// A second, different outcome is an amendment: it counts from then on; the first is kept in the
+/// record.
 #[utoipa::path(post, path = "/v1/outcomes", tag = "record", request_body = OutcomeRequest,
     responses((status = 200, body = JudgedList), (status = 404, description = "no such decision", body = ErrorBody),
-        (status = 409, description = "the key was used to tell something else", body = ErrorBody)))]
+        (status = 409, description = "the key was used with different content", body = ErrorBody)))]
 pub async fn resolve(nyx: web::Data<Nyx>, request: HttpRequest, input: Admitted<OutcomeRequest>) -> Result<HttpResponse, ApiError> {
     let Admitted { permit, body, .. } = input;
     let name = named(body.decision_id.as_deref(), body.external_key)?;
@@ -211,12 +217,14 @@ pub async fn resolve(nyx: web::Data<Nyx>, request: HttpRequest, input: Admitted<
     Ok(answer(judged))
 }
 
-/// Tells what you think of an answer; it becomes a reward of its decision, and a correction is kept to learn from.
+/// Records feedback on an answer as a reward of its decision; a correction is stored as training
+/// data.
 ///
-/// A second, different feedback is an amendment: it counts from then on, the first is kept.
+/// A second, different feedback is an amendment: it counts from then on; the first is kept in the
+/// record.
 #[utoipa::path(post, path = "/v1/feedback", tag = "record", request_body = FeedbackRequest,
     responses((status = 200, body = JudgedList), (status = 404, description = "no such decision", body = ErrorBody),
-        (status = 409, description = "the key was used to tell something else", body = ErrorBody)))]
+        (status = 409, description = "the key was used with different content", body = ErrorBody)))]
 pub async fn feedback(nyx: web::Data<Nyx>, request: HttpRequest, input: Admitted<FeedbackRequest>) -> Result<HttpResponse, ApiError> {
     let Admitted { permit, body, .. } = input;
     let name = named(body.decision_id.as_deref(), body.external_key)?;
@@ -234,7 +242,7 @@ pub async fn feedback(nyx: web::Data<Nyx>, request: HttpRequest, input: Admitted
     Ok(answer(judged))
 }
 
-/// Lists forecasts, newest first, with what became of them.
+/// Lists forecasts with their outcomes, newest first.
 #[utoipa::path(get, path = "/v1/outcomes", tag = "record", params(PromiseParams), responses((status = 200, body = PromiseList)))]
 pub async fn open_forecasts(nyx: web::Data<Nyx>, query: Query<PromiseParams>) -> Result<HttpResponse, ApiError> {
     let PromiseParams { open, limit, before } = query.0;
@@ -262,7 +270,7 @@ fn named(id: Option<&str>, external: Option<String>) -> Result<DecisionName, Api
     }
 }
 
-/// The key, from the header or from the body.
+/// The idempotency key, from the header or from the body.
 fn key(headers: &HeaderMap, body: Option<String>) -> Result<Option<String>, ApiError> {
     let Some(header) = headers.get(KEY_HEADER) else { return Ok(body) };
     let header = header.to_str().map_err(|_| ApiError::invalid("key", "the header Idempotency-Key is not plain text"))?;

@@ -1,4 +1,4 @@
-//! `/health/live`, `/health/ready` and `/metrics`: for who watches over Nyx.
+//! `/health/live`, `/health/ready` and `/metrics`, for monitoring.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use nyx_actors::{Nyx, Readiness};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// The process runs.
+/// The process is running.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Live {
     #[schema(example = "live")]
@@ -19,11 +19,11 @@ pub struct Live {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Ready {
     pub ready: bool,
-    /// Each part with `ok` or what is wrong.
+    /// Each component with `ok` or its error.
     pub parts: BTreeMap<String, String>,
 }
 
-/// Whether the process runs.
+/// Whether the process is running.
 #[utoipa::path(get, path = "/health/live", tag = "health", responses((status = 200, body = Live)))]
 pub async fn live() -> HttpResponse {
     HttpResponse::Ok().json(Live { status: "live" })
@@ -37,7 +37,7 @@ pub async fn ready(nyx: web::Data<Nyx>) -> HttpResponse {
     response.json(Ready { ready, parts })
 }
 
-/// What is counted, in OpenMetrics' text.
+/// Metrics in OpenMetrics text format.
 #[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
 pub async fn metrics(nyx: web::Data<Nyx>) -> HttpResponse {
     let text = nyx.metrics.encode();

@@ -1,4 +1,4 @@
-//! `POST /infer`: Nyx's own door.
+//! `POST /infer`: Nyx's native endpoint.
 
 use std::collections::BTreeMap;
 
@@ -22,23 +22,23 @@ use super::extract::{Admitted, Strings};
 use super::models::{specialist_names, target_of_specialist};
 use super::sse::{self, Answering, EVENTS, Frames};
 
-/// A question. One of `prompt` and `messages` is needed; all else is optional.
+/// A question. One of `prompt` and `messages` is required; all other fields are optional.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InferRequest {
     #[schema(example = "What did I tell you about my sister?")]
     prompt: Option<String>,
     messages: Option<Vec<MessageParam>>,
-    /// Who answers: a specialist's name, or `base`. The master chooses when absent.
+    /// The specialist that answers, by name, or `base`. The master model routes when absent.
     #[schema(example = "mnemosyne")]
     specialist: Option<String>,
-    /// Answer with the likeliest of these (2 to 64 different texts) instead of generating.
+    /// Answer with the most likely of these (2 to 64 different texts) instead of generating.
     choices: Option<Vec<String>>,
-    /// Tokens of the answer at most; as the specialist's file says when absent.
+    /// Maximum number of tokens of the answer; the specialist file's value when absent.
     max_tokens: Option<usize>,
-    /// Answer within this time; what there is by then is the answer.
+    /// Answer within this time; at the deadline the answer so far is returned.
     deadline_ms: Option<u64>,
-    /// Send the answer while it is made, as server-sent events.
+    /// Stream the answer as server-sent events.
     stream: Option<bool>,
     #[schema(minimum = 0, maximum = 2)]
     temperature: Option<f32>,
@@ -47,26 +47,29 @@ pub struct InferRequest {
     /// Up to 4 strings that end the answer; they are not part of it.
     #[schema(value_type = Option<Vec<String>>)]
     stop: Option<Strings>,
-    /// Ties requests of one conversation together.
+    /// The conversation that this request belongs to.
     conversation: Option<String>,
-    /// A text to answer from. It is read by whoever answers, and neither routed nor retrieved for.
+    /// A text to answer from. It is added to the prompt, and not used for routing or retrieval.
     context: Option<String>,
-    /// The probability that others, such as a market, give: that it happens, or with two choices that the first comes true. It counts as much as what
-    /// the model says.
+    /// A probability from another source, such as a market: that the event happens, or with two
+    /// choices that the first comes true. It is weighted equally with the model's.
     #[schema(minimum = 0, maximum = 1)]
     prior: Option<f64>,
-    /// Your present (RFC 3339); the server's clock when absent.
+    /// The client's current time (RFC 3339); the server's clock when absent.
     #[schema(value_type = Option<String>, format = "date-time")]
     now: Option<DateTime<Utc>>,
-    /// Recall only memories of this `conversation`, of this `speaker`, from `after` on, `before` a moment (RFC 3339).
+    /// Recall only memories of this `conversation`, of this `speaker`, from `after` on, `before` a
+    /// time (RFC 3339).
     #[schema(value_type = Option<Object>)]
     memory: Option<MemoryFilter>,
-    /// Keep what was asked and answered as memories of the conversation; their ids, or a warning, are in `notes.remembered`.
+    /// Store the question and the answer as memories of the conversation; their ids, or a warning,
+    /// are in `trace.remembered`.
     remember: Option<bool>,
-    /// Where it is worth more than answering in haste, the answer may come later: then the status is `deferred`, with 202, and `GET /v1/decisions/{id}`
-    /// has the answer after `retry_after_s`. Not with `stream`.
+    /// The answer may be deferred if that is worth more than a fast answer: then the status is
+    /// `deferred`, with 202, and `GET /v1/decisions/{id}` has the answer after `retry_after_s`. Not
+    /// with `stream`.
     allow_defer: Option<bool>,
-    /// Your own name for this decision, by which outcomes and feedback may call it.
+    /// The client's name for this decision, which outcomes and feedback may refer to.
     external_key: Option<String>,
 }
 
@@ -107,16 +110,16 @@ impl InferRequest {
     }
 }
 
-/// What `/infer` answers, and the `decision` event of its stream.
+/// The response of `/infer`, and the `decision` event of its stream.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct InferResponse {
     /// UUID v7: the decision's id in the record.
     #[schema(value_type = String, format = "uuid")]
     pub decision_id: Uuid,
-    /// Who spoke.
+    /// The specialist that answered.
     pub specialist: String,
     pub answer: String,
-    /// Calibrated, in [0, 1]; null until there is a measured one.
+    /// Calibrated, in [0, 1]; null until a calibrator is fitted.
     pub confidence: Option<f64>,
     /// A forecast's probability, where the specialist gives one.
     pub probability: Option<f64>,
@@ -124,35 +127,40 @@ pub struct InferResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub choice_probabilities: Option<BTreeMap<String, f64>>,
     pub decision: Choice,
-    /// What the specialist answered from, best first.
+    /// The evidence that the specialist used, best first.
     pub evidence: Vec<EvidenceItem>,
     pub adapter: Option<AdapterItem>,
     pub usage: UsageItem,
     pub timings: TimingsItem,
-    /// What took part in the answer and why it came out so, by name; empty when nothing did.
+    /// Intermediate results and reasons of the answer, by name; empty when there are none.
     #[schema(value_type = Object)]
     pub trace: BTreeMap<String, serde_json::Value>,
-    /// Of a deferred answer, when to look for it at `GET /v1/decisions/{id}`.
+    /// For a deferred answer, the seconds to wait before `GET /v1/decisions/{id}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after_s: Option<u64>,
-    /// `answered`, `partial` when the deadline cut it, or `deferred`.
+    /// `answered`, `partial` when the deadline ended it, or `deferred`.
     #[schema(value_type = String)]
     pub status: Status,
-    /// `stop`, `length`, `deadline`, `choice`, or `content_filter` where screening ended or refused it.
+    /// `stop`, `length`, `deadline`, `choice`, or `content_filter` if screening ended or blocked
+    /// it.
     pub finish_reason: String,
 }
 
-/// How the specialist was chosen: each maps a name to a number. Scores and propensities are empty when the caller chose.
+/// How the specialist was chosen: each field maps a name to a number. Scores and propensities are
+/// empty when the client chose.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = MasterChoice)]
 pub struct Choice {
-    /// The base model's score of each: mean log-likelihood of its name, less that after a content-free question. Empty where they came too late.
+    /// The base model's score of each: mean log-likelihood of its name, minus that after a
+    /// content-free question. Empty when scoring was too late.
     pub scores: BTreeMap<String, f64>,
-    /// How like the question is to the examples of each: the mean of the best two cosines. Empty where the scores alone decided.
+    /// Similarity of the question to each candidate's examples: the mean of the best two cosines.
+    /// Empty when only the scores were used.
     pub similarities: BTreeMap<String, f64>,
-    /// `routing.similarity_scale` times the similarity (without one the score), with the trait weight.
+    /// `routing.similarity_scale` times the similarity (or the score, without a similarity), plus
+    /// the trait weight.
     pub logits: BTreeMap<String, f64>,
-    /// The probability with which each could have been drawn; they add up to 1.
+    /// The probability of drawing each candidate; they add up to 1.
     pub propensities: BTreeMap<String, f64>,
     pub trait_weights: BTreeMap<String, f64>,
 }
@@ -192,10 +200,11 @@ pub struct TokenPiece<'a> {
     pub text: &'a str,
 }
 
-/// Answers a question: the master chooses who speaks, unless `specialist` says.
+/// Answers a question: the master model chooses the specialist, unless `specialist` names one.
 ///
-/// Streamed (`stream: true`), it is server-sent events: `token` events, one `decision` event with everything an unstreamed answer holds, and `[DONE]`,
-/// which says that the decision is on record. A failure after the first words is an `error` event without `[DONE]`.
+/// With `stream: true` the response is server-sent events: `token` events, one `decision` event
+/// with all fields of an unstreamed answer, and `[DONE]` once the decision is recorded. A failure
+/// after the first tokens is an `error` event without `[DONE]`.
 #[utoipa::path(post, path = "/infer", tag = "nyx", request_body = InferRequest,
     responses((status = 200, content((InferResponse = "application/json"), (TokenPiece<'static> = "text/event-stream"))),
         (status = 202, description = "deferred", body = InferResponse),
@@ -244,7 +253,7 @@ impl Frames for InferFrames {
 
     fn ended(&mut self, decision: Decision, out: &mut String) {
         if !self.any {
-            // a choice does not stream while it is weighed
+            // a choice does not stream while its options are scored
             self.token(decision.answer(), out);
         }
         sse::named("decision", &InferResponse::from(decision), out);

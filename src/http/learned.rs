@@ -1,4 +1,4 @@
-//! `GET /admin/learned`: which learned parts are in use.
+//! `GET /admin/learned`: the fitted artifacts in use.
 
 use std::collections::BTreeMap;
 
@@ -8,26 +8,26 @@ use nyx_actors::learned::{LearnedReport, Origin};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// A learned part that is in use.
+/// A fitted artifact in use.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LearnedItem {
     #[schema(example = "confidence")]
     pub name: String,
     /// SHA-256 of its file's bytes.
     pub id: String,
-    /// `file` (of the data folder) or `record` (learned from this Nyx's own decisions).
+    /// `file` (in the data folder) or `record` (fitted on this instance's own decisions).
     pub origin: &'static str,
-    /// The file, where it came from one.
+    /// The file, if it was loaded from one.
     pub path: Option<String>,
     pub trained_on: TrainedOnItem,
 }
 
-/// What it was learned from.
+/// Its training data.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TrainedOnItem {
-    /// Examples of each kind.
+    /// Number of examples of each kind.
     pub counts: BTreeMap<String, u64>,
-    /// SHA-256 over the examples in their order.
+    /// SHA-256 of the examples in order.
     pub digest: String,
 }
 
@@ -41,7 +41,7 @@ impl From<LearnedReport> for LearnedItem {
     }
 }
 
-/// In the order of their names.
+/// Sorted by name.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LearnedList {
     #[schema(example = "list")]
@@ -49,7 +49,7 @@ pub struct LearnedList {
     pub data: Vec<LearnedItem>,
 }
 
-/// Every learned part that is in use.
+/// Every fitted artifact in use.
 #[utoipa::path(get, path = "/admin/learned", tag = "admin", responses((status = 200, body = LearnedList)))]
 pub async fn learned(nyx: web::Data<Nyx>) -> HttpResponse {
     let data = nyx.learned.reports().into_iter().map(Into::into).collect();

@@ -1,4 +1,4 @@
-//! `/v1/memories`: what Nyx is told to keep, looking for it, and forgetting it.
+//! `/v1/memories`: stores, searches and deletes memories.
 
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
@@ -13,32 +13,32 @@ use uuid::Uuid;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Admitted, Query, parse, parsed};
 
-/// Memories found when the caller does not say how many.
+/// The default number of search results.
 const DEFAULT_K: usize = 5;
 
-/// Something to remember.
+/// A memory to store.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MemoryRequest {
     /// Up to 32768 bytes.
     #[schema(example = "My sister Ada lives in Turin and plays the cello.")]
     text: String,
-    /// Who said it.
+    /// The speaker's name.
     speaker: Option<String>,
     /// When it happened: RFC 3339, or a date.
     #[schema(example = "2026-11-24T09:30:00Z")]
     when: Option<String>,
     conversation: Option<String>,
-    /// What a shared picture shows.
+    /// Caption of a shared image.
     #[schema(example = "a photo of a cello on a balcony")]
     caption: Option<String>,
 }
 
 impl MemoryRequest {
-    /// One line of a file of memories.
+    /// Parses one line of a file of memories.
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// Describes what is wrong with it.
     pub(crate) fn parsed(json: &[u8]) -> Result<NewMemory, String> {
         parse::<Self>(json).and_then(Self::memory).map_err(|error| error.to_string())
     }
@@ -49,7 +49,7 @@ impl MemoryRequest {
     }
 }
 
-/// A memory as it is kept.
+/// A stored memory.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct MemoryItem {
     #[schema(value_type = String, format = "uuid")]
@@ -61,7 +61,7 @@ pub struct MemoryItem {
     pub conversation: Option<String>,
     #[schema(value_type = String, format = "date-time")]
     pub stored_at: DateTime<Utc>,
-    /// What a shared picture shows.
+    /// Caption of a shared image.
     pub caption: Option<String>,
 }
 
@@ -71,18 +71,18 @@ impl From<Memory> for MemoryItem {
     }
 }
 
-/// A memory that was found.
+/// A search result.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FoundMemory {
     #[serde(flatten)]
     pub memory: MemoryItem,
     /// Cosine similarity with the query, in [-1, 1].
     pub score: f32,
-    /// The same.
+    /// Equal to `score`.
     pub cosine: f32,
-    /// BM25, where it is among the best by words.
+    /// BM25 score, if it is in the lexical list.
     pub lexical: Option<f32>,
-    /// Sum of its reciprocal ranks in the lists by meaning and by words.
+    /// Sum of its reciprocal ranks in the dense and lexical lists.
     pub fused: f64,
 }
 
@@ -100,7 +100,7 @@ pub struct FoundMemories {
     pub data: Vec<FoundMemory>,
 }
 
-/// What to look for.
+/// A search query.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -113,13 +113,13 @@ pub struct SearchParams {
     conversation: Option<String>,
     /// Only what this speaker said.
     speaker: Option<String>,
-    /// Only what happened at this moment or later: RFC 3339, or a date.
+    /// Only memories of events at this time or later: RFC 3339, or a date.
     after: Option<String>,
-    /// Only what happened before this moment.
+    /// Only memories of events before this time.
     before: Option<String>,
 }
 
-/// Keeps a memory. It is on record when this answers.
+/// Stores a memory. It is recorded when the response is sent.
 #[utoipa::path(post, path = "/v1/memories", tag = "memory", request_body = MemoryRequest, responses((status = 200, body = MemoryItem)))]
 pub async fn remember(nyx: web::Data<Nyx>, request: Admitted<MemoryRequest>) -> Result<HttpResponse, ApiError> {
     let Admitted { permit, body, .. } = request;
@@ -128,7 +128,7 @@ pub async fn remember(nyx: web::Data<Nyx>, request: Admitted<MemoryRequest>) -> 
     Ok(HttpResponse::Ok().json(MemoryItem::from(memory)))
 }
 
-/// Finds the memories that fit best, in meaning and in words.
+/// Searches memories by dense and lexical ranking.
 #[utoipa::path(get, path = "/v1/memories/search", tag = "memory", params(SearchParams), responses((status = 200, body = FoundMemories)))]
 pub async fn search(nyx: web::Data<Nyx>, query: Query<SearchParams>) -> Result<HttpResponse, ApiError> {
     let SearchParams { q, k, conversation, speaker, after, before } = query.0;
@@ -141,16 +141,16 @@ pub async fn search(nyx: web::Data<Nyx>, query: Query<SearchParams>) -> Result<H
     Ok(HttpResponse::Ok().json(FoundMemories { object: "list", data }))
 }
 
-/// Which memories to forget: those that match all that is given.
+/// Which memories to delete: those that match all given parameters.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ForgetParams {
     /// Those of this conversation.
     conversation: Option<String>,
-    /// Those of what happened before this moment: RFC 3339, or a date.
+    /// Those of events before this time: RFC 3339, or a date.
     before: Option<String>,
-    /// Every single one; with nothing else beside it.
+    /// All memories; not combined with other parameters.
     #[param(value_type = Option<bool>)]
     all: Option<String>,
 }
@@ -172,18 +172,19 @@ impl ForgetParams {
     }
 }
 
-/// What was forgotten.
+/// Result of a deletion.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ForgottenMemories {
     #[schema(example = "memories.forgotten")]
     pub object: &'static str,
-    /// How many.
+    /// Number of deleted memories.
     pub forgotten: u64,
-    /// They are out of every index. If false, the Qdrant server did not answer: it forgets them as soon as it does; nothing of them is found until then.
+    /// Whether they are removed from every index. If false, the Qdrant server did not respond: they
+    /// are deleted there as soon as it does, and excluded from results until then.
     pub erased: bool,
 }
 
-/// Forgets one memory: it is found no more, not in the index either.
+/// Deletes one memory, also from the index.
 #[utoipa::path(delete, path = "/v1/memories/{id}", tag = "memory", params(("id" = String, Path, format = "uuid")),
     responses((status = 200, body = ForgottenMemories), (status = 404, description = "no such memory", body = ErrorBody)))]
 pub async fn forget_one(nyx: web::Data<Nyx>, id: web::Path<String>) -> Result<HttpResponse, ApiError> {
@@ -191,7 +192,8 @@ pub async fn forget_one(nyx: web::Data<Nyx>, id: web::Path<String>) -> Result<Ht
     forget_those(&nyx, MemorySelector::Id(id)).await
 }
 
-/// Forgets the memories that match, all of them with `all=true`. Which ones must be said.
+/// Deletes the memories that match, all of them with `all=true`. At least one parameter is
+/// required.
 #[utoipa::path(delete, path = "/v1/memories", tag = "memory", params(ForgetParams), responses((status = 200, body = ForgottenMemories)))]
 pub async fn forget(nyx: web::Data<Nyx>, query: Query<ForgetParams>) -> Result<HttpResponse, ApiError> {
     forget_those(&nyx, query.0.selector()?).await
@@ -204,7 +206,7 @@ async fn forget_those(nyx: &Nyx, selector: MemorySelector) -> Result<HttpRespons
     Ok(HttpResponse::Ok().json(ForgottenMemories { object: "memories.forgotten", forgotten, erased }))
 }
 
-/// A moment, or the beginning of a day in UTC; `param` is who is told that it is neither.
+/// Parses a time, or a date as midnight UTC; errors name `param`.
 fn moment(param: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, ApiError> {
     text.map(|text| instant(param, text)).transpose()
 }

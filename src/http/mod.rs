@@ -1,4 +1,4 @@
-//! The routes over HTTP: they parse, admit, and tell; no decisions are made here.
+//! The HTTP routes: they parse requests, admit them and write responses.
 
 mod adapters;
 mod admin;
@@ -57,7 +57,7 @@ fn route(access: Access, method: Method, path: &'static str, handler: actix_web:
     Route { path, method, access, handler }
 }
 
-/// All routes. Those of one path have one kind of access.
+/// All routes. Routes with the same path have the same access.
 fn routes() -> Vec<Route> {
     let (get, post) = (|| Method::GET, || Method::POST);
     let to = web::route;
@@ -99,7 +99,8 @@ fn routes() -> Vec<Route> {
     ]
 }
 
-/// Registers all routes. The key is checked at the path itself: another spelling of the path or a method without a route does not avoid the check.
+/// Registers all routes. The key is checked for the matched path: another spelling of the path or a
+/// method without a route does not bypass the check.
 fn register(config: &mut web::ServiceConfig) {
     let mut routes = routes();
     while !routes.is_empty() {
@@ -138,15 +139,15 @@ async fn not_found(request: actix_web::HttpRequest) -> Result<&'static str, ApiE
     Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", message))
 }
 
-/// Lets in who may come in.
+/// Rejects a request without the access that the route needs.
 fn check(access: Access, request: &ServiceRequest) -> Result<(), ApiError> {
     request.app_data::<web::Data<AppState>>().map_or(Ok(()), |state| state.keys.check(access, request.headers()))
 }
 
-/// Whose deadline is the caller's, and what lives longer than a request.
+/// Routes with deadlines from the client, and those that outlive a request.
 const OWN_DEADLINE: [&str; 3] = ["/infer", "/v1/chat/completions", "/v1/cells"];
 
-/// Answers within `requests.default_deadline_ms`, whatever a database does meanwhile.
+/// Responds within `requests.default_deadline_ms`, even if a database does not.
 async fn in_time<B: MessageBody>(
     path: &'static str,
     request: ServiceRequest,
@@ -165,7 +166,7 @@ async fn in_time<B: MessageBody>(
     }
 }
 
-/// Counts what was answered, by the door's pattern and not by the path, which callers make up.
+/// Counts responses by route pattern, not by path, since clients choose paths.
 async fn count<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> Result<ServiceResponse<B>, actix_web::Error> {
     let begun = Instant::now();
     let method = known_method(request.method());
@@ -183,7 +184,7 @@ async fn count<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> Result
     answered
 }
 
-/// Methods are the caller's words too.
+/// Maps methods to a fixed set, since clients choose them too.
 fn known_method(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -197,16 +198,16 @@ fn known_method(method: &Method) -> &'static str {
     }
 }
 
-/// Takes the port, before anything is loaded: a taken one is told at once.
+/// Binds the port before anything is loaded, so that a port in use is reported at once.
 ///
 /// # Errors
-/// What the system says, such as that the address is in use.
+/// The system's error, such as that the address is in use.
 pub fn listen(options: &HttpOptions) -> io::Result<TcpListener> {
     let host = options.host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&options.host);
     TcpListener::bind((host, options.port))
 }
 
-/// The server, to be awaited. It ends when its handle stops it: signals are the caller's.
+/// The server future. It ends when its handle stops it; the caller handles signals.
 ///
 /// # Errors
 /// When the socket cannot be used.
@@ -228,7 +229,7 @@ pub fn serve(listener: TcpListener, options: &HttpOptions, nyx: Nyx) -> io::Resu
         .client_request_timeout(Duration::from_secs(options.client_timeout_s))
         .client_disconnect_timeout(Duration::from_secs(options.client_disconnect_s))
         .shutdown_timeout(options.shutdown_timeout_s)
-        // a client that leaves is noticed, and its work stopped
+        // a client's disconnect is detected, and its work cancelled
         .h1_allow_half_closed(false)
         .tcp_nodelay(true)
         .disable_signals();

@@ -1,4 +1,4 @@
-//! `GET /v1/models[/{id}]`, and whom a model's name means.
+//! `GET /v1/models[/{id}]`, and resolution of model names.
 
 use actix_web::{HttpResponse, web};
 use nyx_actors::question::Target;
@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::error::{ApiError, ErrorBody};
 use super::state::AppState;
 
-/// The embedder's name on the OpenAI door.
+/// The embedder's name on the OpenAI endpoints.
 pub const EMBEDDER: &str = "all-minilm-l6-v2";
 
 /// One model.
@@ -23,7 +23,7 @@ pub struct Model {
     pub created: i64,
     #[schema(example = "nyx")]
     pub owned_by: &'static str,
-    /// What it is for, in a line.
+    /// Its purpose, in one line.
     pub description: String,
 }
 
@@ -35,15 +35,15 @@ pub struct ModelList {
     pub data: Vec<Model>,
 }
 
-/// The specialists' names, in their order.
+/// The specialists' names, in configuration order.
 pub fn specialist_names(nyx: &Nyx) -> Vec<&str> {
     nyx.specialists.iter().map(|policy| policy.name.as_str()).collect()
 }
 
-/// Whom `model` means on the OpenAI door.
+/// Resolves `model` of the OpenAI endpoints.
 ///
 /// # Errors
-/// [`NyxError::UnknownModel`], naming those that there are.
+/// [`NyxError::UnknownModel`] with the known names.
 pub fn target_of_model(specialists: &[&str], model: &str) -> Result<Target, NyxError> {
     let specialist = model.strip_prefix("nyx/");
     match (model, specialist) {
@@ -57,10 +57,10 @@ pub fn target_of_model(specialists: &[&str], model: &str) -> Result<Target, NyxE
     }
 }
 
-/// Whom `specialist` means on Nyx's own door; nobody in particular when absent.
+/// Resolves `specialist` of `/infer`; the master model when absent.
 ///
 /// # Errors
-/// [`NyxError::UnknownSpecialist`], naming those that there are.
+/// [`NyxError::UnknownSpecialist`] with the known names.
 pub fn target_of_specialist(specialists: &[&str], specialist: Option<&str>) -> Result<Target, NyxError> {
     match specialist {
         None => Ok(Target::Master),
@@ -76,13 +76,13 @@ pub fn target_of_specialist(specialists: &[&str], specialist: Option<&str>) -> R
 fn all(nyx: &Nyx, created: i64) -> Vec<Model> {
     let model = |id: String, description: String| Model { id, object: "model", created, owned_by: "nyx", description };
     let base = format!("the base model {} with no prompt, retrieval or adapter", nyx.model.name);
-    let mut models = vec![model("nyx".into(), "the master chooses who answers".into()), model("nyx/base".into(), base)];
+    let mut models = vec![model("nyx".into(), "the master model chooses the specialist".into()), model("nyx/base".into(), base)];
     models.extend(nyx.specialists.iter().map(|policy| model(format!("nyx/{}", policy.name), policy.purpose.clone())));
     models.push(model(EMBEDDER.into(), "sentence embeddings, for /v1/embeddings".into()));
     models
 }
 
-/// Lists the models: the master, the base, every specialist, and the embedder.
+/// Lists the models: the master model, the base model, every specialist, and the embedder.
 #[utoipa::path(get, path = "/v1/models", tag = "openai", responses((status = 200, body = ModelList)))]
 pub async fn list(nyx: web::Data<Nyx>, state: web::Data<AppState>) -> HttpResponse {
     HttpResponse::Ok().json(ModelList { object: "list", data: all(&nyx, state.started_at) })

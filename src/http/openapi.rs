@@ -1,4 +1,4 @@
-//! `GET /openapi.json`: the routes, described from their own types.
+//! `GET /openapi.json`: the API description, generated from the route types.
 
 use actix_web::HttpResponse;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
@@ -59,7 +59,7 @@ impl Modify for Keys {
     }
 }
 
-/// The description.
+/// The OpenAPI document.
 pub async fn describe() -> HttpResponse {
     HttpResponse::Ok().json(Description::openapi())
 }

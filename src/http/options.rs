@@ -1,35 +1,35 @@
-//! `[http]`: where Nyx listens and who may come in.
+//! `[http]`: the listener's address, keys and limits.
 
 use std::net::IpAddr;
 
 use nyx_actors::secret::Secret;
 use serde::{Deserialize, Serialize};
 
-/// `[http]` of the settings.
+/// The settings section `[http]`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpOptions {
-    /// An address or a name; anything beyond loopback needs `api_keys` and an `admin_key`.
+    /// An address or a name; addresses other than loopback need `api_keys` and an `admin_key`.
     pub host: String,
-    /// 0 takes a free one.
+    /// 0 binds a free port.
     pub port: u16,
-    /// Who may call, with `Authorization: Bearer KEY`. Empty: everybody on this machine.
+    /// Keys for `Authorization: Bearer KEY`. Empty: every client on this machine is accepted.
     pub api_keys: Vec<Secret>,
-    /// Who may use `/admin`; never one of `api_keys`.
+    /// The key for `/admin`; must not be one of `api_keys`.
     pub admin_key: Option<Secret>,
-    /// Bytes of a request's body at most; a larger one gets 413.
+    /// Maximum size of a request body in bytes; a larger one gets 413.
     pub max_body_bytes: usize,
-    /// Time to send a request's head, and again its body.
+    /// Seconds that a client may take to send a request's head, and again its body.
     pub client_timeout_s: u64,
-    /// How long an idle connection is kept.
+    /// Seconds that an idle connection is kept open.
     pub keep_alive_s: u64,
-    /// How long a closing connection may take to say goodbye.
+    /// Seconds that a closing connection may take to disconnect.
     pub client_disconnect_s: u64,
-    /// How long connections may take to end once the server was told to stop.
+    /// Seconds that connections may take to finish at shutdown.
     pub shutdown_timeout_s: u64,
-    /// Connections a thread holds at most, streams and WebSockets included.
+    /// Maximum connections per thread, streams and WebSockets included.
     pub max_connections: usize,
-    /// Threads that talk HTTP; they do no heavy work.
+    /// HTTP worker threads; they do no heavy work.
     pub workers: usize,
 }
 
@@ -51,7 +51,7 @@ impl Default for HttpOptions {
     }
 }
 
-/// A setting of `[http]` that cannot be served with. Keys are never printed.
+/// An invalid setting of `[http]`. Keys are never printed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HttpOptionsError {
     #[error("{key} is {value}, expected {expected}")]
@@ -67,13 +67,15 @@ pub enum HttpOptionsError {
 }
 
 impl HttpOptions {
-    /// Whether `host` is this machine alone. A name other than `localhost` counts as the world: what it resolves to may change.
+    /// Whether `host` is a loopback address. Names other than `localhost` are not, since their
+    /// addresses may change.
     pub fn is_loopback(&self) -> bool {
         is_loopback_name(&self.host)
     }
 
     /// # Errors
-    /// The first setting that is out of range, or that would listen beyond loopback without keys.
+    /// The first setting that is out of range, or that would listen on another address than
+    /// loopback without keys.
     pub fn validate(&self) -> Result<(), HttpOptionsError> {
         let bad = |key, value: String, expected| Err(HttpOptionsError::BadValue { key, value, expected });
         if self.host.trim().is_empty() {

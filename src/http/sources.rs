@@ -16,11 +16,11 @@ pub struct SourceItem {
     pub name: String,
     pub description: String,
     pub columns: Vec<ColumnItem>,
-    /// Known of imported tables.
+    /// The number of rows of an imported table; `null` for other tables.
     pub rows: Option<u64>,
-    /// The database, without its password, where it is not phoebe's.
+    /// The database's URL without password, if it is not phoebe's.
     pub url: Option<String>,
-    /// When it was imported; `null` of those in the settings.
+    /// When it was imported; `null` for tables of the settings.
     #[schema(value_type = Option<String>, format = "date-time")]
     pub created_at: Option<DateTime<Utc>>,
     /// Why it cannot be read.
@@ -42,7 +42,7 @@ impl From<SourceReport> for SourceItem {
     }
 }
 
-/// In the order of their names.
+/// Sorted by name.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SourceList {
     #[schema(example = "list")]
@@ -50,7 +50,7 @@ pub struct SourceList {
     pub data: Vec<SourceItem>,
 }
 
-/// The tables that facts are read from: imported, and those of the settings.
+/// The tables that facts are read from: imported ones, and those of the settings.
 #[utoipa::path(get, path = "/v1/sources", tag = "nyx", responses((status = 200, body = SourceList)))]
 pub async fn list(nyx: web::Data<Nyx>) -> Result<HttpResponse, ApiError> {
     let data = nyx.facts.sources().await?.into_iter().map(Into::into).collect();

@@ -1,4 +1,5 @@
-//! Server-sent events: an answer on its way to a client that may leave, or stop reading, at any moment.
+//! Server-sent events: streams an answer to a client that may disconnect or stop reading at any
+//! time.
 
 use std::convert::Infallible;
 use std::fmt::Write;
@@ -18,26 +19,28 @@ use tracing::Instrument;
 
 use super::error::ApiError;
 
-/// Events that fit between the device and a client: more than a stalled client can miss before it is dropped. Memory is taken as it fills.
+/// Capacity of the channel between the device and a client: more events than a client can miss
+/// before it is dropped as stalled. Memory is allocated as it fills.
 pub const EVENTS: usize = 16_384;
-/// How long what is waited for.
+/// Timeouts of a stream.
 #[derive(Debug, Clone, Copy)]
 struct Pace {
-    /// Silence after which a comment keeps proxies from closing the connection.
+    /// Idle time after which a comment keeps proxies from closing the connection.
     keep_alive: Duration,
-    /// How long a client may leave a full buffer unread.
+    /// Maximum time that a client may leave a full buffer unread.
     stall: Duration,
-    /// How long the first words are waited for before the status is sent; a failure until then has its own status.
+    /// Maximum wait for the first token before the status is sent; a failure before that has its
+    /// own status.
     hold_status: Duration,
 }
 
 const PACE: Pace = Pace { keep_alive: Duration::from_secs(15), stall: Duration::from_secs(20), hold_status: Duration::from_secs(10) };
-/// Writes on their way to the socket.
+/// Capacity of the channel of writes to the socket.
 const BODY_CHUNKS: usize = 32;
 
 type Asking<'a> = Pin<Box<dyn Future<Output = Result<Decision, NyxError>> + 'a>>;
 
-/// An answer in the making: what streams, and how it ends. Dropping it cancels the work.
+/// An answer in progress: its stream events and its result. Dropping it cancels the work.
 pub struct Answering<'a> {
     events: mpsc::Receiver<StreamEvent>,
     ask: Option<Asking<'a>>,
@@ -45,13 +48,13 @@ pub struct Answering<'a> {
     open: bool,
 }
 
-/// What happened next.
+/// The next step of an answer.
 #[derive(Debug)]
 pub enum Step {
     Event(StreamEvent),
-    /// The end, after the last event: the decision is on record, or it failed.
+    /// The end, after the last event: the decision is recorded, or it failed.
     Ended(Box<Result<Decision, NyxError>>),
-    /// Nothing, for as long as was to be waited.
+    /// No event within the wait.
     Idle,
 }
 
@@ -67,7 +70,7 @@ impl<'a> Answering<'a> {
                 biased;
                 event = self.events.recv(), if self.open => match event {
                     Some(event) => return Step::Event(event),
-                    // the events are over, the record is not
+                    // the events have ended, the result is still pending
                     None => self.open = false,
                 },
                 outcome = ask => {
@@ -85,22 +88,23 @@ impl<'a> Answering<'a> {
     }
 }
 
-/// How a door writes its stream.
+/// Writes the frames of an endpoint's stream.
 pub trait Frames {
     fn event(&mut self, event: StreamEvent, out: &mut String);
-    /// The decision is on record: what is left to say, `[DONE]` included.
+    /// The decision is recorded: writes the remaining frames, `[DONE]` included.
     fn ended(&mut self, decision: Decision, out: &mut String);
-    /// It failed after the stream had begun.
+    /// The request failed after the stream had begun.
     fn failed(&mut self, error: &ApiError, out: &mut String);
 }
 
-/// Answers with a stream. Nothing is sent before the first word: a failure before it is an ordinary error with its own status.
+/// Responds with a stream. Nothing is sent before the first token: a failure before it is an
+/// ordinary error with its own status.
 ///
-/// The work is driven by a task of its own and not by the socket, so that a client that stops reading is noticed. `permit` is given
-/// back when the last byte is written or the client is gone.
+/// A separate task drives the work, not the socket, so that a client that stops reading is
+/// detected. `permit` is released when the last byte is written or the client disconnects.
 ///
 /// # Errors
-/// What the question failed with before its first word.
+/// The error of a request that failed before its first token.
 pub async fn respond(
     answering: Answering<'static>,
     permit: impl Sized + 'static,
@@ -116,7 +120,7 @@ async fn paced(
     pace: Pace,
 ) -> Result<HttpResponse, ApiError> {
     let mut begun = Vec::new();
-    // past this time the status is sent all the same, and comments keep the connection alive
+    // after this time the status is sent in any case, and comments keep the connection alive
     let _ = tokio::time::timeout(pace.hold_status, first_words(&mut answering, &mut begun, pace)).await;
     if let Some(Step::Ended(outcome)) = begun.pop_if(|step| matches!(step, Step::Ended(outcome) if outcome.is_err())) {
         return Err(outcome.err().unwrap_or(NyxError::Cancelled).into());
@@ -125,7 +129,7 @@ async fn paced(
     let work = async move {
         let _held_to_the_end = permit;
         tokio::select! {
-            () = sender.closed() => tracing::debug!("the client left its stream"),
+            () = sender.closed() => tracing::debug!("the client disconnected from its stream"),
             () = write(answering, begun, frames, &sender, pace) => {}
         }
     };
@@ -141,7 +145,7 @@ async fn paced(
         .streaming(body))
 }
 
-/// Waits until there is more to tell than who will speak.
+/// Waits for an event other than the choice of specialist.
 async fn first_words(answering: &mut Answering<'_>, steps: &mut Vec<Step>, pace: Pace) {
     loop {
         match answering.step(pace.hold_status).await {
@@ -152,7 +156,7 @@ async fn first_words(answering: &mut Answering<'_>, steps: &mut Vec<Step>, pace:
     }
 }
 
-/// Writes every step until the end, the client's leaving or its standing still.
+/// Writes every step until the end, a disconnect or a stall.
 async fn write(mut answering: Answering<'_>, begun: Vec<Step>, mut frames: impl Frames, sender: &mpsc::Sender<Bytes>, pace: Pace) {
     let mut begun = begun.into_iter();
     loop {
@@ -174,7 +178,7 @@ async fn write(mut answering: Answering<'_>, begun: Vec<Step>, mut frames: impl 
             match tokio::time::timeout(pace.stall, sender.send(Bytes::from(out))).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return,
-                Err(_) => return tracing::info!("a client left its stream unread for {} s and was dropped", pace.stall.as_secs()),
+                Err(_) => return tracing::info!("a client did not read its stream for {} s and was disconnected", pace.stall.as_secs()),
             }
         }
         if ended {
@@ -185,7 +189,7 @@ async fn write(mut answering: Answering<'_>, begun: Vec<Step>, mut frames: impl 
 
 /// One `data:` line.
 pub fn data(value: &impl Serialize, out: &mut String) {
-    // JSON has no raw line breaks, so that one line holds it; our own types serialise without fail
+    // JSON has no raw line breaks, so it fits on one line; serialisation of our types does not fail
     let json = serde_json::to_string(value).unwrap_or_else(|error| format!("{{\"error\":{{\"message\":\"{error}\"}}}}"));
     let _ = write!(out, "data: {json}\n\n");
 }
@@ -196,7 +200,7 @@ pub fn named(event: &str, value: &impl Serialize, out: &mut String) {
     data(value, out);
 }
 
-/// The last line of a stream whose decision is on record.
+/// The last line of a stream whose decision is recorded.
 pub fn done(out: &mut String) {
     out.push_str("data: [DONE]\n\n");
 }
@@ -211,7 +215,7 @@ mod tests {
     use actix_web::body::{BodySize, MessageBody, to_bytes};
     use uuid::Uuid;
 
-    /// Writes names only.
+    /// Writes only event names.
     struct Names;
     impl Frames for Names {
         fn event(&mut self, event: StreamEvent, out: &mut String) {
@@ -302,7 +306,7 @@ mod tests {
         let brisk = Duration::from_millis(2);
         let response =
             paced(answering, Rc::clone(&permit), Names, Pace { keep_alive: brisk, stall: brisk, hold_status: brisk }).await.unwrap();
-        // nobody reads: the buffer fills with comments, and then the client is given up
+        // the client does not read: the buffer fills with comments, and then it is disconnected
         let deadline = Instant::now() + Duration::from_secs(5);
         while Rc::strong_count(&permit) > 1 {
             assert!(Instant::now() < deadline, "the place is still taken");

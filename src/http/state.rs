@@ -1,4 +1,4 @@
-//! What the routes share besides Nyx.
+//! State that the routes share besides Nyx.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use chrono::Utc;
 use super::auth::Keys;
 use super::options::HttpOptions;
 
-/// What the routes know besides Nyx.
+/// State that the routes share besides Nyx.
 #[derive(Debug)]
 pub struct AppState {
     pub(super) keys: Keys,
     pub max_body_bytes: usize,
     pub body_timeout: Duration,
-    /// In seconds since 1970.
+    /// Seconds since 1970.
     pub started_at: i64,
 }
 
@@ -27,7 +27,7 @@ impl AppState {
         }
     }
 
-    /// In seconds since 1970.
+    /// Seconds since 1970.
     pub fn now(&self) -> i64 {
         Utc::now().timestamp()
     }

@@ -1,4 +1,4 @@
-//! The routes against their description.
+//! Compares the routes with the OpenAPI document.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! `/admin/training`: what was trained, and what runs.
+//! `/admin/training`: training runs and the trainer's status.
 
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, Utc};
@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Json, Query};
 
-/// One run.
+/// A training run.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TrainingItem {
     pub id: String,
@@ -21,10 +21,10 @@ pub struct TrainingItem {
     pub status: String,
     pub adapter: Option<String>,
     pub error: Option<String>,
-    /// How it was trained, and on what.
+    /// Training settings, and a summary of the data.
     #[schema(value_type = Object)]
     pub settings: serde_json::Value,
-    /// What the gate and the canary found.
+    /// Results of the gate and the canary.
     #[schema(value_type = Object)]
     pub metrics: serde_json::Value,
     #[schema(value_type = String, format = "date-time")]
@@ -50,18 +50,19 @@ impl From<TrainingRun> for TrainingItem {
     }
 }
 
-/// Runs, newest first, and how the trainer stands.
+/// Runs, newest first, and the trainer's status.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TrainingList {
     #[schema(example = "list")]
     pub object: &'static str,
-    /// Who is trained now, how much evidence has come, and how near the watch over rewards is to an alarm.
+    /// The specialist in training, the evidence since the last run, and the drift monitor's
+    /// statistic relative to its alarm threshold.
     #[schema(value_type = Object)]
     pub standing: serde_json::Value,
     pub data: Vec<TrainingItem>,
 }
 
-/// Which runs.
+/// Filter of the list of runs.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingQuery {
@@ -75,16 +76,17 @@ fn usual() -> u64 {
     50
 }
 
-/// Whom to train.
+/// A training request.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingRequest {
     specialist: String,
-    /// `sft`, `choice`, `qrpo`, `kto`, `dpo` or `grpo`; what suits the evidence when absent.
+    /// `sft`, `choice`, `qrpo`, `kto`, `dpo` or `grpo`; chosen by the available evidence when
+    /// absent.
     objective: Option<String>,
 }
 
-/// A run that has begun.
+/// A started run.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TrainingBegun {
     #[schema(example = "training")]
@@ -95,7 +97,7 @@ pub struct TrainingBegun {
     pub specialist: String,
 }
 
-/// What was trained from the log, and what became of it.
+/// Runs of training on the log, with their results.
 #[utoipa::path(get, path = "/admin/training", tag = "admin", params(TrainingQuery), responses((status = 200, body = TrainingList)))]
 pub async fn runs(nyx: web::Data<Nyx>, query: Query<TrainingQuery>) -> Result<HttpResponse, ApiError> {
     let data = nyx.training_runs(query.0.specialist.as_deref(), query.0.limit).await?.into_iter().map(Into::into).collect();
@@ -103,10 +105,10 @@ pub async fn runs(nyx: web::Data<Nyx>, query: Query<TrainingQuery>) -> Result<Ht
     Ok(HttpResponse::Ok().json(TrainingList { object: "list", standing, data }))
 }
 
-/// Begins to train a specialist's adapter from the log. It goes through the gate as every one does.
+/// Starts training of a specialist's adapter on the log. The result must pass the gate.
 #[utoipa::path(post, path = "/admin/training", tag = "admin", request_body = TrainingRequest,
-    responses((status = 202, description = "it has begun: see GET /admin/training", body = TrainingBegun), (status = 404, description = "no such specialist", body = ErrorBody),
-        (status = 409, description = "another is being trained", body = ErrorBody)))]
+    responses((status = 202, description = "started: see GET /admin/training", body = TrainingBegun), (status = 404, description = "no such specialist", body = ErrorBody),
+        (status = 409, description = "another specialist is being trained", body = ErrorBody)))]
 pub async fn train(nyx: web::Data<Nyx>, body: Json<TrainingRequest>) -> Result<HttpResponse, ApiError> {
     let parse = |name: &String| Objective::parse(name).map_err(|reason| NyxError::invalid("objective", format!("objective: {reason}")));
     let objective = body.0.objective.as_ref().map(parse).transpose()?;

@@ -1,15 +1,15 @@
-//! What can go wrong with model files.
+//! Errors of model files.
 
 use std::path::PathBuf;
 
 use super::source::BadSource;
 
-/// What can go wrong with model files: what happened and what to do.
+/// An error of model files, with what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     #[error("a model source is {0}")]
     Source(#[from] BadSource),
-    #[error("there is nowhere to keep models: set NYX_MODELS, or HOME")]
+    #[error("there is no folder for models: set NYX_MODELS, or HOME")]
     NoFolder,
     #[error("the model {model} is not at {path}: run `nyx fetch`")]
     Missing { model: String, path: PathBuf },

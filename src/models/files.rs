@@ -1,4 +1,4 @@
-//! Which files of a folder or a listing make a model.
+//! Selects the files of a model from a folder or a listing.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ModelError;
 
-/// Written beside the files that were fetched, so that they can be checked again.
+/// Written beside fetched files, so that they can be verified later.
 pub(super) const MANIFEST: &str = "nyx-model.json";
 
-/// What `nyx fetch` put into a folder.
+/// The files that `nyx fetch` put into a folder.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Manifest {
     pub(super) source: String,
-    /// By their path inside the folder.
+    /// Keyed by path inside the folder.
     pub(super) files: BTreeMap<String, FileDigest>,
 }
 
@@ -36,7 +36,7 @@ impl Manifest {
         std::fs::write(&path, text).map_err(|error| ModelError::io(path, &error))
     }
 
-    /// The first file that is not as it was fetched.
+    /// The first file that differs from the manifest.
     pub(super) fn damage(&self, folder: &Path) -> Option<String> {
         self.files.iter().find_map(|(name, expected)| {
             let path = folder.join(name);
@@ -60,8 +60,9 @@ pub(super) fn wrong_digest(path: &Path, name: &str, expected: &str) -> Option<St
     }
 }
 
-/// The one file whose SHA-256 names the model, and what the engine is given: a `.gguf` file, or a folder with `config.json` and
-/// `model.safetensors` (of a sharded one the first shard). `None` when the folder holds no model.
+/// The file whose SHA-256 identifies the model, and the path for the engine: a `.gguf` file, or a
+/// folder with `config.json` and `model.safetensors` (for a sharded model the first shard). `None`
+/// when the folder has no model.
 pub(super) fn weights(folder: &Path) -> Option<(PathBuf, PathBuf)> {
     let mut names: Vec<PathBuf> = std::fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
     names.sort();
@@ -76,13 +77,13 @@ pub(super) fn weights(folder: &Path) -> Option<(PathBuf, PathBuf)> {
 /// A model inside a listing of paths.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Selection {
-    /// The folder its files stand in, with a closing `/`; empty at the top.
+    /// The files' folder, with a trailing `/`; empty at the top.
     pub(super) folder: String,
     /// Paths as listed.
     pub(super) files: Vec<String>,
 }
 
-/// Files beside the weights of a Hugging Face folder that are worth having.
+/// Files of a Hugging Face folder that are fetched along with the weights.
 const BESIDE: [&str; 9] = [
     "config.json",
     "generation_config.json",
@@ -95,10 +96,11 @@ const BESIDE: [&str; 9] = [
     "model.safetensors.index.json",
 ];
 
-/// Picks the model out of a listing: `wanted`, else the one folder of `config.json` and safetensors, else the one GGUF file.
+/// Selects a model from a listing: `wanted`, else the one folder with `config.json` and
+/// safetensors, else the one GGUF file.
 ///
 /// # Errors
-/// What is there instead, and how to choose.
+/// Describes what was found instead, and how to choose.
 pub(super) fn select(listing: &[String], wanted: Option<&str>) -> Result<Selection, String> {
     let ggufs: Vec<&String> = listing.iter().filter(|name| name.ends_with(".gguf")).collect();
     let names = || ggufs.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
@@ -136,7 +138,7 @@ fn one(file: &str) -> Selection {
     Selection { folder: folder.to_owned(), files: vec![file.to_owned()] }
 }
 
-/// The name inside `folder`, if it stands directly in it.
+/// The name relative to `folder`, if it is directly in it.
 fn in_folder<'a>(name: &'a str, folder: &str) -> Option<&'a str> {
     name.strip_prefix(folder).filter(|rest| !rest.contains('/'))
 }

@@ -1,4 +1,5 @@
-//! Models of the Hugging Face hub, by its HTTP API. The token is `HF_TOKEN`'s, else that of `huggingface-cli login`; the hub is `HF_ENDPOINT`'s.
+//! Models from the Hugging Face hub's HTTP API. The token is `HF_TOKEN`, else the one of
+//! `huggingface-cli login`; `HF_ENDPOINT` overrides the hub's address.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -16,10 +17,11 @@ use super::files::{Selection, select};
 use super::progress::Progress;
 
 const HUB: &str = "https://huggingface.co";
-/// How often a request is tried before the hub counts as unreachable, and a transfer goes on where it broke off.
+/// Attempts of a request before the hub counts as unreachable, and of resuming an interrupted
+/// transfer.
 const ATTEMPTS: usize = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// For a connection, and for the head of an answer: the body of a large file takes what it takes.
+/// Timeout for connecting and for response headers; the body of a large file has no timeout.
 const PATIENCE: Duration = Duration::from_secs(30);
 const BUFFER: usize = 256 << 10;
 
@@ -29,14 +31,14 @@ pub(super) struct Repository<'a> {
     pub(super) owner: &'a str,
     pub(super) name: &'a str,
     pub(super) revision: Option<&'a str>,
-    /// The one GGUF file to take.
+    /// The GGUF file to fetch.
     pub(super) file: Option<&'a str>,
 }
 
-/// What the hub says of a repository at a revision.
+/// The hub's listing of a repository at a revision.
 #[derive(Deserialize)]
 struct Listing {
-    /// The commit.
+    /// The commit hash.
     sha: Option<String>,
     #[serde(default)]
     siblings: Vec<Sibling>,
@@ -60,7 +62,7 @@ pub(super) fn fetch(
     let files: Vec<String> = listing.siblings.into_iter().map(|file| file.rfilename).collect();
     let no_model = |reason| ModelError::NoModelInside { package: hub.name(), reason };
     let Selection { folder, files } = select(&files, repository.file).map_err(no_model)?;
-    // the listing's own commit, so that a push in between does not mix two revisions
+    // the listing's commit, so that a push in between does not mix two revisions
     let revision = listing.sha.or_else(|| repository.revision.map(str::to_owned)).unwrap_or_else(|| "main".to_owned());
     for file in files {
         let inside = file.strip_prefix(&folder).unwrap_or(&file);
@@ -112,7 +114,7 @@ impl<'a> Hub<'a> {
         serde_json::from_str(&text).map_err(|error| self.odd(format!("its listing cannot be read: {error}")))
     }
 
-    /// Goes on from what arrived when a transfer breaks off.
+    /// Resumes an interrupted transfer from the bytes already received.
     fn download(&self, revision: &str, file: &str, part: &Path, bar: &ProgressBar) -> Result<(), ModelError> {
         let Repository { owner, name, .. } = self.repository;
         let url = format!("{}/{owner}/{name}/resolve/{}/{}", self.endpoint, escaped(revision, ""), escaped(file, "/"));
@@ -138,14 +140,14 @@ impl<'a> Hub<'a> {
         Err(ModelError::HubUnreachable { endpoint: redacted(&self.endpoint), reason: one_line(&broken.unwrap_or_default()) })
     }
 
-    /// An answer of 2xx; requests that may succeed later are tried again.
+    /// Returns a response with status 2xx; retries failures that may be temporary.
     fn get(&self, url: &str, from: u64, what: impl Fn() -> String) -> Result<Response<Body>, ModelError> {
         let mut pause = FIRST_PAUSE;
         let mut tries = 1;
         loop {
             let mut request = self.agent.get(url).header(header::USER_AGENT, concat!("nyx/", env!("CARGO_PKG_VERSION")));
             if let Some(token) = &self.token {
-                // sent to the hub alone: a redirect to a content server drops it
+                // sent only to the hub: a redirect to a content server drops it
                 request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
             }
             if from > 0 {
@@ -183,7 +185,8 @@ impl<'a> Hub<'a> {
     }
 }
 
-/// Copies what arrives; `Some` says why the transfer broke off, an error that it could not be written.
+/// Copies the body to the file; `Some` is the reason of an interrupted transfer, an error is a
+/// failed write.
 fn copy(body: Body, out: &mut File, have: &mut u64, bar: &ProgressBar) -> std::io::Result<Option<String>> {
     let mut reader = body.into_reader();
     let mut buffer = vec![0; BUFFER];

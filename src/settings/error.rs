@@ -1,10 +1,10 @@
-//! What can be wrong with settings.
+//! Errors of settings.
 
 use std::path::PathBuf;
 
 use nyx_specialists::SpecialistError;
 
-/// A settings error: the key, the value, where it came from, what would be right.
+/// A settings error: the key, the value, its origin and what is expected.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     #[error("no config file at {path} (named by {named_by})")]
@@ -19,7 +19,7 @@ pub enum SettingsError {
     Invalid { key: String, value: String, origin: String, expected: String },
     #[error("the environment variable {0} is not valid Unicode")]
     NotUnicode(String),
-    #[error("no folder of specialists at {0} (specialists.dir): create it, or leave the key out")]
+    #[error("no folder of specialists at {0} (specialists.dir): create it, or remove the key")]
     NoSpecialists(PathBuf),
     #[error(transparent)]
     Specialist(#[from] SpecialistError),

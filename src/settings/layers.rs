@@ -1,4 +1,4 @@
-//! The layers and where each value came from.
+//! The layers of the settings, and the origin of each value.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,21 +14,21 @@ use super::sections::Settings;
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
 const PREFIX: &str = "NYX__";
-/// The keys whose values no error shows, nor those of the sections that hold them.
+/// Keys whose values are redacted in errors, including errors of the sections that contain them.
 const SECRETS: [&str; 6] = ["http.api_keys", "http.admin_key", "memory.api_key", "memory.url", "phoebe.url", "specialist.aletheia.source"];
 const HIDDEN: &str = "a value that is not shown";
-/// The keys that hold one of a few words.
+/// Keys with an enumerated value.
 const WORDS: [(&str, &str); 4] = [
     ("pool.quantisation", "none, q8_0 or q4_k"),
     ("pool.adapter_precision", "int8 or file"),
     ("memory.store", "phoebe or qdrant"),
     ("telemetry.format", "text or json"),
 ];
-/// Stands for the origin of a value whose layer is not known yet.
+/// Placeholder for the origin of a value whose layer is not known yet.
 const MERGED: &str = "settings";
 const BUILT_IN: &str = "built-in default";
 
-/// One setting given as a flag.
+/// A setting given as a flag.
 #[derive(Debug, Clone)]
 pub struct Flag {
     /// `http.port`
@@ -38,14 +38,14 @@ pub struct Flag {
     pub value: String,
 }
 
-/// Where settings are read from, as values, so that tests need no process environment.
+/// The sources of settings, as values, so that tests do not depend on the process environment.
 #[derive(Debug, Clone, Default)]
 pub struct Inputs {
     /// `--config`
     pub file: Option<PathBuf>,
-    /// The environment.
+    /// Environment variables.
     pub variables: Vec<(OsString, OsString)>,
-    /// Where `nyx.toml` is looked for; nowhere when `None`.
+    /// The folder in which `nyx.toml` is searched; not searched when `None`.
     pub working_dir: Option<PathBuf>,
     pub flags: Vec<Flag>,
 }
@@ -56,7 +56,8 @@ impl Inputs {
         Self { file, variables: std::env::vars_os().collect(), working_dir: Some(PathBuf::from(".")), flags }
     }
 
-    /// The config file: `--config`, else `$NYX_CONFIG`, else `nyx.toml` in the working directory if there is one.
+    /// The config file: `--config`, else `$NYX_CONFIG`, else `nyx.toml` in the working directory if
+    /// it exists.
     fn config_file(&self) -> Result<Option<PathBuf>, SettingsError> {
         let variable = || self.variables.iter().find(|(name, _)| name == "NYX_CONFIG").map(|(_, value)| PathBuf::from(value));
         let (path, named_by) = match (&self.file, variable()) {
@@ -68,7 +69,7 @@ impl Inputs {
     }
 }
 
-/// Where each value that is not a default came from, by its key.
+/// The origin of each value that is not a default, by key.
 #[derive(Debug, Default)]
 pub(super) struct Origins(BTreeMap<String, String>);
 
@@ -77,7 +78,7 @@ impl Origins {
         self.0.get(key).map_or(BUILT_IN, String::as_str).to_owned()
     }
 
-    /// Notes every key of a layer; a later layer's note replaces an earlier one's.
+    /// Records the origin of every key of a layer; later layers overwrite earlier ones.
     fn note(&mut self, layer: &Map<String, Value>, parent: &str) {
         for (name, value) in layer {
             let key = if parent.is_empty() { name.clone() } else { format!("{parent}.{name}") };
@@ -94,22 +95,22 @@ pub(super) fn read(inputs: &Inputs) -> Result<(Settings, Origins), SettingsError
     merged(inputs).map_err(without_secrets)
 }
 
-/// Whether the key holds a secret, stands inside of one that does, or is a section with one in it.
+/// Whether the key holds a secret, is inside one that does, or is a section that contains one.
 fn is_secret(key: &str) -> bool {
     let holds = |outer: &str, inner: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
     SECRETS.iter().any(|secret| holds(secret, key) || holds(key, secret))
 }
 
-/// An error quotes the value that was wrong, unless that may be a secret.
+/// Removes the quoted value from an error if it may be a secret.
 fn without_secrets(error: SettingsError) -> SettingsError {
     match error {
         SettingsError::Invalid { key, origin, expected, .. } if is_secret(&key) => {
             SettingsError::Invalid { key, value: HIDDEN.to_owned(), origin, expected }
         }
         SettingsError::Syntax { origin, reason } => match reason.split_once(": ") {
-            // a field is named, a value is not
+            // a field name is not a secret, a value may be
             Some((key, told)) if is_secret(key) && !["missing field", "unknown field"].iter().any(|known| told.starts_with(known)) => {
-                SettingsError::Syntax { origin, reason: format!("{key} is {HIDDEN}, expected one of another kind") }
+                SettingsError::Syntax { origin, reason: format!("{key} is {HIDDEN}, expected another type") }
             }
             _ => SettingsError::Syntax { origin, reason },
         },
@@ -139,7 +140,8 @@ fn merged(inputs: &Inputs) -> Result<(Settings, Origins), SettingsError> {
     Ok((settings, origins))
 }
 
-/// Refuses what is no TOML by line and column; toml's own words quote the line, with what may be a key in it.
+/// Rejects invalid TOML by line and column; toml's own message quotes the line, which may contain a
+/// key.
 fn check_syntax(text: &str, origin: &str) -> Result<(), SettingsError> {
     text.parse::<toml::Table>().map(drop).map_err(|error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
@@ -162,7 +164,7 @@ impl Source for Layer {
     }
 }
 
-/// Refuses keys that are not known, naming the file they stand in.
+/// Rejects unknown keys, naming their file.
 fn checked<S: Source>(source: S, known: &Json, origin: &str, origins: &mut Origins) -> Result<S, SettingsError> {
     let table = source.collect().map_err(|error| describe(error, origin))?;
     refuse_unknown(&table, known, "", origin)?;
@@ -194,7 +196,7 @@ fn unknown<'a>(key: String, name: &str, names: impl Iterator<Item = &'a String>,
     SettingsError::UnknownKey { key, origin: origin.to_owned(), expected }
 }
 
-/// `NYX__SECTION__KEY`, each a dotted key. Empty values count as unset.
+/// Variables `NYX__SECTION__KEY` as dotted keys. Empty values count as unset.
 fn environment(variables: &[(OsString, OsString)], known: &Json) -> Result<Map<String, Value>, SettingsError> {
     let mut layer = Map::new();
     for (name, value) in variables {
@@ -214,7 +216,8 @@ fn flags(flags: &[Flag], known: &Json) -> Result<Map<String, Value>, SettingsErr
     flags.iter().map(|flag| Ok((flag.key.to_owned(), parse(flag.key, &flag.value, known, &format!("flag {}", flag.flag))?))).collect()
 }
 
-/// A value given as text: where the key holds a list or a table it is JSON (or, for a list, words with commas between them).
+/// Parses a value given as text: for a list or a table it is JSON (or, for a list, comma-separated
+/// words).
 fn parse(key: &str, text: &str, known: &Json, origin: &str) -> Result<Value, SettingsError> {
     let mut here = known;
     for name in key.split('.') {
@@ -264,7 +267,8 @@ fn from_json(json: &Json, origin: &str) -> Value {
     Value::new(Some(&origin.to_owned()), kind)
 }
 
-/// What `config` does not know of its error: which words an enumeration knows, and sometimes where the wrong value came from.
+/// Completes an error of `config`: with the allowed values of an enumeration, and with the origin
+/// if it is missing.
 fn completed(error: SettingsError, origins: &Origins) -> SettingsError {
     match error {
         SettingsError::Invalid { key, value, origin, expected } if origin == MERGED => {
@@ -276,7 +280,7 @@ fn completed(error: SettingsError, origins: &Origins) -> SettingsError {
             else {
                 return SettingsError::Syntax { origin, reason };
             };
-            let expected = WORDS.iter().find(|(known, _)| *known == key).map_or("another word", |(_, words)| words);
+            let expected = WORDS.iter().find(|(known, _)| *known == key).map_or("another value", |(_, words)| words);
             SettingsError::Invalid {
                 key: key.to_owned(),
                 value: format!("{value:?}"),
@@ -288,7 +292,7 @@ fn completed(error: SettingsError, origins: &Origins) -> SettingsError {
     }
 }
 
-/// `config`'s error in our words.
+/// Converts an error of `config`.
 fn describe(error: ConfigError, layer: &str) -> SettingsError {
     let origin = |from: Option<String>| from.unwrap_or_else(|| layer.to_owned());
     match error {
@@ -306,7 +310,7 @@ fn describe(error: ConfigError, layer: &str) -> SettingsError {
     }
 }
 
-/// toml draws its errors over several lines; ours are one.
+/// toml's errors have several lines; ours have one.
 fn one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty() && *line != "|").collect::<Vec<_>>().join(", ")
 }

@@ -1,6 +1,8 @@
-//! Settings in layers: embedded defaults, the config file, the environment, flags. The later wins; an unknown key is refused in each.
+//! Settings in layers: embedded defaults, the config file, the environment, flags. Later layers
+//! override earlier ones; an unknown key is rejected in each.
 //!
-//! The embedded layer is `config/default.toml`, which names every key, so that the binary runs from any folder.
+//! The embedded layer is `config/default.toml`, which has every key, so that the binary runs in any
+//! folder.
 
 mod error;
 mod layers;
@@ -26,7 +28,7 @@ impl Settings {
     /// Reads every layer and checks the result.
     ///
     /// # Errors
-    /// [`SettingsError`], naming the key, the value, where it came from and what would be right.
+    /// [`SettingsError`] with the key, the value, its origin and what is expected.
     pub fn load(inputs: &Inputs) -> Result<Self, SettingsError> {
         let (settings, origins) = layers::read(inputs)?;
         validate::check(&settings, &origins)?;
@@ -36,7 +38,7 @@ impl Settings {
     /// The folder of model files.
     ///
     /// # Errors
-    /// When it is not set and there is no home directory to put it in.
+    /// When it is not set and there is no home directory.
     pub fn models(&self) -> Result<ModelStore, ModelError> {
         ModelStore::new(self.models.dir.clone())
     }
@@ -49,10 +51,11 @@ impl Settings {
         self.models()?.find(&self.models.embedder.parse()?)
     }
 
-    /// What Nyx starts from: models found on disk, the shipped specialists and those in the specialists' folder.
+    /// The options for starting Nyx: model paths, the built-in specialists and those of the
+    /// specialists' folder.
     ///
     /// # Errors
-    /// When a model has not been fetched or a specialist's file is wrong.
+    /// When a model has not been fetched or a specialist's file is invalid.
     pub fn nyx_options(&self) -> Result<NyxOptions, StartupError> {
         Ok(NyxOptions {
             base_model: self.models()?.find(&self.models.base.parse().map_err(ModelError::from)?)?,
@@ -73,24 +76,25 @@ impl Settings {
         })
     }
 
-    /// The shipped specialists and those of the specialists' folder.
+    /// The built-in specialists and those of the specialists' folder.
     ///
     /// # Errors
-    /// When a file cannot be read or is wrong; it is named.
+    /// When a file cannot be read or is invalid; the error names it.
     pub fn specialist_policies(&self) -> Result<Vec<SpecialistPolicy>, SettingsError> {
         specialists::load(self.specialists.dir.as_deref(), &self.data_dir)
     }
 
-    /// What questions and answers are screened for.
+    /// The policy for screening questions and answers.
     ///
     /// # Errors
-    /// When the policy's file cannot be read or is wrong; it is named.
+    /// When the policy's file cannot be read or is invalid; the error names it.
     pub fn safety_policy(&self) -> Result<SafetyPolicy, SettingsError> {
         safety_policy(self.safety.policy.as_deref(), &self.data_dir)
     }
 }
 
-/// Reads the policy that `safety.policy` names, else `DATA_DIR/safety.toml` where there is one, else the shipped one.
+/// Reads the policy of `safety.policy`, else `DATA_DIR/safety.toml` if it exists, else the built-in
+/// one.
 fn safety_policy(named: Option<&Path>, data_dir: &Path) -> Result<SafetyPolicy, SettingsError> {
     let usual = data_dir.join("safety.toml");
     let path = match named {
@@ -103,7 +107,7 @@ fn safety_policy(named: Option<&Path>, data_dir: &Path) -> Result<SafetyPolicy, 
     Ok(SafetyPolicy::parse(&path.display().to_string(), &text)?)
 }
 
-/// Why the settings do not lead to a start.
+/// Why Nyx cannot start with the settings.
 #[derive(Debug, thiserror::Error)]
 pub enum StartupError {
     #[error(transparent)]

@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::http::HttpOptions;
 
-/// Everything that can be set. `config/default.toml` says what each key means.
+/// All settings. `config/default.toml` documents each key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Where Nyx keeps what it writes: phoebe's SQLite file, adapters, and what was learned.
+    /// The folder for phoebe's SQLite file, adapters and fitted artifacts.
     pub data_dir: PathBuf,
     pub models: ModelSettings,
     pub http: HttpOptions,
@@ -60,18 +60,20 @@ impl Default for Settings {
     }
 }
 
-/// `[models]`: which models, and where their files are kept.
+/// `[models]`: which models to use, and the folder of their files.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSettings {
     /// `pip:NAME==VERSION`, `hf:ORG/NAME[@REVISION][:FILE.gguf]`, or a path to a `.gguf` file or a Hugging Face folder.
     pub base: String,
-    /// The same for the sentence embedder; a folder.
+    /// The same for the sentence embedder, which must be a folder.
     pub embedder: String,
-    /// SHA-256 that the base's weights file must have; the two default models have theirs built in.
+    /// Expected SHA-256 of the base model's weights file; those of the two default models are built
+    /// in.
     pub base_sha256: Option<String>,
     pub embedder_sha256: Option<String>,
-    /// The models' folder; `$NYX_MODELS`, else `$XDG_CACHE_HOME/nyx/models`, else `~/.cache/nyx/models` when absent.
+    /// The folder of models; when absent `$NYX_MODELS`, else `$XDG_CACHE_HOME/nyx/models`, else
+    /// `~/.cache/nyx/models`.
     pub dir: Option<PathBuf>,
 }
 
@@ -87,7 +89,8 @@ impl Default for ModelSettings {
     }
 }
 
-/// `[specialists]`: where files that add to the shipped specialists, or replace them by name, are looked for.
+/// `[specialists]`: the folder of files that add specialists, or replace built-in ones of the same
+/// name.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SpecialistSettings {
@@ -95,23 +98,23 @@ pub struct SpecialistSettings {
     pub dir: Option<PathBuf>,
 }
 
-/// `[safety]`: what questions and answers are screened for.
+/// `[safety]`: the policy for screening questions and answers.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SafetySettings {
-    /// `DATA_DIR/safety.toml`, else the shipped policy when absent.
+    /// When absent `DATA_DIR/safety.toml`, else the built-in policy.
     pub policy: Option<PathBuf>,
 }
 
-/// `[specialist.NAME]`: what one of the five needs beyond its file.
+/// `[specialist.NAME]`: settings of a specialist beyond its file.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SpecialistOptions {
-    /// The tables that she reads facts from.
+    /// The tables that facts are read from.
     pub aletheia: FactOptions,
 }
 
-/// How log lines are written.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -120,11 +123,11 @@ pub enum LogFormat {
     Json,
 }
 
-/// `[telemetry]`: what is logged, to stderr.
+/// `[telemetry]`: logging to stderr.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TelemetrySettings {
-    /// A filter as in `RUST_LOG`, which wins when it is set.
+    /// A filter with the syntax of `RUST_LOG`, which overrides it.
     pub log: String,
     pub format: LogFormat,
 }
@@ -135,7 +138,8 @@ impl Default for TelemetrySettings {
     }
 }
 
-/// `$XDG_DATA_HOME/nyx`, else `~/.local/share/nyx`; empty when neither is known, which `validate` refuses.
+/// `$XDG_DATA_HOME/nyx`, else `~/.local/share/nyx`; empty when neither is known, which `validate`
+/// rejects.
 pub(super) fn default_data_dir(variable: impl Fn(&str) -> Option<OsString>) -> PathBuf {
     let absolute = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute("XDG_DATA_HOME")

@@ -1,4 +1,4 @@
-//! The specialists: those shipped inside the binary, and files that add to them or replace them by name.
+//! The built-in specialists, and files that add to them or replace them by name.
 
 use std::path::{Path, PathBuf};
 
@@ -6,8 +6,9 @@ use nyx_specialists::{SHIPPED, SpecialistPolicy};
 
 use super::error::SettingsError;
 
-/// The shipped ones, then every `*.toml` of `dir` in the order of their names; a name that is there already is replaced in its place.
-/// Without `dir`, `data_dir/specialists` is looked at if it is there.
+/// The built-in specialists, then every `*.toml` of `dir` in order of name; a file with the name of
+/// an existing specialist replaces it in its position. Without `dir`, `data_dir/specialists` is
+/// read if it exists.
 pub(super) fn load(dir: Option<&Path>, data_dir: &Path) -> Result<Vec<SpecialistPolicy>, SettingsError> {
     let mut policies = Vec::with_capacity(SHIPPED.len());
     for (name, text) in SHIPPED {

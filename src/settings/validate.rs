@@ -1,4 +1,4 @@
-//! What settings must hold beyond their types.
+//! Validation of settings beyond their types.
 
 use std::fmt::Display;
 
@@ -13,12 +13,12 @@ use super::sections::Settings;
 use crate::http::HttpOptionsError;
 use crate::models::ModelSource;
 
-/// Largest batch, queue and window that are not a mistake in typing.
+/// Upper bound for batch, queue and window sizes, to catch typing errors.
 const MOST: usize = 1 << 20;
-/// Longest list that a search makes.
+/// Maximum length of a search's list.
 const MOST_LISTED: usize = 1000;
 
-/// Checks every value; the first that is wrong is the error.
+/// Checks every value and returns the first error.
 pub(super) fn check(settings: &Settings, origins: &Origins) -> Result<(), SettingsError> {
     let check = Checker(origins);
     check.that(!settings.data_dir.as_os_str().is_empty(), "data_dir", "\"\"", "a folder: set it, or HOME")?;
@@ -141,7 +141,7 @@ fn memory(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError>
     if let Some(url) = &memory.url {
         let known = url.starts_with("http://") || url.starts_with("https://");
         check.that(known, "memory.url", redacted(url), "the server's gRPC address, such as http://localhost:6334")?;
-        // the client would show them in its errors, and the server takes none of them
+        // the client would print them in its errors, and the server uses none of them
         let plain = !url.contains(['@', '?', '#']);
         check.that(
             plain,
@@ -153,7 +153,7 @@ fn memory(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError>
     check.that(!memory.collection.trim().is_empty(), "memory.collection", format!("{:?}", memory.collection), "a name")?;
     check.that((1..=600_000).contains(&memory.timeout_ms), "memory.timeout_ms", memory.timeout_ms, "1 to 600000")?;
     if let Some(days) = memory.retention_days {
-        check.that((1..=36_500).contains(&days), "memory.retention_days", days, "1 to 36500, or not set: for ever")?;
+        check.that((1..=36_500).contains(&days), "memory.retention_days", days, "1 to 36500, or not set for no limit")?;
     }
     let recall = &memory.recall;
     check.between("memory.recall.dense", recall.dense, 1, MOST_LISTED)?;
@@ -184,7 +184,7 @@ fn facts(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> 
     check.between(&key("index_cells"), facts.index_cells, 1, 100 * MOST)?;
     for source in &facts.source {
         let named = !source.table.trim().is_empty();
-        check.that(named, &key("source"), "a table without a name", "table = \"NAME\" of a table or view")?;
+        check.that(named, &key("source"), "a table without name", "table = \"NAME\" of a table or view")?;
         if let Some(url) = &source.url {
             let expected = "postgres://USER:PASSWORD@HOST/DATABASE or sqlite://PATH";
             check.that(is_database(url), &key("source"), format!("{} with url {url}", source.table), expected)?;

@@ -1,4 +1,4 @@
-//! A specialist with a LoRA adapter of its own, beside the quantised default model.
+//! A specialist with its own LoRA adapter on the quantised default model.
 
 use std::path::Path;
 
@@ -6,12 +6,13 @@ use serde_json::{Value, json};
 
 use crate::program::{Program, write};
 
-/// A PEFT folder of rank 2 beside one layer's `q_proj` and `down_proj`; `columns` is `q_proj`'s input, 576 where all is well.
+/// Writes a PEFT folder of rank 2 for one layer's `q_proj` and `down_proj`; `columns` is `q_proj`'s
+/// input size, 576 if valid.
 fn adapter(folder: &Path, columns: usize) {
     random_adapter(folder, columns, 1);
 }
 
-/// The same with numbers by `seed`.
+/// The same with pseudo-random weights from `seed`.
 pub fn random_adapter(folder: &Path, columns: usize, seed: u32) {
     let config = json!({"peft_type": "LORA", "r": 2, "lora_alpha": 16, "target_modules": ["q_proj", "down_proj"], "bias": "none"});
     write(&folder.join("adapter_config.json"), config.to_string());
@@ -32,7 +33,7 @@ pub fn random_adapter(folder: &Path, columns: usize, seed: u32) {
     write(&folder.join("adapter_model.safetensors"), [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat());
 }
 
-/// Eleos' twin with an adapter.
+/// A copy of Eleos with an adapter.
 fn hestia(program: &Program, folder: &Path) {
     let eleos = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/specialists/eleos.toml")).unwrap();
     let twin = eleos.replace("name = \"eleos\"", &format!("name = \"hestia\"\nadapter = {:?}", folder.display().to_string()));
@@ -57,7 +58,7 @@ fn a_specialist_speaks_through_its_adapter_and_the_others_do_not() {
         assert_eq!(status, 200, "{answer}");
         answer
     };
-    // side by side, so that both are in one batch
+    // concurrent, so that both are in one batch
     let (with, without) = std::thread::scope(|scope| {
         let with = scope.spawn(|| ask("hestia"));
         let without = ask("eleos");
@@ -120,7 +121,7 @@ fn a_group_of_two_cores_says_bit_for_bit_what_one_device_says_and_each_core_has_
     };
     let (devices, with, without) = answers(r#"[["cpu"]]"#);
     assert_eq!(devices, ["cpu"]);
-    // a machine of one core has no second shard to give
+    // a machine with one core has no device for a second shard
     if std::thread::available_parallelism().unwrap().get() < 2 {
         return println!("skipped: one core");
     }

@@ -1,4 +1,4 @@
-//! The rooms and the one way in which they may know each other (ARCHITECTURE.md).
+//! The crates and the allowed direction of their dependencies (ARCHITECTURE.md).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -20,7 +20,7 @@ fn metadata() -> Value {
     serde_json::from_str(&output(Command::new(env!("CARGO")).args(arguments))).unwrap()
 }
 
-/// What each package is built from, tests apart. Versions of one package count as one.
+/// The dependencies of each package except dev-dependencies. Versions of a package are merged.
 fn dependencies(metadata: &Value) -> BTreeMap<String, BTreeSet<String>> {
     let packages = metadata["packages"].as_array().unwrap().iter();
     let names: BTreeMap<&str, &str> =
@@ -37,7 +37,7 @@ fn dependencies(metadata: &Value) -> BTreeMap<String, BTreeSet<String>> {
     all
 }
 
-/// Everything that `root` is built from, however indirectly.
+/// All transitive dependencies of `root`.
 fn reachable<'a>(root: &'a str, all: &'a BTreeMap<String, BTreeSet<String>>) -> BTreeSet<&'a str> {
     let (mut seen, mut open) = (BTreeSet::new(), vec![root]);
     while let Some(name) = open.pop() {

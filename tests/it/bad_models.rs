@@ -1,4 +1,4 @@
-//! Files that are no models: a clear line and exit code 1, within seconds, and never a panic.
+//! Invalid model files: a clear one-line error and exit code 1 within seconds, never a panic.
 
 use std::path::{Path, PathBuf};
 
@@ -56,7 +56,7 @@ fn what_is_not_a_model_at_all_is_refused_by_name() {
     }
 }
 
-/// A folder of a Llama so small that its weights are written here, with a tokenizer of as many tokens.
+/// Writes a Llama small enough to create its weights here, with a tokenizer of matching size.
 fn tiny_llama(folder: &Path) {
     let letters: serde_json::Map<_, _> = "abcdefghijklmnop".chars().zip(0..).map(|(letter, id)| (letter.to_string(), id.into())).collect();
     let tokenizer = serde_json::json!({

@@ -1,4 +1,5 @@
-//! The command line on the real binary: ask, migrate, doctor, shutdown, and what survives kill -9.
+//! The command line on the real binary: ask, migrate, doctor, shutdown, and durability after kill
+//! -9.
 
 use serde_json::{Value, json};
 
@@ -24,7 +25,7 @@ fn a_memory_told_to_the_server_is_evidence_for_ask() {
     remember(&serving, SISTER);
     remember(&serving, "The boiler was serviced on Tuesday.");
     let question = "What did I tell you about my sister?";
-    // beside the server, and after it
+    // while the server runs, and after it has stopped
     let reply = program.run(&["ask", question, "--specialist", "mnemosyne", "--json", "--max-tokens", "4"]).json();
     assert!(texts(&reply["evidence"]).contains(&SISTER), "{reply}");
     assert!(serving.interrupt().status.success());
@@ -41,7 +42,7 @@ fn a_memory_told_to_the_server_is_evidence_for_ask() {
         (chosen["decision"]["scores"].as_object().unwrap(), chosen["decision"]["propensities"].as_object().unwrap());
     for name in ["mnemosyne", "moira", "aletheia", "kairos", "eleos", "nyx"] {
         assert!(scores[name].as_f64().unwrap().is_finite(), "{chosen}");
-        // ε = 0.02 is drawn evenly among six
+        // ε = 0.02 is divided evenly among six candidates
         assert!(propensities[name].as_f64().unwrap() >= 0.02 / 6.0 - 1e-12, "{chosen}");
     }
     assert_eq!((scores.len(), propensities.len()), (6, 6));
@@ -101,7 +102,7 @@ fn ask_refuses_what_cannot_be_answered() {
     let ran = program.run(&["ask", ""]);
     assert!(ran.refusal().contains("no user message with text"), "{ran:?}");
     let long = "word ".repeat(20_000);
-    // whoever the master chooses, and also where memories are searched first
+    // with each routing target, and also when memories are searched first
     for extra in [&[][..], &["--specialist", "mnemosyne"], &["--specialist", "aletheia"]] {
         let ran = program.run(&[&["ask", long.as_str()], extra].concat());
         assert!(ran.refusal().contains("context window"), "{ran:?}");

@@ -1,5 +1,5 @@
-//! No module imports, however indirectly, one that imports it: files are the modules, tests are left out, and re-exports
-//! are followed to where an item is defined.
+//! No module imports, directly or indirectly, a module that imports it. Modules are files, tests
+//! are excluded, and re-exports are resolved to the defining file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -11,21 +11,22 @@ type Module = Vec<String>;
 
 #[derive(Default)]
 struct File {
-    /// Paths that the file names, absolute: below the crate.
+    /// Absolute paths below the crate that the file uses.
     paths: Vec<Vec<String>>,
-    /// What the file re-exports: name to absolute path. A glob has the name `*`.
+    /// The file's re-exports: name to absolute path. A glob has the name `*`.
     exports: Vec<(String, Vec<String>)>,
 }
 
 struct Paths<'a> {
     at: &'a Module,
     file: &'a mut File,
-    /// Modules written inside the file, innermost last.
+    /// Inline modules around the current item, innermost last.
     inline: Vec<String>,
 }
 
 impl Paths<'_> {
-    /// A path that begins with `crate`, `self` or `super`, or with a module beside it, below the crate.
+    /// Resolves a path that begins with `crate`, `self`, `super` or a sibling module to a path
+    /// below the crate.
     fn absolute(&self, path: &[String]) -> Option<Vec<String>> {
         let mut base = self.at.clone();
         base.extend(self.inline.iter().cloned());
@@ -110,7 +111,7 @@ impl<'ast> Visit<'ast> for Paths<'_> {
     }
 }
 
-/// The modules of a crate whose sources are in `folder`.
+/// The modules of the crate with sources in `folder`.
 fn modules(folder: &Path) -> BTreeMap<Module, File> {
     fn read(folder: &Path, at: &Module, found: &mut BTreeMap<Module, File>) {
         let mut entries: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -142,7 +143,8 @@ fn modules(folder: &Path) -> BTreeMap<Module, File> {
     found
 }
 
-/// The file in which `path` is defined, re-exports followed; `None` for what is no module of this crate.
+/// The file in which `path` is defined, following re-exports; `None` if it is not a module of this
+/// crate.
 fn target(path: &[String], all: &BTreeMap<Module, File>, depth: usize) -> Option<Module> {
     let known = (0..=path.len()).rev().find(|length| all.contains_key(&path[..*length]))?;
     let (module, rest) = path.split_at(known);
@@ -158,7 +160,7 @@ fn target(path: &[String], all: &BTreeMap<Module, File>, depth: usize) -> Option
     Some(module.to_vec())
 }
 
-/// Groups of modules that import each other, by Tarjan's algorithm (Tarjan 1972).
+/// Sets of modules that import each other, by Tarjan's algorithm (Tarjan 1972).
 fn cycles(all: &BTreeMap<Module, File>) -> Vec<BTreeSet<Module>> {
     struct Search<'a> {
         edges: &'a BTreeMap<Module, BTreeSet<Module>>,
@@ -214,7 +216,8 @@ fn cycles(all: &BTreeMap<Module, File>) -> Vec<BTreeSet<Module>> {
     search.found
 }
 
-/// Files that still import each other, by crate. The numbers only fall: a crate that is free of cycles stays so.
+/// Number of files in import cycles, by crate. The numbers may only decrease: a crate without
+/// cycles stays without.
 const KNOWN: [(&str, usize); 6] =
     [("actors/src", 53), ("engine/src", 59), ("evals/src", 0), ("migrations/src", 0), ("specialists/src", 0), ("src", 0)];
 

@@ -1,4 +1,4 @@
-//! The documents: what they name is there.
+//! The documents: names, links and examples in them are valid.
 
 use std::path::Path;
 
@@ -30,7 +30,8 @@ fn every_guarantee_of_the_readme_names_a_test_that_exists() {
     }
 }
 
-/// What `shown` has and `given` lacks or has otherwise. Numbers may differ by what rounding and another processor's kernels make of them.
+/// Differences of `given` from `shown`. Numbers may differ by rounding and by another processor's
+/// kernels.
 fn differences(at: &str, shown: &Value, given: &Value, found: &mut Vec<String>) {
     match (shown, given) {
         (Value::Object(shown), Value::Object(given)) => {

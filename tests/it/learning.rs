@@ -1,4 +1,5 @@
-//! The whole loop through the doors: ratings train an adapter, the gate lets it speak, its damaged file is noticed, and it comes back.
+//! The whole feedback loop over HTTP: feedback trains an adapter, the gate promotes it, its damaged
+//! file is detected, and it is retrained.
 
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,8 @@ const THINGS: [&str; 34] = [
     "bike",
 ];
 
-/// What is asked about a thing, and what is right: the lamp decides, whatever the base thinks.
+/// A question about a thing, and its correct answer: the lamp determines it, against the base
+/// model's preference.
 fn asked(thing: &str, lit: bool) -> (Value, &'static str) {
     let (colour, right) = if lit { ("amber", "halt") } else { ("violet", "move") };
     let question = json!({
@@ -61,7 +63,7 @@ fn answer(serving: &Serving, thing: &str, lit: bool) -> (Value, bool) {
     (answered, is_right)
 }
 
-/// How many of the things that are never rated are answered right.
+/// Number of correct answers about the things that never get feedback.
 fn right(serving: &Serving) -> usize {
     THINGS[24..]
         .iter()
@@ -70,7 +72,7 @@ fn right(serving: &Serving) -> usize {
         .count()
 }
 
-/// Waits until as many runs have ended.
+/// Waits until this many runs have ended.
 fn ended(serving: &Serving, count: usize) -> Vec<Value> {
     let deadline = Instant::now() + Duration::from_secs(300);
     loop {
@@ -93,7 +95,7 @@ fn ratings_train_an_adapter_and_a_damaged_one_is_trained_again() {
         .with("NYX__TRAINING__RANK", "8")
         .with("NYX__TRAINING__LEARNING_RATE", "0.001")
         .with("NYX__TRAINING__CANARY_SHARE", "0")
-        // what is learned here in a minute says nothing of a text
+        // an adapter trained for a minute may raise the perplexity on plain text
         .with("NYX__TRAINING__PERPLEXITY_MARGIN", "0.5")
         .with("NYX__ADAPTERS__CHECK_EVERY_S", "1");
     let serving = program.serve();
@@ -115,7 +117,8 @@ fn ratings_train_an_adapter_and_a_damaged_one_is_trained_again() {
     let trained = right(&serving);
     assert!(trained >= before + 4, "{before} of 20 before, {trained} after");
 
-    // a byte of its file turns: the base speaks at once, and an adapter is trained again
+    // one byte of its file is changed: the base model becomes active at once, and an adapter is
+    // trained again
     let weights = program.data_dir().join("adapters").join(run["adapter"].as_str().unwrap()).join("adapter_model.safetensors");
     let mut bytes = std::fs::read(&weights).unwrap();
     let middle = bytes.len() / 2;

@@ -1,4 +1,5 @@
-//! Memories on the real binary: searched, forgotten, indexed anew, imported, kept from conversations.
+//! Memories on the real binary: searched, deleted, reindexed, imported, and stored from
+//! conversations.
 
 use std::path::Path;
 
@@ -26,7 +27,7 @@ fn forget(serving: &Serving, selector: &str) -> Value {
     forgotten["forgotten"].clone()
 }
 
-/// Whether any file under `folder` holds these bytes.
+/// Whether any file under `folder` contains these bytes.
 fn holds(folder: &Path, text: &str) -> bool {
     std::fs::read_dir(folder).unwrap().any(|entry| {
         let path = entry.unwrap().path();
@@ -67,7 +68,7 @@ fn memories_are_filtered_and_forgotten_and_leave_no_trace() {
     assert!(!holds(&index, "xylophone"));
     assert_eq!(forget(&serving, "?conversation=home&before=2026-01-15"), 1);
     assert_eq!(search(&serving, "q=dog"), ["dog three", "dog two"]);
-    // nothing comes back with the next start
+    // deleted memories stay deleted after a restart
     serving.kill();
     let serving = program.serve();
     assert_eq!(search(&serving, "q=dog"), ["dog three", "dog two"]);
@@ -126,7 +127,7 @@ fn memories_are_imported_from_a_file_all_or_none() {
     assert!(ran.refusal().contains("/nowhere.jsonl"), "{ran:?}");
     let serving = program.serve();
     assert_eq!(search(&serving, "q=dog"), ["dog one", "dog two"]);
-    // beside a server, which finds it at once
+    // while a server runs, which finds it at once
     write(&file, r#"{"text": "dog three"}"#);
     program.run(&["memories", "import", path]).success();
     assert_eq!(search(&serving, "q=dog"), ["dog one", "dog three", "dog two"]);
@@ -138,7 +139,7 @@ fn memories_are_kept_for_ever_or_for_some_days() {
     let serving = program.serve();
     tell(&serving, json!({"text": "dog one", "when": "1999-01-01"}));
     serving.kill();
-    // told today, so kept: when it happened does not count
+    // stored today, so it is kept: retention does not depend on the time of the event
     assert_eq!(search(&program.serve(), "q=dog"), ["dog one"]);
     let ran = Program::new().with("NYX__MEMORY__RETENTION_DAYS", "0").run(&["migrate"]);
     assert!(ran.refusal().contains("memory.retention_days") && ran.refusal().contains("36500"), "{ran:?}");
@@ -165,11 +166,11 @@ fn a_conversation_is_remembered_when_told_to() {
     assert_eq!([&question["id"], &answer["id"]], [&json!(ids[0]), &json!(ids[1])], "{found}");
     assert_eq!((&question["text"], &answer["text"]), (&json!("My cello is called Bruno. What is its name?"), &reply["answer"]));
     assert_eq!(question["when"], "2026-05-01T10:00:00Z");
-    // it is on record too
+    // also in the recorded decision
     let id = reply["decision_id"].as_str().unwrap();
     assert_eq!(serving.get(&format!("/v1/decisions/{id}")).1["trace"]["remembered"], reply["trace"]["remembered"]);
 
-    // the OpenAI door; what cannot be kept is a warning, not a lost answer
+    // the OpenAI endpoint; a failure to store is a warning, and the answer is returned
     let chat = |content: &str| {
         json!({"model": "nyx/base", "messages": [{"role": "user", "content": content}], "max_tokens": 4,
         "conversation": "music", "remember": true, "temperature": 0})

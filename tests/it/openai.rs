@@ -1,4 +1,4 @@
-//! OpenAI's doors on the real binary and the real model.
+//! The OpenAI endpoints on the real binary and the real model.
 
 use serde_json::{Value, json};
 
@@ -20,7 +20,8 @@ fn chat_completions_answer_as_openai_and_tell_of_the_decision() {
     let id = one["nyx"]["decision_id"].as_str().unwrap();
     assert_eq!(one["id"], format!("chatcmpl-{id}"));
     assert_eq!(serving.get(&format!("/v1/decisions/{id}")).1["answer"], one["choices"][0]["message"]["content"]);
-    // the same seed chooses the same specialist; what it says may depend on the time and on the record, what Eleos says does not
+    // the same seed gives the same specialist; answers may depend on the time and on the record,
+    // except Eleos'
     let again = chat(&serving, json!({"model": "nyx", "max_completion_tokens": 8, "seed": 7})).1;
     assert_eq!(again["nyx"]["specialist"], one["nyx"]["specialist"]);
     let eleos = || chat(&serving, json!({"model": "nyx/eleos", "max_completion_tokens": 8, "seed": 7})).1;

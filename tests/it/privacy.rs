@@ -1,4 +1,5 @@
-//! What is told in one conversation stays there, unless it was to be remembered; and what is forgotten is found by nobody.
+//! Contents of a conversation are not shown in others, unless they were to be remembered; deleted
+//! memories are not found.
 
 use serde_json::{Value, json};
 
@@ -15,7 +16,7 @@ fn infer(serving: &Serving, body: &Value) -> Value {
     reply
 }
 
-/// A request to one of them; to none in particular where the router chooses.
+/// A request to a specialist, or routed by the master model.
 fn asking(prompt: &str, name: &str, conversation: &str) -> Value {
     let mut body = json!({"prompt": prompt, "conversation": conversation, "max_tokens": MAX_TOKENS, "temperature": 0});
     if name != "nyx" {
@@ -24,7 +25,7 @@ fn asking(prompt: &str, name: &str, conversation: &str) -> Value {
     body
 }
 
-/// Everyone who may be asked, as they are listed: whichever specialist is added is tested too.
+/// Every specialist listed by the server, so that an added one is tested too.
 fn everyone(serving: &Serving) -> Vec<String> {
     let (status, models) = serving.get("/v1/models");
     assert_eq!(status, 200, "{models}");
@@ -36,7 +37,8 @@ fn everyone(serving: &Serving) -> Vec<String> {
     names
 }
 
-/// Asks each of them in a conversation of its own; who was shown the secret, or says it.
+/// Sends the prompt to each of them in a conversation of its own; returns those whose prompt or
+/// answer has the secret.
 fn who_knows(serving: &Serving, prompt: &str) -> Vec<String> {
     let knows = |name: &String| {
         let reply = infer(serving, &asking(prompt, name, &format!("of another with {name}")));
@@ -50,7 +52,7 @@ fn what_one_conversation_told_is_shown_to_no_other(serving: &Serving) {
     for name in everyone(serving) {
         infer(serving, &asking(&reply, &name, "mine"));
     }
-    // on record, and in nobody's prompt
+    // recorded, and in no other prompt
     let (_, recorded) = serving.get("/v1/decisions?conversation=mine");
     assert!(recorded.to_string().contains(SECRET), "{recorded}");
     assert_eq!(who_knows(serving, "What is the PIN of my bank card?"), Vec::<String>::new());
@@ -71,7 +73,8 @@ fn what_is_forgotten_is_found_by_nobody(serving: &Serving) {
     }
 }
 
-/// One server for both, in this order: what the first told is on record while the second asks.
+/// Both tests on one server, in this order: the first one's conversation is on record during the
+/// second.
 fn both(program: &Program) {
     let serving = program.serve();
     what_one_conversation_told_is_shown_to_no_other(&serving);

@@ -1,4 +1,4 @@
-//! The real binary, run as a user runs it, in folders of its own.
+//! Runs the real binary as a user does, in temporary folders.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// No command and no start may take longer, not even on a busy machine.
+/// Maximum duration of a command or a start, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The folder of models.
@@ -26,13 +26,13 @@ pub fn models() -> PathBuf {
     root
 }
 
-/// Nyx with a data folder, a home and a working directory of its own.
+/// Nyx with its own data folder, home and working directory.
 pub struct Program {
     pub dir: Arc<TempDir>,
     variables: Vec<(String, String)>,
 }
 
-/// What a command did.
+/// Result of a command.
 #[derive(Debug)]
 pub struct Ran {
     pub status: ExitStatus,
@@ -64,14 +64,14 @@ impl Program {
             }
         }
         command.args(arguments).current_dir(self.dir.path()).env("HOME", self.dir.path()).stdin(Stdio::null());
-        // errors stay one line even so
+        // errors must be one line even with backtraces
         command.env("RUST_BACKTRACE", "1");
         command.env("NYX_MODELS", models()).env("NYX__DATA_DIR", self.data_dir());
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
 
-    /// Runs a command to its end.
+    /// Runs a command and waits for its end.
     pub fn run<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Ran {
         let mut child = self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (stdout, stderr) = (reader(child.stdout.take().unwrap()), reader(child.stderr.take().unwrap()));
@@ -99,7 +99,7 @@ impl Program {
             let _ = child.wait();
             panic!("nyx serve said {first:?} and {}", stderr.join().unwrap());
         };
-        // read on, or the pipe fills and holds Nyx up
+        // keep reading: a full pipe would block Nyx
         let stdout = reader(lines);
         Serving { address: address.to_owned(), child, stdout: Some(stdout), stderr: Some(stderr), _dir: Arc::clone(&self.dir) }
     }
@@ -126,7 +126,7 @@ fn wait(child: &mut Child, what: &str) -> ExitStatus {
 }
 
 impl Ran {
-    /// It failed as it should: exit code 1 and one line on stderr that begins with `error:`. Returns the line.
+    /// Asserts exit code 1 and one line on stderr that begins with `error:`. Returns the line.
     pub fn refusal(&self) -> &str {
         assert_eq!(self.status.code(), Some(1), "{self:?}");
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
@@ -147,7 +147,7 @@ impl Ran {
     }
 }
 
-/// A command with all that it started; killed when dropped.
+/// A command with its child processes; killed when dropped.
 pub struct Group(Child);
 
 impl Group {
@@ -166,18 +166,18 @@ impl Drop for Group {
     }
 }
 
-/// A server that is up; killed when dropped.
+/// A running server; killed when dropped.
 pub struct Serving {
     pub address: String,
     child: Child,
     stdout: Option<std::thread::JoinHandle<String>>,
     stderr: Option<std::thread::JoinHandle<String>>,
-    /// Its folders are there as long as it runs, also when its [`Program`] was a temporary.
+    /// Keeps the folders as long as the server runs, also if its [`Program`] was a temporary.
     _dir: Arc<TempDir>,
 }
 
 impl Serving {
-    /// One request; the answer's status and JSON.
+    /// Sends a request; returns the response's status and JSON.
     pub fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         self.send("POST", path, &[JSON], body.to_string().as_bytes()).json()
     }
@@ -186,7 +186,7 @@ impl Serving {
         self.send("GET", path, &[], b"").json()
     }
 
-    /// One request with headers `Name: value` and any bytes; the whole answer.
+    /// Sends a request with headers `Name: value` and any bytes; returns the whole response.
     pub fn send(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Reply {
         let mut reply = self.open(method, path, headers, body);
         let mut bytes = Vec::new();
@@ -197,12 +197,12 @@ impl Serving {
         Reply { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
     }
 
-    /// Sends a request and does not wait for its answer.
+    /// Sends a request and does not wait for its response.
     pub fn begin(&self, path: &str, body: &Value) -> Streaming {
         self.open("POST", path, &[JSON], body.to_string().as_bytes())
     }
 
-    /// Sends a request whose answer streams.
+    /// Sends a request whose response streams.
     pub fn stream(&self, path: &str, body: &Value) -> Streaming {
         let mut streaming = self.open("POST", path, &[JSON], body.to_string().as_bytes());
         let mut line = String::new();
@@ -218,7 +218,7 @@ impl Serving {
         streaming
     }
 
-    /// HTTP/1.0, so that the body comes as it is and ends with the connection.
+    /// HTTP/1.0, so that the body is not chunked and ends with the connection.
     fn open(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Streaming {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -229,13 +229,13 @@ impl Serving {
         Streaming(BufReader::new(stream))
     }
 
-    /// As `kill -9`: no goodbye.
+    /// Kills the server with SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// As Ctrl-C; returns how it ended and what it had said.
+    /// Sends SIGINT; returns the exit status and the output.
     pub fn interrupt(mut self) -> Ran {
         let sent = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().unwrap();
         assert!(sent.success());
@@ -248,7 +248,7 @@ impl Serving {
 /// The content type of most requests.
 pub const JSON: &str = "Content-Type: application/json";
 
-/// A whole answer.
+/// A complete response.
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
@@ -263,7 +263,7 @@ impl Reply {
     }
 }
 
-/// An answer that is still coming. Dropped, it closes its connection.
+/// A response in progress. Closes its connection when dropped.
 pub struct Streaming(BufReader<TcpStream>);
 
 impl Streaming {
@@ -284,7 +284,7 @@ impl Streaming {
         }
     }
 
-    /// All that is left, up to the end of the connection.
+    /// All remaining events, until the connection closes.
     pub fn rest(mut self) -> Vec<(String, String)> {
         std::iter::from_fn(|| self.event()).collect()
     }
@@ -297,7 +297,7 @@ impl Drop for Serving {
     }
 }
 
-/// Writes a file, with the folders it stands in.
+/// Writes a file, and creates its parent folders.
 pub fn write(path: &Path, bytes: impl AsRef<[u8]>) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, bytes).unwrap();

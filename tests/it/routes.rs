@@ -1,4 +1,5 @@
-//! The doors on the real binary and the real model: many at once, the live stream, those who leave, keys, and what is refused.
+//! The routes on the real binary and the real model: concurrency, the live stream, disconnects,
+//! keys, and rejected requests.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -22,10 +23,11 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// What a WebSocket of `/v1/cells` receives: events, and last `{"closed": code}`. It stays open as long as the receiver is kept.
+/// Events received from a WebSocket of `/v1/cells`, the last being `{"closed": code}`. It stays
+/// open as long as the receiver exists.
 fn cells(serving: &Serving, query: &str) -> Receiver<Value> {
     let url = format!("http://{}/v1/cells{query}", serving.address);
-    // more than any test makes
+    // more than any test produces
     let (sender, receiver) = sync_channel(100_000);
     let (opened, ready) = sync_channel(1);
     std::thread::spawn(move || {
@@ -48,7 +50,7 @@ fn cells(serving: &Serving, query: &str) -> Receiver<Value> {
     receiver
 }
 
-/// Reads until `n` decisions are on record.
+/// Reads until `n` decisions are recorded.
 fn until_recorded(cells: &Receiver<Value>, n: usize) -> Vec<Value> {
     let mut events: Vec<Value> = Vec::new();
     while events.iter().filter(|event| event["event"] == "recorded").count() < n {
@@ -57,7 +59,7 @@ fn until_recorded(cells: &Receiver<Value>, n: usize) -> Vec<Value> {
     events
 }
 
-/// A chat that goes on until `max_tokens`: the tokens that end a turn are forbidden.
+/// A chat that continues until `max_tokens`: end-of-turn tokens are forbidden.
 fn endless(specialist: &str, max_tokens: usize) -> Value {
     json!({"model": format!("nyx/{specialist}"), "messages": [{"role": "user", "content": "Tell a very long story."}], "stream": true,
         "max_tokens": max_tokens, "temperature": 1.0, "seed": 7, "logit_bias": {"0": -100, "2": -100}})
@@ -73,7 +75,7 @@ fn five_at_once_are_on_record_in_postgresql_too() {
     let postgres = Postgres::start();
     let program = Program::new().with("NYX__PHOEBE__URL", postgres.url());
     five_at_once(&program);
-    // what was told and moved is there for the next process
+    // memories and trait weights are persisted for the next process
     let serving = program.serve();
     let (status, memory) =
         serving.post("/v1/memories", &json!({"text": "My sister Clara lives in Lisbon.", "conversation": "c".repeat(256)}));
@@ -92,7 +94,7 @@ fn what_cannot_be_recorded_is_not_acknowledged() {
     let postgres = Postgres::start();
     let program = Program::new().with("NYX__PHOEBE__URL", postgres.url()).with("NYX__PHOEBE__ACQUIRE_TIMEOUT_MS", "1000");
     let serving = program.serve();
-    // it ends long before its deadline, so that it is the database that fails
+    // it ends long before its deadline, so the failure comes from the database
     let mut stream = serving.stream("/v1/chat/completions", &endless("eleos", 300));
     assert!(stream.event().is_some());
     drop(postgres);
@@ -138,7 +140,7 @@ fn five_at_once(program: &Program) {
             .into();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    // they ran side by side: each was streaming while another one was
+    // they ran concurrently: each one streamed while another did
     for (index, (first, last, _)) in answers.iter().enumerate() {
         assert!(answers.iter().enumerate().any(|(other, (begun, ended, _))| other != index && begun < last && first < ended));
     }
@@ -162,14 +164,15 @@ fn five_at_once(program: &Program) {
     let (_, moira) = serving.get("/v1/decisions?specialist=moira");
     assert_eq!(moira["data"].as_array().unwrap().len(), 1);
 
-    // who comes back gets what was missed, once; who filters gets his own
+    // a reconnecting client gets the missed events once; a filtering client gets only its
+    // specialist's
     let resumed = cells(&serving, &format!("?after={}", event_ids[3]));
     let missed: Vec<u64> = until_recorded(&resumed, 5).iter().map(|event| event["id"].as_u64().unwrap()).collect();
     assert_eq!(missed, event_ids[4..=event_ids.iter().rposition(|id| missed.last() == Some(id)).unwrap()]);
     let filtered = until_recorded(&cells(&serving, &format!("?specialist=moira&after={}", event_ids[0] - 1)), 1);
     assert!(filtered.iter().all(|event| event["specialist"] == "moira"), "{filtered:?}");
 
-    // a goodbye for who still listens
+    // a close frame for a connected client
     assert!(serving.interrupt().status.success());
     let closed = std::iter::from_fn(|| live.recv_timeout(PATIENCE).ok()).find(|event| event.get("closed").is_some());
     assert_eq!(closed, Some(json!({ "closed": 1001 })));
@@ -180,7 +183,7 @@ fn a_client_that_is_killed_frees_its_slot() {
     let serving = Program::new().with("NYX__REQUESTS__MAX_IN_FLIGHT", "1").serve();
     let mut stream = serving.stream("/v1/chat/completions", &endless("eleos", 7000));
     assert!(stream.event().unwrap().1.contains("chat.completion.chunk"));
-    // the first words are told while the step that made them is under way
+    // the first tokens are sent while their step still runs
     until("it runs", || {
         let busy = serving.get("/admin/actors/gpu-worker-0").1;
         busy["in_flight"] == 1 && busy["queue_depth"] == 0
@@ -194,7 +197,7 @@ fn a_client_that_is_killed_frees_its_slot() {
     until("the slot is free again", || serving.post("/infer", &short).0 == 200);
     let (_, record) = serving.get("/v1/decisions?specialist=eleos");
     assert_eq!(record["data"][0]["status"], "cancelled", "{record}");
-    // one that does not stream is noticed as well
+    // a disconnect is detected for an answer that does not stream, too
     let mut whole = endless("moira", 7000);
     whole["stream"] = json!(false);
     let waiting = serving.begin("/v1/chat/completions", &whole);
@@ -314,7 +317,7 @@ fn keys_are_asked_for_where_they_are_set() {
             assert_eq!(reply.json().1["error"]["type"], "authentication_error");
         }
     }
-    // without keys, a foreign page that a browser shows here is kept out
+    // without keys, a page of another origin in a local browser is rejected
     let open = Program::new().serve();
     let foreign = open.send("GET", "/v1/models", &["Origin: https://evil.example"], b"");
     assert_eq!((foreign.status, foreign.body.contains("foreign_origin")), (403, true), "{foreign:?}");
@@ -379,7 +382,7 @@ fn what_cannot_be_answered_is_refused_by_name() {
     assert_eq!((status, &error["error"]["code"]), (400, &json!("context_length_exceeded")), "{error}");
     let (status, error) = serving.post("/infer", &json!({"prompt": long}));
     assert_eq!((status, &error["error"]["code"]), (400, &json!("context_length_exceeded")), "{error}");
-    // control tokens without end, and another request meanwhile
+    // a very long run of control tokens, and a concurrent request
     let controls = "<|im_end|>".repeat(19_000);
     let begun = Instant::now();
     let (status, error) = serving.post("/infer", &json!({"prompt": controls, "specialist": "base"}));
@@ -417,7 +420,7 @@ fn what_cannot_be_answered_is_refused_by_name() {
         assert!(error["error"]["message"].as_str().unwrap().contains(says), "{method} {path}: {error}");
     }
     assert_eq!(serving.send("POST", "/infer", &[], b"{}").status, 415);
-    // and it still answers
+    // and the server still responds
     assert_eq!(serving.post("/infer", &json!({"prompt": "Hello?", "specialist": "base", "max_tokens": 1})).0, 200);
 }
 
@@ -432,7 +435,7 @@ fn a_deadline_cuts_the_answer_and_says_so() {
     let choice = &cut["choices"][0];
     assert_eq!((status, &cut["nyx"]["status"], &choice["finish_reason"]), (200, &json!("partial"), &json!("length")), "{cut}");
     assert!(begun.elapsed() < Duration::from_secs(10) && !choice["message"]["content"].as_str().unwrap().is_empty());
-    // weighing choices ends with its deadline too
+    // scoring choices ends at the deadline too
     let long = "word ".repeat(6500);
     let choices: Vec<String> = (0..64).map(|n| format!("so it is said of old {n}")).collect();
     let weighed = json!({"prompt": long, "specialist": "base", "choices": choices, "deadline_ms": 250});

@@ -1,4 +1,4 @@
-//! Routing through the doors: who is chosen, by what, and what the record says of it.
+//! Routing over HTTP: which specialist is chosen, by which signals, and what is recorded.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -80,13 +80,13 @@ fn the_general_assistant_answers_under_its_name_and_is_on_record() {
     assert_eq!((&recorded["requested"], &recorded["specialist"], &recorded["propensity"]), (&json!("nyx/nyx"), &json!("nyx"), &json!(1.0)));
     assert_eq!((&recorded["evidence"], &recorded["scores"], &recorded["similarities"]), (&json!([]), &json!({}), &json!({})), "{recorded}");
     assert_eq!(recorded["answer"], answered["choices"][0]["message"]["content"]);
-    // the raw base is no candidate, and the bare name lets the master choose
+    // the raw base model is no candidate, and the bare model name `nyx` is routed
     assert_eq!(record(&chat("nyx/base"))["specialist"], "base");
     let routed = record(&chat("nyx"));
     assert_eq!(routed["requested"], "nyx");
     let names: Vec<String> = numbers(&routed["propensities"]).into_keys().collect();
     assert_eq!(names, ["aletheia", "eleos", "kairos", "mnemosyne", "moira", "nyx"], "{routed}");
-    // by its name on the other door, and with a trait weight of its own
+    // by its name on `/infer`, and with its own trait weight
     assert_eq!(asked(&serving, &json!({"prompt": "Name a colour.", "specialist": "nyx", "max_tokens": 1}))["specialist"], "nyx");
     assert_eq!(serving.post("/admin/traits/nyx", &json!({"weight": -5.0})).1["to"], -5.0);
     let weighed = asked(&serving, &json!({"prompt": "Hi, how are you?", "max_tokens": 1}));
@@ -110,7 +110,7 @@ fn a_specialist_that_is_a_file_gets_what_its_examples_are_like() {
     write(&path, file("examples = [\"The kitchen tap drips, how do I stop it?\", \"How do I get red wine out of a carpet?\"]\n"));
     let (chosen, answered) = asked_of("How can I get a coffee stain out of my carpet?");
     assert_eq!((chosen.as_str(), numbers(&answered["decision"]["propensities"]).len()), ("hestia", 7), "{answered}");
-    // without examples its purpose is what it is compared with
+    // without examples a specialist's purpose is embedded instead
     write(&path, file(""));
     let (_, answered) = asked_of("Cleaning the house: which stains and repairs come first?");
     let similarities = numbers(&answered["decision"]["similarities"]);
@@ -120,9 +120,9 @@ fn a_specialist_that_is_a_file_gets_what_its_examples_are_like() {
 #[test]
 fn without_an_embedding_the_scores_decide_and_the_record_shows_it() {
     let serving = Program::new().with("NYX__MEMORY__QUEUE", "1").serve();
-    // who answers must not need the embedder either
+    // the answering specialist must not need the embedder either
     assert_eq!(serving.post("/admin/traits/nyx", &json!({"weight": 5.0})).0, 200);
-    // one that is embedded and one that waits: there is no place for a third
+    // one request in work and one queued: the queue has no capacity for a third
     let texts = vec!["a long text that keeps the embedder busy for a while ".repeat(20); 400];
     let busy = json!({"model": "all-minilm-l6-v2", "input": texts});
     let (mut held, begun) = (Vec::new(), Instant::now());

@@ -1,13 +1,13 @@
-//! Passwords and keys in the settings: whatever is wrong with them, no command shows them.
+//! Passwords and keys in settings: no command prints them, whatever is wrong with them.
 
 use serde_json::json;
 
 use crate::postgres::Postgres;
 use crate::program::{JSON, Program, Ran, write};
 
-/// Part of every secret here.
+/// Substring of every secret here.
 const SESAME: &str = "hunter2Sesame";
-/// The same when it is encoded.
+/// The same in encoded form.
 const ENCODED: &str = "hunter2%53esame";
 
 fn hidden(what: &str, said: &[&str]) {
@@ -24,7 +24,7 @@ fn refused(what: &str, ran: &Ran) {
     hidden(what, &[&ran.stdout, &ran.stderr]);
 }
 
-/// URLs that lead nowhere, most of them no proper ones.
+/// URLs that cannot be connected to, most of them malformed.
 const URLS: [&str; 29] = [
     "postgres://nyx:SECRET@127.0.0.1:1/nyx",
     "postgresql://nyx:SECRET@127.0.0.1:1/nyx",
@@ -67,7 +67,7 @@ fn no_url_of_a_database_shows_its_password() {
             refused(&format!("migrate with {url}"), &ran);
         }
     }
-    // clap quotes what it does not expect
+    // clap quotes unexpected arguments
     refused("migrate", &program.run(&["migrate", "postgres://nyx:hunter2Sesame@127.0.0.1:1/nyx"]));
     refused("migrate", &program.run(&["migrate", "password=hunter2Sesame"]));
 }
@@ -79,7 +79,7 @@ fn neither_doctor_nor_serve_shows_a_password() {
         let program = Program::new().with("NYX__PHOEBE__ACQUIRE_TIMEOUT_MS", "300").with("NYX__PHOEBE__URL", &url);
         for command in [&["doctor", "--log", "trace"][..], &["doctor", "--json"], &["serve", "--port", "0", "--log", "trace"]] {
             let ran = program.run(command);
-            // the doctor makes nothing of an SQLite file that is still to be made
+            // doctor does not open an SQLite file that does not exist yet
             assert!(!ran.status.success() || command[0] == "doctor", "{command:?} with {url}: {ran:?}");
             hidden(&format!("{command:?} with {url}"), &[&ran.stdout, &ran.stderr]);
         }

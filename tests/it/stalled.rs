@@ -1,5 +1,5 @@
-//! A database that hangs: requests end at their deadlines all the same, nothing is acknowledged that is not on record, and when the database
-//! goes on, so does everything else.
+//! A database that hangs: requests end at their deadlines, nothing unrecorded is acknowledged, and
+//! the server resumes when the database does.
 
 use std::time::{Duration, Instant};
 
@@ -10,20 +10,20 @@ use crate::postgres::Postgres;
 use crate::program::{JSON, Program, Serving};
 
 const DEADLINE_MS: u64 = 3_000;
-/// For what stands between the deadline and the caller.
+/// Allowance for the time between the deadline and the client.
 const SLACK: Duration = Duration::from_millis(700);
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// One request to the server: its status and what it answered.
+/// Sends one request; returns its status and response.
 type Asked<'a> = Box<dyn Fn(&Serving) -> (u16, String) + Send + Sync + 'a>;
 
 fn program() -> Program {
     let deadline = DEADLINE_MS.to_string();
-    // few devices' worth of work is done here: it is the waiting that counts
+    // little computation is done here: the tests mostly wait
     Program::new().with("NYX__REQUESTS__DEFAULT_DEADLINE_MS", deadline).with("NYX__HTTP__SHUTDOWN_TIMEOUT_S", "3")
 }
 
-/// One kind of request: its name, and how it is asked.
+/// A kind of request: its name and a function that sends it.
 type Request<'a> = (&'static str, Asked<'a>);
 
 fn posted<'a>(name: &'static str, path: &'static str, body: Value) -> Request<'a> {
@@ -37,7 +37,7 @@ fn whole(serving: &Serving, method: &str, path: &str, body: &[u8]) -> (u16, Stri
 
 const QUESTIONS: [&str; 4] = ["Who was asked first?", "Who was chosen?", "Who chatted?", "Who streamed?"];
 
-/// Everything that has to do with the record.
+/// Every request that uses the record.
 fn requests(decision: &str) -> Vec<Request<'static>> {
     let [first, chosen, chatted, streamed] = QUESTIONS;
     let chat = |question: &str, stream: bool| {
@@ -59,7 +59,7 @@ fn requests(decision: &str) -> Vec<Request<'static>> {
     ]
 }
 
-/// Asks them all at once; each answer, with the time that it took.
+/// Sends all of them concurrently; returns each response with its duration.
 fn at_once(serving: &Serving, requests: &[Request<'_>]) -> Vec<(&'static str, u16, String, Duration)> {
     std::thread::scope(|scope| {
         let ask = |(name, request): &(&'static str, _)| {
@@ -73,7 +73,8 @@ fn at_once(serving: &Serving, requests: &[Request<'_>]) -> Vec<(&'static str, u1
     })
 }
 
-/// Each fails by its deadline and says so; a stream that has begun says so in its last event. `unhindered` are answered as ever.
+/// Each fails by its deadline with an error; a stream that has begun ends with an error event.
+/// `unhindered` requests succeed as usual.
 fn fail_in_time(serving: &Serving, decision: &str, unhindered: &[&str]) {
     for (name, status, body, took) in at_once(serving, &requests(decision)) {
         let limit = Duration::from_millis(DEADLINE_MS) + SLACK;
@@ -90,7 +91,7 @@ fn fail_in_time(serving: &Serving, decision: &str, unhindered: &[&str]) {
     }
 }
 
-/// Waits until a request is answered again.
+/// Waits until a request succeeds again.
 fn until_served(serving: &Serving, (name, request): &Request<'_>) -> String {
     let begun = Instant::now();
     loop {
@@ -103,7 +104,7 @@ fn until_served(serving: &Serving, (name, request): &Request<'_>) -> String {
     }
 }
 
-/// A decision on record, and everything loaded that is loaded once.
+/// Records a decision, and loads everything that is loaded once.
 fn warmed(serving: &Serving) -> String {
     let request = posted("warm", "/infer", json!({"prompt": "Hello?", "max_tokens": 4, "deadline_ms": 60_000}));
     let answer: Value = serde_json::from_str(&until_served(serving, &request)).unwrap();
@@ -116,7 +117,7 @@ fn hangs_and_goes_on<T>(serving: &Serving, stop: impl FnOnce() -> T, go_on: impl
     let stopped = stop();
     fail_in_time(serving, &decision, unhindered);
     go_on(stopped);
-    // what was answered to nobody is on record, since the database was back in time
+    // decisions whose responses failed are recorded, since the database resumed in time
     let begun = Instant::now();
     loop {
         let (status, reply) = whole(serving, "GET", "/v1/decisions", b"");
@@ -153,11 +154,11 @@ fn shutting_down_does_not_wait_for_postgresql_that_stands_still() {
     let begun = Instant::now();
     let ended = serving.interrupt();
     assert!(ended.status.success(), "{ended:?}");
-    // the grace for what runs, as long again for what was cancelled, and the connections
+    // the grace period for running work, as much again for cancelled work, and the connections
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}: {}", begun.elapsed(), ended.stderr);
 }
 
-/// Another program that has the database to itself.
+/// Another program that holds an exclusive lock on the database.
 struct Locked {
     runtime: actix_rt::SystemRunner,
     connection: DatabaseConnection,
@@ -189,7 +190,7 @@ fn deadlines_hold_while_another_program_has_sqlite_to_itself() {
     let program = program();
     let serving = program.serve();
     let path = program.data_dir().join("phoebe.db");
-    // reading goes on beside a writer
+    // reads work while another process writes
     hangs_and_goes_on(&serving, || Locked::new(&path), Locked::unlock, &["decisions"]);
     let decision = warmed(&serving);
     let locked = Locked::new(&path);

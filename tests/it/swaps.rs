@@ -1,4 +1,4 @@
-//! Adapters promoted, taken back, restored and found damaged, while the program serves.
+//! Adapters promoted, rolled back, restored and found damaged, while the program serves.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,16 +11,16 @@ use crate::adapters::random_adapter;
 use crate::program::{Program, Serving, write};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Short ones, so that many fit a test.
+/// Short questions, so that many fit into a test.
 const QUESTIONS: [&str; 4] = ["Rivers?", "Name a colour.", "What is a boat?", "Say something kind."];
 
-/// A specialist without evidence, whose prompt is short.
+/// A specialist without evidence, with a short prompt.
 fn hestia(program: &Program) {
     let eleos = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/specialists/eleos.toml")).unwrap();
     write(&program.data_dir().join("specialists/hestia.toml"), eleos.replace("name = \"eleos\"", "name = \"hestia\""));
 }
 
-/// Keeps random adapters, by the command line, and answers their ids.
+/// Imports random adapters with the command line and returns their ids.
 fn import(program: &Program, seeds: std::ops::Range<u32>) -> Vec<String> {
     let keep = |seed| {
         let folder = program.dir.path().join(format!("lora-{seed}"));
@@ -37,7 +37,7 @@ fn promote(serving: &Serving, id: &str) -> Value {
     made
 }
 
-/// What is said, and who said it.
+/// Returns the answer and the adapter that was active for it.
 fn ask(serving: &Serving, question: &str) -> (Value, Value) {
     let body = json!({"model": "nyx/hestia", "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 6,
         "logprobs": true});
@@ -46,7 +46,7 @@ fn ask(serving: &Serving, question: &str) -> (Value, Value) {
     (answer["choices"].clone(), answer["nyx"]["adapter"].clone())
 }
 
-/// The adapter that the specialist's actor shows; waits until it is this one.
+/// Waits until the specialist's actor reports this adapter.
 fn until_live(serving: &Serving, id: Option<&str>) {
     let deadline = Instant::now() + PATIENCE;
     while serving.get("/admin/actors/hestia").1["adapter"] != json!(id) {
@@ -55,8 +55,9 @@ fn until_live(serving: &Serving, id: Option<&str>) {
     }
 }
 
-/// Asks `requests` times from many callers at once, through `swaps` promotions; each answer must be, to the last bit of its log-probabilities, what
-/// its generation says when it is asked alone.
+/// Sends `requests` requests from concurrent clients during `swaps` promotions; each answer must
+/// equal, to the last bit of its log-probabilities, the answer of its generation to the same
+/// request alone.
 fn through_swaps(groups: &str, requests: usize, swaps: usize) {
     let program = Program::new().with("NYX__POOL__REPLICAS", groups).with("NYX__POOL__MAX_BATCH", "8");
     hestia(&program);
@@ -87,7 +88,7 @@ fn through_swaps(groups: &str, requests: usize, swaps: usize) {
                         if index >= requests {
                             return answers;
                         }
-                        // no more than a swap ahead: while one is under way, requests go on and begin
+                        // at most one swap ahead: during a swap, requests continue and begin
                         while index * swaps / requests > swapped.load(Ordering::Relaxed) + 1 && !ended.load(Ordering::Relaxed) {
                             std::thread::sleep(Duration::from_millis(1));
                         }
@@ -100,7 +101,7 @@ fn through_swaps(groups: &str, requests: usize, swaps: usize) {
             })
             .collect();
         for swap in 1..=swaps {
-            // evenly over the requests
+            // distributed evenly over the requests
             while done.load(Ordering::Relaxed) * (swaps + 1) < swap * requests && !ended.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(2));
                 ended.store(callers.iter().any(std::thread::ScopedJoinHandle::is_finished), Ordering::Relaxed);
@@ -137,7 +138,7 @@ fn swaps_reach_every_group() {
     through_swaps(r#"[["cpu:0"],["cpu:1"]]"#, 60, 6);
 }
 
-/// Changes a byte of an adapter's kept weights.
+/// Changes a byte of an adapter's stored weights.
 fn damage(program: &Program, id: &str) {
     let path = program.data_dir().join("adapters").join(id).join("adapter_model.safetensors");
     let mut bytes = std::fs::read(&path).unwrap();
@@ -169,7 +170,7 @@ fn a_generation_is_restored_after_a_crash_and_a_damaged_file_falls_back() {
     let (_, who) = ask(&serving, QUESTIONS[0]);
     assert_eq!((&who["id"], &who["generation"]), (&json!(ids[1]), &json!(4)));
     serving.kill();
-    // damaged while nobody looks
+    // damaged while no server runs
     damage(&program, &ids[1]);
     let serving = program.serve();
     until_live(&serving, Some(&ids[0]));
@@ -192,7 +193,7 @@ fn the_command_line_works_beside_a_server_and_without_one() {
     until_live(&serving, Some(&ids[0]));
     let listed = program.run(&["adapters", "list"]).success().stdout;
     assert!(listed.lines().count() == 2 && listed.contains("hestia: live (generation 1)") && listed.contains("candidate"), "{listed}");
-    // few letters are enough
+    // a short prefix is enough
     let ran = program.run(&["adapters", "promote", &ids[1][..10], "--reason", "it is better"]).success();
     assert!(ran.stdout.contains("generation 2") && ran.stdout.contains("by hand") && ran.stdout.contains("it is better"), "{ran:?}");
     until_live(&serving, Some(&ids[1]));

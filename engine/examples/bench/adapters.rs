@@ -1,4 +1,5 @@
-//! The files of the bench: adapters from seeds, for Nyx as PEFT has them and for llama.cpp as GGUF, and the base once more in Q4_0.
+//! Input files of the benchmark: adapters from fixed seeds, as PEFT folders for Nyx and as GGUF for
+//! llama.cpp, and the base model requantised to Q4_0.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,22 +15,22 @@ use rand::{Rng, SeedableRng};
 
 use crate::Fallible;
 
-/// How many there are.
+/// Number of adapters.
 pub const COUNT: usize = 5;
-/// Of the adapters, over all seven projections of every layer.
+/// Rank of the adapters, which cover all seven projections of every layer.
 const RANK: usize = 16;
 const ALPHA: f32 = 32.0;
 
-/// The adapters' files; none by default.
+/// Paths of the adapter files; empty by default.
 #[derive(Default)]
 pub struct Adapters {
     paths: Vec<PathBuf>,
-    /// Of one adapter's weights.
+    /// Bytes of one adapter's weights.
     pub bytes: usize,
 }
 
 impl Adapters {
-    /// PEFT's folders.
+    /// The PEFT folders.
     pub fn folders(&self) -> Vec<PathBuf> {
         self.paths.clone()
     }
@@ -38,13 +39,13 @@ impl Adapters {
         self.paths.iter().map(|path| path.join("adapter.gguf")).collect()
     }
 
-    /// Those that were made into this folder before, in another process.
+    /// The adapters that another process has written to this folder.
     pub fn at(folder: &Path) -> Self {
         Self { paths: (0..COUNT).map(|index| folder.join(index.to_string())).collect(), bytes: 0 }
     }
 }
 
-/// Makes all in f16, from seeds.
+/// Writes all adapters in f16, from fixed seeds.
 pub fn make(files: &ModelFiles, folder: &Path) -> Fallible<Adapters> {
     let mut adapters = Adapters::at(folder);
     for (seed, path) in adapters.paths.iter().enumerate() {
@@ -53,7 +54,7 @@ pub fn make(files: &ModelFiles, folder: &Path) -> Fallible<Adapters> {
     Ok(adapters)
 }
 
-/// The same weights with another strength.
+/// Copies an adapter with its `lora_alpha` multiplied by `times`.
 pub fn stronger(folder: &Path, times: f32, into: &Path) -> Fallible<()> {
     std::fs::create_dir_all(into)?;
     write_config(into, ALPHA * times)?;
@@ -114,7 +115,8 @@ fn gguf_module(target: Target) -> &'static str {
     }
 }
 
-/// Rows of q and k as GGUF has them for a Llama: the two that rotate together are neighbours. PEFT has them half a head apart.
+/// Permutes rows of q and k to GGUF's order for Llama: the two rows that rotate together are
+/// adjacent; in PEFT they are half a head apart.
 fn neighbours(b: &Tensor, heads: usize) -> Fallible<Tensor> {
     let (out, rank) = b.dims2()?;
     Ok(b.reshape((heads, 2, out / heads / 2, rank))?.transpose(1, 2)?.contiguous()?.reshape((out, rank))?)
@@ -127,7 +129,8 @@ fn write_gguf(path: &Path, metadata: &[(&str, &gguf_file::Value)], tensors: &[(S
     Ok(writer.flush()?)
 }
 
-/// The model with its Q4_1 tensors rounded again to Q4_0, for which llama.cpp has its fastest code; `false` when it has none.
+/// Writes the model with its Q4_1 tensors requantised to Q4_0, for which llama.cpp has its fastest
+/// kernels; returns `false` when it has no Q4_1 tensors.
 pub fn write_q4_0(model: &Path, into: &Path) -> Fallible<bool> {
     let mut reader = BufReader::new(File::open(model)?);
     let content = gguf_file::Content::read(&mut reader)?;
@@ -145,7 +148,7 @@ pub fn write_q4_0(model: &Path, into: &Path) -> Fallible<bool> {
         };
         tensors.push((name.clone(), tensor));
     }
-    // the writer aligns by 32 bytes, whatever the file did
+    // candle's writer aligns tensors to 32 bytes, whatever the source file's alignment
     let kept = content.metadata.iter().filter(|(key, _)| *key != "general.alignment");
     write_gguf(into, &kept.map(|(key, value)| (key.as_str(), value)).collect::<Vec<_>>(), &tensors)?;
     Ok(true)

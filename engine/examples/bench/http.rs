@@ -1,4 +1,5 @@
-//! As much of HTTP/1.1 as a benchmark on loopback needs: JSON in, JSON out, over a connection that is kept alive.
+//! The subset of HTTP/1.1 that a benchmark on loopback needs: JSON requests and responses over a
+//! keep-alive connection.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -8,7 +9,7 @@ use serde_json::Value;
 
 use crate::Fallible;
 
-/// Longer than any request of the bench takes, on a busy machine too.
+/// Request timeout: longer than any request of the benchmark takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 pub struct Connection {
@@ -21,7 +22,8 @@ impl Connection {
         Self { port, stream: None }
     }
 
-    /// Makes sure that the connection is open: servers close one that has idled or was used often. Fails while the server is not ready.
+    /// Opens the connection if it is closed: servers close connections that idled or served many
+    /// requests. Fails while the server is not ready.
     pub fn ready(&mut self) -> Fallible<()> {
         if self.get("/health").is_err() {
             let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
@@ -62,7 +64,7 @@ impl Connection {
         }
         let mut body = vec![0; length.ok_or("an answer without a length")?];
         stream.read_exact(&mut body)?;
-        // what failed on the way is not used again
+        // a connection on which an exchange failed is not reused
         self.stream = Some(stream);
         if status != "200" {
             return Err(format!("status {status}: {}", String::from_utf8_lossy(&body)).into());

@@ -1,4 +1,5 @@
-//! llama.cpp's server, a child process: same file, same adapters, as many threads as the machine has cores.
+//! llama.cpp's server as a child process: same model file, same adapters, as many threads as the
+//! machine has cores.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
@@ -15,10 +16,10 @@ use crate::http::Connection;
 use crate::machine::{cores, processor_seconds};
 use crate::work::{Request, Served};
 
-/// Positions for all slots together: room for the longest row in each.
+/// Context size for all slots together: enough for the longest row in each.
 pub const CONTEXT: usize = COUNT * 1024;
 
-/// Until a server has loaded its model.
+/// Timeout for a server to load its model.
 const START: Duration = Duration::from_secs(120);
 
 pub struct Server {
@@ -29,14 +30,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it on a free port of loopback and waits until it answers.
+    /// Starts the server on a free loopback port and waits until it is ready.
     pub fn start(program: &Path, model: &Path, adapters: &Adapters, context: usize, log: &Path) -> Fallible<Self> {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let mut command = Command::new(program);
         command.arg("--model").arg(model).args(["--host", "127.0.0.1", "--port", &port.to_string(), "--offline", "--no-ui"]);
         let threads = cores().to_string();
         command.args(["--threads", &threads, "--threads-batch", &threads]);
-        // nothing is kept beside the slots themselves
+        // no prompt cache beside the slots
         command.args(["--parallel", &COUNT.to_string(), "--ctx-size", &context.to_string(), "--cache-ram", "0"]);
         for file in adapters.gguf_files() {
             command.arg("--lora").arg(file);
@@ -58,12 +59,13 @@ impl Server {
         Ok(server)
     }
 
-    /// Its number, as `/proc` has it.
+    /// The process id, as `/proc` names it.
     pub fn process(&self) -> String {
         self.child.id().to_string()
     }
 
-    /// Fails when the process keeps a core busy without work: it would slow down whoever is measured beside it.
+    /// Fails when the idle process keeps a core busy: it would slow down the engine measured beside
+    /// it.
     pub fn must_idle(&self) -> Fallible<()> {
         const WINDOW: Duration = Duration::from_secs(1);
         const MOST: f64 = 0.03;
@@ -80,7 +82,7 @@ impl Server {
         Err(format!("llama.cpp's server keeps {share:.2} of a core busy while it has nothing to do").into())
     }
 
-    /// Every adapter's scale: those that a request leaves out would be applied too.
+    /// The scale of every adapter: the server also applies those that a request leaves out.
     fn scales(&self, adapter: Option<usize>, scale: f64) -> Value {
         (0..self.adapters).map(|id| json!({"id": id, "scale": if adapter == Some(id) { scale } else { 0.0 }})).collect()
     }
@@ -88,7 +90,7 @@ impl Server {
     fn body(&self, request: &Request) -> String {
         let mut body = json!({
             "prompt": request.prompt, "n_predict": request.tokens, "ignore_eos": true, "cache_prompt": request.prefix > 0,
-            // greedy, by the shortest chain of samplers
+            // greedy, with the shortest sampler chain
             "temperature": 0, "top_k": 1, "samplers": ["top_k"],
             "response_fields": ["tokens_evaluated", "tokens_predicted", "timings/prompt_n"],
         });
@@ -101,7 +103,7 @@ impl Server {
         body.to_string()
     }
 
-    /// The likeliest next tokens with their log-probabilities, best first.
+    /// The most likely next tokens with their log-probabilities, best first.
     pub fn best(&mut self, prompt: &[u32], adapter: Option<usize>, scale: f64, count: usize) -> Fallible<Vec<(u32, f32)>> {
         let body = json!({
             "prompt": prompt, "n_predict": 1, "temperature": 0, "n_probs": count, "cache_prompt": false, "ignore_eos": true,
@@ -121,7 +123,7 @@ impl Served for Server {
         let bodies: Vec<String> = requests.iter().map(|request| self.body(request)).collect();
         let connections = &mut self.connections[..requests.len()];
         connections.iter_mut().try_for_each(Connection::ready)?;
-        // all at once: the time goes from the first that is sent to the last that is answered
+        // all requests are sent at once: the time runs from the first request to the last response
         let start = Barrier::new(requests.len());
         let post = |connection: &mut Connection, body: &str| {
             start.wait();
@@ -157,7 +159,7 @@ impl Served for Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // it may have ended already
+        // the process may have exited already
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

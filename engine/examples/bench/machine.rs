@@ -1,4 +1,4 @@
-//! The machine: what it is, how fast memory is read, and what the second core gives.
+//! The machine: its hardware, its memory bandwidth, and the speed-up from a second core.
 
 use std::hint::black_box;
 use std::process::Command;
@@ -6,25 +6,25 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-/// Far more than any cache holds.
+/// Larger than any cache.
 const BUFFER: usize = 256 << 20;
 
 #[derive(Debug, Serialize)]
 pub struct Machine {
     pub cpu: String,
     pub cores: usize,
-    /// For each core, those that share its physical one; as Linux tells.
+    /// For each core, the logical cores on the same physical core, as Linux reports them.
     pub siblings: Vec<String>,
     pub memory_gib: Option<f64>,
-    /// Vector instructions that Nyx's kernels and llama.cpp's look for.
+    /// Vector extensions that Nyx's kernels and llama.cpp's check for.
     pub instructions: String,
     pub rustc: String,
-    /// Cores that others kept busy while the rounds ran.
+    /// Cores that other processes kept busy while the rounds ran.
     pub others: Option<f64>,
-    /// Gigabytes a second, read by one thread and by two.
+    /// Memory bandwidth in GB/s, read by one thread and by two.
     pub bandwidth_1: f64,
     pub bandwidth_2: Option<f64>,
-    /// Times the work of one thread that two do in the same time: of arithmetic in registers, and of reading memory.
+    /// Speed-up of two threads over one: arithmetic in registers, and memory reads.
     pub second_core_computes: Option<f64>,
     pub second_core_reads: Option<f64>,
 }
@@ -77,7 +77,8 @@ pub fn describe(buffer: &Memory) -> Machine {
     }
 }
 
-/// Seconds until each of the threads has done the same arithmetic; the best of a few, which others disturb least.
+/// Seconds until all threads have done the same arithmetic; the minimum of several runs, to exclude
+/// interference.
 fn compute_seconds(threads: usize) -> f64 {
     const TRIES: usize = 5;
     let work = || {
@@ -95,22 +96,22 @@ fn compute_seconds(threads: usize) -> f64 {
     (0..TRIES).map(|_| once()).fold(f64::MAX, f64::min)
 }
 
-/// Linux's unit of processor time for programs.
+/// Linux's unit of CPU time in `/proc` (USER_HZ).
 const TICKS_A_SECOND: f64 = 100.0;
 
-/// Processor time that a process has used, where `/proc` tells.
+/// CPU time that a process has used; `None` without `/proc`.
 pub fn processor_seconds(process: &str) -> Option<f64> {
     let stat = file(&format!("/proc/{process}/stat"))?;
-    // the name before may hold blanks
+    // the process name before it may contain spaces
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;
     Some(ticks / TICKS_A_SECOND)
 }
 
-/// What others use of the machine while something runs.
+/// Measures the CPU use of other processes while something runs.
 pub struct Others {
     begun: Instant,
-    /// This process and those that it started.
+    /// This process and its child processes.
     own: Vec<String>,
     before: Option<f64>,
 }
@@ -121,12 +122,12 @@ impl Others {
         Self { begun: Instant::now(), before: Self::seconds(&own), own }
     }
 
-    /// In cores, since the beginning.
+    /// Mean number of busy cores since `watch`.
     pub fn cores(&self) -> Option<f64> {
         Some(((Self::seconds(&self.own)? - self.before?) / self.begun.elapsed().as_secs_f64()).max(0.0))
     }
 
-    /// All that the machine was busy with, what a host took away included, less our own.
+    /// All busy time of the machine, including time stolen by the host, minus our own.
     fn seconds(own: &[String]) -> Option<f64> {
         let stat = file("/proc/stat")?;
         let fields: Vec<f64> = stat.lines().next()?.split_whitespace().skip(1).map_while(|field| field.parse().ok()).collect();
@@ -137,16 +138,16 @@ impl Others {
     }
 }
 
-/// A buffer that is read to see how fast that goes.
+/// A buffer to measure the read bandwidth of memory.
 pub struct Memory(Vec<u64>);
 
 impl Memory {
     pub fn new() -> Self {
-        // zeros would all be one page
+        // zeros could all map to one page
         Self((0..BUFFER as u64 / 8).collect())
     }
 
-    /// All of it read several times by so many threads, each its own part.
+    /// Reads all of it several times with this many threads, each its own part.
     pub fn gigabytes_a_second(&self, threads: usize) -> f64 {
         const TIMES: usize = 8;
         let part = self.0.len().div_ceil(threads.max(1));

@@ -1,8 +1,10 @@
-//! Measures the engine beside llama.cpp's server: `make bench`, or `bench MODEL.gguf [ROUNDS [LLAMA_SERVER]]`.
+//! Benchmarks the engine against llama.cpp's server: `make bench`, or `bench MODEL.gguf [ROUNDS
+//! [LLAMA_SERVER]]`.
 //!
-//! Every row of [`work::rows`] is measured in every round, by one engine right after the other on the same prompts, so that a machine whose
-//! speed drifts hits both alike; ratios are medians of the rounds' own ratios. Nyx runs in this process; llama.cpp's server is a child
-//! process, measured at a client over a loopback connection that is kept alive. Without a server, Nyx is measured alone.
+//! Every round measures every row of [`work::rows`] on each engine in turn, with the same prompts,
+//! so that drift of the machine's speed affects both; ratios are medians of the per-round ratios.
+//! Nyx runs in this process; llama.cpp's server is a child process, measured at a client over a
+//! keep-alive loopback connection. Without a server, only Nyx is measured.
 
 mod adapters;
 mod check;
@@ -25,7 +27,7 @@ use work::{Prompts, Served};
 
 type Fallible<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Where everything goes.
+/// Output folder.
 const FOLDER: &str = "target/bench";
 
 #[allow(clippy::print_stdout, reason = "a program that prints its figures")]
@@ -33,7 +35,7 @@ fn main() -> Fallible<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let given: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match given.as_slice() {
-        // this program again, for its memory
+        // a child process of this program that measures its memory
         [memory::MODE, model, adapters] => {
             println!("{}", memory::of_nyx_here(Path::new(model), Path::new(adapters))?);
             Ok(())
@@ -83,7 +85,7 @@ fn bench(model: &Path, rounds: usize, server: Option<&Path>) -> Fallible<()> {
     let master = prompts.tokens(work::MASTER);
     let others = Others::watch(q4_1.iter().chain(&q4_0).map(Server::process));
     for round in 0..=rounds {
-        // the first warms up
+        // the first round is a warm-up
         let keep = round > 0;
         println!("{}", if keep { format!("round {round} of {rounds}") } else { "warming up".into() });
         for row in &rows {
@@ -98,7 +100,7 @@ fn bench(model: &Path, rounds: usize, server: Option<&Path>) -> Fallible<()> {
             if let Some(server) = q4_0.as_mut().filter(|_| row.of_q4_0) {
                 engines.push((Engine::LlamaQ4_0, server));
             }
-            // whoever comes first may find the machine in another state
+            // alternate the order, since the first engine may find the machine in another state
             let count = engines.len();
             engines.rotate_left(round % count);
             for (name, engine) in engines {

@@ -1,4 +1,5 @@
-//! The most memory that a fresh process has held at once, with the model, five adapters and five sequences of 200 + 64.
+//! Peak memory of a fresh process with the model, five adapters and five sequences of 200 + 64
+//! tokens.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,9 +13,9 @@ use crate::nyx::Nyx;
 use crate::report::Engine;
 use crate::work::{Prompts, Served, rows};
 
-/// The argument by which the bench starts itself for this.
+/// The argument with which the benchmark starts itself to measure memory.
 pub const MODE: &str = "--peak-memory";
-/// Positions of all slots together that the row needs.
+/// Positions that the row needs in all slots together.
 const CONTEXT: usize = COUNT * 264;
 /// The row that is run.
 const ROW: &str = "five_adapters_long";
@@ -25,21 +26,21 @@ fn work(engine: &mut dyn Served) -> Fallible<()> {
     Ok(())
 }
 
-/// Of a process, in MB; `None` where `/proc` does not tell.
+/// Peak resident memory of a process in MB; `None` without `/proc`.
 fn peak(process: &str) -> Option<f64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().strip_suffix(" kB")?.parse::<f64>().ok()? * 1024.0 / 1e6)
 }
 
-/// This process's own, after the work.
+/// Peak memory of this process, after the work.
 pub fn of_nyx_here(model: &Path, adapters: &Path) -> Fallible<f64> {
     let files = ModelFiles::open(model)?;
     work(&mut Nyx::load(&files, &Adapters::at(adapters), true)?)?;
     Ok(peak("self").ok_or("this system does not tell a process's peak memory")?)
 }
 
-/// Both engines', as far as they are there.
+/// Peak memory of each available engine.
 pub fn peaks(model: &Path, adapters: &Adapters, server: Option<&Path>, folder: &Path) -> Fallible<Vec<(Engine, f64)>> {
     if peak("self").is_none() {
         return Ok(Vec::new());

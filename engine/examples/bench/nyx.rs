@@ -14,7 +14,7 @@ use crate::Fallible;
 use crate::adapters::Adapters;
 use crate::work::{Prompts, Request, Served, seconds};
 
-/// Samples a round of a decision, which is short.
+/// Samples per round of a decision, which is short.
 const DECISIONS: usize = 3;
 
 pub struct Nyx {
@@ -29,12 +29,12 @@ impl TokenSink for End {
         ControlFlow::Continue(())
     }
     fn finish(self: Box<Self>, end: Result<Finished>) {
-        // the bench that asked for it waits
+        // cannot fail: the receiver waits
         drop(self.0.send(end));
     }
 }
 
-/// Keeps the alternatives of one token.
+/// Collects the alternatives of one token.
 struct Best(SyncSender<Vec<(u32, f32)>>);
 
 impl TokenSink for Best {
@@ -48,7 +48,7 @@ impl TokenSink for Best {
 }
 
 impl Nyx {
-    /// With or without guessing tokens from what was said before; all else is as shipped.
+    /// With or without speculative decoding; all other options are the defaults.
     pub fn load(files: &ModelFiles, adapters: &Adapters, speculate: bool) -> Fallible<Self> {
         let text = Arc::new(Text::load(files)?);
         let engine = Engine::load(files, text, &Device::Cpu, EngineOptions { speculate, ..EngineOptions::default() })?;
@@ -62,7 +62,7 @@ impl Nyx {
         Ok(folders.iter().enumerate().map(load).collect::<Result<_>>()?)
     }
 
-    /// Of device memory that the adapters take together.
+    /// Device memory in bytes of all adapters together.
     pub fn adapter_bytes(&self) -> usize {
         self.adapters.iter().map(|adapter| adapter.0.bytes()).sum()
     }
@@ -75,7 +75,7 @@ impl Nyx {
         receiver
     }
 
-    /// Until everything is done.
+    /// Steps the engine until it has no work.
     fn run(&mut self) -> Fallible<()> {
         while self.engine.has_work() {
             self.engine.step()?;
@@ -83,7 +83,7 @@ impl Nyx {
         Ok(())
     }
 
-    /// The likeliest next tokens with their log-probabilities, best first.
+    /// The most likely next tokens with their log-probabilities, best first.
     pub fn best(&mut self, prompt: &[u32], adapter: Option<&AdapterHandle>, count: usize) -> Fallible<Vec<(u32, f32)>> {
         let (sender, receiver) = sync_channel(1);
         let params = SamplingParams { max_tokens: 1, logprobs: Some(count), ..endless() };
@@ -92,7 +92,7 @@ impl Nyx {
         Ok(receiver.try_recv()?)
     }
 
-    /// Milliseconds for scoring five names after 60-token questions on a warm prompt.
+    /// Milliseconds to score five names after 60-token questions with a warm prompt prefix.
     pub fn decisions(&mut self, master: &[u32], prompts: &mut Prompts) -> Fallible<Vec<f64>> {
         let mut all = Vec::new();
         for _ in 0..=DECISIONS {
@@ -115,12 +115,12 @@ impl Nyx {
             receiver.try_recv()??;
             all.push(time * 1e3);
         }
-        // the first one makes the prompt warm
+        // the first question warms the prompt prefix
         Ok(all.split_off(1))
     }
 }
 
-/// Greedy, and an answer does not end by itself.
+/// Greedy, and the answer does not end before `tokens` tokens.
 fn endless() -> SamplingParams {
     SamplingParams { logit_bias: vec![(0, -100.0), (2, -100.0)], ..SamplingParams::default() }
 }

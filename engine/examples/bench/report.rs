@@ -1,4 +1,4 @@
-//! Medians, ranges, and the ratios that are asked for.
+//! Medians, ranges, and the target ratios.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,7 +12,7 @@ use crate::work::{BANDWIDTH, DECISION, PEAK, Row, SHORT_STEPS, WITH, WITHOUT};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Engine {
     Nyx,
-    /// The same with speculation, as it is shipped.
+    /// Nyx with speculative decoding, its default.
     NyxGuessing,
     Llama,
     LlamaQ4_0,
@@ -47,7 +47,7 @@ fn median(mut samples: Vec<f64>) -> Option<f64> {
     Some(if samples.len().is_multiple_of(2) { (samples[middle - 1] + upper) / 2.0 } else { *upper })
 }
 
-/// Of each engine and row, every round's samples.
+/// Every round's samples, by engine and row.
 #[derive(Debug, Default)]
 pub struct Samples(BTreeMap<(Engine, &'static str), Vec<Vec<f64>>>);
 
@@ -60,13 +60,13 @@ impl Samples {
         self.0.iter().filter(|((of, key), _)| *of == engine && *key == row).flat_map(|(_, rounds)| rounds.concat()).collect()
     }
 
-    /// Each round's median.
+    /// The median of each round.
     fn rounds(&self, engine: Engine, row: &str) -> Vec<f64> {
         let found = self.0.iter().find(|((of, key), _)| *of == engine && *key == row);
         found.into_iter().flat_map(|(_, rounds)| rounds.iter().filter_map(|samples| median(samples.clone()))).collect()
     }
 
-    /// The median of the rounds' own ratios.
+    /// The median of the per-round ratios.
     fn ratio(&self, above: (Engine, &str), below: (Engine, &str)) -> Option<f64> {
         let (above, below) = (self.rounds(above.0, above.1), self.rounds(below.0, below.1));
         median(above.iter().zip(&below).map(|(above, below)| above / below).collect())
@@ -83,7 +83,7 @@ struct Ratio {
     title: &'static str,
     want: Want,
     found: Option<f64>,
-    /// Whether another ratio may be met instead.
+    /// Key of another ratio that may be met instead.
     or: Option<&'static str>,
 }
 
@@ -148,7 +148,7 @@ impl<'a> Report<'a> {
         Value::Object(report)
     }
 
-    /// The figures, then the ratios, for BENCHMARKS.md.
+    /// The measurements, then the ratios, as Markdown for BENCHMARKS.md.
     pub fn tables(&self, rows: &[Row]) -> String {
         let mut text = others_line(&self.machine);
         let engines = if self.beside_llama { &Engine::ALL[..] } else { &Engine::ALL[..2] };
@@ -257,7 +257,8 @@ fn ratios(samples: &Samples, adapter_bytes: usize) -> Vec<Ratio> {
     ]
 }
 
-/// What five adapters add to the time of a step, over the time it takes to read them at the bandwidth measured just before.
+/// Time that five adapters add to a step, over the time to read them at the bandwidth measured just
+/// before.
 fn adapter_step_cost(samples: &Samples, adapter_bytes: usize) -> Option<f64> {
     let rounds = |row| samples.rounds(Engine::Nyx, row);
     let (with, without, bandwidth) = (rounds(WITH), rounds(WITHOUT), rounds(BANDWIDTH));
@@ -269,7 +270,7 @@ fn adapter_step_cost(samples: &Samples, adapter_bytes: usize) -> Option<f64> {
     median(costs.collect())
 }
 
-/// The machine in words.
+/// Describes the machine.
 pub fn machine_lines(machine: &Machine) -> String {
     let times = |value: Option<f64>| value.map_or("–".into(), |value| format!("{value:.2}"));
     format!(
@@ -286,9 +287,9 @@ pub fn machine_lines(machine: &Machine) -> String {
     )
 }
 
-/// Whether the machine was quiet.
+/// Describes how busy the machine was.
 fn others_line(machine: &Machine) -> String {
-    /// Cores' worth of other work that figures bear.
+    /// Other CPU use, in cores, below which the measurements are reliable.
     const QUIET: f64 = 0.1;
     match machine.others {
         None => String::new(),

@@ -8,50 +8,51 @@ use rand::{Rng, SeedableRng};
 use crate::Fallible;
 use crate::adapters::COUNT;
 
-/// Rows that are not made of requests.
+/// Rows that are not measured by requests.
 pub const DECISION: &str = "decision";
 pub const BANDWIDTH: &str = "memory_bandwidth";
 pub const PEAK: &str = "peak_memory";
-/// Five sequences without adapters and with five, one right after the other: what these cost is a difference of two times that vary by more.
+/// Five sequences without adapters and with five, in immediate succession: the adapters' cost is a
+/// difference of two times that vary by more than it.
 pub const WITHOUT: &str = "five_without";
 pub const WITH: &str = "five_with";
-/// Such pairs a round.
+/// Such pairs per round.
 pub const PAIRS: usize = 3;
-/// Tokens of the master's prompt in the decision's row.
+/// Tokens of the master model's prompt in the decision row.
 pub const MASTER: usize = 150;
-/// Steps in which five sequences of 8 + 128 are generated: the first is their prompts'.
+/// Steps that generate five sequences of 8 + 128: the first is their prefill.
 pub const SHORT_STEPS: usize = 128;
-/// Samples a round of a wait, which is short.
+/// Samples per round of a latency row, which is short.
 const REPEATS: usize = 5;
 
 /// A prompt to be continued greedily by exactly `tokens` tokens.
 pub struct Request {
     pub prompt: Vec<u32>,
-    /// The first tokens of the prompt that others share; 0: nothing of it is kept or reused.
+    /// Number of leading prompt tokens shared with other requests; 0 disables prefix caching.
     pub prefix: usize,
     pub tokens: usize,
     pub adapter: Option<usize>,
-    /// The server's slot to be used, where there are slots; else the engine chooses.
+    /// The server slot to use, for an engine with slots; `None` lets the engine choose.
     pub slot: Option<usize>,
 }
 
 pub trait Served {
-    /// Serves all at once; seconds until the last one has ended.
+    /// Serves all requests concurrently; returns the seconds until the last one has ended.
     fn serve(&mut self, requests: &[Request]) -> Fallible<f64>;
 }
 
-/// A row of one round.
+/// The work of one row in one round.
 pub struct Plan {
-    /// Served one after the other before anything is timed.
+    /// Served one after the other before timing starts.
     before: Vec<Request>,
-    /// Each of these is served at once, and is one sample.
+    /// Each batch is served concurrently, and is one sample.
     timed: Vec<Vec<Request>>,
-    /// Tokens that a sample's rate counts; without them the sample is its time.
+    /// Tokens counted for a sample's rate; without them the sample is its duration.
     tokens: Option<usize>,
 }
 
 impl Plan {
-    /// Tokens a second, or milliseconds.
+    /// Tokens per second, or milliseconds.
     pub fn measure(&self, engine: &mut dyn Served) -> Fallible<Vec<f64>> {
         for request in &self.before {
             engine.serve(std::slice::from_ref(request))?;
@@ -68,9 +69,10 @@ pub struct Row {
     pub key: &'static str,
     pub title: &'static str,
     pub unit: &'static str,
-    /// Whether Nyx is measured once more, guessing tokens; it makes a difference where many are generated.
+    /// Whether Nyx is measured once more with speculative decoding, which matters where many tokens
+    /// are generated.
     pub of_guessing: bool,
-    /// Whether llama.cpp is measured too, and whether on the Q4_0 file too.
+    /// Whether llama.cpp is measured too, and whether also on the Q4_0 file.
     pub of_llama: bool,
     pub of_q4_0: bool,
     pub plan: fn(&mut Prompts) -> Plan,
@@ -84,7 +86,7 @@ impl Prompts {
         Self(StdRng::seed_from_u64(1))
     }
 
-    /// Tokens of plain text, no control tokens among them.
+    /// Plain-text tokens, without control tokens.
     pub fn tokens(&mut self, count: usize) -> Vec<u32> {
         (0..count).map(|_| self.0.random_range(100..40_000)).collect()
     }
@@ -93,24 +95,24 @@ impl Prompts {
         Request { prompt: self.tokens(prompt), prefix: 0, tokens, adapter, slot: None }
     }
 
-    /// One sample of several sequences at once, of which the generated tokens count.
+    /// One sample of several concurrent sequences, of which the generated tokens count.
     fn sequences(&mut self, count: usize, prompt: usize, tokens: usize, adapter: impl Fn(usize) -> Option<usize>) -> Plan {
         let requests = (0..count).map(|index| self.request(prompt, tokens, adapter(index))).collect();
         Plan { before: Vec::new(), timed: vec![requests], tokens: Some(count * tokens) }
     }
 
-    /// 20 tokens after those that are shared.
+    /// 20 tokens after the shared prefix.
     fn after(&mut self, shared: &[u32], adapter: usize, slot: Option<usize>) -> Request {
         let prompt = [shared, &self.tokens(20)].concat();
         Request { prompt, prefix: shared.len(), tokens: 1, adapter: Some(adapter), slot }
     }
 
-    /// The two of a pair.
+    /// Both plans of a pair.
     pub fn pair(&mut self) -> [(&'static str, Plan); 2] {
         [(WITHOUT, self.sequences(COUNT, 8, SHORT_STEPS, |_| None)), (WITH, self.sequences(COUNT, 8, SHORT_STEPS, Some))]
     }
 
-    /// Each adapter speaks on the same prefix; then all of them again in turn.
+    /// Warms the shared prefix with each adapter; then measures all of them again in turn.
     fn turns(&mut self, pinned: bool) -> Plan {
         let shared = self.tokens(400);
         let all = |prompts: &mut Self| -> Vec<Request> {

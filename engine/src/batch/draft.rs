@@ -1,20 +1,22 @@
-//! Guessing the next tokens from what was said before: prompt lookup (Saxena 2023), a draft that costs nothing, checked by one forward pass
-//! (speculative decoding, Leviathan et al. 2023). What is sampled is what would have been sampled without: a draft is only believed where
-//! the sampler, given the same logits, draws the same token.
+//! Speculative decoding (Leviathan et al. 2023) with prompt lookup (Saxena 2023): draft tokens cost
+//! no model call and are verified by one forward pass. The sampled tokens are the same as without
+//! drafts: a draft token is accepted only where the sampler, given the same logits, draws the same
+//! token.
 
 use std::ops::Range;
 
-/// The longest and shortest end of a text that is looked for.
+/// Longest and shortest n-gram at the end of the text that is looked up.
 const LONGEST: usize = 4;
 const SHORTEST: usize = 2;
-/// Tokens drafted at once at most.
+/// Maximum number of draft tokens per step.
 const MOST: usize = 8;
-/// Old observations lose this share of their weight with each new one.
+/// Fraction of their weight that old observations lose with each new one.
 const FORGET: f64 = 0.02;
-/// A row's share of the time of a step with one, before anything was measured.
+/// Assumed share of one row in the time of a one-row step, before any measurement.
 const PRIOR_SHARE: f64 = 0.3;
 
-/// What follows, where the end of `tokens` last stood before: at most `most` places among them.
+/// The tokens that followed the last earlier occurrence of the n-gram that ends `tokens`, as a
+/// range of at most `most` indices into `tokens`.
 pub(super) fn propose(tokens: &[u32], most: usize) -> Range<usize> {
     let most = most.min(MOST);
     for length in (SHORTEST..=LONGEST).rev() {
@@ -30,7 +32,7 @@ pub(super) fn propose(tokens: &[u32], most: usize) -> Range<usize> {
     0..0
 }
 
-/// How often one sequence's drafts were right.
+/// Acceptance rate of one sequence's draft tokens.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Acceptance {
     right: f64,
@@ -39,7 +41,7 @@ pub(super) struct Acceptance {
 
 impl Default for Acceptance {
     fn default() -> Self {
-        // as if one draft of two had been right
+        // prior: one of two draft tokens accepted
         Self { right: 1.0, made: 2.0 }
     }
 }
@@ -49,22 +51,25 @@ impl Acceptance {
         self.right / self.made
     }
 
-    /// Of `made` drafts, the first `right` were. Those after the first wrong one say nothing.
+    /// Records that the first `right` of `made` draft tokens were accepted. Those after the first
+    /// rejected one are not counted.
     pub(super) fn observe(&mut self, made: usize, right: usize) {
         let looked_at = made.min(right + 1) as f64;
-        // about the last twenty count
+        // a window of about the last twenty draft tokens
         let keep = (1.0 - looked_at * 0.05).max(0.5);
         self.right = self.right * keep + right as f64;
         self.made = self.made * keep + looked_at;
     }
 
-    /// A sequence that drafts badly tries again now and then: texts change.
+    /// Moves a low acceptance rate towards 0.5, so that the sequence drafts again from time to
+    /// time: the text may have changed.
     pub(super) fn retry(&mut self) {
         self.right += 0.01 * (0.5 - self.rate()) * self.made;
     }
 }
 
-/// What a step costs by its rows: a least-squares line through the steps seen, the newest counting most.
+/// Step time as a function of its rows: a least-squares line through the observed steps, weighted
+/// towards the newest.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct StepCost {
     weight: f64,
@@ -88,7 +93,8 @@ impl StepCost {
         }
     }
 
-    /// A step's fixed cost in rows: a step of `n` rows takes as long as this plus `n` of its rows.
+    /// The fixed cost of a step, in units of a row's cost: a step of `n` rows takes as long as
+    /// `fixed_rows() + n` rows.
     pub(super) fn fixed_rows(&self) -> f64 {
         let prior = (1.0 - PRIOR_SHARE) / PRIOR_SHARE;
         let spread = self.weight * self.rows_squared - self.rows * self.rows;
@@ -101,8 +107,9 @@ impl StepCost {
     }
 }
 
-/// How many tokens to draft for a sequence, in a step that has `rows` rows so far and gives `tokens` tokens: as long as one more is worth
-/// more than its row costs.
+/// How many draft tokens to add for a sequence, in a step that has `rows` rows so far and is
+/// expected to yield `tokens` tokens: adds drafts as long as the next one raises the expected
+/// tokens per unit of time.
 pub(super) fn worthwhile(cost: &StepCost, acceptance: &Acceptance, rows: usize, tokens: f64) -> usize {
     let mut time = cost.fixed_rows() + rows as f64;
     let (mut tokens, mut right) = (tokens, acceptance.rate());
@@ -126,7 +133,7 @@ mod tests {
         let found = |text: &[u32], most: usize| text[propose(text, most)].to_vec();
         assert_eq!(found(&text, 3), [7, 8, 2]);
         assert_eq!(found(&text, 1), [7]);
-        // a longer match goes before a later one
+        // a longer match takes precedence over a later one
         assert_eq!(found(&[5, 1, 2, 3, 8, 6, 2, 3, 9, 1, 2, 3], 2), [8, 6]);
         assert_eq!(found(&[1, 1, 1], 8), [1]);
         assert!(found(&[1, 2, 3, 4], 8).is_empty() && found(&[], 8).is_empty() && found(&text, 0).is_empty());
@@ -140,19 +147,19 @@ mod tests {
             sure.observe(4, 4);
             wrong.observe(4, 0);
         }
-        // before anything is measured: one row is a third of a step of one
+        // before any measurement, one row is a third of a one-row step
         assert!(worthwhile(&cost, &sure, 1, 1.0) >= 4);
         assert_eq!(worthwhile(&cost, &wrong, 1, 1.0), 0);
         (0..100).for_each(|_| wrong.retry());
         assert!(worthwhile(&cost, &wrong, 1, 1.0) > 0, "{}", wrong.rate());
-        // a machine on which rows cost everything
+        // a machine on which the cost is all per row
         (0..200).for_each(|step| cost.observe(1 + step % 5, (1 + step % 5) as f64));
         assert!(cost.fixed_rows() < 0.01);
         let mut often = Acceptance::default();
         (0..20).for_each(|_| often.observe(1, 0));
         (0..20).for_each(|step| often.observe(1, usize::from(step % 4 > 0)));
         assert_eq!(worthwhile(&cost, &often, 5, 5.0), 0);
-        // and one on which they cost nothing
+        // a machine on which rows cost nothing
         let mut cost = StepCost::default();
         (0..200).for_each(|step| cost.observe(1 + step % 5, 1.0));
         assert!(worthwhile(&cost, &often, 5, 5.0) > 0);

@@ -1,4 +1,4 @@
-//! The step loop's body.
+//! The engine and its step.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -23,7 +23,8 @@ use crate::score::ScoreJob;
 use crate::text::Text;
 use crate::weights::{ModelFiles, ModelInfo};
 
-/// A model on a device, or on a group of them, with its sequences. Not `Sync`: the leading device's thread owns it.
+/// A model on a device, or on a group of devices, with its sequences. Not `Sync`: the thread of the
+/// rank 0 device owns it.
 pub struct Engine {
     pub(super) model: Llama,
     pub(super) info: ModelInfo,
@@ -32,15 +33,15 @@ pub struct Engine {
     pub(super) window: usize,
     pub(super) prefixes: PrefixCache,
     pub(super) scoring: VecDeque<Scoring>,
-    /// Of this step's, those that are not done; they keep their places.
+    /// Scorings of the current step that are not done; they are put back at the front of the queue.
     pub(super) unfinished: Vec<Scoring>,
     pub(super) waiting: FairQueue<(GenerateJob, Instant)>,
-    /// In the order of admission.
+    /// In order of admission.
     pub(super) running: Vec<Sequence>,
     pub(super) cost: StepCost,
     pub(super) step: Step,
     pub(super) logits: Vec<f32>,
-    /// Sequences of the step under way, in the order of their rows.
+    /// Indices into `running` of the sequences in the current step, in the order of their rows.
     pub(super) order: Vec<usize>,
 }
 
@@ -48,7 +49,7 @@ impl Engine {
     /// Loads weights on `device`.
     ///
     /// # Errors
-    /// What [`Llama::load`] fails with.
+    /// Those of [`Llama::load`].
     pub fn load(files: &ModelFiles, text: Arc<Text>, device: &Device, options: EngineOptions) -> Result<Self> {
         let spec = match device.location() {
             DeviceLocation::Cuda { gpu_id } => DeviceSpec::Cuda(gpu_id),
@@ -57,10 +58,11 @@ impl Engine {
         Self::load_group(files, text, spec, Rank::alone(), options)
     }
 
-    /// Loads the leading shard of a group whose other seats are taken by [`Follower`](crate::model::Follower)s.
+    /// Loads the leading shard of a group whose other ranks are
+    /// [`Follower`](crate::model::Follower)s.
     ///
     /// # Errors
-    /// What [`Llama::load_shard`] fails with.
+    /// Those of [`Llama::load_shard`].
     pub fn load_group(files: &ModelFiles, text: Arc<Text>, device: DeviceSpec, seat: Rank, options: EngineOptions) -> Result<Self> {
         let model = Llama::load_shard(files, options.quantisation, device, seat, options.kv_cache_bytes)?;
         let own = model.config().context_length;
@@ -87,26 +89,26 @@ impl Engine {
         &self.info
     }
 
-    /// Tokens a sequence may hold, prompt and answer together.
+    /// Maximum tokens of a sequence, prompt and answer together.
     pub fn window(&self) -> usize {
         self.window
     }
 
-    /// Loads a PEFT folder under `name`; the handle keeps it alive.
+    /// Loads a PEFT folder under `name`; the adapter stays loaded as long as its handle exists.
     ///
     /// # Errors
-    /// What [`LoraAdapter::load`](crate::LoraAdapter::load) fails with.
+    /// Those of [`LoraAdapter::load`](crate::LoraAdapter::load).
     pub fn load_adapter(&mut self, name: &str, folder: &Path) -> Result<AdapterHandle> {
         self.model.load_adapter(name, folder, &self.info.sha256, self.options.adapter_precision)
     }
 
-    /// Gives up what the prefix cache keeps of an adapter that nobody will ask for again.
+    /// Drops the prefix cache's entries of an adapter that will not be requested again.
     pub fn forget_adapter(&mut self, id: &str) {
         self.prefixes.forget(id);
     }
 
-    /// Queues a sequence; refuses at once (through the sink) what can never run. An answer that would outgrow the context window ends there as
-    /// [`FinishReason::Length`].
+    /// Queues a sequence; rejects an invalid job at once, through its sink. An answer that reaches
+    /// the context window ends there with [`FinishReason::Length`].
     pub fn submit(&mut self, mut job: GenerateJob) {
         let refusal = self.check(&job.prompt, 1).and_then(|()| job.params.validate(self.info.vocabulary));
         match refusal {
@@ -119,7 +121,7 @@ impl Engine {
         }
     }
 
-    /// Queues a scoring, which runs before any answer does.
+    /// Queues a scoring; scorings run before answers.
     pub fn score(&mut self, mut job: ScoreJob) {
         let longest = job.continuations.iter().map(Vec::len).max().unwrap_or(0);
         let vocabulary = self.info.vocabulary;
@@ -156,7 +158,7 @@ impl Engine {
         }
     }
 
-    /// Whether every shard is there; a group that has lost one only fails.
+    /// Whether every shard is alive; a group that has lost a shard fails every step.
     pub fn is_whole(&self) -> bool {
         self.model.is_whole()
     }
@@ -165,10 +167,11 @@ impl Engine {
         !(self.scoring.is_empty() && self.waiting.is_empty() && self.running.is_empty())
     }
 
-    /// One forward pass for the scorings and all running sequences.
+    /// Runs one forward pass over the scorings and all running sequences.
     ///
     /// # Errors
-    /// The device failed: everything in the step has been told, and the engine is usable.
+    /// When the device fails: every sequence and scoring in the step has received an error, and the
+    /// engine stays usable.
     pub fn step(&mut self) -> Result<StepReport> {
         let mut report = StepReport::default();
         self.end_those_that_must();
@@ -184,7 +187,7 @@ impl Engine {
         stepped.map(|()| report)
     }
 
-    /// Ends every sequence and scoring with `reason`; for shutdown and after a panic.
+    /// Ends every sequence and scoring with the error `reason`; for shutdown and after a panic.
     pub fn abort_all(&mut self, reason: &dyn Fn() -> EngineError) {
         self.scoring.drain(..).for_each(|scoring| (scoring.job.reply)(Err(reason())));
         self.waiting.remove_if(|_| true).into_iter().for_each(|(job, _)| job.sink.finish(Err(reason())));
@@ -213,7 +216,7 @@ impl Engine {
                 None => index += 1,
             }
         }
-        // those that wait have their deadlines too
+        // queued jobs have deadlines too
         let late = |job: &GenerateJob| job.deadline.is_some_and(|deadline| now >= deadline);
         for (job, submitted) in self.waiting.remove_if(|(job, _)| (job.cancelled)() || late(job)) {
             let reason = if late(&job) { FinishReason::Deadline } else { FinishReason::Cancelled };
@@ -233,7 +236,7 @@ impl Engine {
         }
     }
 
-    /// Runs the step and tells everyone what it found.
+    /// Runs the step and delivers its results to the scorings and sequences.
     fn run(&mut self, scored: usize, report: &mut StepReport) -> Result<()> {
         if !self.step.is_empty() {
             let begun = Instant::now();
@@ -268,7 +271,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Gives back a scoring that is not done.
+    /// Applies the step's rows to a scoring; returns it if it is not done.
     fn take_scores<'a>(
         &mut self,
         mut scoring: Scoring,
@@ -310,7 +313,7 @@ impl Engine {
             let (mut end, mut open) = (None, true);
             for place in 0..=draft.len() {
                 let Some(row) = rows.next() else { break };
-                // after the first wrong draft, rows say what would follow another text
+                // rows after the first rejected draft token belong to another text
                 if open {
                     end = sequence.accept(row, &self.text, self.window);
                     let right = sequence.tokens.get(draft.start + place).filter(|_| place < draft.len() && end.is_none());
@@ -338,7 +341,7 @@ impl Engine {
         }
     }
 
-    /// Keeps what the sequence leaves behind, then tells how it ended.
+    /// Moves the sequence's keys and values into the prefix cache, then reports how it ended.
     fn end(&mut self, mut sequence: Sequence, reason: FinishReason) {
         self.waiting.done(&sequence.client);
         let kv = std::mem::replace(&mut sequence.kv, self.model.new_cache());

@@ -1,15 +1,17 @@
-//! Who comes next: a virtual token counter a client (VTC, Sheng et al. 2024, "Fairness in Serving Large Language Models").
+//! Fair scheduling: a virtual token counter per client (VTC, Sheng et al. 2024, "Fairness in
+//! Serving Large Language Models").
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// A token generated costs as much as this many of a prompt.
+/// Cost of a generated token, in prompt tokens.
 const GENERATED: u64 = 2;
 
-/// Whose work it is: an API key's name, and the adapter that speaks.
+/// The owner of a job: an API key's name, and the id of the adapter.
 pub(super) type Client = (String, Option<String>);
 
-/// Waiting work by client. The next is the oldest of the client that has been served least; a client that comes back after a pause starts
-/// level with those that stayed, so that nobody saves up.
+/// Waiting jobs by client. The next job is the oldest of the client that has been served least; a
+/// client that returns after a pause starts at the lowest counter of the active clients, so that
+/// idle time earns no credit.
 #[derive(Debug)]
 pub(super) struct FairQueue<T> {
     clients: BTreeMap<Client, Lane<T>>,
@@ -19,7 +21,7 @@ pub(super) struct FairQueue<T> {
 
 #[derive(Debug)]
 struct Lane<T> {
-    /// With the order of arrival among all.
+    /// Jobs with their arrival numbers over all clients.
     queue: VecDeque<(u64, T)>,
     /// Tokens served, weighted.
     served: u64,
@@ -40,7 +42,7 @@ impl<T> FairQueue<T> {
     }
 
     pub(super) fn push(&mut self, client: Client, work: T) {
-        // idle clients are forgotten, so all that are there count
+        // idle clients are removed, so the minimum is over active clients
         let level = self.clients.values().map(|lane| lane.served).min().unwrap_or(0);
         let lane = self.clients.entry(client).or_insert_with(|| Lane { queue: VecDeque::new(), served: level, running: 0 });
         lane.queue.push_back((self.arrivals, work));
@@ -48,7 +50,7 @@ impl<T> FairQueue<T> {
         self.waiting += 1;
     }
 
-    /// The next piece of work; its client counts as running until [`done`](Self::done).
+    /// The next job; its client counts as running until [`done`](Self::done).
     pub(super) fn pop(&mut self) -> Option<(Client, T)> {
         let first = |lane: &Lane<T>| lane.queue.front().map(|(arrival, _)| *arrival);
         let waiting =
@@ -60,14 +62,14 @@ impl<T> FairQueue<T> {
         Some((client.clone(), work))
     }
 
-    /// Counts tokens that a client was served.
+    /// Charges a client for tokens served.
     pub(super) fn charge(&mut self, client: &Client, prompt: usize, generated: usize) {
         if let Some(lane) = self.clients.get_mut(client) {
             lane.served += prompt as u64 + GENERATED * generated as u64;
         }
     }
 
-    /// One of a client's running pieces has ended.
+    /// Marks one of a client's running jobs as ended.
     pub(super) fn done(&mut self, client: &Client) {
         if let Some(lane) = self.clients.get_mut(client) {
             lane.running = lane.running.saturating_sub(1);
@@ -77,7 +79,7 @@ impl<T> FairQueue<T> {
         }
     }
 
-    /// Takes out what `ended` says, in the order of arrival.
+    /// Removes the jobs for which `ended` is true, in order of arrival.
     pub(super) fn remove_if(&mut self, mut ended: impl FnMut(&T) -> bool) -> Vec<T> {
         let mut removed = Vec::new();
         self.clients.retain(|_, lane| {
@@ -119,7 +121,8 @@ mod tests {
             served.push((whose.0.clone(), number));
             queue.done(&whose);
         }
-        // in turns from when it came, not after the ninety that were there before, and not ahead for the time it was away
+        // served alternately from its arrival on: not after the ninety queued before it, and
+        // without credit for the time it was idle
         let of_quiet: Vec<usize> = (0..20).filter(|&turn| served[turn].0 == "quiet").collect();
         assert_eq!(of_quiet.len(), 5);
         assert!(of_quiet.windows(2).all(|pair| pair[1] - pair[0] == 2), "{of_quiet:?}");

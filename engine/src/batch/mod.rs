@@ -1,9 +1,12 @@
-//! Continuous batching: one forward pass a step carries the prefill and decode tokens of sequences with different adapters.
+//! Continuous batching: one forward pass per step carries the prefill and decode tokens of
+//! sequences with different adapters.
 //!
-//! Decisions (scorings) go before answers; answers are taken up fairly by client; when blocks of the KV cache run out, prefixes are
-//! dropped, then the youngest answers make room and are computed again later. None of this changes what is said on the kernels, where a
-//! sequence's bits are its own. On candle's tensors they depend on where a text is cut: a prompt is cut where that sequence alone says (its
-//! cacheable prefix, then every `prefill_chunk` tokens), and only an answer that had to make room is cut otherwise the second time.
+//! Scorings run before answers; answers are admitted fairly by client. When the KV cache runs out
+//! of blocks, cached prefixes are dropped, then the youngest answers are preempted and recomputed
+//! later. None of this changes the output on the CPU kernels, where a sequence's bits do not depend
+//! on the batch. With candle's tensors the bits depend on where a prompt is split into chunks. The
+//! split depends on that sequence alone (its cacheable prefix, then every `prefill_chunk` tokens);
+//! only a preempted answer is split differently when it is recomputed.
 
 mod draft;
 mod engine;
@@ -32,32 +35,35 @@ use crate::weights::Quantisation;
 /// A request to continue `prompt`.
 pub struct GenerateJob {
     pub prompt: Vec<u32>,
-    /// How many of the prompt's first tokens are worth keeping in the prefix cache (a specialist's system prompt); 0: none.
+    /// How many leading prompt tokens to keep in the prefix cache (a specialist's system prompt);
+    /// 0: none.
     pub cacheable_prefix: usize,
     pub params: SamplingParams,
     pub adapter: Option<AdapterHandle>,
-    /// Whose it is (an API key's name): clients are served in fair turns.
+    /// The client (an API key's name): clients are scheduled fairly.
     pub client: String,
-    /// Asked before each step: when true the sequence ends as [`FinishReason::Cancelled`] and its room is freed.
+    /// Polled before each step: when it returns true, the sequence ends as
+    /// [`FinishReason::Cancelled`] and its blocks are freed.
     pub cancelled: Box<dyn Fn() -> bool + Send>,
-    /// Ends as [`FinishReason::Deadline`] with what there is at this time.
+    /// At this time the sequence ends as [`FinishReason::Deadline`] with the tokens it has.
     pub deadline: Option<Instant>,
     pub sink: Box<dyn TokenSink>,
 }
 
-/// Where a sequence's tokens go. Called on the device thread: must not block.
+/// Receives a sequence's tokens. Called on the device thread: must not block.
 pub trait TokenSink: Send {
-    /// More text. `Break` says that nobody listens any more: the sequence is cancelled.
+    /// Receives more text. `Break` means that the receiver is gone: the sequence is cancelled.
     fn piece(&mut self, piece: Piece) -> ControlFlow<()>;
-    /// The end; called exactly once, for a sequence that was admitted or refused.
+    /// The end; called exactly once per submitted sequence, admitted or rejected.
     fn finish(self: Box<Self>, end: Result<Finished>);
 }
 
-/// Newly final text: may cover several tokens (a character of several bytes, a held-back stop string) or none.
+/// Newly final text: it may cover several tokens (a character of several bytes, a buffered partial
+/// stop string) or none.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Piece {
     pub text: String,
-    /// One entry a token when log-probabilities were asked for, else empty.
+    /// One entry per token when log-probabilities were requested, else empty.
     pub logprobs: Vec<TokenLogprob>,
     /// Tokens sampled since the last piece.
     pub tokens: usize,
@@ -80,7 +86,7 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens` or the context window.
     Length,
-    /// The deadline came first.
+    /// The deadline passed.
     Deadline,
     Cancelled,
 }
@@ -88,7 +94,7 @@ pub enum FinishReason {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Usage {
     pub prompt_tokens: usize,
-    /// Of the prompt's tokens, those that came from the prefix cache.
+    /// Prompt tokens taken from the prefix cache.
     pub cached_tokens: usize,
     pub completion_tokens: usize,
 }
@@ -101,26 +107,27 @@ pub struct Finished {
     pub queued: Duration,
     pub prefill: Duration,
     pub decode: Duration,
-    /// Mean and maximum entropy (nats) of the next-token distributions, and the mean log-probability of the tokens chosen: raw material for a confidence.
+    /// Mean and maximum entropy (nats) of the next-token distributions, and the mean
+    /// log-probability of the chosen tokens: inputs of the confidence estimate.
     pub mean_entropy: f32,
     pub max_entropy: f32,
     pub mean_logprob: f32,
 }
 
-/// What an engine is made with.
+/// Options of an engine.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
     pub quantisation: Quantisation,
     pub adapter_precision: AdapterPrecision,
-    /// Sequences in one step at most.
+    /// Maximum number of sequences in one step.
     pub max_batch: usize,
-    /// Prompt tokens in one step at most (chunked prefill).
+    /// Maximum number of prompt tokens in one step (chunked prefill).
     pub prefill_chunk: usize,
-    /// Bytes the prefix cache may hold.
+    /// Byte budget of the prefix cache.
     pub prefix_cache_bytes: usize,
-    /// Bytes that all keys and values may hold, on all shards together.
+    /// Byte budget of all keys and values, on all shards together.
     pub kv_cache_bytes: usize,
-    /// Guess tokens from what was said before, where it pays.
+    /// Enables speculative decoding with prompt lookup, where it pays off.
     pub speculate: bool,
     /// Upper bound on the context window; the model's own when `None`.
     pub context_length: Option<usize>,
@@ -141,16 +148,16 @@ impl Default for EngineOptions {
     }
 }
 
-/// What one step did, and where the engine stands after it.
+/// What one step did, and the state of the engine after it.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct StepReport {
     pub prefill_tokens: usize,
     /// Tokens sampled.
     pub decode_tokens: usize,
-    /// Tokens drafted, and those of them that were right.
+    /// Draft tokens, and how many of them were accepted.
     pub drafted: usize,
     pub guessed_right: usize,
-    /// Answers that had to make room, to be computed again.
+    /// Sequences and scorings preempted, to be recomputed.
     pub preempted: usize,
     pub scored: usize,
     pub running: usize,
@@ -161,7 +168,7 @@ pub struct StepReport {
 }
 
 impl Finished {
-    /// Of a sequence that ended before it began.
+    /// For a sequence that ended before it was admitted.
     fn unstarted(reason: FinishReason, usage: Usage, queued: Duration) -> Self {
         let zero = Duration::ZERO;
         Self { reason, usage, queued, prefill: zero, decode: zero, mean_entropy: 0.0, max_entropy: 0.0, mean_logprob: 0.0 }

@@ -1,4 +1,4 @@
-//! What the next step does, and who makes room for it.
+//! Plans the next step, and preempts work when blocks run out.
 
 use std::ops::Range;
 
@@ -10,8 +10,10 @@ use crate::kernels::KV_BLOCK_SIZE;
 use crate::model::LogitRows;
 
 impl Engine {
-    /// Frees blocks until `wanted` are there: of prefixes, then of the youngest sequences after the first `older`, then of the last scorings
-    /// after the first `before`; those are computed again later. When all that is not enough, nothing is given up, and it says false.
+    /// Frees blocks until `wanted` are free: drops cached prefixes, then preempts the youngest
+    /// sequences after the first `older`, then the last scorings after the first `before`;
+    /// preempted work is recomputed later. When all of that would not suffice, frees nothing and
+    /// returns false.
     fn make_room(&mut self, wanted: usize, older: usize, before: usize, report: &mut StepReport) -> bool {
         let pool = self.model.pool();
         if pool.room() >= wanted {
@@ -19,7 +21,7 @@ impl Engine {
         }
         let sequences = self.running.iter().skip(older).filter(|sequence| sequence.taken == 0).map(|sequence| &sequence.kv);
         let scorings = self.scoring.iter().skip(before).filter_map(|scoring| scoring.kv.as_ref());
-        // a lower bound: continuations under way have blocks as well
+        // a lower bound: continuations in progress hold blocks as well
         if pool.room() + pool.freed_by(self.prefixes.caches().chain(sequences).chain(scorings)) < wanted {
             return false;
         }
@@ -40,7 +42,8 @@ impl Engine {
         true
     }
 
-    /// The first scoring goes on with as few blocks as there may be: everything else makes room for it.
+    /// Preempts everything else, so that the first scoring can run with the minimum number of
+    /// blocks.
     fn make_room_for_first(&mut self, scored: usize, report: &mut StepReport) -> bool {
         if scored > 0 {
             return false;
@@ -58,7 +61,7 @@ impl Engine {
         true
     }
 
-    /// Adds the first scorings' next tokens to the step; returns how many take part.
+    /// Adds the next tokens of the first scorings to the step; returns how many scorings take part.
     pub(super) fn plan_scorings(&mut self, report: &mut StepReport) -> usize {
         self.running.iter_mut().for_each(|sequence| (sequence.taken, sequence.draft) = (0, 0..0));
         let mut budget = self.options.prefill_chunk;
@@ -73,7 +76,7 @@ impl Engine {
             let pushed = if self.make_room(wants, 0, scored, report) || self.make_room_for_first(scored, report) {
                 scoring.push(&mut self.step, self.model.pool(), budget)
             } else {
-                // its turn comes when those before it are done
+                // it runs when the scorings before it are done
                 self.scoring.insert(scored, scoring);
                 break;
             };
@@ -85,7 +88,7 @@ impl Engine {
                     scored += 1;
                 }
                 Err(error) => {
-                    // what it and those before it had added to the step is computed for nobody
+                    // discards the tokens that it and the scorings before it added to the step
                     self.step.clear();
                     let message = error.to_string();
                     (scoring.job.reply)(Err(error));
@@ -99,10 +102,11 @@ impl Engine {
         scored
     }
 
-    /// Adds what each running sequence takes: decoding ones always go; of prefill chunks, in the order of arrival, what `prefill_chunk`
-    /// leaves room for. Neighbours in the step speak through the same adapter.
+    /// Adds the running sequences' tokens: every decoding sequence takes part; prefill chunks are
+    /// added in order of arrival up to what is left of `prefill_chunk`. Sequences with the same
+    /// adapter are adjacent in the step.
     pub(super) fn plan_sequences(&mut self, report: &mut StepReport) {
-        // scorings go first, but answers go on beside them
+        // scorings go first, but answers get at least a quarter of the chunk
         let chunk = self.options.prefill_chunk;
         let mut budget = chunk.saturating_sub(report.prefill_tokens).max(chunk.div_ceil(4));
         let mut first = true;
@@ -118,24 +122,24 @@ impl Engine {
                     chunk = 0;
                 }
                 if chunk == 0 {
-                    // nothing that came later may overtake it
+                    // no later prefill may overtake it
                     budget = 0;
                     continue;
                 }
             }
-            // one that made room comes back when all of it fits
+            // a preempted sequence resumes when all of it fits
             let all = if sequence.kv.is_empty() { sequence.tokens.len() } else { chunk };
             let mut wants = sequence.kv.wants(all);
             let mut fits = self.make_room(promised + wants, index + 1, usize::MAX, report);
             if !fits && sequence_shares(&self.running[index]) {
-                // without the prefix that shares its last block it needs no copy of that
+                // without cached prefixes that share its last block, it needs no copy of that block
                 while self.prefixes.drop_oldest() {}
                 wants = self.running[index].kv.wants(all);
                 fits = self.make_room(promised + wants, index + 1, usize::MAX, report);
             }
             if !fits {
                 if prefilling {
-                    // those that came later do not grow into its room
+                    // later sequences must not take the blocks it waits for
                     budget = 0;
                 }
                 continue;
@@ -162,19 +166,19 @@ impl Engine {
                 true => LogitRows::Last,
                 false => LogitRows::None,
             };
-            // the drafts follow the last token for as long as the step is made
+            // the draft tokens are appended only while the step is built
             tokens.extend_from_within(draft.clone());
             let pushed = self.step.push(&tokens[start..start + *taken], kv, job.adapter.as_ref(), logits);
             tokens.truncate(known);
             if pushed.is_err() {
-                // room was made before, but another took it: this one waits a step
+                // the reserved blocks were taken by another sequence: this one waits a step
                 (*taken, *draft) = (0, 0..0);
             }
         }
         self.order.retain(|&index| self.running[index].taken > 0);
     }
 
-    /// Adds drafted tokens to sequences that decode, where that pays.
+    /// Adds draft tokens to decoding sequences, where that pays off.
     fn draft(&mut self, mut promised: usize) {
         if !self.options.speculate {
             return;
@@ -205,7 +209,7 @@ impl Engine {
     }
 }
 
-/// Whether others hold the block that the sequence writes next.
+/// Whether the block that the sequence writes next is shared.
 fn sequence_shares(sequence: &Sequence) -> bool {
     sequence.kv.wants(1) > 0 && !sequence.kv.is_empty() && !sequence.kv.len().is_multiple_of(KV_BLOCK_SIZE)
 }

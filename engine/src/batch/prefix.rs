@@ -1,8 +1,9 @@
-//! The prefix cache: keys and values of prompts' beginnings and of sequences that have ended, the least recently used dropped first.
+//! The prefix cache: keys and values of prompt prefixes and of ended sequences, with LRU eviction.
 
 use crate::kv::KvCache;
 
-/// Kept prefixes under a byte budget. Keyed by adapter and tokens: keys and values of one adapter never serve another.
+/// Cached prefixes within a byte budget. Keyed by adapter and tokens: keys and values of one
+/// adapter are never used for another.
 #[derive(Debug)]
 pub(super) struct PrefixCache {
     entries: Vec<Entry>,
@@ -17,7 +18,7 @@ struct Entry {
     tokens: Vec<u32>,
     kv: KvCache,
     used: u64,
-    /// The beginning of many prompts, such as a specialist's own: dropped last.
+    /// A prefix of many prompts, such as a specialist's system prompt: evicted last.
     fixed: bool,
 }
 
@@ -26,8 +27,9 @@ impl PrefixCache {
         Self { entries: Vec::new(), budget, clock: 0 }
     }
 
-    /// The longest beginning of `prompt` that is kept, and at least one token of it left to compute. Where a cache's bits depend on how a
-    /// prompt was cut, only `prompt[..fixed]` itself.
+    /// The longest cached prefix of `prompt`, leaving at least one token to compute. Where a
+    /// cache's bits depend on how a prompt was split into chunks, only `prompt[..fixed]` itself
+    /// matches.
     pub(super) fn fork(&mut self, adapter: Option<&str>, prompt: &[u32], fixed: usize) -> Option<KvCache> {
         self.clock += 1;
         let most = prompt.len().saturating_sub(1);
@@ -52,7 +54,8 @@ impl PrefixCache {
         }
     }
 
-    /// Keeps the beginning that many prompts share, if it fits the budget at all: the first `prefix.len()` positions of `kv`.
+    /// Caches a shared prompt prefix, if it fits the budget at all: the first `prefix.len()`
+    /// positions of `kv`.
     pub(super) fn keep(&mut self, adapter: Option<&str>, prefix: &[u32], kv: &KvCache) {
         let known = |entry: &Entry| entry.fixed && entry.adapter.as_deref() == adapter && entry.tokens == prefix;
         if !self.entries.iter().any(known) {
@@ -60,7 +63,8 @@ impl PrefixCache {
         }
     }
 
-    /// Keeps what a sequence leaves behind, for the next turn of its conversation. What it goes on from is dropped.
+    /// Caches an ended sequence for the next turn of its conversation. Entries that are prefixes of
+    /// it are dropped.
     pub(super) fn retire(&mut self, adapter: Option<&str>, tokens: Vec<u32>, kv: KvCache) {
         if !kv.cut_anywhere() || tokens.is_empty() {
             return;
@@ -83,23 +87,23 @@ impl PrefixCache {
         self.entries.push(Entry { adapter: adapter.map(str::to_owned), tokens, kv, used: self.clock, fixed });
     }
 
-    /// Drops everything of an adapter that is not loaded any more.
+    /// Drops all entries of an adapter that is no longer loaded.
     pub(super) fn forget(&mut self, adapter: &str) {
         self.entries.retain(|entry| entry.adapter.as_deref() != Some(adapter));
     }
 
-    /// Drops what was used longest ago; false when nothing is left.
+    /// Evicts the least recently used entry; false when the cache is empty.
     pub(super) fn drop_oldest(&mut self) -> bool {
         let oldest = (0..self.entries.len()).min_by_key(|&index| (self.entries[index].fixed, self.entries[index].used));
         oldest.map(|oldest| self.entries.swap_remove(oldest)).is_some()
     }
 
-    /// What dropping everything would give up.
+    /// The caches of all entries.
     pub(super) fn caches(&self) -> impl Iterator<Item = &KvCache> {
         self.entries.iter().map(|entry| &entry.kv)
     }
 
-    /// Blocks that several share count for each.
+    /// Bytes of all entries; a block shared by several entries counts for each.
     pub(super) fn bytes(&self) -> usize {
         self.entries.iter().map(|entry| entry.kv.bytes()).sum()
     }

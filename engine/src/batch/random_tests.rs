@@ -1,4 +1,5 @@
-//! Random work through random engines: batched or alone, sharded or whole, with drafts, with too few blocks. What is said stays the same.
+//! Random jobs on random engines: batched or alone, sharded or whole, with draft tokens, with too
+//! few blocks. The output must not change.
 
 use std::sync::mpsc::{Receiver, sync_channel};
 
@@ -14,7 +15,7 @@ use crate::text::Text;
 use crate::weights::ModelFiles;
 use crate::{ContinuationScore, DeviceSpec, ScoreJob};
 
-/// What is asked: an answer, or scores.
+/// A job: an answer, or scores.
 enum Ask {
     Answer { prompt: Vec<u32>, fixed: usize, params: SamplingParams, adapter: Option<usize> },
     Scores { prompt: Vec<u32>, fixed: usize, continuations: Vec<Vec<u32>>, adapter: Option<usize> },
@@ -40,7 +41,7 @@ fn asks(random: &mut StdRng, count: usize, text: &Text) -> Vec<Ask> {
     (0..count)
         .map(|index| {
             let fixed = &beginnings[random.random_range(0..3)];
-            // a text that repeats itself is one where drafts are right
+            // in a text that repeats itself, draft tokens are accepted
             let rest: Vec<u32> = if index % 3 == 0 {
                 list.clone()
             } else {
@@ -63,7 +64,7 @@ fn asks(random: &mut StdRng, count: usize, text: &Text) -> Vec<Ask> {
                 ..SamplingParams::default()
             };
             if index == 0 {
-                // one whose drafts are right whatever the dice say
+                // its draft tokens are accepted whatever the sampler draws
                 let params = SamplingParams { temperature: 0.0, repetition_penalty: 1.0, max_tokens: 39, ..params };
                 return Ask::Answer { prompt: list.clone(), fixed: 0, params, adapter: None };
             }
@@ -163,7 +164,7 @@ fn what_is_said_does_not_depend_on_batch_shards_guesses_chunks_or_room() {
             })
             .collect()
     });
-    // 48 KB a position and layer pair of the default model in f16: see `KvCache::bytes`
+    // 48 KB per position and pair of layers of the default model in f16: see `KvCache::bytes`
     let block = {
         let config = files.config();
         2 * config.layers * config.kv_heads * config.head_dim * 2 * crate::kernels::KV_BLOCK_SIZE

@@ -1,6 +1,7 @@
-//! Scoring continuations of one prompt, step by step beside the answers under way.
+//! Scoring continuations of one prompt, in steps shared with running answers.
 //!
-//! The prompt's last chunk and its continuations go in one pass, as a tree: every continuation sees the prompt and itself.
+//! The prompt's last chunk and its continuations go in one pass, as a tree: every continuation
+//! attends to the prompt and to itself.
 
 use crate::Result;
 use crate::kernels::KV_BLOCK_SIZE;
@@ -9,27 +10,27 @@ use crate::model::{LogitRows, Step};
 use crate::sampling::logprob;
 use crate::score::{ContinuationScore, ScoreJob};
 
-/// Blocks of a continuation's own: the one where it leaves the prompt, and those that it fills.
+/// Blocks owned by a continuation: the one where it leaves the prompt, and those that it fills.
 fn blocks_of(continuation: &[u32]) -> usize {
     if continuation.len() < 2 { 0 } else { continuation.len().div_ceil(KV_BLOCK_SIZE) + 1 }
 }
 
-/// Continuations under way together: each has blocks of its own.
+/// Maximum number of continuations in progress: each owns blocks.
 const TOGETHER: usize = 16;
 
-/// A scoring on its way.
+/// A scoring in progress.
 pub(super) struct Scoring {
     pub(super) job: ScoreJob,
-    /// Holds what has been computed of the prompt.
+    /// Keys and values of the prompt, as far as computed.
     pub(super) kv: Option<KvCache>,
     /// The logits after the prompt.
     last: Vec<f32>,
-    /// The continuations under way, after those that have their score.
+    /// The continuations in progress, which follow those already scored.
     group: Vec<Branch>,
     scores: Vec<ContinuationScore>,
-    /// Tokens of the prompt in this step.
+    /// Prompt tokens in this step.
     trunk: usize,
-    /// Whether the prompt's beginning has been kept for others.
+    /// Whether the cacheable prefix has been added to the prefix cache.
     pub(super) kept: bool,
 }
 
@@ -59,19 +60,19 @@ impl Scoring {
         self.job.adapter.as_ref().map(|adapter| adapter.0.id())
     }
 
-    /// Gives its blocks up, to be computed again; continuations that have their score keep it.
+    /// Frees its blocks, to be recomputed later; scores already computed are kept.
     pub(super) fn make_room(&mut self) {
         self.kv = None;
         self.group.clear();
         self.kept = false;
     }
 
-    /// Blocks without which it can never be done.
+    /// The minimum number of blocks that it can run with.
     pub(super) fn least(job: &ScoreJob) -> usize {
         job.prompt.len().div_ceil(KV_BLOCK_SIZE) + job.continuations.iter().map(|continuation| blocks_of(continuation)).max().unwrap_or(0)
     }
 
-    /// Blocks that the next [`push`](Self::push) takes at most.
+    /// Upper bound on the blocks that the next [`push`](Self::push) takes.
     pub(super) fn wants(&self, budget: usize) -> usize {
         let rest = &self.job.continuations[self.scores.len()..];
         let trunk = match &self.kv {
@@ -88,7 +89,7 @@ impl Scoring {
         trunk + branches.sum::<usize>()
     }
 
-    /// Adds its next tokens to the step, at most `budget`; returns how many those are.
+    /// Adds its next tokens to the step, at most `budget`; returns their number.
     pub(super) fn push(&mut self, step: &mut Step, pool: &BlockPool, budget: usize) -> Result<usize> {
         let kv = self.kv.get_or_insert_with(|| pool.cache());
         let (prompt, adapter) = (&self.job.prompt, self.job.adapter.as_ref());
@@ -96,7 +97,8 @@ impl Scoring {
         let mut left = budget;
         let mut span = None;
         if kv.len() < prompt.len() {
-            // tensors' bits depend on the cuts: there the beginning that others share ends a chunk
+            // candle's bits depend on how the prompt is split into chunks: the cacheable prefix
+            // ends a chunk
             let boundary =
                 if !kv.cut_anywhere() && kv.len() < self.job.cacheable_prefix { self.job.cacheable_prefix } else { prompt.len() };
             let end = boundary.min(kv.len() + left);
@@ -111,7 +113,7 @@ impl Scoring {
         }
         let rest = &self.job.continuations[self.scores.len()..];
         if self.group.is_empty() {
-            // as many as there is room for, and at least one
+            // as many as fit in the free blocks, and at least one
             let mut room = pool.room();
             let fits = |continuation: &&Vec<u32>| {
                 let fits = blocks_of(continuation) <= room;
@@ -122,7 +124,8 @@ impl Scoring {
             self.group.resize_with(together, Branch::default);
         }
         for (branch, continuation) in self.group.iter_mut().zip(rest) {
-            // the first token's logits are the prompt's last, the last one's are asked for by nobody
+            // the prompt's last logits score the first token, and the last token's logits are not
+            // needed
             let known = branch.logprobs.len().max(1);
             let tokens = &continuation[known - 1..(continuation.len() - 1).min(known - 1 + left)];
             branch.taken = tokens.len();
@@ -143,7 +146,7 @@ impl Scoring {
         Ok(budget - left)
     }
 
-    /// Takes what the step found from `rows`; returns how many continuations have got their score.
+    /// Reads the step's logits from `rows`; returns how many continuations are now scored.
     pub(super) fn take<'a>(&mut self, rows: &mut impl Iterator<Item = &'a [f32]>) -> usize {
         let Some(kv) = &mut self.kv else { return 0 };
         kv.advance(self.trunk);

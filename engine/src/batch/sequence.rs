@@ -1,4 +1,4 @@
-//! One sequence on its way: what is prefilled, what was sampled, what was shown.
+//! One running sequence: its tokens, keys and values, sampler and output stream.
 
 use std::ops::{ControlFlow, Range};
 use std::time::{Duration, Instant};
@@ -12,24 +12,24 @@ use crate::sampling::{Sampler, best_tokens};
 use crate::text::{StopMatcher, Text, Utf8Stream};
 
 pub(super) struct Sequence {
-    /// The prompt, then the tokens sampled.
+    /// The prompt, then the sampled tokens.
     pub(super) tokens: Vec<u32>,
     pub(super) kv: KvCache,
     pub(super) job: GenerateJob,
     pub(super) client: Client,
-    /// Tokens of this step, drafts included.
+    /// Tokens of this step, including draft tokens.
     pub(super) taken: usize,
-    /// Where among `tokens` the drafted ones of those stand.
+    /// The range of `tokens` that is used as draft tokens.
     pub(super) draft: Range<usize>,
     pub(super) acceptance: Acceptance,
-    /// Whether the prompt's beginning has been kept for others.
+    /// Whether the cacheable prefix has been added to the prefix cache.
     pub(super) kept: bool,
     prompt_tokens: usize,
     cached_tokens: usize,
     sampler: Sampler,
     utf8: Utf8Stream,
     stop: StopMatcher,
-    /// Of tokens whose text is still held back.
+    /// Log-probabilities of tokens whose text is still buffered.
     pending_logprobs: Vec<TokenLogprob>,
     pending_tokens: usize,
     submitted: Instant,
@@ -41,7 +41,7 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    /// `kv` holds the cacheable prefix already, or nothing.
+    /// `kv` holds a cached prefix of the prompt, or nothing.
     pub(super) fn new(mut job: GenerateJob, client: Client, kv: KvCache, submitted: Instant) -> Self {
         let tokens = std::mem::take(&mut job.prompt);
         let params = job.params.clone();
@@ -75,7 +75,7 @@ impl Sequence {
         self.job.adapter.as_ref().map(|adapter| adapter.0.id())
     }
 
-    /// The prefix that others share, once: when it has been computed.
+    /// The cacheable prefix, once, when it has been computed.
     pub(super) fn prefix_to_keep(&mut self) -> Option<&[u32]> {
         let prefix = self.job.cacheable_prefix;
         if self.kept || prefix == 0 || self.kv.len() < prefix {
@@ -93,9 +93,10 @@ impl Sequence {
         self.tokens.len() - self.prompt_tokens
     }
 
-    /// How many tokens the next step takes at most: one when decoding; when prefilling, on kernels as many as are left. Tensors' bits depend
-    /// on the cuts, so that there a chunk ends at a boundary which depends on this sequence alone: the end of its cacheable prefix, then
-    /// every `chunk` tokens.
+    /// Maximum number of tokens for the next step: one when decoding; when prefilling on the CPU
+    /// kernels, all that are left, up to `chunk`. With candle's tensors the bits depend on the
+    /// split, so a chunk ends at a boundary that depends on this sequence alone: the end of its
+    /// cacheable prefix, then every `chunk` tokens.
     pub(super) fn next_chunk(&self, chunk: usize) -> usize {
         let done = self.kv.len();
         let left = self.tokens.len() - done;
@@ -110,7 +111,7 @@ impl Sequence {
         of_answer.min(window.saturating_sub(self.tokens.len()))
     }
 
-    /// Why it must end before another step, if it must.
+    /// The reason to end before another step, if there is one.
     pub(super) fn must_end(&self, now: Instant, window: usize) -> Option<FinishReason> {
         if (self.job.cancelled)() {
             Some(FinishReason::Cancelled)
@@ -123,7 +124,8 @@ impl Sequence {
         }
     }
 
-    /// Samples the next token from `logits` and shows what it completes; says how the sequence ends with it, if it does.
+    /// Samples the next token from `logits` and sends the text that it completes; returns the
+    /// finish reason if the sequence ends with it.
     pub(super) fn accept(&mut self, logits: &[f32], text: &Text, window: usize) -> Option<FinishReason> {
         let (token, stats) = self.sampler.sample(logits);
         self.first_token.get_or_insert_with(Instant::now);
@@ -161,11 +163,11 @@ impl Sequence {
         }
     }
 
-    /// Shows `text` and what was held back for a stop string that never came.
+    /// Sends `text` and the text buffered as a possible stop string.
     fn show_rest(&mut self, text: &str, reason: FinishReason) -> FinishReason {
         let (shown, stopped) = self.stop.push(text);
         let rest = if stopped { String::new() } else { self.stop.finish() };
-        // the end is told to finish(), whoever listens
+        // the sequence ends whether or not the receiver is gone
         let _ = self.send(shown + &rest);
         reason
     }
@@ -175,7 +177,7 @@ impl Sequence {
         self.job.sink.piece(piece)
     }
 
-    /// Tells the sink how it ended.
+    /// Reports to the sink how the sequence ended.
     pub(super) fn finish(mut self, reason: FinishReason) {
         if matches!(reason, FinishReason::Deadline) {
             let held = self.utf8.finish();

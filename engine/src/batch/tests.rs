@@ -11,7 +11,7 @@ use crate::{ChatMessage, EngineError, Role, ScoreJob};
 struct Collect {
     text: String,
     logprobs: Vec<TokenLogprob>,
-    /// Breaks after this many pieces.
+    /// The sink breaks after this many pieces.
     backoff: usize,
     done: SyncSender<(String, Vec<TokenLogprob>, Result<Finished>)>,
 }
@@ -106,7 +106,7 @@ fn batched_equals_alone_and_warm_equals_cold_bit_for_bit() {
         assert_eq!((&answer, &logprobs), (&alone_answer, &alone_logprobs), "params {:?}", job.2);
         let (end, alone_end) = (end.unwrap(), alone_end.unwrap());
         assert_eq!((end.reason, end.usage.completion_tokens), (alone_end.reason, alone_end.usage.completion_tokens));
-        // the whole prompt is there from before, but for its last token
+        // the whole prompt but its last token is cached
         assert_eq!(alone_end.usage.cached_tokens, job.0.len() - 1);
         assert_eq!(
             logprobs.len() - usize::from(end.reason == FinishReason::Stop && logprobs.len() > end.usage.completion_tokens),
@@ -121,21 +121,21 @@ fn sequences_end_as_they_should() {
     let (mut engine, text) = engine(EngineOptions { context_length: Some(64), ..EngineOptions::default() });
     let ask = |question: &str| prompt(&text, "Be brief.", question).0;
     let params = SamplingParams { max_tokens: 12, ..SamplingParams::default() };
-    // a reader who leaves
+    // a client that disconnects
     let (left, left_ending) = job(ask("Count to one hundred."), 0, params.clone(), 3);
     engine.submit(left);
     // a deadline that has passed
     let (mut late, late_ending) = job(ask("Hello"), 0, params.clone(), usize::MAX);
     late.deadline = Some(Instant::now());
     engine.submit(late);
-    // a caller who went away
+    // a cancelled request
     let (mut gone, gone_ending) = job(ask("Hello"), 0, params.clone(), usize::MAX);
     gone.cancelled = Box::new(|| true);
     engine.submit(gone);
     // a stop string across tokens
     let (whole, whole_ending) = job(ask("Say: one two three four five"), 0, params.clone(), usize::MAX);
     engine.submit(whole);
-    // more than the window holds
+    // more than the context window
     let (long, long_ending) = job(ask("Count to one hundred."), 0, SamplingParams { max_tokens: 1000, ..params.clone() }, usize::MAX);
     engine.submit(long);
     run(&mut engine);
@@ -198,13 +198,13 @@ fn scores_equal_one_pass_over_each_continuation() {
     for (found, continuation) in together.iter().zip(&continuations) {
         assert_eq!(found.logprobs.len(), continuation.len());
         assert_eq!(score(vec![continuation.clone()], fixed).unwrap()[0], *found);
-        // the same by one whole pass, whose chunks are others
+        // the same in one pass, with other chunk boundaries
         let mut kv = engine_cache();
         let whole: Vec<u32> = tokens.iter().chain(continuation).copied().collect();
         let rows = whole_pass(&mut kv, &whole);
         for (place, (&token, &logprob)) in continuation.iter().zip(&found.logprobs).enumerate() {
             let row = &rows[tokens.len() - 1 + place];
-            // whatever the chunks
+            // whatever the chunk boundaries
             assert_eq!(crate::sampling::logprob(row, token), logprob);
         }
     }
@@ -246,13 +246,13 @@ fn prefixes_are_kept_under_the_budget_least_recently_used_dropped_first() {
     cache.keep(Some("x"), &b, &filled(&b));
     assert_eq!((cache.bytes(), cache.tokens()), (2 * one, 40));
     assert_eq!(found(&mut cache, None, &a), Some(20));
-    // another adapter's is never used, a beginning is
+    // an entry of another adapter is never used, a prefix is
     assert_eq!((found(&mut cache, None, &b), found(&mut cache, Some("x"), &b[..15])), (None, Some(15)));
     assert_eq!(cache.fork(None, &a, 20).map(|kv| kv.len()), Some(19), "one token is left to compute");
     cache.keep(None, &c, &filled(&c));
     assert_eq!(found(&mut cache, Some("x"), &b), None);
     assert!(found(&mut cache, None, &a).is_some() && found(&mut cache, None, &c).is_some());
-    // what sequences leave behind goes before what is fixed, and the longer stands for the shorter
+    // ended sequences are evicted before fixed prefixes, and a longer entry replaces its prefixes
     let mut cache = prefix::PrefixCache::new(3 * one);
     cache.keep(None, &a, &filled(&a));
     cache.retire(None, b[..10].to_vec(), filled(&b[..10]));
@@ -314,7 +314,7 @@ fn a_full_cache_makes_answers_and_scorings_wait_their_turn_without_doing_work_ag
     }
     assert!(preempted <= 3, "{preempted} times");
     endings.iter().for_each(|ending| assert_eq!(ending.recv().unwrap().2.unwrap().usage.completion_tokens, 60));
-    // scorings that do not fit together are done one after the other
+    // scorings that do not fit together run one after the other
     let scored: Vec<_> = (0..3)
         .map(|token| {
             let (sender, receiver) = sync_channel(1);
@@ -331,7 +331,7 @@ fn a_full_cache_makes_answers_and_scorings_wait_their_turn_without_doing_work_ag
         .collect();
     run(&mut engine);
     scored.iter().for_each(|scores| assert_eq!(scores.recv().unwrap().unwrap().len(), 5));
-    // and one without continuations has no scores
+    // a scoring without continuations has no scores
     let (sender, receiver) = sync_channel(1);
     let reply = Box::new(move |scores| sender.send(scores).expect("the test waits"));
     let continuations = Vec::new();
@@ -371,7 +371,8 @@ fn a_step_takes_no_memory_once_warm_but_for_the_words_it_tells() {
     steps(&mut engine);
     let taken = steps(&mut engine);
     assert!(taken.len() > 40);
-    // a word is text on its way: bytes, a piece, what the test collects; a sequence's own lists grow by doubling
+    // an allocation per word is its text: bytes, a piece, what the test collects; a sequence's own
+    // lists grow by doubling
     let (total, words) = taken.iter().fold((0, 0), |(total, words), (count, tokens)| (total + count, words + tokens));
     assert!(total <= 3 * words, "{total} for {words} words: {taken:?}");
 

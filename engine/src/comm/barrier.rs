@@ -1,9 +1,10 @@
-//! Where the ranks of a group wait for each other before they enter what blocks without a deadline.
+//! A barrier with a deadline: the ranks of a group pass it before they enter a call that blocks
+//! without one.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A all_reduce of a group's ranks that happens once: all come before the deadline, or it fails for all.
+/// A one-time barrier: all ranks arrive before the deadline, or it fails for all of them.
 #[derive(Debug)]
 pub(crate) struct RankBarrier {
     ranks: Mutex<Ranks>,
@@ -13,7 +14,7 @@ pub(crate) struct RankBarrier {
 #[derive(Debug)]
 struct Ranks {
     arrived: Vec<bool>,
-    /// How the all_reduce went, once that is settled.
+    /// The result of the barrier, once it is settled.
     outcome: Option<Result<(), String>>,
 }
 
@@ -22,7 +23,8 @@ impl RankBarrier {
         Self { ranks: Mutex::new(Ranks { arrived: vec![false; world_size], outcome: None }), changed: Condvar::new() }
     }
 
-    /// Says why a rank will not come: nobody waits for it, neither now nor later. A all_reduce that was held stays held.
+    /// Fails the barrier because a rank will not arrive: pending and later calls return `reason`. A
+    /// barrier that has completed stays completed.
     pub(crate) fn call_off(&self, reason: String) {
         self.ranks.lock().unwrap_or_else(PoisonError::into_inner).outcome.get_or_insert(Err(reason));
         self.changed.notify_all();
@@ -31,8 +33,8 @@ impl RankBarrier {
     /// Returns when every rank has arrived.
     ///
     /// # Errors
-    /// In words: a rank that does not exist or comes twice; why the all_reduce was called off; or the ranks that had not come after
-    /// `backoff`, which calls it off.
+    /// A description: a rank that does not exist or arrives twice; the reason for which the barrier
+    /// was called off; or the ranks missing after `backoff`, which calls it off.
     pub(crate) fn arrive(&self, rank: usize, backoff: Duration) -> Result<(), String> {
         let deadline = Instant::now() + backoff;
         let mut ranks = self.ranks.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! What shards of one model copy say to each other.
+//! Communication between the shards of one model replica.
 
 #[cfg(any(feature = "nccl", test))]
 mod barrier;
@@ -14,9 +14,9 @@ pub use shared::SharedComm;
 
 /// The collective operations of one tensor-parallel group. Every rank calls the same operations in the same order.
 pub trait Communicator: Send + Sync {
-    /// This shard's number, in `0..world_size()`.
+    /// This shard's rank, in `0..world_size()`.
     fn rank(&self) -> usize;
-    /// How many shards hold the model together.
+    /// The number of shards of the model.
     fn world_size(&self) -> usize;
     /// The sum of every rank's `partial`, on every rank.
     ///
@@ -25,7 +25,7 @@ pub trait Communicator: Send + Sync {
     fn all_reduce(&self, partial: Tensor) -> Result<Tensor>;
 }
 
-/// A group of one: the whole model on one device.
+/// A group of one rank: the whole model on one device.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Whole;
 

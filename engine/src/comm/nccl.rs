@@ -1,10 +1,12 @@
-//! The sum over the GPUs of one group, by NCCL.
+//! All-reduce over the GPUs of one group, with NCCL.
 //!
-//! A group is made once, anywhere, and joined by each rank on the thread that owns the rank's GPU. cudarc's communicator may not leave the
-//! thread that made it, while the engine's may: so it lies in its thread's own storage, and what the engine holds is a name for it.
+//! A group is created once, on any thread, and joined by each rank on the thread that owns the
+//! rank's GPU. cudarc's communicator is not `Send`, but the engine is: so the communicator is kept
+//! in thread-local storage, and the engine holds its key.
 //!
-//! A collective waits on the device until every rank has issued it. When a rank goes away in between, the others' next read from
-//! their device does not return: whoever supervises the group has to end the process.
+//! A collective waits on the device until every rank has issued it. When a rank fails in between,
+//! the other ranks' next read from their device does not return: the supervisor of the group has to
+//! end the process.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -22,19 +24,22 @@ use super::Communicator;
 use super::barrier::RankBarrier;
 use crate::{DeviceSpec, EngineError, Result};
 
-/// How long a rank waits for the others to join. A rank joins before it loads its weights, so nothing slow lies before it.
+/// How long a rank waits for the others to join. A rank joins before it loads its weights, so no
+/// slow work precedes it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The handles of CUDA's default streams: 0, 1 (legacy) and 2 (per thread). The last is whichever thread's that launches, and NCCL may
-/// launch from a thread of its own (NVIDIA/nccl issue 1976).
+/// The handles of CUDA's default streams: 0, 1 (legacy) and 2 (per thread). The last is the stream
+/// of whichever thread launches, and NCCL may launch from a thread of its own (NVIDIA/nccl issue
+/// 1976).
 const PER_THREAD: usize = 2;
 
 thread_local! {
-    /// The communicators that this thread made.
+    /// The communicators created on this thread, by key.
     static COMMUNICATORS: RefCell<HashMap<u64, Comm>> = RefCell::new(HashMap::new());
 }
 
-/// The GPUs of one group in this process, another for each rank. It is joined once; a group that starts anew is a new one.
+/// The GPUs of one group in this process, one per rank. It can be joined once; a restarted group
+/// needs a new one.
 #[derive(Debug)]
 pub struct NcclGroup {
     id: Id,
@@ -52,17 +57,17 @@ impl NcclGroup {
         Ok(Self { id, world_size, barrier: RankBarrier::new(world_size) })
     }
 
-    /// Says why a rank will not join: nobody waits for it.
+    /// Fails the group because a rank will not join: no rank waits any longer.
     pub fn call_off(&self, reason: String) {
         self.barrier.call_off(reason);
     }
 
-    /// Makes `rank`'s communicator, which works on this thread alone, over the stream of `device`, as [`DeviceSpec::open_in_group`] opens
-    /// it. Waits until all ranks have joined.
+    /// Creates `rank`'s communicator, which works on this thread only, over the stream of `device`
+    /// (see [`DeviceSpec::open_in_group`]). Waits until all ranks have joined.
     ///
     /// # Errors
-    /// [`EngineError::Device`] when `device` has no stream of its own, the others do not join within a minute, or NCCL fails, as when two
-    /// ranks have one GPU.
+    /// [`EngineError::Device`] when `device` uses the default stream, the other ranks do not join
+    /// within a minute, or NCCL fails, as when two ranks share a GPU.
     pub fn join(&self, rank: usize, device: &Device) -> Result<NcclComm> {
         let DeviceLocation::Cuda { gpu_id } = device.location() else {
             let reason = format!("rank {rank} of a group of GPUs is on {:?}", device.location());
@@ -74,7 +79,7 @@ impl NcclGroup {
             return Err(bad("it was opened over the thread's default stream, a group needs one of its own".into()));
         }
         self.barrier.arrive(rank, PATIENCE).map_err(&bad)?;
-        // NCCL takes the device that is current on the thread
+        // NCCL uses the thread's current device
         stream.context().bind_to_thread().map_err(|error| bad(driver_error(error)))?;
         let world_size = self.world_size;
         let comm = Comm::from_rank(stream, rank, world_size, self.id).map_err(|error| bad(refused(&error)))?;
@@ -96,7 +101,8 @@ pub struct NcclComm {
 
 impl Drop for NcclComm {
     fn drop(&mut self) {
-        // on another thread it stays until that of its own ends; during a thread's end it is gone already
+        // dropped on another thread, the communicator stays until its own thread ends; during that
+        // thread's end it is already gone
         let comm = COMMUNICATORS.try_with(|all| all.try_borrow_mut().ok().and_then(|mut all| all.remove(&self.key)));
         drop(comm);
     }
@@ -111,8 +117,8 @@ impl Communicator for NcclComm {
         self.world_size
     }
 
-    /// For f32, f16 and bf16 on this rank's GPU. It returns when the sum is queued on the device's stream; the order of the additions is
-    /// NCCL's.
+    /// For f32, f16 and bf16 on this rank's GPU. Returns when the sum is queued on the device's
+    /// stream; the order of the additions is NCCL's.
     fn all_reduce(&self, partial: Tensor) -> Result<Tensor> {
         if partial.elem_count() == 0 {
             return Ok(partial);
@@ -153,7 +159,7 @@ impl CustomOp1 for Sum<'_> {
     }
 }
 
-/// Into memory of its own: other tensors may share that of the partial sum.
+/// Writes to a new buffer: other tensors may share the memory of the partial sum.
 fn sum<T>(comm: &Comm, storage: &CudaStorage, layout: &Layout) -> candle_core::Result<CudaStorage>
 where
     T: CudaDType + NcclType + DeviceRepr + ValidAsZeroBits,
@@ -185,7 +191,7 @@ mod tests {
 
     use super::*;
 
-    /// How many GPUs this machine has; 0 without a driver.
+    /// The number of GPUs of this machine; 0 without a driver.
     fn gpus() -> usize {
         CudaContext::device_count().map_or(0, |count| usize::try_from(count).unwrap())
     }
@@ -197,7 +203,7 @@ mod tests {
             let device = DeviceSpec::Cuda(rank).open_in_group().unwrap();
             let comm = group.join(rank, &device).unwrap();
             assert_eq!((comm.rank(), comm.world_size()), (rank, world_size));
-            // small whole numbers: exact in every type and order. A transposed view, so that the copy is tried too
+            // small integers: exact in every type and order. A transposed view covers the copy too
             let partial = Tensor::arange(0_f32, 6.0, &device).unwrap().reshape((2, 3)).unwrap().t().unwrap();
             let partial = (partial * (rank + 1) as f64).unwrap();
             [DType::F32, DType::F16, DType::BF16].map(|dtype| {

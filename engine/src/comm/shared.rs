@@ -1,4 +1,4 @@
-//! Shards that share memory: CPU workers, and any devices by way of the host.
+//! All-reduce through shared memory: for CPU ranks, and for other devices by way of host memory.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -9,28 +9,28 @@ use super::Communicator;
 use crate::backoff::Backoff;
 use crate::{EngineError, Result};
 
-/// Each shard's place for what it brings, twice: while one is read, the next is written.
+/// Two buffers per rank for its partial sum: while one is read, the other is written.
 #[derive(Debug)]
 struct AllReduce {
     places: Vec<[RwLock<Vec<f32>>; 2]>,
     arrived: AtomicUsize,
-    /// Meetings held.
+    /// Completed reductions.
     held: AtomicUsize,
-    /// A shard has gone away: nobody waits any more.
+    /// A rank has left: waiting ranks return an error.
     lost: AtomicBool,
 }
 
-/// One shard's seat at the meetings of its group.
+/// One rank of a group that shares memory.
 #[derive(Debug)]
 pub struct SharedComm {
     all_reduce: Arc<AllReduce>,
     rank: usize,
-    /// Meetings that this shard was at.
+    /// Reductions this rank has entered.
     turn: AtomicUsize,
 }
 
 impl SharedComm {
-    /// The seats of a group of `world_size`.
+    /// The ranks of a group of `world_size`.
     pub fn group(world_size: usize) -> Vec<Self> {
         let places = (0..world_size).map(|_| Default::default()).collect();
         let all_reduce =
@@ -42,15 +42,15 @@ impl SharedComm {
         self.turn.load(Ordering::Relaxed) % 2
     }
 
-    /// What this shard brings to the next all_reduce; what was there is old.
+    /// This rank's buffer for the next all-reduce; its content is stale.
     pub(crate) fn mine(&self) -> RwLockWriteGuard<'_, Vec<f32>> {
         self.all_reduce.places[self.rank][self.side()].write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until every shard has brought what it brings.
+    /// Waits until every rank has written its partial sum.
     ///
     /// # Errors
-    /// [`EngineError::ShardLost`] when a shard has gone away.
+    /// [`EngineError::ShardLost`] when a rank has left.
     pub(crate) fn meet(&self) -> Result<()> {
         let AllReduce { places, arrived, held, lost } = &*self.all_reduce;
         let before = held.load(Ordering::Acquire);
@@ -64,29 +64,30 @@ impl SharedComm {
             if lost.load(Ordering::Acquire) {
                 return Err(EngineError::ShardLost);
             }
-            // more shards than cores take turns
+            // with more ranks than cores, they yield to each other
             backoff.spin_or_yield();
         }
         Ok(())
     }
 
-    /// What shard `rank` brought to the last all_reduce. It stays until the all_reduce after the next begins.
+    /// The partial sum of rank `rank` in the last all-reduce. Valid until the all-reduce after the
+    /// next begins.
     pub(crate) fn theirs(&self, rank: usize) -> RwLockReadGuard<'_, Vec<f32>> {
         self.all_reduce.places[rank][1 - self.side()].read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says that this shard comes to no further all_reduce.
+    /// Marks the group as lost: this rank takes part in no further all-reduce.
     pub(crate) fn leave(&self) {
         self.alarm().sound();
     }
 
-    /// For those who see that a shard is lost without being one.
+    /// A handle with which code outside the group can mark it as lost.
     pub(crate) fn alarm(&self) -> Alarm {
         Alarm(Arc::clone(&self.all_reduce))
     }
 }
 
-/// Ends all meetings of a group.
+/// Aborts all reductions of a group.
 #[derive(Debug)]
 pub(crate) struct Alarm(Arc<AllReduce>);
 
@@ -111,7 +112,7 @@ impl Communicator for SharedComm {
         self.all_reduce.places.len()
     }
 
-    /// By way of the host's memory, in the order of ranks.
+    /// Through host memory, summed in rank order.
     fn all_reduce(&self, partial: Tensor) -> Result<Tensor> {
         {
             let mut mine = self.mine();

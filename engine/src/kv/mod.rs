@@ -1,4 +1,4 @@
-//! Keys and values: blocks by number in a pool, and each shard's store of what stands in them.
+//! Keys and values: a pool of numbered blocks, and each shard's store of their contents.
 
 mod pool;
 mod store;

@@ -1,19 +1,19 @@
-//! Blocks of the KV cache by number (PagedAttention, Kwon et al. 2023): who holds which, and which are free. What stands in them, each
-//! shard keeps for itself.
+//! Numbered blocks of the KV cache (PagedAttention, Kwon et al. 2023): reference counts and the
+//! free list. Each shard stores the contents itself.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::kernels::KV_BLOCK_SIZE;
 use crate::{EngineError, Result};
 
-/// Blocks that a new table has room for: it grows rarely.
+/// Initial capacity of a block table, so that it rarely grows.
 const TABLE: usize = 64;
 
-/// All blocks of one copy of the model.
+/// All blocks of one model replica.
 #[derive(Debug, Clone)]
 pub struct BlockPool {
     state: Arc<Mutex<State>>,
-    /// Blocks that there may be.
+    /// Maximum number of blocks.
     most: usize,
     block_bytes: usize,
     cut_anywhere: bool,
@@ -21,13 +21,14 @@ pub struct BlockPool {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Who share each block; 0: nobody.
+    /// Reference count of each block; 0: free.
     holders: Vec<u32>,
     free: Vec<u32>,
 }
 
 impl BlockPool {
-    /// `block_bytes`: of one block on all shards together. `cut_anywhere`: see [`KvCache::cut_anywhere`].
+    /// `block_bytes`: bytes of one block on all shards together. `cut_anywhere`: see
+    /// [`KvCache::cut_anywhere`].
     pub(crate) fn new(most: usize, block_bytes: usize, cut_anywhere: bool) -> Self {
         Self { state: Arc::default(), most, block_bytes, cut_anywhere }
     }
@@ -36,12 +37,12 @@ impl BlockPool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An empty cache of a sequence.
+    /// An empty cache for a sequence.
     pub fn cache(&self) -> KvCache {
         KvCache { pool: self.clone(), blocks: Vec::with_capacity(TABLE), len: 0 }
     }
 
-    /// Blocks that nobody holds.
+    /// Number of free blocks.
     pub fn room(&self) -> usize {
         let state = self.state();
         self.most - (state.holders.len() - state.free.len())
@@ -51,7 +52,7 @@ impl BlockPool {
         self.most
     }
 
-    /// Bytes of the blocks that somebody holds.
+    /// Bytes of the blocks in use.
     pub fn bytes(&self) -> usize {
         (self.most - self.room()) * self.block_bytes
     }
@@ -60,7 +61,7 @@ impl BlockPool {
         self.block_bytes
     }
 
-    /// Blocks that would be free if `caches` were given up.
+    /// Number of blocks that dropping `caches` would free.
     pub(crate) fn freed_by<'a>(&self, caches: impl Iterator<Item = &'a KvCache>) -> usize {
         let mut holders = self.state().holders.clone();
         let mut freed = 0;
@@ -72,7 +73,7 @@ impl BlockPool {
         freed
     }
 
-    /// Blocks that were ever held at once: as many a shard must have.
+    /// The high-water mark of blocks in use: a shard must allocate that many.
     pub(crate) fn high(&self) -> usize {
         self.state().holders.len()
     }
@@ -102,8 +103,8 @@ impl State {
     }
 }
 
-/// The keys and values of one sequence, as a table of blocks of [`KV_BLOCK_SIZE`] positions. It belongs to one adapter generation: with LoRA
-/// another's keys and values are never the same.
+/// The keys and values of one sequence, as a table of blocks of [`KV_BLOCK_SIZE`] positions. It
+/// belongs to one adapter generation: keys and values differ between adapters.
 #[derive(Debug)]
 pub struct KvCache {
     pool: BlockPool,
@@ -112,7 +113,7 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// Positions held.
+    /// Number of positions held.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -121,19 +122,22 @@ impl KvCache {
         self.len == 0
     }
 
-    /// Whether its numbers are the same however the prompt was cut into chunks: then any beginning of it may be used again.
+    /// Whether its bits are independent of how the prompt was split into chunks: then any prefix of
+    /// it may be reused.
     pub fn cut_anywhere(&self) -> bool {
         self.pool.cut_anywhere
     }
 
-    /// The first `len` positions for another sequence with the same prefix *and the same adapter generation*, on the same blocks.
+    /// The first `len` positions for another sequence with the same prefix *and the same adapter
+    /// generation*, sharing the blocks.
     #[must_use]
     pub fn fork(&self, len: usize) -> Self {
         let len = len.min(self.len);
         self.branch(len)
     }
 
-    /// As [`fork`](Self::fork), also up to positions that the step under way will write: there must be blocks for them.
+    /// As [`fork`](Self::fork), but may include positions that the current step will write: their
+    /// blocks must be reserved.
     pub(crate) fn branch(&self, len: usize) -> Self {
         let blocks = self.blocks[..len.div_ceil(KV_BLOCK_SIZE)].to_vec();
         let mut state = self.pool.state();
@@ -142,7 +146,7 @@ impl KvCache {
         Self { pool: self.pool.clone(), blocks, len }
     }
 
-    /// Bytes of device memory this cache holds, on all shards, those that it shares included.
+    /// Device memory in bytes of this cache on all shards, shared blocks included.
     pub fn bytes(&self) -> usize {
         self.blocks.len() * self.pool.block_bytes
     }
@@ -151,11 +155,11 @@ impl KvCache {
         &self.blocks
     }
 
-    /// Makes room for `extra` positions after `len` in blocks that this sequence alone holds from there on; blocks to be copied first are
-    /// added to `copies`, from and to.
+    /// Reserves blocks for `extra` positions after `len` that this sequence owns alone; a shared
+    /// block to be copied first is appended to `copies` as (from, to).
     ///
     /// # Errors
-    /// [`EngineError::OutOfBlocks`]; what could be had is kept.
+    /// [`EngineError::OutOfBlocks`]; blocks reserved before the failure are kept.
     pub(crate) fn reserve(&mut self, extra: usize, copies: &mut Vec<(u32, u32)>) -> Result<()> {
         if let Some(last) = self.blocks.get_mut(self.len / KV_BLOCK_SIZE)
             && self.pool.state().holders[*last as usize] > 1
@@ -172,18 +176,18 @@ impl KvCache {
         Ok(())
     }
 
-    /// Blocks that [`reserve`](Self::reserve) would take for `extra` positions.
+    /// Number of blocks that [`reserve`](Self::reserve) would take for `extra` positions.
     pub(crate) fn wants(&self, extra: usize) -> usize {
         let shared = self.blocks.get(self.len / KV_BLOCK_SIZE).is_some_and(|&last| self.pool.state().holders[last as usize] > 1);
         (self.len + extra).div_ceil(KV_BLOCK_SIZE).saturating_sub(self.blocks.len()) + usize::from(shared)
     }
 
-    /// Counts positions that a step has written.
+    /// Adds positions that a step has written.
     pub(crate) fn advance(&mut self, tokens: usize) {
         self.len += tokens;
     }
 
-    /// Forgets all but the first `len` positions.
+    /// Drops all but the first `len` positions.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
         let keep = self.len.div_ceil(KV_BLOCK_SIZE);

@@ -1,21 +1,21 @@
-//! What stands in the blocks of one shard, for the CPU's kernels.
+//! The block contents of one shard, for the CPU kernels.
 
 use crate::kernels::{Isa, KV_BLOCK_SIZE, KvSlice, to_half};
 
-/// What a store holds of each position.
+/// Dimensions of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KvShape {
     pub layers: usize,
-    /// Of this shard.
+    /// KV heads of this shard.
     pub kv_heads: usize,
     pub head_dim: usize,
-    /// In f16; else in f32.
+    /// Stored in f16; else in f32.
     pub half: bool,
     pub isa: Isa,
 }
 
 impl KvShape {
-    /// Numbers of one block, layer and head: keys, then values.
+    /// Elements of one block, layer and head: keys, then values.
     fn slice_len(&self) -> usize {
         2 * KV_BLOCK_SIZE * self.head_dim
     }
@@ -25,19 +25,19 @@ impl KvShape {
     }
 }
 
-/// [`KV_BLOCK_SIZE`] positions: `[layers, kv_heads, keys and values]`, as [`KvSlice`] has them.
+/// [`KV_BLOCK_SIZE`] positions: `[layers, kv_heads, keys and values]`, laid out as in [`KvSlice`].
 #[derive(Debug)]
 enum Block {
     F16(Box<[u16]>),
     F32(Box<[f32]>),
 }
 
-/// A shard's blocks, by their numbers in the [`BlockPool`](super::BlockPool).
+/// A shard's blocks, indexed by their number in the [`BlockPool`](super::BlockPool).
 #[derive(Debug)]
 pub(crate) struct KvStore {
     shape: KvShape,
     blocks: Vec<Block>,
-    /// A row of keys or values in f16.
+    /// Scratch row of keys or values in f16.
     row: Vec<u16>,
 }
 
@@ -46,10 +46,10 @@ impl KvStore {
         Self { shape, blocks: Vec::new(), row: vec![0; shape.kv_heads * shape.head_dim] }
     }
 
-    /// Has at least `blocks` blocks from now on.
+    /// Grows to at least `blocks` blocks.
     pub(crate) fn hold(&mut self, blocks: usize) {
         while self.blocks.len() < blocks {
-            // zeros: what is not written yet weighs nothing, but must be a number
+            // zeros: unwritten positions have weight 0, but must be finite
             self.blocks.push(match self.shape.half {
                 true => Block::F16(vec![0; self.shape.block_len()].into_boxed_slice()),
                 false => Block::F32(vec![0.0; self.shape.block_len()].into_boxed_slice()),
@@ -57,7 +57,7 @@ impl KvStore {
         }
     }
 
-    /// Copies block `from` to block `to`, another.
+    /// Copies block `from` to a different block `to`.
     pub(crate) fn copy(&mut self, from: u32, to: u32) {
         if let Ok([from, to]) = self.blocks.get_disjoint_mut([from as usize, to as usize]) {
             match (from, to) {
@@ -68,12 +68,13 @@ impl KvStore {
         }
     }
 
-    /// Writes one position's keys and values `[kv_heads * head_dim]` of `layer` into a column of a block.
+    /// Writes one position's keys and values `[kv_heads * head_dim]` of `layer` into a column of a
+    /// block.
     pub(crate) fn write(&mut self, layer: usize, block: u32, column: usize, keys: &[f32], values: &[f32]) {
         let KvShape { kv_heads, head_dim, isa, .. } = self.shape;
         let slice = self.shape.slice_len();
         let at = |head: usize| (layer * kv_heads + head) * slice;
-        // keys take as much room as values: KV_BLOCK_SIZE rows of head_dim
+        // keys and values have the same size: KV_BLOCK_SIZE rows of head_dim
         let value_at = |head: usize| at(head) + (KV_BLOCK_SIZE + column) * head_dim;
         match &mut self.blocks[block as usize] {
             Block::F16(block) => {

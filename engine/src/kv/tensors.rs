@@ -1,14 +1,16 @@
-//! What stands in the blocks of one shard as candle's tensors, on any device.
+//! The block contents of one shard as candle tensors, on any device.
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::Result;
 use crate::kernels::KV_BLOCK_SIZE;
 
-/// Blocks a store grows by at least: rare enough to copy, small enough to waste.
+/// Minimum number of blocks by which a store grows: large enough to copy rarely, small enough to
+/// waste little.
 const GROWTH: usize = 32;
 
-/// Per layer keys and values `[slots, kv_heads * head_dim]`, a slot a position: block `b` has slots `b * KV_BLOCK_SIZE` to `(b + 1) * KV_BLOCK_SIZE`.
+/// Per layer keys and values `[slots, kv_heads * head_dim]`, one slot per position: block `b` has
+/// slots `b * KV_BLOCK_SIZE` to `(b + 1) * KV_BLOCK_SIZE`.
 #[derive(Debug)]
 pub(crate) struct TensorStore {
     layers: Vec<(Tensor, Tensor)>,
@@ -26,17 +28,17 @@ impl TensorStore {
         Ok(Self { layers, width, dtype, device: device.clone(), blocks: 0 })
     }
 
-    /// Has at least `blocks` blocks from now on, and never more than `most`.
+    /// Grows to at least `blocks` blocks, and never more than `most`.
     ///
     /// # Errors
-    /// When the device has no memory for them.
+    /// When the device has not enough memory.
     pub(crate) fn hold(&mut self, blocks: usize, most: usize) -> Result<()> {
         if blocks <= self.blocks {
             return Ok(());
         }
         let (held, grown) = (self.blocks * KV_BLOCK_SIZE, blocks.max(self.blocks * 3 / 2).next_multiple_of(GROWTH).min(most.max(blocks)));
         for buffer in self.layers.iter_mut().flat_map(|(keys, values)| [keys, values]) {
-            // zeros: what is not written yet weighs nothing, but must be a number
+            // zeros: unwritten positions have weight 0, but must be finite
             let new = Tensor::zeros((grown * KV_BLOCK_SIZE, self.width), self.dtype, &self.device)?;
             if held > 0 {
                 new.slice_set(buffer, 0, 0)?;
@@ -47,20 +49,21 @@ impl TensorStore {
         Ok(())
     }
 
-    /// Copies block `from` to block `to`, another.
+    /// Copies block `from` to a different block `to`.
     ///
     /// # Errors
     /// When the device fails.
     pub(crate) fn copy(&self, from: u32, to: u32) -> Result<()> {
         for buffer in self.layers.iter().flat_map(|(keys, values)| [keys, values]) {
-            // a tensor may not be set from itself
+            // a tensor may not be assigned from itself
             let block = buffer.narrow(0, from as usize * KV_BLOCK_SIZE, KV_BLOCK_SIZE)?.force_contiguous()?;
             buffer.slice_set(&block, 0, to as usize * KV_BLOCK_SIZE)?;
         }
         Ok(())
     }
 
-    /// Writes `keys` and `values` `[positions, width]` of `layer` into the slots from `slot` on, all of one block.
+    /// Writes `keys` and `values` `[positions, width]` of `layer` into consecutive slots from
+    /// `slot` on, all in one block.
     ///
     /// # Errors
     /// When the device fails.
@@ -71,7 +74,8 @@ impl TensorStore {
         Ok(())
     }
 
-    /// Writes single rows `[positions, width]` of `layer` each into a slot; `slots` holds its number in every column.
+    /// Writes rows `[positions, width]` of `layer`, each into its slot; `slots` repeats the slot
+    /// number in every column.
     ///
     /// # Errors
     /// When the device fails.

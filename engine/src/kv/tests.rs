@@ -1,4 +1,4 @@
-//! Blocks: who holds them, and what a step is told to copy.
+//! Blocks: reference counts, and the copies that a step requests.
 
 use super::*;
 use crate::EngineError;
@@ -14,19 +14,19 @@ fn blocks_are_shared_by_forks_copied_when_written_and_given_back() {
     assert_eq!((pool.room(), pool.bytes(), first.bytes(), copies.len()), (2, 200, 200, 0));
     let mut second = first.fork(KV_BLOCK_SIZE + 3);
     assert_eq!((second.len(), second.table(), pool.room()), (KV_BLOCK_SIZE + 3, first.table(), 2));
-    // the whole block stays shared, the other is copied by whoever writes first
+    // the full block stays shared, the other is copied on write
     assert_eq!((second.wants(1), first.wants(1)), (1, 1));
     second.reserve(1, &mut copies).unwrap();
     assert_eq!(copies, [(first.table()[1], second.table()[1])]);
     assert_eq!((second.table()[0], pool.room(), first.wants(1)), (first.table()[0], 1, 0));
     first.reserve(1, &mut copies).unwrap();
     assert_eq!(copies.len(), 1);
-    // a fork at a block's end has nothing to copy
+    // a fork at a block boundary needs no copy
     let mut third = first.fork(KV_BLOCK_SIZE);
     third.reserve(1, &mut copies).unwrap();
     assert_eq!((copies.len(), pool.room(), pool.high()), (1, 0, 4));
     assert!(matches!(second.reserve(2 * KV_BLOCK_SIZE, &mut copies), Err(EngineError::OutOfBlocks { blocks: 4, .. })));
-    // what is shared is free only when all who hold it let go
+    // a shared block is freed only when all its holders release it
     assert_eq!((pool.freed_by([&first].into_iter()), pool.freed_by([&first, &second, &third].into_iter())), (1, 4));
     third.truncate(0);
     assert_eq!((pool.room(), third.bytes()), (1, 0));

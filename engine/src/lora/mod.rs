@@ -1,4 +1,5 @@
-//! LoRA adapters (Hu et al. 2021) in PEFT's format, applied beside the base, never merged into it.
+//! LoRA adapters (Hu et al. 2021) in PEFT's format, computed at run time and never merged into the
+//! base weights.
 
 mod peft;
 #[cfg(test)]
@@ -17,7 +18,7 @@ use crate::kernels::LoraMatrix;
 use crate::model::Slice;
 use crate::{ModelConfig, Result};
 
-/// The linear layers an adapter may stand beside.
+/// The linear layers that an adapter may target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Target {
     #[serde(rename = "q_proj")]
@@ -39,7 +40,7 @@ pub enum Target {
 impl Target {
     pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
 
-    /// Its place in [`ALL`](Self::ALL).
+    /// Its index in [`ALL`](Self::ALL).
     pub(crate) fn index(self) -> usize {
         self as usize
     }
@@ -70,28 +71,30 @@ impl Target {
     }
 }
 
-/// How to hold adapters beside quantised weights on a CPU's kernels. Beside weights in f32, and on candle's tensors, they are never rounded.
+/// Precision of adapters with quantised weights on the CPU kernels. With f32 weights, and with
+/// candle's tensors, adapters are not quantised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum AdapterPrecision {
-    /// Rounded to 8 bits, sixteen numbers of a row with a scale of their own, and multiplied with rounded activations: what an adapter adds
-    /// changes by 0.5 to 0.8 % on random inputs, and a step with many adapters reads about half the bytes.
+    /// Quantised to 8 bits with one scale per sixteen numbers of a row, and multiplied with
+    /// quantised activations: the adapter's contribution changes by 0.5 to 0.8 % on random inputs,
+    /// and a step with many adapters reads about half the bytes.
     #[default]
     Int8,
     /// f16 where the file has f16, else f32: for comparisons.
     File,
 }
 
-/// The low-rank pair of one layer's module: `a` is `[rank, in]`, `b` `[out, rank]`.
+/// The low-rank pair of one module of a layer: `a` is `[rank, in]`, `b` `[out, rank]`.
 #[derive(Debug)]
 pub(crate) enum Delta {
-    /// For the kernels.
+    /// For the CPU kernels.
     Packed { a: LoraMatrix, b: LoraMatrix, scale: f32 },
-    /// For candle's tensors, the scale already in `b`.
+    /// For candle's tensors; `b` is already scaled.
     Tensors { a: Tensor, b: Tensor },
 }
 
-/// One adapter's deltas on every shard of a copy of the model.
+/// One adapter's matrices on every shard of a model replica.
 #[derive(Debug)]
 pub struct LoraAdapter {
     name: String,
@@ -101,19 +104,19 @@ pub struct LoraAdapter {
     shards: Vec<Deltas>,
 }
 
-/// What one shard has of an adapter, by layer and target.
+/// One shard's part of an adapter, by layer and target.
 #[derive(Debug)]
 struct Deltas(Vec<Option<Delta>>);
 
-/// Where a shard's part of an adapter goes.
+/// Where to place a shard's part of an adapter.
 pub(crate) struct Place {
     pub slice: Slice,
     pub device: Device,
-    /// For the kernels; `None`: for candle's tensors.
+    /// For the CPU kernels; `None`: for candle's tensors.
     pub kernels: Option<AdapterPrecision>,
 }
 
-/// A loaded adapter, shared by the sequences that speak through it.
+/// A loaded adapter, shared by the sequences that use it.
 #[derive(Debug, Clone)]
 pub struct AdapterHandle(pub Arc<LoraAdapter>);
 
@@ -125,18 +128,21 @@ impl AdapterHandle {
 }
 
 impl LoraAdapter {
-    /// Reads a PEFT folder (`adapter_config.json` + `adapter_model.safetensors`) for the base with this shape and digest; nothing is rounded.
+    /// Reads a PEFT folder (`adapter_config.json` + `adapter_model.safetensors`) for the base with
+    /// this shape and digest; nothing is quantised.
     ///
     /// # Errors
-    /// [`EngineError::BadAdapter`](crate::EngineError::BadAdapter) says what is missing, unsupported or of another shape;
-    /// [`EngineError::AdapterBaseMismatch`](crate::EngineError::AdapterBaseMismatch) when it names another base.
+    /// [`EngineError::BadAdapter`](crate::EngineError::BadAdapter) when a file or tensor is
+    /// missing, unsupported or of the wrong shape;
+    /// [`EngineError::AdapterBaseMismatch`](crate::EngineError::AdapterBaseMismatch) when it names
+    /// another base.
     pub fn load(folder: &Path, name: &str, model: &ModelConfig, base_sha256: &str, device: &Device) -> Result<Self> {
         let kernels = (device.is_cpu() && model.suits_kernels()).then_some(AdapterPrecision::File);
         let place = Place { slice: Slice::new(model, 0, 1)?, device: device.clone(), kernels };
         peft::load(folder, name, model, base_sha256, &[place])
     }
 
-    /// The same for each shard of a copy.
+    /// As [`load`](Self::load), for each shard of a replica.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -149,23 +155,24 @@ impl LoraAdapter {
         &self.name
     }
 
-    /// SHA-256 of its configuration (keys sorted), weights and base, hex: its identity, and what its keys and values in the prefix cache go by.
-    /// Two loads of one id compute the same, so that one may read what the other left.
+    /// SHA-256 of its configuration (keys sorted), weights and base, in hex: its identity, and the
+    /// key of its entries in the prefix cache. Two loads with the same id compute the same, so they
+    /// share cache entries.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Rows of its inner products.
+    /// The rank of its matrices.
     pub fn rank(&self) -> usize {
         self.rank
     }
 
-    /// Bytes of device memory, on all shards together.
+    /// Device memory in bytes, on all shards together.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether its matrices are multiplied with rounded activations.
+    /// Whether its matrices are multiplied with quantised activations.
     pub(crate) fn is_rounded(&self) -> bool {
         let deltas = self.shards.iter().flat_map(|shard| &shard.0).flatten();
         deltas.into_iter().any(|delta| matches!(delta, Delta::Packed { a, .. } if a.is_rounded()))

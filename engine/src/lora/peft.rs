@@ -1,4 +1,4 @@
-//! PEFT's folders.
+//! Reads PEFT folders.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -33,18 +33,18 @@ struct AdapterConfig {
     rank_pattern: BTreeMap<String, serde_json::Value>,
     #[serde(default)]
     alpha_pattern: BTreeMap<String, serde_json::Value>,
-    /// Ours: the digest of the base it was trained on.
+    /// Nyx's own field: the digest of the base it was trained on.
     base_sha256: Option<String>,
 }
 
-/// The SHA-256 of the configuration in a canonical form (JSON with its keys sorted and no space between them), the weights' file as it is and
-/// the base's digest.
+/// SHA-256 over the configuration in a canonical form (JSON with sorted keys and no whitespace),
+/// the weights file as it is, and the base's digest.
 fn id_of(config: &[u8], weights: &[u8], base_sha256: &str) -> serde_json::Result<String> {
     let config = serde_json::from_slice::<serde_json::Value>(config).map(sorted)?.to_string();
     Ok(sha256_of([config.as_bytes(), weights, base_sha256.as_bytes()]))
 }
 
-/// The same value, its keys in their order whatever map stands behind them.
+/// The same value with sorted keys, whatever map type serde_json uses.
 fn sorted(value: serde_json::Value) -> serde_json::Value {
     match value {
         serde_json::Value::Object(map) => {
@@ -56,10 +56,12 @@ fn sorted(value: serde_json::Value) -> serde_json::Value {
     }
 }
 
-/// The id that the adapter in a PEFT folder has beside the base of this digest, read without loading it: what its files hold now.
+/// The id of the adapter in a PEFT folder with the base of this digest, computed from its files
+/// without loading it.
 ///
 /// # Errors
-/// [`EngineError::Io`] names a file that cannot be read, [`EngineError::BadAdapter`] a configuration that is no JSON.
+/// [`EngineError::Io`] when a file cannot be read, [`EngineError::BadAdapter`] when the
+/// configuration is not JSON.
 pub fn adapter_id(folder: &Path, base_sha256: &str) -> Result<String> {
     let read = |name: &str| {
         let path = folder.join(name);
@@ -95,7 +97,7 @@ pub(super) fn load(folder: &Path, name: &str, model: &ModelConfig, base_sha256: 
         if tensor.dims() != expected {
             return Err(bad(format!("tensor {key:?} has shape {:?}, expected {expected:?}", tensor.dims())));
         }
-        // x · 0 is 0 for finite x alone
+        // x · 0 is 0 only for finite x
         if (tensor.to_dtype(DType::F32)? * 0.0)?.sum_all()?.to_scalar::<f32>()? != 0.0 {
             return Err(bad(format!("tensor {key:?} holds a number that is not finite")));
         }
@@ -126,8 +128,8 @@ pub(super) fn load(folder: &Path, name: &str, model: &ModelConfig, base_sha256: 
     Ok(LoraAdapter { name: name.to_owned(), id, rank: config.r, bytes, shards })
 }
 
-/// A shard's part of a pair, with its bytes. Beside a column-parallel layer it has the rows of B, beside a row-parallel one the columns of A;
-/// the other matrix is on every shard.
+/// A shard's part of a pair, with its bytes. For a column-parallel layer that is the rows of B, for
+/// a row-parallel one the columns of A; the other matrix is replicated on every shard.
 fn sliced(a: &Tensor, b: &Tensor, scale: f64, target: Target, place: &Place) -> Result<(Delta, usize)> {
     let slice = &place.slice;
     let rows = |b: &Tensor, rows: std::ops::Range<usize>| b.narrow(0, rows.start, rows.len());
@@ -162,7 +164,7 @@ fn packed(matrix: &Tensor, chunks: usize, precision: AdapterPrecision) -> Result
 }
 
 impl AdapterConfig {
-    /// What of it cannot be served, if anything.
+    /// The first unsupported setting, if any.
     fn check(&self) -> Result<(), String> {
         if let Some(kind) = self.peft_type.as_ref().filter(|kind| *kind != "LORA") {
             return Err(format!("peft_type is {kind:?}, expected \"LORA\""));
@@ -203,15 +205,15 @@ fn parse_key(key: &str) -> Option<(usize, Target, bool)> {
     }
 }
 
-/// Rows `[heads, 2, head_dim / 2]` (Hugging Face's halves) to `[heads, head_dim / 2, 2]` (GGUF's neighbours), as the converter does with the
-/// base's q and k.
+/// Permutes rows `[heads, 2, head_dim / 2]` (Hugging Face: halves) to `[heads, head_dim / 2, 2]`
+/// (GGUF: adjacent pairs), as llama.cpp's converter does with the base's q and k.
 pub(crate) fn interleaved(b: &Tensor, heads: usize) -> Result<Tensor> {
     let (out, rank) = b.dims2()?;
     let pairs = out / heads / 2;
     Ok(b.reshape((heads, 2, pairs, rank))?.transpose(1, 2)?.contiguous()?.reshape((out, rank))?)
 }
 
-/// The other way: rows in GGUF's order to Hugging Face's.
+/// The inverse: rows in GGUF's order to Hugging Face's.
 pub(crate) fn neighbours_apart(b: &Tensor, heads: usize) -> Result<Tensor> {
     let (out, rank) = b.dims2()?;
     let pairs = out / heads / 2;

@@ -1,4 +1,5 @@
-//! Adapters that cannot be served are refused by name. That the others compute as PEFT does is tested beside the model.
+//! Invalid adapters are rejected with an error that names the cause. That valid ones compute as
+//! PEFT does is tested with the model.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ struct Folder {
     tensors: HashMap<String, Tensor>,
 }
 
-/// The reference's adapter, to be changed.
+/// The reference adapter, modified by the tests.
 fn adapter() -> Folder {
     let from = reference("tiny-llama3/lora");
     let config = serde_json::from_slice(&std::fs::read(from.join("adapter_config.json")).unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! Choosing the next token.
+//! Sampling the next token.
 
 mod sampler;
 
@@ -8,30 +8,32 @@ use serde::{Deserialize, Serialize};
 
 use crate::{EngineError, Result};
 
-/// How to choose tokens. The defaults are greedy decoding without penalties.
+/// Sampling parameters. The defaults are greedy decoding without penalties.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SamplingParams {
     /// 0 is greedy; up to 2.
     pub temperature: f32,
-    /// 0 keeps all.
+    /// Top-k; 0 keeps all tokens.
     pub top_k: usize,
-    /// Nucleus sampling, in (0, 1]; 1 keeps all.
+    /// Nucleus sampling, in (0, 1]; 1 keeps all tokens.
     pub top_p: f32,
-    /// Keeps tokens with at least this share of the best one's probability, in [0, 1); 0 keeps all.
+    /// Keeps tokens with at least this fraction of the top token's probability, in [0, 1); 0 keeps
+    /// all.
     pub min_p: f32,
-    /// Divides positive and multiplies negative logits of tokens seen in prompt and answer; 1 is off.
+    /// Divides positive and multiplies negative logits of tokens that occur in the prompt or
+    /// answer; 1 is off.
     pub repetition_penalty: f32,
-    /// Subtracted once from tokens already generated, in [-2, 2].
+    /// Subtracted once from the logits of tokens already generated, in [-2, 2].
     pub presence_penalty: f32,
-    /// Subtracted a time per occurrence among generated tokens, in [-2, 2].
+    /// Subtracted once per occurrence among the generated tokens, in [-2, 2].
     pub frequency_penalty: f32,
     /// Added to the logits of single tokens, in [-100, 100].
     pub logit_bias: Vec<(u32, f32)>,
     pub seed: u64,
     /// `Some(n)`: report the log-probability of each token and of the `n` best (at most 20).
     pub logprobs: Option<usize>,
-    /// Tokens to generate at most.
+    /// Maximum number of tokens to generate.
     pub max_tokens: usize,
     /// Ends the answer before any of these strings (at most 16).
     pub stop: Vec<String>,
@@ -56,19 +58,20 @@ impl Default for SamplingParams {
     }
 }
 
-/// Stop strings a request may have.
+/// Maximum number of stop strings of a request.
 const MAX_STOPS: usize = 16;
-/// Alternatives a token may report.
+/// Maximum number of alternatives reported per token.
 const MAX_LOGPROBS: usize = 20;
 
 impl SamplingParams {
     /// # Errors
-    /// [`EngineError::BadSampling`] names the first field out of range; `vocabulary` bounds `logit_bias`.
+    /// [`EngineError::BadSampling`] names the first field out of range; `vocabulary` bounds
+    /// `logit_bias`.
     pub fn validate(&self, vocabulary: usize) -> Result<()> {
         let check = |field, value: f32, right: bool, expected| {
             if right { Ok(()) } else { Err(EngineError::BadSampling { field, value: value.to_string(), expected }) }
         };
-        // NaN lies in no range
+        // NaN is in no range
         check("temperature", self.temperature, (0.0..=2.0).contains(&self.temperature), "a number from 0 to 2")?;
         check("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "a number above 0, up to 1")?;
         check("min_p", self.min_p, (0.0..1.0).contains(&self.min_p), "a number from 0 to below 1")?;

@@ -6,15 +6,15 @@ use rand::{Rng, SeedableRng};
 use super::SamplingParams;
 use crate::kernels::{Isa, SoftmaxSums, exp_shifted, most_of, softmax_sums};
 
-/// Candidates sorted first when a nucleus is looked for: nearly always enough.
+/// Number of candidates sorted first for nucleus sampling: nearly always enough.
 const NUCLEUS_GUESS: usize = 256;
 
-/// Draws tokens for one sequence: its random numbers depend on its seed alone, whatever else is in the batch.
+/// Samples tokens for one sequence: its random numbers depend on its seed alone, not on the batch.
 #[derive(Debug)]
 pub(crate) struct Sampler {
     params: SamplingParams,
     rng: StdRng,
-    /// How often each token stands in the prompt and in the answer.
+    /// Occurrences of each token in the prompt and in the answer.
     prompt_counts: Vec<(u32, u32)>,
     answer_counts: Vec<(u32, u32)>,
     /// Logits after penalties, then weights.
@@ -23,10 +23,10 @@ pub(crate) struct Sampler {
     isa: Isa,
 }
 
-/// What a step's raw distribution looked like, before temperature and penalties.
+/// Statistics of a step's raw distribution, before temperature and penalties.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct StepStats {
-    /// Natural logarithm of the chosen token's probability.
+    /// Log-probability of the chosen token (natural logarithm).
     pub logprob: f32,
     /// In nats.
     pub entropy: f32,
@@ -47,7 +47,7 @@ impl Sampler {
         Self { params, rng, prompt_counts, answer_counts: Vec::new(), adjusted: Vec::new(), candidates: Vec::new(), isa: Isa::detect() }
     }
 
-    /// The next token and what is known of it.
+    /// The next token and its statistics.
     pub(crate) fn sample(&mut self, logits: &[f32]) -> (u32, StepStats) {
         let sums = softmax_sums(self.isa, logits);
         let token = self.choose(logits, sums.best);
@@ -80,7 +80,8 @@ impl Sampler {
             return first_of(adjusted, best);
         }
         exp_shifted(self.isa, adjusted, best, 1.0 / params.temperature);
-        // the heavier first, the lower id among equals: what is drawn must not depend on how a selection left the order
+        // higher weight first, lower id among equals: the draw must not depend on the order in
+        // which a selection left the candidates
         let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         let candidates = &mut self.candidates;
         candidates.clear();
@@ -91,7 +92,7 @@ impl Sampler {
             candidates.sort_unstable_by(order);
         }
         if params.min_p > 0.0 {
-            // the best one's weight is 1
+            // the top token's weight is 1
             candidates.retain(|(_, weight)| *weight >= params.min_p);
         }
         let mut total: f64 = candidates.iter().map(|&(_, weight)| f64::from(weight)).sum();
@@ -105,11 +106,11 @@ impl Sampler {
                 return token;
             }
         }
-        // rounding may leave a crumb: the last candidate with any weight
+        // rounding may leave a remainder: return the last candidate with a positive weight
         candidates.iter().rfind(|(_, weight)| *weight > 0.0).map_or(0, |(token, _)| *token)
     }
 
-    /// Changes logits as penalties and biases say.
+    /// Applies penalties and biases to the logits.
     fn penalise(&mut self) {
         let (params, adjusted) = (&self.params, &mut self.adjusted);
         if params.repetition_penalty != 1.0 {
@@ -134,7 +135,7 @@ impl Sampler {
     }
 }
 
-/// Keeps the fewest best candidates whose weights reach `wanted`; returns their total.
+/// Keeps the fewest top candidates whose weights reach `wanted`; returns their total.
 fn keep_nucleus(
     candidates: &mut Vec<(u32, f32)>,
     wanted: f64,
@@ -162,9 +163,9 @@ fn keep_nucleus(
     candidates.iter().map(|&(_, weight)| f64::from(weight)).sum()
 }
 
-/// The first entry that is `value`, the lowest id among equals.
+/// The first index that holds `value`: the lowest id among equals.
 fn first_of(values: &[f32], value: f32) -> u32 {
-    // without a way out of it, a loop over a few is one of vectors
+    // without an early exit, the loop over a chunk vectorises
     const FEW: usize = 64;
     let few = values.chunks(FEW).position(|few| few.iter().fold(false, |any, other| any | (*other == value)));
     let start = few.map_or(0, |few| few * FEW);

@@ -54,7 +54,7 @@ fn the_first_of_equals_is_found_wherever_it_is() {
 
 #[test]
 fn nucleus_over_a_flat_distribution_keeps_its_share() {
-    // far more candidates than the first draft sorts
+    // far more candidates than are sorted first
     let logits = vec![0.0; 4096];
     let mut sampler = Sampler::new(params(|p| p.top_p = 0.5), &[]);
     (0..500).for_each(|_| assert!(sampler.sample(&logits).0 < 2048));

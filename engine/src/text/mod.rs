@@ -14,7 +14,8 @@ pub use stream::{StopMatcher, Utf8Stream};
 use template::ChatTemplate;
 use tokenizer::Tokenizer;
 
-/// Characters that mean nothing in text (Unicode noncharacters): one that the messages do not hold breaks up control tokens in them.
+/// Characters without a meaning in text (Unicode noncharacters): one that does not occur in the
+/// messages is inserted into control tokens to break them up.
 const BREAKERS: std::ops::RangeInclusive<char> = '\u{FDD0}'..='\u{FDEF}';
 
 /// A model's tokenizer and chat template.
@@ -25,7 +26,8 @@ pub struct Text {
 }
 
 impl Text {
-    /// From the GGUF's metadata, or from `tokenizer.json`, `tokenizer_config.json` (and `chat_template.jinja`) beside the weights.
+    /// Loads from the GGUF's metadata, or from `tokenizer.json`, `tokenizer_config.json` (and
+    /// `chat_template.jinja`) beside the weights.
     ///
     /// # Errors
     /// [`EngineError::Tokenizer`] or [`EngineError::Template`] names what is missing or damaged.
@@ -43,7 +45,8 @@ impl Text {
         Ok(Self { tokenizer, template })
     }
 
-    /// Encodes plain text; control tokens in it are *not* recognised, so a user cannot forge a turn.
+    /// Encodes plain text; control tokens in it are *not* recognised, so a user cannot forge a
+    /// turn.
     ///
     /// # Errors
     /// When the tokenizer fails.
@@ -51,22 +54,22 @@ impl Text {
         self.tokenizer.encode(text)
     }
 
-    /// Decodes; control tokens become nothing, invalid UTF-8 becomes U+FFFD.
+    /// Decodes tokens; control tokens are dropped, invalid UTF-8 becomes U+FFFD.
     pub fn decode(&self, tokens: &[u32]) -> String {
         let bytes: Vec<u8> = tokens.iter().flat_map(|&token| self.tokenizer.bytes(token).iter().copied()).collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The bytes of one token; none for a control token.
+    /// The bytes of one token; empty for a control token.
     pub fn token_bytes(&self, token: u32) -> &[u8] {
         self.tokenizer.bytes(token)
     }
 
-    /// Renders messages with the model's own template and encodes the result. Control tokens come from the template alone: those that stand
-    /// in a message's content are encoded as plain text.
+    /// Renders messages with the model's own template and encodes the result. Only the template can
+    /// produce control tokens: those in a message's content are encoded as plain text.
     ///
     /// # Errors
-    /// [`EngineError::Template`] when there is no template or it refuses the messages.
+    /// [`EngineError::Template`] when there is no template or it rejects the messages.
     pub fn encode_chat(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<Vec<u32>> {
         let template = self.template.as_ref().ok_or_else(|| EngineError::Template("the model brings no chat template".into()))?;
         let breaker = BREAKERS
@@ -81,7 +84,7 @@ impl Text {
         self.tokenizer.encode_with_controls(&rendered, breaker)
     }
 
-    /// Bytes of the longest token: `n` tokens never stand for more than `n` times this.
+    /// Bytes of the longest token: `n` tokens never decode to more than `n` times this.
     pub fn longest_token(&self) -> usize {
         self.tokenizer.longest_token()
     }

@@ -1,13 +1,13 @@
-//! Tokens to text as they come: whole characters only, and nothing from a stop string on.
+//! Incremental decoding: emits whole characters only, and nothing from a stop string on.
 
-/// Joins bytes to characters; what is not UTF-8 becomes U+FFFD, as a decoder of the whole would have it.
+/// Joins bytes to characters; invalid UTF-8 becomes U+FFFD, as in a decoder of the whole text.
 #[derive(Debug, Default)]
 pub struct Utf8Stream {
     held: Vec<u8>,
 }
 
 impl Utf8Stream {
-    /// The text that is complete with `bytes`.
+    /// The text that `bytes` completes.
     pub fn push(&mut self, bytes: &[u8]) -> String {
         self.held.extend_from_slice(bytes);
         let mut text = String::new();
@@ -37,13 +37,13 @@ impl Utf8Stream {
         }
     }
 
-    /// What was left at the end: an unfinished character is U+FFFD.
+    /// The remainder at the end: an incomplete character becomes U+FFFD.
     pub fn finish(&mut self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut self.held)).into_owned()
     }
 }
 
-/// Lets text through up to the first stop string; holds back what may yet become one.
+/// Passes text up to the first stop string; buffers text that could still become one.
 #[derive(Debug)]
 pub struct StopMatcher {
     stops: Vec<String>,
@@ -55,7 +55,7 @@ impl StopMatcher {
         Self { stops, held: String::new() }
     }
 
-    /// The text that may be shown, and whether a stop string ended it.
+    /// The text that may be emitted, and whether a stop string ended it.
     pub fn push(&mut self, text: &str) -> (String, bool) {
         if self.stops.is_empty() {
             return (text.to_owned(), false);
@@ -71,13 +71,13 @@ impl StopMatcher {
         (std::mem::replace(&mut self.held, rest), false)
     }
 
-    /// What was held back when the answer ended otherwise.
+    /// The buffered text, when the answer ended otherwise.
     pub fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
 }
 
-/// Length of the longest end of `text` that begins `stop`.
+/// Length of the longest suffix of `text` that is a prefix of `stop`.
 fn overlap(text: &str, stop: &str) -> usize {
     let longest = stop.len().saturating_sub(1).min(text.len());
     (1..=longest)

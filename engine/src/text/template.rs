@@ -1,4 +1,5 @@
-//! Chat templates: the model's own Jinja, rendered by minijinja as transformers renders it.
+//! Chat templates: the model's own Jinja template, rendered by minijinja as transformers renders
+//! it.
 
 use std::path::Path;
 
@@ -24,7 +25,8 @@ pub(super) fn from_gguf(content: &Content) -> Option<String> {
     content.metadata.get("tokenizer.chat_template")?.to_string().ok().cloned()
 }
 
-/// `chat_template.jinja`, else `chat_template` of `tokenizer_config.json`: a string, or a list of which `default` counts.
+/// `chat_template.jinja`, else `chat_template` of `tokenizer_config.json`: a string, or a list of
+/// named templates of which `default` is used.
 pub(super) fn from_folder(folder: &Path) -> Result<Option<String>> {
     let jinja = folder.join("chat_template.jinja");
     if jinja.is_file() {
@@ -68,7 +70,7 @@ impl ChatTemplate {
     }
 }
 
-/// Today in UTC, for the formats that templates use: `%d %b %Y`, `%Y-%m-%d`, `%B %d, %Y`.
+/// Today in UTC, in the formats that templates use: `%d %b %Y`, `%Y-%m-%d`, `%B %d, %Y`.
 fn today(format: &str) -> String {
     const MONTHS: [&str; 12] =
         ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"];

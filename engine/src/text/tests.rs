@@ -1,4 +1,4 @@
-//! Against the reference tokenizer, and the properties of streaming.
+//! Comparison with the reference tokenizer, and the properties of streaming.
 
 use serde::Deserialize;
 
@@ -54,7 +54,7 @@ fn llama_bpe_agrees_with_the_reference_tokenizer_from_its_json_and_from_gguf_met
     assert_eq!((from_gguf.bos.as_deref(), from_json.bos.as_deref()), (Some("<|begin_of_text|>"), Some("<|begin_of_text|>")));
 }
 
-/// A GGUF's metadata with this tokenizer, written and read back.
+/// GGUF metadata with this tokenizer, written and read back.
 fn llama_gguf(json: &serde_json::Value) -> candle_core::quantized::gguf_file::Content {
     use candle_core::quantized::gguf_file::{Content, Value, write};
     let mut tokens: Vec<(u64, String)> =
@@ -119,7 +119,7 @@ fn a_chat_is_encoded_as_its_rendered_text() {
         let expected = text.tokenizer.encode_with_controls(&rendered, '\u{FDD0}').unwrap();
         assert_eq!(text.encode_chat(&turns(&case.text), true).unwrap(), expected, "{:?}", case.text);
     }
-    // the model's own template brings a system turn when there is none
+    // the model's own template adds a system turn when there is none
     let bare = text.encode_chat(&[ChatMessage::new(Role::User, "hi")], true).unwrap();
     assert!(bare.len() > 15);
 }

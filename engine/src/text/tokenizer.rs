@@ -1,5 +1,6 @@
-//! Byte-level BPE tokenizers, from `tokenizer.json` or from a GGUF's metadata. Both become the JSON that the `tokenizers` crate reads, less
-//! its control tokens: those are matched here, and only where a template wrote them.
+//! Byte-level BPE tokenizers, from `tokenizer.json` or from a GGUF's metadata. Both are converted
+//! to the JSON that the `tokenizers` crate reads, without the control tokens: those are matched
+//! here, and only where a template wrote them.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,10 +12,11 @@ use serde_json::json;
 use crate::weights::read_json;
 use crate::{EngineError, Result};
 
-/// Llama 3's split: contractions, letters, runs of up to three digits, punctuation, line ends, spaces.
+/// Llama 3's pre-tokeniser: contractions, letters, runs of up to three digits, punctuation, line
+/// ends, spaces.
 const LLAMA_BPE: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Control tokens that end a turn, by the names that Llama-family models give them.
+/// Control tokens that end a turn, by their names in Llama-family models.
 const TURN_ENDS: [&str; 5] = ["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>"];
 
 /// `tokenizer.ggml.token_type` values.
@@ -25,9 +27,9 @@ const USER_DEFINED: i64 = 4;
 pub(super) struct Tokenizer {
     plain: tokenizers::Tokenizer,
     controls: Vec<(String, u32)>,
-    /// Finds control tokens wherever they stand, also where they overlap.
+    /// Finds all control tokens, including overlapping ones.
     anywhere: AhoCorasick,
-    /// Finds them from left to right, the longest of those that begin at one place.
+    /// Finds control tokens from left to right, the longest of those that start at one position.
     longest: AhoCorasick,
     /// Each token's bytes; empty for control tokens.
     bytes: Vec<Box<[u8]>>,
@@ -127,7 +129,7 @@ impl Tokenizer {
         let mut bytes = vec![Box::default(); size];
         for (token, id) in plain.get_vocab(true) {
             let place = bytes.get_mut(id as usize).ok_or_else(|| bad(format!("token {token:?} has id {id}, beyond the {size} tokens")))?;
-            // a token outside the byte alphabet (an added one) is its own text
+            // a token outside the byte alphabet (an added one) decodes to its own text
             let decoded: Option<Vec<u8>> = token.chars().map(|c| alphabet.get(&c).copied()).collect();
             *place = decoded.unwrap_or_else(|| token.into_bytes()).into_boxed_slice();
         }
@@ -167,7 +169,8 @@ impl Tokenizer {
         Ok(self.plain.encode_fast(text, false).map_err(|error| bad(error.to_string()))?.get_ids().to_vec())
     }
 
-    /// `text` with `breaker` inside every control token, so that it is one no more. Tokens that overlap are each broken.
+    /// Inserts `breaker` into every control token in `text`, so that none is recognised.
+    /// Overlapping tokens are each broken.
     pub(super) fn break_controls(&self, text: &str, breaker: char) -> String {
         let mut starts: Vec<usize> = self.anywhere.find_overlapping_iter(text).map(|found| found.start()).collect();
         starts.sort_unstable();
@@ -183,7 +186,8 @@ impl Tokenizer {
         broken
     }
 
-    /// Encodes text in which control tokens count (of those at one place the longest), after taking `breaker` out of what is plain.
+    /// Encodes text in which control tokens are recognised (the longest at one position), and
+    /// removes `breaker` from the plain text.
     pub(super) fn encode_with_controls(&self, text: &str, breaker: char) -> Result<Vec<u32>> {
         let (mut tokens, mut done) = (Vec::new(), 0);
         let plain = |part: &str| self.encode(&part.replace(breaker, ""));
@@ -196,7 +200,8 @@ impl Tokenizer {
         Ok(tokens)
     }
 
-    /// Bytes of the longest token: a text of more bytes than this times some tokens has more tokens than those.
+    /// Bytes of the longest token: a text of more than `n` times this many bytes has more than `n`
+    /// tokens.
     pub(super) fn longest_token(&self) -> usize {
         let plain = self.bytes.iter().map(|bytes| bytes.len());
         plain.chain(self.controls.iter().map(|(token, _)| token.len())).max().unwrap_or(1).max(1)
@@ -216,7 +221,7 @@ fn read_optional(path: &Path) -> Result<serde_json::Value> {
     if path.is_file() { read_json(path) } else { Ok(serde_json::Value::Null) }
 }
 
-/// GPT-2's alphabet: the character that stands for each byte.
+/// GPT-2's alphabet: the character for each byte.
 fn byte_alphabet() -> HashMap<char, u8> {
     let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let mut next = 256;

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{EngineError, Result};
 
-/// The SHA-256 of a file in lower-case hex, read in pieces.
+/// The SHA-256 of a file in lower-case hex, read in chunks.
 ///
 /// # Errors
 /// [`EngineError::Io`] names the file.
@@ -25,7 +25,7 @@ pub fn sha256_file(path: &Path) -> Result<String> {
     }
 }
 
-/// The SHA-256 of several byte strings one after the other, in hex.
+/// The SHA-256 of the concatenation of several byte strings, in hex.
 pub(crate) fn sha256_of<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut hasher = Sha256::new();
     parts.into_iter().for_each(|part| hasher.update(part));

@@ -12,7 +12,7 @@ use super::{ModelInfo, digest, summarise};
 use crate::model::{Llama3Scaling, ModelConfig, Rope};
 use crate::{EngineError, Result};
 
-/// A safetensors header may not be larger (the format's own limit).
+/// Maximum size of a safetensors header (the format's own limit).
 const MAX_HEADER: u64 = 100_000_000;
 
 #[derive(Debug)]
@@ -41,7 +41,7 @@ struct ConfigJson {
     rms_norm_eps: f32,
     rope_theta: Option<f32>,
     rope_scaling: Option<RopeJson>,
-    /// What transformers 5 writes instead of the two above.
+    /// Replaces the two fields above in transformers 5.
     rope_parameters: Option<RopeJson>,
     #[serde(default)]
     tie_word_embeddings: bool,
@@ -123,7 +123,7 @@ impl Folder {
     }
 }
 
-/// Reads tensors; keeps the last shard open, since neighbours stand together.
+/// Reads tensors; keeps the last shard open, since consecutive reads are usually in the same shard.
 pub(crate) struct FolderReader<'a> {
     folder: &'a Folder,
     shard: Option<(PathBuf, HashMap<String, Tensor>)>,
@@ -151,7 +151,8 @@ pub(crate) fn load_safetensors(path: &Path, device: &Device) -> Result<HashMap<S
         .map_err(|error| EngineError::BadSafetensors { path: path.to_owned(), reason: error.to_string() })
 }
 
-/// Reads and checks the header: 8 bytes of length, then JSON; every tensor must lie inside the file.
+/// Reads and checks the header: 8 bytes of length, then JSON; every tensor must lie inside the
+/// file.
 fn read_header(path: &Path) -> Result<HashMap<String, TensorHeader>> {
     let io = |source| EngineError::Io { path: path.to_owned(), source };
     let bad = |reason: String| EngineError::BadSafetensors { path: path.to_owned(), reason };
@@ -187,7 +188,7 @@ pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> 
 
 fn read_config(path: &Path) -> Result<ModelConfig> {
     let bad = |reason: String| EngineError::BadModelConfig { path: path.to_owned(), reason };
-    // before its shape, which another architecture words otherwise
+    // checked before the shape, whose fields have other names in other architectures
     let KindJson { model_type } = read_json(path)?;
     if model_type != "llama" {
         return Err(EngineError::UnsupportedArchitecture { found: model_type, expected: "\"llama\"" });

@@ -24,7 +24,8 @@ impl GgufFile {
         let io = |source| EngineError::Io { path: path.to_owned(), source };
         let bytes = std::fs::metadata(path).map_err(io)?.len();
         let mut reader = BufReader::new(File::open(path).map_err(io)?);
-        // candle checks lengths against the file; a nonsensical alignment still divides by zero there
+        // candle checks lengths against the file, but an alignment of 0 causes a division by zero
+        // there
         let content = catch_unwind(std::panic::AssertUnwindSafe(|| gguf_file::Content::read(&mut reader)))
             .map_err(|_| bad("its header makes no sense".into()))?
             .map_err(|error| bad(format!("{error}; download it again")))?;
@@ -83,7 +84,7 @@ impl GgufReader<'_> {
     }
 }
 
-/// Hugging Face's name of a tensor in GGUF's words.
+/// Translates Hugging Face's tensor name to GGUF's.
 pub(super) fn gguf_name(name: &str) -> String {
     let name = match name {
         "model.embed_tokens.weight" => return "token_embd.weight".into(),
@@ -124,7 +125,8 @@ fn read_config(path: &Path, content: &gguf_file::Content) -> Result<ModelConfig>
     };
     let needed = |key: &str| number(key).ok_or_else(|| bad(format!("it has no llama.{key}")));
     let float = |key: &str| content.metadata.get(&format!("llama.{key}")).and_then(|value| value.to_f32().ok());
-    // Llama 3's comes as the tensor rope_freqs; the others would change every logit
+    // Llama 3's scaling is stored as the tensor rope_freqs; the other types would change every
+    // logit
     if let Some(kind) = string(content, "llama.rope.scaling.type").filter(|kind| kind != "none") {
         return Err(bad(format!("its llama.rope.scaling.type is {kind:?}, expected \"none\" (or Llama 3's rope_freqs.weight)")));
     }

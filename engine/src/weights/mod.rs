@@ -1,4 +1,5 @@
-//! Model files: GGUF, or a Hugging Face folder. Opened and checked here, put on a device by [`Llama::load`](crate::Llama::load).
+//! Model files: GGUF, or a Hugging Face folder. Opened and checked here, loaded onto a device by
+//! [`Llama::load`](crate::Llama::load).
 
 mod digest;
 mod folder;
@@ -21,30 +22,32 @@ pub use digest::sha256_file;
 pub(crate) use digest::sha256_of;
 pub(crate) use folder::{load_safetensors, read_json};
 
-/// How to hold weights.
+/// Format in which weights are held in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub enum Quantisation {
-    /// As the file has them.
+    /// As in the file.
     #[default]
     #[serde(rename = "none")]
     None,
-    /// In f32, also those that the file has quantised: four to eight times the memory, for comparisons.
+    /// f32, including weights that are quantised in the file: four to eight times the memory, for
+    /// comparisons.
     #[serde(rename = "f32")]
     F32,
-    /// This and the next are for weights that are not quantised in the file.
+    /// This variant and the next quantise weights that the file does not.
     #[serde(rename = "q8_0")]
     Q8_0,
-    /// Rows that 256 does not divide fall back to Q8_0.
+    /// Rows whose length is not a multiple of 256 fall back to Q8_0.
     #[serde(rename = "q4_k")]
     Q4K,
 }
 
-/// What is known of a base model.
+/// Description of a base model.
 #[derive(Debug, Clone, Serialize)]
 pub struct ModelInfo {
     pub name: String,
     pub path: PathBuf,
-    /// SHA-256 of the weights: of the GGUF file; of a folder, of its safetensors files' digests in the order of their names.
+    /// SHA-256 of the weights: of the GGUF file, or for a folder, of its safetensors files' digests
+    /// in the order of their names.
     pub sha256: String,
     /// `gguf` or `safetensors`.
     pub format: &'static str,
@@ -75,7 +78,7 @@ impl ModelFiles {
     /// Opens a `.gguf` file or a folder with `config.json` and safetensors.
     ///
     /// # Errors
-    /// When nothing is there, the files are damaged, or the architecture is not Llama's.
+    /// When the path does not exist, the files are damaged, or the architecture is not Llama.
     pub fn open(path: &Path) -> Result<Self> {
         let metadata =
             std::fs::metadata(path).map_err(|error| EngineError::ModelNotFound { path: path.to_owned(), reason: error.to_string() })?;
@@ -95,7 +98,7 @@ impl ModelFiles {
         &self.config
     }
 
-    /// The GGUF's metadata such as `tokenizer.chat_template`; `None` for a folder.
+    /// A value of the GGUF's metadata, such as `tokenizer.chat_template`; `None` for a folder.
     pub fn gguf(&self) -> Option<&gguf_file::Content> {
         match &self.source {
             Source::Gguf(file) => Some(file.content()),
@@ -119,7 +122,7 @@ impl ModelFiles {
     }
 }
 
-/// A matrix as it will be multiplied with: quantised blocks, or f32.
+/// A weight matrix in the format it is multiplied in: quantised blocks, or f32.
 #[derive(Debug, Clone)]
 pub(crate) enum Matrix {
     Quantised(Arc<QTensor>),
@@ -127,7 +130,7 @@ pub(crate) enum Matrix {
 }
 
 impl Matrix {
-    /// Some rows and columns of it, on `device`. Columns must be whole blocks.
+    /// Selects rows and columns of it, on `device`. Columns must be whole blocks.
     ///
     /// # Errors
     /// When the device fails.
@@ -162,7 +165,7 @@ impl Matrix {
     }
 }
 
-/// Reads tensors by the names that Hugging Face gives them, whatever the file.
+/// Reads tensors by their Hugging Face names, whatever the file format.
 pub(crate) enum WeightReader<'a> {
     Gguf(gguf::GgufReader<'a>),
     Folder(folder::FolderReader<'a>),
@@ -179,7 +182,7 @@ impl WeightReader<'_> {
         Ok(tensor)
     }
 
-    /// A weight matrix `[out, in]`, quantised at load if asked for and possible.
+    /// A weight matrix `[out, in]`, quantised at load if requested and possible.
     pub(crate) fn matrix(&mut self, name: &str, shape: [usize; 2], quantisation: Quantisation, device: &Device) -> Result<Matrix> {
         let dense = match self {
             Self::Gguf(reader) => {
@@ -218,7 +221,7 @@ impl WeightReader<'_> {
         }
     }
 
-    /// GGUF's own divisors of the inverse RoPE frequencies, `[head_dim / 2]`.
+    /// GGUF's divisors of the inverse RoPE frequencies, `[head_dim / 2]`.
     pub(crate) fn rope_factors(&mut self, pairs: usize) -> Result<Option<Vec<f32>>> {
         match self {
             Self::Gguf(reader) if reader.has("rope_freqs.weight") => {

@@ -1,4 +1,4 @@
-//! Files made here: the same model in every block type, Llama 3 as GGUF, and files that are not as they should be.
+//! Generated files: the same model in every block type, Llama 3 as GGUF, and invalid files.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -20,7 +20,7 @@ fn write_gguf(path: &Path, metadata: &Metadata, tensors: &Tensors) {
     gguf_file::write(&mut File::create(path).unwrap(), &metadata, &tensors).unwrap();
 }
 
-/// Rows that 256 divides, as K-quants need them.
+/// Row length that is a multiple of 256, as K-quants need.
 const HIDDEN: usize = 256;
 const VOCABULARY: usize = 32;
 
@@ -38,7 +38,7 @@ fn metadata() -> Metadata {
     ])
 }
 
-/// A small Llama of random weights, matrices and vectors apart.
+/// A small Llama of random weights, matrices and vectors separate.
 fn random() -> (HashMap<String, Tensor>, HashMap<String, Tensor>) {
     let matrix = |out: usize, row: usize| Tensor::randn(0_f32, 0.08, (out, row), &Device::Cpu).unwrap();
     let block = |part: &str| format!("blk.0.{part}.weight");
@@ -64,7 +64,8 @@ fn quantised(dense: &HashMap<String, Tensor>, dtype: GgmlDType) -> Tensors {
 
 const TOKENS: [u32; 12] = [1, 5, 9, 31, 0, 7, 7, 2, 30, 11, 4, 3];
 
-/// Logits of all of [`TOKENS`], in one pass (long: dequantised) or token by token (short: quantised products).
+/// Logits of all of [`TOKENS`], in one pass (long: dequantised) or token by token (short: quantised
+/// products).
 fn logits(path: &Path, one_by_one: bool) -> Vec<f32> {
     let files = ModelFiles::open(path).unwrap();
     let model = Llama::load(&files, Quantisation::None, &Device::Cpu).unwrap();
@@ -88,7 +89,8 @@ fn every_block_type_of_a_gguf_is_read_as_what_it_stands_for() {
     let folder = tempfile::tempdir().unwrap();
     let (matrices, norms) = random();
     let types = [
-        // exact but for the order of sums; the rest quantises activations to 8 bits for short runs
+        // exact but for the order of summation; the rest quantises activations to 8 bits for short
+        // runs
         (GgmlDType::F32, 1e-5),
         (GgmlDType::F16, 1e-5),
         (GgmlDType::BF16, 1e-5),
@@ -143,7 +145,8 @@ fn dense_weights_are_quantised_at_load_where_their_rows_allow() {
     assert!(matches!(held, Matrix::Quantised(held) if held.dtype() == GgmlDType::Q8_0));
 }
 
-/// The reference's Llama 3 as a GGUF: names, row order of q and k, and RoPE factors as the usual converter writes them.
+/// The reference's Llama 3 as a GGUF: names, row order of q and k, and RoPE factors as llama.cpp's
+/// converter writes them.
 fn llama3_as_gguf(path: &Path) {
     let folder = reference("tiny-llama3");
     let config = ModelFiles::open(&folder).unwrap().config().clone();
@@ -211,7 +214,7 @@ fn llama3_and_its_adapters_agree_with_transformers_and_peft_from_a_gguf_too() {
     }
 }
 
-/// What loading says of a small GGUF after `change`.
+/// The error of loading a small GGUF after `change`.
 fn refusal(folder: &TempDir, change: impl FnOnce(&mut Metadata, &mut Tensors)) -> String {
     let (matrices, norms) = random();
     let mut tensors: Tensors = quantised(&matrices, GgmlDType::Q8_0).into_iter().chain(quantised(&norms, GgmlDType::F32)).collect();

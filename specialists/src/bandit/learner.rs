@@ -1,40 +1,44 @@
-//! Trait weights by a gradient bandit (Sutton and Barto 2018, "Reinforcement Learning", 2nd edition, §2.8).
+//! Trait weights learned by a gradient bandit (Sutton and Barto 2018, "Reinforcement Learning", 2nd
+//! edition, §2.8).
 
 use std::collections::BTreeMap;
 
 use super::propensity::softmax;
 
-/// A choice that is now so many times likelier than when it was drawn counts as this many (truncated importance sampling, Ionides 2008): one old
-/// decision must not move weights by more.
+/// Upper bound on the importance ratio, current probability over propensity (truncated importance
+/// sampling, Ionides 2008), so that one old decision cannot move the weights by more.
 const MOST_RATIO: f64 = 2.0;
-/// Rewarded decisions after which steps have become `1/√2` as long.
+/// Number of rewarded decisions after which the step size has fallen to `1/√2`.
 const STEADY: f64 = 200.0;
 
-/// How weights follow rewards.
+/// Hyperparameters of the bandit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BanditSettings {
-    /// Length of the first step, above 0: what a weight moves by at most for a reward that is 1 above the baseline.
+    /// Initial step size, above 0: the most that a weight moves for a reward that is 1 above the
+    /// baseline.
     pub learning_rate: f64,
-    /// Share in [0, 1) of weights and baselines that a rewarded decision lets go of; 0 forgets nothing.
+    /// Fraction in [0, 1) by which each rewarded decision decays weights and baselines; 0 disables
+    /// decay.
     pub decay: f64,
-    /// Weights stay within ± this.
+    /// Weights are clamped to ± this.
     pub max_weight: f64,
-    /// The τ of the choice's softmax.
+    /// The temperature τ of the softmax over candidates.
     pub temperature: f64,
 }
 
-/// Rewards are compared with others of their source (people's ratings and outcomes are not on one scale) on questions of their kind.
+/// Rewards are compared with others of the same source (user ratings and outcomes have different
+/// scales) on questions of the same kind.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BaselineKey {
     pub source: String,
-    /// The specialist that would have been chosen without trait weights.
+    /// The specialist that would be chosen without trait weights.
     pub kind: String,
 }
 
-/// A running mean of rewards that begins at 0, as if one such reward had been seen.
+/// A running mean of rewards that starts at 0, as if one reward of 0 had been observed.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Baseline {
-    /// Rewards, of which forgotten ones count less.
+    /// Number of rewards, decayed.
     pub count: f64,
     pub sum: f64,
 }
@@ -45,17 +49,17 @@ impl Baseline {
     }
 }
 
-/// A choice as it was made.
+/// A choice as it was drawn.
 #[derive(Debug, Clone, Copy)]
 pub struct Drawn<'a> {
-    /// Each candidate's logit without its weight.
+    /// Each candidate's logit without its trait weight.
     pub unweighted: &'a [f64],
     pub chosen: usize,
-    /// What it was drawn with, in (0, 1].
+    /// The probability with which it was drawn, in (0, 1].
     pub propensity: f64,
 }
 
-/// The weights and what they are compared with. Weights stand in the order of the candidates.
+/// The trait weights and their baselines. Weights are in the order of the candidates.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Learner {
     pub settings: BanditSettings,
@@ -68,10 +72,12 @@ impl Learner {
         Self { settings, weights: vec![0.0; candidates], baselines: BTreeMap::new() }
     }
 
-    /// Moves the weights for a reward: `w_j += α ρ (r − b) (1[j = chosen] − s_j)`, with `s` the softmax of the logits with the weights as they are now, `ρ = s_chosen /
-    /// propensity` (what it was drawn with then, truncated) and `b` the mean of the rewards before this one. In expectation this is the gradient of
-    /// what the present weights earn, whatever the weights were at the draw. The step's length α falls with the root of the rewards that are
-    /// remembered: with decay it stays above a length at which weights still follow change.
+    /// Updates the weights for a reward: `w_j += α ρ (r − b) (1[j = chosen] − s_j)`, with `s` the
+    /// softmax of the logits with the current weights, `ρ = s_chosen / propensity` (truncated; the
+    /// propensity is the one at the draw) and `b` the mean of the earlier rewards. In expectation
+    /// this is the gradient of the current policy's reward, whatever the weights were at the draw.
+    /// The step size α falls with the square root of the decayed reward count: with decay it stays
+    /// above a level at which the weights still follow changes.
     pub fn reward(&mut self, key: &BaselineKey, drawn: &Drawn<'_>, reward: f64) {
         let keep = 1.0 - self.settings.decay;
         self.weights.iter_mut().for_each(|weight| *weight *= keep);
@@ -86,7 +92,7 @@ impl Learner {
         baseline.sum += reward;
     }
 
-    /// A reward that was counted is now another one: moves by the difference. No new decision, so nothing is forgotten.
+    /// Replaces a counted reward: updates by the difference. No new decision, so no decay.
     pub fn amend(&mut self, key: &BaselineKey, drawn: &Drawn<'_>, change: f64) {
         self.step(drawn, change);
         if let Some(baseline) = self.baselines.get_mut(key) {

@@ -1,4 +1,4 @@
-//! Choosing among specialists, and learning whom to choose from what choices earned.
+//! Choosing among specialists, and learning the choice from rewards.
 
 mod learner;
 mod off_policy;

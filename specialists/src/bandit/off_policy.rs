@@ -1,23 +1,26 @@
-//! What another policy would have earned, from the log of the one that ran.
+//! Off-policy evaluation: the expected reward of another policy, from the log of the policy that
+//! ran.
 
 use serde::Serialize;
 
-/// The standard normal's 97.5 % point.
+/// The 97.5 % quantile of the standard normal distribution.
 const Z: f64 = 1.959_963_985;
-/// Parts of the log; the rewards of one are predicted from the others (cross-fitting, Chernozhukov et al. 2018).
+/// Folds of the log; the rewards of one fold are predicted from the others (cross-fitting,
+/// Chernozhukov et al. 2018).
 const FOLDS: usize = 5;
-/// Rewards by which a mean is drawn towards the one above it.
+/// Pseudo-count with which a mean is shrunk towards its parent mean.
 const PRIOR: f64 = 4.0;
 
-/// A choice on record, and what it earned.
+/// A logged choice and its reward.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LoggedChoice {
     /// The kind of question, counted from 0.
     pub kind: usize,
     pub chosen: usize,
-    /// What all that was drawn was drawn with, in (0, 1]: the specialist, times its generation where that was drawn too.
+    /// The probability of everything that was drawn, in (0, 1]: of the specialist, times that of
+    /// its generation where that was drawn too.
     pub propensity: f64,
-    /// The part of `propensity` that the other policy would draw alike (a generation's), in (0, 1].
+    /// The factor of `propensity` that the target policy shares (a generation's), in (0, 1].
     pub common: f64,
     pub reward: f64,
 }
@@ -36,24 +39,26 @@ impl Estimate {
     }
 }
 
-/// What a policy is worth by three estimators.
+/// The value of a policy by three estimators.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct OffPolicy {
     pub decisions: usize,
-    /// `(Σw)² / Σw²`: how many decisions of the policy's own the weighted ones are worth.
+    /// `(Σw)² / Σw²`: the effective sample size of the weighted decisions.
     pub effective_decisions: f64,
     pub largest_weight: f64,
-    /// What the policy that ran earned on the same decisions.
+    /// The mean reward of the policy that ran, on the same decisions.
     pub logged: Estimate,
-    /// Inverse propensity scoring (Horvitz and Thompson 1952): without bias, of high variance.
+    /// Inverse propensity scoring (Horvitz and Thompson 1952): unbiased, high variance.
     pub ips: Estimate,
-    /// Self-normalised (Swaminathan and Joachims 2015): a little bias, less variance.
+    /// Self-normalised (Swaminathan and Joachims 2015): slightly biased, lower variance.
     pub snips: Estimate,
-    /// Doubly robust (Dudík, Langford, Li 2011), with the mean rewards of candidates on kinds of questions as the model.
+    /// Doubly robust (Dudík, Langford, Li 2011), with the mean rewards of candidates by kind of
+    /// question as the model.
     pub doubly_robust: Estimate,
 }
 
-/// The mean of independent values, by the central limit theorem; `None` of fewer than two.
+/// The mean of independent values with its interval by the central limit theorem; `None` for fewer
+/// than two.
 fn mean_interval(values: &[f64]) -> Option<Estimate> {
     let count = values.len() as f64;
     if values.len() < 2 {
@@ -64,8 +69,9 @@ fn mean_interval(values: &[f64]) -> Option<Estimate> {
     Some(Estimate::new(mean, (variance / count).sqrt()))
 }
 
-/// What the policy that draws candidate `a` of decision `i` with `target[i][a]` would earn a decision. `None` of fewer than two decisions, and where
-/// it would never have done what was done.
+/// The expected reward per decision of the policy that draws candidate `a` of decision `i` with
+/// probability `target[i][a]`. `None` for fewer than two decisions, and when it gives every logged
+/// choice probability 0.
 pub fn estimate(log: &[LoggedChoice], target: &[Vec<f64>]) -> Option<OffPolicy> {
     let weights = importance(log, target);
     let (total, squares) = weights.iter().fold((0.0, 0.0), |(total, squares), weight| (total + weight, squares + weight * weight));
@@ -100,13 +106,14 @@ fn doubly_robust(log: &[LoggedChoice], target: &[Vec<f64>]) -> Vec<f64> {
     .collect()
 }
 
-/// How much likelier the other policy is to do what was done.
+/// Importance weights: the target policy's probability of the logged choice over the logged one.
 fn importance(log: &[LoggedChoice], target: &[Vec<f64>]) -> Vec<f64> {
     let share = |row: &LoggedChoice, target: &[f64]| target.get(row.chosen).copied().unwrap_or(0.0);
     log.iter().zip(target).map(|(row, target)| share(row, target) * row.common / row.propensity).collect()
 }
 
-/// Mean rewards: of a candidate on a kind of question, drawn towards the candidate's, and that towards the mean of all.
+/// Mean rewards by candidate and kind of question, shrunk towards the candidate's mean, which is
+/// shrunk towards the overall mean.
 struct RewardModel {
     candidates: usize,
     /// `[kinds × candidates]`
@@ -131,7 +138,7 @@ impl Sum {
 }
 
 impl RewardModel {
-    /// One a fold, made from the others.
+    /// One model per fold, fitted on the other folds.
     fn cross_fitted(log: &[LoggedChoice], candidates: usize) -> Vec<Self> {
         let kinds = log.iter().map(|row| row.kind + 1).max().unwrap_or(0);
         let mut folds = vec![vec![Sum::default(); kinds * candidates]; FOLDS];

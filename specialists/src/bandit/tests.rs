@@ -1,4 +1,4 @@
-//! Simulations with known truths, from fixed seeds.
+//! Simulations with known optima, from fixed seeds.
 
 use super::*;
 use crate::seeded::Seeded;
@@ -11,14 +11,16 @@ fn settings(decay: f64) -> BanditSettings {
     BanditSettings { learning_rate: 0.3, decay, max_weight: 5.0, temperature: TEMPERATURE }
 }
 
-/// Five specialists and five kinds of question: the similarity prefers each kind's own specialist, and knows nothing of how good they are.
+/// Five specialists and five kinds of question: the similarity prefers each kind's own specialist,
+/// and does not depend on their quality.
 struct World {
-    /// `[kinds][candidates]`: the chance of a reward of 1, else −1.
+    /// `[kinds][candidates]`: the probability of a reward of 1, else −1.
     chances: [[f64; ARMS]; ARMS],
 }
 
 impl World {
-    /// Everyone is good at their own kind but the one whose adapter is bad; one does well everywhere.
+    /// Each specialist is good at its own kind, except the one with a bad adapter; one does well on
+    /// all kinds.
     fn with_a_bad_one(bad: usize, allrounder: usize) -> Self {
         let chance = |kind: usize, arm: usize| match arm {
             _ if arm == bad => 0.1,
@@ -38,14 +40,14 @@ impl World {
         propensities(&logits, TEMPERATURE, EPSILON)
     }
 
-    /// What these weights earn a decision.
+    /// The expected reward per decision with these weights.
     fn value(&self, weights: &[f64]) -> f64 {
         let of =
             |kind: usize| Self::policy(kind, weights).iter().zip(&self.chances[kind]).map(|(p, chance)| p * (2.0 * chance - 1.0)).sum();
         (0..ARMS).map(of).collect::<Vec<f64>>().iter().sum::<f64>() / ARMS as f64
     }
 
-    /// What the best weights within the bound earn, by coordinate search.
+    /// The expected reward of the best weights within the bound, by coordinate search.
     fn best_value(&self, bound: f64) -> f64 {
         let mut weights = vec![0.0; ARMS];
         let mut best = self.value(&weights);
@@ -66,7 +68,7 @@ impl World {
         best
     }
 
-    /// One question, drawn, answered and rewarded.
+    /// One question: drawn, answered and rewarded.
     fn turn(&self, random: &mut Seeded, learner: &mut Learner) -> usize {
         let kind = random.below(ARMS);
         let shares = Self::policy(kind, &learner.weights);
@@ -111,7 +113,8 @@ fn regret_grows_slower_than_time_and_stays_below_fixed_routing() {
         assert!(regret < 0.5 * fixed, "seed {seed}: a regret of {regret}, {fixed} without learning");
         late += regret;
     }
-    // four times the rounds: four times the regret if it grew linearly, twice if as the root
+    // four times the rounds: the regret would quadruple if it grew linearly, and double if it grew
+    // with the square root
     assert!(late < 2.6 * early, "{early} after a quarter of the rounds, {late} after all");
 }
 
@@ -121,7 +124,7 @@ fn an_arm_that_goes_bad_is_left_within_200_rewarded_decisions() {
         let mut random = Seeded::of(seed);
         let mut learner = Learner::new(settings(0.005), ARMS);
         let mut world = World::with_a_bad_one(3, 1);
-        // the allrounder is by far the best
+        // the generalist is by far the best
         world.chances.iter_mut().for_each(|kind| kind[1] = 0.95);
         for _ in 0..3_000 {
             world.turn(&mut random, &mut learner);
@@ -145,7 +148,7 @@ fn off_policy_intervals_cover_the_truth_as_often_as_they_say() {
     let target: Vec<Vec<f64>> = (0..ARMS).map(|kind| World::policy(kind, &[0.0, 0.4, 0.0, -0.6, 0.0])).collect();
     let truth = world.value(&[0.0, 0.4, 0.0, -0.6, 0.0]);
     let logging: Vec<Vec<f64>> = (0..ARMS).map(|kind| propensities(&World::unweighted(kind), 1.0, 0.2)).collect();
-    // a generation on trial speaks to a fifth, and is better
+    // a canary generation answers a fifth of the questions, and is better
     const CANARY: f64 = 0.2;
     let mut random = Seeded::of(11);
     let mut covered = [0_usize; 3];
@@ -175,7 +178,7 @@ fn off_policy_intervals_cover_the_truth_as_often_as_they_say() {
 
 #[test]
 fn a_weight_moves_as_the_gradient_of_what_is_earned() {
-    // the mean step over draws from another policy is the gradient of the value of this one
+    // the mean step over draws from another policy is the gradient of this policy's value
     let rewards = [1.0, -0.5, 0.25];
     let (unweighted, then, now) = ([0.3, -0.2, 0.1], [0.0, 0.0, 0.0], [0.1, 0.2, -0.1]);
     let sum = |weights: &[f64; 3]| unweighted.iter().zip(weights).map(|(logit, weight)| logit + weight).collect::<Vec<f64>>();

@@ -1,4 +1,5 @@
-//! A calibrator for each specialist: from the signals of an answer to the probability that it is right.
+//! A calibrator per specialist: from the signals of an answer to the probability that it is
+//! correct.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::signals::{FEATURES, Signals};
 use crate::learn::{Isotonic, LearnedPart, LinearModel, Platt};
 
-/// Nothing is certain.
+/// Bound on confidences: none is 0 or 1.
 pub(super) const LEAST: f64 = 0.01;
 
-/// From a score to a probability.
+/// Map from a score to a probability.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Map {
@@ -34,15 +35,15 @@ impl Map {
     }
 }
 
-/// What one specialist's answers are worth.
+/// The calibrator of one specialist's answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Calibrator {
-    /// Answers that it was learned from, and the share of them that was right.
+    /// Number of answers that it was fitted on, and the fraction of them that was correct.
     pub(super) rows: usize,
     pub(super) base_rate: f64,
     pub(super) map: Map,
-    /// Two classes, wrong and right, over the signals' features.
+    /// Two classes, wrong and right, over the features of the signals.
     pub(super) model: LinearModel,
 }
 
@@ -87,7 +88,8 @@ impl LearnedPart for Confidences {
 }
 
 impl Confidences {
-    /// How likely the answer of that specialist is right, in [0.01, 0.99]; `None` before there was anything to learn from.
+    /// The probability that the answer of that specialist is correct, in [0.01, 0.99]; `None` for a
+    /// specialist without a calibrator.
     pub fn apply(&self, specialist: &str, signals: &Signals) -> Option<f64> {
         let Calibrator { map, model, .. } = self.specialists.get(specialist)?;
         Some(map.apply(Calibrator::score(model, signals)).clamp(LEAST, 1.0 - LEAST))
@@ -106,7 +108,7 @@ impl Confidences {
         })
     }
 
-    /// These, and the other's for specialists that these do not have.
+    /// These calibrators, and those of `other` for specialists that have none here.
     #[must_use]
     pub fn or(mut self, other: &Self) -> Self {
         for (name, calibrator) in &other.specialists {

@@ -1,4 +1,4 @@
-//! Learning confidences from answers whose truth is known.
+//! Fits confidence calibrators on answers of known correctness.
 
 use std::collections::BTreeMap;
 
@@ -9,44 +9,45 @@ use super::signals::{FEATURES, Signals};
 use crate::learn::metrics::{auroc, base_rate, brier, brier_skill, expected_calibration_error, log_loss};
 use crate::learn::{Example, Isotonic, LinearModel, Platt};
 
-/// Answers that a specialist must have, and of each kind.
+/// Minimum number of answers of a specialist, and of correct and wrong ones each.
 const LEAST_ROWS: usize = 50;
 const LEAST_OF_EACH: usize = 10;
 const FOLDS: usize = 5;
-/// Penalties tried, the largest first: of equals it wins.
+/// L2 penalties tried, in descending order: of equal losses the largest penalty wins.
 const PENALTIES: [f64; 4] = [0.1, 0.03, 0.01, 0.003];
-/// Below this no log score goes.
+/// Lower bound on probabilities in the log score.
 const FLOOR: f64 = 1e-3;
-/// Bins of the calibration error.
+/// Number of bins of the calibration error.
 const BINS: usize = 10;
 const DIGITS: i32 = 4;
 
 type Tried = (f64, f64, Vec<(f64, bool)>);
 
-/// One answer whose truth is known.
+/// One answer of known correctness.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConfidenceRow {
     pub specialist: String,
     pub signals: Signals,
     pub right: bool,
-    /// Rows of one group (a table, a template) never stand on both sides of a fold; each its own where it is empty.
+    /// Rows of one group (a table, a template) are always in the same fold; an empty group is a
+    /// group of its own.
     pub group: String,
 }
 
-/// How good confidences are on rows that they were not learned from.
+/// Quality of confidences on held-out rows.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Quality {
     pub rows: usize,
     pub base_rate: Option<f64>,
     pub ece: Option<f64>,
     pub brier: Option<f64>,
-    /// Against always saying the base rate.
+    /// Skill against a constant prediction of the base rate.
     pub brier_skill: Option<f64>,
     pub auroc: Option<f64>,
 }
 
 impl Quality {
-    /// Of pairs of a confidence and whether the answer was right.
+    /// From pairs of a confidence and whether the answer was correct.
     pub fn of(pairs: &[(f64, bool)]) -> Self {
         let rate = base_rate(pairs);
         Self {
@@ -60,15 +61,15 @@ impl Quality {
     }
 }
 
-/// What cross-validation says.
+/// Results of the cross-validation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ConfidenceReport {
     pub specialists: BTreeMap<String, Quality>,
     pub pooled: Quality,
 }
 
-/// Learns a calibrator for each specialist with at least 50 rows, 10 right and 10 wrong; the others have none. The same rows in the same order give
-/// the same confidences.
+/// Fits a calibrator for each specialist with at least 50 rows, 10 correct and 10 wrong; the others
+/// get none. Deterministic: the same rows in the same order give the same confidences.
 pub fn fit(rows: &[ConfidenceRow]) -> (Confidences, ConfidenceReport) {
     let mut by_name: BTreeMap<&str, Vec<&ConfidenceRow>> = BTreeMap::new();
     for row in rows {
@@ -88,7 +89,7 @@ pub fn fit(rows: &[ConfidenceRow]) -> (Confidences, ConfidenceReport) {
     (confidences, ConfidenceReport { specialists, pooled: Quality::of(&all) })
 }
 
-/// The calibrator, and what its like said of rows that it had not seen.
+/// The calibrator, and its cross-validated confidences on held-out rows.
 fn calibrator(rows: &[&ConfidenceRow]) -> Option<(Calibrator, Vec<(f64, bool)>)> {
     let folds = folds(rows);
     let example = |row: &ConfidenceRow| Example { features: row.signals.features(), class: usize::from(row.right), weight: 1.0 };
@@ -97,7 +98,7 @@ fn calibrator(rows: &[&ConfidenceRow]) -> Option<(Calibrator, Vec<(f64, bool)>)>
         let kept = examples.iter().zip(&folds).filter(|(_, fold)| left_out != Some(**fold)).map(|(example, _)| example.clone());
         LinearModel::fit(&kept.collect::<Vec<_>>(), 2, FEATURES, l2).rounded(DIGITS)
     };
-    // (loss, penalty, scores of rows not learned from)
+    // (loss, penalty, held-out scores)
     let mut best: Option<Tried> = None;
     for l2 in PENALTIES {
         let models: Vec<LinearModel> = (0..FOLDS).map(|fold| learn(Some(fold), l2)).collect();
@@ -109,7 +110,8 @@ fn calibrator(rows: &[&ConfidenceRow]) -> Option<(Calibrator, Vec<(f64, bool)>)>
         }
     }
     let (platt_loss, l2, scores) = best?;
-    // steps fit any shape, a curve needs fewer answers: whichever does better on folds that it has not seen
+    // isotonic regression fits any monotone shape, Platt scaling needs fewer answers: the better
+    // one on held-out folds is used
     let stepped = mapped(&scores, &folds, Isotonic::fit, Map::Isotonic);
     let steps_win = log_loss(&stepped, FLOOR)? < platt_loss;
     let (map, held_out) = if steps_win {
@@ -121,7 +123,8 @@ fn calibrator(rows: &[&ConfidenceRow]) -> Option<(Calibrator, Vec<(f64, bool)>)>
     Some((Calibrator { rows: rows.len(), base_rate, map, model: learn(None, l2) }, held_out))
 }
 
-/// Each fold's scores through a map that was fitted on the others; the others' rate where nothing can be fitted.
+/// Maps each fold's scores with a map fitted on the other folds; uses their base rate where no map
+/// can be fitted.
 fn mapped<T>(
     scores: &[(f64, bool)],
     folds: &[usize],
@@ -141,7 +144,7 @@ fn mapped<T>(
     scores.iter().zip(folds).map(through).collect()
 }
 
-/// The fold of each row: groups in the order in which they appear, each into the fold that has least.
+/// The fold of each row: groups in order of appearance, each into the smallest fold.
 fn folds(rows: &[&ConfidenceRow]) -> Vec<usize> {
     let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
     for row in rows.iter().filter(|row| !row.group.is_empty()) {

@@ -1,4 +1,5 @@
-//! Confidence: how likely an answer is right, from the signals of one pass, learned per specialist from answers whose truth is known.
+//! Confidence: the probability that an answer is correct, from the signals of one pass, fitted per
+//! specialist on answers of known correctness.
 
 mod calibrators;
 mod fit;

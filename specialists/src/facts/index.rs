@@ -1,5 +1,7 @@
-//! Rows found by words: BM25F (Robertson, Zaragoza and Taylor 2004, "Simple BM25 extension to multiple weighted fields") over the tokens of search,
-//! in any language. A document is a row: its cells are one field, the name, description and column names of its table another of less weight.
+//! A full-text index of table rows: BM25F (Robertson, Zaragoza and Taylor 2004, "Simple BM25
+//! extension to multiple weighted fields") over search tokens, for any language. A document is a
+//! row: its cells are one field; the name, description and column names of its table are another
+//! one of lower weight.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
@@ -7,42 +9,42 @@ use std::ops::Range;
 use super::table::FactTable;
 use crate::tokens::tokens;
 
-/// How soon a token that stands more than once says no more, and how far a long field counts less: the usual values.
+/// BM25's saturation `k1` and length normalisation `b`: the usual values.
 const SATURATION: f64 = 1.2;
 const LENGTH: f64 = 0.75;
-/// Weight of what is said of the whole table beside what a row says itself.
+/// Weight of the table's field relative to the row's cells.
 const TABLE_WEIGHT: f64 = 0.3;
 
-/// One row that was found.
+/// One row found.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FoundRow {
-    /// Places in the tables that were indexed, and in its rows.
+    /// Index of the table in the indexed list, and of the row in the table.
     pub table: usize,
     pub row: usize,
-    /// Share of what the question's tokens could weigh at most, in (0, 1).
+    /// Fraction of the maximum score of the question's tokens, in (0, 1).
     pub score: f64,
 }
 
-/// Where a token stands, and how often.
+/// The postings of a token, with counts.
 #[derive(Debug, Clone, Default)]
 struct Postings {
-    /// By the rows' numbers over all tables, ascending.
+    /// By row number over all tables, ascending.
     rows: Vec<(u32, u16)>,
     tables: Vec<(u32, u16)>,
 }
 
-/// Every row of some tables. Memory grows with their cells.
+/// An index of all rows of some tables. Memory grows with their cells.
 #[derive(Debug, Clone, Default)]
 pub struct RowIndex {
     postings: HashMap<String, Postings>,
-    /// The rows of each table, by their numbers over all.
+    /// The rows of each table, as ranges of row numbers over all tables.
     spans: Vec<Range<u32>>,
-    /// What a token counts for in a row's cells, and in what is said of a table: less in a long one.
+    /// Length normalisation of a row's cells, and of a table's field: less than 1 in a long one.
     row_norms: Vec<f32>,
     table_norms: Vec<f32>,
 }
 
-/// How often each token stands.
+/// Counts of each token.
 fn counted<'a>(texts: impl Iterator<Item = &'a str>) -> (HashMap<String, u16>, u32) {
     let (mut counts, mut length) = (HashMap::new(), 0_u32);
     for token in texts.flat_map(tokens) {
@@ -53,7 +55,8 @@ fn counted<'a>(texts: impl Iterator<Item = &'a str>) -> (HashMap<String, u16>, u
     (counts, length)
 }
 
-/// One over the length of each field as a share of the mean one, softened.
+/// The BM25 length normalisation of each field: the inverse of its length relative to the mean
+/// length, smoothed by `b`.
 fn norms(lengths: &[u32]) -> Vec<f32> {
     let mean = lengths.iter().map(|length| f64::from(*length)).sum::<f64>() / lengths.len().max(1) as f64;
     let norm = |length: &u32| 1.0 / (1.0 - LENGTH + LENGTH * f64::from(*length) / mean.max(1.0));
@@ -86,10 +89,12 @@ impl RowIndex {
         index
     }
 
-    /// The `k` rows that fit a text best, best first; of equals those that stand first. A row that shares no token with it is not found.
+    /// The `k` best rows for a text, best first; of equals those with the lower row number. A row
+    /// that shares no token with the text is not returned.
     pub fn search(&self, text: &str, k: usize) -> Vec<FoundRow> {
         let rows = self.row_norms.len();
-        // what every row of a table has for what is said of it, and what rows have above that for what they say
+        // the score that every row of a table gets from the table's field, and what rows get on top
+        // from their own cells
         let (mut of_tables, mut of_rows) = (vec![0.0_f64; self.spans.len()], HashMap::<u32, f64>::new());
         let mut most = 0.0;
         for token in tokens(text).into_iter().collect::<BTreeSet<_>>() {
@@ -116,7 +121,7 @@ impl RowIndex {
         let mut found: Vec<(u32, f64)> =
             of_rows.iter().map(|(row, worth)| (*row, worth + of_tables[self.table_of(*row) as usize])).collect();
         for (span, worth) in self.spans.iter().zip(&of_tables).filter(|(_, worth)| **worth > 0.0) {
-            // the others of a table are all alike: its first ones stand for them
+            // the other rows of a table all have the same score: its first `k` suffice
             found.extend(span.clone().filter(|row| !of_rows.contains_key(row)).take(k).map(|row| (row, *worth)));
         }
         found.sort_by(|(a, one), (b, other)| other.total_cmp(one).then(a.cmp(b)));
@@ -128,7 +133,7 @@ impl RowIndex {
         TABLE_WEIGHT * f64::from(count) * f64::from(self.table_norms[table as usize])
     }
 
-    /// The place of the table that a row stands in.
+    /// The index of the table that holds a row.
     fn table_of(&self, row: u32) -> u32 {
         self.spans.partition_point(|span| span.end <= row) as u32
     }
@@ -204,7 +209,7 @@ mod tests {
             ("столицы", vec![(2, 0), (2, 1)]),
             ("страна", vec![(2, 0), (2, 1)]),
             ("人口", vec![(2, 0), (2, 1)]),
-            // a value goes before what is only said of a table
+            // a match in a cell ranks above a match in a table's description
             ("opponent bears", vec![(1, 2), (1, 0)]),
             ("season москва", vec![(2, 1), (1, 0)]),
         ] {
@@ -221,7 +226,7 @@ mod tests {
         assert_eq!(places(&index, "common rare", 2), [(0, 20), (0, 21)]);
     }
 
-    /// Against the formula, row by row.
+    /// Compares with the formula, row by row.
     #[test]
     fn scores_are_those_of_the_formula() {
         let tables = tables();

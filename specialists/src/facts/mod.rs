@@ -1,4 +1,5 @@
-//! Tables of facts, and the rows of them that fit a question best. Pure: who reads the databases is elsewhere.
+//! Fact tables, and search for the rows that best match a question. Pure: the databases are read
+//! elsewhere.
 
 mod index;
 mod table;

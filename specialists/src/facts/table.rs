@@ -1,9 +1,9 @@
-//! A table as facts are read from it: named columns with kinds, and rows of cells as they were written.
+//! A table of facts: named columns with kinds, and rows of cells as text.
 
 use chrono::{DateTime, NaiveDate};
 use serde::{Deserialize, Serialize};
 
-/// What a column holds.
+/// The kind of values in a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -34,15 +34,15 @@ pub struct Column {
 #[derive(Debug, Clone, PartialEq)]
 pub struct FactTable {
     pub name: String,
-    /// What it is about, in a line.
+    /// One-line description.
     pub caption: String,
     pub columns: Vec<Column>,
     /// `[rows][columns]`, as written.
     pub rows: Vec<Vec<String>>,
 }
 
-/// The kind of a column with these cells: the narrowest that every cell has which holds anything. Numbers are those of JSON, dates those of ISO 8601
-/// and RFC 3339; how a language writes them otherwise is text.
+/// The kind of a column with these cells: the narrowest that fits every non-empty cell. Numbers are
+/// in JSON syntax, dates in ISO 8601 and RFC 3339; locale-specific formats are text.
 pub fn infer<'a>(cells: impl Iterator<Item = &'a str> + Clone) -> Kind {
     let held = cells.map(str::trim).filter(|cell| !cell.is_empty());
     let all = |is: &dyn Fn(&str) -> bool| held.clone().all(is);

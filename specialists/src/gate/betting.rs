@@ -1,30 +1,33 @@
-//! A canary's rewards as they come: a confidence sequence by betting, which may be looked at after every one.
+//! Sequential test of a canary's rewards: a confidence sequence by betting, valid at every sample
+//! size.
 
 use serde::{Deserialize, Serialize};
 
-/// Means that are held against the rewards.
+/// Number of candidate means tested against the rewards.
 const GRID: usize = 200;
-/// A bet's share of what could be lost, at most.
+/// Maximum fraction of the capital that one bet may risk.
 const TRUNCATION: f64 = 0.5;
 
-/// The hedged capital process for the mean of values in [0, 1], with predictable plug-in bets (Waudby-Smith and Ramdas 2024, "Estimating means of
-/// bounded random variables by betting", JRSS B, sections 4.2 and B): a mean is held to be possible until a bet against it has won `1/α`.
+/// The hedged capital process for the mean of values in [0, 1], with predictable plug-in bets
+/// (Waudby-Smith and Ramdas 2024, "Estimating means of bounded random variables by betting", JRSS
+/// B, sections 4.2 and B): a mean is in the confidence set until the capital of a bet against it
+/// reaches `1/α`.
 #[derive(Debug, Clone)]
 pub struct BettingSequence {
     alpha: f64,
     count: u32,
     mean: f64,
-    /// Σ (x − mean so far)², with a quarter to begin with.
+    /// Σ (x − running mean)², with a prior of a quarter.
     squares: f64,
     sum: f64,
-    /// Of every mean of the grid, the logarithm of what bets above and below it have made.
+    /// For every mean of the grid, the log capital of the bets above and below it.
     capital: Vec<(f64, f64)>,
     low: usize,
     high: usize,
 }
 
 impl BettingSequence {
-    /// Errs with probability `alpha` at most, over all time.
+    /// The error probability is at most `alpha`, over all time.
     pub fn new(alpha: f64) -> Self {
         Self { alpha, count: 0, mean: 0.5, squares: 0.25, sum: 0.0, capital: vec![(0.0, 0.0); GRID + 1], low: 0, high: GRID }
     }
@@ -33,16 +36,16 @@ impl BettingSequence {
         self.count
     }
 
-    /// The mean of what came; a half before anything did.
+    /// The mean of the observed values; a half before the first.
     pub fn mean(&self) -> f64 {
         if self.count == 0 { 0.5 } else { self.sum / f64::from(self.count) }
     }
 
-    /// Takes a value in, cut to [0, 1]; one that is no number is taken as 0.
+    /// Observes a value, clamped to [0, 1]; NaN counts as 0.
     pub fn push(&mut self, value: f64) {
         let x = if value.is_nan() { 0.0 } else { value.clamp(0.0, 1.0) };
         let t = f64::from(self.count + 1);
-        // bets are made before the value is seen
+        // bets are placed before the value is observed
         let variance = self.squares / t;
         let bet = (2.0 * (2.0 / self.alpha).ln() / (variance * t * (t + 1.0).ln())).sqrt();
         for (at, (above, below)) in self.capital.iter_mut().enumerate() {
@@ -54,7 +57,7 @@ impl BettingSequence {
         self.sum += x;
         self.mean = (0.5 + self.sum) / (t + 1.0);
         self.squares += (x - self.mean).powi(2);
-        // an interval that has shrunk does not grow again
+        // the interval never widens
         let limit = (2.0 / self.alpha).ln();
         let refuted = |(above, below): &(f64, f64)| above.max(*below) >= limit;
         while self.low < self.high && refuted(&self.capital[self.low]) {
@@ -65,25 +68,26 @@ impl BettingSequence {
         }
     }
 
-    /// Which means are still possible; as wide as the grid's step more on both sides.
+    /// The confidence interval of the mean, widened by one grid step on both sides.
     pub fn interval(&self) -> [f64; 2] {
         [self.low.saturating_sub(1) as f64 / GRID as f64, (self.high + 1).min(GRID) as f64 / GRID as f64]
     }
 }
 
-/// What becomes of a canary.
+/// The state of a canary test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CanaryVerdict {
-    /// Not known yet.
+    /// Undecided so far.
     Open,
     Better,
     Worse,
-    /// As many as may were compared, and nothing was decided: it is retired.
+    /// The maximum number of pairs was compared without a decision: the canary is retired.
     Undecided,
 }
 
-/// A canary against the live one: rewards in [-1, 1] of the two, paired in the order in which they came.
+/// Compares a canary with the active adapter: rewards in [-1, 1] of the two, paired in order of
+/// arrival.
 #[derive(Debug, Clone)]
 pub struct CanaryTrial {
     sequence: BettingSequence,
@@ -94,12 +98,12 @@ pub struct CanaryTrial {
 }
 
 impl CanaryTrial {
-    /// Decides at level `alpha`, after `most` pairs at the latest.
+    /// Decides at level `alpha`, after at most `most` pairs.
     pub fn new(alpha: f64, most: u32) -> Self {
         Self { sequence: BettingSequence::new(alpha), most, canary: Vec::new(), live: Vec::new(), verdict: CanaryVerdict::Open }
     }
 
-    /// Takes a reward of the canary or of the live one.
+    /// Observes a reward of the canary or of the active adapter.
     pub fn push(&mut self, of_canary: bool, reward: f64) -> CanaryVerdict {
         if self.verdict != CanaryVerdict::Open {
             return self.verdict;
@@ -136,12 +140,12 @@ impl CanaryTrial {
         self.verdict
     }
 
-    /// Pairs that were compared.
+    /// Number of pairs compared.
     pub fn pairs(&self) -> u32 {
         self.sequence.count()
     }
 
-    /// The mean difference of rewards that is still possible, in [-2, 2].
+    /// The confidence interval of the mean reward difference, in [-2, 2].
     pub fn interval(&self) -> [f64; 2] {
         self.sequence.interval().map(|x| 4.0 * x - 2.0)
     }

@@ -1,4 +1,5 @@
-//! Paired bootstrap: is the candidate better than the one that is live, on the same questions?
+//! Paired bootstrap: tests whether the candidate is better than the active adapter on the same
+//! questions.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,7 @@ use super::random::SplitMix;
 
 const RESAMPLES: usize = 10_000;
 
-/// One question's scores, and what it shares with others: questions of one template are drawn together.
+/// One question's scores, and its cluster: questions of one template are resampled together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pair {
     pub template: String,
@@ -16,7 +17,7 @@ pub struct Pair {
     pub live: f64,
 }
 
-/// What the comparison says.
+/// The result of the comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Compared {
     pub questions: usize,
@@ -25,18 +26,19 @@ pub struct Compared {
     pub live: f64,
     /// The mean difference.
     pub gain: f64,
-    /// 95 %, of the mean difference.
+    /// The 95 % interval of the mean difference.
     pub interval: [f64; 2],
-    /// The level at which it was asked, one-sided.
+    /// The one-sided significance level.
     pub level: f64,
-    /// The mean difference's lower bound at that level.
+    /// The lower bound of the mean difference at that level.
     pub bound: f64,
-    /// The bound is above 0.
+    /// Whether the bound is above 0.
     pub better: bool,
 }
 
-/// Compares by resampling templates with replacement (Efron 1979; clusters: Davison and Hinkley 1997, section 3.8). The same pairs and seed give
-/// the same verdict; without pairs, and where no two differ, nobody is better.
+/// Compares by resampling templates with replacement (Efron 1979; clusters: Davison and Hinkley
+/// 1997, section 3.8). The same pairs and seed give the same result; without pairs, or when all
+/// differences are equal, the candidate is not better.
 pub fn compare(pairs: &[Pair], level: f64, seed: u64) -> Compared {
     let mean = |value: &dyn Fn(&Pair) -> f64| pairs.iter().map(value).sum::<f64>() / pairs.len().max(1) as f64;
     let mut clusters: BTreeMap<&str, (f64, f64)> = BTreeMap::new();

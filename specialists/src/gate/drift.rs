@@ -1,16 +1,18 @@
-//! The watch over a generation that is live: have its rewards fallen below what was predicted?
+//! Drift monitor of an active generation: detects a fall of its rewards below their prediction.
 
 use serde::{Deserialize, Serialize};
 
-/// How far below its prediction, in standard deviations, a reward may lie on average.
+/// Slack: how far below its prediction, in standard deviations, a reward may be on average.
 const SLACK: f64 = 0.25;
-/// The smallest deviation that residuals are measured in: rewards that never differ would alarm at anything.
+/// Lower bound on the standard deviation of residuals: rewards that never vary would alarm at any
+/// change.
 const LEAST: f64 = 0.05;
-/// Residuals from which the deviation is estimated before anything is judged.
+/// Number of residuals from which the deviation is estimated before the test starts.
 const FIRST: u32 = 20;
 
-/// The one-sided test of Page (1954) and Hinkley (1971): sums up how far rewards lie below what was predicted, less a slack, never below 0; an alarm
-/// where that sum passes a threshold. Residuals are measured in their own standard deviations.
+/// The one-sided test of Page (1954) and Hinkley (1971): accumulates the shortfall of rewards below
+/// their prediction, less a slack, never below 0; an alarm is raised when the sum exceeds a
+/// threshold. Residuals are standardised.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PageHinkley {
     threshold: f64,
@@ -21,21 +23,22 @@ pub struct PageHinkley {
 }
 
 impl PageHinkley {
-    /// Alarms by mistake once in `false_alarm_interval` rewards, on average.
+    /// Raises a false alarm once in `false_alarm_interval` rewards, on average.
     pub fn new(false_alarm_interval: f64) -> Self {
         Self { threshold: threshold(false_alarm_interval), count: 0, mean: 0.0, squares: 0.0, sum: 0.0 }
     }
 
-    /// Takes a reward and what was predicted of it; true is an alarm, after which it begins anew.
+    /// Observes a reward and its prediction; returns true for an alarm, after which the test
+    /// restarts.
     pub fn push(&mut self, predicted: f64, reward: f64) -> bool {
         let residual = reward - predicted;
         if !residual.is_finite() {
             return false;
         }
-        // what is judged is measured by what came before
+        // standardised with the statistics of the earlier residuals
         let deviation = (self.squares / f64::from(self.count.max(2) - 1)).sqrt().max(LEAST);
         let judged = self.count >= FIRST;
-        // Welford's
+        // Welford's algorithm
         self.count += 1;
         let away = residual - self.mean;
         self.mean += away / f64::from(self.count);
@@ -51,14 +54,15 @@ impl PageHinkley {
         false
     }
 
-    /// How far it is from an alarm, in [0, 1].
+    /// The accumulated sum as a fraction of the alarm threshold, in [0, 1].
     pub fn alarm(&self) -> f64 {
         (self.sum / self.threshold).min(1.0)
     }
 }
 
-/// The threshold at which a false alarm comes once in `false_alarm_interval` values of mean 0 and deviation 1, on average: Siegmund's approximation of the
-/// average run length (Siegmund 1985, "Sequential Analysis", equation 10.20), solved for the threshold.
+/// The threshold with one false alarm in `false_alarm_interval` values of mean 0 and deviation 1,
+/// on average: Siegmund's approximation of the average run length (Siegmund 1985, "Sequential
+/// Analysis", equation 10.20), solved for the threshold.
 pub fn threshold(false_alarm_interval: f64) -> f64 {
     let length = |h: f64| {
         let b = 2.0 * SLACK * (h + 1.166);

@@ -1,4 +1,5 @@
-//! Whether a new adapter may speak: statistics for the gate, the canary, and the watch over what is live. Pure: the same numbers, the same verdict.
+//! Statistics that decide whether a new adapter becomes active: the gate, the canary test, and the
+//! drift monitor. Pure and deterministic.
 
 mod betting;
 mod bootstrap;

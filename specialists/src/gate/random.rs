@@ -1,4 +1,4 @@
-//! Random numbers that are the same everywhere: resampling must give one verdict.
+//! Random numbers that are the same on every machine, so that resampling is reproducible.
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 #[derive(Debug, Clone)]

@@ -1,13 +1,14 @@
-//! Which part of the evidence is set aside before training: by template, so that nothing that is tried was learned in other words.
+//! Splits evaluation data before training: by template, so that no held-out item was trained on in
+//! other words.
 
 use sha2::{Digest, Sha256};
 
-/// Of so many parts one is set aside.
+/// One part in this many is held out.
 const PARTS: u64 = 5;
-/// Words of a text that make its template.
+/// Number of words that form a text's template.
 const WORDS: usize = 24;
 
-/// What a text has in common with those made the same way: its first words, without numbers, names and what is quoted.
+/// The template of a text: its first words, without numbers, names and quoted text.
 pub fn template(text: &str) -> String {
     let mut quoted = false;
     let mut words = Vec::new();
@@ -31,7 +32,7 @@ pub fn template(text: &str) -> String {
     words.join(" ")
 }
 
-/// Whether what has this template is set aside: about a fifth is, always the same.
+/// Whether items of this template are held out: about a fifth are, deterministically.
 pub fn held_back(template: &str) -> bool {
     let digest = Sha256::digest(template.as_bytes());
     let mut first = [0; 8];
@@ -39,7 +40,7 @@ pub fn held_back(template: &str) -> bool {
     u64::from_be_bytes(first) % PARTS == 0
 }
 
-/// Evidence in its two parts.
+/// Evaluation data in its two parts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeldBack<T> {
     pub train: Vec<T>,
@@ -47,7 +48,7 @@ pub struct HeldBack<T> {
 }
 
 impl<T> HeldBack<T> {
-    /// Divides evidence by `template_of`.
+    /// Splits items by `template_of`.
     pub fn of(all: impl IntoIterator<Item = T>, template_of: impl Fn(&T) -> String) -> Self {
         let (tried, train) = all.into_iter().partition(|item| held_back(&template_of(item)));
         Self { train, tried }

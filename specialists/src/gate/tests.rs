@@ -19,12 +19,12 @@ fn the_bootstrap_errs_no_more_than_it_says_and_sees_what_is_there() {
     let (wrong, right) = (share(&mut random, 0.6, 0.6), share(&mut random, 0.8, 0.55));
     assert!(wrong <= 8, "{wrong} of 60 where both are the same");
     assert!(right >= 58, "{right} of 60 where one is better");
-    // one try at a smaller level is harder to pass
+    // one test at a smaller level is harder to pass
     let some = pairs(&mut random, 160, 0.7, 0.6);
     let (first, fifth) = (compare(&some, level(0.05, 1), 1), compare(&some, level(0.05, 5), 1));
     assert!(fifth.bound <= first.bound && level(0.05, 3) == 0.0125);
     assert_eq!(compare(&some, 0.05, 9), compare(&some, 0.05, 9));
-    // nothing to go by
+    // no pairs
     assert!(!compare(&[], 0.05, 1).better);
     let same = [Pair { template: "a".into(), candidate: 1.0, live: 1.0 }];
     assert!(!compare(&same, 0.05, 1).better);
@@ -32,7 +32,7 @@ fn the_bootstrap_errs_no_more_than_it_says_and_sees_what_is_there() {
 
 #[test]
 fn a_template_counts_once_however_often_it_is_asked() {
-    // one template won a hundred times is one win
+    // one template won a hundred times counts as one win
     let mut many: Vec<Pair> = (0..100).map(|_| Pair { template: "same".into(), candidate: 1.0, live: 0.0 }).collect();
     many.extend((0..3).map(|at| Pair { template: at.to_string(), candidate: 0.0, live: 1.0 }));
     assert!(!compare(&many, 0.05, 1).better, "{:?}", compare(&many, 0.05, 1));
@@ -90,7 +90,7 @@ fn page_and_hinkley_alarm_as_seldom_as_they_say_and_soon_after_a_fall() {
     };
     let mean = (0..60).map(|_| f64::from(first_alarm(&mut random))).sum::<f64>() / 60.0;
     assert!((length / 2.0..length * 2.5).contains(&mean), "an alarm in {mean}, said {length}");
-    // a fall by one deviation
+    // a fall by one standard deviation
     let mut delays = Vec::new();
     for _ in 0..40 {
         let mut watch = PageHinkley::new(1_000.0);

@@ -5,20 +5,21 @@ use serde::{Deserialize, Serialize};
 use super::minimise::minimise;
 
 const STEPS: usize = 300;
-/// Of the gradient's largest entry, a mean over the examples.
+/// Tolerance on the largest entry of the gradient, a mean over the examples.
 const TOLERANCE: f64 = 1e-6;
 
-/// One example to learn from.
+/// One training example.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Example {
-    /// Pairs of a feature's number and its value; what is not named is 0.
+    /// Pairs of a feature's index and its value; omitted features are 0.
     pub features: Vec<(u32, f32)>,
     pub class: usize,
-    /// How much it counts, above 0.
+    /// Its weight, above 0.
     pub weight: f64,
 }
 
-/// `P(class | x) = softmax(W x + b)`. For two classes, class 1's probability is logistic regression.
+/// `P(class | x) = softmax(W x + b)`. With two classes, class 1's probability is logistic
+/// regression.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LinearModel {
     /// `[classes][features]`
@@ -28,9 +29,10 @@ pub struct LinearModel {
 }
 
 impl LinearModel {
-    /// The model of the highest likelihood less `l2 / 2` times the squared weights (not the bias), both a mean over the examples' weight:
-    /// strictly convex, so that there is one answer. Features outside `0..features` are left out. Classes without examples keep a bias as low as the
-    /// others' examples make it.
+    /// Maximises the likelihood less `l2 / 2` times the squared weights (not the bias), both
+    /// averaged over the examples' weight: strictly convex, so the solution is unique. Features
+    /// outside `0..features` are ignored. Classes without examples keep a bias as low as the other
+    /// classes' examples make it.
     pub fn fit(examples: &[Example], classes: usize, features: usize, l2: f64) -> Self {
         let width = features + 1;
         let total: f64 = examples.iter().map(|example| example.weight).sum::<f64>().max(f64::MIN_POSITIVE);
@@ -76,7 +78,7 @@ impl LinearModel {
         model.is_sound().then_some(model)
     }
 
-    /// Whether shapes agree and every number is finite: asked of a model that was read from a file.
+    /// Whether the shapes agree and every number is finite; checks a model read from a file.
     pub fn is_sound(&self) -> bool {
         let features = self.features();
         self.weights.len() == self.bias.len()
@@ -93,7 +95,7 @@ impl LinearModel {
         self.weights.first().map_or(0, Vec::len)
     }
 
-    /// `W x + b`, one a class.
+    /// `W x + b`, one per class.
     pub fn logits(&self, features: &[(u32, f32)]) -> Vec<f64> {
         let rows = self.weights.iter().zip(&self.bias);
         rows.map(|(row, bias)| {
@@ -103,7 +105,7 @@ impl LinearModel {
         .collect()
     }
 
-    /// One a class; they add up to 1.
+    /// One per class; they sum to 1.
     pub fn probabilities(&self, features: &[(u32, f32)]) -> Vec<f64> {
         let logits = self.logits(features);
         let best = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -112,7 +114,8 @@ impl LinearModel {
         shares.into_iter().map(|share| share / total).collect()
     }
 
-    /// Each weight rounded to `digits` decimal places, for a file that people and version control read.
+    /// Rounds each weight to `digits` decimal places, for a file that users and version control
+    /// read.
     #[must_use]
     pub fn rounded(mut self, digits: i32) -> Self {
         let scale = 10_f32.powi(digits);
@@ -142,7 +145,7 @@ mod tests {
         assert!((LinearModel::fit(&doubled, 2, 0, 0.1).probabilities(&[])[1] - 1.0 / 3.0).abs() < 1e-4);
     }
 
-    /// The gradient at the answer is zero: mean of (p - y) x + l2 w = 0.
+    /// The gradient at the solution is zero: mean of (p - y) x + l2 w = 0.
     #[test]
     fn the_answer_is_a_stationary_point() {
         let mut random = Seeded::new();
@@ -177,7 +180,7 @@ mod tests {
         let model = LinearModel::fit(&examples, 2, 1, 0.01).rounded(3);
         assert!(model.probabilities(&[(0, 1.5)])[1] > 0.8);
         assert!(model.probabilities(&[(0, -1.5)])[1] < 0.2);
-        // a feature that nobody taught it says nothing
+        // a feature without training examples has no weight
         assert_eq!(model.probabilities(&[(0, 1.5), (7, 9.0)]), model.probabilities(&[(0, 1.5)]));
     }
 

@@ -1,17 +1,17 @@
-//! How good probabilities are: pairs of a probability in [0, 1] and whether it happened.
+//! Metrics of probabilities: over pairs of a probability in [0, 1] and whether the event happened.
 
 use serde::Serialize;
 
-/// One bar of a reliability diagram.
+/// One bin of a reliability diagram.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ReliabilityBin {
-    /// Holds probabilities from `from` up to below `to`; the last one holds `to` as well.
+    /// Contains probabilities from `from` up to below `to`; the last bin includes `to`.
     pub from: f64,
     pub to: f64,
     pub count: usize,
     /// The mean probability; `None` when empty.
     pub mean: Option<f64>,
-    /// The share that happened; `None` when empty.
+    /// The fraction that happened; `None` when empty.
     pub rate: Option<f64>,
 }
 
@@ -21,7 +21,7 @@ pub fn reliability(pairs: &[(f64, bool)], bins: usize) -> Vec<ReliabilityBin> {
     // (count, sum of probabilities, happened)
     let mut sums = vec![(0_usize, 0.0, 0_usize); bins];
     for &(p, happened) in pairs {
-        // in [0, bins): the cast cuts off what is below, NaN falls into the first
+        // in [0, bins): the cast clamps negative values, and NaN to the first bin
         let bin = ((p * bins as f64) as usize).min(bins.saturating_sub(1));
         if let Some((count, sum, yes)) = sums.get_mut(bin) {
             *count += 1;
@@ -39,8 +39,9 @@ pub fn reliability(pairs: &[(f64, bool)], bins: usize) -> Vec<ReliabilityBin> {
     sums.into_iter().enumerate().map(bin).collect()
 }
 
-/// Expected calibration error (Naeini et al. 2015, "Obtaining Well Calibrated Probabilities Using Bayesian Binning"): the gap between mean
-/// probability and rate of each of `bins` bins of equal width, a mean over the examples. `None` without any.
+/// Expected calibration error (Naeini et al. 2015, "Obtaining Well Calibrated Probabilities Using
+/// Bayesian Binning"): the gap between mean probability and observed rate in each of `bins` bins of
+/// equal width, averaged over the examples. `None` without any.
 pub fn expected_calibration_error(pairs: &[(f64, bool)], bins: usize) -> Option<f64> {
     let gap = |bin: ReliabilityBin| Some(bin.count as f64 * (bin.mean? - bin.rate?).abs());
     let total: f64 = reliability(pairs, bins).into_iter().filter_map(gap).sum();
@@ -53,21 +54,22 @@ pub fn brier(pairs: &[(f64, bool)]) -> Option<f64> {
     (!pairs.is_empty()).then(|| total / pairs.len() as f64)
 }
 
-/// `1 - brier / brier of always saying base_rate`: above 0 is better than that. `None` when the base rate cannot be beaten.
+/// Brier skill score, `1 - brier / brier of always predicting base_rate`: positive when better than
+/// the base rate. `None` when the base rate cannot be beaten.
 pub fn brier_skill(pairs: &[(f64, bool)], base_rate: f64) -> Option<f64> {
     let constant: Vec<(f64, bool)> = pairs.iter().map(|&(_, happened)| (base_rate, happened)).collect();
     let reference = brier(&constant)?;
     (reference > 0.0).then_some(1.0 - brier(pairs)? / reference)
 }
 
-/// The share that happened; `None` without any.
+/// The fraction that happened; `None` without any.
 pub fn base_rate(pairs: &[(f64, bool)]) -> Option<f64> {
     let happened = pairs.iter().filter(|pair| pair.1).count() as f64;
     (!pairs.is_empty()).then(|| happened / pairs.len() as f64)
 }
 
-/// The area under the ROC curve: how often what happened had the higher score, ties counting half (the Mann-Whitney statistic). `None` without
-/// both kinds, or with a score that is no number.
+/// The area under the ROC curve: how often an event that happened had the higher score, ties
+/// counting half (the Mann-Whitney statistic). `None` without both outcomes, or with a NaN score.
 pub fn auroc(pairs: &[(f64, bool)]) -> Option<f64> {
     let happened = pairs.iter().filter(|pair| pair.1).count();
     let not = pairs.len() - happened;
@@ -77,7 +79,7 @@ pub fn auroc(pairs: &[(f64, bool)]) -> Option<f64> {
     let mut sorted = pairs.to_vec();
     sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
     let (mut below, mut area) = (0.0, 0.0);
-    // 0.0 and -0.0 are one score
+    // 0.0 and -0.0 are the same score
     for ties in sorted.chunk_by(|a, b| a.0 == b.0) {
         let yes = ties.iter().filter(|pair| pair.1).count() as f64;
         let no = ties.len() as f64 - yes;
@@ -87,7 +89,8 @@ pub fn auroc(pairs: &[(f64, bool)]) -> Option<f64> {
     Some(area / (happened as f64 * not as f64))
 }
 
-/// Log score: the mean negative natural logarithm of the probability given to what came, cut at `floor`. `None` without any.
+/// Log score: the mean negative natural logarithm of the probability given to the outcome, clamped
+/// from below to `floor`. `None` without any.
 pub fn log_loss(pairs: &[(f64, bool)], floor: f64) -> Option<f64> {
     let total: f64 = pairs.iter().map(|&(p, happened)| -(if happened { p } else { 1.0 - p }).max(floor).ln()).sum();
     (!pairs.is_empty()).then(|| total / pairs.len() as f64)
@@ -160,7 +163,7 @@ mod tests {
         }
         let ends = reliability(&[(0.0, false), (1.0, true), (0.1, true)], 10);
         assert_eq!((ends[0].count, ends[1].count, ends[9].count), (1, 1, 1));
-        // what is no probability does no harm
+        // an invalid probability does no harm
         assert_eq!(reliability(&[(f64::NAN, true), (7.0, true), (-1.0, true)], 2).iter().map(|bin| bin.count).collect::<Vec<_>>(), [2, 1]);
     }
 
@@ -173,7 +176,7 @@ mod tests {
                 Some(skill) => assert!(skill.abs() < 1e-9),
                 None => assert!(rate == 0.0 || rate == 1.0),
             }
-            // the variance of a coin
+            // the variance of a fair coin
             same(brier(&constant), Some(rate * (1.0 - rate)));
         }
         let perfect = [(1.0, true), (0.0, false)];

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 
 /// Pairs of steps and gradient changes that approximate the curvature.
 const MEMORY: usize = 10;
-/// Share of the promised decrease that a step must bring (Armijo's rule).
+/// Fraction of the predicted decrease that a step must achieve (Armijo's rule).
 const SUFFICIENT: f64 = 1e-4;
 const HALVINGS: u32 = 40;
 
-/// Minimises a smooth function from `start`. `evaluate(at, gradient)` returns the value and writes the gradient. Ends after `steps`, or when the
-/// gradient's largest entry is at most `tolerance`.
+/// Minimises a smooth function from `start`. `evaluate(at, gradient)` returns the value and writes
+/// the gradient. Stops after `steps`, or when the gradient's largest entry is at most `tolerance`.
 pub(crate) fn minimise(start: Vec<f64>, steps: usize, tolerance: f64, mut evaluate: impl FnMut(&[f64], &mut [f64]) -> f64) -> Vec<f64> {
     let mut at = start;
     let mut gradient = vec![0.0; at.len()];
@@ -23,12 +23,12 @@ pub(crate) fn minimise(start: Vec<f64>, steps: usize, tolerance: f64, mut evalua
         let mut direction = descent(&gradient, &history);
         let mut slope = dot(&direction, &gradient);
         if slope >= 0.0 {
-            // rounding has spoilt the curvature: start over from steepest descent
+            // rounding errors have corrupted the curvature: restart from steepest descent
             history.clear();
             direction = gradient.iter().map(|slope| -slope).collect();
             slope = dot(&direction, &gradient);
         }
-        // the first step has no curvature to tell its length
+        // the first step has no curvature to set its length
         let mut length = if history.is_empty() { 1.0 / dot(&direction, &direction).sqrt().max(1.0) } else { 1.0 };
         let mut improved = false;
         for _ in 0..HALVINGS {

@@ -1,6 +1,7 @@
-//! What Nyx learns outside the model's weights: small linear models over features, and maps from scores to probabilities.
+//! Models fitted outside the LLM's weights: small linear models over features, and maps from scores
+//! to probabilities.
 //!
-//! All of it is deterministic: the same examples in the same order give the same model, bit for bit.
+//! Deterministic: the same examples in the same order give the same model, bit for bit.
 
 mod calibration;
 mod linear;

@@ -1,4 +1,5 @@
-//! What the files of learned parts have in common: readable JSON that says what it is, what it was learned from and on which model.
+//! The file format of fitted artifacts: readable JSON with its kind, the data it was fitted on and
+//! the base model.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,35 +11,37 @@ use sha2::{Digest, Sha256};
 
 /// Parameters that a file can hold.
 pub trait LearnedPart: Serialize + DeserializeOwned {
-    /// What the file calls itself and how it is named: `confidence` stands in `confidence.json`.
+    /// The artifact's kind, which is also its file name: `confidence` is stored in
+    /// `confidence.json`.
     const KIND: &'static str;
-    /// Raised whenever older parameters would be misread.
+    /// Incremented whenever older parameters would be misread.
     const VERSION: u32;
 
-    /// What the types alone cannot refuse.
+    /// Checks what the types alone cannot enforce.
     ///
     /// # Errors
-    /// Names the key below `parameters`, its value and what would be right.
+    /// Names the key below `parameters`, its value and the expected value.
     fn check(&self) -> Result<(), String>;
 }
 
-/// What a part was learned from.
+/// The data that an artifact was fitted on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainedOn {
-    /// Examples of each kind.
+    /// Number of examples of each kind.
     pub counts: BTreeMap<String, u64>,
     /// SHA-256 (hex) over the examples in their order.
     pub digest: String,
 }
 
 impl TrainedOn {
-    /// From pairs of a kind and whatever tells the example from all others (its id, or its text), in the order of learning.
+    /// From pairs of a kind and a unique key of the example (its id, or its text), in training
+    /// order.
     pub fn of<'a>(examples: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let (mut counts, mut digest) = (BTreeMap::<String, u64>::new(), Sha256::new());
         for (kind, example) in examples {
             *counts.entry(kind.to_owned()).or_default() += 1;
-            // lengths first: no two lists write the same bytes
+            // each string is preceded by its length: no two lists hash the same bytes
             for text in [kind, example] {
                 digest.update((text.len() as u64).to_le_bytes());
                 digest.update(text);
@@ -48,20 +51,20 @@ impl TrainedOn {
     }
 }
 
-/// A learned part's file.
+/// The file of a fitted artifact.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LearnedFile<T> {
     pub kind: String,
     pub version: u32,
     pub trained_on: TrainedOn,
-    /// The base model whose scores it read; absent where it reads none.
+    /// The base model whose scores it uses; absent where it uses none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_sha256: Option<String>,
     pub parameters: T,
 }
 
-/// Of any part's file, to tell a wrong file from a broken one.
+/// The header of any artifact's file, to tell a wrong file from a broken one.
 #[derive(Deserialize)]
 struct Head {
     kind: String,
@@ -73,10 +76,10 @@ impl<T: LearnedPart> LearnedFile<T> {
         Self { kind: T::KIND.to_owned(), version: T::VERSION, trained_on, base_sha256, parameters }
     }
 
-    /// Reads and checks a file's text.
+    /// Parses and validates a file's text.
     ///
     /// # Errors
-    /// Names the key, its value and what would be right.
+    /// Names the key, its value and the expected value.
     pub fn parse(text: &str) -> Result<Self, String> {
         let Head { kind, version } = at_path(text)?;
         if kind != T::KIND {
@@ -95,10 +98,10 @@ impl<T: LearnedPart> LearnedFile<T> {
         Ok(file)
     }
 
-    /// The file's text, a list of numbers a line.
+    /// The file's text, with one list of numbers per line.
     ///
     /// # Errors
-    /// When the parameters are no JSON, such as a map with keys that are no text.
+    /// When the parameters cannot be written as JSON, such as a map with keys that are not strings.
     pub fn write(&self) -> Result<String, serde_json::Error> {
         let mut bytes = Vec::new();
         self.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, Rows::default()))?;
@@ -107,7 +110,7 @@ impl<T: LearnedPart> LearnedFile<T> {
     }
 }
 
-/// The id of a learned part: SHA-256 of its file's bytes, in hex.
+/// The id of a fitted artifact: SHA-256 of its file's bytes, in hex.
 pub fn learned_id(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
@@ -122,7 +125,7 @@ fn at_path<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     Ok(value)
 }
 
-/// A line a key and a list; lists within lists on lines of their own.
+/// One line per key and list; nested lists on lines of their own.
 #[derive(Default)]
 struct Rows {
     depth: usize,
@@ -236,7 +239,7 @@ mod tests {
         }
         assert!(LearnedFile::<Rates>::parse("").unwrap_err().contains("EOF"));
         assert!(LearnedFile::<Rates>::parse(&format!("{text}{{}}")).unwrap_err().contains("trailing"));
-        // every beginning of a file is refused, none panics
+        // every truncated file is rejected, none panics
         for end in 0..text.trim_end().len() {
             assert!(LearnedFile::<Rates>::parse(&text[..end]).is_err());
         }

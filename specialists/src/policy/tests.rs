@@ -62,7 +62,8 @@ fn the_shipped_ones_parse_under_the_name_of_their_file() {
         let policy = SpecialistPolicy::parse(file, text).unwrap();
         assert_eq!(file, format!("{}.toml", policy.name));
         assert!(policy.adapter.is_none() && policy.replica.is_none());
-        // The master reads every purpose, and a small model every prompt: at most about 60 tokens.
+        // The master model reads every purpose, and a small model every prompt: at most about 60
+        // tokens.
         assert!(policy.purpose.split_whitespace().count() <= 16, "{}", policy.purpose);
         assert!(policy.fixed_prompt().split_whitespace().count() <= 45, "{}", policy.fixed_prompt());
         assert!((10..=14).contains(&policy.examples.len()) && policy.routed_by() == policy.examples, "{:?}", policy.examples);

@@ -1,7 +1,8 @@
-//! Bringing several lists together, and keeping the result from saying one thing twice.
+//! Fuses ranked lists, and diversifies the result.
 
-/// Reciprocal rank fusion (Cormack, Clarke and Büttcher 2009): each of `count` items gets `weight / (offset + rank)` from every list that has it,
-/// ranks from 1. Lists hold items' numbers, best first; numbers outside are passed over.
+/// Reciprocal rank fusion (Cormack, Clarke and Büttcher 2009): each of `count` items gets `weight /
+/// (offset + rank)` from every list that contains it, ranks from 1. Lists hold item indices, best
+/// first; indices out of range are ignored.
 pub fn reciprocal_ranks(count: usize, lists: &[(f64, &[usize])], offset: f64) -> Vec<f64> {
     let mut fused = vec![0.0; count];
     for (weight, list) in lists {
@@ -14,9 +15,10 @@ pub fn reciprocal_ranks(count: usize, lists: &[(f64, &[usize])], offset: f64) ->
     fused
 }
 
-/// Maximal marginal relevance (Carbonell and Goldstein 1998): up to `k` items, one after the other the one with the highest
-/// `lambda * score - (1 - lambda) * (largest cosine with those already chosen)`. Scores in [0, 1]; unit vectors, and an item without one is like
-/// no other. `lambda` 1 is the order of the scores; of equals the first comes first.
+/// Maximal marginal relevance (Carbonell and Goldstein 1998): up to `k` items, each the one with
+/// the highest `lambda * score - (1 - lambda) * (largest cosine with those already chosen)`. Scores
+/// in [0, 1]; unit vectors; an item without one is similar to no other. `lambda` 1 is the order of
+/// the scores; of equals the first comes first.
 pub fn diverse(scores: &[f64], vectors: &[Option<&[f32]>], k: usize, lambda: f64) -> Vec<usize> {
     let mut rest: Vec<usize> = (0..scores.len()).collect();
     rest.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
@@ -42,7 +44,7 @@ pub fn diverse(scores: &[f64], vectors: &[Option<&[f32]>], k: usize, lambda: f64
     chosen
 }
 
-/// Of unit vectors.
+/// For unit vectors.
 pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
 }

@@ -1,4 +1,4 @@
-//! Recall: bringing lists of remembered turns together, and keeping the result from saying one thing twice. Pure and synchronous.
+//! Recall: fuses lists of remembered turns, and diversifies the result. Pure and synchronous.
 
 mod fusion;
 

@@ -1,4 +1,4 @@
-//! The policy's file.
+//! The safety policy's file.
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -49,18 +49,18 @@ enum Reads {
 }
 
 impl SafetyPolicy {
-    /// Parses and validates a file; `origin` names it in errors. Unknown keys are refused.
+    /// Parses and validates a file; `origin` names it in errors. Unknown keys are rejected.
     ///
     /// # Errors
-    /// [`SpecialistError::BadFile`] naming what is wrong and what would be right.
+    /// [`SpecialistError::BadFile`] naming the invalid value and the expected one.
     pub fn parse(origin: &str, text: &str) -> Result<Self, SpecialistError> {
         parse(text).map_err(|reason| SpecialistError::BadFile { origin: origin.into(), reason })
     }
 
-    /// The policy inside the binary.
+    /// The policy embedded in the binary.
     ///
     /// # Errors
-    /// As [`parse`](Self::parse); a test holds that there are none.
+    /// As [`parse`](Self::parse); a test ensures that there are none.
     pub fn shipped() -> Result<Self, SpecialistError> {
         Self::parse("config/safety.toml", SHIPPED_SAFETY)
     }

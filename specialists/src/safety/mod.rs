@@ -1,11 +1,14 @@
-//! Screening for crises and harm, before and after an answer is made, by the rules of a policy file (`config/safety.toml`).
+//! Screens questions and answers for crises and harm, by the rules of a policy file
+//! (`config/safety.toml`).
 //!
-//! A rule is a list of phrases with word boundaries; exceptions take idioms back out (`this deadline is killing me`), and a rule may be told to
-//! pass over what is denied (`I would never hurt him`). Texts are brought to a plain form first: case, accents, look-alike letters, zero-width
-//! characters, digits for letters, letters with spaces between them. What is found says which rule found it.
+//! A rule is a list of phrases with word boundaries; exceptions exclude idioms (`this deadline is
+//! killing me`), and a rule may be set to ignore negated phrases (`I would never hurt him`). Texts
+//! are normalised first: case, accents, look-alike letters, zero-width characters, digits for
+//! letters, letters separated by spaces. A finding names the rule that matched.
 //!
-//! Phrases cannot know what is meant: the shipped ones are chosen to leave ordinary talk alone, and to send a person in need to Eleos rather than
-//! miss them. The table of examples in this module's tests shows what they do.
+//! Phrases cannot determine the intent: the built-in ones are chosen to ignore ordinary
+//! conversation, and to route a user in a crisis to Eleos rather than miss them. The table of
+//! examples in this module's tests shows their effect.
 
 mod file;
 mod normal;

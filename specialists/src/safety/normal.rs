@@ -1,22 +1,25 @@
-//! Words as screening reads them: however they are spelt, spaced, decorated or disguised.
+//! Normalises words for screening, however they are spelt, spaced, decorated or disguised.
 
 use std::ops::Range;
 
-/// A word in its plain form, and where it stands in the text as it was written.
+/// A normalised word, and its position in the original text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Token {
     pub(super) span: Range<usize>,
-    /// Lower case, ASCII where there is an ASCII letter that looks alike.
+    /// Lower case, with look-alike letters replaced by ASCII.
     pub(super) plain: String,
-    /// The same with every run of a letter taken as one, where a letter stands three times in a row (`killll`).
+    /// The same with every run of a letter collapsed to one, if a letter occurs three times in a
+    /// row (`killll`).
     pub(super) squeezed: Option<String>,
-    /// A sentence or a clause ends before it.
+    /// Whether a sentence or a clause ends before it.
     pub(super) begins_clause: bool,
     pub(super) begins_sentence: bool,
 }
 
-/// A character in its plain form: case, accents, full width and the commonest letters of other alphabets that look like Latin ones
-/// (a small part of Unicode's confusables, UTS 39). `None` is no part of a word and does not end one (zero-width characters, combining marks).
+/// Normalises a character: case, accents, full width and the most common letters of other alphabets
+/// that look like Latin ones (a small subset of Unicode's confusables, UTS 39). `None` is a
+/// character that is not part of a word and does not end one (zero-width characters, combining
+/// marks).
 fn plain(c: char) -> Option<char> {
     Some(match c {
         '\u{200B}'..='\u{200F}' | '\u{2060}' | '\u{FEFF}' | '\u{00AD}' | '\u{0300}'..='\u{036F}' | '\u{FE00}'..='\u{FE0F}' => return None,
@@ -51,7 +54,7 @@ fn plain(c: char) -> Option<char> {
     })
 }
 
-/// A digit or sign that stands for a letter inside a word (`su1c1de`, `k!ll`).
+/// The letter that a digit or sign replaces inside a word (`su1c1de`, `k!ll`).
 fn unmasked(c: char) -> char {
     match c {
         '0' => 'o',
@@ -64,8 +67,8 @@ fn unmasked(c: char) -> char {
     }
 }
 
-/// The words of a text. Contractions with `not` are written out (`don't` is `do`, `not`); letters that stand alone one after the other are one word
-/// (`k i l l`, `k.i.l.l`).
+/// The words of a text. Contractions with `not` are expanded (`don't` is `do`, `not`); consecutive
+/// single letters are joined to one word (`k i l l`, `k.i.l.l`).
 pub(super) fn tokens(text: &str) -> Vec<Token> {
     let mut raw = split(text);
     raw = join_spelt(raw);
@@ -103,7 +106,7 @@ fn split(text: &str) -> Vec<Raw> {
             word.span.end = end;
         } else {
             raw.extend(current.take());
-            // "k.i.l.l": a stop with a letter right behind it ends no sentence
+            // "k.i.l.l": a full stop directly followed by a letter ends no sentence
             sentence |= matches!(c, '\n' | '!' | '?') || (c == '.' && !next_joins(&mut chars));
             clause |= sentence || matches!(c, ',' | ';' | ':');
         }
@@ -112,7 +115,8 @@ fn split(text: &str) -> Vec<Raw> {
     raw
 }
 
-/// Three or more single letters in a row are the letters of one word, but for `a` and `i`, which are words when they begin it.
+/// Joins three or more consecutive single letters to one word, except a leading `a` or `i`, which
+/// are words themselves.
 fn join_spelt(raw: Vec<Raw>) -> Vec<Raw> {
     let mut joined: Vec<Raw> = Vec::with_capacity(raw.len());
     let mut run: Vec<Raw> = Vec::new();
@@ -178,7 +182,7 @@ fn finish(word: Raw) -> Vec<Token> {
         negated = true;
     }
     if let Some((stem, ending)) = text.split_once('\'') {
-        // "i'm", "he'll", "they're": the verb is a word of its own, the possessive is none
+        // "i'm", "he'll", "they're": the verb is a word of its own, the possessive is not
         let verb = match ending {
             "m" => Some("am"),
             "re" => Some("are"),
@@ -208,13 +212,13 @@ fn finish(word: Raw) -> Vec<Token> {
         .collect()
 }
 
-/// Every run of a letter as one letter, where one stands three times in a row.
+/// Collapses every run of a letter to one letter, if one occurs three times in a row.
 fn squeeze(word: &str) -> Option<String> {
     let letters: Vec<char> = word.chars().collect();
     letters.windows(3).any(|three| three[0] == three[1] && three[1] == three[2]).then(|| single(word))
 }
 
-/// Every run of a letter as one letter.
+/// Collapses every run of a letter to one letter.
 pub(super) fn single(word: &str) -> String {
     let mut last = None;
     word.chars().filter(|c| last.replace(*c) != Some(*c)).collect()

@@ -1,12 +1,12 @@
-//! Phrases to look for.
+//! Phrase patterns.
 
 use super::normal::{Token, single, tokens};
 
-/// Words that a gap (`..`) may stand for at most.
+/// Maximum number of words that a gap (`..`) matches.
 const GAP: usize = 3;
 
-/// A phrase: words one after the other, each with its alternatives (`kill|hurt`); a `*` at a word's end takes any ending, and `..` up to three
-/// words of any kind.
+/// A phrase: a sequence of words, each with its alternatives (`kill|hurt`); a `*` at a word's end
+/// matches any ending, and `..` up to three arbitrary words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pattern(Vec<Element>);
 
@@ -23,21 +23,21 @@ struct Alternative {
     any_ending: bool,
 }
 
-/// How a pattern stands at a place of a text.
+/// The result of matching a pattern at a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Match {
-    /// It ends before this token.
+    /// The match ends before this token.
     Whole(usize),
-    /// The text ends before it does, and so far it fits.
+    /// The text ends before the pattern does, and matches so far.
     Begun,
     No,
 }
 
 impl Pattern {
-    /// Reads a phrase.
+    /// Parses a phrase.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// A description of the invalid part.
     pub(super) fn parse(phrase: &str) -> Result<Self, String> {
         let mut elements = Vec::new();
         for part in phrase.split_whitespace() {
@@ -69,12 +69,12 @@ impl Pattern {
         Ok(Self(elements))
     }
 
-    /// Tokens that it may stand for at most.
+    /// Maximum number of tokens that it matches.
     pub(super) fn longest(&self) -> usize {
         self.0.iter().map(|element| if matches!(element, Element::Gap) { GAP } else { 1 }).sum()
     }
 
-    /// Tries it where `tokens` begins. `growing` says that the last token may yet become longer.
+    /// Matches it at the start of `tokens`. `growing` means that the last token may be incomplete.
     pub(super) fn at(&self, tokens: &[Token], growing: bool) -> Match {
         match_from(&self.0, tokens, 0, growing)
     }
@@ -90,7 +90,7 @@ impl Alternative {
         same(&token.plain, &self.word) || token.squeezed.as_ref().is_some_and(|squeezed| same(squeezed, &self.single))
     }
 
-    /// Whether a token that is not complete yet may become it.
+    /// Whether an incomplete token may still become it.
     fn may_become(&self, token: &Token) -> bool {
         self.word.starts_with(&token.plain) || self.is(token) || self.single.starts_with(&single(&token.plain))
     }
@@ -104,7 +104,7 @@ fn match_from(elements: &[Element], tokens: &[Token], at: usize, growing: bool) 
             let last = growing && at + 1 == tokens.len();
             if alternatives.iter().any(|word| word.is(token)) {
                 match match_from(rest, tokens, at + 1, growing) {
-                    // "die" may yet become "diet"
+                    // "die" may still become "diet"
                     Match::Whole(_) if last => Match::Begun,
                     found => found,
                 }
@@ -117,7 +117,7 @@ fn match_from(elements: &[Element], tokens: &[Token], at: usize, growing: bool) 
         Element::Gap => {
             let mut begun = Match::No;
             for skipped in 0..=GAP {
-                // a gap does not reach into the next sentence
+                // a gap does not cross a sentence boundary
                 if skipped > 0 && tokens.get(at + skipped - 1).is_some_and(|token| token.begins_clause) {
                     break;
                 }

@@ -1,32 +1,32 @@
-//! The policy: categories, rules, and what they find in a text.
+//! The policy: categories, rules, and their findings in a text.
 
 use serde::{Deserialize, Serialize};
 
 use super::normal::{Token, tokens};
 use super::pattern::{Match, Pattern};
 
-/// The shipped policy.
+/// The built-in policy.
 pub const SHIPPED_SAFETY: &str = include_str!("../../../config/safety.toml");
 
-/// Words before a phrase in which a denial counts.
+/// Number of words before a phrase within which a negation counts.
 pub(super) const DENIAL_WORDS: usize = 3;
-/// Words around a phrase in which an exception counts.
+/// Number of words around a phrase within which an exception counts.
 pub(super) const EXCEPTION_WORDS: usize = 5;
 pub(super) const DENIALS: [&str; 8] = ["not", "never", "no", "without", "nobody", "nor", "neither", "refuse"];
 
-/// What is done when a rule finds something.
+/// The action when a rule matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// The answer goes out; what the category says is added at its end.
+    /// The answer is sent; the category's text is appended.
     Warn,
-    /// Nothing is answered but what the category says.
+    /// The category's text is sent instead of an answer.
     Refuse,
-    /// Eleos answers, and what the category says comes first.
+    /// Eleos answers, and the category's text is sent first.
     Support,
 }
 
-/// Which text a rule reads.
+/// The text that a rule applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
@@ -34,21 +34,21 @@ pub enum Side {
     Answer,
 }
 
-/// What a rule found.
+/// A match of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     pub category: String,
     pub action: Action,
-    /// 1 to 3; the gravest finding decides.
+    /// 1 to 3; the most severe finding decides.
     pub severity: u8,
     /// The rule's id.
     pub rule: String,
-    /// Where it was found.
+    /// The side on which it was found.
     #[serde(rename = "where")]
     pub side: Side,
 }
 
-/// What screening found, for the record.
+/// The findings of a screening, for the record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SafetyReport {
     /// SHA-256 of the policy file.
@@ -76,18 +76,18 @@ pub(super) struct Rule {
     pub(super) unless_denied: bool,
 }
 
-/// A policy, ready to screen.
+/// A compiled policy.
 #[derive(Debug, Clone)]
 pub struct SafetyPolicy {
     pub(super) id: String,
     pub(super) support_specialist: Option<String>,
     pub(super) categories: Vec<Category>,
     pub(super) rules: Vec<Rule>,
-    /// Tokens that have to be held back at most, so that a phrase is whole before it leaves.
+    /// Maximum number of tokens to buffer, so that a phrase is complete before any of it is sent.
     pub(super) longest: usize,
 }
 
-/// A rule's phrase in a text.
+/// A match of a rule's phrase in a text.
 pub(super) struct Hit {
     pub(super) rule: usize,
     /// The token at which it begins.
@@ -100,17 +100,19 @@ impl SafetyPolicy {
         &self.id
     }
 
-    /// The specialist that questions of a category with `reroute` go to; `None`: they are routed like any other.
+    /// The specialist that answers questions of a category with `reroute`; `None`: they are routed
+    /// normally.
     pub fn support_specialist(&self) -> Option<&str> {
         self.support_specialist.as_deref()
     }
 
-    /// Words of an answer that are held back at most while it is made: the longest phrase with the words after it that may excuse it.
+    /// Maximum number of words of an answer that are buffered during generation: the longest phrase
+    /// with the following words that may excuse it.
     pub fn hold_back(&self) -> usize {
         self.longest
     }
 
-    /// Everything the rules find in a text, the gravest first.
+    /// All findings in a text, the most severe first.
     pub fn screen(&self, text: &str, side: Side) -> Vec<Finding> {
         let tokens = tokens(text);
         let mut found: Vec<Finding> = Vec::new();
@@ -126,12 +128,14 @@ impl SafetyPolicy {
         found
     }
 
-    /// What is said for a finding: first, instead or at the end, as its action has it.
+    /// The text for a finding; its action determines whether it is sent first, instead or at the
+    /// end.
     pub fn text_of(&self, finding: &Finding) -> &str {
         self.categories.iter().find(|category| category.name == finding.category).map_or("", |category| category.text.as_str())
     }
 
-    /// Whether a question with this finding goes to Eleos, whoever was to answer.
+    /// Whether a question with this finding is rerouted to the support specialist, whichever
+    /// specialist was chosen.
     pub fn reroutes(&self, finding: &Finding) -> bool {
         finding.side == Side::Question && self.categories.iter().any(|category| category.name == finding.category && category.reroute)
     }
@@ -142,7 +146,7 @@ impl SafetyPolicy {
         Finding { category: category.name.clone(), action: category.action, severity: category.severity, rule: rule.id.clone(), side }
     }
 
-    /// What begins at a token and counts.
+    /// The matches that begin at a token and are not excused.
     pub(super) fn hits_at(&self, tokens: &[Token], start: usize, side: Side) -> Vec<Hit> {
         let mut hits = Vec::new();
         for (index, rule) in self.rules.iter().enumerate() {
@@ -171,9 +175,9 @@ impl Rule {
         }
     }
 
-    /// An exception overlaps the phrase, or stands close to it, or the phrase is denied.
+    /// Whether an exception overlaps or is close to the phrase, or the phrase is negated.
     pub(super) fn excused(&self, tokens: &[Token], start: usize, end: usize) -> bool {
-        // in the same sentence: what is said after it takes nothing back
+        // exceptions count only within the sentence of the phrase
         let sentence = (0..=start).rev().find(|at| tokens[*at].begins_sentence).unwrap_or(0);
         let next = (end..tokens.len()).find(|at| tokens[*at].begins_sentence).unwrap_or(tokens.len());
         let from = start.saturating_sub(EXCEPTION_WORDS).max(sentence);
@@ -186,7 +190,7 @@ impl Rule {
         if !self.unless_denied {
             return false;
         }
-        // in the same clause, not before it
+        // negations count only within the clause of the phrase
         let clause = (0..=start).rev().find(|at| tokens[*at].begins_clause).unwrap_or(0);
         let before = start.saturating_sub(DENIAL_WORDS).max(clause);
         tokens[before..start].iter().any(|token| DENIALS.contains(&token.plain.as_str()))

@@ -1,4 +1,4 @@
-//! Screening an answer while it is made.
+//! Screens an answer during generation.
 
 use std::sync::Arc;
 
@@ -6,20 +6,22 @@ use super::normal::{Token, tokens};
 use super::pattern::Match;
 use super::policy::{Action, DENIAL_WORDS, EXCEPTION_WORDS, Finding, SafetyPolicy, Side};
 
-/// What may go out now.
+/// The output of one step of the screening.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Released {
     pub text: String,
-    /// Something was found that the answer must not go on from: what follows is never to be sent.
+    /// A finding that stops the answer: the following text must not be sent.
     pub stopped: Option<Finding>,
 }
 
-/// Follows one answer. Text is held back from where a phrase may have begun until it is clear that it has not, never more than the longest phrase
-/// (with the words after it that may excuse it), so that no part of what is stopped has left before.
+/// The screening of one answer. Text is buffered from where a phrase may begin until the phrase is
+/// ruled out, at most the longest phrase (with the following words that may excuse it), so that no
+/// part of a stopped phrase is sent.
 #[derive(Debug)]
 pub struct Screening {
     policy: Arc<SafetyPolicy>,
-    /// The end of what was released (for what must be read before a phrase), then all that is held back.
+    /// The tail of the released text (context for the words before a phrase), then all buffered
+    /// text.
     text: String,
     /// Bytes of `text` that have been released.
     released: usize,
@@ -28,7 +30,7 @@ pub struct Screening {
 }
 
 impl SafetyPolicy {
-    /// Screens an answer while it is made.
+    /// Screens an answer during generation.
     pub fn follow(self: std::sync::Arc<Self>) -> Screening {
         Screening::new(self)
     }
@@ -39,23 +41,23 @@ impl Screening {
         Self { policy, text: String::new(), released: 0, findings: Vec::new(), stopped: false }
     }
 
-    /// What was found so far.
+    /// The findings so far.
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
 
-    /// Whether some of the text has not been released yet.
+    /// Whether some of the text is still buffered.
     pub fn holds_back(&self) -> bool {
         self.released < self.text.len()
     }
 
-    /// Takes more text.
+    /// Adds generated text.
     pub fn push(&mut self, more: &str) -> Released {
         self.text.push_str(more);
         self.advance(true)
     }
 
-    /// The answer is complete: what was held back, unless it is stopped.
+    /// Ends the answer: releases the buffered text, unless the answer is stopped.
     pub fn finish(&mut self) -> Released {
         self.advance(false)
     }
@@ -96,10 +98,10 @@ impl Screening {
         Released { text, stopped: None }
     }
 
-    /// Whether a phrase may stand here that is not complete, or that the next words may excuse.
+    /// Whether a phrase may begin here that is incomplete, or that the next words may excuse.
     fn may_begin(&self, tokens: &[Token], start: usize) -> bool {
         let here = &tokens[start..];
-        // letters that stand alone may be the beginning of a word that is spelt out
+        // single letters may begin a word written with spaces
         if here.len() <= 3 && here.iter().all(|token| token.plain.chars().count() == 1) {
             return true;
         }
@@ -113,7 +115,7 @@ impl Screening {
         })
     }
 
-    /// Drops what is too far back to matter.
+    /// Drops released text that is no longer needed as context.
     fn forget(&mut self, tokens: &[Token]) {
         let keep = EXCEPTION_WORDS.max(DENIAL_WORDS) + 1;
         let behind = tokens.iter().filter(|token| token.span.end <= self.released).count();

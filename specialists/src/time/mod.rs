@@ -1,6 +1,7 @@
-//! Time: whether to answer in full, short or later, by the pace that was measured; and how long ago something was.
+//! Time: decides from the measured pace whether to answer in full, short or later; and words
+//! elapsed time.
 //!
-//! Nothing here reads a clock: the present comes in with every call.
+//! Nothing here reads a clock: the current time is an argument of every call.
 
 mod plan;
 #[cfg(test)]
@@ -10,7 +11,8 @@ use chrono::{DateTime, Utc};
 
 pub use plan::{AnswerMode, LatencyEstimate, Measured, Pace, Plan, PlanRequest, Quality, plan};
 
-/// How long ago, in words for a prompt: `just now`, `5 minutes ago`, `3 days ago`, `in 2 weeks`. Rounded down.
+/// Elapsed time in words for a prompt: `just now`, `5 minutes ago`, `3 days ago`, `in 2 weeks`.
+/// Rounded down.
 pub fn age_in_words(now: DateTime<Utc>, at: DateTime<Utc>) -> String {
     let seconds = (now - at).num_seconds();
     let (count, unit) = match seconds.unsigned_abs() {

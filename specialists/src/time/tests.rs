@@ -29,12 +29,12 @@ fn pace() -> Pace {
 
 #[test]
 fn the_course_follows_the_time_that_there_is() {
-    // the first token after 200 ms, all of it after 2180 ms, a third after 840 ms
+    // the first token after 200 ms, all of them after 2180 ms, a third after 840 ms
     let mode = |remaining_ms: f64| plan(&prospect(remaining_ms), pace()).chosen.mode;
     assert_eq!(mode(60_000.0), AnswerMode::Full);
     assert_eq!(mode(2_000.0), AnswerMode::Short);
     assert_eq!(mode(1_000.0), AnswerMode::Short);
-    // not even the first token: of equals the first
+    // not even the first token in time: of equals the first
     assert_eq!(mode(150.0), AnswerMode::Full);
     let deferring = |remaining_ms: f64| plan(&PlanRequest { may_defer: true, ..prospect(remaining_ms) }, pace()).chosen.mode;
     assert_eq!(deferring(60_000.0), AnswerMode::Full);

@@ -1,15 +1,15 @@
-//! One check, and how it went.
+//! One check and its result.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// How a check went.
+/// Result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Health {
     Ok,
-    /// Nyx starts, but something will be worse than it could be.
+    /// Nyx starts, with a degraded function.
     Warning,
     /// Nyx does not start.
     Error,
@@ -25,13 +25,13 @@ impl fmt::Display for Health {
     }
 }
 
-/// One thing that was looked at.
+/// One checked item.
 #[derive(Debug, Serialize)]
 pub(super) struct Check {
     pub(super) name: &'static str,
     pub(super) status: Health,
     pub(super) found: String,
-    /// What to do about it.
+    /// How to fix it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) advice: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! The GPUs of this machine, whether or not `pool.replicas` names them.
+//! The GPUs of this machine, whether or not `pool.replicas` lists them.
 
 use nyx_engine::device::{CudaDevice, WITH_CUDA, cuda_devices};
 
@@ -6,7 +6,7 @@ use super::check::Check;
 
 const NAME: &str = "gpu";
 
-/// One check a GPU found, or one that says why there is none.
+/// One check per GPU found, or one that states why there is none.
 pub(super) fn devices() -> Vec<Check> {
     if !WITH_CUDA {
         return vec![Check::ok(NAME, "built without CUDA")];
@@ -19,12 +19,12 @@ pub(super) fn devices() -> Vec<Check> {
 
 fn told(found: &[CudaDevice]) -> Vec<Check> {
     if found.is_empty() {
-        return vec![Check::ok(NAME, "built with CUDA, there is no device")];
+        return vec![Check::ok(NAME, "built with CUDA, no device found")];
     }
     found.iter().map(|device| Check::ok(NAME, device.to_string())).collect()
 }
 
-/// What to do about a device of `pool.replicas` that does not open.
+/// How to fix a device of `pool.replicas` that does not open.
 pub(super) fn advice(name: &str) -> &'static str {
     if name.starts_with("cuda") && !WITH_CUDA {
         "build with `cargo build --release --features cuda`, or set pool.replicas to [[\"cpu\"]]"

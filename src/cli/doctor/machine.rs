@@ -1,4 +1,4 @@
-//! What this machine has: models, Python, devices, disk, the port.
+//! Checks of this machine: models, Python, devices, disk and port.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ use crate::http;
 use crate::models::{self, ModelError, ModelSource};
 use crate::settings::Settings;
 
-/// Below this the database soon cannot be written.
+/// Bytes below which the database will soon fail to write.
 const LEAST_DISK: u64 = 200 << 20;
 const LITTLE_DISK: u64 = 2 << 30;
 
-/// Both models: there, with the right digest, and readable.
+/// Both models: present, with the right digest, and readable.
 pub(super) fn models(settings: &Settings) -> Vec<Check> {
     let models = &settings.models;
     vec![
@@ -50,11 +50,11 @@ fn model(
             Err(reason) => Check::error(name, reason, "choose another model, or remove this one and run `nyx fetch`"),
         },
         Err(error @ (ModelError::Missing { .. } | ModelError::Damaged { .. })) => Check::error(name, error.to_string(), "run `nyx fetch`"),
-        Err(error) => Check::error(name, error.to_string(), "set models.base and models.embedder to models that are there"),
+        Err(error) => Check::error(name, error.to_string(), "set models.base and models.embedder to existing models"),
     }
 }
 
-/// Only fetching needs it.
+/// Python is needed only to fetch models.
 pub(super) fn python(settings: &Settings, have_models: bool) -> Check {
     let wanted = [&settings.models.base, &settings.models.embedder].iter().any(|source| source.starts_with("pip:"));
     match models::python() {
@@ -104,10 +104,11 @@ fn cpu_features() -> String {
 
 fn present(features: &[(&str, bool)]) -> String {
     let names: Vec<&str> = features.iter().filter(|(_, present)| *present).map(|(name, _)| *name).collect();
-    if names.is_empty() { "no vector extensions that Nyx knows".into() } else { names.join(" ") }
+    if names.is_empty() { "no vector extensions that Nyx uses".into() } else { names.join(" ") }
 }
 
-/// Writable, with room. A folder that is not there yet is judged by the nearest one above it, and not made.
+/// Checks that the data folder is writable and has free space. If it does not exist yet, its
+/// nearest existing ancestor is checked; the folder is not created.
 pub(super) fn data_dir(settings: &Settings) -> Vec<Check> {
     let dir = std::path::absolute(&settings.data_dir).unwrap_or_else(|_| settings.data_dir.clone());
     let Some(existing) = dir.ancestors().find(|folder| folder.exists()).map(PathBuf::from) else {
@@ -115,10 +116,8 @@ pub(super) fn data_dir(settings: &Settings) -> Vec<Check> {
     };
     let writable = match writable(&existing) {
         Ok(()) if existing == dir => Check::ok("data folder", format!("{} can be written", dir.display())),
-        Ok(()) => Check::ok("data folder", format!("{} will be made", dir.display())),
-        Err(error) => {
-            Check::error("data folder", format!("{}: {error}", existing.display()), "set data_dir to a folder that you may write")
-        }
+        Ok(()) => Check::ok("data folder", format!("{} will be created", dir.display())),
+        Err(error) => Check::error("data folder", format!("{}: {error}", existing.display()), "set data_dir to a folder that is writable"),
     };
     vec![writable, disk(&existing)]
 }
@@ -131,34 +130,36 @@ fn writable(folder: &Path) -> std::io::Result<()> {
 
 fn disk(folder: &Path) -> Check {
     match fs4::available_space(folder) {
-        Err(error) => Check::warning("disk", format!("its free space is not known: {error}"), "check it by hand"),
+        Err(error) => Check::warning("disk", format!("cannot read its free space: {error}"), "check it manually"),
         Ok(bytes) => {
             let found = format!("{} MiB free at {}", bytes >> 20, folder.display());
             match bytes {
-                ..LEAST_DISK => Check::error("disk", found, "make room, or set data_dir to another disk"),
-                LEAST_DISK..LITTLE_DISK => Check::warning("disk", found, "make room soon"),
+                ..LEAST_DISK => Check::error("disk", found, "free space, or set data_dir to another disk"),
+                LEAST_DISK..LITTLE_DISK => Check::warning("disk", found, "free space soon"),
                 _ => Check::ok("disk", found),
             }
         }
     }
 }
 
-/// The shipped specialists and those added.
+/// The built-in specialists and those of the specialists' folder.
 pub(super) fn specialists(settings: &Settings) -> Check {
     match settings.specialist_policies() {
         Ok(policies) => Check::ok("specialists", policies.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>().join(", ")),
-        Err(error) => Check::error("specialists", error.to_string(), "correct the file, or take it out of the folder"),
+        Err(error) => Check::error("specialists", error.to_string(), "correct the file, or remove it from the folder"),
     }
 }
 
-/// A taken port is a warning: it may be Nyx itself that is running.
+/// A port in use is a warning, since a running Nyx may be using it.
 pub(super) fn port(settings: &Settings) -> Check {
     let address = format!("{}:{}", settings.http.host, settings.http.port);
     match http::listen(&settings.http) {
         Ok(_) => Check::ok("port", format!("{address} is free")),
-        Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            Check::warning("port", format!("{address} is taken"), "stop what listens there (Nyx itself?), or serve with --port")
-        }
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Check::warning(
+            "port",
+            format!("{address} is in use"),
+            "stop the process that listens there (perhaps Nyx itself), or serve with --port",
+        ),
         Err(error) => Check::error("port", format!("cannot listen on {address}: {error}"), "correct http.host and http.port"),
     }
 }

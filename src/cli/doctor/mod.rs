@@ -1,4 +1,4 @@
-//! `nyx doctor`: what must be right before Nyx can answer, each part checked as `nyx serve` will use it.
+//! `nyx doctor`: checks everything that `nyx serve` needs, in the same way as `nyx serve` uses it.
 
 mod check;
 mod gpu;
@@ -14,7 +14,7 @@ use super::error::CommandError;
 use super::output;
 use crate::settings::Settings;
 
-/// Check models, devices, database, memory search and port, and say what to do.
+/// Check models, devices, database, memory search and port, and print what to fix.
 #[derive(Debug, Args)]
 pub(super) struct Doctor {
     /// Print the checks as JSON

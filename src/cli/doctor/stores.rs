@@ -1,4 +1,4 @@
-//! What Nyx remembers in: phoebe, and where memories are searched.
+//! Checks of the database and of the memory search.
 
 use std::path::Path;
 
@@ -11,17 +11,19 @@ use serde_json::Value;
 use super::check::Check;
 use crate::settings::Settings;
 
-/// Connects, and looks which migrations are still to be run. A SQLite file that is not there yet is not made.
+/// Connects and counts pending migrations. A SQLite file that does not exist yet is not created.
 pub(super) async fn database(settings: &Settings) -> Check {
     let url = settings.phoebe.url_in(&settings.data_dir);
     let file = url.expose().strip_prefix("sqlite:").map(|path| path.trim_start_matches("//").split('?').next().unwrap_or_default());
     if file.is_some_and(|file| file != ":memory:" && !Path::new(file).exists()) {
-        return Check::ok("database", format!("{url} will be made"));
+        return Check::ok("database", format!("{url} will be created"));
     }
     match pending(settings).await {
         Ok(0) => Check::ok("database", format!("{url} connects, its schema is up to date")),
-        Ok(pending) => Check::ok("database", format!("{url} connects, {pending} migrations are run by `nyx migrate` or at the start")),
-        Err(error) => Check::error("database", error.to_string(), "correct phoebe.url, and see that the database is up and lets you in"),
+        Ok(pending) => Check::ok("database", format!("{url} connects, {pending} migrations pending, run by `nyx migrate` or at startup")),
+        Err(error) => {
+            Check::error("database", error.to_string(), "correct phoebe.url, and check that the database is running and accepts the user")
+        }
     }
 }
 
@@ -32,7 +34,7 @@ async fn pending(settings: &Settings) -> Result<usize, NyxError> {
     pending
 }
 
-/// How memories are searched by meaning. A server is reached as at the start.
+/// Checks the store for dense search over memories. A Qdrant server is opened as at startup.
 pub(super) async fn vector_store(settings: &Settings) -> Check {
     if settings.memory.store == StoreKind::Phoebe {
         return Check::ok("memory search", "inside the database");
@@ -41,7 +43,7 @@ pub(super) async fn vector_store(settings: &Settings) -> Check {
         Ok(memories) => {
             Check::ok("memory search", format!("collection {:?} of the Qdrant server, {memories} memories", settings.memory.collection))
         }
-        Err(error) => Check::error("memory search", error, "correct memory.url and memory.api_key, and see that the server is up"),
+        Err(error) => Check::error("memory search", error, "correct memory.url and memory.api_key, and check that the server is running"),
     }
 }
 
@@ -51,11 +53,11 @@ async fn memories(settings: &Settings) -> Result<usize, String> {
     index.count().await.map_err(|error| error.to_string())
 }
 
-/// The length of the embedder's vectors, without loading it.
+/// The dimension of the embedder's vectors, read from its config without loading it.
 fn dimension(settings: &Settings) -> Result<usize, String> {
     let path = settings.embedder().map_err(|error| error.to_string())?.join("config.json");
     let config: Value = serde_json::from_slice(&std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?)
         .map_err(|error| format!("{}: {error}", path.display()))?;
     let size = config["hidden_size"].as_u64().and_then(|size| usize::try_from(size).ok());
-    size.ok_or_else(|| format!("{} names no hidden_size", path.display()))
+    size.ok_or_else(|| format!("{} has no hidden_size", path.display()))
 }

@@ -1,4 +1,5 @@
-//! `nyx train SPECIALIST`: an adapter, from dataset, a data set, the memory or the log, through the gate.
+//! `nyx train SPECIALIST`: trains an adapter on evaluation data, a data set, memories or the log,
+//! and gates it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use nyx_evals::{Dataset, EvalEnvironment, EvalError, progress_bar, read_dataset,
 
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Who is trained on which dataset, and where what passes is kept.
+/// The inputs of training on evaluation data, and the library that stores a passing adapter.
 struct Teaching<'a> {
     library: &'a AdapterLibrary,
     settings: &'a Settings,
@@ -56,7 +57,7 @@ impl Train {
         self.tell(nyx, run).await.map(drop)
     }
 
-    /// Trains, or writes what would be trained on.
+    /// Trains, or writes the training examples to a file.
     async fn tell(&self, nyx: &Nyx, run: Run) -> Result<Option<RunReport>, CommandError> {
         if let Some(path) = &self.adapter.examples_to {
             let examples = nyx.training_examples(&run.specialist, run.objective, &run.lessons).await?;
@@ -68,12 +69,14 @@ impl Train {
         let run = Run { told: progress_bar(&run.specialist), ..run };
         let report = nyx.train(run).await?;
         let RunReport { specialist, status, trained, tried, tokens_per_second, seconds, .. } = &report;
-        output::line(&format!("{specialist}: {trained} lessons in {seconds:.0} s ({tokens_per_second:.0} tokens/s), tried on {tried}"))?;
+        output::line(&format!(
+            "{specialist}: {trained} training examples in {seconds:.0} s ({tokens_per_second:.0} tokens/s), evaluated on {tried}"
+        ))?;
         if let Some(gate) = &report.gate {
             let [low, high] = gate.compared.interval;
             let ([ours, base], (candidate, live)) = (gate.perplexity, (gate.compared.candidate, gate.compared.live));
             output::line(&format!(
-                "gate: {candidate:.3} against {live:.3}, difference [{low:.3}, {high:.3}]; perplexity {ours:.2}, of the base {base:.2}"
+                "gate: {candidate:.3} against {live:.3}, difference [{low:.3}, {high:.3}]; perplexity {ours:.2}, base {base:.2}"
             ))?;
             gate.reasons.iter().try_for_each(|reason| output::line(&format!("  {reason}")))?;
         }
@@ -81,7 +84,8 @@ impl Train {
         Ok(Some(report))
     }
 
-    /// In a Nyx of its own, where evaluations leave nothing behind; what passed is kept and promoted in the operator's.
+    /// Trains in a temporary Nyx, so that the operator's data stays unchanged; an adapter that
+    /// passes is stored and promoted in the operator's.
     async fn train_on_evals(
         &self,
         settings: &Settings,
@@ -99,7 +103,7 @@ impl Train {
     async fn train_on_evals_into(&self, teaching: Teaching<'_>) -> Result<(), CommandError> {
         let Teaching { library, settings, specialist, .. } = &teaching;
         let mut options = settings.nyx_options()?;
-        // the candidate meets whoever speaks now
+        // the candidate is compared with the active adapter
         let live = library.generations(specialist).await?.last().and_then(|made| made.adapter.clone());
         if let (Some(id), Some(policy)) = (live, options.specialists.iter_mut().find(|policy| policy.name == *specialist)) {
             policy.adapter = Some(library.folder(&id).to_string_lossy().into_owned());
@@ -139,6 +143,6 @@ impl Train {
         environment.nyx.export_adapter(id, &path).await?;
         let kept = library.import(specialist, &path, Some(report.id.clone()), &adapters::base(settings)?, &BTreeSet::new()).await?;
         let made = library.promote(&kept, "passed the gate on evaluation data").await?;
-        Ok(output::line(&format!("{specialist} speaks as generation {}", made.generation))?)
+        Ok(output::line(&format!("{specialist}: promoted as generation {}", made.generation))?)
     }
 }

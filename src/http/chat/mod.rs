@@ -1,4 +1,4 @@
-//! `POST /v1/chat/completions`: OpenAI's door.
+//! `POST /v1/chat/completions`, compatible with OpenAI's endpoint.
 
 pub(super) mod request;
 mod response;
@@ -17,13 +17,15 @@ use super::models::specialist_names;
 use super::sse::{self, Answering, EVENTS, Step};
 use crate::http::state::AppState;
 
-/// How long between looks at an answer that does not stream.
+/// Maximum wait for each event of an answer that does not stream.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// Answers a chat, as OpenAI's door of the same name does; `model` says who answers: `nyx` (the master chooses), `nyx/NAME` or `nyx/base`.
+/// Answers a chat, as OpenAI's endpoint of the same name does. `model` selects the specialist:
+/// `nyx` (the master model routes), `nyx/NAME` or `nyx/base`.
 ///
-/// Streamed (`stream: true`), it is server-sent events of chunks; the last finish reason comes with `nyx`, and `[DONE]` only when the decision is on record.
-/// A failure after the first words is an event `{"error": ...}` without `[DONE]`.
+/// With `stream: true` the response is server-sent events of chunks; the last finish reason comes
+/// with `nyx`, and `[DONE]` only once the decision is recorded. A failure after the first tokens is
+/// an event `{"error": ...}` without `[DONE]`.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "openai", request_body = ChatRequest,
     responses((status = 200, content((ChatCompletion = "application/json"), (ChunkExample = "text/event-stream"))),
         (status = 404, description = "no such model", body = ErrorBody)))]
@@ -44,7 +46,7 @@ pub async fn complete(nyx: web::Data<Nyx>, state: web::Data<AppState>, request: 
     let wants_logprobs = asked.question.sampling.logprobs.is_some();
     let mut logprobs = LogprobsByIndex::default();
     let decision = if wants_logprobs {
-        // log-probabilities are told while they come, and are not part of the record
+        // log-probabilities are only in the stream events, not in the record
         let (sender, receiver) = mpsc::channel(EVENTS);
         let question = asked.question;
         let mut answering = Answering::new(receiver, async move { nyx.ask(context, question, Some(sender)).await });
@@ -63,7 +65,7 @@ pub async fn complete(nyx: web::Data<Nyx>, state: web::Data<AppState>, request: 
     Ok(HttpResponse::Ok().json(ChatCompletion::new(heading, decision, wants_logprobs.then_some(logprobs))))
 }
 
-/// On this door a specialist is named by the model.
+/// On this endpoint the field `model` names the specialist.
 fn blame_the_model(error: NyxError) -> ApiError {
     let unknown = matches!(error, NyxError::UnknownSpecialist { .. });
     let error = ApiError::from(error);

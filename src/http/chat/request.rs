@@ -1,4 +1,4 @@
-//! What OpenAI's clients send, and what of it Nyx can do.
+//! Requests of OpenAI's clients: the supported fields, and errors for the others.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,19 +14,21 @@ use crate::http::error::ApiError;
 use crate::http::extract::Strings;
 use crate::http::models::target_of_model;
 
-/// A chat to answer. Fields that only steer OpenAI's own service (`user`, `metadata`, `store`, ...) are ignored; those that ask for what
-/// Nyx cannot do (`tools`, audio, JSON schemas) are refused.
+/// A chat to answer. Fields that only concern OpenAI's own service (`user`, `metadata`, `store`,
+/// ...) are ignored; fields that request unsupported features (`tools`, audio, JSON schemas) are
+/// rejected.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct ChatRequest {
-    /// `nyx` (the master chooses), `nyx/NAME` (a specialist) or `nyx/base` (the base model alone).
+    /// `nyx` (the master model routes), `nyx/NAME` (a specialist) or `nyx/base` (the base model
+    /// alone).
     #[schema(example = "nyx")]
     model: String,
     #[schema(min_items = 1)]
     messages: Vec<MessageParam>,
-    /// Send the answer while it is made, as server-sent events.
+    /// Stream the answer as server-sent events.
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
-    /// Answers wanted.
+    /// Number of answers.
     #[schema(minimum = 1, maximum = 8)]
     n: Option<usize>,
     /// Up to 4 strings that end the answer; they are not part of it.
@@ -34,9 +36,9 @@ pub struct ChatRequest {
     stop: Option<Strings>,
     /// The same seed, model and adapters give the same answer.
     seed: Option<i64>,
-    /// Tell the log-probability of each token.
+    /// Return the log-probability of each token.
     logprobs: Option<bool>,
-    /// And of the likeliest alternatives; needs `logprobs`.
+    /// Also return those of the most likely alternatives; needs `logprobs`.
     #[schema(maximum = 20)]
     top_logprobs: Option<usize>,
     /// The older name of `max_completion_tokens`.
@@ -50,19 +52,21 @@ pub struct ChatRequest {
     presence_penalty: Option<f32>,
     #[schema(minimum = -2, maximum = 2)]
     frequency_penalty: Option<f32>,
-    /// Token ids, as strings, to what is added to their logits, in [-100, 100].
+    /// Maps token ids, as strings, to a bias in [-100, 100] that is added to their logits.
     logit_bias: Option<BTreeMap<String, f32>>,
-    /// Sample among the likeliest only; 0 is all. An extension.
+    /// Sample among this many most likely tokens; 0 is all. An extension.
     top_k: Option<usize>,
-    /// Sample among tokens with at least this share of the best one's probability. An extension.
+    /// Sample among tokens with at least this fraction of the most likely one's probability. An
+    /// extension.
     min_p: Option<f32>,
     /// An extension; 1 is off.
     repetition_penalty: Option<f32>,
-    /// Answer within this time; what there is by then is the answer. An extension.
+    /// Answer within this time; at the deadline the answer so far is returned. An extension.
     deadline_ms: Option<u64>,
-    /// Ties requests of one conversation together. An extension.
+    /// The conversation that this request belongs to. An extension.
     conversation: Option<String>,
-    /// Keep what was asked and answered as memories of the conversation; their ids, or a warning, are in `nyx.trace.remembered`. An extension.
+    /// Store the question and the answer as memories of the conversation; their ids, or a warning,
+    /// are in `nyx.trace.remembered`. An extension.
     remember: Option<bool>,
 
     #[schema(ignore)]
@@ -81,7 +85,7 @@ pub struct ChatRequest {
 
 #[derive(Debug, Deserialize, ToSchema)]
 struct StreamOptions {
-    /// End the stream with a chunk that holds the usage.
+    /// End the stream with a chunk that has the usage.
     include_usage: Option<bool>,
 }
 
@@ -91,7 +95,7 @@ struct ResponseFormat {
     kind: String,
 }
 
-/// Who speaks; `developer` is `system`.
+/// The role of a message's author; `developer` is treated as `system`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RoleParam {
@@ -158,7 +162,7 @@ struct AnyPart {
     #[serde(rename = "type")]
     kind: String,
     text: Option<String>,
-    // their content may be megabytes: not kept
+    // their content may be megabytes: not stored
     #[serde(rename = "image_url")]
     _image: Option<IgnoredAny>,
     #[serde(rename = "input_audio")]
@@ -178,7 +182,7 @@ impl TryFrom<AnyPart> for TextPart {
     }
 }
 
-/// A request whose meaning is clear.
+/// A validated request.
 #[derive(Debug)]
 pub struct Understood {
     pub question: Question,
@@ -188,10 +192,10 @@ pub struct Understood {
 }
 
 impl ChatRequest {
-    /// What is asked; ranges of sampling settings are left to the engine, which knows them.
+    /// Validates the request. The engine checks the ranges of sampling parameters.
     ///
     /// # Errors
-    /// The first field that asks for what Nyx cannot do, or that has no meaning here.
+    /// The first field that is unsupported or invalid.
     pub fn understood(self, specialists: &[&str]) -> Result<Understood, ApiError> {
         self.refuse_unsupported()?;
         let target = target_of_model(specialists, &self.model)?;
@@ -262,7 +266,7 @@ impl ChatRequest {
     }
 }
 
-/// Stop strings are few and not empty.
+/// Checks that there are at most 4 stop strings and none is empty.
 pub fn check_stop(stop: &[String]) -> Result<(), ApiError> {
     if stop.len() > 4 {
         return Err(ApiError::invalid("stop", format!("stop has {} strings, expected at most 4", stop.len())));
@@ -273,7 +277,7 @@ pub fn check_stop(stop: &[String]) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Messages with texts, at least one of which says something.
+/// Converts messages; each has a text, and the last user message is not blank.
 pub fn understood_messages(messages: Vec<MessageParam>) -> Result<Vec<ChatMessage>, ApiError> {
     if messages.is_empty() {
         return Err(ApiError::invalid("messages", "messages is empty, expected at least one message"));

@@ -1,4 +1,4 @@
-//! What OpenAI's clients read, and the one field more.
+//! The response of OpenAI's endpoint, plus the field `nyx`.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::http::decisions::{AdapterItem, EvidenceItem, TimingsItem};
 
-/// What every answer and every chunk of one decision begin with.
+/// Fields common to the answer and all chunks of one decision.
 #[derive(Debug, Clone)]
 pub struct Heading {
     pub id: String,
@@ -27,7 +27,7 @@ impl Heading {
     }
 }
 
-/// A whole answer.
+/// A complete answer.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatCompletion {
     /// `chatcmpl-` and the decision's id.
@@ -62,7 +62,7 @@ pub struct Message {
     pub refusal: Option<String>,
 }
 
-/// Log-probabilities, a token an entry.
+/// Log-probabilities, one entry per token.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct Logprobs {
     pub content: Vec<TokenEntry>,
@@ -70,7 +70,7 @@ pub struct Logprobs {
 
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct TokenEntry {
-    /// The token's text; where its bytes are part of a character only, with replacement characters.
+    /// The token's text; bytes of an incomplete character are replaced by replacement characters.
     pub token: String,
     pub logprob: f32,
     pub bytes: Vec<u8>,
@@ -92,7 +92,7 @@ impl From<TokenLogprob> for TokenEntry {
     }
 }
 
-/// Log-probabilities as they come, by answer.
+/// Log-probabilities collected from the stream, by answer.
 #[derive(Debug, Default)]
 pub struct LogprobsByIndex(BTreeMap<usize, Logprobs>);
 
@@ -115,7 +115,7 @@ pub struct Usage {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PromptTokensDetails {
-    /// Those that came from the prefix cache.
+    /// Tokens read from the prefix cache.
     pub cached_tokens: u64,
 }
 
@@ -130,24 +130,27 @@ impl From<TokenUsage> for Usage {
     }
 }
 
-/// Why this answer: what OpenAI's shape has no room for.
+/// How the answer was made: what OpenAI's response has no fields for.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct NyxField {
-    /// For `/v1/decisions/{id}`.
+    /// The id for `/v1/decisions/{id}`.
     #[schema(value_type = String, format = "uuid")]
     pub decision_id: Uuid,
-    /// Who spoke.
+    /// The specialist that answered.
     pub specialist: String,
-    /// The base model's score of each candidate; empty when the caller chose, and where they came too late.
+    /// The base model's score of each candidate; empty when the client chose the specialist, and
+    /// when scoring was too late.
     pub scores: BTreeMap<String, f64>,
-    /// How like the question is to the examples of each: the mean of the best two cosines. Empty where the scores alone decided.
+    /// Similarity of the question to each candidate's examples: the mean of the best two cosines.
+    /// Empty when only the scores were used.
     pub similarities: BTreeMap<String, f64>,
-    /// `routing.similarity_scale` times the similarity (without one the score), with the trait weight.
+    /// `routing.similarity_scale` times the similarity (or the score, without a similarity), plus
+    /// the trait weight.
     pub logits: BTreeMap<String, f64>,
-    /// The probability with which each could have been drawn; they add up to 1.
+    /// The probability of drawing each candidate; they add up to 1.
     pub propensities: BTreeMap<String, f64>,
     pub trait_weights: BTreeMap<String, f64>,
-    /// Calibrated, in [0, 1]; null until there is a measured one.
+    /// Calibrated, in [0, 1]; null until a calibrator is fitted.
     pub confidence: Option<f64>,
     pub evidence: Vec<EvidenceItem>,
     pub adapter: Option<AdapterItem>,
@@ -156,12 +159,12 @@ pub struct NyxField {
     pub probability: Option<f64>,
     /// Trait activation in [0, 1].
     pub activation: Option<f64>,
-    /// Sum of the rewards so far, in [-1, 1] each.
+    /// Sum of the rewards so far, each in [-1, 1].
     pub reward: f64,
-    /// What took part in the answer and why it came out so, by name; empty when nothing did.
+    /// Intermediate results and reasons of the answer, by name; empty when there are none.
     #[schema(value_type = Object)]
     pub trace: BTreeMap<String, serde_json::Value>,
-    /// `answered`, or `partial` when the deadline cut it.
+    /// `answered`, or `partial` when the deadline ended it.
     #[schema(value_type = String)]
     pub status: Status,
 }
@@ -189,7 +192,7 @@ impl From<Decision> for NyxField {
     }
 }
 
-/// OpenAI knows fewer reasons: an answer cut by the deadline is one cut in length.
+/// OpenAI has fewer reasons: an answer ended by the deadline is reported as `length`.
 pub fn finish_reason(reason: &str) -> &'static str {
     match reason {
         "length" | "deadline" | "cancelled" => "length",

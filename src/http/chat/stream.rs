@@ -1,4 +1,4 @@
-//! A chat's answer as chunks.
+//! A chat's answer as a stream of chunks.
 
 use std::collections::BTreeSet;
 
@@ -28,12 +28,12 @@ pub struct Chunk<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Usage>)]
     usage: Option<Option<Usage>>,
-    /// With the last finish reason.
+    /// In the chunk of the last finish reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     nyx: Option<NyxField>,
 }
 
-/// What `/openapi.json` shows of a chunk.
+/// The schema of a chunk in `/openapi.json`.
 pub type ChunkExample = Chunk<'static>;
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -46,14 +46,15 @@ struct ChunkChoice {
 
 #[derive(Debug, Default, Serialize, ToSchema)]
 struct Delta {
-    /// In the first chunk of each answer.
+    /// Only in the first chunk of each answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<String>,
 }
 
-/// Writes chunks. The last finish reason waits for the record, because `nyx` comes with it.
+/// Writes chunks. The last finish reason is held until the decision is recorded, because `nyx`
+/// comes with it.
 #[derive(Debug)]
 pub struct ChatFrames {
     heading: Heading,
@@ -90,7 +91,7 @@ impl ChatFrames {
         self.choice(index, Delta { role: None, content: Some(text) }, logprobs, out);
     }
 
-    /// Holds this reason back; what was held is not the last.
+    /// Holds this reason and writes the one held before, which is not the last.
     fn finish(&mut self, index: usize, reason: &str, out: &mut String) {
         self.begin(index, out);
         if self.finished.insert(index) {
@@ -122,7 +123,7 @@ impl Frames for ChatFrames {
     }
 
     fn ended(&mut self, decision: Decision, out: &mut String) {
-        // an answer that did not stream, because the deadline came first, is told from the record
+        // an answer that did not stream, because the deadline came first, is taken from the record
         for (index, answer) in decision.answers.iter().enumerate() {
             if !self.begun.contains(&index) && !answer.text.is_empty() {
                 self.text(index, answer.text.clone(), None, out);
