@@ -9,10 +9,10 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use nyx_actors::memory::{HybridSearch, MemoryFilter, RecallOptions};
-use nyx_actors::phoebe::messages::Memory;
+use nyx_actors::memory::{HybridSearch, RecallOptions};
 use nyx_actors::phoebe::search::{EmbedderId, LOCAL_TENANT, MemoryIndex};
 use nyx_actors::phoebe::{PhoebeOptions, PhoebeStore};
+use nyx_domain::{Memory, MemoryFilter};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sea_orm::{ConnectionTrait, Database};

@@ -1,11 +1,10 @@
 //! The live stream of cell decisions: typed events with rising ids, the last ones kept for who resumes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chrono::{DateTime, Utc};
-use nyx_specialists::safety::Finding;
-use serde::Serialize;
+use chrono::Utc;
+use nyx_domain::{CellEvent, CellStep};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
@@ -13,109 +12,6 @@ use uuid::Uuid;
 pub const KEPT: usize = 10_000;
 /// Events a reader may fall behind before it is dropped.
 const READER_LAG: usize = 1024;
-
-/// One step of one decision.
-#[derive(Debug, Clone, Serialize)]
-pub struct CellEvent {
-    /// Rises by one an event, over restarts too: it starts at the process's start in microseconds.
-    pub id: u64,
-    pub at: DateTime<Utc>,
-    pub decision: Option<Uuid>,
-    /// The specialist concerned, once one has been chosen.
-    pub specialist: Option<String>,
-    #[serde(flatten)]
-    pub step: CellStep,
-}
-
-/// What happened; `event` names it in JSON.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub enum CellStep {
-    Asked {
-        requested: String,
-        question: String,
-    },
-    /// Screening found something in the question.
-    Screened {
-        findings: Vec<Finding>,
-    },
-    Scored {
-        scores: BTreeMap<String, f64>,
-        similarities: BTreeMap<String, f64>,
-        logits: BTreeMap<String, f64>,
-        decide_ms: f64,
-    },
-    Decided {
-        propensity: f64,
-        propensities: BTreeMap<String, f64>,
-        trait_weights: BTreeMap<String, f64>,
-    },
-    Retrieved {
-        evidence: Vec<String>,
-        retrieve_ms: f64,
-    },
-    FirstToken {
-        first_token_ms: f64,
-    },
-    Answered {
-        answer: String,
-        finish_reason: String,
-        completion_tokens: u64,
-        confidence: Option<f64>,
-        total_ms: f64,
-    },
-    Recorded {
-        status: &'static str,
-    },
-    Rewarded {
-        reward: f64,
-        activation: Option<f64>,
-        source: String,
-    },
-    WeightsUpdated {
-        from: f64,
-        to: f64,
-        reason: String,
-    },
-    /// A candidate is kept.
-    AdapterAdded {
-        adapter: String,
-    },
-    /// A new generation speaks in this process; without an adapter, the base.
-    AdapterPromoted {
-        adapter: Option<String>,
-        generation: u64,
-        reason: String,
-    },
-    AdapterRolledBack {
-        adapter: Option<String>,
-        generation: u64,
-        reason: String,
-    },
-    /// Its files are not what they were.
-    AdapterBad {
-        adapter: String,
-        reason: String,
-    },
-    /// It speaks for this share of the requests.
-    CanarySet {
-        adapter: String,
-        share: f64,
-    },
-    CanaryCleared {
-        adapter: String,
-    },
-    /// A training run has come this far.
-    Training {
-        run: String,
-        status: &'static str,
-        metrics: serde_json::Value,
-    },
-    Failed {
-        error: &'static str,
-        message: String,
-    },
-}
 
 /// The stream: cheap to clone, never blocks who publishes.
 #[derive(Debug, Clone)]

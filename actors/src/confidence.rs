@@ -5,22 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use nyx_specialists::confidence::{ConfidenceReport, ConfidenceRow, Confidences, Quality, Signals, fit};
+use nyx_domain::{ConfidenceTrace, Decision, Feedback, FeedbackKind, Question, Signals};
+use nyx_specialists::confidence::{ConfidenceReport, ConfidenceRow, Confidences, Quality, fit};
 use nyx_specialists::learn::metrics::{ReliabilityBin, reliability};
 use nyx_specialists::learn::{LearnedFile, LearnedPart, TrainedOn, learned_id};
 use nyx_specialists::support;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
-use crate::decision::Decision;
-use crate::feedback::{Feedback, FeedbackKind};
 use crate::learned::{FOLDER, Learned, LearnedLoader, LearnedRegistry, LearnedReport, Origin};
-use crate::question::Question;
 use crate::specialist::SpecialistAnswer;
 use crate::{NyxError, StartError};
 
-/// The part's name in a decision's trace: `{"signals": ..., "calibrator": ID or null}`.
-pub const NOTE: &str = "confidence";
 /// Bars of a reliability diagram.
 const BINS: usize = 10;
 
@@ -84,7 +79,7 @@ impl Calibration {
         let live = self.live();
         response.confidence = live.as_ref().and_then(|live| live.value.apply(specialist, &signals));
         let calibrator = response.confidence.and(live).map(|live| live.id.clone());
-        response.trace.insert(NOTE.into(), json!({"signals": signals, "calibrator": calibrator}));
+        response.trace.confidence = Some(ConfidenceTrace { signals: signals.clone(), calibrator });
         response.signals = signals;
     }
 
@@ -141,8 +136,7 @@ impl Calibration {
 
 /// The signals of a recorded decision; `None` where it has none, such as one that failed.
 pub fn signals_of(decision: &Decision) -> Option<Signals> {
-    let kept: Value = decision.trace.get(NOTE)?.get("signals")?.clone();
-    let signals: Signals = serde_json::from_value(kept).ok()?;
+    let signals = decision.trace.confidence.as_ref()?.signals.clone();
     Some(Signals { answer: decision.answer().to_owned(), ..signals })
 }
 

@@ -1,5 +1,6 @@
-//! Everything that can go wrong between the actors, in one enum whose [`NyxError::error_type`] feeds both metrics and HTTP.
+//! The error of all actors. Its [`NyxError::code`] is used by metrics and HTTP.
 
+use nyx_domain::{ErrorClass, ErrorCode};
 use nyx_engine::EngineError;
 
 /// A failure of a request. Messages name the value that was wrong and what would be right.
@@ -49,66 +50,44 @@ impl NyxError {
         Self::InvalidRequest { param: Some(param.to_owned()), message: message.into() }
     }
 
-    /// A stable snake_case name: the `type` label of metrics and the `code` of HTTP errors.
-    pub fn error_type(&self) -> &'static str {
+    /// The stable code of this failure.
+    pub fn code(&self) -> ErrorCode {
         match self {
-            Self::InvalidRequest { .. } => "invalid_request",
-            Self::UnknownModel { .. } => "model_not_found",
-            Self::UnknownSpecialist { .. } => "specialist_not_found",
-            Self::NotFound { .. } => "not_found",
-            Self::Conflict(_) => "conflict",
-            Self::Overloaded { .. } => "overloaded",
-            Self::DeadlineExceeded { .. } => "deadline_exceeded",
-            Self::Cancelled => "cancelled",
-            Self::ActorDown { .. } => "actor_down",
+            Self::InvalidRequest { .. } => ErrorCode::InvalidRequest,
+            Self::UnknownModel { .. } => ErrorCode::ModelNotFound,
+            Self::UnknownSpecialist { .. } => ErrorCode::SpecialistNotFound,
+            Self::NotFound { .. } => ErrorCode::NotFound,
+            Self::Conflict(_) => ErrorCode::Conflict,
+            Self::Overloaded { .. } => ErrorCode::Overloaded,
+            Self::DeadlineExceeded { .. } => ErrorCode::DeadlineExceeded,
+            Self::Cancelled => ErrorCode::Cancelled,
+            Self::ActorDown { .. } => ErrorCode::ActorDown,
             Self::Engine(error) => match error {
-                EngineError::ContextOverflow { .. } | EngineError::PromptTooLong { .. } => "context_length_exceeded",
+                EngineError::ContextOverflow { .. } | EngineError::PromptTooLong { .. } => ErrorCode::ContextLengthExceeded,
                 EngineError::EmptyPrompt
                 | EngineError::BadSampling { .. }
                 | EngineError::TokenOutOfRange { .. }
-                | EngineError::Template(_) => "invalid_request",
-                EngineError::Cancelled => "cancelled",
-                _ => "engine_error",
+                | EngineError::Template(_) => ErrorCode::InvalidRequest,
+                EngineError::Cancelled => ErrorCode::Cancelled,
+                _ => ErrorCode::EngineError,
             },
-            Self::Database(_) => "database_error",
-            Self::VectorStore { .. } => "vector_store_error",
-            Self::UnknownSource { .. } => "source_not_found",
-            Self::FactSource { .. } => "source_error",
-            Self::QueryTooLong { .. } => "query_timeout",
-            Self::ShuttingDown => "shutting_down",
-            Self::Internal(_) => "internal_error",
+            Self::Database(_) => ErrorCode::DatabaseError,
+            Self::VectorStore { .. } => ErrorCode::VectorStoreError,
+            Self::UnknownSource { .. } => ErrorCode::SourceNotFound,
+            Self::FactSource { .. } => ErrorCode::SourceError,
+            Self::QueryTooLong { .. } => ErrorCode::QueryTimeout,
+            Self::ShuttingDown => ErrorCode::ShuttingDown,
+            Self::Internal(_) => ErrorCode::InternalError,
         }
     }
 
-    /// What kind of failure it is: whether the request, the load or a component is the cause.
+    /// The name of the code: the `type` label of metrics and the `code` of HTTP errors.
+    pub fn error_type(&self) -> &'static str {
+        self.code().as_str()
+    }
+
+    /// Whether the request, the load or a component is the cause.
     pub fn class(&self) -> ErrorClass {
-        match self.error_type() {
-            "invalid_request" | "context_length_exceeded" => ErrorClass::InvalidRequest,
-            "model_not_found" | "specialist_not_found" | "source_not_found" | "not_found" => ErrorClass::NotFound,
-            "conflict" => ErrorClass::Conflict,
-            "overloaded" => ErrorClass::Overloaded,
-            "cancelled" => ErrorClass::Cancelled,
-            "deadline_exceeded" | "query_timeout" => ErrorClass::DeadlineExceeded,
-            "actor_down" | "shutting_down" | "database_error" | "vector_store_error" | "source_error" => ErrorClass::Unavailable,
-            _ => ErrorClass::Internal,
-        }
+        self.code().class()
     }
-}
-
-/// Kinds of failures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorClass {
-    /// The request is wrong: repeating it does not help.
-    InvalidRequest,
-    NotFound,
-    /// The request contradicts what is on record.
-    Conflict,
-    /// No capacity at present.
-    Overloaded,
-    /// The client closed the connection.
-    Cancelled,
-    DeadlineExceeded,
-    /// A component does not work at present.
-    Unavailable,
-    Internal,
 }

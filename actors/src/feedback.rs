@@ -1,80 +1,16 @@
 //! What people and the future say of a decision: outcomes of forecasts and feedback, and the rewards that follow.
 
-use chrono::{DateTime, Utc};
 use nyx_specialists::{SpecialistPolicy, calibration, choices_reward, delayed, quadratic_reward};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::confidence::is_right;
-use crate::phoebe::messages::TraitWeightChange;
 use crate::phoebe::{storable, storable_name};
-use crate::{Decision, NyxError, RewardOptions};
+use crate::{NyxError, RewardOptions};
+use nyx_domain::{Decision, Feedback, FeedbackInput, FeedbackKind, OutcomeInput};
 
-/// A decision's note of what else was asked for: `{"deadline_ms": N}`.
-pub const REQUEST: &str = "request";
 /// Bytes of a comment or a correction at most.
 const MAX_TEXT: usize = 32_768;
-
-/// Who says it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FeedbackKind {
-    /// The future: what was forecast happened or did not.
-    Outcome,
-    /// People.
-    Feedback,
-}
-
-impl FeedbackKind {
-    /// Also the source of its rewards.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Outcome => "outcome",
-            Self::Feedback => "feedback",
-        }
-    }
-
-    pub(crate) fn of(name: &str) -> Option<Self> {
-        [Self::Outcome, Self::Feedback].into_iter().find(|kind| kind.as_str() == name)
-    }
-
-    /// The rule that turns it into a reward.
-    fn rule(self) -> &'static str {
-        match self {
-            Self::Outcome => "brier",
-            Self::Feedback => "rating",
-        }
-    }
-}
-
-/// Which decision is meant: its id, or the caller's own name for it, which several may bear.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DecisionName {
-    Id(Uuid),
-    External(String),
-}
-
-/// One feedback on record. Those of one decision and kind are numbered; the last one counts, the ones before are kept.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Feedback {
-    pub id: Uuid,
-    pub decision: Uuid,
-    pub kind: FeedbackKind,
-    pub key: Option<String>,
-    /// An outcome: in [0, 1], or the index of the choice that came true. Feedback: in [-1, 1].
-    pub value: f64,
-    /// As it was told.
-    pub input: Value,
-    /// The rule's, in [-1, 1], with what the stated confidence adds: at least `-1 - rewards.calibration`.
-    pub reward: f64,
-    pub comment: Option<String>,
-    /// The answer that would have been right.
-    pub correction: Option<String>,
-    /// 1 is the first, above are amendments.
-    pub revision: u64,
-    pub at: DateTime<Utc>,
-}
 
 /// A feedback to be put on record.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,47 +41,6 @@ impl NewFeedback {
         // both were computed alike from what was told: equal bits or another feedback
         self.value.total_cmp(&other.value).is_eq() && self.comment == other.comment && self.correction == other.correction
     }
-}
-
-/// What became of a feedback.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FeedbackResult {
-    pub feedback: Feedback,
-    pub specialist: String,
-    /// False when it had been input before.
-    pub new: bool,
-    /// Sum of the decision's rewards now.
-    pub reward: f64,
-    pub activation: Option<f64>,
-    /// The trait weights that it moved.
-    pub weights: Vec<TraitWeightChange>,
-}
-
-/// A forecast and what became of it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct OpenForecast {
-    pub decision: Decision,
-    /// The outcome that counts.
-    pub outcome: Option<Feedback>,
-}
-
-/// An outcome as it is input.
-#[derive(Debug, Clone, PartialEq)]
-pub enum OutcomeInput {
-    Happened(bool),
-    Number(f64),
-    /// The text of the choice that came true.
-    Choice(String),
-}
-
-/// People's feedback as it is input.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct FeedbackInput {
-    /// In [-1, 1].
-    pub value: f64,
-    pub comment: Option<String>,
-    pub correction: Option<String>,
-    pub input: Value,
 }
 
 /// Reads and scores an outcome of a decision.
@@ -219,8 +114,8 @@ fn unknown_choice(said: &str, choices: &[String], or: &str) -> NyxError {
 fn after_delay(reward: f64, decision: &Decision, policy: Option<&SpecialistPolicy>) -> f64 {
     let penalty = policy.map_or(0.0, SpecialistPolicy::delay_penalty);
     // older decisions do not know how long they might have taken
-    let deadline_ms = decision.trace.get(REQUEST).and_then(|note| note.get("deadline_ms")?.as_f64());
-    deadline_ms.map_or(reward, |deadline_ms| delayed(reward, penalty, decision.timings.total_ms / deadline_ms))
+    let request = decision.trace.request;
+    request.map_or(reward, |request| delayed(reward, penalty, decision.timings.total_ms / request.deadline_ms as f64))
 }
 
 /// Reads people's feedback on a decision.

@@ -4,7 +4,6 @@ pub mod adapters;
 pub mod cells;
 pub mod confidence;
 pub mod context;
-pub mod decision;
 pub mod devices;
 mod draw;
 pub mod error;
@@ -18,7 +17,6 @@ pub mod observe;
 mod options;
 pub mod orchestrator;
 pub mod phoebe;
-pub mod question;
 pub mod routing;
 mod runtime;
 pub mod secret;
@@ -29,7 +27,7 @@ mod testing;
 pub mod trainer;
 
 pub use context::RequestContext;
-pub use decision::Decision;
-pub use error::{ErrorClass, NyxError};
+
+pub use error::NyxError;
 pub use nyx::{Nyx, Permit, Readiness, StartError};
 pub use options::{NyxOptions, PoolOptions, RequestOptions, RewardOptions, RoutingOptions, replicas as device_replicas};

@@ -11,8 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry as Families, Unit};
 
-use crate::Decision;
 use crate::observe::Registry;
+use nyx_domain::Decision;
 
 /// A label's value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

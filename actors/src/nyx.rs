@@ -28,21 +28,21 @@ use crate::confidence::{Calibration, Reliability, reliabilities};
 use crate::devices::{Device, GpuPool, GpuShard, GpuWorker};
 use crate::facts::Facts;
 use crate::learned::LearnedRegistry;
+use crate::memory::MemoryKeeper;
 use crate::memory::messages::{Embed, Embeddings, Forget, Forgotten, MemoryHit, NewMemory, Recall, Remember, RememberMany};
-use crate::memory::{MemoryFilter, MemoryKeeper};
 use crate::metrics::Metrics;
 use crate::observe::{ActorState, Registry};
 use crate::options::{RequestOptions, RewardOptions};
 use crate::orchestrator::Orchestrator;
 use crate::orchestrator::messages::{Ask, Route, Routing};
-use crate::phoebe::messages::{GetDecision, ListDecisions, ListJudged, Memory, MemorySelector, Ping};
+use crate::phoebe::messages::{GetDecision, ListDecisions, ListJudged, Ping};
 use crate::phoebe::{Phoebe, PhoebeStore};
-use crate::question::{Question, StreamEvent};
 use crate::runtime::blocking;
 use crate::specialist::Specialist;
 use crate::supervise::ActorRef;
 use crate::trainer::Trainer;
-use crate::{Decision, NyxError, RequestContext, orchestrator};
+use crate::{NyxError, RequestContext, orchestrator};
+use nyx_domain::{Decision, Memory, MemoryFilter, MemorySelector, Question, StreamEvent};
 
 /// A place among the requests in flight, given back when dropped.
 #[derive(Debug)]

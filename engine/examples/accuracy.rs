@@ -4,9 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
+use nyx_domain::{ChatMessage, Role};
 use nyx_engine::model::{LogitRows, Segment};
 use nyx_engine::quantization_error::QuantizationError;
-use nyx_engine::{ChatMessage, Device, Llama, ModelFiles, Quantisation, Role, Text};
+use nyx_engine::{Device, Llama, ModelFiles, Quantisation, Text};
 use serde_json::Value;
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;

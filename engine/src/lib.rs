@@ -7,7 +7,6 @@
 
 mod backoff;
 pub mod batch;
-pub mod chat;
 pub mod comm;
 pub mod device;
 pub mod embed;
@@ -29,9 +28,9 @@ pub mod text;
 pub mod train;
 pub mod weights;
 
-pub use batch::{Engine, EngineOptions, FinishReason, Finished, GenerateJob, Piece, StepReport, TokenLogprob, TokenSink, Usage};
+pub use batch::{Engine, EngineOptions, FinishReason, Finished, GenerateJob, Piece, StepReport, TokenSink, Usage};
 pub use candle_core::Device;
-pub use chat::{ChatMessage, Role};
+
 pub use device::DeviceSpec;
 pub use error::EngineError;
 pub use lora::{AdapterHandle, AdapterPrecision, LoraAdapter};

@@ -6,11 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use nyx_actors::adapters::AdapterChoice;
-use nyx_actors::question::{Question, Target};
 use nyx_actors::trainer::{GateReport, Label, Run, RunStatus, TrainingExample, TrainingOptions};
+use nyx_domain::{AdapterChoice, ChatMessage, Question, Role, Target};
 use nyx_engine::train::{Objective, Progress};
-use nyx_engine::{ChatMessage, Role};
 use nyx_specialists::gate::{Pair, compare};
 use nyx_specialists::quadratic_reward;
 use serde::Serialize;

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nyx_actors::{Decision, NyxError};
+use nyx_actors::NyxError;
+use nyx_domain::Decision;
 use nyx_specialists::bandit::best;
 use serde::Serialize;
 

@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use nyx_actors::NyxError;
-use nyx_actors::memory::MemoryFilter;
 use nyx_actors::memory::messages::NewMemory;
-use nyx_actors::question::{Question, Target};
-use nyx_engine::{ChatMessage, Role};
+use nyx_domain::{ChatMessage, MemoryFilter, Question, Role, Target};
 use nyx_specialists::without_citations;
 use serde::Serialize;
 use uuid::Uuid;

@@ -2,7 +2,7 @@
 
 use nyx_actors::NyxError;
 use nyx_actors::facts::{FileTable, Import};
-use nyx_specialists::Evidence;
+use nyx_domain::Evidence;
 use serde::Serialize;
 
 use crate::Table;

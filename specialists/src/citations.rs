@@ -1,6 +1,6 @@
 //! Citations in an answer: `[2]` cites the second evidence item of the prompt.
 
-use crate::Evidence;
+use nyx_domain::Evidence;
 
 /// The ids of the evidence that an answer cites, in order of first citation. Accepts `[1]`, `[1,
 /// 2]` and `[1-3]`; a number without an item is ignored.

@@ -1,7 +1,7 @@
 //! Forecasts: pools the probabilities that the language model states, its likelihoods of two
 //! choices, and a prior from the caller into one probability.
 
-use serde::Serialize;
+use nyx_domain::Forecast;
 
 use crate::odds::{log_odds, sigmoid};
 
@@ -9,36 +9,21 @@ use crate::odds::{log_odds, sigmoid};
 /// wrong one would dominate.
 const SUREST: f64 = 0.995;
 
-/// A forecast and its inputs; stored with the decision.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Forecast {
-    /// A prior from another source, such as a market, as supplied by the caller.
-    pub prior: Option<f64>,
-    /// The language model's likelihood of the first of two choices.
-    pub choice: Option<f64>,
-    /// The probabilities that the sampled answers state, one per answer that states one.
-    pub stated: Vec<f64>,
-    /// The probability that the event happens (with two choices: that the first comes true).
-    pub probability: f64,
-}
-
-impl Forecast {
-    /// Pools opinions; `None` without one from the language model. Several opinions of one kind
-    /// count as one, the mean of their log-odds. The prior has the same weight as the model's:
-    /// nothing is known yet about which is better, and equal weights are hard to beat (Clemen 1989,
-    /// "Combining Forecasts"). A single opinion is used unchanged.
-    pub fn pool(prior: Option<f64>, choice: Option<f64>, stated: Vec<f64>) -> Option<Self> {
-        let own: Vec<f64> = choice.iter().chain(&stated).copied().collect();
-        let probability = match (own.as_slice(), prior) {
-            ([], _) => return None,
-            ([one], None) => one.clamp(0.0, 1.0),
-            (own, prior) => {
-                let model = own.iter().map(|p| log_odds(*p, SUREST)).sum::<f64>() / own.len() as f64;
-                sigmoid(prior.map_or(model, |prior| f64::midpoint(model, log_odds(prior, SUREST))))
-            }
-        };
-        Some(Self { prior, choice, stated, probability })
-    }
+/// Pools opinions; `None` without one from the language model. Several opinions of one kind
+/// count as one, the mean of their log-odds. The prior has the same weight as the model's:
+/// nothing is known yet about which is better, and equal weights are hard to beat (Clemen 1989,
+/// "Combining Forecasts"). A single opinion is used unchanged.
+pub fn pool(prior: Option<f64>, choice: Option<f64>, stated: Vec<f64>) -> Option<Forecast> {
+    let own: Vec<f64> = choice.iter().chain(&stated).copied().collect();
+    let probability = match (own.as_slice(), prior) {
+        ([], _) => return None,
+        ([one], None) => one.clamp(0.0, 1.0),
+        (own, prior) => {
+            let model = own.iter().map(|p| log_odds(*p, SUREST)).sum::<f64>() / own.len() as f64;
+            sigmoid(prior.map_or(model, |prior| f64::midpoint(model, log_odds(prior, SUREST))))
+        }
+    };
+    Some(Forecast { prior, choice, stated, probability })
 }
 
 #[cfg(test)]
@@ -46,14 +31,14 @@ mod tests {
     use super::*;
 
     fn pooled(prior: Option<f64>, stated: &[f64]) -> Option<f64> {
-        Forecast::pool(prior, None, stated.to_vec()).map(|forecast| forecast.probability)
+        pool(prior, None, stated.to_vec()).map(|forecast| forecast.probability)
     }
 
     #[test]
     fn what_is_stated_alone_is_the_forecast() {
         for p in [0.0, 0.3, 1.0] {
             assert_eq!(pooled(None, &[p]), Some(p));
-            assert_eq!(Forecast::pool(None, Some(p), Vec::new()).map(|forecast| forecast.probability), Some(p));
+            assert_eq!(pool(None, Some(p), Vec::new()).map(|forecast| forecast.probability), Some(p));
         }
         assert_eq!((pooled(None, &[]), pooled(Some(0.4), &[])), (None, None), "a prior is no forecast of the model's");
     }

@@ -10,7 +10,6 @@ pub mod bandit;
 mod citations;
 pub mod confidence;
 mod error;
-mod evidence;
 pub mod facts;
 mod file;
 pub mod forecast;
@@ -33,7 +32,7 @@ mod seeded;
 
 pub use citations::{cited, without_citations};
 pub use error::SpecialistError;
-pub use evidence::Evidence;
+
 pub use policy::{AutomaticReward, Retrieval, SpecialistPolicy};
 pub use prompt::PromptContext;
 pub use reward::{Outcome, brier_reward, calibration, choices_reward, delayed, quadratic_reward, reward_of, support, timeliness};

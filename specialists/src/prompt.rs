@@ -21,8 +21,8 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
 use serde::Serialize;
 
-use crate::Evidence;
 use crate::time::age_in_words;
+use nyx_domain::Evidence;
 
 /// The inputs of a prompt.
 #[derive(Debug, Clone, Copy)]

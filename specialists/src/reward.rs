@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use crate::tokens::tokens;
-use crate::{Evidence, cited, without_citations};
+use crate::{cited, without_citations};
+use nyx_domain::Evidence;
 
 /// The inputs of a reward.
 #[derive(Debug, Clone, Copy)]

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use clap::Args;
-use nyx_actors::question::{Question, SamplingOverrides, StreamEvent, Target};
-use nyx_actors::{Decision, Nyx, NyxError};
-use nyx_engine::{ChatMessage, Role};
+use nyx_actors::{Nyx, NyxError};
+use nyx_domain::{ChatMessage, Decision, Question, Role, SamplingOverrides, StreamEvent, Target};
 use tokio::sync::mpsc;
 
 use super::error::{CommandError, make_data_dir};

@@ -3,8 +3,8 @@
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, Utc};
 use nyx_actors::observe::{ActorReport, ActorState, Failure};
-use nyx_actors::phoebe::messages::TraitWeightChange;
 use nyx_actors::{Nyx, NyxError};
+use nyx_domain::TraitWeightChange;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;

@@ -6,7 +6,8 @@ use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use actix_ws::{CloseCode, CloseReason, Closed, Message, MessageStream, Session};
 use nyx_actors::Nyx;
-use nyx_actors::cells::{CellEvent, Subscription};
+use nyx_actors::cells::Subscription;
+use nyx_domain::CellEvent;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
@@ -162,7 +163,8 @@ mod tests {
 
     use actix_web::{App, HttpServer};
     use futures_util::StreamExt;
-    use nyx_actors::cells::{CellStep, CellStream};
+    use nyx_actors::cells::CellStream;
+    use nyx_domain::CellStep;
 
     use super::*;
 

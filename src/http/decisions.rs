@@ -5,11 +5,9 @@ use std::collections::BTreeMap;
 
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, Utc};
-use nyx_actors::decision::{AdapterVersion, Answer, Status, Timings, TokenUsage};
+use nyx_actors::Nyx;
 use nyx_actors::phoebe::messages::ListDecisions;
-use nyx_actors::question::RequestInputs;
-use nyx_actors::{Decision, Nyx};
-use nyx_specialists::Evidence;
+use nyx_domain::{AdapterVersion, Answer, Decision, Evidence, RequestInputs, Status, Timings, TokenUsage};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -17,6 +15,7 @@ use uuid::Uuid;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Query, parsed};
 use super::feedback::FeedbackItem;
+use crate::http::trace::trace_object;
 
 /// One piece of evidence that the specialist used.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -184,7 +183,7 @@ pub struct DecisionRecord {
     pub timings: TimingsItem,
     /// Intermediate results and reasons of the answer, by name.
     #[schema(value_type = Object)]
-    pub trace: BTreeMap<String, serde_json::Value>,
+    pub trace: serde_json::Map<String, serde_json::Value>,
     /// `answered`, `partial` (ended by the deadline), `cancelled` (the client disconnected) or
     /// `failed`.
     #[schema(value_type = String)]
@@ -226,7 +225,7 @@ impl From<Decision> for DecisionRecord {
             sampling: decision.sampling,
             usage: decision.usage.into(),
             timings: decision.timings.into(),
-            trace: decision.trace,
+            trace: trace_object(&decision.trace),
             status: decision.status,
             error: decision.error,
         }

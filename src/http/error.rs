@@ -4,7 +4,8 @@ use std::fmt;
 
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
-use nyx_actors::{ErrorClass, NyxError};
+use nyx_actors::NyxError;
+use nyx_domain::ErrorClass;
 use nyx_engine::EngineError;
 use serde::Serialize;
 use utoipa::ToSchema;

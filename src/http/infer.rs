@@ -5,11 +5,8 @@ use std::collections::BTreeMap;
 use actix_web::http::header;
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, Utc};
-use nyx_actors::decision::Status;
-use nyx_actors::memory::MemoryFilter;
-use nyx_actors::question::{Question, RequestInputs, SamplingOverrides, StreamEvent};
-use nyx_actors::{Decision, Nyx};
-use nyx_engine::{ChatMessage, Role};
+use nyx_actors::Nyx;
+use nyx_domain::{ChatMessage, Decision, MemoryFilter, Question, RequestInputs, Role, SamplingOverrides, Status, StreamEvent};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use utoipa::ToSchema;
@@ -21,6 +18,7 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::{Admitted, Strings};
 use super::models::{specialist_names, target_of_specialist};
 use super::sse::{self, Answering, EVENTS, Frames};
+use crate::http::trace::trace_object;
 
 /// A question. One of `prompt` and `messages` is required; all other fields are optional.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -134,7 +132,7 @@ pub struct InferResponse {
     pub timings: TimingsItem,
     /// Intermediate results and reasons of the answer, by name; empty when there are none.
     #[schema(value_type = Object)]
-    pub trace: BTreeMap<String, serde_json::Value>,
+    pub trace: serde_json::Map<String, serde_json::Value>,
     /// For a deferred answer, the seconds to wait before `GET /v1/decisions/{id}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after_s: Option<u64>,
@@ -186,7 +184,7 @@ impl From<Decision> for InferResponse {
             adapter: decision.adapter.map(Into::into),
             usage: decision.usage.into(),
             timings: decision.timings.into(),
-            trace: decision.trace,
+            trace: trace_object(&decision.trace),
             retry_after_s,
             status: decision.status,
             finish_reason,
@@ -270,7 +268,7 @@ mod tests {
     use super::*;
     use crate::http::decisions::tests::decision;
     use crate::http::extract::parse;
-    use nyx_actors::question::Target;
+    use nyx_domain::Target;
     use serde_json::{Value, json};
 
     fn asked(body: Value) -> Result<Question, ApiError> {

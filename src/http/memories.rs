@@ -3,9 +3,8 @@
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use nyx_actors::Nyx;
-use nyx_actors::memory::MemoryFilter;
 use nyx_actors::memory::messages::{Forgotten, MemoryHit, NewMemory};
-use nyx_actors::phoebe::messages::{Memory, MemorySelector};
+use nyx_domain::{Memory, MemoryFilter, MemorySelector};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;

@@ -23,6 +23,7 @@ mod sse;
 mod state;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod training;
 
 use std::io;

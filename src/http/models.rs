@@ -1,8 +1,8 @@
 //! `GET /v1/models[/{id}]`, and resolution of model names.
 
 use actix_web::{HttpResponse, web};
-use nyx_actors::question::Target;
 use nyx_actors::{Nyx, NyxError};
+use nyx_domain::Target;
 use serde::Serialize;
 use utoipa::ToSchema;
 

@@ -2,8 +2,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::layers::{Flag, Inputs};
+use nyx_domain::Side;
 use nyx_specialists::SHIPPED;
-use nyx_specialists::safety::{SafetyPolicy, Side};
+use nyx_specialists::safety::SafetyPolicy;
 
 use super::{Settings, SettingsError};
 

@@ -122,7 +122,7 @@ impl Nyx {
     }
 
     /// Puts an adapter on every device and keeps it there as long as the lease lives, so that questions may be asked of it before it is promoted:
-    /// see [`Question::adapter`](crate::question::Question::adapter).
+    /// see [`Question::adapter`](nyx_domain::Question::adapter).
     ///
     /// # Errors
     /// [`NyxError::NotFound`]; its files are missing or changed; a device cannot load it.

@@ -18,7 +18,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 pub use api::AdapterReport;
@@ -31,20 +30,9 @@ pub use record::{AdapterRecord, AdapterStatus, Canary, Generation, GenerationKin
 
 use crate::NyxError;
 use crate::cells::CellStream;
-use crate::decision::AdapterVersion;
 use crate::draw::draw;
 use crate::observe::Registry;
-
-/// The note of a decision that was part of a canary's trial.
-pub const CANARY_NOTE: &str = "canary";
-
-/// Which adapter a question is asked through, whatever is live: for gates and trials, not for callers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AdapterChoice {
-    Base,
-    /// One that is kept here, promoted or not.
-    Id(String),
-}
+use nyx_domain::{AdapterChoice, AdapterVersion, Arm, CanaryTrace};
 
 /// What one request speaks through, from its beginning to its end.
 #[derive(Debug, Clone, Default)]
@@ -56,7 +44,7 @@ pub struct ActiveAdapter {
     /// The specialist's generation, also where the base speaks as one.
     pub generation: u64,
     /// For the decision's notes, while a canary is tried: which one spoke, and with which propensity.
-    pub canary: Option<serde_json::Value>,
+    pub canary: Option<CanaryTrace>,
 }
 
 /// Who speaks for a specialist now.
@@ -205,14 +193,15 @@ fn drawn(specialist: &str, live: &Live, seed: Option<u64>, question: &str) -> Ac
     let Some((share, canary)) = &live.canary else { return of_live() };
     let id = canary.id();
     if draw(seed, &[id, question]) < *share {
-        let note = json!({ "arm": "canary", "propensity": share, "id": id });
+        let trace = CanaryTrace { arm: Arm::Canary, propensity: *share, id: Some(id.to_owned()), canary: None };
         return ActiveAdapter {
             lease: Some(canary.clone()),
             version: Some(version(specialist, canary, 0)),
             generation: 0,
-            canary: Some(note),
+            canary: Some(trace),
         };
     }
-    let spoke = live.lease.as_ref().map(AdapterLease::id);
-    ActiveAdapter { canary: Some(json!({ "arm": "live", "propensity": 1.0 - share, "id": spoke, "canary": id })), ..of_live() }
+    let active = live.lease.as_ref().map(|lease| lease.id().to_owned());
+    let trace = CanaryTrace { arm: Arm::Live, propensity: 1.0 - share, id: active, canary: Some(id.to_owned()) };
+    ActiveAdapter { canary: Some(trace), ..of_live() }
 }

@@ -9,8 +9,8 @@ use super::library::AdapterLibrary;
 use super::record::{AdapterStatus, Canary, Generation, GenerationKind};
 use super::{AdapterLease, Adapters};
 use crate::NyxError;
-use crate::cells::CellStep;
 use crate::phoebe::storable;
+use nyx_domain::CellStep;
 
 impl Adapters {
     /// Keeps a PEFT folder as a candidate for a specialist.

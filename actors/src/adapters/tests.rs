@@ -10,10 +10,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::ErrorClass;
-use crate::cells::CellStep;
 use crate::phoebe::{PhoebeOptions, PhoebeStore};
 use crate::testing::postgres::Postgres;
+use nyx_domain::{AdapterChoice, CellStep, ErrorClass};
 
 const BASE: &str = "base";
 
@@ -289,11 +288,11 @@ async fn shares_canaries(world: World) {
     for seed in 0..400 {
         let active_adapter = one.active_adapter("eleos", None, Some(seed), "who?").await.unwrap();
         assert_eq!(active_adapter.version, two.active_adapter("eleos", None, Some(seed), "who?").await.unwrap().version);
-        let note = active_adapter.canary.unwrap();
+        let draw = active_adapter.canary.unwrap();
         let canary = active_adapter.version.as_ref().is_some_and(|version| version.id == b);
-        let (arm, propensity) = if canary { ("canary", 0.25) } else { ("live", 0.75) };
-        assert_eq!((&note["arm"], &note["propensity"]), (&json!(arm), &json!(propensity)));
-        assert_eq!(note["id"], json!(active_adapter.version.unwrap().id));
+        let (arm, propensity) = if canary { (Arm::Canary, 0.25) } else { (Arm::Live, 0.75) };
+        assert_eq!((draw.arm, draw.propensity), (arm, propensity));
+        assert_eq!(draw.id, Some(active_adapter.version.unwrap().id));
         spoke += usize::from(canary);
     }
     assert!((70..=130).contains(&spoke), "{spoke} of 400");

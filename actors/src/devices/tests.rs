@@ -11,10 +11,10 @@ use tokio::sync::oneshot;
 
 use super::thread::Job;
 use super::*;
-use crate::ErrorClass;
 use crate::adapters::{AdapterLease, LoadedAdapters};
 use crate::observe::ActorMetrics;
 use crate::testing::model;
+use nyx_domain::ErrorClass;
 
 type End = Result<Finished, EngineError>;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
-use nyx_specialists::Evidence;
+use nyx_domain::Evidence;
 use nyx_specialists::facts::{Column, FactTable, FoundRow, Kind, RowIndex, infer};
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, Order, Query, SimpleExpr};
 use sea_orm::{DbBackend, Statement};

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use nyx_specialists::Evidence;
+use nyx_domain::Evidence;
 use tokio::sync::Mutex;
 
 use crate::NyxError;

@@ -5,8 +5,8 @@ use sea_orm::{ConnectionTrait, TransactionTrait};
 use tempfile::TempDir;
 
 use super::*;
-use crate::ErrorClass;
 use crate::testing::postgres::Postgres;
+use nyx_domain::ErrorClass;
 
 const COLUMNS: [&str; 5] = ["week", "date", "opponent", "result", "attendance"];
 const ROWS: [[&str; 5]; 5] = [

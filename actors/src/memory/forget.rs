@@ -6,9 +6,9 @@ use chrono::TimeDelta;
 
 use super::messages::{Forget, Forgotten};
 use super::{MemoryParts, composed};
-use crate::phoebe::messages::MemorySelector;
 use crate::phoebe::search::LOCAL_TENANT;
 use crate::{NyxError, phoebe};
+use nyx_domain::MemorySelector;
 
 /// Interval between checks for memories past their retention period.
 pub(super) const RETAIN_EVERY: Duration = Duration::from_secs(3600);

@@ -4,9 +4,8 @@ use actix::Message;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::filter::MemoryFilter;
-use crate::phoebe::messages::{Memory, MemorySelector};
 use crate::{NyxError, RequestContext};
+use nyx_domain::{Memory, MemoryFilter, MemorySelector};
 
 /// A memory to store.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -1,7 +1,6 @@
 //! The memory actor: embeds texts, and writes, searches and deletes memories.
 
 mod embedding;
-mod filter;
 mod forget;
 pub mod messages;
 mod options;
@@ -20,15 +19,15 @@ use uuid::Uuid;
 
 use crate::observe::ActorMetrics;
 use crate::phoebe;
-use crate::phoebe::messages::Memory;
 use crate::phoebe::search::{LOCAL_TENANT, MemoryIndex};
 use crate::{NyxError, RequestContext};
 use messages::{Embed, Embeddings, Forget, Forgotten, MemoryHit, NewMemory, Recall, Remember, RememberMany};
+use nyx_domain::Memory;
 
 use forget::RETAIN_EVERY;
 
 pub use embedding::EmbeddingService;
-pub use filter::MemoryFilter;
+
 pub use options::{MemoryOptions, StoreKind};
 pub use qdrant::QdrantIndex;
 pub use recall::{HybridSearch, RecallOptions};

@@ -17,12 +17,11 @@ use serde_json::json;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::filter::MemoryFilter;
 use super::options::MemoryOptions;
 use crate::NyxError;
-use crate::phoebe::messages::Memory;
 use crate::phoebe::search::{Change, LEASE, MemoryIndex};
 use crate::secret::Secret;
+use nyx_domain::{Memory, MemoryFilter};
 
 /// Name of the vector in each point.
 const DENSE: &str = "dense";

@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::messages::{MemoryHit, Recall, Surroundings};
-use super::{MAX_K, MemoryFilter, MemoryParts, QdrantIndex, check_text, composed};
+use super::{MAX_K, MemoryParts, QdrantIndex, check_text, composed};
 use crate::NyxError;
-use crate::phoebe::messages::{Memory, Neighbours};
+use crate::phoebe::messages::Neighbours;
 use crate::phoebe::search::{LOCAL_TENANT, MemoryIndex, Scored, StoredMemory, WordMatches};
+use nyx_domain::{Memory, MemoryFilter};
 
 /// Candidates per requested memory, and their minimum number.
 const CANDIDATES_A_HIT: usize = 4;

@@ -11,8 +11,9 @@ use super::qdrant::QdrantIndex;
 use super::{EmbeddingService, memory};
 use crate::NyxError;
 use crate::phoebe::PhoebeStore;
-use crate::phoebe::messages::{ListMemories, Memory};
+use crate::phoebe::messages::ListMemories;
 use crate::phoebe::search::{LOCAL_TENANT, MemoryIndex};
+use nyx_domain::Memory;
 
 /// Memories embedded and written at once.
 const PAGE: usize = 256;

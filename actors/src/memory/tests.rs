@@ -9,12 +9,11 @@ use super::*;
 
 mod server;
 
-use crate::ErrorClass;
-use crate::phoebe::messages::MemorySelector;
 use crate::phoebe::search::EmbedderId;
 use crate::phoebe::{PhoebeOptions, PhoebeStore};
 use crate::testing::model;
 use crate::testing::postgres::Postgres;
+use nyx_domain::{ErrorClass, MemoryFilter, MemorySelector};
 
 fn embedding() -> EmbeddingService {
     EmbeddingService::start(Embedder::load(&model("all-minilm-l6-v2"), &Device::Cpu).unwrap(), 8).unwrap()

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::Nyx;
-use crate::cells::CellStep;
-use crate::feedback::{self, DecisionName, Feedback, FeedbackInput, FeedbackResult, NewFeedback, OpenForecast, OutcomeInput};
+use crate::NyxError;
+use crate::feedback::{self, NewFeedback};
 use crate::orchestrator::messages::{TraitWeights, TraitWeightsMoved, UpdateTraitWeight};
-use crate::phoebe::messages::{
-    ListFeedback, ListOpenForecasts, ListTraitWeightChanges, NamedDecisions, RecordFeedback, StoreTraitWeight, TraitWeightChange,
+use crate::phoebe::messages::{ListFeedback, ListOpenForecasts, ListTraitWeightChanges, NamedDecisions, RecordFeedback, StoreTraitWeight};
+use nyx_domain::{
+    CellStep, Decision, DecisionName, Feedback, FeedbackInput, FeedbackResult, OpenForecast, OutcomeInput, TraitWeightChange,
 };
-use crate::{Decision, NyxError};
 
 impl Nyx {
     /// The decisions of a name: one of an id, perhaps several of a caller's own name.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use actix::dev::ToEnvelope;
 use actix::{Actor, Context, Handler, Message};
-use nyx_engine::{ChatMessage, Role};
+use nyx_domain::{ChatMessage, Role, Target};
 use nyx_specialists::{SHIPPED, SpecialistPolicy};
 
 use super::start::MAILBOX;
@@ -12,7 +12,6 @@ use super::*;
 use crate::NyxOptions;
 use crate::devices::Score;
 use crate::orchestrator::messages::TraitWeights;
-use crate::question::Target;
 use crate::specialist::{AnswerRequest, Screened};
 use crate::testing::model;
 use crate::trainer::GetStatus;

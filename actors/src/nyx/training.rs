@@ -9,14 +9,13 @@ use nyx_specialists::SpecialistPolicy;
 use super::Nyx;
 use crate::adapters::AdapterLease;
 use crate::devices::Score;
-use crate::feedback::Feedback;
 use crate::phoebe::PhoebeStore;
 use crate::phoebe::messages::ListJudged;
-use crate::question::Question;
 use crate::specialist::{AnswerRequest, Present, Presented, Screened, SpecialistAnswer};
 use crate::supervise::ActorRef;
 use crate::trainer::Trainer;
-use crate::{Decision, NyxError, RequestContext, orchestrator};
+use crate::{NyxError, RequestContext, orchestrator};
+use nyx_domain::{Decision, Feedback, Question};
 
 impl Nyx {
     pub(crate) fn store(&self) -> &PhoebeStore {

@@ -4,16 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use nyx_specialists::time::AnswerMode;
+use nyx_domain::{AnswerMode, Decision, Question, RequestInputs, Status};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
 use super::record::RECORD_GRACE;
 use super::{OrchestratorParts, fill};
-use crate::decision::Status;
-use crate::question::{Question, RequestInputs};
 use crate::specialist::{Screened, SpecialistAnswer};
-use crate::{Decision, NyxError, RequestContext};
+use crate::{NyxError, RequestContext};
 
 /// Answers that may be made later at a time.
 pub(crate) const PLACES: usize = 16;
@@ -58,9 +56,7 @@ impl OrchestratorParts {
             let Deferred { place, question } = later;
             let question = Arc::new(question);
             let name = decision.specialist.clone();
-            if let Some(plan) = decision.trace.remove("timing") {
-                decision.trace.insert("deferral".into(), plan);
-            }
+            decision.trace.deferral = decision.trace.timing.take();
             let decide_ms = decision.timings.decide_ms;
             let outcome = match parts.speak(&context, &question, &screened, &name, None).await {
                 Ok(response) => fill(&mut decision, response),

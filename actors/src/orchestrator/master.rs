@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use nyx_engine::{ChatMessage, ContinuationScore, Role, Text};
+use nyx_domain::{ChatMessage, Role, tail};
+use nyx_engine::{ContinuationScore, Text};
 use nyx_specialists::SpecialistPolicy;
 
 use crate::NyxError;
-use crate::question::ending;
 use crate::specialist::common_prefix;
 
 /// A question that says nothing: what a name scores after it is how common the name is (Zhao et al. 2021, "Calibrate Before Use").
@@ -30,7 +30,7 @@ pub(super) fn excerpt(question: &str) -> Cow<'_, str> {
         return Cow::Borrowed(question);
     }
     let beginning = question.char_indices().nth(half).map_or(question, |(at, _)| &question[..at]);
-    Cow::Owned(format!("{beginning}\n\u{2026}\n{}", ending(question, half)))
+    Cow::Owned(format!("{beginning}\n\u{2026}\n{}", tail(question, half)))
 }
 
 impl Master {

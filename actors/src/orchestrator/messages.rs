@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use actix::Message;
 use tokio::sync::mpsc;
 
-use crate::phoebe::messages::{StoreTraitWeight, TraitWeightChange};
-use crate::question::{Question, StreamEvent};
-use crate::{Decision, NyxError, RequestContext};
+use crate::phoebe::messages::StoreTraitWeight;
+use crate::{NyxError, RequestContext};
+use nyx_domain::{Decision, Question, StreamEvent, TraitWeightChange};
 
 /// Decides who answers, has it answered and recorded.
 #[derive(Message)]

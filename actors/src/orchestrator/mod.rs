@@ -29,20 +29,17 @@ use master::Master;
 use messages::{Ask, Route, Routing, TraitWeights, TraitWeightsMoved, UpdateTraitWeight};
 use weights::KnownWeights;
 
-use crate::cells::{CellStep, CellStream};
-use crate::decision::{Status, Timings};
+use crate::cells::CellStream;
 use crate::devices::GpuPool;
-use crate::feedback::REQUEST;
 use crate::memory::MemoryKeeper;
 use crate::metrics::Metrics;
 use crate::observe::ActorMetrics;
 use crate::options::RoutingOptions;
-use crate::phoebe::messages::TraitWeightChange;
 use crate::phoebe::{self, Phoebe};
-use crate::question::{Question, StreamEvent, Target};
 use crate::specialist::{AnswerRequest, Screened, Specialist, SpecialistAnswer};
 use crate::supervise::{ActorRef, SEND_LIMIT};
-use crate::{Decision, NyxError, RequestContext};
+use crate::{NyxError, RequestContext};
+use nyx_domain::{CellStep, Decision, Question, RequestTrace, Status, StreamEvent, Target, Timings, Trace, TraitWeightChange};
 
 /// What a device may take after the deadline to end the step that it is in: then it says what there is.
 pub(crate) const STEP_GRACE: Duration = Duration::from_secs(10);
@@ -243,7 +240,7 @@ impl OrchestratorParts {
             requested,
             messages: question.messages.clone(),
             inputs,
-            trace: BTreeMap::from([(REQUEST.to_owned(), serde_json::json!({ "deadline_ms": deadline_ms(&context) }))]),
+            trace: Trace { request: Some(RequestTrace { deadline_ms: context.budget_ms() }), ..Trace::default() },
             question: asked,
             specialist: routed.specialist,
             scores: routed.routing.scores,
@@ -373,11 +370,6 @@ impl OrchestratorParts {
         self.cells.publish(Some(context.id), specialist, CellStep::Failed { error: error.error_type(), message: error.to_string() });
         error
     }
-}
-
-/// The time that a request was given.
-fn deadline_ms(context: &RequestContext) -> u64 {
-    u64::try_from(context.deadline.duration_since(context.asked).as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What was said, into the decision; the automatic reward with its rule, if there is one.

@@ -8,11 +8,9 @@ use tokio::time::timeout_at;
 use tracing::Instrument as _;
 
 use super::OrchestratorParts;
-use crate::cells::CellStep;
-use crate::decision::Status;
 use crate::phoebe::messages::RecordDecision;
-use crate::question::Question;
-use crate::{Decision, NyxError, RequestContext};
+use crate::{NyxError, RequestContext};
+use nyx_domain::{CellStep, Decision, Question, Status};
 
 /// How long recording goes on after an answer was given up: what was said must not be lost because the database was away.
 pub(super) const RECORD_GRACE: Duration = Duration::from_secs(10);

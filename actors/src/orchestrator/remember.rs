@@ -2,20 +2,14 @@
 
 use std::time::Duration;
 
-use serde_json::json;
 use uuid::Uuid;
 
 use super::OrchestratorParts;
 use super::record::RECORD_GRACE;
-use crate::decision::Status;
+use crate::RequestContext;
 use crate::memory::messages::{Forget, NewMemory, RememberMany};
-use crate::phoebe::messages::MemorySelector;
-use crate::question::Question;
-use crate::specialist::STOPPED;
-use crate::{Decision, RequestContext};
+use nyx_domain::{Decision, MemorySelector, Question, RememberedTrace, STOPPED_BY_POLICY, Status};
 
-/// Name of the note: `{"ids": [question, answer]}`, or `{"warning": why not}`.
-const NOTE: &str = "remembered";
 /// Who asked.
 const USER: &str = "user";
 
@@ -32,9 +26,9 @@ impl OrchestratorParts {
         if !question.inputs.remember || decision.status != Status::Answered {
             return Vec::new();
         }
-        if decision.answers.iter().any(|answer| answer.finish_reason == STOPPED) {
-            let note = json!({ "warning": "not kept: the safety policy stopped the answer" });
-            decision.trace.insert(NOTE.to_owned(), note);
+        if decision.answers.iter().any(|answer| answer.finish_reason == STOPPED_BY_POLICY) {
+            let warning = "not stored: the safety policy stopped the answer".to_owned();
+            decision.trace.remembered = Some(RememberedTrace::Warning(warning));
             return Vec::new();
         }
         let turn = |speaker: &str, text: &str| NewMemory {
@@ -51,15 +45,14 @@ impl OrchestratorParts {
         let (ids, note) = match kept {
             Ok(kept) => {
                 let ids: Vec<Uuid> = kept.into_iter().map(|memory| memory.id).collect();
-                let note = json!({ "ids": ids });
-                (ids, note)
+                (ids.clone(), RememberedTrace::Ids(ids))
             }
             Err(error) => {
                 tracing::warn!(%error, decision = %decision.id, "what was asked and answered could not be remembered");
-                (Vec::new(), json!({ "warning": error.to_string() }))
+                (Vec::new(), RememberedTrace::Warning(error.to_string()))
             }
         };
-        decision.trace.insert(NOTE.to_owned(), note);
+        decision.trace.remembered = Some(note);
         ids
     }
 

@@ -8,13 +8,12 @@ use nyx_engine::ContinuationScore;
 use super::choice::choose;
 use super::messages::Routing;
 use super::{OrchestratorParts, master};
-use crate::cells::CellStep;
 use crate::devices::Score;
 use crate::draw::draw;
 use crate::memory::messages::Embed;
-use crate::question::{Question, Target};
 use crate::specialist::Screened;
 use crate::{NyxError, RequestContext};
+use nyx_domain::{CellStep, Question, Target};
 
 /// The share of the time left that the embedding and the scores may take, where the other is there to decide.
 const SHARE: u32 = 4;

@@ -6,10 +6,8 @@ use tokio::sync::mpsc;
 
 use super::OrchestratorParts;
 use crate::RequestContext;
-use crate::cells::CellStep;
-use crate::decision::Answer;
-use crate::question::{Question, StreamEvent};
-use crate::specialist::{STOPPED, Screened, SpecialistAnswer};
+use crate::specialist::{Screened, SpecialistAnswer};
+use nyx_domain::{Answer, CellStep, Question, STOPPED_BY_POLICY, StreamEvent};
 
 impl OrchestratorParts {
     /// Screens what is asked; with choices, findings are only recorded.
@@ -34,15 +32,15 @@ pub(super) fn refused(
     for index in 0..question.n {
         let told = [
             StreamEvent::Token { index, text: text.to_owned(), logprobs: Vec::new() },
-            StreamEvent::Finished { index, finish_reason: STOPPED.to_owned() },
+            StreamEvent::Finished { index, finish_reason: STOPPED_BY_POLICY.to_owned() },
         ];
         for event in told {
             // whether a reader is still there no longer matters
             let _ = events.map(|events| events.try_send(event));
         }
     }
-    let answers = (0..question.n).map(|_| Answer { text: text.to_owned(), finish_reason: STOPPED.to_owned() }).collect();
+    let answers = (0..question.n).map(|_| Answer { text: text.to_owned(), finish_reason: STOPPED_BY_POLICY.to_owned() }).collect();
     let mut response = SpecialistAnswer { answers, ..SpecialistAnswer::default() };
-    response.trace.insert("safety".into(), screened.note(Vec::new()));
+    response.trace.safety = Some(screened.report(Vec::new()));
     response
 }

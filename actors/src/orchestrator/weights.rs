@@ -8,10 +8,10 @@ use nyx_specialists::SpecialistPolicy;
 
 use super::OrchestratorParts;
 use crate::NyxError;
-use crate::cells::CellStep;
-use crate::phoebe::messages::{LoadTraitWeights, StoreTraitWeight, TraitWeightChange};
+use crate::phoebe::messages::{LoadTraitWeights, StoreTraitWeight};
 use crate::phoebe::{self, Phoebe};
 use crate::supervise::{ActorRef, SEND_LIMIT};
+use nyx_domain::{CellStep, TraitWeightChange};
 
 /// How long a request may wait for weights that are fresher than those of the last reading, and which share of its time.
 const PATIENCE: Duration = Duration::from_millis(500);

@@ -9,13 +9,13 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::entities::{decision, feedback, feedback_key, reward};
-use super::messages::{ListOpenForecasts, TraitWeightChange};
+use super::messages::ListOpenForecasts;
 use super::store::{PhoebeStore, check_limit, now};
 use super::weights;
-use crate::decision::Status;
-use crate::feedback::{DecisionName, Feedback, FeedbackKind, FeedbackResult, NewFeedback, OpenForecast};
+use crate::NyxError;
+use crate::feedback::NewFeedback;
 use crate::routing::DrawnDecision;
-use crate::{Decision, NyxError};
+use nyx_domain::{Decision, DecisionName, Feedback, FeedbackKind, FeedbackResult, OpenForecast, Status, TraitWeightChange};
 
 /// Attempts to record a feedback entry when another process writes to the same decision in between.
 const TRIES: usize = 20;

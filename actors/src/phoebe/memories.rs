@@ -6,9 +6,10 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::entities::memory;
-use super::messages::{ListMemories, Memory, Neighbour, Neighbours};
+use super::messages::{ListMemories, Neighbour, Neighbours};
 use super::store::{MAX_ROWS, PhoebeStore, check_limit};
 use crate::NyxError;
+use nyx_domain::Memory;
 
 impl PhoebeStore {
     pub(crate) async fn memories(&self, query: ListMemories) -> Result<Vec<Memory>, NyxError> {

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 
 use actix::Message;
-use chrono::{DateTime, Utc};
 use nyx_specialists::bandit::BanditSettings;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::feedback::{DecisionName, Feedback, FeedbackResult, NewFeedback, OpenForecast};
-use crate::{Decision, NyxError};
+use crate::NyxError;
+use crate::feedback::NewFeedback;
+use nyx_domain::{Decision, DecisionName, Feedback, FeedbackResult, Memory, OpenForecast, TraitWeightChange};
 
 /// Commits a decision (and its automatic reward, if any) in one transaction. The reply is sent only
 /// when the decision is durable.
@@ -39,36 +38,6 @@ pub struct ListDecisions {
     pub limit: u64,
 }
 
-/// A row of `nyx_subjective_memory`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Memory {
-    pub id: Uuid,
-    pub text: String,
-    pub speaker: Option<String>,
-    /// When the remembered event happened, as given by the caller; not when it was stored.
-    pub when: Option<DateTime<Utc>>,
-    pub conversation: Option<String>,
-    pub stored_at: DateTime<Utc>,
-    /// Description of a shared picture.
-    #[serde(default)]
-    pub caption: Option<String>,
-}
-
-impl Memory {
-    /// When the event happened, or when the memory was stored if that is unknown.
-    pub fn at(&self) -> DateTime<Utc> {
-        self.when.unwrap_or(self.stored_at)
-    }
-
-    /// The text that is embedded and indexed for full-text search: speaker, text and picture
-    /// caption.
-    pub fn passage(&self) -> String {
-        let speaker = self.speaker.as_ref().map_or(String::new(), |speaker| format!("{speaker}: "));
-        let caption = self.caption.as_ref().map_or(String::new(), |caption| format!(" [shares {caption}]"));
-        format!("{speaker}{}{caption}", self.text)
-    }
-}
-
 /// The turns around memories: for each of `ids` that exists and has a conversation, up to `before`
 /// memories before it and up to `after` memories after it, in conversation order (by time of the
 /// event, then by id).
@@ -89,22 +58,6 @@ pub struct Neighbour {
     /// Distance from the requested memory in turns: -1 is the turn before it. Never 0.
     pub distance: i64,
     pub memory: Memory,
-}
-
-/// Selects the memories to delete.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MemorySelector {
-    /// One memory; [`NyxError::NotFound`] if it does not exist.
-    Id(Uuid),
-    Ids(Vec<Uuid>),
-    /// Memories that match all given conditions.
-    Matching {
-        conversation: Option<String>,
-        before: Option<DateTime<Utc>>,
-    },
-    /// Memories stored before this time, regardless of when their events happened.
-    StoredBefore(DateTime<Utc>),
-    All,
 }
 
 /// Memories of a tenant in the order of their ids, starting after the id `after`.
@@ -139,18 +92,6 @@ pub struct ListTraitWeightChanges {
     pub name: String,
     /// 1..=1000.
     pub limit: u64,
-}
-
-/// One row of the history.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TraitWeightChange {
-    pub name: String,
-    pub from: f64,
-    pub to: f64,
-    pub reason: String,
-    pub reward: Option<f64>,
-    pub decision: Option<Uuid>,
-    pub at: DateTime<Utc>,
 }
 
 /// The decisions with an id or external key, oldest first; at least one.

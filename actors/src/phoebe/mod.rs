@@ -20,13 +20,13 @@ use std::sync::Arc;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
 
-use crate::feedback::{Feedback, FeedbackResult, OpenForecast};
+use crate::NyxError;
 use crate::observe::ActorMetrics;
-use crate::{Decision, NyxError};
 use messages::{
     GetDecision, ListDecisions, ListFeedback, ListJudged, ListOpenForecasts, ListTraitWeightChanges, LoadTraitWeights, NamedDecisions,
-    Ping, RecordDecision, RecordFeedback, StoreTraitWeight, TraitWeightChange,
+    Ping, RecordDecision, RecordFeedback, StoreTraitWeight,
 };
+use nyx_domain::{Decision, Feedback, FeedbackResult, OpenForecast, TraitWeightChange};
 
 pub use options::PhoebeOptions;
 pub use store::PhoebeStore;

@@ -22,8 +22,8 @@ use super::options::PhoebeOptions;
 use super::readiness::WriteCheck;
 use super::sqlite::{self, DatabaseFile};
 use super::{search, storable};
-use crate::decision::Status;
-use crate::{Decision, NyxError};
+use crate::NyxError;
+use nyx_domain::{Decision, Status};
 
 /// Maximum number of rows in a list.
 pub(super) const MAX_ROWS: u64 = 1000;

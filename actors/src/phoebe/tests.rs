@@ -2,18 +2,16 @@
 //! test.
 
 use chrono::SubsecRound;
-use nyx_engine::{ChatMessage, Role};
-use nyx_specialists::Evidence;
+use nyx_domain::{
+    AdapterVersion, Answer, ChatMessage, ErrorClass, Evidence, Forecast, Memory, MemoryFilter, MemorySelector, RequestInputs, Role, Status,
+    Timings, TokenUsage, Trace,
+};
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use uuid::Uuid;
 
-use super::messages::{ListDecisions, ListMemories, Memory, MemorySelector, Neighbours, RecordDecision, StoreTraitWeight};
+use super::messages::{ListDecisions, ListMemories, Neighbours, RecordDecision, StoreTraitWeight};
 use super::search::{EmbedderId, MemoryIndex};
 use super::*;
-use crate::ErrorClass;
-use crate::decision::{AdapterVersion, Answer, Status, Timings, TokenUsage};
-use crate::memory::MemoryFilter;
-use crate::question::RequestInputs;
 use crate::testing::postgres::Postgres;
 
 mod faults;
@@ -35,12 +33,15 @@ fn decision(specialist: &str, question: &str, answer: &str) -> Decision {
             context: Some("a text".into()),
             prior: Some(0.25),
             now: Some(now()),
-            memory: crate::memory::MemoryFilter::of(Some("c-1".into())),
+            memory: nyx_domain::MemoryFilter::of(Some("c-1".into())),
             remember: true,
             external_key: None,
             allow_defer: false,
         },
-        trace: BTreeMap::from([("forecast".to_owned(), serde_json::json!({"prior": 0.25}))]),
+        trace: Trace {
+            forecast: Some(Forecast { prior: Some(0.25), choice: None, stated: vec![0.5], probability: 0.375 }),
+            ..Trace::default()
+        },
         question: question.into(),
         specialist: specialist.into(),
         scores: by_name(1.25),

@@ -11,11 +11,12 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::entities::{baseline, trait_weight};
-use super::messages::{ListTraitWeightChanges, StoreTraitWeight, TraitWeightChange};
+use super::messages::{ListTraitWeightChanges, StoreTraitWeight};
 use super::store::{PhoebeStore, check_limit, now};
 use crate::NyxError;
 use crate::feedback::NewFeedback;
 use crate::routing::DrawnDecision;
+use nyx_domain::TraitWeightChange;
 
 /// Attempts to store a trait weight when another process updates it in between.
 const WEIGHT_TRIES: usize = 50;

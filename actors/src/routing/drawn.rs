@@ -2,12 +2,7 @@
 
 use nyx_specialists::bandit::{self, Drawn};
 
-use crate::Decision;
-use crate::decision::Status;
-use crate::specialist::STOPPED;
-
-/// The note of a decision whose adapter's generation was drawn too: `{"propensity": p}`.
-pub const CANARY: &str = "canary";
+use nyx_domain::{Decision, STOPPED_BY_POLICY, Status};
 
 /// Who was drawn from whom, and with what.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,7 +24,7 @@ impl DrawnDecision {
     /// `None` where nobody was drawn (the caller chose, a crisis went to Eleos), or what was drawn did not get to speak.
     pub fn of(decision: &Decision) -> Option<Self> {
         let answered = matches!(decision.status, Status::Answered | Status::Partial);
-        let refused = decision.usage.total_tokens == 0 && decision.answers.iter().any(|answer| answer.finish_reason == STOPPED);
+        let refused = decision.usage.total_tokens == 0 && decision.answers.iter().any(|answer| answer.finish_reason == STOPPED_BY_POLICY);
         let propensity = *decision.propensities.get(&decision.specialist)?;
         if !answered || refused || !(propensity > 0.0 && propensity <= 1.0) {
             return None;
@@ -39,7 +34,7 @@ impl DrawnDecision {
         let unweighted: Vec<f64> = decision.logits.iter().map(|(name, logit)| logit - weight(name)).collect();
         let chosen = names.iter().position(|name| *name == decision.specialist)?;
         let kind = names.get(bandit::best(&unweighted)?)?.clone();
-        let canary = decision.trace.get(CANARY).and_then(|note| note.get("propensity")?.as_f64());
+        let canary = decision.trace.canary.as_ref().map(|canary| canary.propensity);
         let generation_propensity = canary.filter(|p| *p > 0.0 && *p <= 1.0).unwrap_or(1.0);
         Some(Self { names, unweighted, chosen, propensity, generation_propensity, kind })
     }

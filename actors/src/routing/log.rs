@@ -4,10 +4,10 @@ use nyx_specialists::bandit::{LoggedChoice, OffPolicy, best, estimate, propensit
 use serde::Serialize;
 
 use super::{DrawnDecision, PolicySpec, RoutingPolicy};
-use crate::feedback::Feedback;
 use crate::options::RoutingOptions;
 use crate::phoebe::PhoebeStore;
-use crate::{Decision, NyxError, NyxOptions, StartError};
+use crate::{NyxError, NyxOptions, StartError};
+use nyx_domain::{Decision, Feedback};
 
 /// A decision, as it may be chosen again.
 struct Row {

@@ -4,6 +4,6 @@ mod drawn;
 mod log;
 mod policy;
 
-pub use drawn::{CANARY, DrawnDecision};
+pub use drawn::DrawnDecision;
 pub use log::{ChoosingLog, PolicyReport};
 pub use policy::{PolicySpec, RoutingPolicy};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use actix::{Handler, Message, ResponseFuture};
 
 use super::{Specialist, SpecialistParts, Written};
-use crate::question::Question;
 use crate::{NyxError, RequestContext};
+use nyx_domain::Question;
 
 /// Writes a question as the specialist would read it, and has nobody speak.
 #[derive(Message)]

@@ -2,15 +2,11 @@
 
 use std::time::Duration;
 
-use nyx_specialists::forecast::Forecast;
-use serde_json::Value;
+use nyx_domain::Question;
 
 use super::{SpecialistAnswer, SpecialistParts};
 use crate::RequestContext;
-use crate::question::Question;
 
-/// The part's name in a decision's notes.
-pub(super) const NOTE: &str = "forecast";
 /// With less time than this, nothing is sampled beside the answer.
 const SAMPLES_TAKE: Duration = Duration::from_secs(10);
 
@@ -31,7 +27,7 @@ impl SpecialistParts {
             (Some(_), _) => return,
         };
         response.answers.truncate(question.n);
-        let Some(forecast) = Forecast::pool(question.inputs.prior, choice, stated) else { return };
+        let Some(forecast) = nyx_specialists::forecast::pool(question.inputs.prior, choice, stated) else { return };
         let p = forecast.probability;
         if let Some(choices) = &question.choices {
             response.choice_probabilities = Some(vec![p, 1.0 - p]);
@@ -40,6 +36,6 @@ impl SpecialistParts {
             }
         }
         response.probability = Some(p);
-        response.trace.insert(NOTE.into(), serde_json::to_value(&forecast).unwrap_or(Value::Null));
+        response.trace.forecast = Some(forecast);
     }
 }

@@ -9,34 +9,32 @@ mod self_evaluation;
 mod sink;
 mod timing;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
+use nyx_domain::{
+    AdapterVersion, Answer, AnswerMode, CellStep, Evidence, Finding, Question, Signals, StreamEvent, TimingTrace, Timings, TokenUsage,
+    Trace,
+};
 use nyx_engine::{Finished, SamplingParams, Text};
-use nyx_specialists::confidence::Signals;
-use nyx_specialists::safety::Finding;
-use nyx_specialists::time::AnswerMode;
-use nyx_specialists::{AutomaticReward, Evidence, Outcome, PromptContext, Retrieval, SpecialistPolicy};
+use nyx_specialists::{AutomaticReward, Outcome, PromptContext, Retrieval, SpecialistPolicy};
 use tokio::sync::mpsc;
 
 pub use example::{Present, Presented};
 pub(crate) use prompt::common_prefix;
 pub use prompt::{Prompt, PromptWriter};
-pub(crate) use screen::STOPPED;
+
 pub use screen::Screened;
 pub use timing::Timer;
 
-use crate::adapters::{ActiveAdapter, AdapterLease, Adapters, CANARY_NOTE};
-use crate::cells::{CellStep, CellStream};
+use crate::adapters::{ActiveAdapter, AdapterLease, Adapters};
+use crate::cells::CellStream;
 use crate::confidence::Calibration;
-use crate::decision::{AdapterVersion, Answer, Timings, TokenUsage};
 use crate::devices::{Generate, GpuPool, Score};
 use crate::facts::Facts;
 use crate::memory::MemoryKeeper;
 use crate::observe::ActorMetrics;
-use crate::question::{Question, StreamEvent};
 use crate::supervise::ActorRef;
 use crate::{NyxError, RequestContext};
 use sink::AnswerSink;
@@ -99,8 +97,8 @@ pub struct SpecialistAnswer {
     pub adapter: Option<AdapterVersion>,
     pub sampling: SamplingParams,
     pub usage: TokenUsage,
-    /// What took part in the answer, by name: see [`Decision::notes`](crate::Decision::notes).
-    pub trace: BTreeMap<String, serde_json::Value>,
+    /// What took part in the answer, by name: see [`Decision::notes`](nyx_domain::Decision::notes).
+    pub trace: Trace,
     /// What a specialist that times its answers did.
     pub(crate) mode: Option<AnswerMode>,
     /// What screening found in the answers.
@@ -171,10 +169,10 @@ impl SpecialistParts {
             Some(texts) => self.choose(&context, prompt, texts, choices, sampling).await?,
             None => self.generate(&context, prompt, &question, sampling, &screened, events).await?,
         };
-        response.trace.insert("safety".into(), screened.note(std::mem::take(&mut response.findings)));
+        response.trace.safety = Some(screened.report(std::mem::take(&mut response.findings)));
         if let Some(timer) = &self.timer {
             timer.observe(&response);
-            response.trace.insert("timing".into(), serde_json::json!({ "plan": plan }));
+            response.trace.timing = Some(TimingTrace { plan: plan.clone() });
         }
         response.mode = plan.as_ref().map(|plan| plan.chosen.mode);
         response.timings.retrieve_ms = retrieve_ms;
@@ -186,7 +184,7 @@ impl SpecialistParts {
             let answer = response.answers.first().map_or("", |answer| answer.text.as_str());
             let complete = response.answers.iter().all(|answer| matches!(answer.finish_reason.as_str(), "stop" | "choice"));
             if policy.retrieval != Retrieval::None && question.choices.is_none() {
-                response.trace.insert("cited".into(), nyx_specialists::cited(answer, &evidence).into());
+                response.trace.cited = Some(nyx_specialists::cited(answer, &evidence));
             }
             let elapsed_ms = ms(context.asked);
             response.automatic_reward =
@@ -285,12 +283,10 @@ impl SpecialistParts {
     /// Says through what it was response.
     fn attach_adapter(&self, response: &mut SpecialistAnswer) {
         response.adapter.clone_from(&self.active_adapter.version);
-        if let Some(note) = &self.active_adapter.canary {
-            response.trace.insert(CANARY_NOTE.into(), note.clone());
-        }
+        response.trace.canary.clone_from(&self.active_adapter.canary);
         if self.active_adapter.version.is_none() && self.active_adapter.generation > 0 {
             // the base as a generation of its own, after a rollback
-            response.trace.insert("generation".into(), self.active_adapter.generation.into());
+            response.trace.generation = Some(self.active_adapter.generation);
         }
     }
 

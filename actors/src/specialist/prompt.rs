@@ -1,11 +1,11 @@
 //! Writing a specialist's prompt: its own words first (the same for every request, so that their keys and values stay cached), then the
 //! situation, then the caller's messages.
 
-use nyx_engine::{ChatMessage, Role, Text};
+use nyx_domain::{ChatMessage, Question, Role};
+use nyx_engine::Text;
 use nyx_specialists::{PromptContext, SpecialistPolicy};
 
 use crate::NyxError;
-use crate::question::Question;
 
 /// A prompt in tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]

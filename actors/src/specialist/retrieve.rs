@@ -1,12 +1,11 @@
 //! What a specialist answers from: memories, and rows of registered tables. Never what others asked or were answered: that is on record for those who
 //! operate Nyx, and no prompt reads it.
 
-use nyx_specialists::{Evidence, Retrieval};
+use nyx_domain::{Evidence, MemoryFilter, tail};
+use nyx_specialists::Retrieval;
 
 use super::{QUERY_CHARS, SpecialistParts};
-use crate::memory::MemoryFilter;
 use crate::memory::messages::Recall;
-use crate::question::ending;
 use crate::{NyxError, RequestContext};
 
 impl SpecialistParts {
@@ -17,7 +16,7 @@ impl SpecialistParts {
         if asked.trim().is_empty() {
             return Ok(Vec::new());
         }
-        let asked = ending(asked, QUERY_CHARS);
+        let asked = tail(asked, QUERY_CHARS);
         match policy.retrieval {
             Retrieval::None => Ok(Vec::new()),
             Retrieval::Memory { k, min_score } => self.recalled(context, asked, filter, k, min_score).await,

@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use nyx_specialists::safety::{Action, Finding, Released, SafetyPolicy, SafetyReport, Screening, Side};
-
-/// Why an answer ended where screening stopped it, as OpenAI's door names it.
-pub(crate) const STOPPED: &str = "content_filter";
+use nyx_domain::{Finding, SafetyAction, SafetyReport, Side};
+use nyx_specialists::safety::{Released, SafetyPolicy, Screening};
 
 /// A question that has been screened, with the policy that its answer is followed by.
 #[derive(Debug, Clone)]
@@ -27,37 +25,37 @@ impl Screened {
 
     /// Whether Eleos answers, whatever the master says.
     pub(crate) fn reroutes(&self) -> bool {
-        self.generates && self.findings.iter().any(|finding| self.policy.reroutes(finding) || finding.action == Action::Refuse)
+        self.generates && self.findings.iter().any(|finding| self.policy.reroutes(finding) || finding.action == SafetyAction::Refuse)
     }
 
     /// What is answered without asking anyone; what supports comes first.
     pub(crate) fn refusal(&self) -> Option<String> {
-        let refused = self.generates && self.findings.iter().any(|finding| finding.action == Action::Refuse);
-        refused.then(|| self.texts(&[Action::Support, Action::Refuse]))
+        let refused = self.generates && self.findings.iter().any(|finding| finding.action == SafetyAction::Refuse);
+        refused.then(|| self.texts(&[SafetyAction::Support, SafetyAction::Refuse]))
     }
 
     /// What is said before the answer.
     fn opening(&self) -> Option<String> {
-        Some(self.texts(&[Action::Support])).filter(|text| self.generates && !text.is_empty())
+        Some(self.texts(&[SafetyAction::Support])).filter(|text| self.generates && !text.is_empty())
     }
 
     /// The text of the gravest finding of each of these actions.
-    fn texts(&self, actions: &[Action]) -> String {
-        let gravest = |action: &Action| self.findings.iter().find(|finding| finding.action == *action);
+    fn texts(&self, actions: &[SafetyAction]) -> String {
+        let gravest = |action: &SafetyAction| self.findings.iter().find(|finding| finding.action == *action);
         let texts: Vec<&str> =
             actions.iter().filter_map(gravest).map(|finding| self.policy.text_of(finding)).filter(|text| !text.is_empty()).collect();
         texts.join("\n\n")
     }
 
-    /// The note of a decision, with what was found in its answers.
-    pub(crate) fn note(&self, answers: Vec<Finding>) -> serde_json::Value {
+    /// The report of a decision, with the findings in its answers.
+    pub(crate) fn report(&self, answers: Vec<Finding>) -> SafetyReport {
         let mut findings = self.findings.clone();
         for finding in answers {
             if !findings.contains(&finding) {
                 findings.push(finding);
             }
         }
-        serde_json::json!(SafetyReport { policy: self.policy.id().to_owned(), findings })
+        SafetyReport { policy: self.policy.id().to_owned(), findings }
     }
 
     /// The guard of one answer.
@@ -149,7 +147,7 @@ mod tests {
         assert!(guard.open().contains("988"));
         assert_eq!(guard.open(), "", "said once");
         assert_eq!(guard.pass("You are not alone. ") + &guard.end(), "You are not alone. ");
-        assert_eq!(crisis.note(guard.findings())["findings"][0]["rule"], "self-harm-intent");
+        assert_eq!(crisis.report(guard.findings()).findings[0].rule, "self-harm-intent");
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! P(True): what the base model itself thinks of an answer (Kadavath et al. 2022, "Language Models (Mostly) Know What They Know").
 
-use nyx_engine::{ChatMessage, ContinuationScore, Role};
+use nyx_domain::{ChatMessage, Question, Role, tail};
+use nyx_engine::ContinuationScore;
 
 use super::{QUERY_CHARS, SpecialistAnswer, SpecialistParts};
 use crate::NyxError;
 use crate::RequestContext;
 use crate::devices::Score;
-use crate::question::{Question, ending};
 
 /// What is scored after the question whether the answer is true.
 const ANSWERS: [&str; 2] = ["True", "False"];
@@ -36,8 +36,8 @@ impl SpecialistParts {
 
     async fn self_evaluation(&self, context: &RequestContext, question: &Question, asked: &str, answer: &str) -> Result<f64, NyxError> {
         let background =
-            question.inputs.context.as_deref().map(|context| format!("{}\n\n", ending(context, QUERY_CHARS))).unwrap_or_default();
-        let (asked, answer) = (ending(asked, QUERY_CHARS), ending(answer, QUERY_CHARS));
+            question.inputs.context.as_deref().map(|context| format!("{}\n\n", tail(context, QUERY_CHARS))).unwrap_or_default();
+        let (asked, answer) = (tail(asked, QUERY_CHARS), tail(answer, QUERY_CHARS));
         let text = format!("{background}Question: {asked}\nProposed answer: {answer}\nIs the proposed answer True or False?");
         let prompt = self.text.encode_chat(&[ChatMessage::new(Role::User, text)], true)?;
         let continuations = ANSWERS.map(|answer| self.text.encode(answer)).into_iter().collect::<Result<_, _>>()?;

@@ -3,14 +3,13 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use nyx_engine::{EngineError, FinishReason, Finished, Piece, TokenLogprob, TokenSink};
-use nyx_specialists::safety::Finding;
+use nyx_domain::{CellStep, Finding, STOPPED_BY_POLICY, StreamEvent, TokenLogprob};
+use nyx_engine::{EngineError, FinishReason, Finished, Piece, TokenSink};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::screen::{STOPPED, StreamModerator};
-use crate::cells::{CellStep, CellStream};
-use crate::question::StreamEvent;
+use super::screen::StreamModerator;
+use crate::cells::CellStream;
 use crate::{NyxError, RequestContext};
 
 /// One answer, complete.
@@ -128,7 +127,7 @@ impl TokenSink for AnswerSink {
                 if something && !already {
                     let _ = self.pass_on(StreamEvent::Token { index: self.index, text, logprobs });
                 }
-                let finish_reason = if stopped { STOPPED } else { finish_reason(finished.reason) };
+                let finish_reason = if stopped { STOPPED_BY_POLICY } else { finish_reason(finished.reason) };
                 // whether a reader is still there no longer matters
                 let _ = self.pass_on(StreamEvent::Finished { index: self.index, finish_reason: finish_reason.to_owned() });
                 let findings = self.guard.findings();

@@ -2,8 +2,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use nyx_domain::{AnswerMode, Pace, Plan};
 use nyx_engine::SamplingParams;
-use nyx_specialists::time::{AnswerMode, Measured, Pace, Plan, PlanRequest, plan};
+use nyx_specialists::time::{Measured, PlanRequest, observe, plan};
 
 use super::{SpecialistAnswer, SpecialistParts};
 use crate::RequestContext;
@@ -31,7 +32,7 @@ impl Timer {
             complete: response.answers.iter().all(|answer| matches!(answer.finish_reason.as_str(), "stop" | "length")),
         };
         if measured.completion_tokens > 0 {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).observe(&measured);
+            observe(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner), &measured);
         }
     }
 }

@@ -1,18 +1,15 @@
 //! What Nyx can be asked about training.
 
+use nyx_domain::{CellStep, ChatMessage, Memory, MemoryFilter, Question, Role, Target};
 use nyx_engine::train::Objective;
-use nyx_engine::{ChatMessage, Role};
 use serde_json::{Value, json};
 
 use super::example::{self, Label, TrainingExample};
 use super::record::{Model, RunStatus};
 use super::run::Run;
 use super::{GetStatus, TrainNow, TrainerStatus, TrainingOptions, process};
-use crate::cells::CellStep;
-use crate::memory::MemoryFilter;
-use crate::phoebe::messages::{ListMemories, Memory};
+use crate::phoebe::messages::ListMemories;
 use crate::phoebe::search::LOCAL_TENANT;
-use crate::question::{Question, Target};
 use crate::{Nyx, NyxError};
 
 /// Memories read at a time.

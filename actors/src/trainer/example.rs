@@ -7,10 +7,9 @@ use nyx_specialists::bandit::best;
 use nyx_specialists::gate::template;
 use nyx_specialists::quadratic_reward;
 
-use crate::feedback::Feedback;
-use crate::question::Question;
 use crate::specialist::Presented;
-use crate::{Decision, Nyx, NyxError};
+use crate::{Nyx, NyxError};
+use nyx_domain::{Decision, Feedback, Question};
 
 /// What is known of a question's answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -143,7 +142,7 @@ impl TrainingExample {
 
 /// The choice that an outcome names; of two choices, what happened is the first.
 fn outcome(feedback: &Feedback, choices: &[String]) -> Option<usize> {
-    if feedback.kind != crate::feedback::FeedbackKind::Outcome {
+    if feedback.kind != nyx_domain::FeedbackKind::Outcome {
         return None;
     }
     match &feedback.input {
@@ -155,7 +154,7 @@ fn outcome(feedback: &Feedback, choices: &[String]) -> Option<usize> {
 
 /// The question of a decision, to be asked of its specialist again.
 fn asked_again(decision: &Decision) -> Question {
-    let target = crate::question::Target::Specialist(decision.specialist.clone());
+    let target = nyx_domain::Target::Specialist(decision.specialist.clone());
     let mut question = Question::new(decision.messages.clone(), target, "trainer");
     question.choices.clone_from(&decision.choices);
     question.inputs = decision.inputs.clone();

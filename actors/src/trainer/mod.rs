@@ -25,11 +25,10 @@ pub use options::TrainingOptions;
 pub use record::{Model as TrainingRun, RunStatus};
 pub use run::{GateReport, Run, RunReport};
 
-use crate::adapters::CANARY_NOTE;
-use crate::cells::{CellEvent, CellStep};
 use crate::observe::ActorMetrics;
 use crate::supervise::SEND_LIMIT;
-use crate::{Decision, Nyx, NyxError};
+use crate::{Nyx, NyxError};
+use nyx_domain::{Arm, CellEvent, CellStep, Decision};
 
 /// A text that has nothing to do with any specialist.
 const NEUTRAL: &str = include_str!("neutral.txt");
@@ -69,11 +68,8 @@ struct Looked {
 
 /// A decision's reward, with who spoke.
 fn seen(decision: &Decision, reward: f64) -> RewardSample {
-    let of_canary = decision.trace.get(CANARY_NOTE).and_then(|note| {
-        let arm = note["arm"].as_str()?;
-        let canary = if arm == "canary" { note["id"].as_str()? } else { note["canary"].as_str()? };
-        Some((canary.to_owned(), arm == "canary"))
-    });
+    let canary = decision.trace.canary.as_ref();
+    let of_canary = canary.and_then(|canary| Some((canary.canary_id()?.to_owned(), canary.arm == Arm::Canary)));
     let generation = decision.adapter.as_ref().map_or(0, |adapter| adapter.generation);
     RewardSample { generation, of_canary, reward, predicted: None }
 }

@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use nyx_domain::{AdapterChoice, CellStep, ChatMessage, Question, Role, Target};
 use nyx_engine::train::{Example, Objective, Progress, Summary, TrainOptions, Trainer, TrainingTarget};
-use nyx_engine::{ChatMessage, Role};
 use nyx_specialists::gate::{Compared, Pair, compare, held_back, level};
 use nyx_specialists::learn::learned_id;
 use serde::Serialize;
@@ -15,10 +15,8 @@ use uuid::Uuid;
 use super::example::{Label, TrainingExample};
 use super::record::{Model, RunStatus};
 use super::{NEUTRAL, TrainingOptions, cases, process};
-use crate::adapters::{AdapterChoice, AdapterLease};
-use crate::cells::CellStep;
+use crate::adapters::AdapterLease;
 use crate::phoebe::now;
-use crate::question::{Question, Target};
 use crate::runtime::blocking;
 use crate::{Nyx, NyxError};
 

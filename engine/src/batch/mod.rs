@@ -20,6 +20,7 @@ mod sequence;
 #[cfg(test)]
 mod tests;
 
+use nyx_domain::TokenLogprob;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -67,16 +68,6 @@ pub struct Piece {
     pub logprobs: Vec<TokenLogprob>,
     /// Tokens sampled since the last piece.
     pub tokens: usize,
-}
-
-/// A sampled token's log-probability, before temperature and penalties.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct TokenLogprob {
-    pub token: u32,
-    pub bytes: Vec<u8>,
-    pub logprob: f32,
-    /// The best alternatives, best first.
-    pub top: Vec<(u32, Vec<u8>, f32)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

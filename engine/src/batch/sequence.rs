@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use super::draft::Acceptance;
 use super::fair::Client;
-use super::{FinishReason, Finished, GenerateJob, Piece, TokenLogprob, Usage};
+use super::{FinishReason, Finished, GenerateJob, Piece, Usage};
 use crate::EngineError;
 use crate::kv::KvCache;
 use crate::sampling::{Sampler, best_tokens};
 use crate::text::{StopMatcher, Text, Utf8Stream};
+use nyx_domain::TokenLogprob;
 
 pub(super) struct Sequence {
     /// The prompt, then the sampled tokens.

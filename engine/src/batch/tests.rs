@@ -6,7 +6,8 @@ use super::*;
 use crate::testing::default_model;
 use crate::text::Text;
 use crate::weights::ModelFiles;
-use crate::{ChatMessage, EngineError, Role, ScoreJob};
+use crate::{EngineError, ScoreJob};
+use nyx_domain::{ChatMessage, Role};
 
 struct Collect {
     text: String,

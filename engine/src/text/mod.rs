@@ -6,9 +6,9 @@ mod template;
 mod tests;
 mod tokenizer;
 
-use crate::chat::ChatMessage;
 use crate::weights::ModelFiles;
 use crate::{EngineError, Result};
+use nyx_domain::ChatMessage;
 
 pub use stream::{StopMatcher, Utf8Stream};
 use template::ChatTemplate;

@@ -8,9 +8,9 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value, context};
 
 use super::tokenizer::Tokenizer;
-use crate::chat::ChatMessage;
 use crate::weights::read_json;
 use crate::{EngineError, Result};
+use nyx_domain::ChatMessage;
 
 const NAME: &str = "chat";
 

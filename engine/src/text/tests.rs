@@ -3,8 +3,8 @@
 use serde::Deserialize;
 
 use super::*;
-use crate::Role;
 use crate::testing::{default_model, reference};
+use nyx_domain::Role;
 
 fn default_text() -> Text {
     Text::load(&ModelFiles::open(&default_model()).unwrap()).unwrap()

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::signals::{FEATURES, Signals};
+use super::signals::{FEATURES, features};
 use crate::learn::{Isotonic, LearnedPart, LinearModel, Platt};
+use nyx_domain::Signals;
 
 /// Bound on confidences: none is 0 or 1.
 pub(super) const LEAST: f64 = 0.01;
@@ -49,7 +50,7 @@ pub(super) struct Calibrator {
 
 impl Calibrator {
     pub(super) fn score(model: &LinearModel, signals: &Signals) -> f64 {
-        match model.logits(&signals.features())[..] {
+        match model.logits(&features(signals))[..] {
             [wrong, right] => right - wrong,
             _ => 0.0,
         }

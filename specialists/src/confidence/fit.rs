@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::calibrators::{Calibrator, Confidences, Map};
-use super::signals::{FEATURES, Signals};
+use super::signals::{FEATURES, features};
 use crate::learn::metrics::{auroc, base_rate, brier, brier_skill, expected_calibration_error, log_loss};
 use crate::learn::{Example, Isotonic, LinearModel, Platt};
+use nyx_domain::Signals;
 
 /// Minimum number of answers of a specialist, and of correct and wrong ones each.
 const LEAST_ROWS: usize = 50;
@@ -92,7 +93,7 @@ pub fn fit(rows: &[ConfidenceRow]) -> (Confidences, ConfidenceReport) {
 /// The calibrator, and its cross-validated confidences on held-out rows.
 fn calibrator(rows: &[&ConfidenceRow]) -> Option<(Calibrator, Vec<(f64, bool)>)> {
     let folds = folds(rows);
-    let example = |row: &ConfidenceRow| Example { features: row.signals.features(), class: usize::from(row.right), weight: 1.0 };
+    let example = |row: &ConfidenceRow| Example { features: features(&row.signals), class: usize::from(row.right), weight: 1.0 };
     let examples: Vec<Example> = rows.iter().map(|row| example(row)).collect();
     let learn = |left_out: Option<usize>, l2: f64| {
         let kept = examples.iter().zip(&folds).filter(|(_, fold)| left_out != Some(**fold)).map(|(example, _)| example.clone());

@@ -9,4 +9,3 @@ mod tests;
 
 pub use calibrators::Confidences;
 pub use fit::{ConfidenceReport, ConfidenceRow, Quality, fit};
-pub use signals::Signals;

@@ -1,110 +1,69 @@
-//! What one pass over an answer tells of whether it is right.
+//! Signals of one answer from which its correctness is predicted.
 
-use serde::{Deserialize, Serialize};
+use nyx_domain::Signals;
 use sha2::{Digest as _, Sha256};
 
 use crate::odds::log_odds;
 use crate::tokens::tokens;
 
-/// Numbers of the signals, and buckets for the answer's words.
+/// Number of numeric features, and of hash buckets for the answer's words.
 const NUMBERS: u32 = 22;
 const BUCKETS: u32 = 96;
-/// Features of a [`Signals`].
+/// Number of features of a [`Signals`].
 pub(super) const FEATURES: usize = (NUMBERS + BUCKETS) as usize;
-/// Words of an answer that count: choices are short.
+/// Maximum number of an answer's words that are used: choices are short.
 const ANSWER_WORDS: usize = 16;
-/// A probability that is surer than this says no more.
+/// Probabilities are clamped to this distance from 0 and 1.
 const SUREST: f64 = 0.997_5;
-
-/// The signals of one answer; `None` where there is none of that kind.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Signals {
-    /// Of a generated answer, over its tokens' distributions, in nats.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mean_entropy: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_entropy: Option<f64>,
-    /// Mean log-probability (nats) of the answer's tokens.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mean_logprob: Option<f64>,
-    /// In the order of the choices, where there are any.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub choices: Vec<f64>,
-    /// Share of the answer that the evidence which it cites supports, in [0, 1]; `None` where it cites nothing.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub support: Option<f64>,
-    /// Pieces of evidence, and the best one's score.
-    pub evidence: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub best_evidence: Option<f64>,
-    /// Others' probability of what is forecast.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prior: Option<f64>,
-    /// A forecast's probability.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub probability: Option<f64>,
-    /// Whether the caller gave a text to answer from.
-    pub context: bool,
-    /// The answer ended by itself.
-    pub complete: bool,
-    /// How likely the model finds that its answer is true (Kadavath et al. 2022, "Language Models (Mostly) Know What They Know").
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub p_true: Option<f64>,
-    /// The answer itself, which the decision holds: its words count, and it is not written a second time.
-    #[serde(skip)]
-    pub answer: String,
-}
 
 fn logit(p: f64) -> f64 {
     log_odds(p, SUREST)
 }
 
-/// The bucket of a word: the same on every machine and in every version.
+/// The hash bucket of a word: the same on every machine and in every version.
 fn bucket(term: &str) -> u32 {
     let digest = Sha256::digest(term.as_bytes());
     u32::from(u16::from_be_bytes([digest[0], digest[1]])) % BUCKETS
 }
 
-impl Signals {
-    /// The likeliest choice's probability, its lead over the second, and the entropy as a share of the largest possible.
-    fn of_choices(&self) -> Option<(f64, f64, f64)> {
-        let mut sorted = self.choices.clone();
-        sorted.sort_by(|a, b| b.total_cmp(a));
-        let (first, second) = (*sorted.first()?, *sorted.get(1)?);
-        let entropy: f64 = sorted.iter().filter(|p| **p > 0.0).map(|p| -p * p.ln()).sum();
-        Some((first, first - second, entropy / (sorted.len() as f64).ln()))
-    }
+/// The top choice's probability, its lead over the second, and the entropy as a fraction of the
+/// maximum.
+fn of_choices(signals: &Signals) -> Option<(f64, f64, f64)> {
+    let mut sorted = signals.choices.clone();
+    sorted.sort_by(|a, b| b.total_cmp(a));
+    let (first, second) = (*sorted.first()?, *sorted.get(1)?);
+    let entropy: f64 = sorted.iter().filter(|p| **p > 0.0).map(|p| -p * p.ln()).sum();
+    Some((first, first - second, entropy / (sorted.len() as f64).ln()))
+}
 
-    /// As a linear model reads them. Every number is finite, whatever the signals are.
-    pub(super) fn features(&self) -> Vec<(u32, f32)> {
-        let mut numbers: Vec<Option<f64>> = Vec::with_capacity(NUMBERS as usize);
-        let flag = |yes: bool| yes.then_some(1.0);
-        let of_choices = self.of_choices();
-        numbers.extend([
-            of_choices.map(|(first, ..)| logit(first)),
-            of_choices.map(|(_, margin, _)| margin),
-            of_choices.map(|(.., entropy)| entropy),
-        ]);
-        numbers.extend([2, 3, 4].map(|count| flag(self.choices.len() == count)));
-        numbers.push(flag(self.choices.len() > 4));
-        numbers.extend([self.mean_entropy, self.max_entropy.map(|entropy| entropy / 2.0), self.mean_logprob]);
-        numbers.extend([self.support, flag(self.support.is_some()), flag(self.evidence > 0), self.best_evidence]);
-        numbers.extend([flag(self.prior.is_some()), self.prior.map(|prior| logit(prior).abs())]);
-        numbers.extend([self.probability.map(|p| logit(p).abs()), flag(self.context), flag(!self.complete)]);
-        let answer = tokens(&self.answer);
-        numbers.extend([Some((1.0 + answer.len() as f64).ln()), flag(self.p_true.is_some()), self.p_true.map(logit)]);
-        let numbered = numbers.into_iter().zip(0_u32..NUMBERS).filter_map(|(value, index)| {
-            // a signal may be any number: what is none says nothing
-            let value = value.filter(|value| value.is_finite())?.clamp(-1e3, 1e3) as f32;
-            (value != 0.0).then_some((index, value))
-        });
-        let mut features: Vec<(u32, f32)> = numbered.collect();
-        let counted = answer.len().min(ANSWER_WORDS);
-        let each = 1.0 / (counted.max(1) as f32).sqrt();
-        features.extend(answer.iter().take(counted).map(|word| (NUMBERS + bucket(word), each)));
-        features
-    }
+/// Features for the linear model. Every number is finite, whatever the signals are.
+pub(super) fn features(signals: &Signals) -> Vec<(u32, f32)> {
+    let mut numbers: Vec<Option<f64>> = Vec::with_capacity(NUMBERS as usize);
+    let flag = |yes: bool| yes.then_some(1.0);
+    let of_choices = of_choices(signals);
+    numbers.extend([
+        of_choices.map(|(first, ..)| logit(first)),
+        of_choices.map(|(_, margin, _)| margin),
+        of_choices.map(|(.., entropy)| entropy),
+    ]);
+    numbers.extend([2, 3, 4].map(|count| flag(signals.choices.len() == count)));
+    numbers.push(flag(signals.choices.len() > 4));
+    numbers.extend([signals.mean_entropy, signals.max_entropy.map(|entropy| entropy / 2.0), signals.mean_logprob]);
+    numbers.extend([signals.support, flag(signals.support.is_some()), flag(signals.evidence > 0), signals.best_evidence]);
+    numbers.extend([flag(signals.prior.is_some()), signals.prior.map(|prior| logit(prior).abs())]);
+    numbers.extend([signals.probability.map(|p| logit(p).abs()), flag(signals.context), flag(!signals.complete)]);
+    let answer = tokens(&signals.answer);
+    numbers.extend([Some((1.0 + answer.len() as f64).ln()), flag(signals.p_true.is_some()), signals.p_true.map(logit)]);
+    let numbered = numbers.into_iter().zip(0_u32..NUMBERS).filter_map(|(value, index)| {
+        // a signal may hold any number: NaN and infinities are ignored
+        let value = value.filter(|value| value.is_finite())?.clamp(-1e3, 1e3) as f32;
+        (value != 0.0).then_some((index, value))
+    });
+    let mut features: Vec<(u32, f32)> = numbered.collect();
+    let counted = answer.len().min(ANSWER_WORDS);
+    let each = 1.0 / (counted.max(1) as f32).sqrt();
+    features.extend(answer.iter().take(counted).map(|word| (NUMBERS + bucket(word), each)));
+    features
 }
 
 #[cfg(test)]
@@ -132,17 +91,17 @@ mod tests {
                     p_true: some,
                     answer: "yes \u{1f319} 12".repeat(count),
                 };
-                for (index, value) in signals.features() {
+                for (index, value) in features(&signals) {
                     assert!((index as usize) < FEATURES && value.is_finite(), "{index}: {value}");
                 }
             }
         }
-        assert!(Signals::default().features().len() <= 2);
+        assert!(features(&Signals::default()).len() <= 2);
     }
 
     #[test]
     fn choices_are_read_by_lead_and_spread() {
-        let of = |choices: &[f64]| Signals { choices: choices.to_vec(), ..Signals::default() }.of_choices();
+        let of = |choices: &[f64]| of_choices(&Signals { choices: choices.to_vec(), ..Signals::default() });
         let (first, margin, entropy) = of(&[0.1, 0.7, 0.2]).unwrap();
         assert!((first - 0.7).abs() < 1e-12 && (margin - 0.5).abs() < 1e-12 && entropy < 0.75);
         assert!((of(&[0.25; 4]).unwrap().2 - 1.0).abs() < 1e-12);

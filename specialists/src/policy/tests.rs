@@ -1,8 +1,8 @@
 use chrono::{DateTime, Utc};
 
 use super::*;
-use crate::Evidence;
 use crate::SHIPPED;
+use nyx_domain::Evidence;
 
 const SIXTH: &str = r#"
 name = "hestia"

@@ -4,8 +4,9 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::pattern::Pattern;
-use super::policy::{Action, Category, EXCEPTION_WORDS, Rule, SHIPPED_SAFETY, SafetyPolicy};
+use super::policy::{Category, EXCEPTION_WORDS, Rule, SHIPPED_SAFETY, SafetyPolicy};
 use crate::SpecialistError;
+use nyx_domain::SafetyAction;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,7 +19,7 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct CategoryKeys {
     name: String,
-    action: Action,
+    action: SafetyAction,
     severity: u8,
     #[serde(default)]
     text: String,
@@ -80,10 +81,10 @@ fn parse(text: &str) -> Result<SafetyPolicy, String> {
         if !(1..=3).contains(&keys.severity) {
             return Err(format!("category {name:?} has severity {}, expected 1 to 3", keys.severity));
         }
-        if keys.text.trim().is_empty() && keys.action != Action::Warn {
+        if keys.text.trim().is_empty() && keys.action != SafetyAction::Warn {
             return Err(format!("category {name:?} has no text, expected what is said when it is found"));
         }
-        let reroute = keys.reroute.unwrap_or(keys.action == Action::Support);
+        let reroute = keys.reroute.unwrap_or(keys.action == SafetyAction::Support);
         categories.push(Category {
             name: name.clone(),
             action: keys.action,

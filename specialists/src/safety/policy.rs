@@ -1,6 +1,6 @@
 //! The policy: categories, rules, and their findings in a text.
 
-use serde::{Deserialize, Serialize};
+use nyx_domain::{Finding, SafetyAction, Side};
 
 use super::normal::{Token, tokens};
 use super::pattern::{Match, Pattern};
@@ -14,52 +14,10 @@ pub(super) const DENIAL_WORDS: usize = 3;
 pub(super) const EXCEPTION_WORDS: usize = 5;
 pub(super) const DENIALS: [&str; 8] = ["not", "never", "no", "without", "nobody", "nor", "neither", "refuse"];
 
-/// The action when a rule matches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Action {
-    /// The answer is sent; the category's text is appended.
-    Warn,
-    /// The category's text is sent instead of an answer.
-    Refuse,
-    /// Eleos answers, and the category's text is sent first.
-    Support,
-}
-
-/// The text that a rule applies to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Side {
-    Question,
-    Answer,
-}
-
-/// A match of a rule.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Finding {
-    pub category: String,
-    pub action: Action,
-    /// 1 to 3; the most severe finding decides.
-    pub severity: u8,
-    /// The rule's id.
-    pub rule: String,
-    /// The side on which it was found.
-    #[serde(rename = "where")]
-    pub side: Side,
-}
-
-/// The findings of a screening, for the record.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SafetyReport {
-    /// SHA-256 of the policy file.
-    pub policy: String,
-    pub findings: Vec<Finding>,
-}
-
 #[derive(Debug, Clone)]
 pub(super) struct Category {
     pub(super) name: String,
-    pub(super) action: Action,
+    pub(super) action: SafetyAction,
     pub(super) severity: u8,
     pub(super) text: String,
     pub(super) reroute: bool,

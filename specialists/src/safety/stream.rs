@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::normal::{Token, tokens};
 use super::pattern::Match;
-use super::policy::{Action, DENIAL_WORDS, EXCEPTION_WORDS, Finding, SafetyPolicy, Side};
+use super::policy::{DENIAL_WORDS, EXCEPTION_WORDS, SafetyPolicy};
+use nyx_domain::{Finding, SafetyAction, Side};
 
 /// The output of one step of the screening.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +80,7 @@ impl Screening {
             }
             for hit in self.policy.hits_at(&tokens, start, Side::Answer) {
                 let finding = self.policy.finding(hit.rule, Side::Answer);
-                let stops = finding.action != Action::Warn;
+                let stops = finding.action != SafetyAction::Warn;
                 if !self.findings.contains(&finding) {
                     self.findings.push(finding.clone());
                 }

@@ -1,3 +1,4 @@
+use nyx_domain::{Finding, SafetyAction, Side};
 use std::sync::Arc;
 
 use super::*;
@@ -188,7 +189,7 @@ fn a_finding_says_which_rule_found_it_and_what_is_said() {
     let Finding { category, action, severity, rule, side } = &found[0];
     assert_eq!(
         (category.as_str(), *action, *severity, rule.as_str(), *side),
-        ("self_harm", Action::Support, 3, "self-harm-intent", Side::Question)
+        ("self_harm", SafetyAction::Support, 3, "self-harm-intent", Side::Question)
     );
     assert!(policy.text_of(&found[0]).contains("988") && policy.reroutes(&found[0]));
     assert_eq!(policy.support_specialist(), Some("eleos"));

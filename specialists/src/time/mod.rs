@@ -9,7 +9,7 @@ mod tests;
 
 use chrono::{DateTime, Utc};
 
-pub use plan::{AnswerMode, LatencyEstimate, Measured, Pace, Plan, PlanRequest, Quality, plan};
+pub use plan::{Measured, PlanRequest, Quality, observe, plan};
 
 /// Elapsed time in words for a prompt: `just now`, `5 minutes ago`, `3 days ago`, `in 2 weeks`.
 /// Rounded down.

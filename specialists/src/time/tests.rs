@@ -1,5 +1,6 @@
 use super::*;
 use crate::seeded::Seeded;
+use nyx_domain::{AnswerMode, Pace};
 
 #[test]
 fn ages_are_told_in_words() {
@@ -75,14 +76,14 @@ fn the_pace_follows_what_is_measured() {
         max_tokens: 20,
         complete: true,
     };
-    pace.observe(&measured);
+    observe(&mut pace, &measured);
     assert_eq!((pace.queue_ms, pace.prefill_ms_per_token, pace.decode_ms_per_token, pace.share_used), (50.0, 2.0, 10.0, 0.5));
     for _ in 0..50 {
-        pace.observe(&Measured { decode_ms: 270.0, ..measured });
+        observe(&mut pace, &Measured { decode_ms: 270.0, ..measured });
     }
     assert!((pace.decode_ms_per_token - 30.0).abs() < 0.1, "{pace:?}");
     let before = pace;
-    pace.observe(&Measured { prefilled_tokens: 0, completion_tokens: 0, complete: false, queue_ms: f64::NAN, ..measured });
+    observe(&mut pace, &Measured { prefilled_tokens: 0, completion_tokens: 0, complete: false, queue_ms: f64::NAN, ..measured });
     assert_eq!(
         (pace.queue_ms, pace.decode_ms_per_token, pace.share_used),
         (before.queue_ms, before.decode_ms_per_token, before.share_used)

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use nyx_actors::question::{Question, RequestInputs, SamplingOverrides};
-use nyx_engine::{ChatMessage, Role};
+use nyx_domain::{ChatMessage, Question, RequestInputs, Role, SamplingOverrides};
 use serde::de::{self, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -300,7 +299,7 @@ pub fn understood_messages(messages: Vec<MessageParam>) -> Result<Vec<ChatMessag
 mod tests {
     use super::*;
     use crate::http::extract::parse;
-    use nyx_actors::question::Target;
+    use nyx_domain::Target;
     use serde_json::json;
 
     fn understood(body: Value) -> Result<Understood, ApiError> {

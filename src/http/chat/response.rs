@@ -2,15 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use nyx_actors::Decision;
-use nyx_actors::decision::{Status, TokenUsage};
-use nyx_actors::question::StreamEvent;
-use nyx_engine::TokenLogprob;
+use nyx_domain::{Decision, Status, StreamEvent, TokenLogprob, TokenUsage};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::http::decisions::{AdapterItem, EvidenceItem, TimingsItem};
+use crate::http::trace::trace_object;
 
 /// Fields common to the answer and all chunks of one decision.
 #[derive(Debug, Clone)]
@@ -163,7 +161,7 @@ pub struct NyxField {
     pub reward: f64,
     /// Intermediate results and reasons of the answer, by name; empty when there are none.
     #[schema(value_type = Object)]
-    pub trace: BTreeMap<String, serde_json::Value>,
+    pub trace: serde_json::Map<String, serde_json::Value>,
     /// `answered`, or `partial` when the deadline ended it.
     #[schema(value_type = String)]
     pub status: Status,
@@ -186,7 +184,7 @@ impl From<Decision> for NyxField {
             probability: decision.probability,
             activation: decision.activation,
             reward: decision.reward,
-            trace: decision.trace,
+            trace: trace_object(&decision.trace),
             status: decision.status,
         }
     }

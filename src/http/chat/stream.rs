@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use nyx_actors::Decision;
-use nyx_actors::question::StreamEvent;
+use nyx_domain::{Decision, StreamEvent};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -151,8 +150,7 @@ mod tests {
     use super::*;
     use crate::http::decisions::tests::decision;
     use nyx_actors::NyxError;
-    use nyx_actors::decision::Answer;
-    use nyx_engine::TokenLogprob;
+    use nyx_domain::{Answer, TokenLogprob};
     use serde_json::{Value, json};
     use uuid::Uuid;
 

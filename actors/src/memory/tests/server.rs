@@ -15,8 +15,7 @@ use tonic::{Code, Request, Response, Status};
 use async_trait::async_trait;
 
 use super::*;
-use crate::ErrorClass;
-use crate::phoebe::messages::Memory;
+use nyx_domain::{ErrorClass, Memory, MemoryFilter};
 
 const DIMENSION: usize = 3;
 

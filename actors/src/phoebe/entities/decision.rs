@@ -6,8 +6,7 @@ use sea_orm::entity::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::Decision;
-use crate::decision::{AdapterVersion, Status, TokenUsage};
+use nyx_domain::{AdapterVersion, Decision, Status, TokenUsage};
 
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
 #[sea_orm(table_name = "nyx_synthetic_specialist_queries")]

@@ -6,7 +6,7 @@ use sea_orm::DbErr;
 use sea_orm::entity::prelude::*;
 
 use super::decision::uuid_of;
-use crate::feedback::{Feedback, FeedbackKind};
+use nyx_domain::{Feedback, FeedbackKind};
 
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
 #[sea_orm(table_name = "nyx_feedback")]
@@ -39,7 +39,7 @@ impl TryFrom<Model> for Feedback {
     type Error = DbErr;
 
     fn try_from(row: Model) -> Result<Self, DbErr> {
-        let kind = FeedbackKind::of(&row.kind).ok_or_else(|| DbErr::Custom(format!("{:?} is not a feedback kind", row.kind)))?;
+        let kind = FeedbackKind::parse(&row.kind).ok_or_else(|| DbErr::Custom(format!("{:?} is not a feedback kind", row.kind)))?;
         Ok(Self {
             id: uuid_of(&row.id)?,
             decision: uuid_of(&row.decision)?,

@@ -5,7 +5,7 @@ use sea_orm::DbErr;
 use sea_orm::entity::prelude::*;
 
 use super::decision::uuid_of;
-use crate::phoebe::messages::Memory;
+use nyx_domain::Memory;
 
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
 #[sea_orm(table_name = "nyx_subjective_memory")]

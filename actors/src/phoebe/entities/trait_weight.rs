@@ -6,7 +6,7 @@ use sea_orm::DbErr;
 use sea_orm::entity::prelude::*;
 
 use super::decision::uuid_of;
-use crate::phoebe::messages::TraitWeightChange;
+use nyx_domain::TraitWeightChange;
 
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
 #[sea_orm(table_name = "nyx_trait_weights")]

@@ -31,10 +31,9 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::entities::memory;
-use super::messages::{Memory, MemorySelector};
 use super::{PhoebeStore, WriteTransaction};
 use crate::NyxError;
-use crate::memory::MemoryFilter;
+use nyx_domain::{Memory, MemoryFilter, MemorySelector};
 
 pub use outbox::{Change, Drained, LEASE};
 

@@ -13,7 +13,7 @@ use super::{
     narrowed_codes, number_of, query, rarest,
 };
 use crate::NyxError;
-use crate::memory::MemoryFilter;
+use nyx_domain::MemoryFilter;
 
 /// Maximum number of positions of a token in a `tsvector`, and the largest position it can
 /// represent.

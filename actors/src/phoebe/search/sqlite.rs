@@ -10,7 +10,7 @@ use super::{
     narrowed, narrowed_codes, number_of, query, rarest,
 };
 use crate::NyxError;
-use crate::memory::MemoryFilter;
+use nyx_domain::MemoryFilter;
 
 /// Sign bits are used only if the dimension is a multiple of this.
 const BITS: usize = 8;

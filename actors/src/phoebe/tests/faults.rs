@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use sea_orm::sqlx::{Connection, Row, SqliteConnection};
 
 use super::*;
-use crate::ErrorClass;
 use crate::RewardOptions;
-use crate::feedback::{FeedbackInput, NewFeedback, feedback};
+use crate::feedback::{NewFeedback, feedback};
 use crate::phoebe::messages::StoreTraitWeight;
+use nyx_domain::{ErrorClass, FeedbackInput};
 
 /// The acknowledged and the attempted writes.
 #[derive(Default)]

@@ -1,11 +1,10 @@
 //! Outcomes and feedback, with the same results on both databases.
 
 use super::*;
-use crate::ErrorClass;
 use crate::RewardOptions;
-use crate::feedback::{DecisionName, FeedbackInput, FeedbackKind, NewFeedback, OutcomeInput, feedback, outcome};
+use crate::feedback::{NewFeedback, feedback, outcome};
 use crate::phoebe::messages::ListOpenForecasts;
-use crate::question::RequestInputs;
+use nyx_domain::{DecisionName, ErrorClass, FeedbackInput, FeedbackKind, OutcomeInput, RequestInputs};
 use nyx_specialists::{SHIPPED, SpecialistPolicy};
 use serde_json::json;
 
@@ -35,8 +34,7 @@ pub async fn keeps_verdicts(store: &PhoebeStore) {
         store.record(record(decision, None)).await.unwrap();
     }
     let open = |open| ListOpenForecasts { open, before: None, limit: 3 };
-    let ids =
-        |open_forecasts: Vec<crate::feedback::OpenForecast>| open_forecasts.iter().map(|promise| promise.decision.id).collect::<Vec<_>>();
+    let ids = |open_forecasts: Vec<nyx_domain::OpenForecast>| open_forecasts.iter().map(|promise| promise.decision.id).collect::<Vec<_>>();
     assert_eq!(ids(store.open_forecasts(open(Some(true))).await.unwrap()), [lone.id, daily[1].id, daily[0].id]);
 
     // two forecasts share one external key: both are resolved

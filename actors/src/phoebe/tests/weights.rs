@@ -6,8 +6,9 @@ use serde_json::json;
 
 use super::*;
 use crate::RewardOptions;
-use crate::feedback::{FeedbackInput, NewFeedback, feedback};
+use crate::feedback::{NewFeedback, feedback};
 use crate::phoebe::messages::ListTraitWeightChanges;
+use nyx_domain::FeedbackInput;
 
 /// The number of decisions that [`moves_trait_weights_once`] records.
 pub const DECISIONS: usize = TELLERS + 1;

@@ -1,4 +1,4 @@
-//! Chat messages, used by every crate.
+//! Chat messages.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,9 +6,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
+    /// Instructions of the application.
     System,
+    /// The caller.
     User,
+    /// The model.
     Assistant,
+    /// The result of a tool call.
     Tool,
 }
 
@@ -27,11 +31,14 @@ impl Role {
 /// One message of a chat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChatMessage {
+    /// Its author.
     pub role: Role,
+    /// Its text.
     pub content: String,
 }
 
 impl ChatMessage {
+    /// A message of `role`.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
         Self { role, content: content.into() }
     }
