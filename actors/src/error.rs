@@ -91,3 +91,20 @@ impl NyxError {
         self.code().class()
     }
 }
+
+/// Why Nyx did not start: the cause, and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the base model cannot be used: {0}")]
+    Model(#[source] EngineError),
+    #[error("the device cannot be started: {0}")]
+    Device(#[source] EngineError),
+    #[error("the embedder cannot be used: {0}")]
+    Embedder(#[source] EngineError),
+    #[error("{0}")]
+    Actor(#[from] NyxError),
+    #[error("{key} is {value}, expected {expected}")]
+    Setting { key: &'static str, value: String, expected: &'static str },
+    #[error("{file} cannot be used: {reason}")]
+    Learned { file: String, reason: String },
+}

@@ -27,7 +27,6 @@ mod testing;
 pub mod trainer;
 
 pub use context::RequestContext;
-
-pub use error::NyxError;
-pub use nyx::{Nyx, Permit, Readiness, StartError};
+pub use error::{NyxError, StartError};
+pub use nyx::{Nyx, Permit, Readiness};
 pub use options::{NyxOptions, PoolOptions, RequestOptions, RewardOptions, RoutingOptions, replicas as device_replicas};

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix::Arbiter;
-use nyx_engine::{EngineError, ModelFiles, ModelInfo, Text};
+use nyx_engine::{ModelFiles, ModelInfo, Text};
 use nyx_specialists::SpecialistPolicy;
 use nyx_specialists::bandit::BanditSettings;
 use nyx_specialists::confidence::ConfidenceReport;
@@ -47,23 +47,6 @@ use nyx_domain::{Decision, Memory, MemoryFilter, MemorySelector, Question, Strea
 /// A place among the requests in flight, given back when dropped.
 #[derive(Debug)]
 pub struct Permit(#[allow(dead_code, reason = "held, never read")] OwnedSemaphorePermit);
-
-/// Why Nyx did not start: what happened and what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error("the base model cannot be used: {0}")]
-    Model(#[source] EngineError),
-    #[error("the device cannot be started: {0}")]
-    Device(#[source] EngineError),
-    #[error("the embedder cannot be used: {0}")]
-    Embedder(#[source] EngineError),
-    #[error("{0}")]
-    Actor(#[from] NyxError),
-    #[error("{key} is {value}, expected {expected}")]
-    Setting { key: &'static str, value: String, expected: &'static str },
-    #[error("{file} cannot be used: {reason}")]
-    Learned { file: String, reason: String },
-}
 
 /// Whether requests can be answered, and if not, why.
 #[derive(Debug, Clone, Serialize)]
@@ -366,9 +349,4 @@ impl Nyx {
         }
         self.inner.arbiter.stop();
     }
-}
-
-/// The embedder runs on the CPU, beside the devices.
-pub(crate) fn candle_device() -> nyx_engine::Device {
-    nyx_engine::Device::Cpu
 }

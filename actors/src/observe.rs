@@ -111,6 +111,12 @@ pub struct ActorReport {
 }
 
 impl ActorMetrics {
+    /// Logs a failure and shows it as the actor's last one.
+    pub(crate) fn record_failure(&self, reason: String) {
+        tracing::error!(actor = %self.name, %reason, "the device failed");
+        self.lifecycle.send_modify(|lifecycle| lifecycle.last_failure = Some(Failure { at: Utc::now(), reason }));
+    }
+
     pub fn new(name: impl Into<String>, kind: &'static str, device: Option<String>) -> Arc<Self> {
         let lifecycle = Lifecycle { state: ActorState::Starting, restarts: 0, last_failure: None, since: Instant::now() };
         Arc::new(Self {

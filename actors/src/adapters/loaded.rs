@@ -10,7 +10,6 @@ use nyx_engine::EngineError;
 use tokio::sync::oneshot;
 
 use crate::NyxError;
-use crate::devices::Job;
 
 /// Whoever holds it may ask for this adapter on any device; when the last one is dropped, the devices give its weights up. Sequences that
 /// still run keep theirs until they end.
@@ -53,14 +52,8 @@ pub(crate) const LOADS: usize = 16;
 /// The way to a device's thread.
 struct Line {
     loads: SyncSender<Load>,
-    jobs: SyncSender<Job>,
-}
-
-impl Line {
-    fn wake(&self) {
-        // a full queue wakes the thread as well
-        let _ = self.jobs.try_send(Job::Wake);
-    }
+    /// Wakes the thread, so that it looks at its loads.
+    wake: Box<dyn Fn() + Send + Sync>,
 }
 
 /// Which adapters belong on the devices. A device that loads its weights anew takes them from here. Cheap to clone.
@@ -92,8 +85,8 @@ struct Wanted {
 
 impl LoadedAdapters {
     /// The way to the thread of a device; before that thread looks what it must load, so that nothing is missed in between.
-    pub(crate) fn attach(&self, device: &str, loads: SyncSender<Load>, jobs: SyncSender<Job>) {
-        self.0.lines.lock().unwrap_or_else(PoisonError::into_inner).insert(device.to_owned(), Line { loads, jobs });
+    pub(crate) fn attach(&self, device: &str, loads: SyncSender<Load>, wake: Box<dyn Fn() + Send + Sync>) {
+        self.0.lines.lock().unwrap_or_else(PoisonError::into_inner).insert(device.to_owned(), Line { loads, wake });
     }
 
     /// Ids and folders of what belongs on a device now.
@@ -144,7 +137,7 @@ impl LoadedAdapters {
                 Err(TrySendError::Full(_)) => return Err(NyxError::Overloaded { capacity: LOADS, retry_after_s: 1 }),
                 Err(TrySendError::Disconnected(_)) => {}
             }
-            line.wake();
+            (line.wake)();
         }
         for loaded in loading {
             // a thread that ended meanwhile takes it when it is started anew
@@ -162,6 +155,6 @@ impl Shared {
         }
         drop(wanted);
         self.released.fetch_add(1, Ordering::Release);
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(Line::wake);
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(|line| (line.wake)());
     }
 }

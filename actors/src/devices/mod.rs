@@ -1,6 +1,8 @@
 //! The GPU pool and its workers: one worker actor a device, whose work runs on the device's own OS thread.
 
+mod job;
 pub mod messages;
+mod options;
 mod pool;
 mod replica;
 #[cfg(test)]
@@ -9,8 +11,7 @@ mod thread;
 mod worker;
 
 pub use messages::{Generate, Score};
+pub use options::{DeviceThreadOptions, Shard};
 pub use pool::GpuPool;
-pub use replica::Shard;
-pub(crate) use thread::Job;
-pub use thread::{Device, DeviceThreadOptions};
+pub use thread::Device;
 pub use worker::{GpuShard, GpuWorker};

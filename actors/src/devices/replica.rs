@@ -6,18 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-use nyx_engine::{AdapterHandle, DeviceSpec, Engine, EngineError, Follower, Rank};
+use nyx_engine::{AdapterHandle, Engine, EngineError, Follower, Rank};
 
-use super::thread::DeviceThreadOptions;
+use super::options::{DeviceThreadOptions, Shard};
 use crate::adapters::{Load, LoadedAdapters};
 use crate::observe::ActorMetrics;
-
-/// A device beside the leading one, and its actor's metrics.
-#[derive(Clone)]
-pub struct Shard {
-    pub device: DeviceSpec,
-    pub metrics: Arc<ActorMetrics>,
-}
 
 /// A copy of the model that is ready, with its adapters by id.
 pub(super) struct Loaded {
@@ -116,7 +109,7 @@ fn follow(options: &DeviceThreadOptions, shard: Shard, seat: Rank) -> Result<Joi
             follower.serve()
         });
         if let Err(error) = served {
-            super::thread::record_failure(&shard.metrics, error.to_string());
+            shard.metrics.record_failure(error.to_string());
         }
     };
     let thread = std::thread::Builder::new().name(format!("nyx-{device}")).spawn(body);

@@ -9,7 +9,7 @@ use nyx_engine::{
 };
 use tokio::sync::oneshot;
 
-use super::thread::Job;
+use super::job::Job;
 use super::*;
 use crate::adapters::{AdapterLease, LoadedAdapters};
 use crate::observe::ActorMetrics;

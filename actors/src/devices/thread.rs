@@ -7,51 +7,21 @@ use std::sync::mpsc::{Receiver, RecvError, SyncSender, TryRecvError, TrySendErro
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use chrono::Utc;
-use nyx_engine::{DeviceSpec, EngineError, EngineOptions, Finished, GenerateJob, ModelFiles, Piece, ScoreJob, StepReport, Text, TokenSink};
+use nyx_engine::{EngineError, Finished, GenerateJob, Piece, ScoreJob, StepReport, TokenSink};
 use tokio::sync::{oneshot, watch};
 
-use super::replica::{Loaded, Shard};
+use super::job::Job;
+use super::options::DeviceThreadOptions;
+use super::replica::Loaded;
 use crate::NyxError;
-use crate::adapters::{AdapterLease, LOADS, Load, LoadedAdapters};
-use crate::observe::{ActorMetrics, Failure, Held};
+use crate::adapters::{AdapterLease, LOADS, Load};
+use crate::observe::{ActorMetrics, Held};
 use crate::supervise::panic_message;
 
 /// Steps in a row that may fail or panic before the weights are loaded anew.
 const FAILURES_BEFORE_RELOADING: usize = 3;
 /// Loads without a good step between them before the device is given up.
 const RELOADS_BEFORE_GIVING_UP: usize = 3;
-
-/// Work for a device.
-pub enum Job {
-    Generate {
-        job: GenerateJob,
-        adapter: Option<AdapterLease>,
-    },
-    Score {
-        job: ScoreJob,
-        adapter: Option<AdapterLease>,
-    },
-    /// Only wakes the thread, so that it sees that it must stop.
-    Wake,
-}
-
-/// What a device thread starts with.
-#[derive(Clone)]
-pub struct DeviceThreadOptions {
-    /// The leading device of the replica.
-    pub device: DeviceSpec,
-    /// The replica's further devices.
-    pub shards: Vec<Shard>,
-    pub files: Arc<ModelFiles>,
-    pub text: Arc<Text>,
-    pub engine: EngineOptions,
-    /// What must be beside the weights, now and whenever they are loaded anew.
-    pub adapters: LoadedAdapters,
-    /// Jobs that may wait, beside those that run.
-    pub queue: usize,
-    pub retry_after_s: u64,
-}
 
 /// A device with its thread, which is started anew when it has ended.
 pub struct Device {
@@ -145,8 +115,13 @@ impl DeviceThread {
         // what is held is counted: the channel never fills before
         let (jobs, receiver) = sync_channel(most + 1);
         let (loads, loading) = sync_channel(LOADS);
-        // before it looks what it must load: what is wanted from now on, it is jobs
-        options.adapters.attach(&metrics.name, loads, jobs.clone());
+        // attached before the thread reads what to load, so that no load is missed
+        let queue: SyncSender<Job> = jobs.clone();
+        let wake = move || {
+            // a full queue wakes the thread as well
+            let _ = queue.try_send(Job::Wake);
+        };
+        options.adapters.attach(&metrics.name, loads, Box::new(wake));
         let stop = Arc::new(AtomicBool::new(false));
         let (ready, loaded) = oneshot::channel();
         let device = options.device.to_string();
@@ -295,7 +270,7 @@ fn work(
         Box::new(move || EngineError::Device { device: device.clone(), reason: reason.clone() })
     };
     let give_up = |reason: String| {
-        record_failure(metrics, reason.clone());
+        metrics.record_failure(reason.clone());
         failed(reason)
     };
     let (mut failures, mut reloads) = (0, 0);
@@ -310,7 +285,7 @@ fn work(
             Ok(Err(error)) => format!("step failed: {error}"),
             Err(payload) => panic_message(&*payload),
         };
-        record_failure(metrics, reason.clone());
+        metrics.record_failure(reason.clone());
         loaded.engine.abort_all(&failed(reason.clone()));
         failures += 1;
         // a replica that has lost a shard can only fail
@@ -331,11 +306,6 @@ fn work(
     }
     loaded.engine.abort_all(&|| EngineError::Cancelled);
     Box::new(|| EngineError::Cancelled)
-}
-
-pub(super) fn record_failure(metrics: &ActorMetrics, reason: String) {
-    tracing::error!(actor = %metrics.name, %reason, "the device failed");
-    metrics.lifecycle.send_modify(|lifecycle| lifecycle.last_failure = Some(Failure { at: Utc::now(), reason }));
 }
 
 /// Moves what waits into the engine; sleeps while there is nothing to do. False when the thread must end.

@@ -6,8 +6,9 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler,
 use nyx_engine::{ContinuationScore, GenerateJob, ScoreJob};
 use tokio::sync::oneshot;
 
+use super::job::Job;
 use super::messages::{Generate, Score};
-use super::thread::{Device, Job};
+use super::thread::Device;
 use crate::NyxError;
 use crate::observe::ActorMetrics;
 

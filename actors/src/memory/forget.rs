@@ -5,7 +5,8 @@ use std::time::Duration;
 use chrono::TimeDelta;
 
 use super::messages::{Forget, Forgotten};
-use super::{MemoryParts, composed};
+use super::service::MemoryService;
+use super::text::composed;
 use crate::phoebe::search::LOCAL_TENANT;
 use crate::{NyxError, phoebe};
 use nyx_domain::MemorySelector;
@@ -13,7 +14,7 @@ use nyx_domain::MemorySelector;
 /// Interval between checks for memories past their retention period.
 pub(super) const RETAIN_EVERY: Duration = Duration::from_secs(3600);
 
-impl MemoryParts {
+impl MemoryService {
     pub(super) async fn forget(&self, request: Forget) -> Result<Forgotten, NyxError> {
         let Forget { context, mut selector } = request;
         if let MemorySelector::Matching { conversation, before } = &mut selector {

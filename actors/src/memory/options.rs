@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::recall::RecallOptions;
 use crate::secret::Secret;
 
 /// Where vectors are searched.
@@ -45,6 +44,44 @@ impl Default for MemoryOptions {
             queue: 64,
             retention_days: None,
             recall: RecallOptions::default(),
+        }
+    }
+}
+
+/// `[memory.recall]`: settings of hybrid search.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RecallOptions {
+    /// Number of vector search results.
+    pub dense: usize,
+    /// Number of full-text search results.
+    pub lexical: usize,
+    /// Offset of reciprocal rank fusion; the weights of the two lists follow.
+    pub rrf_offset: f64,
+    pub dense_weight: f64,
+    pub lexical_weight: f64,
+    /// Weight of recency, relative to 1 for the best fused score; 0 disables recency.
+    pub recency_weight: f64,
+    /// Half-life of the recency term, in days.
+    pub recency_half_life_days: f64,
+    /// Lambda of maximal marginal relevance: 1 ranks by score alone, lower values favour diversity.
+    pub mmr_lambda: f64,
+    /// Turns before and after a memory to return with it, 0 to 2.
+    pub neighbours: u32,
+}
+
+impl Default for RecallOptions {
+    fn default() -> Self {
+        Self {
+            dense: 50,
+            lexical: 50,
+            rrf_offset: 60.0,
+            dense_weight: 1.0,
+            lexical_weight: 1.0,
+            recency_weight: 0.0,
+            recency_half_life_days: 30.0,
+            mmr_lambda: 1.0,
+            neighbours: 1,
         }
     }
 }

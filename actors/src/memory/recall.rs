@@ -6,60 +6,26 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use chrono::{DateTime, Utc};
 use nyx_specialists::recall::{cosine, diverse, reciprocal_ranks};
 use nyx_specialists::tokens::tokens;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::messages::{MemoryHit, Recall, Surroundings};
-use super::{MAX_K, MemoryParts, QdrantIndex, check_text, composed};
+use super::options::RecallOptions;
+use super::qdrant::QdrantIndex;
+use super::service::MemoryService;
+use super::text::{check_text, composed};
 use crate::NyxError;
 use crate::phoebe::messages::Neighbours;
 use crate::phoebe::search::{LOCAL_TENANT, MemoryIndex, Scored, StoredMemory, WordMatches};
 use nyx_domain::{Memory, MemoryFilter};
 
+/// Maximum number of memories returned by a search.
+const MAX_K: usize = 100;
 /// Candidates per requested memory, and their minimum number.
 const CANDIDATES_A_HIT: usize = 4;
 const LEAST_CANDIDATES: usize = 40;
 /// The share of a query's information that a memory's words must carry to be included regardless of
 /// its vector.
 const WORDS_ENOUGH: f64 = 0.5;
-
-/// `[memory.recall]`: settings of hybrid search.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RecallOptions {
-    /// Number of vector search results.
-    pub dense: usize,
-    /// Number of full-text search results.
-    pub lexical: usize,
-    /// Offset of reciprocal rank fusion; the weights of the two lists follow.
-    pub rrf_offset: f64,
-    pub dense_weight: f64,
-    pub lexical_weight: f64,
-    /// Weight of recency, relative to 1 for the best fused score; 0 disables recency.
-    pub recency_weight: f64,
-    /// Half-life of the recency term, in days.
-    pub recency_half_life_days: f64,
-    /// Lambda of maximal marginal relevance: 1 ranks by score alone, lower values favour diversity.
-    pub mmr_lambda: f64,
-    /// Turns before and after a memory to return with it, 0 to 2.
-    pub neighbours: u32,
-}
-
-impl Default for RecallOptions {
-    fn default() -> Self {
-        Self {
-            dense: 50,
-            lexical: 50,
-            rrf_offset: 60.0,
-            dense_weight: 1.0,
-            lexical_weight: 1.0,
-            recency_weight: 0.0,
-            recency_half_life_days: 30.0,
-            mmr_lambda: 1.0,
-            neighbours: 1,
-        }
-    }
-}
 
 /// A candidate with its scores.
 struct Found {
@@ -78,7 +44,11 @@ pub struct HybridSearch<'a> {
     pub options: &'a RecallOptions,
 }
 
-impl MemoryParts {
+impl MemoryService {
+    pub(super) fn search(&self) -> HybridSearch<'_> {
+        HybridSearch { index: &self.index, server: self.server.as_deref(), options: &self.recall }
+    }
+
     pub(super) async fn recall(&self, request: Recall) -> Result<Vec<MemoryHit>, NyxError> {
         check_text("q", &request.query)?;
         if !(1..=MAX_K).contains(&request.k) {

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use nyx_engine::embed::Embedder;
 
+use super::embedding::EmbeddingService;
 use super::messages::NewMemory;
 use super::options::{MemoryOptions, StoreKind};
 use super::qdrant::QdrantIndex;
-use super::{EmbeddingService, memory};
+use super::text::memory;
 use crate::NyxError;
 use crate::phoebe::PhoebeStore;
 use crate::phoebe::messages::ListMemories;
@@ -33,7 +34,7 @@ impl Indexer {
     pub async fn open(options: &MemoryOptions, embedder: &Path, phoebe: PhoebeStore, anew: bool) -> Result<Self, NyxError> {
         let (embedder, queue) = (embedder.to_owned(), options.queue);
         let embedding = crate::runtime::blocking(move || {
-            let embedder = Embedder::load(&embedder, &crate::nyx::candle_device())?;
+            let embedder = Embedder::load(&embedder, &nyx_engine::Device::Cpu)?;
             EmbeddingService::start(embedder, queue)
         });
         let embedding = embedding.await??;

@@ -1,10 +1,17 @@
 //! Tests of the memory actor with the real embedder and a real database.
 
+use crate::RequestContext;
+use crate::memory::messages::NewMemory;
+use crate::phoebe;
+use crate::phoebe::search::LOCAL_TENANT;
+use crate::phoebe::search::MemoryIndex;
 use std::path::Path;
+use uuid::Uuid;
 
 use nyx_engine::Device;
 use nyx_engine::embed::Embedder;
 
+use super::text::MAX_TEXT;
 use super::*;
 
 mod server;
@@ -19,14 +26,14 @@ fn embedding() -> EmbeddingService {
     EmbeddingService::start(Embedder::load(&model("all-minilm-l6-v2"), &Device::Cpu).unwrap(), 8).unwrap()
 }
 
-async fn parts_on(options: &PhoebeOptions, folder: &Path) -> MemoryParts {
+async fn parts_on(options: &PhoebeOptions, folder: &Path) -> MemoryService {
     let embedding = embedding();
     let store = PhoebeStore::connect(options, folder).await.unwrap();
     let index = MemoryIndex::open(store, &embedding.id(), false).await.unwrap();
-    MemoryParts { embedding, index, server: None, retention_days: None, recall: RecallOptions::default() }
+    MemoryService { embedding, index, server: None, retention_days: None, recall: RecallOptions::default() }
 }
 
-async fn parts(folder: &Path) -> MemoryParts {
+async fn parts(folder: &Path) -> MemoryService {
     parts_on(&PhoebeOptions::default(), folder).await
 }
 
@@ -40,7 +47,7 @@ fn tell(text: &str, conversation: Option<&str>) -> Remember {
     Remember { context: context(), memory }
 }
 
-impl MemoryParts {
+impl MemoryService {
     async fn keep(&self, request: Remember) -> Result<Memory, NyxError> {
         Ok(self.remember(request.context, vec![request.memory]).await?.remove(0))
     }
@@ -58,7 +65,7 @@ const TOLD: [&str; 4] = [
 ];
 
 /// The required behaviour on either database.
-async fn remembers_and_recalls(parts: &MemoryParts) {
+async fn remembers_and_recalls(parts: &MemoryService) {
     for (index, text) in TOLD.into_iter().enumerate() {
         let memory = parts.keep(tell(text, Some(if index < 2 { "home" } else { "health" }))).await.unwrap();
         assert_eq!((memory.text.as_str(), memory.speaker.as_deref()), (text, Some("me")));
@@ -80,7 +87,7 @@ async fn remembers_and_recalls(parts: &MemoryParts) {
 
 /// Names and words in other forms than they were stored in are found by full-text search,
 /// regardless of the embedder.
-async fn finds_words_in_any_script(parts: &MemoryParts) {
+async fn finds_words_in_any_script(parts: &MemoryService) {
     let texts = [
         "Our Zu\u{308}rich bank is the Ge\u{301}rard & Fils.",
         "Our Zürich office moved to Thalwil.",

@@ -13,14 +13,14 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Inner, Nyx, StartError, candle_device};
+use super::{Inner, Nyx};
 use crate::adapters::{ActiveAdapter, AdapterBase, AdapterLibrary, AdapterParts, Adapters, LoadedAdapters};
 use crate::cells::CellStream;
 use crate::confidence::Calibration;
 use crate::devices::{Device, DeviceThreadOptions, GpuPool, GpuShard, GpuWorker, Shard};
 use crate::facts::Facts;
 use crate::learned::LearnedLoader;
-use crate::memory::{EmbeddingService, MemoryKeeper, MemoryParts, QdrantIndex, StoreKind};
+use crate::memory::{EmbeddingService, MemoryKeeper, MemoryService, QdrantIndex, StoreKind};
 use crate::metrics::Metrics;
 use crate::observe::{ActorMetrics, ActorState, Registry};
 use crate::options::{self, NyxOptions};
@@ -31,7 +31,7 @@ use crate::runtime::blocking;
 use crate::specialist::{Specialist, SpecialistParts, Timer};
 use crate::supervise::{ActorRef, RestartPolicy};
 use crate::trainer::Trainer;
-use crate::{NyxError, orchestrator};
+use crate::{NyxError, StartError, orchestrator};
 
 /// Messages that may wait for an actor; one more is refused.
 pub(super) const MAILBOX: usize = 1024;
@@ -73,7 +73,7 @@ impl Nyx {
         let learned = LearnedLoader::new(&options.data_dir, &model.sha256);
         let calibration = Calibration::load(&learned, &options.data_dir, &model.sha256, options.confidence)?;
         let (folder, queue) = (options.embedder.clone(), options.memory.queue);
-        let embedding = blocking(move || EmbeddingService::start(Embedder::load(&folder, &candle_device())?, queue));
+        let embedding = blocking(move || EmbeddingService::start(Embedder::load(&folder, &nyx_engine::Device::Cpu)?, queue));
         let embedding = embedding.await?.map_err(StartError::Embedder)?;
         blocking({
             let data_dir = options.data_dir.clone();
@@ -152,7 +152,7 @@ impl Nyx {
         };
         let memory = {
             let (recall, retention_days) = (options.memory.recall.clone(), options.memory.retention_days);
-            let parts = MemoryParts { embedding, index, server, retention_days, recall };
+            let parts = MemoryService { embedding, index, server, retention_days, recall };
             tree.start(ActorMetrics::new("memory-keeper", "memory_keeper", None), move |metrics| MemoryKeeper::new(parts.clone(), metrics))
         };
         let specialists: Arc<[SpecialistPolicy]> = options.specialists.into();

@@ -9,8 +9,9 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::entities::{decision, feedback, feedback_key, reward};
+use super::limit::check_limit;
 use super::messages::ListOpenForecasts;
-use super::store::{PhoebeStore, check_limit, now};
+use super::store::{PhoebeStore, now};
 use super::weights;
 use crate::NyxError;
 use crate::feedback::NewFeedback;

@@ -6,8 +6,9 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::entities::memory;
+use super::limit::{MAX_ROWS, check_limit};
 use super::messages::{ListMemories, Neighbour, Neighbours};
-use super::store::{MAX_ROWS, PhoebeStore, check_limit};
+use super::store::PhoebeStore;
 use crate::NyxError;
 use nyx_domain::Memory;
 

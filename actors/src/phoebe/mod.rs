@@ -1,7 +1,9 @@
 //! Phoebe: the database of record and the actor that owns it.
 
+mod decisions;
 mod entities;
 mod feedback;
+mod limit;
 mod memories;
 pub mod messages;
 mod options;
@@ -11,9 +13,11 @@ mod sqlite;
 mod store;
 #[cfg(test)]
 mod tests;
+mod text;
 mod transaction;
 mod truths;
 mod weights;
+mod write_check;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,28 +35,8 @@ use nyx_domain::{Decision, Feedback, FeedbackResult, OpenForecast, TraitWeightCh
 pub use options::PhoebeOptions;
 pub use store::PhoebeStore;
 pub(crate) use store::now;
+pub(crate) use text::{storable, storable_name};
 pub(crate) use transaction::WriteTransaction;
-
-/// Refuses NUL characters, which PostgreSQL cannot store in text or JSON; both databases must
-/// accept the same input.
-pub(crate) fn storable(param: &str, text: &str) -> Result<(), NyxError> {
-    match text.find('\0') {
-        Some(at) => Err(NyxError::invalid(param, format!("{param} holds a NUL character at byte {at}, expected text without any"))),
-        None => Ok(()),
-    }
-}
-
-/// Maximum length in bytes of a name that is looked up, such as a conversation's: it must fit into
-/// an index entry.
-const MAX_NAME: usize = 256;
-
-/// As [`storable`], with a length limit for names.
-pub(crate) fn storable_name(param: &str, name: &str) -> Result<(), NyxError> {
-    if name.len() > MAX_NAME {
-        return Err(NyxError::invalid(param, format!("{param} has {} bytes, expected at most {MAX_NAME}", name.len())));
-    }
-    storable(param, name)
-}
 
 /// The actor: forwards each message to the store.
 pub struct Phoebe {

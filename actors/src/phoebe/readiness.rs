@@ -1,37 +1,20 @@
 //! Tests whether phoebe's database is writable, by writing to it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{ColumnTrait, DbErr, EntityTrait, IntoActiveModel, QueryFilter};
-use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::PhoebeStore;
 use super::entities::readiness;
-use super::store::now;
+use super::store::{PhoebeStore, now};
 use crate::NyxError;
 
-/// How long a result is reused.
-const FRESH: Duration = Duration::from_secs(1);
 /// Time limit of the test write; below the time-out of the readiness probe.
 const PATIENCE: Duration = Duration::from_millis(1_800);
 /// Bytes that a decision may need: a disk with less free space is not ready.
 const PADDING: usize = 16 * 1024;
-
-/// The last test write and its result.
-#[derive(Debug)]
-pub(super) struct WriteCheck {
-    instance: Uuid,
-    last: Mutex<Option<(Instant, Result<(), String>)>>,
-}
-
-impl WriteCheck {
-    pub(super) fn new() -> Self {
-        Self { instance: Uuid::now_v7(), last: Mutex::new(None) }
-    }
-}
 
 fn reason(error: DbErr) -> String {
     match error {
@@ -46,18 +29,12 @@ impl PhoebeStore {
     /// # Errors
     /// The write failed or took too long.
     pub(crate) async fn can_write(&self) -> Result<(), NyxError> {
-        let mut last = self.readiness.last.lock().await;
-        let known = last.as_ref().filter(|(at, _)| at.elapsed() < FRESH).map(|(_, outcome)| outcome.clone());
-        let outcome = match known {
-            Some(outcome) => outcome,
-            None => {
-                let slow = || format!("nothing could be written in {} ms", PATIENCE.as_millis());
-                let written = tokio::time::timeout(PATIENCE, self.write_readiness()).await;
-                let outcome = written.map_or_else(|_| Err(slow()), |written| written.map_err(reason));
-                *last = Some((Instant::now(), outcome.clone()));
-                outcome
-            }
+        let write = async {
+            let slow = || format!("nothing could be written in {} ms", PATIENCE.as_millis());
+            let written = tokio::time::timeout(PATIENCE, self.write_readiness()).await;
+            written.map_or_else(|_| Err(slow()), |written| written.map_err(reason))
         };
+        let outcome = self.readiness.result(write).await;
         outcome.map_err(|reason| DbErr::Custom(reason).into())
     }
 

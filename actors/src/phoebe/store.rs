@@ -6,27 +6,17 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 use nyx_migrations::Migrator;
-use sea_orm::sea_query::Expr;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sea_orm::sqlx::{self, Executor};
-use sea_orm::{
-    ActiveModelTrait, ActiveValue, ColumnTrait, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr,
-    EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, RuntimeErr, SqlErr, TransactionTrait,
-};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, RuntimeErr, TransactionTrait};
 use sea_orm_migration::MigratorTrait;
-use uuid::Uuid;
 
-use super::entities::{decision, reward};
-use super::messages::{ListDecisions, RecordDecision};
 use super::options::PhoebeOptions;
-use super::readiness::WriteCheck;
+use super::search::vector_extension;
 use super::sqlite::{self, DatabaseFile};
-use super::{search, storable};
+use super::write_check::WriteCheck;
 use crate::NyxError;
-use nyx_domain::{Decision, Status};
 
-/// Maximum number of rows in a list.
-pub(super) const MAX_ROWS: u64 = 1000;
 /// PostgreSQL advisory lock, shared by all Nyx processes, held during migrations.
 const MIGRATION_LOCK: i64 = 0x6e79_7870_686f;
 /// One connection to hold that lock, one to migrate.
@@ -78,7 +68,7 @@ impl PhoebeStore {
         let patience = timeout + Duration::from_millis(options.statement_timeout_ms);
         let readiness = Arc::new(WriteCheck::new());
         if url.is_sqlite() {
-            search::vector_extension::register();
+            vector_extension::register();
             let (writer, file) = open_sqlite(settings, url.expose(), timeout).await.map_err(named)?;
             if file.is_none() {
                 return Ok(Self { reader: writer.clone(), writer, file, patience, readiness });
@@ -138,68 +128,6 @@ impl PhoebeStore {
     /// `sqlite` or `postgres`.
     pub fn backend(&self) -> &'static str {
         if self.writer.get_database_backend() == DbBackend::Postgres { "postgres" } else { "sqlite" }
-    }
-
-    /// Records a decision in one transaction; a decision that is already on record is left
-    /// unchanged.
-    pub(super) async fn record(&self, message: RecordDecision) -> Result<(), NyxError> {
-        let mut row = decision::Model::try_from(&*message.decision)?;
-        row.asked_at = row.asked_at.trunc_subsecs(6);
-        row.reward = message.reward.as_ref().map_or(0.0, |(value, _)| *value);
-        let id = row.id.clone();
-        let transaction = self.begin().await?;
-        if message.completes {
-            let deferred = decision::Column::Status.eq(Status::Deferred.as_str());
-            let mut row = row.into_active_model().reset_all();
-            // feedback recorded in the meantime may have changed the reward
-            row.reward = ActiveValue::NotSet;
-            let added = message.reward.as_ref().map_or(0.0, |(value, _)| *value);
-            let updated = decision::Entity::update_many().set(row).filter(deferred);
-            let updated =
-                updated.col_expr(decision::Column::Reward, sea_orm::sea_query::ExprTrait::add(Expr::col(decision::Column::Reward), added));
-            if updated.filter(decision::Column::Id.eq(&id)).exec(&transaction).await?.rows_affected == 0 {
-                // already completed
-                transaction.rollback().await;
-                return Ok(());
-            }
-        } else if let Err(error) = row.into_active_model().insert(&transaction).await {
-            transaction.rollback().await;
-            return match error.sql_err() {
-                Some(SqlErr::UniqueConstraintViolation(_)) => Ok(()),
-                _ => Err(error.into()),
-            };
-        }
-        if let Some((value, rule)) = message.reward {
-            let source = "automatic".to_owned();
-            let row = reward::Model { id: Uuid::now_v7().to_string(), decision: id, value, source, rule, comment: None, at: now() };
-            row.into_active_model().insert(&transaction).await?;
-        }
-        Ok(transaction.commit().await?)
-    }
-
-    pub(super) async fn decision(&self, id: Uuid) -> Result<Decision, NyxError> {
-        let row = decision::Entity::find_by_id(id.to_string()).one(&self.reader).await?;
-        let row = row.ok_or_else(|| NyxError::NotFound { what: "decision", id: id.to_string() })?;
-        Ok(row.try_into()?)
-    }
-
-    pub(super) async fn decisions(&self, query: ListDecisions) -> Result<Vec<Decision>, NyxError> {
-        check_limit(query.limit)?;
-        for (name, value) in [("specialist", &query.specialist), ("conversation", &query.conversation)] {
-            value.as_deref().map_or(Ok(()), |value| storable(name, value))?;
-        }
-        let mut select = decision::Entity::find().order_by_desc(decision::Column::Id).limit(query.limit);
-        if let Some(specialist) = query.specialist {
-            select = select.filter(decision::Column::Specialist.eq(specialist));
-        }
-        if let Some(conversation) = query.conversation {
-            select = select.filter(decision::Column::Conversation.eq(conversation));
-        }
-        if let Some(before) = query.before {
-            select = select.filter(decision::Column::Id.lt(before.to_string()));
-        }
-        let rows = select.all(&self.reader).await?;
-        Ok(rows.into_iter().map(Decision::try_from).collect::<Result<_, _>>()?)
     }
 
     /// For reads that must see the latest writes; writes use [`begin`](Self::begin).
@@ -305,11 +233,4 @@ async fn connect_sqlite(settings: ConnectOptions) -> Result<DatabaseConnection, 
 /// The current time, truncated to the precision that both databases store.
 pub(crate) fn now() -> DateTime<Utc> {
     Utc::now().trunc_subsecs(6)
-}
-
-pub(super) fn check_limit(limit: u64) -> Result<(), NyxError> {
-    if (1..=MAX_ROWS).contains(&limit) {
-        return Ok(());
-    }
-    Err(NyxError::invalid("limit", format!("limit is {limit}, expected 1 to {MAX_ROWS}")))
 }

@@ -11,8 +11,8 @@ use sea_orm::sqlx::{self, AssertSqlSafe, Executor, Postgres, Sqlite};
 use sea_orm::{ConnAcquireErr, ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, RuntimeErr, SqlErr, Statement};
 use sea_query_sqlx::SqlxValues;
 
-use super::PhoebeStore;
 use super::sqlite::{self, DatabaseFile, FileState};
+use super::store::PhoebeStore;
 
 enum Connection {
     Sqlite(PoolConnection<Sqlite>),

@@ -11,8 +11,9 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::entities::{baseline, trait_weight};
+use super::limit::check_limit;
 use super::messages::{ListTraitWeightChanges, StoreTraitWeight};
-use super::store::{PhoebeStore, check_limit, now};
+use super::store::{PhoebeStore, now};
 use crate::NyxError;
 use crate::feedback::NewFeedback;
 use crate::routing::DrawnDecision;

@@ -1,8 +1,12 @@
 //! Tests of the Qdrant client and of the outbox against a scripted server.
 
+use crate::phoebe::search::LOCAL_TENANT;
+use crate::phoebe::search::MemoryIndex;
+use chrono::DateTime;
 use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
+use uuid::Uuid;
 
 use ::qdrant_client::qdrant::collections_server::{Collections, CollectionsServer};
 use ::qdrant_client::qdrant::points_server::{Points, PointsServer};
@@ -386,14 +390,14 @@ fn unit(first: f32) -> Vec<f32> {
 
 /// The memory actor's parts with phoebe's database in `folder`, whose outbox goes to the scripted
 /// server.
-async fn fed(folder: &Path, script: &Script) -> (MemoryParts, Arc<QdrantIndex>) {
+async fn fed(folder: &Path, script: &Script) -> (MemoryService, Arc<QdrantIndex>) {
     let phoebe = PhoebeStore::connect(&PhoebeOptions::default(), folder).await.unwrap();
     let embedder = EmbedderId { sha256: "tiny".into(), dimension: DIMENSION };
     let index = MemoryIndex::open(phoebe, &embedder, true).await.unwrap();
     let server = Arc::new(client(&options(script.serve())));
     // the embedder is not used
     let (embedding, recall) = (embedding(), RecallOptions::default());
-    (MemoryParts { embedding, index, server: Some(Arc::clone(&server)), retention_days: None, recall }, server)
+    (MemoryService { embedding, index, server: Some(Arc::clone(&server)), retention_days: None, recall }, server)
 }
 
 fn ids(points: &[PointId]) -> Vec<String> {

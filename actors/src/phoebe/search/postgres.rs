@@ -8,10 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, Value};
 
-use super::{
-    Collection, Document, MOST_POSTINGS, OVERSAMPLING, Scored, Size, WordMatches, bytes, cosine, execute, floats, listed, narrowed,
-    narrowed_codes, number_of, query, rarest,
-};
+use super::ranking::{Collection, Document, MOST_POSTINGS, OVERSAMPLING, Scored, Size, WordMatches, cosine, rarest};
+use super::sql::{bytes, execute, floats, listed, narrowed, narrowed_codes, number_of, query};
 use crate::NyxError;
 use nyx_domain::MemoryFilter;
 

@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use sea_orm::sqlx::{self, Executor as _, Row as _};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Value};
 
-use super::{
-    Collection, Document, MOST_NEAREST, MOST_POSTINGS, OVERSAMPLING, Scored, Size, WordMatches, bytes, cosine, execute, floats, listed,
-    narrowed, narrowed_codes, number_of, query, rarest,
-};
+use super::ranking::{Collection, Document, MOST_POSTINGS, OVERSAMPLING, Scored, Size, WordMatches, cosine, rarest};
+use super::sql::{bytes, execute, floats, listed, narrowed, narrowed_codes, number_of, query};
 use crate::NyxError;
 use nyx_domain::MemoryFilter;
+
+/// Largest `k` that sqlite-vec accepts.
+const MOST_NEAREST: usize = 4_096;
 
 /// Sign bits are used only if the dimension is a multiple of this.
 const BITS: usize = 8;

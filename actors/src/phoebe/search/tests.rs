@@ -1,13 +1,19 @@
 //! Compares random inserts, deletions and searches with brute-force results over an in-memory list.
 
+use crate::phoebe::PhoebeStore;
+use crate::phoebe::search::ranking::best;
+use crate::phoebe::search::ranking::cosine;
+use nyx_domain::{Memory, MemoryFilter, MemorySelector};
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
+use uuid::Uuid;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use nyx_specialists::tokens::tokens;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::index::*;
 use super::*;
 use crate::phoebe::PhoebeOptions;
 use crate::testing::postgres::Postgres;
