@@ -1,7 +1,6 @@
 //! The `nyx` binary.
 
 use std::process::ExitCode;
-
 fn main() -> ExitCode {
     nyx::cli::run(std::env::args_os())
 }

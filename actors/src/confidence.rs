@@ -5,15 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use nyx_domain::{ConfidenceTrace, Decision, Feedback, FeedbackKind, Question, Signals};
+use nyx_domain::{Decision, Feedback, FeedbackKind, Signals};
 use nyx_specialists::confidence::{ConfidenceReport, ConfidenceRow, Confidences, Quality, fit};
 use nyx_specialists::learn::metrics::{ReliabilityBin, reliability};
 use nyx_specialists::learn::{LearnedFile, LearnedPart, TrainedOn, learned_id};
-use nyx_specialists::support;
 use serde::{Deserialize, Serialize};
 
 use crate::learned::{FOLDER, Learned, LearnedLoader, LearnedRegistry, LearnedReport, Origin};
-use crate::specialist::SpecialistAnswer;
 use crate::{NyxError, StartError};
 
 /// Bars of a reliability diagram.
@@ -57,30 +55,11 @@ impl Calibration {
         self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads what was said for its signals, and says how likely it is right.
-    pub(crate) fn judge(&self, specialist: &str, question: &Question, response: &mut SpecialistAnswer) {
-        if response.answers.is_empty() {
-            // deferred: nothing was said that could be right
-            return;
-        }
-        let answer = response.answers.first().map(|answer| answer.text.clone()).unwrap_or_default();
-        let signals = Signals {
-            choices: response.choice_probabilities.clone().unwrap_or_default(),
-            support: if question.choices.is_none() { support(&answer, &response.evidence) } else { None },
-            evidence: response.evidence.len(),
-            best_evidence: response.evidence.iter().map(|item| item.score).reduce(f64::max),
-            prior: question.inputs.prior,
-            probability: response.probability,
-            context: question.inputs.context.is_some(),
-            complete: response.answers.iter().all(|answer| matches!(answer.finish_reason.as_str(), "stop" | "choice")),
-            answer,
-            ..std::mem::take(&mut response.signals)
-        };
-        let live = self.live();
-        response.confidence = live.as_ref().and_then(|live| live.value.apply(specialist, &signals));
-        let calibrator = response.confidence.and(live).map(|live| live.id.clone());
-        response.trace.confidence = Some(ConfidenceTrace { signals: signals.clone(), calibrator });
-        response.signals = signals;
+    /// The confidence of an answer with these signals, and the calibrator's id; `None` where the
+    /// specialist has no calibrator.
+    pub(crate) fn apply(&self, specialist: &str, signals: &Signals) -> Option<(f64, String)> {
+        let live = self.live()?;
+        Some((live.value.apply(specialist, signals)?, live.id.clone()))
     }
 
     /// Learns calibrators from these decisions and their entries, puts them into the data folder and uses them from now on. A specialist with too

@@ -1,6 +1,8 @@
-//! The people of Nyx: orchestrator, specialists, GPU pool and workers, memory keeper, phoebe, and the typed messages between them.
+//! The actor system: orchestrator, specialists, device pool and workers, memory, phoebe, trainer,
+//! and the typed messages between them. [`NyxBuilder`] starts it; [`Nyx`] is its handle.
 
 pub mod adapters;
+mod admission;
 pub mod cells;
 pub mod confidence;
 pub mod context;
@@ -25,8 +27,12 @@ pub mod supervise;
 #[cfg(test)]
 mod testing;
 pub mod trainer;
+mod tree;
+mod validation;
 
+pub use admission::{Admission, Permit};
 pub use context::RequestContext;
 pub use error::{NyxError, StartError};
-pub use nyx::{Nyx, Permit, Readiness};
+pub use nyx::{Nyx, NyxBuilder, Readiness};
 pub use options::{NyxOptions, PoolOptions, RequestOptions, RewardOptions, RoutingOptions, replicas as device_replicas};
+pub use validation::{Limits, ValidQuestion};

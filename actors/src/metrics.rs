@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
+use nyx_domain::Decision;
 use nyx_engine::StepReport;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -12,7 +13,6 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry as Families, Unit};
 
 use crate::observe::Registry;
-use nyx_domain::Decision;
 
 /// A label's value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -3,11 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
+
+use crate::NyxError;
+
+/// Time limit for the start of an actor.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where an actor is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -255,6 +260,33 @@ impl Registry {
 
     pub fn get(&self, name: &str) -> Option<Arc<ActorMetrics>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// Ends an actor's instance and starts a new one, also of a quarantined actor.
+    ///
+    /// # Errors
+    /// [`NyxError::NotFound`].
+    pub fn restart(&self, name: &str) -> Result<(), NyxError> {
+        let metrics = self.get(name).ok_or_else(|| NyxError::NotFound { what: "actor", id: name.to_owned() })?;
+        metrics.restart.notify_one();
+        Ok(())
+    }
+
+    /// Waits until every registered actor has its first instance.
+    ///
+    /// # Errors
+    /// [`NyxError::ActorDown`] for one that did not start in time.
+    pub(crate) async fn wait_until_running(&self) -> Result<(), NyxError> {
+        for name in self.reports().into_iter().map(|report| report.name) {
+            let Some(metrics) = self.get(&name) else { continue };
+            let mut lifecycle = metrics.lifecycle.subscribe();
+            let running = lifecycle.wait_for(|lifecycle| lifecycle.state == ActorState::Running);
+            if tokio::time::timeout(START_TIMEOUT, running).await.is_err() {
+                let reason = format!("it did not start in {} s", START_TIMEOUT.as_secs());
+                return Err(NyxError::ActorDown { actor: name, state: metrics.state().as_str(), reason });
+            }
+        }
+        Ok(())
     }
 
     /// In the order of their names.

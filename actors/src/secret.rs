@@ -7,7 +7,6 @@ use sea_orm::sqlx::ConnectOptions as _;
 use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::{ConnectOptions, DbErr};
 use serde::{Deserialize, Serialize, Serializer};
-
 const HIDDEN: &str = "***";
 /// The parameters that a PostgreSQL URL may have; `options[NAME]` beside them. The driver logs others, with their values.
 const POSTGRES_PARAMETERS: [&str; 18] = [

@@ -166,8 +166,8 @@ impl Decision {
         if self.status != Status::Deferred {
             return None;
         }
-        let plan = self.trace.timing.as_ref().and_then(|timing| timing.plan.as_ref());
-        let expected_ms = plan.map_or(UNKNOWN_DURATION_MS, |plan| plan.chosen.duration_ms);
+        let timing = self.trace.timing.as_ref();
+        let expected_ms = timing.map_or(UNKNOWN_DURATION_MS, |timing| timing.plan.chosen.duration_ms);
         Some(Duration::try_from_secs_f64(expected_ms / 1e3).unwrap_or(Duration::from_secs(1)))
     }
 

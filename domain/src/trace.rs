@@ -76,8 +76,8 @@ pub struct RequestTrace {
 /// A plan of an answer by the time that is left.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TimingTrace {
-    /// `None` where nothing was planned, as for choices.
-    pub plan: Option<Plan>,
+    /// The options and the chosen one.
+    pub plan: Plan,
 }
 
 /// The inputs of the confidence.

@@ -9,7 +9,6 @@ use nyx_engine::model::{LogitRows, Segment};
 use nyx_engine::quantization_error::QuantizationError;
 use nyx_engine::{Device, Llama, ModelFiles, Quantisation, Text};
 use serde_json::Value;
-
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
 const SUITES: [&str; 5] = ["aletheia", "eleos", "kairos", "moira", "truthful"];

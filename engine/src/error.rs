@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+/// The crate's result type.
+pub type Result<T, E = EngineError> = std::result::Result<T, E>;
+
 /// An engine error. The message names the invalid value and the expected one.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {

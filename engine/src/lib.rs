@@ -32,13 +32,10 @@ pub use batch::{Engine, EngineOptions, FinishReason, Finished, GenerateJob, Piec
 pub use candle_core::Device;
 
 pub use device::DeviceSpec;
-pub use error::EngineError;
+pub use error::{EngineError, Result};
 pub use lora::{AdapterHandle, AdapterPrecision, LoraAdapter};
 pub use model::{Follower, Llama, ModelConfig, Rank};
 pub use sampling::SamplingParams;
 pub use score::{ContinuationScore, ScoreJob};
 pub use text::Text;
 pub use weights::{ModelFiles, ModelInfo, Quantisation};
-
-/// The crate's result type.
-pub type Result<T, E = EngineError> = std::result::Result<T, E>;

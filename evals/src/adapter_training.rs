@@ -176,7 +176,7 @@ pub async fn train_adapter(
         source: "cases",
         told: progress_bar(what),
     };
-    let report = environment.nyx.train(run(to_examples(&train, environment.seed), suite)).await?;
+    let report = environment.nyx.training.service.train(run(to_examples(&train, environment.seed), suite)).await?;
     let full = AdapterChoice::Id(report.adapter.clone().unwrap_or_default());
     let with = answers_of(environment, &format!("{suite}: after"), &dev_trials, &full).await?;
     let unseen: Vec<ChoiceCase> = train.iter().map(without_question).collect();
@@ -185,7 +185,7 @@ pub async fn train_adapter(
     for (blind, seen) in blind_lessons.iter_mut().zip(to_examples(&train, environment.seed)) {
         blind.template = seen.template;
     }
-    let blind_id = environment.nyx.train_only(run(blind_lessons, &format!("{suite}, blind"))).await?;
+    let blind_id = environment.nyx.training.service.train_only(run(blind_lessons, &format!("{suite}, blind"))).await?;
     let unseen: Vec<ChoiceCase> = dev_trials.iter().map(without_question).collect();
     let without = answers_of(environment, &format!("{suite}: blind"), &unseen, &AdapterChoice::Id(blind_id)).await?;
     let [base_scores, with_scores, blind_scores] = [&base, &with, &without].map(|answers| scores(answers, forecasts));

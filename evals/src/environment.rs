@@ -13,7 +13,7 @@ use nyx_actors::facts::FactOptions;
 use nyx_actors::learned::FOLDER;
 use nyx_actors::memory::{MemoryOptions, StoreKind};
 use nyx_actors::phoebe::PhoebeOptions;
-use nyx_actors::{Nyx, NyxError, NyxOptions, StartError};
+use nyx_actors::{Nyx, NyxBuilder, NyxError, NyxOptions, StartError};
 use nyx_domain::{ChatMessage, Decision, Question, Role, Target};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -61,7 +61,7 @@ impl EvalEnvironment {
         let facts = FactOptions { source: Vec::new(), role: None, ..options.facts };
         let adapters = AdapterOptions { dir: None, ..options.adapters };
         let options = NyxOptions { data_dir, phoebe, memory, adapters, facts, ..options };
-        Ok(Self { nyx: Nyx::start(options).await?, seed, limit, _data: data })
+        Ok(Self { nyx: NyxBuilder::new(options).start().await?, seed, limit, _data: data })
     }
 
     pub async fn shutdown(self) {
@@ -102,8 +102,8 @@ impl EvalEnvironment {
     /// # Errors
     /// As [`Nyx::ask`].
     pub async fn ask(&self, question: Question) -> Result<Decision, NyxError> {
-        let _place = self.nyx.admit()?;
-        self.nyx.ask(self.nyx.context(Some(DEADLINE_MS))?, question, None).await
+        let _place = self.nyx.admission.admit()?;
+        self.nyx.decisions.ask(self.nyx.admission.context(Some(DEADLINE_MS))?, question, None).await
     }
 
     /// A context for a request of this environment.
@@ -111,7 +111,7 @@ impl EvalEnvironment {
     /// # Errors
     /// Only if the settings do not allow the deadline.
     pub fn context(&self) -> Result<nyx_actors::RequestContext, NyxError> {
-        self.nyx.context(Some(DEADLINE_MS))
+        self.nyx.admission.context(Some(DEADLINE_MS))
     }
 }
 

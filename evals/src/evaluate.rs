@@ -10,8 +10,8 @@ use crate::choices::{self, Answered, ChoiceReport, FairnessReport, unknown_choic
 use crate::environment::EvalEnvironment;
 use crate::error::{CHOICES, EvalError, SUITES};
 use crate::report::{ConfidenceReport, PartReport, Report, SuiteReport};
-use crate::routing::RoutingCase;
-use crate::{Dataset, DatasetError, forecast, recall, routing, verification};
+use crate::routing::{self, RoutingCase};
+use crate::{Dataset, DatasetError, forecast, recall, verification};
 
 /// The suites whose questions make the routing suite.
 const ROUTED: [&str; 4] = ["kairos", "eleos", "aletheia", "moira"];

@@ -217,7 +217,7 @@ async fn run(
     let promoted = first["adapter"].as_str().filter(|_| first["status"] == "promoted").map(str::to_owned);
     let mut runs = vec![first];
     if let (Some(id), Some(case)) = (promoted, measured.first()) {
-        damage(&environment.nyx.adapter_folder(&id))?;
+        damage(&environment.nyx.adapters.folder(&id))?;
         server.fallen_back(case, &id, environment.seed).await?;
         damaged = server.accuracy(environment, "loop: damaged", &measured).await?;
         runs.push(server.run_ended("loop: repairing", runs.first()).await?);

@@ -6,7 +6,6 @@ use std::fmt::Write as _;
 use crate::choices::Accuracy;
 use crate::report::{ConfidenceReport, Report};
 use crate::routing::RoutingReport;
-
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c1f26;background:#fff}\
 h1{font-size:1.5rem;margin-bottom:.2rem}h2{font-size:1.1rem;margin:2rem 0 .5rem}table{border-collapse:collapse;width:100%}\
 td,th{padding:.25rem .6rem;border-bottom:1px solid #e3e5ea;text-align:left}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\

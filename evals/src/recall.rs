@@ -55,7 +55,7 @@ pub async fn remember(environment: &EvalEnvironment, turns: Vec<MemoryTurn>) -> 
             conversation: Some(turn.conversation.clone()),
             caption: turn.caption.clone(),
         });
-        let kept = environment.nyx.remember_many(environment.context()?, new.collect()).await?;
+        let kept = environment.nyx.memories.remember_many(environment.context()?, new.collect()).await?;
         let names = batch.iter().map(|turn| (turn.conversation.clone(), turn.turn.clone()));
         known.extend(kept.into_iter().map(|memory| memory.id).zip(names));
         bar.inc(batch.len() as u64);
@@ -80,7 +80,7 @@ pub async fn run(
     let found = environment
         .each("mnemosyne: recalling", &questions, |case| async {
             let filter = MemoryFilter::of(Some(case.conversation.clone()));
-            let hits = environment.nyx.recall(environment.context()?, case.question.clone(), DEPTH, filter).await?;
+            let hits = environment.nyx.memories.recall(environment.context()?, case.question.clone(), DEPTH, filter).await?;
             Ok(hits.iter().filter_map(|hit| Some(known.get(&hit.memory.id)?.1.clone())).collect::<Vec<String>>())
         })
         .await?;

@@ -11,7 +11,6 @@ use crate::forecast::ForecastReport;
 use crate::recall::RecallReport;
 use crate::routing::RoutingReport;
 use crate::verification::FactsReport;
-
 const BINS: usize = 10;
 
 /// A suite's metrics; which ones are present depends on the suite.

@@ -105,11 +105,9 @@ fn highest(numbers: &BTreeMap<String, f64>) -> Option<&str> {
 /// The first request that could not be routed.
 pub async fn run(environment: &EvalEnvironment, cases: &[RoutingCase]) -> Result<RoutingReport, NyxError> {
     let routed = environment
-        .each(
-            "routing",
-            cases,
-            |case| async move { Ok((case, environment.nyx.route(environment.context()?, case.request.clone()).await?)) },
-        )
+        .each("routing", cases, |case| async move {
+            Ok((case, environment.nyx.decisions.route(environment.context()?, case.request.clone()).await?))
+        })
         .await?;
     Ok(RoutingReport::of(&routed))
 }

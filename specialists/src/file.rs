@@ -2,11 +2,10 @@
 
 use serde::Deserialize;
 
-use crate::policy::{AnswerForm, Retrieval, RewardRule};
-use crate::prompt;
-use crate::time::Quality;
+use crate::limits::{above, count, within};
+use crate::prompt::PromptTemplate;
+use crate::strategy::strategy;
 use crate::{SpecialistError, SpecialistPolicy};
-
 const NAME_CHARS: usize = 32;
 const PURPOSE_CHARS: usize = 200;
 const EXAMPLE_CHARS: usize = 300;
@@ -34,13 +33,9 @@ struct File {
     adapter: Option<String>,
     replica: Option<usize>,
     prompt: Prompt,
-    #[serde(default)]
-    retrieval: RetrievalKeys,
-    #[serde(default)]
-    answer: AnswerKeys,
-    #[serde(default)]
-    reward: RewardKeys,
-    timing: Option<Quality>,
+    #[serde(default = "plain")]
+    strategy: String,
+    settings: Option<toml::Table>,
     #[serde(default)]
     sampling: Sampling,
 }
@@ -53,54 +48,8 @@ struct Prompt {
     context: String,
 }
 
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct RetrievalKeys {
-    kind: RetrievalKind,
-    k: Option<usize>,
-    memories: Option<usize>,
-    min_score: Option<f32>,
-}
-
-#[derive(Deserialize, Default, Clone, Copy, PartialEq)]
-#[serde(rename_all = "lowercase")]
-enum RetrievalKind {
-    #[default]
-    None,
-    Memory,
-    Tables,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct AnswerKeys {
-    kind: AnswerKind,
-    samples: Option<usize>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "lowercase")]
-enum AnswerKind {
-    #[default]
-    Text,
-    Probability,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct RewardKeys {
-    rule: RuleKind,
-    penalty: Option<f64>,
-}
-
-#[derive(Deserialize, Default, Clone, Copy, PartialEq)]
-#[serde(rename_all = "lowercase")]
-enum RuleKind {
-    Support,
-    Probability,
-    Timeliness,
-    #[default]
-    Rating,
+fn plain() -> String {
+    "plain".into()
 }
 
 #[derive(Deserialize)]
@@ -131,25 +80,11 @@ pub(crate) fn parse(text: &str) -> Result<SpecialistPolicy, String> {
     if fixed.is_empty() {
         return Err("prompt.fixed is empty, expected the part of the system prompt that never changes".into());
     }
-    let retrieval = file.retrieval.check()?;
-    let used = prompt::check(&file.prompt.context).map_err(|reason| format!("prompt.context: {reason}"))?;
-    if retrieval != Retrieval::None && !used.iter().any(|name| name.starts_with("evidence")) {
+    let strategy = strategy(&file.strategy, file.settings)?;
+    let prompt = PromptTemplate { fixed: fixed.into(), context: file.prompt.context };
+    let used = prompt.check().map_err(|reason| format!("prompt.context: {reason}"))?;
+    if !strategy.retrieve().is_empty() && !used.iter().any(|name| name.starts_with("evidence")) {
         return Err("prompt.context does not use `evidence`, expected it to show what retrieval finds".into());
-    }
-    let answer = match file.answer.kind {
-        AnswerKind::Text => AnswerForm::Text,
-        AnswerKind::Probability => AnswerForm::Probability,
-    };
-    let samples = match file.answer.samples {
-        Some(samples) if answer != AnswerForm::Probability => {
-            return Err(format!("answer.samples is {samples}, expected no such key but with answer.kind = \"probability\""));
-        }
-        samples => count("answer.samples", samples.unwrap_or(1), 8)?,
-    };
-    let reward = file.reward.check(&retrieval, answer)?;
-    if let Some(Quality { full, short }) = file.timing {
-        within("timing.full", full, 0.0, 1.0)?;
-        within("timing.short", short, 0.0, 1.0)?;
     }
     let sampling = file.sampling;
     within("sampling.temperature", f64::from(sampling.temperature), 0.0, 2.0)?;
@@ -162,67 +97,13 @@ pub(crate) fn parse(text: &str) -> Result<SpecialistPolicy, String> {
         examples,
         adapter: file.adapter,
         replica: file.replica,
-        retrieval,
-        timing: file.timing,
+        strategy,
         temperature: sampling.temperature,
         top_p: sampling.top_p,
         repetition_penalty: sampling.repetition_penalty,
         max_tokens: sampling.max_tokens,
-        fixed: fixed.into(),
-        context: file.prompt.context,
-        answer,
-        samples,
-        reward,
+        prompt,
     })
-}
-
-impl RetrievalKeys {
-    fn check(&self) -> Result<Retrieval, String> {
-        if let Some(memories) = self.memories.filter(|_| self.kind != RetrievalKind::Tables) {
-            return Err(format!("retrieval.memories is {memories}, expected no such key but with retrieval.kind = \"tables\""));
-        }
-        if self.kind == RetrievalKind::None {
-            let given = self.k.map(|k| format!("k is {k}")).or_else(|| self.min_score.map(|score| format!("min_score is {score}")));
-            return match given {
-                Some(given) => Err(format!("retrieval.{given}, expected no such key with retrieval.kind = \"none\"")),
-                None => Ok(Retrieval::None),
-            };
-        }
-        let (k, min_score) = (count("retrieval.k", self.k.unwrap_or(5), 50)?, self.min_score.unwrap_or(0.0));
-        within("retrieval.min_score", f64::from(min_score), -1.0, 1.0)?;
-        if self.kind == RetrievalKind::Memory {
-            return Ok(Retrieval::Memory { k, min_score });
-        }
-        let memories = self.memories.unwrap_or(3);
-        if memories > 50 {
-            return Err(format!("retrieval.memories is {memories}, expected a whole number from 0 to 50"));
-        }
-        Ok(Retrieval::Tables { k, memories, min_score })
-    }
-}
-
-impl RewardKeys {
-    fn check(&self, retrieval: &Retrieval, answer: AnswerForm) -> Result<RewardRule, String> {
-        if let (Some(penalty), true) = (self.penalty, self.rule != RuleKind::Timeliness) {
-            return Err(format!("reward.penalty is {penalty}, expected no such key but with reward.rule = \"timeliness\""));
-        }
-        match self.rule {
-            RuleKind::Support if *retrieval == Retrieval::None => {
-                Err("reward.rule is \"support\", expected retrieval.kind = \"memory\" or \"tables\" with it".into())
-            }
-            RuleKind::Probability if answer != AnswerForm::Probability => {
-                Err("reward.rule is \"probability\", expected answer.kind = \"probability\" with it".into())
-            }
-            RuleKind::Support => Ok(RewardRule::Support),
-            RuleKind::Probability => Ok(RewardRule::Probability),
-            RuleKind::Rating => Ok(RewardRule::Rating),
-            RuleKind::Timeliness => {
-                let penalty = self.penalty.unwrap_or(0.5);
-                within("reward.penalty", penalty, 0.0, 1.0)?;
-                Ok(RewardRule::Timeliness { penalty })
-            }
-        }
-    }
 }
 
 /// The error of TOML or serde, with the offending line, which shows the key and its value.
@@ -261,16 +142,4 @@ fn one_line(key: &str, value: &str, longest: usize) -> Result<String, String> {
         _ if value.contains(char::is_control) => Err(format!("{key} is {value:?}, expected one line of text")),
         _ => Ok(value.into()),
     }
-}
-
-fn within(key: &str, value: f64, low: f64, high: f64) -> Result<(), String> {
-    if (low..=high).contains(&value) { Ok(()) } else { Err(format!("{key} is {value}, expected a number from {low} to {high}")) }
-}
-
-fn above(key: &str, value: f64, low: f64, high: f64) -> Result<(), String> {
-    if value > low && value <= high { Ok(()) } else { Err(format!("{key} is {value}, expected a number above {low}, at most {high}")) }
-}
-
-fn count(key: &str, value: usize, most: usize) -> Result<usize, String> {
-    if (1..=most).contains(&value) { Ok(value) } else { Err(format!("{key} is {value}, expected a whole number from 1 to {most}")) }
 }

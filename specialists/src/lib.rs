@@ -15,6 +15,7 @@ mod file;
 pub mod forecast;
 pub mod gate;
 pub mod learn;
+mod limits;
 mod odds;
 mod policy;
 mod probability;
@@ -24,6 +25,7 @@ mod reward;
 pub mod safety;
 mod shipped;
 mod similarity;
+pub mod strategy;
 pub mod time;
 pub mod tokens;
 
@@ -33,8 +35,10 @@ mod seeded;
 pub use citations::{cited, without_citations};
 pub use error::SpecialistError;
 
-pub use policy::{AutomaticReward, Retrieval, SpecialistPolicy};
-pub use prompt::PromptContext;
-pub use reward::{Outcome, brier_reward, calibration, choices_reward, delayed, quadratic_reward, reward_of, support, timeliness};
+pub use policy::SpecialistPolicy;
+pub use prompt::{PromptContext, PromptTemplate};
+pub use reward::{
+    AutomaticReward, Outcome, brier_reward, calibration, choices_reward, delayed, quadratic_reward, reward_of, support, timeliness,
+};
 pub use shipped::SHIPPED;
 pub use similarity::similarity;

@@ -19,10 +19,10 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
+use nyx_domain::Evidence;
 use serde::Serialize;
 
 use crate::time::age_in_words;
-use nyx_domain::Evidence;
 
 /// The inputs of a prompt.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +32,33 @@ pub struct PromptContext<'a> {
     pub deadline_ms: u64,
     pub evidence: &'a [Evidence],
     pub question: &'a str,
+}
+
+/// The system prompt of a specialist's file: a fixed part, and a minijinja template that is rendered
+/// per request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PromptTemplate {
+    /// The part that never changes; its keys and values stay in the prefix cache.
+    pub fixed: String,
+    /// The template; empty if there is none.
+    pub context: String,
+}
+
+impl PromptTemplate {
+    /// The whole system prompt: the fixed part, a blank line, and the rendered template.
+    ///
+    /// # Errors
+    /// The template cannot be rendered.
+    pub fn render(&self, context: &PromptContext<'_>) -> Result<String, String> {
+        let rendered = render(&self.context, context).map_err(|reason| format!("prompt.context: {reason}"))?;
+        let rendered = rendered.trim();
+        Ok(if rendered.is_empty() { self.fixed.clone() } else { format!("{}\n\n{rendered}", self.fixed) })
+    }
+
+    /// The variables that the template uses; it renders with and without evidence.
+    pub(crate) fn check(&self) -> Result<BTreeSet<String>, String> {
+        check(&self.context)
+    }
 }
 
 const SPEAKER_CHARS: usize = 60;
@@ -118,7 +145,7 @@ impl<'a> Item<'a> {
 }
 
 /// Renders a context template.
-pub(crate) fn render(template: &str, situation: &PromptContext<'_>) -> Result<String, String> {
+fn render(template: &str, situation: &PromptContext<'_>) -> Result<String, String> {
     let view = Value::from(Serde(View::of(situation)));
     let environment = environment()?;
     environment.template_from_named_str("context", template).and_then(|compiled| compiled.render(view)).map_err(|error| describe(&error))
@@ -128,7 +155,7 @@ pub(crate) fn render(template: &str, situation: &PromptContext<'_>) -> Result<St
 /// that has no speaker and no time.
 ///
 /// Returns the names of the variables it uses, for checks against the rest of the file.
-pub(crate) fn check(template: &str) -> Result<BTreeSet<String>, String> {
+fn check(template: &str) -> Result<BTreeSet<String>, String> {
     let environment = environment()?;
     let compiled = environment.template_from_named_str("context", template).map_err(|error| describe(&error))?;
     let used: BTreeSet<String> = compiled.undeclared_variables(true).into_iter().collect();

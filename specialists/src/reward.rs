@@ -3,19 +3,41 @@
 
 use std::collections::BTreeSet;
 
+use nyx_domain::Evidence;
+
 use crate::tokens::tokens;
 use crate::{cited, without_citations};
-use nyx_domain::Evidence;
 
 /// The inputs of a reward.
 #[derive(Debug, Clone, Copy)]
 pub struct Outcome<'a> {
+    /// The first answer's text.
     pub answer: &'a str,
+    /// The evidence in the prompt.
     pub evidence: &'a [Evidence],
+    /// Milliseconds since the request.
     pub elapsed_ms: f64,
+    /// Milliseconds from the request to its deadline.
     pub deadline_ms: u64,
     /// Whether the answer ended by itself (not cut by length or deadline).
     pub complete: bool,
+}
+
+/// A reward that follows from the answer alone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AutomaticReward {
+    /// Trait activation in [0, 1].
+    pub activation: f64,
+    /// Reward in [-1, 1].
+    pub reward: f64,
+    /// Name of the rule.
+    pub rule: String,
+}
+
+/// The reward by the support of what an answer cites; see [`support`].
+pub(crate) fn support_reward(outcome: &Outcome<'_>) -> Option<AutomaticReward> {
+    let activation = support(outcome.answer, outcome.evidence)?;
+    Some(AutomaticReward { activation, reward: reward_of(activation), rule: "support".into() })
 }
 
 /// An activation in [0, 1] as a reward in [-1, 1]: `2a − 1`.

@@ -3,7 +3,6 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use crate::gate::random::SplitMix;
-
 pub(crate) struct Seeded {
     pub(crate) seed: u64,
     state: SplitMix,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use nyx_actors::{Nyx, NyxError};
+use nyx_actors::{Nyx, NyxBuilder, NyxError};
 use nyx_domain::{ChatMessage, Decision, Question, Role, SamplingOverrides, StreamEvent, Target};
 use tokio::sync::mpsc;
 
@@ -47,22 +47,22 @@ impl Ask {
     pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
         let options = settings.nyx_options()?;
         make_data_dir(&settings)?;
-        let nyx = Nyx::start(options).await?;
+        let nyx = NyxBuilder::new(options).start().await?;
         let answered = self.answer(&nyx).await;
         nyx.shutdown(GRACE).await;
         answered
     }
 
     async fn answer(&self, nyx: &Nyx) -> Result<(), CommandError> {
-        let _permit = nyx.admit()?;
-        let context = nyx.context(self.deadline_ms)?;
+        let _permit = nyx.admission.admit()?;
+        let context = nyx.admission.context(self.deadline_ms)?;
         if self.json {
-            let decision = nyx.ask(context, self.question(), None).await?;
+            let decision = nyx.decisions.ask(context, self.question(), None).await?;
             let json = serde_json::to_string_pretty(&InferResponse::from(decision));
             return Ok(output::line(&json.map_err(|error| NyxError::Internal(error.to_string()))?)?);
         }
         let (events, stream) = mpsc::channel(EVENTS);
-        let (decision, streamed) = tokio::join!(nyx.ask(context, self.question(), Some(events)), print(stream));
+        let (decision, streamed) = tokio::join!(nyx.decisions.ask(context, self.question(), Some(events)), print(stream));
         let decision = decision?;
         // a choice is not streamed
         let rest = if streamed? { "" } else { decision.answer() };

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use nyx_actors::NyxError;
 use nyx_actors::routing::{ChoosingLog, PolicyReport, PolicySpec};
+use nyx_evals::{Dataset, EvalEnvironment, EvalError, EvalPlan, Report, SUITES, evaluate, html_report, read_routing, run_routing};
 use nyx_specialists::bandit::{Estimate, OffPolicy};
 
 use super::error::{CommandError, make_data_dir};
 use super::output;
 use crate::settings::Settings;
-use nyx_evals::{Dataset, EvalEnvironment, EvalError, EvalPlan, Report, SUITES, evaluate, html_report, read_routing, run_routing};
 
 /// Evaluate each specialist on evaluation data sets.
 #[derive(Debug, Args)]

@@ -4,15 +4,15 @@ use std::path::PathBuf;
 
 use clap::Args;
 use nyx_actors::{Nyx, NyxError};
+use nyx_evals::{
+    Dataset, EvalEnvironment, FeedbackLoopReport, Listening, feedback_loop_options, run_feedback_loop, summary, train_adapter,
+};
 use serde_json::json;
 
 use super::error::{CommandError, make_data_dir};
 use super::output;
 use crate::http::{self, HttpOptions};
 use crate::settings::Settings;
-use nyx_evals::{
-    Dataset, EvalEnvironment, FeedbackLoopReport, Listening, feedback_loop_options, run_feedback_loop, summary, train_adapter,
-};
 
 /// The specialists that answer questions with choices.
 const SUITES: [&str; 4] = ["kairos", "eleos", "aletheia", "moira"];

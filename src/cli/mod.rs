@@ -25,7 +25,6 @@ use nyx_actors::secret::redacted;
 
 use crate::settings::{Flag, Inputs, Settings, TelemetrySettings};
 use crate::telemetry;
-
 use error::CommandError;
 
 /// A self-hosted agent runtime: one base model, five specialists and a general assistant, every decision on record.

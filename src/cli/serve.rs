@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
 use clap::Args;
-use nyx_actors::Nyx;
+use nyx_actors::{Nyx, NyxBuilder};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinError;
 use tracing::info;
@@ -45,7 +45,7 @@ pub(super) async fn serve(settings: Settings) -> Result<(), CommandError> {
         reason: error.to_string(),
     })?;
     make_data_dir(&settings)?;
-    let nyx = Nyx::start(options).await?;
+    let nyx = NyxBuilder::new(options).start().await?;
     let mut signals = Signals::new().map_err(CommandError::Server)?;
     let address = listener.local_addr().map_err(CommandError::Server)?;
     let server = http::serve(listener, &settings.http, nyx.clone()).map_err(CommandError::Server)?;

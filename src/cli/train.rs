@@ -4,13 +4,13 @@ mod adapter;
 mod arguments;
 
 use nyx_actors::NyxError;
-
-pub(super) use arguments::Train;
+use nyx_evals::{Dataset, EvalEnvironment, PARTS, fit_part};
 
 use super::error::{CommandError, make_data_dir};
 use super::output;
 use crate::settings::Settings;
-use nyx_evals::{Dataset, EvalEnvironment, PARTS, fit_part};
+
+pub(super) use arguments::Train;
 
 impl Train {
     pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {

@@ -109,7 +109,7 @@ async fn to_its_end(swap: impl Future<Output = Result<Generation, NyxError>> + '
 /// Every adapter on record.
 #[utoipa::path(get, path = "/admin/adapters", tag = "admin", responses((status = 200, body = AdapterList)))]
 pub async fn adapters(nyx: web::Data<Nyx>) -> Result<HttpResponse, ApiError> {
-    let data = nyx.adapters().await?.into_iter().map(Into::into).collect();
+    let data = nyx.adapters.list().await?.into_iter().map(Into::into).collect();
     Ok(HttpResponse::Ok().json(AdapterList { object: "list", data }))
 }
 
@@ -120,7 +120,7 @@ pub async fn adapters(nyx: web::Data<Nyx>) -> Result<HttpResponse, ApiError> {
         (status = 409, description = "its files are missing or changed", body = ErrorBody)))]
 pub async fn promote(nyx: web::Data<Nyx>, id: web::Path<String>, body: Json<ReasonRequest>) -> Result<HttpResponse, ApiError> {
     let reason = ReasonRequest::said(body);
-    to_its_end(async move { nyx.promote_adapter(&id, &reason).await }).await
+    to_its_end(async move { nyx.adapters.promote(&id, &reason).await }).await
 }
 
 /// Rolls back to the adapter before the live one, else to the base model, under a new generation
@@ -131,5 +131,5 @@ pub async fn promote(nyx: web::Data<Nyx>, id: web::Path<String>, body: Json<Reas
         (status = 409, description = "the base model is already active", body = ErrorBody)))]
 pub async fn rollback(nyx: web::Data<Nyx>, specialist: web::Path<String>, body: Json<ReasonRequest>) -> Result<HttpResponse, ApiError> {
     let reason = ReasonRequest::said(body);
-    to_its_end(async move { nyx.rollback_adapter(&specialist, &reason).await }).await
+    to_its_end(async move { nyx.adapters.rollback(&specialist, &reason).await }).await
 }

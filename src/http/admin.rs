@@ -135,14 +135,14 @@ pub async fn actor(nyx: web::Data<Nyx>, name: web::Path<String>) -> Result<HttpR
     responses((status = 202, body = ActorItem), (status = 404, description = "no such actor", body = ErrorBody)))]
 pub async fn restart(nyx: web::Data<Nyx>, name: web::Path<String>) -> Result<HttpResponse, ApiError> {
     let metrics = nyx.registry.get(&name).ok_or_else(|| no_actor(&nyx, &name))?;
-    nyx.restart_actor(&name)?;
+    nyx.registry.restart(&name)?;
     Ok(HttpResponse::Accepted().json(ActorItem::from(metrics.report())))
 }
 
 /// Every specialist's trait weight.
 #[utoipa::path(get, path = "/admin/traits", tag = "admin", responses((status = 200, body = HashMap<String, f64>)))]
 pub async fn traits(nyx: web::Data<Nyx>) -> Result<HttpResponse, ApiError> {
-    Ok(HttpResponse::Ok().json(nyx.trait_weights().await?))
+    Ok(HttpResponse::Ok().json(nyx.feedback.trait_weights().await?))
 }
 
 /// The number of changes to list.
@@ -169,7 +169,7 @@ pub struct WeightHistory {
     responses((status = 200, body = WeightHistory)))]
 pub async fn trait_history(nyx: web::Data<Nyx>, name: web::Path<String>, query: Query<HistoryParams>) -> Result<HttpResponse, ApiError> {
     let limit = parsed("limit", query.0.limit.as_deref(), "1 to 1000")?.unwrap_or(20);
-    let data = nyx.trait_weight_changes(&name, limit).await?.into_iter().map(WeightChange::from).collect();
+    let data = nyx.feedback.trait_weight_changes(&name, limit).await?.into_iter().map(WeightChange::from).collect();
     Ok(HttpResponse::Ok().json(WeightHistory { object: "list", data }))
 }
 
@@ -178,6 +178,6 @@ pub async fn trait_history(nyx: web::Data<Nyx>, name: web::Path<String>, query: 
     responses((status = 200, body = WeightChange), (status = 404, description = "no such specialist", body = ErrorBody)))]
 pub async fn set_trait(nyx: web::Data<Nyx>, name: web::Path<String>, body: Json<WeightRequest>) -> Result<HttpResponse, ApiError> {
     let WeightRequest { weight, reason } = body.0;
-    let change = nyx.set_trait_weight(&name, weight, reason.unwrap_or_else(|| "admin".into())).await?;
+    let change = nyx.feedback.set_trait_weight(&name, weight, reason.unwrap_or_else(|| "admin".into())).await?;
     Ok(HttpResponse::Ok().json(WeightChange::from(change)))
 }

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
-use actix_web::http::header::HeaderMap;
-use actix_web::http::{StatusCode, header, uri::Authority};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderMap};
+use actix_web::http::uri::Authority;
 use sha2::{Digest, Sha256};
 
 use super::error::ApiError;

@@ -59,7 +59,7 @@ pub async fn cells(
         let message = format!("{error}: expected a WebSocket handshake");
         ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message).with_header(header::UPGRADE, "websocket")
     })?;
-    let reader = Reader { session, specialist, after, draining: nyx.draining(), stall: STALL };
+    let reader = Reader { session, specialist, after, draining: nyx.admission.draining(), stall: STALL };
     actix_web::rt::spawn(reader.serve(nyx.cells.subscribe(after), messages));
     Ok(response)
 }

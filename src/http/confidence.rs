@@ -81,8 +81,8 @@ pub struct Refitted {
 /// else from feedback).
 #[utoipa::path(get, path = "/admin/confidence", tag = "admin", responses((status = 200, body = ConfidenceState)))]
 pub async fn confidence(nyx: web::Data<Nyx>) -> Result<HttpResponse, ApiError> {
-    let (pooled, specialists) = nyx.reliabilities().await?;
-    let live = nyx.calibration.live();
+    let (pooled, specialists) = nyx.decisions.reliabilities().await?;
+    let live = nyx.decisions.calibration.live();
     let maps = live.iter().flat_map(|live| live.value.names().filter_map(|name| Some((name.to_owned(), live.value.map_of(name)?))));
     Ok(HttpResponse::Ok().json(ConfidenceState {
         maps: maps.collect(),
@@ -96,7 +96,7 @@ pub async fn confidence(nyx: web::Data<Nyx>) -> Result<HttpResponse, ApiError> {
 #[utoipa::path(post, path = "/admin/confidence/refit", tag = "admin",
     responses((status = 200, body = Refitted), (status = 409, description = "too few answers whose correctness is known", body = ErrorBody)))]
 pub async fn refit(nyx: web::Data<Nyx>) -> Result<HttpResponse, ApiError> {
-    let (calibrator, report) = nyx.refit_confidence().await?;
+    let (calibrator, report) = nyx.decisions.refit_confidence().await?;
     let specialists = report.specialists.into_iter().map(|(name, quality)| (name, quality.into())).collect();
     Ok(HttpResponse::Ok().json(Refitted { calibrator, pooled: report.pooled.into(), specialists }))
 }

@@ -275,7 +275,7 @@ pub async fn list(nyx: web::Data<Nyx>, query: Query<ListParams>) -> Result<HttpR
     }
     let before = parsed("before", query.before.as_deref(), "a decision's id (UUID)")?;
     let query = ListDecisions { specialist: query.specialist, conversation: query.conversation, before, limit };
-    let data = nyx.decisions(query).await?.into_iter().map(Into::into).collect();
+    let data = nyx.decisions.list(query).await?.into_iter().map(Into::into).collect();
     Ok(HttpResponse::Ok().json(DecisionList { object: "list", data }))
 }
 
@@ -286,8 +286,8 @@ pub async fn get(nyx: web::Data<Nyx>, id: web::Path<String>) -> Result<HttpRespo
     let id = id.into_inner();
     let bare = id.strip_prefix("chatcmpl-").unwrap_or(&id);
     let uuid = parsed("id", Some(bare), "a decision's id (UUID)")?.unwrap_or_default();
-    let decision = nyx.decision(uuid).await?.into();
-    let feedback = nyx.feedback_of(uuid).await?.into_iter().map(Into::into).collect();
+    let decision = nyx.decisions.get(uuid).await?.into();
+    let feedback = nyx.feedback.list(uuid).await?.into_iter().map(Into::into).collect();
     Ok(HttpResponse::Ok().json(DecisionStory { decision, feedback }))
 }
 

@@ -101,9 +101,9 @@ impl EmbeddingRequest {
     responses((status = 200, body = EmbeddingList), (status = 404, description = "no such model", body = ErrorBody)))]
 pub async fn embed(nyx: web::Data<Nyx>, request: Admitted<EmbeddingRequest>) -> Result<HttpResponse, ApiError> {
     let Admitted { permit, body, .. } = request;
-    body.check(nyx.embedding_dimension())?;
+    body.check(nyx.memories.embedding_dimension)?;
     let encoding = body.encoding_format.unwrap_or_default();
-    let embedded = nyx.embed(nyx.context(None)?, body.input.0).await?;
+    let embedded = nyx.memories.embed(nyx.admission.context(None)?, body.input.0).await?;
     drop(permit);
     let vectors = embedded.vectors.into_iter().enumerate();
     let data = vectors.map(|(index, values)| EmbeddingItem { object: "embedding", index, embedding: Vector::new(values, encoding) });

@@ -4,9 +4,8 @@ use std::fmt;
 use std::future::Future;
 use std::ops::Deref;
 use std::pin::Pin;
-use std::time::Duration;
-
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::dev::Payload;
 use actix_web::http::{StatusCode, header};
@@ -18,7 +17,6 @@ use serde::de::{self, DeserializeOwned, SeqAccess, Visitor};
 
 use super::error::ApiError;
 use super::state::AppState;
-
 type Extracting<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>>>>;
 
 /// A JSON body.
@@ -58,7 +56,7 @@ impl<T: DeserializeOwned + 'static> FromRequest for Admitted<T> {
             let body = body.await?;
             let nyx =
                 nyx.ok_or_else(|| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the route has no Nyx instance"))?;
-            let permit = nyx.admit()?;
+            let permit = nyx.admission.admit()?;
             Ok(Self { permit, client, body: parse(&body)? })
         })
     }

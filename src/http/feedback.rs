@@ -212,7 +212,7 @@ pub async fn resolve(nyx: web::Data<Nyx>, request: HttpRequest, input: Admitted<
     let Admitted { permit, body, .. } = input;
     let name = named(body.decision_id.as_deref(), body.external_key)?;
     let key = key(request.headers(), body.key)?;
-    let judged = nyx.resolve(name, body.outcome.into(), key).await?;
+    let judged = nyx.feedback.resolve(name, body.outcome.into(), key).await?;
     drop(permit);
     Ok(answer(judged))
 }
@@ -237,7 +237,7 @@ pub async fn feedback(nyx: web::Data<Nyx>, request: HttpRequest, input: Admitted
         (Some(_), Some(_)) => return Err(ApiError::invalid("value", "both value and thumbs are given, expected one of them")),
     };
     let input = FeedbackInput { value, comment: body.comment, correction: body.correction, input };
-    let judged = nyx.feedback(name, input, key).await?;
+    let judged = nyx.feedback.rate(name, input, key).await?;
     drop(permit);
     Ok(answer(judged))
 }
@@ -249,7 +249,7 @@ pub async fn open_forecasts(nyx: web::Data<Nyx>, query: Query<PromiseParams>) ->
     let open = parsed("open", open.as_deref(), "true or false")?;
     let limit = parsed("limit", limit.as_deref(), "1 to 1000")?.unwrap_or(20);
     let before = parsed("before", before.as_deref(), "a decision's id (UUID)")?;
-    let data = nyx.open_forecasts(ListOpenForecasts { open, before, limit }).await?.into_iter().map(Into::into).collect();
+    let data = nyx.feedback.open_forecasts(ListOpenForecasts { open, before, limit }).await?.into_iter().map(Into::into).collect();
     Ok(HttpResponse::Ok().json(PromiseList { object: "list", data }))
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::chat::request::{MessageParam, check_stop, understood_messages};
+use super::chat::request::{MessageParam, understood_messages};
 use super::decisions::{AdapterItem, EvidenceItem, TimingsItem, UsageItem};
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Admitted, Strings};
@@ -86,7 +86,6 @@ impl InferRequest {
             }
         };
         let stop = self.stop.unwrap_or_default().0;
-        check_stop(&stop)?;
         let sampling = SamplingOverrides {
             temperature: self.temperature,
             seed: self.seed.map(i64::cast_unsigned),
@@ -211,14 +210,14 @@ pub async fn infer(nyx: web::Data<Nyx>, request: Admitted<InferRequest>) -> Resu
     let Admitted { permit, client, body } = request;
     let (stream, deadline_ms) = (body.stream.unwrap_or(false), body.deadline_ms);
     let question = body.question(&specialist_names(&nyx))?;
-    let context = nyx.context(deadline_ms)?.of(client);
+    let context = nyx.admission.context(deadline_ms)?.of(client);
     let nyx = nyx.get_ref().clone();
     if stream {
         let (sender, receiver) = mpsc::channel(EVENTS);
-        let ask = async move { nyx.ask(context, question, Some(sender)).await };
+        let ask = async move { nyx.decisions.ask(context, question, Some(sender)).await };
         return sse::respond(Answering::new(receiver, ask), permit, InferFrames::default()).await;
     }
-    let decision = Box::pin(nyx.ask(context, question, None)).await?;
+    let decision = Box::pin(nyx.decisions.ask(context, question, None)).await?;
     drop(permit);
     let answer = InferResponse::from(decision);
     Ok(match answer.retry_after_s {

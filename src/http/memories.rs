@@ -122,7 +122,7 @@ pub struct SearchParams {
 #[utoipa::path(post, path = "/v1/memories", tag = "memory", request_body = MemoryRequest, responses((status = 200, body = MemoryItem)))]
 pub async fn remember(nyx: web::Data<Nyx>, request: Admitted<MemoryRequest>) -> Result<HttpResponse, ApiError> {
     let Admitted { permit, body, .. } = request;
-    let memory = nyx.remember(nyx.context(None)?, body.memory()?).await?;
+    let memory = nyx.memories.remember(nyx.admission.context(None)?, body.memory()?).await?;
     drop(permit);
     Ok(HttpResponse::Ok().json(MemoryItem::from(memory)))
 }
@@ -133,8 +133,8 @@ pub async fn search(nyx: web::Data<Nyx>, query: Query<SearchParams>) -> Result<H
     let SearchParams { q, k, conversation, speaker, after, before } = query.0;
     let k = parsed("k", k.as_deref(), "1 to 100")?.unwrap_or(DEFAULT_K);
     let (after, before) = (moment("after", after.as_deref())?, moment("before", before.as_deref())?);
-    let permit = nyx.admit()?;
-    let found = nyx.recall(nyx.context(None)?, q, k, MemoryFilter { conversation, speaker, after, before }).await?;
+    let permit = nyx.admission.admit()?;
+    let found = nyx.memories.recall(nyx.admission.context(None)?, q, k, MemoryFilter { conversation, speaker, after, before }).await?;
     drop(permit);
     let data = found.into_iter().map(Into::into).collect();
     Ok(HttpResponse::Ok().json(FoundMemories { object: "list", data }))
@@ -199,8 +199,8 @@ pub async fn forget(nyx: web::Data<Nyx>, query: Query<ForgetParams>) -> Result<H
 }
 
 async fn forget_those(nyx: &Nyx, selector: MemorySelector) -> Result<HttpResponse, ApiError> {
-    let permit = nyx.admit()?;
-    let Forgotten { forgotten, erased } = nyx.forget(nyx.context(None)?, selector).await?;
+    let permit = nyx.admission.admit()?;
+    let Forgotten { forgotten, erased } = nyx.memories.forget(nyx.admission.context(None)?, selector).await?;
     drop(permit);
     Ok(HttpResponse::Ok().json(ForgottenMemories { object: "memories.forgotten", forgotten, erased }))
 }

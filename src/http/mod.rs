@@ -154,7 +154,7 @@ async fn in_time<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<B>, actix_web::Error> {
-    let limit = request.app_data::<web::Data<Nyx>>().map(|nyx| nyx.default_deadline());
+    let limit = request.app_data::<web::Data<Nyx>>().map(|nyx| nyx.admission.default_deadline());
     let method = known_method(request.method());
     let work = next.call(request);
     let Some(limit) = limit else { return work.await };

@@ -100,8 +100,8 @@ pub struct TrainingBegun {
 /// Runs of training on the log, with their results.
 #[utoipa::path(get, path = "/admin/training", tag = "admin", params(TrainingQuery), responses((status = 200, body = TrainingList)))]
 pub async fn runs(nyx: web::Data<Nyx>, query: Query<TrainingQuery>) -> Result<HttpResponse, ApiError> {
-    let data = nyx.training_runs(query.0.specialist.as_deref(), query.0.limit).await?.into_iter().map(Into::into).collect();
-    let standing = serde_json::to_value(nyx.training().await?).map_err(|error| NyxError::Internal(error.to_string()))?;
+    let data = nyx.training.runs(query.0.specialist.as_deref(), query.0.limit).await?.into_iter().map(Into::into).collect();
+    let standing = serde_json::to_value(nyx.training.status().await?).map_err(|error| NyxError::Internal(error.to_string()))?;
     Ok(HttpResponse::Ok().json(TrainingList { object: "list", standing, data }))
 }
 
@@ -112,6 +112,6 @@ pub async fn runs(nyx: web::Data<Nyx>, query: Query<TrainingQuery>) -> Result<Ht
 pub async fn train(nyx: web::Data<Nyx>, body: Json<TrainingRequest>) -> Result<HttpResponse, ApiError> {
     let parse = |name: &String| Objective::parse(name).map_err(|reason| NyxError::invalid("objective", format!("objective: {reason}")));
     let objective = body.0.objective.as_ref().map(parse).transpose()?;
-    let run = nyx.train_now(&body.0.specialist, objective).await?;
+    let run = nyx.training.start(&body.0.specialist, objective).await?;
     Ok(HttpResponse::Accepted().json(TrainingBegun { object: "training", run, specialist: body.0.specialist }))
 }

@@ -4,12 +4,13 @@
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
+use nyx_engine::weights::sha256_file;
+
 use super::error::ModelError;
 use super::files::{FileDigest, Manifest, weights, wrong_digest};
 use super::progress::Progress;
 use super::source::ModelSource;
 use super::{hub, pip};
-use nyx_engine::weights::sha256_file;
 
 /// A default model: its folder, and the expected digest of its weights.
 struct Known {

@@ -6,7 +6,6 @@ use std::sync::Mutex;
 use super::files::select;
 use super::hub::Repository;
 use super::*;
-
 fn source(text: &str) -> ModelSource {
     text.parse().unwrap()
 }

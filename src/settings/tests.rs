@@ -1,13 +1,12 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::layers::{Flag, Inputs};
 use nyx_domain::Side;
 use nyx_specialists::SHIPPED;
 use nyx_specialists::safety::SafetyPolicy;
 
+use super::layers::{Flag, Inputs};
 use super::{Settings, SettingsError};
-
 fn shipped(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(path)
 }

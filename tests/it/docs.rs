@@ -5,7 +5,6 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::program::Program;
-
 fn tree() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 
 use crate::postgres::Postgres;
 use crate::program::{Program, Serving, write};
-
 const GAMES: &str = "week,date,opponent,result,attendance
 1,1970-09-20,green bay packers,w 40 - 0,56263
 2,1970-09-27,cincinnati bengals,w 38 - 3,58202

@@ -20,8 +20,8 @@ fn a_forecast_is_a_promise_on_postgresql_too() {
 fn a_forecast_in_words_is_what_the_model_wrote() {
     let program = Program::new();
     // the model's output is known, so that it can be parsed
-    let seer = "name = \"seer\"\npurpose = \"forecasts\"\n[prompt]\nfixed = \"Answer every question with this line and nothing else: \
-        Probability: 70%\"\n[answer]\nkind = \"probability\"\nsamples = 3\n[reward]\nrule = \"probability\"\n[sampling]\ntemperature = 0.0\n\
+    let seer = "name = \"seer\"\npurpose = \"forecasts\"\nstrategy = \"forecast\"\n[prompt]\nfixed = \"Answer every question with this line and nothing else: \
+        Probability: 70%\"\n[settings]\nsamples = 3\n[sampling]\ntemperature = 0.0\n\
         repetition_penalty = 1.0\nmax_tokens = 12\n";
     write(&program.data_dir().join("specialists/seer.toml"), seer);
     let serving = program.serve();

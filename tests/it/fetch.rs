@@ -9,7 +9,6 @@ use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
 use crate::program::{Program, models, write};
-
 const SOURCE: &str = "pip:nyx-tiny-model==1.0";
 
 /// A wheel with these files, in a folder for pip's `--find-links`.

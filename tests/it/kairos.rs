@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::program::{Program, Serving};
-
 const NOW: &str = "2026-11-25T14:30:00Z";
 
 /// Stores memories of meals in three weeks.

@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use crate::program::Program;
-
 fn part(serving: &crate::program::Serving, name: &str) -> Value {
     let (status, list) = serving.get("/admin/learned");
     assert_eq!(status, 200, "{list}");

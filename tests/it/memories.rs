@@ -6,7 +6,6 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::program::{Program, Serving, write};
-
 fn tell(serving: &Serving, memory: Value) -> String {
     let (status, memory) = serving.post("/v1/memories", &memory);
     assert_eq!(status, 200, "{memory}");

@@ -10,7 +10,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Postgres {

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 
 use crate::postgres::Postgres;
 use crate::program::{Program, Serving};
-
 const SECRET: &str = "4417";
 /// Enough for an answer that repeats what it was shown.
 const MAX_TOKENS: usize = 16;

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 use crate::postgres::Postgres;
 use crate::program::{JSON, Program, Serving};
-
 const FIVE: [&str; 5] = ["mnemosyne", "moira", "aletheia", "kairos", "eleos"];
 const PATIENCE: Duration = Duration::from_secs(90);
 

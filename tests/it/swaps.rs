@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 
 use crate::adapters::random_adapter;
 use crate::program::{Program, Serving, write};
-
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Short questions, so that many fit into a test.
 const QUESTIONS: [&str; 4] = ["Rivers?", "Name a colour.", "What is a boat?", "Say something kind."];

@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::PoisonError;
 
-use super::files::Checked;
-use super::library::AdapterLibrary;
-use super::record::{AdapterStatus, Canary, Generation, GenerationKind};
-use super::{AdapterLease, Adapters};
-use crate::NyxError;
-use crate::phoebe::storable;
 use nyx_domain::CellStep;
 
+use super::active::Adapters;
+use super::files::Checked;
+use super::library::AdapterLibrary;
+use super::loaded::AdapterLease;
+use super::record::{AdapterStatus, Canary, Generation, GenerationKind};
+use crate::NyxError;
+use crate::phoebe::storable;
 impl Adapters {
     /// Keeps a PEFT folder as a candidate for a specialist.
     ///

@@ -3,17 +3,19 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use nyx_domain::{AdapterChoice, Arm, CellStep, ErrorClass};
 use nyx_engine::ModelConfig;
 use nyx_engine::lora::{CONFIG_FILE, WEIGHTS_FILE};
 use nyx_engine::model::Rope;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::active::*;
 use super::*;
+use crate::cells::CellStream;
+use crate::observe::Registry;
 use crate::phoebe::{PhoebeOptions, PhoebeStore};
 use crate::testing::postgres::Postgres;
-use nyx_domain::{AdapterChoice, CellStep, ErrorClass};
-
 const BASE: &str = "base";
 
 fn base() -> AdapterBase {

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nyx_domain::ErrorClass;
 use nyx_engine::{
     DeviceSpec, EngineError, EngineOptions, Finished, GenerateJob, ModelFiles, Piece, SamplingParams, ScoreJob, Text, TokenSink,
 };
@@ -14,8 +15,6 @@ use super::*;
 use crate::adapters::{AdapterLease, LoadedAdapters};
 use crate::observe::ActorMetrics;
 use crate::testing::model;
-use nyx_domain::ErrorClass;
-
 type End = Result<Finished, EngineError>;
 
 struct Sink {

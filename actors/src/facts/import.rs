@@ -13,7 +13,6 @@ use super::catalogue::kinds;
 use super::file::FileTable;
 use crate::NyxError;
 use crate::phoebe::{PhoebeStore, WriteTransaction, now, storable};
-
 const CATALOGUE: &str = "nyx_sources";
 /// Name prefix of the tables that hold imported rows.
 const PREFIX: &str = "nyx_source_";

@@ -1,13 +1,12 @@
 //! Runs the same tests on both databases: SQLite in a file, and a PostgreSQL server started by the
 //! test.
 
+use nyx_domain::ErrorClass;
 use sea_orm::{ConnectionTrait, TransactionTrait};
 use tempfile::TempDir;
 
 use super::*;
 use crate::testing::postgres::Postgres;
-use nyx_domain::ErrorClass;
-
 const COLUMNS: [&str; 5] = ["week", "date", "opponent", "result", "attendance"];
 const ROWS: [[&str; 5]; 5] = [
     ["1", "september 20 , 1970", "Green Bay  Packers", "w 40 - 0", "56,263"],

@@ -14,7 +14,6 @@ use super::messages::Embeddings;
 use crate::NyxError;
 use crate::phoebe::search::EmbedderId;
 use crate::supervise::panic_message;
-
 struct Job {
     texts: Vec<String>,
     reply: oneshot::Sender<Result<Embeddings, NyxError>>,

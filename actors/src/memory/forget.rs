@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use nyx_domain::MemorySelector;
 
 use super::messages::{Forget, Forgotten};
 use super::service::MemoryService;
 use super::text::composed;
 use crate::phoebe::search::LOCAL_TENANT;
 use crate::{NyxError, phoebe};
-use nyx_domain::MemorySelector;
 
 /// Interval between checks for memories past their retention period.
 pub(super) const RETAIN_EVERY: Duration = Duration::from_secs(3600);

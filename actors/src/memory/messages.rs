@@ -2,10 +2,10 @@
 
 use actix::Message;
 use chrono::{DateTime, Utc};
+use nyx_domain::{Memory, MemoryFilter, MemorySelector};
 use serde::Serialize;
 
 use crate::{NyxError, RequestContext};
-use nyx_domain::{Memory, MemoryFilter, MemorySelector};
 
 /// A memory to store.
 #[derive(Debug, Clone, Default, PartialEq)]

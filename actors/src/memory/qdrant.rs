@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use nyx_domain::{Memory, MemoryFilter};
 use qdrant_client::qdrant::point_id::PointIdOptions;
 use qdrant_client::qdrant::vectors_config::Config as VectorsOf;
 use qdrant_client::qdrant::{
@@ -21,7 +22,6 @@ use super::options::MemoryOptions;
 use crate::NyxError;
 use crate::phoebe::search::{Change, LEASE, MemoryIndex};
 use crate::secret::Secret;
-use nyx_domain::{Memory, MemoryFilter};
 
 /// Name of the vector in each point.
 const DENSE: &str = "dense";

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
+use nyx_domain::{Memory, MemoryFilter};
 use nyx_specialists::recall::{cosine, diverse, reciprocal_ranks};
 use nyx_specialists::tokens::tokens;
 use uuid::Uuid;
@@ -16,7 +17,6 @@ use super::text::{check_text, composed};
 use crate::NyxError;
 use crate::phoebe::messages::Neighbours;
 use crate::phoebe::search::{LOCAL_TENANT, MemoryIndex, Scored, StoredMemory, WordMatches};
-use nyx_domain::{Memory, MemoryFilter};
 
 /// Maximum number of memories returned by a search.
 const MAX_K: usize = 100;

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use nyx_domain::Memory;
 use nyx_engine::embed::Embedder;
 
 use super::embedding::EmbeddingService;
@@ -14,7 +15,6 @@ use crate::NyxError;
 use crate::phoebe::PhoebeStore;
 use crate::phoebe::messages::ListMemories;
 use crate::phoebe::search::{LOCAL_TENANT, MemoryIndex};
-use nyx_domain::Memory;
 
 /// Memories embedded and written at once.
 const PAGE: usize = 256;

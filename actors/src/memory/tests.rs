@@ -1,26 +1,23 @@
 //! Tests of the memory actor with the real embedder and a real database.
 
-use crate::RequestContext;
-use crate::memory::messages::NewMemory;
-use crate::phoebe;
-use crate::phoebe::search::LOCAL_TENANT;
-use crate::phoebe::search::MemoryIndex;
 use std::path::Path;
-use uuid::Uuid;
+use std::time::Duration;
 
+use nyx_domain::{ErrorClass, Memory, MemoryFilter, MemorySelector};
 use nyx_engine::Device;
 use nyx_engine::embed::Embedder;
+use uuid::Uuid;
 
 use super::text::MAX_TEXT;
 use super::*;
-
-mod server;
-
-use crate::phoebe::search::EmbedderId;
-use crate::phoebe::{PhoebeOptions, PhoebeStore};
+use crate::memory::messages::{Forget, Forgotten, NewMemory, Recall, Remember};
+use crate::phoebe::search::{EmbedderId, LOCAL_TENANT, MemoryIndex};
+use crate::phoebe::{self, PhoebeOptions, PhoebeStore};
 use crate::testing::model;
 use crate::testing::postgres::Postgres;
-use nyx_domain::{ErrorClass, MemoryFilter, MemorySelector};
+use crate::{NyxError, RequestContext};
+
+mod server;
 
 fn embedding() -> EmbeddingService {
     EmbeddingService::start(Embedder::load(&model("all-minilm-l6-v2"), &Device::Cpu).unwrap(), 8).unwrap()

@@ -1,21 +1,27 @@
 //! The whole of Nyx with its actors' thread held up: every mailbox has an end.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::dev::ToEnvelope;
 use actix::{Actor, Context, Handler, Message};
-use nyx_domain::{ChatMessage, Role, Target};
+use nyx_domain::{ChatMessage, Question, Role, Target};
+use nyx_specialists::safety::SafetyPolicy;
 use nyx_specialists::{SHIPPED, SpecialistPolicy};
 
-use super::start::MAILBOX;
 use super::*;
-use crate::NyxOptions;
 use crate::devices::Score;
+use crate::memory::messages::RememberMany;
+use crate::observe::ActorState;
 use crate::orchestrator::messages::TraitWeights;
+use crate::phoebe::messages::Ping;
 use crate::specialist::{AnswerRequest, Screened};
+use crate::supervise::ActorRef;
 use crate::testing::model;
 use crate::trainer::GetStatus;
-
+use crate::tree::MAILBOX;
+use crate::{NyxError, NyxOptions, RequestContext};
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn options(data_dir: &Path) -> NyxOptions {
@@ -91,8 +97,8 @@ where
 #[actix::test]
 async fn every_actor_refuses_what_its_mailbox_does_not_hold_and_serves_again_afterwards() {
     let folder = tempfile::tempdir().unwrap();
-    let nyx = Nyx::start(options(folder.path())).await.unwrap();
-    let inner = &nyx.inner;
+    let nyx = NyxBuilder::new(options(folder.path())).start().await.unwrap();
+    let system = &nyx.system;
     let cancelled = || {
         let context = RequestContext::new(PATIENCE);
         context.cancel.cancel();
@@ -107,40 +113,42 @@ async fn every_actor_refuses_what_its_mailbox_does_not_hold_and_serves_again_aft
         adapter: None,
         replica,
     };
-    let too_long = Arc::new(Question::new(vec![ChatMessage::new(Role::User, "long ".repeat(100_000))], Target::Base, "test"));
-    let screened = Arc::new(Screened::of(&inner.safety, "long", true));
-    let speak = || AnswerRequest { context: cancelled(), question: Arc::clone(&too_long), screened: Arc::clone(&screened), events: None };
+    let limits = &nyx.decisions.limits;
+    let question = Question::new(vec![ChatMessage::new(Role::User, "long ".repeat(4_000))], Target::Base, "test");
+    let too_long = limits.validate(question).unwrap();
+    let screened = Arc::new(Screened::of(&nyx.training.service.safety, "long", true));
+    let speak = || AnswerRequest { context: cancelled(), question: too_long.clone(), screened: Arc::clone(&screened), events: None };
     let none = || RememberMany { context: cancelled(), memories: Vec::new() };
-    let trainer = nyx.trainer().unwrap();
+    let trainer = &nyx.training.actor;
     // it is started last, and nobody waits for it
     let mut lifecycle = trainer.metrics().lifecycle.subscribe();
     lifecycle.wait_for(|lifecycle| lifecycle.state == ActorState::Running).await.unwrap();
 
     let (opened, gate) = std::sync::mpsc::sync_channel::<()>(1);
     let (closed, held_up) = std::sync::mpsc::sync_channel(1);
-    inner.arbiter.spawn_fn(move || {
+    system.arbiter.spawn_fn(move || {
         closed.send(()).unwrap();
         // until the other end is dropped
         let _ = gate.recv();
     });
     held_up.recv().unwrap();
-    let of_orchestrator = filled(&inner.orchestrator, || TraitWeights).await;
-    let of_pool = filled(&inner.pool, || score(Some(usize::MAX))).await;
-    let of_worker = filled(&inner.workers[0], || score(None)).await;
-    let of_memory = filled(&inner.memory, none).await;
-    let of_phoebe = filled(&inner.phoebe, || Ping).await;
+    let of_orchestrator = filled(&system.orchestrator, || TraitWeights).await;
+    let of_pool = filled(&system.pool, || score(Some(usize::MAX))).await;
+    let of_worker = filled(&system.devices.workers[0], || score(None)).await;
+    let of_memory = filled(&system.memory, none).await;
+    let of_phoebe = filled(&system.phoebe, || Ping).await;
     let of_trainer = filled(trainer, || GetStatus).await;
     let mut of_specialists = Vec::new();
-    for actor in inner.actors.values() {
+    for actor in system.specialists.values() {
         of_specialists.push((actor, filled(actor, speak).await));
     }
     drop(opened);
 
-    serves(&inner.orchestrator, of_orchestrator, TraitWeights).await;
-    serves(&inner.pool, of_pool, score(Some(usize::MAX))).await;
-    serves(&inner.workers[0], of_worker, score(None)).await;
-    serves(&inner.memory, of_memory, none()).await;
-    serves(&inner.phoebe, of_phoebe, Ping).await;
+    serves(&system.orchestrator, of_orchestrator, TraitWeights).await;
+    serves(&system.pool, of_pool, score(Some(usize::MAX))).await;
+    serves(&system.devices.workers[0], of_worker, score(None)).await;
+    serves(&system.memory, of_memory, none()).await;
+    serves(&system.phoebe, of_phoebe, Ping).await;
     serves(trainer, of_trainer, GetStatus).await;
     assert!(of_specialists.len() > SHIPPED.len(), "the base is an actor too");
     for (actor, sent) in of_specialists {

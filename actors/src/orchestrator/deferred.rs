@@ -1,92 +1,71 @@
-//! Answers that come later: the decision is on record at once, and completed when its answer has been made.
+//! Deferred answers: the decision is recorded at once, and completed when its answer is there.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
-use nyx_domain::{AnswerMode, Decision, Question, RequestInputs, Status};
+use nyx_domain::{Decision, Status};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
-use super::record::RECORD_GRACE;
-use super::{OrchestratorParts, fill};
-use crate::specialist::{Screened, SpecialistAnswer};
-use crate::{NyxError, RequestContext};
+use super::record::{RECORD_GRACE, fill};
+use super::state::OrchestratorState;
+use crate::specialist::Screened;
+use crate::{NyxError, RequestContext, ValidQuestion};
 
-/// Answers that may be made later at a time.
-pub(crate) const PLACES: usize = 16;
 /// How long one may take.
-const BUDGET: Duration = Duration::from_secs(300);
-/// Time for the record beyond it.
-const GRACE: Duration = Duration::from_secs(60);
+pub(super) const BUDGET: Duration = Duration::from_secs(300);
 
 /// What a deferred answer waits with.
-pub(super) struct Deferred {
-    pub(super) place: OwnedSemaphorePermit,
-    pub(super) question: Question,
+pub(super) struct Deferral {
+    permit: OwnedSemaphorePermit,
+    question: ValidQuestion,
 }
 
-/// Whether the specialist would rather answer later.
-pub(super) fn is_deferred(response: &SpecialistAnswer) -> bool {
-    response.mode == Some(AnswerMode::Defer)
-}
-
-impl OrchestratorParts {
-    /// A place to answer later in, where the caller allows it and there is one; without it, `question` no longer allows it.
-    pub(super) fn place_later(&self, question: &mut Question, streams: bool) -> Option<Deferred> {
+impl OrchestratorState {
+    /// Reserves capacity for a deferred answer, where the caller allows one. Returns the question
+    /// as it is answered now: it allows a deferral only if there is capacity.
+    pub(super) fn reserve_deferral(&self, question: ValidQuestion, streams: bool) -> (ValidQuestion, Option<Deferral>) {
         let wanted = question.inputs.allow_defer && !streams && question.choices.is_none();
-        let place = wanted.then(|| Arc::clone(&self.later).try_acquire_owned().ok()).flatten();
-        question.inputs.allow_defer = place.is_some();
-        let now = RequestInputs { allow_defer: false, ..question.inputs.clone() };
-        place.map(|place| Deferred { place, question: Question { inputs: now, ..question.clone() } })
+        let permit = wanted.then(|| Arc::clone(&self.setup.admission.deferred).try_acquire_owned().ok()).flatten();
+        let now = question.with_allow_defer(permit.is_some());
+        (now, permit.map(|permit| Deferral { permit, question: question.with_allow_defer(false) }))
     }
 
     /// Makes the answer in the background and completes the record.
     pub(super) fn answer_later(
         self: &Arc<Self>,
         mut decision: Box<Decision>,
-        later: Deferred,
+        deferral: Deferral,
         screened: Arc<Screened>,
         context: &RequestContext,
     ) {
-        let parts = Arc::clone(self);
+        let state = Arc::clone(self);
         let context = RequestContext { deadline: Instant::now() + BUDGET, ..context.clone() };
         let span = context.span.clone();
         let making = async move {
-            let Deferred { place, question } = later;
-            let question = Arc::new(question);
+            let Deferral { permit, question } = deferral;
             let name = decision.specialist.clone();
             decision.trace.deferral = decision.trace.timing.take();
             let decide_ms = decision.timings.decide_ms;
-            let outcome = match parts.speak(&context, &question, &screened, &name, None).await {
+            let outcome = match state.answer(&context, &question, &screened, &name, None).await {
                 Ok(response) => fill(&mut decision, response),
                 Err(error) => Err(error),
             };
             let reward = outcome.unwrap_or_else(|error| {
                 decision.status = if matches!(error, NyxError::Cancelled) { Status::Cancelled } else { Status::Failed };
                 decision.error = Some(error.to_string());
-                parts.failed(&context, Some(&name), error);
+                state.failed(&context, Some(&name), error);
                 None
             });
             decision.timings.decide_ms = decide_ms;
             decision.timings.total_ms = context.asked.elapsed().as_secs_f64() * 1e3;
-            let remembered = parts.remember(&context, &question, &mut decision, RECORD_GRACE).await;
-            if let Err(error) = parts.conclude(&context, &decision, reward, true, || true).await {
-                parts.unremember(remembered).await;
-                parts.failed(&context, Some(&name), error);
+            let remembered = state.remember(&context, &question, &mut decision, RECORD_GRACE).await;
+            if let Err(error) = state.conclude(&context, &decision, reward, true, || true).await {
+                state.unremember(remembered).await;
+                state.failed(&context, Some(&name), error);
             }
-            drop(place);
+            drop(permit);
         };
         actix::spawn(making.instrument(span));
     }
-}
-
-/// As it is told: a deferred decision whose process ended before its answer was made has failed.
-pub(crate) fn settled(mut decision: Decision) -> Decision {
-    let longest = chrono::Duration::from_std(BUDGET + GRACE).unwrap_or_default();
-    if decision.status == Status::Deferred && Utc::now() - decision.asked_at > longest {
-        decision.status = Status::Failed;
-        decision.error = Some("the process ended before the answer was made".into());
-    }
-    decision
 }

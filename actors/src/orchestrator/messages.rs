@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 
 use actix::Message;
+use nyx_domain::{Decision, StreamEvent, TraitWeightChange};
 use tokio::sync::mpsc;
 
 use crate::phoebe::messages::StoreTraitWeight;
+use crate::validation::ValidQuestion;
 use crate::{NyxError, RequestContext};
-use nyx_domain::{Decision, Question, StreamEvent, TraitWeightChange};
 
 /// Decides who answers, has it answered and recorded.
 #[derive(Message)]
 #[rtype(result = "Result<Box<Decision>, NyxError>")]
 pub struct Ask {
     pub context: RequestContext,
-    pub question: Question,
+    pub question: ValidQuestion,
     pub events: Option<mpsc::Sender<StreamEvent>>,
 }
 

@@ -3,43 +3,43 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nyx_domain::{AnswerMode, CellStep, Decision, Status};
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 use tracing::Instrument as _;
 
-use super::OrchestratorParts;
+use super::state::OrchestratorState;
+use crate::admission::MAX_RECORDING;
 use crate::phoebe::messages::RecordDecision;
-use crate::{NyxError, RequestContext};
-use nyx_domain::{CellStep, Decision, Question, Status};
+use crate::specialist::SpecialistAnswer;
+use crate::{NyxError, RequestContext, ValidQuestion};
 
 /// How long recording goes on after an answer was given up: what was said must not be lost because the database was away.
 pub(super) const RECORD_GRACE: Duration = Duration::from_secs(10);
-/// Decisions on their way to the record at a time; one more waits for a place, up to its deadline.
-pub(crate) const PLACES: usize = 256;
 /// An answer that the deadline cut, or that came just before it, is recorded in this time.
 const CUT_GRACE: Duration = Duration::from_millis(400);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
 
-impl OrchestratorParts {
+impl OrchestratorState {
     /// Keeps what is to be remembered and puts the decision on record, in a task of its own. Where that has not ended by the deadline, this
     /// fails, so that nothing is acknowledged, and the task goes on.
     pub(super) async fn recorded(
         self: &Arc<Self>,
         context: &RequestContext,
-        question: &Arc<Question>,
+        question: &ValidQuestion,
         mut decision: Box<Decision>,
         reward: Option<(f64, String)>,
     ) -> Result<Box<Decision>, NyxError> {
         let until = context.deadline.max(Instant::now() + CUT_GRACE);
         let late = || NyxError::DeadlineExceeded { doing: "the decision was recorded" };
         let id = decision.id;
-        let Ok(Ok(place)) = timeout_at(until.into(), Arc::clone(&self.recording).acquire_owned()).await else {
-            tracing::error!(decision = %id, waiting = PLACES, "a decision is lost: too many wait for the database already");
+        let Ok(Ok(place)) = timeout_at(until.into(), Arc::clone(&self.setup.admission.recording).acquire_owned()).await else {
+            tracing::error!(decision = %id, waiting = MAX_RECORDING, "a decision is lost: too many wait for the database already");
             return Err(late());
         };
         let (told, answer) = oneshot::channel();
-        let (parts, question, span) = (Arc::clone(self), Arc::clone(question), context.span.clone());
+        let (parts, question, span) = (Arc::clone(self), question.clone(), context.span.clone());
         let context = context.clone();
         let recording = async move {
             let _place = place;
@@ -83,12 +83,12 @@ impl OrchestratorParts {
                 confidence: decision.confidence,
                 total_ms: decision.timings.total_ms,
             };
-            self.cells.publish(id, name, answered);
+            self.setup.cells.publish(id, name, answered);
         }
         let end = Instant::now() + RECORD_GRACE.max(context.remaining());
         loop {
             let record = RecordDecision { decision: Box::new(decision.clone()), reward: reward.clone(), completes };
-            match self.phoebe.send_until(record, end).await {
+            match self.setup.phoebe.send_until(record, end).await {
                 Ok(()) => break,
                 // one that is on record after all is left as it is
                 Err(error) if unanswered() && Instant::now() + PAUSE < end => {
@@ -98,15 +98,44 @@ impl OrchestratorParts {
                 Err(error) => return Err(error),
             }
         }
-        self.cells.publish(id, name, CellStep::Recorded { status: decision.status.as_str() });
+        self.setup.cells.publish(id, name, CellStep::Recorded { status: decision.status.as_str() });
         if let Some((reward, rule)) = reward {
-            self.cells.publish(
+            self.setup.cells.publish(
                 id,
                 name,
                 CellStep::Rewarded { reward, activation: decision.activation, source: format!("automatic: {rule}") },
             );
         }
-        self.metrics.decision(decision);
+        self.setup.metrics.decision(decision);
         Ok(())
     }
+}
+
+/// Puts an answer into the decision; returns the automatic reward with its rule, if there is one.
+pub(super) fn fill(decision: &mut Decision, response: SpecialistAnswer) -> Result<Option<(f64, String)>, NyxError> {
+    let reason = |reason: &str| response.answers.iter().any(|answer| answer.finish_reason == reason);
+    decision.status = if response.mode == Some(AnswerMode::Defer) {
+        Status::Deferred
+    } else if reason("cancelled") {
+        Status::Cancelled
+    } else if reason("deadline") {
+        Status::Partial
+    } else {
+        Status::Answered
+    };
+    decision.evidence = response.evidence;
+    decision.answers = response.answers;
+    decision.choice_probabilities = response.choice_probabilities;
+    decision.probability = response.probability;
+    decision.confidence = response.confidence;
+    decision.adapter = response.adapter;
+    decision.sampling = serde_json::to_value(&response.sampling).map_err(|error| NyxError::Internal(error.to_string()))?;
+    decision.usage = response.usage;
+    decision.timings = response.timings;
+    decision.trace.extend(response.trace);
+    let judged = !matches!(decision.status, Status::Cancelled | Status::Deferred);
+    let Some(automatic) = response.automatic_reward.filter(|_| judged) else { return Ok(None) };
+    decision.activation = Some(automatic.activation);
+    decision.reward = automatic.reward;
+    Ok(Some((automatic.reward, automatic.rule)))
 }

@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
+use nyx_domain::{Decision, MemorySelector, Question, RememberedTrace, STOPPED_BY_POLICY, Status};
 use uuid::Uuid;
 
-use super::OrchestratorParts;
 use super::record::RECORD_GRACE;
+use super::state::OrchestratorState;
 use crate::RequestContext;
 use crate::memory::messages::{Forget, NewMemory, RememberMany};
-use nyx_domain::{Decision, MemorySelector, Question, RememberedTrace, STOPPED_BY_POLICY, Status};
 
 /// Who asked.
 const USER: &str = "user";
 
-impl OrchestratorParts {
+impl OrchestratorState {
     /// Keeps the user's last message and the answer, in this order and within `budget`, and notes their ids in the decision. An answer is not lost
     /// over it: why they could not be kept becomes the note. Returns the ids.
     pub(super) async fn remember(
@@ -41,7 +41,7 @@ impl OrchestratorParts {
         let memories = vec![turn(USER, &decision.question), turn(&decision.specialist, decision.answer())];
         let own = RequestContext { span: context.span.clone(), ..RequestContext::new(budget) };
         let answer_by = own.answer_by();
-        let kept = self.memory.send_until(RememberMany { context: own, memories }, answer_by).await;
+        let kept = self.setup.memory.send_until(RememberMany { context: own, memories }, answer_by).await;
         let (ids, note) = match kept {
             Ok(kept) => {
                 let ids: Vec<Uuid> = kept.into_iter().map(|memory| memory.id).collect();
@@ -63,7 +63,7 @@ impl OrchestratorParts {
         }
         let context = RequestContext::new(RECORD_GRACE);
         let answer_by = context.answer_by();
-        if let Err(error) = self.memory.send_until(Forget { context, selector: MemorySelector::Ids(ids) }, answer_by).await {
+        if let Err(error) = self.setup.memory.send_until(Forget { context, selector: MemorySelector::Ids(ids) }, answer_by).await {
             tracing::warn!(%error, "what was remembered of a decision that is not on record could not be taken back");
         }
     }

@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use nyx_domain::{CellStep, Question, Target};
 use nyx_engine::ContinuationScore;
 
 use super::choice::choose;
+use super::master;
 use super::messages::Routing;
-use super::{OrchestratorParts, master};
+use super::state::OrchestratorState;
 use crate::devices::Score;
 use crate::draw::draw;
 use crate::memory::messages::Embed;
 use crate::specialist::Screened;
 use crate::{NyxError, RequestContext};
-use nyx_domain::{CellStep, Question, Target};
 
 /// The share of the time left that the embedding and the scores may take, where the other is there to decide.
 const SHARE: u32 = 4;
@@ -25,7 +26,7 @@ pub(super) struct Routed {
     pub(super) routing: Routing,
 }
 
-impl OrchestratorParts {
+impl OrchestratorState {
     pub(super) async fn route(
         &self,
         context: &RequestContext,
@@ -39,7 +40,8 @@ impl OrchestratorParts {
             Target::Specialist(name) => return Ok(not_drawn(name)),
             Target::Base => return Ok(not_drawn("base")),
             Target::Master => {
-                let support = self.safety.support_specialist().filter(|name| screened.reroutes() && self.actors.contains_key(*name));
+                let support =
+                    self.setup.safety.support_specialist().filter(|name| screened.reroutes() && self.setup.actors.contains_key(*name));
                 if let Some(name) = support {
                     return Ok(not_drawn(name));
                 }
@@ -47,7 +49,7 @@ impl OrchestratorParts {
         }
         let (routing, chosen) = self.score_candidates(context, asked, trait_weights, draw(question.sampling.seed, &[asked])).await?;
         let Routing { scores, similarities, logits, decide_ms, .. } = routing.clone();
-        self.cells.publish(Some(context.id), None, CellStep::Scored { scores, similarities, logits, decide_ms });
+        self.setup.cells.publish(Some(context.id), None, CellStep::Scored { scores, similarities, logits, decide_ms });
         let propensity = routing.propensities.get(&chosen).copied().unwrap_or(1.0);
         Ok(Routed { specialist: chosen, propensity, routing })
     }
@@ -67,11 +69,11 @@ impl OrchestratorParts {
         let scoring = RequestContext { cancel: cancel.clone(), ..context.clone() };
         let _ends_here = cancel.drop_guard();
         let (similarities, scores) = either(soon, self.similarities(context, asked), self.scores(&scoring, asked)).await?;
-        let names: Vec<String> = self.specialists.iter().map(|specialist| specialist.name.clone()).collect();
+        let names: Vec<String> = self.setup.specialists.iter().map(|specialist| specialist.name.clone()).collect();
         let weight = |name: &String| trait_weights.get(name).copied().unwrap_or(0.0);
-        let worth = unweighted(similarities.as_deref(), scores.as_deref(), self.options.similarity_scale);
+        let worth = unweighted(similarities.as_deref(), scores.as_deref(), self.setup.options.similarity_scale);
         let logits: Vec<f64> = names.iter().zip(worth).map(|(name, worth)| worth + weight(name)).collect();
-        let choice = choose(&logits, self.options.temperature, self.options.epsilon, u);
+        let choice = choose(&logits, self.setup.options.temperature, self.setup.options.epsilon, u);
         let chosen = names.get(choice.chosen).cloned().unwrap_or_default();
         let named = |values: Vec<f64>| names.iter().cloned().zip(values).collect::<BTreeMap<_, _>>();
         let routing = Routing {
@@ -87,7 +89,7 @@ impl OrchestratorParts {
     /// How like the question is to each specialist's examples.
     async fn similarities(&self, context: &RequestContext, asked: &str) -> Result<Vec<f64>, NyxError> {
         let embed = Embed { context: context.clone(), texts: vec![master::excerpt(asked).into_owned()] };
-        let embedded = self.memory.send(embed).await?.vectors.into_iter().next();
+        let embedded = self.setup.memory.send(embed).await?.vectors.into_iter().next();
         let question = embedded.ok_or_else(|| NyxError::Internal("the embedder gave no vector for the question".into()))?;
         Ok(self.examples.similarities(&question))
     }
@@ -104,10 +106,10 @@ impl OrchestratorParts {
     }
 
     async fn score(&self, context: &RequestContext, question: &str) -> Result<Vec<ContinuationScore>, NyxError> {
-        let (prompt, cacheable_prefix) = self.master.prompt(&self.text, question)?;
+        let (prompt, cacheable_prefix) = self.master.prompt(&self.setup.text, question)?;
         let continuations = self.master.names.clone();
         let score = Score { context: context.clone(), prompt, cacheable_prefix, continuations, adapter: None, replica: None };
-        context.bound("the master scored the specialists", self.pool.send(score)).await
+        context.bound("the master scored the specialists", self.setup.pool.send(score)).await
     }
 }
 

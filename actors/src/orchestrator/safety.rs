@@ -2,21 +2,20 @@
 
 use std::sync::Arc;
 
+use nyx_domain::{Answer, CellStep, Question, STOPPED_BY_POLICY, StreamEvent};
 use tokio::sync::mpsc;
 
-use super::OrchestratorParts;
+use super::state::OrchestratorState;
 use crate::RequestContext;
 use crate::specialist::{Screened, SpecialistAnswer};
-use nyx_domain::{Answer, CellStep, Question, STOPPED_BY_POLICY, StreamEvent};
-
-impl OrchestratorParts {
+impl OrchestratorState {
     /// Screens what is asked; with choices, findings are only recorded.
     pub(super) fn screen(&self, context: &RequestContext, question: &Question, asked: &str) -> Arc<Screened> {
         // what is to be read counts as asked; earlier turns were screened when they were
         let read = question.inputs.context.as_ref().map(|context| format!("{context}\n\n{asked}"));
-        let screened = Screened::of(&self.safety, read.as_deref().unwrap_or(asked), question.choices.is_none());
+        let screened = Screened::of(&self.setup.safety, read.as_deref().unwrap_or(asked), question.choices.is_none());
         if !screened.findings().is_empty() {
-            self.cells.publish(Some(context.id), None, CellStep::Screened { findings: screened.findings().to_vec() });
+            self.setup.cells.publish(Some(context.id), None, CellStep::Screened { findings: screened.findings().to_vec() });
         }
         Arc::new(screened)
     }

@@ -1,6 +1,7 @@
 //! The decision log: recording and reading decisions.
 
 use chrono::SubsecRound;
+use nyx_domain::{Decision, Status};
 use sea_orm::sea_query::Expr;
 use sea_orm::{ActiveModelTrait, ActiveValue, ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, SqlErr};
 use uuid::Uuid;
@@ -11,8 +12,6 @@ use super::messages::{ListDecisions, RecordDecision};
 use super::store::{PhoebeStore, now};
 use super::text::storable;
 use crate::NyxError;
-use nyx_domain::{Decision, Status};
-
 impl PhoebeStore {
     /// Records a decision in one transaction; a decision that is already on record is left
     /// unchanged.

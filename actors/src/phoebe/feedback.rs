@@ -1,5 +1,6 @@
 //! Feedback entries on decisions, and the rewards derived from them.
 
+use nyx_domain::{Decision, DecisionName, Feedback, FeedbackKind, FeedbackResult, OpenForecast, Status, TraitWeightChange};
 use nyx_specialists::bandit::BanditSettings;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{
@@ -16,7 +17,6 @@ use super::weights;
 use crate::NyxError;
 use crate::feedback::NewFeedback;
 use crate::routing::DrawnDecision;
-use nyx_domain::{Decision, DecisionName, Feedback, FeedbackKind, FeedbackResult, OpenForecast, Status, TraitWeightChange};
 
 /// Attempts to record a feedback entry when another process writes to the same decision in between.
 const TRIES: usize = 20;

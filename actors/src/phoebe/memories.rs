@@ -1,5 +1,6 @@
 //! Queries over memories.
 
+use nyx_domain::Memory;
 use sea_orm::{
     ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, Statement, Value,
 };
@@ -10,8 +11,6 @@ use super::limit::{MAX_ROWS, check_limit};
 use super::messages::{ListMemories, Neighbour, Neighbours};
 use super::store::PhoebeStore;
 use crate::NyxError;
-use nyx_domain::Memory;
-
 impl PhoebeStore {
     pub(crate) async fn memories(&self, query: ListMemories) -> Result<Vec<Memory>, NyxError> {
         check_limit(query.limit)?;

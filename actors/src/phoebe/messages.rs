@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use actix::Message;
+use nyx_domain::{Decision, DecisionName, Feedback, FeedbackResult, Memory, OpenForecast, TraitWeightChange};
 use nyx_specialists::bandit::BanditSettings;
 use uuid::Uuid;
 
 use crate::NyxError;
 use crate::feedback::NewFeedback;
-use nyx_domain::{Decision, DecisionName, Feedback, FeedbackResult, Memory, OpenForecast, TraitWeightChange};
 
 /// Commits a decision (and its automatic reward, if any) in one transaction. The reply is sent only
 /// when the decision is durable.

@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
+use nyx_domain::{Decision, Feedback, FeedbackResult, OpenForecast, TraitWeightChange};
 
 use crate::NyxError;
 use crate::observe::ActorMetrics;
@@ -30,7 +31,6 @@ use messages::{
     GetDecision, ListDecisions, ListFeedback, ListJudged, ListOpenForecasts, ListTraitWeightChanges, LoadTraitWeights, NamedDecisions,
     Ping, RecordDecision, RecordFeedback, StoreTraitWeight,
 };
-use nyx_domain::{Decision, Feedback, FeedbackResult, OpenForecast, TraitWeightChange};
 
 pub use options::PhoebeOptions;
 pub use store::PhoebeStore;

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use nyx_domain::{Decision, Feedback, FeedbackKind};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
 use super::entities::{decision, feedback};
 use super::store::PhoebeStore;
 use crate::NyxError;
-use nyx_domain::{Decision, Feedback, FeedbackKind};
 
 /// Maximum number of feedback entries read, newest first.
 const MOST: u64 = 20_000;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use nyx_domain::TraitWeightChange;
 use nyx_specialists::bandit::{BanditSettings, Baseline, BaselineKey, Learner};
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
@@ -17,7 +18,6 @@ use super::store::{PhoebeStore, now};
 use crate::NyxError;
 use crate::feedback::NewFeedback;
 use crate::routing::DrawnDecision;
-use nyx_domain::TraitWeightChange;
 
 /// Attempts to store a trait weight when another process updates it in between.
 const WEIGHT_TRIES: usize = 50;

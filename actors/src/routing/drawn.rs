@@ -1,8 +1,7 @@
 //! A decision as a draw among candidates.
 
-use nyx_specialists::bandit::{self, Drawn};
-
 use nyx_domain::{Decision, STOPPED_BY_POLICY, Status};
+use nyx_specialists::bandit::{self, Drawn};
 
 /// Who was drawn from whom, and with what.
 #[derive(Debug, Clone, PartialEq)]

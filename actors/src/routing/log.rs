@@ -1,5 +1,6 @@
 //! The drawn decisions whose reward is known, without a running Nyx: for judging policies.
 
+use nyx_domain::{Decision, Feedback};
 use nyx_specialists::bandit::{LoggedChoice, OffPolicy, best, estimate, propensities};
 use serde::Serialize;
 
@@ -7,7 +8,6 @@ use super::{DrawnDecision, PolicySpec, RoutingPolicy};
 use crate::options::RoutingOptions;
 use crate::phoebe::PhoebeStore;
 use crate::{NyxError, NyxOptions, StartError};
-use nyx_domain::{Decision, Feedback};
 
 /// A decision, as it may be chosen again.
 struct Row {

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use nyx_domain::{Decision, Feedback, Question};
 use nyx_engine::train::{Example, Objective, TrainingTarget};
 use nyx_specialists::bandit::best;
 use nyx_specialists::gate::template;
 use nyx_specialists::quadratic_reward;
 
+use super::service::TrainingService;
+use crate::NyxError;
 use crate::specialist::Presented;
-use crate::{Nyx, NyxError};
-use nyx_domain::{Decision, Feedback, Question};
 
 /// What is known of a question's answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,9 +58,9 @@ impl TrainingExample {
     ///
     /// # Errors
     /// When the question cannot be read.
-    pub async fn examples(&self, nyx: &Nyx, specialist: &str, objective: Objective) -> Result<Vec<Example>, NyxError> {
-        let context = nyx.context(None)?;
-        let shown = nyx.presented(context, specialist, self.question.clone(), self.answers()).await?;
+    pub async fn examples(&self, service: &TrainingService, specialist: &str, objective: Objective) -> Result<Vec<Example>, NyxError> {
+        let context = service.admission.context(None)?;
+        let shown = service.presented(context, specialist, self.question.clone(), self.answers()).await?;
         Ok(self.taught(&shown, objective))
     }
 

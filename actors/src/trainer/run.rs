@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nyx_domain::{AdapterChoice, CellStep, ChatMessage, Question, Role, Target};
@@ -12,13 +13,16 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::cases::{NEUTRAL, cases};
 use super::example::{Label, TrainingExample};
+use super::options::TrainingOptions;
+use super::process;
 use super::record::{Model, RunStatus};
-use super::{NEUTRAL, TrainingOptions, cases, process};
+use super::service::TrainingService;
+use crate::NyxError;
 use crate::adapters::AdapterLease;
 use crate::phoebe::now;
 use crate::runtime::blocking;
-use crate::{Nyx, NyxError};
 
 /// Tokens of the neutral text that are scored at a time.
 const WINDOW: usize = 256;
@@ -89,7 +93,7 @@ struct Candidate {
     tried: Vec<TrainingExample>,
 }
 
-impl Nyx {
+impl TrainingService {
     /// Trains, tries, and promotes what is better: see [`RunReport`]. The run is on record in `nyx_training_runs` from its beginning, and every step
     /// of it is told on the cells' stream.
     ///
@@ -116,14 +120,14 @@ impl Nyx {
             started_at: now(),
             ended_at: None,
         };
-        self.store().begin_run(model).await?;
+        self.store.begin_run(model).await?;
         let specialist = run.specialist.clone();
         self.tell_run(id, &specialist, RunStatus::Training, json!({ "lessons": run.lessons.len() }));
         match self.trained(id, run).await {
             Ok(report) => Ok(report),
             Err(error) => {
                 self.tell_run(id, &specialist, RunStatus::Failed, json!({ "error": error.to_string() }));
-                self.store().note_run(id, RunStatus::Failed, &Value::Null, None, Some(&error.to_string())).await?;
+                self.store.note_run(id, RunStatus::Failed, &Value::Null, None, Some(&error.to_string())).await?;
                 Err(error)
             }
         }
@@ -174,10 +178,10 @@ impl Nyx {
         }
         let steps = examples.len().div_ceil(options.batch);
         examples.extend(self.anchors(&anchors, training.anchor_tokens, steps)?);
-        let folder = self.training_folder(&specialist);
+        let folder = self.folder(&specialist);
         let state = folder.with_extension("state");
         let summary = self.train_apart(options, examples, folder.clone(), state, training.cpu_share, told).await?;
-        let adapter = self.import_adapter(&specialist, &folder, id.map(str::to_owned)).await?;
+        let adapter = self.adapters.import(&specialist, &folder, id.map(str::to_owned)).await?;
         Ok(Candidate { adapter, summary, learned: lessons.len() - tried.len(), tried })
     }
 
@@ -199,7 +203,7 @@ impl Nyx {
             seconds: summary.seconds,
         };
         let note = |report: &RunReport| json!({ "report": report, "evidence": evidence, "losses": summary.losses.last() });
-        self.store().note_run(id, RunStatus::Gate, &note(&report), Some(&adapter), None).await?;
+        self.store.note_run(id, RunStatus::Gate, &note(&report), Some(&adapter), None).await?;
         self.tell_run(id, &specialist, RunStatus::Gate, json!({ "adapter": adapter, "tried": tried.len() }));
         let tries = 1 + self.tries_on(&specialist, &evidence, id).await?;
         let gate = self.gate(&specialist, &adapter, &tried, &training, tries).await?;
@@ -207,27 +211,27 @@ impl Nyx {
         report.gate = Some(gate);
         report.status = match (passed, canary && training.canary_share > 0.0) {
             (false, _) => {
-                self.retire_adapter(&adapter).await?;
+                self.adapters.retire(&adapter).await?;
                 RunStatus::Refused
             }
             (true, true) => {
-                self.set_canary(&specialist, &adapter, training.canary_share).await?;
+                self.adapters.set_canary(&specialist, &adapter, training.canary_share).await?;
                 RunStatus::Canary
             }
             (true, false) => {
-                let made = self.promote_adapter(&adapter, &format!("passed the gate of training run {id}")).await?;
+                let made = self.adapters.promote(&adapter, &format!("passed the gate of training run {id}")).await?;
                 report.generation = Some(made.generation);
                 RunStatus::Promoted
             }
         };
-        self.store().note_run(id, report.status, &note(&report), Some(&adapter), None).await?;
+        self.store.note_run(id, report.status, &note(&report), Some(&adapter), None).await?;
         self.tell_run(id, &specialist, report.status, json!({ "adapter": adapter, "gate": report.gate }));
         Ok(report)
     }
 
     /// How often this evidence was tried before.
     async fn tries_on(&self, specialist: &str, evidence: &str, but: &str) -> Result<u32, NyxError> {
-        let runs = self.store().runs(Some(specialist), 1_000).await?;
+        let runs = self.store.runs(Some(specialist), 1_000).await?;
         let same = runs.iter().filter(|run| run.id != but && run.metrics["evidence"] == evidence && run.adapter_id.is_some()).count();
         Ok(u32::try_from(same).unwrap_or(u32::MAX))
     }
@@ -239,7 +243,7 @@ impl Nyx {
         }
         let mut pieces = Vec::new();
         for text in texts.iter().cycle().take(steps * 4) {
-            let encoded = self.text().encode(text)?;
+            let encoded = self.text.encode(text)?;
             for piece in encoded.chunks_exact(2 * tokens).take(1) {
                 let (prompt, rest) = piece.split_at(tokens);
                 pieces.push(Example { prompt: prompt.to_vec(), continuations: vec![rest.to_vec()], aim: TrainingTarget::Anchor });
@@ -261,7 +265,7 @@ impl Nyx {
         cpu_share: f64,
         mut told: Box<dyn FnMut(&Progress) + Send>,
     ) -> Result<Summary, NyxError> {
-        let (files, busy, ended) = (self.files(), self.busy(), self.draining());
+        let (files, busy, ended) = (Arc::clone(&self.files), self.busy(), self.admission.draining());
         blocking(move || -> Result<Summary, NyxError> {
             let mut trainer = Trainer::new(&files, options)?;
             let mut since = Instant::now();
@@ -297,9 +301,9 @@ impl Nyx {
         training: &TrainingOptions,
         tries: u32,
     ) -> Result<GateReport, NyxError> {
-        let lease = self.load_candidate(adapter).await?;
+        let lease = self.adapters.lease(adapter).await?;
         let candidate = AdapterChoice::Id(adapter.to_owned());
-        let live = match self.live_generation(specialist).1 {
+        let live = match self.adapters.active_generation(specialist).1 {
             Some(id) => AdapterChoice::Id(id),
             None => AdapterChoice::Base,
         };
@@ -355,10 +359,10 @@ impl Nyx {
             Label::Said { text, reward, .. } => (text.clone(), *reward),
             Label::Choice(_) | Label::Rated { .. } => return Ok(0.0),
         };
-        let shown = self.presented(self.context(Some(PATIENCE_MS))?, specialist, lesson.question.clone(), vec![text]).await?;
+        let shown = self.presented(self.admission.internal_context(PATIENCE_MS), specialist, lesson.question.clone(), vec![text]).await?;
         let lease = match choice {
             AdapterChoice::Base => None,
-            AdapterChoice::Id(id) => Some(self.load_candidate(id).await?),
+            AdapterChoice::Id(id) => Some(self.adapters.lease(id).await?),
         };
         let scores = self.score_tokens(shown.prompt, shown.continuations, lease, PATIENCE_MS).await?;
         Ok(weight * scores.first().map_or(0.0, nyx_engine::ContinuationScore::mean))
@@ -366,7 +370,7 @@ impl Nyx {
 
     /// On the neutral text, through an adapter or the base.
     pub(super) async fn perplexity(&self, adapter: Option<AdapterLease>) -> Result<f64, NyxError> {
-        let tokens = self.text().encode(NEUTRAL)?;
+        let tokens = self.text.encode(NEUTRAL)?;
         let (mut total, mut count) = (0.0, 0);
         for window in tokens.chunks(WINDOW).filter(|window| window.len() > 1) {
             let (first, rest) = window.split_at(1);

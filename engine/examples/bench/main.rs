@@ -18,13 +18,13 @@ mod work;
 
 use std::path::{Path, PathBuf};
 
+use nyx_engine::ModelFiles;
+
 use llama::Server;
 use machine::{Memory, Others};
 use nyx::Nyx;
-use nyx_engine::ModelFiles;
 use report::{Engine, Samples};
 use work::{Prompts, Served};
-
 type Fallible<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Output folder.

@@ -9,10 +9,10 @@ use candle_core::{Device, DeviceLocation};
 
 use super::draft::StepCost;
 use super::fair::{Client, FairQueue};
+use super::job::{EngineOptions, FinishReason, Finished, GenerateJob, StepReport, Usage};
 use super::prefix::PrefixCache;
 use super::scoring::Scoring;
 use super::sequence::Sequence;
-use super::{EngineOptions, FinishReason, Finished, GenerateJob, StepReport, Usage};
 use crate::Result;
 use crate::device::DeviceSpec;
 use crate::error::EngineError;

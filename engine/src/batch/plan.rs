@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use super::draft::{propose, worthwhile};
+use super::engine::Engine;
+use super::job::StepReport;
 use super::sequence::Sequence;
-use super::{Engine, StepReport};
 use crate::error::EngineError;
 use crate::kernels::KV_BLOCK_SIZE;
 use crate::model::LogitRows;
-
 impl Engine {
     /// Frees blocks until `wanted` are free: drops cached prefixes, then preempts the youngest
     /// sequences after the first `older`, then the last scorings after the first `before`;

@@ -3,6 +3,7 @@
 
 use std::sync::mpsc::{Receiver, sync_channel};
 
+use nyx_domain::TokenLogprob;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -13,7 +14,7 @@ use crate::model::{Follower, Rank};
 use crate::testing::{default_model, random, random_adapter};
 use crate::text::Text;
 use crate::weights::ModelFiles;
-use crate::{ContinuationScore, DeviceSpec, ScoreJob};
+use crate::{AdapterHandle, ContinuationScore, DeviceSpec, Quantisation, Result, SamplingParams, ScoreJob};
 
 /// A job: an answer, or scores.
 enum Ask {

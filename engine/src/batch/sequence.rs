@@ -3,15 +3,15 @@
 use std::ops::{ControlFlow, Range};
 use std::time::{Duration, Instant};
 
+use nyx_domain::TokenLogprob;
+
 use super::draft::Acceptance;
 use super::fair::Client;
-use super::{FinishReason, Finished, GenerateJob, Piece, Usage};
+use super::job::{FinishReason, Finished, GenerateJob, Piece, Usage};
 use crate::EngineError;
 use crate::kv::KvCache;
 use crate::sampling::{Sampler, best_tokens};
 use crate::text::{StopMatcher, Text, Utf8Stream};
-use nyx_domain::TokenLogprob;
-
 pub(super) struct Sequence {
     /// The prompt, then the sampled tokens.
     pub(super) tokens: Vec<u32>,

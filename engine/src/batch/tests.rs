@@ -1,14 +1,16 @@
 //! Batching on the real model.
 
+use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Instant;
+
+use nyx_domain::{ChatMessage, Role, TokenLogprob};
 
 use super::*;
 use crate::testing::default_model;
 use crate::text::Text;
 use crate::weights::ModelFiles;
-use crate::{EngineError, ScoreJob};
-use nyx_domain::{ChatMessage, Role};
-
+use crate::{EngineError, Quantisation, Result, SamplingParams, ScoreJob};
 struct Collect {
     text: String,
     logprobs: Vec<TokenLogprob>,

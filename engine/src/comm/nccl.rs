@@ -20,8 +20,8 @@ use candle_core::cuda_backend::cudarc::nccl::safe::{Comm, Id, NcclType, ReduceOp
 use candle_core::cuda_backend::{CudaDType, CudaStorage, WrapErr};
 use candle_core::{CpuStorage, CustomOp1, DType, Device, DeviceLocation, Layout, Shape, Tensor};
 
-use super::Communicator;
 use super::barrier::RankBarrier;
+use super::communicator::Communicator;
 use crate::{DeviceSpec, EngineError, Result};
 
 /// How long a rank waits for the others to join. A rank joins before it loads its weights, so no

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use candle_core::{DType, Tensor};
 
-use super::Communicator;
+use super::communicator::Communicator;
 use crate::backoff::Backoff;
 use crate::{EngineError, Result};
 

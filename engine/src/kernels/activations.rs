@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
+use super::ThreadPool;
+use super::isa::{BLOCK, Isa};
 use super::lanes::{LANES, Lanes, for_isa};
 use super::ops::{inverse_rms, silu};
-use super::{BLOCK, Isa, ThreadPool};
 
 /// Below this a block is zero: its inverse would be infinite.
 pub(super) const LEAST: f32 = 1e-30;

@@ -1,7 +1,8 @@
 //! Attention over paged keys and values, with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022).
 
+use super::ThreadPool;
+use super::isa::Isa;
 use super::lanes::{LANES, Lanes, exp, for_isa, largest, sum};
-use super::{Isa, ThreadPool};
 
 /// Positions of one block of the cache.
 pub const KV_BLOCK_SIZE: usize = 32;

@@ -4,9 +4,10 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::ThreadPool;
 use super::gemm::{Left, Right, Scaled, Target, part};
+use super::isa::Isa;
 use super::lanes::{LANES, Lanes, exp, for_isa, largest, sum};
-use super::{Isa, ThreadPool};
 
 /// Rows of a tile.
 const TILE: usize = 64;

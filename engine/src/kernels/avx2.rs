@@ -4,8 +4,10 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::blocks::{Kind, for_kind};
+use super::isa::{BLOCK, PANEL};
+use super::output::{Output, Prefetch};
 use super::packed::{Panel, two_levels_at};
-use super::{Activations, BLOCK, Output, PANEL, PackedMatrix, Prefetch};
+use super::{Activations, PackedMatrix};
 
 /// Tokens that share one reading of the weights.
 const TILE: usize = 4;

@@ -1,6 +1,6 @@
 //! GGUF's block types, and what their blocks hold (as ggml's `ggml-quants.c` lays them out).
 
-use super::BLOCK;
+use super::isa::BLOCK;
 
 /// GGUF's block types that the kernels multiply with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

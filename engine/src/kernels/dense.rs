@@ -4,8 +4,10 @@ use std::ops::Range;
 
 use half::f16;
 
+use super::ThreadPool;
+use super::isa::Isa;
 use super::lanes::{LANES, Lanes, for_isa};
-use super::{Isa, Output, Prefetch, ThreadPool};
+use super::output::{Output, Prefetch};
 
 /// A weight `[rows, columns]` in panels of 16 rows, each `[columns, 16]`. Missing rows are 0.
 #[derive(Debug)]

@@ -4,8 +4,9 @@
 
 use std::ops::Range;
 
+use super::ThreadPool;
+use super::isa::Isa;
 use super::lanes::{LANES, Lanes, for_isa};
-use super::{Isa, ThreadPool};
 
 /// Inner columns of a packed panel: what stays in the nearest cache while rows pass by.
 const INNER: usize = 192;

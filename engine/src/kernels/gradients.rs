@@ -1,7 +1,8 @@
 //! Backward of what stands between the products, for training.
 
+use super::ThreadPool;
+use super::isa::Isa;
 use super::lanes::{LANES, Lanes, exp, for_isa, sum};
-use super::{Isa, ThreadPool};
 
 /// Rows of two buffers of the same width that threads write side by side.
 struct Rows(*mut f32, *mut f32);

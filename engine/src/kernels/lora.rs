@@ -4,8 +4,11 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::activations::{Target, View, fold_isa};
+use super::isa::{BLOCK, Isa, PANEL};
 use super::lora_matrix::{LoraMatrix, low_width};
-use super::{AHEAD, Activations, BLOCK, Isa, Output, PANEL, PRODUCTS, Phase, Product, Rounding, ThreadPool, fetch};
+use super::output::{AHEAD, Output, fetch};
+use super::products::{PRODUCTS, Phase, Product};
+use super::{Activations, Rounding, ThreadPool};
 use crate::backoff::Backoff;
 
 /// The low-rank products of a phase, kept for the next one.

@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use super::activations::View;
-use super::{BLOCK, DenseMatrix, Isa, Output, PANEL, RoundedMatrix, dense, rounded_products};
+use super::isa::{BLOCK, Isa, PANEL};
+use super::output::Output;
+use super::{DenseMatrix, RoundedMatrix, dense, rounded_products};
 
 /// One of an adapter's two matrices.
 #[derive(Debug)]

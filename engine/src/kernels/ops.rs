@@ -1,6 +1,6 @@
 //! What stands between the products: norms, rotations, activation functions.
 
-use super::Isa;
+use super::isa::Isa;
 use super::lanes::{LANES, Lanes, exp, for_isa, largest, sum};
 
 /// RMSNorm (Zhang and Sennrich 2019) of one row: `x / sqrt(mean(x²) + eps) · weight`.

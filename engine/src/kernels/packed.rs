@@ -2,8 +2,9 @@
 
 use half::f16;
 
+use super::BlockKind;
 use super::blocks::SUPER;
-use super::{BLOCK, BlockKind, PANEL};
+use super::isa::{BLOCK, PANEL};
 
 /// A cache line.
 #[derive(Debug, Clone, Copy)]

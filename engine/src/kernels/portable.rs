@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use super::blocks::{Kind, for_kind};
-use super::{Activations, BLOCK, Output, PANEL, PackedMatrix};
+use super::isa::{BLOCK, PANEL};
+use super::output::Output;
+use super::{Activations, PackedMatrix};
 
 /// Tokens that share one unpacking of a block.
 const TILE: usize = 8;

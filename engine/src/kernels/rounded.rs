@@ -5,11 +5,11 @@
 //! that rounds all of them best, and some tries a little above it save a fifth of the error.
 
 use super::activations::LEAST;
+use super::isa::{BLOCK, Isa, PANEL};
 use super::lanes::{LANES, Lanes, for_isa};
 #[cfg(test)]
 use super::packed::bytes_of;
 use super::packed::{LINE, Line};
-use super::{BLOCK, Isa, PANEL};
 
 /// Numbers of a row with one scale; the last may be fewer.
 pub(super) const GROUP: usize = BLOCK / 2;
@@ -196,9 +196,10 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::*;
+    use crate::kernels::output::Output;
     use crate::kernels::rounded_products::multiply;
     use crate::kernels::tests::random;
-    use crate::kernels::{Activations, DenseMatrix, LoraActivations, LoraMatrix, LowRank, Output, Rounding, ThreadPool, low_rank};
+    use crate::kernels::{Activations, DenseMatrix, LoraActivations, LoraMatrix, LowRank, Rounding, ThreadPool, low_rank};
 
     fn bits(values: &[f32]) -> Vec<u32> {
         values.iter().map(|value| value.to_bits()).collect()

@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use super::activations::View;
 use super::dense::put;
+use super::isa::{BLOCK, Isa};
 use super::lanes::{LANES, Lanes, for_isa};
+use super::output::{Output, Prefetch};
 use super::rounded::{GROUP, RoundedMatrix, group_bytes};
-use super::{BLOCK, Isa, Output, Prefetch};
 
 /// Some panels' products with all tokens.
 struct Part {

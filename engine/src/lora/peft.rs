@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 
-use super::{AdapterPrecision, Delta, Deltas, LoraAdapter, Place, Target, place_of};
+use super::adapter::{AdapterPrecision, Delta, Deltas, LoraAdapter, Place, Target, place_of};
 use crate::kernels::{DenseMatrix, LoraMatrix, RoundedMatrix};
 use crate::weights::{load_safetensors, sha256_of};
 use crate::{EngineError, ModelConfig, Result};

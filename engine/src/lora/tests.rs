@@ -4,15 +4,14 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use candle_core::DType;
+use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::EngineError;
 use crate::testing::reference;
 use crate::weights::ModelFiles;
-
+use crate::{EngineError, Result};
 const BASE: &str = "the digest of the base";
 
 struct Folder {

@@ -1,7 +1,14 @@
 //! The model on candle's tensors: one test body, every device. On a machine without a GPU that is the CPU alone, and it is said so.
 
+use candle_core::{Device, Tensor};
+
 use super::tests::{largest_difference, tiny};
 use super::*;
+use crate::comm::Whole;
+use crate::kv::KvCache;
+use crate::model::body::Body;
+use crate::model::tensors::TensorShard;
+use crate::{AdapterHandle, AdapterPrecision, ModelFiles, Quantisation};
 
 /// How far logits may lie from the reference's in f32. Sums are added in another order on every device, and GPUs keep keys and values in f16:
 /// that alone moves this model's logits by 4e-3, as measured with f16 on a CPU.

@@ -1,11 +1,18 @@
 //! Sharded equals whole: bit for bit on the kernels, within rounding on tensors.
 
+use std::path::Path;
+
+use candle_core::Device;
 use rand::Rng;
 use rand::rngs::StdRng;
 
+use super::body::Body;
 use super::*;
+use crate::kernels::ThreadPool;
+use crate::kv::KvCache;
 use crate::lora::Target;
 use crate::testing::{default_model, random, random_adapter, random_model};
+use crate::{AdapterHandle, AdapterPrecision, EngineError, ModelFiles, Quantisation};
 
 /// Runs `work` with a copy of the model over `world` devices.
 fn with_group<T>(files: &ModelFiles, quantisation: Quantisation, world: usize, work: impl FnOnce(&Llama) -> T) -> T {
@@ -17,7 +24,7 @@ fn with_group<T>(files: &ModelFiles, quantisation: Quantisation, world: usize, w
             .map(|seat| {
                 scope.spawn(move || {
                     let shared = std::sync::Arc::clone(&seat.shared);
-                    let body = Llama::body_on(files, quantisation, Device::Cpu, threads(), seat).unwrap();
+                    let body = Body::load_on(files, quantisation, Device::Cpu, threads(), seat).unwrap();
                     Follower::new(body, files.config().clone(), shared).serve()
                 })
             })
@@ -155,7 +162,7 @@ fn a_group_that_loses_a_shard_says_so_and_a_model_that_does_not_split_is_refused
     assert!(matches!(load(seats.remove(0)), Err(EngineError::ShardLost)));
     // one that goes away
     let mut seats = Rank::group(2);
-    let follower = Llama::body_on(&files, Quantisation::None, Device::Cpu, ThreadPool::new(1), seats.pop().unwrap()).unwrap();
+    let follower = Body::load_on(&files, Quantisation::None, Device::Cpu, ThreadPool::new(1), seats.pop().unwrap()).unwrap();
     let model = load(seats.remove(0)).unwrap();
     drop(follower);
     let mut kv = model.new_cache();

@@ -2,11 +2,18 @@
 
 use std::ops::Range;
 
-use super::LogitRows;
 use crate::Result;
 use crate::kernels::{KV_BLOCK_SIZE, Span};
 use crate::kv::KvCache;
 use crate::lora::AdapterHandle;
+
+/// For which of a segment's rows logits are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogitRows {
+    None,
+    Last,
+    All,
+}
 
 /// What a forward pass does, over the rows of a ragged batch. Kept from step to step: once it has grown, nothing is taken anew.
 #[derive(Debug, Default)]

@@ -1,13 +1,17 @@
 //! Against transformers: see tests/reference/.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
 use super::*;
 use crate::kv::KvCache;
-use crate::lora::LoraAdapter;
+use crate::lora::{LoraAdapter, Place};
+use crate::model::body::Body;
 use crate::testing::{default_model, reference};
+use crate::{AdapterHandle, AdapterPrecision, ModelFiles, Quantisation};
 
 #[derive(Deserialize)]
 pub(super) struct GreedyRun {

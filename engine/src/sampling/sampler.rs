@@ -3,7 +3,7 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::SamplingParams;
+use super::params::SamplingParams;
 use crate::kernels::{Isa, SoftmaxSums, exp_shifted, most_of, softmax_sums};
 
 /// Number of candidates sorted first for nucleus sampling: nearly always enough.

@@ -1,5 +1,4 @@
 use super::*;
-
 fn params(change: impl FnOnce(&mut SamplingParams)) -> SamplingParams {
     let mut params = SamplingParams { temperature: 1.0, ..SamplingParams::default() };
     change(&mut params);

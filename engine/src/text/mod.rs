@@ -6,13 +6,14 @@ mod template;
 mod tests;
 mod tokenizer;
 
-use crate::weights::ModelFiles;
-use crate::{EngineError, Result};
 use nyx_domain::ChatMessage;
 
-pub use stream::{StopMatcher, Utf8Stream};
+use crate::weights::ModelFiles;
+use crate::{EngineError, Result};
 use template::ChatTemplate;
 use tokenizer::Tokenizer;
+
+pub use stream::{StopMatcher, Utf8Stream};
 
 /// Characters without a meaning in text (Unicode noncharacters): one that does not occur in the
 /// messages is inserted into control tokens to break them up.

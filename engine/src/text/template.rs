@@ -6,12 +6,11 @@ use std::path::Path;
 use candle_core::quantized::gguf_file::Content;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value, context};
+use nyx_domain::ChatMessage;
 
 use super::tokenizer::Tokenizer;
 use crate::weights::read_json;
 use crate::{EngineError, Result};
-use nyx_domain::ChatMessage;
-
 const NAME: &str = "chat";
 
 #[derive(Debug)]

@@ -1,11 +1,10 @@
 //! Comparison with the reference tokenizer, and the properties of streaming.
 
+use nyx_domain::Role;
 use serde::Deserialize;
 
 use super::*;
 use crate::testing::{default_model, reference};
-use nyx_domain::Role;
-
 fn default_text() -> Text {
     Text::load(&ModelFiles::open(&default_model()).unwrap()).unwrap()
 }

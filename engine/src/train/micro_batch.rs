@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::objective::{LossSettings, TrainingTarget, advantages, among, choice, dpo, grpo, kto, kto_reference_point, qrpo, qrpo_choices};
+use super::options::Example;
 use super::pass::{Batch, Read};
-use super::trainer::Example;
 use crate::kernels::Tree;
 
 /// Examples whose tokens go through the model together.

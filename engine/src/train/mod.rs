@@ -11,6 +11,7 @@ mod logits;
 mod micro_batch;
 pub mod objective;
 mod optimiser;
+mod options;
 mod pass;
 mod state;
 #[cfg(test)]
@@ -21,4 +22,5 @@ pub use adapter::LoraShape;
 pub use frozen::TrainPrecision;
 pub use objective::{LossSettings, Objective, TrainingTarget};
 pub use optimiser::AdamW;
-pub use trainer::{Example, Progress, Summary, TrainOptions, Trainer};
+pub use options::{Example, TrainOptions};
+pub use trainer::{Progress, Summary, Trainer};

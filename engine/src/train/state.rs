@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 
 use super::optimiser::Moments;
-use super::trainer::{Example, TrainOptions};
+use super::options::{Example, TrainOptions};
 use crate::weights::{load_safetensors, sha256_of};
 use crate::{EngineError, Result};
 

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
-use super::{ModelInfo, digest, summarise};
+use super::digest;
+use super::info::{ModelInfo, summarise};
 use crate::model::{Llama3Scaling, ModelConfig, Rope};
 use crate::{EngineError, Result};
 

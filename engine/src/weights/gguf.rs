@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use candle_core::quantized::{QTensor, gguf_file};
 
-use super::{ModelInfo, digest, summarise};
+use super::digest;
+use super::info::{ModelInfo, summarise};
 use crate::model::{ModelConfig, Rope};
 use crate::{EngineError, Result};
 

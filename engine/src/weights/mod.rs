@@ -4,11 +4,12 @@
 mod digest;
 mod folder;
 mod gguf;
+mod info;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::quantized::ggml_file::qtensor_from_ggml;
@@ -21,6 +22,7 @@ use crate::{EngineError, ModelConfig, Result};
 pub use digest::sha256_file;
 pub(crate) use digest::sha256_of;
 pub(crate) use folder::{load_safetensors, read_json};
+pub use info::ModelInfo;
 
 /// Format in which weights are held in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -39,25 +41,6 @@ pub enum Quantisation {
     /// Rows whose length is not a multiple of 256 fall back to Q8_0.
     #[serde(rename = "q4_k")]
     Q4K,
-}
-
-/// Description of a base model.
-#[derive(Debug, Clone, Serialize)]
-pub struct ModelInfo {
-    pub name: String,
-    pub path: PathBuf,
-    /// SHA-256 of the weights: of the GGUF file, or for a folder, of its safetensors files' digests
-    /// in the order of their names.
-    pub sha256: String,
-    /// `gguf` or `safetensors`.
-    pub format: &'static str,
-    /// The file's tensor types with their counts, as `F32 x 61, Q4_1 x 210, Q8_0 x 1`.
-    pub tensors: String,
-    pub parameters: u64,
-    pub context_length: usize,
-    pub vocabulary: usize,
-    pub layers: usize,
-    pub bytes: u64,
 }
 
 /// A model's files, opened and checked, not yet on a device.
@@ -239,11 +222,4 @@ fn check_shape(name: &str, found: &[usize], expected: &[usize]) -> Result<()> {
         return Ok(());
     }
     Err(EngineError::BadShape { name: name.to_owned(), found: found.to_vec(), expected: expected.to_vec() })
-}
-
-/// Counts tensor types, as `F32 x 61, Q4_1 x 210`.
-fn summarise(types: impl Iterator<Item = String>) -> String {
-    let mut counts = std::collections::BTreeMap::<String, usize>::new();
-    types.for_each(|kind| *counts.entry(kind).or_default() += 1);
-    counts.iter().map(|(kind, count)| format!("{kind} x {count}")).collect::<Vec<_>>().join(", ")
 }

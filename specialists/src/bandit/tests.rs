@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::seeded::Seeded;
-
 const EPSILON: f64 = 0.02;
 const TEMPERATURE: f64 = 0.5;
 const ARMS: usize = 5;

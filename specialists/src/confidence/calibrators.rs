@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use nyx_domain::Signals;
 use serde::{Deserialize, Serialize};
 
 use super::signals::{FEATURES, features};
 use crate::learn::{Isotonic, LearnedPart, LinearModel, Platt};
-use nyx_domain::Signals;
 
 /// Bound on confidences: none is 0 or 1.
 pub(super) const LEAST: f64 = 0.01;

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use nyx_domain::Signals;
 use serde::Serialize;
 
 use super::calibrators::{Calibrator, Confidences, Map};
 use super::signals::{FEATURES, features};
 use crate::learn::metrics::{auroc, base_rate, brier, brier_skill, expected_calibration_error, log_loss};
 use crate::learn::{Example, Isotonic, LinearModel, Platt};
-use nyx_domain::Signals;
 
 /// Minimum number of answers of a specialist, and of correct and wrong ones each.
 const LEAST_ROWS: usize = 50;

@@ -1,8 +1,8 @@
-use super::*;
-use crate::learn::LearnedPart as _;
-use crate::learn::{LearnedFile, TrainedOn};
-use crate::seeded::Seeded;
 use nyx_domain::Signals;
+
+use super::*;
+use crate::learn::{LearnedFile, LearnedPart as _, TrainedOn};
+use crate::seeded::Seeded;
 
 /// Answers of two specialists: kairos' are right as often as the square of what it says, eleos' as it says when it abstains and never else.
 fn rows(count: usize) -> Vec<ConfidenceRow> {

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::random::SplitMix;
-
 const RESAMPLES: usize = 10_000;
 
 /// One question's scores, and its cluster: questions of one template are resampled together.

@@ -1,6 +1,5 @@
 use super::random::SplitMix;
 use super::*;
-
 fn unit(random: &mut SplitMix) -> f64 {
     (random.next() >> 11) as f64 / (1_u64 << 53) as f64
 }

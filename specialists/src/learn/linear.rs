@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::minimise::minimise;
-
 const STEPS: usize = 300;
 /// Tolerance on the largest entry of the gradient, a mean over the examples.
 const TOLERANCE: f64 = 1e-6;

@@ -1,25 +1,23 @@
 use chrono::{DateTime, Utc};
+use nyx_domain::{Answer, Evidence, Question, Target};
 
 use super::*;
 use crate::SHIPPED;
-use nyx_domain::Evidence;
-
+use crate::reward::Outcome;
+use crate::strategy::{ActivationSource, Generated, Search};
 const SIXTH: &str = r#"
 name = "hestia"
 purpose = "keeps house: food, cleaning, repairs"
+strategy = "timing"
 examples = ["The tap drips.", "Wie bekomme ich Rotwein aus dem Teppich?"]
 
 [prompt]
 fixed = "You keep house."
 context = "{{ now.weekday }}\n{% for item in evidence %}- {{ item.quoted }}\n{% endfor %}"
 
-[retrieval]
-kind = "memory"
+[settings]
 k = 3
 min_score = 0.25
-
-[reward]
-rule = "timeliness"
 penalty = 0.2
 
 [sampling]
@@ -75,10 +73,10 @@ fn the_shipped_ones_parse_under_the_name_of_their_file() {
 #[test]
 fn the_general_assistant_speaks_plainly() {
     let policy = shipped("nyx");
-    assert_eq!(policy.retrieval, Retrieval::None);
+    assert!(policy.strategy.retrieve().is_empty());
     let found = [evidence("My sister Clara is a nurse.", Some("Ada"))];
     assert_eq!(policy.system_prompt(&situation(&found)).unwrap(), policy.fixed_prompt(), "nothing but its own words");
-    assert!(policy.is_rated_by_people() && !policy.forecasts());
+    assert_eq!(policy.strategy.activation(), ActivationSource::Rating);
 }
 
 #[test]
@@ -106,7 +104,7 @@ fn every_system_prompt_begins_with_its_fixed_part() {
 #[test]
 fn mnemosyne_numbers_her_memories() {
     let policy = shipped("mnemosyne");
-    assert!(matches!(policy.retrieval, Retrieval::Memory { .. }));
+    assert!(matches!(policy.strategy.retrieve()[..], [Search::Memories { .. }]));
     let found = [evidence("My sister Clara is a nurse.", Some("Ada")), evidence("I like tea.", None)];
     let prompt = policy.system_prompt(&situation(&found)).unwrap();
     let context = prompt.strip_prefix(policy.fixed_prompt()).unwrap();
@@ -126,14 +124,14 @@ fn a_hostile_memory_stays_data_in_every_prompt() {
 #[test]
 fn aletheia_cites_rows_and_their_table() {
     let policy = shipped("aletheia");
-    assert!(matches!(policy.retrieval, Retrieval::Tables { .. }));
+    assert!(matches!(policy.strategy.retrieve()[..], [Search::Rows { k: 5 }, Search::Memories { k: 3, .. }]));
     let row = Evidence { source: "airports".into(), context: vec!["of Europe".into()], ..evidence("city: Berlin; opened: 2020", None) };
     let prompt = policy.system_prompt(&situation(&[row, evidence("Berlin is far.", Some("Ada"))])).unwrap();
     let rows = "Rows and memories:\n\"city: Berlin; opened: 2020\" [1] (airports: \"of Europe\")\n\"Berlin is far.\" [2] (memory, Ada, 2026-05-02)";
     assert!(prompt.ends_with(rows), "{prompt}");
-    let cited = policy.automatic_reward(&outcome("Berlin: 2019 [1].", &[evidence("Berlin opened in 2019.", None)])).unwrap();
+    let cited = policy.strategy.reward(&outcome("Berlin: 2019 [1].", &[evidence("Berlin opened in 2019.", None)])).unwrap();
     assert_eq!((cited.reward, cited.rule.as_str()), (1.0, "support"));
-    assert_eq!(policy.automatic_reward(&outcome("It is true, I think.", &[evidence("x", None)])), None);
+    assert_eq!(policy.strategy.reward(&outcome("It is true, I think.", &[evidence("x", None)])), None);
 }
 
 #[test]
@@ -143,24 +141,32 @@ fn kairos_knows_the_present_and_the_time_left() {
     for told in ["Tuesday", "24 November 2026", "14:45 UTC", "2026-11-24T14:45:26Z", "12 seconds"] {
         assert!(prompt.contains(told), "{told} is missing: {prompt}");
     }
-    let reward = policy.automatic_reward(&outcome("It is noon.", &[])).unwrap();
+    let reward = policy.strategy.reward(&outcome("It is noon.", &[])).unwrap();
     assert_eq!((reward.activation, reward.reward, reward.rule.as_str()), (0.875, 0.75, "timeliness"));
+}
+
+/// The probability that a specialist's strategy reads in an answer.
+fn forecast(policy: &SpecialistPolicy, text: &str) -> Option<f64> {
+    let question = Question::new(Vec::new(), Target::Master, "test");
+    let answers = vec![Answer { text: text.into(), finish_reason: "stop".into() }];
+    let generated = Generated { question: &question, evidence: &[], answers, choice_probabilities: None };
+    policy.strategy.parse(generated).forecast.map(|forecast| forecast.probability)
 }
 
 #[test]
 fn moira_reads_her_probability_and_waits_for_the_outcome() {
     let policy = shipped("moira");
     let answer = "It often rains.\nProbability: 70%";
-    assert_eq!(policy.read(answer), Some(0.7));
-    assert_eq!(policy.automatic_reward(&outcome(answer, &[])), None);
-    assert_eq!(shipped("eleos").read(answer), None, "only a forecaster's percentages are forecasts");
+    assert_eq!(forecast(&policy, answer), Some(0.7));
+    assert_eq!(policy.strategy.reward(&outcome(answer, &[])), None);
+    assert_eq!(forecast(&shipped("eleos"), answer), None, "only a forecaster's percentages are forecasts");
 }
 
 #[test]
 fn eleos_points_to_help_and_waits_for_people() {
     let policy = shipped("eleos");
     assert!(policy.fixed_prompt().contains("emergency services") && policy.fixed_prompt().contains("crisis line"));
-    assert_eq!(policy.automatic_reward(&outcome("I am here.", &[])), None);
+    assert_eq!(policy.strategy.reward(&outcome("I am here.", &[])), None);
 }
 
 #[test]
@@ -168,7 +174,7 @@ fn rewards_follow_activations() {
     let policy = shipped("mnemosyne");
     let found = [evidence("My sister Clara is a nurse.", None)];
     for (answer, activation) in [("Clara is a nurse [1].", 1.0), ("Clara, the singer [1].", 1.0 / 3.0), ("Tom sings [1].", 0.0)] {
-        let reward = policy.automatic_reward(&outcome(answer, &found)).unwrap();
+        let reward = policy.strategy.reward(&outcome(answer, &found)).unwrap();
         assert!((reward.activation - activation).abs() < 1e-12, "{answer}: {reward:?}");
         assert_eq!((reward.reward, reward.rule.as_str()), (2.0 * reward.activation - 1.0, "support"));
     }
@@ -179,11 +185,11 @@ fn a_sixth_needs_a_file_and_no_code() {
     let policy = SpecialistPolicy::parse("hestia.toml", SIXTH).unwrap();
     assert_eq!((policy.name.as_str(), policy.purpose.as_str()), ("hestia", "keeps house: food, cleaning, repairs"));
     assert_eq!(policy.routed_by(), ["The tap drips.", "Wie bekomme ich Rotwein aus dem Teppich?"]);
-    assert_eq!(policy.retrieval, Retrieval::Memory { k: 3, min_score: 0.25 });
+    assert_eq!(policy.strategy.retrieve(), [Search::Memories { k: 3, min_score: 0.25 }]);
     assert_eq!((policy.temperature, policy.max_tokens), (0.0, 256));
     let prompt = policy.system_prompt(&situation(&[evidence("The tap drips.", None)])).unwrap();
     assert_eq!(prompt, "You keep house.\n\nTuesday\n- \"The tap drips.\"");
-    assert_eq!(policy.automatic_reward(&outcome("Call a plumber.", &[])).unwrap().activation, 0.95);
+    assert_eq!(policy.strategy.reward(&outcome("Call a plumber.", &[])).unwrap().activation, 0.95);
     let least = "name = \"h\"\npurpose = \"p\"\n[prompt]\nfixed = \"f\"";
     let least = SpecialistPolicy::parse("h.toml", least).unwrap();
     assert_eq!(least.system_prompt(&situation(&[])).unwrap(), "f");
@@ -208,28 +214,24 @@ fn a_wrong_file_is_told_where_it_is_wrong() {
         ("{{ now.weekday }}", "{{ now.weekday", &["prompt.context", "syntax error"]),
         ("item.quoted", "item.colour", &["prompt.context", "undefined"]),
         ("in evidence", "in []", &["prompt.context does not use `evidence`"]),
-        ("kind = \"memory\"", "kind = \"library\"", &["kind = \"library\"", "expected one of `none`, `memory`, `tables`"]),
-        ("kind = \"memory\"", "kind = \"none\"", &["retrieval.k is 3"]),
-        ("kind = \"memory\"\nk = 3", "kind = \"none\"", &["retrieval.min_score is 0.25"]),
-        ("k = 3", "memories = 3", &["retrieval.memories is 3", "tables"]),
-        ("kind = \"memory\"", "kind = \"tables\"\nmemories = 51", &["retrieval.memories is 51", "from 0 to 50"]),
-        ("k = 3", "k = 0", &["retrieval.k is 0", "from 1 to 50"]),
-        ("k = 3", "k = -1", &["k = -1"]),
-        ("k = 3", "k = \"three\"", &["k = \"three\"", "expected usize"]),
-        ("k = 3", "many = 3", &["many = 3", "unknown field `many`", "`min_score`"]),
-        ("min_score = 0.25", "min_score = 1.5", &["retrieval.min_score is 1.5", "from -1 to 1"]),
-        ("min_score = 0.25", "min_score = nan", &["retrieval.min_score is NaN"]),
-        ("rule = \"timeliness\"", "rule = \"speed\"", &["rule = \"speed\"", "`timeliness`"]),
-        ("rule = \"timeliness\"", "rule = \"support\"", &["reward.penalty is 0.2", "timeliness"]),
-        ("rule = \"timeliness\"\npenalty = 0.2", "rule = \"probability\"", &["answer.kind = \"probability\""]),
-        ("penalty = 0.2", "penalty = 2", &["reward.penalty is 2", "from 0 to 1"]),
+        ("strategy = \"timing\"", "strategy = \"magic\"", &["strategy is \"magic\"", "\"recall\""]),
+        ("strategy = \"timing\"", "strategy = \"plain\"", &["settings.k is given", "\"plain\""]),
+        ("strategy = \"timing\"", "strategy = \"recall\"", &["settings: unknown field `penalty`"]),
+        ("k = 3", "k = 0", &["settings.k is 0", "from 1 to 50"]),
+        ("k = 3", "k = -1", &["settings.k", "-1"]),
+        ("k = 3", "k = \"three\"", &["settings.k", "expected usize"]),
+        ("k = 3", "many = 3", &["settings", "unknown field `many`", "`min_score`"]),
+        ("min_score = 0.25", "min_score = 1.5", &["settings.min_score is 1.5", "from -1 to 1"]),
+        ("min_score = 0.25", "min_score = nan", &["settings.min_score is NaN"]),
+        ("penalty = 0.2", "penalty = 2", &["settings.penalty is 2", "from 0 to 1"]),
+        ("penalty = 0.2", "full = 2", &["settings.full is 2", "from 0 to 1"]),
         ("temperature = 0", "temperature = 3", &["sampling.temperature is 3", "from 0 to 2"]),
         ("temperature = 0", "top_p = 0.0", &["sampling.top_p is 0", "above 0"]),
         ("temperature = 0", "repetition_penalty = inf", &["sampling.repetition_penalty is inf"]),
         ("temperature = 0", "max_tokens = 0", &["sampling.max_tokens is 0"]),
         ("[sampling]", "[humming]", &["unknown field `humming`"]),
         ("[sampling]", "[sampling", &["[sampling"]),
-        ("[sampling]", "[answer]\nkind = \"song\"\n[sampling]", &["kind = \"song\"", "`probability`"]),
+        ("[sampling]", "[answer]\n[sampling]", &["unknown field `answer`"]),
         ("[sampling]", "[fairness]\ntolerance = 0.5\n[sampling]", &["unknown field `fairness`"]),
     ];
     for (right, wrong, expected) in cases {
@@ -244,6 +246,16 @@ fn a_wrong_file_is_told_where_it_is_wrong() {
     let many = SIXTH.replacen("\"The tap drips.\"", &"\"a\", ".repeat(64), 1).replacen(", ,", ",", 1);
     let error = SpecialistPolicy::parse("h.toml", &many).unwrap_err().to_string();
     assert!(error.contains("examples has 65 entries, expected at most 64"), "{error}");
-    let memoryless = "name = \"h\"\npurpose = \"p\"\n[prompt]\nfixed = \"f\"\n[reward]\nrule = \"support\"";
-    assert!(SpecialistPolicy::parse("h.toml", memoryless).unwrap_err().to_string().contains("retrieval.kind"));
+    let verify =
+        "name = \"h\"\npurpose = \"p\"\nstrategy = \"verify\"\n[prompt]\nfixed = \"f\"\ncontext = \"{{ evidence }}\"\n[settings]\n";
+    let refused = |settings: &str| SpecialistPolicy::parse("h.toml", &format!("{verify}{settings}")).unwrap_err().to_string();
+    assert!(refused("memories = 51").contains("settings.memories is 51, expected a whole number from 1 to 50"));
+    assert!(refused("rows = 0").contains("settings.rows is 0"));
+    let samples = verify.replace("verify", "forecast") + "samples = 9";
+    assert!(
+        SpecialistPolicy::parse("h.toml", &samples)
+            .unwrap_err()
+            .to_string()
+            .contains("settings.samples is 9, expected a whole number from 1 to 8")
+    );
 }

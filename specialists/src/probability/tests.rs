@@ -1,6 +1,5 @@
 use super::read_probability;
 use crate::seeded::Seeded;
-
 fn check(cases: &[(&str, Option<f64>)]) {
     for (text, expected) in cases {
         let read = read_probability(text);

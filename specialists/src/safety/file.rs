@@ -1,12 +1,12 @@
 //! The safety policy's file.
 
+use nyx_domain::SafetyAction;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::pattern::Pattern;
 use super::policy::{Category, EXCEPTION_WORDS, Rule, SHIPPED_SAFETY, SafetyPolicy};
 use crate::SpecialistError;
-use nyx_domain::SafetyAction;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

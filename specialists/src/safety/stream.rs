@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use nyx_domain::{Finding, SafetyAction, Side};
+
 use super::normal::{Token, tokens};
 use super::pattern::Match;
 use super::policy::{DENIAL_WORDS, EXCEPTION_WORDS, SafetyPolicy};
-use nyx_domain::{Finding, SafetyAction, Side};
 
 /// The output of one step of the screening.
 #[derive(Debug, Clone, PartialEq, Eq)]

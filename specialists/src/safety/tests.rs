@@ -1,5 +1,6 @@
-use nyx_domain::{Finding, SafetyAction, Side};
 use std::sync::Arc;
+
+use nyx_domain::{Finding, SafetyAction, Side};
 
 use super::*;
 use crate::seeded::Seeded;

@@ -1,6 +1,7 @@
+use nyx_domain::{AnswerMode, Pace};
+
 use super::*;
 use crate::seeded::Seeded;
-use nyx_domain::{AnswerMode, Pace};
 
 #[test]
 fn ages_are_told_in_words() {

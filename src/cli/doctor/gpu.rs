@@ -3,7 +3,6 @@
 use nyx_engine::device::{CudaDevice, WITH_CUDA, cuda_devices};
 
 use super::check::Check;
-
 const NAME: &str = "gpu";
 
 /// One check per GPU found, or one that states why there is none.

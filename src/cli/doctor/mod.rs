@@ -8,11 +8,10 @@ mod stores;
 use clap::Args;
 use serde::Serialize;
 
-use check::{Check, Health};
-
 use super::error::CommandError;
 use super::output;
 use crate::settings::Settings;
+use check::{Check, Health};
 
 /// Check models, devices, database, memory search and port, and print what to fix.
 #[derive(Debug, Args)]

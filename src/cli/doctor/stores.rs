@@ -5,7 +5,6 @@ use std::path::Path;
 use nyx_actors::NyxError;
 use nyx_actors::memory::{QdrantIndex, StoreKind};
 use nyx_actors::phoebe::PhoebeStore;
-
 use serde_json::Value;
 
 use super::check::Check;

@@ -7,15 +7,14 @@ use std::time::Duration;
 use nyx_actors::adapters::AdapterLibrary;
 use nyx_actors::phoebe::PhoebeStore;
 use nyx_actors::trainer::{Run, RunReport, RunStatus, TrainingExample, TrainingOptions};
-use nyx_actors::{Nyx, NyxError};
+use nyx_actors::{Nyx, NyxBuilder, NyxError};
 use nyx_engine::train::Objective;
+use nyx_evals::{Dataset, EvalEnvironment, EvalError, progress_bar, read_dataset, to_examples, without_question};
 
 use super::arguments::Train;
 use crate::cli::error::CommandError;
 use crate::cli::{adapters, output};
 use crate::settings::Settings;
-use nyx_evals::{Dataset, EvalEnvironment, EvalError, progress_bar, read_dataset, to_examples, without_question};
-
 const GRACE: Duration = Duration::from_secs(5);
 
 /// The inputs of training on evaluation data, and the library that stores a passing adapter.
@@ -37,18 +36,18 @@ impl Train {
         if on_evals {
             return Box::pin(self.train_on_evals(settings, specialist, dataset, training)).await;
         }
-        let nyx = Nyx::start(settings.nyx_options()?).await?;
+        let nyx = NyxBuilder::new(settings.nyx_options()?).start().await?;
         let done = self.train_on_record(&nyx, specialist, training).await;
         nyx.shutdown(GRACE).await;
         done
     }
 
     async fn train_on_record(&self, nyx: &Nyx, specialist: &str, training: TrainingOptions) -> Result<(), CommandError> {
-        let mut run = nyx.run_from_log(specialist, self.adapter.objective, training).await?;
+        let mut run = nyx.training.service.run_from_log(specialist, self.adapter.objective, training).await?;
         run.canary = false;
         let lessons = match &self.adapter.dataset {
             Some(path) => Some(("dataset", read_dataset(path, specialist)?)),
-            None if self.adapter.from_memory => Some(("memory", nyx.evidence_of_memory(specialist).await?)),
+            None if self.adapter.from_memory => Some(("memory", nyx.training.service.evidence_of_memory(specialist).await?)),
             None => None,
         };
         if let Some((source, lessons)) = lessons {
@@ -60,14 +59,14 @@ impl Train {
     /// Trains, or writes the training examples to a file.
     async fn tell(&self, nyx: &Nyx, run: Run) -> Result<Option<RunReport>, CommandError> {
         if let Some(path) = &self.adapter.examples_to {
-            let examples = nyx.training_examples(&run.specialist, run.objective, &run.lessons).await?;
+            let examples = nyx.training.service.training_examples(&run.specialist, run.objective, &run.lessons).await?;
             let text = serde_json::to_vec(&examples).map_err(|error| NyxError::Internal(error.to_string()))?;
             std::fs::write(path, text).map_err(|source| CommandError::Write { path: path.clone(), source })?;
             output::note(&format!("{} examples, at {}", examples.len(), path.display()));
             return Ok(None);
         }
         let run = Run { told: progress_bar(&run.specialist), ..run };
-        let report = nyx.train(run).await?;
+        let report = nyx.training.service.train(run).await?;
         let RunReport { specialist, status, trained, tried, tokens_per_second, seconds, .. } = &report;
         output::line(&format!(
             "{specialist}: {trained} training examples in {seconds:.0} s ({tokens_per_second:.0} tokens/s), evaluated on {tried}"
@@ -140,7 +139,7 @@ impl Train {
         let (Some(id), RunStatus::Promoted) = (&report.adapter, report.status) else { return Ok(()) };
         let folder = tempfile::tempdir().map_err(|source| CommandError::Write { path: std::env::temp_dir(), source })?;
         let path = folder.path().join("adapter");
-        environment.nyx.export_adapter(id, &path).await?;
+        environment.nyx.adapters.export(id, &path).await?;
         let kept = library.import(specialist, &path, Some(report.id.clone()), &adapters::base(settings)?, &BTreeSet::new()).await?;
         let made = library.promote(&kept, "passed the gate on evaluation data").await?;
         Ok(output::line(&format!("{specialist}: promoted as generation {}", made.generation))?)

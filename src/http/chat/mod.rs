@@ -32,7 +32,7 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 pub async fn complete(nyx: web::Data<Nyx>, state: web::Data<AppState>, request: Admitted<ChatRequest>) -> Result<HttpResponse, ApiError> {
     let Admitted { permit, client, body } = request;
     let asked = body.understood(&specialist_names(&nyx))?;
-    let context = nyx.context(asked.deadline_ms)?.of(client);
+    let context = nyx.admission.context(asked.deadline_ms)?.of(client);
     let heading = Heading::new(context.id, asked.question.target.model(), &nyx.model.sha256, state.now());
     let n = asked.question.n;
     let nyx = nyx.get_ref().clone();
@@ -40,7 +40,7 @@ pub async fn complete(nyx: web::Data<Nyx>, state: web::Data<AppState>, request: 
     if asked.stream {
         let (sender, receiver) = mpsc::channel(EVENTS);
         let question = asked.question;
-        let ask = async move { nyx.ask(context, question, Some(sender)).await };
+        let ask = async move { nyx.decisions.ask(context, question, Some(sender)).await };
         return sse::respond(Answering::new(receiver, ask), permit, ChatFrames::new(heading, n, asked.include_usage)).await;
     }
     let wants_logprobs = asked.question.sampling.logprobs.is_some();
@@ -49,7 +49,7 @@ pub async fn complete(nyx: web::Data<Nyx>, state: web::Data<AppState>, request: 
         // log-probabilities are only in the stream events, not in the record
         let (sender, receiver) = mpsc::channel(EVENTS);
         let question = asked.question;
-        let mut answering = Answering::new(receiver, async move { nyx.ask(context, question, Some(sender)).await });
+        let mut answering = Answering::new(receiver, async move { nyx.decisions.ask(context, question, Some(sender)).await });
         loop {
             match answering.step(PATIENCE).await {
                 Step::Event(event) => logprobs.collect(event),
@@ -58,7 +58,7 @@ pub async fn complete(nyx: web::Data<Nyx>, state: web::Data<AppState>, request: 
             }
         }
     } else {
-        Box::pin(nyx.ask(context, asked.question, None)).await
+        Box::pin(nyx.decisions.ask(context, asked.question, None)).await
     };
     let decision = decision.map_err(blame_the_model)?;
     drop(permit);

@@ -203,7 +203,6 @@ impl ChatRequest {
             return Err(ApiError::invalid("n", format!("n is {n}, expected 1 to 8")));
         }
         let stop = self.stop.unwrap_or_default().0;
-        check_stop(&stop)?;
         let logprobs = match (self.logprobs.unwrap_or(false), self.top_logprobs) {
             (true, top) => Some(top.unwrap_or(0)),
             (false, None | Some(0)) => None,
@@ -265,34 +264,13 @@ impl ChatRequest {
     }
 }
 
-/// Checks that there are at most 4 stop strings and none is empty.
-pub fn check_stop(stop: &[String]) -> Result<(), ApiError> {
-    if stop.len() > 4 {
-        return Err(ApiError::invalid("stop", format!("stop has {} strings, expected at most 4", stop.len())));
-    }
-    if stop.iter().any(String::is_empty) {
-        return Err(ApiError::invalid("stop", "stop has an empty string, expected at least one character"));
-    }
-    Ok(())
-}
-
-/// Converts messages; each has a text, and the last user message is not blank.
+/// Converts messages; each has a text.
 pub fn understood_messages(messages: Vec<MessageParam>) -> Result<Vec<ChatMessage>, ApiError> {
-    if messages.is_empty() {
-        return Err(ApiError::invalid("messages", "messages is empty, expected at least one message"));
-    }
     let understood = messages.into_iter().enumerate().map(|(at, message)| match message.content {
         Some(Content(text)) => Ok(ChatMessage::new(message.role.into(), text)),
         None => Err(ApiError::invalid(&format!("messages[{at}].content"), "content is missing, expected a string or a list of text parts")),
     });
-    let understood = understood.collect::<Result<Vec<_>, _>>()?;
-    match understood.iter().rposition(|message| message.role == Role::User) {
-        None => Err(ApiError::invalid("messages", "no message has the role \"user\", expected a question to answer")),
-        Some(at) if understood[at].content.trim().is_empty() => {
-            Err(ApiError::invalid(&format!("messages[{at}].content"), "the last user message is empty, expected a question"))
-        }
-        Some(_) => Ok(understood),
-    }
+    understood.collect()
 }
 
 #[cfg(test)]

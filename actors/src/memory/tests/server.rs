@@ -1,26 +1,25 @@
 //! Tests of the Qdrant client and of the outbox against a scripted server.
 
-use crate::phoebe::search::LOCAL_TENANT;
-use crate::phoebe::search::MemoryIndex;
-use chrono::DateTime;
 use std::any::Any;
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
-use uuid::Uuid;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use ::qdrant_client::qdrant::collections_server::{Collections, CollectionsServer};
 use ::qdrant_client::qdrant::points_server::{Points, PointsServer};
 use ::qdrant_client::qdrant::vectors_config::Config as VectorsOf;
 use ::qdrant_client::qdrant::*;
+use async_trait::async_trait;
+use chrono::DateTime;
+use nyx_domain::{ErrorClass, Memory, MemoryFilter};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status};
-
-use async_trait::async_trait;
+use uuid::Uuid;
 
 use super::*;
-use nyx_domain::{ErrorClass, Memory, MemoryFilter};
-
+use crate::memory::messages::{Forget, Forgotten};
+use crate::phoebe::search::{LOCAL_TENANT, MemoryIndex};
 const DIMENSION: usize = 3;
 
 /// How the server responds to a call.

@@ -1,12 +1,11 @@
 //! `nyx_synthetic_specialist_queries`: the decision log.
 
 use chrono::{DateTime, Utc};
+use nyx_domain::{AdapterVersion, Decision, Status, TokenUsage};
 use sea_orm::DbErr;
 use sea_orm::entity::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-
-use nyx_domain::{AdapterVersion, Decision, Status, TokenUsage};
 
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
 #[sea_orm(table_name = "nyx_synthetic_specialist_queries")]

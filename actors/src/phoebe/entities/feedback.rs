@@ -2,11 +2,11 @@
 //! of a decision and kind is in effect.
 
 use chrono::{DateTime, Utc};
+use nyx_domain::{Feedback, FeedbackKind};
 use sea_orm::DbErr;
 use sea_orm::entity::prelude::*;
 
 use super::decision::uuid_of;
-use nyx_domain::{Feedback, FeedbackKind};
 
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
 #[sea_orm(table_name = "nyx_feedback")]

@@ -1,11 +1,11 @@
 //! `nyx_subjective_memory`.
 
 use chrono::{DateTime, Utc};
+use nyx_domain::Memory;
 use sea_orm::DbErr;
 use sea_orm::entity::prelude::*;
 
 use super::decision::uuid_of;
-use nyx_domain::Memory;
 
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
 #[sea_orm(table_name = "nyx_subjective_memory")]

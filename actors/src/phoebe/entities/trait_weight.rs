@@ -2,11 +2,11 @@
 //! weight.
 
 use chrono::{DateTime, Utc};
+use nyx_domain::TraitWeightChange;
 use sea_orm::DbErr;
 use sea_orm::entity::prelude::*;
 
 use super::decision::uuid_of;
-use nyx_domain::TraitWeightChange;
 
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
 #[sea_orm(table_name = "nyx_trait_weights")]

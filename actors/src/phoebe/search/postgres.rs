@@ -6,12 +6,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use nyx_domain::MemoryFilter;
 use sea_orm::{ConnectionTrait, DatabaseConnection, Value};
 
 use super::ranking::{Collection, Document, MOST_POSTINGS, OVERSAMPLING, Scored, Size, WordMatches, cosine, rarest};
 use super::sql::{bytes, execute, floats, listed, narrowed, narrowed_codes, number_of, query};
 use crate::NyxError;
-use nyx_domain::MemoryFilter;
 
 /// Maximum number of positions of a token in a `tsvector`, and the largest position it can
 /// represent.

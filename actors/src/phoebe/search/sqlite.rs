@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
+use nyx_domain::MemoryFilter;
 use sea_orm::sqlx::{self, Executor as _, Row as _};
 use sea_orm::{ConnectionTrait, DatabaseConnection, Value};
 
 use super::ranking::{Collection, Document, MOST_POSTINGS, OVERSAMPLING, Scored, Size, WordMatches, cosine, rarest};
 use super::sql::{bytes, execute, floats, listed, narrowed, narrowed_codes, number_of, query};
 use crate::NyxError;
-use nyx_domain::MemoryFilter;
 
 /// Largest `k` that sqlite-vec accepts.
 const MOST_NEAREST: usize = 4_096;

@@ -1,23 +1,20 @@
 //! Compares random inserts, deletions and searches with brute-force results over an in-memory list.
 
-use crate::phoebe::PhoebeStore;
-use crate::phoebe::search::ranking::best;
-use crate::phoebe::search::ranking::cosine;
-use nyx_domain::{Memory, MemoryFilter, MemorySelector};
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
-use uuid::Uuid;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use nyx_domain::{Memory, MemoryFilter, MemorySelector};
 use nyx_specialists::tokens::tokens;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use uuid::Uuid;
 
 use super::index::*;
 use super::*;
-use crate::phoebe::PhoebeOptions;
+use crate::phoebe::search::ranking::{best, cosine};
+use crate::phoebe::{PhoebeOptions, PhoebeStore};
 use crate::testing::postgres::Postgres;
-
 const DIMENSION: usize = 12;
 const STEPS: usize = 60;
 const WORDS: [&str; 12] = ["dog", "Hund", "犬が好き", "boiler", "Élan", "rain", "мир", "two", "2", "garage", "don't", "sister"];

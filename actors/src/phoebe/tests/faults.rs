@@ -3,13 +3,14 @@
 
 use std::collections::BTreeSet;
 
+use nyx_domain::{ErrorClass, FeedbackInput};
 use sea_orm::sqlx::{Connection, Row, SqliteConnection};
 
 use super::*;
 use crate::RewardOptions;
-use crate::feedback::{NewFeedback, feedback};
+use crate::feedback::NewFeedback;
+use crate::feedback::scoring::feedback;
 use crate::phoebe::messages::StoreTraitWeight;
-use nyx_domain::{ErrorClass, FeedbackInput};
 
 /// The acknowledged and the attempted writes.
 #[derive(Default)]

@@ -1,12 +1,14 @@
 //! Outcomes and feedback, with the same results on both databases.
 
-use super::*;
-use crate::RewardOptions;
-use crate::feedback::{NewFeedback, feedback, outcome};
-use crate::phoebe::messages::ListOpenForecasts;
 use nyx_domain::{DecisionName, ErrorClass, FeedbackInput, FeedbackKind, OutcomeInput, RequestInputs};
 use nyx_specialists::{SHIPPED, SpecialistPolicy};
 use serde_json::json;
+
+use super::*;
+use crate::RewardOptions;
+use crate::feedback::NewFeedback;
+use crate::feedback::scoring::{feedback, outcome};
+use crate::phoebe::messages::ListOpenForecasts;
 
 /// The number of decisions that [`keeps_verdicts`] records.
 pub const DECISIONS: usize = 3;

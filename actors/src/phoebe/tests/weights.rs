@@ -1,14 +1,15 @@
 //! Feedback that updates trait weights, with the same results on both databases, recorded by
 //! several processes concurrently.
 
+use nyx_domain::FeedbackInput;
 use nyx_specialists::bandit::BanditSettings;
 use serde_json::json;
 
 use super::*;
 use crate::RewardOptions;
-use crate::feedback::{NewFeedback, feedback};
+use crate::feedback::NewFeedback;
+use crate::feedback::scoring::feedback;
 use crate::phoebe::messages::ListTraitWeightChanges;
-use nyx_domain::FeedbackInput;
 
 /// The number of decisions that [`moves_trait_weights_once`] records.
 pub const DECISIONS: usize = TELLERS + 1;

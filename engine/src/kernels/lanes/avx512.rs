@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Lanes;
+use super::vector::Lanes;
 
 #[derive(Clone, Copy)]
 pub(in super::super) struct Avx512(__m512);

@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::Lanes;
+use super::vector::Lanes;
 
 #[derive(Clone, Copy)]
 pub(in super::super) struct Neon([float32x4_t; 4]);
@@ -29,7 +29,7 @@ impl Lanes for Neon {
     }
     #[inline(always)]
     unsafe fn load_half(from: *const u16) -> Self {
-        unsafe { Self::of(|at| super::super::neon::four_halves(from.add(4 * at).cast())) }
+        unsafe { Self::of(|at| super::super::neon_ops::four_halves(from.add(4 * at).cast())) }
     }
     #[inline(always)]
     unsafe fn store_half(self, to: *mut u16) {
@@ -140,7 +140,7 @@ impl Lanes for Neon {
     unsafe fn dot(sum: Self::Whole, w: Self::Fours, x: *const i8) -> Self::Whole {
         unsafe {
             let x = vreinterpretq_s8_s32(vdupq_n_s32(x.cast::<i32>().read_unaligned()));
-            let four = |at: usize| super::super::neon::dot::<0>(sum[at], w[at], x);
+            let four = |at: usize| super::super::neon_ops::dot::<0>(sum[at], w[at], x);
             [four(0), four(1), four(2), four(3)]
         }
     }

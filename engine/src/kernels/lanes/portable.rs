@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{LANES, Lanes};
+use super::vector::{LANES, Lanes};
 
 /// Without vector instructions.
 #[derive(Clone, Copy)]

@@ -20,7 +20,6 @@ use crate::kv::{KvShape, KvStore};
 use crate::lora::{Delta, Target};
 use crate::weights::{Quantisation, WeightReader};
 use weight::Weight;
-
 impl Layer {
     /// Queries, keys and values decide where attention looks, and their norm lets single channels stand out: rounding to 8 bits costs more
     /// here than in all other products together, and so what they read is rounded twice.

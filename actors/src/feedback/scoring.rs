@@ -1,5 +1,7 @@
-//! What people and the future say of a decision: outcomes of forecasts and feedback, and the rewards that follow.
+//! Validates outcomes and feedback, and computes their rewards.
 
+use nyx_domain::{Decision, Feedback, FeedbackInput, FeedbackKind, OutcomeInput};
+use nyx_specialists::strategy::ActivationSource;
 use nyx_specialists::{SpecialistPolicy, calibration, choices_reward, delayed, quadratic_reward};
 use serde_json::Value;
 use uuid::Uuid;
@@ -7,7 +9,6 @@ use uuid::Uuid;
 use crate::confidence::is_right;
 use crate::phoebe::{storable, storable_name};
 use crate::{NyxError, RewardOptions};
-use nyx_domain::{Decision, Feedback, FeedbackInput, FeedbackKind, OutcomeInput};
 
 /// Bytes of a comment or a correction at most.
 const MAX_TEXT: usize = 32_768;
@@ -98,7 +99,7 @@ pub(crate) fn outcome(
         OutcomeInput::Choice(text) => Value::from(text.as_str()),
     };
     let reward = after_delay(reward, decision, policy);
-    let activation = policy.is_some_and(SpecialistPolicy::is_scored_by_outcomes).then_some((reward + 1.0) / 2.0);
+    let activation = policy.is_some_and(|policy| policy.strategy.activation() == ActivationSource::Outcome).then_some((reward + 1.0) / 2.0);
     let (kind, id) = (FeedbackKind::Outcome, decision.id);
     let (calibration, comment, correction) = (None, None, None);
     let feedback = NewFeedback { decision: id, kind, key, value, input, reward, calibration, comment, correction, activation };
@@ -112,7 +113,7 @@ fn unknown_choice(said: &str, choices: &[String], or: &str) -> NyxError {
 
 /// A reward, less what the time that the answer took costs where its specialist is rewarded for being in time.
 fn after_delay(reward: f64, decision: &Decision, policy: Option<&SpecialistPolicy>) -> f64 {
-    let penalty = policy.map_or(0.0, SpecialistPolicy::delay_penalty);
+    let penalty = policy.map_or(0.0, |policy| policy.strategy.delay_penalty());
     // older decisions do not know how long they might have taken
     let request = decision.trace.request;
     request.map_or(reward, |request| delayed(reward, penalty, decision.timings.total_ms / request.deadline_ms as f64))
@@ -130,7 +131,7 @@ pub(crate) fn feedback(
     if !(-1.0..=1.0).contains(&value) {
         return Err(NyxError::invalid("value", format!("value is {value}, expected a number from -1 to 1")));
     }
-    let by_people = policy.is_some_and(SpecialistPolicy::is_rated_by_people);
+    let by_people = policy.is_some_and(|policy| policy.strategy.activation() == ActivationSource::Rating);
     let reward = if by_people { value } else { after_delay(value, decision, policy) };
     let activation = by_people.then_some((reward + 1.0) / 2.0);
     let (kind, id, calibration) = (FeedbackKind::Feedback, decision.id, None);

@@ -1,73 +1,39 @@
-//! What Nyx can be asked about training.
+//! Evidence for training from the log and from memories, and runs based on it.
 
 use nyx_domain::{CellStep, ChatMessage, Memory, MemoryFilter, Question, Role, Target};
 use nyx_engine::train::Objective;
 use serde_json::{Value, json};
 
 use super::example::{self, Label, TrainingExample};
+use super::options::TrainingOptions;
+use super::process;
 use super::record::{Model, RunStatus};
 use super::run::Run;
-use super::{GetStatus, TrainNow, TrainerStatus, TrainingOptions, process};
+use super::service::TrainingService;
+use crate::NyxError;
 use crate::phoebe::messages::ListMemories;
 use crate::phoebe::search::LOCAL_TENANT;
-use crate::{Nyx, NyxError};
 
 /// Memories read at a time.
 const PAGE: usize = 500;
 
-impl Nyx {
-    /// Training runs, newest first; of one specialist, or of all.
-    ///
-    /// # Errors
-    /// The limit is out of range, or phoebe does not answer.
-    pub async fn training_runs(&self, specialist: Option<&str>, limit: u64) -> Result<Vec<Model>, NyxError> {
-        if !(1..=1_000).contains(&limit) {
-            return Err(NyxError::invalid("limit", format!("limit is {limit}, expected 1 to 1000")));
-        }
-        self.store().runs(specialist, limit).await
-    }
-
-    /// How the trainer stands: who is trained, how much evidence has come, what is watched.
-    ///
-    /// # Errors
-    /// When the trainer is down.
-    pub async fn training(&self) -> Result<TrainerStatus, NyxError> {
-        self.trainer()?.send(GetStatus).await
-    }
-
-    /// Begins a run of the log; answers its id.
-    ///
-    /// # Errors
-    /// [`NyxError::NotFound`] for a specialist that there is not; [`NyxError::Conflict`] while another is trained.
-    pub async fn train_now(&self, specialist: &str, objective: Option<Objective>) -> Result<String, NyxError> {
-        self.known_specialist(specialist)?;
-        let message = TrainNow { specialist: specialist.to_owned(), objective };
-        self.trainer()?.send(message).await
-    }
-
+impl TrainingService {
     /// Tells runs as failed that were cut short: their process, on this machine, is gone.
     ///
     /// # Errors
     /// When phoebe does not answer.
     pub(super) async fn end_abandoned_runs(&self) -> Result<(), NyxError> {
-        let runs = self.store().runs(None, 1_000).await?;
+        let runs = self.store.runs(None, 1_000).await?;
         let abandoned = |run: &Model| {
             run.ended_at.is_none() && run.status != RunStatus::Canary.as_str() && process::has_ended(&run.settings["process"])
         };
         for run in runs.into_iter().filter(abandoned) {
             let error = "its process ended before it did";
-            self.store().note_run(&run.id, RunStatus::Failed, &run.metrics, run.adapter_id.as_deref(), Some(error)).await?;
+            self.store.note_run(&run.id, RunStatus::Failed, &run.metrics, run.adapter_id.as_deref(), Some(error)).await?;
             let step = CellStep::Training { run: run.id, status: RunStatus::Failed.as_str(), metrics: json!({ "error": error }) };
             self.cells.publish(None, Some(&run.specialist), step);
         }
         Ok(())
-    }
-
-    /// # Errors
-    /// [`NyxError::NotFound`].
-    pub(crate) fn known_specialist(&self, name: &str) -> Result<(), NyxError> {
-        let known = self.specialists.iter().any(|policy| policy.name == name);
-        if known { Ok(()) } else { Err(NyxError::NotFound { what: "specialist", id: name.to_owned() }) }
     }
 
     /// What the log has of a specialist: decisions of which people or the future have said something.
@@ -86,7 +52,7 @@ impl Nyx {
         let mut memories: Vec<Memory> = Vec::new();
         loop {
             let after = memories.last().map(|memory| memory.id);
-            let page = self.store().memories(ListMemories { tenant: LOCAL_TENANT.to_owned(), after, limit: PAGE as u64 }).await?;
+            let page = self.store.memories(ListMemories { tenant: LOCAL_TENANT.to_owned(), after, limit: PAGE as u64 }).await?;
             let last = page.len() < PAGE;
             memories.extend(page);
             if last {
@@ -115,7 +81,7 @@ impl Nyx {
         let objective = objective.unwrap_or_else(|| suited(&lessons));
         let anchors = anchors_of(&lessons);
         // each run begins with other numbers: one that failed is not made again bit for bit
-        let seed = 1 + self.store().runs(Some(specialist), 1_000).await?.len() as u64;
+        let seed = 1 + self.store.runs(Some(specialist), 1_000).await?.len() as u64;
         let (options, specialist) = (training.train(seed), specialist.to_owned());
         Ok(Run { specialist, objective, lessons, anchors, options, training, canary: true, source: "log", told: Box::new(|_| {}) })
     }
@@ -127,19 +93,19 @@ impl Nyx {
     pub(super) async fn end_canary(&self, specialist: &str, adapter: &str, better: bool, metrics: Value) -> Result<(), NyxError> {
         // promoted before the trial is ended: what a crash leaves behind is then told by the generation that is live
         let status = if better {
-            self.promote_adapter(adapter, "better than the live one as a canary").await?;
-            self.clear_canary(specialist).await?;
+            self.adapters.promote(adapter, "better than the live one as a canary").await?;
+            self.adapters.clear_canary(specialist).await?;
             RunStatus::Promoted
         } else {
-            self.clear_canary(specialist).await?;
-            self.retire_adapter(adapter).await?;
+            self.adapters.clear_canary(specialist).await?;
+            self.adapters.retire(adapter).await?;
             RunStatus::Refused
         };
-        let runs = self.store().runs(Some(specialist), 100).await?;
+        let runs = self.store.runs(Some(specialist), 100).await?;
         if let Some(run) = runs.into_iter().find(|run| run.adapter_id.as_deref() == Some(adapter)) {
             let mut told = run.metrics.clone();
             told["canary"] = metrics.clone();
-            self.store().note_run(&run.id, status, &told, Some(adapter), None).await?;
+            self.store.note_run(&run.id, status, &told, Some(adapter), None).await?;
             let step = CellStep::Training { run: run.id, status: status.as_str(), metrics: json!({ "canary": metrics }) };
             self.cells.publish(None, Some(specialist), step);
         }

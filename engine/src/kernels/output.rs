@@ -1,0 +1,66 @@
+//! Where products are written, and prefetching of weights.
+
+/// How far ahead of its use a weight is fetched, in bytes: the processor's own prefetcher stops at every page, and what comes from memory
+/// would be waited for. It goes to the second cache: what is on its way to the first takes up one of the few places for what a core waits for.
+pub(super) const AHEAD: usize = 16_384;
+
+/// Begins to fetch `lines` cache lines from `at` on. They may lie behind the end of what there is: a fetch that cannot be is none.
+#[inline(always)]
+pub(super) fn fetch(at: *const u8, lines: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in 0..lines {
+        // SAFETY: a hint reads nothing, and every x86-64 processor has it.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(at.wrapping_add(64 * line).cast()) };
+    }
+    #[cfg(target_arch = "aarch64")]
+    for line in 0..lines {
+        let at = at.wrapping_add(64 * line);
+        // SAFETY: a hint reads nothing.
+        unsafe { std::arch::asm!("prfm pldl2keep, [{at}]", at = in(reg) at, options(readonly, nostack, preserves_flags)) };
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = (at, lines);
+}
+
+/// What a thread reads one after the other, where a piece ends, and where the one after it begins (or null).
+#[derive(Clone, Copy)]
+pub(super) struct Prefetch {
+    pub(super) end: *const u8,
+    pub(super) next: *const u8,
+}
+
+impl Prefetch {
+    /// Fetches what will be read [`AHEAD`] bytes after `at`, `lines` cache lines of it.
+    #[inline(always)]
+    pub(super) fn fetch(self, at: *const u8, lines: usize) {
+        let ahead = at.wrapping_add(AHEAD);
+        if ahead < self.end {
+            fetch(ahead, lines);
+        } else if !self.next.is_null() {
+            fetch(self.next.wrapping_add(ahead as usize - self.end as usize), lines);
+        }
+    }
+}
+
+/// The output of a product, `[tokens, rows]`, written by several threads at different columns.
+#[derive(Clone, Copy)]
+pub(super) struct Output {
+    pub(super) start: *mut f32,
+    pub(super) rows: usize,
+    /// From one chunk's sums to the next's, for a shard whose sums others add to; 0: chunks are added up.
+    pub(super) apart: usize,
+}
+
+// SAFETY: threads write the columns of different panels.
+unsafe impl Sync for Output {}
+
+impl Output {
+    /// Where a chunk's own sums go.
+    ///
+    /// # Safety
+    /// There is room for as many chunks.
+    pub(super) unsafe fn of_chunk(self, chunk: usize) -> Self {
+        // SAFETY: as the caller promises.
+        Self { start: unsafe { self.start.add(chunk * self.apart) }, ..self }
+    }
+}

@@ -1,0 +1,125 @@
+//! Products of packed weights with rounded activations, shared out over threads.
+
+use std::ops::Range;
+
+use super::activations::Activations;
+#[cfg(target_arch = "x86_64")]
+use super::avx2;
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
+use super::isa::Isa;
+#[cfg(target_arch = "aarch64")]
+use super::neon;
+use super::output::{Output, Prefetch};
+use super::packed::PackedMatrix;
+use super::portable;
+use super::thread_pool::ThreadPool;
+
+/// One of the products of a phase: `y[tokens, rows] = x · wᵀ`, written whole.
+#[derive(Debug)]
+pub struct Product<'a> {
+    pub w: &'a PackedMatrix,
+    pub y: &'a mut [f32],
+}
+
+/// Products of a phase at most.
+pub(super) const PRODUCTS: usize = 3;
+
+/// The products of a phase, to be shared out.
+pub(super) struct Phase<'a> {
+    pub(super) isa: Isa,
+    pub(super) parts: [Option<(&'a PackedMatrix, Output)>; PRODUCTS],
+    pub(super) x: &'a Activations,
+}
+
+impl<'a> Phase<'a> {
+    /// `apart`: each output holds `[chunks, tokens, rows]`, one chunk's sums after the other.
+    ///
+    /// # Panics
+    /// When the shapes do not fit, or there are more than [`PRODUCTS`].
+    pub(super) fn new<'p: 'a>(isa: Isa, products: &mut [Product<'p>], x: &'a Activations, apart: bool) -> Self {
+        let mut parts = [None; PRODUCTS];
+        for (part, product) in parts[..products.len()].iter_mut().zip(products) {
+            let size = x.tokens() * product.w.rows();
+            assert_eq!(product.w.columns(), x.columns(), "columns of weight and activations");
+            assert_eq!(product.y.len(), if apart { product.w.chunks() * size } else { size }, "size of the output");
+            let output = Output { start: product.y.as_mut_ptr(), rows: product.w.rows(), apart: if apart { size } else { 0 } };
+            *part = Some((product.w, output));
+        }
+        Self { isa, parts, x }
+    }
+
+    pub(super) fn parts(&self) -> impl Iterator<Item = (&'a PackedMatrix, Output)> + '_ {
+        self.parts.iter().filter_map(|part| *part)
+    }
+
+    /// This thread's share of all panels.
+    ///
+    /// # Safety
+    /// The outputs are still borrowed, and each thread of the threads calls this once with its own number.
+    pub(super) unsafe fn work(&self, thread: usize, threads: usize) {
+        let all: usize = self.parts().map(|(w, _)| w.panels()).sum();
+        let mine = all * thread / threads..all * (thread + 1) / threads;
+        let mut first = 0;
+        let ranges = self.parts().map(|(w, output)| {
+            let panels = w.panels();
+            let range = mine.start.clamp(first, first + panels) - first..mine.end.clamp(first, first + panels) - first;
+            first += panels;
+            (w, output, range)
+        });
+        // SAFETY: ranges of different threads do not overlap.
+        unsafe { self.multiply_all(ranges, std::ptr::null()) };
+    }
+
+    /// The panels whose middle lies within `window`, when each takes up what those of its product cost; of every product, also none.
+    pub(super) fn within(
+        &self,
+        window: Range<f64>,
+        costs: [f64; PRODUCTS],
+    ) -> impl Iterator<Item = (&'a PackedMatrix, Output, Range<usize>)> + '_ {
+        let mut at = 0.0;
+        self.parts().zip(costs).map(move |((w, output), cost)| {
+            let panels = w.panels();
+            let before = |edge: f64| ((edge - at) / cost - 0.5).ceil().clamp(0.0, panels as f64) as usize;
+            let range = before(window.start)..before(window.end);
+            at += cost * panels as f64;
+            (w, output, range)
+        })
+    }
+
+    /// # Safety
+    /// The outputs are still borrowed, and ranges of different threads do not overlap.
+    pub(super) unsafe fn multiply_all(&self, ranges: impl Iterator<Item = (&'a PackedMatrix, Output, Range<usize>)>, then: *const u8) {
+        let mut ranges = ranges.filter(|(.., range)| !range.is_empty()).peekable();
+        while let Some((w, output, range)) = ranges.next() {
+            let next = ranges.peek().map_or(then, |(w, _, range)| w.start(range.start));
+            let ahead = Prefetch { end: w.start(range.end), next };
+            // SAFETY: `y` has room for every row of every token, `isa` was detected, and else as the caller promises.
+            unsafe { multiply(self.isa, w, self.x, range, output, ahead) }
+        }
+    }
+}
+
+/// All products of the same activations, shared out among the threads as one.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub fn matmul(threads: &ThreadPool, isa: Isa, products: &mut [Product<'_>], x: &Activations) {
+    let phase = Phase::new(isa, products, x, false);
+    // SAFETY: `products` is borrowed until all are done.
+    threads.run(|thread, threads| unsafe { phase.work(thread, threads) });
+}
+
+/// # Safety
+/// `output` has room for `[x.tokens(), w.rows()]`, nobody else writes the columns of these panels, and the processor has `isa`.
+unsafe fn multiply(isa: Isa, w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Prefetch) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => unsafe { avx512::multiply(w, x, panels, output, ahead) },
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { avx2::multiply(w, x, panels, output, ahead) },
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => unsafe { neon::multiply(w, x, panels, output, ahead) },
+        _ => unsafe { portable::multiply(w, x, panels, output) },
+    }
+}

@@ -1,0 +1,59 @@
+//! One rank's part of the model, on the CPU kernels or on candle's tensors.
+
+use candle_core::Device;
+
+use super::config::ModelConfig;
+use super::cpu::CpuShard;
+use super::rank::Rank;
+use super::slice::Slice;
+use super::step::Step;
+use super::tensors::TensorShard;
+use crate::Result;
+use crate::comm::{Communicator, Whole};
+use crate::device::DeviceSpec;
+use crate::kernels::ThreadPool;
+use crate::weights::{ModelFiles, Quantisation};
+
+/// One shard's weights and cache.
+pub(super) enum Body {
+    Cpu(Box<CpuShard>),
+    Tensors(Box<TensorShard>),
+}
+
+impl Body {
+    pub(super) fn forward(&mut self, config: &ModelConfig, step: &Step, logits: &mut Vec<f32>) -> Result<()> {
+        match self {
+            Self::Cpu(shard) => shard.forward(config, step, logits),
+            Self::Tensors(shard) => shard.forward(config, step, logits),
+        }
+    }
+
+    /// The part of `seat`, and its device.
+    pub(super) fn load(files: &ModelFiles, quantisation: Quantisation, device: DeviceSpec, seat: Rank) -> Result<Self> {
+        Self::load_on(files, quantisation, seat.open(device)?, device.threads(), seat)
+    }
+
+    pub(super) fn load_on(
+        files: &ModelFiles,
+        quantisation: Quantisation,
+        device: Device,
+        threads: ThreadPool,
+        mut seat: Rank,
+    ) -> Result<Self> {
+        let config = files.config();
+        let slice = Slice::new(config, seat.rank, seat.world)?;
+        let mut reader = files.reader()?;
+        let comm = seat.comm.take();
+        let body = if device.is_cpu() && config.suits_kernels() {
+            Self::Cpu(Box::new(CpuShard::load(&mut reader, config, quantisation, slice, comm, threads)?))
+        } else {
+            let comm: Box<dyn Communicator> = match comm {
+                None => Box::new(Whole),
+                Some(comm) => seat.communicator(comm, &device)?,
+            };
+            Self::Tensors(Box::new(TensorShard::load(&mut reader, config, quantisation, slice, comm, &device)?))
+        };
+        seat.settle(&device);
+        Ok(body)
+    }
+}

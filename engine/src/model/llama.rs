@@ -1,0 +1,199 @@
+//! One copy of the model.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{D, Device, Tensor};
+
+use super::body::Body;
+use super::config::ModelConfig;
+use super::group::Leader;
+use super::rank::Rank;
+use super::slice::Slice;
+use super::step::{LogitRows, Step};
+use super::tensors;
+use crate::device::DeviceSpec;
+use crate::kernels::{KV_BLOCK_SIZE, ThreadPool};
+use crate::kv::{BlockPool, KvCache};
+use crate::lora::{AdapterHandle, AdapterPrecision, LoraAdapter, Place};
+use crate::weights::{ModelFiles, Quantisation};
+use crate::{EngineError, Result};
+
+/// A run of consecutive tokens of one sequence, after what its cache already holds.
+#[derive(Debug)]
+pub struct Segment<'a> {
+    pub tokens: &'a [u32],
+    pub kv: &'a mut KvCache,
+    pub adapter: Option<AdapterHandle>,
+    pub logits: LogitRows,
+}
+
+/// One copy of the base model, on one device or sharded over several; read-only once loaded.
+#[derive(Debug)]
+pub struct Llama {
+    config: ModelConfig,
+    device: Device,
+    pool: BlockPool,
+    leader: Leader,
+    pub(super) kernels: bool,
+    /// Of weights and cache: no adapter beside them is rounded.
+    exact: bool,
+    pub(super) running: Mutex<Running>,
+}
+
+/// What a step works with.
+pub(super) struct Running {
+    pub(super) body: Body,
+    /// For [`Llama::forward`].
+    step: Step,
+    logits: Vec<f32>,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.body {
+            Body::Cpu(_) => "on the CPU's kernels",
+            Body::Tensors(_) => "on tensors",
+        })
+    }
+}
+
+impl Llama {
+    /// Reads the weights onto `device`; those that the file does not quantise are quantised as asked.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape is named.
+    pub fn load(files: &ModelFiles, quantisation: Quantisation, device: &Device) -> Result<Self> {
+        Self::load_on(files, quantisation, device.clone(), ThreadPool::on_all_cores(), Rank::alone(), usize::MAX)
+    }
+
+    /// Reads the leading shard's weights; the other seats are taken by [`Follower`]s. Keys and values take at most `kv_bytes`, on all shards
+    /// together.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and [`EngineError::Sharding`] when the model cannot be split over as many devices.
+    pub fn load_shard(files: &ModelFiles, quantisation: Quantisation, device: DeviceSpec, seat: Rank, kv_bytes: usize) -> Result<Self> {
+        Self::load_on(files, quantisation, seat.open(device)?, device.threads(), seat, kv_bytes)
+    }
+
+    pub(super) fn load_on(
+        files: &ModelFiles,
+        quantisation: Quantisation,
+        device: Device,
+        threads: ThreadPool,
+        seat: Rank,
+        kv_bytes: usize,
+    ) -> Result<Self> {
+        let config = files.config().clone();
+        let leader = Leader::new(Arc::clone(&seat.shared), seat.world);
+        let body = Body::load_on(files, quantisation, device.clone(), threads, seat)?;
+        let (number, kernels, exact) = match &body {
+            Body::Cpu(shard) => (if shard.half() { 2 } else { 4 }, true, !shard.half()),
+            Body::Tensors(_) => (tensors::kv_dtype(&device).size_in_bytes(), false, true),
+        };
+        let block_bytes = 2 * config.layers * config.kv_heads * config.head_dim * KV_BLOCK_SIZE * number;
+        let most = (kv_bytes / block_bytes).clamp(1, u32::MAX as usize / 2);
+        let pool = BlockPool::new(most, block_bytes, kernels);
+        leader.devices()?;
+        let running = Mutex::new(Running { body, step: Step::default(), logits: Vec::new() });
+        Ok(Self { config, device, pool, leader, kernels, exact, running })
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Whether every shard is there.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.leader.is_whole()
+    }
+
+    /// The blocks of its sequences' keys and values.
+    pub fn pool(&self) -> &BlockPool {
+        &self.pool
+    }
+
+    /// An empty cache for a sequence of this model.
+    pub fn new_cache(&self) -> KvCache {
+        self.pool.cache()
+    }
+
+    /// Reads a PEFT folder onto every shard.
+    ///
+    /// # Errors
+    /// What [`LoraAdapter::load`] fails with.
+    pub fn load_adapter(&self, name: &str, folder: &Path, base_sha256: &str, precision: AdapterPrecision) -> Result<AdapterHandle> {
+        let devices = self.leader.devices()?;
+        let world = devices.len();
+        let precision = if self.exact { AdapterPrecision::File } else { precision };
+        let kernels = self.kernels.then_some(precision);
+        let place = |(rank, device)| Ok(Place { slice: Slice::new(&self.config, rank, world)?, device, kernels });
+        let places = devices.into_iter().enumerate().map(place).collect::<Result<Vec<_>>>()?;
+        Ok(AdapterHandle(Arc::new(LoraAdapter::load_sharded(folder, name, &self.config, base_sha256, &places)?)))
+    }
+
+    /// One forward pass over a ragged batch: appends each segment's keys and values to its cache and returns f32 logits
+    /// `[rows, vocabulary]` for the rows asked for, in the order of the segments.
+    ///
+    /// On an error the caches' lengths are unchanged.
+    ///
+    /// # Errors
+    /// An empty segment, a token outside the vocabulary, a sequence over the context window, or a device failure.
+    pub fn forward(&self, batch: &mut [Segment<'_>]) -> Result<Tensor> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let Running { step, logits, .. } = &mut *running;
+        let (mut step, mut logits) = (std::mem::take(step), std::mem::take(logits));
+        drop(running);
+        step.clear();
+        batch.iter().try_for_each(|segment| self.check(segment))?;
+        let wants: usize = batch.iter().map(|segment| segment.kv.wants(segment.tokens.len())).sum();
+        if wants > self.pool.room() {
+            return Err(EngineError::OutOfBlocks { blocks: self.pool.most(), tokens: KV_BLOCK_SIZE });
+        }
+        for segment in batch.iter_mut() {
+            step.push(segment.tokens, segment.kv, segment.adapter.as_ref(), segment.logits)?;
+        }
+        self.run(&mut step, &mut logits)?;
+        batch.iter_mut().for_each(|segment| segment.kv.advance(segment.tokens.len()));
+        let found = Tensor::from_slice(&logits, (step.reads.len(), self.config.vocabulary), &Device::Cpu)?;
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        (running.step, running.logits) = (step, logits);
+        Ok(found)
+    }
+
+    /// Runs a step on every shard; `logits` becomes `[rows read, vocabulary]`.
+    ///
+    /// # Errors
+    /// When a device fails or a shard has gone away.
+    pub(crate) fn run(&self, step: &mut Step, logits: &mut Vec<f32>) -> Result<()> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        (step.blocks, step.most_blocks) = (self.pool.high(), self.pool.most());
+        self.leader.run(step, |step| running.body.forward(&self.config, step, logits))
+    }
+
+    fn check(&self, segment: &Segment<'_>) -> Result<()> {
+        if segment.tokens.is_empty() {
+            return Err(EngineError::EmptyPrompt);
+        }
+        if let Some(&token) = segment.tokens.iter().find(|&&token| token as usize >= self.config.vocabulary) {
+            return Err(EngineError::TokenOutOfRange { token, vocabulary: self.config.vocabulary });
+        }
+        let end = segment.kv.len() + segment.tokens.len();
+        if end > self.config.context_length {
+            return Err(EngineError::ContextOverflow { prompt: end, max_tokens: 0, window: self.config.context_length });
+        }
+        Ok(())
+    }
+}
+
+/// The best token of each row of logits `[rows, vocabulary]`; the lowest id of equals.
+///
+/// # Errors
+/// When the device fails.
+pub fn argmax(logits: &Tensor) -> Result<Vec<u32>> {
+    Ok(logits.argmax(D::Minus1)?.to_vec1()?)
+}
