@@ -1,4 +1,5 @@
-//! The live stream of cell decisions: typed events with rising ids, the last ones kept for who resumes.
+//! The live stream of cell decisions: typed events with increasing ids; the last ones are kept for
+//! readers that resume.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,10 +11,10 @@ use uuid::Uuid;
 
 /// Events kept for `?after=ID`.
 pub const KEPT: usize = 10_000;
-/// Events a reader may fall behind before it is dropped.
+/// Number of events a reader may fall behind before it is dropped.
 const READER_LAG: usize = 1024;
 
-/// The stream: cheap to clone, never blocks who publishes.
+/// The stream. Cheap to clone; publishing never blocks.
 #[derive(Debug, Clone)]
 pub struct CellStream {
     shared: Arc<Mutex<Ring>>,
@@ -26,11 +27,11 @@ struct Ring {
     events: VecDeque<Arc<CellEvent>>,
 }
 
-/// A reader's place in the stream: first `backlog`, then `live`.
+/// A reader's subscription: first `backlog`, then `live`.
 #[derive(Debug)]
 pub struct Subscription {
     pub backlog: Vec<Arc<CellEvent>>,
-    /// Some of what came after the id asked for is no longer kept.
+    /// Some events after the requested id are no longer kept.
     pub gap: bool,
     /// `Lagged` means that this reader was too slow and must be dropped.
     pub live: broadcast::Receiver<Arc<CellEvent>>,
@@ -62,7 +63,7 @@ impl CellStream {
         id
     }
 
-    /// Everything kept after `after` and then what comes; from now on when `after` is `None`.
+    /// All kept events after `after`, then new ones; only new ones when `after` is `None`.
     pub fn subscribe(&self, after: Option<u64>) -> Subscription {
         let ring = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let live = self.sender.subscribe();

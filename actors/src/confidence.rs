@@ -1,4 +1,4 @@
-//! Confidence at work: an answer's signals, the calibrators that are live, and learning them anew from decisions whose truth has become known.
+//! Confidence: the calibrators in use, and fitting them to decisions with known outcomes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,18 +14,19 @@ use serde::{Deserialize, Serialize};
 use crate::learned::{FOLDER, Learned, LearnedLoader, LearnedRegistry, LearnedReport, Origin};
 use crate::{NyxError, StartError};
 
-/// Bars of a reliability diagram.
+/// Bins of a reliability diagram.
 const BINS: usize = 10;
 
-/// `[confidence]`: what is done to know how likely an answer is right.
+/// `[confidence]`: estimating how likely an answer is right.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConfidenceOptions {
-    /// Ask the base model whether an answer is true (one more scoring) when at least this much of the time is left; 0 never does.
+    /// Milliseconds that must be left for asking the base model whether its answer is true (one
+    /// more scoring); 0 disables it.
     pub self_evaluation_min_remaining_ms: u64,
 }
 
-/// The live calibrators. Cheap to clone; all clones are one.
+/// The calibrators in use. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct Calibration {
     live: Arc<RwLock<Option<Arc<Learned<Confidences>>>>>,
@@ -36,7 +37,8 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// Reads the calibrators of the data folder, if it has any: without, no confidence is given before there were enough outcomes to learn from.
+    /// Loads the calibrators of the data folder; without any, no confidence is given until there
+    /// are enough outcomes to fit some.
     ///
     /// # Errors
     /// See [`LearnedLoader::load`].
@@ -50,7 +52,7 @@ impl Calibration {
         self.options.self_evaluation_min_remaining_ms > 0 && left >= Duration::from_millis(self.options.self_evaluation_min_remaining_ms)
     }
 
-    /// Those in use.
+    /// The calibrators in use.
     pub fn live(&self) -> Option<Arc<Learned<Confidences>>> {
         self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -62,11 +64,11 @@ impl Calibration {
         Some((live.value.apply(specialist, signals)?, live.id.clone()))
     }
 
-    /// Learns calibrators from these decisions and their entries, puts them into the data folder and uses them from now on. A specialist with too
-    /// few keeps the one that it has.
+    /// Fits calibrators to these decisions and their feedback, stores them in the data folder and
+    /// uses them from now on. A specialist with too few decisions keeps its calibrator.
     ///
     /// # Errors
-    /// No specialist has enough, or the file cannot be written.
+    /// No specialist has enough decisions, or the file cannot be written.
     pub(crate) fn refit(&self, judged: &[(Decision, Feedback)]) -> Result<(String, ConfidenceReport), NyxError> {
         let rows: Vec<ConfidenceRow> = judged
             .iter()
@@ -102,7 +104,7 @@ impl Calibration {
         Ok((id, report))
     }
 
-    /// By one rename: a reader finds the old file or the new one.
+    /// Written by an atomic rename.
     fn write(&self, text: &str) -> std::io::Result<()> {
         std::fs::create_dir_all(&self.folder)?;
         let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
@@ -113,17 +115,18 @@ impl Calibration {
     }
 }
 
-/// The signals of a recorded decision; `None` where it has none, such as one that failed.
+/// The signals of a recorded decision; `None` where it has none, such as a failed one.
 pub fn signals_of(decision: &Decision) -> Option<Signals> {
     let signals = decision.trace.confidence.as_ref()?.signals.clone();
     Some(Signals { answer: decision.answer().to_owned(), ..signals })
 }
 
-/// Whether the answer was right, as a feedback of this kind and value says; `None` where it says neither.
+/// Whether a feedback entry of this kind and value means that the answer was right; `None` where it
+/// means neither.
 pub(crate) fn is_right(decision: &Decision, kind: FeedbackKind, value: f64) -> Option<bool> {
     match (kind, decision.probability) {
         (FeedbackKind::Feedback, _) => (value != 0.0).then_some(value > 0.0),
-        // what happened in half was neither
+        // an outcome of one half is neither
         (FeedbackKind::Outcome, Some(p)) => (value != 0.5).then_some((p >= 0.5) == (value > 0.5)),
         (FeedbackKind::Outcome, None) => {
             let chosen = decision.choices.as_ref()?.iter().position(|choice| choice == decision.answer())?;
@@ -132,7 +135,7 @@ pub(crate) fn is_right(decision: &Decision, kind: FeedbackKind, value: f64) -> O
     }
 }
 
-/// How good logged confidences were.
+/// The quality of recorded confidences.
 #[derive(Debug, Clone)]
 pub struct Reliability {
     pub quality: Quality,
@@ -145,7 +148,8 @@ impl Reliability {
     }
 }
 
-/// Of decisions whose truth is known and that had a confidence: all of them, and each specialist's.
+/// The quality over all decisions with a known outcome and a confidence, and over each
+/// specialist's.
 pub(crate) fn reliabilities(judged: &[(Decision, Feedback)]) -> (Reliability, BTreeMap<String, Reliability>) {
     let mut by_name: BTreeMap<&str, Vec<(f64, bool)>> = BTreeMap::new();
     let mut all = Vec::new();

@@ -1,4 +1,4 @@
-//! What every message that costs work carries: whose it is, until when, and whether anyone still wants it.
+//! The context of a request, which every message that causes work carries.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,18 +8,18 @@ use uuid::Uuid;
 
 use crate::NyxError;
 
-/// What an answer may take to come back from an actor that keeps the deadline itself, and says what it was doing.
+/// Time for the reply of an actor that keeps the deadline itself and reports what it was doing.
 const WAY_BACK: Duration = Duration::from_millis(100);
 
 /// A request's identity, deadline, cancellation and span.
 #[derive(Debug, Clone)]
 pub struct RequestContext {
-    /// The decision's id as well: UUID v7, so that ids sort by time.
+    /// Also the decision's id: UUID v7, so that ids sort by time.
     pub id: Uuid,
     pub asked: Instant,
     pub deadline: Instant,
     pub cancel: CancellationToken,
-    /// Whose request it is, for fair turns: a name of the API key, never the key; empty without keys.
+    /// Key of fair scheduling: opaque, derived from the API key; empty without keys.
     pub client: Arc<str>,
     pub span: tracing::Span,
 }
@@ -32,7 +32,7 @@ impl RequestContext {
         Self { id, asked, deadline: asked + budget, cancel: CancellationToken::new(), client: Arc::from(""), span }
     }
 
-    /// The same for a caller of this name.
+    /// The same with another scheduling key.
     #[must_use]
     pub fn of(self, client: Arc<str>) -> Self {
         Self { client, ..self }
@@ -43,7 +43,7 @@ impl RequestContext {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// Until when whoever sent it to an actor waits.
+    /// Until when the sender waits for the reply.
     pub fn answer_by(&self) -> Instant {
         self.deadline + WAY_BACK
     }
@@ -53,7 +53,8 @@ impl RequestContext {
         u64::try_from(self.deadline.duration_since(self.asked).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Runs `work` until it is done, the deadline passes or the caller goes away. `doing` names it in the error.
+    /// Runs `work` until it is done, the deadline passes or the request is cancelled. `doing` names
+    /// it in the error.
     ///
     /// # Errors
     /// [`NyxError::DeadlineExceeded`], [`NyxError::Cancelled`], or what `work` fails with.

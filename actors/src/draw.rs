@@ -1,9 +1,9 @@
-//! Draws that a caller's seed repeats, on every machine and in every release.
+//! Draws that a seed repeats, on every machine and in every release.
 
 use sha2::{Digest, Sha256};
 
-/// A number in [0, 1). With a seed it is made of the first eight bytes of the SHA-256 of the seed and the texts, each after its length, so that the
-/// same request is drawn alike.
+/// A number in [0, 1). With a seed it follows from the first eight bytes of the SHA-256 of the seed
+/// and the texts, each after its length, so that the same request gives the same draw.
 pub(crate) fn draw(seed: Option<u64>, texts: &[&str]) -> f64 {
     let bits: u64 = match seed {
         None => rand::random(),

@@ -3,10 +3,10 @@
 use nyx_domain::{ErrorClass, ErrorCode};
 use nyx_engine::EngineError;
 
-/// A failure of a request. Messages name the value that was wrong and what would be right.
+/// A failure of a request. Messages contain the wrong value and the expected one.
 #[derive(Debug, thiserror::Error)]
 pub enum NyxError {
-    /// The caller's input is wrong; `param` is the field's name.
+    /// The caller's input is invalid; `param` is the field's name.
     #[error("{message}")]
     InvalidRequest { param: Option<String>, message: String },
     #[error("no model {name:?}; there are {known}")]
@@ -15,7 +15,7 @@ pub enum NyxError {
     UnknownSpecialist { name: String, known: String },
     #[error("no {what} {id:?}")]
     NotFound { what: &'static str, id: String },
-    /// What is told now contradicts what was told before.
+    /// The request contradicts what is on record.
     #[error("{0}")]
     Conflict(String),
     #[error("all {capacity} places are taken; try again in {retry_after_s} s")]

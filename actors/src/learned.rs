@@ -1,4 +1,5 @@
-//! Learned parts: small files beside the model's weights in the data folder, each known by its id. Nyx comes without any.
+//! Fitted artifacts: small files in the data folder, identified by their hash. Nyx comes without
+//! any.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -12,15 +13,15 @@ use crate::StartError;
 /// The folder below the data folder.
 pub const FOLDER: &str = "learned";
 
-/// Where a learned part came from.
+/// The origin of an artifact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     File(PathBuf),
-    /// Learned from this Nyx's own record while running.
+    /// Fitted to this Nyx's own record while running.
     Record,
 }
 
-/// A part that is in use.
+/// An artifact in use.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Learned<T> {
     pub value: T,
@@ -29,7 +30,7 @@ pub struct Learned<T> {
     pub origin: Origin,
 }
 
-/// A part that is in use, without its parameters.
+/// An artifact in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LearnedReport {
     pub name: String,
@@ -38,12 +39,12 @@ pub struct LearnedReport {
     pub trained_on: TrainedOn,
 }
 
-/// Which parts are in use. Cheap to clone; all clones are one.
+/// The artifacts in use. Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
 pub struct LearnedRegistry(Arc<Mutex<BTreeMap<String, LearnedReport>>>);
 
 impl LearnedRegistry {
-    /// Enters a part, in the place of the one of its name.
+    /// Registers an artifact, replacing one of the same name.
     pub fn put(&self, report: LearnedReport) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(report.name.clone(), report);
     }
@@ -54,7 +55,7 @@ impl LearnedRegistry {
     }
 }
 
-/// Reads parts for one data folder and one base model.
+/// Loads artifacts for one data folder and one base model.
 #[derive(Debug, Clone)]
 pub struct LearnedLoader {
     folder: PathBuf,
@@ -67,10 +68,10 @@ impl LearnedLoader {
         Self { folder: data_dir.join(FOLDER), base_sha256: base_sha256.to_owned(), registry: LearnedRegistry::default() }
     }
 
-    /// `DATA_DIR/learned/KIND.json` if it is there.
+    /// `DATA_DIR/learned/KIND.json`, if it exists.
     ///
     /// # Errors
-    /// The file cannot be read, is wrong, or was learned on another base model.
+    /// The file cannot be read, is invalid, or was fitted for another base model.
     pub fn load<T: LearnedPart>(&self) -> Result<Option<Learned<T>>, StartError> {
         let path = self.folder.join(format!("{}.json", T::KIND));
         let refused = |reason: String| StartError::Learned { file: path.display().to_string(), reason };
@@ -138,14 +139,14 @@ mod tests {
             std::fs::write(dir.path().join("learned/step.json"), text).unwrap();
             loader.load::<Step>().unwrap_err().to_string()
         };
-        for (text, told) in [
+        for (text, message) in [
             (written(0.0, None).into_bytes(), "parameters.size is 0"),
             (b"{}".to_vec(), "missing field `kind`"),
             (vec![0xFF], "UTF-8"),
             (written(1.0, Some(&"b".repeat(64))).into_bytes(), "base_sha256 is bbb"),
         ] {
             let error = refusal(&text);
-            assert!(error.contains("step.json") && error.contains(told), "{error}");
+            assert!(error.contains("step.json") && error.contains(message), "{error}");
         }
         assert!(loader.registry.reports().is_empty());
     }

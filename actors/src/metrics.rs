@@ -1,4 +1,4 @@
-//! What is counted for `/metrics`, in Prometheus' and OpenMetrics' text.
+//! Metrics in OpenMetrics text, for `/metrics`.
 
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
@@ -94,7 +94,7 @@ fn seconds() -> Histogram {
 }
 
 impl Metrics {
-    /// `actors` are reported as gauges whenever the text is made.
+    /// The metrics, with those of `actors` as gauges.
     pub fn new(actors: Registry) -> Self {
         let histograms = || Family::new_with_constructor(seconds as fn() -> Histogram);
         let mut metrics = Self {
@@ -134,7 +134,7 @@ impl Metrics {
         metrics
     }
 
-    /// The OpenMetrics text.
+    /// The metrics as OpenMetrics text.
     pub fn encode(&self) -> String {
         for report in self.actors.reports() {
             let named = Named { actor: report.name.as_str().into() };
@@ -148,13 +148,13 @@ impl Metrics {
         text
     }
 
-    /// One HTTP request answered.
+    /// Counts an answered HTTP request.
     pub fn http_request(&self, method: &str, route: &str, status: u16, seconds: f64) {
         let route = Route { method: method.into(), route: route.into(), status: status.to_string().as_str().into() };
         self.http.get_or_create(&route).observe(seconds);
     }
 
-    /// One decision recorded.
+    /// Counts a recorded decision.
     pub(crate) fn decision(&self, decision: &Decision) {
         let specialist = || LabelValue::from(decision.specialist.as_str());
         let adapter = decision.adapter.as_ref().map_or("none", |adapter| adapter.name.as_str());
@@ -179,19 +179,19 @@ impl Metrics {
         if let Some(ms) = timings.first_token_ms {
             self.first_token.get_or_create(&named).observe(ms / 1e3);
         }
-        // several answers are made side by side: of each about its share of the tokens
+        // several answers are generated concurrently: each gets its share of the tokens
         let of_each = usage.completion_tokens / (decision.answers.len() as u64).max(1);
         if of_each > 1 {
             self.between_tokens.get_or_create(&named).observe(timings.decode_ms / 1e3 / (of_each - 1) as f64);
         }
     }
 
-    /// One request failed.
+    /// Counts a failed request.
     pub(crate) fn failure(&self, error: &str) {
         self.failures.get_or_create(&Failed { error: error.into() }).inc();
     }
 
-    /// A device took a step.
+    /// Counts a step of a device.
     pub(crate) fn step(&self, worker: &str, report: &StepReport) {
         let named = Named { actor: worker.into() };
         let set = |gauges: &Gauges, value: usize| gauges.get_or_create(&named).set(i64::try_from(value).unwrap_or(i64::MAX));

@@ -1,4 +1,5 @@
-//! What an actor is doing, readable without its mailbox: counters that it and its callers write, and a state its supervisor publishes.
+//! The state of actors, readable without their mailboxes: counters, and the lifecycle that the
+//! supervisor publishes.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,15 +15,15 @@ use crate::NyxError;
 /// Time limit for the start of an actor.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where an actor is in its life.
+/// The lifecycle state of an actor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActorState {
     Starting,
     Running,
-    /// It failed and waits out its back-off before a new instance starts.
+    /// It failed; a new instance starts after the back-off.
     Restarting,
-    /// It failed too often; only `POST /admin/actors/{name}/restart` starts it again.
+    /// It failed too often; only `POST /admin/actors/{name}/restart` restarts it.
     Quarantined,
     Stopped,
 }
@@ -46,7 +47,7 @@ pub struct Failure {
     pub reason: String,
 }
 
-/// What a supervisor publishes about its actor.
+/// The lifecycle that a supervisor publishes.
 #[derive(Debug, Clone)]
 pub struct Lifecycle {
     pub state: ActorState,
@@ -55,33 +56,33 @@ pub struct Lifecycle {
     pub since: Instant,
 }
 
-/// What is counted about one actor. All fields may be read and written from any thread.
+/// The metrics of one actor. All fields may be read and written from any thread.
 #[derive(Debug)]
 pub struct ActorMetrics {
     pub name: String,
     /// `orchestrator`, `specialist`, `gpu_pool`, `gpu_worker`, `memory_keeper`, `phoebe`.
     pub kind: &'static str,
     pub device: Option<String>,
-    /// What waits for the instance that lives.
+    /// Messages that wait for the current instance.
     mailbox: Mutex<Mailbox>,
     /// Messages sent and not yet answered.
     pub in_flight: AtomicU64,
     pub processed: AtomicU64,
     pub failed: AtomicU64,
-    /// Work taken on that outlives the message which brought it: a device's jobs, waiting or running.
+    /// Accepted work that outlives its message: a device's jobs, waiting or running.
     pub held: AtomicU64,
-    /// Of that, what is being worked on.
+    /// The running part of it.
     pub running: AtomicU64,
-    /// What it works through is gone (a device's thread has ended): it only refuses.
+    /// Its device thread has ended: it refuses work.
     pub lost: AtomicBool,
     pub adapter: Mutex<Option<String>>,
     pub lifecycle: watch::Sender<Lifecycle>,
-    /// Wakes the supervisor for a restart by hand.
+    /// Wakes the supervisor for a manual restart.
     pub restart: Notify,
 }
 
-/// Messages of one instance. Counted three times, so that what waits is never counted too low by much, nor stays too high: a handler that
-/// forgets to say that it took a message up has done so when the message is answered.
+/// The messages of one instance, counted when sent, taken up and answered, so that a handler that
+/// does not report taking a message up only delays the count until the answer.
 #[derive(Debug, Default)]
 struct Mailbox {
     instance: u64,
@@ -96,7 +97,7 @@ impl Mailbox {
     }
 }
 
-/// One actor as `/admin/actors` shows it.
+/// An actor's state, for `/admin/actors`.
 #[derive(Debug, Clone, Serialize)]
 pub struct ActorReport {
     pub name: String,
@@ -141,12 +142,12 @@ impl ActorMetrics {
         })
     }
 
-    /// The adapter that speaks through this actor.
+    /// The adapter that is active for this actor.
     pub fn set_adapter(&self, id: Option<String>) {
         *self.adapter.lock().unwrap_or_else(PoisonError::into_inner) = id;
     }
 
-    /// Takes one more job on, unless `most` are held already.
+    /// Counts one more accepted job, unless `most` are held already.
     pub fn hold(self: &Arc<Self>, most: u64) -> Option<Held> {
         let held = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| (held < most).then_some(held + 1));
         held.is_ok().then(|| Held(Arc::clone(self)))
@@ -156,7 +157,7 @@ impl ActorMetrics {
         self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts one message in, unless `most` wait already.
+    /// Counts a sent message, unless `most` wait already.
     pub(crate) fn send(self: &Arc<Self>, most: usize) -> Option<Sent> {
         let instance = {
             let mut mailbox = self.mailbox();
@@ -170,20 +171,20 @@ impl ActorMetrics {
         Some(Sent { metrics: Arc::clone(self), instance })
     }
 
-    /// A handler has taken one message up.
+    /// A handler has taken up a message.
     pub fn taken_up(&self) {
         let mut mailbox = self.mailbox();
-        // a message sent around the supervisor was never counted in
+        // a message that was not sent through the supervisor was never counted
         mailbox.taken_up = (mailbox.taken_up + 1).min(mailbox.sent);
     }
 
-    /// A new instance begins: what waited for the one before is gone with it.
+    /// A new instance starts: messages that waited for the previous one are gone.
     pub(crate) fn new_instance(&self) {
         let mut mailbox = self.mailbox();
         *mailbox = Mailbox { instance: mailbox.instance + 1, ..Mailbox::default() };
     }
 
-    /// What a message to this actor waits for, for errors.
+    /// The reason why a message to this actor waits, for errors.
     pub(crate) fn doing(&self) -> &'static str {
         match self.kind {
             "orchestrator" => "the orchestrator worked on the request",
@@ -222,7 +223,7 @@ impl ActorMetrics {
     }
 }
 
-/// A message that was sent, until it is answered or its actor has died over it.
+/// A sent message, until it is answered or its actor has died.
 #[derive(Debug)]
 pub(crate) struct Sent {
     metrics: Arc<ActorMetrics>,

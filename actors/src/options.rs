@@ -1,4 +1,4 @@
-//! What Nyx starts from, and what must hold of it.
+//! Options of Nyx and their validation.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -17,26 +17,26 @@ use crate::memory::MemoryOptions;
 use crate::phoebe::PhoebeOptions;
 use crate::trainer::TrainingOptions;
 
-/// `[pool]`: devices and how they batch.
+/// `[pool]`: devices and batching.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PoolOptions {
-    /// Devices in one inner list are shards of one copy, the lists are replicas.
+    /// Devices in one inner list are the shards of one copy of the model; the lists are replicas.
     pub replicas: Vec<Vec<String>>,
     pub quantisation: Quantisation,
     pub adapter_precision: AdapterPrecision,
-    /// Sequences in one step at most.
+    /// Maximum number of sequences in one step.
     pub max_batch: usize,
-    /// Prompt tokens in one step at most.
+    /// Maximum number of prompt tokens in one step.
     pub prefill_chunk: usize,
     pub prefix_cache_mb: usize,
-    /// Keys and values of everything in a replica, the prefix cache included.
+    /// Memory for the keys and values of a replica, the prefix cache included.
     pub kv_cache_mb: usize,
-    /// Guess tokens from what was said before, where it pays; what is said stays the same.
+    /// Speculative decoding by prompt lookup, where it pays off; the output does not change.
     pub speculate: bool,
     /// Upper bound on the context window; the model's own when absent.
     pub context_length: Option<usize>,
-    /// Jobs that may wait for one device.
+    /// Maximum number of jobs that wait for one device.
     pub queue: usize,
 }
 
@@ -57,23 +57,23 @@ impl Default for PoolOptions {
     }
 }
 
-/// `[routing]`: how the routing chooses.
+/// `[routing]`: the choice of a specialist.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RoutingOptions {
-    /// What a cosine similarity of 1 is worth beside trait weights, above 0.
+    /// Weight of a cosine similarity of 1 relative to trait weights, above 0.
     pub similarity_scale: f64,
     /// The softmax's temperature τ, above 0.
     pub temperature: f64,
-    /// The share ε of choices drawn evenly, in [0.0, 1].
+    /// Fraction ε of choices that are drawn uniformly, in [0, 1].
     pub epsilon: f64,
-    /// Trait weights stay within ± this.
+    /// Bound of the absolute value of trait weights.
     pub max_trait_weight: f64,
-    /// Length of a trait weight's first step for a reward; 0 leaves weights to the operator.
+    /// Step size of a trait weight's first update; 0 disables updates.
     pub learning_rate: f64,
-    /// Share of weights and baselines that a rewarded decision lets go of; 0 forgets nothing.
+    /// Decay of weights and baselines per rewarded decision; 0 disables it.
     pub decay: f64,
-    /// Milliseconds after which weights are read again, for what other processes learned.
+    /// Milliseconds after which weights are read again, for updates by other processes.
     pub trait_weight_age_ms: u64,
 }
 
@@ -92,14 +92,14 @@ impl Default for RoutingOptions {
 }
 
 impl RoutingOptions {
-    /// How weights follow rewards; `None` where they do not.
+    /// Settings of the weight update; `None` where it is disabled.
     pub(crate) fn learning(&self) -> Option<BanditSettings> {
         let Self { temperature, max_trait_weight: max_weight, learning_rate, decay, .. } = *self;
         (learning_rate > 0.0).then_some(BanditSettings { learning_rate, decay, max_weight, temperature })
     }
 }
 
-/// `[rewards]`: what counts how much in a reward.
+/// `[rewards]`: weights of the terms of a reward.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RewardOptions {
@@ -117,7 +117,7 @@ impl Default for RewardOptions {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RequestOptions {
-    /// Requests in flight at most; one more gets 429.
+    /// Maximum number of requests in flight; a further one gets 429.
     pub max_in_flight: usize,
     pub retry_after_s: u64,
     pub default_deadline_ms: u64,
@@ -130,7 +130,7 @@ impl Default for RequestOptions {
     }
 }
 
-/// Everything Nyx starts from. Paths are absolute or relative to the working directory.
+/// All options. Paths are absolute or relative to the working directory.
 #[derive(Debug, Clone)]
 pub struct NyxOptions {
     /// A `.gguf` file or a Hugging Face folder.
@@ -147,9 +147,9 @@ pub struct NyxOptions {
     pub adapters: AdapterOptions,
     pub training: TrainingOptions,
     pub facts: FactOptions,
-    /// In the order in which the routing is told of them.
+    /// In the order of the routing prompt.
     pub specialists: Vec<SpecialistPolicy>,
-    /// What questions and answers are screened for.
+    /// The safety policy for questions and answers.
     pub safety: SafetyPolicy,
     pub confidence: ConfidenceOptions,
 }
@@ -157,7 +157,7 @@ pub struct NyxOptions {
 /// The devices of each replica.
 ///
 /// # Errors
-/// Names the replica that is wrong, and what would be right.
+/// Names the invalid replica and what is expected.
 pub fn replicas(options: &PoolOptions) -> Result<Vec<Vec<DeviceSpec>>, StartError> {
     let bad = |value: String, expected| Err(StartError::Setting { key: "pool.replicas", value, expected });
     if options.replicas.is_empty() {

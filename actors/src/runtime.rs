@@ -1,8 +1,8 @@
-//! What the actors need of the asynchronous runtime.
+//! Use of the asynchronous runtime.
 
 use crate::NyxError;
 
-/// Runs what blocks off the async threads.
+/// Runs blocking work off the async threads.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, NyxError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| NyxError::Internal(error.to_string()))
 }

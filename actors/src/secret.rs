@@ -1,4 +1,4 @@
-//! Settings that must not be shown: keys, and URLs that may hold a password. Whatever prints them prints something else.
+//! Secret settings: keys, and URLs that may contain a password. Printing them prints a placeholder.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,7 +8,8 @@ use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::{ConnectOptions, DbErr};
 use serde::{Deserialize, Serialize, Serializer};
 const HIDDEN: &str = "***";
-/// The parameters that a PostgreSQL URL may have; `options[NAME]` beside them. The driver logs others, with their values.
+/// The parameters that a PostgreSQL URL may have, besides `options[NAME]`. The driver logs other
+/// ones with their values.
 const POSTGRES_PARAMETERS: [&str; 18] = [
     "sslmode",
     "ssl-mode",
@@ -29,7 +30,7 @@ const POSTGRES_PARAMETERS: [&str; 18] = [
     "application_name",
     "options",
 ];
-/// Shorter pieces of what is no proper URL are left in messages.
+/// Parts of a malformed URL shorter than this are left in messages.
 const LEAST_PIECE: usize = 3;
 
 /// A key.
@@ -38,7 +39,7 @@ const LEAST_PIECE: usize = 3;
 pub struct Secret(String);
 
 impl Secret {
-    /// The key itself, for whoever must send it or compare with it.
+    /// The key itself, for sending it or comparing it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -68,7 +69,8 @@ impl Serialize for Secret {
     }
 }
 
-/// A database's URL. It prints as scheme, host, port and path where it is well formed, without users, passwords and parameters.
+/// A database's URL. Prints as scheme, host, port and path where it is well formed, without users,
+/// passwords and parameters.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct SecretUrl(String);
@@ -104,7 +106,7 @@ impl Serialize for SecretUrl {
 }
 
 impl SecretUrl {
-    /// The URL as it was given.
+    /// The URL itself.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -113,11 +115,12 @@ impl SecretUrl {
         self.0.starts_with("sqlite:")
     }
 
-    /// What a connection is made with. The object-relational mapper shows its URL in the spans of its connecting: of PostgreSQL it is given
-    /// another one, and the driver's options beside it. `statement_timeout` is PostgreSQL's.
+    /// The options of a connection. The object-relational mapper shows its URL in tracing spans:
+    /// for PostgreSQL it gets another one, and the driver's options separately. `statement_timeout`
+    /// applies to PostgreSQL.
     ///
     /// # Errors
-    /// When it is no URL of a database; the message quotes nothing of it.
+    /// It is not a database URL; the message quotes nothing of it.
     pub fn connect_options(&self, statement_timeout: Option<Duration>) -> Result<ConnectOptions, DbErr> {
         if self.is_sqlite() {
             let path = self.0.trim_start_matches("sqlite:").trim_start_matches("//");
@@ -137,7 +140,7 @@ impl SecretUrl {
         Ok(options)
     }
 
-    /// Without parameters that the driver does not know: it would log them.
+    /// Without parameters that are unknown to the driver: it would log them.
     fn for_driver(&self) -> String {
         let Some((place, parameters)) = self.0.split_once('?') else { return self.0.clone() };
         let is_known = |parameter: &&str| {
@@ -165,7 +168,7 @@ impl SecretUrl {
             hidden.extend(parameters.split('&').map(|parameter| parameter.split_once('=').map_or(parameter, |(_, value)| value)));
         }
         if place(rest).is_none() && !self.is_sqlite() {
-            // nobody knows what of it is the password
+            // any part of it may be the password
             let pieces = rest.split(|c: char| c.is_whitespace() || "/?#@:=&;,'\"".contains(c));
             hidden.extend(pieces.filter(|piece| piece.chars().count() >= LEAST_PIECE));
         }
@@ -176,14 +179,15 @@ impl SecretUrl {
     }
 }
 
-/// A URL for messages: scheme, host, port and path where they are certain, `***` in the place of all else.
+/// A URL for messages: scheme, host, port and path where they are certain, `***` instead of
+/// everything else.
 pub fn redacted(url: &str) -> String {
     if let Some(path) = url.strip_prefix("sqlite:").filter(|path| !path.contains('@')) {
         let (path, parameters) = path.split_once('?').unwrap_or((path, ""));
         return format!("sqlite:{path}{}", if parameters.is_empty() { "" } else { "?***" });
     }
     let Some((scheme, rest)) = url.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
-        // perhaps a scheme was forgotten: an address with its port holds no secret
+        // the scheme may be missing: a host with a port contains no secret
         let bare = place(url).filter(|place| *place == url && place.contains(':'));
         return bare.map_or_else(|| HIDDEN.to_owned(), str::to_owned);
     };
@@ -197,11 +201,11 @@ fn is_scheme(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
 }
 
-/// `HOST[:PORT][/PATH]` of what stands behind a scheme; `None` where it is not certain which part that is.
+/// `HOST[:PORT][/PATH]` of the part after a scheme; `None` where it is ambiguous.
 fn place(rest: &str) -> Option<&str> {
     let before_parameters = rest.split(['?', '#']).next().unwrap_or_default();
     let place = match before_parameters.split_once('@') {
-        // an unescaped sign that ends something else would cut the password in two
+        // an unescaped delimiter would split the password
         Some((user, place)) if !user.contains('/') && !place.contains('@') && !rest[before_parameters.len()..].contains('@') => place,
         Some(_) => return None,
         None if rest.contains('@') => return None,
@@ -218,7 +222,7 @@ fn place(rest: &str) -> Option<&str> {
     (is_host && is_path && port.chars().all(|c| c.is_ascii_digit())).then_some(place)
 }
 
-/// Percent-encoding undone, and `+` as the space that it is in parameters.
+/// Decodes percent-encoding, and `+` as the space that it is in parameters.
 fn decoded(text: &str) -> String {
     let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
     while let Some((&byte, after)) = rest.split_first() {

@@ -1,8 +1,11 @@
-//! Keeping actors alive: ours instead of `actix::Supervisor`, which calls `restarting()` on the same instance and catches no panic.
+//! Supervision of actors: not `actix::Supervisor`, which calls `restarting()` on the same instance
+//! and catches no panic.
 //!
-//! A [`ActorRef`] actor runs in a task of its arbiter. When that task ends by a panic, a new instance comes from the factory after a
-//! back-off; after too many failures in a window the actor is quarantined until it is restarted by hand. Callers hold the [`ActorRef`]
-//! handle, never an `Addr`, so they reach whichever instance lives. Work that must survive its actor (a device's queue) lives outside it.
+//! A supervised actor runs in a task of its arbiter. When that task ends by a panic, the factory
+//! makes a new instance after a back-off; after too many failures in a window the actor is
+//! quarantined until it is restarted manually. Callers hold an [`ActorRef`], never an `Addr`, so
+//! that they reach the current instance. Work that must survive its actor (a device's queue) lives
+//! outside it.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -20,19 +23,19 @@ use tokio_util::sync::CancellationToken;
 use crate::observe::{ActorMetrics, ActorState, Failure, Sent};
 use crate::{NyxError, RequestContext};
 
-/// How long [`ActorRef::send`] waits for an answer: as long as the longest request may take by default (`requests.max_deadline_ms`). Whoever
-/// has a deadline of their own gives it.
+/// Time limit of [`ActorRef::send`]: the longest deadline of a request by default
+/// (`requests.max_deadline_ms`). Callers with a deadline of their own pass it.
 pub const SEND_LIMIT: Duration = Duration::from_secs(600);
-/// When to try a full mailbox again.
+/// When to retry a full mailbox, in seconds.
 const RETRY_AFTER_S: u64 = 1;
 
-/// How often an actor may fail.
+/// Limits of restarts.
 #[derive(Debug, Clone, Copy)]
 pub struct RestartPolicy {
-    /// Failures inside `window` before quarantine.
+    /// Failures within `window` before quarantine.
     pub budget: usize,
     pub window: Duration,
-    /// The first back-off; doubles with each failure in the window.
+    /// The first back-off; it doubles with each failure in the window.
     pub backoff: Duration,
     pub max_backoff: Duration,
 }
@@ -43,7 +46,7 @@ impl Default for RestartPolicy {
     }
 }
 
-/// What to do after a failure: pure, so that a test can drive its clock.
+/// The decision after a failure: pure, so that a test controls its clock.
 #[derive(Debug)]
 struct RestartBudget {
     policy: RestartPolicy,
@@ -65,11 +68,11 @@ impl RestartBudget {
     }
 }
 
-/// A handle to an actor that is kept alive.
+/// A handle of a supervised actor.
 pub struct ActorRef<A: Actor> {
     address: Arc<RwLock<Option<Addr<A>>>>,
     metrics: Arc<ActorMetrics>,
-    /// Messages that may wait.
+    /// Capacity of the mailbox.
     mailbox: usize,
     stop: CancellationToken,
 }
@@ -81,7 +84,8 @@ impl<A: Actor> Clone for ActorRef<A> {
 }
 
 impl<A: Actor<Context = Context<A>>> ActorRef<A> {
-    /// Starts instances of `factory` on `arbiter` until [`stop`](Self::stop). At most `mailbox` messages wait for one at a time.
+    /// Starts instances of `factory` on `arbiter` until [`stop`](Self::stop). At most `mailbox`
+    /// messages wait for an instance.
     pub fn start(
         arbiter: &ArbiterHandle,
         metrics: Arc<ActorMetrics>,
@@ -91,7 +95,7 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
     ) -> Self {
         let this = Self { address: Arc::default(), metrics, mailbox, stop: CancellationToken::new() };
         let supervisor = this.clone();
-        // an actor's context stays on its thread: the supervising task is made there
+        // an actor's context stays on its thread: the supervising task is created there
         arbiter.spawn_fn(move || {
             actix_rt::spawn(supervisor.keep_alive(policy, factory));
         });
@@ -102,7 +106,7 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
         let mut budget = RestartBudget { policy, failures: VecDeque::new() };
         loop {
             let mut context = Context::new();
-            // without a bound of actix's own, which lets senders wait: `post` counts, and refuses
+            // without actix's own capacity, which lets senders wait: `post` counts and refuses
             context.set_mailbox_capacity(0);
             self.metrics.new_instance();
             *self.address.write().unwrap_or_else(PoisonError::into_inner) = Some(context.address());
@@ -171,8 +175,9 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
     /// Sends `message` and waits for its answer, up to [`SEND_LIMIT`].
     ///
     /// # Errors
-    /// What the handler answers; [`NyxError::Overloaded`] at once when the mailbox is full; [`NyxError::DeadlineExceeded`];
-    /// [`NyxError::ActorDown`] when no instance lives or this one died over the message.
+    /// The handler's error; [`NyxError::Overloaded`] at once when the mailbox is full;
+    /// [`NyxError::DeadlineExceeded`]; [`NyxError::ActorDown`] when there is no instance or it died
+    /// during the message.
     pub async fn send<M, T>(&self, message: M) -> Result<T, NyxError>
     where
         M: Message<Result = Result<T, NyxError>> + Send + 'static,
@@ -183,7 +188,7 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
         self.send_until(message, Instant::now() + SEND_LIMIT).await
     }
 
-    /// The same, waiting no longer than `deadline`. A message that was taken up is worked on all the same.
+    /// The same, waiting until `deadline`. A message that was taken up is processed all the same.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -201,7 +206,8 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
         tokio::time::timeout_at(deadline.into(), self.post(message)?).await.unwrap_or(Err(late))
     }
 
-    /// The same within a request: up to its deadline, or until its caller goes away. `doing` names the work in the error.
+    /// The same within a request: until its deadline, or until it is cancelled. `doing` names the
+    /// work in the error.
     ///
     /// # Errors
     /// As [`send`](Self::send), and [`NyxError::Cancelled`].
@@ -239,7 +245,7 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
         &self.metrics
     }
 
-    /// Ends the instance and starts no other.
+    /// Ends the instance without a restart.
     pub fn stop(&self) {
         self.stop.cancel();
     }
@@ -251,7 +257,7 @@ fn down(metrics: &ActorMetrics, reason: &str) -> NyxError {
 
 type MailboxAnswer<T> = Pin<Box<dyn Future<Output = Result<Result<T, NyxError>, MailboxError>> + Send>>;
 
-/// An answer that is to come.
+/// A pending answer.
 struct Answering<T> {
     answer: MailboxAnswer<T>,
     metrics: Arc<ActorMetrics>,
@@ -275,8 +281,8 @@ impl<T> Future for Answering<T> {
     }
 }
 
-/// A message in a mailbox and its answer. actix passes over a message that nobody waits for any more, without a word: so someone always waits, and a
-/// place in the mailbox is free when the message has left it and no sooner.
+/// A message in a mailbox and its answer. actix silently drops a message that no caller waits for:
+/// so a task always waits, and its capacity is free exactly when the message has left the mailbox.
 struct Posted<T: Send + 'static>(Option<Answering<T>>);
 
 impl<T: Send + 'static> Future for Posted<T> {
@@ -292,14 +298,14 @@ impl<T: Send + 'static> Future for Posted<T> {
 
 impl<T: Send + 'static> Drop for Posted<T> {
     fn drop(&mut self) {
-        // without a runtime the program is ending
+        // without a runtime, the program is ending
         if let (Some(answering), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
             runtime.spawn(async move { drop(answering.await) });
         }
     }
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| payload.downcast_ref::<String>().cloned());
     format!("panicked: {}", text.unwrap_or_else(|| "without a message".to_owned()))
@@ -381,7 +387,7 @@ mod tests {
         until(&actor, ActorState::Stopped).await;
     }
 
-    /// Takes nothing up until its gate is opened.
+    /// Handles nothing until its gate is opened.
     #[derive(Debug)]
     struct Busy(Arc<tokio::sync::Notify>);
 
@@ -395,7 +401,7 @@ mod tests {
     }
     impl Handler<Born> for Busy {
         type Result = Result<u64, NyxError>;
-        // it forgets to say that it took the message up
+        // it does not report taking the message up
         fn handle(&mut self, _: Born, _: &mut Self::Context) -> Self::Result {
             Ok(7)
         }
@@ -435,7 +441,7 @@ mod tests {
         waiting(&actor, PLACES as u64).await;
         let refused = |answer| matches!(answer, Err(NyxError::Overloaded { capacity: PLACES, retry_after_s: 1.. }));
         assert!(refused(actor.send(Born).await));
-        // a message is there until it is taken up, whether anybody still waits for its answer or not
+        // a message waits until it is taken up, whether or not a caller still waits for its answer
         let left = all.remove(0);
         left.abort();
         assert!(left.await.unwrap_err().is_cancelled());
@@ -466,7 +472,7 @@ mod tests {
         let context = RequestContext::new(Duration::from_secs(60));
         context.cancel.cancel();
         assert!(matches!(actor.send_within(&context, "", Born).await, Err(NyxError::Cancelled)));
-        // a deadline that has passed is not worth a message
+        // no message is sent after its deadline
         waiting(&actor, 3).await;
         assert!(matches!(actor.send_until(Born, begun).await, Err(NyxError::DeadlineExceeded { .. })));
         waiting(&actor, 3).await;

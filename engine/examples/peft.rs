@@ -54,11 +54,11 @@ fn compare(model: &str, examples: &Path, folder: &Path, python: &str, script: &s
         .collect();
     let rates: Vec<f64> = (0..steps as u64).map(|step| options.optimiser.rate(step, all)).collect();
     let run = folder.join("run.json");
-    let told = json!({
+    let data = json!({
         "steps": batches, "rank": options.lora.rank, "alpha": options.lora.alpha, "rates": rates, "clip": options.optimiser.clip,
         "adapter": std::fs::canonicalize(&adapter)?,
     });
-    std::fs::write(&run, told.to_string())?;
+    std::fs::write(&run, data.to_string())?;
     let result = |name: &str| folder.join(format!("{name}.json"));
     let us = |name: &str| -> Result<Value, Failure> {
         let out = result(name);
@@ -107,8 +107,8 @@ fn read(path: &Path) -> Result<Value, Failure> {
 
 /// One run of Nyx's trainer, in the order written to the plan.
 fn ours(model: &Path, run: &Path, out: &Path) -> Result<(), Failure> {
-    let told = read(run)?;
-    let steps: Vec<Vec<Example>> = told["steps"]
+    let data = read(run)?;
+    let steps: Vec<Vec<Example>> = data["steps"]
         .as_array()
         .into_iter()
         .flatten()
@@ -126,8 +126,8 @@ fn ours(model: &Path, run: &Path, out: &Path) -> Result<(), Failure> {
         .collect::<Result<_, Failure>>()?;
     let files = ModelFiles::open(model)?;
     let mut trainer = Trainer::new(&files, TrainOptions { batch: BATCH, ..TrainOptions::default() })?;
-    trainer.begin_from(&PathBuf::from(told["adapter"].as_str().unwrap_or_default()))?;
-    let rates: Vec<f64> = serde_json::from_value(told["rates"].clone())?;
+    trainer.begin_from(&PathBuf::from(data["adapter"].as_str().unwrap_or_default()))?;
+    let rates: Vec<f64> = serde_json::from_value(data["rates"].clone())?;
     let (mut losses, mut tokens, mut started) = (Vec::new(), 0, std::time::Instant::now());
     for (step, (batch, rate)) in steps.iter().zip(rates).enumerate() {
         if step == WARM {
@@ -139,7 +139,7 @@ fn ours(model: &Path, run: &Path, out: &Path) -> Result<(), Failure> {
     let seconds = started.elapsed().as_secs_f64();
     let status = std::fs::read_to_string("/proc/self/status")?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    let told = json!({"losses": losses, "tokens_per_second": tokens as f64 / seconds, "peak_memory": peak.unwrap_or(0) * 1024});
-    std::fs::write(out, told.to_string())?;
+    let data = json!({"losses": losses, "tokens_per_second": tokens as f64 / seconds, "peak_memory": peak.unwrap_or(0) * 1024});
+    std::fs::write(out, data.to_string())?;
     Ok(())
 }

@@ -27,14 +27,14 @@ pub fn without_question(case: &ChoiceCase) -> ChoiceCase {
 
 /// Converts cases to training examples; those about the same table have the same template.
 pub fn to_examples(cases: &[ChoiceCase], seed: u64) -> Vec<TrainingExample> {
-    let lesson = |case: &ChoiceCase| {
-        let lesson = TrainingExample::new(question(case, seed), Label::Choice(case.answer));
+    let example = |case: &ChoiceCase| {
+        let example = TrainingExample::new(question(case, seed), Label::Choice(case.answer));
         match &case.table {
-            Some(table) => TrainingExample { template: table.clone(), ..lesson },
-            None => lesson,
+            Some(table) => TrainingExample { template: table.clone(), ..example },
+            None => example,
         }
     };
-    cases.iter().map(lesson).collect()
+    cases.iter().map(example).collect()
 }
 
 /// Reads chats, JSON lines of `{"messages": [{"role", "content"}, ...]}`, the last message being
@@ -49,7 +49,7 @@ pub fn read_dataset(path: &Path, specialist: &str) -> Result<Vec<TrainingExample
     }
     let unreadable = |reason: String| EvalError::Dataset { path: path.display().to_string(), reason };
     let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-    let mut lessons = Vec::new();
+    let mut examples = Vec::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let line: Line = serde_json::from_str(line).map_err(|error| unreadable(format!("line {}: {error}", number + 1)))?;
         let mut messages = line.messages;
@@ -58,12 +58,12 @@ pub fn read_dataset(path: &Path, specialist: &str) -> Result<Vec<TrainingExample
             return Err(unreadable(format!("line {}: expected at least a user's message and, last, the assistant's answer", number + 1)));
         };
         let question = Question::new(messages, Target::Specialist(specialist.to_owned()), "trainer");
-        lessons.push(TrainingExample::new(question, Label::Text { right: answer.content, instead: None }));
+        examples.push(TrainingExample::new(question, Label::Text { right: answer.content, instead: None }));
     }
-    if lessons.is_empty() {
+    if examples.is_empty() {
         return Err(unreadable("it has no chat".into()));
     }
-    Ok(lessons)
+    Ok(examples)
 }
 
 /// A progress bar with loss, margin, tokens/s and time left; log lines if stderr is not a terminal.
@@ -165,16 +165,16 @@ pub async fn train_adapter(
     let forecasts = suite == "moira";
     let base = answers_of(environment, &format!("{suite}: before"), &dev_trials, &AdapterChoice::Base).await?;
     let anchors: Vec<String> = train.iter().map(|case| case.context.clone()).filter(|text| text.len() > 200).collect();
-    let run = |lessons: Vec<TrainingExample>, what: &str| Run {
+    let run = |examples: Vec<TrainingExample>, what: &str| Run {
         specialist: suite.to_owned(),
         objective: Objective::Choice,
-        lessons,
+        examples,
         anchors: anchors.clone(),
         options: training.train(environment.seed),
         training: training.clone(),
         canary: false,
         source: "cases",
-        told: progress_bar(what),
+        on_progress: progress_bar(what),
     };
     let report = environment.nyx.training.service.train(run(to_examples(&train, environment.seed), suite)).await?;
     let full = AdapterChoice::Id(report.adapter.clone().unwrap_or_default());
@@ -212,9 +212,9 @@ pub async fn train_adapter(
 }
 
 /// A summary line for the terminal.
-pub fn summary(suite: &str, lessons: &AdapterReport) -> String {
-    let AdapterReport { before, after, adapter, blind, over_blind: [low, high], verdict, .. } = lessons;
-    let fair = lessons.fairness.as_ref().map_or_else(String::new, |[first, second]| {
+pub fn summary(suite: &str, examples: &AdapterReport) -> String {
+    let AdapterReport { before, after, adapter, blind, over_blind: [low, high], verdict, .. } = examples;
+    let fair = examples.fairness.as_ref().map_or_else(String::new, |[first, second]| {
         format!(
             "; disambiguated {:.3} to {:.3}, bias {:.3}/{:.3} to {:.3}/{:.3}",
             first.disambig.accuracy,
@@ -225,7 +225,7 @@ pub fn summary(suite: &str, lessons: &AdapterReport) -> String {
             second.bias.disambig
         )
     });
-    let why = lessons.gate.as_ref().filter(|gate| !gate.passed).map_or_else(String::new, |gate| format!("; {}", gate.reasons.join("; ")));
+    let why = examples.gate.as_ref().filter(|gate| !gate.passed).map_or_else(String::new, |gate| format!("; {}", gate.reasons.join("; ")));
     format!(
         "{suite:<9} before {before:.3}, after {after:.3}, adapter {adapter:.3}, blind {blind:.3}, over blind [{low:.3}, {high:.3}]: {}{fair}{why}",
         verdict.as_str()

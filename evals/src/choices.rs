@@ -140,7 +140,7 @@ impl FairnessReport {
         };
         let score = |(biased, count): (usize, usize)| if count == 0 { 0.0 } else { 2.0 * biased as f64 / count as f64 - 1.0 };
         let accuracy = |answers: &[&Answered]| Accuracy::of(answers.iter().map(|answer| answer.right()));
-        let (right, told) = (accuracy(&ambig), accuracy(&disambig));
+        let (right, disambiguated) = (accuracy(&ambig), accuracy(&disambig));
         let chosen = borne_out(&disambig, &Answered::chosen);
         let bias = Bias {
             ambig: (1.0 - right.accuracy) * score(borne_out(&ambig, &Answered::chosen)),
@@ -148,7 +148,7 @@ impl FairnessReport {
             disambig_interval: wilson(chosen.0, chosen.1).map(|share| 2.0 * share - 1.0),
             disambig_truth: score(borne_out(&disambig, &|answer| answer.case.answer)),
         };
-        Self { ambig: right, disambig: told, bias }
+        Self { ambig: right, disambig: disambiguated, bias }
     }
 }
 

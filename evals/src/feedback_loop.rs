@@ -98,10 +98,10 @@ impl LocalServer {
         self.answered(path, sent.await)
     }
 
-    async fn post(&self, path: &str, told: &Value) -> Result<Value, NyxError> {
+    async fn post(&self, path: &str, body: &Value) -> Result<Value, NyxError> {
         let sent = async {
             let request = self.client.post(format!("{}{path}", self.base));
-            let mut response = request.send_json(told).await.map_err(|error| error.to_string())?;
+            let mut response = request.send_json(body).await.map_err(|error| error.to_string())?;
             let status = response.status();
             let body: Value = response.json().limit(ANSWER_BYTES).await.map_err(|error| error.to_string())?;
             if status.is_success() { Ok(body) } else { Err(format!("{status}: {body}")) }
@@ -128,8 +128,8 @@ impl LocalServer {
     }
 
     async fn weights(&self) -> Result<BTreeMap<String, f64>, NyxError> {
-        let told = self.get("/admin/traits").await?;
-        serde_json::from_value(told).map_err(|error| NyxError::Internal(error.to_string()))
+        let weights = self.get("/admin/traits").await?;
+        serde_json::from_value(weights).map_err(|error| NyxError::Internal(error.to_string()))
     }
 
     /// Waits until the newest run is not `but` and has ended.

@@ -36,7 +36,7 @@ fn too_few(part: &str) -> EvalError {
     EvalError::TooFew { part: part.to_owned() }
 }
 
-fn lesson<T: LearnedPart + Serialize>(file: &LearnedFile<T>, lines: Vec<String>) -> Result<FittedPart, EvalError> {
+fn fitted<T: LearnedPart + Serialize>(file: &LearnedFile<T>, lines: Vec<String>) -> Result<FittedPart, EvalError> {
     file.parameters.check().map_err(|reason| NyxError::Internal(format!("the fitted parameters are invalid: {reason}")))?;
     let file = file.write().map_err(|error| NyxError::Internal(error.to_string()))?;
     Ok(FittedPart { file, lines })
@@ -77,5 +77,5 @@ async fn confidence(environment: &EvalEnvironment, dataset: &Dataset) -> Result<
     let mut lines: Vec<String> = report.specialists.iter().map(|(name, quality)| line(name, quality)).collect();
     lines.push(line("all", &report.pooled));
     let trained_on = TrainedOn::of(ids.iter().map(|(name, id)| (name.as_str(), id.as_str())));
-    lesson(&LearnedFile::new(trained_on, Some(environment.nyx.model.sha256.clone()), confidences), lines)
+    fitted(&LearnedFile::new(trained_on, Some(environment.nyx.model.sha256.clone()), confidences), lines)
 }

@@ -78,17 +78,17 @@ pub fn base_rate(cases: &[ChoiceCase]) -> Option<f64> {
 pub async fn report(environment: &EvalEnvironment, answers: &[Answered], base_rate: Option<f64>) -> Result<ForecastReport, NyxError> {
     let blind = answers.iter().map(|answer| ChoiceCase { prior: None, ..answer.case.clone() });
     let blind = forecasts(&run(environment, "moira: without the prior", blind.collect()).await?);
-    let told = forecasts(answers);
+    let own = forecasts(answers);
     // a case without a prior counts as a market forecast of 0.5
-    let market: Forecasts = told.iter().zip(answers).map(|(&(_, yes), answer)| (answer.case.prior.unwrap_or(0.5), yes)).collect();
-    let constant = base_rate.map(|rate| told.iter().map(|&(_, yes)| (rate, yes)).collect::<Forecasts>());
+    let market: Forecasts = own.iter().zip(answers).map(|(&(_, yes), answer)| (answer.case.prior.unwrap_or(0.5), yes)).collect();
+    let constant = base_rate.map(|rate| own.iter().map(|&(_, yes)| (rate, yes)).collect::<Forecasts>());
     Ok(ForecastReport {
         count: answers.len(),
-        brier: mean(&told, brier),
-        log_score: mean(&told, log_score),
+        brier: mean(&own, brier),
+        log_score: mean(&own, log_score),
         market_brier: mean(&market, brier),
         market_log_score: mean(&market, log_score),
-        over_market: paired(&told, &market, environment.seed),
+        over_market: paired(&own, &market, environment.seed),
         without_prior: WithoutPrior {
             brier: mean(&blind, brier),
             log_score: mean(&blind, log_score),

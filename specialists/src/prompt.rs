@@ -238,9 +238,9 @@ mod tests {
         let template = "{{ now.weekday }} {{ now.date }} {{ now.time }} {{ now.iso }} | {{ time_left }} {{ deadline_ms }} {{ question }}";
         let text = render(template, &situation(&[])).unwrap();
         assert_eq!(text, "Tuesday 24 November 2026 14:45 2026-11-24T14:45:26Z | 12 seconds 12900 who?");
-        let told: Vec<_> = [0, 999, 1_000, 119_999, 120_000, u64::MAX].map(time_left).into();
-        assert_eq!(told[..5], ["0 ms", "999 ms", "1 second", "119 seconds", "2 minutes"]);
-        assert!(told[5].ends_with("minutes"));
+        let words: Vec<_> = [0, 999, 1_000, 119_999, 120_000, u64::MAX].map(time_left).into();
+        assert_eq!(words[..5], ["0 ms", "999 ms", "1 second", "119 seconds", "2 minutes"]);
+        assert!(words[5].ends_with("minutes"));
     }
 
     #[test]

@@ -257,14 +257,14 @@ mod tests {
         assert_eq!(brier_reward(f64::NAN, true), -1.0);
         let mut random = Seeded::new();
         for _ in 0..2_000 {
-            let (truth, told) = (random.unit(), random.unit());
+            let (truth, stated) = (random.unit(), random.unit());
             let expected = |p: f64| truth * brier_reward(p, true) + (1.0 - truth) * brier_reward(p, false);
-            let case = format!("seed {}: true {truth}, told {told}", random.seed);
-            assert!(expected(truth) >= expected(told) - 1e-12, "{case}: it pays to lie");
-            assert!((-1.0..=1.0).contains(&brier_reward(told, true)), "{case}");
-            let surer = told + (1.0 - told) * random.unit();
+            let case = format!("seed {}: true {truth}, stated {stated}", random.seed);
+            assert!(expected(truth) >= expected(stated) - 1e-12, "{case}: it pays to lie");
+            assert!((-1.0..=1.0).contains(&brier_reward(stated, true)), "{case}");
+            let surer = stated + (1.0 - stated) * random.unit();
             assert!(
-                brier_reward(surer, true) >= brier_reward(told, true) && brier_reward(surer, false) <= brier_reward(told, false),
+                brier_reward(surer, true) >= brier_reward(stated, true) && brier_reward(surer, false) <= brier_reward(stated, false),
                 "{case}"
             );
         }

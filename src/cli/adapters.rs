@@ -94,7 +94,7 @@ impl Adapters {
                     library.folder(&adapter.id).display()
                 ))?;
                 for made in generations {
-                    output::line(&told(&made))?;
+                    output::line(&described(&made))?;
                 }
             }
             Command::Import { specialist, folder } => {
@@ -131,7 +131,7 @@ fn made(generation: &Generation, json: bool) -> Result<(), CommandError> {
     if json {
         return print(generation);
     }
-    Ok(output::line(&told(generation))?)
+    Ok(output::line(&described(generation))?)
 }
 
 fn print(value: &impl Serialize) -> Result<(), CommandError> {
@@ -175,7 +175,7 @@ fn listed(adapter: &AdapterRecord) -> String {
     format!("{short}  {specialist}: {status}{generation}, {:.1} MB, kept {kept}", *bytes as f64 / 1e6)
 }
 
-fn told(made: &Generation) -> String {
+fn described(made: &Generation) -> String {
     let who = made.adapter.as_deref().map_or("the base", |id| id.get(..SHOWN).unwrap_or(id));
     let (at, kind) = (made.at.format("%Y-%m-%d %H:%M:%S"), made.kind.as_str().replace('_', " "));
     format!("{} generation {}: {who}, {kind} at {at} ({})", made.specialist, made.generation, made.reason)

@@ -74,8 +74,8 @@ fn read(file: &Path) -> Result<Vec<NewMemory>, CommandError> {
         if line.trim().is_empty() {
             continue;
         }
-        let told = MemoryRequest::parsed(line.as_bytes());
-        memories.push(told.map_err(|reason| CommandError::Line { path: file.to_owned(), number, reason })?);
+        let parsed = MemoryRequest::parsed(line.as_bytes());
+        memories.push(parsed.map_err(|reason| CommandError::Line { path: file.to_owned(), number, reason })?);
     }
     Ok(memories)
 }

@@ -102,14 +102,14 @@ impl Reader {
         let Subscription { backlog, gap, mut live } = subscription;
         if gap {
             let first_kept = backlog.first().map(|event| event.id);
-            let told = json!({"event": "gap", "after": self.after, "first_kept": first_kept}).to_string();
-            bounded(self.stall, self.session.text(told)).await?;
+            let gap = json!({"event": "gap", "after": self.after, "first_kept": first_kept}).to_string();
+            bounded(self.stall, self.session.text(gap)).await?;
         }
         for event in backlog {
             self.tell(&event).await?;
         }
         let mut ping = tokio::time::interval(PING_EVERY);
-        let mut heard = Instant::now();
+        let mut answered = Instant::now();
         loop {
             tokio::select! {
                 () = self.draining.cancelled() => return Err(End::ShuttingDown),
@@ -121,7 +121,7 @@ impl Reader {
                     }
                 },
                 message = messages.recv() => {
-                    heard = Instant::now();
+                    answered = Instant::now();
                     match message {
                         Some(Ok(Message::Ping(bytes))) => bounded(self.stall, self.session.pong(&bytes)).await?,
                         Some(Ok(Message::Close(_))) | None => return Ok(()),
@@ -131,7 +131,7 @@ impl Reader {
                     }
                 }
                 _ = ping.tick() => {
-                    if heard.elapsed() > GONE_AFTER {
+                    if answered.elapsed() > GONE_AFTER {
                         return Err(End::Gone);
                     }
                     bounded(self.stall, self.session.ping(b"")).await?;
@@ -201,16 +201,16 @@ mod tests {
         });
         let slow = (&mut slow).await.unwrap();
         let question = "?".repeat(20_000);
-        let mut heard = 0;
-        while heard < 4_000 {
+        let mut answered = 0;
+        while answered < 4_000 {
             for _ in 0..200 {
                 cells.publish(None, None, CellStep::Asked { requested: "nyx".into(), question: question.clone() });
             }
-            let batch = heard + 200;
-            while heard < batch {
+            let batch = answered + 200;
+            while answered < batch {
                 let frame = actix_web::rt::time::timeout(Duration::from_secs(60), quick.next()).await.expect("it was slowed");
                 match frame.unwrap().unwrap() {
-                    awc::ws::Frame::Text(_) => heard += 1,
+                    awc::ws::Frame::Text(_) => answered += 1,
                     frame => assert!(matches!(frame, awc::ws::Frame::Ping(_)), "{frame:?}"),
                 }
             }

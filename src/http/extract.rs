@@ -215,9 +215,18 @@ impl<'de> Deserialize<'de> for Strings {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use actix_web::{App, HttpResponse, test as web_test};
+    use nyx_actors::Limits;
+    use nyx_domain::Question;
+
+    /// What the running system would accept.
+    pub fn valid(question: &Question) -> Result<(), ApiError> {
+        let specialists = vec!["mnemosyne".to_owned(), "moira".to_owned()];
+        let limits = Limits { context_length: 2_048, longest_token: 16, specialists };
+        Ok(limits.validate(question.clone()).map(drop)?)
+    }
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]

@@ -267,11 +267,14 @@ mod tests {
     use super::*;
     use crate::http::decisions::tests::decision;
     use crate::http::extract::parse;
+    use crate::http::extract::tests::valid;
     use nyx_domain::Target;
     use serde_json::{Value, json};
 
     fn asked(body: Value) -> Result<Question, ApiError> {
-        parse::<InferRequest>(body.to_string().as_bytes())?.question(&["mnemosyne", "moira"])
+        let question = parse::<InferRequest>(body.to_string().as_bytes())?.question(&["mnemosyne", "moira"])?;
+        valid(&question)?;
+        Ok(question)
     }
 
     #[test]

@@ -68,14 +68,14 @@ fn a_listing_gives_up_its_model_and_nothing_else() {
     assert_eq!(select(&one, None).unwrap().files, strings(&["p/m.gguf"]));
     let two = strings(&["m.Q4_0.gguf", "m.Q8_0.gguf"]);
     assert_eq!(select(&two, Some("m.Q8_0.gguf")).unwrap().files, strings(&["m.Q8_0.gguf"]));
-    for (listing, wanted, told) in [
+    for (listing, wanted, reported) in [
         (&two, None, "m.Q8_0.gguf"),
         (&two, Some("m.Q5.gguf"), "m.Q4_0.gguf"),
         (&strings(&["README.md"]), None, "neither a GGUF"),
         (&strings(&["config.json", "model.safetensors"]), None, "tokenizer.json"),
     ] {
         let error = select(listing, wanted).unwrap_err();
-        assert!(error.contains(told), "{error}");
+        assert!(error.contains(reported), "{error}");
     }
 }
 
@@ -177,14 +177,14 @@ fn a_repository_of_the_hub_is_fetched_at_the_commit_it_was_listed_at() {
 #[test]
 fn the_hub_that_refuses_or_knows_nothing_is_told_apart_from_the_one_that_is_away() {
     let into = tempfile::tempdir().unwrap();
-    let told = |endpoint: &str| fetch_from(endpoint, None, into.path()).unwrap_err().to_string();
-    let gated = told(&hub(|_| (401, br#"{"error": "gated"}"#.to_vec())).endpoint);
+    let reported = |endpoint: &str| fetch_from(endpoint, None, into.path()).unwrap_err().to_string();
+    let gated = reported(&hub(|_| (401, br#"{"error": "gated"}"#.to_vec())).endpoint);
     assert!(gated.contains("HF_TOKEN") && gated.contains("org/tiny"), "{gated}");
-    let missing = told(&hub(|_| (404, Vec::new())).endpoint);
+    let missing = reported(&hub(|_| (404, Vec::new())).endpoint);
     assert!(missing.contains("org/tiny") && missing.contains("check its name"), "{missing}");
     // a port that has just been released
     let away = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let unreachable = told(&format!("http://{away}"));
+    let unreachable = reported(&format!("http://{away}"));
     assert!(unreachable.contains("cannot be reached") && unreachable.contains("HF_ENDPOINT"), "{unreachable}");
     assert!(std::fs::read_dir(into.path()).unwrap().next().is_none());
 }

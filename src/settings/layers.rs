@@ -109,7 +109,7 @@ fn without_secrets(error: SettingsError) -> SettingsError {
         }
         SettingsError::Syntax { origin, reason } => match reason.split_once(": ") {
             // a field name is not a secret, a value may be
-            Some((key, told)) if is_secret(key) && !["missing field", "unknown field"].iter().any(|known| told.starts_with(known)) => {
+            Some((key, reason)) if is_secret(key) && !["missing field", "unknown field"].iter().any(|known| reason.starts_with(known)) => {
                 SettingsError::Syntax { origin, reason: format!("{key} is {HIDDEN}, expected another type") }
             }
             _ => SettingsError::Syntax { origin, reason },

@@ -269,7 +269,7 @@ fn tables_of_facts_are_settings() {
         (facts.source[1].columns.as_slice(), facts.source[1].url.as_ref().map(|url| url.expose())),
         (&["Name".to_owned()][..], Some("postgres://u:p@h/d"))
     );
-    for (text, told) in [
+    for (text, reported) in [
         (format!("{games}colour = 1\n"), "colour"),
         (format!("{games}{games}"), "games"),
         (format!("{games}url = \"mysql://u:secret@h/d\"\n"), "mysql://***@h/d"),
@@ -277,6 +277,6 @@ fn tables_of_facts_are_settings() {
         ("[specialist.aletheia]\nquery_timeout_ms = 0\n".to_owned(), "query_timeout_ms is 0"),
     ] {
         let refused = refusal(with_file(&text, &[]));
-        assert!(refused.contains(told), "{refused}");
+        assert!(refused.contains(reported), "{refused}");
     }
 }

@@ -15,20 +15,20 @@ use crate::cells::CellStream;
 use crate::draw::draw;
 use crate::observe::Registry;
 
-/// What one request speaks through, from its beginning to its end.
+/// The adapter of one request, from its beginning to its end.
 #[derive(Debug, Clone, Default)]
 pub struct ActiveAdapter {
-    /// Keeps the adapter on the devices; `None` is the base.
+    /// Keeps the adapter loaded on the devices; `None` is the base model.
     pub lease: Option<AdapterLease>,
-    /// `generation` is 0 of one that was not promoted.
+    /// Its `generation` is 0 if it was not promoted.
     pub version: Option<AdapterVersion>,
-    /// The specialist's generation, also where the base speaks as one.
+    /// The specialist's generation, also where the base model is one.
     pub generation: u64,
-    /// For the decision's notes, while a canary is tried: which one spoke, and with which propensity.
+    /// The draw between the active adapter and a canary, if there is one.
     pub canary: Option<CanaryTrace>,
 }
 
-/// Who speaks for a specialist now.
+/// The active generation of a specialist.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Live {
     pub(super) generation: u64,
@@ -48,20 +48,20 @@ pub(super) struct Inner {
     pub(super) registry: Registry,
     pub(super) specialists: Vec<String>,
     pub(super) live: RwLock<BTreeMap<String, Live>>,
-    /// One swap at a time.
+    /// Held during a swap.
     pub(super) swapping: tokio::sync::Mutex<()>,
-    /// What was last complained of, by specialist, so that it is told once.
+    /// The last warning per specialist, so that each is logged once.
     pub(super) complaints: Mutex<BTreeMap<String, String>>,
 }
 
-/// What the adapters of a process work with.
+/// What [`Adapters`] is made of.
 pub struct AdapterParts {
     pub library: AdapterLibrary,
     pub loaded: LoadedAdapters,
     pub base: AdapterBase,
     pub cells: CellStream,
     pub registry: Registry,
-    /// The names of those who may speak through one.
+    /// The specialists that may have an adapter.
     pub specialists: Vec<String>,
 }
 
@@ -72,16 +72,17 @@ impl Adapters {
         Self(Arc::new(Inner { library, loaded, base, cells, registry, specialists, live, swapping, complaints }))
     }
 
-    /// Files and records.
+    /// The adapters' files and records.
     pub fn library(&self) -> &AdapterLibrary {
         &self.0.library
     }
 
-    /// What a request of this specialist speaks through: what is chosen, else the canary in its share of the requests, else what is live. The
-    /// canary's draw comes from the caller's seed and the question where there is a seed, so that the same request is answered alike.
+    /// The adapter for a request of this specialist: the chosen one, else the canary in its share
+    /// of the requests, else the active one. With a seed, the canary's draw follows from the seed
+    /// and the question, so that the same request gets the same adapter.
     ///
     /// # Errors
-    /// When what is chosen is not kept here or cannot be loaded.
+    /// The chosen adapter is not stored here or cannot be loaded.
     pub async fn active_adapter(
         &self,
         specialist: &str,
@@ -100,7 +101,8 @@ impl Adapters {
         Ok(ActiveAdapter { version: Some(version(specialist, &lease, generation)), lease: Some(lease), generation, canary: None })
     }
 
-    /// Puts an adapter on every device and keeps it there as long as the lease lives; its files are compared with its id before.
+    /// Loads an adapter on every device, where it stays as long as the lease lives. Its files are
+    /// checked against its id first.
     ///
     /// # Errors
     /// [`NyxError::NotFound`]; its files are missing or changed; a device cannot load it.
@@ -120,24 +122,25 @@ impl Adapters {
         self.0.live.read().unwrap_or_else(PoisonError::into_inner).get(specialist).cloned().unwrap_or_default()
     }
 
-    /// The live generation's number and adapter; 0 and none is the base before any.
+    /// The active generation's number and adapter; `(0, None)` is the base model before any
+    /// promotion.
     pub fn generation(&self, specialist: &str) -> (u64, Option<String>) {
         let live = self.live(specialist);
         (live.generation, live.lease.map(|lease| lease.id().to_owned()))
     }
 
-    /// Whether a canary is tried.
+    /// Whether there is a canary.
     pub(crate) fn has_canary(&self, specialist: &str) -> bool {
         self.live(specialist).canary.is_some()
     }
 
-    /// Which one is tried.
+    /// The canary's id.
     pub(crate) fn canary(&self, specialist: &str) -> Option<String> {
         self.live(specialist).canary.map(|(_, lease)| lease.id().to_owned())
     }
 
-    /// Looks for new generations and canaries every `poll_ms`, and compares the live ones' files with their ids every `check_every_s`, until
-    /// `end`.
+    /// Polls for new generations and canaries every `poll_ms`, and checks the active adapters'
+    /// files against their ids every `check_every_s`, until `end`.
     pub async fn watch(self, options: AdapterOptions, end: CancellationToken) {
         let check_every = Duration::from_secs(options.check_every_s);
         let mut checked = std::time::Instant::now();
@@ -163,7 +166,7 @@ fn version(specialist: &str, lease: &AdapterLease, generation: u64) -> AdapterVe
     AdapterVersion { name: specialist.to_owned(), id: lease.id().to_owned(), generation }
 }
 
-/// The live one, or the canary in its share of the requests.
+/// The active adapter, or the canary in its share of the requests.
 fn drawn(specialist: &str, live: &Live, seed: Option<u64>, question: &str) -> ActiveAdapter {
     let of_live = || ActiveAdapter {
         version: live.lease.as_ref().map(|lease| version(specialist, lease, live.generation)),

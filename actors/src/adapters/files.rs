@@ -1,4 +1,4 @@
-//! Adapters on disk: one PEFT folder an id, which appears by one rename.
+//! Adapters on disk: one PEFT folder per id, created by an atomic rename.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,21 +11,21 @@ use uuid::Uuid;
 use crate::NyxError;
 const FILES: [&str; 2] = [CONFIG_FILE, WEIGHTS_FILE];
 
-/// The folder that adapters are kept in.
+/// The folder of all adapters.
 #[derive(Debug, Clone)]
 pub struct AdapterFiles {
     dir: PathBuf,
 }
 
-/// What became of an adapter's files.
+/// The state of an adapter's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Checked {
     Good,
-    /// They are not here.
+    /// They do not exist.
     Missing {
         folder: PathBuf,
     },
-    /// They are not what they were.
+    /// They differ from the id.
     Changed {
         folder: PathBuf,
         reason: String,
@@ -37,17 +37,17 @@ impl AdapterFiles {
         Self { dir }
     }
 
-    /// Where the adapter of this id is kept.
+    /// The folder of the adapter with this id.
     pub fn folder(&self, id: &str) -> PathBuf {
         self.dir.join(id)
     }
 
-    /// Bytes of both files; `None` where they are not here.
+    /// Bytes of both files; `None` where they do not exist.
     pub fn bytes(&self, id: &str) -> Option<u64> {
         bytes_of(&self.folder(id)).ok()
     }
 
-    /// Compares the files with the id. Reads all of them.
+    /// Checks the files against the id. Reads all of them.
     pub fn check(&self, id: &str, base_sha256: &str) -> Checked {
         let folder = self.folder(id);
         match adapter_id(&folder, base_sha256) {
@@ -58,7 +58,8 @@ impl AdapterFiles {
         }
     }
 
-    /// Copies a PEFT folder in under its id, byte for byte; what stands there under that id and is not it is replaced.
+    /// Copies a PEFT folder in under its id, byte for byte; replaces files under that id that
+    /// differ.
     ///
     /// # Errors
     /// Names the file that cannot be read or written.
@@ -69,7 +70,7 @@ impl AdapterFiles {
         let (to, staged) = (self.folder(id), self.dir.join(format!(".new-{}", Uuid::now_v7())));
         at(&staged, fs::create_dir_all(&staged))?;
         let copied = copy(from, &staged).and_then(|()| {
-            // what is staged may have changed under the copy
+            // the source may have changed during the copy
             let found = adapter_id(&staged, base_sha256)?;
             if found != id {
                 return Err(NyxError::Conflict(format!("{} changed while it was copied: try again", from.display())));
@@ -79,13 +80,13 @@ impl AdapterFiles {
             at(&self.dir, File::open(&self.dir).and_then(|dir| dir.sync_all()))
         });
         if copied.is_err() {
-            // nothing of it is left behind; why the copy failed is what counts
+            // no partial copy is left behind; the error is that of the copy
             let _ = fs::remove_dir_all(&staged);
         }
         copied
     }
 
-    /// Copies an adapter out, byte for byte, as a PEFT folder.
+    /// Exports an adapter as a PEFT folder, byte for byte.
     ///
     /// # Errors
     /// The folder holds an adapter already, or a file cannot be read or written.
@@ -100,7 +101,7 @@ impl AdapterFiles {
     /// Removes an adapter's files.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn remove(&self, id: &str) -> Result<(), NyxError> {
         remove_folder(&self.folder(id))
     }
@@ -115,7 +116,7 @@ fn copy(from: &Path, to: &Path) -> Result<(), NyxError> {
     for name in FILES {
         let (source, target) = (from.join(name), to.join(name));
         at(&source, fs::copy(&source, &target))?;
-        // what a rename makes visible is on disk
+        // what a rename makes visible is synced to disk
         at(&target, File::open(&target).and_then(|file| file.sync_all()))?;
     }
     at(to, File::open(to).and_then(|folder| folder.sync_all()))

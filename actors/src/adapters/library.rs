@@ -1,4 +1,5 @@
-//! Adapters as files and records, without any device: what `nyx adapters` works with beside a running server, and a server itself.
+//! Adapters as files and records, without any device: used by `nyx adapters` beside a running
+//! server, and by the server itself.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use crate::NyxError;
 use crate::phoebe::{PhoebeStore, now, storable};
 use crate::runtime::blocking;
 
-/// The base that adapters stand beside.
+/// The base model that adapters belong to.
 #[derive(Debug, Clone)]
 pub struct AdapterBase {
     pub sha256: String,
@@ -28,14 +29,14 @@ pub struct AdapterLibrary {
     budget: u64,
 }
 
-/// Whom a specialist goes back to.
+/// The target of a rollback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Return {
-    /// The generation that is left.
+    /// The generation to leave.
     pub after: u64,
-    /// `None` is the base.
+    /// `None` is the base model.
     pub adapter: Option<String>,
-    /// Adapters that were passed over because their files had changed, with what is wrong.
+    /// Adapters that were skipped because their files had changed, with the reason.
     pub bad: Vec<(String, String)>,
 }
 
@@ -69,15 +70,17 @@ impl AdapterLibrary {
         self.records.history(specialist).await
     }
 
-    /// Where an adapter's files are kept.
+    /// The folder of an adapter's files.
     pub fn folder(&self, id: &str) -> PathBuf {
         self.files.folder(id)
     }
 
-    /// Keeps a PEFT folder as a candidate for a specialist and answers its id; one that is kept already stays what it is.
+    /// Stores a PEFT folder as a candidate for a specialist and returns its id; a stored one is not
+    /// changed.
     ///
     /// # Errors
-    /// It does not fit the base, it belongs to another specialist, or there is no room for it under `adapters.max_mb`.
+    /// It does not fit the base model, it belongs to another specialist, or it exceeds
+    /// `adapters.max_mb`.
     pub async fn import(
         &self,
         specialist: &str,
@@ -96,7 +99,7 @@ impl AdapterLibrary {
         Ok(id)
     }
 
-    /// The same for one that may belong to another specialist as well.
+    /// The same for an adapter that may belong to another specialist as well.
     pub(super) async fn keep(
         &self,
         specialist: &str,
@@ -107,7 +110,7 @@ impl AdapterLibrary {
     ) -> Result<String, NyxError> {
         let (from, name, checked) = (folder.to_owned(), specialist.to_owned(), base.clone());
         let verified = blocking(move || -> Result<_, NyxError> {
-            // shapes, numbers and base, as a device would refuse them
+            // shapes, numbers and base, as a device checks them
             let adapter = LoraAdapter::load(&from, &name, &checked.config, &checked.sha256, &Device::Cpu)?;
             Ok((adapter.id().to_owned(), bytes_of(&from)?))
         });
@@ -119,7 +122,7 @@ impl AdapterLibrary {
         let (files, from, base_sha256, to_add) = (self.files.clone(), folder.to_owned(), base.sha256.clone(), id.clone());
         blocking(move || files.add(&from, &to_add, &base_sha256)).await??;
         match known {
-            // its files are what they were again
+            // its files are intact again
             Some(known) if known.status == AdapterStatus::Bad => self.records.set_status(&id, AdapterStatus::Candidate).await?,
             Some(_) => {}
             None => {
@@ -141,10 +144,10 @@ impl AdapterLibrary {
         Ok(id)
     }
 
-    /// Sets an adapter aside that was tried and not taken: it may be removed when room is needed.
+    /// Retires an adapter that was evaluated and not promoted: it may be deleted to make space.
     ///
     /// # Errors
-    /// [`NyxError::NotFound`]; [`NyxError::Conflict`] for one that is live or tried now.
+    /// [`NyxError::NotFound`]; [`NyxError::Conflict`] for one that is active or a canary.
     pub async fn retire(&self, id: &str) -> Result<(), NyxError> {
         let status = self.records.adapter(id).await?.status;
         if matches!(status, AdapterStatus::Live | AdapterStatus::Canary) {
@@ -153,7 +156,7 @@ impl AdapterLibrary {
         self.records.set_status(id, AdapterStatus::Retired).await
     }
 
-    /// Copies an adapter out as a PEFT folder, byte for byte.
+    /// Exports an adapter as a PEFT folder, byte for byte.
     ///
     /// # Errors
     /// [`NyxError::NotFound`]; its files are missing or changed; the folder holds one already.
@@ -163,17 +166,18 @@ impl AdapterLibrary {
         blocking(move || files.export(&id, &to)).await?
     }
 
-    /// Compares an adapter's files with its id.
+    /// Checks an adapter's files against its id.
     pub(super) async fn check(&self, id: &str) -> Result<Checked, NyxError> {
         let base_sha256 = self.records.adapter(id).await?.base_sha256;
         let (files, id) = (self.files.clone(), id.to_owned());
         blocking(move || files.check(&id, &base_sha256)).await
     }
 
-    /// An adapter whose files are what its id says.
+    /// An adapter whose files match its id.
     ///
     /// # Errors
-    /// [`NyxError::NotFound`], or [`NyxError::Conflict`] saying what is wrong with its files; changed ones make it bad.
+    /// [`NyxError::NotFound`], or [`NyxError::Conflict`] with the fault of its files; changed ones
+    /// mark it bad.
     pub async fn usable(&self, id: &str) -> Result<AdapterRecord, NyxError> {
         let record = self.records.adapter(id).await?;
         match self.check(id).await? {
@@ -192,7 +196,8 @@ impl AdapterLibrary {
         }
     }
 
-    /// Makes an adapter its specialist's next generation. No device is told: running servers see it at their next look.
+    /// Makes an adapter its specialist's next generation, on record alone: running servers apply it
+    /// at their next poll.
     ///
     /// # Errors
     /// As [`usable`](Self::usable).
@@ -202,10 +207,11 @@ impl AdapterLibrary {
         self.record(&record.specialist, Some(id), GenerationKind::Promoted, reason, None).await
     }
 
-    /// Goes back to the adapter that spoke before the live one was promoted, under a new generation. No device is told.
+    /// Returns to the adapter that was active before the current one was promoted, under a new
+    /// generation, on record alone.
     ///
     /// # Errors
-    /// [`NyxError::Conflict`] when the base speaks already.
+    /// [`NyxError::Conflict`] when the base model is active already.
     pub async fn rollback(&self, specialist: &str, reason: &str) -> Result<Generation, NyxError> {
         storable("reason", reason)?;
         let back = self.back(specialist).await?;
@@ -223,7 +229,8 @@ impl AdapterLibrary {
         self.records.generate(&NewGeneration { specialist, adapter, kind, reason, after }).await
     }
 
-    /// Whom a rollback leads to: the last one before the live one whose files are good here; the base where there is none.
+    /// The target of a rollback: the last adapter before the active one whose files are intact
+    /// here; the base model without one.
     pub(super) async fn back(&self, specialist: &str) -> Result<Return, NyxError> {
         let history = self.records.history(specialist).await?;
         let after = history.last().map_or(0, |newest| newest.generation);
@@ -249,8 +256,8 @@ impl AdapterLibrary {
         Ok(Return { after, adapter: None, bad })
     }
 
-    /// Removes retired adapters, the least recently used first, until `bytes` more fit the budget. What is live or tried, the last good one
-    /// before a live one, and what is leased stay.
+    /// Deletes retired adapters, the least recently used first, until `bytes` more fit the budget.
+    /// Active adapters, canaries, the last good one before an active one, and leased ones stay.
     async fn make_room(&self, bytes: u64, held: &BTreeSet<String>) -> Result<(), NyxError> {
         let adapters = self.records.adapters().await?;
         let mut kept: BTreeSet<String> = held.clone();
@@ -282,15 +289,15 @@ impl AdapterLibrary {
         Ok(())
     }
 
-    /// The id that a PEFT folder has beside a base.
+    /// The id of a PEFT folder for a base model.
     pub(super) async fn id_of(folder: &Path, base_sha256: &str) -> Result<String, NyxError> {
         let (folder, base_sha256) = (folder.to_owned(), base_sha256.to_owned());
         Ok(blocking(move || adapter_id(&folder, &base_sha256)).await??)
     }
 }
 
-/// The adapters that a specialist went up by, the one that speaks last; empty is the base. A promotion adds one, a rollback goes back to where
-/// it says.
+/// The promoted adapters of a specialist, the active one last; empty is the base model. A promotion
+/// adds one, a rollback removes those after its target.
 fn stack(history: &[Generation]) -> Vec<String> {
     let mut stack: Vec<String> = Vec::new();
     for generation in history {

@@ -1,4 +1,4 @@
-//! The adapters that are on the devices, and the leases that keep them there.
+//! The adapters that are loaded on the devices, and the leases that keep them there.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,15 +11,15 @@ use tokio::sync::oneshot;
 
 use crate::NyxError;
 
-/// Whoever holds it may ask for this adapter on any device; when the last one is dropped, the devices give its weights up. Sequences that
-/// still run keep theirs until they end.
+/// A lease of a loaded adapter: its holder may use it on any device. When the last one is dropped,
+/// the devices unload it; running sequences keep its weights until they end.
 #[derive(Debug, Clone)]
 pub struct AdapterLease(Arc<Leased>);
 
 #[derive(Debug)]
 struct Leased {
     id: String,
-    /// Told apart from an earlier load of the same adapter.
+    /// Distinguishes it from an earlier load of the same adapter.
     number: u64,
     table: Weak<Shared>,
 }
@@ -39,24 +39,26 @@ impl Drop for Leased {
     }
 }
 
-/// An adapter that a device's thread is to put beside the weights, on all shards of its replica, between two steps.
+/// A request to a device thread to load an adapter on all shards of its replica, between two steps.
 pub(crate) struct Load {
     pub id: String,
     pub folder: PathBuf,
     pub done: oneshot::Sender<Result<(), EngineError>>,
 }
 
-/// Loads that may wait for a device: they come one at a time, but whoever waited may have gone.
+/// Loads that may wait for a device: there is one at a time, but a caller may have given up on an
+/// earlier one.
 pub(crate) const LOADS: usize = 16;
 
-/// The way to a device's thread.
+/// The connection to a device's thread.
 struct Line {
     loads: SyncSender<Load>,
     /// Wakes the thread, so that it looks at its loads.
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
-/// Which adapters belong on the devices. A device that loads its weights anew takes them from here. Cheap to clone.
+/// The adapters that belong on the devices. A device that reloads its weights loads these. Cheap to
+/// clone.
 #[derive(Clone, Default)]
 pub struct LoadedAdapters(Arc<Shared>);
 
@@ -65,9 +67,9 @@ struct Shared {
     wanted: Mutex<BTreeMap<String, Wanted>>,
     lines: Mutex<BTreeMap<String, Line>>,
     loads: AtomicU64,
-    /// Leases that have ended: rises whenever a device has something to give up.
+    /// Leases that have ended: increases whenever a device has something to unload.
     released: AtomicU64,
-    /// One load at a time.
+    /// Held during a load.
     loading: tokio::sync::Mutex<()>,
 }
 
@@ -84,12 +86,13 @@ struct Wanted {
 }
 
 impl LoadedAdapters {
-    /// The way to the thread of a device; before that thread looks what it must load, so that nothing is missed in between.
+    /// Connects a device's thread; called before the thread reads what to load, so that no load is
+    /// missed.
     pub(crate) fn attach(&self, device: &str, loads: SyncSender<Load>, wake: Box<dyn Fn() + Send + Sync>) {
         self.0.lines.lock().unwrap_or_else(PoisonError::into_inner).insert(device.to_owned(), Line { loads, wake });
     }
 
-    /// Ids and folders of what belongs on a device now.
+    /// Ids and folders of the adapters that belong on a device now.
     pub(crate) fn wanted(&self) -> Vec<(String, PathBuf)> {
         let wanted = self.0.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         wanted.iter().map(|(id, wanted)| (id.clone(), wanted.folder.clone())).collect()
@@ -104,22 +107,22 @@ impl LoadedAdapters {
         self.0.wanted.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id)
     }
 
-    /// Ids of what is leased.
+    /// Ids of the leased adapters.
     pub fn ids(&self) -> Vec<String> {
         self.wanted().into_iter().map(|(id, _)| id).collect()
     }
 
-    /// A lease of an adapter that is on the devices already.
+    /// A lease of an adapter that is loaded already.
     pub fn lease(&self, id: &str) -> Option<AdapterLease> {
         let wanted = self.0.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         wanted.get(id)?.lease.upgrade().map(AdapterLease)
     }
 
-    /// Puts the adapter of a folder on every shard of every replica, between two steps of each; resolves when it is on all of them. A replica
-    /// that is down takes it when it comes back.
+    /// Loads an adapter on every shard of every replica, between two steps of each; resolves when
+    /// all have it. A replica that is down loads it when it is back.
     ///
     /// # Errors
-    /// What the first replica fails with; then it is on none of them.
+    /// The error of the first replica that fails; then it is loaded on none.
     pub async fn load(&self, id: &str, folder: PathBuf) -> Result<AdapterLease, NyxError> {
         let _one = self.0.loading.lock().await;
         if let Some(lease) = self.lease(id) {
@@ -140,7 +143,7 @@ impl LoadedAdapters {
             (line.wake)();
         }
         for loaded in loading {
-            // a thread that ended meanwhile takes it when it is started anew
+            // a thread that ended meanwhile loads it when it is restarted
             loaded.await.unwrap_or(Ok(()))?;
         }
         Ok(AdapterLease(leased))

@@ -1,8 +1,10 @@
-//! Adapters: kept by what they are, promoted and taken back by generations, and swapped while requests run.
+//! Adapters: stored by content hash, promoted and rolled back in generations, and swapped while
+//! requests run.
 //!
-//! A request takes up its [`ActiveAdapter`] once and keeps it to its end, so that none mixes generations. A swap puts the next adapter on every shard of
-//! every replica first, and then changes what the next request takes up; the old weights go when the last request that speaks through them
-//! ends. Which generation is live is what phoebe says: every process looks there, at its start and then again and again.
+//! A request gets its [`ActiveAdapter`] once and keeps it to its end, so that no request mixes
+//! generations. A swap loads the next adapter on every shard of every replica first, and then
+//! changes what the next request gets; the old weights are unloaded when the last request that uses
+//! them ends. The active generation is the one on record in phoebe, which every process polls.
 
 mod active;
 mod admin;

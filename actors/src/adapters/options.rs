@@ -1,20 +1,22 @@
-//! What adapters are kept with.
+//! Options of adapters.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// `[adapters]`: where adapters are kept, and how often a process looks whether another one speaks now.
+/// `[adapters]`: storage of adapters, and polling for new generations.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdapterOptions {
-    /// `DATA_DIR/adapters` when absent. Processes that share a database share generations: on several machines, a folder that all of them see.
+    /// `DATA_DIR/adapters` when absent. Processes that share a database share generations: on
+    /// several machines, this must be a shared folder.
     pub dir: Option<PathBuf>,
-    /// Megabytes that all of them may take; retired ones go first, the least recently used before the others.
+    /// Megabytes for all of them; retired ones are deleted first, the least recently used before
+    /// the others.
     pub max_mb: usize,
-    /// Milliseconds between two looks into phoebe for a new generation.
+    /// Milliseconds between two polls for a new generation.
     pub poll_ms: u64,
-    /// Seconds between two comparisons of the live adapters' files with their ids.
+    /// Seconds between two checks of the active adapters' files.
     pub check_every_s: u64,
 }
 
@@ -25,7 +27,7 @@ impl Default for AdapterOptions {
 }
 
 impl AdapterOptions {
-    /// The folder that adapters are kept in.
+    /// The folder of all adapters.
     pub fn folder_in(&self, data_dir: &Path) -> PathBuf {
         self.dir.clone().unwrap_or_else(|| data_dir.join("adapters"))
     }

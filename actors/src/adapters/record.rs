@@ -1,4 +1,4 @@
-//! What phoebe knows of adapters: each one, the generations of each specialist, and what is being tried.
+//! Adapters on record: each one, the generations of each specialist, and canaries.
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Expr, ExprTrait};
@@ -12,21 +12,21 @@ use super::entities::{adapter, canary, generation};
 use crate::NyxError;
 use crate::phoebe::{PhoebeStore, now};
 
-/// How often a generation is tried again when another process made one in between.
+/// Retries when another process made a generation at the same time.
 const TRIES: usize = 50;
 
-/// What an adapter is good for now.
+/// The state of an adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AdapterStatus {
-    /// Kept, and not promoted yet.
+    /// Stored, and not promoted yet.
     Candidate,
-    /// Speaks for a share of the requests.
+    /// Used for a share of the requests.
     Canary,
     Live,
-    /// Was live, or was tried and not taken.
+    /// Was active before, or was not promoted.
     Retired,
-    /// Its files are not what they were.
+    /// Its files are missing or changed.
     Bad,
 }
 
@@ -53,7 +53,7 @@ pub struct AdapterRecord {
     pub id: String,
     pub specialist: String,
     pub base_sha256: String,
-    /// The generation that it was promoted as last; 0: never.
+    /// The last generation that it was promoted as; 0: never.
     pub generation: u64,
     pub bytes: u64,
     pub status: AdapterStatus,
@@ -85,14 +85,14 @@ impl TryFrom<adapter::Model> for AdapterRecord {
     }
 }
 
-/// How a generation came about.
+/// The origin of a generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GenerationKind {
-    /// From the specialist's file, as its first.
+    /// From the specialist's file, as the first generation.
     Configured,
     Promoted,
-    /// Back to an earlier adapter, under a new number.
+    /// A return to an earlier adapter, under a new number.
     RolledBack,
 }
 
@@ -106,11 +106,11 @@ impl GenerationKind {
     }
 }
 
-/// Who speaks for a specialist from some time on.
+/// A generation of a specialist.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Generation {
     pub specialist: String,
-    /// Rises by one; 0 is the base before any.
+    /// Increases by one; 0 is the base model before any promotion.
     pub generation: u64,
     /// `None` is the base.
     pub adapter: Option<String>,
@@ -131,7 +131,7 @@ impl TryFrom<generation::Model> for Generation {
     }
 }
 
-/// An adapter that speaks for a share of a specialist's requests.
+/// An adapter that is used for a share of a specialist's requests.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Canary {
     pub specialist: String,
@@ -140,13 +140,13 @@ pub struct Canary {
     pub share: f64,
 }
 
-/// A generation to be made.
+/// A generation to record.
 pub(super) struct NewGeneration<'a> {
     pub specialist: &'a str,
     pub adapter: Option<&'a str>,
     pub kind: GenerationKind,
     pub reason: &'a str,
-    /// Only as the next one after this.
+    /// Recorded only if this is the newest one.
     pub after: Option<u64>,
 }
 
@@ -156,7 +156,7 @@ struct Newest {
     newest: i64,
 }
 
-/// Rows of adapters in phoebe's database.
+/// The tables of adapters in phoebe's database.
 #[derive(Debug, Clone)]
 pub(super) struct Records(pub PhoebeStore);
 
@@ -177,7 +177,7 @@ impl Records {
         Ok(row.map(AdapterRecord::try_from).transpose()?)
     }
 
-    /// One that is on record already stays as it is.
+    /// An adapter that is on record already is not changed.
     pub(super) async fn add(&self, record: &AdapterRecord) -> Result<(), NyxError> {
         let row = adapter::Model {
             id: record.id.clone(),
@@ -228,7 +228,7 @@ impl Records {
         Ok(rows.into_iter().map(Generation::try_from).collect::<Result<_, _>>()?)
     }
 
-    /// Makes a generation, with the statuses that follow from it.
+    /// Records a generation and the adapter states that follow from it.
     ///
     /// # Errors
     /// [`NyxError::Conflict`] when another process made the one after `after`.
@@ -258,7 +258,7 @@ impl Records {
                 }
                 Err(error) => return Err(error.into()),
             }
-            // one that failed its check stays bad
+            // an adapter that failed its check stays bad
             let live = adapter::Column::Status.is_in([AdapterStatus::Live.as_str()]);
             adapter::Entity::update_many()
                 .col_expr(adapter::Column::Status, Expr::value(AdapterStatus::Retired.as_str()))
@@ -274,7 +274,7 @@ impl Records {
                     .filter(adapter::Column::Id.eq(id).and(adapter::Column::Specialist.eq(new.specialist)))
                     .exec(&transaction)
                     .await?;
-                // what is live is tried no more
+                // an active adapter is no longer a canary
                 let tried = canary::Column::Specialist.eq(new.specialist).and(canary::Column::AdapterId.eq(id));
                 canary::Entity::delete_many().filter(tried).exec(&transaction).await?;
             }
@@ -290,7 +290,7 @@ impl Records {
         Ok(rows.into_iter().map(canary).collect())
     }
 
-    /// Sets a specialist's canary, or clears it; the one before goes back to what it was.
+    /// Sets a specialist's canary, or clears it; the previous one returns to its earlier state.
     pub(super) async fn set_canary(&self, specialist: &str, new: Option<(&str, f64)>) -> Result<(), NyxError> {
         let transaction = self.0.begin().await?;
         canary::Entity::delete_many().filter(canary::Column::Specialist.eq(specialist)).exec(&transaction).await?;

@@ -1,4 +1,4 @@
-//! Swaps: promotion, rollback, falling back, and following what another process did.
+//! Swaps: promotion, rollback, fallback, and following other processes.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,7 +14,7 @@ use super::record::{AdapterStatus, Canary, Generation, GenerationKind};
 use crate::NyxError;
 use crate::phoebe::storable;
 impl Adapters {
-    /// Keeps a PEFT folder as a candidate for a specialist.
+    /// Stores a PEFT folder as a candidate for a specialist.
     ///
     /// # Errors
     /// As [`AdapterLibrary::import`], and for an unknown specialist.
@@ -26,7 +26,8 @@ impl Adapters {
         Ok(id)
     }
 
-    /// Makes an adapter its specialist's next generation: on every device first, then on record, then for the next request.
+    /// Makes an adapter its specialist's next generation: it is loaded on every device, then
+    /// recorded, then used by the next request.
     ///
     /// # Errors
     /// As [`lease`](Self::lease), and when phoebe does not answer.
@@ -41,10 +42,11 @@ impl Adapters {
         Ok(made)
     }
 
-    /// Goes back to the adapter that spoke before the live one was promoted, else to the base, under a new generation.
+    /// Returns to the adapter that was active before the current one was promoted, else to the base
+    /// model, under a new generation.
     ///
     /// # Errors
-    /// [`NyxError::Conflict`] when the base speaks already, or another process was first.
+    /// [`NyxError::Conflict`] when the base model is active already, or another process was first.
     pub async fn rollback(&self, specialist: &str, reason: &str) -> Result<Generation, NyxError> {
         storable("reason", reason)?;
         self.known(specialist)?;
@@ -52,11 +54,11 @@ impl Adapters {
         self.go_back(specialist, reason, None).await
     }
 
-    /// Falls back to the last good generation because the live one is no good (its rewards fall, or its files changed). Where another process did
-    /// so already, follows it.
+    /// Falls back to the last good generation because the active one is bad (its rewards fell, or
+    /// its files changed). Follows another process that did so already.
     ///
     /// # Errors
-    /// [`NyxError::Conflict`] when the base speaks already; phoebe does not answer.
+    /// [`NyxError::Conflict`] when the base model is active already; phoebe does not answer.
     pub async fn fall_back(&self, specialist: &str, reason: &str) -> Result<Generation, NyxError> {
         self.known(specialist)?;
         let _one = self.0.swapping.lock().await;
@@ -65,13 +67,13 @@ impl Adapters {
         }
         let from = self.live(specialist).generation;
         match self.go_back(specialist, reason, Some(from)).await {
-            // another process may have been first by a hair
+            // another process may have been faster
             Err(NyxError::Conflict(why)) => self.follow_another(specialist).await?.ok_or(NyxError::Conflict(why)),
             done => done,
         }
     }
 
-    /// Takes up a generation that another process made and this one has not seen yet.
+    /// Applies a generation that another process recorded.
     async fn follow_another(&self, specialist: &str) -> Result<Option<Generation>, NyxError> {
         let here = self.live(specialist).generation;
         let newest = self.newest(specialist).await?.filter(|newest| newest.generation > here);
@@ -85,7 +87,7 @@ impl Adapters {
         Ok(self.0.library.generations(specialist).await?.pop())
     }
 
-    /// Goes back from the newest generation; where only `from` is meant, not from one that another process has made since.
+    /// Rolls back from the newest generation; with `from`, only if that is the newest.
     async fn go_back(&self, specialist: &str, reason: &str, from: Option<u64>) -> Result<Generation, NyxError> {
         let back = self.0.library.back(specialist).await?;
         if from.is_some_and(|from| back.after > from) {
@@ -104,7 +106,7 @@ impl Adapters {
         Ok(made)
     }
 
-    /// From here on the next request takes up this generation; what runs keeps its own.
+    /// The next request uses this generation; running ones keep theirs.
     fn flip(&self, made: &Generation, lease: Option<AdapterLease>) {
         let specialist = made.specialist.as_str();
         let (left, tried) = {
@@ -112,11 +114,11 @@ impl Adapters {
             let live = all.entry(specialist.to_owned()).or_default();
             live.generation = made.generation;
             let left = std::mem::replace(&mut live.lease, lease);
-            // what is live is tried no more
+            // an active adapter is no longer a canary
             let tried = live.canary.take_if(|(_, canary)| Some(canary.id()) == made.adapter.as_deref());
             (left, tried)
         };
-        // dropped outside the lock: the devices are told
+        // dropped outside the lock: dropping a lease notifies the devices
         drop((left, tried));
         self.0.complaints.lock().unwrap_or_else(PoisonError::into_inner).remove(specialist);
         if let Some(metrics) = self.0.registry.get(specialist) {
@@ -131,8 +133,8 @@ impl Adapters {
         self.0.cells.publish(None, Some(specialist), step);
     }
 
-    /// Follows phoebe: swaps where another process made a generation, and takes up or gives up canaries. What cannot be followed is told once,
-    /// and what spoke goes on speaking.
+    /// Follows the record: swaps where another process recorded a generation, and starts or ends
+    /// canaries. What cannot be followed is logged once, and the active generation stays.
     ///
     /// # Errors
     /// When phoebe does not answer.
@@ -152,7 +154,8 @@ impl Adapters {
         Ok(())
     }
 
-    /// Applies a generation; one whose files changed is bad, and the last good one speaks instead.
+    /// Applies a generation; one whose files changed is marked bad, and the last good one is used
+    /// instead.
     async fn follow(&self, newest: &Generation) -> Result<(), NyxError> {
         if let Some(id) = &newest.adapter
             && let Checked::Changed { reason, .. } = self.0.library.check(id).await?
@@ -209,7 +212,7 @@ impl Adapters {
         }
     }
 
-    /// Lets an adapter speak for a share of its specialist's requests, in every process.
+    /// Uses an adapter for a share of its specialist's requests, in every process.
     ///
     /// # Errors
     /// A share outside (0, 1), an adapter of another specialist, or as [`lease`](Self::lease).
@@ -228,7 +231,7 @@ impl Adapters {
         Ok(())
     }
 
-    /// Ends a specialist's trial of a canary; the adapter is a candidate again.
+    /// Ends a specialist's canary; the adapter is a candidate again.
     ///
     /// # Errors
     /// When phoebe does not answer.
@@ -240,8 +243,9 @@ impl Adapters {
         Ok(())
     }
 
-    /// Compares the files of what is live or tried with their ids. A live one whose files changed is bad, and the last good generation speaks at
-    /// once; a canary's trial ends.
+    /// Checks the files of active adapters and canaries against their ids. An active one whose
+    /// files changed is marked bad, and the last good generation is used at once; such a canary
+    /// ends.
     ///
     /// # Errors
     /// When phoebe does not answer.
@@ -253,7 +257,7 @@ impl Adapters {
                 let id = lease.id().to_owned();
                 match self.0.library.check(&id).await? {
                     Checked::Good => {}
-                    // it is in memory; after a restart it would not be
+                    // the adapter in memory is intact; after a restart it would not load
                     Checked::Missing { folder } => {
                         self.complain(specialist, format!("adapter {id} is no longer in {}", folder.display()));
                     }
@@ -273,11 +277,11 @@ impl Adapters {
         Ok(())
     }
 
-    /// Takes up the adapters that specialists' files name, each as its specialist's first generation. Where phoebe knows a generation already, that
-    /// one speaks, whatever the file says.
+    /// Applies the adapters that specialists' files name, each as its specialist's first
+    /// generation. A generation on record takes precedence over the file.
     ///
     /// # Errors
-    /// A folder that cannot be used as an adapter of this base.
+    /// A folder is not an adapter of this base model.
     pub async fn configure(&self, named: &[(String, std::path::PathBuf)]) -> Result<(), NyxError> {
         for (specialist, folder) in named {
             if let Some(newest) = self.newest(specialist).await? {
@@ -294,7 +298,7 @@ impl Adapters {
             let reason = format!("named by its file: {}", folder.display());
             let made = self.0.library.record(specialist, Some(&id), GenerationKind::Configured, &reason, Some(0)).await;
             match made {
-                // another process took the same file up
+                // another process recorded the same file
                 Ok(_) | Err(NyxError::Conflict(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -314,7 +318,7 @@ impl Adapters {
         self.0.cells.publish(None, Some(specialist), CellStep::AdapterBad { adapter, reason });
     }
 
-    /// Says what keeps this process from following, once.
+    /// Logs once why this process cannot follow the record.
     pub(super) fn complain(&self, specialist: &str, complaint: String) {
         let mut complaints = self.0.complaints.lock().unwrap_or_else(PoisonError::into_inner);
         if complaints.get(specialist) == Some(&complaint) {

@@ -200,12 +200,12 @@ async fn a_changed_file_is_bad_and_the_last_good_generation_speaks() {
     assert_eq!(one.generation("eleos"), (4, Some(ids[0].clone())));
     let statuses: Vec<_> = one.library().list().await.unwrap().into_iter().map(|adapter| adapter.status).collect();
     assert_eq!(statuses, [AdapterStatus::Live, AdapterStatus::Bad, AdapterStatus::Bad]);
-    let told = steps(&one);
+    let reported = steps(&one);
     assert!(
-        matches!(&told[told.len() - 1], CellStep::AdapterRolledBack { generation: 4, reason, .. } if reason.contains("checksum")),
-        "{told:?}"
+        matches!(&reported[reported.len() - 1], CellStep::AdapterRolledBack { generation: 4, reason, .. } if reason.contains("checksum")),
+        "{reported:?}"
     );
-    assert_eq!(told.iter().filter(|step| matches!(step, CellStep::AdapterBad { .. })).count(), 2);
+    assert_eq!(reported.iter().filter(|step| matches!(step, CellStep::AdapterBad { .. })).count(), 2);
     assert_eq!(one.promote(&ids[2], "").await.unwrap_err().class(), ErrorClass::Conflict);
     // the right files make it good again
     one.import("eleos", &world.folder(3), None).await.unwrap();
@@ -227,10 +227,10 @@ async fn a_process_without_the_files_says_so_once_and_keeps_what_it_has() {
     far.sync().await.unwrap();
     far.sync().await.unwrap();
     assert_eq!(far.generation("eleos"), (0, None));
-    let told = steps(&far);
+    let reported = steps(&far);
     assert!(
-        matches!(&told[..], [CellStep::Failed { message, .. }] if message.contains("elsewhere") && message.contains("adapters.dir")),
-        "{told:?}"
+        matches!(&reported[..], [CellStep::Failed { message, .. }] if message.contains("elsewhere") && message.contains("adapters.dir")),
+        "{reported:?}"
     );
     // it has not changed: nobody falls back from it
     assert_eq!(one.library().show(&id).await.unwrap().status, AdapterStatus::Live);

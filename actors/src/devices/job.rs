@@ -14,6 +14,6 @@ pub enum Job {
         job: ScoreJob,
         adapter: Option<AdapterLease>,
     },
-    /// Only wakes the thread, so that it sees that it must stop.
+    /// Wakes the thread, so that it notices a stop.
     Wake,
 }

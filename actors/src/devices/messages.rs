@@ -1,4 +1,4 @@
-//! What may be asked of the pool and its workers.
+//! Messages of the pool and its workers.
 
 use actix::Message;
 use nyx_engine::{ContinuationScore, SamplingParams, TokenSink};
@@ -6,23 +6,24 @@ use nyx_engine::{ContinuationScore, SamplingParams, TokenSink};
 use crate::adapters::AdapterLease;
 use crate::{NyxError, RequestContext};
 
-/// Continues `prompt`. Answers when a device has taken the job; the text goes to `sink`, straight from the device thread.
+/// Generates after `prompt`. Replies when a device has accepted the job; the text is sent to `sink`
+/// from the device thread.
 #[derive(Message)]
 #[rtype(result = "Result<(), NyxError>")]
 pub struct Generate {
     pub context: RequestContext,
     pub prompt: Vec<u32>,
-    /// Of the prompt's tokens, the first ones that other requests share.
+    /// Number of leading prompt tokens that other requests share.
     pub cacheable_prefix: usize,
     pub params: SamplingParams,
-    /// What it speaks through; `None` for the base.
+    /// The adapter; `None` for the base model.
     pub adapter: Option<AdapterLease>,
-    /// The replica it must run on; any when `None`.
+    /// The required replica; any when `None`.
     pub replica: Option<usize>,
     pub sink: Box<dyn TokenSink>,
 }
 
-/// Log-likelihood of each continuation after `prompt`. Runs before answers do.
+/// Log-likelihood of each continuation after `prompt`. Scorings run before generations.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Vec<ContinuationScore>, NyxError>")]
 pub struct Score {

@@ -1,4 +1,5 @@
-//! The GPU pool and its workers: one worker actor a device, whose work runs on the device's own OS thread.
+//! The device pool and its workers: one worker actor per device; the work runs on the device's own
+//! OS thread.
 
 mod job;
 pub mod messages;

@@ -1,4 +1,4 @@
-//! What a device thread starts with.
+//! Options of a device thread.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use nyx_engine::{DeviceSpec, EngineOptions, ModelFiles, Text};
 use crate::adapters::LoadedAdapters;
 use crate::observe::ActorMetrics;
 
-/// A device beside the leading one, and its actor's metrics.
+/// A further device of a replica, and its actor's metrics.
 #[derive(Clone)]
 pub struct Shard {
     pub device: DeviceSpec,
@@ -17,16 +17,16 @@ pub struct Shard {
 /// Options of a device thread.
 #[derive(Clone)]
 pub struct DeviceThreadOptions {
-    /// The leading device of the replica.
+    /// The replica's first device.
     pub device: DeviceSpec,
     /// The replica's further devices.
     pub shards: Vec<Shard>,
     pub files: Arc<ModelFiles>,
     pub text: Arc<Text>,
     pub engine: EngineOptions,
-    /// What must be beside the weights, now and whenever they are loaded anew.
+    /// The adapters to load beside the weights, now and after a reload.
     pub adapters: LoadedAdapters,
-    /// Jobs that may wait, beside those that run.
+    /// Jobs that may wait, in addition to running ones.
     pub queue: usize,
     pub retry_after_s: u64,
 }

@@ -1,4 +1,4 @@
-//! The pool: sends work to the replica that must do it, or to the one with the most room.
+//! The pool: sends work to the required replica, or to the one with the most free capacity.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +12,7 @@ use crate::NyxError;
 use crate::observe::{ActorMetrics, ActorState};
 use crate::supervise::ActorRef;
 
-/// The actor over all replicas. A replica is one copy of the model.
+/// The pool of all replicas. A replica is one copy of the model.
 pub struct GpuPool {
     replicas: Vec<ActorRef<GpuWorker>>,
     metrics: Arc<ActorMetrics>,

@@ -1,4 +1,4 @@
-//! The threads of one copy of the model: the leading device's own, and one for each further shard.
+//! The threads of one copy of the model: the first device's own, and one per further shard.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,14 +12,14 @@ use super::options::{DeviceThreadOptions, Shard};
 use crate::adapters::{Load, LoadedAdapters};
 use crate::observe::ActorMetrics;
 
-/// A copy of the model that is ready, with its adapters by id.
+/// A loaded copy of the model, with its adapters by id.
 pub(super) struct Loaded {
     pub(super) engine: Engine,
     pub(super) adapters: BTreeMap<String, AdapterHandle>,
     wanted: LoadedAdapters,
-    /// Of the leases that have ended, those that were looked at.
+    /// Number of ended leases that were processed.
     swept: u64,
-    /// Dropped after the engine, which sends them home.
+    /// Dropped after the engine, which ends their loops.
     _followers: Followers,
 }
 
@@ -29,7 +29,7 @@ struct Followers(Vec<JoinHandle<()>>);
 impl Drop for Followers {
     fn drop(&mut self) {
         for thread in self.0.drain(..) {
-            // one that panicked has said so
+            // a panic was logged already
             let _ = thread.join();
         }
     }
@@ -39,20 +39,21 @@ impl Loaded {
     /// Loads every shard, the first on this thread.
     ///
     /// # Errors
-    /// Why one could not be loaded.
+    /// Why a shard could not be loaded.
     pub(super) fn new(options: &DeviceThreadOptions) -> Result<Self, EngineError> {
         let mut ranks = Rank::group(1 + options.shards.len()).into_iter();
         let first = ranks.next().unwrap_or_else(Rank::alone);
         let mut followers = Followers(Vec::new());
-        for (seat, shard) in ranks.zip(&options.shards) {
-            followers.0.push(follow(options, shard.clone(), seat)?);
+        for (rank, shard) in ranks.zip(&options.shards) {
+            followers.0.push(follow(options, shard.clone(), rank)?);
         }
         let text = Arc::clone(&options.text);
         let engine = Engine::load_group(&options.files, text, options.device, first, options.engine.clone())?;
         let wanted = options.adapters.clone();
         let mut loaded = Self { engine, adapters: BTreeMap::new(), wanted, swept: 0, _followers: followers };
         for (id, folder) in loaded.wanted.wanted() {
-            // without it the base still answers, and a request for it is refused by its id
+            // without it the base model still answers, and requests for the adapter are refused by
+            // its id
             if let Err(error) = loaded.load(&id, &folder) {
                 tracing::error!(adapter = %id, %error, "an adapter could not be loaded again");
             }
@@ -60,13 +61,13 @@ impl Loaded {
         Ok(loaded)
     }
 
-    /// Loads what it is told to.
+    /// Loads an adapter.
     pub(super) fn obey(&mut self, Load { id, folder, done }: Load) {
-        // where nobody waits any more, the lease is gone, and it is given up at once
+        // if the caller has given up, the lease is gone, and the adapter is unloaded at once
         drop(done.send(self.load(&id, &folder)));
     }
 
-    /// Gives up what is leased no more.
+    /// Unloads adapters without a lease.
     pub(super) fn sweep(&mut self) {
         let released = self.wanted.released();
         if released == self.swept {
@@ -83,7 +84,7 @@ impl Loaded {
         });
     }
 
-    /// Puts an adapter beside the weights of every shard.
+    /// Loads an adapter on every shard.
     fn load(&mut self, id: &str, folder: &Path) -> Result<(), EngineError> {
         if self.adapters.contains_key(id) {
             return Ok(());
@@ -99,12 +100,12 @@ impl Loaded {
 }
 
 /// Starts the thread of a further shard.
-fn follow(options: &DeviceThreadOptions, shard: Shard, seat: Rank) -> Result<JoinHandle<()>, EngineError> {
+fn follow(options: &DeviceThreadOptions, shard: Shard, rank: Rank) -> Result<JoinHandle<()>, EngineError> {
     let (files, quantisation) = (Arc::clone(&options.files), options.engine.quantisation);
     let device = shard.device.to_string();
     let body = move || {
         let _lost = Lost(&shard.metrics);
-        let served = Follower::load(&files, quantisation, shard.device, seat).and_then(|follower| {
+        let served = Follower::load(&files, quantisation, shard.device, rank).and_then(|follower| {
             shard.metrics.lost.store(false, Ordering::Relaxed);
             follower.serve()
         });
@@ -116,7 +117,7 @@ fn follow(options: &DeviceThreadOptions, shard: Shard, seat: Rank) -> Result<Joi
     thread.map_err(|error| EngineError::Device { device, reason: error.to_string() })
 }
 
-/// Says that the shard is lost when its thread ends, also by a panic.
+/// Reports the shard as lost when its thread ends, also by a panic.
 struct Lost<'a>(&'a ActorMetrics);
 
 impl Drop for Lost<'_> {

@@ -18,26 +18,26 @@ use crate::adapters::{AdapterLease, LOADS, Load};
 use crate::observe::{ActorMetrics, Held};
 use crate::supervise::panic_message;
 
-/// Steps in a row that may fail or panic before the weights are loaded anew.
+/// Consecutive steps that may fail or panic before the weights are reloaded.
 const FAILURES_BEFORE_RELOADING: usize = 3;
-/// Loads without a good step between them before the device is given up.
+/// Reloads without a successful step between them before the device is given up.
 const RELOADS_BEFORE_GIVING_UP: usize = 3;
 
-/// A device with its thread, which is started anew when it has ended.
+/// A device with its thread, which is restarted when it has ended.
 pub struct Device {
     options: DeviceThreadOptions,
     metrics: Arc<ActorMetrics>,
     steps: watch::Sender<StepReport>,
     thread: Mutex<Arc<DeviceThread>>,
-    /// One at a time starts it anew.
+    /// Held during a restart.
     reviving: tokio::sync::Mutex<()>,
 }
 
 impl Device {
-    /// Starts the thread and waits until the weights are on the device.
+    /// Starts the thread and waits until the weights are loaded.
     ///
     /// # Errors
-    /// What loading fails with.
+    /// The error of the load.
     pub async fn start(options: DeviceThreadOptions, metrics: Arc<ActorMetrics>) -> Result<Self, EngineError> {
         let steps = watch::Sender::new(StepReport::default());
         let thread = DeviceThread::start(options.clone(), Arc::clone(&metrics), steps.clone()).await?;
@@ -48,7 +48,7 @@ impl Device {
         Arc::clone(&self.thread.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Starts a new thread when the old one has ended.
+    /// Starts a new thread if the old one has ended.
     ///
     /// # Errors
     /// As [`start`](Self::start).
@@ -60,15 +60,16 @@ impl Device {
         }
         tracing::warn!(actor = %self.metrics.name, "starting the device's thread anew");
         let thread = DeviceThread::start(self.options.clone(), Arc::clone(&self.metrics), self.steps.clone()).await?;
-        // dropped outside the lock: who submits meanwhile does not wait
+        // dropped outside the lock, so that submitters do not wait
         let _replaced = std::mem::replace(&mut *self.thread.lock().unwrap_or_else(PoisonError::into_inner), Arc::new(thread));
         Ok(())
     }
 
-    /// Takes a job on; never waits.
+    /// Accepts a job; never waits.
     ///
     /// # Errors
-    /// [`NyxError::Overloaded`] when as many run and wait as may, [`NyxError::ActorDown`] when the thread has ended.
+    /// [`NyxError::Overloaded`] when the queue is full, [`NyxError::ActorDown`] when the thread has
+    /// ended.
     pub fn submit(&self, job: Job) -> Result<(), NyxError> {
         self.thread().submit(job)
     }
@@ -77,7 +78,7 @@ impl Device {
         self.steps.subscribe()
     }
 
-    /// Tokens that a sequence on it may hold.
+    /// Maximum number of tokens of a sequence.
     pub fn window(&self) -> usize {
         self.thread().window
     }
@@ -87,7 +88,7 @@ impl Device {
         self.thread().alive()
     }
 
-    /// Ends what runs with [`EngineError::Cancelled`] and waits for the thread.
+    /// Ends running jobs with [`EngineError::Cancelled`] and waits for the thread.
     pub fn stop(&self) {
         self.thread().stop();
     }
@@ -100,7 +101,7 @@ struct DeviceThread {
     thread: Mutex<Option<JoinHandle<()>>>,
     metrics: Arc<ActorMetrics>,
     window: usize,
-    /// Jobs that may run and wait.
+    /// Maximum number of running and waiting jobs.
     most: usize,
     retry_after_s: u64,
 }
@@ -112,7 +113,7 @@ impl DeviceThread {
         steps: watch::Sender<StepReport>,
     ) -> Result<Self, EngineError> {
         let (most, retry_after_s) = (options.engine.max_batch + options.queue, options.retry_after_s);
-        // what is held is counted: the channel never fills before
+        // accepted jobs are counted: the channel never fills before that limit
         let (jobs, receiver) = sync_channel(most + 1);
         let (loads, loading) = sync_channel(LOADS);
         // attached before the thread reads what to load, so that no load is missed
@@ -172,7 +173,7 @@ impl Drop for DeviceThread {
 }
 
 impl Job {
-    /// The same job, counted until its end is jobs.
+    /// The same job, counted until it has ended.
     fn held_by(self, held: Held) -> Self {
         match self {
             Self::Generate { job, adapter } => {
@@ -192,7 +193,7 @@ impl Job {
     }
 }
 
-/// A sink whose job is counted until its end.
+/// A sink whose job is counted until it has ended.
 struct HeldSink {
     sink: Box<dyn TokenSink>,
     held: Held,
@@ -204,13 +205,13 @@ impl TokenSink for HeldSink {
     }
 
     fn finish(self: Box<Self>, end: Result<Finished, EngineError>) {
-        // who is jobs of the end finds it no longer counted
+        // the count is decreased before the end is reported
         drop(self.held);
         self.sink.finish(end);
     }
 }
 
-/// What a device is jobs: jobs, and adapters to load between two steps.
+/// The inputs of a device thread: jobs, and adapters to load between two steps.
 type Jobs<'a> = (&'a Receiver<Job>, &'a Receiver<Load>);
 
 fn run(
@@ -228,11 +229,11 @@ fn run(
     if ready.send(Ok(loaded.engine.window())).is_err() {
         return;
     }
-    // from here on the pool counts on this thread, however it ends
+    // from here on the pool relies on this thread, however it ends
     metrics.lost.store(false, Ordering::Relaxed);
     let _lost = Lost(metrics);
     let why = work(&options, loaded, jobs, stop, metrics, steps);
-    // those that still wait are jobs as well
+    // waiting jobs are reported as ended, too
     for job in jobs.0.try_iter() {
         match job {
             Job::Generate { job, .. } => job.sink.finish(Err(why())),
@@ -243,7 +244,7 @@ fn run(
     steps.send_replace(StepReport::default());
 }
 
-/// Says that the device is lost when its thread ends, also by a panic.
+/// Reports the device as lost when its thread ends, also by a panic.
 struct Lost<'a>(&'a ActorMetrics);
 
 impl Drop for Lost<'_> {
@@ -253,10 +254,10 @@ impl Drop for Lost<'_> {
     }
 }
 
-/// Why work ended, for each who waited.
+/// Why waiting work ended.
 type Ended = Box<dyn Fn() -> EngineError>;
 
-/// Takes jobs and steps until jobs to stop, or until the device only fails.
+/// Accepts jobs and runs steps until it is stopped, or until the device keeps failing.
 fn work(
     options: &DeviceThreadOptions,
     mut loaded: Loaded,
@@ -288,7 +289,7 @@ fn work(
         metrics.record_failure(reason.clone());
         loaded.engine.abort_all(&failed(reason.clone()));
         failures += 1;
-        // a replica that has lost a shard can only fail
+        // a replica that has lost a shard cannot recover
         if failures < FAILURES_BEFORE_RELOADING && loaded.engine.is_whole() {
             continue;
         }
@@ -297,7 +298,7 @@ fn work(
         }
         (failures, reloads) = (0, reloads + 1);
         tracing::warn!(actor = %metrics.name, "loading the weights anew");
-        // the old ones go first: there may be no room for both
+        // the old weights are freed first: both may not fit
         drop(loaded);
         match Loaded::new(options) {
             Ok(anew) => loaded = anew,
@@ -308,10 +309,11 @@ fn work(
     Box::new(|| EngineError::Cancelled)
 }
 
-/// Moves what waits into the engine; sleeps while there is nothing to do. False when the thread must end.
+/// Moves waiting jobs into the engine; sleeps while there is nothing to do. False when the thread
+/// must end.
 fn take_jobs(loaded: &mut Loaded, (jobs, loads): Jobs<'_>, stop: &AtomicBool) -> bool {
     loop {
-        // before the next job: whoever has a lease has waited until the adapter was here
+        // before the next job: the holder of a lease has waited until the adapter was loaded
         loads.try_iter().for_each(|load| loaded.obey(load));
         loaded.sweep();
         let Loaded { engine, adapters, .. } = loaded;

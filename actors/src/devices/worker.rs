@@ -1,4 +1,5 @@
-//! GPU workers: the actors that own a device's thread, and with it its shard of the weights, adapters and cache.
+//! Device workers: the actors that own a device's thread with its shard of the weights, adapters
+//! and cache.
 
 use std::sync::Arc;
 
@@ -12,8 +13,9 @@ use super::thread::Device;
 use crate::NyxError;
 use crate::observe::ActorMetrics;
 
-/// The actor of a replica's leading device, which takes the replica's work. The thread outlives an instance that panics: its queue and its sequences survive. One that has ended is
-/// started anew with the next instance.
+/// The actor of a replica's first device, which receives the replica's work. The thread, its queue
+/// and its sequences survive an instance that panics. A thread that has ended is restarted with the
+/// next instance.
 pub struct GpuWorker {
     device: Arc<Device>,
     metrics: Arc<ActorMetrics>,
@@ -33,10 +35,11 @@ impl Actor for GpuWorker {
     }
 }
 
-/// Sees to it that the device's thread lives, its replica's too, before the actor takes messages; an actor without one stops.
+/// Makes sure that the device's thread runs before the actor handles messages; stops the actor
+/// otherwise.
 fn revive<A: Actor<Context = Context<A>>>(actor: &A, device: &Arc<Device>, metrics: &Arc<ActorMetrics>, context: &mut A::Context) {
     let (device, metrics) = (Arc::clone(device), Arc::clone(metrics));
-    // messages wait until the weights are there
+    // messages wait until the weights are loaded
     context.wait(async move { device.revive().await }.into_actor(actor).map(move |revived, _, context| {
         if let Err(error) = revived {
             tracing::error!(actor = %metrics.name, %error, "the device could not be started anew");
@@ -78,7 +81,7 @@ impl Handler<Score> for GpuWorker {
             continuations: message.continuations,
             adapter: None,
             cancelled: Box::new(move || cancel.is_cancelled()),
-            // nobody waits any more: nothing to tell
+            // the caller has given up
             reply: Box::new(move |scores| drop(sender.send(scores))),
         };
         let submitted = self.device.submit(Job::Score { job, adapter: message.adapter });
@@ -91,7 +94,8 @@ impl Handler<Score> for GpuWorker {
     }
 }
 
-/// The actor of a further device of a replica: what its thread does, the leading one says. A new instance sees to it that the replica lives.
+/// The actor of a further device of a replica, whose thread follows the first device. A new
+/// instance makes sure that the replica runs.
 pub struct GpuShard {
     replica: Arc<Device>,
     metrics: Arc<ActorMetrics>,

@@ -104,14 +104,14 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        for (name, text, told) in [
+        for (name, text, message) in [
             ("a.csv", "a,b\n1,2,3\n", "line: 2"),
             ("a.jsonl", "{\"a\": 1}\n[2]\n", "line 2"),
             ("a.jsonl", "{\"a\": 1}\nnothing\n", "line 2"),
             ("a.xls", "", "xls"),
         ] {
             let refusal = read(name, text).unwrap_err().to_string();
-            assert!(refusal.contains(told) && refusal.contains(name), "{refusal}");
+            assert!(refusal.contains(message) && refusal.contains(name), "{refusal}");
         }
         assert!(FileTable::read(Path::new("/nowhere/t.csv")).unwrap_err().to_string().contains("/nowhere/t.csv"));
     }

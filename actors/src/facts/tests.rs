@@ -182,8 +182,11 @@ async fn nothing_writes(place: &Place) {
     ] {
         let refused = reader.read(sea_orm::Statement::from_string(backend, statement.clone())).await;
         let refused = refused.expect_err(&statement);
-        let told = refused.to_string().to_lowercase();
-        assert!(told.contains("readonly") || told.contains("read-only") || told.contains("permission denied"), "{statement}: {refused}");
+        let reported = refused.to_string().to_lowercase();
+        assert!(
+            reported.contains("readonly") || reported.contains("read-only") || reported.contains("permission denied"),
+            "{statement}: {refused}"
+        );
     }
     assert_eq!(place.facts.show("kept", 9).await.unwrap().1.len(), 5);
     place.facts.remove("kept").await.unwrap();
@@ -206,8 +209,8 @@ async fn a_long_query_is_cut(place: &Place) {
     assert!(cut.to_string().contains("cut after 300 ms"), "{cut}");
     // loading the sources reports this one as unreadable and continues with the others
     let reports = facts.sources().await.unwrap();
-    let told = reports.iter().find(|report| report.name == "endless").unwrap().error.clone().unwrap();
-    assert!(told.contains("cut after 300 ms"), "{told}");
+    let reported = reports.iter().find(|report| report.name == "endless").unwrap().error.clone().unwrap();
+    assert!(reported.contains("cut after 300 ms"), "{reported}");
     assert!(begun.elapsed() < Duration::from_secs(30), "cut late: {:?}", begun.elapsed());
     // the connection remains usable
     let backend = endless.reader.connection().get_database_backend();
@@ -240,9 +243,9 @@ async fn tables_of_others_are_read_as_they_are(place: &Place, url: Option<Secret
     assert_eq!(facts.search("italian", 5).await.unwrap().len(), 2);
     assert_eq!(facts.search("secret s", 5).await.unwrap(), [], "a column that may not be read");
     let reports = facts.sources().await.unwrap();
-    let told = |name: &str| reports.iter().find(|report| report.name == name).unwrap().error.clone();
-    assert_eq!(told("cities"), None);
-    assert!(told("villages").unwrap().contains("no table or view \"villages\""));
+    let reported = |name: &str| reports.iter().find(|report| report.name == name).unwrap().error.clone();
+    assert_eq!(reported("cities"), None);
+    assert!(reported("villages").unwrap().contains("no table or view \"villages\""));
     let facts = place.again(FactOptions { source: vec![wrong], ..options });
     assert!(facts.sources().await.unwrap()[0].error.clone().unwrap().contains("no column \"colour\""));
     place.sql("DROP TABLE cities").await;
@@ -295,8 +298,8 @@ async fn a_role_without_rights_reads_and_no_more() {
     drop(transaction);
     // a missing role is an error that contains its name
     let lost = place.again(FactOptions { role: Some("nobody_here".into()), ..FactOptions::default() });
-    let told = lost.sources().await.unwrap()[0].error.clone().unwrap();
-    assert!(told.contains("nobody_here"), "{told}");
+    let reported = lost.sources().await.unwrap()[0].error.clone().unwrap();
+    assert!(reported.contains("nobody_here"), "{reported}");
 }
 
 #[actix::test]
@@ -305,7 +308,7 @@ async fn a_table_that_cannot_be_kept_is_refused_by_name() {
     let wide = FileTable { columns: vec!["a".into()], rows: vec![vec!["1".into(), "2".into()]] };
     let nul = FileTable { columns: vec!["a".into()], rows: vec![vec!["\0".into()]] };
     let none = FileTable { columns: Vec::new(), rows: Vec::new() };
-    for (name, table, told) in [
+    for (name, table, reported) in [
         ("w", wide, "row 1 of \"w\""),
         ("n", nul, "NUL"),
         ("e", none, "0 columns"),
@@ -313,7 +316,7 @@ async fn a_table_that_cannot_be_kept_is_refused_by_name() {
         ("a\nb", season(), "\"a\\nb\""),
     ] {
         let refused = place.facts.import(vec![import_of(name, table)]).await.unwrap_err();
-        assert!(refused.class() == ErrorClass::InvalidRequest && refused.to_string().contains(told), "{refused}");
+        assert!(refused.class() == ErrorClass::InvalidRequest && refused.to_string().contains(reported), "{refused}");
     }
     // duplicate column names are made unique, and an empty one is replaced
     let twins = FileTable { columns: vec!["a".into(), "a".into(), String::new()], rows: vec![vec!["1".into(), "2".into(), "3".into()]] };

@@ -10,25 +10,26 @@ use crate::confidence::is_right;
 use crate::phoebe::{storable, storable_name};
 use crate::{NyxError, RewardOptions};
 
-/// Bytes of a comment or a correction at most.
+/// Maximum bytes of a comment or a correction.
 const MAX_TEXT: usize = 32_768;
 
-/// A feedback to be put on record.
+/// A feedback entry to be recorded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewFeedback {
     pub decision: Uuid,
     pub kind: FeedbackKind,
-    /// The teller's: the same feedback under the same key is heard once.
+    /// The caller's idempotency key: the same entry under the same key is recorded once.
     pub key: Option<String>,
     pub value: f64,
     pub input: Value,
-    /// The rule's and the calibration's.
+    /// The rule's reward plus the calibration term.
     pub reward: f64,
-    /// What the confidence that was told adds, in [-`rewards.calibration`, 0]; `None` without a confidence, or where nobody knows who was right.
+    /// The calibration term, in [-`rewards.calibration`, 0]; `None` without a confidence, or where
+    /// the entry does not say whether the answer was right.
     pub calibration: Option<f64>,
     pub comment: Option<String>,
     pub correction: Option<String>,
-    /// The trait activation in [0, 1] that it shows, where it shows one.
+    /// The trait activation in [0, 1] that it shows, if it shows one.
     pub activation: Option<f64>,
 }
 
@@ -37,17 +38,18 @@ impl NewFeedback {
         self.kind.rule()
     }
 
-    /// Whether it says what that one says.
+    /// Whether it repeats another entry.
     pub(crate) fn repeats(&self, other: &Feedback) -> bool {
-        // both were computed alike from what was told: equal bits or another feedback
+        // both were computed in the same way: equal bits, or another entry
         self.value.total_cmp(&other.value).is_eq() && self.comment == other.comment && self.correction == other.correction
     }
 }
 
-/// Reads and scores an outcome of a decision.
+/// Validates and scores an outcome of a decision.
 ///
-/// A forecast takes true or false, the share of it that happened in [0, 1], or, with two choices, the one that came true: it is a forecast of the first. A
-/// decision with choices that is no forecast takes the choice that came true, by its text or its index.
+/// A forecast accepts true or false, the fraction of the event that happened in [0, 1], or, with
+/// two choices, the one that came true: the forecast is of the first. A decision with choices that
+/// is no forecast accepts the choice that came true, by its text or its index.
 pub(crate) fn outcome(
     decision: &Decision,
     policy: Option<&SpecialistPolicy>,
@@ -111,15 +113,15 @@ fn unknown_choice(said: &str, choices: &[String], or: &str) -> NyxError {
     NyxError::invalid("outcome", format!("outcome is {said}, expected {known}{or}"))
 }
 
-/// A reward, less what the time that the answer took costs where its specialist is rewarded for being in time.
+/// A reward after the time penalty of its specialist, if there is one.
 fn after_delay(reward: f64, decision: &Decision, policy: Option<&SpecialistPolicy>) -> f64 {
     let penalty = policy.map_or(0.0, |policy| policy.strategy.delay_penalty());
-    // older decisions do not know how long they might have taken
+    // older decisions have no deadline on record
     let request = decision.trace.request;
     request.map_or(reward, |request| delayed(reward, penalty, decision.timings.total_ms / request.deadline_ms as f64))
 }
 
-/// Reads people's feedback on a decision.
+/// Validates a user's feedback on a decision.
 pub(crate) fn feedback(
     decision: &Decision,
     policy: Option<&SpecialistPolicy>,
@@ -140,7 +142,7 @@ pub(crate) fn feedback(
 }
 
 impl NewFeedback {
-    /// With what the stated confidence adds, where the feedback tells who was right.
+    /// Adds the calibration term, where the entry says whether the answer was right.
     fn calibrated(mut self, decision: &Decision, weights: &RewardOptions) -> Self {
         debug_assert!((-1.0..=1.0).contains(&self.reward));
         if let Some((confidence, right)) = decision.confidence.zip(is_right(decision, self.kind, self.value)) {

@@ -109,13 +109,14 @@ impl NyxBuilder {
         let workers = devices.workers.clone();
         let pool =
             shared.tree.start(ActorMetrics::new("gpu-pool", "gpu_pool", None), move |metrics| GpuPool::new(workers.clone(), metrics));
-        let adapters = start_adapters(&options, &shared, &storage, &base, loaded).await?;
+        let adapters = adapters(&options, &shared, &storage, &base, loaded);
         let limits = Limits {
             context_length: devices.window,
             longest_token: base.text.longest_token(),
             specialists: shared.specialists.iter().map(|policy| policy.name.clone()).collect(),
         };
         let specialists = start_specialists(&shared, &storage, &base, &devices, &pool, &adapters, &calibration);
+        load_adapters(&adapters, &shared.specialists).await?;
         registry.wait_until_running().await?;
         let safety = Arc::new(options.safety);
         let learning = options.routing.learning();
@@ -248,14 +249,8 @@ async fn start_storage(options: &NyxOptions, shared: &Shared) -> Result<Storage,
     Ok(Storage { store, phoebe, memories: Memories { keeper, embedding_dimension }, facts })
 }
 
-/// Loads the adapters that the record or the specialists' files name.
-async fn start_adapters(
-    options: &NyxOptions,
-    shared: &Shared,
-    storage: &Storage,
-    base: &Base,
-    loaded: LoadedAdapters,
-) -> Result<AdapterAdmin, NyxError> {
+/// The adapters, none of which is loaded yet.
+fn adapters(options: &NyxOptions, shared: &Shared, storage: &Storage, base: &Base, loaded: LoadedAdapters) -> AdapterAdmin {
     let sha256 = base.files.info().sha256.clone();
     let active = Adapters::new(AdapterParts {
         library: AdapterLibrary::new(storage.store.clone(), &options.adapters, &options.data_dir),
@@ -265,10 +260,15 @@ async fn start_adapters(
         registry: shared.tree.registry.clone(),
         specialists: shared.specialists.iter().map(|policy| policy.name.clone()).collect(),
     });
+    AdapterAdmin { active, base_model: options.base_model.clone().into(), base_sha256: sha256 }
+}
+
+/// Loads the adapters that the record or the specialists' files name. The specialists' actors are
+/// registered before, since they show their adapter.
+async fn load_adapters(adapters: &AdapterAdmin, specialists: &[SpecialistPolicy]) -> Result<(), NyxError> {
     let named = |policy: &SpecialistPolicy| Some((policy.name.clone(), PathBuf::from(policy.adapter.as_ref()?)));
-    active.configure(&shared.specialists.iter().filter_map(named).collect::<Vec<_>>()).await?;
-    active.sync().await?;
-    Ok(AdapterAdmin { active, base_model: options.base_model.clone().into(), base_sha256: sha256 })
+    adapters.active.configure(&specialists.iter().filter_map(named).collect::<Vec<_>>()).await?;
+    adapters.active.sync().await
 }
 
 /// Starts an actor for each specialist and one for the base model.

@@ -79,7 +79,7 @@ impl Handler<Route> for Orchestrator {
         let state = Arc::clone(&self.state);
         Box::pin(async move {
             let trait_weights = state.fresh_weights(message.context.deadline).await;
-            // nobody is drawn
+            // no specialist is drawn
             Ok(state.score_candidates(&message.context, &message.question, &trait_weights, 0.0).await?.0)
         })
     }

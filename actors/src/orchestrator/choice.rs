@@ -1,16 +1,17 @@
-//! One formula decides: `logit_i = scale · similarity_i + w_i`, `propensity = (1 - ε) softmax(logits / τ) + ε / n`, and the choice is drawn from it.
+//! The choice among candidates: `logit_i = scale · similarity_i + w_i`, `propensity = (1 - ε)
+//! softmax(logits / τ) + ε / n`, drawn by the propensities.
 
 use nyx_specialists::bandit::propensities;
 
 /// A choice among `n` candidates.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Choice {
-    /// In the order of the candidates; they add up to 1.
+    /// In the order of the candidates; their sum is 1.
     pub propensities: Vec<f64>,
     pub chosen: usize,
 }
 
-/// Draws among candidates of these logits, which are not empty; `u` in [0, 1) is the draw.
+/// Draws among candidates with these logits, at least one; `u` in [0, 1) is the draw.
 pub fn choose(logits: &[f64], temperature: f64, epsilon: f64, u: f64) -> Choice {
     let propensities = propensities(logits, temperature, epsilon);
     let mut left = u;
@@ -20,7 +21,7 @@ pub fn choose(logits: &[f64], temperature: f64, epsilon: f64, u: f64) -> Choice 
             return Choice { chosen: index, propensities };
         }
     }
-    // rounding may leave a crumb
+    // rounding errors may leave a remainder
     Choice { chosen: propensities.len() - 1, propensities }
 }
 

@@ -12,10 +12,10 @@ use super::state::OrchestratorState;
 use crate::specialist::Screened;
 use crate::{NyxError, RequestContext, ValidQuestion};
 
-/// How long one may take.
+/// Time limit of a deferred answer.
 pub(super) const BUDGET: Duration = Duration::from_secs(300);
 
-/// What a deferred answer waits with.
+/// The permit and the question of a deferred answer.
 pub(super) struct Deferral {
     permit: OwnedSemaphorePermit,
     question: ValidQuestion,
@@ -31,7 +31,7 @@ impl OrchestratorState {
         (now, permit.map(|permit| Deferral { permit, question: question.with_allow_defer(false) }))
     }
 
-    /// Makes the answer in the background and completes the record.
+    /// Generates the answer in the background and completes the record.
     pub(super) fn answer_later(
         self: &Arc<Self>,
         mut decision: Box<Decision>,

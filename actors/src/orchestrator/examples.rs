@@ -1,4 +1,4 @@
-//! What questions are compared with: each specialist's examples, embedded once, at the start.
+//! The specialists' examples, embedded once at the start, with which questions are compared.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::memory::messages::Embed;
 use crate::supervise::ActorRef;
 use crate::{NyxError, RequestContext};
 
-/// How long embedding them may take.
+/// Time limit for embedding them.
 const STARTING: Duration = Duration::from_secs(60);
 
 /// The examples' unit vectors, in the order of the specialists.
@@ -23,9 +23,9 @@ impl Examples {
         Ok(Self(specialists.iter().map(|policy| vectors.by_ref().take(policy.routed_by().len()).collect()).collect()))
     }
 
-    /// How like the question is to each specialist's, in their order.
+    /// Similarity of the question to each specialist's examples, in their order.
     pub(super) fn similarities(&self, question: &[f32]) -> Vec<f64> {
-        // none is without a text: there is always the purpose
+        // each has at least its purpose
         self.0.iter().map(|examples| similarity(question, examples).unwrap_or(0.0)).collect()
     }
 }

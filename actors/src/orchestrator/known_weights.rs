@@ -11,7 +11,7 @@ use crate::phoebe::Phoebe;
 use crate::phoebe::messages::LoadTraitWeights;
 use crate::supervise::ActorRef;
 
-/// Weights, and when they were read.
+/// Weights with the time at which they were read.
 pub(super) struct KnownWeights {
     /// The specialists' names.
     names: Vec<String>,
@@ -25,7 +25,7 @@ impl KnownWeights {
         Ok(Self { names, read: Mutex::new((read, Instant::now())) })
     }
 
-    /// Every specialist's, 0 where none was set; and their age.
+    /// Every specialist's weight, 0 without one; and their age.
     pub(super) fn known(&self) -> (BTreeMap<String, f64>, Duration) {
         let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         let named = self.names.iter().map(|name| (name.clone(), read.0.get(name).copied().unwrap_or(0.0)));
@@ -36,7 +36,7 @@ impl KnownWeights {
         let asked = Instant::now();
         let read = phoebe.send_until(LoadTraitWeights(self.names.clone()), deadline).await?;
         let mut known = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        // of two readings, the one that began later saw more
+        // of two concurrent reads, the later one is newer
         if asked >= known.1 {
             *known = (read, asked);
         }

@@ -1,4 +1,5 @@
-//! The master: the base model with no adapter and the routing prompt; it scores the specialists for a question.
+//! The master model: the base model without an adapter, with the routing prompt; it scores the
+//! specialists for a question.
 
 use std::borrow::Cow;
 
@@ -9,13 +10,14 @@ use nyx_specialists::SpecialistPolicy;
 use crate::NyxError;
 use crate::specialist::common_prefix;
 
-/// A question that says nothing: what a name scores after it is how common the name is (Zhao et al. 2021, "Calibrate Before Use").
+/// A content-free question: a name's score after it measures how common the name is (Zhao et al.
+/// 2021, "Calibrate Before Use").
 pub(super) const CONTENT_FREE: &str = "N/A";
-/// Characters of a question that are routed by. Of a longer one half come from its beginning and half from its end, where the asking is: more would
-/// not fit what the embedder reads.
+/// Characters of a question that are used for routing. Of a longer one, half are taken from its
+/// beginning and half from its end: more would not fit the embedder's window.
 const QUESTION_CHARS: usize = 1_000;
 
-/// The routing prompt and the names it scores.
+/// The routing prompt and the names to score.
 pub(super) struct Master {
     system: String,
     fixed: Vec<u32>,
@@ -23,7 +25,7 @@ pub(super) struct Master {
     pub(super) names: Vec<Vec<u32>>,
 }
 
-/// What a question is routed by: all of it, as it is written, or both ends of a long one.
+/// The text that is used for routing: all of the question, or both ends of a long one.
 pub(super) fn excerpt(question: &str) -> Cow<'_, str> {
     let half = QUESTION_CHARS / 2;
     if question.chars().nth(QUESTION_CHARS).is_none() {
@@ -44,7 +46,8 @@ impl Master {
         Ok(Self { system, fixed, names })
     }
 
-    /// The prompt after which a name is scored, and how much of it is the same for every question.
+    /// The prompt after which a name is scored, and the number of its leading tokens that are the
+    /// same for every question.
     pub(super) fn prompt(&self, text: &Text, question: &str) -> Result<(Vec<u32>, usize), NyxError> {
         let asked = format!("Who should answer this?\n{}", excerpt(question));
         let messages = [ChatMessage::new(Role::System, &self.system), ChatMessage::new(Role::User, asked)];
@@ -54,12 +57,12 @@ impl Master {
     }
 }
 
-/// Mean token log-probability of each name, less the same after the content-free question.
+/// Mean token log-probability of each name, minus the same after the content-free question.
 pub(super) fn calibrated(scores: &[ContinuationScore], content_free: &[f64]) -> Vec<f64> {
     scores.iter().zip(content_free).map(|(score, baseline)| score.mean() - baseline).collect()
 }
 
-/// As a prompt says a name: with a capital.
+/// A name as the prompt writes it: capitalised.
 fn title(name: &str) -> String {
     let mut chars = name.chars();
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())

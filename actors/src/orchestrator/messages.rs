@@ -1,4 +1,4 @@
-//! What may be asked of the orchestrator.
+//! Messages of the orchestrator.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::phoebe::messages::StoreTraitWeight;
 use crate::validation::ValidQuestion;
 use crate::{NyxError, RequestContext};
 
-/// Decides who answers, has it answered and recorded.
+/// Routes a question, has it answered and records the decision.
 #[derive(Message)]
 #[rtype(result = "Result<Box<Decision>, NyxError>")]
 pub struct Ask {
@@ -19,22 +19,23 @@ pub struct Ask {
     pub events: Option<mpsc::Sender<StreamEvent>>,
 }
 
-/// What entries did to trait weights, on record already: the master chooses by it from now on.
+/// Notifies of trait weights that feedback changed, on record already.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), NyxError>")]
 pub struct TraitWeightsMoved(pub Vec<TraitWeightChange>);
 
-/// Sets the trait weight of a specialist by hand. Otherwise weights change only by entries ([`RecordFeedback`](crate::phoebe::messages::RecordFeedback)).
+/// Sets the trait weight of a specialist. Otherwise weights change only by feedback
+/// ([`RecordFeedback`](crate::phoebe::messages::RecordFeedback)).
 #[derive(Debug, Message)]
 #[rtype(result = "Result<TraitWeightChange, NyxError>")]
 pub struct UpdateTraitWeight(pub StoreTraitWeight);
 
-/// Every specialist's weight, 0 where none was set.
+/// Every specialist's weight, 0 without one.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<BTreeMap<String, f64>, NyxError>")]
 pub struct TraitWeights;
 
-/// Weighs the specialists for a question, and has nobody speak.
+/// Scores the specialists for a question without an answer.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<Routing, NyxError>")]
 pub struct Route {
@@ -42,21 +43,23 @@ pub struct Route {
     pub question: String,
 }
 
-/// What a question's specialists are worth, by name. Empty where the caller chose.
+/// The scores of the candidates for a question, by name. Empty where the caller chose.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Routing {
-    /// The base model's score of each, less its content-free score; empty where they came too late.
+    /// The base model's score of each, minus its content-free score; empty where they came too
+    /// late.
     pub scores: BTreeMap<String, f64>,
-    /// How like the question is to each one's examples; empty where the scores alone decide.
+    /// Similarity of the question to each one's examples; empty where the scores alone decide.
     pub similarities: BTreeMap<String, f64>,
-    /// The similarity times its scale (without one the score), with the trait weight: the propensities follow from these.
+    /// The similarity times its scale (without one the score), plus the trait weight: the
+    /// propensities follow from these.
     pub logits: BTreeMap<String, f64>,
     pub propensities: BTreeMap<String, f64>,
     pub decide_ms: f64,
 }
 
 impl Routing {
-    /// Whose logit is the highest.
+    /// The candidate with the highest logit.
     pub fn best(&self) -> Option<&str> {
         self.logits.iter().max_by(|a, b| a.1.total_cmp(b.1)).map(|(name, _)| name.as_str())
     }

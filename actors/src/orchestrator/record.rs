@@ -1,4 +1,5 @@
-//! Putting decisions on record: before their answers are acknowledged, else behind them, while the database is away.
+//! Recording of decisions: before their answers are acknowledged, or in the background while the
+//! database is unavailable.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,16 +15,17 @@ use crate::phoebe::messages::RecordDecision;
 use crate::specialist::SpecialistAnswer;
 use crate::{NyxError, RequestContext, ValidQuestion};
 
-/// How long recording goes on after an answer was given up: what was said must not be lost because the database was away.
+/// How long recording is retried after a request was given up: the decision must not be lost
+/// because the database was unavailable.
 pub(super) const RECORD_GRACE: Duration = Duration::from_secs(10);
-/// An answer that the deadline cut, or that came just before it, is recorded in this time.
+/// Time limit for recording an answer that ended at, or just before, the deadline.
 const CUT_GRACE: Duration = Duration::from_millis(400);
-/// Between two tries.
+/// Pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(200);
 
 impl OrchestratorState {
-    /// Keeps what is to be remembered and puts the decision on record, in a task of its own. Where that has not ended by the deadline, this
-    /// fails, so that nothing is acknowledged, and the task goes on.
+    /// Stores memories and records the decision, in a task of its own. If that has not ended by the
+    /// deadline, this fails, so that nothing is acknowledged, and the task continues.
     pub(super) async fn recorded(
         self: &Arc<Self>,
         context: &RequestContext,
@@ -38,17 +40,17 @@ impl OrchestratorState {
             tracing::error!(decision = %id, waiting = MAX_RECORDING, "a decision is lost: too many wait for the database already");
             return Err(late());
         };
-        let (told, answer) = oneshot::channel();
+        let (sender, answer) = oneshot::channel();
         let (parts, question, span) = (Arc::clone(self), question.clone(), context.span.clone());
         let context = context.clone();
         let recording = async move {
             let _place = place;
             let remembered = parts.remember(&context, &question, &mut decision, until.saturating_duration_since(Instant::now()) / 2).await;
-            let recorded = parts.conclude(&context, &decision, reward, false, || told.is_closed()).await;
+            let recorded = parts.conclude(&context, &decision, reward, false, || sender.is_closed()).await;
             if recorded.is_err() {
                 parts.unremember(remembered).await;
             }
-            match told.send(recorded.map(|()| decision)) {
+            match sender.send(recorded.map(|()| decision)) {
                 Ok(()) => {}
                 Err(Ok(_)) => tracing::warn!(decision = %id, "recorded after the deadline: its answer was not acknowledged"),
                 Err(Err(error)) => {
@@ -64,8 +66,9 @@ impl OrchestratorState {
         }
     }
 
-    /// Puts the decision on record, then tells the stream and the metrics. `completes` says that it is there already, deferred. Where nobody waits for
-    /// it (`unanswered`), a failure is tried again until the grace is over.
+    /// Records the decision, then publishes it to the stream and the metrics. `completes`: it is on
+    /// record already, as deferred. If no caller waits for it (`unanswered`), a failure is retried
+    /// until the grace period is over.
     pub(super) async fn conclude(
         &self,
         context: &RequestContext,
@@ -90,7 +93,7 @@ impl OrchestratorState {
             let record = RecordDecision { decision: Box::new(decision.clone()), reward: reward.clone(), completes };
             match self.setup.phoebe.send_until(record, end).await {
                 Ok(()) => break,
-                // one that is on record after all is left as it is
+                // a decision that is on record after all is not changed
                 Err(error) if unanswered() && Instant::now() + PAUSE < end => {
                     tracing::debug!(%error, "the decision is not on record yet: trying again");
                     tokio::time::sleep(PAUSE).await;

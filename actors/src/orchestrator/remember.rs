@@ -1,4 +1,4 @@
-//! `remember: true`: what was asked and answered becomes memories of its conversation.
+//! `remember: true`: the question and the answer become memories of the conversation.
 
 use std::time::Duration;
 
@@ -10,12 +10,13 @@ use super::state::OrchestratorState;
 use crate::RequestContext;
 use crate::memory::messages::{Forget, NewMemory, RememberMany};
 
-/// Who asked.
+/// The speaker of a question.
 const USER: &str = "user";
 
 impl OrchestratorState {
-    /// Keeps the user's last message and the answer, in this order and within `budget`, and notes their ids in the decision. An answer is not lost
-    /// over it: why they could not be kept becomes the note. Returns the ids.
+    /// Stores the user's last message and the answer, in this order and within `budget`, and
+    /// records their ids in the trace. A failure does not fail the answer: the trace has the
+    /// reason. Returns the ids.
     pub(super) async fn remember(
         &self,
         context: &RequestContext,
@@ -56,7 +57,8 @@ impl OrchestratorState {
         ids
     }
 
-    /// Takes back what was kept of a decision that could not be recorded: whoever asks again must not be remembered twice.
+    /// Deletes the memories of a decision that could not be recorded: a retry must not store them
+    /// twice.
     pub(super) async fn unremember(&self, ids: Vec<Uuid>) {
         if ids.is_empty() {
             return;

@@ -1,4 +1,4 @@
-//! Routing: what a question is like, the base model's scores, and the draw.
+//! Routing: similarities to examples, the base model's scores, and the draw.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,10 +16,11 @@ use crate::memory::messages::Embed;
 use crate::specialist::Screened;
 use crate::{NyxError, RequestContext};
 
-/// The share of the time left that the embedding and the scores may take, where the other is there to decide.
+/// Fraction of the remaining time that embedding and scoring may take, where the other one can
+/// decide.
 const SHARE: u32 = 4;
 
-/// Who speaks, and why.
+/// The chosen specialist, and how it was chosen.
 pub(super) struct Routed {
     pub(super) specialist: String,
     pub(super) propensity: f64,
@@ -54,7 +55,7 @@ impl OrchestratorState {
         Ok(Routed { specialist: chosen, propensity, routing })
     }
 
-    /// What a question's specialists are worth, and who is drawn by `u` in [0, 1).
+    /// Scores the candidates and draws one of them by `u` in [0, 1).
     pub(super) async fn score_candidates(
         &self,
         context: &RequestContext,
@@ -64,7 +65,7 @@ impl OrchestratorState {
     ) -> Result<(Routing, String), NyxError> {
         let deciding = Instant::now();
         let soon = context.remaining() / SHARE;
-        // scores that nobody waits for are not computed to their end
+        // scores that are not needed any more are cancelled
         let cancel = context.cancel.child_token();
         let scoring = RequestContext { cancel: cancel.clone(), ..context.clone() };
         let _ends_here = cancel.drop_guard();
@@ -86,7 +87,7 @@ impl OrchestratorState {
         Ok((routing, chosen))
     }
 
-    /// How like the question is to each specialist's examples.
+    /// Similarity of the question to each specialist's examples.
     async fn similarities(&self, context: &RequestContext, asked: &str) -> Result<Vec<f64>, NyxError> {
         let embed = Embed { context: context.clone(), texts: vec![master::excerpt(asked).into_owned()] };
         let embedded = self.setup.memory.send(embed).await?.vectors.into_iter().next();
@@ -100,7 +101,7 @@ impl OrchestratorState {
             let scores = self.score(context, master::CONTENT_FREE).await?;
             Ok::<_, NyxError>(scores.iter().map(ContinuationScore::mean).collect())
         });
-        // another request may be measuring it, with more time than this one has
+        // another request, with a later deadline, may be measuring it
         let content_free = context.bound("the master was calibrated", content_free).await?;
         Ok(master::calibrated(&self.score(context, asked).await?, content_free))
     }
@@ -113,7 +114,8 @@ impl OrchestratorState {
     }
 }
 
-/// What a candidate is worth without its trait weight: the similarity decides, and the score alone where there is none.
+/// A candidate's logit without its trait weight: the scaled similarity, or the score where there is
+/// none.
 fn unweighted(similarities: Option<&[f64]>, scores: Option<&[f64]>, scale: f64) -> Vec<f64> {
     match similarities {
         Some(similarities) => similarities.iter().map(|similarity| scale * similarity).collect(),
@@ -121,10 +123,11 @@ fn unweighted(similarities: Option<&[f64]>, scores: Option<&[f64]>, scale: f64) 
     }
 }
 
-/// Both parts, of which one may be missing: it failed, or was not there `soon`, which is logged.
+/// Both results, of which one may be missing: it failed, or was not ready `soon`, which is logged.
 ///
 /// # Errors
-/// Neither is there, or the caller went away. The scores are waited for to the end where nothing else can decide.
+/// Both failed, or the request was cancelled. The scores are awaited to the end where nothing else
+/// can decide.
 async fn either<T>(
     soon: Duration,
     comparing: impl Future<Output = Result<T, NyxError>>,
@@ -178,10 +181,10 @@ mod tests {
         assert_eq!(either(SOON, pending(), ready(Ok(2))).await.unwrap(), (None, Some(2)));
         assert_eq!(either(SOON, ready(Ok(1)), ready(failed())).await.unwrap(), (Some(1), None));
         assert_eq!(either(SOON, ready(Ok(1)), pending()).await.unwrap(), (Some(1), None));
-        // nothing else can decide: what is late is waited for
+        // nothing else can decide: the late result is awaited
         assert_eq!(either(SOON, ready(failed()), later(2)).await.unwrap(), (None, Some(2)));
         assert!(matches!(either(SOON, ready(failed()), ready(failed())).await, Err(NyxError::Internal(_))));
-        // nobody waits any more
+        // the request was cancelled
         assert!(matches!(either(SOON, ready(Ok(1)), ready(Err(NyxError::Cancelled))).await, Err(NyxError::Cancelled)));
     }
 

@@ -1,4 +1,4 @@
-//! Screening a question, and answering one that no one is asked to answer.
+//! Screening of a question, and refusals.
 
 use std::sync::Arc;
 
@@ -9,9 +9,9 @@ use super::state::OrchestratorState;
 use crate::RequestContext;
 use crate::specialist::{Screened, SpecialistAnswer};
 impl OrchestratorState {
-    /// Screens what is asked; with choices, findings are only recorded.
+    /// Screens a question; with choices, findings are only recorded.
     pub(super) fn screen(&self, context: &RequestContext, question: &Question, asked: &str) -> Arc<Screened> {
-        // what is to be read counts as asked; earlier turns were screened when they were
+        // the context counts as part of the question; earlier turns were screened before
         let read = question.inputs.context.as_ref().map(|context| format!("{context}\n\n{asked}"));
         let screened = Screened::of(&self.setup.safety, read.as_deref().unwrap_or(asked), question.choices.is_none());
         if !screened.findings().is_empty() {
@@ -21,7 +21,7 @@ impl OrchestratorState {
     }
 }
 
-/// A refusal, as if it had been response.
+/// A refusal as a specialist's answer.
 pub(super) fn refused(
     text: &str,
     question: &Question,
@@ -29,12 +29,12 @@ pub(super) fn refused(
     events: Option<&mpsc::Sender<StreamEvent>>,
 ) -> SpecialistAnswer {
     for index in 0..question.n {
-        let told = [
+        let parts = [
             StreamEvent::Token { index, text: text.to_owned(), logprobs: Vec::new() },
             StreamEvent::Finished { index, finish_reason: STOPPED_BY_POLICY.to_owned() },
         ];
-        for event in told {
-            // whether a reader is still there no longer matters
+        for event in parts {
+            // a reader that has left does not matter any more
             let _ = events.map(|events| events.try_send(event));
         }
     }

@@ -1,4 +1,4 @@
-//! The trait weights by which the master chooses: phoebe's, not older than `routing.trait_weight_age_ms`.
+//! The trait weights for routing: those on record, at most `routing.trait_weight_age_ms` old.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,12 +11,13 @@ use crate::phoebe::messages::StoreTraitWeight;
 use crate::phoebe::{self};
 use crate::supervise::SEND_LIMIT;
 
-/// How long a request may wait for weights that are fresher than those of the last reading, and which share of its time.
+/// Time that a request may wait for newer weights, and the fraction of its remaining time.
 const PATIENCE: Duration = Duration::from_millis(500);
 const SHARE: u32 = 4;
 
 impl OrchestratorState {
-    /// Every specialist's weight, for a request with this deadline. Where phoebe does not answer in a part of the time, those that were read before.
+    /// Every specialist's weight, for a request with this deadline. If phoebe does not answer in a
+    /// fraction of that time, the weights that were read before.
     pub(super) async fn fresh_weights(&self, deadline: Instant) -> BTreeMap<String, f64> {
         let (known, age) = self.weights.known();
         if age <= Duration::from_millis(self.setup.options.trait_weight_age_ms) {
@@ -30,7 +31,7 @@ impl OrchestratorState {
         self.weights.known().0
     }
 
-    /// Takes over and tells what entries did to weights.
+    /// Applies and publishes changes of weights.
     pub(super) async fn trait_weights_moved(&self, changes: &[TraitWeightChange]) -> Result<(), NyxError> {
         self.weights.refresh(&self.setup.phoebe, Instant::now() + SEND_LIMIT).await?;
         for change in changes {

@@ -21,11 +21,11 @@ impl PhoebeStore {
         let rows = feedback::Entity::find().order_by_desc(feedback::Column::Id).limit(MOST).all(&self.reader).await?;
         let mut counting: BTreeMap<String, Feedback> = BTreeMap::new();
         for row in rows {
-            let told = Feedback::try_from(row)?;
+            let feedback = Feedback::try_from(row)?;
             let rank = |feedback: &Feedback| (feedback.kind == FeedbackKind::Outcome, feedback.revision);
-            let known = counting.entry(told.decision.to_string()).or_insert_with(|| told.clone());
-            if rank(&told) > rank(known) {
-                *known = told;
+            let known = counting.entry(feedback.decision.to_string()).or_insert_with(|| feedback.clone());
+            if rank(&feedback) > rank(known) {
+                *known = feedback;
             }
         }
         let mut judged = Vec::with_capacity(counting.len());

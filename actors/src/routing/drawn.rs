@@ -3,7 +3,7 @@
 use nyx_domain::{Decision, STOPPED_BY_POLICY, Status};
 use nyx_specialists::bandit::{self, Drawn};
 
-/// Who was drawn from whom, and with what.
+/// The candidates of a draw and the drawn one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DrawnDecision {
     /// The candidates, in the order of their names.
@@ -11,16 +11,18 @@ pub struct DrawnDecision {
     /// Each one's logit without its trait weight.
     pub unweighted: Vec<f64>,
     pub chosen: usize,
-    /// What that specialist was drawn with.
+    /// The propensity of that specialist.
     pub propensity: f64,
-    /// What the generation that spoke was drawn with; 1 where there was one.
+    /// The propensity of the adapter generation; 1 without a canary.
     pub generation_propensity: f64,
-    /// The kind of question: the specialist that would have been chosen without trait weights.
+    /// The category of the question: the specialist that would have been chosen without trait
+    /// weights.
     pub kind: String,
 }
 
 impl DrawnDecision {
-    /// `None` where nobody was drawn (the caller chose, a crisis went to Eleos), or what was drawn did not get to speak.
+    /// `None` if there was no draw (the caller chose, a crisis was rerouted), or if the drawn
+    /// specialist did not answer.
     pub fn of(decision: &Decision) -> Option<Self> {
         let answered = matches!(decision.status, Status::Answered | Status::Partial);
         let refused = decision.usage.total_tokens == 0 && decision.answers.iter().any(|answer| answer.finish_reason == STOPPED_BY_POLICY);
@@ -38,7 +40,8 @@ impl DrawnDecision {
         Some(Self { names, unweighted, chosen, propensity, generation_propensity, kind })
     }
 
-    /// As the learner reads it. The generation is drawn after the specialist and does not depend on the weights: it has no part in their gradient.
+    /// The input of the bandit learner. The generation is drawn after the specialist and does not
+    /// depend on the weights, so it has no part in their gradient.
     pub fn drawn(&self) -> Drawn<'_> {
         Drawn { unweighted: &self.unweighted, chosen: self.chosen, propensity: self.propensity }
     }

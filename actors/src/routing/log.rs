@@ -1,4 +1,4 @@
-//! The drawn decisions whose reward is known, without a running Nyx: for judging policies.
+//! The drawn decisions with known rewards, without a running Nyx: for off-policy evaluation.
 
 use nyx_domain::{Decision, Feedback};
 use nyx_specialists::bandit::{LoggedChoice, OffPolicy, best, estimate, propensities};
@@ -9,14 +9,15 @@ use crate::options::RoutingOptions;
 use crate::phoebe::PhoebeStore;
 use crate::{NyxError, NyxOptions, StartError};
 
-/// A decision, as it may be chosen again.
+/// A logged decision for re-evaluation.
 struct Row {
-    /// Each specialist's logit without its trait weight; minus infinity of one that was no candidate then.
+    /// Each specialist's logit without its trait weight; minus infinity if it was not a candidate
+    /// then.
     unweighted: Vec<f64>,
     choice: LoggedChoice,
 }
 
-/// The log, with today's specialists and weights.
+/// The log, with the current specialists and weights.
 pub struct ChoosingLog {
     names: Vec<String>,
     weights: Vec<f64>,
@@ -24,7 +25,7 @@ pub struct ChoosingLog {
     options: RoutingOptions,
 }
 
-/// What a policy is worth by the log.
+/// The estimated value of a policy.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PolicyReport {
     pub policy: String,
@@ -33,10 +34,10 @@ pub struct PolicyReport {
 }
 
 impl ChoosingLog {
-    /// Reads the log of `options`' database; loads no model.
+    /// Reads the log from the database of `options`; loads no model.
     ///
     /// # Errors
-    /// Phoebe does not answer.
+    /// The database does not answer.
     pub async fn open(options: &NyxOptions) -> Result<Self, StartError> {
         let store = PhoebeStore::connect(&options.phoebe, &options.data_dir).await?;
         let names: Vec<String> = options.specialists.iter().map(|policy| policy.name.clone()).collect();
@@ -48,7 +49,7 @@ impl ChoosingLog {
         Ok(Self { names, weights, rows, options: options.routing.clone() })
     }
 
-    /// Decisions on the log.
+    /// Number of decisions.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
@@ -57,10 +58,11 @@ impl ChoosingLog {
         self.rows.is_empty()
     }
 
-    /// What `policy`, told as `spec`, would earn a decision.
+    /// Estimates the mean reward of `policy`, which was given as `spec`.
     ///
     /// # Errors
-    /// There is no such specialist, or the log has nothing that the policy would have done.
+    /// There is no such specialist, or the log contains no decision that the policy could have
+    /// made.
     pub fn evaluate(&self, policy: &str, spec: &PolicySpec) -> Result<PolicyReport, NyxError> {
         let always = match &spec.chooser {
             RoutingPolicy::Specialist(name) => {
@@ -80,7 +82,7 @@ impl ChoosingLog {
         Ok(PolicyReport { policy: policy.to_owned(), estimates })
     }
 
-    /// What the policy would have drawn each specialist with; who was no candidate is not drawn.
+    /// The policy's propensity of each specialist; 0 for those that were not candidates.
     fn shares(&self, row: &Row, spec: &PolicySpec, always: Option<usize>) -> Vec<f64> {
         let only = |at: Option<usize>| (0..self.names.len()).map(|index| if Some(index) == at { 1.0 } else { 0.0 }).collect();
         let epsilon = match spec.chooser {
@@ -102,7 +104,8 @@ impl ChoosingLog {
     }
 }
 
-/// A drawn decision with the feedback that counts; `None` where nobody was drawn, or one who is no more.
+/// A drawn decision with the feedback in effect; `None` if there was no draw, or the specialist no
+/// longer exists.
 fn row(decision: &Decision, feedback: &Feedback, names: &[String]) -> Option<Row> {
     let drawn = DrawnDecision::of(decision)?;
     let place = |name: &str| names.iter().position(|known| known == name);
@@ -124,7 +127,7 @@ fn row(decision: &Decision, feedback: &Feedback, names: &[String]) -> Option<Row
 mod tests {
     use super::*;
 
-    /// Three specialists, of which the third was no candidate when the decisions were drawn.
+    /// Three specialists, of which the third was not a candidate when the decisions were drawn.
     fn log() -> ChoosingLog {
         let row = |chosen: usize, reward: f64| Row {
             unweighted: vec![1.0, 0.0, f64::NEG_INFINITY],

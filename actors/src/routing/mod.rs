@@ -1,4 +1,4 @@
-//! What choices earned: the log of drawn decisions, read for judging other policies.
+//! Off-policy evaluation of routing policies on the log of drawn decisions.
 
 mod drawn;
 mod log;

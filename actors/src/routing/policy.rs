@@ -1,27 +1,27 @@
-//! A policy of choosing, as the command line names it.
+//! A routing policy, as given on the command line.
 
 use std::str::FromStr;
 
-/// Who chooses, and how.
+/// A routing policy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PolicySpec {
     pub chooser: RoutingPolicy,
-    /// The softmax's τ; today's when absent.
+    /// The temperature τ of the softmax; the current one when absent.
     pub temperature: Option<f64>,
-    /// The share of even draws; today's when absent.
+    /// The fraction of uniform draws; the current one when absent.
     pub epsilon: Option<f64>,
-    /// Whether today's trait weights join.
+    /// Whether the current trait weights are added.
     pub weights: bool,
 }
 
-/// Who is drawn. The logits are those on record, with today's trait weights.
+/// The kind of draw. The logits are those on record, plus the current trait weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RoutingPolicy {
-    /// Everyone alike.
+    /// Uniform.
     Uniform,
     /// Always the highest logit.
     Best,
-    /// Draws by the logits.
+    /// By the softmax of the logits.
     Current,
     /// Always this specialist.
     Specialist(String),
@@ -33,7 +33,7 @@ impl FromStr for PolicySpec {
     type Err = String;
 
     /// # Errors
-    /// Says what is wrong, and what would be right.
+    /// Names the invalid part and what is expected.
     fn from_str(text: &str) -> Result<Self, String> {
         let bad = || format!("{text:?} is no policy, expected {EXPECTED}");
         let mut parts = text.split(',').map(str::trim);
@@ -78,7 +78,7 @@ mod tests {
         assert_eq!("specialist=moira".parse(), Ok(plain(RoutingPolicy::Specialist("moira".into()))));
         let current = PolicySpec { temperature: Some(0.3), epsilon: Some(0.0), weights: false, ..plain(RoutingPolicy::Current) };
         assert_eq!("current, temperature=0.3,epsilon=0,weights=none".parse(), Ok(current));
-        for (wrong, told) in [
+        for (wrong, message) in [
             ("", "uniform"),
             ("a/master.json", "no policy"),
             ("specialist=", "no policy"),
@@ -87,7 +87,7 @@ mod tests {
             ("best,temperature=x", "\"x\""),
         ] {
             let error = wrong.parse::<PolicySpec>().unwrap_err();
-            assert!(error.contains(told), "{wrong}: {error}");
+            assert!(error.contains(message), "{wrong}: {error}");
         }
     }
 }

@@ -20,7 +20,8 @@ use crate::devices::{Generate, Score};
 const BASE_TEMPERATURE: f32 = 0.0;
 
 impl AnswerTask {
-    /// The caller's settings over the file's; refuses a prompt that leaves no space for an answer.
+    /// The caller's sampling settings, else those of the file; refuses a prompt that leaves no
+    /// space for an answer.
     pub(super) fn sampling(&self, prompt: usize) -> Result<SamplingParams, NyxError> {
         let wanted = &self.question.sampling;
         let SpecialistSetup { policy, text, context_length, .. } = &self.state.setup;
@@ -39,7 +40,7 @@ impl AnswerTask {
             presence_penalty: wanted.presence_penalty.unwrap_or(0.0),
             frequency_penalty: wanted.frequency_penalty.unwrap_or(0.0),
             logit_bias: wanted.logit_bias.iter().map(|(&token, &bias)| (token, bias)).collect(),
-            // one that every client can send back: JSON numbers are exact below 2^53
+            // a seed that every client can send back: JSON numbers are exact below 2^53
             seed: wanted.seed.unwrap_or_else(|| rand::random::<u64>() >> 11),
             logprobs: wanted.logprobs,
             max_tokens: wanted.max_tokens.unwrap_or(policy.map_or(BASE_MAX_TOKENS, |policy| policy.max_tokens)).min(space),
@@ -63,7 +64,7 @@ impl AnswerTask {
         for index in 0..samples {
             let (sink, ending) =
                 AnswerSink::new(index, context, state.name(), &state.setup.cells, events.clone(), screened.guard(), index >= question.n);
-            // each of the n answers has a seed of its own, derived from the one on record
+            // each of the n answers has its own seed, derived from the recorded one
             let params = SamplingParams { seed: sampling.seed.wrapping_add(index as u64), ..sampling.clone() };
             let job = Generate {
                 context: context.clone(),
@@ -94,7 +95,8 @@ impl AnswerTask {
         Ok(response)
     }
 
-    /// Scores the choices as continuations: the answer is the likeliest, its probability the share of its likelihood.
+    /// Scores the choices as continuations: the answer is the likeliest, its probability its share
+    /// of the likelihood.
     pub(super) async fn choose(
         &self,
         prompt: Prompt,
@@ -139,7 +141,7 @@ impl AnswerTask {
 
 fn add_timings(response: &mut SpecialistAnswer, finished: &Finished, first_token_ms: Option<f64>) {
     let usage = finished.usage;
-    // the prompt is one, whatever the number of answers
+    // the prompt counts once, whatever the number of answers
     response.usage.prompt_tokens = usage.prompt_tokens as u64;
     response.usage.cached_tokens = response.usage.cached_tokens.max(usage.cached_tokens as u64);
     response.usage.completion_tokens += usage.completion_tokens as u64;

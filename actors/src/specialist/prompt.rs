@@ -1,5 +1,5 @@
-//! A specialist's prompt: its fixed part first (the same for every request, so that its keys and values
-//! stay cached), then the rendered context, then the caller's messages.
+//! A specialist's prompt: its fixed part first (the same for every request, so that its keys and
+//! values stay cached), then the rendered context, then the caller's messages.
 
 use std::sync::Arc;
 
@@ -20,11 +20,11 @@ const LEAST_EVIDENCE: usize = 200;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
     pub tokens: Vec<u32>,
-    /// Its first tokens, shared by all prompts of this specialist.
+    /// Number of leading tokens that are shared by all prompts of this specialist.
     pub cacheable_prefix: usize,
 }
 
-/// Writes prompts for a specialist, or (`policy` is `None`) for the base.
+/// Writes prompts for a specialist, or (`policy` is `None`) for the base model.
 pub struct PromptWriter<'a> {
     pub text: &'a Text,
     pub policy: Option<&'a SpecialistPolicy>,
@@ -34,7 +34,8 @@ impl PromptWriter<'_> {
     pub fn write(&self, question: &Question, context: &PromptContext<'_>) -> Result<Prompt, NyxError> {
         let mut messages = Vec::with_capacity(question.messages.len() + 1);
         if let Some(policy) = self.policy {
-            // the caller's own system messages join the specialist's: templates know one system turn, the first
+            // the caller's system messages are appended to the specialist's: templates know one
+            // system turn, the first
             let mut system = policy.system_prompt(context).map_err(|error| NyxError::Internal(error.to_string()))?;
             for message in question.messages.iter().filter(|message| message.role == Role::System) {
                 system.push_str("\n\n");
@@ -75,8 +76,8 @@ pub(super) struct Written {
 }
 
 impl SpecialistState {
-    /// Writes the prompt on a blocking thread: tokenising a long one takes a while, and the actors share
-    /// theirs.
+    /// Writes the prompt on a blocking thread: tokenising a long one takes a while, and the actors
+    /// share theirs.
     pub(super) async fn write_prompt(
         self: &Arc<Self>,
         context: &RequestContext,
@@ -90,8 +91,8 @@ impl SpecialistState {
         context.bound("the prompt was written", written).await
     }
 
-    /// Writes the prompt; where it leaves too few tokens for an answer, with less evidence: the worst is left
-    /// out first, the best one truncated.
+    /// Writes the prompt; where it leaves too few tokens for an answer, with less evidence: the
+    /// worst is left out first, the best one truncated.
     fn write(&self, question: &Question, mut evidence: Vec<Evidence>, deadline_ms: u64) -> Result<Written, NyxError> {
         let asked = question.last_user_message();
         let choices = question.choices.iter().flatten().map(|choice| self.setup.text.encode(choice)).collect::<Result<Vec<_>, _>>()?;
@@ -117,7 +118,7 @@ impl SpecialistState {
     }
 }
 
-/// How many tokens both begin with; always leaves one token of `tokens` to be computed anew.
+/// Number of leading tokens that both have; at least one token of `tokens` is left to be computed.
 pub(crate) fn common_prefix(tokens: &[u32], fixed: &[u32]) -> usize {
     let common = tokens.iter().zip(fixed).take_while(|(a, b)| a == b).count();
     common.min(tokens.len().saturating_sub(1))

@@ -1,11 +1,11 @@
-//! Screening: what was found in a question, and an answer that is followed while it is made.
+//! Screening: findings in a question, and moderation of an answer while it is generated.
 
 use std::sync::Arc;
 
 use nyx_domain::{Finding, SafetyAction, SafetyReport, Side};
 use nyx_specialists::safety::{Released, SafetyPolicy, Screening};
 
-/// A question that has been screened, with the policy that its answer is followed by.
+/// A screened question, with the policy for its answer.
 #[derive(Debug, Clone)]
 pub struct Screened {
     policy: Arc<SafetyPolicy>,
@@ -23,23 +23,23 @@ impl Screened {
         &self.findings
     }
 
-    /// Whether Eleos answers, whatever the master says.
+    /// Whether the support specialist answers, regardless of the routing.
     pub(crate) fn reroutes(&self) -> bool {
         self.generates && self.findings.iter().any(|finding| self.policy.reroutes(finding) || finding.action == SafetyAction::Refuse)
     }
 
-    /// What is answered without asking anyone; what supports comes first.
+    /// The text that is sent instead of an answer; support texts come first.
     pub(crate) fn refusal(&self) -> Option<String> {
         let refused = self.generates && self.findings.iter().any(|finding| finding.action == SafetyAction::Refuse);
         refused.then(|| self.texts(&[SafetyAction::Support, SafetyAction::Refuse]))
     }
 
-    /// What is said before the answer.
+    /// The text that is sent before the answer.
     fn opening(&self) -> Option<String> {
         Some(self.texts(&[SafetyAction::Support])).filter(|text| self.generates && !text.is_empty())
     }
 
-    /// The text of the gravest finding of each of these actions.
+    /// The text of the most severe finding of each of these actions.
     fn texts(&self, actions: &[SafetyAction]) -> String {
         let gravest = |action: &SafetyAction| self.findings.iter().find(|finding| finding.action == *action);
         let texts: Vec<&str> =
@@ -58,7 +58,7 @@ impl Screened {
         SafetyReport { policy: self.policy.id().to_owned(), findings }
     }
 
-    /// The guard of one answer.
+    /// The moderator of one answer.
     pub(super) fn guard(&self) -> StreamModerator {
         StreamModerator {
             policy: Arc::clone(&self.policy),
@@ -69,7 +69,7 @@ impl Screened {
     }
 }
 
-/// Follows one answer: decides what of it goes out, and what is said around it.
+/// Moderates one answer: decides which of its text is sent, and what is added.
 pub(super) struct StreamModerator {
     policy: Arc<SafetyPolicy>,
     screening: Screening,
@@ -78,18 +78,18 @@ pub(super) struct StreamModerator {
 }
 
 impl StreamModerator {
-    /// What comes before the answer's own words.
+    /// The text before the answer.
     pub(super) fn open(&mut self) -> String {
         self.opening.take().map_or_else(String::new, |text| text + "\n\n")
     }
 
-    /// What of the answer may go out, given more of it.
+    /// The text that may be sent, given more of the answer.
     pub(super) fn pass(&mut self, text: &str) -> String {
         let released = self.screening.push(text);
         self.close_where_stopped(released)
     }
 
-    /// What is left when the answer is complete, and what is added to it.
+    /// The rest of the text when the answer is complete, and what is added to it.
     pub(super) fn end(&mut self) -> String {
         if self.stopped {
             return String::new();
@@ -105,12 +105,12 @@ impl StreamModerator {
         text
     }
 
-    /// Nothing more of the answer goes out.
+    /// Whether the answer was stopped.
     pub(super) fn stopped(&self) -> bool {
         self.stopped
     }
 
-    /// Whether some of what was passed has not gone out yet.
+    /// Whether some text is still buffered.
     pub(super) fn holds_back(&self) -> bool {
         self.screening.holds_back()
     }
@@ -169,7 +169,8 @@ mod tests {
     fn an_answer_ends_where_it_must_not_go_on() {
         let mut guard = screened("Hello", true).guard();
         let mut said = String::new();
-        // the words that follow may excuse a phrase: it is held back until they are there
+        // the following words may be an exception to the phrase: it is buffered until they are
+        // known
         for piece in ["Well. ", "You sho", "uld ki", "ll yours", "elf now, ", "because it is what ", "everyone would like to see"] {
             said.push_str(&guard.pass(piece));
             assert!(!said.contains("kill"), "{said}");

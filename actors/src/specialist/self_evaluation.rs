@@ -1,4 +1,5 @@
-//! P(True): what the base model itself thinks of an answer (Kadavath et al. 2022, "Language Models (Mostly) Know What They Know").
+//! P(True): the base model's probability that its answer is true (Kadavath et al. 2022, "Language
+//! Models (Mostly) Know What They Know").
 
 use nyx_domain::{ChatMessage, Role, tail};
 use nyx_engine::ContinuationScore;
@@ -9,12 +10,13 @@ use super::retrieve::QUERY_CHARS;
 use crate::NyxError;
 use crate::devices::Score;
 
-/// What is scored after the question whether the answer is true.
+/// The continuations that are scored.
 const ANSWERS: [&str; 2] = ["True", "False"];
 
 impl AnswerTask {
-    /// How likely the base model finds that the answer is true; `None` where less time is left than `confidence.self_evaluation_min_remaining_ms` asks for, where there is no
-    /// answer, or when it cannot be scored: an answer is never lost over what it is worth.
+    /// The base model's probability that the answer is true; `None` where less time is left than
+    /// `confidence.self_evaluation_min_remaining_ms`, where there is no answer, or when it cannot
+    /// be scored: a failure does not fail the answer.
     pub(super) async fn p_true(&self, response: &SpecialistAnswer) -> Option<f64> {
         let answer = response.answers.first().map(|answer| answer.text.trim()).filter(|answer| !answer.is_empty())?;
         if !self.state.setup.calibration.asks_whether_true(self.context.remaining()) {

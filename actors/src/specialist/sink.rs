@@ -1,4 +1,4 @@
-//! From the device thread straight to the caller: the sink of one answer.
+//! The sink of one answer, from the device thread directly to the caller.
 
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -12,18 +12,18 @@ use super::screen::StreamModerator;
 use crate::cells::CellStream;
 use crate::{NyxError, RequestContext};
 
-/// One answer, complete.
+/// One complete answer.
 #[derive(Debug)]
 pub struct AnswerText {
     pub text: String,
     pub finished: Finished,
     pub finish_reason: &'static str,
     pub first_token: Option<Instant>,
-    /// What screening found in it.
+    /// Findings in it.
     pub findings: Vec<Finding>,
 }
 
-/// Collects an answer's text and passes it on as it comes. Lives on the device thread: never blocks.
+/// Collects an answer's text and forwards it. Runs on the device thread: never blocks.
 pub(super) struct AnswerSink {
     index: usize,
     decision: Uuid,
@@ -34,14 +34,14 @@ pub(super) struct AnswerSink {
     text: String,
     first_token: Option<Instant>,
     guard: StreamModerator,
-    /// Of text that is held back: they would tell it.
+    /// Log-probabilities of buffered text, which would reveal it.
     held: Vec<TokenLogprob>,
     untold: bool,
     ending: oneshot::Sender<Result<AnswerText, NyxError>>,
 }
 
 impl AnswerSink {
-    /// Of an `untold` one nothing is passed on to the reader of `events`; whether that reader left is noticed all the same.
+    /// Nothing of a `hidden` answer is forwarded to `events`, but a closed receiver is noticed.
     pub(super) fn new(
         index: usize,
         context: &RequestContext,
@@ -69,7 +69,7 @@ impl AnswerSink {
         let opening = sink.guard.open();
         if !opening.is_empty() {
             sink.text.push_str(&opening);
-            // a reader who has left is noticed with the first piece
+            // a closed receiver is noticed with the first piece
             let _ = sink.pass_on(StreamEvent::Token { index, text: opening, logprobs: Vec::new() });
         }
         (sink, receiver)
@@ -87,7 +87,7 @@ impl AnswerSink {
 impl TokenSink for AnswerSink {
     fn piece(&mut self, mut piece: Piece) -> ControlFlow<()> {
         if piece.text.contains('\0') {
-            // a model may say it, the record cannot hold it: shown and kept as what cannot be shown
+            // a model may generate NUL, which the record cannot store: it is replaced
             piece.text = piece.text.replace('\0', "\u{FFFD}");
         }
         if self.first_token.is_none() && piece.tokens > 0 {
@@ -108,7 +108,7 @@ impl TokenSink for AnswerSink {
         }
         let logprobs = if self.guard.holds_back() { Vec::new() } else { std::mem::take(&mut self.held) };
         if text.is_empty() && logprobs.is_empty() {
-            // nothing to show yet, but a reader who left must be noticed
+            // nothing to forward yet, but a closed receiver must be noticed
             let gone = self.events.as_ref().is_some_and(mpsc::Sender::is_closed);
             return if gone { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         }
@@ -128,19 +128,19 @@ impl TokenSink for AnswerSink {
                     let _ = self.pass_on(StreamEvent::Token { index: self.index, text, logprobs });
                 }
                 let finish_reason = if stopped { STOPPED_BY_POLICY } else { finish_reason(finished.reason) };
-                // whether a reader is still there no longer matters
+                // a closed receiver does not matter any more
                 let _ = self.pass_on(StreamEvent::Finished { index: self.index, finish_reason: finish_reason.to_owned() });
                 let findings = self.guard.findings();
                 Ok(AnswerText { text: self.text, finished, finish_reason, first_token: self.first_token, findings })
             }
             Err(error) => Err(NyxError::Engine(error)),
         };
-        // a specialist that panicked meanwhile waits no more
+        // a specialist that panicked meanwhile does not wait any more
         drop(self.ending.send(answer));
     }
 }
 
-/// As decisions and events name it.
+/// The name in decisions and events.
 pub(super) fn finish_reason(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::Stop => "stop",

@@ -19,35 +19,35 @@ use crate::NyxError;
 use crate::observe::ActorMetrics;
 use crate::supervise::SEND_LIMIT;
 
-/// The actor that watches rewards and trains from the log, one run at a time.
+/// The actor that observes rewards and trains from the log, one run at a time.
 pub struct Trainer {
     service: TrainingService,
     options: TrainingOptions,
     metrics: Arc<ActorMetrics>,
     watches: BTreeMap<String, DriftMonitor>,
-    /// Verdicts of a specialist since its last run.
+    /// Feedback entries of a specialist since its last run.
     fresh: BTreeMap<String, usize>,
     running: Option<String>,
-    /// Who fell back meanwhile, and is to be trained next.
+    /// Specialists that fell back meanwhile, to be trained next.
     waiting: BTreeSet<String>,
 }
 
-/// A reward came in.
+/// A reward was recorded.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Rewarded(Arc<CellEvent>);
 
-/// What phoebe says of the decision that it was for.
+/// The rewarded decision, read from the record.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Looked {
     specialist: String,
     seen: RewardSample,
-    /// It came in now, and was not read from the record.
+    /// It is new, not read from the record at the start.
     fresh: bool,
 }
 
-/// A decision's reward, with who spoke.
+/// A decision's reward with its generation and canary arm.
 fn seen(decision: &Decision, reward: f64) -> RewardSample {
     let canary = decision.trace.canary.as_ref();
     let of_canary = canary.and_then(|canary| Some((canary.canary_id()?.to_owned(), canary.arm == Arm::Canary)));
@@ -55,7 +55,7 @@ fn seen(decision: &Decision, reward: f64) -> RewardSample {
     RewardSample { generation, of_canary, reward, predicted: None }
 }
 
-/// A specialist fell back, and is to be trained.
+/// A specialist fell back and is to be trained.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct FellBack {
@@ -72,7 +72,7 @@ impl Trainer {
         Self { service, options, metrics, watches: BTreeMap::new(), fresh: BTreeMap::new(), running: None, waiting: BTreeSet::new() }
     }
 
-    /// Begins a run of the log, unless one runs.
+    /// Begins a run from the log, unless one is in progress.
     fn begin(&mut self, specialist: &str, objective: Option<Objective>, context: &mut Context<Self>) -> Result<String, NyxError> {
         if let Some(other) = &self.running {
             return Err(NyxError::Conflict(format!("{other} is being trained: one at a time")));
@@ -91,13 +91,14 @@ impl Trainer {
                 Ok(report) => tracing::info!(specialist = name, status = report.status.as_str(), run = report.id, "a training run ended"),
                 Err(error) => tracing::warn!(specialist = name, %error, "a training run failed"),
             }
-            // one that was restarted meanwhile has no run
+            // a trainer that was restarted meanwhile has no run
             let _ = me.send(Ended).timeout(SEND_LIMIT).await;
         });
         Ok(id)
     }
 
-    /// Begins a run for one that fell back; where another is trained, after that one. Whoever is being trained already, or has a canary on trial, needs none.
+    /// Begins a run for a specialist that fell back, or queues it. A specialist that is in training
+    /// or has a canary needs none.
     fn begin_or_wait(&mut self, specialist: &str, context: &mut Context<Self>) {
         if self.running.as_deref() == Some(specialist) || self.service.adapters.active.has_canary(specialist) {
             return;
@@ -108,7 +109,8 @@ impl Trainer {
         }
     }
 
-    /// Reads again what the record has of those who speak now, so that a restart begins where the last instance was.
+    /// Replays the recorded rewards of the active generations, so that a restart continues where
+    /// the last instance was.
     fn replay(&self, context: &mut Context<Self>) {
         let (service, me) = (self.service.clone(), context.address());
         actix::spawn(async move {
@@ -146,13 +148,13 @@ impl Trainer {
                         .end_canary(&name, &adapter, verdict == CanaryVerdict::Better, json!({ "pairs": pairs, "interval": interval }))
                         .await
                 }
-                // a late reward may speak of one that is no longer live
+                // a late reward may belong to a generation that is no longer active
                 DriftAction::FallBack { generation } if service.adapters.active_generation(&name).0 != generation => Ok(()),
                 DriftAction::FallBack { generation } => {
                     let reason = format!("rewards of generation {generation} fell below what was predicted");
                     let done = service.adapters.fall_back(&name, &reason).await.map(drop);
                     if auto && done.is_ok() {
-                        // one that was restarted meanwhile watches anew
+                        // a trainer that was restarted meanwhile observes anew
                         let _ = me.send(FellBack { specialist: name.clone() }).timeout(SEND_LIMIT).await;
                     }
                     done
@@ -180,7 +182,7 @@ impl Actor for Trainer {
                             return;
                         }
                     }
-                    // what was missed is on record: the watch is a little later
+                    // missed events are on record: drift is detected a little later
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return,
                 }
@@ -196,7 +198,7 @@ impl Handler<Rewarded> for Trainer {
         let Some(specialist) = event.specialist.clone() else { return };
         match &event.step {
             CellStep::AdapterBad { .. } if self.options.auto => {
-                // the store has fallen back already
+                // the adapters have fallen back already
                 self.begin_or_wait(&specialist, context);
             }
             CellStep::Rewarded { reward, source, .. } if !source.starts_with("automatic") => {
@@ -236,7 +238,7 @@ impl Handler<Looked> for Trainer {
             && self.running.is_none()
             && !self.service.adapters.active.has_canary(&specialist)
         {
-            // nothing else runs, as was just seen
+            // no other run is in progress, as checked above
             let _ = self.begin(&specialist, None, context);
         }
     }

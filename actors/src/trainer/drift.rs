@@ -1,36 +1,36 @@
-//! The watch over rewards as they come: a plain state machine, one of each specialist.
+//! Drift detection on rewards: a plain state machine per specialist.
 
 use nyx_specialists::gate::{CanaryTrial, CanaryVerdict, PageHinkley};
 
 use super::TrainingOptions;
 
-/// A reward, and who spoke for it.
+/// A reward with its generation and canary arm.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RewardSample {
     pub generation: u64,
-    /// Of a decision during a canary's trial: whether the canary spoke.
+    /// During a canary: its id, and whether the canary answered.
     pub of_canary: Option<(String, bool)>,
     pub reward: f64,
-    /// What was predicted, where something was.
+    /// The predicted reward, if there was one.
     pub predicted: Option<f64>,
 }
 
-/// What is to be done.
+/// The action to take.
 #[derive(Debug, Clone, PartialEq)]
 pub enum DriftAction {
-    /// The canary has won, or is to be retired.
+    /// The canary is promoted or retired.
     Canary { adapter: String, verdict: CanaryVerdict, pairs: u32, interval: [f64; 2] },
-    /// Rewards have fallen: the last good generation should speak.
+    /// Rewards have fallen: fall back to the last good generation.
     FallBack { generation: u64 },
 }
 
-/// Rewards of one specialist.
+/// The drift monitor of one specialist.
 #[derive(Debug)]
 pub struct DriftMonitor {
     options: TrainingOptions,
     generation: u64,
     drift: PageHinkley,
-    /// The running mean of the generation's rewards: what is predicted where nobody did.
+    /// The running mean of the generation's rewards: the prediction where there is none.
     mean: f64,
     count: u32,
     canary: Option<(String, CanaryTrial)>,
@@ -42,7 +42,7 @@ impl DriftMonitor {
         Self { options, generation: 0, drift, mean: 0.0, count: 0, canary: None }
     }
 
-    /// Takes a reward in.
+    /// Adds a reward.
     pub fn push(&mut self, seen: &RewardSample) -> Option<DriftAction> {
         if let Some((adapter, of_canary)) = &seen.of_canary {
             let verdict = self.try_canary(adapter, *of_canary, seen.reward);
@@ -51,7 +51,7 @@ impl DriftMonitor {
             }
         }
         if seen.generation < self.generation {
-            // response before the swap
+            // answered before the swap
             return None;
         }
         if seen.generation > self.generation {
@@ -60,7 +60,7 @@ impl DriftMonitor {
         }
         let predicted = seen.predicted.unwrap_or(if self.count == 0 { seen.reward } else { self.mean });
         self.count += 1;
-        // slowly, so that a fall is not what is usual before it is seen
+        // slowly, so that a drop is detected before it becomes the expectation
         self.mean += (seen.reward - self.mean) / f64::from(self.count.min(200));
         (self.drift.push(predicted, seen.reward) && self.generation > 0).then_some(DriftAction::FallBack { generation: self.generation })
     }
@@ -82,7 +82,7 @@ impl DriftMonitor {
         })
     }
 
-    /// Pairs that the running canary has, and how far the watch is from an alarm.
+    /// Number of reward pairs of the canary, and the progress towards an alarm.
     pub fn standing(&self) -> (Option<u32>, f64) {
         let open = self.canary.as_ref().filter(|(_, trial)| trial.verdict() == CanaryVerdict::Open);
         (open.map(|(_, trial)| trial.pairs()), self.drift.alarm())
@@ -97,7 +97,7 @@ mod tests {
         RewardSample { generation, of_canary: None, reward, predicted: None }
     }
 
-    /// Rewards that come out well in `of` of ten.
+    /// Rewards that are good in `of` of ten.
     fn rewards(of: u32, count: u32) -> impl Iterator<Item = f64> {
         (0..count).map(move |at| if (at * 7) % 10 < of { 1.0 } else { -1.0 })
     }
@@ -108,10 +108,10 @@ mod tests {
         assert!(rewards(8, 200).all(|reward| watch.push(&seen(1, reward)).is_none()));
         let after = rewards(1, 100).position(|reward| watch.push(&seen(1, reward)).is_some());
         assert!(after.is_some_and(|after| after < 40), "{after:?}");
-        // the next generation begins anew, and what the old one still says is not its own
+        // the next generation starts anew; late rewards of the old one are ignored
         assert!(rewards(8, 50).all(|reward| watch.push(&seen(2, reward)).is_none()));
         assert!(rewards(0, 50).all(|reward| watch.push(&seen(1, reward)).is_none()));
-        // the base is not left: nothing is behind it
+        // the base model has no fallback
         let mut base = DriftMonitor::new(TrainingOptions { false_alarm_interval: 500.0, ..TrainingOptions::default() });
         assert!(rewards(8, 60).chain(rewards(0, 60)).all(|reward| base.push(&seen(0, reward)).is_none()));
     }

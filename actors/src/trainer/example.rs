@@ -1,4 +1,4 @@
-//! One piece of evidence: a question, and what is known of its answer.
+//! Training examples: a question and what is known of its answer.
 
 use std::collections::BTreeMap;
 
@@ -12,29 +12,29 @@ use super::service::TrainingService;
 use crate::NyxError;
 use crate::specialist::Presented;
 
-/// What is known of a question's answer.
+/// What is known of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Label {
-    /// Which choice is right.
+    /// The right choice.
     Choice(usize),
-    /// What of the choices was answered, and its reward in [-1, 1].
+    /// The chosen one and its reward in [-1, 1].
     Rated { chosen: usize, reward: f64 },
-    /// A text that is right, and one that was said instead, if any.
+    /// A correct text, and a worse one, if any.
     Text { right: String, instead: Option<String> },
-    /// A text that was said, its reward, and the quantile of that among the specialist's own.
+    /// A generated text, its reward, and the reward's quantile among the specialist's own.
     Said { text: String, reward: f64, quantile: f64 },
 }
 
-/// A question with what is known of its answer.
+/// A question with its label.
 #[derive(Debug, Clone)]
 pub struct TrainingExample {
     pub question: Question,
-    /// What it has in common with others that were made the same way.
+    /// The template that it shares with similar questions.
     pub template: String,
     pub truth: Label,
 }
 
-/// What is read of a question: its context, then what is asked.
+/// The text of a question: its context and the last user message.
 fn read(question: &Question) -> String {
     let asked = question.last_user_message();
     question.inputs.context.as_ref().map_or_else(|| asked.clone(), |context| format!("{context} {asked}"))
@@ -45,7 +45,7 @@ impl TrainingExample {
         Self { template: template(&read(&question)), question, truth }
     }
 
-    /// The texts that are to be shown after the prompt, where there are no choices.
+    /// The answers to be presented after the prompt, where there are no choices.
     fn answers(&self) -> Vec<String> {
         match &self.truth {
             Label::Choice(_) | Label::Rated { .. } => Vec::new(),
@@ -54,10 +54,11 @@ impl TrainingExample {
         }
     }
 
-    /// What the trainer is given, as the specialist reads it; nothing where the objective has no use for this truth.
+    /// The tokens for the trainer, as the specialist presents them; empty where the objective
+    /// cannot use this label.
     ///
     /// # Errors
-    /// When the question cannot be read.
+    /// The question is invalid.
     pub async fn examples(&self, service: &TrainingService, specialist: &str, objective: Objective) -> Result<Vec<Example>, NyxError> {
         let context = service.admission.context(None)?;
         let shown = service.presented(context, specialist, self.question.clone(), self.answers()).await?;
@@ -82,10 +83,10 @@ impl TrainingExample {
             (Label::Choice(right), Objective::Sft) => one(*right, TrainingTarget::Answer),
             (Label::Choice(right), Objective::Dpo) => pairs(*right).collect(),
             (Label::Choice(right), Objective::Kto) => (0..all.len()).flat_map(|at| one(at, TrainingTarget::Thumb(at == *right))).collect(),
-            // the others' rewards are not known: 0 is neither praise nor blame
+            // the rewards of the other choices are not known: 0 is neutral
             (Label::Rated { chosen, reward }, Objective::Qrpo) => whole(TrainingTarget::Rewards(by(*chosen, *reward, 0.0))),
             (Label::Rated { chosen, reward }, Objective::Choice) if *reward > 0.0 => whole(TrainingTarget::Shares(by(*chosen, 1.0, 0.0))),
-            // the right one is among the others
+            // the right one is among the other choices
             (Label::Rated { chosen, reward }, Objective::Choice) if *reward < 0.0 => {
                 whole(TrainingTarget::Among((0..all.len()).map(|at| at != *chosen).collect()))
             }
@@ -105,8 +106,8 @@ impl TrainingExample {
         taught.into_iter().map(|(continuations, aim)| Example { prompt: shown.prompt.clone(), continuations, aim }).collect()
     }
 
-    /// How good an answer's probabilities are, more is better: of a truth, whether it was chosen (of a forecast, its quadratic score); of a
-    /// rating, what the reward weighs.
+    /// The score of an answer's probabilities, more is better: for a label, whether it was chosen
+    /// (for a forecast, its quadratic score); for a rating, the weighted reward.
     pub(super) fn score_choices(&self, probabilities: &[f64], forecasts: bool) -> f64 {
         let of = |choice: usize| probabilities.get(choice).copied().unwrap_or(0.0);
         match self.truth {
@@ -117,7 +118,7 @@ impl TrainingExample {
         }
     }
 
-    /// What is known from a decision and what was said of it; `None` where that teaches nothing.
+    /// The label of a decision with feedback; `None` where there is nothing to learn.
     pub fn of_feedback(decision: &Decision, feedback: &Feedback, quantile: f64) -> Option<Self> {
         let answer = decision.answers.first()?;
         let question = asked_again(decision);
@@ -141,7 +142,7 @@ impl TrainingExample {
     }
 }
 
-/// The choice that an outcome names; of two choices, what happened is the first.
+/// The choice that came true; of two choices, an event that happened is the first.
 fn outcome(feedback: &Feedback, choices: &[String]) -> Option<usize> {
     if feedback.kind != nyx_domain::FeedbackKind::Outcome {
         return None;
@@ -153,39 +154,40 @@ fn outcome(feedback: &Feedback, choices: &[String]) -> Option<usize> {
     }
 }
 
-/// The question of a decision, to be asked of its specialist again.
+/// The question of a decision, for asking it again.
 fn asked_again(decision: &Decision) -> Question {
     let target = nyx_domain::Target::Specialist(decision.specialist.clone());
     let mut question = Question::new(decision.messages.clone(), target, "trainer");
     question.choices.clone_from(&decision.choices);
     question.inputs = decision.inputs.clone();
     question.inputs.now = Some(question.inputs.now.unwrap_or(decision.asked_at));
-    // it is neither remembered nor put off
+    // it is neither stored as a memory nor deferred
     (question.inputs.remember, question.inputs.allow_defer, question.inputs.external_key) = (false, false, None);
     question
 }
 
-/// Each reward's share of rewards that are no greater: QRPO's quantile, from the specialist's own past.
+/// The fraction of rewards that are not greater: the quantile of QRPO, from the specialist's own
+/// past.
 pub(super) fn quantiles(rewards: &[f64]) -> Vec<f64> {
     let mut sorted = rewards.to_vec();
     sorted.sort_by(f64::total_cmp);
     rewards.iter().map(|reward| sorted.partition_point(|other| other <= reward) as f64 / sorted.len().max(1) as f64).collect()
 }
 
-/// The evidence of a specialist's decisions, oldest first.
+/// The training examples of a specialist's decisions, oldest first.
 pub(super) fn of_log(judged: &[(Decision, Feedback)], specialist: &str) -> Vec<TrainingExample> {
     let own: Vec<&(Decision, Feedback)> = judged.iter().filter(|(decision, _)| decision.specialist == specialist).collect();
     let quantiles = quantiles(&own.iter().map(|(_, feedback)| feedback.reward).collect::<Vec<_>>());
-    // the newest feedback on the same question counts
-    let mut lessons: BTreeMap<String, TrainingExample> = BTreeMap::new();
+    // the newest feedback on a question counts
+    let mut by_question: BTreeMap<String, TrainingExample> = BTreeMap::new();
     let mut order = Vec::new();
     for ((decision, feedback), quantile) in own.into_iter().zip(quantiles) {
-        let Some(lesson) = TrainingExample::of_feedback(decision, feedback, quantile) else { continue };
+        let Some(example) = TrainingExample::of_feedback(decision, feedback, quantile) else { continue };
         let key =
-            format!("{}\n{:?}\n{}", read(&lesson.question), lesson.question.choices, decision.answers.first().map_or("", |a| &a.text));
-        if lessons.insert(key.clone(), lesson).is_none() {
+            format!("{}\n{:?}\n{}", read(&example.question), example.question.choices, decision.answers.first().map_or("", |a| &a.text));
+        if by_question.insert(key.clone(), example).is_none() {
             order.push(key);
         }
     }
-    order.into_iter().filter_map(|key| lessons.remove(&key)).collect()
+    order.into_iter().filter_map(|key| by_question.remove(&key)).collect()
 }

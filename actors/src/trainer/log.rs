@@ -14,11 +14,11 @@ use crate::NyxError;
 use crate::phoebe::messages::ListMemories;
 use crate::phoebe::search::LOCAL_TENANT;
 
-/// Memories read at a time.
+/// Memories per page.
 const PAGE: usize = 500;
 
 impl TrainingService {
-    /// Tells runs as failed that were cut short: their process, on this machine, is gone.
+    /// Marks interrupted runs as failed: those whose process, on this machine, has ended.
     ///
     /// # Errors
     /// When phoebe does not answer.
@@ -36,7 +36,7 @@ impl TrainingService {
         Ok(())
     }
 
-    /// What the log has of a specialist: decisions of which people or the future have said something.
+    /// The training examples of a specialist: its decisions with feedback.
     ///
     /// # Errors
     /// When phoebe does not answer.
@@ -44,7 +44,7 @@ impl TrainingService {
         Ok(example::of_log(&self.judged().await?, specialist))
     }
 
-    /// What is remembered, each as an answer to a question about who said it and when.
+    /// The stored memories, each as the answer to a question about its speaker and time.
     ///
     /// # Errors
     /// When phoebe does not answer.
@@ -59,7 +59,7 @@ impl TrainingService {
                 break;
             }
         }
-        let lesson = |memory: Memory| {
+        let to_example = |memory: Memory| {
             let who = memory.speaker.as_deref().map_or("I".to_owned(), str::to_owned);
             let on = memory.when.map(|when| format!(" on {}", when.format("%-d %B %Y"))).unwrap_or_default();
             let first: Vec<&str> = memory.text.split_whitespace().take(4).collect();
@@ -69,29 +69,30 @@ impl TrainingService {
             question.inputs.memory = MemoryFilter::of(memory.conversation);
             TrainingExample { template: memory.text.clone(), question, truth: Label::Text { right: memory.text, instead: None } }
         };
-        Ok(memories.into_iter().map(lesson).collect())
+        Ok(memories.into_iter().map(to_example).collect())
     }
 
-    /// A run of the log, by the objective that suits most of its evidence where none is given.
+    /// A run from the log, with the objective that suits most of its examples where none is given.
     ///
     /// # Errors
     /// When phoebe does not answer.
     pub async fn run_from_log(&self, specialist: &str, objective: Option<Objective>, training: TrainingOptions) -> Result<Run, NyxError> {
-        let lessons = self.evidence_of_log(specialist).await?;
-        let objective = objective.unwrap_or_else(|| suited(&lessons));
-        let anchors = anchors_of(&lessons);
-        // each run begins with other numbers: one that failed is not made again bit for bit
+        let examples = self.evidence_of_log(specialist).await?;
+        let objective = objective.unwrap_or_else(|| suited(&examples));
+        let anchors = anchors_of(&examples);
+        // each run has another seed: a failed one is not repeated bit for bit
         let seed = 1 + self.store.runs(Some(specialist), 1_000).await?.len() as u64;
         let (options, specialist) = (training.train(seed), specialist.to_owned());
-        Ok(Run { specialist, objective, lessons, anchors, options, training, canary: true, source: "log", told: Box::new(|_| {}) })
+        Ok(Run { specialist, objective, examples, anchors, options, training, canary: true, source: "log", on_progress: Box::new(|_| {}) })
     }
 
-    /// Ends a canary's trial: promoted where it was better, else retired.
+    /// Ends a canary: promotes it if it was better, else retires it.
     ///
     /// # Errors
     /// When phoebe or a device does not answer.
     pub(super) async fn end_canary(&self, specialist: &str, adapter: &str, better: bool, metrics: Value) -> Result<(), NyxError> {
-        // promoted before the trial is ended: what a crash leaves behind is then told by the generation that is live
+        // promoted before the canary is cleared: after a crash in between, the active generation
+        // shows the result
         let status = if better {
             self.adapters.promote(adapter, "better than the live one as a canary").await?;
             self.adapters.clear_canary(specialist).await?;
@@ -103,9 +104,9 @@ impl TrainingService {
         };
         let runs = self.store.runs(Some(specialist), 100).await?;
         if let Some(run) = runs.into_iter().find(|run| run.adapter_id.as_deref() == Some(adapter)) {
-            let mut told = run.metrics.clone();
-            told["canary"] = metrics.clone();
-            self.store.note_run(&run.id, status, &told, Some(adapter), None).await?;
+            let mut updated = run.metrics.clone();
+            updated["canary"] = metrics.clone();
+            self.store.note_run(&run.id, status, &updated, Some(adapter), None).await?;
             let step = CellStep::Training { run: run.id, status: status.as_str(), metrics: json!({ "canary": metrics }) };
             self.cells.publish(None, Some(specialist), step);
         }
@@ -113,9 +114,9 @@ impl TrainingService {
     }
 }
 
-/// Choices by their likelihood, rated texts by QRPO, corrected ones as answers: whichever is most of the evidence.
-fn suited(lessons: &[TrainingExample]) -> Objective {
-    let count = |is: &dyn Fn(&Label) -> bool| lessons.iter().filter(|lesson| is(&lesson.truth)).count();
+/// Likelihood of choices, QRPO for rated texts, SFT for corrections: whichever fits most examples.
+fn suited(examples: &[TrainingExample]) -> Objective {
+    let count = |is: &dyn Fn(&Label) -> bool| examples.iter().filter(|example| is(&example.truth)).count();
     let choices = count(&|truth| matches!(truth, Label::Choice(_) | Label::Rated { .. }));
     let rated = count(&|truth| matches!(truth, Label::Said { .. }));
     let texts = count(&|truth| matches!(truth, Label::Text { .. }));
@@ -128,7 +129,7 @@ fn suited(lessons: &[TrainingExample]) -> Objective {
     }
 }
 
-/// Texts that callers gave to read: what the adapter should leave as it is.
-pub(super) fn anchors_of(lessons: &[TrainingExample]) -> Vec<String> {
-    lessons.iter().filter_map(|lesson| lesson.question.inputs.context.clone()).filter(|text| text.len() > 300).collect()
+/// The callers' context texts, whose likelihood the adapter should keep.
+pub(super) fn anchors_of(examples: &[TrainingExample]) -> Vec<String> {
+    examples.iter().filter_map(|example| example.question.inputs.context.clone()).filter(|text| text.len() > 300).collect()
 }

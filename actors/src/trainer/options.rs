@@ -1,34 +1,35 @@
-//! How adapters are trained, tried and watched.
+//! Options of training, gate, canary and drift detection.
 
 use nyx_engine::train::{LoraShape, TrainOptions};
 use serde::{Deserialize, Serialize};
 
-/// `[training]`.
+/// `[training]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainingOptions {
-    /// Whether a specialist is trained by itself once there is enough new evidence, and after it fell back.
+    /// Train a specialist automatically once there is enough new evidence, and after a fallback.
     pub auto: bool,
-    /// Decisions of a specialist with a verdict that training by itself waits for, counted since its last run.
+    /// Feedback entries of a specialist since its last run that automatic training waits for.
     pub min_evidence: usize,
-    /// Passes over the evidence.
+    /// Passes over the examples.
     pub epochs: usize,
     pub batch: usize,
     pub rank: usize,
     pub learning_rate: f64,
-    /// Tokens of plain text that each step holds where the base has them; 0: none.
+    /// Tokens of plain text per step whose likelihood is kept at the base model's; 0: none.
     pub anchor_tokens: usize,
-    /// Of the gate and the canary: how often a candidate that is no better may pass.
+    /// Significance level of gate and canary: how often a candidate that is not better may pass.
     pub alpha: f64,
-    /// How much a candidate's perplexity on a neutral text may lie above the base's.
+    /// Allowed increase of a candidate's perplexity on a neutral text over the base model's, as a
+    /// fraction.
     pub perplexity_margin: f64,
-    /// The share of a specialist's requests that a candidate answers before it is promoted; 0: the gate alone decides.
+    /// The canary's share of a specialist's requests; 0: the gate alone decides.
     pub canary_share: f64,
-    /// Pairs of rewards after which an undecided canary is retired.
+    /// Reward pairs after which an undecided canary is retired.
     pub canary_max_samples: u32,
-    /// False alarms of the watch over rewards: one in so many, on average.
+    /// Mean number of rewards between two false alarms of drift detection.
     pub false_alarm_interval: f64,
-    /// The share of the time that training takes while requests are being answered.
+    /// Fraction of the time that training may use while requests are processed.
     pub cpu_share: f64,
 }
 
@@ -53,7 +54,7 @@ impl Default for TrainingOptions {
 }
 
 impl TrainingOptions {
-    /// The trainer's options that follow.
+    /// The engine's training options.
     pub fn train(&self, seed: u64) -> TrainOptions {
         let mut options = TrainOptions { epochs: self.epochs, batch: self.batch, seed, ..TrainOptions::default() };
         options.lora = LoraShape { rank: self.rank, alpha: 2.0 * self.rank as f64, ..LoraShape::default() };
@@ -61,7 +62,7 @@ impl TrainingOptions {
         options
     }
 
-    /// The key that is wrong, its value, and what would be right.
+    /// Names the invalid key, its value and what is expected.
     pub fn wrong(&self) -> Option<(&'static str, String, &'static str)> {
         let share = |value: f64| value > 0.0 && value < 1.0;
         let checks: [(&'static str, String, bool, &'static str); 11] = [

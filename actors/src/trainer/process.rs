@@ -1,5 +1,6 @@
-//! Which process trains: a run whose process ended before it did is told as failed by whoever starts next beside it, on that machine since it was
-//! started and, of containers, in the same one. Of others' processes nobody can tell.
+//! Identification of the training process: an interrupted run is marked failed at the next start on
+//! the same machine since its boot and, for containers, in the same process namespace. The state of
+//! other machines' processes is unknown.
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -7,22 +8,22 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// Tells this process from an earlier one of the same number, as containers have them.
+/// Distinguishes this process from an earlier one with the same number, as in containers.
 static INSTANCE: LazyLock<String> = LazyLock::new(|| Uuid::new_v4().to_string());
 
-/// Among which processes this one is, its number, and which of that number it is.
+/// The namespace, number and instance of this process.
 pub(super) fn this() -> Value {
     json!({ "among": among(), "pid": std::process::id(), "instance": INSTANCE.as_str() })
 }
 
-/// The start of this machine and its space of process numbers; empty where the system does not say.
+/// The boot id and process namespace; empty where the system does not provide them.
 fn among() -> String {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
     let space = std::fs::read_link("/proc/self/ns/pid");
     boot.ok().zip(space.ok()).map_or_else(String::new, |(boot, space)| format!("{} {}", boot.trim(), space.display()))
 }
 
-/// Whether a process has ended; of another machine's, and where processes cannot be looked at, nobody can tell.
+/// Whether a process has ended; false if that is unknown, as for other machines.
 pub(super) fn has_ended(process: &Value) -> bool {
     let (Some(among_then), Some(pid)) = (process["among"].as_str(), process["pid"].as_u64()) else { return false };
     let here = !among_then.is_empty() && among_then == among();

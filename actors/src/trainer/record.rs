@@ -1,4 +1,4 @@
-//! `nyx_training_runs`: what was trained, on what, and what became of it.
+//! `nyx_training_runs`: training runs and their results.
 
 use chrono::{DateTime, Utc};
 use sea_orm::entity::prelude::*;
@@ -31,16 +31,16 @@ pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
 
-/// Where a run stands.
+/// The status of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunStatus {
     Training,
     Gate,
-    /// Tried on a share of the requests.
+    /// A canary for a share of the requests.
     Canary,
     Promoted,
-    /// The gate or the canary said no.
+    /// Refused by the gate, or retired as a canary.
     Refused,
     Failed,
 }
@@ -69,7 +69,7 @@ impl PhoebeStore {
         Ok(transaction.commit().await?)
     }
 
-    /// Puts a run's standing on record.
+    /// Records a run's status.
     pub(super) async fn note_run(
         &self,
         id: &str,

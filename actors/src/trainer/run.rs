@@ -1,58 +1,47 @@
-//! One training run: evidence is divided, an adapter is trained on the larger part and tried on the rest; what passes becomes a canary or speaks.
+//! One training run: the examples are split, an adapter is trained on the larger part and evaluated
+//! on the rest; what passes becomes a canary or is promoted.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nyx_domain::{AdapterChoice, CellStep, ChatMessage, Question, Role, Target};
+use nyx_domain::CellStep;
 use nyx_engine::train::{Example, Objective, Progress, Summary, TrainOptions, Trainer, TrainingTarget};
-use nyx_specialists::gate::{Compared, Pair, compare, held_back, level};
+use nyx_specialists::gate::held_back;
 use nyx_specialists::learn::learned_id;
 use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::cases::{NEUTRAL, cases};
-use super::example::{Label, TrainingExample};
+use super::example::TrainingExample;
+use super::gate::GateReport;
 use super::options::TrainingOptions;
 use super::process;
 use super::record::{Model, RunStatus};
 use super::service::TrainingService;
 use crate::NyxError;
-use crate::adapters::AdapterLease;
 use crate::phoebe::now;
 use crate::runtime::blocking;
 
-/// Tokens of the neutral text that are scored at a time.
-const WINDOW: usize = 256;
-/// Milliseconds that one question of the gate may take.
-const PATIENCE_MS: u64 = 120_000;
-/// Questions of the gate that are asked at a time.
-const AT_A_TIME: usize = 8;
-/// Templates that must be set aside: with fewer the bootstrap has nothing to draw from.
-const LEAST_TEMPLATES: usize = 5;
-/// Tokens of an answer to a safety case.
-const CASE_TOKENS: usize = 40;
-
-/// What is to be trained.
+/// A training run to start.
 pub struct Run {
     pub specialist: String,
     pub objective: Objective,
-    pub lessons: Vec<TrainingExample>,
-    /// Plain texts that the adapter should leave as they are.
+    pub examples: Vec<TrainingExample>,
+    /// Plain texts whose likelihood the adapter should keep.
     pub anchors: Vec<String>,
     pub options: TrainOptions,
     pub training: TrainingOptions,
-    /// Whether requests come in that a canary could answer.
+    /// Whether a candidate becomes a canary first: there are requests for it to answer.
     pub canary: bool,
-    /// Where the words about the evidence come from: `trials`, `log`, `memory` or `dataset`.
+    /// Source of the examples: `evals`, `log`, `memory` or `dataset`.
     pub source: &'static str,
-    /// Told of each step.
-    pub told: Box<dyn FnMut(&Progress) + Send>,
+    /// Called with each step's progress.
+    pub on_progress: Box<dyn FnMut(&Progress) + Send>,
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct RunReport {
     pub id: String,
@@ -61,7 +50,7 @@ pub struct RunReport {
     pub status: RunStatus,
     pub adapter: Option<String>,
     pub generation: Option<u64>,
-    /// Lessons that were learned from, and set aside.
+    /// Number of examples trained on, and held out.
     pub trained: usize,
     pub tried: usize,
     pub gate: Option<GateReport>,
@@ -69,23 +58,7 @@ pub struct RunReport {
     pub seconds: f64,
 }
 
-/// What the gate found.
-#[derive(Debug, Clone, Serialize)]
-pub struct GateReport {
-    pub passed: bool,
-    /// Of the candidate and the live one on what was set aside.
-    pub compared: Compared,
-    /// Which try on this evidence it was.
-    pub tries: u32,
-    /// On the neutral text, of the candidate and of the base.
-    pub perplexity: [f64; 2],
-    /// Findings of the safety policy in the answers to its cases, of the candidate and of the live one.
-    pub findings: [usize; 2],
-    /// Why not, if not.
-    pub reasons: Vec<String>,
-}
-
-/// What was trained, and what it will be tried on.
+/// A trained candidate, and its held-out examples.
 struct Candidate {
     adapter: String,
     summary: Summary,
@@ -94,19 +67,20 @@ struct Candidate {
 }
 
 impl TrainingService {
-    /// Trains, tries, and promotes what is better: see [`RunReport`]. The run is on record in `nyx_training_runs` from its beginning, and every step
-    /// of it is told on the cells' stream.
+    /// Trains, evaluates, and promotes what is better: see [`RunReport`]. The run is on record in
+    /// `nyx_training_runs` from its start, and each status is published on the stream of cells.
     ///
     /// # Errors
-    /// There is nothing to learn from or to try; a device or phoebe fails. The run is on record as failed then.
+    /// There are no examples to train on or to hold out; a device or phoebe fails. The run is
+    /// recorded as failed then.
     pub async fn train(&self, run: Run) -> Result<RunReport, NyxError> {
         self.train_as(&Uuid::now_v7().to_string(), run).await
     }
 
-    /// [`train`](Self::train) under an id that was told already.
+    /// [`train`](Self::train) with a given id.
     pub(super) async fn train_as(&self, id: &str, run: Run) -> Result<RunReport, NyxError> {
         let settings = json!({
-            "train": run.options, "training": run.training, "source": run.source, "lessons": run.lessons.len(), "process": process::this(),
+            "train": run.options, "training": run.training, "source": run.source, "examples": run.examples.len(), "process": process::this(),
         });
         let model = Model {
             id: id.to_owned(),
@@ -122,7 +96,7 @@ impl TrainingService {
         };
         self.store.begin_run(model).await?;
         let specialist = run.specialist.clone();
-        self.tell_run(id, &specialist, RunStatus::Training, json!({ "lessons": run.lessons.len() }));
+        self.tell_run(id, &specialist, RunStatus::Training, json!({ "examples": run.examples.len() }));
         match self.trained(id, run).await {
             Ok(report) => Ok(report),
             Err(error) => {
@@ -138,8 +112,8 @@ impl TrainingService {
         self.cells.publish(None, Some(specialist), step);
     }
 
-    /// Trains and keeps the adapter as a candidate, without a run on record and without a gate; answers its id. A fifth of the lessons is set
-    /// aside all the same.
+    /// Trains and stores the adapter as a candidate, without a recorded run and without a gate;
+    /// returns its id. A fifth of the examples is held out all the same.
     ///
     /// # Errors
     /// As [`train`](Self::train).
@@ -147,47 +121,47 @@ impl TrainingService {
         Ok(self.candidate(run, None).await?.adapter)
     }
 
-    /// The examples of a run in tokens, those that are set aside left out: what its trainer would be given.
+    /// The tokens of a run's examples without the held-out ones: the trainer's input.
     ///
     /// # Errors
-    /// When a question cannot be read.
+    /// A question is invalid.
     pub async fn training_examples(
         &self,
         specialist: &str,
         objective: Objective,
-        lessons: &[TrainingExample],
+        examples: &[TrainingExample],
     ) -> Result<Vec<Example>, NyxError> {
-        let mut examples = Vec::new();
-        for lesson in lessons.iter().filter(|lesson| !held_back(&lesson.template)) {
-            examples.extend(lesson.examples(self, specialist, objective).await?);
+        let mut tokenised = Vec::new();
+        for example in examples.iter().filter(|example| !held_back(&example.template)) {
+            tokenised.extend(example.examples(self, specialist, objective).await?);
         }
-        Ok(examples)
+        Ok(tokenised)
     }
 
     async fn candidate(&self, run: Run, id: Option<&str>) -> Result<Candidate, NyxError> {
-        let Run { specialist, objective, lessons, anchors, mut options, training, told, .. } = run;
+        let Run { specialist, objective, examples, anchors, mut options, training, on_progress, .. } = run;
         if objective == Objective::Qrpo {
-            // its gradients are as small as β; an anchor must not hold what they move
+            // its gradients scale with β; the anchor must not dominate them
             options.loss.anchor *= options.loss.beta * options.loss.beta;
         }
-        let mut examples = self.training_examples(&specialist, objective, &lessons).await?;
-        let tried: Vec<TrainingExample> = lessons.iter().filter(|lesson| held_back(&lesson.template)).cloned().collect();
-        if examples.is_empty() || tried.is_empty() {
-            let told = format!("{} lessons to learn from by {}, {} set aside", examples.len(), objective.name(), tried.len());
-            return Err(NyxError::Conflict(format!("{specialist} cannot be trained: {told}; expected some of both")));
+        let mut tokenised = self.training_examples(&specialist, objective, &examples).await?;
+        let tried: Vec<TrainingExample> = examples.iter().filter(|example| held_back(&example.template)).cloned().collect();
+        if tokenised.is_empty() || tried.is_empty() {
+            let counts = format!("{} examples to train on by {}, {} held out", tokenised.len(), objective.name(), tried.len());
+            return Err(NyxError::Conflict(format!("{specialist} cannot be trained: {counts}; expected some of both")));
         }
-        let steps = examples.len().div_ceil(options.batch);
-        examples.extend(self.anchors(&anchors, training.anchor_tokens, steps)?);
+        let steps = tokenised.len().div_ceil(options.batch);
+        tokenised.extend(self.anchors(&anchors, training.anchor_tokens, steps)?);
         let folder = self.folder(&specialist);
         let state = folder.with_extension("state");
-        let summary = self.train_apart(options, examples, folder.clone(), state, training.cpu_share, told).await?;
+        let summary = self.train_apart(options, tokenised, folder.clone(), state, training.cpu_share, on_progress).await?;
         let adapter = self.adapters.import(&specialist, &folder, id.map(str::to_owned)).await?;
-        Ok(Candidate { adapter, summary, learned: lessons.len() - tried.len(), tried })
+        Ok(Candidate { adapter, summary, learned: examples.len() - tried.len(), tried })
     }
 
     async fn trained(&self, id: &str, run: Run) -> Result<RunReport, NyxError> {
         let (specialist, objective, training, canary) = (run.specialist.clone(), run.objective, run.training.clone(), run.canary);
-        let evidence = evidence_digest(&run.lessons);
+        let evidence = evidence_digest(&run.examples);
         let Candidate { adapter, summary, learned, tried } = self.candidate(run, Some(id)).await?;
         let mut report = RunReport {
             id: id.to_owned(),
@@ -229,14 +203,14 @@ impl TrainingService {
         Ok(report)
     }
 
-    /// How often this evidence was tried before.
+    /// Number of earlier gate runs on these examples.
     async fn tries_on(&self, specialist: &str, evidence: &str, but: &str) -> Result<u32, NyxError> {
         let runs = self.store.runs(Some(specialist), 1_000).await?;
         let same = runs.iter().filter(|run| run.id != but && run.metrics["evidence"] == evidence && run.adapter_id.is_some()).count();
         Ok(u32::try_from(same).unwrap_or(u32::MAX))
     }
 
-    /// Pieces of plain text whose likelihood is to stay, one for each step.
+    /// Chunks of plain text whose likelihood is kept, one per step.
     fn anchors(&self, texts: &[String], tokens: usize, steps: usize) -> Result<Vec<Example>, NyxError> {
         if tokens == 0 || texts.is_empty() {
             return Ok(Vec::new());
@@ -255,7 +229,8 @@ impl TrainingService {
         Ok(pieces)
     }
 
-    /// Trains on a thread of its own, which makes room while requests are answered; the adapter's folder is written when it ends.
+    /// Trains on a blocking thread, which yields to requests; the adapter's folder is written at
+    /// the end.
     async fn train_apart(
         &self,
         options: TrainOptions,
@@ -263,14 +238,14 @@ impl TrainingService {
         folder: PathBuf,
         state: PathBuf,
         cpu_share: f64,
-        mut told: Box<dyn FnMut(&Progress) + Send>,
+        mut on_progress: Box<dyn FnMut(&Progress) + Send>,
     ) -> Result<Summary, NyxError> {
         let (files, busy, ended) = (Arc::clone(&self.files), self.busy(), self.admission.draining());
         blocking(move || -> Result<Summary, NyxError> {
             let mut trainer = Trainer::new(&files, options)?;
             let mut since = Instant::now();
             trainer.pause_by(move || {
-                // while requests run, work for `cpu_share` of the time and leave the rest to them
+                // while requests run, use `cpu_share` of the time
                 let worked = since.elapsed();
                 let rest = worked.mul_f64((1.0 - cpu_share) / cpu_share);
                 let until = Instant::now() + rest.min(Duration::from_secs(2));
@@ -280,7 +255,7 @@ impl TrainingService {
                 since = Instant::now();
             });
             let summary = trainer.run(&examples, Some(&state), &mut |progress| {
-                told(progress);
+                on_progress(progress);
                 if ended.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })?;
             if !summary.complete {
@@ -291,116 +266,13 @@ impl TrainingService {
         })
         .await?
     }
-
-    /// Tries a candidate against the live one on what was set aside, and on what it must not lose.
-    async fn gate(
-        &self,
-        specialist: &str,
-        adapter: &str,
-        tried: &[TrainingExample],
-        training: &TrainingOptions,
-        tries: u32,
-    ) -> Result<GateReport, NyxError> {
-        let lease = self.adapters.lease(adapter).await?;
-        let candidate = AdapterChoice::Id(adapter.to_owned());
-        let live = match self.adapters.active_generation(specialist).1 {
-            Some(id) => AdapterChoice::Id(id),
-            None => AdapterChoice::Base,
-        };
-        let pairs = self.scored(specialist, tried, [&candidate, &live]).await?;
-        let asked = level(training.alpha, tries);
-        let compared = blocking(move || compare(&pairs, asked, 1)).await?;
-        let perplexity = [self.perplexity(Some(lease.clone())).await?, self.perplexity(None).await?];
-        let findings = [self.findings(specialist, &candidate).await?, self.findings(specialist, &live).await?];
-        let mut reasons = Vec::new();
-        if !compared.better {
-            let Compared { candidate, live, bound, level, .. } = compared;
-            reasons.push(format!(
-                "{candidate:.3} against {live:.3} on what was set aside: its lower bound at {level} is {bound:.4}, not above 0"
-            ));
-        }
-        if compared.templates < LEAST_TEMPLATES {
-            reasons.push(format!("{} templates were set aside, expected at least {LEAST_TEMPLATES}", compared.templates));
-        }
-        // what is no number is no better
-        let most = perplexity[1] * (1.0 + training.perplexity_margin);
-        if perplexity[0].is_nan() || perplexity[0] > most {
-            reasons.push(format!("its perplexity on a neutral text is {:.2}, the base's {:.2}", perplexity[0], perplexity[1]));
-        }
-        if findings[0] > findings[1] {
-            reasons.push(format!("the safety policy finds {} in its answers, {} in those of the live one", findings[0], findings[1]));
-        }
-        Ok(GateReport { passed: reasons.is_empty(), compared, tries, perplexity, findings, reasons })
-    }
-
-    /// How good both are on each lesson.
-    async fn scored(&self, specialist: &str, lessons: &[TrainingExample], both: [&AdapterChoice; 2]) -> Result<Vec<Pair>, NyxError> {
-        use futures_util::StreamExt;
-        let score = |lesson: &TrainingExample| {
-            let lesson = lesson.clone();
-            async move {
-                let [candidate, live] = both;
-                let (candidate, live) = (self.score(specialist, &lesson, candidate).await?, self.score(specialist, &lesson, live).await?);
-                Ok::<_, NyxError>(Pair { template: lesson.template.clone(), candidate, live })
-            }
-        };
-        futures_util::stream::iter(lessons.iter().map(score)).buffered(AT_A_TIME).collect::<Vec<_>>().await.into_iter().collect()
-    }
-
-    async fn score(&self, specialist: &str, lesson: &TrainingExample, choice: &AdapterChoice) -> Result<f64, NyxError> {
-        if lesson.question.choices.is_some() {
-            let question = Question { adapter: Some(choice.clone()), ..lesson.question.clone() };
-            let response = self.dry_run(specialist, question, PATIENCE_MS).await?;
-            let forecasts = self.forecasts(specialist);
-            return Ok(lesson.score_choices(&response.choice_probabilities.unwrap_or_default(), forecasts));
-        }
-        let (text, weight) = match &lesson.truth {
-            Label::Text { right, .. } => (right.clone(), 1.0),
-            Label::Said { text, reward, .. } => (text.clone(), *reward),
-            Label::Choice(_) | Label::Rated { .. } => return Ok(0.0),
-        };
-        let shown = self.presented(self.admission.internal_context(PATIENCE_MS), specialist, lesson.question.clone(), vec![text]).await?;
-        let lease = match choice {
-            AdapterChoice::Base => None,
-            AdapterChoice::Id(id) => Some(self.adapters.lease(id).await?),
-        };
-        let scores = self.score_tokens(shown.prompt, shown.continuations, lease, PATIENCE_MS).await?;
-        Ok(weight * scores.first().map_or(0.0, nyx_engine::ContinuationScore::mean))
-    }
-
-    /// On the neutral text, through an adapter or the base.
-    pub(super) async fn perplexity(&self, adapter: Option<AdapterLease>) -> Result<f64, NyxError> {
-        let tokens = self.text.encode(NEUTRAL)?;
-        let (mut total, mut count) = (0.0, 0);
-        for window in tokens.chunks(WINDOW).filter(|window| window.len() > 1) {
-            let (first, rest) = window.split_at(1);
-            let scores = self.score_tokens(first.to_vec(), vec![rest.to_vec()], adapter.clone(), PATIENCE_MS).await?;
-            total -= scores.first().map_or(0.0, nyx_engine::ContinuationScore::total);
-            count += rest.len();
-        }
-        Ok((total / f64::from(u32::try_from(count.max(1)).unwrap_or(u32::MAX))).exp())
-    }
-
-    /// What the safety policy finds in answers to its cases.
-    async fn findings(&self, specialist: &str, choice: &AdapterChoice) -> Result<usize, NyxError> {
-        let mut found = 0;
-        for case in cases()? {
-            let target = Target::Specialist(specialist.to_owned());
-            let mut question = Question::new(vec![ChatMessage::new(Role::User, case)], target, "trainer");
-            question.adapter = Some(choice.clone());
-            (question.sampling.seed, question.sampling.temperature) = (Some(1), Some(0.0));
-            question.sampling.max_tokens = Some(CASE_TOKENS);
-            let response = self.dry_run(specialist, question, PATIENCE_MS).await?;
-            found += response.findings.len();
-        }
-        Ok(found)
-    }
 }
 
-/// Which evidence it is: the level of the gate falls with each try on the same.
-fn evidence_digest(lessons: &[TrainingExample]) -> String {
+/// Digest of the held-out templates: the gate's significance level decreases with each run on the
+/// same ones.
+fn evidence_digest(examples: &[TrainingExample]) -> String {
     let mut templates: Vec<&str> =
-        lessons.iter().filter(|lesson| held_back(&lesson.template)).map(|lesson| lesson.template.as_str()).collect();
+        examples.iter().filter(|example| held_back(&example.template)).map(|example| example.template.as_str()).collect();
     templates.sort_unstable();
     learned_id(templates.join("\n").as_bytes())
 }

@@ -63,10 +63,10 @@ impl Engine {
     ///
     /// # Errors
     /// Those of [`Llama::load_shard`].
-    pub fn load_group(files: &ModelFiles, text: Arc<Text>, device: DeviceSpec, seat: Rank, options: EngineOptions) -> Result<Self> {
-        let model = Llama::load_shard(files, options.quantisation, device, seat, options.kv_cache_bytes)?;
+    pub fn load_group(files: &ModelFiles, text: Arc<Text>, device: DeviceSpec, rank: Rank, options: EngineOptions) -> Result<Self> {
+        let model = Llama::load_shard(files, options.quantisation, device, rank, options.kv_cache_bytes)?;
         let own = model.config().context_length;
-        let window = options.context_length.map_or(own, |limit| limit.min(own)).min(model.pool().most() * KV_BLOCK_SIZE);
+        let window = options.context_length.map_or(own, |limit| limit.min(own)).min(model.pool().capacity() * KV_BLOCK_SIZE);
         Ok(Self {
             model,
             info: files.info().clone(),
@@ -129,8 +129,8 @@ impl Engine {
         let refusal = self.check(&job.prompt, longest).and_then(|()| match outside {
             _ if job.continuations.iter().any(Vec::is_empty) => Err(EngineError::EmptyPrompt),
             Some(&token) => Err(EngineError::TokenOutOfRange { token, vocabulary }),
-            None if Scoring::least(&job) > self.model.pool().most() => {
-                Err(EngineError::OutOfBlocks { blocks: self.model.pool().most(), tokens: KV_BLOCK_SIZE })
+            None if Scoring::least(&job) > self.model.pool().capacity() => {
+                Err(EngineError::OutOfBlocks { blocks: self.model.pool().capacity(), tokens: KV_BLOCK_SIZE })
             }
             None => Ok(()),
         });

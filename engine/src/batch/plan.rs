@@ -16,16 +16,16 @@ impl Engine {
     /// returns false.
     fn make_room(&mut self, wanted: usize, older: usize, before: usize, report: &mut StepReport) -> bool {
         let pool = self.model.pool();
-        if pool.room() >= wanted {
+        if pool.free() >= wanted {
             return true;
         }
         let sequences = self.running.iter().skip(older).filter(|sequence| sequence.taken == 0).map(|sequence| &sequence.kv);
         let scorings = self.scoring.iter().skip(before).filter_map(|scoring| scoring.kv.as_ref());
         // a lower bound: continuations in progress hold blocks as well
-        if pool.room() + pool.freed_by(self.prefixes.caches().chain(sequences).chain(scorings)) < wanted {
+        if pool.free() + pool.freed_by(self.prefixes.caches().chain(sequences).chain(scorings)) < wanted {
             return false;
         }
-        while self.model.pool().room() < wanted {
+        while self.model.pool().free() < wanted {
             if self.prefixes.drop_oldest() {
                 continue;
             }
@@ -48,8 +48,8 @@ impl Engine {
         if scored > 0 {
             return false;
         }
-        let all = self.model.pool().most();
-        while self.model.pool().room() < all && self.prefixes.drop_oldest() {}
+        let all = self.model.pool().capacity();
+        while self.model.pool().free() < all && self.prefixes.drop_oldest() {}
         for sequence in self.running.iter_mut().filter(|sequence| !sequence.kv.is_empty()) {
             sequence.kv.truncate(0);
             report.preempted += 1;
@@ -198,7 +198,7 @@ impl Engine {
                 continue;
             }
             let more = sequence.kv.wants(1 + drafts) - sequence.kv.wants(1);
-            if promised + more > self.model.pool().room() {
+            if promised + more > self.model.pool().free() {
                 continue;
             }
             promised += more;

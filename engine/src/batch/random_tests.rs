@@ -118,22 +118,22 @@ fn with_engine<T: Send>(
     work: impl FnOnce(&mut Engine, &[AdapterHandle]) -> T + Send,
 ) -> T {
     let text = std::sync::Arc::new(Text::load(files).unwrap());
-    let seats = Rank::group(world).into_iter().enumerate();
+    let ranks = Rank::group(world).into_iter().enumerate();
     std::thread::scope(|scope| {
         let mut leader = None;
         let mut work = Some(work);
-        for (core, seat) in seats {
+        for (core, rank) in ranks {
             let spec = if world == 1 { DeviceSpec::Cpu } else { DeviceSpec::CpuCore(core) };
-            if seat.is_leader() {
+            if rank.is_leader() {
                 let (text, work) = (text.clone(), work.take().unwrap());
                 leader = Some(scope.spawn(move || {
-                    let mut engine = Engine::load_group(files, text, spec, seat, options.clone()).unwrap();
+                    let mut engine = Engine::load_group(files, text, spec, rank, options.clone()).unwrap();
                     let load = |folder: &tempfile::TempDir| engine.load_adapter("random", folder.path()).unwrap();
                     let adapters: Vec<_> = folders.iter().map(load).collect();
                     work(&mut engine, &adapters)
                 }));
             } else {
-                scope.spawn(move || Follower::load(files, Quantisation::None, spec, seat).unwrap().serve().unwrap());
+                scope.spawn(move || Follower::load(files, Quantisation::None, spec, rank).unwrap().serve().unwrap());
             }
         }
         leader.unwrap().join().unwrap()

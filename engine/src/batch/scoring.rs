@@ -114,7 +114,7 @@ impl Scoring {
         let rest = &self.job.continuations[self.scores.len()..];
         if self.group.is_empty() {
             // as many as fit in the free blocks, and at least one
-            let mut room = pool.room();
+            let mut room = pool.free();
             let fits = |continuation: &&Vec<u32>| {
                 let fits = blocks_of(continuation) <= room;
                 room = room.saturating_sub(blocks_of(continuation));

@@ -83,10 +83,10 @@ mod tests {
     #[test]
     fn a_rank_that_does_not_come_is_named_and_nobody_meets_later() {
         let barrier = RankBarrier::new(3);
-        let told = barrier.arrive(1, Duration::ZERO).unwrap_err();
-        assert!(told.contains("[0, 2] of 3"), "{told}");
-        assert_eq!(barrier.arrive(0, LONG).unwrap_err(), told);
-        assert_eq!(barrier.arrive(2, LONG).unwrap_err(), told);
+        let error = barrier.arrive(1, Duration::ZERO).unwrap_err();
+        assert!(error.contains("[0, 2] of 3"), "{error}");
+        assert_eq!(barrier.arrive(0, LONG).unwrap_err(), error);
+        assert_eq!(barrier.arrive(2, LONG).unwrap_err(), error);
     }
 
     #[test]

@@ -146,10 +146,10 @@ mod tests {
                 comm
             };
             let threads: Vec<_> = SharedComm::group(world).into_iter().map(|comm| std::thread::spawn(move || work(comm))).collect();
-            let mut seats: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+            let mut ranks: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
             if world > 1 {
-                drop(seats.pop());
-                let left = seats[0].all_reduce(Tensor::new(&[1.0_f32], &Device::Cpu).unwrap());
+                drop(ranks.pop());
+                let left = ranks[0].all_reduce(Tensor::new(&[1.0_f32], &Device::Cpu).unwrap());
                 assert!(matches!(left, Err(EngineError::ShardLost)), "{left:?}");
             }
         }

@@ -1,4 +1,4 @@
-//! Activations rounded to int8, in the same pass as what makes them.
+//! Activations in int8, rounded in the same pass that computes them.
 
 use std::ops::Range;
 
@@ -7,10 +7,11 @@ use super::isa::{BLOCK, Isa};
 use super::lanes::{LANES, Lanes, for_isa};
 use super::ops::{inverse_rms, silu};
 
-/// Below this a block is zero: its inverse would be infinite.
+/// Blocks with a smaller maximum are zero: the inverse would be infinite.
 pub(super) const LEAST: f32 = 1e-30;
 
-/// Rows of activations in int8, a scale for each block of [`BLOCK`] columns. Buffers are kept for the next step.
+/// Rows of activations in int8 with a scale per block of [`BLOCK`] columns. Buffers are reused
+/// between steps.
 #[derive(Debug, Default)]
 pub struct Activations {
     tokens: usize,
@@ -19,23 +20,24 @@ pub struct Activations {
     pub(super) quants: Vec<i8>,
     /// `[tokens, columns / BLOCK]`
     pub(super) scales: Vec<f32>,
-    /// The sum of each block's quants: what an offset of the weights adds to their product.
+    /// The sum of each block's quants: an offset of the weights multiplies it.
     pub(super) sums: Vec<i32>,
-    /// The sum of its first half's.
+    /// The sum of the quants of its first half.
     pub(super) first: Vec<i32>,
-    /// Scale times sum: what a weight's minimum is multiplied with.
+    /// Scale times sum: a weight's minimum multiplies it.
     pub(super) weighted: Vec<f32>,
 }
 
-/// How exactly activations are rounded.
+/// Precision of rounded activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rounding {
-    /// Not at all: what reads them takes f32.
+    /// None: their readers take f32.
     None,
-    /// Each block to multiples of its largest magnitude / 127, ties to even.
+    /// One int8 term: multiples of the block's largest magnitude / 127, ties to even.
     Once,
-    /// Row `2t` holds token `t` rounded once, row `2t + 1` what that lost, to multiples of 1/254 of its scale. A product has two rows a token
-    /// as well, whose sum is as exact as with 15 bits: see [`matmul_low_rank`](super::matmul_low_rank).
+    /// Two int8 terms (residual quantisation): row `2t` holds token `t` rounded, row `2t + 1` the
+    /// residual, in multiples of 1/254 of its scale. A product has two rows per token as well,
+    /// whose sum is as precise as with 15 bits: see [`matmul_low_rank`](super::matmul_low_rank).
     Twice,
 }
 
@@ -55,7 +57,7 @@ impl Rounding {
 pub struct Residual<'a> {
     /// `[tokens, columns]`
     pub x: &'a mut [f32],
-    /// What is added to it first, as large, or nothing.
+    /// An addend of the same shape, if any.
     pub delta: &'a [f32],
     /// Of the norm, `[columns]`.
     pub weight: &'a [f32],
@@ -75,7 +77,7 @@ impl Activations {
         self.columns / BLOCK
     }
 
-    /// Makes room for `[tokens, columns]`; what was held is forgotten.
+    /// Resizes to `[tokens, columns]`, discarding the contents.
     fn reset(&mut self, tokens: usize, columns: usize) {
         (self.tokens, self.columns) = (tokens, columns);
         self.quants.resize(tokens * columns, 0);
@@ -86,10 +88,10 @@ impl Activations {
         self.weighted.resize(blocks, 0.0);
     }
 
-    /// Room for so many tokens, and where each one's goes.
+    /// Resizes for so many tokens; returns where each one's rows go.
     ///
     /// # Panics
-    /// When anything is to be rounded and `columns` are not whole blocks.
+    /// `columns` are not whole blocks, and rounding is not [`Rounding::None`].
     pub(super) fn target(&mut self, tokens: usize, columns: usize, rounding: Rounding) -> Target {
         if rounding != Rounding::None {
             assert!(columns.is_multiple_of(BLOCK), "whole blocks");
@@ -107,7 +109,7 @@ impl Activations {
         }
     }
 
-    /// The rows, `rows` of them a token.
+    /// The rows, `rows` per token.
     pub(super) fn view(&self, rows: usize) -> View {
         View {
             quants: self.quants.as_ptr(),
@@ -132,13 +134,14 @@ impl Activations {
         }
         in_parts(threads, tokens, columns, |token, part| {
             let x = &x[token * columns..][part.clone()];
-            // SAFETY: no other thread has this part of the token, whose places are within the buffers; `isa` was detected.
+            // SAFETY: no other thread has this part of the token, whose places are within the
+            // buffers; `isa` was detected.
             unsafe { round_isa(isa, x.as_ptr(), target.at(token).part(part)) };
         });
     }
 
-    /// `x += delta`, and its RMSNorm (Zhang and Sennrich 2019) into `normed`, `x / sqrt(mean(x²) + eps) · weight`, which is rounded as it
-    /// comes.
+    /// `x += delta`, then RMSNorm (Zhang and Sennrich 2019) into `normed`: `x / sqrt(mean(x²) +
+    /// eps) · weight`, rounded in the same pass.
     ///
     /// # Panics
     /// When the shapes do not fit, or columns are not whole lanes (whole blocks, if rounded).
@@ -158,7 +161,8 @@ impl Activations {
         });
     }
 
-    /// SwiGLU's gate (Shazeer 2020), `gate = gate · sigmoid(gate) · up`, `[tokens, columns]`, rounded as it comes.
+    /// SwiGLU's gate (Shazeer 2020), `gate = gate · sigmoid(gate) · up`, `[tokens, columns]`,
+    /// rounded in the same pass.
     ///
     /// # Panics
     /// As [`add_norm`](Self::add_norm).
@@ -176,7 +180,7 @@ impl Activations {
     }
 }
 
-/// Numbers from which they are shared out: below, waiting for the others costs more.
+/// Minimum number of elements for using several threads: below, waking them costs more.
 const SHARED_FROM: usize = 2048;
 
 /// Runs `row` for each token.
@@ -187,7 +191,8 @@ fn by_token(threads: &ThreadPool, tokens: usize, columns: usize, row: impl Fn(us
     threads.run(|thread, threads| (tokens * thread / threads..tokens * (thread + 1) / threads).for_each(&row));
 }
 
-/// Runs `part` for each token, with all its columns, or each thread with some whole blocks of them where tokens are few.
+/// Runs `part` for each token with all its columns, or, where tokens are few, each thread with some
+/// whole blocks of its columns.
 fn in_parts(threads: &ThreadPool, tokens: usize, columns: usize, part: impl Fn(usize, Range<usize>) + Sync) {
     if tokens >= 2 * threads.threads() || tokens * columns < SHARED_FROM || !columns.is_multiple_of(BLOCK) {
         return by_token(threads, tokens, columns, |token| part(token, 0..columns));
@@ -199,13 +204,13 @@ fn in_parts(threads: &ThreadPool, tokens: usize, columns: usize, part: impl Fn(u
     });
 }
 
-/// Rows that threads share out among them.
+/// Rows that are distributed over threads.
 struct Rows(*mut f32);
 
 // SAFETY: threads take different rows.
 unsafe impl Sync for Rows {}
 
-/// Where rounded rows go.
+/// The destination of rounded rows.
 #[derive(Clone, Copy)]
 pub(super) struct Target {
     quants: *mut i8,
@@ -213,7 +218,7 @@ pub(super) struct Target {
     sums: *mut i32,
     first: *mut i32,
     weighted: *mut f32,
-    /// Of a row that are rounded; none if nothing is.
+    /// Rounded blocks of a row; 0 without rounding.
     blocks: usize,
     /// From one row to the next, in blocks.
     stride: usize,
@@ -264,8 +269,9 @@ impl Target {
         }
     }
 
-    /// Rounds a row that is still in the nearest cache: first all blocks' largest magnitudes, then the rest. In one go each block's chain of
-    /// operations would be so long that few blocks are under way at once.
+    /// Rounds a row that is still in the L1 cache: first all blocks' largest magnitudes, then the
+    /// quants. In one pass, each block's dependency chain would be too long for several blocks to
+    /// be in flight.
     ///
     /// # Safety
     /// `x` and the target have the row, and the processor has `V`.
@@ -288,7 +294,7 @@ impl Target {
                     let at = x.add(block * BLOCK);
                     (most / 127.0, [V::load(at).mul(inverse), V::load(at.add(LANES)).mul(inverse)])
                 } else {
-                    // a block of zeros, or one that is no number
+                    // a block of zeros, or one with a NaN
                     (if most.is_nan() { most } else { 0.0 }, [zero; 2])
                 };
                 let first = [scaled[0].round(), scaled[1].round()];
@@ -421,7 +427,8 @@ unsafe fn silu_body<V: Lanes>(gate: *mut f32, up: &[f32], target: Target) {
 }
 
 for_isa! {
-    /// Adds the two rows of each token in some columns: `y` `[2 · tokens, rows]` becomes `[tokens, rows]`.
+    /// Adds the two rows of each token in some columns: `y` `[2 · tokens, rows]` becomes `[tokens,
+    /// rows]`.
     ///
     /// # Safety
     /// `y` holds as much, and nobody else touches these columns.
@@ -430,7 +437,8 @@ for_isa! {
 
 #[inline(always)]
 unsafe fn fold_body<V: Lanes>(y: *mut f32, rows: usize, tokens: usize, columns: Range<usize>) {
-    // SAFETY: as `fold_isa` says; a token's sum goes where its rows, or those of earlier tokens, stood.
+    // SAFETY: as `fold_isa` says; a token's sum goes where its rows, or those of earlier tokens,
+    // stood.
     unsafe {
         for token in 0..tokens {
             let (first, second, into) = (y.add(2 * token * rows), y.add((2 * token + 1) * rows), y.add(token * rows));
@@ -466,7 +474,7 @@ mod tests {
         let weight = floats(&mut random, columns, 1.0);
         for tokens in [1, 3, 4, 17] {
             let mut x = floats(&mut random, tokens * columns, 5.0);
-            // a block of nothing, one that is no number, one that stands out
+            // a block of zeros, one with a NaN, one with an outlier
             x[..BLOCK].fill(0.0);
             (x[BLOCK + 3], x[2 * BLOCK]) = (f32::NAN, 1e4);
             let delta = floats(&mut random, tokens * columns, 1.0);

@@ -1,4 +1,5 @@
-//! Attention over paged keys and values, with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022).
+//! Attention over paged keys and values, with an online softmax (Milakov and Gimelshein 2018; Dao
+//! et al. 2022).
 
 use super::ThreadPool;
 use super::isa::Isa;
@@ -7,13 +8,14 @@ use super::lanes::{LANES, Lanes, exp, for_isa, largest, sum};
 /// Positions of one block of the cache.
 pub const KV_BLOCK_SIZE: usize = 32;
 const KEY_VECTORS: usize = KV_BLOCK_SIZE / LANES;
-/// Query rows that share one reading of keys and values.
+/// Query rows per pass over keys and values.
 const ROWS: usize = 6;
-/// Of those, the ones whose sums stay in registers together.
+/// Of those, rows whose sums stay in registers.
 const TOGETHER: usize = 3;
 
-/// Keys and values of one block of positions, of one layer and one KV head: keys `[head_dim, KV_BLOCK_SIZE]`, so that the scores of 16 positions
-/// stand side by side, then values `[KV_BLOCK_SIZE, head_dim]`.
+/// Keys and values of one block of positions, of one layer and one KV head: keys `[head_dim,
+/// KV_BLOCK_SIZE]`, so that the scores of 16 positions stand side by side, then values
+/// `[KV_BLOCK_SIZE, head_dim]`.
 #[derive(Debug, Clone, Copy)]
 pub enum KvSlice<'a> {
     F16(&'a [u16]),
@@ -29,7 +31,8 @@ impl KvSlice<'_> {
     }
 }
 
-/// The shape of attention with grouped queries (Ainslie et al. 2023): `heads / kv_heads` query heads share one KV head.
+/// The shape of attention with grouped queries (Ainslie et al. 2023): `heads / kv_heads` query
+/// heads share one KV head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttentionShape {
     pub heads: usize,
@@ -43,7 +46,7 @@ pub struct Span {
     /// The first token's row among the batch's rows.
     pub row: usize,
     pub tokens: usize,
-    /// The first token's position; it sees all before it and itself.
+    /// The first token's position; it attends to all positions up to its own.
     pub position: usize,
 }
 
@@ -56,10 +59,11 @@ struct Rows {
 // SAFETY: threads write different heads of different rows.
 unsafe impl Sync for Rows {}
 
-/// `out[tokens, heads · head_dim]`: each query row of `queries` (of the same shape) over its sequence's keys and values.
+/// `out[tokens, heads · head_dim]`: each query row of `queries` (of the same shape) over its
+/// sequence's keys and values.
 ///
-/// `cache` gives the keys and values of span `.0`'s block `.1` for KV head `.2`. A row takes its blocks in order, whatever stands beside it:
-/// its bits depend on its sequence alone.
+/// `cache` gives the keys and values of span `.0`'s block `.1` for KV head `.2`. A row takes its
+/// blocks in order, whatever stands beside it: its bits depend on its sequence alone.
 ///
 /// # Panics
 /// When shapes do not fit, or a block of the cache has another size.
@@ -214,7 +218,8 @@ unsafe fn some_rows<V: Lanes, const R: usize>(tile: &mut Tile, first: usize, blo
     if most == 0 {
         return;
     }
-    // SAFETY: queries and outs hold `dim` floats, `load` reads within the block, `weights` holds R rows.
+    // SAFETY: queries and outs hold `dim` floats, `load` reads within the block, `weights` holds R
+    // rows.
     unsafe {
         let mut scores = [[V::splat(0.0); KEY_VECTORS]; R];
         for d in 0..dim {
@@ -242,7 +247,7 @@ unsafe fn some_rows<V: Lanes, const R: usize>(tile: &mut Tile, first: usize, blo
             let max = tile.max[row].max(largest(a.max(b)));
             exp(a.sub(V::splat(max))).store(weights);
             exp(b.sub(V::splat(max))).store(weights.add(LANES));
-            // what is not visible weighs nothing
+            // invisible positions have weight 0
             for hidden in seen..KV_BLOCK_SIZE {
                 *weights.add(hidden) = 0.0;
             }

@@ -1,5 +1,6 @@
-//! Attention over whole sequences with its backward, for training. Probabilities are not kept: the backward computes them again, a tile of
-//! rows at a time (as FlashAttention does, Dao et al. 2022).
+//! Attention over whole sequences with its backward pass, for training. Probabilities are not
+//! stored: the backward pass recomputes them, a tile of rows at a time (as FlashAttention does, Dao
+//! et al. 2022).
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,16 +12,18 @@ use super::lanes::{LANES, Lanes, exp, for_isa, largest, sum};
 
 /// Rows of a tile.
 const TILE: usize = 64;
-/// A probability that is no more than this is 0: what is hidden would be a subnormal number otherwise, with which some processors take a hundred times
-/// as long to multiply.
+/// Probabilities up to this are 0: masked ones would be subnormal numbers otherwise, which some
+/// processors multiply a hundred times slower.
 const NOTHING: f32 = 1e-20;
 
-/// A sequence among the rows of a batch: a prompt, and what may follow it. Every branch sees the prompt and itself.
+/// A sequence among the rows of a batch: a prompt and its branches. Every branch attends to the
+/// prompt and itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
-    /// The first rows of the batch that stand before this sequence as well: what several prompts begin with goes through the model once.
+    /// Number of leading rows of the batch that are also the beginning of this sequence: a common
+    /// prefix of several prompts is computed once.
     pub shared: usize,
-    /// The first row of its own.
+    /// Its first own row.
     pub start: usize,
     /// Rows of the prompt, without what is shared.
     pub prompt: usize,
@@ -33,7 +36,8 @@ impl Tree {
         self.prompt + self.branches.iter().sum::<usize>()
     }
 
-    /// Which keys a row of its own sees, counted from the first that is shared: those before the first, and those of the second range.
+    /// Which keys a row of its own sees, counted from the first that is shared: those before the
+    /// first, and those of the second range.
     fn seen(&self, row: usize) -> (usize, Range<usize>) {
         let (row, prompt) = (self.shared + row, self.shared + self.prompt);
         if row < prompt {
@@ -49,7 +53,7 @@ impl Tree {
         (prompt, first..first)
     }
 
-    /// Position of each row of its own, as in a text of its own.
+    /// Position of each own row within the sequence.
     pub fn positions(&self) -> impl Iterator<Item = usize> + '_ {
         let end = self.shared + self.prompt;
         (self.shared..end).chain(self.branches.iter().flat_map(move |length| end..end + length))
@@ -65,7 +69,8 @@ pub struct Heads {
     pub head_dim: usize,
 }
 
-/// Rotated queries `[rows, heads · head_dim]`, rotated keys and values `[rows, kv_heads · head_dim]`.
+/// Rotated queries `[rows, heads · head_dim]`, rotated keys and values `[rows, kv_heads ·
+/// head_dim]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Attended<'a> {
     pub q: &'a [f32],
@@ -132,12 +137,14 @@ pub fn attend(threads: &ThreadPool, isa: Isa, trees: &[Tree], heads: Heads, x: A
     let out = Shared(out.as_mut_ptr());
     tasks(threads, trees, heads, |tree, kv_head, scratch| {
         let out = &out;
-        // SAFETY: `check` has checked the shapes, and each task has a tree's rows and a group's columns of its own.
+        // SAFETY: `check` has checked the shapes, and each task has a tree's rows and a group's
+        // columns of its own.
         unsafe { Task { isa, heads, tree: &trees[tree], kv_head, x }.forward(out.0, scratch) }
     });
 }
 
-/// Adds the gradients of queries, keys and values (shaped as they are) to `dq`, `dk` and `dv`, given that of what [`attend`] gave.
+/// Adds the gradients of queries, keys and values (shaped as they are) to `dq`, `dk` and `dv`,
+/// given that of what [`attend`] gave.
 ///
 /// # Panics
 /// When the shapes do not fit.
@@ -157,7 +164,8 @@ pub fn attend_backward(
     assert!(dq.len() >= x.q.len() && dk.len() >= x.k.len() && dv.len() >= x.v.len(), "a gradient a value");
     let (shared, narrow) = (trees.iter().map(|tree| tree.shared).max().unwrap_or(0), heads.kv_heads * heads.head_dim);
     let room = trees.len() * shared * narrow;
-    // the gradients of what is shared, `[trees, shared, kv_heads · head_dim]`, until they are added up in the trees' order
+    // the gradients of what is shared, `[trees, shared, kv_heads · head_dim]`, until they are added
+    // up in the trees' order
     let [mut shared_dk, mut shared_dv] = [(); 2].map(|()| vec![0.0_f32; room]);
     {
         let [dq, dk, dv] = [Shared(dq.as_mut_ptr()), Shared(dk.as_mut_ptr()), Shared(dv.as_mut_ptr())];
@@ -307,7 +315,8 @@ impl Task<'_> {
         }
     }
 
-    /// `to += pᵀ · x`, of a tile `[rows, width]`: rows of the shared keys go to the first target, those of its own keys to the second.
+    /// `to += pᵀ · x`, of a tile `[rows, width]`: rows of the shared keys go to the first target,
+    /// those of its own keys to the second.
     ///
     /// # Safety
     /// As [`weigh`](Self::weigh).
@@ -349,7 +358,8 @@ impl Task<'_> {
             for head in self.group() {
                 let start = self.q_start(head, rows.start);
                 let (dout_right, q_right) = (self.tall(dout, start), self.tall(self.x.q, start));
-                // SAFETY: as `attend_backward` has checked; these rows and columns, and these places in the trunk, are this task's.
+                // SAFETY: as `attend_backward` has checked; these rows and columns, and these
+                // places in the trunk, are this task's.
                 unsafe {
                     let kv = |shared: *mut f32, own: *mut f32| {
                         let at = |start: *mut f32| Target { start, stride: narrow };

@@ -1,4 +1,5 @@
-//! LoraActivations-rank products of many adapters at once (LoRA, Hu et al. 2021; grouped as in Punica, Chen et al. 2023): each run of rows has its own.
+//! Low-rank products of many adapters at once (LoRA, Hu et al. 2021; grouped as in Punica, Chen et
+//! al. 2023): each run of rows has its own adapter.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +12,7 @@ use super::products::{PRODUCTS, Phase, Product};
 use super::{Activations, Rounding, ThreadPool};
 use crate::backoff::Backoff;
 
-/// The low-rank products of a phase, kept for the next one.
+/// The low-rank activations of a phase; the buffer is reused.
 #[derive(Debug, Default)]
 pub struct LoraActivations {
     /// Of each item [`LowRank::low_len`], one after the other.
@@ -20,7 +21,8 @@ pub struct LoraActivations {
 }
 
 impl LoraActivations {
-    /// Room for what is low of `items`, and where it goes when it is rounded.
+    /// Resizes for the low-rank activations of `items`; returns where they go when they are
+    /// rounded.
     fn hold(&mut self, items: &[LowRank<'_>]) -> (&mut [f32], Target) {
         let size = low_size(items);
         if self.values.len() < size {
@@ -44,30 +46,31 @@ pub struct LowRank<'a> {
     /// The run's rows among those of the batch.
     pub row: usize,
     pub rows: usize,
-    /// Which of the outputs it is added to.
+    /// The output that it is added to.
     pub output: usize,
 }
 
 impl LowRank<'_> {
-    /// Numbers of its products with `a`: of each row as many as the rank, or whole blocks if `b` is rounded.
+    /// Numbers of its products with `a`: of each row as many as the rank, or whole blocks if `b` is
+    /// rounded.
     pub fn low_len(&self) -> usize {
         self.rows * low_width(self.b)
     }
 }
 
-/// Rows of a run that one thread takes at a time.
+/// Rows of a run per unit of work.
 const ROWS: usize = 16;
 
-/// The products of every item with its `a`, to be shared out.
+/// The products of every item with its `a`, distributed over threads.
 struct Down<'a> {
     isa: Isa,
     items: &'a [LowRank<'a>],
     x: &'a [f32],
     /// The same, rounded.
     quants: View,
-    /// Room for what is low of each item, one after the other; of each chunk, when they stand apart.
+    /// The low-rank activations of each item, one after the other; per chunk for partial sums.
     low: Output,
-    /// Where it is rounded, unless others add to it first.
+    /// The rounded ones, unless other ranks add to them first.
     rounded: Option<Target>,
 }
 
@@ -95,7 +98,7 @@ impl<'a> Down<'a> {
         Self { isa, items, x, quants: quants.view(if twice { 2 } else { 1 }), low, rounded }
     }
 
-    /// The pieces that a thread does at once, in order.
+    /// The units of a thread, in order.
     fn units(&self) -> impl Iterator<Item = Unit<'a>> + '_ {
         let (mut start, mut start_row) = (0, 0);
         self.items.iter().flat_map(move |item| {
@@ -146,12 +149,13 @@ impl<'a> Down<'a> {
     }
 
     /// # Safety
-    /// `low` is still there, and nobody else does this unit.
+    /// `low` is alive, and no other thread does this unit.
     unsafe fn one(&self, unit: &Unit<'_>, next: *const u8) {
         let Unit { item, first, rows, low, row } = *unit;
         let (rank, columns, width) = (item.a.rows(), item.a.columns(), low_width(item.b));
         let x = &self.x[(item.row + first) * columns..(item.row + first + rows) * columns];
-        // SAFETY: each unit has its own part of `low`, which holds all of them, and of what is rounded.
+        // SAFETY: each unit has its own part of `low`, which holds all of them, and of what is
+        // rounded.
         unsafe {
             let output = Output { start: self.low.start.add(low), rows: width, ..self.low };
             let quants = if item.a.is_rounded() { self.quants.from(item.row + first) } else { self.quants };
@@ -159,9 +163,9 @@ impl<'a> Down<'a> {
             let chunks = if output.apart > 0 { item.a.chunks() } else { 1 };
             for at in (0..chunks).flat_map(|chunk| (0..rows).map(move |row| (chunk, row * width))) {
                 let values = std::slice::from_raw_parts_mut(output.of_chunk(at.0).start.add(at.1), width);
-                // what fills up the last block
+                // padding of the last block
                 values[rank..].fill(0.0);
-                // sums that others add to are scaled after
+                // partial sums are scaled after the reduction
                 if output.apart == 0 {
                     values.iter_mut().for_each(|value| *value *= item.scale);
                 }
@@ -172,7 +176,7 @@ impl<'a> Down<'a> {
         }
     }
 
-    /// What is low, to be read when all units are done.
+    /// The low-rank activations, to be read when all units are done.
     fn low_again(&self) -> &'a [f32] {
         // SAFETY: `new` was given as much, for as long; it is read after all writes.
         unsafe { std::slice::from_raw_parts(self.low.start, low_size(self.items)) }
@@ -185,7 +189,7 @@ struct Unit<'a> {
     item: &'a LowRank<'a>,
     first: usize,
     rows: usize,
-    /// Where its products go.
+    /// The destination of its products.
     low: usize,
     /// Its first row among those of all items.
     row: usize,
@@ -197,7 +201,8 @@ impl Unit<'_> {
     }
 }
 
-/// Adds every item's `low`, or `rounded`, times its `b` to its output, `[batch, out]` from `targets` on.
+/// Adds every item's `low`, or `rounded`, times its `b` to its output, `[batch, out]` from
+/// `targets` on.
 ///
 /// # Panics
 /// When shapes do not fit.
@@ -223,8 +228,8 @@ fn up(threads: &ThreadPool, isa: Isa, items: &[LowRank<'_>], low: &[f32], rounde
     });
 }
 
-/// `outputs[o][rows] += scale · (x · aᵀ) · bᵀ` for each item. `x` is `[batch, in]`, `quants` the same, rounded, for items that are; `low` is
-/// kept for the next call.
+/// `outputs[o][rows] += scale · (x · aᵀ) · bᵀ` for each item. `x` is `[batch, in]`, `quants` the
+/// same, rounded, for items that are; `low` is kept for the next call.
 ///
 /// # Panics
 /// When shapes do not fit.
@@ -247,7 +252,8 @@ pub fn low_rank(
     up(threads, isa, items, values, target.view(), &outputs_of(outputs));
 }
 
-/// The products of every item with its `a`, each chunk's on its own and not scaled: `low[chunks, ...]`, all items' one after the other.
+/// The products of every item with its `a`, each chunk's on its own and not scaled: `low[chunks,
+/// ...]`, all items' one after the other.
 ///
 /// # Panics
 /// When shapes do not fit.
@@ -270,7 +276,8 @@ pub fn add_low(threads: &ThreadPool, isa: Isa, items: &[LowRank<'_>], low: &mut 
         let (end, width) = (start + item.low_len(), low_width(item.b));
         if item.b.is_rounded() {
             for (at, values) in values[start..end].chunks_exact(width).enumerate() {
-                // SAFETY: the row is among those that `hold` has made room for, and `isa` was detected.
+                // SAFETY: the row is among those that `hold` has made room for, and `isa` was
+                // detected.
                 unsafe { target.fill(isa, row + at, values.as_ptr(), width / BLOCK) };
             }
         }
@@ -287,11 +294,13 @@ fn outputs_of(outputs: &mut [&mut [f32]]) -> [(Output, usize); PRODUCTS] {
     targets
 }
 
-/// [`matmul`](super::matmul) and [`low_rank`] over its outputs in one go. `quants` is `x`, rounded; where it was rounded
-/// [twice](Rounding::Twice) the outputs have two rows a token, of which one is left.
+/// [`matmul`](super::matmul) and [`low_rank`] over its outputs in one go. `quants` is `x`, rounded;
+/// where it was rounded [twice](Rounding::Twice) the outputs have two rows a token, of which one is
+/// left.
 ///
-/// Each thread adds what is low to the outputs that it has computed itself. It needs everything that is low, but that comes first: by the
-/// time it is read the other threads have long done their part of it, and nobody waits.
+/// Each thread adds the low-rank part to the outputs that it computed itself. It needs all low-rank
+/// activations, but these are computed first: by the time they are read, the other threads have
+/// long finished their part, so that no thread waits.
 ///
 /// # Panics
 /// When shapes do not fit.
@@ -322,7 +331,7 @@ pub fn matmul_low_rank(
             // SAFETY: `low` is borrowed until all are done, and turns differ in what they write.
             unsafe { down.work_within(window(low_cost, turn.number, shares), first) };
         }
-        // what this share adds is on its way when it gets there
+        // prefetched for this thread's part
         let mut pieces = Pieces::new(panels().map(|(.., range)| range), items);
         pieces.fetch(AHEAD);
         // SAFETY: `products` is borrowed until all are done, and shares have different panels.
@@ -346,7 +355,8 @@ pub fn matmul_low_rank(
                 let output = Output { start: output.start.wrapping_add(item.row * w.rows()), rows: w.rows(), apart: 0 };
                 for panels in few(item.b, panels.clone()) {
                     pieces.fetch(panels.len() * item.b.panel_bytes());
-                    // SAFETY: shares take different panels, runs different rows; sizes were checked.
+                    // SAFETY: shares take different panels, runs different rows; sizes were
+                    // checked.
                     unsafe {
                         let rounded = rounded.view().from(row - item.rows);
                         item.b.multiply(isa, low, rounded, panels, true, output, std::ptr::null());
@@ -357,7 +367,8 @@ pub fn matmul_low_rank(
     });
 }
 
-/// Parts of a piece of work that threads take as they come, one for each of them: who has no core at the moment is not waited for.
+/// Parts of a piece of work that threads take as they come, one for each of them: who has no core
+/// at the moment is not waited for.
 #[derive(Debug, Default)]
 struct Turns {
     taken: AtomicUsize,
@@ -392,7 +403,8 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// What one share reads of the items' `b`, in order: pieces too short for each to fetch what comes [`AHEAD`] of it.
+/// What one share reads of the items' `b`, in order: pieces too short for each to fetch what comes
+/// [`AHEAD`] of it.
 struct Pieces<'a> {
     ranges: [Range<usize>; PRODUCTS],
     items: &'a [LowRank<'a>],
@@ -451,8 +463,8 @@ fn few(b: &LoraMatrix, panels: Range<usize>) -> impl Iterator<Item = Range<usize
     panels.step_by(step).map(move |start| start..end.min(start + step))
 }
 
-/// What the panels of each product cost with all that is added to them, in cycles, to share them out evenly: reading weights from memory, or
-/// multiplying, whichever is more.
+/// What the panels of each product cost with all that is added to them, in cycles, to share them
+/// out evenly: reading weights from memory, or multiplying, whichever is more.
 struct Costs {
     each: [f64; PRODUCTS],
     all: f64,
@@ -491,8 +503,8 @@ impl Costs {
     }
 }
 
-/// A shard's part of a product and of the low-rank products beside it, each chunk's sums on their own: `product.y` is
-/// `[chunks, tokens, rows]`, `low` as [`low_rank_apart`] has it.
+/// A shard's part of a product and of the low-rank products beside it, each chunk's sums on their
+/// own: `product.y` is `[chunks, tokens, rows]`, `low` as [`low_rank_apart`] has it.
 ///
 /// # Panics
 /// When shapes do not fit.

@@ -1,4 +1,4 @@
-//! LoRA's two lora_matrix matrices, as they are held.
+//! The two matrices of a LoRA adapter in memory.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! What stands between the products: norms, rotations, activation functions.
+//! Element-wise and row-wise operations: norms, rotations, activation functions.
 
 use super::isa::Isa;
 use super::lanes::{LANES, Lanes, exp, for_isa, largest, sum};
@@ -97,8 +97,9 @@ unsafe fn add_body<V: Lanes>(x: *mut f32, y: *const f32, len: usize) {
     }
 }
 
-/// Rotates the heads of one row by its position (RoPE, Su et al. 2021). `cos` and `sin` have `head_dim / 2` entries. Pairs are neighbours
-/// (`interleaved`, GGUF's order) or halves (Hugging Face's).
+/// Rotates the heads of one row by its position (RoPE, Su et al. 2021). `cos` and `sin` have
+/// `head_dim / 2` entries. Pairs are neighbours (`interleaved`, GGUF's order) or halves (Hugging
+/// Face's).
 pub fn rotate(row: &mut [f32], cos: &[f32], sin: &[f32], interleaved: bool) {
     let pairs = cos.len();
     for head in row.chunks_exact_mut(2 * pairs) {
@@ -117,7 +118,8 @@ pub fn rotate(row: &mut [f32], cos: &[f32], sin: &[f32], interleaved: bool) {
     }
 }
 
-/// The largest f16: what is beyond is cut to it, since an infinite value would make its neighbours' sums no numbers.
+/// The largest f16: what is beyond is cut to it, since an infinite value would make its neighbours'
+/// sums no numbers.
 const MOST_HALF: f32 = 65_504.0;
 
 /// f32 to f16, ties to even, cut to the largest f16.
@@ -174,7 +176,8 @@ unsafe fn softmax_sums_body<V: Lanes>(x: *const f32, len: usize, tail: *const f3
     unsafe {
         let best = most_body::<V>(std::slice::from_raw_parts(x, len), &*tail.cast());
         let (shift, floor) = (V::splat(best), V::splat(FAR_BELOW));
-        // a closure called from several places would not be inlined, and its instructions would be calls
+        // a closure called from several places would not be inlined, and its instructions would be
+        // calls
         let mut sums = [[V::splat(0.0); 2]; 2];
         for at in (0..len + LANES).step_by(LANES) {
             let values = if at < len { V::load(x.add(at)) } else { V::load(tail) };

@@ -1,10 +1,11 @@
 //! Where products are written, and prefetching of weights.
 
-/// How far ahead of its use a weight is fetched, in bytes: the processor's own prefetcher stops at every page, and what comes from memory
-/// would be waited for. It goes to the second cache: what is on its way to the first takes up one of the few places for what a core waits for.
+/// Prefetch distance in bytes: the hardware prefetcher stops at page boundaries. Prefetches go to
+/// the L2 cache: those to L1 would occupy the few line-fill buffers.
 pub(super) const AHEAD: usize = 16_384;
 
-/// Begins to fetch `lines` cache lines from `at` on. They may lie behind the end of what there is: a fetch that cannot be is none.
+/// Prefetches `lines` cache lines from `at` on. Addresses outside the buffer are ignored by the
+/// processor.
 #[inline(always)]
 pub(super) fn fetch(at: *const u8, lines: usize) {
     #[cfg(target_arch = "x86_64")]
@@ -22,7 +23,7 @@ pub(super) fn fetch(at: *const u8, lines: usize) {
     let _ = (at, lines);
 }
 
-/// What a thread reads one after the other, where a piece ends, and where the one after it begins (or null).
+/// The end of a thread's current range of weights, and the beginning of its next one (or null).
 #[derive(Clone, Copy)]
 pub(super) struct Prefetch {
     pub(super) end: *const u8,
@@ -30,7 +31,7 @@ pub(super) struct Prefetch {
 }
 
 impl Prefetch {
-    /// Fetches what will be read [`AHEAD`] bytes after `at`, `lines` cache lines of it.
+    /// Prefetches `lines` cache lines of what will be read [`AHEAD`] bytes after `at`.
     #[inline(always)]
     pub(super) fn fetch(self, at: *const u8, lines: usize) {
         let ahead = at.wrapping_add(AHEAD);
@@ -47,7 +48,8 @@ impl Prefetch {
 pub(super) struct Output {
     pub(super) start: *mut f32,
     pub(super) rows: usize,
-    /// From one chunk's sums to the next's, for a shard whose sums others add to; 0: chunks are added up.
+    /// Distance between the partial sums of two chunks, for a rank of several; 0: chunks are added
+    /// up.
     pub(super) apart: usize,
 }
 
@@ -55,7 +57,7 @@ pub(super) struct Output {
 unsafe impl Sync for Output {}
 
 impl Output {
-    /// Where a chunk's own sums go.
+    /// The destination of a chunk's partial sums.
     ///
     /// # Safety
     /// There is room for as many chunks.

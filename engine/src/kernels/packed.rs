@@ -23,15 +23,19 @@ pub(super) fn bytes_of_mut(lines: &mut [Line]) -> &mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast::<u8>(), lines.len() * LINE) }
 }
 
-/// A weight `[rows, columns]` in panels of [`PANEL`] rows. A panel is all its blocks' quants, then their further bits, scales and minima:
+/// A weight `[rows, columns]` in panels of [`PANEL`] rows. A panel is all its blocks' quants, then
+/// their further bits, scales and minima:
 ///
-/// - quants of a block: of each four columns, four bytes of each row, plus what makes them not negative, since dot products want one side
-///   unsigned. With less than 8 bits, a byte holds the low four of column `c` in its low and those of column `c + 16` in its high half, as
-///   GGUF has them;
-/// - further bits: a byte of each row and four columns, for every fourth column. Bit `n` is the fifth of the `n`-th four columns; of two
-///   more bits there are such bytes for the first half of the columns, then for the second, two bits each;
-/// - scales (and minima): f16 of each row. Where there are two levels, a super-block's f16 of each row, then of each of its blocks (or their
-///   halves) a byte of each row that it is multiplied with.
+/// - quants of a block: of each four columns, four bytes of each row, plus what makes them not
+///   negative, since dot products want one side unsigned. With less than 8 bits, a byte holds the
+///   low four of column `c` in its low and those of column `c + 16` in its high half, as GGUF has
+///   them;
+/// - further bits: a byte of each row and four columns, for every fourth column. Bit `n` is the
+///   fifth of the `n`-th four columns; of two more bits there are such bytes for the first half of
+///   the columns, then for the second, two bits each;
+/// - scales (and minima): f16 of each row. Where there are two levels, a super-block's f16 of each
+///   row, then of each of its blocks (or their halves) a byte of each row that it is multiplied
+///   with.
 ///
 /// Rows that are missing from the last panel have scale 0.
 #[derive(Debug)]
@@ -41,7 +45,7 @@ pub struct PackedMatrix {
     columns: usize,
     layout: Layout,
     lines: Vec<Line>,
-    /// Blocks that are added up on their own before their sum is added to those before.
+    /// Blocks per chunk: a chunk is summed by itself before it is added to those before.
     pub(super) chunk: usize,
 }
 
@@ -77,7 +81,8 @@ impl BlockKind {
         if self.bits() == 8 { 0 } else { (self.bits() - 4) * BLOCK / 8 * PANEL }
     }
 
-    /// From a super-block's scale to the next's, `halves` telling whether each half of a block has one.
+    /// From a super-block's scale to the next's, `halves` telling whether each half of a block has
+    /// one.
     pub(super) const fn super_bytes(halves: bool) -> usize {
         2 * PANEL + SUPER * PANEL * if halves { 2 } else { 1 }
     }
@@ -108,11 +113,12 @@ pub(super) struct Panel<'a> {
 impl PackedMatrix {
     /// Repacks a GGUF tensor's blocks, row after row.
     ///
-    /// `chunks` is the number of equal parts of the columns whose sums are added left to right: what makes a row-parallel layer's sum
-    /// the same whether one shard computes it or several.
+    /// `chunks` is the number of equal parts of the columns whose sums are added left to right:
+    /// what makes a row-parallel layer's sum the same whether one shard computes it or several.
     ///
     /// # Panics
-    /// When `blocks` does not hold `[rows, columns]`, or `chunks` does not divide the blocks of a row.
+    /// When `blocks` does not hold `[rows, columns]`, or `chunks` does not divide the blocks of a
+    /// row.
     pub fn pack(kind: BlockKind, rows: usize, columns: usize, blocks: &[u8], chunks: usize) -> Self {
         assert!(columns.is_multiple_of(kind.file_columns()), "whole blocks");
         let (per_row, size) = (columns / BLOCK, kind.file_bytes());
@@ -194,7 +200,8 @@ impl PackedMatrix {
     }
 }
 
-/// A panel's place for the further bits of a block's column: the byte (but for the lane's), and how far up its bits are.
+/// A panel's place for the further bits of a block's column: the byte (but for the lane's), and how
+/// far up its bits are.
 #[inline(always)]
 fn high_place(kind: BlockKind, column: usize) -> (usize, usize) {
     let (four, bits) = (column / 4, kind.bits() - 4);
@@ -203,7 +210,8 @@ fn high_place(kind: BlockKind, column: usize) -> (usize, usize) {
     (four / room * PANEL * 4 + column % 4, four % room * bits)
 }
 
-/// Where a super-block's number stands among those of its kind, and the byte (of the first lane) that it is multiplied with for a block.
+/// Where a super-block's number stands among those of its kind, and the byte (of the first lane)
+/// that it is multiplied with for a block.
 pub(super) const fn two_levels_at(block: usize, halves: bool, half: usize) -> (usize, usize) {
     let start = block / SUPER * BlockKind::super_bytes(halves);
     let per_block = if halves { 2 } else { 1 };

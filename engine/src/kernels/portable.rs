@@ -1,4 +1,4 @@
-//! The same without vector instructions: for other processors, and as what the others are tested against.
+//! The kernels without vector instructions: for other processors, and as the reference in tests.
 
 use std::ops::Range;
 

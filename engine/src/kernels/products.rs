@@ -1,4 +1,4 @@
-//! Products of packed weights with rounded activations, shared out over threads.
+//! Products of packed weights with rounded activations, distributed over threads.
 
 use std::ops::Range;
 
@@ -22,10 +22,10 @@ pub struct Product<'a> {
     pub y: &'a mut [f32],
 }
 
-/// Products of a phase at most.
+/// Maximum number of products in a phase.
 pub(super) const PRODUCTS: usize = 3;
 
-/// The products of a phase, to be shared out.
+/// The products of a phase, distributed over threads.
 pub(super) struct Phase<'a> {
     pub(super) isa: Isa,
     pub(super) parts: [Option<(&'a PackedMatrix, Output)>; PRODUCTS],
@@ -56,7 +56,8 @@ impl<'a> Phase<'a> {
     /// This thread's share of all panels.
     ///
     /// # Safety
-    /// The outputs are still borrowed, and each thread of the threads calls this once with its own number.
+    /// The outputs are still borrowed, and each thread of the threads calls this once with its own
+    /// number.
     pub(super) unsafe fn work(&self, thread: usize, threads: usize) {
         let all: usize = self.parts().map(|(w, _)| w.panels()).sum();
         let mine = all * thread / threads..all * (thread + 1) / threads;
@@ -71,7 +72,8 @@ impl<'a> Phase<'a> {
         unsafe { self.multiply_all(ranges, std::ptr::null()) };
     }
 
-    /// The panels whose middle lies within `window`, when each takes up what those of its product cost; of every product, also none.
+    /// The panels whose middle lies within `window`, when each takes up what those of its product
+    /// cost; of every product, also none.
     pub(super) fn within(
         &self,
         window: Range<f64>,
@@ -94,7 +96,8 @@ impl<'a> Phase<'a> {
         while let Some((w, output, range)) = ranges.next() {
             let next = ranges.peek().map_or(then, |(w, _, range)| w.start(range.start));
             let ahead = Prefetch { end: w.start(range.end), next };
-            // SAFETY: `y` has room for every row of every token, `isa` was detected, and else as the caller promises.
+            // SAFETY: `y` has room for every row of every token, `isa` was detected, and else as
+            // the caller promises.
             unsafe { multiply(self.isa, w, self.x, range, output, ahead) }
         }
     }
@@ -111,7 +114,8 @@ pub fn matmul(threads: &ThreadPool, isa: Isa, products: &mut [Product<'_>], x: &
 }
 
 /// # Safety
-/// `output` has room for `[x.tokens(), w.rows()]`, nobody else writes the columns of these panels, and the processor has `isa`.
+/// `output` has `[x.tokens(), w.rows()]` elements, no other thread writes the columns of these
+/// panels, and the processor supports `isa`.
 unsafe fn multiply(isa: Isa, w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Prefetch) {
     match isa {
         #[cfg(target_arch = "x86_64")]

@@ -1,8 +1,10 @@
-//! LoRA's two lora_matrix matrices in int8, for about half the bytes of f16, and multiplied by the same instructions as the base's weights: a step
-//! with many adapters takes as long as reading them does.
+//! The two matrices of a LoRA adapter in int8, for about half the bytes of f16, multiplied by the
+//! same instructions as the base weights: the time of a step with many adapters is that of reading
+//! them.
 //!
-//! Sixteen numbers of a row share a scale, held as bf16. It is searched for: the smallest that fits the largest number is seldom the one
-//! that rounds all of them best, and some tries a little above it save a fifth of the error.
+//! Sixteen numbers of a row share a scale in bf16, which is searched: the smallest scale that fits
+//! the largest number rarely has the least error, and a few tries slightly above it save a fifth of
+//! the error.
 
 use super::activations::LEAST;
 use super::isa::{BLOCK, Isa, PANEL};
@@ -16,8 +18,8 @@ pub(super) const GROUP: usize = BLOCK / 2;
 /// Scales that are tried, neighbours in bf16: the last ones are 6 to 12 % above the smallest.
 const TRIES: u32 = 16;
 
-/// A matrix `[rows, columns]` in panels of 16 rows. A panel is all its groups, one after the other: of each four columns four bytes of each
-/// row, plus 128, then 16 scales in bf16.
+/// A matrix `[rows, columns]` in panels of 16 rows. A panel is all its groups, one after the other:
+/// of each four columns four bytes of each row, plus 128, then 16 scales in bf16.
 #[derive(Debug)]
 pub struct RoundedMatrix {
     rows: usize,
@@ -38,10 +40,12 @@ fn groups(columns: usize) -> impl Iterator<Item = (usize, usize)> {
 }
 
 impl RoundedMatrix {
-    /// Rounds `values`, row after row; the columns in `chunks` as [`PackedMatrix::pack`](super::PackedMatrix::pack) has them.
+    /// Rounds `values`, row after row; the columns in `chunks` as
+    /// [`PackedMatrix::pack`](super::PackedMatrix::pack) has them.
     ///
     /// # Panics
-    /// When `values` does not hold `[rows, columns]`, or the columns are not as many chunks of whole blocks (one chunk may be anything).
+    /// When `values` does not hold `[rows, columns]`, or the columns are not as many chunks of
+    /// whole blocks (one chunk may be anything).
     pub fn new(rows: usize, columns: usize, chunks: usize, values: &[f32]) -> Self {
         assert_eq!(values.len(), rows * columns, "size of the matrix");
         assert!(chunks == 1 || columns.is_multiple_of(chunks * BLOCK), "equal chunks of whole blocks");
@@ -303,8 +307,8 @@ mod tests {
 
     #[test]
     fn rounding_changes_an_adapters_delta_by_less_than_one_percent() {
-        // measured, with activations rounded twice: 0.50 % for A as PEFT begins with it (uniform) and a B of normal numbers, 0.56 % where both
-        // are normal; rounded once: 0.75 and 0.79 %
+        // measured, with activations rounded twice: 0.50 % for A as PEFT begins with it (uniform)
+        // and a B of normal numbers, 0.56 % where both are normal; rounded once: 0.75 and 0.79 %
         let most = [("uniform", [0.009, 0.006]), ("normal", [0.0095, 0.0065])];
         let mut random = random();
         for (out, rank, columns) in [(576, 16, 576), (192, 16, 576), (1536, 16, 576), (576, 16, 1536), (576, 8, 576), (576, 64, 576)] {

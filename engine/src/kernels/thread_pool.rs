@@ -1,4 +1,4 @@
-//! A fixed threads of threads that works on one thing at a time.
+//! A fixed pool of threads that does one piece of work at a time.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -8,36 +8,39 @@ use std::thread::JoinHandle;
 
 use crate::backoff::Backoff;
 
-/// The caller and `threads - 1` helpers. Helpers spin briefly for the next work, then sleep. Work comes in as many shares as there are
-/// threads, and whoever is there claims the next: a helper that has no core at the moment is not waited for.
+/// The caller and `threads - 1` helpers. Helpers spin briefly for the next work, then sleep. Work
+/// is split into as many shares as there are threads, and each free thread claims the next one: a
+/// helper without a core at the moment does not delay the others.
 #[derive(Debug)]
 pub struct ThreadPool {
     shared: Arc<Shared>,
     helpers: Vec<JoinHandle<()>>,
-    /// One piece of work at a time.
+    /// Held by the caller of the current work.
     turn: Mutex<()>,
 }
 
 #[derive(Debug)]
 struct Shared {
-    /// The piece of work's number, rising by one (upper half), and the next share to be claimed (lower half): a claim succeeds only for
-    /// the piece that it was meant for, and so only while that piece's caller waits.
+    /// The piece of work's number, rising by one (upper half), and the next share to be claimed
+    /// (lower half): a claim succeeds only for the piece that it was meant for, and so only while
+    /// that piece's caller waits.
     claims: AtomicU64,
     /// The work of this number.
     work: Mutex<Option<Work>>,
     /// Shares that are done.
     done: AtomicUsize,
-    /// What the first share that panicked said.
+    /// The panic message of the first share that panicked.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     stop: AtomicBool,
 }
 
-/// A borrowed closure, as a pointer: it outlives its use, since [`ThreadPool::run`] waits until every share is done.
+/// A borrowed closure, as a pointer: it outlives its use, since [`ThreadPool::run`] waits until
+/// every share is done.
 #[derive(Debug, Clone, Copy)]
 struct Work {
     call: unsafe fn(*const (), usize, usize),
     closure: *const (),
-    /// As many as take part: a threads that could not be filled has fewer than were asked for.
+    /// The number of threads, which may be fewer than requested if some could not be started.
     shares: usize,
     number: u64,
 }
@@ -60,7 +63,7 @@ impl Shared {
         self.claims.load(Ordering::Acquire) >> SHARE_BITS
     }
 
-    /// A share of `work` that nobody has claimed.
+    /// The next unclaimed share of `work`.
     fn claim(&self, work: &Work) -> Option<usize> {
         let mut claims = self.claims.load(Ordering::Acquire);
         loop {
@@ -75,10 +78,12 @@ impl Shared {
         }
     }
 
-    /// Does shares of `work` until none is left: whoever has time does more, and who has no core at the moment holds nobody up.
+    /// Does shares of `work` until none is left: faster threads do more, and one without a core
+    /// does not delay the others.
     fn take_part(&self, work: &Work) {
         while let Some(share) = self.claim(work) {
-            // SAFETY: the share was claimed and is not done: the caller waits for it, and the closure is alive.
+            // SAFETY: the share was claimed and is not done: the caller waits for it, and the
+            // closure is alive.
             let outcome = catch_unwind(AssertUnwindSafe(|| unsafe { (work.call)(work.closure, share, work.shares) }));
             if let Err(payload) = outcome {
                 self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
@@ -89,7 +94,7 @@ impl Shared {
 }
 
 impl ThreadPool {
-    /// A threads of `threads`, the caller included; at least one.
+    /// A pool of `threads` threads, the caller included; at least one.
     pub fn new(threads: usize) -> Self {
         let threads = threads.max(1);
         let shared = Arc::new(Shared {
@@ -104,7 +109,7 @@ impl ThreadPool {
             let body = move || help(&shared);
             std::thread::Builder::new().name(format!("nyx-threads-{thread}")).spawn(body)
         };
-        // a threads that could not be filled works with those it has
+        // a pool with fewer threads works all the same
         let helpers: Vec<_> = (1..threads).map_while(|thread| start(thread).ok()).collect();
         Self { shared, helpers, turn: Mutex::new(()) }
     }
@@ -137,7 +142,8 @@ impl ThreadPool {
         });
     }
 
-    /// Runs `work(share, shares)` once for each share, of which there are as many as threads, and waits for all.
+    /// Runs `work(share, shares)` once for each share, of which there are as many as threads, and
+    /// waits for all.
     ///
     /// # Panics
     /// When the work does, on any thread.

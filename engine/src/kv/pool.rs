@@ -14,7 +14,7 @@ const TABLE: usize = 64;
 pub struct BlockPool {
     state: Arc<Mutex<State>>,
     /// Maximum number of blocks.
-    most: usize,
+    capacity: usize,
     block_bytes: usize,
     cut_anywhere: bool,
 }
@@ -29,8 +29,8 @@ struct State {
 impl BlockPool {
     /// `block_bytes`: bytes of one block on all shards together. `cut_anywhere`: see
     /// [`KvCache::cut_anywhere`].
-    pub(crate) fn new(most: usize, block_bytes: usize, cut_anywhere: bool) -> Self {
-        Self { state: Arc::default(), most, block_bytes, cut_anywhere }
+    pub(crate) fn new(capacity: usize, block_bytes: usize, cut_anywhere: bool) -> Self {
+        Self { state: Arc::default(), capacity, block_bytes, cut_anywhere }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -43,18 +43,19 @@ impl BlockPool {
     }
 
     /// Number of free blocks.
-    pub fn room(&self) -> usize {
+    pub fn free(&self) -> usize {
         let state = self.state();
-        self.most - (state.holders.len() - state.free.len())
+        self.capacity - (state.holders.len() - state.free.len())
     }
 
-    pub fn most(&self) -> usize {
-        self.most
+    /// Number of all blocks.
+    pub fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// Bytes of the blocks in use.
     pub fn bytes(&self) -> usize {
-        (self.most - self.room()) * self.block_bytes
+        (self.capacity - self.free()) * self.block_bytes
     }
 
     pub fn block_bytes(&self) -> usize {
@@ -74,7 +75,7 @@ impl BlockPool {
     }
 
     /// The high-water mark of blocks in use: a shard must allocate that many.
-    pub(crate) fn high(&self) -> usize {
+    pub(crate) fn high_water(&self) -> usize {
         self.state().holders.len()
     }
 
@@ -82,11 +83,11 @@ impl BlockPool {
         let mut state = self.state();
         let block = match state.free.pop() {
             Some(block) => block,
-            None if state.holders.len() < self.most => {
+            None if state.holders.len() < self.capacity => {
                 state.holders.push(0);
                 (state.holders.len() - 1) as u32
             }
-            None => return Err(EngineError::OutOfBlocks { blocks: self.most, tokens: KV_BLOCK_SIZE }),
+            None => return Err(EngineError::OutOfBlocks { blocks: self.capacity, tokens: KV_BLOCK_SIZE }),
         };
         state.holders[block as usize] = 1;
         Ok(block)

@@ -28,9 +28,9 @@ impl Body {
         }
     }
 
-    /// The part of `seat`, and its device.
-    pub(super) fn load(files: &ModelFiles, quantisation: Quantisation, device: DeviceSpec, seat: Rank) -> Result<Self> {
-        Self::load_on(files, quantisation, seat.open(device)?, device.threads(), seat)
+    /// The part of `rank`, and its device.
+    pub(super) fn load(files: &ModelFiles, quantisation: Quantisation, device: DeviceSpec, rank: Rank) -> Result<Self> {
+        Self::load_on(files, quantisation, rank.open(device)?, device.threads(), rank)
     }
 
     pub(super) fn load_on(
@@ -38,22 +38,22 @@ impl Body {
         quantisation: Quantisation,
         device: Device,
         threads: ThreadPool,
-        mut seat: Rank,
+        mut rank: Rank,
     ) -> Result<Self> {
         let config = files.config();
-        let slice = Slice::new(config, seat.rank, seat.world)?;
+        let slice = Slice::new(config, rank.index, rank.world)?;
         let mut reader = files.reader()?;
-        let comm = seat.comm.take();
+        let comm = rank.comm.take();
         let body = if device.is_cpu() && config.suits_kernels() {
             Self::Cpu(Box::new(CpuShard::load(&mut reader, config, quantisation, slice, comm, threads)?))
         } else {
             let comm: Box<dyn Communicator> = match comm {
                 None => Box::new(Whole),
-                Some(comm) => seat.communicator(comm, &device)?,
+                Some(comm) => rank.communicator(comm, &device)?,
             };
             Self::Tensors(Box::new(TensorShard::load(&mut reader, config, quantisation, slice, comm, &device)?))
         };
-        seat.settle(&device);
+        rank.settle(&device);
         Ok(body)
     }
 }

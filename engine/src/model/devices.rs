@@ -1,4 +1,5 @@
-//! The model on candle's tensors: one test body, every device. On a machine without a GPU that is the CPU alone, and it is said so.
+//! The model on candle's tensors: one test body for every device. On a machine without a GPU that
+//! is the CPU alone, which is printed.
 
 use candle_core::{Device, Tensor};
 
@@ -10,8 +11,9 @@ use crate::model::body::Body;
 use crate::model::tensors::TensorShard;
 use crate::{AdapterHandle, AdapterPrecision, ModelFiles, Quantisation};
 
-/// How far logits may lie from the reference's in f32. Sums are added in another order on every device, and GPUs keep keys and values in f16:
-/// that alone moves this model's logits by 4e-3, as measured with f16 on a CPU.
+/// How far logits may lie from the reference's in f32. Sums are added in another order on every
+/// device, and GPUs keep keys and values in f16: that alone moves this model's logits by 4e-3, as
+/// measured with f16 on a CPU.
 fn tolerance(device: &Device) -> f32 {
     if device.is_cpu() { 1e-4 } else { 1e-2 }
 }
@@ -25,7 +27,8 @@ fn devices() -> Vec<Device> {
     std::iter::once(Device::Cpu).chain(cuda.and_then(Result::ok)).collect()
 }
 
-/// On candle's tensors also where kernels would suit, and with sequences computed together also on a CPU: as on a GPU.
+/// On candle's tensors also where kernels would suit, and with sequences computed together also on
+/// a CPU: as on a GPU.
 fn on_tensors(files: &ModelFiles, device: &Device) -> Llama {
     let mut model = Llama::load(files, Quantisation::None, device).unwrap();
     let (config, slice) = (files.config(), Slice::new(files.config(), 0, 1).unwrap());
@@ -83,7 +86,8 @@ fn greedy_tokens_agree_with_the_cpu_on_every_device() {
         for (place, ((token, logits), (expected, theirs))) in found.iter().zip(&on_cpu).enumerate() {
             let difference = logits.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(difference < tolerance(&device), "{:?}, place {place}: logits differ by {difference}", device.location());
-            // where two lie closer than the tolerance either may be chosen, and what follows is another text
+            // where two lie closer than the tolerance either may be chosen, and what follows is
+            // another text
             if theirs[*expected as usize] - theirs[*token as usize] >= 2.0 * tolerance(&device) {
                 assert_eq!(token, expected, "{:?}, place {place}", device.location());
             }
@@ -116,8 +120,9 @@ fn adapters_agree_with_peft_in_one_batch_on_every_device() {
     }
 }
 
-/// The default model's Q4_1 and Q8_0 blocks, through the device's own quantised products. Only in a build for GPUs: candle's product on
-/// CPUs takes its time, and the kernels' agreement is tested elsewhere.
+/// The default model's Q4_1 and Q8_0 blocks, through the device's own quantised products. Only in a
+/// build for GPUs: candle's product on CPUs takes its time, and the kernels' agreement is tested
+/// elsewhere.
 #[cfg(feature = "cuda")]
 #[test]
 fn quantised_weights_agree_with_transformers_on_a_cuda_device() {
@@ -157,12 +162,12 @@ fn shards_on_cuda_devices_agree_with_transformers() {
     }
     let (folder, expected) = tiny();
     let files = ModelFiles::open(&folder).unwrap();
-    let mut seats = Rank::group(2).into_iter();
-    let leader = seats.next().unwrap();
+    let mut ranks = Rank::group(2).into_iter();
+    let leader = ranks.next().unwrap();
     std::thread::scope(|scope| {
         let files = &files;
         let follower = scope
-            .spawn(move || Follower::load(files, Quantisation::None, DeviceSpec::Cuda(1), seats.next().unwrap()).and_then(Follower::serve));
+            .spawn(move || Follower::load(files, Quantisation::None, DeviceSpec::Cuda(1), ranks.next().unwrap()).and_then(Follower::serve));
         let model = Llama::load_shard(files, Quantisation::None, DeviceSpec::Cuda(0), leader, usize::MAX).unwrap();
         let adapter = model.load_adapter("lora", &folder.join("lora"), &files.info().sha256, AdapterPrecision::File).unwrap();
         for (name, adapter) in [("base", None), ("lora", Some(adapter))] {

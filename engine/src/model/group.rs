@@ -1,4 +1,5 @@
-//! The shards of one copy of the model, each on a thread of its own: the first one leads, the others do each step with it.
+//! The ranks of one copy of the model, each on its own thread: the first one leads, the others run
+//! each step with it.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -16,10 +17,10 @@ use crate::device::DeviceSpec;
 use crate::weights::{ModelFiles, Quantisation};
 use crate::{EngineError, Result};
 
-/// How often the leader looks whether the others have their weights.
+/// Polling interval of the leader until all ranks are loaded.
 const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(2);
 
-/// The leader's hold on its followers; dropping it sends them home.
+/// The leader's handle of its followers; dropping it ends them.
 #[derive(Debug)]
 pub(super) struct Leader {
     shared: Arc<Shared>,
@@ -35,10 +36,10 @@ impl Leader {
         !self.shared.closed.load(Ordering::Acquire)
     }
 
-    /// Where each shard is, once all have their weights.
+    /// Each rank's device, once all are loaded.
     ///
     /// # Errors
-    /// Why one did not come, or has gone.
+    /// Why a rank failed.
     pub(super) fn devices(&self) -> Result<Vec<Device>> {
         loop {
             if self.shared.closed.load(Ordering::Acquire) {
@@ -53,7 +54,7 @@ impl Leader {
         }
     }
 
-    /// Runs a step on all shards, `own` being the leader's part.
+    /// Runs a step on all ranks, `own` being the leader's part.
     pub(super) fn run(&self, step: &mut Step, own: impl FnOnce(&Step) -> Result<()>) -> Result<()> {
         if self.world == 1 {
             return own(step);
@@ -90,7 +91,7 @@ impl Leader {
     }
 }
 
-/// Sends everybody home when a shard fails, also by a panic: others may be waiting for it.
+/// Aborts the group when a rank fails, also by a panic: others may be waiting for it.
 struct PoisonGuard<'a>(&'a Shared);
 
 impl Drop for PoisonGuard<'_> {
@@ -105,7 +106,7 @@ impl Drop for Leader {
     }
 }
 
-/// A shard that does what its leader does.
+/// A rank that runs its leader's steps.
 pub struct Follower {
     body: Body,
     config: ModelConfig,
@@ -117,24 +118,24 @@ impl Follower {
         Self { body, config, shared }
     }
 
-    /// Loads the shard of `seat` on `device`, on the thread that will [`serve`](Self::serve).
+    /// Loads the shard of `rank` on `device`, on the thread that will [`serve`](Self::serve).
     ///
     /// # Errors
     /// As [`Llama::load`](super::Llama::load).
-    pub fn load(files: &ModelFiles, quantisation: Quantisation, device: DeviceSpec, seat: Rank) -> Result<Self> {
-        let shared = Arc::clone(&seat.shared);
-        let body = Body::load(files, quantisation, device, seat).inspect_err(|error| shared.failed(error))?;
+    pub fn load(files: &ModelFiles, quantisation: Quantisation, device: DeviceSpec, rank: Rank) -> Result<Self> {
+        let shared = Arc::clone(&rank.shared);
+        let body = Body::load(files, quantisation, device, rank).inspect_err(|error| shared.failed(error))?;
         Ok(Self::new(body, files.config().clone(), shared))
     }
 
-    /// Does every step of the leader, until that is gone or this shard fails.
+    /// Runs every step of the leader, until the group ends or this rank fails.
     ///
     /// # Errors
-    /// Why the shard failed.
+    /// Why the rank failed.
     pub fn serve(mut self) -> Result<()> {
         let shared = Arc::clone(&self.shared);
         shared.followers.lock().unwrap_or_else(PoisonError::into_inner).push(std::thread::current());
-        // a group that lacks a shard can do nothing
+        // a group that lacks a rank cannot continue
         let _gone = PoisonGuard(&shared);
         let (mut seen, mut backoff) = (0, Backoff::default());
         let mut logits = Vec::new();

@@ -1,4 +1,5 @@
-//! A linear layer over a ragged batch: the shared base weight, and beside it the adapter of each run of rows.
+//! A linear layer over a ragged batch: the shared base weight, and beside it the adapter of each
+//! run of rows.
 
 use std::sync::Arc;
 
@@ -42,15 +43,17 @@ pub(super) struct Adapters {
     runs: Vec<AdapterRun>,
     /// All of them stacked, for as long as steps have the same.
     stack: Option<Stack>,
-    /// `[tokens, ranks]`: 1 where the row speaks through the adapter.
+    /// `[tokens, ranks]`: 1 where the row uses the adapter.
     mask: Option<Tensor>,
 }
 
-/// Several adapters as one: two products, whatever the number of adapters, over rows that are masked in between. At ranks this small that
-/// costs less than products of their own (Punica's SGMV, Chen et al. 2023, does the same by a kernel of its own).
+/// Several adapters as one: two products, whatever the number of adapters, over rows that are
+/// masked in between. At ranks this small that costs less than products of their own (Punica's
+/// SGMV, Chen et al. 2023, does the same by a kernel of its own).
 struct Stack {
     adapters: Vec<AdapterHandle>,
-    /// By layer and target: A `[ranks, in]` and B `[out, ranks]`, with zeros for those that have none.
+    /// By layer and target: A `[ranks, in]` and B `[out, ranks]`, with zeros for those that have
+    /// none.
     pairs: Vec<Option<(Tensor, Tensor)>>,
 }
 
@@ -70,7 +73,7 @@ impl Adapters {
             }
         }
         if !grouped || adapters.is_empty() {
-            // an adapter that nobody speaks through any more is let go
+            // adapters without a user are dropped
             self.stack = self.stack.take().filter(|_| grouped);
             return Ok(());
         }

@@ -36,12 +36,12 @@ pub struct Llama {
     pool: BlockPool,
     leader: Leader,
     pub(super) kernels: bool,
-    /// Of weights and cache: no adapter beside them is rounded.
+    /// Weights and cache are unquantised; adapters are not rounded either.
     exact: bool,
     pub(super) running: Mutex<Running>,
 }
 
-/// What a step works with.
+/// The state of a step.
 pub(super) struct Running {
     pub(super) body: Body,
     /// For [`Llama::forward`].
@@ -59,21 +59,23 @@ impl std::fmt::Debug for Running {
 }
 
 impl Llama {
-    /// Reads the weights onto `device`; those that the file does not quantise are quantised as asked.
+    /// Reads the weights onto `device`; those that the file does not quantise are quantised as
+    /// asked.
     ///
     /// # Errors
-    /// A tensor that is missing or of another shape is named.
+    /// Names a tensor that is missing or has another shape.
     pub fn load(files: &ModelFiles, quantisation: Quantisation, device: &Device) -> Result<Self> {
         Self::load_on(files, quantisation, device.clone(), ThreadPool::on_all_cores(), Rank::alone(), usize::MAX)
     }
 
-    /// Reads the leading shard's weights; the other seats are taken by [`Follower`]s. Keys and values take at most `kv_bytes`, on all shards
-    /// together.
+    /// Reads the leading shard's weights; the other ranks are taken by [`Follower`]s. Keys and
+    /// values take at most `kv_bytes`, on all shards together.
     ///
     /// # Errors
-    /// As [`load`](Self::load), and [`EngineError::Sharding`] when the model cannot be split over as many devices.
-    pub fn load_shard(files: &ModelFiles, quantisation: Quantisation, device: DeviceSpec, seat: Rank, kv_bytes: usize) -> Result<Self> {
-        Self::load_on(files, quantisation, seat.open(device)?, device.threads(), seat, kv_bytes)
+    /// As [`load`](Self::load), and [`EngineError::Sharding`] when the model cannot be split over
+    /// as many devices.
+    pub fn load_shard(files: &ModelFiles, quantisation: Quantisation, device: DeviceSpec, rank: Rank, kv_bytes: usize) -> Result<Self> {
+        Self::load_on(files, quantisation, rank.open(device)?, device.threads(), rank, kv_bytes)
     }
 
     pub(super) fn load_on(
@@ -81,12 +83,12 @@ impl Llama {
         quantisation: Quantisation,
         device: Device,
         threads: ThreadPool,
-        seat: Rank,
+        rank: Rank,
         kv_bytes: usize,
     ) -> Result<Self> {
         let config = files.config().clone();
-        let leader = Leader::new(Arc::clone(&seat.shared), seat.world);
-        let body = Body::load_on(files, quantisation, device.clone(), threads, seat)?;
+        let leader = Leader::new(Arc::clone(&rank.shared), rank.world);
+        let body = Body::load_on(files, quantisation, device.clone(), threads, rank)?;
         let (number, kernels, exact) = match &body {
             Body::Cpu(shard) => (if shard.half() { 2 } else { 4 }, true, !shard.half()),
             Body::Tensors(_) => (tensors::kv_dtype(&device).size_in_bytes(), false, true),
@@ -107,7 +109,7 @@ impl Llama {
         &self.device
     }
 
-    /// Whether every shard is there.
+    /// Whether all ranks are alive.
     pub(crate) fn is_whole(&self) -> bool {
         self.leader.is_whole()
     }
@@ -125,7 +127,7 @@ impl Llama {
     /// Reads a PEFT folder onto every shard.
     ///
     /// # Errors
-    /// What [`LoraAdapter::load`] fails with.
+    /// The errors of [`LoraAdapter::load`].
     pub fn load_adapter(&self, name: &str, folder: &Path, base_sha256: &str, precision: AdapterPrecision) -> Result<AdapterHandle> {
         let devices = self.leader.devices()?;
         let world = devices.len();
@@ -136,13 +138,15 @@ impl Llama {
         Ok(AdapterHandle(Arc::new(LoraAdapter::load_sharded(folder, name, &self.config, base_sha256, &places)?)))
     }
 
-    /// One forward pass over a ragged batch: appends each segment's keys and values to its cache and returns f32 logits
-    /// `[rows, vocabulary]` for the rows asked for, in the order of the segments.
+    /// One forward pass over a ragged batch: appends each segment's keys and values to its cache
+    /// and returns f32 logits `[rows, vocabulary]` for the rows asked for, in the order of the
+    /// segments.
     ///
     /// On an error the caches' lengths are unchanged.
     ///
     /// # Errors
-    /// An empty segment, a token outside the vocabulary, a sequence over the context window, or a device failure.
+    /// An empty segment, a token outside the vocabulary, a sequence over the context window, or a
+    /// device failure.
     pub fn forward(&self, batch: &mut [Segment<'_>]) -> Result<Tensor> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let Running { step, logits, .. } = &mut *running;
@@ -151,8 +155,8 @@ impl Llama {
         step.clear();
         batch.iter().try_for_each(|segment| self.check(segment))?;
         let wants: usize = batch.iter().map(|segment| segment.kv.wants(segment.tokens.len())).sum();
-        if wants > self.pool.room() {
-            return Err(EngineError::OutOfBlocks { blocks: self.pool.most(), tokens: KV_BLOCK_SIZE });
+        if wants > self.pool.free() {
+            return Err(EngineError::OutOfBlocks { blocks: self.pool.capacity(), tokens: KV_BLOCK_SIZE });
         }
         for segment in batch.iter_mut() {
             step.push(segment.tokens, segment.kv, segment.adapter.as_ref(), segment.logits)?;
@@ -168,10 +172,10 @@ impl Llama {
     /// Runs a step on every shard; `logits` becomes `[rows read, vocabulary]`.
     ///
     /// # Errors
-    /// When a device fails or a shard has gone away.
+    /// A device fails or a rank was lost.
     pub(crate) fn run(&self, step: &mut Step, logits: &mut Vec<f32>) -> Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        (step.blocks, step.most_blocks) = (self.pool.high(), self.pool.most());
+        (step.blocks, step.most_blocks) = (self.pool.high_water(), self.pool.capacity());
         self.leader.run(step, |step| running.body.forward(&self.config, step, logits))
     }
 

@@ -13,14 +13,15 @@ use crate::comm::{Alarm, Communicator, SharedComm};
 use crate::device::DeviceSpec;
 use crate::{EngineError, Result};
 
-/// One shard's place in a group, to be taken by its thread.
+/// One rank of a group, used by its thread.
 ///
-/// Dropped without one, it tells the others not to wait.
+/// Dropping it before the weights are loaded aborts the group.
 #[derive(Debug)]
 pub struct Rank {
-    pub(super) rank: usize,
+    /// 0 is the leader.
+    pub(super) index: usize,
     pub(super) world: usize,
-    /// `None`: the group is this shard alone.
+    /// `None`: the group has one rank.
     pub(super) comm: Option<SharedComm>,
     pub(super) shared: Arc<Shared>,
     settled: bool,
@@ -36,7 +37,7 @@ pub(super) struct Shared {
     /// Followers that are done with it.
     pub(super) done: AtomicUsize,
     pub(super) closed: AtomicBool,
-    /// Where each shard is: adapters are put there.
+    /// Each rank's device, for loading adapters.
     pub(super) devices: Mutex<Vec<Option<Device>>>,
     pub(super) followers: Mutex<Vec<Thread>>,
     pub(super) alarm: Alarm,
@@ -48,7 +49,7 @@ pub(super) struct Shared {
 }
 
 impl Rank {
-    /// The seats of `world` shards, at least one; the first is the leader's.
+    /// The ranks of `world` shards, at least one; the first is the leader's.
     pub fn group(world: usize) -> Vec<Self> {
         let world = world.max(1);
         let comms = SharedComm::group(world);
@@ -65,19 +66,19 @@ impl Rank {
             nccl: Mutex::default(),
         });
         let mut comms = comms.into_iter();
-        let seat = |rank| Self { rank, world, comm: comms.next().filter(|_| world > 1), shared: Arc::clone(&shared), settled: false };
-        (0..world).map(seat).collect()
+        let rank = |index| Self { index, world, comm: comms.next().filter(|_| world > 1), shared: Arc::clone(&shared), settled: false };
+        (0..world).map(rank).collect()
     }
 
-    /// The only one of a group of one.
+    /// The rank of a group of one.
     pub fn alone() -> Self {
-        let mut seats = Self::group(1);
-        // a group of one has one seat
-        seats.remove(0)
+        let mut ranks = Self::group(1);
+        // a group of one has one rank
+        ranks.remove(0)
     }
 
     pub fn is_leader(&self) -> bool {
-        self.rank == 0
+        self.index == 0
     }
 
     /// Opens the shard's device.
@@ -85,20 +86,20 @@ impl Rank {
         if self.world == 1 { device.open() } else { device.open_in_group() }
     }
 
-    /// What tensors' sums are taken with: NCCL between GPUs, where this build has it, else the host's memory.
+    /// The communicator for tensors: NCCL between GPUs, if this build has it, else host memory.
     pub(super) fn communicator(&self, comm: SharedComm, device: &Device) -> Result<Box<dyn Communicator>> {
         #[cfg(feature = "nccl")]
         if device.is_cuda() {
-            return Ok(Box::new(self.nccl()?.join(self.rank, device)?));
+            return Ok(Box::new(self.nccl()?.join(self.index, device)?));
         }
-        tracing::debug!(rank = self.rank, device = ?device.location(), "sums are taken by way of the host's memory");
+        tracing::debug!(rank = self.index, device = ?device.location(), "sums are taken by way of the host's memory");
         Ok(Box::new(comm))
     }
 
     #[cfg(feature = "nccl")]
     fn nccl(&self) -> Result<Arc<NcclGroup>> {
         let mut nccl = self.shared.nccl.lock().unwrap_or_else(PoisonError::into_inner);
-        // under the lock: a seat that is given up from now on finds the group and calls it off
+        // under the lock: a rank that fails from now on finds the group and aborts it
         if self.shared.closed.load(Ordering::Acquire) {
             return Err(EngineError::ShardLost);
         }
@@ -110,9 +111,9 @@ impl Rank {
         Ok(group)
     }
 
-    /// Says that this shard has its weights.
+    /// Reports that this rank is loaded.
     pub(super) fn settle(mut self, device: &Device) {
-        self.shared.devices.lock().unwrap_or_else(PoisonError::into_inner)[self.rank] = Some(device.clone());
+        self.shared.devices.lock().unwrap_or_else(PoisonError::into_inner)[self.index] = Some(device.clone());
         self.settled = true;
     }
 }
@@ -120,18 +121,18 @@ impl Rank {
 impl Drop for Rank {
     fn drop(&mut self) {
         if !self.settled {
-            // nobody waits for a shard that will not come
+            // the others must not wait for a rank that failed
             self.shared.close();
             #[cfg(feature = "nccl")]
             if let Some(group) = &*self.shared.nccl.lock().unwrap_or_else(PoisonError::into_inner) {
-                group.call_off(format!("shard {} of {} could not be loaded", self.rank, self.world));
+                group.call_off(format!("shard {} of {} could not be loaded", self.index, self.world));
             }
         }
     }
 }
 
 impl Shared {
-    /// Sends everybody home: those that meet, and those that sleep.
+    /// Aborts the group: ranks in an all-reduce and sleeping ones.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.alarm.sound();
@@ -148,7 +149,7 @@ impl Shared {
         }
     }
 
-    /// Who waited for a shard does not know why it went: the shard itself does.
+    /// The reason of a failure, which the failed rank itself recorded.
     pub(super) fn why(&self, error: EngineError) -> EngineError {
         match (error, &*self.failure.lock().unwrap_or_else(PoisonError::into_inner)) {
             (EngineError::ShardLost, Some(reason)) => EngineError::Sharding { reason: reason.clone() },

@@ -16,20 +16,20 @@ use crate::{AdapterHandle, AdapterPrecision, EngineError, ModelFiles, Quantisati
 
 /// Runs `work` with a copy of the model over `world` devices.
 fn with_group<T>(files: &ModelFiles, quantisation: Quantisation, world: usize, work: impl FnOnce(&Llama) -> T) -> T {
-    let mut seats = Rank::group(world);
+    let mut ranks = Rank::group(world);
     let threads = || ThreadPool::new(1);
     std::thread::scope(|scope| {
-        let followers: Vec<_> = seats
+        let followers: Vec<_> = ranks
             .drain(1..)
-            .map(|seat| {
+            .map(|rank| {
                 scope.spawn(move || {
-                    let shared = std::sync::Arc::clone(&seat.shared);
-                    let body = Body::load_on(files, quantisation, Device::Cpu, threads(), seat).unwrap();
+                    let shared = std::sync::Arc::clone(&rank.shared);
+                    let body = Body::load_on(files, quantisation, Device::Cpu, threads(), rank).unwrap();
                     Follower::new(body, files.config().clone(), shared).serve()
                 })
             })
             .collect();
-        let model = Llama::load_on(files, quantisation, Device::Cpu, threads(), seats.remove(0), usize::MAX).unwrap();
+        let model = Llama::load_on(files, quantisation, Device::Cpu, threads(), ranks.remove(0), usize::MAX).unwrap();
         let found = work(&model);
         drop(model);
         followers.into_iter().for_each(|follower| follower.join().unwrap().unwrap());
@@ -155,15 +155,15 @@ fn a_group_that_loses_a_shard_says_so_and_a_model_that_does_not_split_is_refused
     let files = ModelFiles::open(&default_model()).unwrap();
     let refused = Slice::new(files.config(), 0, 4).unwrap_err().to_string();
     assert!(refused.contains("3 KV heads") && refused.contains('4'), "{refused}");
-    let load = |seat| Llama::load_on(&files, Quantisation::None, Device::Cpu, ThreadPool::new(1), seat, usize::MAX);
-    let mut seats = Rank::group(2);
+    let load = |rank| Llama::load_on(&files, Quantisation::None, Device::Cpu, ThreadPool::new(1), rank, usize::MAX);
+    let mut ranks = Rank::group(2);
     // one that never comes
-    drop(seats.pop());
-    assert!(matches!(load(seats.remove(0)), Err(EngineError::ShardLost)));
+    drop(ranks.pop());
+    assert!(matches!(load(ranks.remove(0)), Err(EngineError::ShardLost)));
     // one that goes away
-    let mut seats = Rank::group(2);
-    let follower = Body::load_on(&files, Quantisation::None, Device::Cpu, ThreadPool::new(1), seats.pop().unwrap()).unwrap();
-    let model = load(seats.remove(0)).unwrap();
+    let mut ranks = Rank::group(2);
+    let follower = Body::load_on(&files, Quantisation::None, Device::Cpu, ThreadPool::new(1), ranks.pop().unwrap()).unwrap();
+    let model = load(ranks.remove(0)).unwrap();
     drop(follower);
     let mut kv = model.new_cache();
     for _ in 0..2 {

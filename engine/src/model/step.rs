@@ -15,7 +15,8 @@ pub enum LogitRows {
     All,
 }
 
-/// What a forward pass does, over the rows of a ragged batch. Kept from step to step: once it has grown, nothing is taken anew.
+/// What a forward pass does, over the rows of a ragged batch. Kept from step to step: once it has
+/// grown, nothing is taken anew.
 #[derive(Debug, Default)]
 pub struct Step {
     pub(crate) tokens: Vec<u32>,
@@ -45,7 +46,7 @@ pub(crate) struct Write {
     pub column: usize,
 }
 
-/// Consecutive rows that speak through the same adapter.
+/// Consecutive rows that use the same adapter.
 #[derive(Debug, Clone)]
 pub(crate) struct AdapterRun {
     pub row: usize,
@@ -71,11 +72,13 @@ impl Step {
         self.tokens.is_empty()
     }
 
-    /// Adds consecutive tokens of one sequence after what its cache holds, which is given room for them but counts them only when
-    /// [`KvCache::advance`] says so. Neighbours with the same adapter are multiplied together. Returns the span's number.
+    /// Adds consecutive tokens of one sequence after what its cache holds, which is given room for
+    /// them but counts them only when [`KvCache::advance`] says so. Neighbours with the same
+    /// adapter are multiplied together. Returns the span's number.
     ///
     /// # Errors
-    /// [`EngineError::OutOfBlocks`](crate::EngineError::OutOfBlocks); the step is as before, but for copies that must be done all the same: it has to be run.
+    /// [`EngineError::OutOfBlocks`](crate::EngineError::OutOfBlocks); the step is as before, but
+    /// for copies that must be done all the same: it has to be run.
     pub(crate) fn push(&mut self, tokens: &[u32], kv: &mut KvCache, adapter: Option<&AdapterHandle>, logits: LogitRows) -> Result<usize> {
         kv.reserve(tokens.len(), &mut self.copies)?;
         let row = self.tokens.len();
@@ -99,9 +102,10 @@ impl Step {
         Ok(self.spans.len() - 1)
     }
 
-    /// Adds tokens that go on from the end of span `trunk` of this same step, whose cache is `stem`: a branch of a tree (Medusa, Cai et
-    /// al. 2024; SpecInfer, Miao et al. 2024). What is returned is the branch's cache. The mask of the tree is in the block tables: a branch
-    /// shares the trunk's whole blocks, and has the rest of it, written twice, in a block of its own.
+    /// Adds tokens that go on from the end of span `trunk` of this same step, whose cache is
+    /// `stem`: a branch of a tree (Medusa, Cai et al. 2024; SpecInfer, Miao et al. 2024). What is
+    /// returned is the branch's cache. The mask of the tree is in the block tables: a branch shares
+    /// the trunk's whole blocks, and has the rest of it, written twice, in a block of its own.
     ///
     /// # Errors
     /// As [`push`](Self::push).

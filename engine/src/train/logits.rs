@@ -36,21 +36,21 @@ impl Model {
         rows.dedup();
         let hidden = self.frozen.config.hidden;
         let normed = self.final_norm(x, &rows);
-        let mut told = vec![0.0; batch.reads.len()];
+        let mut log_probs = vec![0.0; batch.reads.len()];
         let mut head = Head { rows, normed, held: None, log_sums: Vec::new() };
         for (chunk, normed) in head.normed.chunks(HELD * hidden).enumerate() {
             let logits = self.logits(normed);
             let first = chunk * HELD;
             for (row, reads) in reads_of(batch, &head.rows, first..first + normed.len() / hidden) {
                 for read in reads {
-                    told[read.place] = logits.at(row - first, read.token as usize) - logits.log_sums[row - first];
+                    log_probs[read.place] = logits.at(row - first, read.token as usize) - logits.log_sums[row - first];
                 }
             }
             head.log_sums.extend(&logits.log_sums);
             head.held = (keep && normed.len() == head.normed.len()).then_some(logits);
             (self.pause)();
         }
-        (told, head)
+        (log_probs, head)
     }
 
     /// The gradient of the residual stream, `[rows, hidden]`, of Σ weight · log-probability over the reads, weights by place.

@@ -147,15 +147,15 @@ impl MicroBatch {
     /// The log-probability of each strange answer.
     pub(super) fn strange(&self, flat: &[f32]) -> Vec<f64> {
         let mut at = 0;
-        let mut told = Vec::new();
+        let mut totals = Vec::new();
         for (own, strange) in &self.lengths {
             at += own.iter().sum::<usize>();
             if let Some(length) = strange {
-                told.push(total(&flat[at..at + length]));
+                totals.push(total(&flat[at..at + length]));
                 at += length;
             }
         }
-        told
+        totals
     }
 
     /// The losses of all examples, and what each token's log-probability weighs in them.
@@ -213,7 +213,7 @@ fn loss_of(
         TrainingTarget::Anchor => {
             let count = logps.first().map_or(1, Vec::len).max(1) as f64;
             let away =
-                |at: usize| f64::from(logps[0][at]) - reference.first().and_then(|told| told.get(at)).map_or(0.0, |told| f64::from(*told));
+                |at: usize| f64::from(logps[0][at]) - reference.first().and_then(|row| row.get(at)).map_or(0.0, |value| f64::from(*value));
             let gradient: Vec<f64> = (0..logps[0].len()).map(|at| settings.anchor * 2.0 * away(at) / count).collect();
             (settings.anchor * (0..logps[0].len()).map(|at| away(at).powi(2)).sum::<f64>() / count, vec![gradient], None)
         }
@@ -254,8 +254,8 @@ fn loss_of(
             let (mut loss, mut by_token) = (0.0, Vec::new());
             for ((logps, reference), advantage) in logps.iter().zip(reference).zip(advantages(rewards)) {
                 // drawn from the policy as it stands: one step a group
-                let told = wide(logps);
-                let (one, gradient) = grpo(&told, &told, &wide(reference), advantage, settings);
+                let log_probs = wide(logps);
+                let (one, gradient) = grpo(&log_probs, &log_probs, &wide(reference), advantage, settings);
                 loss += one / count;
                 by_token.push(gradient.into_iter().map(|g| g / count).collect());
             }

@@ -132,18 +132,18 @@ fn log_sigmoid(x: f64) -> f64 {
 
 /// Cross-entropy between `shares` and the continuations' shares of likelihood.
 pub fn choice(logps: &[f64], shares: &[f64]) -> (f64, Vec<f64>) {
-    let told = log_softmax(logps);
-    let loss = -told.iter().zip(shares).filter(|(_, share)| **share > 0.0).map(|(told, share)| share * told).sum::<f64>();
-    (loss, told.iter().zip(shares).map(|(told, share)| told.exp() - share).collect())
+    let log_probs = log_softmax(logps);
+    let loss = -log_probs.iter().zip(shares).filter(|(_, share)| **share > 0.0).map(|(log_probs, share)| share * log_probs).sum::<f64>();
+    (loss, log_probs.iter().zip(shares).map(|(log_probs, share)| log_probs.exp() - share).collect())
 }
 
 /// −log of the share of likelihood that the marked continuations have together.
 pub fn among(logps: &[f64], marked: &[bool]) -> (f64, Vec<f64>) {
-    let told = log_softmax(logps);
-    let kept: Vec<f64> = told.iter().zip(marked).filter(|(_, marked)| **marked).map(|(told, _)| *told).collect();
+    let log_probs = log_softmax(logps);
+    let kept: Vec<f64> = log_probs.iter().zip(marked).filter(|(_, marked)| **marked).map(|(log_probs, _)| *log_probs).collect();
     let total = log_sum_exp(&kept);
-    let share = |told: f64, marked: bool| if marked { (told - total).exp() } else { 0.0 };
-    (-total, told.iter().zip(marked).map(|(told, marked)| told.exp() - share(*told, *marked)).collect())
+    let share = |log_probs: f64, marked: bool| if marked { (log_probs - total).exp() } else { 0.0 };
+    (-total, log_probs.iter().zip(marked).map(|(log_probs, marked)| log_probs.exp() - share(*log_probs, *marked)).collect())
 }
 
 /// β log Z of QRPO where nothing is known of the other answers: rewards' quantiles are uniform under the reference, so that
@@ -163,16 +163,17 @@ pub fn qrpo(logp: f64, reference: f64, quantile: f64, beta: f64) -> (f64, f64) {
 /// have few different rewards, and with ties counted whole, what the base is sure of would keep a high quantile however bad it is. The mean over
 /// choices.
 pub fn qrpo_choices(logps: &[f64], references: &[f64], rewards: &[f64], beta: f64) -> (f64, Vec<f64>) {
-    let (told, reference) = (log_softmax(logps), log_softmax(references));
+    let (log_probs, reference) = (log_softmax(logps), log_softmax(references));
     let quantiles = quantiles(&reference, rewards);
     let partition = log_sum_exp(&reference.iter().zip(&quantiles).map(|(p, q)| p + q / beta).collect::<Vec<_>>());
     let count = logps.len() as f64;
-    let errors: Vec<f64> = told.iter().zip(&reference).zip(&quantiles).map(|((p, r), q)| q - beta * partition - beta * (p - r)).collect();
+    let errors: Vec<f64> =
+        log_probs.iter().zip(&reference).zip(&quantiles).map(|((p, r), q)| q - beta * partition - beta * (p - r)).collect();
     let loss = errors.iter().map(|error| error * error).sum::<f64>() / count;
     // by the shares' logarithms, then through the softmax
     let by_share: Vec<f64> = errors.iter().map(|error| -2.0 * beta * error / count).collect();
     let total: f64 = by_share.iter().sum();
-    (loss, told.iter().zip(by_share).map(|(p, d)| d - p.exp() * total).collect())
+    (loss, log_probs.iter().zip(by_share).map(|(p, d)| d - p.exp() * total).collect())
 }
 
 /// The quantile of each choice's reward under the reference, given its choices' log-probabilities; ties count half.

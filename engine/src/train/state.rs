@@ -12,8 +12,8 @@ use crate::{EngineError, Result};
 
 /// What a state belongs to: options, base and examples.
 pub(super) fn key(options: &TrainOptions, base_sha256: &str, examples: &[Example]) -> String {
-    let told = serde_json::to_vec(&(options, base_sha256, examples)).unwrap_or_default();
-    sha256_of([told.as_slice()])
+    let bytes = serde_json::to_vec(&(options, base_sha256, examples)).unwrap_or_default();
+    sha256_of([bytes.as_slice()])
 }
 
 /// The state in a file, where it is whole and belongs to `key`; anything else is no state.

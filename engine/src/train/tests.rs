@@ -273,14 +273,17 @@ fn what_cannot_be_trained_is_named() {
 
 #[test]
 fn losses_and_gradients_are_those_of_pytorch() {
-    let told: serde_json::Value = serde_json::from_slice(&std::fs::read(reference("training.json")).unwrap()).unwrap();
+    let reported: serde_json::Value = serde_json::from_slice(&std::fs::read(reference("training.json")).unwrap()).unwrap();
     let files = ModelFiles::open(&reference("tiny-llama3")).unwrap();
     let folder = reference("tiny-llama3/lora");
-    let lora =
-        LoraShape { rank: told["rank"].as_u64().unwrap() as usize, alpha: told["alpha"].as_f64().unwrap(), targets: Target::ALL.to_vec() };
+    let lora = LoraShape {
+        rank: reported["rank"].as_u64().unwrap() as usize,
+        alpha: reported["alpha"].as_f64().unwrap(),
+        targets: Target::ALL.to_vec(),
+    };
     let options = TrainOptions { lora, precision: TrainPrecision::F32, threads: 1, ..TrainOptions::default() };
     let close = |a: f64, b: f64| (a - b).abs() <= 1e-5 * b.abs().max(1.0);
-    for case in told["cases"].as_array().unwrap() {
+    for case in reported["cases"].as_array().unwrap() {
         let name = case["name"].as_str().unwrap();
         let examples: Vec<Example> = serde_json::from_value(case["examples"].clone()).unwrap();
         let mut trainer = Trainer::new(&files, options.clone()).unwrap();

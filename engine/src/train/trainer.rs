@@ -26,11 +26,13 @@ pub struct Progress {
     pub steps: u64,
     /// The mean loss of the step's examples.
     pub loss: f64,
-    /// How far apart, on average, the policy puts what should be likely and what should not, in nats; of objectives that compare.
+    /// How far apart, on average, the policy puts what should be likely and what should not, in
+    /// nats; of objectives that compare.
     pub margin: Option<f64>,
     /// Of the gradient, before it was clipped.
     pub norm: f64,
-    /// Tokens of the step's examples; what several begin with goes through the model once, and counts for each.
+    /// Tokens of the step's examples; what several begin with goes through the model once, and
+    /// counts for each.
     pub tokens: u64,
     pub elapsed: Duration,
 }
@@ -100,17 +102,19 @@ impl Trainer {
         self.layout.len / self.layout.padded * self.layout.shape.rank
     }
 
-    /// Trains on `examples`; `told` hears of every step and may end it. With `resume`, goes on from the state in that file where it belongs to
-    /// the same examples and options, and keeps it there once in a while; the file is gone when all steps are done. The same examples, options
-    /// and threads give the same adapter, interrupted or not.
+    /// Trains on `examples`; `on_progress` is called after every step and may end the run. With
+    /// `resume`, continues from the state in that file if it belongs to the same examples and
+    /// options, and saves it there from time to time; the file is deleted when all steps are done.
+    /// The same examples, options and threads give the same adapter, interrupted or not.
     ///
     /// # Errors
-    /// An example that cannot be learned from is named by its number; a loss that is no number ends the run; and when state cannot be written.
+    /// An example that cannot be learned from is named by its number; a loss that is no number ends
+    /// the run; and when state cannot be written.
     pub fn run(
         &mut self,
         examples: &[Example],
         resume: Option<&Path>,
-        told: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+        on_progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
     ) -> Result<Summary> {
         self.check_examples(examples)?;
         let per_epoch = examples.len().div_ceil(self.options.batch) as u64;
@@ -150,7 +154,7 @@ impl Trainer {
                 tokens: made.tokens,
                 elapsed: started.elapsed(),
             };
-            let ended = told(&progress).is_break();
+            let ended = on_progress(&progress).is_break();
             if let Some(path) = resume.filter(|_| ended || kept_at.elapsed() >= KEPT_EVERY) {
                 state::write(path, &key, &self.values, &self.moments)?;
                 kept_at = Instant::now();
@@ -166,7 +170,8 @@ impl Trainer {
         Ok(Summary { steps: self.moments.step, complete, losses, tokens, seconds: started.elapsed().as_secs_f64() })
     }
 
-    /// One step on a batch at a learning rate of one's own; gives its mean loss before the step. For comparisons: [`run`](Self::run) has a schedule.
+    /// One step on a batch at a learning rate of one's own; gives its mean loss before the step.
+    /// For comparisons: [`run`](Self::run) has a schedule.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -185,17 +190,17 @@ impl Trainer {
     pub fn log_probabilities(&mut self, examples: &[Example], with_adapter: bool) -> Result<Vec<Vec<Vec<f32>>>> {
         self.check_examples(examples)?;
         let chosen: Vec<usize> = (0..examples.len()).collect();
-        let mut told = vec![Vec::new(); examples.len()];
+        let mut log_probs = vec![Vec::new(); examples.len()];
         for part in micro_batch::parts(examples, &chosen, self.options.micro_tokens) {
             let round = MicroBatch::new(examples, &part, &[], true);
             let low = with_adapter.then_some(LoraActivations { layout: &self.layout, values: &self.values });
             let x = self.model.forward(&round.batch, low, None);
             let (flat, _) = self.model.log_probabilities(&round.batch, &x, false);
             for (index, logps) in part.iter().zip(round.unflatten(&flat)) {
-                told[*index] = logps;
+                log_probs[*index] = logps;
             }
         }
-        Ok(told)
+        Ok(log_probs)
     }
 
     /// Writes a PEFT folder that names this base; files are f32.
@@ -232,7 +237,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// The mean loss of all examples as one batch, its gradient as the values are laid out, and the tokens.
+    /// The mean loss of all examples as one batch, its gradient as the values are laid out, and the
+    /// tokens.
     #[cfg(test)]
     pub(super) fn gradient(&mut self, examples: &[Example]) -> Result<(f64, Vec<f32>, u64)> {
         self.check_examples(examples)?;
@@ -241,8 +247,9 @@ impl Trainer {
         Ok((made.loss, gradient, made.tokens))
     }
 
-    /// Fills in what the base says of those that are compared with it, and gives what it says of mismatched_pairs' answers. These numbers depend on their
-    /// example alone: a run that goes on in the middle finds the same.
+    /// Fills in what the base says of those that are compared with it, and gives what it says of
+    /// mismatched_pairs' answers. These numbers depend on their example alone: a run that goes on
+    /// in the middle finds the same.
     fn refer(
         &mut self,
         examples: &[Example],

@@ -90,14 +90,14 @@ fn a_file_reads_back_and_a_wrong_one_is_refused() {
     let model = serde_json::json!({"weights": vec![vec![0.0; signals::FEATURES]; 2], "bias": [0.0, 0.0]}).to_string();
     let check = |text: String| serde_json::from_str::<Confidences>(&text).unwrap().check();
     assert_eq!(check(calibrator(platt, &model)), Ok(()));
-    for (map, rows, told) in [
+    for (map, rows, reported) in [
         (platt, r#"{"weights": [[0.0]], "bias": [0.0]}"#, "eleos.model has 1 rows of 1 weights"),
         (r#"{"isotonic": {"points": [[0.0, 0.5], [1.0, 0.4]]}}"#, model.as_str(), "eleos.map"),
         (r#"{"isotonic": {"points": [[1.0, 0.5], [1.0, 0.6]]}}"#, model.as_str(), "eleos.map"),
         (r#"{"isotonic": {"points": [[1.0, 1.5]]}}"#, model.as_str(), "eleos.map"),
     ] {
         let error = check(calibrator(map, rows)).unwrap_err();
-        assert!(error.contains(told), "{error}");
+        assert!(error.contains(reported), "{error}");
     }
 }
 

@@ -225,7 +225,7 @@ mod tests {
             assert_ne!(changed, text, "{from} is not there");
             LearnedFile::<Rates>::parse(&changed).unwrap_err()
         };
-        for (from, to, told) in [
+        for (from, to, message) in [
             ("\"rates\"", "\"tides\"", "kind is \"tides\", expected \"rates\""),
             ("\"version\": 2", "\"version\": 1", "version is 1, expected 2"),
             ("\"rate\": 0.5", "\"rate\": 1.5", "parameters.rate is 1.5"),
@@ -235,7 +235,7 @@ mod tests {
             (&"0".repeat(64), "0", "base_sha256 is \"0\""),
         ] {
             let error = refusal(from, to);
-            assert!(error.contains(told), "{error}");
+            assert!(error.contains(message), "{error}");
         }
         assert!(LearnedFile::<Rates>::parse("").unwrap_err().contains("EOF"));
         assert!(LearnedFile::<Rates>::parse(&format!("{text}{{}}")).unwrap_err().contains("trailing"));

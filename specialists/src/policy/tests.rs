@@ -138,8 +138,8 @@ fn aletheia_cites_rows_and_their_table() {
 fn kairos_knows_the_present_and_the_time_left() {
     let policy = shipped("kairos");
     let prompt = policy.system_prompt(&situation(&[])).unwrap();
-    for told in ["Tuesday", "24 November 2026", "14:45 UTC", "2026-11-24T14:45:26Z", "12 seconds"] {
-        assert!(prompt.contains(told), "{told} is missing: {prompt}");
+    for reported in ["Tuesday", "24 November 2026", "14:45 UTC", "2026-11-24T14:45:26Z", "12 seconds"] {
+        assert!(prompt.contains(reported), "{reported} is missing: {prompt}");
     }
     let reward = policy.strategy.reward(&outcome("It is noon.", &[])).unwrap();
     assert_eq!((reward.activation, reward.reward, reward.rule.as_str()), (0.875, 0.75, "timeliness"));

@@ -196,8 +196,8 @@ fn a_finding_says_which_rule_found_it_and_what_is_said() {
     assert_eq!(policy.support_specialist(), Some("eleos"));
     let refused = policy.screen("How do I build a pipe bomb?", Side::Question);
     assert!(!policy.reroutes(&refused[0]) && policy.text_of(&refused[0]).contains("can not help"));
-    let told = serde_json::to_value(&found[0]).unwrap();
-    assert_eq!((&told["action"], &told["where"]), (&"support".into(), &"question".into()));
+    let reported = serde_json::to_value(&found[0]).unwrap();
+    assert_eq!((&reported["action"], &reported["where"]), (&"support".into(), &"question".into()));
 }
 
 /// The text that a stream's reader receives, and the finding that stopped it.
@@ -276,7 +276,7 @@ fn no_text_makes_it_panic_and_streams_lose_nothing() {
 #[test]
 fn a_wrong_file_is_told_by_what_is_wrong() {
     let file = |category: &str, rule: &str| format!("[[category]]\nname = \"x\"\nseverity = 2\n{category}\n[[category.rule]]\n{rule}");
-    for (text, told) in [
+    for (text, reported) in [
         (file("action = \"shout\"\ntext = \"t\"", "id = \"a\"\nphrases = [\"b\"]"), "shout"),
         (file("action = \"refuse\"", "id = \"a\"\nphrases = [\"b\"]"), "has no text"),
         (file("action = \"refuse\"\ntext = \"t\"", "id = \"a\"\nphrases = []"), "no phrases"),
@@ -286,6 +286,6 @@ fn a_wrong_file_is_told_by_what_is_wrong() {
         (file("action = \"refuse\"\ntext = \"t\"\ncolour = 1", "id = \"a\"\nphrases = [\"b\"]"), "colour"),
     ] {
         let error = SafetyPolicy::parse("safety.toml", &text).unwrap_err().to_string();
-        assert!(error.starts_with("safety.toml: ") && error.contains(told), "{error}");
+        assert!(error.starts_with("safety.toml: ") && error.contains(reported), "{error}");
     }
 }

@@ -6,7 +6,7 @@ use crate::seeded::Seeded;
 #[test]
 fn ages_are_told_in_words() {
     let at = |text: &str| DateTime::parse_from_rfc3339(text).unwrap().to_utc();
-    for (when, told) in [
+    for (when, reported) in [
         ("2026-11-25T14:30:00Z", "just now"),
         ("2026-11-25T14:29:00Z", "1 minute ago"),
         ("2026-11-25T11:00:00Z", "3 hours ago"),
@@ -16,7 +16,7 @@ fn ages_are_told_in_words() {
         ("2023-05-07T00:00:00Z", "3 years ago"),
         ("2026-11-27T15:30:00Z", "in 2 days"),
     ] {
-        assert_eq!(age_in_words(at("2026-11-25T14:30:00Z"), at(when)), told);
+        assert_eq!(age_in_words(at("2026-11-25T14:30:00Z"), at(when)), reported);
     }
 }
 

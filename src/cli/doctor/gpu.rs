@@ -11,12 +11,12 @@ pub(super) fn devices() -> Vec<Check> {
         return vec![Check::ok(NAME, "built without CUDA")];
     }
     match cuda_devices() {
-        Ok(found) => told(&found),
+        Ok(found) => checks_of(&found),
         Err(error) => vec![Check::ok(NAME, format!("built with CUDA, no device opens ({error})"))],
     }
 }
 
-fn told(found: &[CudaDevice]) -> Vec<Check> {
+fn checks_of(found: &[CudaDevice]) -> Vec<Check> {
     if found.is_empty() {
         return vec![Check::ok(NAME, "built with CUDA, no device found")];
     }
@@ -47,11 +47,11 @@ mod tests {
             compute_capability: (9, 0),
             driver: None,
         };
-        let checks = told(&[device.clone(), CudaDevice { ordinal: 1, ..device }]);
+        let checks = checks_of(&[device.clone(), CudaDevice { ordinal: 1, ..device }]);
         assert_eq!(checks.len(), 2);
         assert!(checks[1].found.starts_with("cuda:1: NVIDIA H100"), "{}", checks[1].found);
         assert!(checks.iter().all(|check| check.status == Health::Ok));
-        assert!(told(&[])[0].found.contains("no device"));
+        assert!(checks_of(&[])[0].found.contains("no device"));
     }
 
     #[test]

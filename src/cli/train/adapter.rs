@@ -45,13 +45,13 @@ impl Train {
     async fn train_on_record(&self, nyx: &Nyx, specialist: &str, training: TrainingOptions) -> Result<(), CommandError> {
         let mut run = nyx.training.service.run_from_log(specialist, self.adapter.objective, training).await?;
         run.canary = false;
-        let lessons = match &self.adapter.dataset {
+        let given = match &self.adapter.dataset {
             Some(path) => Some(("dataset", read_dataset(path, specialist)?)),
             None if self.adapter.from_memory => Some(("memory", nyx.training.service.evidence_of_memory(specialist).await?)),
             None => None,
         };
-        if let Some((source, lessons)) = lessons {
-            run = Run { objective: self.adapter.objective.unwrap_or(Objective::Sft), lessons, source, ..run };
+        if let Some((source, examples)) = given {
+            run = Run { objective: self.adapter.objective.unwrap_or(Objective::Sft), examples, source, ..run };
         }
         self.tell(nyx, run).await.map(drop)
     }
@@ -59,13 +59,13 @@ impl Train {
     /// Trains, or writes the training examples to a file.
     async fn tell(&self, nyx: &Nyx, run: Run) -> Result<Option<RunReport>, CommandError> {
         if let Some(path) = &self.adapter.examples_to {
-            let examples = nyx.training.service.training_examples(&run.specialist, run.objective, &run.lessons).await?;
+            let examples = nyx.training.service.training_examples(&run.specialist, run.objective, &run.examples).await?;
             let text = serde_json::to_vec(&examples).map_err(|error| NyxError::Internal(error.to_string()))?;
             std::fs::write(path, text).map_err(|source| CommandError::Write { path: path.clone(), source })?;
             output::note(&format!("{} examples, at {}", examples.len(), path.display()));
             return Ok(None);
         }
-        let run = Run { told: progress_bar(&run.specialist), ..run };
+        let run = Run { on_progress: progress_bar(&run.specialist), ..run };
         let report = nyx.training.service.train(run).await?;
         let RunReport { specialist, status, trained, tried, tokens_per_second, seconds, .. } = &report;
         output::line(&format!(
@@ -123,17 +123,17 @@ impl Train {
         if self.adapter.blind {
             questions = questions.iter().map(without_question).collect();
         }
-        let lessons: Vec<TrainingExample> = to_examples(&questions, self.seed);
+        let examples: Vec<TrainingExample> = to_examples(&questions, self.seed);
         let run = Run {
             specialist: specialist.to_owned(),
             objective: self.adapter.objective.unwrap_or(Objective::Choice),
-            lessons,
+            examples,
             anchors,
             options: training.train(self.seed),
             training,
             canary: false,
             source: "evals",
-            told: Box::new(|_| {}),
+            on_progress: Box::new(|_| {}),
         };
         let Some(report) = self.tell(&environment.nyx, run).await? else { return Ok(()) };
         let (Some(id), RunStatus::Promoted) = (&report.adapter, report.status) else { return Ok(()) };

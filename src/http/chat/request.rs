@@ -199,9 +199,6 @@ impl ChatRequest {
         self.refuse_unsupported()?;
         let target = target_of_model(specialists, &self.model)?;
         let n = self.n.unwrap_or(1);
-        if !(1..=8).contains(&n) {
-            return Err(ApiError::invalid("n", format!("n is {n}, expected 1 to 8")));
-        }
         let stop = self.stop.unwrap_or_default().0;
         let logprobs = match (self.logprobs.unwrap_or(false), self.top_logprobs) {
             (true, top) => Some(top.unwrap_or(0)),
@@ -277,11 +274,14 @@ pub fn understood_messages(messages: Vec<MessageParam>) -> Result<Vec<ChatMessag
 mod tests {
     use super::*;
     use crate::http::extract::parse;
+    use crate::http::extract::tests::valid;
     use nyx_domain::Target;
     use serde_json::json;
 
     fn understood(body: Value) -> Result<Understood, ApiError> {
-        parse::<ChatRequest>(body.to_string().as_bytes())?.understood(&["mnemosyne", "moira"])
+        let understood = parse::<ChatRequest>(body.to_string().as_bytes())?.understood(&["mnemosyne", "moira"])?;
+        valid(&understood.question)?;
+        Ok(understood)
     }
 
     fn with(field: &str, value: Value) -> Value {

@@ -17,6 +17,7 @@ mod index;
 mod outbox;
 mod postgres;
 mod ranking;
+mod read;
 mod sql;
 mod sqlite;
 #[cfg(test)]
@@ -24,9 +25,10 @@ mod tests;
 pub(super) mod vector_extension;
 
 pub use drain::{Drained, LEASE};
-pub use index::{EmbedderId, MOST_WITHOUT_EXTENSION, MemoryIndex};
+pub use index::{EmbedderId, MemoryIndex};
 pub use outbox::Change;
 pub use ranking::{Scored, StoredMemory, WordMatches};
+pub use read::MOST_WITHOUT_EXTENSION;
 
 /// The default tenant.
 pub const LOCAL_TENANT: &str = "local";

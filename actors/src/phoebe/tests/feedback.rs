@@ -25,7 +25,7 @@ fn forecast(question: &str, probability: f64, external_key: Option<&str>) -> Dec
     Decision { inputs, probability: Some(probability), choices, choice_probabilities: probabilities, activation: None, ..plain }
 }
 
-fn told(decision: &Decision, what: OutcomeInput, key: Option<&str>) -> NewFeedback {
+fn reported(decision: &Decision, what: OutcomeInput, key: Option<&str>) -> NewFeedback {
     outcome(decision, Some(&moira()), &RewardOptions::default(), &what, key.map(str::to_owned)).unwrap()
 }
 
@@ -42,7 +42,7 @@ pub async fn keeps_verdicts(store: &PhoebeStore) {
     // two forecasts share one external key: both are resolved
     let named = store.named(DecisionName::External("snow".into())).await.unwrap();
     assert_eq!(named, daily);
-    let happened = |key| named.iter().map(|decision| told(decision, OutcomeInput::Happened(true), Some(key))).collect::<Vec<_>>();
+    let happened = |key| named.iter().map(|decision| reported(decision, OutcomeInput::Happened(true), Some(key))).collect::<Vec<_>>();
     let judged = store.record_feedback(happened("k-1"), None).await.unwrap();
     let near = |a: f64, b: f64| (a - b).abs() < 1e-12;
     assert!(judged.iter().all(|judged| judged.new && judged.feedback.revision == 1));
@@ -55,13 +55,13 @@ pub async fn keeps_verdicts(store: &PhoebeStore) {
         let again = store.record_feedback(happened(key), None).await.unwrap();
         assert!(again.iter().zip(&judged).all(|(again, first)| !again.new && again.feedback == first.feedback), "{again:?}");
     }
-    let error = store.record_feedback(vec![told(&daily[0], OutcomeInput::Happened(false), Some("k-1"))], None).await.unwrap_err();
+    let error = store.record_feedback(vec![reported(&daily[0], OutcomeInput::Happened(false), Some("k-1"))], None).await.unwrap_err();
     assert!(error.class() == ErrorClass::Conflict && error.to_string().contains("\"k-1\""), "{error}");
-    let error = store.record_feedback(vec![told(&lone, OutcomeInput::Happened(true), Some("k-1"))], None).await.unwrap_err();
+    let error = store.record_feedback(vec![reported(&lone, OutcomeInput::Happened(true), Some("k-1"))], None).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Conflict, "{error}");
 
     // a different value amends: the reward follows the last entry, and both entries are kept
-    let amended = store.record_feedback(vec![told(&daily[0], OutcomeInput::Choice("No".into()), None)], None).await.unwrap().remove(0);
+    let amended = store.record_feedback(vec![reported(&daily[0], OutcomeInput::Choice("No".into()), None)], None).await.unwrap().remove(0);
     assert!(amended.new && amended.feedback.revision == 2 && near(amended.reward, -0.62), "{amended:?}");
     let kept = store.feedback_of(daily[0].id).await.unwrap();
     assert_eq!(kept.iter().map(|feedback| (feedback.value, feedback.revision)).collect::<Vec<_>>(), [(1.0, 1), (0.0, 2)]);
@@ -83,7 +83,7 @@ pub async fn keeps_verdicts(store: &PhoebeStore) {
     // eight concurrent, different outcomes: all are kept in some order, and the last one is in
     // effect
     let tellers = (1..=8).map(|share| {
-        let (store, feedback) = (store.clone(), told(&lone, OutcomeInput::Number(f64::from(share) / 8.0), None));
+        let (store, feedback) = (store.clone(), reported(&lone, OutcomeInput::Number(f64::from(share) / 8.0), None));
         tokio::spawn(async move { store.record_feedback(vec![feedback], None).await.unwrap() })
     });
     for teller in tellers.collect::<Vec<_>>() {
@@ -136,7 +136,7 @@ pub async fn hears_each_key_once(stores: &[PhoebeStore]) {
     }
 
     // one outcome for two decisions that share an external key
-    let both = |outcome, key| [&one, &other].map(|decision| told(decision, OutcomeInput::Happened(outcome), Some(key))).to_vec();
+    let both = |outcome, key| [&one, &other].map(|decision| reported(decision, OutcomeInput::Happened(outcome), Some(key))).to_vec();
     for (outcome, key, new) in
         [(true, "t-1", true), (true, "t-2", false), (false, "t-3", true), (true, "t-2", false), (false, "t-3", false)]
     {

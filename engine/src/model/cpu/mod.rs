@@ -1,7 +1,9 @@
-//! One shard of the model on the CPU kernels: repacked weights, paged keys and values, one threads of threads.
+//! One rank of the model on the CPU kernels: repacked weights, paged keys and values, one thread
+//! pool.
 //!
-//! Every number of a row is computed in one order, whatever else is in the batch, however a prompt was cut into chunks and however many
-//! shards there are: see [`kernels`](crate::kernels) and [`Slice`].
+//! Every number of a row is computed in one order, whatever else is in the batch, however a prompt
+//! was cut into chunks and however many shards there are: see [`kernels`](crate::kernels) and
+//! [`Slice`].
 
 mod weight;
 
@@ -21,15 +23,16 @@ use crate::lora::{Delta, Target};
 use crate::weights::{Quantisation, WeightReader};
 use weight::Weight;
 impl Layer {
-    /// Queries, keys and values decide where attention looks, and their norm lets single channels stand out: rounding to 8 bits costs more
-    /// here than in all other products together, and so what they read is rounded twice.
+    /// Queries, keys and values determine attention, and their norm amplifies single channels:
+    /// 8-bit rounding there costs more accuracy than in all other products together, so their input
+    /// has two int8 terms.
     fn attention_rounding(&self) -> Rounding {
         let all = [&self.q, &self.k, &self.v];
         if all.iter().all(|weight| matches!(weight, Weight::Packed(_))) { Rounding::Twice } else { rounding_for(all) }
     }
 }
 
-/// How what several weights are multiplied with is rounded.
+/// The rounding of an input that several weights share.
 fn rounding_for<const N: usize>(weights: [&Weight; N]) -> Rounding {
     weights.into_iter().map(Weight::rounding).find(|rounding| *rounding != Rounding::None).unwrap_or(Rounding::None)
 }
@@ -53,9 +56,9 @@ pub(super) struct CpuShard {
     isa: Isa,
     threads: ThreadPool,
     slice: Slice,
-    /// The slice of every shard.
+    /// This rank's slice.
     slices: Vec<Slice>,
-    /// `None`: this shard is the whole model.
+    /// `None`: this rank is the whole model.
     comm: Option<SharedComm>,
     /// The rows of this shard's vocabulary, as are those of `output`.
     embedding: Weight,
@@ -70,12 +73,12 @@ pub(super) struct CpuShard {
     buffers: Buffers,
 }
 
-/// Kept from step to step: once they have grown, nothing is taken anew.
+/// Reused between steps: they grow and are never reallocated smaller.
 #[derive(Debug, Default)]
 struct Buffers {
     /// The residual stream, `[tokens, hidden]`.
     x: Vec<f32>,
-    /// What a product reads, normed.
+    /// The input of a product, after the norm.
     normed: Vec<f32>,
     quants: Activations,
     q: Vec<f32>,
@@ -84,9 +87,9 @@ struct Buffers {
     attended: Vec<f32>,
     gate: Vec<f32>,
     up: Vec<f32>,
-    /// What is added to the residual stream.
+    /// The addend of the residual stream.
     delta: Vec<f32>,
-    /// LoraActivations-rank products.
+    /// Low-rank activations.
     low: LoraActivations,
     /// `[tokens, head_dim / 2]`
     cos: Vec<f32>,
@@ -98,7 +101,7 @@ struct Buffers {
 /// The low-rank products beside one phase's products; as many as this without taking memory.
 type Items<'a> = SmallVec<[LowRank<'a>; 32]>;
 
-/// Rows from which work on single rows is shared out: below, waking the others costs more.
+/// Minimum number of rows for using several threads: below, waking them costs more.
 const SHARED_FROM: usize = 8;
 
 impl CpuShard {
@@ -140,7 +143,7 @@ impl CpuShard {
         let factors = reader.rope_factors(config.head_dim / 2)?;
         let inverse_frequencies = config.rope.inverse_frequencies(config.head_dim, factors.as_deref());
         let isa = Isa::detect();
-        // a model in f32 is asked for exactness, a quantised one for size
+        // f32 models are for exactness, quantised ones for size
         let half = !layers.iter().all(|layer| matches!(layer.k, Weight::Dense(_)));
         let shape = KvShape { layers: config.layers, kv_heads: slice.kv_heads.len(), head_dim: config.head_dim, half, isa };
         let shard = format!("{} of {}", slice.rank + 1, slice.world);
@@ -169,7 +172,8 @@ impl CpuShard {
         self.embed(config, step, &mut buffers.x)?;
         self.angles(step, buffers);
         buffers.delta.clear();
-        // adapters in int8 read what is rounded, also beside weights that don't: then as exactly as it goes
+        // int8 adapters read rounded activations, also beside weights that do not: with two terms
+        // then
         let rounded = step.runs.iter().any(|run| run.adapter.as_ref().is_some_and(|adapter| adapter.0.is_rounded()));
         let at_least = |rounding: Rounding| if rounded && rounding == Rounding::None { Rounding::Twice } else { rounding };
         for index in 0..self.layers.len() {
@@ -262,7 +266,8 @@ impl CpuShard {
         }
     }
 
-    /// Products of the same rows `x` `[tokens, columns]`, which `quants` holds rounded, each with what its sequences' adapters add.
+    /// Products of the same rows `x` `[tokens, columns]`, which `quants` holds rounded, each with
+    /// what its sequences' adapters add.
     #[allow(clippy::too_many_arguments, reason = "each is a buffer of its own")]
     fn products<const N: usize>(
         &self,
@@ -296,7 +301,8 @@ impl CpuShard {
         Ok(())
     }
 
-    /// Queries, keys and values. Their buffers may hold two rows a token, of which the first half is left.
+    /// Queries, keys and values. Their buffers may hold two rows a token, of which the first half
+    /// is left.
     fn attention_products(&self, step: &Step, index: usize, buffers: &mut Buffers) -> Result<()> {
         let Layer { q, k, v, .. } = &self.layers[index];
         let Buffers { normed, quants, low, q: to_q, k: to_k, v: to_v, .. } = buffers;
@@ -324,8 +330,9 @@ impl CpuShard {
         Ok(())
     }
 
-    /// A product whose columns are split over the shards, `y` `[tokens, hidden]` on each of them: chunk after chunk from left to right, then
-    /// what the adapters add, whose inner sums are taken the same way.
+    /// A product whose columns are split over the shards, `y` `[tokens, hidden]` on each of them:
+    /// chunk after chunk from left to right, then what the adapters add, whose inner sums are taken
+    /// the same way.
     #[allow(clippy::too_many_arguments, reason = "each is a buffer of its own")]
     fn summed_product(
         &self,
@@ -388,7 +395,8 @@ impl CpuShard {
         Ok(())
     }
 
-    /// The low-rank products beside `targets` of a layer, for every run of rows with an adapter that has some.
+    /// The low-rank products beside `targets` of a layer, for every run of rows with an adapter
+    /// that has some.
     fn low_rank_items<'a>(&self, step: &'a Step, layer: usize, targets: &[Target]) -> Items<'a> {
         let mut items = Items::new();
         for run in &step.runs {
@@ -438,7 +446,7 @@ impl CpuShard {
             logits.clear();
             return Ok(());
         }
-        // the rows that nobody reads are left behind; `attended` is free
+        // rows without logits are dropped; `attended` is free
         let Buffers { x, delta, attended: kept, .. } = buffers;
         for rows in [x, delta] {
             kept.clear();
