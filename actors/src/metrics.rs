@@ -114,6 +114,12 @@ impl Metrics {
             restarts: Family::default(),
             up: Family::default(),
         };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let metrics = self;
         let families = &mut metrics.families;
         let latency = "Time of an answer by kind: decide, retrieve, queue, prefill, decode, total";
         families.register_with_unit("vllm_latency", latency, Unit::Seconds, metrics.latency.clone());
@@ -131,7 +137,6 @@ impl Metrics {
         families.register_with_unit("nyx_kv_cache", "KV cache in use", Unit::Bytes, metrics.kv_bytes.clone());
         families.register("nyx_actor_restarts", "Restarts of an actor", metrics.restarts.clone());
         families.register("nyx_actor_up", "1 while the actor runs", metrics.up.clone());
-        metrics
     }
 
     /// The metrics as OpenMetrics text.

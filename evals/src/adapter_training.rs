@@ -143,6 +143,24 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
+/// The same training examples without their questions, with the same split.
+fn blind_examples(train: &[ChoiceCase], seed: u64) -> Vec<TrainingExample> {
+    let unseen: Vec<ChoiceCase> = train.iter().map(without_question).collect();
+    let mut examples = to_examples(&unseen, seed);
+    for (blind, seen) in examples.iter_mut().zip(to_examples(train, seed)) {
+        blind.template = seen.template;
+    }
+    examples
+}
+
+/// The interval of the mean difference between two lists of scores.
+fn paired_interval(candidate: &[f64], other: &[f64], seed: u64) -> [f64; 2] {
+    let pairs: Vec<Pair> = (candidate.iter().zip(other).enumerate())
+        .map(|(at, (candidate, live))| Pair { template: at.to_string(), candidate: *candidate, live: *live })
+        .collect();
+    compare(&pairs, 0.05, seed).interval
+}
+
 /// Trains a suite's adapter and a blind one on `cases`, and evaluates both on `dev`.
 ///
 /// # Errors
@@ -179,22 +197,12 @@ pub async fn train_adapter(
     let report = environment.nyx.training.service.train(run(to_examples(&train, environment.seed), suite)).await?;
     let full = AdapterChoice::Id(report.adapter.clone().unwrap_or_default());
     let with = answers_of(environment, &format!("{suite}: after"), &dev_trials, &full).await?;
-    let unseen: Vec<ChoiceCase> = train.iter().map(without_question).collect();
-    // the same training examples, with the same split
-    let mut blind_lessons = to_examples(&unseen, environment.seed);
-    for (blind, seen) in blind_lessons.iter_mut().zip(to_examples(&train, environment.seed)) {
-        blind.template = seen.template;
-    }
-    let blind_id = environment.nyx.training.service.train_only(run(blind_lessons, &format!("{suite}, blind"))).await?;
+    let blind_examples = blind_examples(&train, environment.seed);
+    let blind_id = environment.nyx.training.service.train_only(run(blind_examples, &format!("{suite}, blind"))).await?;
     let unseen: Vec<ChoiceCase> = dev_trials.iter().map(without_question).collect();
     let without = answers_of(environment, &format!("{suite}: blind"), &unseen, &AdapterChoice::Id(blind_id)).await?;
     let [base_scores, with_scores, blind_scores] = [&base, &with, &without].map(|answers| scores(answers, forecasts));
-    let paired = |other: &[f64]| {
-        let pairs: Vec<Pair> = (with_scores.iter().zip(other).enumerate())
-            .map(|(at, (candidate, live))| Pair { template: at.to_string(), candidate: *candidate, live: *live })
-            .collect();
-        compare(&pairs, 0.05, environment.seed).interval
-    };
+    let paired = |other: &[f64]| paired_interval(&with_scores, other, environment.seed);
     let (before, adapter) = (mean(&base_scores), mean(&with_scores));
     Ok(AdapterReport {
         before,

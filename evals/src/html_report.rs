@@ -85,25 +85,7 @@ fn accuracies(report: &Report, out: &mut String) {
         );
     }
     for (row, (name, accuracy, chance)) in rows.iter().enumerate() {
-        let top = step * row as f64 + 4.0;
-        let (middle, [low, high]) = (top + 8.0, accuracy.interval);
-        let _ = write!(out, "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>", left - 8.0, top + 12.0, escaped(name));
-        let _ = write!(out, "<rect x=\"{left}\" y=\"{top}\" width=\"{:.1}\" height=\"16\" fill=\"{BLUE}\"/>", width * accuracy.accuracy);
-        let _ = write!(
-            out,
-            "<line x1=\"{:.1}\" x2=\"{:.1}\" y1=\"{middle}\" y2=\"{middle}\" stroke=\"currentColor\" stroke-width=\"1.5\"/>",
-            x(low),
-            x(high)
-        );
-        if let Some(chance) = chance {
-            let _ = write!(
-                out,
-                "<line x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"{top}\" y2=\"{1}\" stroke=\"#d4573b\" stroke-width=\"2\"/>",
-                x(*chance),
-                top + 16.0
-            );
-        }
-        let _ = write!(out, "<text x=\"{}\" y=\"{}\">{:.3}</text>", left + width + 8.0, top + 12.0, accuracy.accuracy);
+        accuracy_bar(out, step * row as f64 + 4.0, (left, width), name, *accuracy, *chance);
     }
     out.push_str("</svg><figcaption>black: 95 % interval; red: chance</figcaption></figure>");
     for (name, fairness) in report.suites.iter().filter_map(|(name, suite)| Some((name, suite.fairness.as_ref()?))) {
@@ -116,6 +98,29 @@ fn accuracies(report: &Report, out: &mut String) {
             bias.disambig
         );
     }
+}
+
+/// One bar with its interval, and a mark at chance level.
+fn accuracy_bar(out: &mut String, top: f64, (left, width): (f64, f64), name: &str, accuracy: Accuracy, chance: Option<f64>) {
+    let x = |share: f64| left + width * share;
+    let (middle, [low, high]) = (top + 8.0, accuracy.interval);
+    let _ = write!(out, "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>", left - 8.0, top + 12.0, escaped(name));
+    let _ = write!(out, "<rect x=\"{left}\" y=\"{top}\" width=\"{:.1}\" height=\"16\" fill=\"{BLUE}\"/>", width * accuracy.accuracy);
+    let _ = write!(
+        out,
+        "<line x1=\"{:.1}\" x2=\"{:.1}\" y1=\"{middle}\" y2=\"{middle}\" stroke=\"currentColor\" stroke-width=\"1.5\"/>",
+        x(low),
+        x(high)
+    );
+    if let Some(chance) = chance {
+        let _ = write!(
+            out,
+            "<line x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"{top}\" y2=\"{1}\" stroke=\"#d4573b\" stroke-width=\"2\"/>",
+            x(chance),
+            top + 16.0
+        );
+    }
+    let _ = write!(out, "<text x=\"{}\" y=\"{}\">{:.3}</text>", left + width + 8.0, top + 12.0, accuracy.accuracy);
 }
 
 /// A table of retrieval metrics.

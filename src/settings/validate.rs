@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use nyx_actors::StartError;
-use nyx_actors::memory::StoreKind;
+use nyx_actors::memory::{RecallOptions, StoreKind};
 use nyx_actors::secret::{SecretUrl, redacted};
 use tracing_subscriber::EnvFilter;
 
@@ -155,7 +155,11 @@ fn memory(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError>
     if let Some(days) = memory.retention_days {
         check.that((1..=36_500).contains(&days), "memory.retention_days", days, "1 to 36500, or not set for no limit")?;
     }
-    let recall = &memory.recall;
+    recall(&memory.recall, check)?;
+    check.between("memory.queue", memory.queue, 1, MOST)
+}
+
+fn recall(recall: &RecallOptions, check: &Checker<'_>) -> Result<(), SettingsError> {
     check.between("memory.recall.dense", recall.dense, 1, MOST_LISTED)?;
     check.between("memory.recall.lexical", recall.lexical, 1, MOST_LISTED)?;
     check.that((0.0..=1e6).contains(&recall.rrf_offset), "memory.recall.rrf_offset", recall.rrf_offset, "0 to 1000000")?;
@@ -166,8 +170,7 @@ fn memory(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError>
     check.that((0.0..=1e6).contains(&weight), "memory.recall.recency_weight", weight, "0 to 1000000")?;
     check.that(days > 0.0 && days <= 36_500.0, "memory.recall.recency_half_life_days", days, "above 0, up to 36500")?;
     check.that((0.0..=1.0).contains(&recall.mmr_lambda), "memory.recall.mmr_lambda", recall.mmr_lambda, "0 to 1")?;
-    check.between("memory.recall.neighbours", recall.neighbours as usize, 0, 2)?;
-    check.between("memory.queue", memory.queue, 1, MOST)
+    check.between("memory.recall.neighbours", recall.neighbours as usize, 0, 2)
 }
 
 fn adapters(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {

@@ -60,38 +60,16 @@ pub(crate) fn outcome(
     let choices = decision.choices.as_deref().unwrap_or_default();
     let (value, reward) = match (decision.probability, decision.choice_probabilities.as_deref()) {
         (Some(probability), _) => {
-            let happened = match input {
-                OutcomeInput::Happened(happened) => f64::from(u8::from(*happened)),
-                OutcomeInput::Number(share) if (0.0..=1.0).contains(share) => *share,
-                OutcomeInput::Number(share) => {
-                    return Err(NyxError::invalid("outcome", format!("outcome is {share}, expected true, false or a number from 0 to 1")));
-                }
-                OutcomeInput::Choice(text) => match choices.iter().position(|choice| choice == text) {
-                    Some(index) => f64::from(u8::from(index == 0)),
-                    None => return Err(unknown_choice(text, choices, "true, false or a number from 0 to 1")),
-                },
-            };
+            let happened = fraction_happened(input, choices)?;
             (happened, quadratic_reward(probability, happened))
         }
         (None, Some(probabilities)) => {
-            let index = match input {
-                OutcomeInput::Choice(text) => choices.iter().position(|choice| choice == text),
-                OutcomeInput::Number(index) => (0..choices.len()).find(|at| (*at as f64).total_cmp(index).is_eq()),
-                OutcomeInput::Happened(_) => None,
-            };
-            let said = match input {
-                OutcomeInput::Choice(text) => format!("{text:?}"),
-                OutcomeInput::Number(number) => number.to_string(),
-                OutcomeInput::Happened(happened) => happened.to_string(),
-            };
-            let index = index.ok_or_else(|| unknown_choice(&said, choices, "its index"))?;
+            let index = choice_index(input, choices)?;
             (index as f64, choices_reward(probabilities, index))
         }
         (None, None) => {
-            let message = format!(
-                "decision {} is no forecast: it has neither a probability nor choices; tell what you think of it by /v1/feedback",
-                decision.id
-            );
+            let message =
+                format!("decision {} is no forecast: it has neither a probability nor choices; rate it by /v1/feedback", decision.id);
             return Err(NyxError::invalid("decision_id", message));
         }
     };
@@ -106,6 +84,33 @@ pub(crate) fn outcome(
     let (calibration, comment, correction) = (None, None, None);
     let feedback = NewFeedback { decision: id, kind, key, value, input, reward, calibration, comment, correction, activation };
     feedback.calibrated(decision, weights).checked()
+}
+
+/// The fraction of a forecast event that happened, in [0, 1].
+fn fraction_happened(input: &OutcomeInput, choices: &[String]) -> Result<f64, NyxError> {
+    const EXPECTED: &str = "true, false or a number from 0 to 1";
+    match input {
+        OutcomeInput::Happened(happened) => Ok(f64::from(u8::from(*happened))),
+        OutcomeInput::Number(share) if (0.0..=1.0).contains(share) => Ok(*share),
+        OutcomeInput::Number(share) => Err(NyxError::invalid("outcome", format!("outcome is {share}, expected {EXPECTED}"))),
+        OutcomeInput::Choice(text) => match choices.iter().position(|choice| choice == text) {
+            Some(index) => Ok(f64::from(u8::from(index == 0))),
+            None => Err(unknown_choice(text, choices, EXPECTED)),
+        },
+    }
+}
+
+/// The index of the choice that came true.
+fn choice_index(input: &OutcomeInput, choices: &[String]) -> Result<usize, NyxError> {
+    let (index, given) = match input {
+        OutcomeInput::Choice(text) => (choices.iter().position(|choice| choice == text), format!("{text:?}")),
+        OutcomeInput::Number(index) => {
+            let found = (0..choices.len()).find(|at| (*at as f64).total_cmp(index).is_eq());
+            (found, index.to_string())
+        }
+        OutcomeInput::Happened(happened) => (None, happened.to_string()),
+    };
+    index.ok_or_else(|| unknown_choice(&given, choices, "its index"))
 }
 
 fn unknown_choice(said: &str, choices: &[String], or: &str) -> NyxError {

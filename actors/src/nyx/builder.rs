@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use actix::Arbiter;
+use actix::{Arbiter, ArbiterHandle};
 use nyx_engine::embed::Embedder;
-use nyx_engine::{Device, EngineError, ModelFiles, Text};
+use nyx_engine::{Device, DeviceSpec, EngineError, ModelFiles, ModelInfo, Text};
 use nyx_specialists::SpecialistPolicy;
+use nyx_specialists::safety::SafetyPolicy;
 use uuid::Uuid;
 
 use super::devices::{DeviceSetup, Devices};
@@ -31,7 +32,7 @@ use crate::phoebe::{Phoebe, PhoebeStore};
 use crate::runtime::blocking;
 use crate::specialist::{Specialist, SpecialistSetup, SpecialistState};
 use crate::supervise::ActorRef;
-use crate::trainer::{Trainer, Training, TrainingService};
+use crate::trainer::{Trainer, Training, TrainingOptions, TrainingService};
 use crate::tree::ActorTree;
 use crate::validation::Limits;
 use crate::{NyxError, StartError};
@@ -45,6 +46,7 @@ pub struct NyxBuilder {
 /// The base model's files and tokenizer.
 struct Base {
     files: Arc<ModelFiles>,
+    model: Arc<ModelInfo>,
     text: Arc<Text>,
 }
 
@@ -54,6 +56,7 @@ struct Shared {
     cells: CellStream,
     metrics: Arc<Metrics>,
     specialists: Arc<[SpecialistPolicy]>,
+    safety: Arc<SafetyPolicy>,
     admission: Admission,
 }
 
@@ -81,65 +84,30 @@ impl NyxBuilder {
         options::check(&options)?;
         let replicas = options::replicas(&options.pool)?;
         let base = open_base(&options.base_model).await?;
-        let model = Arc::new(base.files.info().clone());
-        let learned = LearnedLoader::new(&options.data_dir, &model.sha256);
-        let calibration = Calibration::load(&learned, &options.data_dir, &model.sha256, options.confidence)?;
+        let sha256 = &base.model.sha256;
+        let learned = LearnedLoader::new(&options.data_dir, sha256);
+        let calibration = Calibration::load(&learned, &options.data_dir, sha256, options.confidence)?;
         let arbiter = Arbiter::new();
-        let tree = ActorTree::new(arbiter.handle());
-        let registry = tree.registry.clone();
-        let shared = Shared {
-            cells: CellStream::default(),
-            metrics: Arc::new(Metrics::new(registry.clone())),
-            specialists: options.specialists.clone().into(),
-            admission: Admission::new(options.requests.clone()),
-            tree,
-        };
+        let shared = Shared::new(&options, arbiter.handle());
         let storage = start_storage(&options, &shared).await?;
         let loaded = LoadedAdapters::default();
-        let setup = DeviceSetup {
-            tree: &shared.tree,
-            metrics: &shared.metrics,
-            files: &base.files,
-            text: &base.text,
-            loaded: &loaded,
-            pool: &options.pool,
-            retry_after_s: options.requests.retry_after_s,
-        };
-        let devices = Devices::start(replicas, &setup).await?;
+        let devices = start_devices(&options, &shared, &base, &loaded, replicas).await?;
         let workers = devices.workers.clone();
-        let pool =
-            shared.tree.start(ActorMetrics::new("gpu-pool", "gpu_pool", None), move |metrics| GpuPool::new(workers.clone(), metrics));
+        let pool = ActorMetrics::new("gpu-pool", "gpu_pool", None);
+        let pool = shared.tree.start(pool, move |metrics| GpuPool::new(workers.clone(), metrics));
         let adapters = adapters(&options, &shared, &storage, &base, loaded);
+        let specialists = start_specialists(&shared, &storage, &base, &devices, &pool, &adapters, &calibration);
+        load_adapters(&adapters, &shared.specialists).await?;
+        shared.tree.registry.wait_until_running().await?;
+        let orchestrator = start_orchestrator(&options, &shared, &storage, &base, &specialists, &pool).await?;
+        shared.tree.registry.wait_until_running().await?;
+        let watch = adapters.active.clone().watch(options.adapters.clone(), shared.admission.draining());
+        shared.tree.arbiter.spawn(watch);
         let limits = Limits {
             context_length: devices.window,
             longest_token: base.text.longest_token(),
             specialists: shared.specialists.iter().map(|policy| policy.name.clone()).collect(),
         };
-        let specialists = start_specialists(&shared, &storage, &base, &devices, &pool, &adapters, &calibration);
-        load_adapters(&adapters, &shared.specialists).await?;
-        registry.wait_until_running().await?;
-        let safety = Arc::new(options.safety);
-        let learning = options.routing.learning();
-        let state = OrchestratorState::new(OrchestratorSetup {
-            instance: Uuid::now_v7().to_string(),
-            text: Arc::clone(&base.text),
-            model: Arc::clone(&model),
-            specialists: Arc::clone(&shared.specialists),
-            actors: specialists.clone(),
-            pool: pool.clone(),
-            phoebe: storage.phoebe.clone(),
-            memory: storage.memories.keeper.clone(),
-            cells: shared.cells.clone(),
-            metrics: Arc::clone(&shared.metrics),
-            options: options.routing,
-            safety: Arc::clone(&safety),
-            admission: shared.admission.clone(),
-        });
-        let state = Arc::new(state.await?);
-        let orchestrator = ActorMetrics::new("orchestrator", "orchestrator", None);
-        let orchestrator = shared.tree.start(orchestrator, move |metrics| Orchestrator::new(Arc::clone(&state), metrics));
-        registry.wait_until_running().await?;
-        shared.tree.arbiter.spawn(adapters.active.clone().watch(options.adapters, shared.admission.draining()));
         let service = TrainingService {
             admission: shared.admission.clone(),
             limits: limits.clone(),
@@ -153,47 +121,107 @@ impl NyxBuilder {
             pool: pool.clone(),
             workers: devices.workers.clone(),
             adapters: adapters.clone(),
-            safety,
+            safety: shared.safety,
             cells: shared.cells.clone(),
         };
-        let (for_trainer, training) = (service.clone(), options.training);
-        let trainer = ActorMetrics::new("trainer", "trainer", None);
-        let trainer = shared.tree.start(trainer, move |metrics| Trainer::new(for_trainer.clone(), training.clone(), metrics));
+        let training = start_trainer(&shared.tree, service, options.training);
         let Storage { store, phoebe, memories, facts } = storage;
-        let system = System {
+        let decisions = Decisions { orchestrator: orchestrator.clone(), phoebe: phoebe.clone(), limits, calibration };
+        let feedback = FeedbackLog {
             orchestrator: orchestrator.clone(),
-            pool,
-            devices,
-            specialists,
-            memory: memories.keeper.clone(),
             phoebe: phoebe.clone(),
-            store,
-            arbiter,
+            cells: shared.cells.clone(),
+            specialists: Arc::clone(&shared.specialists),
+            rewards: options.rewards,
+            learning: options.routing.learning(),
         };
+        let memory = memories.keeper.clone();
+        let system = System { orchestrator, pool, devices, specialists, memory, phoebe, store, arbiter };
         Ok(Nyx {
-            decisions: Decisions { orchestrator: orchestrator.clone(), phoebe: phoebe.clone(), limits, calibration },
-            memories,
-            feedback: FeedbackLog {
-                orchestrator,
-                phoebe,
-                cells: shared.cells.clone(),
-                specialists: Arc::clone(&shared.specialists),
-                rewards: options.rewards,
-                learning,
-            },
-            adapters,
-            training: Training { actor: trainer, service },
-            facts,
             admission: shared.admission,
+            decisions,
+            memories,
+            feedback,
+            adapters,
+            training,
+            facts,
             cells: shared.cells,
-            registry,
+            registry: shared.tree.registry,
             metrics: shared.metrics,
             specialists: shared.specialists,
-            model,
+            model: base.model,
             learned: learned.registry,
             system: Arc::new(system),
         })
     }
+}
+
+impl Shared {
+    fn new(options: &NyxOptions, arbiter: ArbiterHandle) -> Self {
+        let tree = ActorTree::new(arbiter);
+        Self {
+            cells: CellStream::default(),
+            metrics: Arc::new(Metrics::new(tree.registry.clone())),
+            specialists: options.specialists.clone().into(),
+            safety: Arc::new(options.safety.clone()),
+            admission: Admission::new(options.requests.clone()),
+            tree,
+        }
+    }
+}
+
+async fn start_devices(
+    options: &NyxOptions,
+    shared: &Shared,
+    base: &Base,
+    loaded: &LoadedAdapters,
+    replicas: Vec<Vec<DeviceSpec>>,
+) -> Result<Devices, StartError> {
+    let setup = DeviceSetup {
+        tree: &shared.tree,
+        metrics: &shared.metrics,
+        files: &base.files,
+        text: &base.text,
+        loaded,
+        pool: &options.pool,
+        retry_after_s: options.requests.retry_after_s,
+    };
+    Devices::start(replicas, &setup).await
+}
+
+async fn start_orchestrator(
+    options: &NyxOptions,
+    shared: &Shared,
+    storage: &Storage,
+    base: &Base,
+    specialists: &BTreeMap<String, ActorRef<Specialist>>,
+    pool: &ActorRef<GpuPool>,
+) -> Result<ActorRef<Orchestrator>, NyxError> {
+    let setup = OrchestratorSetup {
+        instance: Uuid::now_v7().to_string(),
+        text: Arc::clone(&base.text),
+        model: Arc::clone(&base.model),
+        specialists: Arc::clone(&shared.specialists),
+        actors: specialists.clone(),
+        pool: pool.clone(),
+        phoebe: storage.phoebe.clone(),
+        memory: storage.memories.keeper.clone(),
+        cells: shared.cells.clone(),
+        metrics: Arc::clone(&shared.metrics),
+        options: options.routing.clone(),
+        safety: Arc::clone(&shared.safety),
+        admission: shared.admission.clone(),
+    };
+    let state = Arc::new(OrchestratorState::new(setup).await?);
+    let metrics = ActorMetrics::new("orchestrator", "orchestrator", None);
+    Ok(shared.tree.start(metrics, move |metrics| Orchestrator::new(Arc::clone(&state), metrics)))
+}
+
+fn start_trainer(tree: &ActorTree, service: TrainingService, options: TrainingOptions) -> Training {
+    let metrics = ActorMetrics::new("trainer", "trainer", None);
+    let for_actor = service.clone();
+    let actor = tree.start(metrics, move |metrics| Trainer::new(for_actor.clone(), options.clone(), metrics));
+    Training { actor, service }
 }
 
 async fn open_base(path: &Path) -> Result<Base, StartError> {
@@ -201,7 +229,8 @@ async fn open_base(path: &Path) -> Result<Base, StartError> {
     let opened = blocking(move || -> Result<_, EngineError> {
         let files = ModelFiles::open(&path)?;
         let text = Text::load(&files)?;
-        Ok(Base { files: Arc::new(files), text: Arc::new(text) })
+        let model = Arc::new(files.info().clone());
+        Ok(Base { files: Arc::new(files), model, text: Arc::new(text) })
     });
     opened.await?.map_err(StartError::Model)
 }

@@ -152,11 +152,11 @@ async fn record_all(
         weights::lock(on).await?;
     }
     if let Some(NewFeedback { kind, key: Some(key), .. }) = entries.first() {
-        for heard in recorded_under(on, *kind, key).await? {
-            if !entries.iter().any(|input| input.decision == heard.decision && input.repeats(&heard)) {
+        for known in recorded_under(on, *kind, key).await? {
+            if !entries.iter().any(|input| input.decision == known.decision && input.repeats(&known)) {
                 return Err(NyxError::Conflict(format!(
                     "key {key:?} already recorded {} for decision {}: expected the same value, or another key for an amendment",
-                    heard.input, heard.decision
+                    known.input, known.decision
                 )));
             }
         }
@@ -194,6 +194,50 @@ async fn repeated_under(on: &impl ConnectionTrait, input: &NewFeedback, decision
     Ok(row.map(|row| row.feedback))
 }
 
+/// Inserts an entry after the one in effect (`earlier`), with its rewards.
+async fn insert(
+    on: &impl ConnectionTrait,
+    input: &NewFeedback,
+    id: &str,
+    earlier: Option<&Feedback>,
+    revision: i64,
+) -> Result<Feedback, NyxError> {
+    let row = feedback::Model {
+        id: Uuid::now_v7().to_string(),
+        decision: id.to_owned(),
+        kind: input.kind.as_str().to_owned(),
+        key: input.key.clone(),
+        value: input.value,
+        input: input.input.clone(),
+        reward: input.reward,
+        comment: input.comment.clone(),
+        correction: input.correction.clone(),
+        revision,
+        at: now(),
+    };
+    feedback::Entity::insert(row.clone().into_active_model()).exec_without_returning(on).await?;
+    let change = input.reward - earlier.map_or(0.0, |before| before.reward);
+    for (value, rule) in match earlier {
+        Some(_) => [Some((change, AMENDMENT)), None],
+        None => [Some((change - input.calibration.unwrap_or(0.0), input.rule())), input.calibration.map(|value| (value, CALIBRATION))],
+    }
+    .into_iter()
+    .flatten()
+    {
+        let (id, decision, source) = (Uuid::now_v7().to_string(), id.to_owned(), input.kind.as_str().to_owned());
+        let paid = reward::Model { id, decision, value, source, rule: rule.to_owned(), comment: input.comment.clone(), at: row.at };
+        reward::Entity::insert(paid.into_active_model()).exec_without_returning(on).await?;
+    }
+    let mut update = decision::Entity::update_many()
+        .col_expr(decision::Column::Reward, Expr::col(decision::Column::Reward).add(change))
+        .filter(decision::Column::Id.eq(id));
+    if let Some(activation) = input.activation {
+        update = update.col_expr(decision::Column::Activation, activation.into());
+    }
+    update.exec(on).await?;
+    Ok(row.try_into()?)
+}
+
 async fn record_one(on: &impl ConnectionTrait, input: &NewFeedback, learning: Option<BanditSettings>) -> Result<FeedbackResult, NyxError> {
     let id = input.decision.to_string();
     let missing = || NyxError::NotFound { what: "decision", id: id.clone() };
@@ -205,8 +249,8 @@ async fn record_one(on: &impl ConnectionTrait, input: &NewFeedback, learning: Op
         .await?;
     let earlier = earlier.into_iter().map(Feedback::try_from).collect::<Result<Vec<_>, _>>()?;
     let again = repeated_under(on, input, &id).await?;
-    let same_key = earlier.iter().find(|heard| {
-        input.key.is_some() && heard.key == input.key || again.as_ref().is_some_and(|feedback| *feedback == heard.id.to_string())
+    let same_key = earlier.iter().find(|known| {
+        input.key.is_some() && known.key == input.key || again.as_ref().is_some_and(|feedback| *feedback == known.id.to_string())
     });
     let counting = earlier.last().filter(|counting| input.repeats(counting));
     if let (None, Some(counting), Some(key)) = (same_key, counting, &input.key) {
@@ -219,45 +263,8 @@ async fn record_one(on: &impl ConnectionTrait, input: &NewFeedback, learning: Op
     let repeated = same_key.or(counting);
     let new = repeated.is_none();
     let feedback = match repeated {
-        Some(heard) => heard.clone(),
-        None => {
-            let row = feedback::Model {
-                id: Uuid::now_v7().to_string(),
-                decision: id.clone(),
-                kind: input.kind.as_str().to_owned(),
-                key: input.key.clone(),
-                value: input.value,
-                input: input.input.clone(),
-                reward: input.reward,
-                comment: input.comment.clone(),
-                correction: input.correction.clone(),
-                revision: earlier.len() as i64 + 1,
-                at: now(),
-            };
-            feedback::Entity::insert(row.clone().into_active_model()).exec_without_returning(on).await?;
-            let change = input.reward - earlier.last().map_or(0.0, |before| before.reward);
-            for (value, rule) in match earlier.last() {
-                Some(_) => [Some((change, AMENDMENT)), None],
-                None => {
-                    [Some((change - input.calibration.unwrap_or(0.0), input.rule())), input.calibration.map(|value| (value, CALIBRATION))]
-                }
-            }
-            .into_iter()
-            .flatten()
-            {
-                let (id, decision, source) = (Uuid::now_v7().to_string(), id.clone(), input.kind.as_str().to_owned());
-                let paid = reward::Model { id, decision, value, source, rule: rule.to_owned(), comment: input.comment.clone(), at: row.at };
-                reward::Entity::insert(paid.into_active_model()).exec_without_returning(on).await?;
-            }
-            let mut update = decision::Entity::update_many()
-                .col_expr(decision::Column::Reward, Expr::col(decision::Column::Reward).add(change))
-                .filter(decision::Column::Id.eq(&id));
-            if let Some(activation) = input.activation {
-                update = update.col_expr(decision::Column::Activation, activation.into());
-            }
-            update.exec(on).await?;
-            row.try_into()?
-        }
+        Some(known) => known.clone(),
+        None => insert(on, input, &id, earlier.last(), earlier.len() as i64 + 1).await?,
     };
     let row = decision::Entity::find_by_id(id.clone()).one(on).await?.ok_or_else(missing)?;
     let (specialist, reward, activation) = (row.specialist.clone(), row.reward, row.activation);

@@ -2,15 +2,17 @@
 //! al. 2023): each run of rows has its own adapter.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::activations::{Target, View, fold_isa};
+use super::activations::fold_isa;
 use super::isa::{BLOCK, Isa, PANEL};
-use super::lora_matrix::{LoraMatrix, low_width};
+use super::lora_matrix::LoraMatrix;
+use super::lora_shares::{Costs, Turns, cost, window};
+use super::low_rank::LowRank;
 use super::output::{AHEAD, Output, fetch};
 use super::products::{PRODUCTS, Phase, Product};
+use super::rounding::{Target, View};
 use super::{Activations, Rounding, ThreadPool};
-use crate::backoff::Backoff;
+use crate::kernels::lora_matrix::low_width;
 
 /// The low-rank activations of a phase; the buffer is reused.
 #[derive(Debug, Default)]
@@ -32,29 +34,6 @@ impl LoraActivations {
         let widest = items.iter().filter(|item| item.b.is_rounded()).map(|item| low_width(item.b)).max();
         let target = self.rounded.target(rows, widest.unwrap_or(0), Rounding::Twice);
         (&mut self.values[..size], target)
-    }
-}
-
-/// The low-rank pair beside one base weight, for one run of rows.
-#[derive(Debug, Clone, Copy)]
-pub struct LowRank<'a> {
-    /// `[rank, in]`
-    pub a: &'a LoraMatrix,
-    /// `[out, rank]`
-    pub b: &'a LoraMatrix,
-    pub scale: f32,
-    /// The run's rows among those of the batch.
-    pub row: usize,
-    pub rows: usize,
-    /// The output that it is added to.
-    pub output: usize,
-}
-
-impl LowRank<'_> {
-    /// Numbers of its products with `a`: of each row as many as the rank, or whole blocks if `b` is
-    /// rounded.
-    pub fn low_len(&self) -> usize {
-        self.rows * low_width(self.b)
     }
 }
 
@@ -367,42 +346,6 @@ pub fn matmul_low_rank(
     });
 }
 
-/// Parts of a piece of work that threads take as they come, one for each of them: who has no core
-/// at the moment is not waited for.
-#[derive(Debug, Default)]
-struct Turns {
-    taken: AtomicUsize,
-    done: AtomicUsize,
-}
-
-/// One that was taken; done when it is dropped, also by a panic.
-struct Turn<'a> {
-    number: usize,
-    turns: &'a Turns,
-}
-
-impl Turns {
-    fn take(&self, shares: usize) -> Option<Turn<'_>> {
-        let number = self.taken.fetch_add(1, Ordering::Relaxed);
-        // one that is made is done when it goes away
-        (number < shares).then(|| Turn { number, turns: self })
-    }
-
-    /// Until all are done, which have all been taken: by threads that are at them.
-    fn wait(&self, shares: usize) {
-        let mut backoff = Backoff::default();
-        while self.done.load(Ordering::Acquire) < shares {
-            backoff.spin_or_yield();
-        }
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.turns.done.fetch_add(1, Ordering::Release);
-    }
-}
-
 /// What one share reads of the items' `b`, in order: pieces too short for each to fetch what comes
 /// [`AHEAD`] of it.
 struct Pieces<'a> {
@@ -463,46 +406,6 @@ fn few(b: &LoraMatrix, panels: Range<usize>) -> impl Iterator<Item = Range<usize
     panels.step_by(step).map(move |start| start..end.min(start + step))
 }
 
-/// What the panels of each product cost with all that is added to them, in cycles, to share them
-/// out evenly: reading weights from memory, or multiplying, whichever is more.
-struct Costs {
-    each: [f64; PRODUCTS],
-    all: f64,
-}
-
-/// Bytes that a core reads a cycle.
-const BYTES: f64 = 6.0;
-/// Cycles for a block's products with one token, sixteen rows at once.
-const BLOCK_CYCLES: f64 = 12.0;
-
-/// Of some panels of a matrix with as many rows.
-fn cost(w: &LoraMatrix, panels: usize, rows: usize) -> f64 {
-    let a_column = if w.is_rounded() { BLOCK_CYCLES / BLOCK as f64 } else { 1.0 };
-    ((panels * w.panel_bytes()) as f64 / BYTES).max((panels * w.columns() * rows) as f64 * a_column)
-}
-
-/// A share's part of what there is of something.
-fn window(all: f64, share: usize, shares: usize) -> Range<f64> {
-    let edge = |share: usize| if share == shares { f64::INFINITY } else { all * share as f64 / shares as f64 };
-    edge(share)..edge(share + 1)
-}
-
-impl Costs {
-    fn new(phase: &Phase<'_>, items: &[LowRank<'_>]) -> Self {
-        let (mut each, mut all) = ([0.0; PRODUCTS], 0.0);
-        for (index, (each, (w, _))) in each.iter_mut().zip(phase.parts()).enumerate() {
-            *each = (w.panel_bytes() as f64 / BYTES).max((w.blocks() * phase.x.tokens()) as f64 * BLOCK_CYCLES);
-            *each += items.iter().filter(|item| item.output == index).map(|item| cost(item.b, 1, item.rows)).sum::<f64>();
-            all += *each * w.panels() as f64;
-        }
-        Self { each, all }
-    }
-
-    fn window(&self, share: usize, shares: usize) -> Range<f64> {
-        window(self.all, share, shares)
-    }
-}
-
 /// A shard's part of a product and of the low-rank products beside it, each chunk's sums on their
 /// own: `product.y` is `[chunks, tokens, rows]`, `low` as [`low_rank_apart`] has it.
 ///
@@ -525,20 +428,4 @@ pub fn matmul_apart(
         down.work(thread, threads);
         phase.work(thread, threads);
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn turns_are_done_when_all_were_taken_and_let_go() {
-        let turns = Turns::default();
-        let (first, second) = (turns.take(2).unwrap(), turns.take(2).unwrap());
-        assert!(turns.take(2).is_none() && turns.take(2).is_none());
-        assert_eq!((first.number, second.number, turns.done.load(Ordering::Acquire)), (0, 1, 0));
-        drop((first, second));
-        assert_eq!(turns.done.load(Ordering::Acquire), 2);
-        turns.wait(2);
-    }
 }

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::activations::View;
 use super::isa::{BLOCK, Isa, PANEL};
 use super::output::Output;
+use super::rounding::View;
 use super::{DenseMatrix, RoundedMatrix, dense, rounded_products};
 
 /// One of an adapter's two matrices.

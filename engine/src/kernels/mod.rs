@@ -16,6 +16,7 @@
 mod activations;
 mod attention;
 mod attention_train;
+mod attention_tree;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -23,6 +24,7 @@ mod avx512;
 mod blocks;
 mod dense;
 mod gemm;
+mod gemm_bf16;
 mod gradients;
 #[cfg(test)]
 mod guard;
@@ -30,6 +32,8 @@ mod isa;
 mod lanes;
 mod lora;
 mod lora_matrix;
+mod lora_shares;
+mod low_rank;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod ops;
@@ -39,22 +43,27 @@ mod portable;
 mod products;
 mod rounded;
 mod rounded_products;
+mod rounding;
 #[cfg(test)]
 mod tests;
 mod thread_pool;
 
-pub use activations::{Activations, Residual, Rounding};
+pub use activations::{Activations, Residual};
 pub use attention::{AttentionShape, KV_BLOCK_SIZE, KvSlice, Span, attention};
-pub use attention_train::{Attended, Heads, Tree, attend, attend_backward};
+pub use attention_train::{attend, attend_backward};
+pub use attention_tree::{Attended, Heads, Tree};
 pub use blocks::BlockKind;
 pub use dense::{DenseMatrix, matmul_dense, matmul_dense_apart};
-pub use gemm::{Left, PairedPanels, Right, Scaled, bf16_is_faster, gemm, gemm_bf16, has_bf16, pack_pairs, to_bf16, transposed, widen};
+pub use gemm::{Left, Right, Scaled, gemm};
+pub use gemm_bf16::{PairedPanels, bf16_is_faster, gemm_bf16, has_bf16, pack_pairs, to_bf16, transposed, widen};
 pub use gradients::{rms_norm_backward, softmax_scaled, swiglu, swiglu_backward};
 pub use isa::{BLOCK, Isa, PANEL};
-pub use lora::{LoraActivations, LowRank, add_low, low_rank, low_rank_apart, matmul_apart, matmul_low_rank};
+pub use lora::{LoraActivations, add_low, low_rank, low_rank_apart, matmul_apart, matmul_low_rank};
 pub use lora_matrix::LoraMatrix;
+pub use low_rank::LowRank;
 pub use ops::{SoftmaxSums, add, exp_shifted, most_of, rms_norm, rotate, silu_mul, softmax_sums, to_half};
 pub use packed::PackedMatrix;
 pub use products::{Product, matmul};
 pub use rounded::RoundedMatrix;
+pub use rounding::Rounding;
 pub use thread_pool::ThreadPool;

@@ -6,12 +6,12 @@
 //! the largest number rarely has the least error, and a few tries slightly above it save a fifth of
 //! the error.
 
-use super::activations::LEAST;
 use super::isa::{BLOCK, Isa, PANEL};
 use super::lanes::{LANES, Lanes, for_isa};
 #[cfg(test)]
 use super::packed::bytes_of;
 use super::packed::{LINE, Line};
+use super::rounding::LEAST;
 
 /// Numbers of a row with one scale; the last may be fewer.
 pub(super) const GROUP: usize = BLOCK / 2;

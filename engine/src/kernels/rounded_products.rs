@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use super::activations::View;
 use super::dense::put;
 use super::isa::{BLOCK, Isa};
 use super::lanes::{LANES, Lanes, for_isa};
 use super::output::{Output, Prefetch};
 use super::rounded::{GROUP, RoundedMatrix, group_bytes};
+use super::rounding::View;
 
 /// Some panels' products with all tokens.
 struct Part {

@@ -71,21 +71,14 @@ pub fn adapter_id(folder: &Path, base_sha256: &str) -> Result<String> {
     id.map_err(|error| EngineError::BadAdapter { path: folder.to_owned(), reason: format!("{CONFIG_FILE}: {error}") })
 }
 
-pub(super) fn load(folder: &Path, name: &str, model: &ModelConfig, base_sha256: &str, places: &[Place]) -> Result<LoraAdapter> {
+/// The matrices A and B of a layer's target.
+type Pairs = HashMap<(usize, Target), (Option<Tensor>, Option<Tensor>)>;
+
+/// Reads and checks an adapter's tensors.
+fn read_pairs(folder: &Path, config: &AdapterConfig, model: &ModelConfig) -> Result<Pairs> {
     let bad = |reason: String| EngineError::BadAdapter { path: folder.to_owned(), reason };
-    let config_path = folder.join(CONFIG_FILE);
     let weights_path = folder.join(WEIGHTS_FILE);
-    let read = |path: &Path| std::fs::read(path).map_err(|source| EngineError::Io { path: path.to_owned(), source });
-    let config_bytes = read(&config_path)?;
-    let config: AdapterConfig = serde_json::from_slice(&config_bytes).map_err(|error| bad(format!("adapter_config.json: {error}")))?;
-    config.check().map_err(bad)?;
-    if let Some(trained_on) = config.base_sha256.as_ref().filter(|trained_on| *trained_on != base_sha256) {
-        let (adapter, trained_on) = (name.to_owned(), trained_on.clone());
-        return Err(EngineError::AdapterBaseMismatch { adapter, trained_on, base: base_sha256.to_owned() });
-    }
-    let id = id_of(&config_bytes, &read(&weights_path)?, base_sha256).map_err(|error| bad(format!("adapter_config.json: {error}")))?;
-    let scale = if config.use_rslora { config.lora_alpha / (config.r as f64).sqrt() } else { config.lora_alpha / config.r as f64 };
-    let mut pairs: HashMap<(usize, Target), (Option<Tensor>, Option<Tensor>)> = HashMap::new();
+    let mut pairs = Pairs::new();
     for (key, tensor) in load_safetensors(&weights_path, &Device::Cpu)? {
         let (layer, target, is_a) =
             parse_key(&key).ok_or_else(|| bad(format!("tensor {key:?} stands beside no linear layer of a Llama")))?;
@@ -107,6 +100,24 @@ pub(super) fn load(folder: &Path, name: &str, model: &ModelConfig, base_sha256: 
     if pairs.is_empty() {
         return Err(bad("it holds no LoRA tensors".into()));
     }
+    Ok(pairs)
+}
+
+pub(super) fn load(folder: &Path, name: &str, model: &ModelConfig, base_sha256: &str, places: &[Place]) -> Result<LoraAdapter> {
+    let bad = |reason: String| EngineError::BadAdapter { path: folder.to_owned(), reason };
+    let config_path = folder.join(CONFIG_FILE);
+    let weights_path = folder.join(WEIGHTS_FILE);
+    let read = |path: &Path| std::fs::read(path).map_err(|source| EngineError::Io { path: path.to_owned(), source });
+    let config_bytes = read(&config_path)?;
+    let config: AdapterConfig = serde_json::from_slice(&config_bytes).map_err(|error| bad(format!("adapter_config.json: {error}")))?;
+    config.check().map_err(bad)?;
+    if let Some(trained_on) = config.base_sha256.as_ref().filter(|trained_on| *trained_on != base_sha256) {
+        let (adapter, trained_on) = (name.to_owned(), trained_on.clone());
+        return Err(EngineError::AdapterBaseMismatch { adapter, trained_on, base: base_sha256.to_owned() });
+    }
+    let id = id_of(&config_bytes, &read(&weights_path)?, base_sha256).map_err(|error| bad(format!("adapter_config.json: {error}")))?;
+    let scale = if config.use_rslora { config.lora_alpha / (config.r as f64).sqrt() } else { config.lora_alpha / config.r as f64 };
+    let pairs = read_pairs(folder, &config, model)?;
     let mut shards: Vec<Deltas> = places.iter().map(|_| Deltas((0..model.layers * Target::ALL.len()).map(|_| None).collect())).collect();
     let mut bytes = 0;
     for ((layer, target), pair) in pairs {

@@ -192,6 +192,21 @@ fn total(logps: &[f32]) -> f64 {
     logps.iter().map(|logp| f64::from(*logp)).sum()
 }
 
+/// The loss of a group of sampled answers (GRPO), and its gradient by token.
+fn group_loss(logps: &[Vec<f32>], reference: &[Vec<f32>], rewards: &[f64], settings: &LossSettings) -> (f64, Vec<Vec<f64>>) {
+    let count = logps.len().max(1) as f64;
+    let wide = |logps: &[f32]| logps.iter().map(|logp| f64::from(*logp)).collect::<Vec<_>>();
+    let (mut loss, mut by_token) = (0.0, Vec::new());
+    for ((logps, reference), advantage) in logps.iter().zip(reference).zip(advantages(rewards)) {
+        // drawn from the policy as it stands: one step a group
+        let log_probs = wide(logps);
+        let (one, gradient) = grpo(&log_probs, &log_probs, &wide(reference), advantage, settings);
+        loss += one / count;
+        by_token.push(gradient.into_iter().map(|g| g / count).collect());
+    }
+    (loss, by_token)
+}
+
 /// One example's loss, its gradient by every token of every continuation, and how far apart it puts good and bad.
 fn loss_of(
     aim: &TrainingTarget,
@@ -249,16 +264,7 @@ fn loss_of(
             (loss, spread(gradient.to_vec()), Some(gain(0) - gain(1)))
         }
         TrainingTarget::Group(rewards) => {
-            let count = logps.len().max(1) as f64;
-            let wide = |logps: &[f32]| logps.iter().map(|logp| f64::from(*logp)).collect::<Vec<_>>();
-            let (mut loss, mut by_token) = (0.0, Vec::new());
-            for ((logps, reference), advantage) in logps.iter().zip(reference).zip(advantages(rewards)) {
-                // drawn from the policy as it stands: one step a group
-                let log_probs = wide(logps);
-                let (one, gradient) = grpo(&log_probs, &log_probs, &wide(reference), advantage, settings);
-                loss += one / count;
-                by_token.push(gradient.into_iter().map(|g| g / count).collect());
-            }
+            let (loss, by_token) = group_loss(logps, reference, rewards, settings);
             (loss, by_token, None)
         }
     }

@@ -6,6 +6,7 @@
 //! will be served: the same tokens, the same positions.
 
 mod adapter;
+mod backward;
 mod frozen;
 mod logits;
 mod micro_batch;

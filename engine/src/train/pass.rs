@@ -1,14 +1,10 @@
-//! Forward and backward of the frozen model with an adapter beside it.
+//! The forward pass of the frozen model with an adapter, and what the backward pass needs of it.
 //!
-//! The backward is written out rather than recorded: gradients of frozen weights are never made, what is cheap to compute again is not kept
-//! (norms, activations, attention's probabilities), and the output layer's logits exist only at the rows that carry loss.
+//! The backward pass is written out rather than recorded: gradients of frozen weights are never computed, what is cheap to recompute is not stored (norms, activations, attention's probabilities), and the output layer's logits exist only at the rows that have a loss.
 
 use super::adapter::Layout;
-use super::frozen::{Frozen, FrozenModel, Multiplier};
-use crate::kernels::{
-    Attended, Heads, Left, Right, Scaled, Tree, attend, attend_backward, gemm, rms_norm, rms_norm_backward, rotate, swiglu,
-    swiglu_backward, to_bf16, widen,
-};
+use super::frozen::{FrozenModel, Multiplier};
+use crate::kernels::{Attended, Heads, Left, Right, Scaled, Tree, attend, gemm, rms_norm, rotate, swiglu, to_bf16, widen};
 use crate::lora::Target;
 
 /// Sequences that go through the model together, their rows one after the other.
@@ -38,7 +34,7 @@ pub(super) struct LoraActivations<'a> {
 
 /// What the backward needs of the forward.
 #[derive(Debug)]
-enum Kept {
+pub(super) enum Kept {
     F32(Vec<f32>),
     Bf16(Vec<u16>),
 }
@@ -53,7 +49,7 @@ impl Kept {
         Self::Bf16(rounded)
     }
 
-    fn restore(&self, m: &Multiplier, into: &mut Vec<f32>) {
+    pub(super) fn restore(&self, m: &Multiplier, into: &mut Vec<f32>) {
         match self {
             Self::F32(values) => values.clone_into(into),
             Self::Bf16(values) => {
@@ -66,47 +62,47 @@ impl Kept {
 
 /// One layer's.
 #[derive(Debug)]
-struct LayerTape {
-    input: Vec<f32>,
-    middle: Vec<f32>,
-    q: Kept,
-    k: Kept,
-    v: Kept,
-    attended: Kept,
-    gate: Kept,
-    up: Kept,
-    /// LoraActivations-rank inner products by target, `[tokens, padded rank]`; empty where nothing is trained.
-    low: [Vec<f32>; 7],
+pub(super) struct LayerTape {
+    pub(super) input: Vec<f32>,
+    pub(super) middle: Vec<f32>,
+    pub(super) q: Kept,
+    pub(super) k: Kept,
+    pub(super) v: Kept,
+    pub(super) attended: Kept,
+    pub(super) gate: Kept,
+    pub(super) up: Kept,
+    /// Low-rank inner products by target, `[tokens, padded rank]`; empty where nothing is trained.
+    pub(super) low: [Vec<f32>; 7],
 }
 
 /// What a forward leaves for its backward.
 #[derive(Debug, Default)]
 pub(super) struct Tape {
-    layers: Vec<LayerTape>,
+    pub(super) layers: Vec<LayerTape>,
     /// The inputs of layers alone: the rest is computed again.
-    inputs: Vec<Vec<f32>>,
-    last: Vec<f32>,
+    pub(super) inputs: Vec<Vec<f32>>,
+    pub(super) last: Vec<f32>,
 }
 
 /// Buffers of a pass.
 #[derive(Debug, Default)]
-struct Buffers {
-    normed: Vec<f32>,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    attended: Vec<f32>,
-    gate: Vec<f32>,
-    up: Vec<f32>,
-    inner: Vec<f32>,
-    delta: Vec<f32>,
-    turned: Vec<f32>,
-    dlow: Vec<f32>,
-    dq: Vec<f32>,
-    dk: Vec<f32>,
-    dv: Vec<f32>,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
+pub(super) struct Buffers {
+    pub(super) normed: Vec<f32>,
+    pub(super) q: Vec<f32>,
+    pub(super) k: Vec<f32>,
+    pub(super) v: Vec<f32>,
+    pub(super) attended: Vec<f32>,
+    pub(super) gate: Vec<f32>,
+    pub(super) up: Vec<f32>,
+    pub(super) inner: Vec<f32>,
+    pub(super) delta: Vec<f32>,
+    pub(super) turned: Vec<f32>,
+    pub(super) dlow: Vec<f32>,
+    pub(super) dq: Vec<f32>,
+    pub(super) dk: Vec<f32>,
+    pub(super) dv: Vec<f32>,
+    pub(super) cos: Vec<f32>,
+    pub(super) sin: Vec<f32>,
 }
 
 /// The model with its buffers.
@@ -115,7 +111,7 @@ pub(super) struct Model {
     pub(super) m: Multiplier,
     /// Keep the layers' inputs alone.
     pub(super) checkpoint: bool,
-    buffers: Buffers,
+    pub(super) buffers: Buffers,
     /// Called after each layer: where training makes room for others.
     pub(super) pause: Box<dyn FnMut() + Send>,
 }
@@ -131,7 +127,7 @@ impl Model {
         Self { frozen, m, checkpoint, buffers: Buffers::default(), pause: Box::new(|| {}) }
     }
 
-    fn heads(&self) -> Heads {
+    pub(super) fn heads(&self) -> Heads {
         let config = &self.frozen.config;
         Heads { heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim }
     }
@@ -165,33 +161,6 @@ impl Model {
         x
     }
 
-    /// Adds the adapter's gradient to `gradient` (laid out as its values), given that of the final rows, `[rows, hidden]`.
-    pub(super) fn backward(&mut self, batch: &Batch, low: LoraActivations<'_>, tape: &mut Tape, mut dx: Vec<f32>, gradient: &mut [f32]) {
-        for layer in (0..self.frozen.layers.len()).rev() {
-            let kept = match tape.layers.pop() {
-                Some(kept) => Some(kept),
-                None => tape.inputs.pop().and_then(|mut x| self.layer(layer, &mut x, batch, Some(low), true)),
-            };
-            if let Some(kept) = kept {
-                self.layer_backward(layer, &kept, batch, low, &mut dx, gradient);
-            }
-            (self.pause)();
-        }
-    }
-
-    /// The last norm's gradient: `dx[rows, hidden]` from that of the rows that were read.
-    pub(super) fn norm_backward(&self, tape: &Tape, rows: &[usize], dy: &[f32]) -> Vec<f32> {
-        let hidden = self.frozen.config.hidden;
-        let mut dx = vec![0.0; tape.last.len()];
-        let x: Vec<f32> = rows.iter().flat_map(|row| &tape.last[row * hidden..(row + 1) * hidden]).copied().collect();
-        let mut part = vec![0.0; x.len()];
-        rms_norm_backward(&self.m.threads, self.m.isa, &x, &self.frozen.norm, self.frozen.config.norm_eps, dy, &mut part);
-        for (row, part) in rows.iter().zip(part.chunks_exact(hidden)) {
-            dx[row * hidden..(row + 1) * hidden].copy_from_slice(part);
-        }
-        dx
-    }
-
     /// Rows of the residual stream, through the last norm.
     pub(super) fn final_norm(&self, x: &[f32], rows: &[usize]) -> Vec<f32> {
         let hidden = self.frozen.config.hidden;
@@ -217,14 +186,14 @@ impl Model {
         }
     }
 
-    fn norm(&self, x: &[f32], weight: &[f32], out: &mut Vec<f32>) {
+    pub(super) fn norm(&self, x: &[f32], weight: &[f32], out: &mut Vec<f32>) {
         let (isa, width, eps) = (self.m.isa, weight.len(), self.frozen.config.norm_eps);
         out.resize(x.len(), 0.0);
         self.m.threads.for_rows(out, width, |row, out| rms_norm(isa, &x[row * width..(row + 1) * width], weight, eps, out));
     }
 
     /// Rotates every row of queries or keys to its position, or back.
-    fn rotate(&self, values: &mut [f32], heads: usize, back: bool) {
+    pub(super) fn rotate(&self, values: &mut [f32], heads: usize, back: bool) {
         let config = &self.frozen.config;
         let (pairs, interleaved, Buffers { cos, sin, .. }) = (config.head_dim / 2, config.rope.interleaved, &self.buffers);
         self.m.threads.for_rows(values, heads * config.head_dim, |row, values| {
@@ -268,7 +237,14 @@ impl Model {
     }
 
     /// One layer, in place; with `keep`, what its backward needs.
-    fn layer(&mut self, layer: usize, x: &mut [f32], batch: &Batch, low: Option<LoraActivations<'_>>, keep: bool) -> Option<LayerTape> {
+    pub(super) fn layer(
+        &mut self,
+        layer: usize,
+        x: &mut [f32],
+        batch: &Batch,
+        low: Option<LoraActivations<'_>>,
+        keep: bool,
+    ) -> Option<LayerTape> {
         let mut b = std::mem::take(&mut self.buffers);
         // the angles stay where rotations look for them
         (self.buffers.cos, self.buffers.sin) = (std::mem::take(&mut b.cos), std::mem::take(&mut b.sin));
@@ -308,104 +284,10 @@ impl Model {
         self.buffers = b;
         kept
     }
-
-    /// Turns `dx` from the gradient of a layer's output into that of its input.
-    fn layer_backward(
-        &mut self,
-        layer: usize,
-        kept: &LayerTape,
-        batch: &Batch,
-        low: LoraActivations<'_>,
-        dx: &mut [f32],
-        gradient: &mut [f32],
-    ) {
-        let mut b = std::mem::take(&mut self.buffers);
-        (self.buffers.cos, self.buffers.sin) = (std::mem::take(&mut b.cos), std::mem::take(&mut b.sin));
-        let config = self.frozen.config.clone();
-        let rows = batch.tokens.len();
-        // the MLP
-        kept.gate.restore(&self.m, &mut b.gate);
-        kept.up.restore(&self.m, &mut b.up);
-        b.inner.resize(b.gate.len(), 0.0);
-        swiglu(&self.m.threads, self.m.isa, &b.gate, &b.up, config.intermediate, &mut b.inner);
-        b.delta.resize(b.inner.len(), 0.0);
-        self.product_backward(layer, Target::Down, &b.inner, dx, low, kept, &mut b.delta, false, gradient);
-        swiglu_backward(&self.m.threads, self.m.isa, &b.delta, config.intermediate, &mut b.gate, &mut b.up);
-        self.norm(&kept.middle, &self.frozen.layers[layer].post_norm, &mut b.normed);
-        b.delta.resize(rows * config.hidden, 0.0);
-        self.product_backward(layer, Target::Gate, &b.normed, &b.gate, low, kept, &mut b.delta, false, gradient);
-        self.product_backward(layer, Target::Up, &b.normed, &b.up, low, kept, &mut b.delta, true, gradient);
-        let weights = &self.frozen.layers[layer];
-        rms_norm_backward(&self.m.threads, self.m.isa, &kept.middle, &weights.post_norm, config.norm_eps, &b.delta, dx);
-        // attention
-        kept.attended.restore(&self.m, &mut b.attended);
-        b.delta.resize(b.attended.len(), 0.0);
-        self.product_backward(layer, Target::O, &b.attended, dx, low, kept, &mut b.delta, false, gradient);
-        for (kept, values) in [(&kept.q, &mut b.q), (&kept.k, &mut b.k), (&kept.v, &mut b.v)] {
-            kept.restore(&self.m, values);
-        }
-        for (values, d) in [(&b.q, &mut b.dq), (&b.k, &mut b.dk), (&b.v, &mut b.dv)] {
-            d.clear();
-            d.resize(values.len(), 0.0);
-        }
-        let seen = Attended { q: &b.q, k: &b.k, v: &b.v };
-        let heads = self.heads();
-        attend_backward(&self.m.threads, self.m.isa, &batch.trees, heads, seen, &b.delta, &mut b.dq, &mut b.dk, &mut b.dv);
-        self.rotate(&mut b.dq, config.heads, true);
-        self.rotate(&mut b.dk, config.kv_heads, true);
-        self.norm(&kept.input, &self.frozen.layers[layer].input_norm, &mut b.normed);
-        b.delta.resize(rows * config.hidden, 0.0);
-        for (target, d, more) in [(Target::Q, &b.dq, false), (Target::K, &b.dk, true), (Target::V, &b.dv, true)] {
-            self.product_backward(layer, target, &b.normed, d, low, kept, &mut b.delta, more, gradient);
-        }
-        let weights = &self.frozen.layers[layer];
-        rms_norm_backward(&self.m.threads, self.m.isa, &kept.input, &weights.input_norm, config.norm_eps, &b.delta, dx);
-        (b.cos, b.sin) = (std::mem::take(&mut self.buffers.cos), std::mem::take(&mut self.buffers.sin));
-        (b.turned, b.dlow) = (std::mem::take(&mut self.buffers.turned), std::mem::take(&mut self.buffers.dlow));
-        self.buffers = b;
-    }
-
-    /// One product's backward: its input's gradient, `dx (+)= dy · w + s (dy · B) · A`, and its pair's,
-    /// `dA += s (dy · B)ᵀ · x`, `dB += s dyᵀ · (x · Aᵀ)`.
-    #[allow(clippy::too_many_arguments, reason = "each is a buffer of its own")]
-    fn product_backward(
-        &mut self,
-        layer: usize,
-        target: Target,
-        x: &[f32],
-        dy: &[f32],
-        low: LoraActivations<'_>,
-        kept: &LayerTape,
-        dx: &mut [f32],
-        add: bool,
-        gradient: &mut [f32],
-    ) {
-        let w: &Frozen = self.frozen.layers[layer].weight(target);
-        // nothing is trained before the first layer
-        let wanted = layer > 0 || !matches!(target, Target::Q | Target::K | Target::V);
-        if wanted {
-            self.m.backward(w, 0..w.out, dy, dx, add);
-        }
-        let LoraActivations { layout, values } = low;
-        let Some(pair) = layout.pair(layer, target) else { return };
-        let (threads, isa, rank) = (&self.m.threads, self.m.isa, layout.padded);
-        let Buffers { turned, dlow, .. } = &mut self.buffers;
-        turn(layout.b(values, pair), pair.out, turned);
-        dlow.resize(dy.len() / pair.out * rank, 0.0);
-        let scale = layout.scale();
-        gemm(threads, isa, Left::rows(dy, pair.out), Right::rows(turned, rank), dlow, rank, Scaled { by: scale, add: false });
-        let (da, db) = layout.both(gradient, pair);
-        gemm(threads, isa, Left::transposed(dlow, rank), Right::rows(x, pair.columns), da, pair.columns, Scaled::ADD);
-        let scaled = Scaled { by: scale, add: true };
-        gemm(threads, isa, Left::transposed(&kept.low[target.index()], rank), Right::rows(dy, pair.out), db, pair.out, scaled);
-        if wanted {
-            gemm(threads, isa, Left::rows(dlow, rank), Right::rows(layout.a(values, pair), pair.columns), dx, pair.columns, Scaled::ADD);
-        }
-    }
 }
 
 /// A matrix with rows of `width`, transposed.
-fn turn(values: &[f32], width: usize, into: &mut Vec<f32>) {
+pub(super) fn turn(values: &[f32], width: usize, into: &mut Vec<f32>) {
     let rows = values.len() / width;
     into.resize(values.len(), 0.0);
     for (row, values) in values.chunks_exact(width).enumerate() {

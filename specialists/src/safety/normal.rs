@@ -161,26 +161,7 @@ fn finish(word: Raw) -> Vec<Token> {
         chars = chars.into_iter().map(unmasked).collect();
     }
     let mut text: String = chars.into_iter().collect();
-    let mut negated = false;
-    for (short, long) in [
-        ("can't", "can"),
-        ("cant", "can"),
-        ("won't", "will"),
-        ("wont", "will"),
-        ("shan't", "shall"),
-        ("dont", "do"),
-        ("didnt", "did"),
-        ("cannot", "can"),
-    ] {
-        if text == short {
-            text = long.into();
-            negated = true;
-        }
-    }
-    if let Some(verb) = text.strip_suffix("n't") {
-        text = verb.into();
-        negated = true;
-    }
+    let negated = strip_negation(&mut text);
     if let Some((stem, ending)) = text.split_once('\'') {
         // "i'm", "he'll", "they're": the verb is a word of its own, the possessive is not
         let verb = match ending {
@@ -210,6 +191,31 @@ fn finish(word: Raw) -> Vec<Token> {
     std::iter::once(word)
         .chain(verb.map(|verb| Token { span, plain: verb.into(), squeezed: None, begins_clause: false, begins_sentence: false }))
         .collect()
+}
+
+/// Replaces a contracted negation (`can't`, `doesn't`) by its verb; returns whether there was one.
+fn strip_negation(text: &mut String) -> bool {
+    let mut negated = false;
+    for (short, long) in [
+        ("can't", "can"),
+        ("cant", "can"),
+        ("won't", "will"),
+        ("wont", "will"),
+        ("shan't", "shall"),
+        ("dont", "do"),
+        ("didnt", "did"),
+        ("cannot", "can"),
+    ] {
+        if *text == short {
+            *text = long.into();
+            negated = true;
+        }
+    }
+    if let Some(verb) = text.strip_suffix("n't").map(str::to_owned) {
+        *text = verb;
+        negated = true;
+    }
+    negated
 }
 
 /// Collapses every run of a letter to one letter, if one occurs three times in a row.

@@ -5,22 +5,17 @@
 //! was cut into chunks and however many shards there are: see [`kernels`](crate::kernels) and
 //! [`Slice`].
 
+mod load;
+mod products;
 mod weight;
-
-use candle_core::Device;
-use smallvec::SmallVec;
 
 use super::step::Step;
 use super::{ModelConfig, Slice};
 use crate::Result;
 use crate::comm::SharedComm;
-use crate::kernels::{
-    Activations, AttentionShape, Isa, KV_BLOCK_SIZE, LoraActivations, LowRank, Product, Residual, Rounding, ThreadPool, add, add_low,
-    attention, low_rank, low_rank_apart, matmul, matmul_apart, matmul_dense, matmul_dense_apart, matmul_low_rank, rotate,
-};
+use crate::kernels::{Activations, AttentionShape, Isa, KV_BLOCK_SIZE, LoraActivations, Residual, Rounding, ThreadPool, attention, rotate};
 use crate::kv::{KvShape, KvStore};
-use crate::lora::{Delta, Target};
-use crate::weights::{Quantisation, WeightReader};
+use crate::lora::Target;
 use weight::Weight;
 impl Layer {
     /// Queries, keys and values determine attention, and their norm amplifies single channels:
@@ -56,7 +51,7 @@ pub(super) struct CpuShard {
     isa: Isa,
     threads: ThreadPool,
     slice: Slice,
-    /// This rank's slice.
+    /// The slices of all ranks.
     slices: Vec<Slice>,
     /// `None`: this rank is the whole model.
     comm: Option<SharedComm>,
@@ -98,61 +93,10 @@ struct Buffers {
     logits: Vec<f32>,
 }
 
-/// The low-rank products beside one phase's products; as many as this without taking memory.
-type Items<'a> = SmallVec<[LowRank<'a>; 32]>;
-
 /// Minimum number of rows for using several threads: below, waking them costs more.
 const SHARED_FROM: usize = 8;
 
 impl CpuShard {
-    pub(super) fn load(
-        reader: &mut WeightReader<'_>,
-        config: &ModelConfig,
-        quantisation: Quantisation,
-        slice: Slice,
-        comm: Option<SharedComm>,
-        threads: ThreadPool,
-    ) -> Result<Self> {
-        let device = Device::Cpu;
-        let (hidden, inner) = (config.hidden, config.intermediate);
-        let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        let mut matrix = |name: &str, out: usize, columns: usize| reader.matrix(name, [out, columns], quantisation, &device);
-        let embedding = Weight::new(matrix("model.embed_tokens.weight", config.vocabulary, hidden)?, slice.vocabulary(), 0..hidden, 1)?;
-        let mut layers = Vec::with_capacity(config.layers);
-        for index in 0..config.layers {
-            let name = |part: &str| format!("model.layers.{index}.{part}.weight");
-            let mut matrix = |part: &str, out: usize, columns: usize| reader.matrix(&name(part), [out, columns], quantisation, &device);
-            let q = Weight::new(matrix("self_attn.q_proj", queries, hidden)?, slice.queries(), 0..hidden, 1)?;
-            let k = Weight::new(matrix("self_attn.k_proj", keys, hidden)?, slice.keys(), 0..hidden, 1)?;
-            let v = Weight::new(matrix("self_attn.v_proj", keys, hidden)?, slice.keys(), 0..hidden, 1)?;
-            let o = Weight::new(matrix("self_attn.o_proj", hidden, queries)?, 0..hidden, slice.queries(), slice.own_chunks())?;
-            let gate = Weight::new(matrix("mlp.gate_proj", inner, hidden)?, slice.inner(), 0..hidden, 1)?;
-            let up = Weight::new(matrix("mlp.up_proj", inner, hidden)?, slice.inner(), 0..hidden, 1)?;
-            let down = Weight::new(matrix("mlp.down_proj", hidden, inner)?, 0..hidden, slice.inner(), slice.own_chunks())?;
-            let mut vector = |part: &str| -> Result<Vec<f32>> { Ok(reader.dense(&name(part), &[hidden], &device)?.to_vec1()?) };
-            let (input_norm, post_norm) = (vector("input_layernorm")?, vector("post_attention_layernorm")?);
-            layers.push(Layer { input_norm, q, k, v, o, post_norm, gate, up, down });
-        }
-        let norm = reader.dense("model.norm.weight", &[hidden], &device)?.to_vec1()?;
-        let output = if config.tied && !reader.has("lm_head.weight") {
-            None
-        } else {
-            let matrix = reader.matrix("lm_head.weight", [config.vocabulary, hidden], quantisation, &device)?;
-            Some(Weight::new(matrix, slice.vocabulary(), 0..hidden, 1)?)
-        };
-        let factors = reader.rope_factors(config.head_dim / 2)?;
-        let inverse_frequencies = config.rope.inverse_frequencies(config.head_dim, factors.as_deref());
-        let isa = Isa::detect();
-        // f32 models are for exactness, quantised ones for size
-        let half = !layers.iter().all(|layer| matches!(layer.k, Weight::Dense(_)));
-        let shape = KvShape { layers: config.layers, kv_heads: slice.kv_heads.len(), head_dim: config.head_dim, half, isa };
-        let shard = format!("{} of {}", slice.rank + 1, slice.world);
-        tracing::info!(?isa, threads = threads.threads(), shard, kv = if half { "f16" } else { "f32" }, "the CPU's kernels");
-        let slices = (0..slice.world).map(|rank| Slice::new(config, rank, slice.world)).collect::<Result<_>>()?;
-        let (store, buffers) = (KvStore::new(shape), Buffers::default());
-        Ok(Self { isa, threads, slice, slices, comm, embedding, layers, norm, output, inverse_frequencies, shape, store, buffers })
-    }
-
     /// Whether keys and values are held in f16.
     pub(super) fn half(&self) -> bool {
         self.shape.half
@@ -177,31 +121,44 @@ impl CpuShard {
         let rounded = step.runs.iter().any(|run| run.adapter.as_ref().is_some_and(|adapter| adapter.0.is_rounded()));
         let at_least = |rounding: Rounding| if rounded && rounding == Rounding::None { Rounding::Twice } else { rounding };
         for index in 0..self.layers.len() {
-            let layer = &self.layers[index];
-            self.norm(buffers, &layer.input_norm, config.norm_eps, at_least(layer.attention_rounding()));
-            self.attention_products(step, index, buffers)?;
-            self.attend(config, index, step, buffers);
-            let layer = &self.layers[index];
-            let Buffers { attended, quants, low, delta, .. } = &mut *buffers;
-            let queries = self.slice.queries().len();
-            quants.quantise(&self.threads, self.isa, attended, queries, at_least(layer.o.rounding()));
-            self.summed_product(step, index, (Target::O, &layer.o), attended, queries, quants, low, delta)?;
-            self.norm(buffers, &layer.post_norm, config.norm_eps, at_least(rounding_for([&layer.gate, &layer.up])));
-            let Buffers { normed, quants, gate, up, low, delta, .. } = &mut *buffers;
-            self.products(
-                step,
-                index,
-                [(Target::Gate, &layer.gate, &mut *gate), (Target::Up, &layer.up, &mut *up)],
-                normed,
-                config.hidden,
-                quants,
-                low,
-            )?;
-            let inner = self.slice.inner().len();
-            quants.silu_mul(&self.threads, self.isa, gate, up, inner, at_least(layer.down.rounding()));
-            self.summed_product(step, index, (Target::Down, &layer.down), gate, inner, quants, low, delta)?;
+            self.layer(config, step, index, buffers, &at_least)?;
         }
         self.logits(config, step, buffers, logits)
+    }
+
+    /// One layer; `rounding` is applied to the rounding that each weight prefers.
+    fn layer(
+        &mut self,
+        config: &ModelConfig,
+        step: &Step,
+        index: usize,
+        buffers: &mut Buffers,
+        rounding: &dyn Fn(Rounding) -> Rounding,
+    ) -> Result<()> {
+        let layer = &self.layers[index];
+        self.norm(buffers, &layer.input_norm, config.norm_eps, rounding(layer.attention_rounding()));
+        self.attention_products(step, index, buffers)?;
+        self.attend(config, index, step, buffers);
+        let layer = &self.layers[index];
+        let Buffers { attended, quants, low, delta, .. } = &mut *buffers;
+        let queries = self.slice.queries().len();
+        quants.quantise(&self.threads, self.isa, attended, queries, rounding(layer.o.rounding()));
+        self.summed_product(step, index, (Target::O, &layer.o), attended, queries, quants, low, delta)?;
+        self.norm(buffers, &layer.post_norm, config.norm_eps, rounding(rounding_for([&layer.gate, &layer.up])));
+        let Buffers { normed, quants, gate, up, low, delta, .. } = &mut *buffers;
+        self.products(
+            step,
+            index,
+            [(Target::Gate, &layer.gate, &mut *gate), (Target::Up, &layer.up, &mut *up)],
+            normed,
+            config.hidden,
+            quants,
+            low,
+        )?;
+        let inner = self.slice.inner().len();
+        quants.silu_mul(&self.threads, self.isa, gate, up, inner, rounding(layer.down.rounding()));
+        self.summed_product(step, index, (Target::Down, &layer.down), gate, inner, quants, low, delta)?;
+        Ok(())
     }
 
     /// The embeddings of the step's tokens, each from the shard that has it.
@@ -264,150 +221,6 @@ impl CpuShard {
                 }
             }
         }
-    }
-
-    /// Products of the same rows `x` `[tokens, columns]`, which `quants` holds rounded, each with
-    /// what its sequences' adapters add.
-    #[allow(clippy::too_many_arguments, reason = "each is a buffer of its own")]
-    fn products<const N: usize>(
-        &self,
-        step: &Step,
-        layer: usize,
-        products: [(Target, &Weight, &mut Vec<f32>); N],
-        x: &[f32],
-        columns: usize,
-        quants: &Activations,
-        low: &mut LoraActivations,
-    ) -> Result<()> {
-        let tokens = x.len() / columns;
-        let targets = products.each_ref().map(|(target, ..)| *target);
-        let weights = products.each_ref().map(|(_, weight, _)| *weight);
-        let mut outputs: [&mut [f32]; N] = products.map(|(_, weight, out)| {
-            out.resize(tokens * weight.rows(), 0.0);
-            out.as_mut_slice()
-        });
-        let items = self.low_rank_items(step, layer, &targets);
-        if weights.iter().all(|weight| matches!(weight, Weight::Packed(_))) {
-            let pairs = weights.iter().zip(outputs);
-            let mut products: SmallVec<[Product<'_>; 3]> =
-                pairs.filter_map(|(weight, y)| if let Weight::Packed(w) = weight { Some(Product { w, y }) } else { None }).collect();
-            matmul_low_rank(&self.threads, self.isa, &mut products, quants, &items, x, low);
-            return Ok(());
-        }
-        for (weight, y) in weights.iter().zip(&mut outputs) {
-            self.product(weight, x, columns, quants, y)?;
-        }
-        low_rank(&self.threads, self.isa, &items, x, quants, low, &mut outputs);
-        Ok(())
-    }
-
-    /// Queries, keys and values. Their buffers may hold two rows a token, of which the first half
-    /// is left.
-    fn attention_products(&self, step: &Step, index: usize, buffers: &mut Buffers) -> Result<()> {
-        let Layer { q, k, v, .. } = &self.layers[index];
-        let Buffers { normed, quants, low, q: to_q, k: to_k, v: to_v, .. } = buffers;
-        let tokens = step.tokens.len();
-        let columns = normed.len() / tokens;
-        let (Weight::Packed(wq), Weight::Packed(wk), Weight::Packed(wv)) = (q, k, v) else {
-            let products = [(Target::Q, q, to_q), (Target::K, k, to_k), (Target::V, v, to_v)];
-            return self.products(step, index, products, normed, columns, quants, low);
-        };
-        let items = self.low_rank_items(step, index, &[Target::Q, Target::K, Target::V]);
-        let mut products = [(wq, &mut *to_q), (wk, &mut *to_k), (wv, &mut *to_v)].map(|(w, y)| {
-            y.resize(2 * tokens * w.rows(), 0.0);
-            Product { w, y: y.as_mut_slice() }
-        });
-        matmul_low_rank(&self.threads, self.isa, &mut products, quants, &items, normed, low);
-        Ok(())
-    }
-
-    fn product(&self, weight: &Weight, x: &[f32], columns: usize, quants: &Activations, y: &mut [f32]) -> Result<()> {
-        match weight {
-            Weight::Packed(w) => matmul(&self.threads, self.isa, &mut [Product { w, y }], quants),
-            Weight::Dense(w) => matmul_dense(&self.threads, self.isa, w, x, false, y),
-            Weight::Foreign { product, .. } => Weight::foreign(product, x, columns, y)?,
-        }
-        Ok(())
-    }
-
-    /// A product whose columns are split over the shards, `y` `[tokens, hidden]` on each of them:
-    /// chunk after chunk from left to right, then what the adapters add, whose inner sums are taken
-    /// the same way.
-    #[allow(clippy::too_many_arguments, reason = "each is a buffer of its own")]
-    fn summed_product(
-        &self,
-        step: &Step,
-        layer: usize,
-        (target, weight): (Target, &Weight),
-        x: &[f32],
-        columns: usize,
-        quants: &Activations,
-        low: &mut LoraActivations,
-        y: &mut Vec<f32>,
-    ) -> Result<()> {
-        let Some(comm) = &self.comm else {
-            return self.products(step, layer, [(target, weight, y)], x, columns, quants, low);
-        };
-        let items = self.low_rank_items(step, layer, &[target]);
-        let size = x.len() / columns * weight.rows();
-        let low_size: usize = items.iter().map(LowRank::low_len).sum();
-        let chunks = self.slice.own_chunks();
-        {
-            let mut mine = comm.mine();
-            mine.resize(chunks * (size + low_size), 0.0);
-            let (sums, low) = mine.split_at_mut(chunks * size);
-            match weight {
-                Weight::Packed(w) => {
-                    matmul_apart(&self.threads, self.isa, Product { w, y: sums }, quants, &items, x, low);
-                }
-                Weight::Dense(w) => {
-                    matmul_dense_apart(&self.threads, self.isa, w, x, sums);
-                    low_rank_apart(&self.threads, self.isa, &items, x, quants, low);
-                }
-                // refused when it was loaded
-                Weight::Foreign { .. } => return Err(crate::EngineError::ShardLost),
-            }
-        }
-        comm.meet()?;
-        y.clear();
-        y.resize(size, 0.0);
-        let sums = &mut low.values;
-        sums.clear();
-        sums.resize(low_size, 0.0);
-        for (rank, slice) in self.slices.iter().enumerate() {
-            let theirs = comm.theirs(rank);
-            let (whole, lows) = theirs.split_at(slice.own_chunks() * size);
-            whole.chunks_exact(size).for_each(|chunk| add(self.isa, y, chunk));
-            if low_size > 0 {
-                lows.chunks_exact(low_size).for_each(|chunk| sums.iter_mut().zip(chunk).for_each(|(sum, part)| *sum += part));
-            }
-        }
-        if items.is_empty() {
-            return Ok(());
-        }
-        let mut start = 0;
-        for item in &items {
-            let end = start + item.low_len();
-            sums[start..end].iter_mut().for_each(|value| *value *= item.scale);
-            start = end;
-        }
-        add_low(&self.threads, self.isa, &items, low, &mut [y.as_mut_slice()]);
-        Ok(())
-    }
-
-    /// The low-rank products beside `targets` of a layer, for every run of rows with an adapter
-    /// that has some.
-    fn low_rank_items<'a>(&self, step: &'a Step, layer: usize, targets: &[Target]) -> Items<'a> {
-        let mut items = Items::new();
-        for run in &step.runs {
-            let Some(adapter) = &run.adapter else { continue };
-            for (output, target) in targets.iter().enumerate() {
-                if let Some(Delta::Packed { a, b, scale }) = adapter.0.delta(self.slice.rank, layer, *target) {
-                    items.push(LowRank { a, b, scale: *scale, row: run.row, rows: run.rows, output });
-                }
-            }
-        }
-        items
     }
 
     /// Rotates queries and keys, keeps keys and values, attends.

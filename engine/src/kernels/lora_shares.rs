@@ -1,0 +1,102 @@
+//! How the low-rank products are shared out over threads.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::isa::BLOCK;
+use super::lora_matrix::LoraMatrix;
+use super::low_rank::LowRank;
+use super::products::{PRODUCTS, Phase};
+use crate::backoff::Backoff;
+
+/// Parts of a piece of work that threads take as they come, one for each of them: who has no core
+/// at the moment is not waited for.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    taken: AtomicUsize,
+    done: AtomicUsize,
+}
+
+/// One that was taken; done when it is dropped, also by a panic.
+pub(super) struct Turn<'a> {
+    pub(super) number: usize,
+    turns: &'a Turns,
+}
+
+impl Turns {
+    pub(super) fn take(&self, shares: usize) -> Option<Turn<'_>> {
+        let number = self.taken.fetch_add(1, Ordering::Relaxed);
+        // one that is made is done when it goes away
+        (number < shares).then(|| Turn { number, turns: self })
+    }
+
+    /// Until all are done, which have all been taken: by threads that are at them.
+    pub(super) fn wait(&self, shares: usize) {
+        let mut backoff = Backoff::default();
+        while self.done.load(Ordering::Acquire) < shares {
+            backoff.spin_or_yield();
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.turns.done.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// What the panels of each product cost with all that is added to them, in cycles, to share them
+/// out evenly: reading weights from memory, or multiplying, whichever is more.
+pub(super) struct Costs {
+    pub(super) each: [f64; PRODUCTS],
+    pub(super) all: f64,
+}
+
+/// Bytes that a core reads a cycle.
+const BYTES: f64 = 6.0;
+/// Cycles for a block's products with one token, sixteen rows at once.
+const BLOCK_CYCLES: f64 = 12.0;
+
+/// Of some panels of a matrix with as many rows.
+pub(super) fn cost(w: &LoraMatrix, panels: usize, rows: usize) -> f64 {
+    let a_column = if w.is_rounded() { BLOCK_CYCLES / BLOCK as f64 } else { 1.0 };
+    ((panels * w.panel_bytes()) as f64 / BYTES).max((panels * w.columns() * rows) as f64 * a_column)
+}
+
+/// A share's part of what there is of something.
+pub(super) fn window(all: f64, share: usize, shares: usize) -> Range<f64> {
+    let edge = |share: usize| if share == shares { f64::INFINITY } else { all * share as f64 / shares as f64 };
+    edge(share)..edge(share + 1)
+}
+
+impl Costs {
+    pub(super) fn new(phase: &Phase<'_>, items: &[LowRank<'_>]) -> Self {
+        let (mut each, mut all) = ([0.0; PRODUCTS], 0.0);
+        for (index, (each, (w, _))) in each.iter_mut().zip(phase.parts()).enumerate() {
+            *each = (w.panel_bytes() as f64 / BYTES).max((w.blocks() * phase.x.tokens()) as f64 * BLOCK_CYCLES);
+            *each += items.iter().filter(|item| item.output == index).map(|item| cost(item.b, 1, item.rows)).sum::<f64>();
+            all += *each * w.panels() as f64;
+        }
+        Self { each, all }
+    }
+
+    pub(super) fn window(&self, share: usize, shares: usize) -> Range<f64> {
+        window(self.all, share, shares)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_done_when_all_were_taken_and_let_go() {
+        let turns = Turns::default();
+        let (first, second) = (turns.take(2).unwrap(), turns.take(2).unwrap());
+        assert!(turns.take(2).is_none() && turns.take(2).is_none());
+        assert_eq!((first.number, second.number, turns.done.load(Ordering::Acquire)), (0, 1, 0));
+        drop((first, second));
+        assert_eq!(turns.done.load(Ordering::Acquire), 2);
+        turns.wait(2);
+    }
+}
