@@ -1,10 +1,17 @@
-//! How long the search over many memories takes: `cargo run --release -p nyx-actors --example memories -- sqlite|URL [memories] [dimension]`.
+//! How long the search over many memories takes: `cargo run --release -p nyx-actors --example
+//! memories -- sqlite|URL [memories] [dimension]`.
 //!
-//! Vectors lie around random centres, as those of texts on a few hundred subjects do; texts are drawn from a Zipf vocabulary. A query is
-//! another vector of a centre, with three to eight words. Embedding is not measured. The tenant's filter is always on; a third of the searches
-//! narrow by time, a third by conversation.
+//! Vectors lie around random centres, as those of texts on a few hundred subjects do; texts are
+//! drawn from a Zipf vocabulary. A query is another vector of a centre, with three to eight words.
+//! Embedding is not measured. The tenant's filter is always on; a third of the searches narrow by
+//! time, a third by conversation.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::expect_used, reason = "a measurement, run by hand")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::expect_used,
+    reason = "a measurement, run by hand"
+)]
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -51,7 +58,12 @@ impl Drawn {
     fn vector(&mut self) -> Vec<f32> {
         let centre = self.centres[self.random.random_range(0..CENTRES)].clone();
         let spread = (3.0 / centre.len() as f32).sqrt();
-        unit(centre.into_iter().map(|number| number + self.random.random_range(-spread..spread)).collect())
+        unit(
+            centre
+                .into_iter()
+                .map(|number| number + self.random.random_range(-spread..spread))
+                .collect(),
+        )
     }
 
     fn words(&mut self, count: std::ops::Range<usize>) -> String {
@@ -75,10 +87,16 @@ async fn main() {
     let count: usize = arguments.next().map_or(100_000, |count| count.parse().unwrap());
     let dimension: usize = arguments.next().map_or(384, |dimension| dimension.parse().unwrap());
     let folder = tempfile::tempdir().unwrap();
-    let options =
-        PhoebeOptions { url: (url != "sqlite").then(|| url.clone().into()), statement_timeout_ms: 600_000, ..PhoebeOptions::default() };
+    let options = PhoebeOptions {
+        url: (url != "sqlite").then(|| url.clone().into()),
+        statement_timeout_ms: 600_000,
+        ..PhoebeOptions::default()
+    };
     let store = PhoebeStore::connect(&options, folder.path()).await.unwrap();
-    let index = MemoryIndex::open(store.clone(), &EmbedderId { sha256: "random".into(), dimension }, false).await.unwrap();
+    let index =
+        MemoryIndex::open(store.clone(), &EmbedderId { sha256: "random".into(), dimension }, false)
+            .await
+            .unwrap();
     let mut drawn = Drawn::new(dimension);
     let begun = Instant::now();
     let mut all = Vec::with_capacity(count);
@@ -100,10 +118,19 @@ async fn main() {
         all.extend(batch.iter().map(|(memory, vector)| (memory.id, vector.clone())));
         index.insert(LOCAL_TENANT, batch).await.unwrap();
     }
-    println!("{}: {count} memories of {dimension} numbers stored in {:.1} s", index.backend(), begun.elapsed().as_secs_f64());
+    println!(
+        "{}: {count} memories of {dimension} numbers stored in {:.1} s",
+        index.backend(),
+        begun.elapsed().as_secs_f64()
+    );
     if url != "sqlite" {
         // autovacuum's doing, within a minute
-        Database::connect(url.as_str()).await.unwrap().execute_unprepared("VACUUM ANALYZE").await.unwrap();
+        Database::connect(url.as_str())
+            .await
+            .unwrap()
+            .execute_unprepared("VACUUM ANALYZE")
+            .await
+            .unwrap();
     }
     let ids: Vec<Uuid> = all.iter().map(|(id, _)| *id).collect();
     let numbers = index.numbers_of(LOCAL_TENANT, &ids).await.unwrap();
@@ -111,7 +138,10 @@ async fn main() {
     let searcher = HybridSearch { index: &index, server: None, options: &options };
     let filters = |number: usize| match number % 3 {
         0 => MemoryFilter::default(),
-        1 => MemoryFilter { after: chrono::DateTime::from_timestamp(1_700_000_000 + count as i64 * 20, 0), ..MemoryFilter::default() },
+        1 => MemoryFilter {
+            after: chrono::DateTime::from_timestamp(1_700_000_000 + count as i64 * 20, 0),
+            ..MemoryFilter::default()
+        },
         _ => MemoryFilter::of(Some(format!("conversation {}", number % (count / 300).max(1)))),
     };
     let names = ["no filter", "two thirds by time", "one conversation"];
@@ -139,8 +169,10 @@ async fn main() {
             times[kind][number % 3].push(took);
         }
         if number % 30 == 0 {
-            let mut exact: Vec<(f32, Uuid)> =
-                all.iter().map(|(id, other)| (vector.iter().zip(other).map(|(a, b)| a * b).sum(), *id)).collect();
+            let mut exact: Vec<(f32, Uuid)> = all
+                .iter()
+                .map(|(id, other)| (vector.iter().zip(other).map(|(a, b)| a * b).sum(), *id))
+                .collect();
             exact.sort_by(|a, b| b.0.total_cmp(&a.0));
             let found: HashSet<i64> = near.iter().take(20).map(|near| near.number).collect();
             of += 20;

@@ -73,9 +73,15 @@ impl Admission {
         let max = self.options.max_deadline_ms;
         let budget = deadline_ms.unwrap_or(self.options.default_deadline_ms);
         if !(1..=max).contains(&budget) {
-            return Err(NyxError::invalid("deadline_ms", format!("deadline_ms is {budget}, expected 1 to {max}")));
+            return Err(NyxError::invalid(
+                "deadline_ms",
+                format!("deadline_ms is {budget}, expected 1 to {max}"),
+            ));
         }
-        Ok(RequestContext { cancel: self.abort.child_token(), ..RequestContext::new(Duration::from_millis(budget)) })
+        Ok(RequestContext {
+            cancel: self.abort.child_token(),
+            ..RequestContext::new(Duration::from_millis(budget))
+        })
     }
 
     /// A context with a deadline of the program's own, at most `requests.max_deadline_ms`.
@@ -106,7 +112,9 @@ impl Admission {
         if tokio::time::timeout(grace, self.idle()).await.is_ok() {
             return;
         }
-        tracing::warn!("requests are still running at the end of the grace period: cancelling them");
+        tracing::warn!(
+            "requests are still running at the end of the grace period: cancelling them"
+        );
         self.abort.cancel();
         // cancelled sequences end at the next step, and are recorded
         if tokio::time::timeout(grace, self.idle()).await.is_err() {

@@ -41,7 +41,10 @@ impl Default for CellStream {
     fn default() -> Self {
         let start = u64::try_from(Utc::now().timestamp_micros()).unwrap_or(1);
         Self {
-            shared: Arc::new(Mutex::new(Ring { next_id: start, events: VecDeque::with_capacity(KEPT) })),
+            shared: Arc::new(Mutex::new(Ring {
+                next_id: start,
+                events: VecDeque::with_capacity(KEPT),
+            })),
             sender: broadcast::channel(READER_LAG).0,
         }
     }
@@ -53,7 +56,13 @@ impl CellStream {
         let mut ring = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let id = ring.next_id;
         ring.next_id += 1;
-        let event = Arc::new(CellEvent { id, at: Utc::now(), decision, specialist: specialist.map(str::to_owned), step });
+        let event = Arc::new(CellEvent {
+            id,
+            at: Utc::now(),
+            decision,
+            specialist: specialist.map(str::to_owned),
+            step,
+        });
         if ring.events.len() == KEPT {
             ring.events.pop_front();
         }
@@ -67,7 +76,9 @@ impl CellStream {
     pub fn subscribe(&self, after: Option<u64>) -> Subscription {
         let ring = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let live = self.sender.subscribe();
-        let Some(after) = after else { return Subscription { backlog: Vec::new(), gap: false, live } };
+        let Some(after) = after else {
+            return Subscription { backlog: Vec::new(), gap: false, live };
+        };
         let oldest = ring.events.front().map_or(ring.next_id, |event| event.id);
         let backlog = ring.events.iter().filter(|event| event.id > after).cloned().collect();
         Subscription { backlog, gap: after.saturating_add(1) < oldest, live }
@@ -121,7 +132,11 @@ mod tests {
     #[test]
     fn events_are_flat_json_with_their_name() {
         let cells = CellStream::default();
-        cells.publish(Some(Uuid::nil()), Some("kairos"), CellStep::FirstToken { first_token_ms: 1.5 });
+        cells.publish(
+            Some(Uuid::nil()),
+            Some("kairos"),
+            CellStep::FirstToken { first_token_ms: 1.5 },
+        );
         let event = cells.subscribe(Some(0)).backlog.remove(0);
         let json = serde_json::to_value(&*event).unwrap();
         assert_eq!(json["event"], "first_token");

@@ -42,14 +42,26 @@ impl Calibration {
     ///
     /// # Errors
     /// See [`LearnedLoader::load`].
-    pub fn load(loader: &LearnedLoader, data_dir: &Path, base_sha256: &str, options: ConfidenceOptions) -> Result<Self, StartError> {
+    pub fn load(
+        loader: &LearnedLoader,
+        data_dir: &Path,
+        base_sha256: &str,
+        options: ConfidenceOptions,
+    ) -> Result<Self, StartError> {
         let live = loader.load::<Confidences>()?.map(Arc::new);
         let (registry, folder) = (loader.registry.clone(), data_dir.join(FOLDER));
-        Ok(Self { live: Arc::new(RwLock::new(live)), registry, folder, base_sha256: base_sha256.to_owned(), options })
+        Ok(Self {
+            live: Arc::new(RwLock::new(live)),
+            registry,
+            folder,
+            base_sha256: base_sha256.to_owned(),
+            options,
+        })
     }
 
     pub(crate) fn asks_whether_true(&self, left: Duration) -> bool {
-        self.options.self_evaluation_min_remaining_ms > 0 && left >= Duration::from_millis(self.options.self_evaluation_min_remaining_ms)
+        self.options.self_evaluation_min_remaining_ms > 0
+            && left >= Duration::from_millis(self.options.self_evaluation_min_remaining_ms)
     }
 
     /// The calibrators in use.
@@ -69,12 +81,21 @@ impl Calibration {
     ///
     /// # Errors
     /// No specialist has enough decisions, or the file cannot be written.
-    pub(crate) fn refit(&self, judged: &[(Decision, Feedback)]) -> Result<(String, ConfidenceReport), NyxError> {
+    pub(crate) fn refit(
+        &self,
+        judged: &[(Decision, Feedback)],
+    ) -> Result<(String, ConfidenceReport), NyxError> {
         let rows: Vec<ConfidenceRow> = judged
             .iter()
             .filter_map(|(decision, feedback)| {
-                let (signals, right) = (signals_of(decision)?, is_right(decision, feedback.kind, feedback.value)?);
-                Some(ConfidenceRow { specialist: decision.specialist.clone(), signals, right, group: String::new() })
+                let (signals, right) =
+                    (signals_of(decision)?, is_right(decision, feedback.kind, feedback.value)?);
+                Some(ConfidenceRow {
+                    specialist: decision.specialist.clone(),
+                    signals,
+                    right,
+                    group: String::new(),
+                })
             })
             .collect();
         let (confidences, report) = fit(&rows);
@@ -92,15 +113,28 @@ impl Calibration {
             None => confidences,
         };
         let ids: Vec<String> = judged.iter().map(|(decision, _)| decision.id.to_string()).collect();
-        let trained_on = TrainedOn::of(judged.iter().zip(&ids).map(|((decision, _), id)| (decision.specialist.as_str(), id.as_str())));
-        let file = LearnedFile::new(trained_on.clone(), Some(self.base_sha256.clone()), confidences);
+        let trained_on = TrainedOn::of(
+            judged
+                .iter()
+                .zip(&ids)
+                .map(|((decision, _), id)| (decision.specialist.as_str(), id.as_str())),
+        );
+        let file =
+            LearnedFile::new(trained_on.clone(), Some(self.base_sha256.clone()), confidences);
         let text = file.write().map_err(|error| NyxError::Internal(error.to_string()))?;
-        self.write(&text).map_err(|error| NyxError::Internal(format!("{} cannot be written: {error}", self.folder.display())))?;
+        self.write(&text).map_err(|error| {
+            NyxError::Internal(format!("{} cannot be written: {error}", self.folder.display()))
+        })?;
         let id = learned_id(text.as_bytes());
         let learned = Learned { value: file.parameters, id: id.clone(), origin: Origin::Record };
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(learned));
         let name = Confidences::KIND.to_owned();
-        self.registry.put(LearnedReport { name, id: id.clone(), origin: Origin::Record, trained_on });
+        self.registry.put(LearnedReport {
+            name,
+            id: id.clone(),
+            origin: Origin::Record,
+            trained_on,
+        });
         Ok((id, report))
     }
 
@@ -129,7 +163,8 @@ pub(crate) fn is_right(decision: &Decision, kind: FeedbackKind, value: f64) -> O
         // an outcome of one half is neither
         (FeedbackKind::Outcome, Some(p)) => (value != 0.5).then_some((p >= 0.5) == (value > 0.5)),
         (FeedbackKind::Outcome, None) => {
-            let chosen = decision.choices.as_ref()?.iter().position(|choice| choice == decision.answer())?;
+            let chosen =
+                decision.choices.as_ref()?.iter().position(|choice| choice == decision.answer())?;
             Some((chosen as f64 - value).abs() < 0.5)
         }
     }
@@ -150,13 +185,24 @@ impl Reliability {
 
 /// The quality over all decisions with a known outcome and a confidence, and over each
 /// specialist's.
-pub(crate) fn reliabilities(judged: &[(Decision, Feedback)]) -> (Reliability, BTreeMap<String, Reliability>) {
+pub(crate) fn reliabilities(
+    judged: &[(Decision, Feedback)],
+) -> (Reliability, BTreeMap<String, Reliability>) {
     let mut by_name: BTreeMap<&str, Vec<(f64, bool)>> = BTreeMap::new();
     let mut all = Vec::new();
     for (decision, feedback) in judged {
-        let Some(pair) = decision.confidence.zip(is_right(decision, feedback.kind, feedback.value)) else { continue };
+        let Some(pair) = decision.confidence.zip(is_right(decision, feedback.kind, feedback.value))
+        else {
+            continue;
+        };
         by_name.entry(&decision.specialist).or_default().push(pair);
         all.push(pair);
     }
-    (Reliability::of(&all), by_name.into_iter().map(|(name, pairs)| (name.to_owned(), Reliability::of(&pairs))).collect())
+    (
+        Reliability::of(&all),
+        by_name
+            .into_iter()
+            .map(|(name, pairs)| (name.to_owned(), Reliability::of(&pairs)))
+            .collect(),
+    )
 }

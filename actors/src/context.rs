@@ -29,7 +29,14 @@ impl RequestContext {
         let id = Uuid::now_v7();
         let asked = Instant::now();
         let span = tracing::info_span!("request", %id);
-        Self { id, asked, deadline: asked + budget, cancel: CancellationToken::new(), client: Arc::from(""), span }
+        Self {
+            id,
+            asked,
+            deadline: asked + budget,
+            cancel: CancellationToken::new(),
+            client: Arc::from(""),
+            span,
+        }
     }
 
     /// The same with another scheduling key.
@@ -58,7 +65,11 @@ impl RequestContext {
     ///
     /// # Errors
     /// [`NyxError::DeadlineExceeded`], [`NyxError::Cancelled`], or what `work` fails with.
-    pub async fn bound<T>(&self, doing: &'static str, work: impl Future<Output = Result<T, NyxError>>) -> Result<T, NyxError> {
+    pub async fn bound<T>(
+        &self,
+        doing: &'static str,
+        work: impl Future<Output = Result<T, NyxError>>,
+    ) -> Result<T, NyxError> {
         tokio::select! {
             biased;
             () = self.cancel.cancelled() => Err(NyxError::Cancelled),

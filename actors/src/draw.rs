@@ -32,7 +32,11 @@ mod tests {
             (7, &["Will it", " rain?"], 0.13023658631437351),
             (0, &[], 0.6848974799809221),
         ] {
-            assert_eq!(draw(Some(seed), texts).to_bits(), f64::to_bits(expected), "{seed} {texts:?}");
+            assert_eq!(
+                draw(Some(seed), texts).to_bits(),
+                f64::to_bits(expected),
+                "{seed} {texts:?}"
+            );
         }
         let free: Vec<f64> = (0..1000).map(|_| draw(None, &["Will it rain?"])).collect();
         assert!(free.iter().all(|u| (0.0..1.0).contains(u)) && free.iter().any(|u| *u != free[0]));

@@ -37,7 +37,9 @@ pub enum NyxError {
     /// A registered table, or the database that holds it, cannot be read.
     #[error("{origin}: {reason}")]
     FactSource { origin: String, reason: String },
-    #[error("{origin}: the query was cut after {limit_ms} ms, its time limit (specialist.aletheia.query_timeout_ms)")]
+    #[error(
+        "{origin}: the query was cut after {limit_ms} ms, its time limit (specialist.aletheia.query_timeout_ms)"
+    )]
     QueryTooLong { origin: String, limit_ms: u64 },
     #[error("shutting down")]
     ShuttingDown,
@@ -63,7 +65,9 @@ impl NyxError {
             Self::Cancelled => ErrorCode::Cancelled,
             Self::ActorDown { .. } => ErrorCode::ActorDown,
             Self::Engine(error) => match error {
-                EngineError::ContextOverflow { .. } | EngineError::PromptTooLong { .. } => ErrorCode::ContextLengthExceeded,
+                EngineError::ContextOverflow { .. } | EngineError::PromptTooLong { .. } => {
+                    ErrorCode::ContextLengthExceeded
+                }
                 EngineError::EmptyPrompt
                 | EngineError::BadSampling { .. }
                 | EngineError::TokenOutOfRange { .. }

@@ -65,7 +65,11 @@ pub struct LearnedLoader {
 
 impl LearnedLoader {
     pub fn new(data_dir: &Path, base_sha256: &str) -> Self {
-        Self { folder: data_dir.join(FOLDER), base_sha256: base_sha256.to_owned(), registry: LearnedRegistry::default() }
+        Self {
+            folder: data_dir.join(FOLDER),
+            base_sha256: base_sha256.to_owned(),
+            registry: LearnedRegistry::default(),
+        }
     }
 
     /// `DATA_DIR/learned/KIND.json`, if it exists.
@@ -74,7 +78,8 @@ impl LearnedLoader {
     /// The file cannot be read, is invalid, or was fitted for another base model.
     pub fn load<T: LearnedPart>(&self) -> Result<Option<Learned<T>>, StartError> {
         let path = self.folder.join(format!("{}.json", T::KIND));
-        let refused = |reason: String| StartError::Learned { file: path.display().to_string(), reason };
+        let refused =
+            |reason: String| StartError::Learned { file: path.display().to_string(), reason };
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -83,10 +88,18 @@ impl LearnedLoader {
         let file = LearnedFile::<T>::parse(&text).map_err(refused)?;
         if let Some(base) = file.base_sha256.filter(|base| *base != self.base_sha256) {
             let expected = &self.base_sha256;
-            return Err(refused(format!("base_sha256 is {base}, expected {expected}, the base model's: learn it again with `nyx train`")));
+            return Err(refused(format!(
+                "base_sha256 is {base}, expected {expected}, the base model's: learn it again with `nyx train`"
+            )));
         }
-        let (name, id, origin) = (T::KIND.to_owned(), learned_id(text.as_bytes()), Origin::File(path.clone()));
-        self.registry.put(LearnedReport { name, id: id.clone(), origin: origin.clone(), trained_on: file.trained_on });
+        let (name, id, origin) =
+            (T::KIND.to_owned(), learned_id(text.as_bytes()), Origin::File(path.clone()));
+        self.registry.put(LearnedReport {
+            name,
+            id: id.clone(),
+            origin: origin.clone(),
+            trained_on: file.trained_on,
+        });
         Ok(Some(Learned { value: file.parameters, id, origin }))
     }
 }
@@ -107,12 +120,18 @@ mod tests {
         const VERSION: u32 = 1;
 
         fn check(&self) -> Result<(), String> {
-            if self.size > 0.0 { Ok(()) } else { Err(format!("size is {}, expected more than 0", self.size)) }
+            if self.size > 0.0 {
+                Ok(())
+            } else {
+                Err(format!("size is {}, expected more than 0", self.size))
+            }
         }
     }
 
     fn written(size: f64, base: Option<&str>) -> String {
-        LearnedFile::new(TrainedOn::of([("step", "one")]), base.map(str::to_owned), Step { size }).write().unwrap()
+        LearnedFile::new(TrainedOn::of([("step", "one")]), base.map(str::to_owned), Step { size })
+            .write()
+            .unwrap()
     }
 
     #[test]
@@ -127,7 +146,10 @@ mod tests {
         let part = loader.load::<Step>().unwrap().unwrap();
         assert_eq!((part.value.size, &part.origin), (2.0, &Origin::File(path)));
         let reports = loader.registry.reports();
-        assert_eq!((reports.len(), &reports[0].id, reports[0].trained_on.counts["step"]), (1, &part.id, 1));
+        assert_eq!(
+            (reports.len(), &reports[0].id, reports[0].trained_on.counts["step"]),
+            (1, &part.id, 1)
+        );
     }
 
     #[test]

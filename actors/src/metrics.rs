@@ -122,19 +122,64 @@ impl Metrics {
         let metrics = self;
         let families = &mut metrics.families;
         let latency = "Time of an answer by kind: decide, retrieve, queue, prefill, decode, total";
-        families.register_with_unit("vllm_latency", latency, Unit::Seconds, metrics.latency.clone());
-        families.register("vllm_token_count", "Tokens by kind: prompt, cached, completion", metrics.tokens.clone());
-        families.register("nyx_decisions", "Decisions by specialist and status", metrics.decisions.clone());
-        families.register("nyx_failures", "Requests that failed, by error", metrics.failures.clone());
+        families.register_with_unit(
+            "vllm_latency",
+            latency,
+            Unit::Seconds,
+            metrics.latency.clone(),
+        );
+        families.register(
+            "vllm_token_count",
+            "Tokens by kind: prompt, cached, completion",
+            metrics.tokens.clone(),
+        );
+        families.register(
+            "nyx_decisions",
+            "Decisions by specialist and status",
+            metrics.decisions.clone(),
+        );
+        families.register(
+            "nyx_failures",
+            "Requests that failed, by error",
+            metrics.failures.clone(),
+        );
         let first = "From the question to the first token of the answer";
-        families.register_with_unit("nyx_time_to_first_token", first, Unit::Seconds, metrics.first_token.clone());
+        families.register_with_unit(
+            "nyx_time_to_first_token",
+            first,
+            Unit::Seconds,
+            metrics.first_token.clone(),
+        );
         let between = "Mean time between the tokens of an answer";
-        families.register_with_unit("nyx_time_between_tokens", between, Unit::Seconds, metrics.between_tokens.clone());
-        families.register_with_unit("nyx_http_request", "HTTP requests", Unit::Seconds, metrics.http.clone());
-        families.register("nyx_running_sequences", "Sequences in the device's batch", metrics.running.clone());
+        families.register_with_unit(
+            "nyx_time_between_tokens",
+            between,
+            Unit::Seconds,
+            metrics.between_tokens.clone(),
+        );
+        families.register_with_unit(
+            "nyx_http_request",
+            "HTTP requests",
+            Unit::Seconds,
+            metrics.http.clone(),
+        );
+        families.register(
+            "nyx_running_sequences",
+            "Sequences in the device's batch",
+            metrics.running.clone(),
+        );
         families.register("nyx_queued", "Jobs that wait for the device", metrics.waiting.clone());
-        families.register("nyx_kv_tokens", "Positions in the KV cache, prefixes included", metrics.kv_tokens.clone());
-        families.register_with_unit("nyx_kv_cache", "KV cache in use", Unit::Bytes, metrics.kv_bytes.clone());
+        families.register(
+            "nyx_kv_tokens",
+            "Positions in the KV cache, prefixes included",
+            metrics.kv_tokens.clone(),
+        );
+        families.register_with_unit(
+            "nyx_kv_cache",
+            "KV cache in use",
+            Unit::Bytes,
+            metrics.kv_bytes.clone(),
+        );
         families.register("nyx_actor_restarts", "Restarts of an actor", metrics.restarts.clone());
         families.register("nyx_actor_up", "1 while the actor runs", metrics.up.clone());
     }
@@ -144,7 +189,9 @@ impl Metrics {
         for report in self.actors.reports() {
             let named = Named { actor: report.name.as_str().into() };
             self.restarts.get_or_create(&named).set(report.restarts.cast_signed());
-            self.up.get_or_create(&named).set(i64::from(report.state == crate::observe::ActorState::Running));
+            self.up
+                .get_or_create(&named)
+                .set(i64::from(report.state == crate::observe::ActorState::Running));
         }
         let mut text = String::new();
         if encode(&mut text, &self.families).is_err() {
@@ -155,7 +202,11 @@ impl Metrics {
 
     /// Counts an answered HTTP request.
     pub fn http_request(&self, method: &str, route: &str, status: u16, seconds: f64) {
-        let route = Route { method: method.into(), route: route.into(), status: status.to_string().as_str().into() };
+        let route = Route {
+            method: method.into(),
+            route: route.into(),
+            status: status.to_string().as_str().into(),
+        };
         self.http.get_or_create(&route).observe(seconds);
     }
 
@@ -163,8 +214,17 @@ impl Metrics {
     pub(crate) fn decision(&self, decision: &Decision) {
         let specialist = || LabelValue::from(decision.specialist.as_str());
         let adapter = decision.adapter.as_ref().map_or("none", |adapter| adapter.name.as_str());
-        let spoke = |kind: &str| Spoke { specialist: specialist(), adapter: adapter.into(), kind: kind.into() };
-        self.decisions.get_or_create(&Decided { specialist: specialist(), status: decision.status.as_str().into() }).inc();
+        let spoke = |kind: &str| Spoke {
+            specialist: specialist(),
+            adapter: adapter.into(),
+            kind: kind.into(),
+        };
+        self.decisions
+            .get_or_create(&Decided {
+                specialist: specialist(),
+                status: decision.status.as_str().into(),
+            })
+            .inc();
         let timings = &decision.timings;
         for (kind, ms) in [
             ("decide", timings.decide_ms),
@@ -177,7 +237,11 @@ impl Metrics {
             self.latency.get_or_create(&spoke(kind)).observe(ms / 1e3);
         }
         let usage = &decision.usage;
-        for (kind, count) in [("prompt", usage.prompt_tokens), ("cached", usage.cached_tokens), ("completion", usage.completion_tokens)] {
+        for (kind, count) in [
+            ("prompt", usage.prompt_tokens),
+            ("cached", usage.cached_tokens),
+            ("completion", usage.completion_tokens),
+        ] {
             self.tokens.get_or_create(&spoke(kind)).inc_by(count);
         }
         let named = Named { actor: specialist() };
@@ -187,7 +251,9 @@ impl Metrics {
         // several answers are generated concurrently: each gets its share of the tokens
         let of_each = usage.completion_tokens / (decision.answers.len() as u64).max(1);
         if of_each > 1 {
-            self.between_tokens.get_or_create(&named).observe(timings.decode_ms / 1e3 / (of_each - 1) as f64);
+            self.between_tokens
+                .get_or_create(&named)
+                .observe(timings.decode_ms / 1e3 / (of_each - 1) as f64);
         }
     }
 
@@ -199,7 +265,9 @@ impl Metrics {
     /// Counts a step of a device.
     pub(crate) fn step(&self, worker: &str, report: &StepReport) {
         let named = Named { actor: worker.into() };
-        let set = |gauges: &Gauges, value: usize| gauges.get_or_create(&named).set(i64::try_from(value).unwrap_or(i64::MAX));
+        let set = |gauges: &Gauges, value: usize| {
+            gauges.get_or_create(&named).set(i64::try_from(value).unwrap_or(i64::MAX))
+        };
         set(&self.running, report.running);
         set(&self.waiting, report.waiting);
         set(&self.kv_tokens, report.kv_tokens);

@@ -120,11 +120,18 @@ impl ActorMetrics {
     /// Logs a failure and shows it as the actor's last one.
     pub(crate) fn record_failure(&self, reason: String) {
         tracing::error!(actor = %self.name, %reason, "the device failed");
-        self.lifecycle.send_modify(|lifecycle| lifecycle.last_failure = Some(Failure { at: Utc::now(), reason }));
+        self.lifecycle.send_modify(|lifecycle| {
+            lifecycle.last_failure = Some(Failure { at: Utc::now(), reason })
+        });
     }
 
     pub fn new(name: impl Into<String>, kind: &'static str, device: Option<String>) -> Arc<Self> {
-        let lifecycle = Lifecycle { state: ActorState::Starting, restarts: 0, last_failure: None, since: Instant::now() };
+        let lifecycle = Lifecycle {
+            state: ActorState::Starting,
+            restarts: 0,
+            last_failure: None,
+            since: Instant::now(),
+        };
         Arc::new(Self {
             name: name.into(),
             kind,
@@ -149,7 +156,9 @@ impl ActorMetrics {
 
     /// Counts one more accepted job, unless `most` are held already.
     pub fn hold(self: &Arc<Self>, most: u64) -> Option<Held> {
-        let held = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| (held < most).then_some(held + 1));
+        let held = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
+            (held < most).then_some(held + 1)
+        });
         held.is_ok().then(|| Held(Arc::clone(self)))
     }
 
@@ -268,7 +277,9 @@ impl Registry {
     /// # Errors
     /// [`NyxError::NotFound`].
     pub fn restart(&self, name: &str) -> Result<(), NyxError> {
-        let metrics = self.get(name).ok_or_else(|| NyxError::NotFound { what: "actor", id: name.to_owned() })?;
+        let metrics = self
+            .get(name)
+            .ok_or_else(|| NyxError::NotFound { what: "actor", id: name.to_owned() })?;
         metrics.restart.notify_one();
         Ok(())
     }
@@ -284,7 +295,11 @@ impl Registry {
             let running = lifecycle.wait_for(|lifecycle| lifecycle.state == ActorState::Running);
             if tokio::time::timeout(START_TIMEOUT, running).await.is_err() {
                 let reason = format!("it did not start in {} s", START_TIMEOUT.as_secs());
-                return Err(NyxError::ActorDown { actor: name, state: metrics.state().as_str(), reason });
+                return Err(NyxError::ActorDown {
+                    actor: name,
+                    state: metrics.state().as_str(),
+                    reason,
+                });
             }
         }
         Ok(())
@@ -292,6 +307,11 @@ impl Registry {
 
     /// In the order of their names.
     pub fn reports(&self) -> Vec<ActorReport> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().map(|metrics| metrics.report()).collect()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .map(|metrics| metrics.report())
+            .collect()
     }
 }

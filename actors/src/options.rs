@@ -95,7 +95,12 @@ impl RoutingOptions {
     /// Settings of the weight update; `None` where it is disabled.
     pub(crate) fn learning(&self) -> Option<BanditSettings> {
         let Self { temperature, max_trait_weight: max_weight, learning_rate, decay, .. } = *self;
-        (learning_rate > 0.0).then_some(BanditSettings { learning_rate, decay, max_weight, temperature })
+        (learning_rate > 0.0).then_some(BanditSettings {
+            learning_rate,
+            decay,
+            max_weight,
+            temperature,
+        })
     }
 }
 
@@ -126,7 +131,12 @@ pub struct RequestOptions {
 
 impl Default for RequestOptions {
     fn default() -> Self {
-        Self { max_in_flight: 64, retry_after_s: 1, default_deadline_ms: 60_000, max_deadline_ms: 600_000 }
+        Self {
+            max_in_flight: 64,
+            retry_after_s: 1,
+            default_deadline_ms: 60_000,
+            max_deadline_ms: 600_000,
+        }
     }
 }
 
@@ -159,14 +169,20 @@ pub struct NyxOptions {
 /// # Errors
 /// Names the invalid replica and what is expected.
 pub fn replicas(options: &PoolOptions) -> Result<Vec<Vec<DeviceSpec>>, StartError> {
-    let bad = |value: String, expected| Err(StartError::Setting { key: "pool.replicas", value, expected });
+    let bad = |value: String, expected| {
+        Err(StartError::Setting { key: "pool.replicas", value, expected })
+    };
     if options.replicas.is_empty() {
         return bad("empty".into(), "at least one replica, such as [[\"cpu\"]]");
     }
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let mut replicas: Vec<Vec<DeviceSpec>> = Vec::new();
     for replica in &options.replicas {
-        let devices = replica.iter().map(|name| name.parse()).collect::<Result<Vec<DeviceSpec>, _>>().map_err(StartError::Model)?;
+        let devices = replica
+            .iter()
+            .map(|name| name.parse())
+            .collect::<Result<Vec<DeviceSpec>, _>>()
+            .map_err(StartError::Model)?;
         let shown = || format!("{replica:?}");
         let on_gpus = devices.iter().filter(|device| matches!(device, DeviceSpec::Cuda(_))).count();
         if devices.is_empty() {
@@ -178,14 +194,19 @@ pub fn replicas(options: &PoolOptions) -> Result<Vec<Vec<DeviceSpec>>, StartErro
         if devices.len() > 1 && devices.contains(&DeviceSpec::Cpu) {
             return bad(shown(), "\"cpu\" alone, since it is all cores, or single cores \"cpu:N\"");
         }
-        if devices.iter().any(|device| matches!(device, DeviceSpec::CpuCore(core) if *core >= cores)) {
+        if devices
+            .iter()
+            .any(|device| matches!(device, DeviceSpec::CpuCore(core) if *core >= cores))
+        {
             return bad(shown(), "cores that this machine has, counted from 0");
         }
         replicas.push(devices);
     }
     let mut seen = BTreeSet::new();
     match replicas.iter().flatten().find(|device| !seen.insert(device.to_string())) {
-        Some(twice) => bad(format!("{:?} ({twice} is there twice)", options.replicas), "each device once"),
+        Some(twice) => {
+            bad(format!("{:?} ({twice} is there twice)", options.replicas), "each device once")
+        }
         None => Ok(replicas),
     }
 }
@@ -193,7 +214,10 @@ pub fn replicas(options: &PoolOptions) -> Result<Vec<Vec<DeviceSpec>>, StartErro
 pub(crate) fn check(options: &NyxOptions) -> Result<(), StartError> {
     let bad = |key, value: String, expected| Err(StartError::Setting { key, value, expected });
     let (pool, routing, requests) = (&options.pool, &options.routing, &options.requests);
-    for (key, value) in [("routing.similarity_scale", routing.similarity_scale), ("routing.temperature", routing.temperature)] {
+    for (key, value) in [
+        ("routing.similarity_scale", routing.similarity_scale),
+        ("routing.temperature", routing.temperature),
+    ] {
         if !(value > 0.0 && value.is_finite()) {
             return bad(key, value.to_string(), "a number above 0");
         }
@@ -202,7 +226,11 @@ pub(crate) fn check(options: &NyxOptions) -> Result<(), StartError> {
         return bad("routing.epsilon", routing.epsilon.to_string(), "a number from 0 to 1");
     }
     if !(routing.max_trait_weight > 0.0 && routing.max_trait_weight.is_finite()) {
-        return bad("routing.max_trait_weight", routing.max_trait_weight.to_string(), "a number above 0");
+        return bad(
+            "routing.max_trait_weight",
+            routing.max_trait_weight.to_string(),
+            "a number above 0",
+        );
     }
     for (key, value, most, expected) in [
         ("routing.learning_rate", routing.learning_rate, 10.0, "0 to 10"),
@@ -225,14 +253,28 @@ pub(crate) fn check(options: &NyxOptions) -> Result<(), StartError> {
             return bad(key, "0".into(), "at least 1");
         }
     }
-    if requests.default_deadline_ms == 0 || requests.default_deadline_ms > requests.max_deadline_ms {
-        return bad("requests.default_deadline_ms", requests.default_deadline_ms.to_string(), "from 1 to requests.max_deadline_ms");
+    if requests.default_deadline_ms == 0 || requests.default_deadline_ms > requests.max_deadline_ms
+    {
+        return bad(
+            "requests.default_deadline_ms",
+            requests.default_deadline_ms.to_string(),
+            "from 1 to requests.max_deadline_ms",
+        );
     }
     if options.specialists.is_empty() {
         return bad("specialists", "none".into(), "at least one specialist's file");
     }
-    match options.specialists.iter().filter_map(|policy| policy.replica).find(|replica| *replica >= pool.replicas.len()) {
-        Some(replica) => bad("a specialist's replica", replica.to_string(), "the number of a replica in pool.replicas, from 0"),
+    match options
+        .specialists
+        .iter()
+        .filter_map(|policy| policy.replica)
+        .find(|replica| *replica >= pool.replicas.len())
+    {
+        Some(replica) => bad(
+            "a specialist's replica",
+            replica.to_string(),
+            "the number of a replica in pool.replicas, from 0",
+        ),
         None => Ok(()),
     }
 }

@@ -121,18 +121,28 @@ impl SecretUrl {
     ///
     /// # Errors
     /// It is not a database URL; the message quotes nothing of it.
-    pub fn connect_options(&self, statement_timeout: Option<Duration>) -> Result<ConnectOptions, DbErr> {
+    pub fn connect_options(
+        &self,
+        statement_timeout: Option<Duration>,
+    ) -> Result<ConnectOptions, DbErr> {
         if self.is_sqlite() {
             let path = self.0.trim_start_matches("sqlite:").trim_start_matches("//");
             if path.split('/').next().is_some_and(|first| first.contains('@')) {
-                return Err(DbErr::Custom("sqlite: takes the path of a file, such as sqlite:///var/lib/nyx/phoebe.db".into()));
+                return Err(DbErr::Custom(
+                    "sqlite: takes the path of a file, such as sqlite:///var/lib/nyx/phoebe.db"
+                        .into(),
+                ));
             }
             return Ok(ConnectOptions::new(self.0.clone()));
         }
         let parsed = self.for_driver().parse::<PgConnectOptions>();
-        let parsed = parsed.map_err(|error| DbErr::Custom(self.scrub(&error.to_string())))?.disable_statement_logging();
+        let parsed = parsed
+            .map_err(|error| DbErr::Custom(self.scrub(&error.to_string())))?
+            .disable_statement_logging();
         let parsed = match statement_timeout {
-            Some(timeout) => parsed.options([("statement_timeout", timeout.as_millis().to_string())]),
+            Some(timeout) => {
+                parsed.options([("statement_timeout", timeout.as_millis().to_string())])
+            }
             None => parsed,
         };
         let mut options = ConnectOptions::new("postgres://localhost");
@@ -165,17 +175,25 @@ impl SecretUrl {
         }
         if let Some((_, parameters)) = rest.split_once('?') {
             hidden.push(parameters);
-            hidden.extend(parameters.split('&').map(|parameter| parameter.split_once('=').map_or(parameter, |(_, value)| value)));
+            hidden.extend(
+                parameters.split('&').map(|parameter| {
+                    parameter.split_once('=').map_or(parameter, |(_, value)| value)
+                }),
+            );
         }
         if place(rest).is_none() && !self.is_sqlite() {
             // any part of it may be the password
             let pieces = rest.split(|c: char| c.is_whitespace() || "/?#@:=&;,'\"".contains(c));
             hidden.extend(pieces.filter(|piece| piece.chars().count() >= LEAST_PIECE));
         }
-        let mut hidden: Vec<String> = hidden.into_iter().flat_map(|piece| [piece.to_owned(), decoded(piece)]).collect();
+        let mut hidden: Vec<String> =
+            hidden.into_iter().flat_map(|piece| [piece.to_owned(), decoded(piece)]).collect();
         // the longest first: a short one may be a part of it
         hidden.sort_by_key(|piece| std::cmp::Reverse(piece.len()));
-        hidden.into_iter().filter(|piece| !piece.is_empty()).fold(message.to_owned(), |message, piece| message.replace(&piece, HIDDEN))
+        hidden
+            .into_iter()
+            .filter(|piece| !piece.is_empty())
+            .fold(message.to_owned(), |message, piece| message.replace(&piece, HIDDEN))
     }
 }
 
@@ -198,7 +216,8 @@ pub fn redacted(url: &str) -> String {
 }
 
 fn is_scheme(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
 }
 
 /// `HOST[:PORT][/PATH]` of the part after a scheme; `None` where it is ambiguous.
@@ -206,7 +225,13 @@ fn place(rest: &str) -> Option<&str> {
     let before_parameters = rest.split(['?', '#']).next().unwrap_or_default();
     let place = match before_parameters.split_once('@') {
         // an unescaped delimiter would split the password
-        Some((user, place)) if !user.contains('/') && !place.contains('@') && !rest[before_parameters.len()..].contains('@') => place,
+        Some((user, place))
+            if !user.contains('/')
+                && !place.contains('@')
+                && !rest[before_parameters.len()..].contains('@') =>
+        {
+            place
+        }
         Some(_) => return None,
         None if rest.contains('@') => return None,
         None => before_parameters,
@@ -226,7 +251,10 @@ fn place(rest: &str) -> Option<&str> {
 fn decoded(text: &str) -> String {
     let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
     while let Some((&byte, after)) = rest.split_first() {
-        let digits = after.get(..2).filter(|_| byte == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        let digits = after
+            .get(..2)
+            .filter(|_| byte == b'%')
+            .and_then(|digits| std::str::from_utf8(digits).ok());
         if let Some(value) = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
             bytes.push(value);
             rest = &after[2..];
@@ -273,7 +301,11 @@ mod tests {
         ] {
             assert_eq!(redacted(url), shown, "{url}");
             let (url, key) = (SecretUrl::from(url), Secret::from("hunter2"));
-            let printed = format!("{url} {url:?} {key:?} {} {}", serde_json::json!(url), serde_json::json!(key));
+            let printed = format!(
+                "{url} {url:?} {key:?} {} {}",
+                serde_json::json!(url),
+                serde_json::json!(key)
+            );
             assert!(!printed.contains("hunter2") && !printed.contains("ter2"), "{printed}");
         }
     }
@@ -290,9 +322,13 @@ mod tests {
             "host=db password=hunter2",
             "postgres://me:x/hunter2@db/nyx",
         ] {
-            let message = SecretUrl::from(url).scrub(&format!("cannot use {url}: unknown value \"hunter2\" and hun%74er2"));
+            let message = SecretUrl::from(url)
+                .scrub(&format!("cannot use {url}: unknown value \"hunter2\" and hun%74er2"));
             assert!(!message.contains("hunter2") || !url.contains("hunter2"), "{url}: {message}");
-            assert!(!message.contains(url) && message.starts_with("cannot use"), "{url}: {message}");
+            assert!(
+                !message.contains(url) && message.starts_with("cannot use"),
+                "{url}: {message}"
+            );
         }
         let message = SecretUrl::from("postgres://me:hun%74er2@db/nyx").scrub("hunter2, hun%74er2");
         assert_eq!(message, "***, ***");
@@ -302,7 +338,10 @@ mod tests {
     fn a_driver_is_given_the_parameters_that_it_knows() {
         for (url, given) in [
             ("postgres://db/nyx", "postgres://db/nyx"),
-            ("postgres://db/nyx?password=x&passwd=hunter2&sslmode=require", "postgres://db/nyx?password=x&sslmode=require"),
+            (
+                "postgres://db/nyx?password=x&passwd=hunter2&sslmode=require",
+                "postgres://db/nyx?password=x&sslmode=require",
+            ),
             ("postgres://db/nyx?Password=hunter2", "postgres://db/nyx"),
             ("postgres://db/nyx?options[a]=b", "postgres://db/nyx?options[a]=b"),
         ] {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use actix::{Actor, ArbiterHandle, Context};
 
 use crate::observe::{ActorMetrics, Registry};
-use crate::supervise::{ActorRef, RestartPolicy};
+use crate::restart::RestartPolicy;
+use crate::supervise::ActorRef;
 
 /// Messages that may wait for an actor; a further one is refused.
 pub(crate) const MAILBOX: usize = 1024;
@@ -29,6 +30,8 @@ impl ActorTree {
     ) -> ActorRef<A> {
         self.registry.add(Arc::clone(&metrics));
         let for_instances = Arc::clone(&metrics);
-        ActorRef::start(&self.arbiter, metrics, RestartPolicy::default(), MAILBOX, move || make(Arc::clone(&for_instances)))
+        ActorRef::start(&self.arbiter, metrics, RestartPolicy::default(), MAILBOX, move || {
+            make(Arc::clone(&for_instances))
+        })
     }
 }

@@ -58,11 +58,17 @@ impl Limits {
         self.target(&question)?;
         messages(&question)?;
         if !(1..=MAX_ANSWERS).contains(&question.n) {
-            return Err(NyxError::invalid("n", format!("n is {}, expected 1 to {MAX_ANSWERS}", question.n)));
+            return Err(NyxError::invalid(
+                "n",
+                format!("n is {}, expected 1 to {MAX_ANSWERS}", question.n),
+            ));
         }
         inputs(&question)?;
         self.size(&question)?;
-        question.conversation.as_deref().map_or(Ok(()), |conversation| storable_name("conversation", conversation))?;
+        question
+            .conversation
+            .as_deref()
+            .map_or(Ok(()), |conversation| storable_name("conversation", conversation))?;
         stops(&question.sampling.stop)?;
         question.choices.as_deref().map_or(Ok(()), choices)?;
         Ok(ValidQuestion(Arc::new(question)))
@@ -71,7 +77,10 @@ impl Limits {
     fn target(&self, question: &Question) -> Result<(), NyxError> {
         match &question.target {
             Target::Specialist(name) if !self.specialists.contains(name) => {
-                Err(NyxError::UnknownSpecialist { name: name.clone(), known: self.specialists.join(", ") })
+                Err(NyxError::UnknownSpecialist {
+                    name: name.clone(),
+                    known: self.specialists.join(", "),
+                })
             }
             _ => Ok(()),
         }
@@ -80,7 +89,8 @@ impl Limits {
     fn size(&self, question: &Question) -> Result<(), NyxError> {
         let choices = question.choices.iter().flatten();
         let messages = question.messages.iter().map(|message| &message.content);
-        let bytes: usize = messages.chain(choices).chain(&question.inputs.context).map(String::len).sum();
+        let bytes: usize =
+            messages.chain(choices).chain(&question.inputs.context).map(String::len).sum();
         if bytes > self.context_length.saturating_mul(self.longest_token) {
             return Err(EngineError::PromptTooLong { bytes, window: self.context_length }.into());
         }
@@ -91,14 +101,25 @@ impl Limits {
 fn messages(question: &Question) -> Result<(), NyxError> {
     let messages = &question.messages;
     if messages.is_empty() {
-        return Err(NyxError::invalid("messages", "messages is empty, expected at least one message"));
+        return Err(NyxError::invalid(
+            "messages",
+            "messages is empty, expected at least one message",
+        ));
     }
     if messages.len() > MAX_MESSAGES {
         let found = messages.len();
-        return Err(NyxError::invalid("messages", format!("messages has {found} entries, expected at most {MAX_MESSAGES}")));
+        return Err(NyxError::invalid(
+            "messages",
+            format!("messages has {found} entries, expected at most {MAX_MESSAGES}"),
+        ));
     }
     match messages.iter().rposition(|message| message.role == Role::User) {
-        None => return Err(NyxError::invalid("messages", "no message has the role \"user\", expected a question to answer")),
+        None => {
+            return Err(NyxError::invalid(
+                "messages",
+                "no message has the role \"user\", expected a question to answer",
+            ));
+        }
         Some(at) if messages[at].content.trim().is_empty() => {
             let message = "the last user message is empty, expected a question";
             return Err(NyxError::invalid(&format!("messages[{at}].content"), message));
@@ -116,12 +137,22 @@ fn inputs(question: &Question) -> Result<(), NyxError> {
     inputs.context.as_deref().map_or(Ok(()), |context| storable("context", context))?;
     inputs.external_key.as_deref().map_or(Ok(()), |key| storable_name("external_key", key))?;
     if let Some(prior) = inputs.prior.filter(|prior| !(0.0..=1.0).contains(prior)) {
-        return Err(NyxError::invalid("prior", format!("prior is {prior}, expected a probability from 0 to 1")));
+        return Err(NyxError::invalid(
+            "prior",
+            format!("prior is {prior}, expected a probability from 0 to 1"),
+        ));
     }
-    for (param, moment) in [("now", inputs.now), ("memory.after", inputs.memory.after), ("memory.before", inputs.memory.before)] {
+    for (param, moment) in [
+        ("now", inputs.now),
+        ("memory.after", inputs.memory.after),
+        ("memory.before", inputs.memory.before),
+    ] {
         // sums with days and months must stay within the range of dates
         if let Some(moment) = moment.filter(|moment| !(1..=9_999).contains(&moment.year())) {
-            return Err(NyxError::invalid(param, format!("{param} is {moment}, expected a moment in the years 1 to 9999")));
+            return Err(NyxError::invalid(
+                param,
+                format!("{param} is {moment}, expected a moment in the years 1 to 9999"),
+            ));
         }
     }
     Ok(())
@@ -129,11 +160,17 @@ fn inputs(question: &Question) -> Result<(), NyxError> {
 
 fn stops(stops: &[String]) -> Result<(), NyxError> {
     if stops.len() > MAX_STOPS {
-        return Err(NyxError::invalid("stop", format!("stop has {} strings, expected at most {MAX_STOPS}", stops.len())));
+        return Err(NyxError::invalid(
+            "stop",
+            format!("stop has {} strings, expected at most {MAX_STOPS}", stops.len()),
+        ));
     }
     for stop in stops {
         if stop.is_empty() {
-            return Err(NyxError::invalid("stop", "stop has an empty string, expected at least one character"));
+            return Err(NyxError::invalid(
+                "stop",
+                "stop has an empty string, expected at least one character",
+            ));
         }
         storable("stop", stop)?;
     }
@@ -142,12 +179,18 @@ fn stops(stops: &[String]) -> Result<(), NyxError> {
 
 fn choices(choices: &[String]) -> Result<(), NyxError> {
     if !(2..=MAX_CHOICES).contains(&choices.len()) {
-        return Err(NyxError::invalid("choices", format!("choices has {} entries, expected 2 to {MAX_CHOICES}", choices.len())));
+        return Err(NyxError::invalid(
+            "choices",
+            format!("choices has {} entries, expected 2 to {MAX_CHOICES}", choices.len()),
+        ));
     }
     for (index, choice) in choices.iter().enumerate() {
         storable(&format!("choices[{index}]"), choice)?;
         if choice.trim().is_empty() || choices[..index].contains(choice) {
-            return Err(NyxError::invalid("choices", format!("choices[{index}] is {choice:?}, expected different, non-empty texts")));
+            return Err(NyxError::invalid(
+                "choices",
+                format!("choices[{index}] is {choice:?}, expected different, non-empty texts"),
+            ));
         }
     }
     Ok(())

@@ -167,7 +167,8 @@ impl Decision {
             return None;
         }
         let timing = self.trace.timing.as_ref();
-        let expected_ms = timing.map_or(UNKNOWN_DURATION_MS, |timing| timing.plan.chosen.duration_ms);
+        let expected_ms =
+            timing.map_or(UNKNOWN_DURATION_MS, |timing| timing.plan.chosen.duration_ms);
         Some(Duration::try_from_secs_f64(expected_ms / 1e3).unwrap_or(Duration::from_secs(1)))
     }
 

@@ -73,14 +73,19 @@ impl ErrorCode {
     pub fn class(self) -> ErrorClass {
         match self {
             Self::InvalidRequest | Self::ContextLengthExceeded => ErrorClass::InvalidRequest,
-            Self::ModelNotFound | Self::SpecialistNotFound | Self::SourceNotFound | Self::NotFound => ErrorClass::NotFound,
+            Self::ModelNotFound
+            | Self::SpecialistNotFound
+            | Self::SourceNotFound
+            | Self::NotFound => ErrorClass::NotFound,
             Self::Conflict => ErrorClass::Conflict,
             Self::Overloaded => ErrorClass::Overloaded,
             Self::Cancelled => ErrorClass::Cancelled,
             Self::DeadlineExceeded | Self::QueryTimeout => ErrorClass::DeadlineExceeded,
-            Self::ActorDown | Self::ShuttingDown | Self::DatabaseError | Self::VectorStoreError | Self::SourceError => {
-                ErrorClass::Unavailable
-            }
+            Self::ActorDown
+            | Self::ShuttingDown
+            | Self::DatabaseError
+            | Self::VectorStoreError
+            | Self::SourceError => ErrorClass::Unavailable,
             Self::EngineError | Self::InternalError => ErrorClass::Internal,
         }
     }

@@ -34,7 +34,8 @@ impl Memory {
     /// caption.
     pub fn passage(&self) -> String {
         let speaker = self.speaker.as_ref().map_or(String::new(), |speaker| format!("{speaker}: "));
-        let caption = self.caption.as_ref().map_or(String::new(), |caption| format!(" [shares {caption}]"));
+        let caption =
+            self.caption.as_ref().map_or(String::new(), |caption| format!(" [shares {caption}]"));
         format!("{speaker}{}{caption}", self.text)
     }
 }

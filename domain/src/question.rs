@@ -114,7 +114,17 @@ impl Question {
     /// A question with nothing but messages.
     pub fn new(messages: Vec<ChatMessage>, target: Target, endpoint: &'static str) -> Self {
         let (sampling, inputs) = (SamplingOverrides::default(), RequestInputs::default());
-        Self { messages, target, choices: None, sampling, n: 1, conversation: None, endpoint, inputs, adapter: None }
+        Self {
+            messages,
+            target,
+            choices: None,
+            sampling,
+            n: 1,
+            conversation: None,
+            endpoint,
+            inputs,
+            adapter: None,
+        }
     }
 
     /// The caller's current time.
@@ -142,9 +152,13 @@ mod tests {
 
     #[test]
     fn the_tail_is_cut_between_characters() {
-        for (text, chars, expected) in
-            [("héllo", 3, "llo"), ("héllo", 4, "éllo"), ("héllo", 5, "héllo"), ("héllo", 9, "héllo"), ("", 2, "")]
-        {
+        for (text, chars, expected) in [
+            ("héllo", 3, "llo"),
+            ("héllo", 4, "éllo"),
+            ("héllo", 5, "héllo"),
+            ("héllo", 9, "héllo"),
+            ("", 2, ""),
+        ] {
             assert_eq!(tail(text, chars), expected);
         }
     }

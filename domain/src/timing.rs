@@ -20,7 +20,13 @@ pub struct Pace {
 impl Default for Pace {
     /// The prior before any measurement: a small model on two cores.
     fn default() -> Self {
-        Self { queue_ms: 0.0, prefill_ms_per_token: 2.0, decode_ms_per_token: 20.0, share_used: 0.6, answers: 0 }
+        Self {
+            queue_ms: 0.0,
+            prefill_ms_per_token: 2.0,
+            decode_ms_per_token: 20.0,
+            share_used: 0.6,
+            answers: 0,
+        }
     }
 }
 

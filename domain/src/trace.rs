@@ -47,7 +47,18 @@ pub struct Trace {
 impl Trace {
     /// Adds the parts of `later`, which replace those of `self`.
     pub fn extend(&mut self, later: Self) {
-        let Self { request, safety, timing, deferral, cited, forecast, confidence, canary, generation, remembered } = later;
+        let Self {
+            request,
+            safety,
+            timing,
+            deferral,
+            cited,
+            forecast,
+            confidence,
+            canary,
+            generation,
+            remembered,
+        } = later;
         fn put<T>(part: &mut Option<T>, later: Option<T>) {
             if later.is_some() {
                 *part = later;
@@ -141,7 +152,12 @@ mod tests {
     fn a_trace_shows_the_parts_that_took_part() {
         let trace = Trace {
             request: Some(RequestTrace { deadline_ms: 500 }),
-            canary: Some(CanaryTrace { arm: Arm::Live, propensity: 0.75, id: None, canary: Some("c".into()) }),
+            canary: Some(CanaryTrace {
+                arm: Arm::Live,
+                propensity: 0.75,
+                id: None,
+                canary: Some("c".into()),
+            }),
             remembered: Some(RememberedTrace::Warning("full".into())),
             ..Trace::default()
         };
@@ -159,10 +175,18 @@ mod tests {
 
     #[test]
     fn later_parts_replace_earlier_ones() {
-        let mut trace = Trace { request: Some(RequestTrace { deadline_ms: 5 }), generation: Some(1), ..Trace::default() };
+        let mut trace = Trace {
+            request: Some(RequestTrace { deadline_ms: 5 }),
+            generation: Some(1),
+            ..Trace::default()
+        };
         trace.extend(Trace { generation: Some(2), cited: Some(Vec::new()), ..Trace::default() });
-        let expected =
-            Trace { request: Some(RequestTrace { deadline_ms: 5 }), generation: Some(2), cited: Some(Vec::new()), ..Trace::default() };
+        let expected = Trace {
+            request: Some(RequestTrace { deadline_ms: 5 }),
+            generation: Some(2),
+            cited: Some(Vec::new()),
+            ..Trace::default()
+        };
         assert_eq!(trace, expected);
     }
 }

@@ -21,14 +21,28 @@ fn prompts(trials: &Path, text: &Text) -> Fallible<Vec<Vec<u32>>> {
     let mut prompts = Vec::new();
     for suite in SUITES {
         let path = trials.join(format!("{suite}.train.jsonl"));
-        let lines = std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        let lines = std::fs::read_to_string(&path)
+            .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
         for line in lines.lines().take(PROMPTS) {
             let trial: Value = serde_json::from_str(line)?;
             let field = |name: &str| trial[name].as_str().unwrap_or_default().to_owned();
-            let choices: Vec<&str> = trial["choices"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-            let answer = trial["answer"].as_u64().and_then(|index| choices.get(index as usize)).copied().unwrap_or_default();
-            let question = format!("{}\n\n{}\n\n{}", field("context"), field("question"), choices.join("\n"));
-            let messages = [ChatMessage::new(Role::User, question.trim()), ChatMessage::new(Role::Assistant, answer)];
+            let choices: Vec<&str> = trial["choices"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .collect();
+            let answer = trial["answer"]
+                .as_u64()
+                .and_then(|index| choices.get(index as usize))
+                .copied()
+                .unwrap_or_default();
+            let question =
+                format!("{}\n\n{}\n\n{}", field("context"), field("question"), choices.join("\n"));
+            let messages = [
+                ChatMessage::new(Role::User, question.trim()),
+                ChatMessage::new(Role::Assistant, answer),
+            ];
             prompts.push(text.encode_chat(&messages, false)?);
         }
     }
@@ -42,18 +56,26 @@ fn logits(model: &Llama, tokens: &[u32]) -> Fallible<Vec<f32>> {
     Ok(model.forward(&mut batch)?.flatten_all()?.to_vec1()?)
 }
 
-fn compare(exact: &Llama, found: &Llama, tokens: &[u32], quantization_error: &mut QuantizationError) -> Fallible<()> {
+fn compare(
+    exact: &Llama,
+    found: &Llama,
+    tokens: &[u32],
+    quantization_error: &mut QuantizationError,
+) -> Fallible<()> {
     let vocabulary = exact.config().vocabulary;
     let (exact, found) = (logits(exact, tokens)?, logits(found, tokens)?);
     let rows = exact.chunks_exact(vocabulary).zip(found.chunks_exact(vocabulary));
-    rows.zip(&tokens[1..]).for_each(|((exact, found), next)| quantization_error.observe(exact, found, *next));
+    rows.zip(&tokens[1..])
+        .for_each(|((exact, found), next)| quantization_error.observe(exact, found, *next));
     Ok(())
 }
 
 #[allow(clippy::print_stdout, reason = "a program that prints its figures")]
 fn main() -> Fallible<()> {
     let mut arguments = std::env::args().skip(1).map(PathBuf::from);
-    let (Some(model), Some(trials), Some(fixed)) = (arguments.next(), arguments.next(), arguments.next()) else {
+    let (Some(model), Some(trials), Some(fixed)) =
+        (arguments.next(), arguments.next(), arguments.next())
+    else {
         return Err("usage: accuracy MODEL.gguf TRIALS TEXT".into());
     };
     let files = ModelFiles::open(&model)?;
@@ -84,6 +106,13 @@ fn main() -> Fallible<()> {
     }
     tell("the fixed text", &over_text);
     let (exact, found) = over_text.perplexities();
-    let wanted = over_prompts.agreement() >= 0.999 && over_prompts.mean_kl() <= 0.005 && (found / exact - 1.0).abs() <= 0.005;
-    if wanted { Ok(()) } else { Err("short of 99.9 % and KL 0.005 over the prompts, or of 0.5 % perplexity over the text".into()) }
+    let wanted = over_prompts.agreement() >= 0.999
+        && over_prompts.mean_kl() <= 0.005
+        && (found / exact - 1.0).abs() <= 0.005;
+    if wanted {
+        Ok(())
+    } else {
+        Err("short of 99.9 % and KL 0.005 over the prompts, or of 0.5 % perplexity over the text"
+            .into())
+    }
 }

@@ -34,10 +34,21 @@ fn main() -> Result<(), Failure> {
 
 fn options(steps: usize, count: usize) -> TrainOptions {
     // as many epochs as the steps need
-    TrainOptions { epochs: (steps * BATCH).div_ceil(count), batch: BATCH, ..TrainOptions::default() }
+    TrainOptions {
+        epochs: (steps * BATCH).div_ceil(count),
+        batch: BATCH,
+        ..TrainOptions::default()
+    }
 }
 
-fn compare(model: &str, examples: &Path, folder: &Path, python: &str, script: &str, steps: usize) -> Result<(), Failure> {
+fn compare(
+    model: &str,
+    examples: &Path,
+    folder: &Path,
+    python: &str,
+    script: &str,
+    steps: usize,
+) -> Result<(), Failure> {
     std::fs::create_dir_all(folder)?;
     let examples: Vec<Example> = serde_json::from_slice(&std::fs::read(examples)?)?;
     let examples = &examples[..examples.len().min(steps * BATCH) / BATCH * BATCH];
@@ -48,7 +59,14 @@ fn compare(model: &str, examples: &Path, folder: &Path, python: &str, script: &s
     let all = (examples.len() / BATCH * options.epochs) as u64;
     let batches: Vec<Vec<Value>> = examples
         .chunks(BATCH)
-        .map(|batch| batch.iter().map(|example| json!({"prompt": example.prompt, "answer": example.continuations[0]})).collect())
+        .map(|batch| {
+            batch
+                .iter()
+                .map(
+                    |example| json!({"prompt": example.prompt, "answer": example.continuations[0]}),
+                )
+                .collect()
+        })
         .cycle()
         .take(steps)
         .collect();
@@ -62,7 +80,11 @@ fn compare(model: &str, examples: &Path, folder: &Path, python: &str, script: &s
     let result = |name: &str| folder.join(format!("{name}.json"));
     let us = |name: &str| -> Result<Value, Failure> {
         let out = result(name);
-        let status = Command::new(std::env::current_exe()?).arg("--ours").arg(model).args([&run, &out]).status()?;
+        let status = Command::new(std::env::current_exe()?)
+            .arg("--ours")
+            .arg(model)
+            .args([&run, &out])
+            .status()?;
         if !status.success() {
             return Err("Nyx's own run failed".into());
         }
@@ -70,7 +92,8 @@ fn compare(model: &str, examples: &Path, folder: &Path, python: &str, script: &s
     };
     let theirs = |dtype: &str| -> Result<Value, Failure> {
         let out = result(dtype);
-        let status = Command::new(python).args([script, model]).arg(&run).arg(dtype).arg(&out).status()?;
+        let status =
+            Command::new(python).args([script, model]).arg(&run).arg(dtype).arg(&out).status()?;
         if !status.success() {
             return Err(format!("{script} failed in {dtype}").into());
         }
@@ -82,7 +105,8 @@ fn compare(model: &str, examples: &Path, folder: &Path, python: &str, script: &s
     // the end of a run is its last fifth; losses are compared with the f32 run, the precision that
     // both approximate
     let last = |run: &Value| -> f64 {
-        let losses: Vec<f64> = run["losses"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
+        let losses: Vec<f64> =
+            run["losses"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
         let end = &losses[losses.len() - (losses.len() / 5).max(1)..];
         end.iter().sum::<f64>() / end.len() as f64
     };
@@ -113,19 +137,22 @@ fn ours(model: &Path, run: &Path, out: &Path) -> Result<(), Failure> {
         .into_iter()
         .flatten()
         .map(|batch| {
-            let each = batch.as_array().into_iter().flatten().map(|example| -> Result<Example, Failure> {
-                let tokens = |name: &str| serde_json::from_value::<Vec<u32>>(example[name].clone());
-                Ok(Example {
-                    prompt: tokens("prompt")?,
-                    continuations: vec![tokens("answer")?],
-                    aim: nyx_engine::train::TrainingTarget::Answer,
-                })
-            });
+            let each =
+                batch.as_array().into_iter().flatten().map(|example| -> Result<Example, Failure> {
+                    let tokens =
+                        |name: &str| serde_json::from_value::<Vec<u32>>(example[name].clone());
+                    Ok(Example {
+                        prompt: tokens("prompt")?,
+                        continuations: vec![tokens("answer")?],
+                        aim: nyx_engine::train::TrainingTarget::Answer,
+                    })
+                });
             each.collect::<Result<_, Failure>>()
         })
         .collect::<Result<_, Failure>>()?;
     let files = ModelFiles::open(model)?;
-    let mut trainer = Trainer::new(&files, TrainOptions { batch: BATCH, ..TrainOptions::default() })?;
+    let mut trainer =
+        Trainer::new(&files, TrainOptions { batch: BATCH, ..TrainOptions::default() })?;
     trainer.begin_from(&PathBuf::from(data["adapter"].as_str().unwrap_or_default()))?;
     let rates: Vec<f64> = serde_json::from_value(data["rates"].clone())?;
     let (mut losses, mut tokens, mut started) = (Vec::new(), 0, std::time::Instant::now());
@@ -134,11 +161,16 @@ fn ours(model: &Path, run: &Path, out: &Path) -> Result<(), Failure> {
             (tokens, started) = (0, std::time::Instant::now());
         }
         losses.push(trainer.single_step(batch, rate)?);
-        tokens += batch.iter().map(|example| example.prompt.len() + example.continuations[0].len()).sum::<usize>();
+        tokens += batch
+            .iter()
+            .map(|example| example.prompt.len() + example.continuations[0].len())
+            .sum::<usize>();
     }
     let seconds = started.elapsed().as_secs_f64();
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    let peak = status.lines().find_map(|line| {
+        line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
+    });
     let data = json!({"losses": losses, "tokens_per_second": tokens as f64 / seconds, "peak_memory": peak.unwrap_or(0) * 1024});
     std::fs::write(out, data.to_string())?;
     Ok(())

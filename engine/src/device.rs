@@ -55,11 +55,15 @@ impl DeviceSpec {
                     return Ok(device);
                 }
                 let advice = "build on this machine, or with CUDA_COMPUTE_CAP set to its own";
-                Err(bad(format!("its quantised products are wrong, as are those of kernels for another compute capability: {advice}")))
+                Err(bad(format!(
+                    "its quantised products are wrong, as are those of kernels for another compute capability: {advice}"
+                )))
             }
             Self::Cuda(_) => Err(EngineError::Device {
                 device: self.to_string(),
-                reason: "this build has no CUDA support; build with `--features cuda` or use \"cpu\"".into(),
+                reason:
+                    "this build has no CUDA support; build with `--features cuda` or use \"cpu\""
+                        .into(),
             }),
         }
     }
@@ -102,13 +106,20 @@ pub(crate) fn device_error(error: candle_core::Error) -> String {
 fn multiplies_rightly(device: &Device) -> candle_core::Result<bool> {
     const SIZE: usize = 32;
     // integers up to 127 in every block: exact in 8 bits, with scale 1
-    let weight: Vec<f32> = (0..SIZE * SIZE).map(|at| if at / SIZE == at % SIZE { 127.0 } else { 0.0 }).collect();
-    let weight = QTensor::quantize(&Tensor::from_vec(weight, (SIZE, SIZE), device)?, GgmlDType::Q8_0)?;
+    let weight: Vec<f32> =
+        (0..SIZE * SIZE).map(|at| if at / SIZE == at % SIZE { 127.0 } else { 0.0 }).collect();
+    let weight =
+        QTensor::quantize(&Tensor::from_vec(weight, (SIZE, SIZE), device)?, GgmlDType::Q8_0)?;
     let weight = QMatMul::from_qtensor(weight)?;
     // up to 8 rows use other kernels than more rows
     for rows in [1, 16] {
-        let x: Vec<f32> = (0..rows * SIZE).map(|at| if at % SIZE == 0 { 127.0 } else { (at * 37 % 255) as f32 - 127.0 }).collect();
-        let products = weight.forward(&Tensor::from_slice(&x, (rows, SIZE), device)?)?.flatten_all()?.to_vec1::<f32>()?;
+        let x: Vec<f32> = (0..rows * SIZE)
+            .map(|at| if at % SIZE == 0 { 127.0 } else { (at * 37 % 255) as f32 - 127.0 })
+            .collect();
+        let products = weight
+            .forward(&Tensor::from_slice(&x, (rows, SIZE), device)?)?
+            .flatten_all()?
+            .to_vec1::<f32>()?;
         if !products.iter().zip(&x).all(|(product, x)| (product - 127.0 * x).abs() < 1.0) {
             return Ok(false);
         }
@@ -130,7 +141,10 @@ impl FromStr for DeviceSpec {
     type Err = EngineError;
 
     fn from_str(name: &str) -> Result<Self> {
-        let unknown = || EngineError::Device { device: name.to_owned(), reason: "expected \"cpu\", \"cpu:N\" or \"cuda:N\"".into() };
+        let unknown = || EngineError::Device {
+            device: name.to_owned(),
+            reason: "expected \"cpu\", \"cpu:N\" or \"cuda:N\"".into(),
+        };
         match name.split_once(':') {
             None if name == "cpu" => Ok(Self::Cpu),
             Some(("cpu", core)) => core.parse().map(Self::CpuCore).map_err(|_| unknown()),
@@ -159,7 +173,12 @@ impl fmt::Display for CudaDevice {
         let (free, total) = (gib(self.free_bytes), gib(self.total_bytes));
         let (major, minor) = self.compute_capability;
         let driver = self.driver.as_deref().unwrap_or("unknown");
-        write!(f, "{}: {}, {free:.1} of {total:.1} GiB free, ", DeviceSpec::Cuda(self.ordinal), self.name)?;
+        write!(
+            f,
+            "{}: {}, {free:.1} of {total:.1} GiB free, ",
+            DeviceSpec::Cuda(self.ordinal),
+            self.name
+        )?;
         write!(f, "compute capability {major}.{minor}, driver {driver}")
     }
 }
@@ -173,7 +192,10 @@ impl fmt::Display for CudaDevice {
 pub fn cuda_devices() -> Result<Vec<CudaDevice>> {
     use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError};
 
-    let bad = |device: &str, error: DriverError| EngineError::Device { device: device.to_owned(), reason: error.to_string() };
+    let bad = |device: &str, error: DriverError| EngineError::Device {
+        device: device.to_owned(),
+        reason: error.to_string(),
+    };
     let found = CudaContext::device_count().map_err(|error| bad("cuda", error))?;
     let driver = driver_version();
     let describe = |ordinal: usize| -> Result<CudaDevice, DriverError> {
@@ -181,10 +203,19 @@ pub fn cuda_devices() -> Result<Vec<CudaDevice>> {
         let (free_bytes, total_bytes) = context.mem_get_info()?;
         let (major, minor) = context.compute_capability()?;
         let compute_capability = (major.unsigned_abs(), minor.unsigned_abs());
-        Ok(CudaDevice { ordinal, name: context.name()?, free_bytes, total_bytes, compute_capability, driver: driver.clone() })
+        Ok(CudaDevice {
+            ordinal,
+            name: context.name()?,
+            free_bytes,
+            total_bytes,
+            compute_capability,
+            driver: driver.clone(),
+        })
     };
     (0..usize::try_from(found).unwrap_or(0))
-        .map(|ordinal| describe(ordinal).map_err(|error| bad(&DeviceSpec::Cuda(ordinal).to_string(), error)))
+        .map(|ordinal| {
+            describe(ordinal).map_err(|error| bad(&DeviceSpec::Cuda(ordinal).to_string(), error))
+        })
         .collect()
 }
 
@@ -194,7 +225,10 @@ pub fn cuda_devices() -> Result<Vec<CudaDevice>> {
 /// Always [`EngineError::Device`]: this build has no CUDA support.
 #[cfg(not(feature = "cuda"))]
 pub fn cuda_devices() -> Result<Vec<CudaDevice>> {
-    Err(EngineError::Device { device: "cuda".into(), reason: "this build has no CUDA support; build with `--features cuda`".into() })
+    Err(EngineError::Device {
+        device: "cuda".into(),
+        reason: "this build has no CUDA support; build with `--features cuda`".into(),
+    })
 }
 
 /// As the Linux kernel module reports it: CUDA itself reports only its API version.
@@ -218,7 +252,10 @@ mod tests {
             compute_capability: (8, 0),
             driver: Some("580.65.06".into()),
         };
-        assert_eq!(device.to_string(), "cuda:1: NVIDIA A100, 39.0 of 40.0 GiB free, compute capability 8.0, driver 580.65.06");
+        assert_eq!(
+            device.to_string(),
+            "cuda:1: NVIDIA A100, 39.0 of 40.0 GiB free, compute capability 8.0, driver 580.65.06"
+        );
         assert!(CudaDevice { driver: None, ..device }.to_string().ends_with("driver unknown"));
     }
 
@@ -231,7 +268,10 @@ mod tests {
     fn cuda_devices_are_found_or_it_is_said_why_not() {
         match cuda_devices() {
             Ok(found) => found.iter().for_each(|device| println!("{device}")),
-            Err(error) => assert!(error.to_string().contains(if WITH_CUDA { "CUDA" } else { "--features cuda" }), "{error}"),
+            Err(error) => assert!(
+                error.to_string().contains(if WITH_CUDA { "CUDA" } else { "--features cuda" }),
+                "{error}"
+            ),
         }
     }
 }

@@ -34,18 +34,35 @@ impl Embedder {
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let config: Config = read_json(&folder.join("config.json"))?;
         let path = folder.join("tokenizer.json");
-        let bad = |error: tokenizers::Error| EngineError::Tokenizer(format!("{}: {error}", path.display()));
-        let json = std::fs::read(&path).map_err(|source| EngineError::Io { path: path.clone(), source })?;
+        let bad = |error: tokenizers::Error| {
+            EngineError::Tokenizer(format!("{}: {error}", path.display()))
+        };
+        let json = std::fs::read(&path)
+            .map_err(|source| EngineError::Io { path: path.clone(), source })?;
         let mut tokenizer = Tokenizer::from_bytes(json).map_err(bad)?;
-        let own: serde_json::Value = read_json(&folder.join("sentence_bert_config.json")).unwrap_or_default();
-        let window = own["max_seq_length"].as_u64().map_or(WINDOW, |window| window as usize).min(config.max_position_embeddings);
-        tokenizer.with_truncation(Some(TruncationParams { max_length: window, ..TruncationParams::default() })).map_err(bad)?;
-        tokenizer.with_padding(Some(PaddingParams { strategy: PaddingStrategy::BatchLongest, ..PaddingParams::default() }));
+        let own: serde_json::Value =
+            read_json(&folder.join("sentence_bert_config.json")).unwrap_or_default();
+        let window = own["max_seq_length"]
+            .as_u64()
+            .map_or(WINDOW, |window| window as usize)
+            .min(config.max_position_embeddings);
+        tokenizer
+            .with_truncation(Some(TruncationParams {
+                max_length: window,
+                ..TruncationParams::default()
+            }))
+            .map_err(bad)?;
+        tokenizer.with_padding(Some(PaddingParams {
+            strategy: PaddingStrategy::BatchLongest,
+            ..PaddingParams::default()
+        }));
         let weights = folder.join("model.safetensors");
         let digest = sha256_file(&weights)?;
-        let tensors = VarBuilder::from_tensors(load_safetensors(&weights, device)?, DType::F32, device);
-        let model =
-            BertModel::load(tensors, &config).map_err(|error| EngineError::BadSafetensors { path: weights, reason: error.to_string() })?;
+        let tensors =
+            VarBuilder::from_tensors(load_safetensors(&weights, device)?, DType::F32, device);
+        let model = BertModel::load(tensors, &config).map_err(|error| {
+            EngineError::BadSafetensors { path: weights, reason: error.to_string() }
+        })?;
         Ok(Self { model, tokenizer, device: device.clone(), dimension: config.hidden_size, digest })
     }
 
@@ -71,17 +88,28 @@ impl Embedder {
         let (mut vectors, mut tokens) = (vec![Vec::new(); texts.len()], 0);
         for batch in order.chunks(BATCH) {
             let inputs: Vec<&str> = batch.iter().map(|&index| texts[index]).collect();
-            let encodings = self.tokenizer.encode_batch(inputs, true).map_err(|error| EngineError::Tokenizer(error.to_string()))?;
+            let encodings = self
+                .tokenizer
+                .encode_batch(inputs, true)
+                .map_err(|error| EngineError::Tokenizer(error.to_string()))?;
             let longest = encodings.first().map_or(0, |encoding| encoding.len());
             let flat = |get: fn(&tokenizers::Encoding) -> &[u32]| -> Result<Tensor> {
-                let values: Vec<u32> = encodings.iter().flat_map(|encoding| get(encoding).iter().copied()).collect();
+                let values: Vec<u32> =
+                    encodings.iter().flat_map(|encoding| get(encoding).iter().copied()).collect();
                 Ok(Tensor::from_vec(values, (batch.len(), longest), &self.device)?)
             };
             let mask = flat(tokenizers::Encoding::get_attention_mask)?;
-            tokens += encodings.iter().flat_map(|encoding| encoding.get_attention_mask()).map(|&one| one as usize).sum::<usize>();
+            tokens += encodings
+                .iter()
+                .flat_map(|encoding| encoding.get_attention_mask())
+                .map(|&one| one as usize)
+                .sum::<usize>();
             // [batch, tokens, hidden]
-            let hidden =
-                self.model.forward(&flat(tokenizers::Encoding::get_ids)?, &flat(tokenizers::Encoding::get_type_ids)?, Some(&mask))?;
+            let hidden = self.model.forward(
+                &flat(tokenizers::Encoding::get_ids)?,
+                &flat(tokenizers::Encoding::get_type_ids)?,
+                Some(&mask),
+            )?;
             let mask = mask.to_dtype(DType::F32)?.unsqueeze(2)?;
             let mean = hidden.broadcast_mul(&mask)?.sum(1)?.broadcast_div(&mask.sum(1)?)?;
             let unit = mean.broadcast_div(&mean.sqr()?.sum_keepdim(1)?.sqrt()?)?;
@@ -112,13 +140,20 @@ mod tests {
     #[test]
     fn vectors_agree_with_the_reference_batched_and_alone() {
         let model = Embedder::load(&embedder(), &Device::Cpu).unwrap();
-        let cases: Vec<Case> = serde_json::from_str(&std::fs::read_to_string(reference("embed.json")).unwrap()).unwrap();
+        let cases: Vec<Case> =
+            serde_json::from_str(&std::fs::read_to_string(reference("embed.json")).unwrap())
+                .unwrap();
         let texts: Vec<&str> = cases.iter().map(|case| case.text.as_str()).collect();
         let (together, tokens) = model.embed(&texts).unwrap();
         assert!(tokens > 256);
         for (case, vector) in cases.iter().zip(&together) {
             assert_eq!(vector.len(), model.dimension());
-            assert!(cosine(vector, &case.vector) > 0.9999, "{:?}: {}", case.text, cosine(vector, &case.vector));
+            assert!(
+                cosine(vector, &case.vector) > 0.9999,
+                "{:?}: {}",
+                case.text,
+                cosine(vector, &case.vector)
+            );
             let alone = model.embed(&[&case.text]).unwrap().0.remove(0);
             assert!(alone.iter().zip(vector).all(|(a, b)| (a - b).abs() < 1e-5));
         }
@@ -134,7 +169,8 @@ mod tests {
             std::fs::copy(embedder().join(file), folder.path().join(file)).unwrap();
         }
         let weights = std::fs::read(embedder().join("model.safetensors")).unwrap();
-        std::fs::write(folder.path().join("model.safetensors"), &weights[..weights.len() / 2]).unwrap();
+        std::fs::write(folder.path().join("model.safetensors"), &weights[..weights.len() / 2])
+            .unwrap();
         assert!(error(folder.path()).contains("truncated"));
     }
 }

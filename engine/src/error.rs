@@ -30,9 +30,13 @@ pub enum EngineError {
     UnknownAdapter(String),
     #[error("the prompt is empty: send at least one token")]
     EmptyPrompt,
-    #[error("the prompt has {prompt} tokens and {max_tokens} more were asked for, the context window holds {window}")]
+    #[error(
+        "the prompt has {prompt} tokens and {max_tokens} more were asked for, the context window holds {window}"
+    )]
     ContextOverflow { prompt: usize, max_tokens: usize, window: usize },
-    #[error("the prompt has {bytes} bytes: more than the {window} tokens of the context window can hold")]
+    #[error(
+        "the prompt has {bytes} bytes: more than the {window} tokens of the context window can hold"
+    )]
     PromptTooLong { bytes: usize, window: usize },
     #[error("{field} is {value}, expected {expected}")]
     BadSampling { field: &'static str, value: String, expected: &'static str },

@@ -5,6 +5,8 @@
 //! belongs to one device thread, which submits jobs and calls [`Engine::step`]. [`Text`]
 //! (tokenizer, chat template) may be used from any thread.
 
+#![cfg_attr(test, allow(clippy::too_many_lines))]
+
 mod backoff;
 pub mod batch;
 pub mod comm;
@@ -28,7 +30,9 @@ pub mod text;
 pub mod train;
 pub mod weights;
 
-pub use batch::{Engine, EngineOptions, FinishReason, Finished, GenerateJob, Piece, StepReport, TokenSink, Usage};
+pub use batch::{
+    Engine, EngineOptions, FinishReason, Finished, GenerateJob, Piece, StepReport, TokenSink, Usage,
+};
 pub use candle_core::Device;
 
 pub use device::DeviceSpec;

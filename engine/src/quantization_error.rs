@@ -27,7 +27,10 @@ impl QuantizationError {
             self.clear += 1;
             self.agreed += usize::from(two_best(found).0 == best);
         }
-        let logprobs = exact.iter().zip(found).map(|(p, q)| (f64::from(*p) - exact_norm, f64::from(*q) - found_norm));
+        let logprobs = exact
+            .iter()
+            .zip(found)
+            .map(|(p, q)| (f64::from(*p) - exact_norm, f64::from(*q) - found_norm));
         self.kl += logprobs.map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
         self.exact_nll -= f64::from(exact[next as usize]) - exact_norm;
         self.found_nll -= f64::from(found[next as usize]) - found_norm;
@@ -79,11 +82,17 @@ mod tests {
     fn what_is_compared_is_what_it_says() {
         let mut quantization_error = QuantizationError::default();
         quantization_error.observe(&[1.0, 0.0, -1.0], &[1.0, 0.0, -1.0], 0);
-        assert_eq!((quantization_error.places, quantization_error.clear, quantization_error.agreed), (1, 1, 1));
+        assert_eq!(
+            (quantization_error.places, quantization_error.clear, quantization_error.agreed),
+            (1, 1, 1)
+        );
         assert!(quantization_error.mean_kl().abs() < 1e-12);
         quantization_error.observe(&[1.0, 0.9, -1.0], &[0.0, 1.0, 0.0], 1);
         quantization_error.observe(&[3.0, 0.0, 0.0], &[0.0, 1.0, 0.0], 0);
-        assert_eq!((quantization_error.places, quantization_error.clear, quantization_error.agreed), (3, 2, 1));
+        assert_eq!(
+            (quantization_error.places, quantization_error.clear, quantization_error.agreed),
+            (3, 2, 1)
+        );
         let (exact, found) = quantization_error.perplexities();
         assert!(quantization_error.mean_kl() > 0.3 && found > exact, "{quantization_error:?}");
     }
@@ -92,21 +101,28 @@ mod tests {
     #[test]
     fn int8_activations_over_repacked_weights_predict_what_the_same_weights_in_f32_do() {
         let files = ModelFiles::open(&default_model()).unwrap();
-        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../LICENSE")).unwrap();
+        let text =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../LICENSE")).unwrap();
         let tokens = Text::load(&files).unwrap().encode(&text).unwrap();
         let tokens = &tokens[..384];
         let logits = |quantisation| {
             let model = Llama::load(&files, quantisation, &Device::Cpu).unwrap();
             let mut kv = model.new_cache();
-            let mut batch = [Segment { tokens, kv: &mut kv, adapter: None, logits: LogitRows::All }];
+            let mut batch =
+                [Segment { tokens, kv: &mut kv, adapter: None, logits: LogitRows::All }];
             model.forward(&mut batch).unwrap().to_vec2::<f32>().unwrap()
         };
         let mut quantization_error = QuantizationError::default();
-        for ((exact, found), next) in logits(Quantisation::F32).iter().zip(&logits(Quantisation::None)).zip(&tokens[1..]) {
+        for ((exact, found), next) in
+            logits(Quantisation::F32).iter().zip(&logits(Quantisation::None)).zip(&tokens[1..])
+        {
             quantization_error.observe(exact, found, *next);
         }
         let (exact, found) = quantization_error.perplexities();
-        assert!(quantization_error.clear > 200 && quantization_error.agreement() >= 0.995, "{quantization_error:?}");
+        assert!(
+            quantization_error.clear > 200 && quantization_error.agreement() >= 0.995,
+            "{quantization_error:?}"
+        );
         assert!(
             quantization_error.mean_kl() <= 0.005 && (found / exact - 1.0).abs() <= 0.005,
             "{exact} and {found}: {quantization_error:?}"

@@ -12,8 +12,11 @@ use crate::{ModelConfig, ModelFiles};
 
 /// The folder that `make models` fills.
 pub(crate) fn models() -> PathBuf {
-    let cache =
-        || std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    let cache = || {
+        std::env::var_os("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))
+    };
     let set = std::env::var_os("NYX_MODELS").map(PathBuf::from);
     set.or_else(|| Some(cache()?.join("nyx/models"))).expect("neither NYX_MODELS nor HOME is set")
 }
@@ -39,23 +42,42 @@ pub(crate) fn reference(name: &str) -> PathBuf {
 
 /// A random number generator whose seed is printed; `NYX_TEST_SEED` replays it.
 pub(crate) fn random() -> StdRng {
-    let seed = std::env::var("NYX_TEST_SEED").ok().map_or_else(rand::random, |seed| seed.parse().expect("a whole number"));
+    let seed = std::env::var("NYX_TEST_SEED")
+        .ok()
+        .map_or_else(rand::random, |seed| seed.parse().expect("a whole number"));
     println!("NYX_TEST_SEED={seed}");
     StdRng::seed_from_u64(seed)
 }
 
 /// Writes a PEFT folder with random f16 weights for some or all of the layers' modules.
-pub(crate) fn random_adapter(config: &ModelConfig, folder: &Path, rank: usize, targets: &[Target], random: &mut StdRng) {
-    let settings = serde_json::json!({"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "bias": "none"});
+pub(crate) fn random_adapter(
+    config: &ModelConfig,
+    folder: &Path,
+    rank: usize,
+    targets: &[Target],
+    random: &mut StdRng,
+) {
+    let settings =
+        serde_json::json!({"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "bias": "none"});
     std::fs::write(folder.join("adapter_config.json"), settings.to_string()).unwrap();
     let mut tensors = HashMap::new();
     for layer in 0..config.layers {
         for target in targets {
             let [out, columns] = target.shape(config);
             for (matrix, rows, columns) in [("lora_A", rank, columns), ("lora_B", out, rank)] {
-                let values: Vec<f32> = (0..rows * columns).map(|_| random.random_range(-0.05..0.05)).collect();
-                let tensor = Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap().to_dtype(DType::F16).unwrap();
-                tensors.insert(format!("base_model.model.model.layers.{layer}.{}.{matrix}.weight", target.module()), tensor);
+                let values: Vec<f32> =
+                    (0..rows * columns).map(|_| random.random_range(-0.05..0.05)).collect();
+                let tensor = Tensor::from_vec(values, (rows, columns), &Device::Cpu)
+                    .unwrap()
+                    .to_dtype(DType::F16)
+                    .unwrap();
+                tensors.insert(
+                    format!(
+                        "base_model.model.model.layers.{layer}.{}.{matrix}.weight",
+                        target.module()
+                    ),
+                    tensor,
+                );
             }
         }
     }
@@ -64,7 +86,14 @@ pub(crate) fn random_adapter(config: &ModelConfig, folder: &Path, rank: usize, t
 
 /// Writes a folder with a small Llama of random f32 weights: the given `config.json` fields beside
 /// fixed ones.
-pub(crate) fn random_model(folder: &Path, heads: usize, kv_heads: usize, head_dim: usize, intermediate: usize, random: &mut StdRng) {
+pub(crate) fn random_model(
+    folder: &Path,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    intermediate: usize,
+    random: &mut StdRng,
+) {
     let (hidden, layers, vocabulary) = (heads * head_dim, 2, 300);
     let config = serde_json::json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": hidden, "intermediate_size": intermediate,
@@ -74,18 +103,32 @@ pub(crate) fn random_model(folder: &Path, heads: usize, kv_heads: usize, head_di
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
     let mut tensors = HashMap::new();
     let mut add = |name: String, shape: &[usize], around: f32| {
-        let values: Vec<f32> = (0..shape.iter().product()).map(|_| around + random.random_range(-0.3..0.3)).collect();
+        let values: Vec<f32> =
+            (0..shape.iter().product()).map(|_| around + random.random_range(-0.3..0.3)).collect();
         tensors.insert(name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap());
     };
     add("model.embed_tokens.weight".into(), &[vocabulary, hidden], 0.0);
     add("model.norm.weight".into(), &[hidden], 1.0);
-    let shapes = ModelConfig { hidden, intermediate, layers, heads, kv_heads, head_dim, vocabulary, ..base_config() };
+    let shapes = ModelConfig {
+        hidden,
+        intermediate,
+        layers,
+        heads,
+        kv_heads,
+        head_dim,
+        vocabulary,
+        ..base_config()
+    };
     for layer in 0..layers {
         for part in ["input_layernorm", "post_attention_layernorm"] {
             add(format!("model.layers.{layer}.{part}.weight"), &[hidden], 1.0);
         }
         for target in Target::ALL {
-            add(format!("model.layers.{layer}.{}.weight", target.module()), &target.shape(&shapes), 0.0);
+            add(
+                format!("model.layers.{layer}.{}.weight", target.module()),
+                &target.shape(&shapes),
+                0.0,
+            );
         }
     }
     candle_core::safetensors::save(&tensors, folder.join("model.safetensors")).unwrap();

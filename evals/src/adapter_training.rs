@@ -22,7 +22,14 @@ const UNSEEN: &str = "Which one?";
 
 /// A case without context and question, to measure how far the choices alone identify the answer.
 pub fn without_question(case: &ChoiceCase) -> ChoiceCase {
-    ChoiceCase { context: String::new(), question: UNSEEN.into(), prior: None, asked: None, table: None, ..case.clone() }
+    ChoiceCase {
+        context: String::new(),
+        question: UNSEEN.into(),
+        prior: None,
+        asked: None,
+        table: None,
+        ..case.clone()
+    }
 }
 
 /// Converts cases to training examples; those about the same table have the same template.
@@ -47,18 +54,31 @@ pub fn read_dataset(path: &Path, specialist: &str) -> Result<Vec<TrainingExample
     struct Line {
         messages: Vec<ChatMessage>,
     }
-    let unreadable = |reason: String| EvalError::Dataset { path: path.display().to_string(), reason };
+    let unreadable =
+        |reason: String| EvalError::Dataset { path: path.display().to_string(), reason };
     let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
     let mut examples = Vec::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let line: Line = serde_json::from_str(line).map_err(|error| unreadable(format!("line {}: {error}", number + 1)))?;
+        let line: Line = serde_json::from_str(line)
+            .map_err(|error| unreadable(format!("line {}: {error}", number + 1)))?;
         let mut messages = line.messages;
-        let answer = messages.pop().filter(|last| last.role == Role::Assistant && !last.content.trim().is_empty());
-        let Some(answer) = answer.filter(|_| messages.iter().any(|message| message.role == Role::User)) else {
-            return Err(unreadable(format!("line {}: expected at least a user's message and, last, the assistant's answer", number + 1)));
+        let answer = messages
+            .pop()
+            .filter(|last| last.role == Role::Assistant && !last.content.trim().is_empty());
+        let Some(answer) =
+            answer.filter(|_| messages.iter().any(|message| message.role == Role::User))
+        else {
+            return Err(unreadable(format!(
+                "line {}: expected at least a user's message and, last, the assistant's answer",
+                number + 1
+            )));
         };
-        let question = Question::new(messages, Target::Specialist(specialist.to_owned()), "trainer");
-        examples.push(TrainingExample::new(question, Label::Text { right: answer.content, instead: None }));
+        let question =
+            Question::new(messages, Target::Specialist(specialist.to_owned()), "trainer");
+        examples.push(TrainingExample::new(
+            question,
+            Label::Text { right: answer.content, instead: None },
+        ));
     }
     if examples.is_empty() {
         return Err(unreadable("it has no chat".into()));
@@ -70,13 +90,15 @@ pub fn read_dataset(path: &Path, specialist: &str) -> Result<Vec<TrainingExample
 pub fn progress_bar(what: &str) -> Box<dyn FnMut(&Progress) + Send> {
     let style = ProgressStyle::with_template("{prefix:<20} {wide_bar} {pos}/{len} {msg} {eta}");
     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-    let (bar, what) = (ProgressBar::new(0).with_style(style).with_prefix(what.to_owned()), what.to_owned());
+    let (bar, what) =
+        (ProgressBar::new(0).with_style(style).with_prefix(what.to_owned()), what.to_owned());
     let (mut tokens, mut last) = (0, Duration::ZERO);
     Box::new(move |progress| {
         tokens += progress.tokens;
         bar.set_length(progress.steps);
         bar.set_position(progress.step);
-        let margin = progress.margin.map_or_else(String::new, |margin| format!(", margin {margin:.2}"));
+        let margin =
+            progress.margin.map_or_else(String::new, |margin| format!(", margin {margin:.2}"));
         let seconds = progress.elapsed.as_secs_f64();
         let pace = tokens as f64 / seconds;
         bar.set_message(format!("loss {:.3}{margin}, {pace:.0} tokens/s", progress.loss));
@@ -85,7 +107,10 @@ pub fn progress_bar(what: &str) -> Box<dyn FnMut(&Progress) + Send> {
             last = progress.elapsed;
             let (step, steps) = (progress.step, progress.steps);
             let left = seconds / step as f64 * (steps - step) as f64;
-            tracing::info!("{what}: step {step} of {steps}, loss {:.3}{margin}, {pace:.0} tokens/s, about {left:.0} s left", progress.loss);
+            tracing::info!(
+                "{what}: step {step} of {steps}, loss {:.3}{margin}, {pace:.0} tokens/s, about {left:.0} s left",
+                progress.loss
+            );
         }
         if done {
             bar.finish_and_clear();
@@ -125,7 +150,8 @@ async fn answers_of(
     adapter: &AdapterChoice,
 ) -> Result<Vec<Answered>, EvalError> {
     let ask = |case: ChoiceCase| async move {
-        let asked = Question { adapter: Some(adapter.clone()), ..question(&case, environment.seed) };
+        let asked =
+            Question { adapter: Some(adapter.clone()), ..question(&case, environment.seed) };
         Ok(Answered { decision: environment.ask(asked).await?, case })
     };
     Ok(environment.each(what, cases.to_vec(), ask).await?)
@@ -134,7 +160,11 @@ async fn answers_of(
 fn scores(answers: &[Answered], forecasts: bool) -> Vec<f64> {
     let score = |answer: &Answered| {
         let probability = answer.probabilities().get(answer.case.answer).copied().unwrap_or(0.0);
-        if forecasts { quadratic_reward(probability, 1.0) } else { f64::from(u8::from(answer.right())) }
+        if forecasts {
+            quadratic_reward(probability, 1.0)
+        } else {
+            f64::from(u8::from(answer.right()))
+        }
     };
     answers.iter().map(score).collect()
 }
@@ -156,7 +186,11 @@ fn blind_examples(train: &[ChoiceCase], seed: u64) -> Vec<TrainingExample> {
 /// The interval of the mean difference between two lists of scores.
 fn paired_interval(candidate: &[f64], other: &[f64], seed: u64) -> [f64; 2] {
     let pairs: Vec<Pair> = (candidate.iter().zip(other).enumerate())
-        .map(|(at, (candidate, live))| Pair { template: at.to_string(), candidate: *candidate, live: *live })
+        .map(|(at, (candidate, live))| Pair {
+            template: at.to_string(),
+            candidate: *candidate,
+            live: *live,
+        })
         .collect();
     compare(&pairs, 0.05, seed).interval
 }
@@ -176,13 +210,20 @@ pub async fn train_adapter(
     let unknown = unknown_choices(&all_dev);
     let dev_trials = environment.sample(all_dev);
     if suite == "aletheia" {
-        let tables: BTreeMap<String, super::Table> =
-            dataset.tables()?.into_iter().chain(dev.tables()?).map(|table| (table.table.clone(), table)).collect();
+        let tables: BTreeMap<String, super::Table> = dataset
+            .tables()?
+            .into_iter()
+            .chain(dev.tables()?)
+            .map(|table| (table.table.clone(), table))
+            .collect();
         verification::register(environment, tables.into_values().collect()).await?;
     }
     let forecasts = suite == "moira";
-    let base = answers_of(environment, &format!("{suite}: before"), &dev_trials, &AdapterChoice::Base).await?;
-    let anchors: Vec<String> = train.iter().map(|case| case.context.clone()).filter(|text| text.len() > 200).collect();
+    let base =
+        answers_of(environment, &format!("{suite}: before"), &dev_trials, &AdapterChoice::Base)
+            .await?;
+    let anchors: Vec<String> =
+        train.iter().map(|case| case.context.clone()).filter(|text| text.len() > 200).collect();
     let run = |examples: Vec<TrainingExample>, what: &str| Run {
         specialist: suite.to_owned(),
         objective: Objective::Choice,
@@ -194,14 +235,27 @@ pub async fn train_adapter(
         source: "cases",
         on_progress: progress_bar(what),
     };
-    let report = environment.nyx.training.service.train(run(to_examples(&train, environment.seed), suite)).await?;
+    let report = environment
+        .nyx
+        .training
+        .service
+        .train(run(to_examples(&train, environment.seed), suite))
+        .await?;
     let full = AdapterChoice::Id(report.adapter.clone().unwrap_or_default());
     let with = answers_of(environment, &format!("{suite}: after"), &dev_trials, &full).await?;
     let blind_examples = blind_examples(&train, environment.seed);
-    let blind_id = environment.nyx.training.service.train_only(run(blind_examples, &format!("{suite}, blind"))).await?;
+    let blind_id = environment
+        .nyx
+        .training
+        .service
+        .train_only(run(blind_examples, &format!("{suite}, blind")))
+        .await?;
     let unseen: Vec<ChoiceCase> = dev_trials.iter().map(without_question).collect();
-    let without = answers_of(environment, &format!("{suite}: blind"), &unseen, &AdapterChoice::Id(blind_id)).await?;
-    let [base_scores, with_scores, blind_scores] = [&base, &with, &without].map(|answers| scores(answers, forecasts));
+    let without =
+        answers_of(environment, &format!("{suite}: blind"), &unseen, &AdapterChoice::Id(blind_id))
+            .await?;
+    let [base_scores, with_scores, blind_scores] =
+        [&base, &with, &without].map(|answers| scores(answers, forecasts));
     let paired = |other: &[f64]| paired_interval(&with_scores, other, environment.seed);
     let (before, adapter) = (mean(&base_scores), mean(&with_scores));
     Ok(AdapterReport {
@@ -213,7 +267,8 @@ pub async fn train_adapter(
         over_before: paired(&base_scores),
         verdict: report.status,
         gate: report.gate,
-        fairness: (suite == "eleos").then(|| [&base, &with].map(|answers| FairnessReport::of(answers, &unknown))),
+        fairness: (suite == "eleos")
+            .then(|| [&base, &with].map(|answers| FairnessReport::of(answers, &unknown))),
         tokens_per_second: report.tokens_per_second,
         seconds: report.seconds,
     })
@@ -221,7 +276,8 @@ pub async fn train_adapter(
 
 /// A summary line for the terminal.
 pub fn summary(suite: &str, examples: &AdapterReport) -> String {
-    let AdapterReport { before, after, adapter, blind, over_blind: [low, high], verdict, .. } = examples;
+    let AdapterReport { before, after, adapter, blind, over_blind: [low, high], verdict, .. } =
+        examples;
     let fair = examples.fairness.as_ref().map_or_else(String::new, |[first, second]| {
         format!(
             "; disambiguated {:.3} to {:.3}, bias {:.3}/{:.3} to {:.3}/{:.3}",
@@ -233,7 +289,11 @@ pub fn summary(suite: &str, examples: &AdapterReport) -> String {
             second.bias.disambig
         )
     });
-    let why = examples.gate.as_ref().filter(|gate| !gate.passed).map_or_else(String::new, |gate| format!("; {}", gate.reasons.join("; ")));
+    let why = examples
+        .gate
+        .as_ref()
+        .filter(|gate| !gate.passed)
+        .map_or_else(String::new, |gate| format!("; {}", gate.reasons.join("; ")));
     format!(
         "{suite:<9} before {before:.3}, after {after:.3}, adapter {adapter:.3}, blind {blind:.3}, over blind [{low:.3}, {high:.3}]: {}{fair}{why}",
         verdict.as_str()

@@ -83,7 +83,9 @@ pub struct MemoryTurn {
 impl MemoryTurn {
     /// The turn's time, as UTC; `None` if it is missing or has another format.
     pub fn time(&self) -> Option<DateTime<Utc>> {
-        NaiveDateTime::parse_from_str(self.when.as_deref()?, "%I:%M %p on %d %B, %Y").ok().map(|when| when.and_utc())
+        NaiveDateTime::parse_from_str(self.when.as_deref()?, "%I:%M %p on %d %B, %Y")
+            .ok()
+            .map(|when| when.and_utc())
     }
 }
 
@@ -126,7 +128,8 @@ pub struct Dataset {
 impl Dataset {
     /// The default folder: `$NYX_EVALS`, else `../shared/cases`.
     pub fn default_dir() -> PathBuf {
-        std::env::var_os("NYX_EVALS").map_or_else(|| PathBuf::from("../shared/cases"), PathBuf::from)
+        std::env::var_os("NYX_EVALS")
+            .map_or_else(|| PathBuf::from("../shared/cases"), PathBuf::from)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -148,15 +151,23 @@ impl Dataset {
     pub fn choices(&self, name: &str) -> Result<Vec<ChoiceCase>, DatasetError> {
         let mut cases = self.lines(name, |case: &ChoiceCase| {
             if case.choices.len() < 2 {
-                return Err(format!("choices has {} entries, expected at least 2", case.choices.len()));
+                return Err(format!(
+                    "choices has {} entries, expected at least 2",
+                    case.choices.len()
+                ));
             }
             for (key, index) in [("answer", Some(case.answer)), ("stereotype", case.stereotype)] {
                 if let Some(index) = index.filter(|index| *index >= case.choices.len()) {
-                    return Err(format!("{key} is {index}, expected an index into {} choices", case.choices.len()));
+                    return Err(format!(
+                        "{key} is {index}, expected an index into {} choices",
+                        case.choices.len()
+                    ));
                 }
             }
             match case.prior {
-                Some(prior) if !(0.0..=1.0).contains(&prior) => Err(format!("prior is {prior}, expected a probability from 0 to 1")),
+                Some(prior) if !(0.0..=1.0).contains(&prior) => {
+                    Err(format!("prior is {prior}, expected a probability from 0 to 1"))
+                }
                 _ => Ok(()),
             }
         })?;
@@ -185,13 +196,23 @@ impl Dataset {
     /// # Errors
     /// As [`choices`](Self::choices).
     pub fn tables(&self) -> Result<Vec<Table>, DatasetError> {
-        self.lines("aletheia.tables", |table: &Table| match table.rows.iter().position(|row| row.len() != table.columns.len()) {
-            Some(row) => Err(format!("row {row} has {} cells, expected {}", table.rows[row].len(), table.columns.len())),
-            None => Ok(()),
+        self.lines("aletheia.tables", |table: &Table| {
+            match table.rows.iter().position(|row| row.len() != table.columns.len()) {
+                Some(row) => Err(format!(
+                    "row {row} has {} cells, expected {}",
+                    table.rows[row].len(),
+                    table.columns.len()
+                )),
+                None => Ok(()),
+            }
         })
     }
 
-    fn lines<T: DeserializeOwned>(&self, name: &str, check: impl Fn(&T) -> Result<(), String>) -> Result<Vec<T>, DatasetError> {
+    fn lines<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        check: impl Fn(&T) -> Result<(), String>,
+    ) -> Result<Vec<T>, DatasetError> {
         let path = self.path(name);
         if !path.is_file() {
             return Err(DatasetError::Missing { path, split: self.split.clone() });
@@ -200,7 +221,10 @@ impl Dataset {
     }
 }
 
-pub(crate) fn read_lines<T: DeserializeOwned>(path: &Path, check: impl Fn(&T) -> Result<(), String>) -> Result<Vec<T>, DatasetError> {
+pub(crate) fn read_lines<T: DeserializeOwned>(
+    path: &Path,
+    check: impl Fn(&T) -> Result<(), String>,
+) -> Result<Vec<T>, DatasetError> {
     let unreadable = |source| DatasetError::Unreadable { path: path.to_owned(), source };
     let mut read = Vec::new();
     for (line, text) in BufReader::new(File::open(path).map_err(unreadable)?).lines().enumerate() {
@@ -208,9 +232,14 @@ pub(crate) fn read_lines<T: DeserializeOwned>(path: &Path, check: impl Fn(&T) ->
         if text.trim().is_empty() {
             continue;
         }
-        let bad = |reason: String| DatasetError::BadLine { path: path.to_owned(), line: line + 1, reason };
+        let bad = |reason: String| DatasetError::BadLine {
+            path: path.to_owned(),
+            line: line + 1,
+            reason,
+        };
         let item: T =
-            serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(&text)).map_err(|error| bad(error.to_string()))?;
+            serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(&text))
+                .map_err(|error| bad(error.to_string()))?;
         check(&item).map_err(bad)?;
         read.push(item);
     }
@@ -245,10 +274,16 @@ mod tests {
                 "mnemosyne.dev.questions.jsonl",
                 "{\"id\":\"q\",\"conversation\":\"c\",\"question\":\"Who?\",\"answer\":2022,\"evidence\":[\"D1:1\"]}\n",
             ),
-            ("aletheia.dev.tables.jsonl", "{\"table\":\"t\",\"columns\":[\"a\"],\"rows\":[[\"1\"]]}\n"),
+            (
+                "aletheia.dev.tables.jsonl",
+                "{\"table\":\"t\",\"columns\":[\"a\"],\"rows\":[[\"1\"]]}\n",
+            ),
         ]);
         assert_eq!(dataset.choices("kairos").unwrap()[0].answer, 1);
-        assert_eq!(dataset.memories().unwrap()[0].time().unwrap().to_rfc3339(), "2023-05-18T13:47:00+00:00");
+        assert_eq!(
+            dataset.memories().unwrap()[0].time().unwrap().to_rfc3339(),
+            "2023-05-18T13:47:00+00:00"
+        );
         assert_eq!(dataset.questions().unwrap()[0].answer_text(), "2022");
         assert_eq!(dataset.tables().unwrap()[0].rows, [["1"]]);
         assert!(dataset.has("kairos") && !dataset.has("eleos"));
@@ -256,11 +291,13 @@ mod tests {
 
     #[test]
     fn a_choice_that_stands_twice_counts_once() {
-        let line =
-            "{\"id\":\"1\",\"specialist\":\"k\",\"question\":\"?\",\"choices\":[\"a\",\"b\",\"a\",\"c\"],\"answer\":2,\"stereotype\":3}\n";
+        let line = "{\"id\":\"1\",\"specialist\":\"k\",\"question\":\"?\",\"choices\":[\"a\",\"b\",\"a\",\"c\"],\"answer\":2,\"stereotype\":3}\n";
         let (_dir, dataset) = folder(&[("kairos.dev.jsonl", line)]);
         let case = dataset.choices("kairos").unwrap().remove(0);
-        assert_eq!((case.choices, case.answer, case.stereotype), (vec!["a".into(), "b".into(), "c".into()], 0, Some(2)));
+        assert_eq!(
+            (case.choices, case.answer, case.stereotype),
+            (vec!["a".into(), "b".into(), "c".into()], 0, Some(2))
+        );
     }
 
     #[test]
@@ -269,9 +306,18 @@ mod tests {
         for (bad, named) in [
             ("{\"id\":\"1\"}", "missing field"),
             ("not json", "expected"),
-            ("{\"id\":\"1\",\"specialist\":\"k\",\"question\":\"?\",\"choices\":[\"a\",\"b\"],\"answer\":2}", "answer is 2"),
-            ("{\"id\":\"1\",\"specialist\":\"k\",\"question\":\"?\",\"choices\":[\"a\"],\"answer\":0}", "choices has 1"),
-            ("{\"id\":\"1\",\"specialist\":\"k\",\"question\":\"?\",\"choices\":[\"a\",\"b\"],\"answer\":0,\"prior\":1.5}", "prior is 1.5"),
+            (
+                "{\"id\":\"1\",\"specialist\":\"k\",\"question\":\"?\",\"choices\":[\"a\",\"b\"],\"answer\":2}",
+                "answer is 2",
+            ),
+            (
+                "{\"id\":\"1\",\"specialist\":\"k\",\"question\":\"?\",\"choices\":[\"a\"],\"answer\":0}",
+                "choices has 1",
+            ),
+            (
+                "{\"id\":\"1\",\"specialist\":\"k\",\"question\":\"?\",\"choices\":[\"a\",\"b\"],\"answer\":0,\"prior\":1.5}",
+                "prior is 1.5",
+            ),
         ] {
             let (_dir, dataset) = folder(&[("kairos.dev.jsonl", &format!("{good}{bad}\n"))]);
             let error = dataset.choices("kairos").unwrap_err().to_string();

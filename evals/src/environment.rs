@@ -42,22 +42,34 @@ impl EvalEnvironment {
     ///
     /// # Errors
     /// As [`Nyx::start`].
-    pub async fn start(options: NyxOptions, seed: u64, limit: Option<usize>, learning: Option<&str>) -> Result<Self, StartError> {
+    pub async fn start(
+        options: NyxOptions,
+        seed: u64,
+        limit: Option<usize>,
+        learning: Option<&str>,
+    ) -> Result<Self, StartError> {
         let data = tempfile::tempdir().map_err(|error| StartError::Setting {
             key: "TMPDIR",
             value: format!("{} ({error})", std::env::temp_dir().display()),
             expected: "a folder to write in",
         })?;
         // fitted artifacts are evaluated too
-        let learned = learned_in(&options.data_dir, data.path(), learning).map_err(|error| StartError::Setting {
-            key: "data_dir",
-            value: format!("{} ({error})", options.data_dir.display()),
-            expected: "a folder whose fitted artifacts can be read",
+        let learned = learned_in(&options.data_dir, data.path(), learning).map_err(|error| {
+            StartError::Setting {
+                key: "data_dir",
+                value: format!("{} ({error})", options.data_dir.display()),
+                expected: "a folder whose fitted artifacts can be read",
+            }
         });
         learned?;
         // the operator's data is not written to, and tables registered there are not used
         let (data_dir, phoebe) = (data.path().to_owned(), PhoebeOptions::default());
-        let memory = MemoryOptions { store: StoreKind::Phoebe, url: None, retention_days: None, ..options.memory };
+        let memory = MemoryOptions {
+            store: StoreKind::Phoebe,
+            url: None,
+            retention_days: None,
+            ..options.memory
+        };
         let facts = FactOptions { source: Vec::new(), role: None, ..options.facts };
         let adapters = AdapterOptions { dir: None, ..options.adapters };
         let options = NyxOptions { data_dir, phoebe, memory, adapters, facts, ..options };
@@ -117,7 +129,8 @@ impl EvalEnvironment {
 
 /// A progress bar on stderr, hidden if that is not a terminal.
 pub fn bar(what: &str, length: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg:<24} {wide_bar} {pos}/{len} {eta}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = ProgressStyle::with_template("{msg:<24} {wide_bar} {pos}/{len} {eta}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(length).with_style(style).with_message(what.to_owned())
 }
 
@@ -130,10 +143,12 @@ pub fn today() -> DateTime<Utc> {
 /// fixed one, because some prompts contain the current date.
 pub fn question(case: &ChoiceCase, seed: u64) -> Question {
     let target = Target::Specialist(case.specialist.clone());
-    let mut question = Question::new(vec![ChatMessage::new(Role::User, case.question.clone())], target, "eval");
+    let mut question =
+        Question::new(vec![ChatMessage::new(Role::User, case.question.clone())], target, "eval");
     question.choices = Some(case.choices.clone());
     question.sampling.seed = Some(seed);
-    question.inputs.context = Some(case.context.clone()).filter(|context| !context.trim().is_empty());
+    question.inputs.context =
+        Some(case.context.clone()).filter(|context| !context.trim().is_empty());
     question.inputs.prior = case.prior;
     let asked = case.asked.and_then(|day| day.and_hms_opt(12, 0, 0)).map(|now| now.and_utc());
     question.inputs.now = Some(asked.unwrap_or_else(today));

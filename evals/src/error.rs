@@ -7,7 +7,8 @@ use crate::DatasetError;
 /// The choice suites, in the order in which they run.
 pub const CHOICES: [&str; 5] = ["kairos", "eleos", "aletheia", "truthful", "moira"];
 /// All suites.
-pub const SUITES: [&str; 7] = ["kairos", "eleos", "aletheia", "truthful", "moira", "mnemosyne", "routing"];
+pub const SUITES: [&str; 7] =
+    ["kairos", "eleos", "aletheia", "truthful", "moira", "mnemosyne", "routing"];
 /// The artifacts that can be fitted.
 pub const PARTS: [&str; 1] = ["confidence"];
 
@@ -22,7 +23,9 @@ pub enum EvalError {
     UnknownSuite { name: String },
     #[error("there is no part {name:?} to fit, expected one of {}", PARTS.join(", "))]
     UnknownPart { name: String },
-    #[error("{part} cannot be fitted on these cases: there are too few, or all have the same answer")]
+    #[error(
+        "{part} cannot be fitted on these cases: there are too few, or all have the same answer"
+    )]
     TooFew { part: String },
     #[error("{path} is not a data set of chats: {reason}")]
     Dataset { path: String, reason: String },

@@ -33,12 +33,19 @@ impl EvalPlan {
         if let Some(name) = self.suites.iter().find(|name| !SUITES.contains(&name.as_str())) {
             return Err(EvalError::UnknownSuite { name: name.clone() });
         }
-        let file = |name: &str| if name == "mnemosyne" { "mnemosyne.questions".to_owned() } else { name.to_owned() };
+        let file = |name: &str| {
+            if name == "mnemosyne" { "mnemosyne.questions".to_owned() } else { name.to_owned() }
+        };
         let present = |name: &str| self.dataset.has(&file(name));
         if self.suites.is_empty() {
-            let mut found: BTreeSet<&str> = SUITES.into_iter().filter(|name| present(name)).collect();
+            let mut found: BTreeSet<&str> =
+                SUITES.into_iter().filter(|name| present(name)).collect();
             if found.is_empty() {
-                return Err(DatasetError::Missing { path: self.dataset.path(SUITES[0]), split: self.dataset.split.clone() }.into());
+                return Err(DatasetError::Missing {
+                    path: self.dataset.path(SUITES[0]),
+                    split: self.dataset.split.clone(),
+                }
+                .into());
             }
             if found.contains("mnemosyne") && ROUTED.iter().all(|name| found.contains(name)) {
                 found.insert("routing");
@@ -81,7 +88,8 @@ pub async fn evaluate(environment: &EvalEnvironment, plan: &EvalPlan) -> Result<
         }
         if name == "moira" {
             let train = Dataset { split: "train".into(), ..dataset.clone() };
-            let base_rate = if train.has(name) { forecast::base_rate(&train.choices(name)?) } else { None };
+            let base_rate =
+                if train.has(name) { forecast::base_rate(&train.choices(name)?) } else { None };
             suite.forecast = Some(forecast::report(environment, &answers, base_rate).await?);
         }
         suites.insert(name.to_owned(), suite);
@@ -90,14 +98,23 @@ pub async fn evaluate(environment: &EvalEnvironment, plan: &EvalPlan) -> Result<
     if chosen.contains("mnemosyne") {
         let (turns, questions) = (dataset.memories()?, environment.sample(dataset.questions()?));
         let recall = recall::run(environment, turns, questions, plan.answers).await?;
-        suites.insert("mnemosyne".into(), SuiteReport { recall: Some(recall), ..SuiteReport::default() });
+        suites.insert(
+            "mnemosyne".into(),
+            SuiteReport { recall: Some(recall), ..SuiteReport::default() },
+        );
     }
-    let routing = if chosen.contains("routing") { Some(routing::run(environment, &mixture(environment, dataset)?).await?) } else { None };
+    let routing = if chosen.contains("routing") {
+        Some(routing::run(environment, &mixture(environment, dataset)?).await?)
+    } else {
+        None
+    };
     let nyx = &environment.nyx;
     let learned = nyx.learned.reports().into_iter().map(|part| {
         let origin = match part.origin {
             Origin::Record => "record".to_owned(),
-            Origin::File(path) => path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+            Origin::File(path) => path
+                .file_name()
+                .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
         };
         (part.name, PartReport { id: part.id, origin })
     });
@@ -123,12 +140,29 @@ pub async fn evaluate(environment: &EvalEnvironment, plan: &EvalPlan) -> Result<
 ///
 /// # Errors
 /// A suite without its file: routing needs all five.
-fn mixture(environment: &EvalEnvironment, dataset: &Dataset) -> Result<Vec<RoutingCase>, DatasetError> {
-    let of = |specialist: &str, request: String| RoutingCase { lang: None, request, specialist: specialist.to_owned() };
+fn mixture(
+    environment: &EvalEnvironment,
+    dataset: &Dataset,
+) -> Result<Vec<RoutingCase>, DatasetError> {
+    let of = |specialist: &str, request: String| RoutingCase {
+        lang: None,
+        request,
+        specialist: specialist.to_owned(),
+    };
     let mut mixed = Vec::new();
     for name in ROUTED {
-        mixed.extend(environment.sample(dataset.choices(name)?).into_iter().map(|case| of(name, case.question)));
+        mixed.extend(
+            environment
+                .sample(dataset.choices(name)?)
+                .into_iter()
+                .map(|case| of(name, case.question)),
+        );
     }
-    mixed.extend(environment.sample(dataset.questions()?).into_iter().map(|case| of("mnemosyne", case.question)));
+    mixed.extend(
+        environment
+            .sample(dataset.questions()?)
+            .into_iter()
+            .map(|case| of("mnemosyne", case.question)),
+    );
     Ok(mixed)
 }

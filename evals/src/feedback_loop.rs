@@ -47,9 +47,13 @@ impl FeedbackLoopReport {
     /// Summary lines for the terminal.
     pub fn lines(&self) -> Vec<String> {
         let Self { requests, liked, before, trained, damaged, repaired, .. } = self;
-        let status = |at: usize| self.runs.get(at).and_then(|run| run["status"].as_str()).unwrap_or("none").to_owned();
+        let status = |at: usize| {
+            self.runs.get(at).and_then(|run| run["status"].as_str()).unwrap_or("none").to_owned()
+        };
         let moved: Vec<String> = (self.weights[1].iter())
-            .map(|(name, after)| format!("{name} {:+.3}", after - self.weights[0].get(name).copied().unwrap_or(0.0)))
+            .map(|(name, after)| {
+                format!("{name} {:+.3}", after - self.weights[0].get(name).copied().unwrap_or(0.0))
+            })
             .collect();
         vec![
             format!(
@@ -66,7 +70,12 @@ impl FeedbackLoopReport {
 /// The options that the loop needs: training runs automatically only after a rollback, the gate
 /// alone decides, and files are checked every second.
 pub fn feedback_loop_options(mut options: NyxOptions, training: &TrainingOptions) -> NyxOptions {
-    options.training = TrainingOptions { auto: true, min_evidence: usize::MAX, canary_share: 0.0, ..training.clone() };
+    options.training = TrainingOptions {
+        auto: true,
+        min_evidence: usize::MAX,
+        canary_share: 0.0,
+        ..training.clone()
+    };
     options.adapters.check_every_s = 1;
     options
 }
@@ -90,9 +99,15 @@ impl LocalServer {
 
     async fn get(&self, path: &str) -> Result<Value, NyxError> {
         let sent = async {
-            let mut response = self.client.get(format!("{}{path}", self.base)).send().await.map_err(|error| error.to_string())?;
+            let mut response = self
+                .client
+                .get(format!("{}{path}", self.base))
+                .send()
+                .await
+                .map_err(|error| error.to_string())?;
             let status = response.status();
-            let body: Value = response.json().limit(ANSWER_BYTES).await.map_err(|error| error.to_string())?;
+            let body: Value =
+                response.json().limit(ANSWER_BYTES).await.map_err(|error| error.to_string())?;
             if status.is_success() { Ok(body) } else { Err(format!("{status}: {body}")) }
         };
         self.answered(path, sent.await)
@@ -103,7 +118,8 @@ impl LocalServer {
             let request = self.client.post(format!("{}{path}", self.base));
             let mut response = request.send_json(body).await.map_err(|error| error.to_string())?;
             let status = response.status();
-            let body: Value = response.json().limit(ANSWER_BYTES).await.map_err(|error| error.to_string())?;
+            let body: Value =
+                response.json().limit(ANSWER_BYTES).await.map_err(|error| error.to_string())?;
             if status.is_success() { Ok(body) } else { Err(format!("{status}: {body}")) }
         };
         self.answered(path, sent.await)
@@ -111,18 +127,31 @@ impl LocalServer {
 
     /// Sends a case; with `None` for `to` the master model routes. Returns the answer and whether
     /// it is correct.
-    async fn ask(&self, case: &ChoiceCase, to: Option<&str>, seed: u64) -> Result<(Value, bool), NyxError> {
+    async fn ask(
+        &self,
+        case: &ChoiceCase,
+        to: Option<&str>,
+        seed: u64,
+    ) -> Result<(Value, bool), NyxError> {
         let question = json!({
             "prompt": case.question, "context": case.context, "choices": case.choices, "specialist": to, "seed": seed,
             "deadline_ms": DEADLINE_MS,
         });
         let answered = self.post("/infer", &question).await?;
-        let right = case.choices.get(case.answer).is_some_and(|right| answered["answer"] == right.as_str());
+        let right =
+            case.choices.get(case.answer).is_some_and(|right| answered["answer"] == right.as_str());
         Ok((answered, right))
     }
 
-    async fn accuracy(&self, environment: &EvalEnvironment, what: &str, cases: &[ChoiceCase]) -> Result<f64, NyxError> {
-        let ask = |case: ChoiceCase| async move { Ok(self.ask(&case, Some(SPECIALIST), environment.seed).await?.1) };
+    async fn accuracy(
+        &self,
+        environment: &EvalEnvironment,
+        what: &str,
+        cases: &[ChoiceCase],
+    ) -> Result<f64, NyxError> {
+        let ask = |case: ChoiceCase| async move {
+            Ok(self.ask(&case, Some(SPECIALIST), environment.seed).await?.1)
+        };
         let right = environment.each(what, cases.to_vec(), ask).await?;
         Ok(right.iter().filter(|right| **right).count() as f64 / right.len().max(1) as f64)
     }
@@ -144,7 +173,10 @@ impl LocalServer {
                 break newest;
             }
             if Instant::now() > until {
-                return Err(NyxError::Internal(format!("no training run ended in {} minutes: {runs}", PATIENCE.as_secs() / 60)));
+                return Err(NyxError::Internal(format!(
+                    "no training run ended in {} minutes: {runs}",
+                    PATIENCE.as_secs() / 60
+                )));
             }
             actix_rt::time::sleep(POLL).await;
         };
@@ -153,7 +185,12 @@ impl LocalServer {
     }
 
     /// Polls until answers no longer use the adapter.
-    async fn fallen_back(&self, case: &ChoiceCase, adapter: &str, seed: u64) -> Result<(), NyxError> {
+    async fn fallen_back(
+        &self,
+        case: &ChoiceCase,
+        adapter: &str,
+        seed: u64,
+    ) -> Result<(), NyxError> {
         let until = Instant::now() + Duration::from_secs(60);
         loop {
             let (answered, _) = self.ask(case, Some(SPECIALIST), seed).await?;
@@ -161,7 +198,9 @@ impl LocalServer {
                 return Ok(());
             }
             if Instant::now() > until {
-                return Err(NyxError::Internal(format!("a damaged adapter is still active after a minute: {adapter}")));
+                return Err(NyxError::Internal(format!(
+                    "a damaged adapter is still active after a minute: {adapter}"
+                )));
             }
             actix_rt::time::sleep(POLL).await;
         }
@@ -179,8 +218,12 @@ pub async fn run_feedback_loop(
     requests: usize,
     serve: impl FnOnce(Nyx) -> std::io::Result<Listening>,
 ) -> Result<FeedbackLoopReport, EvalError> {
-    let listening = serve(environment.nyx.clone()).map_err(|error| NyxError::Internal(format!("a server on this machine: {error}")))?;
-    let server = LocalServer { base: listening.base, client: awc::Client::builder().disable_timeout().finish() };
+    let listening = serve(environment.nyx.clone())
+        .map_err(|error| NyxError::Internal(format!("a server on this machine: {error}")))?;
+    let server = LocalServer {
+        base: listening.base,
+        client: awc::Client::builder().disable_timeout().finish(),
+    };
     let report = Box::pin(run(environment, &server, dataset, requests)).await;
     listening.stop.await;
     report
@@ -196,13 +239,15 @@ async fn run(
     // questions that neither training nor the gate uses: dev, which has other templates
     let dev = Dataset { split: "dev".into(), ..dataset.clone() };
     let measured = environment.sample(dev.choices(SPECIALIST)?);
-    let asked: Vec<ChoiceCase> = dataset.choices(SPECIALIST)?.into_iter().cycle().take(requests).collect();
+    let asked: Vec<ChoiceCase> =
+        dataset.choices(SPECIALIST)?.into_iter().cycle().take(requests).collect();
     tracing::info!(requests, address = server.base, "the loop begins");
     let weights_before = server.weights().await?;
     let before = server.accuracy(environment, "loop: before", &measured).await?;
     let ask = |case: ChoiceCase| async move {
         // half of them are routed by the master model, whose trait weights change
-        let to = Some(SPECIALIST).filter(|_| case.id.as_bytes().first().is_some_and(|byte| byte % 2 == 1));
+        let to = Some(SPECIALIST)
+            .filter(|_| case.id.as_bytes().first().is_some_and(|byte| byte % 2 == 1));
         let (answered, right) = server.ask(&case, to, environment.seed).await?;
         let verdict = json!({ "decision_id": answered["decision_id"], "thumbs": if right { "up" } else { "down" } });
         server.post("/v1/feedback", &verdict).await?;
@@ -214,7 +259,8 @@ async fn run(
     let first = server.run_ended("loop: training", None).await?;
     let trained = server.accuracy(environment, "loop: trained", &measured).await?;
     let (mut damaged, mut repaired) = (trained, trained);
-    let promoted = first["adapter"].as_str().filter(|_| first["status"] == "promoted").map(str::to_owned);
+    let promoted =
+        first["adapter"].as_str().filter(|_| first["status"] == "promoted").map(str::to_owned);
     let mut runs = vec![first];
     if let (Some(id), Some(case)) = (promoted, measured.first()) {
         damage(&environment.nyx.adapters.folder(&id))?;
@@ -239,7 +285,10 @@ async fn run(
 /// Flips one bit in the middle of an adapter's weights file.
 fn damage(folder: &std::path::Path) -> Result<(), EvalError> {
     let path = folder.join("adapter_model.safetensors");
-    let broken = |error: std::io::Error| EvalError::Dataset { path: path.display().to_string(), reason: error.to_string() };
+    let broken = |error: std::io::Error| EvalError::Dataset {
+        path: path.display().to_string(),
+        reason: error.to_string(),
+    };
     let mut bytes = std::fs::read(&path).map_err(broken)?;
     let middle = bytes.len() / 2;
     bytes[middle] ^= 0x40;

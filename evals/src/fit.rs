@@ -25,7 +25,11 @@ pub struct FittedPart {
 ///
 /// # Errors
 /// A case that cannot be read or answered, or too few examples.
-pub async fn fit_part(environment: &EvalEnvironment, dataset: &Dataset, part: &str) -> Result<FittedPart, EvalError> {
+pub async fn fit_part(
+    environment: &EvalEnvironment,
+    dataset: &Dataset,
+    part: &str,
+) -> Result<FittedPart, EvalError> {
     match part {
         "confidence" => confidence(environment, dataset).await,
         _ => Err(EvalError::UnknownPart { name: part.to_owned() }),
@@ -36,8 +40,13 @@ fn too_few(part: &str) -> EvalError {
     EvalError::TooFew { part: part.to_owned() }
 }
 
-fn fitted<T: LearnedPart + Serialize>(file: &LearnedFile<T>, lines: Vec<String>) -> Result<FittedPart, EvalError> {
-    file.parameters.check().map_err(|reason| NyxError::Internal(format!("the fitted parameters are invalid: {reason}")))?;
+fn fitted<T: LearnedPart + Serialize>(
+    file: &LearnedFile<T>,
+    lines: Vec<String>,
+) -> Result<FittedPart, EvalError> {
+    file.parameters.check().map_err(|reason| {
+        NyxError::Internal(format!("the fitted parameters are invalid: {reason}"))
+    })?;
     let file = file.write().map_err(|error| NyxError::Internal(error.to_string()))?;
     Ok(FittedPart { file, lines })
 }
@@ -52,7 +61,10 @@ fn group(case: &ChoiceCase) -> String {
 }
 
 /// Runs the choice suites and fits each specialist's confidence calibrator.
-async fn confidence(environment: &EvalEnvironment, dataset: &Dataset) -> Result<FittedPart, EvalError> {
+async fn confidence(
+    environment: &EvalEnvironment,
+    dataset: &Dataset,
+) -> Result<FittedPart, EvalError> {
     let (mut rows, mut ids) = (Vec::new(), Vec::new());
     for name in CHOICES {
         if name == "aletheia" {
@@ -61,7 +73,12 @@ async fn confidence(environment: &EvalEnvironment, dataset: &Dataset) -> Result<
         for answer in run(environment, name, environment.sample(dataset.choices(name)?)).await? {
             let Some(signals) = signals_of(&answer.decision) else { continue };
             let specialist = answer.case.specialist.clone();
-            rows.push(ConfidenceRow { specialist: specialist.clone(), signals, right: answer.right(), group: group(&answer.case) });
+            rows.push(ConfidenceRow {
+                specialist: specialist.clone(),
+                signals,
+                right: answer.right(),
+                group: group(&answer.case),
+            });
             ids.push((specialist, answer.case.id));
         }
     }
@@ -69,13 +86,22 @@ async fn confidence(environment: &EvalEnvironment, dataset: &Dataset) -> Result<
     if confidences.names().next().is_none() {
         return Err(too_few("confidence"));
     }
-    let number = |value: Option<f64>| value.map_or_else(|| "none".to_owned(), |value| format!("{value:.3}"));
+    let number =
+        |value: Option<f64>| value.map_or_else(|| "none".to_owned(), |value| format!("{value:.3}"));
     let line = |name: &str, quality: &Quality| {
-        let (ece, skill, auroc) = (number(quality.ece), number(quality.brier_skill), number(quality.auroc));
-        format!("confidence: {name} ECE {ece}, Brier skill {skill}, AUROC {auroc} on held-out folds ({} answers)", quality.rows)
+        let (ece, skill, auroc) =
+            (number(quality.ece), number(quality.brier_skill), number(quality.auroc));
+        format!(
+            "confidence: {name} ECE {ece}, Brier skill {skill}, AUROC {auroc} on held-out folds ({} answers)",
+            quality.rows
+        )
     };
-    let mut lines: Vec<String> = report.specialists.iter().map(|(name, quality)| line(name, quality)).collect();
+    let mut lines: Vec<String> =
+        report.specialists.iter().map(|(name, quality)| line(name, quality)).collect();
     lines.push(line("all", &report.pooled));
     let trained_on = TrainedOn::of(ids.iter().map(|(name, id)| (name.as_str(), id.as_str())));
-    fitted(&LearnedFile::new(trained_on, Some(environment.nyx.model.sha256.clone()), confidences), lines)
+    fitted(
+        &LearnedFile::new(trained_on, Some(environment.nyx.model.sha256.clone()), confidences),
+        lines,
+    )
 }

@@ -56,32 +56,45 @@ fn mean(forecasts: &Forecasts, score: fn((f64, bool)) -> f64) -> f64 {
 }
 
 fn paired(ours: &Forecasts, theirs: &Forecasts, seed: u64) -> Option<Mean> {
-    let differences: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| brier(*ours) - brier(*theirs)).collect();
+    let differences: Vec<f64> =
+        ours.iter().zip(theirs).map(|(ours, theirs)| brier(*ours) - brier(*theirs)).collect();
     bootstrap(&differences, seed)
 }
 
 /// The probability of the first choice, which is Yes, and its outcome.
 fn forecasts(answers: &[Answered]) -> Forecasts {
-    let forecast = |answer: &Answered| (answer.probabilities().first().copied().unwrap_or(0.5), answer.case.answer == 0);
+    let forecast = |answer: &Answered| {
+        (answer.probabilities().first().copied().unwrap_or(0.5), answer.case.answer == 0)
+    };
     answers.iter().map(forecast).collect()
 }
 
 /// Share of Yes.
 pub fn base_rate(cases: &[ChoiceCase]) -> Option<f64> {
-    (!cases.is_empty()).then(|| cases.iter().filter(|case| case.answer == 0).count() as f64 / cases.len() as f64)
+    (!cases.is_empty())
+        .then(|| cases.iter().filter(|case| case.answer == 0).count() as f64 / cases.len() as f64)
 }
 
 /// Scores `answers`, which were made with the prior, and repeats the questions without it.
 ///
 /// # Errors
 /// The first question that could not be answered.
-pub async fn report(environment: &EvalEnvironment, answers: &[Answered], base_rate: Option<f64>) -> Result<ForecastReport, NyxError> {
+pub async fn report(
+    environment: &EvalEnvironment,
+    answers: &[Answered],
+    base_rate: Option<f64>,
+) -> Result<ForecastReport, NyxError> {
     let blind = answers.iter().map(|answer| ChoiceCase { prior: None, ..answer.case.clone() });
     let blind = forecasts(&run(environment, "moira: without the prior", blind.collect()).await?);
     let own = forecasts(answers);
     // a case without a prior counts as a market forecast of 0.5
-    let market: Forecasts = own.iter().zip(answers).map(|(&(_, yes), answer)| (answer.case.prior.unwrap_or(0.5), yes)).collect();
-    let constant = base_rate.map(|rate| own.iter().map(|&(_, yes)| (rate, yes)).collect::<Forecasts>());
+    let market: Forecasts = own
+        .iter()
+        .zip(answers)
+        .map(|(&(_, yes), answer)| (answer.case.prior.unwrap_or(0.5), yes))
+        .collect();
+    let constant =
+        base_rate.map(|rate| own.iter().map(|&(_, yes)| (rate, yes)).collect::<Forecasts>());
     Ok(ForecastReport {
         count: answers.len(),
         brier: mean(&own, brier),
@@ -94,7 +107,9 @@ pub async fn report(environment: &EvalEnvironment, answers: &[Answered], base_ra
             log_score: mean(&blind, log_score),
             base_rate,
             base_rate_brier: constant.as_ref().map(|constant| mean(constant, brier)),
-            over_base_rate: constant.as_ref().and_then(|constant| paired(&blind, constant, environment.seed)),
+            over_base_rate: constant
+                .as_ref()
+                .and_then(|constant| paired(&blind, constant, environment.seed)),
         },
     })
 }
@@ -109,7 +124,10 @@ mod tests {
         let wrong: Forecasts = vec![(0.0, true), (1.0, false)];
         let even: Forecasts = vec![(0.5, true), (0.5, false)];
         assert_eq!((mean(&sure, brier), mean(&wrong, brier), mean(&even, brier)), (0.0, 1.0, 0.25));
-        assert!((mean(&even, log_score) + std::f64::consts::LN_2).abs() < 1e-5 && mean(&wrong, log_score).is_finite());
+        assert!(
+            (mean(&even, log_score) + std::f64::consts::LN_2).abs() < 1e-5
+                && mean(&wrong, log_score).is_finite()
+        );
         let over = paired(&sure, &even, 1).unwrap();
         assert_eq!((over.mean, over.interval), (-0.25, [-0.25, -0.25]));
     }

@@ -26,9 +26,16 @@ pub fn html_report(report: &Report) -> String {
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>Nyx: {0} cases</title><style>{STYLE}</style><h1>Nyx on the {0} cases</h1>",
         escaped(&report.split)
     );
-    let limit = report.limit.map_or_else(String::new, |limit| format!(", {limit} questions of a suite at most"));
-    let (at, seed, model) = (report.at.format("%Y-%m-%d %H:%M UTC"), report.seed, escaped(&report.base_model));
-    let _ = write!(out, "<p class=\"quiet\">{at}, Nyx {}, {model}, seed {seed}{limit}, {:.0} s</p>", report.nyx, report.seconds);
+    let limit = report
+        .limit
+        .map_or_else(String::new, |limit| format!(", {limit} questions of a suite at most"));
+    let (at, seed, model) =
+        (report.at.format("%Y-%m-%d %H:%M UTC"), report.seed, escaped(&report.base_model));
+    let _ = write!(
+        out,
+        "<p class=\"quiet\">{at}, Nyx {}, {model}, seed {seed}{limit}, {:.0} s</p>",
+        report.nyx, report.seconds
+    );
     accuracies(report, &mut out);
     recall(report, &mut out);
     forecasts(report, &mut out);
@@ -43,12 +50,27 @@ pub fn html_report(report: &Report) -> String {
         }
     }
     out.push_str("<h2>Parts</h2><table><tr><th>part<th>id<th>from</tr>");
-    let _ = write!(out, "<tr><td>base model<td><code>{}</code><td>{model}</tr>", escaped(&report.base_sha256));
+    let _ = write!(
+        out,
+        "<tr><td>base model<td><code>{}</code><td>{model}</tr>",
+        escaped(&report.base_sha256)
+    );
     for (name, part) in &report.learned {
-        let _ = write!(out, "<tr><td>{}<td><code>{}</code><td>{}</tr>", escaped(name), escaped(&part.id), escaped(&part.origin));
+        let _ = write!(
+            out,
+            "<tr><td>{}<td><code>{}</code><td>{}</tr>",
+            escaped(name),
+            escaped(&part.id),
+            escaped(&part.origin)
+        );
     }
     for (name, id) in &report.adapters {
-        let _ = write!(out, "<tr><td>adapter of {}<td><code>{}</code><td></tr>", escaped(name), escaped(id));
+        let _ = write!(
+            out,
+            "<tr><td>adapter of {}<td><code>{}</code><td></tr>",
+            escaped(name),
+            escaped(id)
+        );
     }
     out.push_str("</table></html>\n");
     out
@@ -58,7 +80,12 @@ pub fn html_report(report: &Report) -> String {
 fn accuracies(report: &Report, out: &mut String) {
     let mut rows: Vec<(String, Accuracy, Option<f64>)> = Vec::new();
     for (name, suite) in &report.suites {
-        rows.extend(suite.choices.iter().map(|choices| (name.clone(), choices.accuracy, Some(choices.chance))));
+        rows.extend(
+            suite
+                .choices
+                .iter()
+                .map(|choices| (name.clone(), choices.accuracy, Some(choices.chance))),
+        );
         if let Some(fairness) = &suite.fairness {
             rows.push((format!("{name}, ambiguous"), fairness.ambig, None));
             rows.push((format!("{name}, disambiguated"), fairness.disambig, None));
@@ -88,7 +115,9 @@ fn accuracies(report: &Report, out: &mut String) {
         accuracy_bar(out, step * row as f64 + 4.0, (left, width), name, *accuracy, *chance);
     }
     out.push_str("</svg><figcaption>black: 95 % interval; red: chance</figcaption></figure>");
-    for (name, fairness) in report.suites.iter().filter_map(|(name, suite)| Some((name, suite.fairness.as_ref()?))) {
+    for (name, fairness) in
+        report.suites.iter().filter_map(|(name, suite)| Some((name, suite.fairness.as_ref()?)))
+    {
         let bias = fairness.bias;
         let _ = write!(
             out,
@@ -101,11 +130,28 @@ fn accuracies(report: &Report, out: &mut String) {
 }
 
 /// One bar with its interval, and a mark at chance level.
-fn accuracy_bar(out: &mut String, top: f64, (left, width): (f64, f64), name: &str, accuracy: Accuracy, chance: Option<f64>) {
+fn accuracy_bar(
+    out: &mut String,
+    top: f64,
+    (left, width): (f64, f64),
+    name: &str,
+    accuracy: Accuracy,
+    chance: Option<f64>,
+) {
     let x = |share: f64| left + width * share;
     let (middle, [low, high]) = (top + 8.0, accuracy.interval);
-    let _ = write!(out, "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>", left - 8.0, top + 12.0, escaped(name));
-    let _ = write!(out, "<rect x=\"{left}\" y=\"{top}\" width=\"{:.1}\" height=\"16\" fill=\"{BLUE}\"/>", width * accuracy.accuracy);
+    let _ = write!(
+        out,
+        "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>",
+        left - 8.0,
+        top + 12.0,
+        escaped(name)
+    );
+    let _ = write!(
+        out,
+        "<rect x=\"{left}\" y=\"{top}\" width=\"{:.1}\" height=\"16\" fill=\"{BLUE}\"/>",
+        width * accuracy.accuracy
+    );
     let _ = write!(
         out,
         "<line x1=\"{:.1}\" x2=\"{:.1}\" y1=\"{middle}\" y2=\"{middle}\" stroke=\"currentColor\" stroke-width=\"1.5\"/>",
@@ -120,7 +166,13 @@ fn accuracy_bar(out: &mut String, top: f64, (left, width): (f64, f64), name: &st
             top + 16.0
         );
     }
-    let _ = write!(out, "<text x=\"{}\" y=\"{}\">{:.3}</text>", left + width + 8.0, top + 12.0, accuracy.accuracy);
+    let _ = write!(
+        out,
+        "<text x=\"{}\" y=\"{}\">{:.3}</text>",
+        left + width + 8.0,
+        top + 12.0,
+        accuracy.accuracy
+    );
 }
 
 /// A table of retrieval metrics.
@@ -155,16 +207,26 @@ fn forecasts(report: &Report, out: &mut String) {
         out.push_str("<h2>Forecasts</h2><table><tr><th>forecast<th class=\"n\">Brier score<th class=\"n\">log score</tr>");
         let mut row = |who: &str, brier: f64, log: Option<f64>| {
             let log = log.map_or_else(String::new, |log| format!("{log:.4}"));
-            let _ = write!(out, "<tr><td>{who}<td class=\"n\">{brier:.4}<td class=\"n\">{log}</tr>");
+            let _ =
+                write!(out, "<tr><td>{who}<td class=\"n\">{brier:.4}<td class=\"n\">{log}</tr>");
         };
         row("Moira, with the market's prior", forecast.brier, Some(forecast.log_score));
         row("the market", forecast.market_brier, Some(forecast.market_log_score));
-        row("Moira, without the prior", forecast.without_prior.brier, Some(forecast.without_prior.log_score));
-        forecast.without_prior.base_rate_brier.iter().for_each(|brier| row("the base rate", *brier, None));
+        row(
+            "Moira, without the prior",
+            forecast.without_prior.brier,
+            Some(forecast.without_prior.log_score),
+        );
+        forecast
+            .without_prior
+            .base_rate_brier
+            .iter()
+            .for_each(|brier| row("the base rate", *brier, None));
         out.push_str("</table>");
-        for (what, mean) in
-            [("the market", &forecast.over_market), ("the base rate, without the prior", &forecast.without_prior.over_base_rate)]
-        {
+        for (what, mean) in [
+            ("the market", &forecast.over_market),
+            ("the base rate, without the prior", &forecast.without_prior.over_base_rate),
+        ] {
             if let Some(mean) = mean {
                 let [low, high] = mean.interval;
                 let _ = write!(
@@ -195,7 +257,11 @@ fn confusion(routing: &RoutingReport, out: &mut String) {
         for chosen in &names {
             let count = row.get(*chosen).copied().unwrap_or(0);
             let strength = count as f64 / total.max(1) as f64;
-            let _ = write!(out, "<td class=\"n\" style=\"background:rgba(59,111,212,{:.2})\">{count}", strength * 0.6);
+            let _ = write!(
+                out,
+                "<td class=\"n\" style=\"background:rgba(59,111,212,{:.2})\">{count}",
+                strength * 0.6
+            );
         }
         let right = row.get(name).copied().unwrap_or(0) as f64 / total.max(1) as f64;
         let _ = write!(out, "<td class=\"n\">{right:.3}</tr>");
@@ -263,8 +329,10 @@ mod tests {
 
     #[test]
     fn a_page_holds_its_figures_and_fetches_nothing() {
-        let answers =
-            [answered([0.8, 0.1, 0.1], 0, "ambig", "neg", Some(0.75)), answered([0.1, 0.8, 0.1], 2, "disambig", "neg", Some(0.25))];
+        let answers = [
+            answered([0.8, 0.1, 0.1], 0, "ambig", "neg", Some(0.75)),
+            answered([0.1, 0.8, 0.1], 2, "disambig", "neg", Some(0.25)),
+        ];
         let suite = SuiteReport {
             choices: Some(ChoiceReport::of(&answers)),
             fairness: Some(FairnessReport::of(&answers, &BTreeSet::from(["unknown".to_owned()]))),
@@ -288,7 +356,11 @@ mod tests {
         };
         let page = html_report(&report);
         assert!(page.contains("&lt;dev&gt;") && !page.contains("<dev>"));
-        assert!(page.contains("eleos, ambiguous") && page.contains(">0.500<") && page.contains("<circle"));
+        assert!(
+            page.contains("eleos, ambiguous")
+                && page.contains(">0.500<")
+                && page.contains("<circle")
+        );
         // both answers were calibrated to 0.25
         assert!(page.contains("ECE 0.250"), "{page}");
         for from_elsewhere in ["http://", "https://", "<script", "url("] {
@@ -298,6 +370,10 @@ mod tests {
         assert_eq!(json["suites"]["eleos"]["accuracy"], 0.5);
         assert_eq!(json["suites"]["eleos"]["bias"]["ambig"], 0.0);
         assert_eq!(json["confidence"]["auroc"], 1.0);
-        assert!(report.lines().iter().any(|line| line.starts_with("eleos: accuracy 0.500")), "{:?}", report.lines());
+        assert!(
+            report.lines().iter().any(|line| line.starts_with("eleos: accuracy 0.500")),
+            "{:?}",
+            report.lines()
+        );
     }
 }

@@ -1,6 +1,8 @@
 //! Datasets, evaluation suites and reports: measures the specialists on questions with known
 //! answers, and trains on such data.
 
+#![cfg_attr(test, allow(clippy::too_many_lines))]
+
 mod adapter_training;
 mod choices;
 mod dataset;
@@ -17,7 +19,10 @@ mod routing;
 mod stats;
 mod verification;
 
-pub use adapter_training::{AdapterReport, progress_bar, read_dataset, summary, to_examples, train_adapter, without_question};
+pub use adapter_training::{
+    AdapterReport, progress_bar, read_dataset, summary, to_examples, train_adapter,
+    without_question,
+};
 pub use dataset::{ChoiceCase, Dataset, DatasetError, MemoryTurn, RecallCase, Table};
 pub use environment::EvalEnvironment;
 pub use error::{EvalError, PARTS, SUITES};

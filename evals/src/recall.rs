@@ -43,19 +43,27 @@ pub struct RecallReport {
 ///
 /// # Errors
 /// When a memory cannot be stored.
-pub async fn remember(environment: &EvalEnvironment, turns: Vec<MemoryTurn>) -> Result<Turns, NyxError> {
+pub async fn remember(
+    environment: &EvalEnvironment,
+    turns: Vec<MemoryTurn>,
+) -> Result<Turns, NyxError> {
     let bar = bar("mnemosyne: remembering", turns.len() as u64);
     let mut known = Turns::new();
     for batch in turns.chunks(STORED_AT_ONCE) {
         let new = batch.iter().map(|turn| NewMemory {
             // an image without text is stored with its caption
-            text: if turn.text.trim().is_empty() { turn.caption.clone().unwrap_or_default() } else { turn.text.clone() },
+            text: if turn.text.trim().is_empty() {
+                turn.caption.clone().unwrap_or_default()
+            } else {
+                turn.text.clone()
+            },
             speaker: Some(turn.speaker.clone()),
             when: turn.time(),
             conversation: Some(turn.conversation.clone()),
             caption: turn.caption.clone(),
         });
-        let kept = environment.nyx.memories.remember_many(environment.context()?, new.collect()).await?;
+        let kept =
+            environment.nyx.memories.remember_many(environment.context()?, new.collect()).await?;
         let names = batch.iter().map(|turn| (turn.conversation.clone(), turn.turn.clone()));
         known.extend(kept.into_iter().map(|memory| memory.id).zip(names));
         bar.inc(batch.len() as u64);
@@ -80,18 +88,31 @@ pub async fn run(
     let found = environment
         .each("mnemosyne: recalling", &questions, |case| async {
             let filter = MemoryFilter::of(Some(case.conversation.clone()));
-            let hits = environment.nyx.memories.recall(environment.context()?, case.question.clone(), DEPTH, filter).await?;
-            Ok(hits.iter().filter_map(|hit| Some(known.get(&hit.memory.id)?.1.clone())).collect::<Vec<String>>())
+            let hits = environment
+                .nyx
+                .memories
+                .recall(environment.context()?, case.question.clone(), DEPTH, filter)
+                .await?;
+            Ok(hits
+                .iter()
+                .filter_map(|hit| Some(known.get(&hit.memory.id)?.1.clone()))
+                .collect::<Vec<String>>())
         })
         .await?;
-    let with_evidence = || questions.iter().zip(&found).filter(|(case, _)| !case.evidence.is_empty());
+    let with_evidence =
+        || questions.iter().zip(&found).filter(|(case, _)| !case.evidence.is_empty());
     let count = with_evidence().count();
     let mean = |score: &dyn Fn(&[String], &[String]) -> f64| {
-        with_evidence().map(|(case, found)| score(found, &case.evidence)).sum::<f64>() / count.max(1) as f64
+        with_evidence().map(|(case, found)| score(found, &case.evidence)).sum::<f64>()
+            / count.max(1) as f64
     };
     let mut categories: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for (case, found) in with_evidence() {
-        categories.entry(case.category.to_string()).or_default().push(recall_at(found, &case.evidence, 5));
+        categories.entry(case.category.to_string()).or_default().push(recall_at(
+            found,
+            &case.evidence,
+            5,
+        ));
     }
     let f1 = if answers { Some(answered(environment, &questions).await?) } else { None };
     Ok(RecallReport {
@@ -110,7 +131,10 @@ pub async fn run(
 }
 
 /// Mean token F1 of Mnemosyne's answers.
-async fn answered(environment: &EvalEnvironment, questions: &[RecallCase]) -> Result<f64, NyxError> {
+async fn answered(
+    environment: &EvalEnvironment,
+    questions: &[RecallCase],
+) -> Result<f64, NyxError> {
     let scores = environment
         .each("mnemosyne: answering", questions, |case| async {
             let asked = vec![ChatMessage::new(Role::User, case.question.clone())];

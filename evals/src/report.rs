@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use nyx_specialists::learn::metrics::{ReliabilityBin, auroc, base_rate, brier, brier_skill, expected_calibration_error, reliability};
+use nyx_specialists::learn::metrics::{
+    ReliabilityBin, auroc, base_rate, brier, brier_skill, expected_calibration_error, reliability,
+};
 use serde::Serialize;
 
 use crate::choices::{Accuracy, Answered, ChoiceReport, FairnessReport};
@@ -51,8 +53,10 @@ pub struct ConfidenceReport {
 impl ConfidenceReport {
     /// `None` when no answer has a confidence.
     pub fn of<'a>(answers: impl IntoIterator<Item = &'a Answered>) -> Option<Self> {
-        let pairs: Vec<(f64, bool)> =
-            answers.into_iter().filter_map(|answer| Some((answer.decision.confidence?, answer.right()))).collect();
+        let pairs: Vec<(f64, bool)> = answers
+            .into_iter()
+            .filter_map(|answer| Some((answer.decision.confidence?, answer.right())))
+            .collect();
         let accuracy = base_rate(&pairs)?;
         Some(Self {
             count: pairs.len(),
@@ -108,26 +112,44 @@ impl Report {
         let mut lines = Vec::new();
         for (name, suite) in &self.suites {
             if let Some(choices) = &suite.choices {
-                lines.push(format!("{name}: accuracy {} (chance {:.3})", share(&choices.accuracy), choices.chance));
+                lines.push(format!(
+                    "{name}: accuracy {} (chance {:.3})",
+                    share(&choices.accuracy),
+                    choices.chance
+                ));
             }
             if let Some(fairness) = &suite.fairness {
                 let (ambig, disambig) = (share(&fairness.ambig), share(&fairness.disambig));
                 lines.push(format!("{name}: ambiguous {ambig}, disambiguated {disambig}"));
-                lines.push(format!("{name}: bias {:+.3} ambiguous, {:+.3} disambiguated", fairness.bias.ambig, fairness.bias.disambig));
+                lines.push(format!(
+                    "{name}: bias {:+.3} ambiguous, {:+.3} disambiguated",
+                    fairness.bias.ambig, fairness.bias.disambig
+                ));
             }
             if let Some(facts) = &suite.facts {
-                lines.push(format!("{name}: right table first {:.3}, right table shown {:.3}", facts.table_at_1, facts.table_shown));
+                lines.push(format!(
+                    "{name}: right table first {:.3}, right table shown {:.3}",
+                    facts.table_at_1, facts.table_shown
+                ));
             }
             if let Some(forecast) = &suite.forecast {
                 let blind = &forecast.without_prior;
                 let interval = |mean: &Option<super::stats::Mean>| {
                     mean.map_or_else(String::new, |mean| {
-                        format!(" ({:+.4} [{:+.4}, {:+.4}])", mean.mean, mean.interval[0], mean.interval[1])
+                        format!(
+                            " ({:+.4} [{:+.4}, {:+.4}])",
+                            mean.mean, mean.interval[0], mean.interval[1]
+                        )
                     })
                 };
                 let (brier, market) = (forecast.brier, forecast.market_brier);
-                lines.push(format!("{name}: Brier {brier:.4}, the market's {market:.4}{}", interval(&forecast.over_market)));
-                let rate = blind.base_rate_brier.map_or_else(|| "unknown".to_owned(), |brier| format!("{brier:.4}"));
+                lines.push(format!(
+                    "{name}: Brier {brier:.4}, the market's {market:.4}{}",
+                    interval(&forecast.over_market)
+                ));
+                let rate = blind
+                    .base_rate_brier
+                    .map_or_else(|| "unknown".to_owned(), |brier| format!("{brier:.4}"));
                 lines.push(format!(
                     "{name}: without the prior {:.4}, the base rate's {rate}{}",
                     blind.brier,
@@ -145,7 +167,9 @@ impl Report {
             lines.extend(routing.lines());
         }
         if let Some(confidence) = &self.confidence {
-            let number = |value: Option<f64>| value.map_or_else(|| "none".to_owned(), |value| format!("{value:.3}"));
+            let number = |value: Option<f64>| {
+                value.map_or_else(|| "none".to_owned(), |value| format!("{value:.3}"))
+            };
             let (skill, auroc) = (number(confidence.brier_skill), number(confidence.auroc));
             lines.push(format!(
                 "confidence: ECE {:.3}, Brier skill {skill}, AUROC {auroc} over {} answers",

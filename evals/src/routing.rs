@@ -31,7 +31,11 @@ pub fn read(path: &Path, specialists: &[&str]) -> Result<Vec<RoutingCase>, Datas
         if specialists.contains(&case.specialist.as_str()) {
             return Ok(());
         }
-        Err(format!("specialist is {:?}, expected one of {}", case.specialist, specialists.join(", ")))
+        Err(format!(
+            "specialist is {:?}, expected one of {}",
+            case.specialist,
+            specialists.join(", ")
+        ))
     })
 }
 
@@ -52,8 +56,13 @@ pub struct RoutingReport {
 
 impl RoutingReport {
     fn of(routed: &[(&RoutingCase, Routing)]) -> Self {
-        let right = |(case, routing): &(&RoutingCase, Routing)| routing.best() == Some(case.specialist.as_str());
-        let by_scores = routed.iter().filter(|(case, routing)| highest(&routing.scores) == Some(case.specialist.as_str())).count();
+        let right = |(case, routing): &(&RoutingCase, Routing)| {
+            routing.best() == Some(case.specialist.as_str())
+        };
+        let by_scores = routed
+            .iter()
+            .filter(|(case, routing)| highest(&routing.scores) == Some(case.specialist.as_str()))
+            .count();
         let mut classes: BTreeMap<String, Vec<bool>> = BTreeMap::new();
         let mut languages: BTreeMap<String, Vec<bool>> = BTreeMap::new();
         let mut confusion: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
@@ -66,7 +75,9 @@ impl RoutingReport {
             let chosen = routing.best().unwrap_or_default().to_owned();
             *confusion.entry(case.specialist.clone()).or_default().entry(chosen).or_default() += 1;
         }
-        let shares = |all: BTreeMap<String, Vec<bool>>| all.into_iter().map(|(name, right)| (name, Accuracy::of(right))).collect();
+        let shares = |all: BTreeMap<String, Vec<bool>>| {
+            all.into_iter().map(|(name, right)| (name, Accuracy::of(right))).collect()
+        };
         Self {
             accuracy: Accuracy::of(routed.iter().map(right)),
             by_scores: by_scores as f64 / routed.len().max(1) as f64,
@@ -81,10 +92,16 @@ impl RoutingReport {
         let [low, high] = self.accuracy.interval;
         let (accuracy, count) = (self.accuracy.accuracy, self.accuracy.count);
         let by = |all: &BTreeMap<String, Accuracy>| {
-            all.iter().map(|(name, one)| format!("{name} {:.3} of {}", one.accuracy, one.count)).collect::<Vec<_>>().join(", ")
+            all.iter()
+                .map(|(name, one)| format!("{name} {:.3} of {}", one.accuracy, one.count))
+                .collect::<Vec<_>>()
+                .join(", ")
         };
         let mut lines = vec![
-            format!("routing: accuracy {accuracy:.3} [{low:.3}, {high:.3}] of {count} (by the scores alone {:.3})", self.by_scores),
+            format!(
+                "routing: accuracy {accuracy:.3} [{low:.3}, {high:.3}] of {count} (by the scores alone {:.3})",
+                self.by_scores
+            ),
             format!("routing: {}", by(&self.by_class)),
         ];
         if !self.by_language.is_empty() {
@@ -103,10 +120,20 @@ fn highest(numbers: &BTreeMap<String, f64>) -> Option<&str> {
 ///
 /// # Errors
 /// The first request that could not be routed.
-pub async fn run(environment: &EvalEnvironment, cases: &[RoutingCase]) -> Result<RoutingReport, NyxError> {
+pub async fn run(
+    environment: &EvalEnvironment,
+    cases: &[RoutingCase],
+) -> Result<RoutingReport, NyxError> {
     let routed = environment
         .each("routing", cases, |case| async move {
-            Ok((case, environment.nyx.decisions.route(environment.context()?, case.request.clone()).await?))
+            Ok((
+                case,
+                environment
+                    .nyx
+                    .decisions
+                    .route(environment.context()?, case.request.clone())
+                    .await?,
+            ))
         })
         .await?;
     Ok(RoutingReport::of(&routed))
@@ -124,16 +151,42 @@ mod tests {
             specialist: specialist.into(),
         };
         let routing = |best: &str, by_scores: &str| {
-            let of = |high: &str| ["moira", "nyx"].map(|name| (name.to_owned(), if name == high { 1.0 } else { 0.0 })).into();
+            let of = |high: &str| {
+                ["moira", "nyx"]
+                    .map(|name| (name.to_owned(), if name == high { 1.0 } else { 0.0 }))
+                    .into()
+            };
             Routing { logits: of(best), scores: of(by_scores), ..Routing::default() }
         };
-        let cases = [case(Some("en"), "moira"), case(Some("en"), "nyx"), case(Some("de"), "nyx"), case(None, "nyx")];
-        let routed: Vec<_> =
-            cases.iter().zip([routing("moira", "nyx"), routing("nyx", "nyx"), routing("moira", "nyx"), routing("nyx", "moira")]).collect();
+        let cases = [
+            case(Some("en"), "moira"),
+            case(Some("en"), "nyx"),
+            case(Some("de"), "nyx"),
+            case(None, "nyx"),
+        ];
+        let routed: Vec<_> = cases
+            .iter()
+            .zip([
+                routing("moira", "nyx"),
+                routing("nyx", "nyx"),
+                routing("moira", "nyx"),
+                routing("nyx", "moira"),
+            ])
+            .collect();
         let report = RoutingReport::of(&routed);
-        assert_eq!((report.accuracy.count, report.accuracy.accuracy, report.by_scores), (4, 0.75, 0.5));
+        assert_eq!(
+            (report.accuracy.count, report.accuracy.accuracy, report.by_scores),
+            (4, 0.75, 0.5)
+        );
         assert_eq!((report.by_class["moira"].accuracy, report.by_class["nyx"].count), (1.0, 3));
-        assert_eq!((report.by_language["en"].accuracy, report.by_language["de"].accuracy, report.by_language.len()), (1.0, 0.0, 2));
+        assert_eq!(
+            (
+                report.by_language["en"].accuracy,
+                report.by_language["de"].accuracy,
+                report.by_language.len()
+            ),
+            (1.0, 0.0, 2)
+        );
         assert_eq!((report.confusion["nyx"]["moira"], report.confusion["nyx"]["nyx"]), (1, 2));
     }
 
@@ -141,10 +194,15 @@ mod tests {
     fn a_wrong_line_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("requests.jsonl");
-        let line = |specialist: &str| format!("{{\"lang\": \"en\", \"request\": \"Hi\", \"specialist\": \"{specialist}\"}}\n");
+        let line = |specialist: &str| {
+            format!("{{\"lang\": \"en\", \"request\": \"Hi\", \"specialist\": \"{specialist}\"}}\n")
+        };
         std::fs::write(&path, line("nyx") + &line("zeus")).unwrap();
         let error = read(&path, &["moira", "nyx"]).unwrap_err().to_string();
-        assert!(error.contains("line 2") && error.contains("zeus") && error.contains("moira, nyx"), "{error}");
+        assert!(
+            error.contains("line 2") && error.contains("zeus") && error.contains("moira, nyx"),
+            "{error}"
+        );
         assert_eq!(read(&path, &["nyx", "zeus"]).unwrap().len(), 2);
     }
 }

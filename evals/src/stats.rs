@@ -29,7 +29,11 @@ pub struct Mean {
 /// The mean of `values`, which are paired differences where two systems answered the same
 /// questions. The same seed gives the same interval.
 pub(crate) fn bootstrap(values: &[f64], seed: u64) -> Option<Mean> {
-    let pair = |(at, value): (usize, &f64)| Pair { template: at.to_string(), candidate: *value, live: 0.0 };
+    let pair = |(at, value): (usize, &f64)| Pair {
+        template: at.to_string(),
+        candidate: *value,
+        live: 0.0,
+    };
     let compared = compare(&values.iter().enumerate().map(pair).collect::<Vec<_>>(), 0.025, seed);
     (!values.is_empty()).then_some(Mean { mean: compared.gain, interval: compared.interval })
 }
@@ -59,7 +63,8 @@ pub(crate) fn token_f1(answer: &str, truth: &str) -> f64 {
 
 /// Share of `evidence` in the first `k` of `found`.
 pub(crate) fn recall_at(found: &[String], evidence: &[String], k: usize) -> f64 {
-    let hits = evidence.iter().filter(|turn| found.iter().take(k).any(|found| found == *turn)).count();
+    let hits =
+        evidence.iter().filter(|turn| found.iter().take(k).any(|found| found == *turn)).count();
     hits as f64 / evidence.len().max(1) as f64
 }
 
@@ -86,7 +91,10 @@ mod tests {
         let mean = bootstrap(&values, 7).unwrap();
         assert!((mean.mean - 4.5).abs() < 1e-12);
         // the standard error is 2.87 / sqrt(200) = 0.203
-        assert!((mean.interval[0] - 4.1).abs() < 0.05 && (mean.interval[1] - 4.9).abs() < 0.05, "{mean:?}");
+        assert!(
+            (mean.interval[0] - 4.1).abs() < 0.05 && (mean.interval[1] - 4.9).abs() < 0.05,
+            "{mean:?}"
+        );
         assert_eq!(bootstrap(&values, 7), Some(mean));
         assert_eq!(bootstrap(&[], 7), None);
     }
@@ -101,7 +109,8 @@ mod tests {
 
     #[test]
     fn recall_and_rank_of_evidence() {
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let names =
+            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let (found, evidence) = (names(&["a", "b", "c", "d"]), names(&["c", "x"]));
         assert_eq!((recall_at(&found, &evidence, 2), recall_at(&found, &evidence, 3)), (0.0, 0.5));
         assert_eq!(reciprocal_rank(&found, &evidence), 1.0 / 3.0);

@@ -36,7 +36,13 @@ pub fn report(tables: usize, answers: &[Answered]) -> FactsReport {
     let among = |count: usize| {
         let of = |answer: &Answered| {
             let is_of = |row: &Evidence| Some(&row.source) == answer.case.table.as_ref();
-            answer.decision.evidence.iter().filter(|item| item.id.starts_with("table:")).take(count).any(is_of)
+            answer
+                .decision
+                .evidence
+                .iter()
+                .filter(|item| item.id.starts_with("table:"))
+                .take(count)
+                .any(is_of)
         };
         answers.iter().filter(|answer| of(answer)).count() as f64 / answers.len().max(1) as f64
     };
@@ -47,6 +53,9 @@ pub fn report(tables: usize, answers: &[Answered]) -> FactsReport {
 ///
 /// # Errors
 /// As [`register`], and when the tables cannot be read.
-pub async fn register_all(environment: &EvalEnvironment, dataset: &crate::Dataset) -> Result<(), crate::EvalError> {
+pub async fn register_all(
+    environment: &EvalEnvironment,
+    dataset: &crate::Dataset,
+) -> Result<(), crate::EvalError> {
     Ok(register(environment, dataset.tables()?).await?)
 }

@@ -2,8 +2,9 @@
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{
-    big_integer, big_integer_null, boolean, double, double_null, json_binary, json_binary_null, string_len, string_len_null, text,
-    text_null, timestamp_with_time_zone, timestamp_with_time_zone_null,
+    big_integer, big_integer_null, boolean, double, double_null, json_binary, json_binary_null,
+    string_len, string_len_null, text, text_null, timestamp_with_time_zone,
+    timestamp_with_time_zone_null,
 };
 
 #[derive(DeriveMigrationName)]
@@ -17,7 +18,11 @@ const REWARDS: &str = "nyx_rewards";
 const UUID: u32 = 36;
 const NAME: u32 = 64;
 
-fn index(table: &'static str, name: &'static str, columns: &[&'static str]) -> IndexCreateStatement {
+fn index(
+    table: &'static str,
+    name: &'static str,
+    columns: &[&'static str],
+) -> IndexCreateStatement {
     let mut index = Index::create();
     index.name(name).table(table);
     for column in columns {
@@ -87,8 +92,12 @@ async fn decisions(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         .col(string_len("status", 16))
         .col(text_null("error"));
     manager.create_table(decisions).await?;
-    manager.create_index(index(DECISIONS, "nyx_queries_by_specialist", &["specialist", "id"])).await?;
-    manager.create_index(index(DECISIONS, "nyx_queries_by_conversation", &["conversation", "id"])).await
+    manager
+        .create_index(index(DECISIONS, "nyx_queries_by_specialist", &["specialist", "id"]))
+        .await?;
+    manager
+        .create_index(index(DECISIONS, "nyx_queries_by_conversation", &["conversation", "id"]))
+        .await
 }
 
 async fn rewards(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
@@ -102,7 +111,12 @@ async fn rewards(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         .col(string_len("rule", NAME))
         .col(text_null("comment"))
         .col(timestamp_with_time_zone("at"))
-        .foreign_key(ForeignKey::create().name("nyx_rewards_decision").from(REWARDS, "decision").to(DECISIONS, "id"));
+        .foreign_key(
+            ForeignKey::create()
+                .name("nyx_rewards_decision")
+                .from(REWARDS, "decision")
+                .to(DECISIONS, "id"),
+        );
     manager.create_table(rewards).await?;
     manager.create_index(index(REWARDS, "nyx_rewards_by_decision", &["decision"])).await
 }
@@ -120,7 +134,9 @@ async fn memories(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         .col(boolean("indexed"));
     manager.create_table(memories).await?;
     manager.create_index(index(MEMORIES, "nyx_memories_by_indexed", &["indexed", "id"])).await?;
-    manager.create_index(index(MEMORIES, "nyx_memories_by_conversation", &["conversation", "id"])).await
+    manager
+        .create_index(index(MEMORIES, "nyx_memories_by_conversation", &["conversation", "id"]))
+        .await
 }
 
 async fn trait_weights(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
@@ -138,5 +154,11 @@ async fn trait_weights(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         .col(timestamp_with_time_zone("at"));
     manager.create_table(weights).await?;
     // two writers cannot both add the same revision
-    manager.create_index(index(WEIGHTS, "nyx_trait_weights_by_revision", &["name", "revision"]).unique().to_owned()).await
+    manager
+        .create_index(
+            index(WEIGHTS, "nyx_trait_weights_by_revision", &["name", "revision"])
+                .unique()
+                .to_owned(),
+        )
+        .await
 }

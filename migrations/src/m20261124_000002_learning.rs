@@ -2,7 +2,8 @@
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{
-    big_integer, json_binary, string_len, string_len_null, text, text_null, timestamp_with_time_zone, timestamp_with_time_zone_null,
+    big_integer, json_binary, string_len, string_len_null, text, text_null,
+    timestamp_with_time_zone, timestamp_with_time_zone_null,
 };
 
 #[derive(DeriveMigrationName)]
@@ -34,7 +35,12 @@ impl MigrationTrait for Migration {
             .col(timestamp_with_time_zone_null("promoted_at"))
             .col(timestamp_with_time_zone_null("retired_at"));
         manager.create_table(adapters).await?;
-        let live = Index::create().name("nyx_adapters_by_generation").table(ADAPTERS).col("specialist").col("generation").to_owned();
+        let live = Index::create()
+            .name("nyx_adapters_by_generation")
+            .table(ADAPTERS)
+            .col("specialist")
+            .col("generation")
+            .to_owned();
         manager.create_index(live).await?;
 
         let mut runs = Table::create();
@@ -50,7 +56,12 @@ impl MigrationTrait for Migration {
             .col(timestamp_with_time_zone("started_at"))
             .col(timestamp_with_time_zone_null("ended_at"));
         manager.create_table(runs).await?;
-        let newest = Index::create().name("nyx_training_runs_by_start").table(RUNS).col("specialist").col("started_at").to_owned();
+        let newest = Index::create()
+            .name("nyx_training_runs_by_start")
+            .table(RUNS)
+            .col("specialist")
+            .col("started_at")
+            .to_owned();
         manager.create_index(newest).await
     }
 

@@ -18,14 +18,20 @@ impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         // SQLite adds one column per statement
         for column in ["inputs", "trace"] {
-            manager.alter_table(Table::alter().table(DECISIONS).add_column(json_binary_null(column)).to_owned()).await?;
+            manager
+                .alter_table(
+                    Table::alter().table(DECISIONS).add_column(json_binary_null(column)).to_owned(),
+                )
+                .await?;
         }
         Ok(())
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         for column in ["inputs", "trace"] {
-            manager.alter_table(Table::alter().table(DECISIONS).drop_column(column).to_owned()).await?;
+            manager
+                .alter_table(Table::alter().table(DECISIONS).drop_column(column).to_owned())
+                .await?;
         }
         Ok(())
     }

@@ -19,16 +19,21 @@ impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         // one statement each: SQLite adds one column per statement
         for column in [text_null("caption"), boolean("forgotten").default(false).to_owned()] {
-            manager.alter_table(Table::alter().table(MEMORIES).add_column(column).to_owned()).await?;
+            manager
+                .alter_table(Table::alter().table(MEMORIES).add_column(column).to_owned())
+                .await?;
         }
-        let index = Index::create().name(FORGOTTEN).table(MEMORIES).col("forgotten").col("id").to_owned();
+        let index =
+            Index::create().name(FORGOTTEN).table(MEMORIES).col("forgotten").col("id").to_owned();
         manager.create_index(index).await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         manager.drop_index(Index::drop().name(FORGOTTEN).table(MEMORIES).to_owned()).await?;
         for column in ["forgotten", "caption"] {
-            manager.alter_table(Table::alter().table(MEMORIES).drop_column(column).to_owned()).await?;
+            manager
+                .alter_table(Table::alter().table(MEMORIES).drop_column(column).to_owned())
+                .await?;
         }
         Ok(())
     }

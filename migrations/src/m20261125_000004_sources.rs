@@ -1,7 +1,9 @@
 //! The catalogue of imported tables. Their rows are stored in separate tables, created on import.
 
 use sea_orm_migration::prelude::*;
-use sea_orm_migration::schema::{big_integer, json_binary, string_len, text, timestamp_with_time_zone};
+use sea_orm_migration::schema::{
+    big_integer, json_binary, string_len, text, timestamp_with_time_zone,
+};
 
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;

@@ -18,14 +18,18 @@ impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         // SQLite adds one column per statement
         for column in [json_binary_null("logits"), string_len_null("head", 64)] {
-            manager.alter_table(Table::alter().table(DECISIONS).add_column(column).to_owned()).await?;
+            manager
+                .alter_table(Table::alter().table(DECISIONS).add_column(column).to_owned())
+                .await?;
         }
         Ok(())
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         for column in ["logits", "head"] {
-            manager.alter_table(Table::alter().table(DECISIONS).drop_column(column).to_owned()).await?;
+            manager
+                .alter_table(Table::alter().table(DECISIONS).drop_column(column).to_owned())
+                .await?;
         }
         Ok(())
     }

@@ -23,7 +23,9 @@ impl MigrationTrait for Migration {
             .col(string_len("kind", 64))
             .col(double("count"))
             .col(double("sum"))
-            .primary_key(Index::create().name("nyx_reward_baselines_key").col("source").col("kind"));
+            .primary_key(
+                Index::create().name("nyx_reward_baselines_key").col("source").col("kind"),
+            );
         manager.create_table(baselines).await
     }
 

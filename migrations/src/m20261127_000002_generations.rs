@@ -1,7 +1,9 @@
 //! The active adapter of each specialist by generation, and the adapters in canary.
 
 use sea_orm_migration::prelude::*;
-use sea_orm_migration::schema::{big_integer, double, string_len, string_len_null, text, timestamp_with_time_zone};
+use sea_orm_migration::schema::{
+    big_integer, double, string_len, string_len_null, text, timestamp_with_time_zone,
+};
 
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;

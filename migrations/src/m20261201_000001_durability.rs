@@ -21,7 +21,11 @@ impl MigrationTrait for Migration {
 
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let mut readiness = Table::create();
-        readiness.table(READINESS).col(string_len("instance", UUID).primary_key()).col(timestamp_with_time_zone("at")).col(blob("padding"));
+        readiness
+            .table(READINESS)
+            .col(string_len("instance", UUID).primary_key())
+            .col(timestamp_with_time_zone("at"))
+            .col(blob("padding"));
         manager.create_table(readiness).await?;
         let mut keys = Table::create();
         keys.table(KEYS)
@@ -29,8 +33,19 @@ impl MigrationTrait for Migration {
             .col(string_len("key", 256))
             .col(string_len("decision", UUID))
             .col(string_len("feedback", UUID))
-            .primary_key(Index::create().name("nyx_feedback_keys_key").col("kind").col("key").col("decision"))
-            .foreign_key(ForeignKey::create().name("nyx_feedback_keys_verdict").from(KEYS, "feedback").to(VERDICTS, "id"));
+            .primary_key(
+                Index::create()
+                    .name("nyx_feedback_keys_key")
+                    .col("kind")
+                    .col("key")
+                    .col("decision"),
+            )
+            .foreign_key(
+                ForeignKey::create()
+                    .name("nyx_feedback_keys_verdict")
+                    .from(KEYS, "feedback")
+                    .to(VERDICTS, "id"),
+            );
         manager.create_table(keys).await
     }
 

@@ -17,12 +17,25 @@ impl MigrationTrait for Migration {
     }
 
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        manager.alter_table(Table::alter().table(DECISIONS).add_column(json_binary_null("similarities")).to_owned()).await?;
+        manager
+            .alter_table(
+                Table::alter()
+                    .table(DECISIONS)
+                    .add_column(json_binary_null("similarities"))
+                    .to_owned(),
+            )
+            .await?;
         manager.alter_table(Table::alter().table(DECISIONS).drop_column("head").to_owned()).await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        manager.alter_table(Table::alter().table(DECISIONS).add_column(string_len_null("head", 64)).to_owned()).await?;
-        manager.alter_table(Table::alter().table(DECISIONS).drop_column("similarities").to_owned()).await
+        manager
+            .alter_table(
+                Table::alter().table(DECISIONS).add_column(string_len_null("head", 64)).to_owned(),
+            )
+            .await?;
+        manager
+            .alter_table(Table::alter().table(DECISIONS).drop_column("similarities").to_owned())
+            .await
     }
 }

@@ -119,13 +119,18 @@ impl MigrationTrait for Migration {
             connection.execute_unprepared(&format!("DROP TABLE IF EXISTS {table}")).await?;
         }
         for index in ["length", "moment"] {
-            connection.execute_unprepared(&format!("DROP INDEX IF EXISTS nyx_memories_by_{index}")).await?;
+            connection
+                .execute_unprepared(&format!("DROP INDEX IF EXISTS nyx_memories_by_{index}"))
+                .await?;
         }
-        let added = if manager.get_database_backend() == DbBackend::Postgres { "number" } else { "length" };
+        let added =
+            if manager.get_database_backend() == DbBackend::Postgres { "number" } else { "length" };
         manager.alter_table(Table::alter().table(MEMORIES).drop_column(added).to_owned()).await?;
         for column in ["indexed", "forgotten"] {
             let column = ColumnDef::new(column).boolean().not_null().default(false).to_owned();
-            manager.alter_table(Table::alter().table(MEMORIES).add_column(column).to_owned()).await?;
+            manager
+                .alter_table(Table::alter().table(MEMORIES).add_column(column).to_owned())
+                .await?;
         }
         connection.execute_unprepared("DROP INDEX nyx_memories_by_tenant").await?;
         connection.execute_unprepared("DROP INDEX nyx_memories_by_conversation").await?;
@@ -136,10 +141,16 @@ impl MigrationTrait for Migration {
             ("nyx_memories_by_conversation", ["conversation", "id"]),
         ] {
             let [first, second] = columns;
-            manager.create_index(Index::create().name(name).table(MEMORIES).col(first).col(second).to_owned()).await?;
+            manager
+                .create_index(
+                    Index::create().name(name).table(MEMORIES).col(first).col(second).to_owned(),
+                )
+                .await?;
         }
         for table in TABLES.into_iter().chain([MEMORIES]) {
-            manager.alter_table(Table::alter().table(table).drop_column("tenant").to_owned()).await?;
+            manager
+                .alter_table(Table::alter().table(table).drop_column("tenant").to_owned())
+                .await?;
         }
         Ok(())
     }

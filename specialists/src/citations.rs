@@ -8,7 +8,11 @@ pub fn cited(answer: &str, evidence: &[Evidence]) -> Vec<String> {
     let mut ids: Vec<String> = Vec::new();
     for part in answer.split('[').skip(1) {
         let Some((inside, _)) = part.split_once(']') else { continue };
-        for item in numbers(inside, evidence.len()).into_iter().flatten().filter_map(|number| evidence.get(number.checked_sub(1)?)) {
+        for item in numbers(inside, evidence.len())
+            .into_iter()
+            .flatten()
+            .filter_map(|number| evidence.get(number.checked_sub(1)?))
+        {
             if !ids.contains(&item.id) {
                 ids.push(item.id.clone());
             }
@@ -21,7 +25,8 @@ pub fn cited(answer: &str, evidence: &[Evidence]) -> Vec<String> {
 fn numbers(inside: &str, most: usize) -> Option<Vec<usize>> {
     let mut found = Vec::new();
     for piece in inside.split([',', ';']) {
-        let ends: Vec<Option<usize>> = piece.split(['-', '\u{2013}']).map(|end| end.trim().parse().ok()).collect();
+        let ends: Vec<Option<usize>> =
+            piece.split(['-', '\u{2013}']).map(|end| end.trim().parse().ok()).collect();
         match ends[..] {
             [Some(number)] => found.push(number),
             [Some(first), Some(last)] => found.extend(first..=last.min(most)),
@@ -90,9 +95,14 @@ mod tests {
         let mut random = Seeded::new();
         let evidence = evidence(3);
         for _ in 0..2_000 {
-            let answer = random.text(12, &['[', ']', ',', '-', '0', '1', '9', ' ', 'x', '\u{2013}']);
+            let answer =
+                random.text(12, &['[', ']', ',', '-', '0', '1', '9', ' ', 'x', '\u{2013}']);
             assert!(cited(&answer, &evidence).len() <= 3, "seed {}: {answer:?}", random.seed);
-            assert!(without_citations(&answer).len() <= answer.len(), "seed {}: {answer:?}", random.seed);
+            assert!(
+                without_citations(&answer).len() <= answer.len(),
+                "seed {}: {answer:?}",
+                random.seed
+            );
         }
         assert_eq!(cited("[1-18446744073709551615]", &evidence).len(), 3);
     }

@@ -19,7 +19,8 @@ impl SpecialistPolicy {
     /// # Errors
     /// [`SpecialistError::BadFile`] naming the key, its value and the expected value.
     pub fn parse(origin: &str, toml: &str) -> Result<Self, SpecialistError> {
-        self::parse(toml).map_err(|reason| SpecialistError::BadFile { origin: origin.into(), reason })
+        self::parse(toml)
+            .map_err(|reason| SpecialistError::BadFile { origin: origin.into(), reason })
     }
 }
 
@@ -78,13 +79,19 @@ pub(crate) fn parse(text: &str) -> Result<SpecialistPolicy, String> {
     }
     let fixed = file.prompt.fixed.trim();
     if fixed.is_empty() {
-        return Err("prompt.fixed is empty, expected the part of the system prompt that never changes".into());
+        return Err(
+            "prompt.fixed is empty, expected the part of the system prompt that never changes"
+                .into(),
+        );
     }
     let strategy = strategy(&file.strategy, file.settings)?;
     let prompt = PromptTemplate { fixed: fixed.into(), context: file.prompt.context };
     let used = prompt.check().map_err(|reason| format!("prompt.context: {reason}"))?;
     if !strategy.retrieve().is_empty() && !used.iter().any(|name| name.starts_with("evidence")) {
-        return Err("prompt.context does not use `evidence`, expected it to show what retrieval finds".into());
+        return Err(
+            "prompt.context does not use `evidence`, expected it to show what retrieval finds"
+                .into(),
+        );
     }
     let sampling = file.sampling;
     within("sampling.temperature", f64::from(sampling.temperature), 0.0, 2.0)?;
@@ -110,27 +117,46 @@ pub(crate) fn parse(text: &str) -> Result<SpecialistPolicy, String> {
 pub(crate) fn misread(text: &str, error: &toml::de::Error) -> String {
     let reason = error.message().replace('\n', ", ");
     let Some(before) = error.span().and_then(|span| text.get(..span.start)) else { return reason };
-    let line: String = text.lines().nth(before.matches('\n').count()).unwrap_or_default().trim().chars().take(120).collect();
+    let line: String = text
+        .lines()
+        .nth(before.matches('\n').count())
+        .unwrap_or_default()
+        .trim()
+        .chars()
+        .take(120)
+        .collect();
     format!("line {} (`{line}`): {reason}", before.matches('\n').count() + 1)
 }
 
 fn check_name(name: &str) -> Result<(), String> {
     let starts = name.starts_with(|c: char| c.is_ascii_lowercase());
-    let rest = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-');
+    let rest =
+        name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-');
     if !starts || !rest || name.len() > NAME_CHARS {
-        return Err(format!("name is {name:?}, expected a lower-case letter and then up to 31 of a-z, 0-9, `_` and `-`"));
+        return Err(format!(
+            "name is {name:?}, expected a lower-case letter and then up to 31 of a-z, 0-9, `_` and `-`"
+        ));
     }
     if name == RESERVED {
-        return Err(format!("name is {name:?}, expected another one: `{RESERVED}` is the model itself"));
+        return Err(format!(
+            "name is {name:?}, expected another one: `{RESERVED}` is the model itself"
+        ));
     }
     Ok(())
 }
 
 fn examples(given: &[String]) -> Result<Vec<String>, String> {
     if given.len() > MAX_EXAMPLES {
-        return Err(format!("examples has {} entries, expected at most {MAX_EXAMPLES}", given.len()));
+        return Err(format!(
+            "examples has {} entries, expected at most {MAX_EXAMPLES}",
+            given.len()
+        ));
     }
-    given.iter().enumerate().map(|(index, example)| one_line(&format!("examples[{index}]"), example, EXAMPLE_CHARS)).collect()
+    given
+        .iter()
+        .enumerate()
+        .map(|(index, example)| one_line(&format!("examples[{index}]"), example, EXAMPLE_CHARS))
+        .collect()
 }
 
 fn one_line(key: &str, value: &str, longest: usize) -> Result<String, String> {
@@ -138,8 +164,12 @@ fn one_line(key: &str, value: &str, longest: usize) -> Result<String, String> {
     let chars = value.chars().count();
     match chars {
         0 => Err(format!("{key} is empty, expected one line of text")),
-        _ if chars > longest => Err(format!("{key} has {chars} characters, expected at most {longest}")),
-        _ if value.contains(char::is_control) => Err(format!("{key} is {value:?}, expected one line of text")),
+        _ if chars > longest => {
+            Err(format!("{key} has {chars} characters, expected at most {longest}"))
+        }
+        _ if value.contains(char::is_control) => {
+            Err(format!("{key} is {value:?}, expected one line of text"))
+        }
         _ => Ok(value.into()),
     }
 }

@@ -38,14 +38,23 @@ mod tests {
     fn what_is_stated_alone_is_the_forecast() {
         for p in [0.0, 0.3, 1.0] {
             assert_eq!(pooled(None, &[p]), Some(p));
-            assert_eq!(pool(None, Some(p), Vec::new()).map(|forecast| forecast.probability), Some(p));
+            assert_eq!(
+                pool(None, Some(p), Vec::new()).map(|forecast| forecast.probability),
+                Some(p)
+            );
         }
-        assert_eq!((pooled(None, &[]), pooled(Some(0.4), &[])), (None, None), "a prior is no forecast of the model's");
+        assert_eq!(
+            (pooled(None, &[]), pooled(Some(0.4), &[])),
+            (None, None),
+            "a prior is no forecast of the model's"
+        );
     }
 
     #[test]
     fn opinions_are_pooled_by_the_mean_of_their_log_odds() {
-        let near = |found: Option<f64>, expected: f64| assert!((found.unwrap() - expected).abs() < 1e-9, "{found:?}, {expected}");
+        let near = |found: Option<f64>, expected: f64| {
+            assert!((found.unwrap() - expected).abs() < 1e-9, "{found:?}, {expected}")
+        };
         near(pooled(None, &[0.2, 0.8]), 0.5);
         // odds of 1 to 9 and 9 to 1, and of 1 to 4 with 1 to 1
         near(pooled(Some(0.9), &[0.1]), 0.5);

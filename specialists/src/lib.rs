@@ -6,6 +6,8 @@
 //! The current time is part of the [`PromptContext`], so that the same question, evidence and time
 //! always give the same prompt.
 
+#![cfg_attr(test, allow(clippy::too_many_lines))]
+
 pub mod bandit;
 mod citations;
 pub mod confidence;
@@ -38,7 +40,8 @@ pub use error::SpecialistError;
 pub use policy::SpecialistPolicy;
 pub use prompt::{PromptContext, PromptTemplate};
 pub use reward::{
-    AutomaticReward, Outcome, brier_reward, calibration, choices_reward, delayed, quadratic_reward, reward_of, support, timeliness,
+    AutomaticReward, Outcome, brier_reward, calibration, choices_reward, delayed, quadratic_reward,
+    reward_of, support, timeliness,
 };
 pub use shipped::SHIPPED;
 pub use similarity::similarity;

@@ -12,8 +12,9 @@ use unicode_normalization::UnicodeNormalization as _;
 /// The zero digits of scripts with their own decimal digits; full-width digits are folded to ASCII
 /// before.
 const ZEROS: [char; 17] = [
-    '\u{660}', '\u{6f0}', '\u{7c0}', '\u{966}', '\u{9e6}', '\u{a66}', '\u{ae6}', '\u{b66}', '\u{be6}', '\u{c66}', '\u{ce6}', '\u{d66}',
-    '\u{e50}', '\u{ed0}', '\u{f20}', '\u{1040}', '\u{17e0}',
+    '\u{660}', '\u{6f0}', '\u{7c0}', '\u{966}', '\u{9e6}', '\u{a66}', '\u{ae6}', '\u{b66}',
+    '\u{be6}', '\u{c66}', '\u{ce6}', '\u{d66}', '\u{e50}', '\u{ed0}', '\u{f20}', '\u{1040}',
+    '\u{17e0}',
 ];
 /// Punctuation accepted around a value.
 const MARKS: &str = "*_`\"'()[]{}~≈<>≤≥|#.,;!。、،؛«»“”„‘’„‹›";
@@ -29,7 +30,8 @@ pub fn read_probability(answer: &str) -> Option<f64> {
 
 /// Converts digits and number signs to ASCII; direction marks to spaces.
 fn plain(c: char) -> char {
-    let digit = ZEROS.iter().find_map(|zero| char::from_digit((c as u32).checked_sub(*zero as u32)?, 10));
+    let digit =
+        ZEROS.iter().find_map(|zero| char::from_digit((c as u32).checked_sub(*zero as u32)?, 10));
     match c {
         _ if digit.is_some() => digit.unwrap_or(c),
         '\u{66a}' => '%',
@@ -51,9 +53,11 @@ fn value(text: &str) -> Option<f64> {
     };
     let number = text.replace(',', ".");
     let digits = number.strip_prefix('-').unwrap_or(&number);
-    let is_number = digits.contains(|c: char| c.is_ascii_digit()) && digits.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let is_number = digits.contains(|c: char| c.is_ascii_digit())
+        && digits.chars().all(|c| c.is_ascii_digit() || c == '.');
     // `1.000.000` is rejected by the parser
-    let number: f64 = number.parse().ok().filter(|_| is_number && (percent || digits.contains('.')))?;
+    let number: f64 =
+        number.parse().ok().filter(|_| is_number && (percent || digits.contains('.')))?;
     Some(if percent { number / 100.0 } else { number })
 }
 

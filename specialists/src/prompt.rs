@@ -34,8 +34,8 @@ pub struct PromptContext<'a> {
     pub question: &'a str,
 }
 
-/// The system prompt of a specialist's file: a fixed part, and a minijinja template that is rendered
-/// per request.
+/// The system prompt of a specialist's file: a fixed part, and a minijinja template that is
+/// rendered per request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PromptTemplate {
     /// The part that never changes; its keys and values stay in the prefix cache.
@@ -50,9 +50,14 @@ impl PromptTemplate {
     /// # Errors
     /// The template cannot be rendered.
     pub fn render(&self, context: &PromptContext<'_>) -> Result<String, String> {
-        let rendered = render(&self.context, context).map_err(|reason| format!("prompt.context: {reason}"))?;
+        let rendered =
+            render(&self.context, context).map_err(|reason| format!("prompt.context: {reason}"))?;
         let rendered = rendered.trim();
-        Ok(if rendered.is_empty() { self.fixed.clone() } else { format!("{}\n\n{rendered}", self.fixed) })
+        Ok(if rendered.is_empty() {
+            self.fixed.clone()
+        } else {
+            format!("{}\n\n{rendered}", self.fixed)
+        })
     }
 
     /// The variables that the template uses; it renders with and without evidence.
@@ -64,14 +69,28 @@ impl PromptTemplate {
 const SPEAKER_CHARS: usize = 60;
 
 /// The variables that a template may use.
-const KNOWN: [&str; 9] = ["now", "now.iso", "now.date", "now.time", "now.weekday", "time_left", "deadline_ms", "question", "evidence"];
+const KNOWN: [&str; 9] = [
+    "now",
+    "now.iso",
+    "now.date",
+    "now.time",
+    "now.weekday",
+    "time_left",
+    "deadline_ms",
+    "question",
+    "evidence",
+];
 
 fn environment<'source>() -> Result<Environment<'source>, String> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     // No HTML or JSON escaping: it would change the evidence that the language model reads.
     environment.set_auto_escape_callback(|_| AutoEscape::None);
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(|error| describe(&error))?;
+    let syntax = SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .build()
+        .map_err(|error| describe(&error))?;
     environment.set_syntax(syntax);
     Ok(environment)
 }
@@ -122,7 +141,12 @@ impl<'a> View<'a> {
             time_left: time_left(situation.deadline_ms),
             deadline_ms: situation.deadline_ms,
             question: situation.question,
-            evidence: situation.evidence.iter().zip(1..).map(|(evidence, number)| Item::of(evidence, number, now)).collect(),
+            evidence: situation
+                .evidence
+                .iter()
+                .zip(1..)
+                .map(|(evidence, number)| Item::of(evidence, number, now))
+                .collect(),
         }
     }
 }
@@ -148,7 +172,10 @@ impl<'a> Item<'a> {
 fn render(template: &str, situation: &PromptContext<'_>) -> Result<String, String> {
     let view = Value::from(Serde(View::of(situation)));
     let environment = environment()?;
-    environment.template_from_named_str("context", template).and_then(|compiled| compiled.render(view)).map_err(|error| describe(&error))
+    environment
+        .template_from_named_str("context", template)
+        .and_then(|compiled| compiled.render(view))
+        .map_err(|error| describe(&error))
 }
 
 /// Compiles a context template and test-renders it: with and without evidence, and with evidence
@@ -157,9 +184,13 @@ fn render(template: &str, situation: &PromptContext<'_>) -> Result<String, Strin
 /// Returns the names of the variables it uses, for checks against the rest of the file.
 fn check(template: &str) -> Result<BTreeSet<String>, String> {
     let environment = environment()?;
-    let compiled = environment.template_from_named_str("context", template).map_err(|error| describe(&error))?;
+    let compiled = environment
+        .template_from_named_str("context", template)
+        .map_err(|error| describe(&error))?;
     let used: BTreeSet<String> = compiled.undeclared_variables(true).into_iter().collect();
-    let known = |name: &str| KNOWN.contains(&name) || environment.globals().any(|(function, _)| function == name);
+    let known = |name: &str| {
+        KNOWN.contains(&name) || environment.globals().any(|(function, _)| function == name)
+    };
     if let Some(unknown) = used.iter().find(|name| !known(name)) {
         return Err(format!("`{unknown}` is not known, expected one of `{}`", KNOWN.join("`, `")));
     }
@@ -173,10 +204,23 @@ fn check(template: &str) -> Result<BTreeSet<String>, String> {
         context: vec![],
     };
     let context = vec!["Ben: which tea?".into()];
-    let full = Evidence { speaker: Some("Ada".into()), when: Some(DateTime::<Utc>::UNIX_EPOCH), context, ..bare.clone() };
+    let full = Evidence {
+        speaker: Some("Ada".into()),
+        when: Some(DateTime::<Utc>::UNIX_EPOCH),
+        context,
+        ..bare.clone()
+    };
     let both = [bare, full];
     for evidence in [&[], &both[..1], &both[1..], &both] {
-        render(template, &PromptContext { now: DateTime::<Utc>::UNIX_EPOCH, deadline_ms: 60_000, evidence, question: "tea?" })?;
+        render(
+            template,
+            &PromptContext {
+                now: DateTime::<Utc>::UNIX_EPOCH,
+                deadline_ms: 60_000,
+                evidence,
+                question: "tea?",
+            },
+        )?;
     }
     Ok(used)
 }
@@ -204,8 +248,17 @@ fn quoted(text: &str) -> String {
 }
 
 fn label(speaker: &str) -> Option<String> {
-    let plain: String = speaker.chars().map(|c| if c.is_alphanumeric() || ".,'’-_&@".contains(c) { c } else { ' ' }).collect();
-    let line: String = plain.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SPEAKER_CHARS).collect();
+    let plain: String = speaker
+        .chars()
+        .map(|c| if c.is_alphanumeric() || ".,'’-_&@".contains(c) { c } else { ' ' })
+        .collect();
+    let line: String = plain
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+        .chars()
+        .take(SPEAKER_CHARS)
+        .collect();
     line.chars().any(char::is_alphanumeric).then_some(line)
 }
 
@@ -230,14 +283,25 @@ mod tests {
     }
 
     fn memory(text: &str) -> Evidence {
-        Evidence { id: "7".into(), text: text.into(), score: 0.5, source: "memory".into(), speaker: None, when: None, context: vec![] }
+        Evidence {
+            id: "7".into(),
+            text: text.into(),
+            score: 0.5,
+            source: "memory".into(),
+            speaker: None,
+            when: None,
+            context: vec![],
+        }
     }
 
     #[test]
     fn the_present_and_the_time_left_can_be_told() {
         let template = "{{ now.weekday }} {{ now.date }} {{ now.time }} {{ now.iso }} | {{ time_left }} {{ deadline_ms }} {{ question }}";
         let text = render(template, &situation(&[])).unwrap();
-        assert_eq!(text, "Tuesday 24 November 2026 14:45 2026-11-24T14:45:26Z | 12 seconds 12900 who?");
+        assert_eq!(
+            text,
+            "Tuesday 24 November 2026 14:45 2026-11-24T14:45:26Z | 12 seconds 12900 who?"
+        );
         let words: Vec<_> = [0, 999, 1_000, 119_999, 120_000, u64::MAX].map(time_left).into();
         assert_eq!(words[..5], ["0 ms", "999 ms", "1 second", "119 seconds", "2 minutes"]);
         assert!(words[5].ends_with("minutes"));
@@ -255,12 +319,17 @@ mod tests {
         ];
         for text in hostile {
             let evidence = [memory(text), memory("last")];
-            let template = "{% for item in evidence %}[{{ item.number }}] {{ item.quoted }}\n{% endfor %}";
+            let template =
+                "{% for item in evidence %}[{{ item.number }}] {{ item.quoted }}\n{% endfor %}";
             let prompt = render(template, &situation(&evidence)).unwrap();
-            let fence = "\"".repeat(prompt["[1] ".len()..].chars().take_while(|c| *c == '"').count().min(5));
+            let fence = "\""
+                .repeat(prompt["[1] ".len()..].chars().take_while(|c| *c == '"').count().min(5));
             assert!(prompt.contains(text), "{text:?} was changed in {prompt:?}");
             assert!(prompt.ends_with("\n[2] \"last\"\n"), "{prompt:?}");
-            assert!(text.is_empty() || !text.contains(&fence), "{fence} delimits nothing in {prompt:?}");
+            assert!(
+                text.is_empty() || !text.contains(&fence),
+                "{fence} delimits nothing in {prompt:?}"
+            );
         }
     }
 
@@ -276,8 +345,16 @@ mod tests {
                 continue;
             }
             let inner = &quoted[fence..quoted.len() - fence];
-            assert!(quoted.ends_with(&"\"".repeat(fence)), "seed {}: {text:?} became {quoted:?}", random.seed);
-            assert!(!inner.contains(&"\"".repeat(fence)) && inner.contains(&text), "seed {}: {text:?} became {quoted:?}", random.seed);
+            assert!(
+                quoted.ends_with(&"\"".repeat(fence)),
+                "seed {}: {text:?} became {quoted:?}",
+                random.seed
+            );
+            assert!(
+                !inner.contains(&"\"".repeat(fence)) && inner.contains(&text),
+                "seed {}: {text:?} became {quoted:?}",
+                random.seed
+            );
         }
     }
 
@@ -291,7 +368,11 @@ mod tests {
 
     #[test]
     fn templates_are_tried_before_they_are_needed() {
-        assert!(check("{% for e in evidence %}{{ e.quoted }}{% endfor %}").unwrap().contains("evidence"));
+        assert!(
+            check("{% for e in evidence %}{{ e.quoted }}{% endfor %}")
+                .unwrap()
+                .contains("evidence")
+        );
         for (template, wrong) in [
             ("{{ moon }}", "`moon`"),
             ("{{ now.moon }}", "`now.moon`"),

@@ -70,8 +70,10 @@ pub fn choices_reward(probabilities: &[f64], came_true: usize) -> f64 {
     if came_true >= probabilities.len() || probabilities.iter().any(|p| p.is_nan()) {
         return -1.0;
     }
-    let errors =
-        probabilities.iter().enumerate().map(|(index, p)| (p.clamp(0.0, 1.0) - if index == came_true { 1.0 } else { 0.0 }).powi(2));
+    let errors = probabilities
+        .iter()
+        .enumerate()
+        .map(|(index, p)| (p.clamp(0.0, 1.0) - if index == came_true { 1.0 } else { 0.0 }).powi(2));
     (1.0 - errors.sum::<f64>()).max(-1.0)
 }
 
@@ -140,14 +142,38 @@ mod tests {
     use super::*;
     use crate::seeded::Seeded;
 
-    const VOCABULARY: [&str; 12] = ["sister", "Lisbon", "moved", "nurse", "tea", "dogs", "the", "in", "2026", "東京", "сестра", "garden,"];
+    const VOCABULARY: [&str; 12] = [
+        "sister",
+        "Lisbon",
+        "moved",
+        "nurse",
+        "tea",
+        "dogs",
+        "the",
+        "in",
+        "2026",
+        "東京",
+        "сестра",
+        "garden,",
+    ];
 
     fn memory(text: &str) -> Evidence {
-        Evidence { id: "1".into(), text: text.into(), score: 0.7, source: "memory".into(), speaker: None, when: None, context: vec![] }
+        Evidence {
+            id: "1".into(),
+            text: text.into(),
+            score: 0.7,
+            source: "memory".into(),
+            speaker: None,
+            when: None,
+            context: vec![],
+        }
     }
 
     fn sentence(random: &mut Seeded, longest: usize) -> String {
-        (0..random.below(longest + 1)).map(|_| random.pick(&VOCABULARY)).collect::<Vec<_>>().join(" ")
+        (0..random.below(longest + 1))
+            .map(|_| random.pick(&VOCABULARY))
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     #[test]
@@ -157,7 +183,11 @@ mod tests {
         assert_eq!(support("Clara, nurse, married, kids [1]", &evidence), Some(2.0 / 4.0));
         assert_eq!(support("Bananas grow upwards [1]!", &evidence), Some(0.0));
         let two = [memory("Tea."), Evidence { id: "2".into(), ..memory("Clara moved.") }];
-        assert_eq!((support("Clara moved [2]", &two), support("Clara moved [1]", &two)), (Some(1.0), Some(0.0)), "held to what it cites");
+        assert_eq!(
+            (support("Clara moved [2]", &two), support("Clara moved [1]", &two)),
+            (Some(1.0), Some(0.0)),
+            "held to what it cites"
+        );
         for (text, answer) in [
             ("Моя сестра переехала в Лиссабон.", "Сестра переехала [1]"),
             ("我住在北京。", "住在北京 [1]"),
@@ -171,7 +201,8 @@ mod tests {
     #[test]
     fn a_speaker_and_a_date_support_too() {
         let when = chrono::DateTime::parse_from_rfc3339("2026-05-02T10:00:00Z").unwrap().to_utc();
-        let evidence = [Evidence { speaker: Some("Clara".into()), when: Some(when), ..memory("I moved.") }];
+        let evidence =
+            [Evidence { speaker: Some("Clara".into()), when: Some(when), ..memory("I moved.") }];
         assert_eq!(support("Clara moved: 2026-05-02 [1]", &evidence), Some(1.0));
     }
 
@@ -196,24 +227,38 @@ mod tests {
             assert!((0.0..=1.0).contains(&score), "{case}: {score}");
             let invented = support(&format!("{answer} unicorn [1]"), &[memory(&text)]).unwrap();
             assert!(invented <= score, "{case}: an invented word raised {score} to {invented}");
-            let quoted = support(&format!("{answer} zebra [1]"), &[memory(&format!("{text} zebra"))]).unwrap();
+            let quoted =
+                support(&format!("{answer} zebra [1]"), &[memory(&format!("{text} zebra"))])
+                    .unwrap();
             assert!(quoted >= score, "{case}: a supported word lowered {score} to {quoted}");
         }
     }
 
     #[test]
     fn a_confidence_costs_least_where_it_is_true() {
-        assert_eq!((calibration(1.0, true, 1.0), calibration(1.0, false, 1.0), calibration(0.5, false, 2.0)), (0.0, -1.0, -0.5));
+        assert_eq!(
+            (
+                calibration(1.0, true, 1.0),
+                calibration(1.0, false, 1.0),
+                calibration(0.5, false, 2.0)
+            ),
+            (0.0, -1.0, -0.5)
+        );
         assert_eq!((calibration(f64::NAN, true, 1.0), calibration(0.0, true, -3.0)), (-1.0, 0.0));
         for truth in [0.1, 0.5, 0.8] {
-            let expected = |said: f64| truth * calibration(said, true, 1.0) + (1.0 - truth) * calibration(said, false, 1.0);
+            let expected = |said: f64| {
+                truth * calibration(said, true, 1.0) + (1.0 - truth) * calibration(said, false, 1.0)
+            };
             assert!([0.0, 0.3, 0.6, 1.0].iter().all(|said| expected(*said) < expected(truth)));
         }
     }
 
     #[test]
     fn a_delayed_reward_stays_in_its_range() {
-        assert_eq!((delayed(1.0, 0.5, 0.0), delayed(1.0, 0.5, 1.0), delayed(-1.0, 0.5, 1.0)), (1.0, 0.0, -1.0));
+        assert_eq!(
+            (delayed(1.0, 0.5, 0.0), delayed(1.0, 0.5, 1.0), delayed(-1.0, 0.5, 1.0)),
+            (1.0, 0.0, -1.0)
+        );
         assert_eq!((delayed(0.5, 0.0, 9.0), delayed(1.0, 0.5, f64::NAN)), (0.5, 0.0));
     }
 
@@ -237,14 +282,25 @@ mod tests {
     fn timeliness_is_bounded_and_monotone() {
         let mut random = Seeded::new();
         for _ in 0..2_000 {
-            let (elapsed, more, deadline) = (random.unit() * 3e3 - 500.0, random.unit() * 1e3, random.below(2_000) as u64);
+            let (elapsed, more, deadline) =
+                (random.unit() * 3e3 - 500.0, random.unit() * 1e3, random.below(2_000) as u64);
             let (penalty, harder) = (random.unit() * 0.5, random.unit() * 0.5);
             let value = timeliness(&timed(elapsed, deadline, true), penalty);
-            let case = format!("seed {}: {elapsed} of {deadline} ms, penalty {penalty}", random.seed);
+            let case =
+                format!("seed {}: {elapsed} of {deadline} ms, penalty {penalty}", random.seed);
             assert!((0.0..=1.0).contains(&value), "{case}: {value}");
-            assert!(timeliness(&timed(elapsed + more, deadline, true), penalty) <= value, "{case}: {more} ms later is worth more");
-            assert!(timeliness(&timed(elapsed, deadline, true), penalty + harder) <= value, "{case}: a harder penalty pays");
-            assert!(timeliness(&timed(elapsed, deadline + 100, true), penalty) >= value, "{case}: a longer deadline costs");
+            assert!(
+                timeliness(&timed(elapsed + more, deadline, true), penalty) <= value,
+                "{case}: {more} ms later is worth more"
+            );
+            assert!(
+                timeliness(&timed(elapsed, deadline, true), penalty + harder) <= value,
+                "{case}: a harder penalty pays"
+            );
+            assert!(
+                timeliness(&timed(elapsed, deadline + 100, true), penalty) >= value,
+                "{case}: a longer deadline costs"
+            );
         }
     }
 
@@ -258,13 +314,15 @@ mod tests {
         let mut random = Seeded::new();
         for _ in 0..2_000 {
             let (truth, stated) = (random.unit(), random.unit());
-            let expected = |p: f64| truth * brier_reward(p, true) + (1.0 - truth) * brier_reward(p, false);
+            let expected =
+                |p: f64| truth * brier_reward(p, true) + (1.0 - truth) * brier_reward(p, false);
             let case = format!("seed {}: true {truth}, stated {stated}", random.seed);
             assert!(expected(truth) >= expected(stated) - 1e-12, "{case}: it pays to lie");
             assert!((-1.0..=1.0).contains(&brier_reward(stated, true)), "{case}");
             let surer = stated + (1.0 - stated) * random.unit();
             assert!(
-                brier_reward(surer, true) >= brier_reward(stated, true) && brier_reward(surer, false) <= brier_reward(stated, false),
+                brier_reward(surer, true) >= brier_reward(stated, true)
+                    && brier_reward(surer, false) <= brier_reward(stated, false),
                 "{case}"
             );
         }
@@ -278,7 +336,14 @@ mod tests {
         }
         assert_eq!(choices_reward(&[0.0, 1.0, 0.0], 1), 1.0);
         assert_eq!(choices_reward(&[0.0, 1.0, 0.0], 2), -1.0);
-        assert_eq!([choices_reward(&[0.5, f64::NAN], 0), choices_reward(&[1.0], 1), choices_reward(&[], 0)], [-1.0; 3]);
+        assert_eq!(
+            [
+                choices_reward(&[0.5, f64::NAN], 0),
+                choices_reward(&[1.0], 1),
+                choices_reward(&[], 0)
+            ],
+            [-1.0; 3]
+        );
         assert_eq!(quadratic_reward(0.7, 0.7), 1.0);
         assert!((quadratic_reward(0.2, 0.7) - 0.5).abs() < 1e-12);
         assert_eq!(quadratic_reward(0.2, f64::NAN), -1.0);
@@ -291,7 +356,11 @@ mod tests {
             let (answer, text) = (random.unicode(60) + " [1]", random.unicode(60));
             for evidence in [&[][..], &[memory(&text)]] {
                 let value = support(&answer, evidence).unwrap_or_default();
-                assert!((0.0..=1.0).contains(&value), "seed {}: {answer:?} from {text:?}: {value}", random.seed);
+                assert!(
+                    (0.0..=1.0).contains(&value),
+                    "seed {}: {answer:?} from {text:?}: {value}",
+                    random.seed
+                );
             }
         }
     }

@@ -10,7 +10,9 @@ pub(crate) struct Seeded {
 
 impl Seeded {
     pub(crate) fn new() -> Self {
-        let given = std::env::var("NYX_TEST_SEED").ok().map(|seed| seed.parse().expect("NYX_TEST_SEED is a whole number"));
+        let given = std::env::var("NYX_TEST_SEED")
+            .ok()
+            .map(|seed| seed.parse().expect("NYX_TEST_SEED is a whole number"));
         let seed = given.unwrap_or_else(|| RandomState::new().build_hasher().finish());
         println!("NYX_TEST_SEED={seed}");
         Self { seed, state: SplitMix(seed) }
@@ -46,7 +48,8 @@ impl Seeded {
     /// Up to `longest` characters of all of Unicode, half of them ASCII.
     pub(crate) fn unicode(&mut self, longest: usize) -> String {
         let any = |random: &mut Self| {
-            let code = if random.below(2) == 0 { random.below(0x80) } else { random.below(0x11_0000) };
+            let code =
+                if random.below(2) == 0 { random.below(0x80) } else { random.below(0x11_0000) };
             char::from_u32(code as u32).unwrap_or('\u{fffd}')
         };
         (0..self.below(longest + 1)).map(|_| any(self)).collect()

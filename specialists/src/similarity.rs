@@ -6,7 +6,9 @@ const NEAREST: usize = 2;
 /// The mean of the two highest cosines between a question's embedding and its examples', all unit
 /// vectors; with one example its cosine. `None` without any.
 pub fn similarity(question: &[f32], examples: &[Vec<f32>]) -> Option<f64> {
-    let cosine = |example: &Vec<f32>| question.iter().zip(example).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let cosine = |example: &Vec<f32>| {
+        question.iter().zip(example).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
+    };
     let mut cosines: Vec<f64> = examples.iter().map(cosine).collect();
     cosines.sort_by(|a, b| b.total_cmp(a));
     cosines.truncate(NEAREST);
@@ -31,8 +33,14 @@ mod tests {
     #[test]
     fn the_two_nearest_examples_count_wherever_they_stand() {
         let question = at(0.0);
-        for examples in [[at(90.0), at(60.0), at(180.0), at(0.0)], [at(0.0), at(180.0), at(60.0), at(90.0)]] {
-            assert!(near(similarity(&question, &examples), 0.75), "{:?}", similarity(&question, &examples));
+        for examples in
+            [[at(90.0), at(60.0), at(180.0), at(0.0)], [at(0.0), at(180.0), at(60.0), at(90.0)]]
+        {
+            assert!(
+                near(similarity(&question, &examples), 0.75),
+                "{:?}",
+                similarity(&question, &examples)
+            );
         }
         // one very similar example is worth less than two similar ones
         let (lone, pair) = ([at(0.0), at(120.0)], [at(30.0), at(-30.0)]);

@@ -8,7 +8,8 @@
 //! (as Lucene's `CJKBigramFilter` does with `outputUnigrams`). No language is assumed: there are
 //! neither stop words nor stems.
 //!
-//! A token holds letters, digits and the marks that belong to them, never ASCII punctuation or white space.
+//! A token holds letters, digits and the marks that belong to them, never ASCII punctuation or
+//! white space.
 
 use unicode_normalization::UnicodeNormalization as _;
 use unicode_segmentation::UnicodeSegmentation as _;
@@ -23,13 +24,17 @@ pub fn tokens(text: &str) -> Vec<String> {
         if segment.chars().any(is_unspaced) {
             // Latin letters and Han are in separate segments, Katakana and Hangul words are not
             // a vowel sign joins whatever precedes it, even a space
-            let clusters = segment.graphemes(true).flat_map(|cluster| cluster.split(|c: char| !is_token_char(c)));
+            let clusters = segment
+                .graphemes(true)
+                .flat_map(|cluster| cluster.split(|c: char| !is_token_char(c)));
             run.extend(clusters.filter(|cluster| cluster.chars().any(char::is_alphanumeric)));
             continue;
         }
         end_run(&mut run, &mut found);
         // `l'été`, `example.com` and `3.14` are one segment each
-        let parts = segment.split(|c: char| !is_token_char(c)).filter(|part| part.chars().any(char::is_alphanumeric));
+        let parts = segment
+            .split(|c: char| !is_token_char(c))
+            .filter(|part| part.chars().any(char::is_alphanumeric));
         found.extend(parts.map(str::to_owned));
     }
     end_run(&mut run, &mut found);
@@ -117,7 +122,10 @@ mod tests {
 
     #[test]
     fn words_are_cut_at_punctuation_and_keep_the_marks_that_spell_them() {
-        assert_eq!(joined("L'été, don’t e-mail ada@example.com: 3.14!"), "l ete don t e mail ada example com 3 14");
+        assert_eq!(
+            joined("L'été, don’t e-mail ada@example.com: 3.14!"),
+            "l ete don t e mail ada example com 3 14"
+        );
         assert_eq!(joined("snake_case x² \u{1f600} -- "), "snake case x2");
         assert_eq!(joined("हिन्दी में"), "हिन्दी में");
         assert_eq!(joined(""), "");
@@ -132,24 +140,36 @@ mod tests {
         assert_eq!(joined("한국어를"), "한 한국 국 국어 어 어를 를");
         // a vowel sign stays with its consonant
         assert!(tokens("กินข้าว").contains(&"กิ".to_owned()));
-        assert!(tokens("ລາວ").contains(&"ລາ".to_owned()) || tokens("ລາວ").contains(&"ລ".to_owned()));
+        assert!(
+            tokens("ລາວ").contains(&"ລາ".to_owned()) || tokens("ລາວ").contains(&"ລ".to_owned())
+        );
         assert!(!tokens("ភាសាខ្មែរ").is_empty());
     }
 
     #[test]
     fn a_query_of_one_character_finds_the_text_that_holds_it() {
-        for (text, query) in [("我住在北京", "京"), ("我住在北京", "北京"), ("C 語言", "c"), ("กรุงเทพ", "เท")]
+        for (text, query) in
+            [("我住在北京", "京"), ("我住在北京", "北京"), ("C 語言", "c"), ("กรุงเทพ", "เท")]
         {
             let (text, query) = (tokens(text), tokens(query));
-            assert!(!query.is_empty() && query.iter().all(|token| text.contains(token)), "{query:?} in {text:?}");
+            assert!(
+                !query.is_empty() && query.iter().all(|token| text.contains(token)),
+                "{query:?} in {text:?}"
+            );
         }
     }
 
     #[test]
     fn tokens_hold_no_ascii_but_letters_and_digits() {
-        let every: String = (0..=0x2_ffff).filter_map(char::from_u32).flat_map(|c| [c, ' ', c, 'a']).collect();
+        let every: String =
+            (0..=0x2_ffff).filter_map(char::from_u32).flat_map(|c| [c, ' ', c, 'a']).collect();
         for token in tokens(&every) {
-            assert!(token.chars().all(|c| c.is_ascii_alphanumeric() || !(c.is_ascii() || c.is_whitespace())), "{token:?}");
+            assert!(
+                token
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || !(c.is_ascii() || c.is_whitespace())),
+                "{token:?}"
+            );
         }
     }
 }

@@ -99,7 +99,9 @@ impl Adapters {
             }
             Command::Import { specialist, folder } => {
                 known(settings, &specialist)?;
-                let id = library.import(&specialist, &folder, None, &base(settings)?, &BTreeSet::new()).await?;
+                let id = library
+                    .import(&specialist, &folder, None, &base(settings)?, &BTreeSet::new())
+                    .await?;
                 if json {
                     return print(&json!({ "id": id }));
                 }
@@ -113,7 +115,9 @@ impl Adapters {
                 }
                 output::line(&format!("{id}: in {}", folder.display()))?;
             }
-            Command::Promote { id, reason } => made(&library.promote(&whole(library, &id).await?, &said(reason)).await?, json)?,
+            Command::Promote { id, reason } => {
+                made(&library.promote(&whole(library, &id).await?, &said(reason)).await?, json)?
+            }
             Command::Rollback { specialist, reason } => {
                 known(settings, &specialist)?;
                 made(&library.rollback(&specialist, &said(reason)).await?, json)?;
@@ -135,25 +139,34 @@ fn made(generation: &Generation, json: bool) -> Result<(), CommandError> {
 }
 
 fn print(value: &impl Serialize) -> Result<(), CommandError> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| NyxError::Internal(error.to_string()))?;
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| NyxError::Internal(error.to_string()))?;
     Ok(output::line(&text)?)
 }
 
 /// Resolves an id prefix to the one id that has it.
 async fn whole(library: &AdapterLibrary, beginning: &str) -> Result<String, CommandError> {
-    let ids: Vec<String> = library.list().await?.into_iter().map(|adapter| adapter.id).filter(|id| id.starts_with(beginning)).collect();
+    let ids: Vec<String> = library
+        .list()
+        .await?
+        .into_iter()
+        .map(|adapter| adapter.id)
+        .filter(|id| id.starts_with(beginning))
+        .collect();
     match ids.as_slice() {
         [id] => Ok(id.clone()),
         [] => Err(NyxError::NotFound { what: "adapter", id: beginning.to_owned() }.into()),
-        several => {
-            Err(NyxError::Conflict(format!("{} adapters have an id that begins with {beginning:?}: give a longer prefix", several.len()))
-                .into())
-        }
+        several => Err(NyxError::Conflict(format!(
+            "{} adapters have an id that begins with {beginning:?}: give a longer prefix",
+            several.len()
+        ))
+        .into()),
     }
 }
 
 fn known(settings: &Settings, specialist: &str) -> Result<(), CommandError> {
-    let names: Vec<String> = settings.specialist_policies()?.into_iter().map(|policy| policy.name).collect();
+    let names: Vec<String> =
+        settings.specialist_policies()?.into_iter().map(|policy| policy.name).collect();
     if names.iter().any(|name| name == specialist) {
         return Ok(());
     }
@@ -162,7 +175,10 @@ fn known(settings: &Settings, specialist: &str) -> Result<(), CommandError> {
 
 /// The settings' base model, whose shapes and digest an adapter is checked against.
 pub(super) fn base(settings: &Settings) -> Result<AdapterBase, CommandError> {
-    let path = settings.models()?.find(&settings.models.base.parse().map_err(ModelError::from)?).map_err(StartupError::from)?;
+    let path = settings
+        .models()?
+        .find(&settings.models.base.parse().map_err(ModelError::from)?)
+        .map_err(StartupError::from)?;
     let files = ModelFiles::open(&path).map_err(NyxError::Engine)?;
     Ok(AdapterBase { sha256: files.info().sha256.clone(), config: files.config().clone() })
 }
@@ -170,13 +186,20 @@ pub(super) fn base(settings: &Settings) -> Result<AdapterBase, CommandError> {
 fn listed(adapter: &AdapterRecord) -> String {
     let AdapterRecord { id, specialist, status, generation, bytes, created_at, .. } = adapter;
     let short: String = id.chars().take(SHOWN).collect();
-    let generation = if *generation == 0 { String::new() } else { format!(" (generation {generation})") };
+    let generation =
+        if *generation == 0 { String::new() } else { format!(" (generation {generation})") };
     let (status, kept) = (status.as_str(), created_at.format("%Y-%m-%d %H:%M"));
-    format!("{short}  {specialist}: {status}{generation}, {:.1} MB, kept {kept}", *bytes as f64 / 1e6)
+    format!(
+        "{short}  {specialist}: {status}{generation}, {:.1} MB, kept {kept}",
+        *bytes as f64 / 1e6
+    )
 }
 
 fn described(made: &Generation) -> String {
     let who = made.adapter.as_deref().map_or("the base", |id| id.get(..SHOWN).unwrap_or(id));
     let (at, kind) = (made.at.format("%Y-%m-%d %H:%M:%S"), made.kind.as_str().replace('_', " "));
-    format!("{} generation {}: {who}, {kind} at {at} ({})", made.specialist, made.generation, made.reason)
+    format!(
+        "{} generation {}: {who}, {kind} at {at} ({})",
+        made.specialist, made.generation, made.reason
+    )
 }

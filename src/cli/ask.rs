@@ -59,10 +59,13 @@ impl Ask {
         if self.json {
             let decision = nyx.decisions.ask(context, self.question(), None).await?;
             let json = serde_json::to_string_pretty(&InferResponse::from(decision));
-            return Ok(output::line(&json.map_err(|error| NyxError::Internal(error.to_string()))?)?);
+            return Ok(output::line(
+                &json.map_err(|error| NyxError::Internal(error.to_string()))?,
+            )?);
         }
         let (events, stream) = mpsc::channel(EVENTS);
-        let (decision, streamed) = tokio::join!(nyx.decisions.ask(context, self.question(), Some(events)), print(stream));
+        let (decision, streamed) =
+            tokio::join!(nyx.decisions.ask(context, self.question(), Some(events)), print(stream));
         let decision = decision?;
         // a choice is not streamed
         let rest = if streamed? { "" } else { decision.answer() };
@@ -79,8 +82,16 @@ impl Ask {
         };
         Question {
             choices: self.choices.clone(),
-            sampling: SamplingOverrides { max_tokens: self.max_tokens, seed: self.seed, ..SamplingOverrides::default() },
-            ..Question::new(vec![ChatMessage::new(Role::User, self.question.clone())], target, "ask")
+            sampling: SamplingOverrides {
+                max_tokens: self.max_tokens,
+                seed: self.seed,
+                ..SamplingOverrides::default()
+            },
+            ..Question::new(
+                vec![ChatMessage::new(Role::User, self.question.clone())],
+                target,
+                "ask",
+            )
         }
     }
 }
@@ -99,6 +110,15 @@ async fn print(mut stream: mpsc::Receiver<StreamEvent>) -> std::io::Result<bool>
 
 /// The summary for stderr: specialist, decision id and time.
 fn summary(decision: &Decision) -> String {
-    let chosen = if decision.propensities.is_empty() { String::new() } else { format!(" (propensity {:.2})", decision.propensity) };
-    format!("-- {}{chosen}, decision {}, {:.1} s", decision.specialist, decision.id, decision.timings.total_ms / 1000.0)
+    let chosen = if decision.propensities.is_empty() {
+        String::new()
+    } else {
+        format!(" (propensity {:.2})", decision.propensity)
+    };
+    format!(
+        "-- {}{chosen}, decision {}, {:.1} s",
+        decision.specialist,
+        decision.id,
+        decision.timings.total_ms / 1000.0
+    )
 }

@@ -43,5 +43,6 @@ pub(super) enum CommandError {
 /// Creates the data folder.
 pub(super) fn make_data_dir(settings: &Settings) -> Result<(), CommandError> {
     let path = &settings.data_dir;
-    std::fs::create_dir_all(path).map_err(|source| CommandError::DataDir { path: path.clone(), source })
+    std::fs::create_dir_all(path)
+        .map_err(|source| CommandError::DataDir { path: path.clone(), source })
 }

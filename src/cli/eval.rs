@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use nyx_actors::NyxError;
 use nyx_actors::routing::{ChoosingLog, PolicyReport, PolicySpec};
-use nyx_evals::{Dataset, EvalEnvironment, EvalError, EvalPlan, Report, SUITES, evaluate, html_report, read_routing, run_routing};
+use nyx_evals::{
+    Dataset, EvalEnvironment, EvalError, EvalPlan, Report, SUITES, evaluate, html_report,
+    read_routing, run_routing,
+};
 use nyx_specialists::bandit::{Estimate, OffPolicy};
 
 use super::error::{CommandError, make_data_dir};
@@ -68,22 +71,42 @@ impl Eval {
                 options.specialists.iter_mut().for_each(|policy| policy.adapter = None);
                 continue;
             }
-            let bad = || NyxError::invalid("--adapter", format!("--adapter is {adapter:?}, expected \"none\" or SPECIALIST=FOLDER"));
+            let bad = || {
+                NyxError::invalid(
+                    "--adapter",
+                    format!("--adapter is {adapter:?}, expected \"none\" or SPECIALIST=FOLDER"),
+                )
+            };
             let (name, folder) = adapter.split_once('=').ok_or_else(bad)?;
-            let policy = options.specialists.iter_mut().find(|policy| policy.name == name).ok_or_else(bad)?;
+            let policy = options
+                .specialists
+                .iter_mut()
+                .find(|policy| policy.name == name)
+                .ok_or_else(bad)?;
             policy.adapter = Some(folder.to_owned());
         }
         let out = self.out.clone().unwrap_or_else(|| settings.data_dir.join("eval"));
-        let dataset = Dataset { dir: self.evals.clone().unwrap_or_else(Dataset::default_dir), split: self.split.clone() };
+        let dataset = Dataset {
+            dir: self.evals.clone().unwrap_or_else(Dataset::default_dir),
+            split: self.split.clone(),
+        };
         let plan = EvalPlan { dataset, suites: self.suite.clone(), answers: !self.no_answers };
-        let environment = EvalEnvironment::start(options, self.seed, self.limit.map(|limit| limit as usize), None).await?;
+        let environment = EvalEnvironment::start(
+            options,
+            self.seed,
+            self.limit.map(|limit| limit as usize),
+            None,
+        )
+        .await?;
         let report = evaluate(&environment, &plan).await;
         environment.shutdown().await;
         self.tell(&report?, &out)
     }
 
     async fn policies(&self, settings: &Settings) -> Result<(), CommandError> {
-        let read = |text: &String| text.parse::<PolicySpec>().map_err(|error| NyxError::invalid("--policy", error));
+        let read = |text: &String| {
+            text.parse::<PolicySpec>().map_err(|error| NyxError::invalid("--policy", error))
+        };
         let specs = self.policy.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         let log = ChoosingLog::open(&settings.nyx_options()?).await?;
         let mut reports = Vec::with_capacity(specs.len());
@@ -98,15 +121,22 @@ impl Eval {
             output::line(&json.map_err(|error| NyxError::Internal(error.to_string()))?)?;
             return Ok(());
         }
-        output::line(&format!("{} sampled decisions with a reward; mean reward per decision, 95 % intervals", log.len()))?;
-        let heads = ["as logged", "IPS", "self-normalised IPS", "doubly robust"].map(|head| format!("{head:<23}"));
+        output::line(&format!(
+            "{} sampled decisions with a reward; mean reward per decision, 95 % intervals",
+            log.len()
+        ))?;
+        let heads = ["as logged", "IPS", "self-normalised IPS", "doubly robust"]
+            .map(|head| format!("{head:<23}"));
         output::line(&format!("{:<24} {} effective", "policy", heads.join(" ")))?;
         for PolicyReport { policy, estimates } in &reports {
-            let OffPolicy { logged, ips, snips, doubly_robust, effective_decisions, .. } = estimates;
-            let cells = [logged, ips, snips, doubly_robust].map(|Estimate { value, interval: [low, high], .. }| {
-                let cell = format!("{value:.3} [{low:.3}, {high:.3}]");
-                format!("{cell:<23}")
-            });
+            let OffPolicy { logged, ips, snips, doubly_robust, effective_decisions, .. } =
+                estimates;
+            let cells = [logged, ips, snips, doubly_robust].map(
+                |Estimate { value, interval: [low, high], .. }| {
+                    let cell = format!("{value:.3} [{low:.3}, {high:.3}]");
+                    format!("{cell:<23}")
+                },
+            );
             output::line(&format!("{policy:<24} {} {effective_decisions:.0}", cells.join(" ")))?;
         }
         Ok(())
@@ -114,14 +144,22 @@ impl Eval {
 
     async fn routing(&self, settings: &Settings, file: &Path) -> Result<(), CommandError> {
         let options = settings.nyx_options()?;
-        let names: Vec<&str> = options.specialists.iter().map(|policy| policy.name.as_str()).collect();
+        let names: Vec<&str> =
+            options.specialists.iter().map(|policy| policy.name.as_str()).collect();
         let cases = read_routing(file, &names).map_err(EvalError::from)?;
-        let environment = EvalEnvironment::start(options, self.seed, self.limit.map(|limit| limit as usize), None).await?;
+        let environment = EvalEnvironment::start(
+            options,
+            self.seed,
+            self.limit.map(|limit| limit as usize),
+            None,
+        )
+        .await?;
         let report = run_routing(&environment, &environment.sample(cases)).await;
         environment.shutdown().await;
         let report = report?;
         if self.json {
-            let json = serde_json::to_string_pretty(&report).map_err(|error| NyxError::Internal(error.to_string()))?;
+            let json = serde_json::to_string_pretty(&report)
+                .map_err(|error| NyxError::Internal(error.to_string()))?;
             return Ok(output::line(&json)?);
         }
         report.lines().iter().try_for_each(|line| output::line(line))?;
@@ -129,7 +167,8 @@ impl Eval {
     }
 
     fn tell(&self, report: &Report, out: &Path) -> Result<(), CommandError> {
-        let json = serde_json::to_string_pretty(report).map_err(|error| NyxError::Internal(error.to_string()))?;
+        let json = serde_json::to_string_pretty(report)
+            .map_err(|error| NyxError::Internal(error.to_string()))?;
         let write = |name: String, text: &str| {
             let path = out.join(name);
             std::fs::create_dir_all(out)

@@ -7,7 +7,9 @@ use crate::settings::Settings;
 pub(super) fn fetch(settings: &Settings) -> Result<(), CommandError> {
     let store = settings.models()?;
     let models = &settings.models;
-    for (source, sha256) in [(&models.base, &models.base_sha256), (&models.embedder, &models.embedder_sha256)] {
+    for (source, sha256) in
+        [(&models.base, &models.base_sha256), (&models.embedder, &models.embedder_sha256)]
+    {
         let source: ModelSource = source.parse().map_err(crate::models::ModelError::from)?;
         let (path, what) = match store.fetch(&source, sha256.as_deref(), Progress::stderr())? {
             Fetched::Present(path) => (path, "already there"),

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use nyx_actors::{Nyx, NyxError};
 use nyx_evals::{
-    Dataset, EvalEnvironment, FeedbackLoopReport, Listening, feedback_loop_options, run_feedback_loop, summary, train_adapter,
+    Dataset, EvalEnvironment, FeedbackLoopReport, Listening, feedback_loop_options,
+    run_feedback_loop, summary, train_adapter,
 };
 use serde_json::json;
 
@@ -49,8 +50,12 @@ pub(super) struct Learn {
 impl Learn {
     pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
         make_data_dir(&settings)?;
-        std::fs::create_dir_all(&self.out).map_err(|source| CommandError::Write { path: self.out.clone(), source })?;
-        let dataset = Dataset { dir: self.evals.clone().unwrap_or_else(Dataset::default_dir), split: "train".into() };
+        std::fs::create_dir_all(&self.out)
+            .map_err(|source| CommandError::Write { path: self.out.clone(), source })?;
+        let dataset = Dataset {
+            dir: self.evals.clone().unwrap_or_else(Dataset::default_dir),
+            split: "train".into(),
+        };
         let mut training = settings.training.clone();
         training.epochs = self.epochs as usize;
         let limit = self.limit.map(|limit| limit as usize);
@@ -60,13 +65,19 @@ impl Learn {
         options.specialists.iter_mut().for_each(|policy| policy.adapter = None);
         let mut report = json!({ "suites": {}, "loop": null, "peft": null });
         if let Some(path) = &self.peft {
-            let text = std::fs::read(path).map_err(|source| CommandError::Write { path: path.clone(), source })?;
-            report["peft"] = serde_json::from_slice(&text).map_err(|error| NyxError::Internal(format!("{}: {error}", path.display())))?;
+            let text = std::fs::read(path)
+                .map_err(|source| CommandError::Write { path: path.clone(), source })?;
+            report["peft"] = serde_json::from_slice(&text)
+                .map_err(|error| NyxError::Internal(format!("{}: {error}", path.display())))?;
         }
         let all = self.suite.is_empty();
         let mut lines = Vec::new();
-        for suite in SUITES.into_iter().filter(|suite| all || self.suite.iter().any(|wanted| wanted == suite)) {
-            let environment = EvalEnvironment::start(options.clone(), self.seed, limit, None).await?;
+        for suite in SUITES
+            .into_iter()
+            .filter(|suite| all || self.suite.iter().any(|wanted| wanted == suite))
+        {
+            let environment =
+                EvalEnvironment::start(options.clone(), self.seed, limit, None).await?;
             let trained = train_adapter(&environment, &dataset, suite, &training).await;
             environment.shutdown().await;
             let trained = trained?;
@@ -76,8 +87,16 @@ impl Learn {
             self.keep(&report)?;
         }
         if self.requests > 0 {
-            let environment = EvalEnvironment::start(feedback_loop_options(options, &training), self.seed, limit, None).await?;
-            let ran = Box::pin(run_feedback_loop(&environment, &dataset, self.requests as usize, serve)).await;
+            let environment = EvalEnvironment::start(
+                feedback_loop_options(options, &training),
+                self.seed,
+                limit,
+                None,
+            )
+            .await?;
+            let ran =
+                Box::pin(run_feedback_loop(&environment, &dataset, self.requests as usize, serve))
+                    .await;
             environment.shutdown().await;
             let ran: FeedbackLoopReport = ran?;
             lines.extend(ran.lines());
@@ -90,7 +109,8 @@ impl Learn {
     }
 
     fn keep(&self, report: &serde_json::Value) -> Result<(), CommandError> {
-        let text = serde_json::to_string_pretty(report).map_err(|error| NyxError::Internal(error.to_string()))?;
+        let text = serde_json::to_string_pretty(report)
+            .map_err(|error| NyxError::Internal(error.to_string()))?;
         self.write("report.json", &text)
     }
 

@@ -43,7 +43,11 @@ impl Memories {
     }
 }
 
-async fn open(settings: &Settings, phoebe: PhoebeStore, anew: bool) -> Result<Indexer, CommandError> {
+async fn open(
+    settings: &Settings,
+    phoebe: PhoebeStore,
+    anew: bool,
+) -> Result<Indexer, CommandError> {
     let embedder = settings.embedder().map_err(StartupError::from)?;
     Ok(Indexer::open(&settings.memory, &embedder, phoebe, anew).await?)
 }
@@ -56,7 +60,11 @@ async fn reindex(settings: &Settings, phoebe: PhoebeStore) -> Result<(), Command
     Ok(output::line(&format!("{} memories reindexed in {}", indexed?, place(settings, &indexer)))?)
 }
 
-async fn import_file(settings: &Settings, phoebe: PhoebeStore, file: &Path) -> Result<(), CommandError> {
+async fn import_file(
+    settings: &Settings,
+    phoebe: PhoebeStore,
+    file: &Path,
+) -> Result<(), CommandError> {
     let memories = read(file)?;
     let indexer = open(settings, phoebe, false).await?;
     let bar = bar("importing memories");
@@ -69,13 +77,19 @@ async fn import_file(settings: &Settings, phoebe: PhoebeStore, file: &Path) -> R
 fn read(file: &Path) -> Result<Vec<NewMemory>, CommandError> {
     let unread = |source| CommandError::File { path: file.to_owned(), source };
     let mut memories = Vec::new();
-    for (number, line) in (1..).zip(BufReader::new(std::fs::File::open(file).map_err(unread)?).lines()) {
+    for (number, line) in
+        (1..).zip(BufReader::new(std::fs::File::open(file).map_err(unread)?).lines())
+    {
         let line = line.map_err(unread)?;
         if line.trim().is_empty() {
             continue;
         }
         let parsed = MemoryRequest::parsed(line.as_bytes());
-        memories.push(parsed.map_err(|reason| CommandError::Line { path: file.to_owned(), number, reason })?);
+        memories.push(parsed.map_err(|reason| CommandError::Line {
+            path: file.to_owned(),
+            number,
+            reason,
+        })?);
     }
     Ok(memories)
 }
@@ -83,7 +97,9 @@ fn read(file: &Path) -> Result<Vec<NewMemory>, CommandError> {
 /// Hidden if stderr is not a terminal.
 fn bar(what: &'static str) -> ProgressBar {
     let bar = ProgressBar::new(0).with_message(what);
-    let style = ProgressStyle::with_template("{msg:32} {bar:32} {pos:>10} / {len:10} {per_sec:>12} {eta:>4}");
+    let style = ProgressStyle::with_template(
+        "{msg:32} {bar:32} {pos:>10} / {len:10} {per_sec:>12} {eta:>4}",
+    );
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar
 }
@@ -96,6 +112,9 @@ fn show(bar: &ProgressBar, done: u64, total: u64) {
 fn place(settings: &Settings, indexer: &Indexer) -> String {
     match settings.memory.store {
         StoreKind::Phoebe => format!("the database ({})", indexer.backend()),
-        StoreKind::Qdrant => format!("the database and collection {:?} of the Qdrant server", settings.memory.collection),
+        StoreKind::Qdrant => format!(
+            "the database and collection {:?} of the Qdrant server",
+            settings.memory.collection
+        ),
     }
 }

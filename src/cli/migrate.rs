@@ -10,14 +10,18 @@ use crate::settings::{Flag, Settings};
 /// Apply pending database migrations.
 #[derive(Debug, Args)]
 pub(super) struct Migrate {
-    /// The database: postgres://USER:PASSWORD@HOST/DATABASE or sqlite://PATH [default: phoebe.url of the settings]
+    /// The database: postgres://USER:PASSWORD@HOST/DATABASE or sqlite://PATH [default: phoebe.url
+    /// of the settings]
     #[arg(long)]
     url: Option<String>,
 }
 
 impl Migrate {
     pub(super) fn settings(&self) -> Vec<Flag> {
-        self.url.iter().map(|url| Flag { key: "phoebe.url", flag: "--url", value: url.clone() }).collect()
+        self.url
+            .iter()
+            .map(|url| Flag { key: "phoebe.url", flag: "--url", value: url.clone() })
+            .collect()
     }
 }
 
@@ -28,6 +32,10 @@ pub(super) async fn migrate(settings: Settings) -> Result<(), CommandError> {
     store.migrate().await?;
     store.close().await;
     let database = settings.phoebe.url_in(&settings.data_dir);
-    let done = if pending == 0 { "the schema is up to date".into() } else { format!("applied {pending} migrations") };
+    let done = if pending == 0 {
+        "the schema is up to date".into()
+    } else {
+        format!("applied {pending} migrations")
+    };
     Ok(output::line(&format!("{database}: {done}"))?)
 }

@@ -27,7 +27,8 @@ use crate::settings::{Flag, Inputs, Settings, TelemetrySettings};
 use crate::telemetry;
 use error::CommandError;
 
-/// A self-hosted agent runtime: one base model, five specialists and a general assistant, every decision on record.
+/// A self-hosted agent runtime: one base model, five specialists and a general assistant, every
+/// decision on record.
 #[derive(Debug, Parser)]
 #[command(name = "nyx", version, about, arg_required_else_help = true)]
 struct Cli {
@@ -105,7 +106,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// Prints clap's message, which quotes the wrong argument, with the passwords of URLs redacted.
 fn complain_of_usage(error: &clap::Error, arguments: &[OsString]) {
     let said = error.render().to_string();
-    let urls = arguments.iter().filter_map(|argument| argument.to_str()).filter(|text| text.contains("://") || text.contains("password"));
+    let urls = arguments
+        .iter()
+        .filter_map(|argument| argument.to_str())
+        .filter(|text| text.contains("://") || text.contains("password"));
     let scrubbed = urls.fold(said.clone(), |said, url| said.replace(url, &redacted(url)));
     if scrubbed == said {
         let _ = error.print();
@@ -123,7 +127,8 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         flags.extend(migrate.settings());
     }
     let settings = Settings::load(&Inputs::of_process(cli.global.config, flags))?;
-    let chatty = matches!(cli.command, Command::Serve(_)) || settings.telemetry.log != TelemetrySettings::default().log;
+    let chatty = matches!(cli.command, Command::Serve(_))
+        || settings.telemetry.log != TelemetrySettings::default().log;
     telemetry::init(&settings.telemetry, (!chatty).then_some(QUIET));
     match cli.command {
         Command::Serve(_) => in_system(serve::serve(settings)),
@@ -152,7 +157,10 @@ impl GlobalFlags {
             ("models.base", "--base-model", &self.base_model),
             ("telemetry.log", "--log", &self.log),
         ];
-        flags.into_iter().filter_map(|(key, flag, value)| Some(Flag { key, flag, value: value.clone()? })).collect()
+        flags
+            .into_iter()
+            .filter_map(|(key, flag, value)| Some(Flag { key, flag, value: value.clone()? }))
+            .collect()
     }
 }
 
@@ -169,13 +177,29 @@ mod tests {
 
     #[test]
     fn every_flag_is_a_setting() {
-        let line = ["nyx", "serve", "--data-dir", "/d", "--base-model", "m.gguf", "--log", "debug", "--host", "localhost", "--port", "0"];
+        let line = [
+            "nyx",
+            "serve",
+            "--data-dir",
+            "/d",
+            "--base-model",
+            "m.gguf",
+            "--log",
+            "debug",
+            "--host",
+            "localhost",
+            "--port",
+            "0",
+        ];
         let cli = Cli::try_parse_from(line).unwrap();
         let Command::Serve(serve) = &cli.command else { panic!("not serve") };
         let flags = cli.global.settings().into_iter().chain(serve.settings()).collect();
         let settings = Settings::load(&Inputs { flags, ..Inputs::default() }).unwrap();
         assert_eq!(settings.data_dir, PathBuf::from("/d"));
-        assert_eq!((settings.models.base.as_str(), settings.telemetry.log.as_str()), ("m.gguf", "debug"));
+        assert_eq!(
+            (settings.models.base.as_str(), settings.telemetry.log.as_str()),
+            ("m.gguf", "debug")
+        );
         assert_eq!((settings.http.host.as_str(), settings.http.port), ("localhost", 0));
     }
 }

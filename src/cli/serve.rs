@@ -32,7 +32,10 @@ pub(super) struct Serve {
 impl Serve {
     pub(super) fn settings(&self) -> Vec<Flag> {
         let flags = [("http.host", "--host", &self.host), ("http.port", "--port", &self.port)];
-        flags.into_iter().filter_map(|(key, flag, value)| Some(Flag { key, flag, value: value.clone()? })).collect()
+        flags
+            .into_iter()
+            .filter_map(|(key, flag, value)| Some(Flag { key, flag, value: value.clone()? }))
+            .collect()
     }
 }
 
@@ -48,7 +51,8 @@ pub(super) async fn serve(settings: Settings) -> Result<(), CommandError> {
     let nyx = NyxBuilder::new(options).start().await?;
     let mut signals = Signals::new().map_err(CommandError::Server)?;
     let address = listener.local_addr().map_err(CommandError::Server)?;
-    let server = http::serve(listener, &settings.http, nyx.clone()).map_err(CommandError::Server)?;
+    let server =
+        http::serve(listener, &settings.http, nyx.clone()).map_err(CommandError::Server)?;
     welcome(address, !settings.http.api_keys.is_empty())?;
     let stop = server.handle();
     let mut serving = actix_web::rt::spawn(server);
@@ -104,7 +108,10 @@ struct Signals {
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
     }
 
     async fn next(&mut self) {

@@ -47,7 +47,12 @@ impl Sources {
     pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
         make_data_dir(&settings)?;
         let store = PhoebeStore::connect(&settings.phoebe, &settings.data_dir).await?;
-        let facts = Facts::new(store.clone(), &settings.phoebe, &settings.data_dir, settings.specialist.aletheia.clone());
+        let facts = Facts::new(
+            store.clone(),
+            &settings.phoebe,
+            &settings.data_dir,
+            settings.specialist.aletheia.clone(),
+        );
         let done = self.work(&facts).await;
         facts.close().await;
         store.close().await;
@@ -60,7 +65,13 @@ impl Sources {
                 let name = name.map_or_else(|| stem(&file), Ok)?;
                 let table = FileTable::read(&file)?;
                 let (columns, rows) = (table.columns.len(), table.rows.len());
-                facts.import(vec![Import { caption: description.unwrap_or_else(|| name.clone()), name: name.clone(), table }]).await?;
+                facts
+                    .import(vec![Import {
+                        caption: description.unwrap_or_else(|| name.clone()),
+                        name: name.clone(),
+                        table,
+                    }])
+                    .await?;
                 output::line(&format!("{name}: {rows} rows of {columns} columns"))?;
             }
             Command::List => {
@@ -75,7 +86,9 @@ impl Sources {
                     output::line(&format!("  {} ({})", column.name, column.kind.as_str()))?;
                 }
                 for row in rows {
-                    output::line(&row.iter().map(|cell| cut(cell)).collect::<Vec<_>>().join(" | "))?;
+                    output::line(
+                        &row.iter().map(|cell| cut(cell)).collect::<Vec<_>>().join(" | "),
+                    )?;
                 }
             }
             Command::Remove { name } => {
@@ -89,17 +102,30 @@ impl Sources {
 
 fn stem(file: &Path) -> Result<String, NyxError> {
     let stem = file.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
-    stem.ok_or_else(|| NyxError::invalid("name", format!("{} has no name, expected --name NAME", file.display())))
+    stem.ok_or_else(|| {
+        NyxError::invalid("name", format!("{} has no name, expected --name NAME", file.display()))
+    })
 }
 
 fn listed(source: &SourceReport) -> String {
     let rows = source.rows.map_or_else(String::new, |rows| format!(", {rows} rows"));
     let place = source.url.as_ref().map_or_else(String::new, |url| format!(", in {url}"));
-    let error = source.error.as_ref().map_or_else(String::new, |error| format!(" [cannot be read: {}]", output::one_line(error)));
-    format!("{}: {} ({} columns{rows}{place}){error}", source.name, output::one_line(&source.caption), source.columns.len())
+    let error = source.error.as_ref().map_or_else(String::new, |error| {
+        format!(" [cannot be read: {}]", output::one_line(error))
+    });
+    format!(
+        "{}: {} ({} columns{rows}{place}){error}",
+        source.name,
+        output::one_line(&source.caption),
+        source.columns.len()
+    )
 }
 
 fn cut(cell: &str) -> String {
     let line = output::one_line(cell);
-    if line.chars().count() <= CELL { line } else { line.chars().take(CELL - 1).chain(['\u{2026}']).collect() }
+    if line.chars().count() <= CELL {
+        line
+    } else {
+        line.chars().take(CELL - 1).chain(['\u{2026}']).collect()
+    }
 }

@@ -16,10 +16,15 @@ impl Train {
     pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
         make_data_dir(&settings)?;
         let out = self.out.clone().unwrap_or_else(|| settings.data_dir.join("learned"));
-        let dataset = Dataset { dir: self.evals.clone().unwrap_or_else(Dataset::default_dir), split: self.split.clone() };
+        let dataset = Dataset {
+            dir: self.evals.clone().unwrap_or_else(Dataset::default_dir),
+            split: self.split.clone(),
+        };
         let policies = settings.nyx_options()?.specialists;
         let is_specialist = |name: &String| policies.iter().any(|policy| policy.name == *name);
-        if let Some(other) = self.parts.iter().find(|name| !PARTS.contains(&name.as_str()) && !is_specialist(name)) {
+        if let Some(other) =
+            self.parts.iter().find(|name| !PARTS.contains(&name.as_str()) && !is_specialist(name))
+        {
             return Err(nyx_evals::EvalError::UnknownPart { name: other.clone() }.into());
         }
         let recorded = self.from_log || self.adapter.from_memory || self.adapter.dataset.is_some();
@@ -33,8 +38,13 @@ impl Train {
                 continue;
             }
             // a new environment for each: a part that was just fitted is used when fitting the next
-            let environment =
-                EvalEnvironment::start(settings.nyx_options()?, self.seed, self.limit.map(|limit| limit as usize), Some(part)).await?;
+            let environment = EvalEnvironment::start(
+                settings.nyx_options()?,
+                self.seed,
+                self.limit.map(|limit| limit as usize),
+                Some(part),
+            )
+            .await?;
             let fitted = fit_part(&environment, &dataset, part).await;
             environment.shutdown().await;
             let fitted = fitted?;

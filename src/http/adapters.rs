@@ -101,8 +101,12 @@ const BY_HAND: &str = "by hand, over HTTP";
 
 /// Runs a swap in a task of its own, so that a disconnected client or a passed deadline does not
 /// interrupt it.
-async fn to_its_end(swap: impl Future<Output = Result<Generation, NyxError>> + 'static) -> Result<HttpResponse, ApiError> {
-    let made = actix_web::rt::spawn(swap).await.map_err(|error| NyxError::Internal(error.to_string()))??;
+async fn to_its_end(
+    swap: impl Future<Output = Result<Generation, NyxError>> + 'static,
+) -> Result<HttpResponse, ApiError> {
+    let made = actix_web::rt::spawn(swap)
+        .await
+        .map_err(|error| NyxError::Internal(error.to_string()))??;
     Ok(HttpResponse::Ok().json(GenerationItem::from(made)))
 }
 
@@ -118,7 +122,11 @@ pub async fn adapters(nyx: web::Data<Nyx>) -> Result<HttpResponse, ApiError> {
 #[utoipa::path(post, path = "/admin/adapters/{id}/promote", tag = "admin", params(("id" = String, Path)), request_body = ReasonRequest,
     responses((status = 200, body = GenerationItem), (status = 404, description = "no such adapter", body = ErrorBody),
         (status = 409, description = "its files are missing or changed", body = ErrorBody)))]
-pub async fn promote(nyx: web::Data<Nyx>, id: web::Path<String>, body: Json<ReasonRequest>) -> Result<HttpResponse, ApiError> {
+pub async fn promote(
+    nyx: web::Data<Nyx>,
+    id: web::Path<String>,
+    body: Json<ReasonRequest>,
+) -> Result<HttpResponse, ApiError> {
     let reason = ReasonRequest::said(body);
     to_its_end(async move { nyx.adapters.promote(&id, &reason).await }).await
 }
@@ -129,7 +137,11 @@ pub async fn promote(nyx: web::Data<Nyx>, id: web::Path<String>, body: Json<Reas
     request_body = ReasonRequest,
     responses((status = 200, body = GenerationItem), (status = 404, description = "no such specialist", body = ErrorBody),
         (status = 409, description = "the base model is already active", body = ErrorBody)))]
-pub async fn rollback(nyx: web::Data<Nyx>, specialist: web::Path<String>, body: Json<ReasonRequest>) -> Result<HttpResponse, ApiError> {
+pub async fn rollback(
+    nyx: web::Data<Nyx>,
+    specialist: web::Path<String>,
+    body: Json<ReasonRequest>,
+) -> Result<HttpResponse, ApiError> {
     let reason = ReasonRequest::said(body);
     to_its_end(async move { nyx.adapters.rollback(&specialist, &reason).await }).await
 }

@@ -60,7 +60,9 @@ impl From<ActorReport> for ActorItem {
             processed: report.processed,
             failed: report.failed,
             restarts: report.restarts,
-            last_failure: report.last_failure.map(|Failure { at, reason }| FailureItem { at, reason }),
+            last_failure: report
+                .last_failure
+                .map(|Failure { at, reason }| FailureItem { at, reason }),
             adapter: report.adapter,
             uptime_ms: report.uptime_ms,
         }
@@ -102,7 +104,9 @@ pub struct WeightChange {
 }
 
 impl From<TraitWeightChange> for WeightChange {
-    fn from(TraitWeightChange { name, from, to, reason, reward, decision, at }: TraitWeightChange) -> Self {
+    fn from(
+        TraitWeightChange { name, from, to, reason, reward, decision, at }: TraitWeightChange,
+    ) -> Self {
         Self { name, from, to, reason, reward, decision, at }
     }
 }
@@ -118,7 +122,10 @@ fn no_actor(nyx: &Nyx, name: &str) -> ApiError {
 /// of them are busy.
 #[utoipa::path(get, path = "/admin/actors", tag = "admin", responses((status = 200, body = ActorList)))]
 pub async fn actors(nyx: web::Data<Nyx>) -> HttpResponse {
-    HttpResponse::Ok().json(ActorList { object: "list", data: nyx.registry.reports().into_iter().map(Into::into).collect() })
+    HttpResponse::Ok().json(ActorList {
+        object: "list",
+        data: nyx.registry.reports().into_iter().map(Into::into).collect(),
+    })
 }
 
 /// One actor.
@@ -133,7 +140,10 @@ pub async fn actor(nyx: web::Data<Nyx>, name: web::Path<String>) -> Result<HttpR
 /// `uptime_ms` resets when the new instance runs.
 #[utoipa::path(post, path = "/admin/actors/{name}/restart", tag = "admin", params(("name" = String, Path)),
     responses((status = 202, body = ActorItem), (status = 404, description = "no such actor", body = ErrorBody)))]
-pub async fn restart(nyx: web::Data<Nyx>, name: web::Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn restart(
+    nyx: web::Data<Nyx>,
+    name: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
     let metrics = nyx.registry.get(&name).ok_or_else(|| no_actor(&nyx, &name))?;
     nyx.registry.restart(&name)?;
     Ok(HttpResponse::Accepted().json(ActorItem::from(metrics.report())))
@@ -167,17 +177,34 @@ pub struct WeightHistory {
 /// first.
 #[utoipa::path(get, path = "/admin/traits/{name}", tag = "admin", params(("name" = String, Path), HistoryParams),
     responses((status = 200, body = WeightHistory)))]
-pub async fn trait_history(nyx: web::Data<Nyx>, name: web::Path<String>, query: Query<HistoryParams>) -> Result<HttpResponse, ApiError> {
+pub async fn trait_history(
+    nyx: web::Data<Nyx>,
+    name: web::Path<String>,
+    query: Query<HistoryParams>,
+) -> Result<HttpResponse, ApiError> {
     let limit = parsed("limit", query.0.limit.as_deref(), "1 to 1000")?.unwrap_or(20);
-    let data = nyx.feedback.trait_weight_changes(&name, limit).await?.into_iter().map(WeightChange::from).collect();
+    let data = nyx
+        .feedback
+        .trait_weight_changes(&name, limit)
+        .await?
+        .into_iter()
+        .map(WeightChange::from)
+        .collect();
     Ok(HttpResponse::Ok().json(WeightHistory { object: "list", data }))
 }
 
 /// Sets a specialist's trait weight; the history keeps the previous value.
 #[utoipa::path(post, path = "/admin/traits/{name}", tag = "admin", params(("name" = String, Path)), request_body = WeightRequest,
     responses((status = 200, body = WeightChange), (status = 404, description = "no such specialist", body = ErrorBody)))]
-pub async fn set_trait(nyx: web::Data<Nyx>, name: web::Path<String>, body: Json<WeightRequest>) -> Result<HttpResponse, ApiError> {
+pub async fn set_trait(
+    nyx: web::Data<Nyx>,
+    name: web::Path<String>,
+    body: Json<WeightRequest>,
+) -> Result<HttpResponse, ApiError> {
     let WeightRequest { weight, reason } = body.0;
-    let change = nyx.feedback.set_trait_weight(&name, weight, reason.unwrap_or_else(|| "admin".into())).await?;
+    let change = nyx
+        .feedback
+        .set_trait_weight(&name, weight, reason.unwrap_or_else(|| "admin".into()))
+        .await?;
     Ok(HttpResponse::Ok().json(WeightChange::from(change)))
 }

@@ -56,7 +56,9 @@ impl Keys {
             Access::Caller => (self.api.is_empty() || api, "one of http.api_keys"),
             Access::Admin if self.admin.is_some() => (admin, "http.admin_key"),
             Access::Admin => (self.api.is_empty() || api, "one of http.api_keys"),
-            Access::Metrics => (self.loopback || api || admin, "one of http.api_keys or http.admin_key"),
+            Access::Metrics => {
+                (self.loopback || api || admin, "one of http.api_keys or http.admin_key")
+            }
         };
         if allowed {
             return Ok(());
@@ -66,7 +68,8 @@ impl Keys {
             Some(_) => ("invalid_api_key", "the key given is not valid here"),
         };
         let message = format!("{said}: send the header 'Authorization: Bearer KEY' with {wanted}");
-        Err(ApiError::new(StatusCode::UNAUTHORIZED, code, message).with_header(header::WWW_AUTHENTICATE, "Bearer"))
+        Err(ApiError::new(StatusCode::UNAUTHORIZED, code, message)
+            .with_header(header::WWW_AUTHENTICATE, "Bearer"))
     }
 
     /// The client's id for fair scheduling: a prefix of the key's digest. Empty without a known
@@ -106,8 +109,9 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// rebinding). `Origin` and `Host` identify such requests.
 fn refuse_foreign_pages(headers: &HeaderMap) -> Result<(), ApiError> {
     let refuse = |what: &str, value: &str| {
-        let message =
-            format!("{what} is {value:?}: without http.api_keys only pages and names of this machine are served; set http.api_keys");
+        let message = format!(
+            "{what} is {value:?}: without http.api_keys only pages and names of this machine are served; set http.api_keys"
+        );
         Err(ApiError::new(StatusCode::FORBIDDEN, "foreign_origin", message))
     };
     for (name, what) in [(header::HOST, "Host"), (header::ORIGIN, "Origin")] {
@@ -117,7 +121,9 @@ fn refuse_foreign_pages(headers: &HeaderMap) -> Result<(), ApiError> {
                 "Origin" => text.split_once("://").map_or("", |(_, rest)| rest),
                 _ => text,
             };
-            let local = authority.parse::<Authority>().is_ok_and(|authority| is_loopback_name(authority.host()));
+            let local = authority
+                .parse::<Authority>()
+                .is_ok_and(|authority| is_loopback_name(authority.host()));
             if !local {
                 return refuse(what, text);
             }
@@ -133,7 +139,10 @@ mod tests {
     use nyx_actors::secret::Secret;
 
     fn headers(pairs: &[(header::HeaderName, &str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()))
+            .collect()
     }
 
     fn with_key(key: &str) -> HeaderMap {
@@ -183,11 +192,21 @@ mod tests {
         let keys = keys(&["one", "two"], Some("boss"), "127.0.0.1");
         let client = |key: &str| {
             let mut headers = HeaderMap::new();
-            headers.insert(header::AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {key}")).unwrap());
+            headers.insert(
+                header::AUTHORIZATION,
+                HeaderValue::from_str(&format!("Bearer {key}")).unwrap(),
+            );
             keys.client(&headers)
         };
-        assert_eq!((client("one").len(), &*client("three"), &*keys.client(&HeaderMap::new())), (16, "", ""));
-        assert!(client("one") != client("two") && client("one") == client("one") && !client("one").contains("one"));
+        assert_eq!(
+            (client("one").len(), &*client("three"), &*keys.client(&HeaderMap::new())),
+            (16, "", "")
+        );
+        assert!(
+            client("one") != client("two")
+                && client("one") == client("one")
+                && !client("one").contains("one")
+        );
     }
 
     #[test]
@@ -201,12 +220,22 @@ mod tests {
             (&[(header::HOST, "evil.example:8080")], 403),
             (&[(header::HOST, "localhost"), (header::ORIGIN, "https://evil.example")], 403),
             (&[(header::HOST, "localhost"), (header::ORIGIN, "null")], 403),
-            (&[(header::HOST, "localhost"), (header::ORIGIN, "http://localhost.evil.example")], 403),
-            (&[(header::HOST, "localhost"), (header::ORIGIN, "http://localhost@evil.example")], 403),
+            (
+                &[(header::HOST, "localhost"), (header::ORIGIN, "http://localhost.evil.example")],
+                403,
+            ),
+            (
+                &[(header::HOST, "localhost"), (header::ORIGIN, "http://localhost@evil.example")],
+                403,
+            ),
         ];
         for (pairs, expected) in cases {
             for access in [Access::Caller, Access::Admin, Access::Metrics] {
-                assert_eq!(status(keys.check(access, &headers(pairs))), *expected, "{pairs:?} at {access:?}");
+                assert_eq!(
+                    status(keys.check(access, &headers(pairs))),
+                    *expected,
+                    "{pairs:?} at {access:?}"
+                );
             }
             assert_eq!(status(keys.check(Access::Open, &headers(pairs))), 200);
         }

@@ -57,9 +57,11 @@ pub async fn cells(
     let after = parsed::<u64>("after", after.as_deref(), "an event's id, a whole number")?;
     let (response, session, messages) = actix_ws::handle(&request, body).map_err(|error| {
         let message = format!("{error}: expected a WebSocket handshake");
-        ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message).with_header(header::UPGRADE, "websocket")
+        ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message)
+            .with_header(header::UPGRADE, "websocket")
     })?;
-    let reader = Reader { session, specialist, after, draining: nyx.admission.draining(), stall: STALL };
+    let reader =
+        Reader { session, specialist, after, draining: nyx.admission.draining(), stall: STALL };
     actix_web::rt::spawn(reader.serve(nyx.cells.subscribe(after), messages));
     Ok(response)
 }
@@ -93,16 +95,22 @@ impl Reader {
             Err(End::Protocol(reason)) => Some((CloseCode::Protocol, reason)),
             Ok(()) | Err(End::Gone) => None,
         };
-        let reason = reason.map(|(code, description)| CloseReason { code, description: Some(description) });
+        let reason =
+            reason.map(|(code, description)| CloseReason { code, description: Some(description) });
         // a client that does not read does not receive the close frame either
         let _ = tokio::time::timeout(self.stall, self.session.close(reason)).await;
     }
 
-    async fn run(&mut self, subscription: Subscription, mut messages: MessageStream) -> Result<(), End> {
+    async fn run(
+        &mut self,
+        subscription: Subscription,
+        mut messages: MessageStream,
+    ) -> Result<(), End> {
         let Subscription { backlog, gap, mut live } = subscription;
         if gap {
             let first_kept = backlog.first().map(|event| event.id);
-            let gap = json!({"event": "gap", "after": self.after, "first_kept": first_kept}).to_string();
+            let gap =
+                json!({"event": "gap", "after": self.after, "first_kept": first_kept}).to_string();
             bounded(self.stall, self.session.text(gap)).await?;
         }
         for event in backlog {
@@ -144,15 +152,22 @@ impl Reader {
         if self.specialist.is_some() && event.specialist != self.specialist {
             return Ok(());
         }
-        let text = serde_json::to_string(event).map_err(|error| End::Protocol(error.to_string()))?;
+        let text =
+            serde_json::to_string(event).map_err(|error| End::Protocol(error.to_string()))?;
         bounded(self.stall, self.session.text(text)).await
     }
 }
 
-async fn bounded(stall: Duration, write: impl Future<Output = Result<(), Closed>>) -> Result<(), End> {
+async fn bounded(
+    stall: Duration,
+    write: impl Future<Output = Result<(), Closed>>,
+) -> Result<(), End> {
     match tokio::time::timeout(stall, write).await {
         Ok(written) => written.map_err(|Closed| End::Gone),
-        Err(_) => Err(End::TooSlow(format!("too slow: nothing was read for {} s; come back with ?after=ID", stall.as_secs_f32()))),
+        Err(_) => Err(End::TooSlow(format!(
+            "too slow: nothing was read for {} s; come back with ?after=ID",
+            stall.as_secs_f32()
+        ))),
     }
 }
 
@@ -168,10 +183,20 @@ mod tests {
 
     use super::*;
 
-    async fn stream(cells: web::Data<CellStream>, request: HttpRequest, body: web::Payload) -> actix_web::Result<HttpResponse> {
+    async fn stream(
+        cells: web::Data<CellStream>,
+        request: HttpRequest,
+        body: web::Payload,
+    ) -> actix_web::Result<HttpResponse> {
         let (response, session, messages) = actix_ws::handle(&request, body)?;
         let draining = CancellationToken::new();
-        let reader = Reader { session, specialist: None, after: None, draining, stall: Duration::from_secs(60) };
+        let reader = Reader {
+            session,
+            specialist: None,
+            after: None,
+            draining,
+            stall: Duration::from_secs(60),
+        };
         actix_web::rt::spawn(reader.serve(cells.subscribe(None), messages));
         Ok(response)
     }
@@ -180,7 +205,9 @@ mod tests {
     async fn a_slow_reader_is_dropped_with_a_reason_and_slows_nobody() {
         let cells = CellStream::default();
         let data = web::Data::new(cells.clone());
-        let server = HttpServer::new(move || App::new().app_data(data.clone()).route("/", web::get().to(stream)));
+        let server = HttpServer::new(move || {
+            App::new().app_data(data.clone()).route("/", web::get().to(stream))
+        });
         let server = server.workers(1).bind("127.0.0.1:0").unwrap();
         let address = server.addrs()[0];
         let running = server.disable_signals().run();
@@ -188,7 +215,8 @@ mod tests {
         actix_web::rt::spawn(running);
 
         // one client reads as fast as it can, one sends a handshake and then does not read
-        let (_, mut quick) = awc::Client::new().ws(format!("http://{address}/")).connect().await.unwrap();
+        let (_, mut quick) =
+            awc::Client::new().ws(format!("http://{address}/")).connect().await.unwrap();
         let mut slow = actix_web::rt::task::spawn_blocking(move || {
             let mut slow = TcpStream::connect(address).unwrap();
             slow.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -204,11 +232,17 @@ mod tests {
         let mut answered = 0;
         while answered < 4_000 {
             for _ in 0..200 {
-                cells.publish(None, None, CellStep::Asked { requested: "nyx".into(), question: question.clone() });
+                cells.publish(
+                    None,
+                    None,
+                    CellStep::Asked { requested: "nyx".into(), question: question.clone() },
+                );
             }
             let batch = answered + 200;
             while answered < batch {
-                let frame = actix_web::rt::time::timeout(Duration::from_secs(60), quick.next()).await.expect("it was slowed");
+                let frame = actix_web::rt::time::timeout(Duration::from_secs(60), quick.next())
+                    .await
+                    .expect("it was slowed");
                 match frame.unwrap().unwrap() {
                     awc::ws::Frame::Text(_) => answered += 1,
                     frame => assert!(matches!(frame, awc::ws::Frame::Ping(_)), "{frame:?}"),

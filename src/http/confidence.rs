@@ -49,8 +49,13 @@ impl From<Quality> for QualityItem {
 
 impl From<Reliability> for QualityItem {
     fn from(Reliability { quality, bins }: Reliability) -> Self {
-        let bins =
-            bins.into_iter().map(|bin| ReliabilityItem { from: bin.from, to: bin.to, count: bin.count, mean: bin.mean, rate: bin.rate });
+        let bins = bins.into_iter().map(|bin| ReliabilityItem {
+            from: bin.from,
+            to: bin.to,
+            count: bin.count,
+            mean: bin.mean,
+            rate: bin.rate,
+        });
         Self { bins: bins.collect(), ..quality.into() }
     }
 }
@@ -83,7 +88,9 @@ pub struct Refitted {
 pub async fn confidence(nyx: web::Data<Nyx>) -> Result<HttpResponse, ApiError> {
     let (pooled, specialists) = nyx.decisions.reliabilities().await?;
     let live = nyx.decisions.calibration.live();
-    let maps = live.iter().flat_map(|live| live.value.names().filter_map(|name| Some((name.to_owned(), live.value.map_of(name)?))));
+    let maps = live.iter().flat_map(|live| {
+        live.value.names().filter_map(|name| Some((name.to_owned(), live.value.map_of(name)?)))
+    });
     Ok(HttpResponse::Ok().json(ConfidenceState {
         maps: maps.collect(),
         calibrator: live.as_ref().map(|live| live.id.clone()),
@@ -97,6 +104,7 @@ pub async fn confidence(nyx: web::Data<Nyx>) -> Result<HttpResponse, ApiError> {
     responses((status = 200, body = Refitted), (status = 409, description = "too few answers whose correctness is known", body = ErrorBody)))]
 pub async fn refit(nyx: web::Data<Nyx>) -> Result<HttpResponse, ApiError> {
     let (calibrator, report) = nyx.decisions.refit_confidence().await?;
-    let specialists = report.specialists.into_iter().map(|(name, quality)| (name, quality.into())).collect();
+    let specialists =
+        report.specialists.into_iter().map(|(name, quality)| (name, quality.into())).collect();
     Ok(HttpResponse::Ok().json(Refitted { calibrator, pooled: report.pooled.into(), specialists }))
 }

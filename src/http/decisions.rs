@@ -7,7 +7,9 @@ use actix_web::{HttpResponse, web};
 use chrono::{DateTime, Utc};
 use nyx_actors::Nyx;
 use nyx_actors::phoebe::messages::ListDecisions;
-use nyx_domain::{AdapterVersion, Answer, Decision, Evidence, RequestInputs, Status, Timings, TokenUsage};
+use nyx_domain::{
+    AdapterVersion, Answer, Decision, Evidence, RequestInputs, Status, Timings, TokenUsage,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -79,7 +81,15 @@ pub struct TimingsItem {
 
 impl From<Timings> for TimingsItem {
     fn from(timings: Timings) -> Self {
-        let Timings { decide_ms, retrieve_ms, queue_ms, prefill_ms, decode_ms, first_token_ms, total_ms } = timings;
+        let Timings {
+            decide_ms,
+            retrieve_ms,
+            queue_ms,
+            prefill_ms,
+            decode_ms,
+            first_token_ms,
+            total_ms,
+        } = timings;
         Self { decide_ms, retrieve_ms, queue_ms, prefill_ms, decode_ms, first_token_ms, total_ms }
     }
 }
@@ -201,7 +211,11 @@ impl From<Decision> for DecisionRecord {
             conversation: decision.conversation,
             endpoint: decision.endpoint,
             requested: decision.requested,
-            messages: decision.messages.into_iter().map(|said| MessageItem { role: said.role.as_str(), content: said.content }).collect(),
+            messages: decision
+                .messages
+                .into_iter()
+                .map(|said| MessageItem { role: said.role.as_str(), content: said.content })
+                .collect(),
             inputs: decision.inputs,
             question: decision.question,
             specialist: decision.specialist,
@@ -274,7 +288,12 @@ pub async fn list(nyx: web::Data<Nyx>, query: Query<ListParams>) -> Result<HttpR
         return Err(ApiError::invalid("limit", format!("limit is {limit}, expected 1 to 1000")));
     }
     let before = parsed("before", query.before.as_deref(), "a decision's id (UUID)")?;
-    let query = ListDecisions { specialist: query.specialist, conversation: query.conversation, before, limit };
+    let query = ListDecisions {
+        specialist: query.specialist,
+        conversation: query.conversation,
+        before,
+        limit,
+    };
     let data = nyx.decisions.list(query).await?.into_iter().map(Into::into).collect();
     Ok(HttpResponse::Ok().json(DecisionList { object: "list", data }))
 }

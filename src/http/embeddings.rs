@@ -67,7 +67,11 @@ impl Vector {
     fn new(values: Vec<f32>, encoding: Encoding) -> Self {
         match encoding {
             Encoding::Float => Self::Float(values),
-            Encoding::Base64 => Self::Base64(STANDARD.encode(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())),
+            Encoding::Base64 => {
+                Self::Base64(STANDARD.encode(
+                    values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>(),
+                ))
+            }
         }
     }
 }
@@ -81,16 +85,29 @@ pub struct EmbeddingUsage {
 impl EmbeddingRequest {
     fn check(&self, dimension: usize) -> Result<(), ApiError> {
         if self.model != EMBEDDER {
-            return Err(NyxError::UnknownModel { name: self.model.clone(), known: EMBEDDER.to_owned() }.into());
+            return Err(NyxError::UnknownModel {
+                name: self.model.clone(),
+                known: EMBEDDER.to_owned(),
+            }
+            .into());
         }
         if !(1..=MAX_INPUTS).contains(&self.input.len()) {
-            return Err(ApiError::invalid("input", format!("input has {} texts, expected 1 to {MAX_INPUTS}", self.input.len())));
+            return Err(ApiError::invalid(
+                "input",
+                format!("input has {} texts, expected 1 to {MAX_INPUTS}", self.input.len()),
+            ));
         }
         if let Some(index) = self.input.iter().position(|text| text.is_empty()) {
-            return Err(ApiError::invalid(&format!("input[{index}]"), format!("input[{index}] is empty, expected some text")));
+            return Err(ApiError::invalid(
+                &format!("input[{index}]"),
+                format!("input[{index}] is empty, expected some text"),
+            ));
         }
         match self.dimensions.filter(|wanted| *wanted != dimension) {
-            Some(wanted) => Err(ApiError::invalid("dimensions", format!("dimensions is {wanted}, expected {dimension}"))),
+            Some(wanted) => Err(ApiError::invalid(
+                "dimensions",
+                format!("dimensions is {wanted}, expected {dimension}"),
+            )),
             None => Ok(()),
         }
     }
@@ -99,16 +116,28 @@ impl EmbeddingRequest {
 /// Embeds texts.
 #[utoipa::path(post, path = "/v1/embeddings", tag = "openai", request_body = EmbeddingRequest,
     responses((status = 200, body = EmbeddingList), (status = 404, description = "no such model", body = ErrorBody)))]
-pub async fn embed(nyx: web::Data<Nyx>, request: Admitted<EmbeddingRequest>) -> Result<HttpResponse, ApiError> {
+pub async fn embed(
+    nyx: web::Data<Nyx>,
+    request: Admitted<EmbeddingRequest>,
+) -> Result<HttpResponse, ApiError> {
     let Admitted { permit, body, .. } = request;
     body.check(nyx.memories.embedding_dimension)?;
     let encoding = body.encoding_format.unwrap_or_default();
     let embedded = nyx.memories.embed(nyx.admission.context(None)?, body.input.0).await?;
     drop(permit);
     let vectors = embedded.vectors.into_iter().enumerate();
-    let data = vectors.map(|(index, values)| EmbeddingItem { object: "embedding", index, embedding: Vector::new(values, encoding) });
+    let data = vectors.map(|(index, values)| EmbeddingItem {
+        object: "embedding",
+        index,
+        embedding: Vector::new(values, encoding),
+    });
     let usage = EmbeddingUsage { prompt_tokens: embedded.tokens, total_tokens: embedded.tokens };
-    Ok(HttpResponse::Ok().json(EmbeddingList { object: "list", data: data.collect(), model: EMBEDDER, usage }))
+    Ok(HttpResponse::Ok().json(EmbeddingList {
+        object: "list",
+        data: data.collect(),
+        model: EMBEDDER,
+        usage,
+    }))
 }
 
 #[cfg(test)]
@@ -131,10 +160,18 @@ mod tests {
             (json!({"model": EMBEDDER, "input": ["a", ""]}), 400, "input[1]"),
             (json!({"model": EMBEDDER, "input": [1, 2]}), 400, "input[0]"),
             (json!({"model": EMBEDDER, "input": "a", "dimensions": 256}), 400, "dimensions"),
-            (json!({"model": EMBEDDER, "input": "a", "encoding_format": "hex"}), 400, "encoding_format"),
+            (
+                json!({"model": EMBEDDER, "input": "a", "encoding_format": "hex"}),
+                400,
+                "encoding_format",
+            ),
         ] {
             let error = checked(body.clone()).unwrap_err();
-            assert_eq!((error.status.as_u16(), error.detail.param.as_deref()), (status, Some(param)), "{body}: {error}");
+            assert_eq!(
+                (error.status.as_u16(), error.detail.param.as_deref()),
+                (status, Some(param)),
+                "{body}: {error}"
+            );
         }
     }
 
@@ -143,6 +180,9 @@ mod tests {
         let shown = serde_json::to_value(Vector::new(vec![1.0, -0.5], Encoding::Base64)).unwrap();
         let bytes = STANDARD.decode(shown.as_str().unwrap()).unwrap();
         assert_eq!(bytes, [1.0_f32.to_le_bytes(), (-0.5_f32).to_le_bytes()].concat());
-        assert_eq!(serde_json::to_value(Vector::new(vec![0.25], Encoding::Float)).unwrap(), json!([0.25]));
+        assert_eq!(
+            serde_json::to_value(Vector::new(vec![0.25], Encoding::Float)).unwrap(),
+            json!([0.25])
+        );
     }
 }

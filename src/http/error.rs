@@ -51,7 +51,11 @@ impl ApiError {
             400..=499 => "invalid_request_error",
             _ => "server_error",
         };
-        Self { status, detail: ErrorDetail { message: message.into(), kind, param: None, code }, header: None }
+        Self {
+            status,
+            detail: ErrorDetail { message: message.into(), kind, param: None, code },
+            header: None,
+        }
     }
 
     /// A 400 error that names the field.
@@ -118,7 +122,9 @@ impl From<NyxError> for ApiError {
             NyxError::UnknownSpecialist { .. } => api.about("specialist"),
             NyxError::Engine(EngineError::BadSampling { field, .. }) => api.about(field),
             NyxError::Engine(EngineError::TokenOutOfRange { .. }) => api.about("logit_bias"),
-            NyxError::Overloaded { retry_after_s, .. } => api.with_header(header::RETRY_AFTER, retry_after_s.to_string()),
+            NyxError::Overloaded { retry_after_s, .. } => {
+                api.with_header(header::RETRY_AFTER, retry_after_s.to_string())
+            }
             _ => api,
         }
     }
@@ -146,12 +152,17 @@ mod tests {
 
     #[actix_web::test]
     async fn wrong_values_name_their_field() {
-        let sampling = EngineError::BadSampling { field: "top_p", value: "7".into(), expected: "(0, 1]" };
+        let sampling =
+            EngineError::BadSampling { field: "top_p", value: "7".into(), expected: "(0, 1]" };
         let cases = [
             (NyxError::invalid("messages", "empty"), 400, "messages"),
             (sampling.into(), 400, "top_p"),
             (NyxError::UnknownModel { name: "gpt".into(), known: "nyx".into() }, 404, "model"),
-            (NyxError::UnknownSpecialist { name: "zeus".into(), known: "moira".into() }, 404, "specialist"),
+            (
+                NyxError::UnknownSpecialist { name: "zeus".into(), known: "moira".into() },
+                404,
+                "specialist",
+            ),
         ];
         for (error, status, param) in cases {
             let (head, body) = rendered(error).await;

@@ -51,11 +51,17 @@ impl<T: DeserializeOwned + 'static> FromRequest for Admitted<T> {
         let body = body(request, payload);
         let nyx = request.app_data::<web::Data<Nyx>>().cloned();
         let state = request.app_data::<web::Data<AppState>>();
-        let client = state.map_or_else(|| Arc::from(""), |state| state.keys.client(request.headers()));
+        let client =
+            state.map_or_else(|| Arc::from(""), |state| state.keys.client(request.headers()));
         Box::pin(async move {
             let body = body.await?;
-            let nyx =
-                nyx.ok_or_else(|| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "the route has no Nyx instance"))?;
+            let nyx = nyx.ok_or_else(|| {
+                ApiError::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "internal_error",
+                    "the route has no Nyx instance",
+                )
+            })?;
             let permit = nyx.admission.admit()?;
             Ok(Self { permit, client, body: parse(&body)? })
         })
@@ -75,7 +81,11 @@ impl<T: DeserializeOwned + 'static> FromRequest for Query<T> {
         std::future::ready(query.map(|query| Self(query.into_inner())).map_err(|error| {
             let message = error.to_string();
             let message = message.strip_prefix("Query deserialize error: ").unwrap_or(&message);
-            let wrong = ApiError::new(StatusCode::BAD_REQUEST, "invalid_request", format!("query string: {message}"));
+            let wrong = ApiError::new(
+                StatusCode::BAD_REQUEST,
+                "invalid_request",
+                format!("query string: {message}"),
+            );
             match quoted(message) {
                 Some(field) => wrong.about(field),
                 None => wrong,
@@ -85,17 +95,35 @@ impl<T: DeserializeOwned + 'static> FromRequest for Query<T> {
 }
 
 /// A query parameter as `T`, or an error that names it.
-pub fn parsed<T: std::str::FromStr>(name: &str, given: Option<&str>, expected: &str) -> Result<Option<T>, ApiError> {
-    given.map(|text| text.parse().map_err(|_| ApiError::invalid(name, format!("{name} is {text:?}, expected {expected}")))).transpose()
+pub fn parsed<T: std::str::FromStr>(
+    name: &str,
+    given: Option<&str>,
+    expected: &str,
+) -> Result<Option<T>, ApiError> {
+    given
+        .map(|text| {
+            text.parse().map_err(|_| {
+                ApiError::invalid(name, format!("{name} is {text:?}, expected {expected}"))
+            })
+        })
+        .transpose()
 }
 
 /// Reads the body with limits on size and time.
-fn body(request: &HttpRequest, payload: &mut Payload) -> impl Future<Output = Result<Vec<u8>, ApiError>> + use<> {
+fn body(
+    request: &HttpRequest,
+    payload: &mut Payload,
+) -> impl Future<Output = Result<Vec<u8>, ApiError>> + use<> {
     let (limit, patience) = request
         .app_data::<web::Data<AppState>>()
-        .map_or((2 << 20, Duration::from_secs(30)), |state| (state.max_body_bytes, state.body_timeout));
+        .map_or((2 << 20, Duration::from_secs(30)), |state| {
+            (state.max_body_bytes, state.body_timeout)
+        });
     let is_json = is_json(request);
-    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let declared = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     let mut payload = payload.take();
     async move {
         is_json?;
@@ -107,8 +135,13 @@ fn body(request: &HttpRequest, payload: &mut Payload) -> impl Future<Output = Re
             let mut body = Vec::with_capacity(declared.unwrap_or(0).min(limit));
             let mut read = 0_usize;
             while let Some(chunk) = payload.next().await {
-                let chunk = chunk
-                    .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "invalid_request", format!("the body broke off: {error}")))?;
+                let chunk = chunk.map_err(|error| {
+                    ApiError::new(
+                        StatusCode::BAD_REQUEST,
+                        "invalid_request",
+                        format!("the body broke off: {error}"),
+                    )
+                })?;
                 read += chunk.len();
                 if read <= limit {
                     body.extend_from_slice(&chunk);
@@ -133,19 +166,24 @@ fn body(request: &HttpRequest, payload: &mut Payload) -> impl Future<Output = Re
 fn is_json(request: &HttpRequest) -> Result<(), ApiError> {
     let given = request.content_type();
     let (kind, subtype) = given.split_once('/').unwrap_or((given, ""));
-    if kind.eq_ignore_ascii_case("application") && (subtype.eq_ignore_ascii_case("json") || subtype.to_ascii_lowercase().ends_with("+json"))
+    if kind.eq_ignore_ascii_case("application")
+        && (subtype.eq_ignore_ascii_case("json") || subtype.to_ascii_lowercase().ends_with("+json"))
     {
         return Ok(());
     }
-    let message = format!("content type is {given:?}, expected application/json: send the header 'Content-Type: application/json'");
+    let message = format!(
+        "content type is {given:?}, expected application/json: send the header 'Content-Type: application/json'"
+    );
     Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message))
 }
 
 /// Parses JSON; the error names the field by its path.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    let invalid = |message: String| ApiError::new(StatusCode::BAD_REQUEST, "invalid_request", message);
-    let text =
-        std::str::from_utf8(body).map_err(|error| invalid(format!("the body is not UTF-8: byte {} is wrong", error.valid_up_to())))?;
+    let invalid =
+        |message: String| ApiError::new(StatusCode::BAD_REQUEST, "invalid_request", message);
+    let text = std::str::from_utf8(body).map_err(|error| {
+        invalid(format!("the body is not UTF-8: byte {} is wrong", error.valid_up_to()))
+    })?;
     if text.trim().is_empty() {
         return Err(invalid("the body is empty, expected a JSON object".into()));
     }
@@ -161,13 +199,26 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
         };
         let message = inner.to_string();
         let field = match (quoted(&message), &message) {
-            (Some(name), text) if text.starts_with("missing field") || text.starts_with("duplicate field") => join(&path, name),
-            (Some(name), text) if text.starts_with("unknown field") && path.rsplit('.').next() != Some(name) => join(&path, name),
+            (Some(name), text)
+                if text.starts_with("missing field") || text.starts_with("duplicate field") =>
+            {
+                join(&path, name)
+            }
+            (Some(name), text)
+                if text.starts_with("unknown field") && path.rsplit('.').next() != Some(name) =>
+            {
+                join(&path, name)
+            }
             _ => path,
         };
-        if field.is_empty() { invalid(message) } else { invalid(format!("{field}: {message}")).about(field) }
+        if field.is_empty() {
+            invalid(message)
+        } else {
+            invalid(format!("{field}: {message}")).about(field)
+        }
     })?;
-    json.end().map_err(|error| invalid(format!("the body goes on after its JSON value: {error}")))?;
+    json.end()
+        .map_err(|error| invalid(format!("the body goes on after its JSON value: {error}")))?;
     Ok(value)
 }
 
@@ -290,12 +341,23 @@ pub(super) mod tests {
     #[actix_web::test]
     async fn size_and_content_type_are_checked() {
         let state = AppState::for_tests(1024);
-        let app = web_test::init_service(App::new().app_data(web::Data::new(state)).route("/", web::post().to(echo))).await;
-        let json =
-            |body: String| web_test::TestRequest::post().uri("/").insert_header(("content-type", "application/json")).set_payload(body);
+        let app = web_test::init_service(
+            App::new().app_data(web::Data::new(state)).route("/", web::post().to(echo)),
+        )
+        .await;
+        let json = |body: String| {
+            web_test::TestRequest::post()
+                .uri("/")
+                .insert_header(("content-type", "application/json"))
+                .set_payload(body)
+        };
         for (request, status) in [
             (json(r#"{"items": []}"#.into()), 200),
-            (json(r#"{"items": []}"#.into()).insert_header(("content-type", "application/json; charset=utf-8")), 200),
+            (
+                json(r#"{"items": []}"#.into())
+                    .insert_header(("content-type", "application/json; charset=utf-8")),
+                200,
+            ),
             (json(format!(r#"{{"items": []{}}}"#, " ".repeat(2000))), 413),
             (json(format!(r#"{{"items": []{}}}"#, " ".repeat(20_000))), 413),
             (web_test::TestRequest::post().uri("/").set_payload(r#"{"items": []}"#), 415),

@@ -6,7 +6,9 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use chrono::{DateTime, Utc};
 use nyx_actors::Nyx;
 use nyx_actors::phoebe::messages::ListOpenForecasts;
-use nyx_domain::{DecisionName, Feedback, FeedbackInput, FeedbackKind, FeedbackResult, OpenForecast, OutcomeInput};
+use nyx_domain::{
+    DecisionName, Feedback, FeedbackInput, FeedbackKind, FeedbackResult, OpenForecast, OutcomeInput,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -111,7 +113,19 @@ pub struct FeedbackItem {
 
 impl From<Feedback> for FeedbackItem {
     fn from(feedback: Feedback) -> Self {
-        let Feedback { id, decision: _, kind, key, value, input, reward, comment, correction, revision, at } = feedback;
+        let Feedback {
+            id,
+            decision: _,
+            kind,
+            key,
+            value,
+            input,
+            reward,
+            comment,
+            correction,
+            revision,
+            at,
+        } = feedback;
         Self { id, kind, key, value, input, reward, comment, correction, revision, at }
     }
 }
@@ -133,7 +147,14 @@ pub struct JudgedItem {
 impl From<FeedbackResult> for JudgedItem {
     fn from(judged: FeedbackResult) -> Self {
         let FeedbackResult { feedback, specialist, new, reward, activation, weights: _ } = judged;
-        Self { decision_id: feedback.decision, specialist, new, feedback: feedback.into(), reward, activation }
+        Self {
+            decision_id: feedback.decision,
+            specialist,
+            new,
+            feedback: feedback.into(),
+            reward,
+            activation,
+        }
     }
 }
 
@@ -208,7 +229,11 @@ pub struct PromiseParams {
 #[utoipa::path(post, path = "/v1/outcomes", tag = "record", request_body = OutcomeRequest,
     responses((status = 200, body = JudgedList), (status = 404, description = "no such decision", body = ErrorBody),
         (status = 409, description = "the key was used with different content", body = ErrorBody)))]
-pub async fn resolve(nyx: web::Data<Nyx>, request: HttpRequest, input: Admitted<OutcomeRequest>) -> Result<HttpResponse, ApiError> {
+pub async fn resolve(
+    nyx: web::Data<Nyx>,
+    request: HttpRequest,
+    input: Admitted<OutcomeRequest>,
+) -> Result<HttpResponse, ApiError> {
     let Admitted { permit, body, .. } = input;
     let name = named(body.decision_id.as_deref(), body.external_key)?;
     let key = key(request.headers(), body.key)?;
@@ -225,7 +250,11 @@ pub async fn resolve(nyx: web::Data<Nyx>, request: HttpRequest, input: Admitted<
 #[utoipa::path(post, path = "/v1/feedback", tag = "record", request_body = FeedbackRequest,
     responses((status = 200, body = JudgedList), (status = 404, description = "no such decision", body = ErrorBody),
         (status = 409, description = "the key was used with different content", body = ErrorBody)))]
-pub async fn feedback(nyx: web::Data<Nyx>, request: HttpRequest, input: Admitted<FeedbackRequest>) -> Result<HttpResponse, ApiError> {
+pub async fn feedback(
+    nyx: web::Data<Nyx>,
+    request: HttpRequest,
+    input: Admitted<FeedbackRequest>,
+) -> Result<HttpResponse, ApiError> {
     let Admitted { permit, body, .. } = input;
     let name = named(body.decision_id.as_deref(), body.external_key)?;
     let key = key(request.headers(), body.key)?;
@@ -233,8 +262,18 @@ pub async fn feedback(nyx: web::Data<Nyx>, request: HttpRequest, input: Admitted
         (Some(value), None) => (value, json!({ "value": value })),
         (None, Some(Thumbs::Up)) => (1.0, json!({"thumbs": "up"})),
         (None, Some(Thumbs::Down)) => (-1.0, json!({"thumbs": "down"})),
-        (None, None) => return Err(ApiError::invalid("value", "value is missing, expected \"value\" or \"thumbs\"")),
-        (Some(_), Some(_)) => return Err(ApiError::invalid("value", "both value and thumbs are given, expected one of them")),
+        (None, None) => {
+            return Err(ApiError::invalid(
+                "value",
+                "value is missing, expected \"value\" or \"thumbs\"",
+            ));
+        }
+        (Some(_), Some(_)) => {
+            return Err(ApiError::invalid(
+                "value",
+                "both value and thumbs are given, expected one of them",
+            ));
+        }
     };
     let input = FeedbackInput { value, comment: body.comment, correction: body.correction, input };
     let judged = nyx.feedback.rate(name, input, key).await?;
@@ -244,39 +283,64 @@ pub async fn feedback(nyx: web::Data<Nyx>, request: HttpRequest, input: Admitted
 
 /// Lists forecasts with their outcomes, newest first.
 #[utoipa::path(get, path = "/v1/outcomes", tag = "record", params(PromiseParams), responses((status = 200, body = PromiseList)))]
-pub async fn open_forecasts(nyx: web::Data<Nyx>, query: Query<PromiseParams>) -> Result<HttpResponse, ApiError> {
+pub async fn open_forecasts(
+    nyx: web::Data<Nyx>,
+    query: Query<PromiseParams>,
+) -> Result<HttpResponse, ApiError> {
     let PromiseParams { open, limit, before } = query.0;
     let open = parsed("open", open.as_deref(), "true or false")?;
     let limit = parsed("limit", limit.as_deref(), "1 to 1000")?.unwrap_or(20);
     let before = parsed("before", before.as_deref(), "a decision's id (UUID)")?;
-    let data = nyx.feedback.open_forecasts(ListOpenForecasts { open, before, limit }).await?.into_iter().map(Into::into).collect();
+    let data = nyx
+        .feedback
+        .open_forecasts(ListOpenForecasts { open, before, limit })
+        .await?
+        .into_iter()
+        .map(Into::into)
+        .collect();
     Ok(HttpResponse::Ok().json(PromiseList { object: "list", data }))
 }
 
 fn answer(judged: Vec<FeedbackResult>) -> HttpResponse {
-    HttpResponse::Ok().json(JudgedList { object: "list", data: judged.into_iter().map(Into::into).collect() })
+    HttpResponse::Ok()
+        .json(JudgedList { object: "list", data: judged.into_iter().map(Into::into).collect() })
 }
 
 fn named(id: Option<&str>, external: Option<String>) -> Result<DecisionName, ApiError> {
     match (id, external) {
         (Some(id), None) => {
             let bare = id.strip_prefix("chatcmpl-").unwrap_or(id);
-            let expected = || ApiError::invalid("decision_id", format!("decision_id is {id:?}, expected a decision's id (UUID)"));
+            let expected = || {
+                ApiError::invalid(
+                    "decision_id",
+                    format!("decision_id is {id:?}, expected a decision's id (UUID)"),
+                )
+            };
             bare.parse().map(DecisionName::Id).map_err(|_| expected())
         }
         (None, Some(key)) => Ok(DecisionName::External(key)),
-        (None, None) => Err(ApiError::invalid("decision_id", "decision_id is missing, expected \"decision_id\" or \"external_key\"")),
-        (Some(_), Some(_)) => Err(ApiError::invalid("decision_id", "both decision_id and external_key are given, expected one of them")),
+        (None, None) => Err(ApiError::invalid(
+            "decision_id",
+            "decision_id is missing, expected \"decision_id\" or \"external_key\"",
+        )),
+        (Some(_), Some(_)) => Err(ApiError::invalid(
+            "decision_id",
+            "both decision_id and external_key are given, expected one of them",
+        )),
     }
 }
 
 /// The idempotency key, from the header or from the body.
 fn key(headers: &HeaderMap, body: Option<String>) -> Result<Option<String>, ApiError> {
     let Some(header) = headers.get(KEY_HEADER) else { return Ok(body) };
-    let header = header.to_str().map_err(|_| ApiError::invalid("key", "the header Idempotency-Key is not plain text"))?;
+    let header = header
+        .to_str()
+        .map_err(|_| ApiError::invalid("key", "the header Idempotency-Key is not plain text"))?;
     match body {
         Some(body) if body != header => {
-            let message = format!("key is {body:?} and the header Idempotency-Key {header:?}, expected one of them, or the same");
+            let message = format!(
+                "key is {body:?} and the header Idempotency-Key {header:?}, expected one of them, or the same"
+            );
             Err(ApiError::invalid("key", message))
         }
         _ => Ok(Some(header.to_owned())),
@@ -292,7 +356,10 @@ mod tests {
 
     #[test]
     fn an_outcome_is_a_truth_a_number_or_a_text() {
-        let input = |body: Value| parse::<OutcomeRequest>(body.to_string().as_bytes()).map(|request| OutcomeInput::from(request.outcome));
+        let input = |body: Value| {
+            parse::<OutcomeRequest>(body.to_string().as_bytes())
+                .map(|request| OutcomeInput::from(request.outcome))
+        };
         let id = "01890a5d-ac96-774b-bcce-b302099a8057";
         for (outcome, expected) in [
             (json!(true), OutcomeInput::Happened(true)),
@@ -302,9 +369,16 @@ mod tests {
         ] {
             assert_eq!(input(json!({"decision_id": id, "outcome": outcome})).unwrap(), expected);
         }
-        for wrong in [json!({"decision_id": id, "outcome": null}), json!({"decision_id": id}), json!({"decision_id": id, "outcome": [1]})] {
+        for wrong in [
+            json!({"decision_id": id, "outcome": null}),
+            json!({"decision_id": id}),
+            json!({"decision_id": id, "outcome": [1]}),
+        ] {
             let error = input(wrong.clone()).unwrap_err();
-            assert!(error.status == 400 && error.to_string().contains("outcome"), "{wrong}: {error}");
+            assert!(
+                error.status == 400 && error.to_string().contains("outcome"),
+                "{wrong}: {error}"
+            );
         }
     }
 
@@ -315,8 +389,13 @@ mod tests {
         assert_eq!(named(Some(id), None).unwrap(), uuid);
         assert_eq!(named(Some(&format!("chatcmpl-{id}")), None).unwrap(), uuid);
         assert_eq!(named(None, Some("q-7".into())).unwrap(), DecisionName::External("q-7".into()));
-        for (id, external) in [(None, None), (Some(id), Some("q".to_owned())), (Some("seven"), None)] {
-            assert_eq!(named(id, external).unwrap_err().detail.param.as_deref(), Some("decision_id"));
+        for (id, external) in
+            [(None, None), (Some(id), Some("q".to_owned())), (Some("seven"), None)]
+        {
+            assert_eq!(
+                named(id, external).unwrap_err().detail.param.as_deref(),
+                Some("decision_id")
+            );
         }
         let mut headers = HeaderMap::new();
         assert_eq!(key(&headers, Some("a".into())).unwrap().as_deref(), Some("a"));

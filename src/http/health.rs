@@ -41,5 +41,10 @@ pub async fn ready(nyx: web::Data<Nyx>) -> HttpResponse {
 #[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
 pub async fn metrics(nyx: web::Data<Nyx>) -> HttpResponse {
     let text = nyx.metrics.encode();
-    HttpResponse::Ok().insert_header((header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")).body(text)
+    HttpResponse::Ok()
+        .insert_header((
+            header::CONTENT_TYPE,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        ))
+        .body(text)
 }

@@ -6,7 +6,10 @@ use actix_web::http::header;
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, Utc};
 use nyx_actors::Nyx;
-use nyx_domain::{ChatMessage, Decision, MemoryFilter, Question, RequestInputs, Role, SamplingOverrides, Status, StreamEvent};
+use nyx_domain::{
+    ChatMessage, Decision, MemoryFilter, Question, RequestInputs, Role, SamplingOverrides, Status,
+    StreamEvent,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use utoipa::ToSchema;
@@ -76,13 +79,24 @@ impl InferRequest {
         let target = target_of_specialist(specialists, self.specialist.as_deref())?;
         let messages = match (self.prompt, self.messages) {
             (Some(prompt), None) if prompt.trim().is_empty() => {
-                return Err(ApiError::invalid("prompt", format!("prompt is {prompt:?}, expected a question")));
+                return Err(ApiError::invalid(
+                    "prompt",
+                    format!("prompt is {prompt:?}, expected a question"),
+                ));
             }
             (Some(prompt), None) => vec![ChatMessage::new(Role::User, prompt)],
             (None, Some(messages)) => understood_messages(messages)?,
-            (None, None) => return Err(ApiError::invalid("prompt", "prompt is missing, expected \"prompt\" or \"messages\"")),
+            (None, None) => {
+                return Err(ApiError::invalid(
+                    "prompt",
+                    "prompt is missing, expected \"prompt\" or \"messages\"",
+                ));
+            }
             (Some(_), Some(_)) => {
-                return Err(ApiError::invalid("prompt", "both prompt and messages are given, expected one of them"));
+                return Err(ApiError::invalid(
+                    "prompt",
+                    "both prompt and messages are given, expected one of them",
+                ));
             }
         };
         let stop = self.stop.unwrap_or_default().0;
@@ -103,7 +117,13 @@ impl InferRequest {
             allow_defer: self.allow_defer.unwrap_or(false),
         };
         let question = Question::new(messages, target, "/infer");
-        Ok(Question { choices: self.choices, sampling, conversation: self.conversation, inputs, ..question })
+        Ok(Question {
+            choices: self.choices,
+            sampling,
+            conversation: self.conversation,
+            inputs,
+            ..question
+        })
     }
 }
 
@@ -165,19 +185,31 @@ pub struct Choice {
 impl From<Decision> for InferResponse {
     fn from(mut decision: Decision) -> Self {
         let retry_after_s = decision.retry_after().map(|wait| wait.as_secs().max(1));
-        let (answer, finish_reason) = match std::mem::take(&mut decision.answers).into_iter().next() {
+        let (answer, finish_reason) = match std::mem::take(&mut decision.answers).into_iter().next()
+        {
             Some(first) => (first.text, first.finish_reason),
             None if retry_after_s.is_some() => (String::new(), "deferred".to_owned()),
             None => (String::new(), "deadline".to_owned()),
         };
-        let Decision { scores, similarities, logits, propensities, trait_weights, choices, choice_probabilities, .. } = decision;
+        let Decision {
+            scores,
+            similarities,
+            logits,
+            propensities,
+            trait_weights,
+            choices,
+            choice_probabilities,
+            ..
+        } = decision;
         Self {
             decision_id: decision.id,
             specialist: decision.specialist,
             answer,
             confidence: decision.confidence,
             probability: decision.probability,
-            choice_probabilities: choices.zip(choice_probabilities).map(|(choices, values)| choices.into_iter().zip(values).collect()),
+            choice_probabilities: choices
+                .zip(choice_probabilities)
+                .map(|(choices, values)| choices.into_iter().zip(values).collect()),
             decision: Choice { scores, similarities, logits, propensities, trait_weights },
             evidence: decision.evidence.into_iter().map(Into::into).collect(),
             adapter: decision.adapter.map(Into::into),
@@ -206,7 +238,10 @@ pub struct TokenPiece<'a> {
     responses((status = 200, content((InferResponse = "application/json"), (TokenPiece<'static> = "text/event-stream"))),
         (status = 202, description = "deferred", body = InferResponse),
         (status = 404, description = "no such specialist", body = ErrorBody)))]
-pub async fn infer(nyx: web::Data<Nyx>, request: Admitted<InferRequest>) -> Result<HttpResponse, ApiError> {
+pub async fn infer(
+    nyx: web::Data<Nyx>,
+    request: Admitted<InferRequest>,
+) -> Result<HttpResponse, ApiError> {
     let Admitted { permit, client, body } = request;
     let (stream, deadline_ms) = (body.stream.unwrap_or(false), body.deadline_ms);
     let question = body.question(&specialist_names(&nyx))?;
@@ -221,7 +256,9 @@ pub async fn infer(nyx: web::Data<Nyx>, request: Admitted<InferRequest>) -> Resu
     drop(permit);
     let answer = InferResponse::from(decision);
     Ok(match answer.retry_after_s {
-        Some(seconds) => HttpResponse::Accepted().insert_header((header::RETRY_AFTER, seconds.to_string())).json(answer),
+        Some(seconds) => HttpResponse::Accepted()
+            .insert_header((header::RETRY_AFTER, seconds.to_string()))
+            .json(answer),
         None => HttpResponse::Ok().json(answer),
     })
 }
@@ -272,18 +309,27 @@ mod tests {
     use serde_json::{Value, json};
 
     fn asked(body: Value) -> Result<Question, ApiError> {
-        let question = parse::<InferRequest>(body.to_string().as_bytes())?.question(&["mnemosyne", "moira"])?;
+        let question = parse::<InferRequest>(body.to_string().as_bytes())?
+            .question(&["mnemosyne", "moira"])?;
         valid(&question)?;
         Ok(question)
     }
 
     #[test]
     fn a_prompt_is_one_user_message() {
-        let question = asked(json!({"prompt": "Who?", "specialist": "moira", "max_tokens": 7, "stop": "x"})).unwrap();
+        let question =
+            asked(json!({"prompt": "Who?", "specialist": "moira", "max_tokens": 7, "stop": "x"}))
+                .unwrap();
         assert_eq!(question.messages, [ChatMessage::new(Role::User, "Who?")]);
         assert_eq!(question.target, Target::Specialist("moira".into()));
-        assert_eq!((question.sampling.max_tokens, question.sampling.stop), (Some(7), vec!["x".to_owned()]));
-        assert_eq!(asked(json!({"messages": [{"role": "user", "content": "Who?"}]})).unwrap().target, Target::Master);
+        assert_eq!(
+            (question.sampling.max_tokens, question.sampling.stop),
+            (Some(7), vec!["x".to_owned()])
+        );
+        assert_eq!(
+            asked(json!({"messages": [{"role": "user", "content": "Who?"}]})).unwrap().target,
+            Target::Master
+        );
     }
 
     #[test]
@@ -301,7 +347,11 @@ mod tests {
             (json!({"prompt": "a", "stop": ["1", "2", "3", "4", "5"]}), 400, "stop"),
         ] {
             let error = asked(body.clone()).unwrap_err();
-            assert_eq!((error.status.as_u16(), error.detail.param.as_deref()), (status, Some(param)), "{body}: {error}");
+            assert_eq!(
+                (error.status.as_u16(), error.detail.param.as_deref()),
+                (status, Some(param)),
+                "{body}: {error}"
+            );
         }
     }
 
@@ -316,16 +366,25 @@ mod tests {
         assert_eq!(shown["decision"]["propensities"], json!({"mnemosyne": 0.9, "moira": 0.1}));
         assert_eq!(shown["confidence"], Value::Null);
         assert_eq!(shown["evidence"][0]["id"], "m-1");
-        assert_eq!((&shown["status"], &shown["finish_reason"]), (&json!("answered"), &json!("stop")));
+        assert_eq!(
+            (&shown["status"], &shown["finish_reason"]),
+            (&json!("answered"), &json!("stop"))
+        );
         assert!(shown["timings"].as_object().unwrap().keys().all(|key| key.ends_with("_ms")));
     }
 
     #[test]
     fn a_stream_is_tokens_then_the_decision_then_done() {
-        let token = |text: &str| StreamEvent::Token { index: 0, text: text.into(), logprobs: Vec::new() };
+        let token =
+            |text: &str| StreamEvent::Token { index: 0, text: text.into(), logprobs: Vec::new() };
         let mut out = String::new();
         let mut frames = InferFrames::default();
-        for event in [StreamEvent::Decided { decision: Uuid::nil(), specialist: "moira".into() }, token("She "), token(""), token("is")] {
+        for event in [
+            StreamEvent::Decided { decision: Uuid::nil(), specialist: "moira".into() },
+            token("She "),
+            token(""),
+            token("is"),
+        ] {
             frames.event(event, &mut out);
         }
         frames.ended(decision(), &mut out);

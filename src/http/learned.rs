@@ -37,7 +37,13 @@ impl From<LearnedReport> for LearnedItem {
             Origin::File(path) => ("file", Some(path.display().to_string())),
             Origin::Record => ("record", None),
         };
-        Self { name, id, origin, path, trained_on: TrainedOnItem { counts: trained_on.counts, digest: trained_on.digest } }
+        Self {
+            name,
+            id,
+            origin,
+            path,
+            trained_on: TrainedOnItem { counts: trained_on.counts, digest: trained_on.digest },
+        }
     }
 }
 

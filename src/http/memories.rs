@@ -44,7 +44,13 @@ impl MemoryRequest {
 
     fn memory(self) -> Result<NewMemory, ApiError> {
         let Self { text, speaker, when, conversation, caption } = self;
-        Ok(NewMemory { text, speaker, when: moment("when", when.as_deref())?, conversation, caption })
+        Ok(NewMemory {
+            text,
+            speaker,
+            when: moment("when", when.as_deref())?,
+            conversation,
+            caption,
+        })
     }
 }
 
@@ -120,7 +126,10 @@ pub struct SearchParams {
 
 /// Stores a memory. It is recorded when the response is sent.
 #[utoipa::path(post, path = "/v1/memories", tag = "memory", request_body = MemoryRequest, responses((status = 200, body = MemoryItem)))]
-pub async fn remember(nyx: web::Data<Nyx>, request: Admitted<MemoryRequest>) -> Result<HttpResponse, ApiError> {
+pub async fn remember(
+    nyx: web::Data<Nyx>,
+    request: Admitted<MemoryRequest>,
+) -> Result<HttpResponse, ApiError> {
     let Admitted { permit, body, .. } = request;
     let memory = nyx.memories.remember(nyx.admission.context(None)?, body.memory()?).await?;
     drop(permit);
@@ -129,12 +138,24 @@ pub async fn remember(nyx: web::Data<Nyx>, request: Admitted<MemoryRequest>) -> 
 
 /// Searches memories by dense and lexical ranking.
 #[utoipa::path(get, path = "/v1/memories/search", tag = "memory", params(SearchParams), responses((status = 200, body = FoundMemories)))]
-pub async fn search(nyx: web::Data<Nyx>, query: Query<SearchParams>) -> Result<HttpResponse, ApiError> {
+pub async fn search(
+    nyx: web::Data<Nyx>,
+    query: Query<SearchParams>,
+) -> Result<HttpResponse, ApiError> {
     let SearchParams { q, k, conversation, speaker, after, before } = query.0;
     let k = parsed("k", k.as_deref(), "1 to 100")?.unwrap_or(DEFAULT_K);
-    let (after, before) = (moment("after", after.as_deref())?, moment("before", before.as_deref())?);
+    let (after, before) =
+        (moment("after", after.as_deref())?, moment("before", before.as_deref())?);
     let permit = nyx.admission.admit()?;
-    let found = nyx.memories.recall(nyx.admission.context(None)?, q, k, MemoryFilter { conversation, speaker, after, before }).await?;
+    let found = nyx
+        .memories
+        .recall(
+            nyx.admission.context(None)?,
+            q,
+            k,
+            MemoryFilter { conversation, speaker, after, before },
+        )
+        .await?;
     drop(permit);
     let data = found.into_iter().map(Into::into).collect();
     Ok(HttpResponse::Ok().json(FoundMemories { object: "list", data }))
@@ -160,10 +181,12 @@ impl ForgetParams {
         let before = moment("before", self.before.as_deref())?;
         match (all, self.conversation, before) {
             (true, None, None) => Ok(MemorySelector::All),
-            (true, ..) => Err(ApiError::invalid("all", "all is true beside conversation or before, expected one or the other")),
+            (true, ..) => Err(ApiError::invalid(
+                "all",
+                "all is true beside conversation or before, expected one or the other",
+            )),
             (false, None, None) => {
-                let message =
-                    "nothing says which memories to forget, expected conversation, before, or all=true; one by its id at /v1/memories/{id}";
+                let message = "nothing says which memories to forget, expected conversation, before, or all=true; one by its id at /v1/memories/{id}";
                 Err(ApiError::invalid("all", message))
             }
             (false, conversation, before) => Ok(MemorySelector::Matching { conversation, before }),
@@ -186,7 +209,10 @@ pub struct ForgottenMemories {
 /// Deletes one memory, also from the index.
 #[utoipa::path(delete, path = "/v1/memories/{id}", tag = "memory", params(("id" = String, Path, format = "uuid")),
     responses((status = 200, body = ForgottenMemories), (status = 404, description = "no such memory", body = ErrorBody)))]
-pub async fn forget_one(nyx: web::Data<Nyx>, id: web::Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn forget_one(
+    nyx: web::Data<Nyx>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
     let id = parsed("id", Some(&id), "a memory's id (UUID)")?.unwrap_or_default();
     forget_those(&nyx, MemorySelector::Id(id)).await
 }
@@ -194,15 +220,23 @@ pub async fn forget_one(nyx: web::Data<Nyx>, id: web::Path<String>) -> Result<Ht
 /// Deletes the memories that match, all of them with `all=true`. At least one parameter is
 /// required.
 #[utoipa::path(delete, path = "/v1/memories", tag = "memory", params(ForgetParams), responses((status = 200, body = ForgottenMemories)))]
-pub async fn forget(nyx: web::Data<Nyx>, query: Query<ForgetParams>) -> Result<HttpResponse, ApiError> {
+pub async fn forget(
+    nyx: web::Data<Nyx>,
+    query: Query<ForgetParams>,
+) -> Result<HttpResponse, ApiError> {
     forget_those(&nyx, query.0.selector()?).await
 }
 
 async fn forget_those(nyx: &Nyx, selector: MemorySelector) -> Result<HttpResponse, ApiError> {
     let permit = nyx.admission.admit()?;
-    let Forgotten { forgotten, erased } = nyx.memories.forget(nyx.admission.context(None)?, selector).await?;
+    let Forgotten { forgotten, erased } =
+        nyx.memories.forget(nyx.admission.context(None)?, selector).await?;
     drop(permit);
-    Ok(HttpResponse::Ok().json(ForgottenMemories { object: "memories.forgotten", forgotten, erased }))
+    Ok(HttpResponse::Ok().json(ForgottenMemories {
+        object: "memories.forgotten",
+        forgotten,
+        erased,
+    }))
 }
 
 /// Parses a time, or a date as midnight UTC; errors name `param`.
@@ -226,11 +260,13 @@ mod tests {
     #[test]
     fn which_memories_to_forget_is_said_and_said_once() {
         let selector = |conversation: Option<&str>, before: Option<&str>, all: Option<&str>| {
-            let [conversation, before, all] = [conversation, before, all].map(|text| text.map(str::to_owned));
+            let [conversation, before, all] =
+                [conversation, before, all].map(|text| text.map(str::to_owned));
             ForgetParams { conversation, before, all }.selector()
         };
         let day = DateTime::parse_from_rfc3339("2026-11-24T00:00:00Z").unwrap().to_utc();
-        let matching = MemorySelector::Matching { conversation: Some("home".into()), before: Some(day) };
+        let matching =
+            MemorySelector::Matching { conversation: Some("home".into()), before: Some(day) };
         assert_eq!(selector(Some("home"), Some("2026-11-24"), Some("false")).unwrap(), matching);
         assert_eq!(selector(None, None, Some("true")).unwrap(), MemorySelector::All);
         for (conversation, before, all, param, says) in [
@@ -241,17 +277,30 @@ mod tests {
             (None, Some("soon"), None, "before", "before is \"soon\""),
         ] {
             let error = selector(conversation, before, all).unwrap_err();
-            assert!(error.detail.param.as_deref() == Some(param) && error.to_string().contains(says), "{error}");
+            assert!(
+                error.detail.param.as_deref() == Some(param) && error.to_string().contains(says),
+                "{error}"
+            );
         }
     }
 
     #[test]
     fn when_is_a_moment_or_a_date() {
-        assert_eq!(instant("when", "2026-11-24T10:30:00+01:00").unwrap().to_rfc3339(), "2026-11-24T09:30:00+00:00");
-        assert_eq!(instant("when", "2026-11-24").unwrap().to_rfc3339(), "2026-11-24T00:00:00+00:00");
+        assert_eq!(
+            instant("when", "2026-11-24T10:30:00+01:00").unwrap().to_rfc3339(),
+            "2026-11-24T09:30:00+00:00"
+        );
+        assert_eq!(
+            instant("when", "2026-11-24").unwrap().to_rfc3339(),
+            "2026-11-24T00:00:00+00:00"
+        );
         for wrong in ["", "yesterday", "2026-13-01", "1790000000"] {
             let error = instant("when", wrong).unwrap_err();
-            assert!(error.detail.param.as_deref() == Some("when") && error.to_string().contains(&format!("{wrong:?}")), "{error}");
+            assert!(
+                error.detail.param.as_deref() == Some("when")
+                    && error.to_string().contains(&format!("{wrong:?}")),
+                "{error}"
+            );
         }
     }
 }

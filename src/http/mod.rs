@@ -89,7 +89,12 @@ fn routes() -> Vec<Route> {
         route(Access::Admin, post(), "/admin/training", to().to(training::train)),
         route(Access::Admin, get(), "/admin/adapters", to().to(adapters::adapters)),
         route(Access::Admin, post(), "/admin/adapters/{id}/promote", to().to(adapters::promote)),
-        route(Access::Admin, post(), "/admin/adapters/rollback/{specialist}", to().to(adapters::rollback)),
+        route(
+            Access::Admin,
+            post(),
+            "/admin/adapters/rollback/{specialist}",
+            to().to(adapters::rollback),
+        ),
         route(Access::Admin, get(), "/admin/learned", to().to(learned::learned)),
         route(Access::Admin, get(), "/admin/confidence", to().to(confidence::confidence)),
         route(Access::Admin, post(), "/admin/confidence/refit", to().to(confidence::refit)),
@@ -106,7 +111,8 @@ fn register(config: &mut web::ServiceConfig) {
     let mut routes = routes();
     while !routes.is_empty() {
         let (path, access) = (routes[0].path, routes[0].access);
-        let (here, further): (Vec<Route>, Vec<Route>) = routes.into_iter().partition(|route| route.path == path);
+        let (here, further): (Vec<Route>, Vec<Route>) =
+            routes.into_iter().partition(|route| route.path == path);
         routes = further;
         let allowed = here.iter().map(|route| route.method.as_str()).collect::<Vec<_>>().join(", ");
         let mut resource = web::resource(path);
@@ -132,7 +138,8 @@ fn register(config: &mut web::ServiceConfig) {
 
 fn method_not_allowed(allowed: &str) -> ApiError {
     let message = format!("this path takes {allowed} only");
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).with_header(header::ALLOW, allowed)
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+        .with_header(header::ALLOW, allowed)
 }
 
 async fn not_found(request: actix_web::HttpRequest) -> Result<&'static str, ApiError> {
@@ -142,7 +149,9 @@ async fn not_found(request: actix_web::HttpRequest) -> Result<&'static str, ApiE
 
 /// Rejects a request without the access that the route needs.
 fn check(access: Access, request: &ServiceRequest) -> Result<(), ApiError> {
-    request.app_data::<web::Data<AppState>>().map_or(Ok(()), |state| state.keys.check(access, request.headers()))
+    request
+        .app_data::<web::Data<AppState>>()
+        .map_or(Ok(()), |state| state.keys.check(access, request.headers()))
 }
 
 /// Routes with deadlines from the client, and those that outlive a request.
@@ -161,14 +170,19 @@ async fn in_time<B: MessageBody>(
     match tokio::time::timeout(limit, work).await {
         Ok(answered) => answered,
         Err(_) => {
-            let message = format!("the deadline passed while {method} {path} was answered (requests.default_deadline_ms)");
+            let message = format!(
+                "the deadline passed while {method} {path} was answered (requests.default_deadline_ms)"
+            );
             Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", message).into())
         }
     }
 }
 
 /// Counts responses by route pattern, not by path, since clients choose paths.
-async fn count<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> Result<ServiceResponse<B>, actix_web::Error> {
+async fn count<B: MessageBody>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<B>, actix_web::Error> {
     let begun = Instant::now();
     let method = known_method(request.method());
     let nyx = request.app_data::<web::Data<Nyx>>().cloned();
@@ -181,7 +195,13 @@ async fn count<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> Result
     if let Some(nyx) = nyx {
         nyx.metrics.http_request(method, route, status.as_u16(), begun.elapsed().as_secs_f64());
     }
-    tracing::debug!(method, route, status = status.as_u16(), ms = begun.elapsed().as_millis(), "answered");
+    tracing::debug!(
+        method,
+        route,
+        status = status.as_u16(),
+        ms = begun.elapsed().as_millis(),
+        "answered"
+    );
     answered
 }
 
@@ -204,7 +224,11 @@ fn known_method(method: &Method) -> &'static str {
 /// # Errors
 /// The system's error, such as that the address is in use.
 pub fn listen(options: &HttpOptions) -> io::Result<TcpListener> {
-    let host = options.host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&options.host);
+    let host = options
+        .host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(&options.host);
     TcpListener::bind((host, options.port))
 }
 

@@ -51,8 +51,13 @@ pub fn target_of_model(specialists: &[&str], model: &str) -> Result<Target, NyxE
         (_, Some("base")) => Ok(Target::Base),
         (_, Some(name)) if specialists.contains(&name) => Ok(Target::Specialist(name.to_owned())),
         _ => {
-            let known = ["nyx".to_owned(), "nyx/base".to_owned()].into_iter().chain(specialists.iter().map(|name| format!("nyx/{name}")));
-            Err(NyxError::UnknownModel { name: model.to_owned(), known: known.collect::<Vec<_>>().join(", ") })
+            let known = ["nyx".to_owned(), "nyx/base".to_owned()]
+                .into_iter()
+                .chain(specialists.iter().map(|name| format!("nyx/{name}")));
+            Err(NyxError::UnknownModel {
+                name: model.to_owned(),
+                known: known.collect::<Vec<_>>().join(", "),
+            })
         }
     }
 }
@@ -61,7 +66,10 @@ pub fn target_of_model(specialists: &[&str], model: &str) -> Result<Target, NyxE
 ///
 /// # Errors
 /// [`NyxError::UnknownSpecialist`] with the known names.
-pub fn target_of_specialist(specialists: &[&str], specialist: Option<&str>) -> Result<Target, NyxError> {
+pub fn target_of_specialist(
+    specialists: &[&str],
+    specialist: Option<&str>,
+) -> Result<Target, NyxError> {
     match specialist {
         None => Ok(Target::Master),
         Some("base") => Ok(Target::Base),
@@ -74,10 +82,23 @@ pub fn target_of_specialist(specialists: &[&str], specialist: Option<&str>) -> R
 }
 
 fn all(nyx: &Nyx, created: i64) -> Vec<Model> {
-    let model = |id: String, description: String| Model { id, object: "model", created, owned_by: "nyx", description };
+    let model = |id: String, description: String| Model {
+        id,
+        object: "model",
+        created,
+        owned_by: "nyx",
+        description,
+    };
     let base = format!("the base model {} with no prompt, retrieval or adapter", nyx.model.name);
-    let mut models = vec![model("nyx".into(), "the master model chooses the specialist".into()), model("nyx/base".into(), base)];
-    models.extend(nyx.specialists.iter().map(|policy| model(format!("nyx/{}", policy.name), policy.purpose.clone())));
+    let mut models = vec![
+        model("nyx".into(), "the master model chooses the specialist".into()),
+        model("nyx/base".into(), base),
+    ];
+    models.extend(
+        nyx.specialists
+            .iter()
+            .map(|policy| model(format!("nyx/{}", policy.name), policy.purpose.clone())),
+    );
     models.push(model(EMBEDDER.into(), "sentence embeddings, for /v1/embeddings".into()));
     models
 }
@@ -91,7 +112,11 @@ pub async fn list(nyx: web::Data<Nyx>, state: web::Data<AppState>) -> HttpRespon
 /// One model.
 #[utoipa::path(get, path = "/v1/models/{id}", tag = "openai", params(("id" = String, Path, description = "may hold a slash: `nyx/mnemosyne`")),
     responses((status = 200, body = Model), (status = 404, description = "no such model", body = ErrorBody)))]
-pub async fn get(nyx: web::Data<Nyx>, state: web::Data<AppState>, id: web::Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn get(
+    nyx: web::Data<Nyx>,
+    state: web::Data<AppState>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
     let models = all(&nyx, state.started_at);
     match models.iter().find(|model| model.id == *id) {
         Some(model) => Ok(HttpResponse::Ok().json(model)),
@@ -111,9 +136,12 @@ mod tests {
     #[test]
     fn models_name_their_target() {
         let specialist = |name: &str| Target::Specialist(name.into());
-        for (model, target) in
-            [("nyx", Target::Master), ("nyx/base", Target::Base), ("nyx/moira", specialist("moira")), ("nyx/nyx", specialist("nyx"))]
-        {
+        for (model, target) in [
+            ("nyx", Target::Master),
+            ("nyx/base", Target::Base),
+            ("nyx/moira", specialist("moira")),
+            ("nyx/nyx", specialist("nyx")),
+        ] {
             assert_eq!(target_of_model(&NAMES, model).unwrap(), target);
             assert_eq!(target.model(), model);
         }
@@ -124,12 +152,16 @@ mod tests {
         for model in ["", "gpt-4o", "moira", "nyx/", "nyx/zeus", "nyx/Moira", "all-minilm-l6-v2"] {
             let message = target_of_model(&NAMES, model).unwrap_err().to_string();
             assert!(
-                message.contains(&format!("{model:?}")) && message.contains("nyx/base, nyx/mnemosyne, nyx/moira, nyx/nyx"),
+                message.contains(&format!("{model:?}"))
+                    && message.contains("nyx/base, nyx/mnemosyne, nyx/moira, nyx/nyx"),
                 "{message}"
             );
         }
         let message = target_of_specialist(&NAMES, Some("zeus")).unwrap_err().to_string();
-        assert!(message.contains("\"zeus\"") && message.contains("mnemosyne, moira, nyx, base"), "{message}");
+        assert!(
+            message.contains("\"zeus\"") && message.contains("mnemosyne, moira, nyx, base"),
+            "{message}"
+        );
         assert_eq!(target_of_specialist(&NAMES, None).unwrap(), Target::Master);
     }
 }

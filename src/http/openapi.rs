@@ -5,7 +5,8 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    adapters, admin, cells, chat, confidence, decisions, embeddings, feedback, health, infer, learned, memories, models, sources, training,
+    adapters, admin, cells, chat, confidence, decisions, embeddings, feedback, health, infer,
+    learned, memories, models, sources, training,
 };
 
 #[derive(OpenApi)]

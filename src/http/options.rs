@@ -56,11 +56,17 @@ impl Default for HttpOptions {
 pub enum HttpOptionsError {
     #[error("{key} is {value}, expected {expected}")]
     BadValue { key: &'static str, value: String, expected: &'static str },
-    #[error("{key} holds an unusable key: expected printable ASCII without spaces, at least one character")]
+    #[error(
+        "{key} holds an unusable key: expected printable ASCII without spaces, at least one character"
+    )]
     BadKey { key: &'static str },
-    #[error("http.host is {host:?}, which is not loopback, and http.api_keys is empty: set http.api_keys, or listen on 127.0.0.1")]
+    #[error(
+        "http.host is {host:?}, which is not loopback, and http.api_keys is empty: set http.api_keys, or listen on 127.0.0.1"
+    )]
     OpenToTheWorld { host: String },
-    #[error("http.host is {host:?}, which is not loopback, and http.admin_key is not set: set one, or listen on 127.0.0.1")]
+    #[error(
+        "http.host is {host:?}, which is not loopback, and http.admin_key is not set: set one, or listen on 127.0.0.1"
+    )]
     AdminOpenToTheWorld { host: String },
     #[error("http.admin_key is also one of http.api_keys: admin has its own key")]
     SharedAdminKey,
@@ -77,12 +83,17 @@ impl HttpOptions {
     /// The first setting that is out of range, or that would listen on another address than
     /// loopback without keys.
     pub fn validate(&self) -> Result<(), HttpOptionsError> {
-        let bad = |key, value: String, expected| Err(HttpOptionsError::BadValue { key, value, expected });
+        let bad =
+            |key, value: String, expected| Err(HttpOptionsError::BadValue { key, value, expected });
         if self.host.trim().is_empty() {
             return bad("http.host", format!("{:?}", self.host), "an address such as 127.0.0.1");
         }
         if !(1024..=1 << 30).contains(&self.max_body_bytes) {
-            return bad("http.max_body_bytes", self.max_body_bytes.to_string(), "1024 to 1073741824");
+            return bad(
+                "http.max_body_bytes",
+                self.max_body_bytes.to_string(),
+                "1024 to 1073741824",
+            );
         }
         if !(1..=256).contains(&self.workers) {
             return bad("http.workers", self.workers.to_string(), "1 to 256");
@@ -126,7 +137,9 @@ impl HttpOptions {
 pub(crate) fn is_loopback_name(host: &str) -> bool {
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     let name = bare.trim_end_matches('.').to_ascii_lowercase();
-    name == "localhost" || name.ends_with(".localhost") || bare.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+    name == "localhost"
+        || name.ends_with(".localhost")
+        || bare.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 fn is_usable_key(key: &str) -> bool {
@@ -141,13 +154,23 @@ mod tests {
     fn loopback_needs_no_keys_and_the_world_needs_both() {
         assert_eq!(HttpOptions::default().validate(), Ok(()));
         for host in ["localhost", "::1", "127.0.0.2", "[::1]", "::ffff:127.0.0.1"] {
-            assert_eq!(HttpOptions { host: host.into(), ..HttpOptions::default() }.validate(), Ok(()), "{host}");
+            assert_eq!(
+                HttpOptions { host: host.into(), ..HttpOptions::default() }.validate(),
+                Ok(()),
+                "{host}"
+            );
         }
         for host in ["0.0.0.0", "::", "192.168.0.1", "nyx.example", "localhost.evil.example"] {
             let open = HttpOptions { host: host.into(), ..HttpOptions::default() };
-            assert_eq!(open.validate(), Err(HttpOptionsError::OpenToTheWorld { host: host.into() }));
+            assert_eq!(
+                open.validate(),
+                Err(HttpOptionsError::OpenToTheWorld { host: host.into() })
+            );
             let keyed = HttpOptions { api_keys: vec!["k".into()], ..open };
-            assert_eq!(keyed.validate(), Err(HttpOptionsError::AdminOpenToTheWorld { host: host.into() }));
+            assert_eq!(
+                keyed.validate(),
+                Err(HttpOptionsError::AdminOpenToTheWorld { host: host.into() })
+            );
             let both = HttpOptions { admin_key: Some("a".into()), ..keyed };
             assert_eq!(both.validate(), Ok(()));
         }
@@ -161,9 +184,20 @@ mod tests {
             HttpOptions { keep_alive_s: 0, ..HttpOptions::default() },
             HttpOptions { api_keys: vec!["".into()], ..HttpOptions::default() },
             HttpOptions { admin_key: Some("two words".into()), ..HttpOptions::default() },
-            HttpOptions { api_keys: vec!["same".into()], admin_key: Some("same".into()), ..HttpOptions::default() },
+            HttpOptions {
+                api_keys: vec!["same".into()],
+                admin_key: Some("same".into()),
+                ..HttpOptions::default()
+            },
         ];
-        let named = ["http.workers", "http.max_body_bytes", "http.keep_alive_s", "http.api_keys", "http.admin_key", "http.admin_key"];
+        let named = [
+            "http.workers",
+            "http.max_body_bytes",
+            "http.keep_alive_s",
+            "http.api_keys",
+            "http.admin_key",
+            "http.admin_key",
+        ];
         for (options, key) in wrong.iter().zip(named) {
             let message = options.validate().unwrap_err().to_string();
             assert!(message.contains(key), "{message}");
@@ -172,7 +206,11 @@ mod tests {
 
     #[test]
     fn keys_do_not_show_in_debug_output() {
-        let options = HttpOptions { api_keys: vec!["hush-1".into()], admin_key: Some("hush-2".into()), ..HttpOptions::default() };
+        let options = HttpOptions {
+            api_keys: vec!["hush-1".into()],
+            admin_key: Some("hush-2".into()),
+            ..HttpOptions::default()
+        };
         assert!(!format!("{options:?}").contains("hush"));
     }
 }

@@ -36,8 +36,13 @@ pub struct ColumnItem {
 }
 
 impl From<SourceReport> for SourceItem {
-    fn from(SourceReport { name, caption, columns, rows, url, created_at, error }: SourceReport) -> Self {
-        let columns = columns.into_iter().map(|column| ColumnItem { kind: column.kind.as_str(), name: column.name }).collect();
+    fn from(
+        SourceReport { name, caption, columns, rows, url, created_at, error }: SourceReport,
+    ) -> Self {
+        let columns = columns
+            .into_iter()
+            .map(|column| ColumnItem { kind: column.kind.as_str(), name: column.name })
+            .collect();
         Self { name, description: caption, columns, rows, url, created_at, error }
     }
 }

@@ -34,7 +34,11 @@ struct Pace {
     hold_status: Duration,
 }
 
-const PACE: Pace = Pace { keep_alive: Duration::from_secs(15), stall: Duration::from_secs(20), hold_status: Duration::from_secs(10) };
+const PACE: Pace = Pace {
+    keep_alive: Duration::from_secs(15),
+    stall: Duration::from_secs(20),
+    hold_status: Duration::from_secs(10),
+};
 /// Capacity of the channel of writes to the socket.
 const BODY_CHUNKS: usize = 32;
 
@@ -59,7 +63,10 @@ pub enum Step {
 }
 
 impl<'a> Answering<'a> {
-    pub fn new(events: mpsc::Receiver<StreamEvent>, ask: impl Future<Output = Result<Decision, NyxError>> + 'a) -> Self {
+    pub fn new(
+        events: mpsc::Receiver<StreamEvent>,
+        ask: impl Future<Output = Result<Decision, NyxError>> + 'a,
+    ) -> Self {
         Self { events, ask: Some(Box::pin(ask)), outcome: None, open: true }
     }
 
@@ -83,7 +90,9 @@ impl<'a> Answering<'a> {
         // events sent before the end are in the channel by now
         match self.events.try_recv() {
             Ok(event) => Step::Event(event),
-            Err(_) => Step::Ended(Box::new(self.outcome.take().unwrap_or(Err(NyxError::Cancelled)))),
+            Err(_) => {
+                Step::Ended(Box::new(self.outcome.take().unwrap_or(Err(NyxError::Cancelled))))
+            }
         }
     }
 }
@@ -121,8 +130,11 @@ async fn paced(
 ) -> Result<HttpResponse, ApiError> {
     let mut begun = Vec::new();
     // after this time the status is sent in any case, and comments keep the connection alive
-    let _ = tokio::time::timeout(pace.hold_status, first_words(&mut answering, &mut begun, pace)).await;
-    if let Some(Step::Ended(outcome)) = begun.pop_if(|step| matches!(step, Step::Ended(outcome) if outcome.is_err())) {
+    let _ =
+        tokio::time::timeout(pace.hold_status, first_words(&mut answering, &mut begun, pace)).await;
+    if let Some(Step::Ended(outcome)) =
+        begun.pop_if(|step| matches!(step, Step::Ended(outcome) if outcome.is_err()))
+    {
         return Err(outcome.err().unwrap_or(NyxError::Cancelled).into());
     }
     let (sender, receiver) = mpsc::channel(BODY_CHUNKS);
@@ -157,7 +169,13 @@ async fn first_words(answering: &mut Answering<'_>, steps: &mut Vec<Step>, pace:
 }
 
 /// Writes every step until the end, a disconnect or a stall.
-async fn write(mut answering: Answering<'_>, begun: Vec<Step>, mut frames: impl Frames, sender: &mpsc::Sender<Bytes>, pace: Pace) {
+async fn write(
+    mut answering: Answering<'_>,
+    begun: Vec<Step>,
+    mut frames: impl Frames,
+    sender: &mpsc::Sender<Bytes>,
+    pace: Pace,
+) {
     let mut begun = begun.into_iter();
     loop {
         let step = match begun.next() {
@@ -178,7 +196,12 @@ async fn write(mut answering: Answering<'_>, begun: Vec<Step>, mut frames: impl 
             match tokio::time::timeout(pace.stall, sender.send(Bytes::from(out))).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return,
-                Err(_) => return tracing::info!("a client did not read its stream for {} s and was disconnected", pace.stall.as_secs()),
+                Err(_) => {
+                    return tracing::info!(
+                        "a client did not read its stream for {} s and was disconnected",
+                        pace.stall.as_secs()
+                    );
+                }
             }
         }
         if ended {
@@ -190,7 +213,8 @@ async fn write(mut answering: Answering<'_>, begun: Vec<Step>, mut frames: impl 
 /// One `data:` line.
 pub fn data(value: &impl Serialize, out: &mut String) {
     // JSON has no raw line breaks, so it fits on one line; serialisation of our types does not fail
-    let json = serde_json::to_string(value).unwrap_or_else(|error| format!("{{\"error\":{{\"message\":\"{error}\"}}}}"));
+    let json = serde_json::to_string(value)
+        .unwrap_or_else(|error| format!("{{\"error\":{{\"message\":\"{error}\"}}}}"));
     let _ = write!(out, "data: {json}\n\n");
 }
 
@@ -245,14 +269,22 @@ mod tests {
     async fn everything_sent_before_the_end_comes_before_it() {
         let (sender, receiver) = mpsc::channel(EVENTS);
         let answering = Answering::new(receiver, async move {
-            for event in [decided(), token(), token(), StreamEvent::Finished { index: 0, finish_reason: "stop".into() }] {
+            for event in [
+                decided(),
+                token(),
+                token(),
+                StreamEvent::Finished { index: 0, finish_reason: "stop".into() },
+            ] {
                 sender.try_send(event).unwrap();
             }
             Ok(decision())
         });
         let response = respond(answering, (), Names).await.unwrap();
         assert_eq!(response.status(), 200);
-        assert_eq!(to_bytes(response.into_body()).await.unwrap(), "decided token token finished done");
+        assert_eq!(
+            to_bytes(response.into_body()).await.unwrap(),
+            "decided token token finished done"
+        );
     }
 
     #[actix_web::test]
@@ -304,8 +336,14 @@ mod tests {
             std::future::pending().await
         });
         let brisk = Duration::from_millis(2);
-        let response =
-            paced(answering, Rc::clone(&permit), Names, Pace { keep_alive: brisk, stall: brisk, hold_status: brisk }).await.unwrap();
+        let response = paced(
+            answering,
+            Rc::clone(&permit),
+            Names,
+            Pace { keep_alive: brisk, stall: brisk, hold_status: brisk },
+        )
+        .await
+        .unwrap();
         // the client does not read: the buffer fills with comments, and then it is disconnected
         let deadline = Instant::now() + Duration::from_secs(5);
         while Rc::strong_count(&permit) > 1 {

@@ -19,7 +19,9 @@ fn the_description_and_the_doors_are_the_same() {
         .as_object()
         .unwrap()
         .iter()
-        .flat_map(|(path, methods)| methods.as_object().unwrap().keys().map(|method| (method.clone(), path.clone())))
+        .flat_map(|(path, methods)| {
+            methods.as_object().unwrap().keys().map(|method| (method.clone(), path.clone()))
+        })
         .collect();
     assert_eq!(hung, described);
 }
@@ -27,9 +29,14 @@ fn the_description_and_the_doors_are_the_same() {
 #[test]
 fn a_path_has_one_kind_of_access_and_one_door_a_method() {
     let routes = routes();
-    let found: BTreeSet<(&str, &str)> = routes.iter().map(|route| (route.path, route.method.as_str())).collect();
+    let found: BTreeSet<(&str, &str)> =
+        routes.iter().map(|route| (route.path, route.method.as_str())).collect();
     assert_eq!(found.len(), routes.len());
     for route in &routes {
-        assert!(routes.iter().all(|other| other.path != route.path || other.access == route.access), "{}", route.path);
+        assert!(
+            routes.iter().all(|other| other.path != route.path || other.access == route.access),
+            "{}",
+            route.path
+        );
     }
 }

@@ -99,9 +99,19 @@ pub struct TrainingBegun {
 
 /// Runs of training on the log, with their results.
 #[utoipa::path(get, path = "/admin/training", tag = "admin", params(TrainingQuery), responses((status = 200, body = TrainingList)))]
-pub async fn runs(nyx: web::Data<Nyx>, query: Query<TrainingQuery>) -> Result<HttpResponse, ApiError> {
-    let data = nyx.training.runs(query.0.specialist.as_deref(), query.0.limit).await?.into_iter().map(Into::into).collect();
-    let standing = serde_json::to_value(nyx.training.status().await?).map_err(|error| NyxError::Internal(error.to_string()))?;
+pub async fn runs(
+    nyx: web::Data<Nyx>,
+    query: Query<TrainingQuery>,
+) -> Result<HttpResponse, ApiError> {
+    let data = nyx
+        .training
+        .runs(query.0.specialist.as_deref(), query.0.limit)
+        .await?
+        .into_iter()
+        .map(Into::into)
+        .collect();
+    let standing = serde_json::to_value(nyx.training.status().await?)
+        .map_err(|error| NyxError::Internal(error.to_string()))?;
     Ok(HttpResponse::Ok().json(TrainingList { object: "list", standing, data }))
 }
 
@@ -109,9 +119,19 @@ pub async fn runs(nyx: web::Data<Nyx>, query: Query<TrainingQuery>) -> Result<Ht
 #[utoipa::path(post, path = "/admin/training", tag = "admin", request_body = TrainingRequest,
     responses((status = 202, description = "started: see GET /admin/training", body = TrainingBegun), (status = 404, description = "no such specialist", body = ErrorBody),
         (status = 409, description = "another specialist is being trained", body = ErrorBody)))]
-pub async fn train(nyx: web::Data<Nyx>, body: Json<TrainingRequest>) -> Result<HttpResponse, ApiError> {
-    let parse = |name: &String| Objective::parse(name).map_err(|reason| NyxError::invalid("objective", format!("objective: {reason}")));
+pub async fn train(
+    nyx: web::Data<Nyx>,
+    body: Json<TrainingRequest>,
+) -> Result<HttpResponse, ApiError> {
+    let parse = |name: &String| {
+        Objective::parse(name)
+            .map_err(|reason| NyxError::invalid("objective", format!("objective: {reason}")))
+    };
     let objective = body.0.objective.as_ref().map(parse).transpose()?;
     let run = nyx.training.start(&body.0.specialist, objective).await?;
-    Ok(HttpResponse::Accepted().json(TrainingBegun { object: "training", run, specialist: body.0.specialist }))
+    Ok(HttpResponse::Accepted().json(TrainingBegun {
+        object: "training",
+        run,
+        specialist: body.0.specialist,
+    }))
 }

@@ -32,7 +32,8 @@ impl Manifest {
 
     pub(super) fn write(&self, folder: &Path) -> Result<(), ModelError> {
         let path = folder.join(MANIFEST);
-        let text = serde_json::to_string_pretty(self).map_err(|error| ModelError::Io { path: path.clone(), reason: error.to_string() })?;
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|error| ModelError::Io { path: path.clone(), reason: error.to_string() })?;
         std::fs::write(&path, text).map_err(|error| ModelError::io(path, &error))
     }
 
@@ -42,9 +43,11 @@ impl Manifest {
             let path = folder.join(name);
             match std::fs::metadata(&path) {
                 Err(_) => Some(format!("{name} is missing")),
-                Ok(metadata) if metadata.len() != expected.bytes => {
-                    Some(format!("{name} has {} bytes, expected {}", metadata.len(), expected.bytes))
-                }
+                Ok(metadata) if metadata.len() != expected.bytes => Some(format!(
+                    "{name} has {} bytes, expected {}",
+                    metadata.len(),
+                    expected.bytes
+                )),
                 Ok(_) => wrong_digest(&path, name, &expected.sha256),
             }
         })
@@ -64,9 +67,12 @@ pub(super) fn wrong_digest(path: &Path, name: &str, expected: &str) -> Option<St
 /// folder with `config.json` and `model.safetensors` (for a sharded model the first shard). `None`
 /// when the folder has no model.
 pub(super) fn weights(folder: &Path) -> Option<(PathBuf, PathBuf)> {
-    let mut names: Vec<PathBuf> = std::fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let mut names: Vec<PathBuf> =
+        std::fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
     names.sort();
-    let with = |extension: &str| names.iter().find(|path| path.extension().is_some_and(|found| found == extension)).cloned();
+    let with = |extension: &str| {
+        names.iter().find(|path| path.extension().is_some_and(|found| found == extension)).cloned()
+    };
     if let Some(gguf) = with("gguf") {
         return Some((gguf.clone(), gguf));
     }
@@ -107,7 +113,9 @@ pub(super) fn select(listing: &[String], wanted: Option<&str>) -> Result<Selecti
     if let Some(wanted) = wanted {
         return match ggufs.iter().any(|name| *name == wanted) {
             true => Ok(one(wanted)),
-            false if ggufs.is_empty() => Err(format!("there is no {wanted} in it, and no other GGUF file")),
+            false if ggufs.is_empty() => {
+                Err(format!("there is no {wanted} in it, and no other GGUF file"))
+            }
             false => Err(format!("there is no {wanted} in it; there are {}", names())),
         };
     }
@@ -119,7 +127,10 @@ pub(super) fn select(listing: &[String], wanted: Option<&str>) -> Result<Selecti
         .collect();
     match (folders.as_slice(), ggufs.as_slice()) {
         ([folder], _) => {
-            let keep = |name: &&String| in_folder(name, folder).is_some_and(|name| is_weights(name) || BESIDE.contains(&name));
+            let keep = |name: &&String| {
+                in_folder(name, folder)
+                    .is_some_and(|name| is_weights(name) || BESIDE.contains(&name))
+            };
             let files: Vec<String> = listing.iter().filter(keep).cloned().collect();
             if !files.iter().any(|name| name.ends_with("tokenizer.json")) {
                 return Err(format!("there is no tokenizer.json beside {folder}config.json"));
@@ -127,8 +138,13 @@ pub(super) fn select(listing: &[String], wanted: Option<&str>) -> Result<Selecti
             Ok(Selection { folder: (*folder).to_owned(), files })
         }
         ([], [gguf]) => Ok(one(gguf)),
-        ([], []) => Err("there is neither a GGUF file in it nor a folder with config.json and safetensors".into()),
-        ([], _) => Err(format!("there are several GGUF files in it, name one after a colon: {}", names())),
+        ([], []) => {
+            Err("there is neither a GGUF file in it nor a folder with config.json and safetensors"
+                .into())
+        }
+        ([], _) => {
+            Err(format!("there are several GGUF files in it, name one after a colon: {}", names()))
+        }
         (several, _) => Err(format!("there are several models in it: {}", several.join(", "))),
     }
 }
@@ -145,5 +161,6 @@ fn in_folder<'a>(name: &'a str, folder: &str) -> Option<&'a str> {
 
 /// `model.safetensors` or its shards; others (`consolidated`, adapters) are not the model.
 fn is_weights(name: &str) -> bool {
-    name.strip_suffix(".safetensors").is_some_and(|stem| stem == "model" || stem.starts_with("model-"))
+    name.strip_suffix(".safetensors")
+        .is_some_and(|stem| stem == "model" || stem.starts_with("model-"))
 }

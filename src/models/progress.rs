@@ -39,7 +39,9 @@ impl Progress {
             return ProgressBar::hidden();
         }
         let bar = ProgressBar::new(bytes).with_message(what.to_owned());
-        let style = ProgressStyle::with_template("{msg:32} {bar:32} {bytes:>10} / {total_bytes:10} {bytes_per_sec:>12} {eta:>4}");
+        let style = ProgressStyle::with_template(
+            "{msg:32} {bar:32} {bytes:>10} / {total_bytes:10} {bytes_per_sec:>12} {eta:>4}",
+        );
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar
     }

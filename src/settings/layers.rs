@@ -15,7 +15,14 @@ pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
 const PREFIX: &str = "NYX__";
 /// Keys whose values are redacted in errors, including errors of the sections that contain them.
-const SECRETS: [&str; 6] = ["http.api_keys", "http.admin_key", "memory.api_key", "memory.url", "phoebe.url", "specialist.aletheia.source"];
+const SECRETS: [&str; 6] = [
+    "http.api_keys",
+    "http.admin_key",
+    "memory.api_key",
+    "memory.url",
+    "phoebe.url",
+    "specialist.aletheia.source",
+];
 const HIDDEN: &str = "a value that is not shown";
 /// Keys with an enumerated value.
 const WORDS: [(&str, &str); 4] = [
@@ -53,17 +60,33 @@ pub struct Inputs {
 impl Inputs {
     /// This process's environment and working directory.
     pub fn of_process(file: Option<PathBuf>, flags: Vec<Flag>) -> Self {
-        Self { file, variables: std::env::vars_os().collect(), working_dir: Some(PathBuf::from(".")), flags }
+        Self {
+            file,
+            variables: std::env::vars_os().collect(),
+            working_dir: Some(PathBuf::from(".")),
+            flags,
+        }
     }
 
     /// The config file: `--config`, else `$NYX_CONFIG`, else `nyx.toml` in the working directory if
     /// it exists.
     fn config_file(&self) -> Result<Option<PathBuf>, SettingsError> {
-        let variable = || self.variables.iter().find(|(name, _)| name == "NYX_CONFIG").map(|(_, value)| PathBuf::from(value));
+        let variable = || {
+            self.variables
+                .iter()
+                .find(|(name, _)| name == "NYX_CONFIG")
+                .map(|(_, value)| PathBuf::from(value))
+        };
         let (path, named_by) = match (&self.file, variable()) {
             (Some(path), _) => (path.clone(), "--config"),
             (None, Some(path)) => (path, "NYX_CONFIG"),
-            (None, None) => return Ok(self.working_dir.as_ref().map(|dir| dir.join("nyx.toml")).filter(|path| path.is_file())),
+            (None, None) => {
+                return Ok(self
+                    .working_dir
+                    .as_ref()
+                    .map(|dir| dir.join("nyx.toml"))
+                    .filter(|path| path.is_file()));
+            }
         };
         if path.is_file() { Ok(Some(path)) } else { Err(SettingsError::NoFile { path, named_by }) }
     }
@@ -97,7 +120,11 @@ pub(super) fn read(inputs: &Inputs) -> Result<(Settings, Origins), SettingsError
 
 /// Whether the key holds a secret, is inside one that does, or is a section that contains one.
 fn is_secret(key: &str) -> bool {
-    let holds = |outer: &str, inner: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+    let holds = |outer: &str, inner: &str| {
+        inner
+            .strip_prefix(outer)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
     SECRETS.iter().any(|secret| holds(secret, key) || holds(key, secret))
 }
 
@@ -109,8 +136,16 @@ fn without_secrets(error: SettingsError) -> SettingsError {
         }
         SettingsError::Syntax { origin, reason } => match reason.split_once(": ") {
             // a field name is not a secret, a value may be
-            Some((key, reason)) if is_secret(key) && !["missing field", "unknown field"].iter().any(|known| reason.starts_with(known)) => {
-                SettingsError::Syntax { origin, reason: format!("{key} is {HIDDEN}, expected another type") }
+            Some((key, reason))
+                if is_secret(key)
+                    && !["missing field", "unknown field"]
+                        .iter()
+                        .any(|known| reason.starts_with(known)) =>
+            {
+                SettingsError::Syntax {
+                    origin,
+                    reason: format!("{key} is {HIDDEN}, expected another type"),
+                }
             }
             _ => SettingsError::Syntax { origin, reason },
         },
@@ -119,24 +154,31 @@ fn without_secrets(error: SettingsError) -> SettingsError {
 }
 
 fn merged(inputs: &Inputs) -> Result<(Settings, Origins), SettingsError> {
-    let known = serde_json::to_value(Settings::default())
-        .map_err(|error| SettingsError::Syntax { origin: BUILT_IN.into(), reason: error.to_string() })?;
+    let known = serde_json::to_value(Settings::default()).map_err(|error| {
+        SettingsError::Syntax { origin: BUILT_IN.into(), reason: error.to_string() }
+    })?;
     let mut origins = Origins::default();
     let defaults = File::from_str(DEFAULTS, FileFormat::Toml);
-    let mut builder = Config::builder().add_source(checked(defaults, &known, BUILT_IN, &mut origins)?);
+    let mut builder =
+        Config::builder().add_source(checked(defaults, &known, BUILT_IN, &mut origins)?);
     if let Some(path) = inputs.config_file()? {
         let text = std::fs::read_to_string(&path);
-        let text = text.map_err(|error| SettingsError::Unreadable { path: path.clone(), reason: error.to_string() })?;
+        let text = text.map_err(|error| SettingsError::Unreadable {
+            path: path.clone(),
+            reason: error.to_string(),
+        })?;
         check_syntax(&text, &path.display().to_string())?;
         let file = File::from(path.as_path()).format(FileFormat::Toml);
-        builder = builder.add_source(checked(file, &known, &path.display().to_string(), &mut origins)?);
+        builder =
+            builder.add_source(checked(file, &known, &path.display().to_string(), &mut origins)?);
     }
     for layer in [environment(&inputs.variables, &known)?, flags(&inputs.flags, &known)?] {
         origins.note(&layer, "");
         builder = builder.add_source(Layer(layer));
     }
     let merged = builder.build().map_err(|error| describe(error, MERGED))?;
-    let settings = merged.try_deserialize().map_err(|error| completed(describe(error, MERGED), &origins))?;
+    let settings =
+        merged.try_deserialize().map_err(|error| completed(describe(error, MERGED), &origins))?;
     Ok((settings, origins))
 }
 
@@ -145,8 +187,14 @@ fn merged(inputs: &Inputs) -> Result<(Settings, Origins), SettingsError> {
 fn check_syntax(text: &str, origin: &str) -> Result<(), SettingsError> {
     text.parse::<toml::Table>().map(drop).map_err(|error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-        let (line, column) = (before.matches('\n').count() + 1, before.chars().rev().take_while(|c| *c != '\n').count() + 1);
-        SettingsError::Syntax { origin: origin.to_owned(), reason: format!("line {line}, column {column}: {}", one_line(error.message())) }
+        let (line, column) = (
+            before.matches('\n').count() + 1,
+            before.chars().rev().take_while(|c| *c != '\n').count() + 1,
+        );
+        SettingsError::Syntax {
+            origin: origin.to_owned(),
+            reason: format!("line {line}, column {column}: {}", one_line(error.message())),
+        }
     })
 }
 
@@ -165,14 +213,24 @@ impl Source for Layer {
 }
 
 /// Rejects unknown keys, naming their file.
-fn checked<S: Source>(source: S, known: &Json, origin: &str, origins: &mut Origins) -> Result<S, SettingsError> {
+fn checked<S: Source>(
+    source: S,
+    known: &Json,
+    origin: &str,
+    origins: &mut Origins,
+) -> Result<S, SettingsError> {
     let table = source.collect().map_err(|error| describe(error, origin))?;
     refuse_unknown(&table, known, "", origin)?;
     origins.note(&table, "");
     Ok(source)
 }
 
-fn refuse_unknown(table: &Map<String, Value>, known: &Json, parent: &str, origin: &str) -> Result<(), SettingsError> {
+fn refuse_unknown(
+    table: &Map<String, Value>,
+    known: &Json,
+    parent: &str,
+    origin: &str,
+) -> Result<(), SettingsError> {
     let Json::Object(fields) = known else { return Ok(()) };
     for (name, value) in table {
         let key = if parent.is_empty() { name.clone() } else { format!("{parent}.{name}") };
@@ -186,9 +244,18 @@ fn refuse_unknown(table: &Map<String, Value>, known: &Json, parent: &str, origin
     Ok(())
 }
 
-fn unknown<'a>(key: String, name: &str, names: impl Iterator<Item = &'a String>, origin: &str) -> SettingsError {
+fn unknown<'a>(
+    key: String,
+    name: &str,
+    names: impl Iterator<Item = &'a String>,
+    origin: &str,
+) -> SettingsError {
     let names: Vec<&str> = names.map(String::as_str).collect();
-    let nearest = names.iter().map(|known| (strsim::levenshtein(known, name), known)).min().filter(|(changes, _)| *changes <= 2);
+    let nearest = names
+        .iter()
+        .map(|known| (strsim::levenshtein(known, name), known))
+        .min()
+        .filter(|(changes, _)| *changes <= 2);
     let expected = match nearest {
         Some((_, nearest)) => format!("{nearest:?}, perhaps (of {})", names.join(", ")),
         None => format!("one of {}", names.join(", ")),
@@ -197,7 +264,10 @@ fn unknown<'a>(key: String, name: &str, names: impl Iterator<Item = &'a String>,
 }
 
 /// Variables `NYX__SECTION__KEY` as dotted keys. Empty values count as unset.
-fn environment(variables: &[(OsString, OsString)], known: &Json) -> Result<Map<String, Value>, SettingsError> {
+fn environment(
+    variables: &[(OsString, OsString)],
+    known: &Json,
+) -> Result<Map<String, Value>, SettingsError> {
     let mut layer = Map::new();
     for (name, value) in variables {
         let Some(name) = name.to_str() else { continue };
@@ -207,13 +277,24 @@ fn environment(variables: &[(OsString, OsString)], known: &Json) -> Result<Map<S
             continue;
         }
         let key = path.to_lowercase().replace("__", ".");
-        layer.insert(key.clone(), parse(&key, value, known, &format!("environment variable {name}"))?);
+        layer.insert(
+            key.clone(),
+            parse(&key, value, known, &format!("environment variable {name}"))?,
+        );
     }
     Ok(layer)
 }
 
 fn flags(flags: &[Flag], known: &Json) -> Result<Map<String, Value>, SettingsError> {
-    flags.iter().map(|flag| Ok((flag.key.to_owned(), parse(flag.key, &flag.value, known, &format!("flag {}", flag.flag))?))).collect()
+    flags
+        .iter()
+        .map(|flag| {
+            Ok((
+                flag.key.to_owned(),
+                parse(flag.key, &flag.value, known, &format!("flag {}", flag.flag))?,
+            ))
+        })
+        .collect()
 }
 
 /// Parses a value given as text: for a list or a table it is JSON (or, for a list, comma-separated
@@ -228,19 +309,29 @@ fn parse(key: &str, text: &str, known: &Json, origin: &str) -> Result<Value, Set
                 expected: "a key, not a key of a key".into(),
             });
         };
-        here = fields.get(name).ok_or_else(|| unknown(key.to_owned(), name, fields.keys(), origin))?;
+        here =
+            fields.get(name).ok_or_else(|| unknown(key.to_owned(), name, fields.keys(), origin))?;
     }
-    let invalid =
-        |expected: String| SettingsError::Invalid { key: key.to_owned(), value: format!("{text:?}"), origin: origin.to_owned(), expected };
+    let invalid = |expected: String| SettingsError::Invalid {
+        key: key.to_owned(),
+        value: format!("{text:?}"),
+        origin: origin.to_owned(),
+        expected,
+    };
     let kind = match here {
         Json::Object(_) if !text.trim_start().starts_with('{') => {
-            return Err(invalid(format!("{}{}__KEY: this is a section", PREFIX, key.to_uppercase().replace('.', "__"))));
+            return Err(invalid(format!(
+                "{}{}__KEY: this is a section",
+                PREFIX,
+                key.to_uppercase().replace('.', "__")
+            )));
         }
-        Json::Array(_) if !text.trim_start().starts_with('[') => {
-            ValueKind::Array(text.split(',').map(|word| Value::new(Some(&origin.to_owned()), word.trim())).collect())
-        }
+        Json::Array(_) if !text.trim_start().starts_with('[') => ValueKind::Array(
+            text.split(',').map(|word| Value::new(Some(&origin.to_owned()), word.trim())).collect(),
+        ),
         Json::Array(_) | Json::Object(_) => {
-            let json: Json = serde_json::from_str(text).map_err(|error| invalid(format!("JSON ({error})")))?;
+            let json: Json =
+                serde_json::from_str(text).map_err(|error| invalid(format!("JSON ({error})")))?;
             let value = from_json(&json, origin);
             if let ValueKind::Table(table) = &value.kind {
                 refuse_unknown(table, here, key, origin)?;
@@ -261,8 +352,12 @@ fn from_json(json: &Json, origin: &str) -> Value {
             None => ValueKind::Float(number.as_f64().unwrap_or(f64::NAN)),
         },
         Json::String(text) => ValueKind::String(text.clone()),
-        Json::Array(items) => ValueKind::Array(items.iter().map(|item| from_json(item, origin)).collect()),
-        Json::Object(fields) => ValueKind::Table(fields.iter().map(|(name, value)| (name.clone(), from_json(value, origin))).collect()),
+        Json::Array(items) => {
+            ValueKind::Array(items.iter().map(|item| from_json(item, origin)).collect())
+        }
+        Json::Object(fields) => ValueKind::Table(
+            fields.iter().map(|(name, value)| (name.clone(), from_json(value, origin))).collect(),
+        ),
     };
     Value::new(Some(&origin.to_owned()), kind)
 }
@@ -275,12 +370,16 @@ fn completed(error: SettingsError, origins: &Origins) -> SettingsError {
             SettingsError::Invalid { origin: origins.of(&key), key, value, expected }
         }
         SettingsError::Syntax { origin, reason } => {
-            let Some((key, (_, value))) =
-                reason.split_once(": ").and_then(|(key, rest)| Some((key, rest.split_once(" variant constructor ")?)))
+            let Some((key, (_, value))) = reason
+                .split_once(": ")
+                .and_then(|(key, rest)| Some((key, rest.split_once(" variant constructor ")?)))
             else {
                 return SettingsError::Syntax { origin, reason };
             };
-            let expected = WORDS.iter().find(|(known, _)| *known == key).map_or("another value", |(_, words)| words);
+            let expected = WORDS
+                .iter()
+                .find(|(known, _)| *known == key)
+                .map_or("another value", |(_, words)| words);
             SettingsError::Invalid {
                 key: key.to_owned(),
                 value: format!("{value:?}"),
@@ -302,15 +401,24 @@ fn describe(error: ConfigError, layer: &str) -> SettingsError {
             origin: origin(from),
             expected: expected.to_owned(),
         },
-        ConfigError::FileParse { uri, cause } => SettingsError::Syntax { origin: origin(uri), reason: one_line(&cause.to_string()) },
-        ConfigError::At { error, origin: from, key } => {
-            SettingsError::Syntax { origin: origin(from), reason: format!("{}: {}", key.unwrap_or_default(), one_line(&error.to_string())) }
+        ConfigError::FileParse { uri, cause } => {
+            SettingsError::Syntax { origin: origin(uri), reason: one_line(&cause.to_string()) }
         }
-        other => SettingsError::Syntax { origin: layer.to_owned(), reason: one_line(&other.to_string()) },
+        ConfigError::At { error, origin: from, key } => SettingsError::Syntax {
+            origin: origin(from),
+            reason: format!("{}: {}", key.unwrap_or_default(), one_line(&error.to_string())),
+        },
+        other => {
+            SettingsError::Syntax { origin: layer.to_owned(), reason: one_line(&other.to_string()) }
+        }
     }
 }
 
 /// toml's errors have several lines; ours have one.
 fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|line| !line.is_empty() && *line != "|").collect::<Vec<_>>().join(", ")
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && *line != "|")
+        .collect::<Vec<_>>()
+        .join(", ")
 }

@@ -22,7 +22,10 @@ use crate::models::{ModelError, ModelStore};
 
 pub use error::SettingsError;
 pub use layers::{DEFAULTS, Flag, Inputs};
-pub use sections::{LogFormat, ModelSettings, SafetySettings, Settings, SpecialistOptions, SpecialistSettings, TelemetrySettings};
+pub use sections::{
+    LogFormat, ModelSettings, SafetySettings, Settings, SpecialistOptions, SpecialistSettings,
+    TelemetrySettings,
+};
 
 impl Settings {
     /// Reads every layer and checks the result.
@@ -58,7 +61,9 @@ impl Settings {
     /// When a model has not been fetched or a specialist's file is invalid.
     pub fn nyx_options(&self) -> Result<NyxOptions, StartupError> {
         Ok(NyxOptions {
-            base_model: self.models()?.find(&self.models.base.parse().map_err(ModelError::from)?)?,
+            base_model: self
+                .models()?
+                .find(&self.models.base.parse().map_err(ModelError::from)?)?,
             embedder: self.embedder()?,
             data_dir: self.data_dir.clone(),
             pool: self.pool.clone(),
@@ -102,8 +107,10 @@ fn safety_policy(named: Option<&Path>, data_dir: &Path) -> Result<SafetyPolicy, 
         None if usual.is_file() => &usual,
         None => return Ok(SafetyPolicy::shipped()?),
     };
-    let text =
-        std::fs::read_to_string(path).map_err(|error| SettingsError::Unreadable { path: path.to_owned(), reason: error.to_string() })?;
+    let text = std::fs::read_to_string(path).map_err(|error| SettingsError::Unreadable {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })?;
     Ok(SafetyPolicy::parse(&path.display().to_string(), &text)?)
 }
 

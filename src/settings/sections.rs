@@ -64,7 +64,8 @@ impl Default for Settings {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSettings {
-    /// `pip:NAME==VERSION`, `hf:ORG/NAME[@REVISION][:FILE.gguf]`, or a path to a `.gguf` file or a Hugging Face folder.
+    /// `pip:NAME==VERSION`, `hf:ORG/NAME[@REVISION][:FILE.gguf]`, or a path to a `.gguf` file or a
+    /// Hugging Face folder.
     pub base: String,
     /// The same for the sentence embedder, which must be a folder.
     pub embedder: String,

@@ -9,13 +9,19 @@ use super::error::SettingsError;
 /// The built-in specialists, then every `*.toml` of `dir` in order of name; a file with the name of
 /// an existing specialist replaces it in its position. Without `dir`, `data_dir/specialists` is
 /// read if it exists.
-pub(super) fn load(dir: Option<&Path>, data_dir: &Path) -> Result<Vec<SpecialistPolicy>, SettingsError> {
+pub(super) fn load(
+    dir: Option<&Path>,
+    data_dir: &Path,
+) -> Result<Vec<SpecialistPolicy>, SettingsError> {
     let mut policies = Vec::with_capacity(SHIPPED.len());
     for (name, text) in SHIPPED {
         policies.push(SpecialistPolicy::parse(name, text)?);
     }
     for path in files(dir, data_dir)? {
-        let unreadable = |error: std::io::Error| SettingsError::Unreadable { path: path.clone(), reason: error.to_string() };
+        let unreadable = |error: std::io::Error| SettingsError::Unreadable {
+            path: path.clone(),
+            reason: error.to_string(),
+        };
         let text = std::fs::read_to_string(&path).map_err(unreadable)?;
         let policy = SpecialistPolicy::parse(&path.display().to_string(), &text)?;
         match policies.iter_mut().find(|known| known.name == policy.name) {
@@ -35,7 +41,10 @@ fn files(dir: Option<&Path>, data_dir: &Path) -> Result<Vec<PathBuf>, SettingsEr
     if !folder.is_dir() {
         return Ok(Vec::new());
     }
-    let unreadable = |error: std::io::Error| SettingsError::Unreadable { path: folder.clone(), reason: error.to_string() };
+    let unreadable = |error: std::io::Error| SettingsError::Unreadable {
+        path: folder.clone(),
+        reason: error.to_string(),
+    };
     let mut files = Vec::new();
     for entry in std::fs::read_dir(&folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();

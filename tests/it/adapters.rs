@@ -26,17 +26,30 @@ pub fn random_adapter(folder: &Path, columns: usize, seed: u32) {
                 data.extend(((state >> 8) as f32 / (1 << 24) as f32 * 0.2 - 0.1).to_le_bytes());
             }
             let name = format!("base_model.model.model.layers.3.{module}.{matrix}.weight");
-            header.insert(name, json!({"dtype": "F32", "shape": shape, "data_offsets": [begin, data.len()]}));
+            header.insert(
+                name,
+                json!({"dtype": "F32", "shape": shape, "data_offsets": [begin, data.len()]}),
+            );
         }
     }
     let header = Value::Object(header).to_string();
-    write(&folder.join("adapter_model.safetensors"), [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat());
+    write(
+        &folder.join("adapter_model.safetensors"),
+        [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat(),
+    );
 }
 
 /// A copy of Eleos with an adapter.
 fn hestia(program: &Program, folder: &Path) {
-    let eleos = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/specialists/eleos.toml")).unwrap();
-    let twin = eleos.replace("name = \"eleos\"", &format!("name = \"hestia\"\nadapter = {:?}", folder.display().to_string()));
+    let eleos = std::fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/config/specialists/eleos.toml"
+    ))
+    .unwrap();
+    let twin = eleos.replace(
+        "name = \"eleos\"",
+        &format!("name = \"hestia\"\nadapter = {:?}", folder.display().to_string()),
+    );
     assert!(twin.contains("adapter"));
     write(&program.data_dir().join("specialists/hestia.toml"), twin);
 }
@@ -64,12 +77,22 @@ fn a_specialist_speaks_through_its_adapter_and_the_others_do_not() {
         let without = ask("eleos");
         (with.join().unwrap(), without)
     });
-    assert_eq!((&with["nyx"]["adapter"]["id"], &with["nyx"]["adapter"]["generation"]), (&json!(id), &json!(1)), "{with}");
+    assert_eq!(
+        (&with["nyx"]["adapter"]["id"], &with["nyx"]["adapter"]["generation"]),
+        (&json!(id), &json!(1)),
+        "{with}"
+    );
     assert!(without["nyx"]["adapter"].is_null(), "{without}");
-    let logprob = |answer: &Value| answer["choices"][0]["logprobs"]["content"][0]["logprob"].as_f64().unwrap();
+    let logprob = |answer: &Value| {
+        answer["choices"][0]["logprobs"]["content"][0]["logprob"].as_f64().unwrap()
+    };
     assert_ne!(logprob(&with), logprob(&without), "the adapter changes nothing");
-    assert_eq!((ask("hestia")["choices"].clone(), ask("eleos")["choices"].clone()), (with["choices"].clone(), without["choices"].clone()));
-    let decision = serving.get(&format!("/v1/decisions/{}", with["nyx"]["decision_id"].as_str().unwrap())).1;
+    assert_eq!(
+        (ask("hestia")["choices"].clone(), ask("eleos")["choices"].clone()),
+        (with["choices"].clone(), without["choices"].clone())
+    );
+    let decision =
+        serving.get(&format!("/v1/decisions/{}", with["nyx"]["decision_id"].as_str().unwrap())).1;
     assert_eq!(decision["adapter"]["id"], json!(id), "{decision}");
 }
 

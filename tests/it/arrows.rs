@@ -22,13 +22,15 @@ fn metadata() -> Value {
 /// The dependencies of each package except dev-dependencies. Versions of a package are merged.
 fn dependencies(metadata: &Value) -> BTreeMap<String, BTreeSet<String>> {
     let packages = metadata["packages"].as_array().unwrap().iter();
-    let names: BTreeMap<&str, &str> =
-        packages.map(|package| (package["id"].as_str().unwrap(), package["name"].as_str().unwrap())).collect();
+    let names: BTreeMap<&str, &str> = packages
+        .map(|package| (package["id"].as_str().unwrap(), package["name"].as_str().unwrap()))
+        .collect();
     let mut all = BTreeMap::<String, BTreeSet<String>>::new();
     for node in metadata["resolve"]["nodes"].as_array().unwrap() {
         let of = all.entry(names[node["id"].as_str().unwrap()].to_owned()).or_default();
         for dependency in node["deps"].as_array().unwrap() {
-            if dependency["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"] != "dev") {
+            if dependency["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"] != "dev")
+            {
                 of.insert(names[dependency["pkg"].as_str().unwrap()].to_owned());
             }
         }
@@ -53,7 +55,17 @@ fn reachable<'a>(root: &'a str, all: &'a BTreeMap<String, BTreeSet<String>>) -> 
 fn crate_dependencies_point_one_way() {
     let all = dependencies(&metadata());
     let allowed: [(&str, &[&str]); 7] = [
-        ("nyx", &["nyx-actors", "nyx-domain", "nyx-engine", "nyx-evals", "nyx-migrations", "nyx-specialists"]),
+        (
+            "nyx",
+            &[
+                "nyx-actors",
+                "nyx-domain",
+                "nyx-engine",
+                "nyx-evals",
+                "nyx-migrations",
+                "nyx-specialists",
+            ],
+        ),
         ("nyx-evals", &["nyx-actors", "nyx-domain", "nyx-engine", "nyx-specialists"]),
         ("nyx-actors", &["nyx-domain", "nyx-engine", "nyx-migrations", "nyx-specialists"]),
         ("nyx-engine", &["nyx-domain"]),
@@ -62,7 +74,8 @@ fn crate_dependencies_point_one_way() {
         ("nyx-domain", &[]),
     ];
     for (name, may_use) in allowed {
-        let used: BTreeSet<&str> = all[name].iter().map(String::as_str).filter(|name| name.starts_with("nyx")).collect();
+        let used: BTreeSet<&str> =
+            all[name].iter().map(String::as_str).filter(|name| name.starts_with("nyx")).collect();
         let others: Vec<&&str> = used.iter().filter(|used| !may_use.contains(used)).collect();
         assert!(others.is_empty(), "{name} depends on {others:?}");
     }
@@ -74,23 +87,36 @@ fn no_crate_is_built_from_what_it_does_not_need() {
     let all = dependencies(&metadata());
     let unwanted: [(&str, &[&str]); 4] = [
         ("nyx-engine", &["actix", "sea-orm", "sqlx", "qdrant", "hyper", "reqwest"]),
-        ("nyx-specialists", &["actix", "tokio", "sea-orm", "sqlx", "qdrant-client", "candle", "hyper", "reqwest"]),
-        ("nyx-domain", &["actix", "tokio", "sea-orm", "sqlx", "qdrant", "candle", "hyper", "tracing"]),
+        (
+            "nyx-specialists",
+            &["actix", "tokio", "sea-orm", "sqlx", "qdrant-client", "candle", "hyper", "reqwest"],
+        ),
+        (
+            "nyx-domain",
+            &["actix", "tokio", "sea-orm", "sqlx", "qdrant", "candle", "hyper", "tracing"],
+        ),
         ("nyx-migrations", &["actix", "qdrant", "candle", "hyper", "reqwest"]),
     ];
     for (name, prefixes) in unwanted {
-        let found: Vec<&str> =
-            reachable(name, &all).into_iter().filter(|used| prefixes.iter().any(|prefix| used.starts_with(prefix))).collect();
+        let found: Vec<&str> = reachable(name, &all)
+            .into_iter()
+            .filter(|used| prefixes.iter().any(|prefix| used.starts_with(prefix)))
+            .collect();
         assert!(found.is_empty(), "{name} is built from {found:?}");
     }
-    assert!(reachable("nyx-engine", &all).contains("candle-core") && reachable("nyx-actors", &all).contains("actix"));
+    assert!(
+        reachable("nyx-engine", &all).contains("candle-core")
+            && reachable("nyx-actors", &all).contains("actix")
+    );
 }
 
 #[test]
 fn migrations_are_written_against_the_schema_tool_alone() {
     let all = dependencies(&metadata());
-    let extra: Vec<&String> =
-        all["nyx-migrations"].iter().filter(|name| !["sea-orm-migration", "async-trait"].contains(&name.as_str())).collect();
+    let extra: Vec<&String> = all["nyx-migrations"]
+        .iter()
+        .filter(|name| !["sea-orm-migration", "async-trait"].contains(&name.as_str()))
+        .collect();
     assert!(extra.is_empty(), "nyx-migrations depends on {extra:?}");
 }
 

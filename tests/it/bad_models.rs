@@ -19,7 +19,10 @@ fn a_truncated_gguf_is_refused_by_name_wherever_it_was_cut() {
         let path = program.dir.path().join(format!("cut-{length}.gguf"));
         write(&path, &bytes[..length]);
         let error = refusal_of_base(&program, &path);
-        assert!(error.contains(&format!("cut-{length}.gguf")) && error.contains("GGUF"), "{length}: {error}");
+        assert!(
+            error.contains(&format!("cut-{length}.gguf")) && error.contains("GGUF"),
+            "{length}: {error}"
+        );
     }
 }
 
@@ -28,9 +31,12 @@ fn a_gguf_whose_header_lies_is_refused_before_memory_is_taken_for_it() {
     let program = Program::new();
     let bytes = std::fs::read(gguf()).unwrap();
     // magic, version, tensor count, metadata count
-    for (name, at, value) in
-        [("magic", 0, u64::MAX), ("version", 4, 0x7fff_ffff), ("tensors", 8, u64::MAX), ("metadata", 16, u64::MAX >> 8)]
-    {
+    for (name, at, value) in [
+        ("magic", 0, u64::MAX),
+        ("version", 4, 0x7fff_ffff),
+        ("tensors", 8, u64::MAX),
+        ("metadata", 16, u64::MAX >> 8),
+    ] {
         let mut lying = bytes[..4_000_000].to_vec();
         lying[at..at + 8].copy_from_slice(&value.to_le_bytes());
         let path = program.dir.path().join(format!("{name}.gguf"));
@@ -47,9 +53,11 @@ fn what_is_not_a_model_at_all_is_refused_by_name() {
     write(&text, "these are notes");
     let empty = program.dir.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
-    for (path, reply) in
-        [(text.as_path(), "notes.gguf"), (&empty, "config.json"), (Path::new("/no/such/model.gguf"), "/no/such/model.gguf")]
-    {
+    for (path, reply) in [
+        (text.as_path(), "notes.gguf"),
+        (&empty, "config.json"),
+        (Path::new("/no/such/model.gguf"), "/no/such/model.gguf"),
+    ] {
         let error = refusal_of_base(&program, path);
         assert!(error.contains(reply), "{error}");
     }
@@ -57,7 +65,11 @@ fn what_is_not_a_model_at_all_is_refused_by_name() {
 
 /// Writes a Llama small enough to create its weights here, with a tokenizer of matching size.
 fn tiny_llama(folder: &Path) {
-    let letters: serde_json::Map<_, _> = "abcdefghijklmnop".chars().zip(0..).map(|(letter, id)| (letter.to_string(), id.into())).collect();
+    let letters: serde_json::Map<_, _> = "abcdefghijklmnop"
+        .chars()
+        .zip(0..)
+        .map(|(letter, id)| (letter.to_string(), id.into()))
+        .collect();
     let tokenizer = serde_json::json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
         "post_processor": null, "decoder": null,
@@ -108,9 +120,15 @@ fn a_model_of_another_architecture_is_refused_by_name() {
     let program = Program::new();
     let folder = program.dir.path().join("other");
     tiny_llama(&folder);
-    write(&folder.join("config.json"), r#"{"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}"#);
+    write(
+        &folder.join("config.json"),
+        r#"{"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}"#,
+    );
     let error = refusal_of_base(&program, &folder);
-    assert!(error.to_lowercase().contains("gpt2") && error.to_lowercase().contains("llama"), "{error}");
+    assert!(
+        error.to_lowercase().contains("gpt2") && error.to_lowercase().contains("llama"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -25,20 +25,32 @@ fn a_memory_told_to_the_server_is_evidence_for_ask() {
     remember(&serving, "The boiler was serviced on Tuesday.");
     let question = "What did I tell you about my sister?";
     // while the server runs, and after it has stopped
-    let reply = program.run(&["ask", question, "--specialist", "mnemosyne", "--json", "--max-tokens", "4"]).json();
+    let reply = program
+        .run(&["ask", question, "--specialist", "mnemosyne", "--json", "--max-tokens", "4"])
+        .json();
     assert!(texts(&reply["evidence"]).contains(&SISTER), "{reply}");
     assert!(serving.interrupt().status.success());
 
-    let reply = program.run(&["ask", question, "--specialist", "mnemosyne", "--json", "--max-tokens", "24"]).json();
+    let reply = program
+        .run(&["ask", question, "--specialist", "mnemosyne", "--json", "--max-tokens", "24"])
+        .json();
     assert_eq!(reply["specialist"], "mnemosyne");
     assert!(texts(&reply["evidence"]).contains(&SISTER), "{reply}");
-    let item = reply["evidence"].as_array().unwrap().iter().find(|item| item["text"] == SISTER).unwrap();
-    assert!(item["id"].is_string() && item["source"].is_string() && item["score"].as_f64().unwrap() > 0.0, "{item}");
+    let item =
+        reply["evidence"].as_array().unwrap().iter().find(|item| item["text"] == SISTER).unwrap();
+    assert!(
+        item["id"].is_string()
+            && item["source"].is_string()
+            && item["score"].as_f64().unwrap() > 0.0,
+        "{item}"
+    );
     assert!(!reply["answer"].as_str().unwrap().is_empty() && reply["confidence"].is_null());
 
     let chosen = program.run(&["ask", question, "--json", "--max-tokens", "8"]).json();
-    let (scores, propensities) =
-        (chosen["decision"]["scores"].as_object().unwrap(), chosen["decision"]["propensities"].as_object().unwrap());
+    let (scores, propensities) = (
+        chosen["decision"]["scores"].as_object().unwrap(),
+        chosen["decision"]["propensities"].as_object().unwrap(),
+    );
     for name in ["mnemosyne", "moira", "aletheia", "kairos", "eleos", "nyx"] {
         assert!(scores[name].as_f64().unwrap().is_finite(), "{chosen}");
         // ε = 0.02 is divided evenly among six candidates
@@ -66,7 +78,16 @@ fn evidence_that_does_not_fit_the_window_is_left_out_or_cut() {
 #[test]
 fn ask_streams_the_answer_to_stdout_and_the_rest_to_stderr() {
     let program = Program::new();
-    let line = ["ask", "What is the capital of France?", "--specialist", "base", "--max-tokens", "8", "--seed", "1"];
+    let line = [
+        "ask",
+        "What is the capital of France?",
+        "--specialist",
+        "base",
+        "--max-tokens",
+        "8",
+        "--seed",
+        "1",
+    ];
     let ran = program.run(&line).success();
     assert!(!ran.stdout.trim().is_empty() && !ran.stdout.contains("decision"), "{ran:?}");
     assert!(ran.stderr.contains("-- base") && ran.stderr.contains("decision"), "{ran:?}");
@@ -75,7 +96,15 @@ fn ask_streams_the_answer_to_stdout_and_the_rest_to_stderr() {
 
 #[test]
 fn ask_with_choices_answers_with_one_of_them_and_their_probabilities() {
-    let question = ["ask", "Is the sky on a clear day blue or green?", "--choices", "blue,green", "--specialist", "base", "--json"];
+    let question = [
+        "ask",
+        "Is the sky on a clear day blue or green?",
+        "--choices",
+        "blue,green",
+        "--specialist",
+        "base",
+        "--json",
+    ];
     let reply = Program::new().run(&question).json();
     assert!(["blue", "green"].contains(&reply["answer"].as_str().unwrap()), "{reply}");
     let probabilities = &reply["choice_probabilities"];
@@ -90,9 +119,11 @@ fn ask_with_choices_answers_with_one_of_them_and_their_probabilities() {
 #[test]
 fn ask_refuses_what_cannot_be_answered() {
     let program = Program::new();
-    for (extra, reply) in
-        [(&["--specialist", "zeus"][..], "eleos, nyx"), (&["--deadline-ms", "0"], "deadline_ms"), (&["--max-tokens", "0"], "max_tokens")]
-    {
+    for (extra, reply) in [
+        (&["--specialist", "zeus"][..], "eleos, nyx"),
+        (&["--deadline-ms", "0"], "deadline_ms"),
+        (&["--max-tokens", "0"], "max_tokens"),
+    ] {
         let ran = program.run(&[&["ask", "Hello?"], extra].concat());
         let error = ran.refusal();
         assert!(error.contains(reply), "{error}");
@@ -113,7 +144,8 @@ fn what_was_acknowledged_survives_kill_9() {
     let program = Program::new();
     let serving = program.serve();
     let memory = remember(&serving, SISTER);
-    let (status, answered) = serving.post("/infer", &json!({ "prompt": "Hello?", "specialist": "eleos", "max_tokens": 4 }));
+    let (status, answered) = serving
+        .post("/infer", &json!({ "prompt": "Hello?", "specialist": "eleos", "max_tokens": 4 }));
     assert_eq!(status, 200, "{answered}");
     serving.kill();
 
@@ -121,7 +153,10 @@ fn what_was_acknowledged_survives_kill_9() {
     let id = answered["decision_id"].as_str().unwrap();
     let (status, decision) = serving.get(&format!("/v1/decisions/{id}"));
     assert_eq!(status, 200, "{decision}");
-    assert_eq!((&decision["answer"], &decision["specialist"]), (&answered["answer"], &json!("eleos")));
+    assert_eq!(
+        (&decision["answer"], &decision["specialist"]),
+        (&answered["answer"], &json!("eleos"))
+    );
     let (status, found) = serving.get("/v1/memories/search?q=my%20sister&k=3");
     assert_eq!(status, 200, "{found}");
     assert!(found.to_string().contains(memory["id"].as_str().unwrap()), "{found}");
@@ -131,7 +166,11 @@ fn what_was_acknowledged_survives_kill_9() {
 fn a_signal_ends_the_server_in_its_phases() {
     let program = Program::new();
     let ran = program.serve().interrupt().success();
-    let phases: Vec<usize> = (1..=4).map(|phase| ran.stderr.find(&format!("shutdown {phase}/4")).expect("every phase is logged")).collect();
+    let phases: Vec<usize> = (1..=4)
+        .map(|phase| {
+            ran.stderr.find(&format!("shutdown {phase}/4")).expect("every phase is logged")
+        })
+        .collect();
     assert!(phases.is_sorted(), "{}", ran.stderr);
     assert!(ran.stdout.contains("curl") && ran.stdout.contains("decision_id"), "{}", ran.stdout);
 }
@@ -200,16 +239,30 @@ fn migrate_says_why_a_database_cannot_be_reached() {
 #[test]
 fn doctor_names_a_qdrant_server_that_does_not_answer() {
     let search = |program: Program| {
-        check(&serde_json::from_str::<Value>(&program.run(&["doctor", "--json"]).stdout).unwrap(), "memory search").clone()
+        check(
+            &serde_json::from_str::<Value>(&program.run(&["doctor", "--json"]).stdout).unwrap(),
+            "memory search",
+        )
+        .clone()
     };
     assert_eq!(search(Program::new())["found"], "inside the database");
-    let away = Program::new().with("NYX__MEMORY__STORE", "qdrant").with("NYX__MEMORY__URL", "http://127.0.0.1:1");
+    let away = Program::new()
+        .with("NYX__MEMORY__STORE", "qdrant")
+        .with("NYX__MEMORY__URL", "http://127.0.0.1:1");
     let away = search(away.with("NYX__MEMORY__TIMEOUT_MS", "200"));
-    assert!(away["status"] == "error" && away["found"].as_str().unwrap().contains("127.0.0.1:1"), "{away}");
+    assert!(
+        away["status"] == "error" && away["found"].as_str().unwrap().contains("127.0.0.1:1"),
+        "{away}"
+    );
 }
 
 fn check<'a>(report: &'a Value, name: &str) -> &'a Value {
-    report["checks"].as_array().unwrap().iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("no {name} in {report}"))
+    report["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|check| check["name"] == name)
+        .unwrap_or_else(|| panic!("no {name} in {report}"))
 }
 
 #[test]
@@ -217,14 +270,27 @@ fn doctor_finds_a_machine_in_order_and_changes_nothing() {
     let program = Program::new().with("NYX__HTTP__PORT", "0");
     let report = program.run(&["doctor", "--json"]).json();
     assert_eq!(report["ok"], true, "{report}");
-    for name in
-        ["base model", "embedder", "python", "device", "gpu", "data folder", "disk", "specialists", "port", "database", "memory search"]
-    {
+    for name in [
+        "base model",
+        "embedder",
+        "python",
+        "device",
+        "gpu",
+        "data folder",
+        "disk",
+        "specialists",
+        "port",
+        "database",
+        "memory search",
+    ] {
         assert_ne!(check(&report, name)["status"], "error", "{report}");
     }
     assert!(!program.data_dir().exists(), "doctor only looks");
     let text = program.run(&["doctor"]).success().stdout;
-    assert!(text.lines().any(|line| line.starts_with("ok") && line.contains("base model")), "{text}");
+    assert!(
+        text.lines().any(|line| line.starts_with("ok") && line.contains("base model")),
+        "{text}"
+    );
 }
 
 #[test]
@@ -241,15 +307,22 @@ fn doctor_says_what_is_wrong_and_what_to_do() {
     assert!(ran.refusal().contains("checks failed"), "{ran:?}");
     let report: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(report["ok"], false);
-    for (name, reply) in [("base model", "nyx fetch"), ("device", "pool.replicas"), ("data folder", "data_dir"), ("database", "phoebe.url")]
-    {
+    for (name, reply) in [
+        ("base model", "nyx fetch"),
+        ("device", "pool.replicas"),
+        ("data folder", "data_dir"),
+        ("database", "phoebe.url"),
+    ] {
         let check = check(&report, name);
         assert_eq!(check["status"], "error", "{check}");
         assert!(check["advice"].as_str().unwrap().contains(reply), "{check}");
     }
     assert_eq!(check(&report, "port")["status"], "warning");
     if !cfg!(feature = "cuda") {
-        assert!(check(&report, "device")["advice"].as_str().unwrap().contains("--features cuda"), "{report}");
+        assert!(
+            check(&report, "device")["advice"].as_str().unwrap().contains("--features cuda"),
+            "{report}"
+        );
         assert_eq!(check(&report, "gpu")["found"], "built without CUDA");
     }
 }
@@ -257,11 +330,20 @@ fn doctor_says_what_is_wrong_and_what_to_do() {
 #[test]
 fn a_specialist_is_added_by_adding_a_file() {
     let program = Program::new();
-    let eleos = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/specialists/eleos.toml")).unwrap();
-    write(&program.data_dir().join("specialists/hestia.toml"), eleos.replace("\"eleos\"", "\"hestia\""));
+    let eleos = std::fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/config/specialists/eleos.toml"
+    ))
+    .unwrap();
+    write(
+        &program.data_dir().join("specialists/hestia.toml"),
+        eleos.replace("\"eleos\"", "\"hestia\""),
+    );
     let chosen = program.run(&["ask", "Hello?", "--json", "--max-tokens", "4"]).json();
     assert_eq!(chosen["decision"]["scores"].as_object().unwrap().len(), 7, "{chosen}");
-    let named = program.run(&["ask", "Hello?", "--json", "--max-tokens", "4", "--specialist", "hestia"]).json();
+    let named = program
+        .run(&["ask", "Hello?", "--json", "--max-tokens", "4", "--specialist", "hestia"])
+        .json();
     assert_eq!(named["specialist"], "hestia");
 }
 
@@ -272,8 +354,15 @@ fn the_binary_needs_nothing_of_the_tree_it_was_built_in() {
     std::fs::copy(env!("CARGO_BIN_EXE_nyx"), &copy).unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
     let mut command = std::process::Command::new(&copy);
-    command.env_clear().env("NYX_MODELS", models()).env("HOME", elsewhere.path()).current_dir(elsewhere.path());
-    let output = command.args(["ask", "Hello?", "--specialist", "base", "--max-tokens", "2", "--json"]).output().unwrap();
+    command
+        .env_clear()
+        .env("NYX_MODELS", models())
+        .env("HOME", elsewhere.path())
+        .current_dir(elsewhere.path());
+    let output = command
+        .args(["ask", "Hello?", "--specialist", "base", "--max-tokens", "2", "--json"])
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(elsewhere.path().join(".local/share/nyx").is_dir());
 }

@@ -46,13 +46,21 @@ impl Paths<'_> {
     }
 
     fn uses(&mut self, tree: &syn::UseTree, prefix: &[String], public: bool) {
-        let with = |name: &syn::Ident| prefix.iter().cloned().chain([name.to_string()]).collect::<Vec<_>>();
+        let with = |name: &syn::Ident| {
+            prefix.iter().cloned().chain([name.to_string()]).collect::<Vec<_>>()
+        };
         match tree {
             syn::UseTree::Path(path) => self.uses(&path.tree, &with(&path.ident), public),
-            syn::UseTree::Group(group) => group.items.iter().for_each(|item| self.uses(item, prefix, public)),
-            syn::UseTree::Name(name) if name.ident == "self" => self.named(prefix.to_vec(), None, public),
+            syn::UseTree::Group(group) => {
+                group.items.iter().for_each(|item| self.uses(item, prefix, public))
+            }
+            syn::UseTree::Name(name) if name.ident == "self" => {
+                self.named(prefix.to_vec(), None, public)
+            }
             syn::UseTree::Name(name) => self.named(with(&name.ident), None, public),
-            syn::UseTree::Rename(name) => self.named(with(&name.ident), Some(name.rename.to_string()), public),
+            syn::UseTree::Rename(name) => {
+                self.named(with(&name.ident), Some(name.rename.to_string()), public)
+            }
             syn::UseTree::Glob(_) => self.named(prefix.to_vec(), Some("*".into()), public),
         }
     }
@@ -68,7 +76,12 @@ impl Paths<'_> {
 
 fn is_test(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| {
-        let text = attribute.meta.path().is_ident("cfg").then(|| attribute.parse_args::<syn::Ident>().ok()).flatten();
+        let text = attribute
+            .meta
+            .path()
+            .is_ident("cfg")
+            .then(|| attribute.parse_args::<syn::Ident>().ok())
+            .flatten();
         text.is_some_and(|name| name == "test") || attribute.meta.path().is_ident("test")
     })
 }
@@ -101,7 +114,8 @@ impl<'ast> Visit<'ast> for Paths<'_> {
     fn visit_vis_restricted(&mut self, _: &'ast syn::VisRestricted) {}
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
-        let segments: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        let segments: Vec<String> =
+            path.segments.iter().map(|segment| segment.ident.to_string()).collect();
         if segments.len() > 1
             && let Some(path) = self.absolute(&segments)
         {
@@ -114,7 +128,8 @@ impl<'ast> Visit<'ast> for Paths<'_> {
 /// The modules of the crate with sources in `folder`.
 fn modules(folder: &Path) -> BTreeMap<Module, File> {
     fn read(folder: &Path, at: &Module, found: &mut BTreeMap<Module, File>) {
-        let mut entries: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let mut entries: Vec<PathBuf> =
+            std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         entries.sort();
         for path in entries {
             let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
@@ -124,14 +139,17 @@ fn modules(folder: &Path) -> BTreeMap<Module, File> {
                 }
                 continue;
             }
-            if path.extension().is_none_or(|extension| extension != "rs") || ["tests", "main"].contains(&name.as_str()) {
+            if path.extension().is_none_or(|extension| extension != "rs")
+                || ["tests", "main"].contains(&name.as_str())
+            {
                 continue;
             }
             if name.ends_with("_tests") {
                 continue;
             }
             let own = ["lib", "mod"].contains(&name.as_str());
-            let module: Module = if own { at.clone() } else { at.iter().cloned().chain([name]).collect() };
+            let module: Module =
+                if own { at.clone() } else { at.iter().cloned().chain([name]).collect() };
             let parsed = syn::parse_file(&std::fs::read_to_string(&path).unwrap()).unwrap();
             let mut file = File::default();
             Paths { at: &module, file: &mut file, inline: Vec::new() }.visit_file(&parsed);
@@ -207,7 +225,13 @@ fn cycles(all: &BTreeMap<Module, File>) -> Vec<BTreeSet<Module>> {
             (module.clone(), to.filter(|to| to != module).collect())
         })
         .collect();
-    let mut search = Search { edges: &edges, index: BTreeMap::new(), low: BTreeMap::new(), stack: Vec::new(), found: Vec::new() };
+    let mut search = Search {
+        edges: &edges,
+        index: BTreeMap::new(),
+        low: BTreeMap::new(),
+        stack: Vec::new(),
+        found: Vec::new(),
+    };
     for module in all.keys() {
         if !search.index.contains_key(module) {
             search.visit(module);
@@ -218,8 +242,15 @@ fn cycles(all: &BTreeMap<Module, File>) -> Vec<BTreeSet<Module>> {
 
 /// Number of files in import cycles, by crate. The numbers may only decrease: a crate without
 /// cycles stays without.
-const KNOWN: [(&str, usize); 7] =
-    [("actors/src", 0), ("domain/src", 0), ("engine/src", 0), ("evals/src", 0), ("migrations/src", 0), ("specialists/src", 0), ("src", 0)];
+const KNOWN: [(&str, usize); 7] = [
+    ("actors/src", 0),
+    ("domain/src", 0),
+    ("engine/src", 0),
+    ("evals/src", 0),
+    ("migrations/src", 0),
+    ("specialists/src", 0),
+    ("src", 0),
+];
 
 #[test]
 fn modules_that_import_each_other_grow_fewer() {
@@ -227,12 +258,20 @@ fn modules_that_import_each_other_grow_fewer() {
     let mut wrong = Vec::new();
     for (folder, known) in KNOWN {
         let all = modules(&tree.join(folder));
-        assert!(all.len() > 2 && all.values().any(|file| !file.paths.is_empty()), "{folder} is read");
+        assert!(
+            all.len() > 2 && all.values().any(|file| !file.paths.is_empty()),
+            "{folder} is read"
+        );
         let found = cycles(&all);
         let count: usize = found.iter().map(BTreeSet::len).sum();
         if count != known {
-            let names: Vec<Vec<String>> = found.iter().map(|group| group.iter().map(|module| module.join("::")).collect()).collect();
-            wrong.push(format!("{folder}: {count} files import each other, {known} are known: {names:?}"));
+            let names: Vec<Vec<String>> = found
+                .iter()
+                .map(|group| group.iter().map(|module| module.join("::")).collect())
+                .collect();
+            wrong.push(format!(
+                "{folder}: {count} files import each other, {known} are known: {names:?}"
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -243,10 +282,14 @@ fn a_cycle_through_a_re_export_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
     write("lib.rs", "mod a;\nmod b;\nmod c;\npub use a::Thing;\n");
-    write("a.rs", "pub struct Thing;\nfn f() { crate::b::g(); }\n#[cfg(test)]\nmod tests { use crate::c::h; }\n");
+    write(
+        "a.rs",
+        "pub struct Thing;\nfn f() { crate::b::g(); }\n#[cfg(test)]\nmod tests { use crate::c::h; }\n",
+    );
     write("b.rs", "use crate::Thing;\npub fn g() {}\n");
     write("c.rs", "pub fn h() { super::b::g() }\n");
-    let group = |names: &[&str]| names.iter().map(|name| vec![(*name).to_owned()]).collect::<BTreeSet<_>>();
+    let group =
+        |names: &[&str]| names.iter().map(|name| vec![(*name).to_owned()]).collect::<BTreeSet<_>>();
     let found = cycles(&modules(folder.path()));
     assert_eq!(found, [group(&["a", "b"])], "tests are left out, and the root is not in it");
 }

@@ -17,15 +17,27 @@ fn read(path: &str) -> String {
 fn every_guarantee_of_the_readme_names_a_test_that_exists() {
     let readme = read("README.md");
     let (_, table) = readme.split_once("## Guarantees and their tests").unwrap();
-    let rows: Vec<&str> =
-        table.split("\n## ").next().unwrap().lines().filter(|line| line.starts_with("| ") && line.contains('`')).collect();
+    let rows: Vec<&str> = table
+        .split("\n## ")
+        .next()
+        .unwrap()
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.contains('`'))
+        .collect();
     assert!(rows.len() >= 10, "the table is there");
     for row in rows {
         let quoted: Vec<&str> = row.split('`').skip(1).step_by(2).collect();
-        let [.., path, test] = quoted.as_slice() else { panic!("a row without a path and a test: {row}") };
+        let [.., path, test] = quoted.as_slice() else {
+            panic!("a row without a path and a test: {row}")
+        };
         let source = read(path);
-        let (before, _) = source.split_once(&format!("fn {test}(")).unwrap_or_else(|| panic!("there is no {test} in {path}"));
-        assert!(before.trim_end().trim_end_matches("async").trim_end().ends_with("test]"), "{test} in {path} is not a test");
+        let (before, _) = source
+            .split_once(&format!("fn {test}("))
+            .unwrap_or_else(|| panic!("there is no {test} in {path}"));
+        assert!(
+            before.trim_end().trim_end_matches("async").trim_end().ends_with("test]"),
+            "{test} in {path} is not a test"
+        );
     }
 }
 
@@ -35,10 +47,16 @@ fn differences(at: &str, shown: &Value, given: &Value, found: &mut Vec<String>) 
     match (shown, given) {
         (Value::Object(shown), Value::Object(given)) => {
             for (name, shown) in shown.iter().filter(|(name, _)| *name != "decision_id") {
-                differences(&format!("{at}.{name}"), shown, given.get(name).unwrap_or(&Value::Null), found);
+                differences(
+                    &format!("{at}.{name}"),
+                    shown,
+                    given.get(name).unwrap_or(&Value::Null),
+                    found,
+                );
             }
         }
-        (Value::Number(a), Value::Number(b)) if (a.as_f64().unwrap() - b.as_f64().unwrap()).abs() <= 0.03 => {}
+        (Value::Number(a), Value::Number(b))
+            if (a.as_f64().unwrap() - b.as_f64().unwrap()).abs() <= 0.03 => {}
         (shown, given) if shown == given => {}
         (shown, given) => found.push(format!("{at}: {shown} is shown, {given} was returned")),
     }
@@ -47,23 +65,32 @@ fn differences(at: &str, shown: &Value, given: &Value, found: &mut Vec<String>) 
 #[test]
 fn the_readmes_request_returns_what_the_readme_shows() {
     let readme = read("README.md");
-    let (_, after) = readme.split_once("/infer -H 'Content-Type: application/json' \\\n  -d '").unwrap();
+    let (_, after) =
+        readme.split_once("/infer -H 'Content-Type: application/json' \\\n  -d '").unwrap();
     let (request, after) = after.split_once("'\n").unwrap();
     let shown = after.split_once("```json\n").unwrap().1.split_once("```").unwrap().0;
-    let (request, shown): (Value, Value) = (serde_json::from_str(request).unwrap(), serde_json::from_str(shown).unwrap());
+    let (request, shown): (Value, Value) =
+        (serde_json::from_str(request).unwrap(), serde_json::from_str(shown).unwrap());
     let (status, given) = Program::new().serve().post("/infer", &request);
     assert_eq!(status, 200, "{given}");
     let mut found = Vec::new();
     differences("", &shown, &given, &mut found);
     assert!(found.is_empty(), "README.md shows another answer:\n{}", found.join("\n"));
-    let left_out = ["timings", "trace"].iter().all(|name| shown.get(*name).is_none() && given.get(*name).is_some());
+    let left_out = ["timings", "trace"]
+        .iter()
+        .all(|name| shown.get(*name).is_none() && given.get(*name).is_some());
     let fields = |value: &Value| value.as_object().unwrap().len();
-    assert!(left_out && fields(&given) == fields(&shown) + 2, "README.md names what it leaves out: {given}");
+    assert!(
+        left_out && fields(&given) == fields(&shown) + 2,
+        "README.md names what it leaves out: {given}"
+    );
 }
 
 #[test]
 fn links_between_the_documents_lead_somewhere() {
-    for document in ["README.md", "ARCHITECTURE.md", "BENCHMARKS.md", "CONTRIBUTING.md", "CHANGELOG.md"] {
+    for document in
+        ["README.md", "ARCHITECTURE.md", "BENCHMARKS.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+    {
         let text = read(document);
         assert!(!text.contains("<!--"), "{document} has a place that nobody filled");
         let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());

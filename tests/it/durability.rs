@@ -21,7 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Number of rounds: the variable NYX_ROUNDS, or 3.
 fn rounds() -> usize {
-    std::env::var("NYX_ROUNDS").map_or(3, |text| text.parse().unwrap_or_else(|_| panic!("NYX_ROUNDS is {text:?}, expected a number")))
+    std::env::var("NYX_ROUNDS").map_or(3, |text| {
+        text.parse().unwrap_or_else(|_| panic!("NYX_ROUNDS is {text:?}, expected a number"))
+    })
 }
 
 /// Writes that the server acknowledged.
@@ -47,7 +49,11 @@ struct Load {
 }
 
 impl Load {
-    fn start(address: &str, acknowledged: &Arc<Mutex<Acknowledged>>, numbers: &Arc<AtomicUsize>) -> Self {
+    fn start(
+        address: &str,
+        acknowledged: &Arc<Mutex<Acknowledged>>,
+        numbers: &Arc<AtomicUsize>,
+    ) -> Self {
         let (stop, refused) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let clients = (0..CLIENTS).map(|_| {
             let (address, acknowledged, numbers) = (address.to_owned(), Arc::clone(acknowledged), Arc::clone(numbers));
@@ -109,8 +115,10 @@ impl Load {
 fn call(address: &str, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    let head =
-        format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     stream.write_all(format!("{head}{body}").as_bytes()).ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
@@ -123,7 +131,8 @@ fn assert_recorded(file: &Path, acknowledged: &Acknowledged) {
     let url = format!("sqlite://{}", file.display());
     let texts = async |sql: &str| -> Vec<String> {
         let connection = Database::connect(&url).await.unwrap();
-        let rows = connection.query_all_raw(Statement::from_string(DbBackend::Sqlite, sql)).await.unwrap();
+        let rows =
+            connection.query_all_raw(Statement::from_string(DbBackend::Sqlite, sql)).await.unwrap();
         let texts = rows.iter().map(|row| row.try_get_by_index::<String>(0).unwrap()).collect();
         connection.close().await.unwrap();
         texts
@@ -185,7 +194,9 @@ fn what_was_acknowledged_under_load_survives_every_kill_9() {
         reply.feedback.len(),
         reply.memories.len()
     );
-    assert!(!reply.decisions.is_empty() && !reply.feedback.is_empty() && !reply.memories.is_empty());
+    assert!(
+        !reply.decisions.is_empty() && !reply.feedback.is_empty() && !reply.memories.is_empty()
+    );
 }
 
 /// A small file system, unmounted when dropped.
@@ -197,7 +208,11 @@ impl SmallDisk {
     /// `None` if this user cannot mount one.
     fn mount() -> Option<Self> {
         let dir = tempfile::Builder::new().prefix("nyx-disk").tempdir().unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]).arg(dir.path()).output().ok()?;
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"])
+            .arg(dir.path())
+            .output()
+            .ok()?;
         mounted.status.success().then_some(Self { dir })
     }
 
@@ -243,7 +258,10 @@ fn a_full_disk_is_told_and_loses_nothing_that_was_acknowledged() {
         until("three requests refused", || load.refused() >= 3);
         until("readiness tells of the full disk", || {
             let (status, parts) = ready(&serving);
-            status == 503 && parts["parts"]["database"].as_str().is_some_and(|why| why.contains("full") || why.contains("disk I/O"))
+            status == 503
+                && parts["parts"]["database"]
+                    .as_str()
+                    .is_some_and(|why| why.contains("full") || why.contains("disk I/O"))
         });
         std::fs::remove_file(disk.ballast()).unwrap();
         let before = recorded();
@@ -269,7 +287,8 @@ fn a_database_that_was_removed_makes_the_server_not_ready() {
     assert!(refused.to_string().contains("was removed"), "{refused}");
     until("readiness tells of it", || {
         let (status, parts) = ready(&serving);
-        status == 503 && parts["parts"]["database"].as_str().is_some_and(|why| why.contains("was removed"))
+        status == 503
+            && parts["parts"]["database"].as_str().is_some_and(|why| why.contains("was removed"))
     });
     std::fs::rename(program.dir.path().join("elsewhere"), program.data_dir()).unwrap();
     until("readiness sees it again", || ready(&serving).0 == 200);

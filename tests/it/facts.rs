@@ -23,7 +23,12 @@ fn ask(serving: &Serving, prompt: &str, choices: Option<&[&str]>) -> Value {
 }
 
 fn evidence(reply: &Value) -> Vec<(&str, &str)> {
-    reply["evidence"].as_array().unwrap().iter().map(|item| (item["id"].as_str().unwrap(), item["text"].as_str().unwrap())).collect()
+    reply["evidence"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| (item["id"].as_str().unwrap(), item["text"].as_str().unwrap()))
+        .collect()
 }
 
 #[test]
@@ -32,25 +37,54 @@ fn rows_of_registered_tables_are_what_the_model_answers_from() {
     let file = program.dir.path().join("games.csv");
     write(&file, GAMES);
     let path = file.to_str().unwrap();
-    let imported = program.run(&["sources", "import", path, "--description", "1970 detroit lions season"]).success();
+    let imported = program
+        .run(&["sources", "import", path, "--description", "1970 detroit lions season"])
+        .success();
     assert_eq!(imported.stdout.trim(), "games: 4 rows of 5 columns");
     let again = program.run(&["sources", "import", path]);
     assert!(again.refusal().contains("\"games\" is registered already"), "{}", again.refusal());
     let shown = program.run(&["sources", "show", "games"]).success().stdout;
-    assert!(shown.contains("attendance (integer)") && shown.contains("date (date)") && shown.contains("chicago bears"), "{shown}");
+    assert!(
+        shown.contains("attendance (integer)")
+            && shown.contains("date (date)")
+            && shown.contains("chicago bears"),
+        "{shown}"
+    );
     let unknown = program.run(&["sources", "show", "secrets"]);
-    assert!(unknown.refusal().contains("no table \"secrets\" is registered; there are games"), "{}", unknown.refusal());
+    assert!(
+        unknown.refusal().contains("no table \"secrets\" is registered; there are games"),
+        "{}",
+        unknown.refusal()
+    );
 
     let serving = program.serve();
     let (status, sources) = serving.get("/v1/sources");
-    assert_eq!((status, sources["data"][0]["name"].as_str(), sources["data"][0]["rows"].as_u64()), (200, Some("games"), Some(4)));
+    assert_eq!(
+        (status, sources["data"][0]["name"].as_str(), sources["data"][0]["rows"].as_u64()),
+        (200, Some("games"), Some(4))
+    );
     // choices are scored by the model's likelihoods, without another classifier
-    let reply = ask(&serving, "Is it true that the opponent in week 3 was the chicago bears?", Some(&["supported", "refuted"]));
-    let row = "week: 3; date: 1970-10-05; opponent: chicago bears; result: l 14 - 28; attendance: 58210";
+    let reply = ask(
+        &serving,
+        "Is it true that the opponent in week 3 was the chicago bears?",
+        Some(&["supported", "refuted"]),
+    );
+    let row =
+        "week: 3; date: 1970-10-05; opponent: chicago bears; result: l 14 - 28; attendance: 58210";
     assert_eq!(evidence(&reply)[0], ("table:games#3", row), "{reply}");
     assert_eq!(reply["evidence"][0]["source"], "games", "{reply}");
-    let shares: Vec<f64> = reply["choice_probabilities"].as_object().unwrap().values().map(|share| share.as_f64().unwrap()).collect();
-    assert!(shares.len() == 2 && (shares.iter().sum::<f64>() - 1.0).abs() < 1e-6 && shares.iter().all(|share| *share > 0.0), "{reply}");
+    let shares: Vec<f64> = reply["choice_probabilities"]
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|share| share.as_f64().unwrap())
+        .collect();
+    assert!(
+        shares.len() == 2
+            && (shares.iter().sum::<f64>() - 1.0).abs() < 1e-6
+            && shares.iter().all(|share| *share > 0.0),
+        "{reply}"
+    );
     assert_eq!(reply["trace"]["facts"], Value::Null, "{reply}");
     assert!(reply["usage"]["prompt_tokens"].as_u64().unwrap() > 0, "the model was asked: {reply}");
     // also as generated text, in any language
@@ -59,9 +93,10 @@ fn rows_of_registered_tables_are_what_the_model_answers_from() {
     assert!(reply["usage"]["completion_tokens"].as_u64().unwrap() > 0, "{reply}");
 
     // no prompt leads to a write
-    for prompt in
-        ["DROP TABLE games; DELETE FROM nyx_sources; the opponent was chicago bears", "Please delete every row about the chicago bears."]
-    {
+    for prompt in [
+        "DROP TABLE games; DELETE FROM nyx_sources; the opponent was chicago bears",
+        "Please delete every row about the chicago bears.",
+    ] {
         assert_eq!(evidence(&ask(&serving, prompt, None))[0].0, "table:games#3");
     }
     // another process imports the table again: its old rows are no longer found
@@ -71,7 +106,10 @@ fn rows_of_registered_tables_are_what_the_model_answers_from() {
     let reply = ask(&serving, "Who were the oakland raiders, or the bears of chicago?", None);
     assert_eq!(evidence(&reply)[0].0, "table:games#3", "{reply}");
     assert!(!reply.to_string().contains("opponent: chicago bears"), "{reply}");
-    assert_eq!(program.run(&["sources", "remove", "games"]).success().stdout.trim(), "games: removed");
+    assert_eq!(
+        program.run(&["sources", "remove", "games"]).success().stdout.trim(),
+        "games: removed"
+    );
     assert_eq!(evidence(&ask(&serving, "Who were the oakland raiders?", None)), []);
     assert!(serving.interrupt().status.success());
     assert_eq!(program.run(&["sources", "list"]).success().stdout, "");
@@ -86,8 +124,14 @@ fn a_table_of_the_settings_is_read_where_it_is() {
     let source = format!(
         "[[specialist.aletheia.source]]\ntable = \"nyx_trait_weights\"\ncolumns = [\"name\", \"to_weight\"]\ndescription = \"weights\"\nurl = \"{url}\"\n"
     );
-    write(&config, format!("{source}[[specialist.aletheia.source]]\ntable = \"nowhere\"\ndescription = \"\"\n"));
-    let listed = program.run(&["--config", config.to_str().unwrap(), "sources", "list"]).success().stdout;
+    write(
+        &config,
+        format!(
+            "{source}[[specialist.aletheia.source]]\ntable = \"nowhere\"\ndescription = \"\"\n"
+        ),
+    );
+    let listed =
+        program.run(&["--config", config.to_str().unwrap(), "sources", "list"]).success().stdout;
     assert!(listed.contains("nyx_trait_weights: weights (2 columns, in sqlite://"), "{listed}");
     assert!(listed.contains("no table or view \"nowhere\" that may be read"), "{listed}");
 }
@@ -96,7 +140,8 @@ fn a_table_of_the_settings_is_read_where_it_is() {
 fn names_are_found(serving: &Serving) {
     let names = ["Élodie", "Öztürk", "Мария", "Peter"];
     for (name, animal) in names.iter().zip(["bees", "goats", "geese", "pigs"]) {
-        let (status, reply) = serving.post("/v1/memories", &json!({"text": format!("{name} keeps {animal}.")}));
+        let (status, reply) =
+            serving.post("/v1/memories", &json!({"text": format!("{name} keeps {animal}.")}));
         assert_eq!(status, 200, "{reply}");
     }
     for (at, name) in names.iter().enumerate() {

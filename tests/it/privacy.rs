@@ -28,9 +28,15 @@ fn asking(prompt: &str, name: &str, conversation: &str) -> Value {
 fn everyone(serving: &Serving) -> Vec<String> {
     let (status, models) = serving.get("/v1/models");
     assert_eq!(status, 200, "{models}");
-    let ids = models["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap().to_owned());
+    let ids = models["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|model| model["id"].as_str().unwrap().to_owned());
     let names: Vec<String> = ids.filter(|id| id == "nyx" || id.starts_with("nyx/")).collect();
-    for name in ["nyx", "nyx/base", "nyx/mnemosyne", "nyx/moira", "nyx/aletheia", "nyx/kairos", "nyx/eleos"] {
+    for name in
+        ["nyx", "nyx/base", "nyx/mnemosyne", "nyx/moira", "nyx/aletheia", "nyx/kairos", "nyx/eleos"]
+    {
         assert!(names.iter().any(|known| known == name), "{name} is not among {names:?}");
     }
     names
@@ -41,7 +47,8 @@ fn everyone(serving: &Serving) -> Vec<String> {
 fn who_knows(serving: &Serving, prompt: &str) -> Vec<String> {
     let knows = |name: &String| {
         let reply = infer(serving, &asking(prompt, name, &format!("of another with {name}")));
-        reply["evidence"].to_string().contains(SECRET) || reply["answer"].as_str().unwrap().contains(SECRET)
+        reply["evidence"].to_string().contains(SECRET)
+            || reply["answer"].as_str().unwrap().contains(SECRET)
     };
     everyone(serving).into_iter().filter(knows).collect()
 }
@@ -59,16 +66,35 @@ fn what_one_conversation_told_is_shown_to_no_other(serving: &Serving) {
 
 fn what_is_forgotten_is_found_by_nobody(serving: &Serving) {
     for forgetting in ["all=true", "conversation=gym"] {
-        let mut reply = asking(&format!("My locker code is {SECRET}, please keep it in mind."), "nyx/mnemosyne", "gym");
+        let mut reply = asking(
+            &format!("My locker code is {SECRET}, please keep it in mind."),
+            "nyx/mnemosyne",
+            "gym",
+        );
         reply["remember"] = json!(true);
-        assert_eq!(infer(serving, &reply)["trace"]["remembered"]["ids"].as_array().map(Vec::len), Some(2));
+        assert_eq!(
+            infer(serving, &reply)["trace"]["remembered"]["ids"].as_array().map(Vec::len),
+            Some(2)
+        );
         let knowing = who_knows(serving, "What is the locker code?");
         for name in ["nyx/mnemosyne", "nyx/aletheia", "nyx/kairos"] {
-            assert!(knowing.iter().any(|knows| knows == name), "{name} does not find what is remembered: {knowing:?}");
+            assert!(
+                knowing.iter().any(|knows| knows == name),
+                "{name} does not find what is remembered: {knowing:?}"
+            );
         }
-        let (status, forgotten) = serving.send("DELETE", &format!("/v1/memories?{forgetting}"), &[], b"").json();
-        assert_eq!((status, &forgotten["forgotten"], &forgotten["erased"]), (200, &json!(2), &json!(true)), "{forgetting}: {forgotten}");
-        assert_eq!(who_knows(serving, "What is the locker code?"), Vec::<String>::new(), "{forgetting}");
+        let (status, forgotten) =
+            serving.send("DELETE", &format!("/v1/memories?{forgetting}"), &[], b"").json();
+        assert_eq!(
+            (status, &forgotten["forgotten"], &forgotten["erased"]),
+            (200, &json!(2), &json!(true)),
+            "{forgetting}: {forgotten}"
+        );
+        assert_eq!(
+            who_knows(serving, "What is the locker code?"),
+            Vec::<String>::new(),
+            "{forgetting}"
+        );
     }
 }
 
@@ -81,7 +107,10 @@ fn both(program: &Program) {
     drop(serving);
     // a new process has read nothing of it from disk either
     let again = program.serve();
-    assert_eq!(who_knows(&again, "What is the PIN of my bank card, and what is the locker code?"), Vec::<String>::new());
+    assert_eq!(
+        who_knows(&again, "What is the PIN of my bank card, and what is the locker code?"),
+        Vec::<String>::new()
+    );
 }
 
 #[test]

@@ -17,9 +17,15 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The folder of models.
 pub fn models() -> PathBuf {
-    let cache =
-        || std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-    let root = std::env::var_os("NYX_MODELS").map(PathBuf::from).or_else(|| Some(cache()?.join("nyx/models"))).expect("HOME is set");
+    let cache = || {
+        std::env::var_os("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))
+    };
+    let root = std::env::var_os("NYX_MODELS")
+        .map(PathBuf::from)
+        .or_else(|| Some(cache()?.join("nyx/models")))
+        .expect("HOME is set");
     for path in [root.join("smollm2-135m-instruct"), root.join("all-minilm-l6-v2")] {
         assert!(path.is_dir(), "there is no {}: run `make models`", path.display());
     }
@@ -63,7 +69,11 @@ impl Program {
                 command.env_remove(&name);
             }
         }
-        command.args(arguments).current_dir(self.dir.path()).env("HOME", self.dir.path()).stdin(Stdio::null());
+        command
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .env("HOME", self.dir.path())
+            .stdin(Stdio::null());
         // errors must be one line even with backtraces
         command.env("RUST_BACKTRACE", "1");
         command.env("NYX_MODELS", models()).env("NYX__DATA_DIR", self.data_dir());
@@ -73,23 +83,39 @@ impl Program {
 
     /// Runs a command and waits for its end.
     pub fn run<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Ran {
-        let mut child = self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let (stdout, stderr) = (reader(child.stdout.take().unwrap()), reader(child.stderr.take().unwrap()));
-        let status =
-            wait(&mut child, &format!("nyx {:?}", arguments.iter().map(|argument| argument.as_ref().to_owned()).collect::<Vec<_>>()));
+        let mut child =
+            self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (stdout, stderr) =
+            (reader(child.stdout.take().unwrap()), reader(child.stderr.take().unwrap()));
+        let status = wait(
+            &mut child,
+            &format!(
+                "nyx {:?}",
+                arguments.iter().map(|argument| argument.as_ref().to_owned()).collect::<Vec<_>>()
+            ),
+        );
         Ran { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
     }
 
     /// Starts a command in a process group of its own.
     pub fn spawn<A: AsRef<OsStr>>(&self, arguments: &[A], variables: &[(&str, &str)]) -> Group {
         let mut command = self.command(arguments);
-        command.envs(variables.iter().copied()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        command
+            .envs(variables.iter().copied())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0);
         Group(command.spawn().unwrap())
     }
 
     /// Starts `nyx serve` on a free port and waits until it listens.
     pub fn serve(&self) -> Serving {
-        let mut child = self.command(&["serve", "--port", "0"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = self
+            .command(&["serve", "--port", "0"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let stderr = reader(child.stderr.take().unwrap());
         let mut lines = BufReader::new(child.stdout.take().unwrap());
         let mut first = String::new();
@@ -101,7 +127,13 @@ impl Program {
         };
         // keep reading: a full pipe would block Nyx
         let stdout = reader(lines);
-        Serving { address: address.to_owned(), child, stdout: Some(stdout), stderr: Some(stderr), _dir: Arc::clone(&self.dir) }
+        Serving {
+            address: address.to_owned(),
+            child,
+            stdout: Some(stdout),
+            stderr: Some(stderr),
+            _dir: Arc::clone(&self.dir),
+        }
     }
 }
 
@@ -130,9 +162,15 @@ impl Ran {
     pub fn refusal(&self) -> &str {
         assert_eq!(self.status.code(), Some(1), "{self:?}");
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
-        let errors: Vec<&str> = self.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+        let errors: Vec<&str> =
+            self.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
         assert_eq!(errors.len(), 1, "{}", self.stderr);
-        assert_eq!(self.stderr.lines().last(), errors.last().copied(), "the error is the last line: {}", self.stderr);
+        assert_eq!(
+            self.stderr.lines().last(),
+            errors.last().copied(),
+            "the error is the last line: {}",
+            self.stderr
+        );
         errors[0]
     }
 
@@ -192,7 +230,8 @@ impl Serving {
         let mut bytes = Vec::new();
         reply.0.read_to_end(&mut bytes).unwrap();
         let answer = String::from_utf8(bytes).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {answer:?}"));
+        let (head, body) =
+            answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {answer:?}"));
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         Reply { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
     }
@@ -224,7 +263,10 @@ impl Serving {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
         let length = body.len();
-        let head = format!("{method} {path} HTTP/1.0\r\nHost: {}\r\nContent-Length: {length}\r\n{headers}\r\n", self.address);
+        let head = format!(
+            "{method} {path} HTTP/1.0\r\nHost: {}\r\nContent-Length: {length}\r\n{headers}\r\n",
+            self.address
+        );
         stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
         Streaming(BufReader::new(stream))
     }
@@ -237,10 +279,13 @@ impl Serving {
 
     /// Sends SIGINT; returns the exit status and the output.
     pub fn interrupt(mut self) -> Ran {
-        let sent = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().unwrap();
+        let sent =
+            Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().unwrap();
         assert!(sent.success());
         let status = wait(&mut self.child, "nyx serve, after SIGINT,");
-        let said = |thread: &mut Option<std::thread::JoinHandle<String>>| thread.take().unwrap().join().unwrap();
+        let said = |thread: &mut Option<std::thread::JoinHandle<String>>| {
+            thread.take().unwrap().join().unwrap()
+        };
         Ran { status, stdout: said(&mut self.stdout), stderr: said(&mut self.stderr) }
     }
 }
@@ -259,7 +304,10 @@ pub struct Reply {
 
 impl Reply {
     pub fn json(self) -> (u16, Value) {
-        (self.status, serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}")))
+        (
+            self.status,
+            serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}")),
+        )
     }
 }
 
@@ -278,7 +326,9 @@ impl Streaming {
             match line.trim_end().split_once(": ") {
                 Some(("event", value)) => name = value.to_owned(),
                 Some(("data", value)) => data = Some(value.to_owned()),
-                _ if data.is_some() && line.trim().is_empty() => return data.map(|data| (name, data)),
+                _ if data.is_some() && line.trim().is_empty() => {
+                    return data.map(|data| (name, data));
+                }
                 _ => {}
             }
         }

@@ -36,7 +36,9 @@ fn cells(serving: &Serving, query: &str) -> Receiver<Value> {
             while let Some(Ok(frame)) = socket.next().await {
                 let reply = match frame {
                     awc::ws::Frame::Text(text) => serde_json::from_slice(&text).unwrap(),
-                    awc::ws::Frame::Close(reason) => json!({ "closed": reason.map(|reason| u16::from(reason.code)) }),
+                    awc::ws::Frame::Close(reason) => {
+                        json!({ "closed": reason.map(|reason| u16::from(reason.code)) })
+                    }
                     _ => continue,
                 };
                 if sender.send(reply).is_err() {
@@ -76,8 +78,10 @@ fn five_at_once_are_on_record_in_postgresql_too() {
     five_at_once(&program);
     // memories and trait weights are persisted for the next process
     let serving = program.serve();
-    let (status, memory) =
-        serving.post("/v1/memories", &json!({"text": "My sister Clara lives in Lisbon.", "conversation": "c".repeat(256)}));
+    let (status, memory) = serving.post(
+        "/v1/memories",
+        &json!({"text": "My sister Clara lives in Lisbon.", "conversation": "c".repeat(256)}),
+    );
     assert!((200..300).contains(&status), "{memory}");
     let (_, change) = serving.post("/admin/traits/eleos", &json!({"weight": -1.5}));
     assert_eq!(change["to"], -1.5, "{change}");
@@ -91,7 +95,9 @@ fn five_at_once_are_on_record_in_postgresql_too() {
 #[test]
 fn what_cannot_be_recorded_is_not_acknowledged() {
     let postgres = Postgres::start();
-    let program = Program::new().with("NYX__PHOEBE__URL", postgres.url()).with("NYX__PHOEBE__ACQUIRE_TIMEOUT_MS", "1000");
+    let program = Program::new()
+        .with("NYX__PHOEBE__URL", postgres.url())
+        .with("NYX__PHOEBE__ACQUIRE_TIMEOUT_MS", "1000");
     let serving = program.serve();
     // it ends long before its deadline, so the failure comes from the database
     let mut stream = serving.stream("/v1/chat/completions", &endless("eleos", 300));
@@ -101,8 +107,12 @@ fn what_cannot_be_recorded_is_not_acknowledged() {
     let (_, last) = rest.last().unwrap();
     let error: Value = serde_json::from_str(last).unwrap();
     assert_eq!(error["error"]["code"], "database_error", "{error}");
-    assert!(rest.iter().all(|(_, data)| data != "[DONE]" && !data.contains("\"nyx\":")), "{rest:?}");
-    let (status, error) = serving.post("/infer", &json!({"prompt": "Hello?", "specialist": "eleos", "max_tokens": 2}));
+    assert!(
+        rest.iter().all(|(_, data)| data != "[DONE]" && !data.contains("\"nyx\":")),
+        "{rest:?}"
+    );
+    let (status, error) = serving
+        .post("/infer", &json!({"prompt": "Hello?", "specialist": "eleos", "max_tokens": 2}));
     assert_eq!((status, &error["error"]["code"]), (503, &json!("database_error")), "{error}");
     let (status, ready) = serving.get("/health/ready");
     assert_eq!((status, &ready["ready"]), (503, &json!(false)), "{ready}");
@@ -121,7 +131,10 @@ fn five_at_once(program: &Program) {
                     let (kind, data) = stream.event().unwrap();
                     assert_eq!(kind, "token", "{data}");
                     let first = Instant::now();
-                    let mut text = serde_json::from_str::<Value>(&data).unwrap()["text"].as_str().unwrap().to_owned();
+                    let mut text = serde_json::from_str::<Value>(&data).unwrap()["text"]
+                        .as_str()
+                        .unwrap()
+                        .to_owned();
                     let mut rest = stream.rest();
                     let last = Instant::now();
                     assert_eq!(rest.pop(), Some((String::new(), "[DONE]".into())));
@@ -130,9 +143,13 @@ fn five_at_once(program: &Program) {
                     let decision: Value = serde_json::from_str(&data).unwrap();
                     for (kind, data) in rest {
                         assert_eq!(kind, "token");
-                        text += serde_json::from_str::<Value>(&data).unwrap()["text"].as_str().unwrap();
+                        text +=
+                            serde_json::from_str::<Value>(&data).unwrap()["text"].as_str().unwrap();
                     }
-                    assert_eq!((&decision["specialist"], &decision["answer"]), (&json!(name), &json!(text)));
+                    assert_eq!(
+                        (&decision["specialist"], &decision["answer"]),
+                        (&json!(name), &json!(text))
+                    );
                     (first, last, decision)
                 })
             })
@@ -141,24 +158,43 @@ fn five_at_once(program: &Program) {
     });
     // they ran concurrently: each one streamed while another did
     for (index, (first, last, _)) in answers.iter().enumerate() {
-        assert!(answers.iter().enumerate().any(|(other, (begun, ended, _))| other != index && begun < last && first < ended));
+        assert!(
+            answers
+                .iter()
+                .enumerate()
+                .any(|(other, (begun, ended, _))| other != index && begun < last && first < ended)
+        );
     }
-    let ids: BTreeSet<&str> = answers.iter().map(|(.., decision)| decision["decision_id"].as_str().unwrap()).collect();
+    let ids: BTreeSet<&str> =
+        answers.iter().map(|(.., decision)| decision["decision_id"].as_str().unwrap()).collect();
     assert_eq!(ids.len(), 5);
 
     let events = until_recorded(&live, 5);
     let event_ids: Vec<u64> = events.iter().map(|event| event["id"].as_u64().unwrap()).collect();
     assert!(event_ids.is_sorted_by(|a, b| a < b), "{event_ids:?}");
     for id in &ids {
-        let steps: Vec<&str> =
-            events.iter().filter(|event| event["decision"] == **id).map(|event| event["event"].as_str().unwrap()).collect();
-        let place = |step: &str| steps.iter().position(|reply| *reply == step).unwrap_or_else(|| panic!("no {step} in {steps:?}"));
+        let steps: Vec<&str> = events
+            .iter()
+            .filter(|event| event["decision"] == **id)
+            .map(|event| event["event"].as_str().unwrap())
+            .collect();
+        let place = |step: &str| {
+            steps
+                .iter()
+                .position(|reply| *reply == step)
+                .unwrap_or_else(|| panic!("no {step} in {steps:?}"))
+        };
         let order = ["asked", "decided", "first_token", "answered", "recorded"].map(place);
         assert!(order.is_sorted(), "{steps:?}");
     }
 
     let (_, record) = serving.get("/v1/decisions?limit=10");
-    let kept: BTreeSet<&str> = record["data"].as_array().unwrap().iter().map(|decision| decision["id"].as_str().unwrap()).collect();
+    let kept: BTreeSet<&str> = record["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|decision| decision["id"].as_str().unwrap())
+        .collect();
     assert_eq!(kept, ids);
     let (_, moira) = serving.get("/v1/decisions?specialist=moira");
     assert_eq!(moira["data"].as_array().unwrap().len(), 1);
@@ -166,14 +202,22 @@ fn five_at_once(program: &Program) {
     // a reconnecting client gets the missed events once; a filtering client gets only its
     // specialist's
     let resumed = cells(&serving, &format!("?after={}", event_ids[3]));
-    let missed: Vec<u64> = until_recorded(&resumed, 5).iter().map(|event| event["id"].as_u64().unwrap()).collect();
-    assert_eq!(missed, event_ids[4..=event_ids.iter().rposition(|id| missed.last() == Some(id)).unwrap()]);
-    let filtered = until_recorded(&cells(&serving, &format!("?specialist=moira&after={}", event_ids[0] - 1)), 1);
+    let missed: Vec<u64> =
+        until_recorded(&resumed, 5).iter().map(|event| event["id"].as_u64().unwrap()).collect();
+    assert_eq!(
+        missed,
+        event_ids[4..=event_ids.iter().rposition(|id| missed.last() == Some(id)).unwrap()]
+    );
+    let filtered = until_recorded(
+        &cells(&serving, &format!("?specialist=moira&after={}", event_ids[0] - 1)),
+        1,
+    );
     assert!(filtered.iter().all(|event| event["specialist"] == "moira"), "{filtered:?}");
 
     // a close frame for a connected client
     assert!(serving.interrupt().status.success());
-    let closed = std::iter::from_fn(|| live.recv_timeout(PATIENCE).ok()).find(|event| event.get("closed").is_some());
+    let closed = std::iter::from_fn(|| live.recv_timeout(PATIENCE).ok())
+        .find(|event| event.get("closed").is_some());
     assert_eq!(closed, Some(json!({ "closed": 1001 })));
 }
 
@@ -211,7 +255,8 @@ fn a_client_that_is_killed_frees_its_slot() {
 #[test]
 fn admin_answers_while_the_device_is_busy_and_restarts_an_actor() {
     let serving = Program::new().serve();
-    let mut busy: Vec<_> = (0..3).map(|_| serving.stream("/v1/chat/completions", &endless("base", 4000))).collect();
+    let mut busy: Vec<_> =
+        (0..3).map(|_| serving.stream("/v1/chat/completions", &endless("base", 4000))).collect();
     busy.iter_mut().for_each(|stream| assert!(stream.event().is_some()));
     let mut times: Vec<Duration> = (0..15)
         .map(|_| {
@@ -224,21 +269,33 @@ fn admin_answers_while_the_device_is_busy_and_restarts_an_actor() {
     times.sort();
     assert!(times[7] < Duration::from_millis(100), "median of {times:?}");
     let (_, worker) = serving.get("/admin/actors/gpu-worker-0");
-    assert_eq!((&worker["device"], &worker["state"], &worker["in_flight"]), (&json!("cpu"), &json!("running"), &json!(3)), "{worker}");
+    assert_eq!(
+        (&worker["device"], &worker["state"], &worker["in_flight"]),
+        (&json!("cpu"), &json!("running"), &json!(3)),
+        "{worker}"
+    );
     drop(busy);
 
-    let uptime = |name: &str| serving.get(&format!("/admin/actors/{name}")).1["uptime_ms"].as_u64().unwrap();
+    let uptime =
+        |name: &str| serving.get(&format!("/admin/actors/{name}")).1["uptime_ms"].as_u64().unwrap();
     for name in ["moira", "gpu-worker-0", "orchestrator", "memory-keeper", "phoebe"] {
         until("it has lived a while", || uptime(name) > 200);
         let begun = Instant::now();
-        assert_eq!(serving.send("POST", &format!("/admin/actors/{name}/restart"), &[], b"").status, 202);
+        assert_eq!(
+            serving.send("POST", &format!("/admin/actors/{name}/restart"), &[], b"").status,
+            202
+        );
         until("a new instance", || u128::from(uptime(name)) < begun.elapsed().as_millis());
         until("it runs", || serving.get(&format!("/admin/actors/{name}")).1["state"] == "running");
     }
-    let (status, answered) = serving.post("/infer", &json!({"prompt": "Hello?", "specialist": "moira", "max_tokens": 2}));
+    let (status, answered) = serving
+        .post("/infer", &json!({"prompt": "Hello?", "specialist": "moira", "max_tokens": 2}));
     assert_eq!(status, 200, "{answered}");
     let (status, unknown) = serving.get("/admin/actors/zeus");
-    assert!(status == 404 && unknown["error"]["message"].as_str().unwrap().contains("gpu-worker-0"), "{unknown}");
+    assert!(
+        status == 404 && unknown["error"]["message"].as_str().unwrap().contains("gpu-worker-0"),
+        "{unknown}"
+    );
     assert_eq!(serving.send("POST", "/admin/actors/zeus/restart", &[], b"").status, 404);
 }
 
@@ -246,8 +303,13 @@ fn admin_answers_while_the_device_is_busy_and_restarts_an_actor() {
 fn trait_weights_move_the_choice_and_survive_a_restart() {
     let program = Program::new();
     let serving = program.serve();
-    let (status, change) = serving.post("/admin/traits/kairos", &json!({"weight": 5.0, "reason": "a test"}));
-    assert_eq!((status, &change["from"], &change["to"]), (200, &json!(0.0), &json!(5.0)), "{change}");
+    let (status, change) =
+        serving.post("/admin/traits/kairos", &json!({"weight": 5.0, "reason": "a test"}));
+    assert_eq!(
+        (status, &change["from"], &change["to"]),
+        (200, &json!(0.0), &json!(5.0)),
+        "{change}"
+    );
     let (_, chosen) = serving.post("/infer", &json!({"prompt": "Hello?", "max_tokens": 2}));
     assert_eq!(chosen["decision"]["trait_weights"]["kairos"], 5.0);
     assert!(chosen["decision"]["propensities"]["kairos"].as_f64().unwrap() > 0.9, "{chosen}");
@@ -269,8 +331,13 @@ fn health_and_metrics_tell_how_it_goes() {
     let serving = Program::new().serve();
     assert_eq!(serving.get("/health/live"), (200, json!({"status": "live"})));
     let (status, ready) = serving.get("/health/ready");
-    assert_eq!((status, &ready["ready"], &ready["parts"]["database"]), (200, &json!(true), &json!("ok")), "{ready}");
-    let (status, _) = serving.post("/infer", &json!({"prompt": "Hello?", "specialist": "moira", "max_tokens": 4}));
+    assert_eq!(
+        (status, &ready["ready"], &ready["parts"]["database"]),
+        (200, &json!(true), &json!("ok")),
+        "{ready}"
+    );
+    let (status, _) = serving
+        .post("/infer", &json!({"prompt": "Hello?", "specialist": "moira", "max_tokens": 4}));
     assert_eq!(status, 200);
     let text = serving.send("GET", "/metrics", &[], b"").body;
     let labels = |kind: &str| format!("specialist=\"moira\",adapter=\"none\",kind=\"{kind}\"");
@@ -296,7 +363,10 @@ fn health_and_metrics_tell_how_it_goes() {
 
 #[test]
 fn keys_are_asked_for_where_they_are_set() {
-    let serving = Program::new().with("NYX__HTTP__API_KEYS", "one,two").with("NYX__HTTP__ADMIN_KEY", "boss").serve();
+    let serving = Program::new()
+        .with("NYX__HTTP__API_KEYS", "one,two")
+        .with("NYX__HTTP__ADMIN_KEY", "boss")
+        .serve();
     for (path, key, status) in [
         ("/v1/models", None, 401),
         ("/v1/models", Some("three"), 401),
@@ -309,7 +379,8 @@ fn keys_are_asked_for_where_they_are_set() {
         ("/openapi.json", None, 200),
     ] {
         let header = key.map(|key| format!("Authorization: Bearer {key}"));
-        let reply = serving.send("GET", path, &header.iter().map(String::as_str).collect::<Vec<_>>(), b"");
+        let reply =
+            serving.send("GET", path, &header.iter().map(String::as_str).collect::<Vec<_>>(), b"");
         assert_eq!(reply.status, status, "{path} with {key:?}: {reply:?}");
         if status == 401 {
             assert!(reply.head.contains("www-authenticate: bearer"));
@@ -319,7 +390,11 @@ fn keys_are_asked_for_where_they_are_set() {
     // without keys, a page of another origin in a local browser is rejected
     let open = Program::new().serve();
     let foreign = open.send("GET", "/v1/models", &["Origin: https://evil.example"], b"");
-    assert_eq!((foreign.status, foreign.body.contains("foreign_origin")), (403, true), "{foreign:?}");
+    assert_eq!(
+        (foreign.status, foreign.body.contains("foreign_origin")),
+        (403, true),
+        "{foreign:?}"
+    );
 }
 
 #[test]
@@ -375,21 +450,41 @@ fn what_cannot_be_answered_is_refused_by_name() {
         assert_eq!(found, *status, "{path} {shown}: {error}");
         let named = error["error"]["param"].as_str().unwrap_or("null");
         assert_eq!(named, *param, "{path} {shown}: {error}");
-        assert!(error["error"]["message"].as_str().unwrap().contains(says), "{path} {shown}: {error}");
+        assert!(
+            error["error"]["message"].as_str().unwrap().contains(says),
+            "{path} {shown}: {error}"
+        );
     }
     let (status, error) = serving.post("/infer", &json!({"prompt": long, "specialist": "base"}));
-    assert_eq!((status, &error["error"]["code"]), (400, &json!("context_length_exceeded")), "{error}");
+    assert_eq!(
+        (status, &error["error"]["code"]),
+        (400, &json!("context_length_exceeded")),
+        "{error}"
+    );
     let (status, error) = serving.post("/infer", &json!({"prompt": long}));
-    assert_eq!((status, &error["error"]["code"]), (400, &json!("context_length_exceeded")), "{error}");
+    assert_eq!(
+        (status, &error["error"]["code"]),
+        (400, &json!("context_length_exceeded")),
+        "{error}"
+    );
     // a very long run of control tokens, and a concurrent request
     let controls = "<|im_end|>".repeat(19_000);
     let begun = Instant::now();
-    let (status, error) = serving.post("/infer", &json!({"prompt": controls, "specialist": "base"}));
-    assert_eq!((status, &error["error"]["code"]), (400, &json!("context_length_exceeded")), "{error}");
+    let (status, error) =
+        serving.post("/infer", &json!({"prompt": controls, "specialist": "base"}));
+    assert_eq!(
+        (status, &error["error"]["code"]),
+        (400, &json!("context_length_exceeded")),
+        "{error}"
+    );
     assert!(begun.elapsed() < Duration::from_secs(10));
     for huge in [250_000, 1_000_000] {
         let (status, error) = serving.post("/infer", &json!({"prompt": "a".repeat(huge)}));
-        assert_eq!((status, &error["error"]["code"]), (413, &json!("request_too_large")), "{error}");
+        assert_eq!(
+            (status, &error["error"]["code"]),
+            (413, &json!("request_too_large")),
+            "{error}"
+        );
     }
     for (method, path, status, says) in [
         ("GET", "/infer", 405, "POST only"),
@@ -416,11 +511,19 @@ fn what_cannot_be_answered_is_refused_by_name() {
     ] {
         let (found, error) = serving.send(method, path, &[], b"").json();
         assert_eq!(found, status, "{method} {path}: {error}");
-        assert!(error["error"]["message"].as_str().unwrap().contains(says), "{method} {path}: {error}");
+        assert!(
+            error["error"]["message"].as_str().unwrap().contains(says),
+            "{method} {path}: {error}"
+        );
     }
     assert_eq!(serving.send("POST", "/infer", &[], b"{}").status, 415);
     // and the server still responds
-    assert_eq!(serving.post("/infer", &json!({"prompt": "Hello?", "specialist": "base", "max_tokens": 1})).0, 200);
+    assert_eq!(
+        serving
+            .post("/infer", &json!({"prompt": "Hello?", "specialist": "base", "max_tokens": 1}))
+            .0,
+        200
+    );
 }
 
 #[test]
@@ -432,17 +535,28 @@ fn a_deadline_cuts_the_answer_and_says_so() {
     let begun = Instant::now();
     let (status, cut) = serving.post("/v1/chat/completions", &body);
     let choice = &cut["choices"][0];
-    assert_eq!((status, &cut["nyx"]["status"], &choice["finish_reason"]), (200, &json!("partial"), &json!("length")), "{cut}");
-    assert!(begun.elapsed() < Duration::from_secs(10) && !choice["message"]["content"].as_str().unwrap().is_empty());
+    assert_eq!(
+        (status, &cut["nyx"]["status"], &choice["finish_reason"]),
+        (200, &json!("partial"), &json!("length")),
+        "{cut}"
+    );
+    assert!(
+        begun.elapsed() < Duration::from_secs(10)
+            && !choice["message"]["content"].as_str().unwrap().is_empty()
+    );
     // scoring choices ends at the deadline too
     let long = "word ".repeat(6500);
     let choices: Vec<String> = (0..64).map(|n| format!("so it is said of old {n}")).collect();
-    let weighed = json!({"prompt": long, "specialist": "base", "choices": choices, "deadline_ms": 250});
+    let weighed =
+        json!({"prompt": long, "specialist": "base", "choices": choices, "deadline_ms": 250});
     let begun = Instant::now();
     let (status, late) = serving.post("/infer", &weighed);
     assert_eq!((status, &late["error"]["code"]), (504, &json!("deadline_exceeded")), "{late}");
     assert!(begun.elapsed() < Duration::from_secs(5));
-    until("the device is free again", || serving.get("/admin/actors/gpu-worker-0").1["in_flight"] == 0);
-    let (status, late) = serving.post("/infer", &json!({"prompt": "Tell a very long story.", "deadline_ms": 1}));
+    until("the device is free again", || {
+        serving.get("/admin/actors/gpu-worker-0").1["in_flight"] == 0
+    });
+    let (status, late) =
+        serving.post("/infer", &json!({"prompt": "Tell a very long story.", "deadline_ms": 1}));
     assert_eq!((status, &late["error"]["code"]), (504, &json!("deadline_exceeded")), "{late}");
 }

@@ -76,11 +76,20 @@ fn no_url_of_a_database_shows_its_password() {
 fn neither_doctor_nor_serve_shows_a_password() {
     for url in [URLS[0], URLS[7], URLS[8], URLS[12], URLS[14], URLS[25]] {
         let url = url.replace("SECRET", SESAME);
-        let program = Program::new().with("NYX__PHOEBE__ACQUIRE_TIMEOUT_MS", "300").with("NYX__PHOEBE__URL", &url);
-        for command in [&["doctor", "--log", "trace"][..], &["doctor", "--json"], &["serve", "--port", "0", "--log", "trace"]] {
+        let program = Program::new()
+            .with("NYX__PHOEBE__ACQUIRE_TIMEOUT_MS", "300")
+            .with("NYX__PHOEBE__URL", &url);
+        for command in [
+            &["doctor", "--log", "trace"][..],
+            &["doctor", "--json"],
+            &["serve", "--port", "0", "--log", "trace"],
+        ] {
             let ran = program.run(command);
             // doctor does not open an SQLite file that does not exist yet
-            assert!(!ran.status.success() || command[0] == "doctor", "{command:?} with {url}: {ran:?}");
+            assert!(
+                !ran.status.success() || command[0] == "doctor",
+                "{command:?} with {url}: {ran:?}"
+            );
             hidden(&format!("{command:?} with {url}"), &[&ran.stdout, &ran.stderr]);
         }
     }
@@ -108,16 +117,29 @@ fn no_setting_that_is_wrong_shows_a_secret() {
         ("NYX__PHOEBE", r#"{"url": ["SECRET"]}"#),
         ("NYX__SPECIALIST__ALETHEIA__SOURCE", "SECRET"),
         ("NYX__SPECIALIST__ALETHEIA__SOURCE", r#"["SECRET"]"#),
-        ("NYX__SPECIALIST__ALETHEIA__SOURCE", r#"[{"table": "t", "description": "d", "url": "mysql://nyx:SECRET@h/d"}]"#),
-        ("NYX__SPECIALIST__ALETHEIA__SOURCE", r#"[{"table": "t", "description": "d", "url": ["SECRET"]}]"#),
-        ("NYX__SPECIALIST__ALETHEIA__SOURCE", r#"[{"table": "t", "description": ["SECRET"], "url": "postgres://h/d"}]"#),
+        (
+            "NYX__SPECIALIST__ALETHEIA__SOURCE",
+            r#"[{"table": "t", "description": "d", "url": "mysql://nyx:SECRET@h/d"}]"#,
+        ),
+        (
+            "NYX__SPECIALIST__ALETHEIA__SOURCE",
+            r#"[{"table": "t", "description": "d", "url": ["SECRET"]}]"#,
+        ),
+        (
+            "NYX__SPECIALIST__ALETHEIA__SOURCE",
+            r#"[{"table": "t", "description": ["SECRET"], "url": "postgres://h/d"}]"#,
+        ),
     ];
     for (name, value) in variables {
         let value = value.replace("SECRET", SESAME);
         let ran = Program::new().with(name, &value).run(&["doctor", "--log", "trace"]);
         refused(&format!("{name}={value}"), &ran);
         let section = name.trim_start_matches("NYX__").to_lowercase().replace("__", ".");
-        assert!(ran.stderr.contains(section.split('.').next().unwrap()), "{name}={value}: {}", ran.stderr);
+        assert!(
+            ran.stderr.contains(section.split('.').next().unwrap()),
+            "{name}={value}: {}",
+            ran.stderr
+        );
     }
     let files = [
         "[http]\nadmin_key = \"SECRET",
@@ -143,8 +165,9 @@ fn no_setting_that_is_wrong_shows_a_secret() {
         write(&path, &text);
         let ran = program.run(&["doctor", "--log", "trace"]);
         refused(&text, &ran);
-        let named =
-            ["nyx.toml", "http.api_keys", "http.admin_key", "specialist.aletheia.source"].iter().any(|name| ran.stderr.contains(name));
+        let named = ["nyx.toml", "http.api_keys", "http.admin_key", "specialist.aletheia.source"]
+            .iter()
+            .any(|name| ran.stderr.contains(name));
         assert!(named, "{text}: {}", ran.stderr);
     }
 }
@@ -165,7 +188,12 @@ fn a_server_at_work_shows_no_secret_at_any_level() {
     let admin = format!("Authorization: Bearer {SESAME}-admin");
     let mut printed = Vec::new();
     for (method, path, key, body) in [
-        ("POST", "/infer", &caller, json!({"prompt": "Hello?", "specialist": "eleos", "max_tokens": 2}).to_string()),
+        (
+            "POST",
+            "/infer",
+            &caller,
+            json!({"prompt": "Hello?", "specialist": "eleos", "max_tokens": 2}).to_string(),
+        ),
         ("POST", "/v1/memories", &caller, json!({"text": "The harbour is deep."}).to_string()),
         ("GET", "/v1/sources", &caller, String::new()),
         ("GET", "/v1/decisions", &caller, String::new()),
@@ -179,9 +207,17 @@ fn a_server_at_work_shows_no_secret_at_any_level() {
         assert_eq!(reply.status, 200, "{path}: {reply:?}");
         printed.push(format!("{path}: {} {}", reply.head, reply.body));
     }
-    assert_eq!(serving.send("GET", "/admin/actors", &[&caller], b"").status, 401, "a caller is no admin");
+    assert_eq!(
+        serving.send("GET", "/admin/actors", &[&caller], b"").status,
+        401,
+        "a caller is no admin"
+    );
     let ran = serving.interrupt();
-    assert!(ran.status.success() && ran.stderr.contains("TRACE"), "{}", ran.stderr.chars().take(2_000).collect::<String>());
+    assert!(
+        ran.status.success() && ran.stderr.contains("TRACE"),
+        "{}",
+        ran.stderr.chars().take(2_000).collect::<String>()
+    );
     printed.extend([ran.stdout, ran.stderr]);
     hidden("the server", &printed.iter().map(String::as_str).collect::<Vec<_>>());
 }

@@ -19,7 +19,9 @@ type Asked<'a> = Box<dyn Fn(&Serving) -> (u16, String) + Send + Sync + 'a>;
 fn program() -> Program {
     let deadline = DEADLINE_MS.to_string();
     // little computation is done here: the tests mostly wait
-    Program::new().with("NYX__REQUESTS__DEFAULT_DEADLINE_MS", deadline).with("NYX__HTTP__SHUTDOWN_TIMEOUT_S", "3")
+    Program::new()
+        .with("NYX__REQUESTS__DEFAULT_DEADLINE_MS", deadline)
+        .with("NYX__HTTP__SHUTDOWN_TIMEOUT_S", "3")
 }
 
 /// A kind of request: its name and a function that sends it.
@@ -34,7 +36,8 @@ fn whole(serving: &Serving, method: &str, path: &str, body: &[u8]) -> (u16, Stri
     (reply.status, reply.body)
 }
 
-const QUESTIONS: [&str; 4] = ["Who was asked first?", "Who was chosen?", "Who chatted?", "Who streamed?"];
+const QUESTIONS: [&str; 4] =
+    ["Who was asked first?", "Who was chosen?", "Who chatted?", "Who streamed?"];
 
 /// Every request that uses the record.
 fn requests(decision: &str) -> Vec<Request<'static>> {
@@ -49,7 +52,11 @@ fn requests(decision: &str) -> Vec<Request<'static>> {
             "/infer",
             json!({"prompt": first, "specialist": "eleos", "max_tokens": 4, "remember": true, "deadline_ms": DEADLINE_MS}),
         ),
-        posted("routed", "/infer", json!({"prompt": chosen, "max_tokens": 4, "deadline_ms": DEADLINE_MS})),
+        posted(
+            "routed",
+            "/infer",
+            json!({"prompt": chosen, "max_tokens": 4, "deadline_ms": DEADLINE_MS}),
+        ),
         posted("chat", "/v1/chat/completions", chat(chatted, false)),
         posted("stream", "/v1/chat/completions", chat(streamed, true)),
         posted("memory", "/v1/memories", json!({"text": "The lighthouse keeper is called Marit."})),
@@ -59,7 +66,10 @@ fn requests(decision: &str) -> Vec<Request<'static>> {
 }
 
 /// Sends all of them concurrently; returns each response with its duration.
-fn at_once(serving: &Serving, requests: &[Request<'_>]) -> Vec<(&'static str, u16, String, Duration)> {
+fn at_once(
+    serving: &Serving,
+    requests: &[Request<'_>],
+) -> Vec<(&'static str, u16, String, Duration)> {
     std::thread::scope(|scope| {
         let ask = |(name, request): &(&'static str, _)| {
             let (name, request): (_, &Asked<'_>) = (*name, request);
@@ -67,7 +77,8 @@ fn at_once(serving: &Serving, requests: &[Request<'_>]) -> Vec<(&'static str, u1
             let (status, body) = request(serving);
             (name, status, body, begun.elapsed())
         };
-        let asking: Vec<_> = requests.iter().map(|request| scope.spawn(move || ask(request))).collect();
+        let asking: Vec<_> =
+            requests.iter().map(|request| scope.spawn(move || ask(request))).collect();
         asking.into_iter().map(|asked| asked.join().unwrap()).collect()
     })
 }
@@ -85,7 +96,11 @@ fn fail_in_time(serving: &Serving, decision: &str, unhindered: &[&str]) {
             assert!(last.contains("\"deadline_exceeded\"") && !body.contains("[DONE]"), "{body}");
         } else {
             let error: Value = serde_json::from_str(&body).unwrap();
-            assert_eq!((status, &error["error"]["code"]), (504, &json!("deadline_exceeded")), "{name}: {body}");
+            assert_eq!(
+                (status, &error["error"]["code"]),
+                (504, &json!("deadline_exceeded")),
+                "{name}: {body}"
+            );
         }
     }
 }
@@ -105,13 +120,25 @@ fn until_served(serving: &Serving, (name, request): &Request<'_>) -> String {
 
 /// Records a decision, and loads everything that is loaded once.
 fn warmed(serving: &Serving) -> String {
-    let request = posted("warm", "/infer", json!({"prompt": "Hello?", "max_tokens": 4, "deadline_ms": 60_000}));
+    let request = posted(
+        "warm",
+        "/infer",
+        json!({"prompt": "Hello?", "max_tokens": 4, "deadline_ms": 60_000}),
+    );
     let answer: Value = serde_json::from_str(&until_served(serving, &request)).unwrap();
-    until_served(serving, &posted("memory", "/v1/memories", json!({"text": "The harbour is deep."})));
+    until_served(
+        serving,
+        &posted("memory", "/v1/memories", json!({"text": "The harbour is deep."})),
+    );
     answer["decision_id"].as_str().unwrap().to_owned()
 }
 
-fn hangs_and_goes_on<T>(serving: &Serving, stop: impl FnOnce() -> T, go_on: impl FnOnce(T), unhindered: &[&str]) {
+fn hangs_and_goes_on<T>(
+    serving: &Serving,
+    stop: impl FnOnce() -> T,
+    go_on: impl FnOnce(T),
+    unhindered: &[&str],
+) {
     let decision = warmed(serving);
     let stopped = stop();
     fail_in_time(serving, &decision, unhindered);
@@ -120,7 +147,8 @@ fn hangs_and_goes_on<T>(serving: &Serving, stop: impl FnOnce() -> T, go_on: impl
     let begun = Instant::now();
     loop {
         let (status, reply) = whole(serving, "GET", "/v1/decisions", b"");
-        let missing: Vec<&str> = QUESTIONS.into_iter().filter(|question| !reply.contains(question)).collect();
+        let missing: Vec<&str> =
+            QUESTIONS.into_iter().filter(|question| !reply.contains(question)).collect();
         if status == 200 && missing.is_empty() {
             break;
         }
@@ -147,9 +175,19 @@ fn shutting_down_does_not_wait_for_postgresql_that_stands_still() {
     let serving = program().with("NYX__PHOEBE__URL", postgres.url()).serve();
     let decision = warmed(&serving);
     let _frozen = postgres.freeze();
-    let asked = posted("infer", "/infer", json!({"prompt": "Hello?", "specialist": "eleos", "max_tokens": 4, "deadline_ms": 1000}));
+    let asked = posted(
+        "infer",
+        "/infer",
+        json!({"prompt": "Hello?", "specialist": "eleos", "max_tokens": 4, "deadline_ms": 1000}),
+    );
     assert_eq!(asked.1(&serving).0, 504);
-    assert_eq!(posted("feedback", "/v1/feedback", json!({"decision_id": decision, "thumbs": "up"})).1(&serving).0, 504);
+    assert_eq!(
+        posted("feedback", "/v1/feedback", json!({"decision_id": decision, "thumbs": "up"})).1(
+            &serving
+        )
+        .0,
+        504
+    );
     let begun = Instant::now();
     let ended = serving.interrupt();
     assert!(ended.status.success(), "{ended:?}");
@@ -193,9 +231,19 @@ fn deadlines_hold_while_another_program_has_sqlite_to_itself() {
     hangs_and_goes_on(&serving, || Locked::new(&path), Locked::unlock, &["decisions"]);
     let decision = warmed(&serving);
     let locked = Locked::new(&path);
-    assert_eq!(posted("feedback", "/v1/feedback", json!({"decision_id": decision, "thumbs": "down"})).1(&serving).0, 504);
+    assert_eq!(
+        posted("feedback", "/v1/feedback", json!({"decision_id": decision, "thumbs": "down"})).1(
+            &serving
+        )
+        .0,
+        504
+    );
     let begun = Instant::now();
     let ended = serving.interrupt();
-    assert!(ended.status.success() && begun.elapsed() < Duration::from_secs(15), "{:?}: {ended:?}", begun.elapsed());
+    assert!(
+        ended.status.success() && begun.elapsed() < Duration::from_secs(15),
+        "{:?}: {ended:?}",
+        begun.elapsed()
+    );
     locked.unlock();
 }

@@ -11,12 +11,20 @@ use crate::adapters::random_adapter;
 use crate::program::{Program, Serving, write};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Short questions, so that many fit into a test.
-const QUESTIONS: [&str; 4] = ["Rivers?", "Name a colour.", "What is a boat?", "Say something kind."];
+const QUESTIONS: [&str; 4] =
+    ["Rivers?", "Name a colour.", "What is a boat?", "Say something kind."];
 
 /// A specialist without evidence, with a short prompt.
 fn hestia(program: &Program) {
-    let eleos = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/specialists/eleos.toml")).unwrap();
-    write(&program.data_dir().join("specialists/hestia.toml"), eleos.replace("name = \"eleos\"", "name = \"hestia\""));
+    let eleos = std::fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/config/specialists/eleos.toml"
+    ))
+    .unwrap();
+    write(
+        &program.data_dir().join("specialists/hestia.toml"),
+        eleos.replace("name = \"eleos\"", "name = \"hestia\""),
+    );
 }
 
 /// Imports random adapters with the command line and returns their ids.
@@ -24,14 +32,17 @@ fn import(program: &Program, seeds: std::ops::Range<u32>) -> Vec<String> {
     let keep = |seed| {
         let folder = program.dir.path().join(format!("lora-{seed}"));
         random_adapter(&folder, 576, seed);
-        let ran = program.run(&["adapters", "import", "hestia", folder.to_str().unwrap(), "--json"]).json();
+        let ran = program
+            .run(&["adapters", "import", "hestia", folder.to_str().unwrap(), "--json"])
+            .json();
         ran["id"].as_str().unwrap().to_owned()
     };
     seeds.map(keep).collect()
 }
 
 fn promote(serving: &Serving, id: &str) -> Value {
-    let (status, made) = serving.post(&format!("/admin/adapters/{id}/promote"), &json!({"reason": "a test"}));
+    let (status, made) =
+        serving.post(&format!("/admin/adapters/{id}/promote"), &json!({"reason": "a test"}));
     assert_eq!(status, 200, "{made}");
     made
 }
@@ -49,7 +60,11 @@ fn ask(serving: &Serving, question: &str) -> (Value, Value) {
 fn until_live(serving: &Serving, id: Option<&str>) {
     let deadline = Instant::now() + PATIENCE;
     while serving.get("/admin/actors/hestia").1["adapter"] != json!(id) {
-        assert!(Instant::now() < deadline, "{id:?} is not live: {}", serving.get("/admin/adapters").1);
+        assert!(
+            Instant::now() < deadline,
+            "{id:?} is not live: {}",
+            serving.get("/admin/adapters").1
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -58,14 +73,18 @@ fn until_live(serving: &Serving, id: Option<&str>) {
 /// equal, to the last bit of its log-probabilities, the answer of its generation to the same
 /// request alone.
 fn through_swaps(groups: &str, requests: usize, swaps: usize) {
-    let program = Program::new().with("NYX__POOL__REPLICAS", groups).with("NYX__POOL__MAX_BATCH", "8");
+    let program =
+        Program::new().with("NYX__POOL__REPLICAS", groups).with("NYX__POOL__MAX_BATCH", "8");
     hestia(&program);
     let ids = import(&program, 1..4);
     let serving = program.serve();
     let mut alone: BTreeMap<(String, &str), Value> = BTreeMap::new();
     let mut generations: BTreeMap<u64, String> = BTreeMap::new();
     let mut note = |made: &Value| {
-        generations.insert(made["generation"].as_u64().unwrap(), made["adapter"].as_str().unwrap().to_owned());
+        generations.insert(
+            made["generation"].as_u64().unwrap(),
+            made["adapter"].as_str().unwrap().to_owned(),
+        );
     };
     for id in &ids {
         note(&promote(&serving, id));
@@ -75,8 +94,13 @@ fn through_swaps(groups: &str, requests: usize, swaps: usize) {
             alone.insert((id.clone(), question), said);
         }
     }
-    assert_ne!(alone[&(ids[0].clone(), QUESTIONS[0])], alone[&(ids[1].clone(), QUESTIONS[0])], "adapters change nothing");
-    let (next, done, swapped, ended) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+    assert_ne!(
+        alone[&(ids[0].clone(), QUESTIONS[0])],
+        alone[&(ids[1].clone(), QUESTIONS[0])],
+        "adapters change nothing"
+    );
+    let (next, done, swapped, ended) =
+        (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
     let answers = std::thread::scope(|scope| {
         let callers: Vec<_> = (0..12)
             .map(|_| {
@@ -88,7 +112,9 @@ fn through_swaps(groups: &str, requests: usize, swaps: usize) {
                             return answers;
                         }
                         // at most one swap ahead: during a swap, requests continue and begin
-                        while index * swaps / requests > swapped.load(Ordering::Relaxed) + 1 && !ended.load(Ordering::Relaxed) {
+                        while index * swaps / requests > swapped.load(Ordering::Relaxed) + 1
+                            && !ended.load(Ordering::Relaxed)
+                        {
                             std::thread::sleep(Duration::from_millis(1));
                         }
                         let question = QUESTIONS[index % QUESTIONS.len()];
@@ -101,9 +127,14 @@ fn through_swaps(groups: &str, requests: usize, swaps: usize) {
             .collect();
         for swap in 1..=swaps {
             // distributed evenly over the requests
-            while done.load(Ordering::Relaxed) * (swaps + 1) < swap * requests && !ended.load(Ordering::Relaxed) {
+            while done.load(Ordering::Relaxed) * (swaps + 1) < swap * requests
+                && !ended.load(Ordering::Relaxed)
+            {
                 std::thread::sleep(Duration::from_millis(2));
-                ended.store(callers.iter().any(std::thread::ScopedJoinHandle::is_finished), Ordering::Relaxed);
+                ended.store(
+                    callers.iter().any(std::thread::ScopedJoinHandle::is_finished),
+                    Ordering::Relaxed,
+                );
             }
             note(&promote(&serving, &ids[swap % ids.len()]));
             swapped.store(swap, Ordering::Relaxed);
@@ -113,7 +144,8 @@ fn through_swaps(groups: &str, requests: usize, swaps: usize) {
     assert_eq!(answers.len(), requests);
     let mut spoke = std::collections::BTreeSet::new();
     for (question, said, who) in answers {
-        let (id, generation) = (who["id"].as_str().unwrap().to_owned(), who["generation"].as_u64().unwrap());
+        let (id, generation) =
+            (who["id"].as_str().unwrap().to_owned(), who["generation"].as_u64().unwrap());
         assert_eq!(generations[&generation], id, "generation {generation}");
         assert_eq!(said, alone[&(id, question)], "{question} in generation {generation}");
         spoke.insert(generation);
@@ -122,7 +154,8 @@ fn through_swaps(groups: &str, requests: usize, swaps: usize) {
 }
 
 #[test]
-fn two_hundred_requests_go_through_twenty_swaps_of_a_group_of_two_cores_and_none_mixes_generations() {
+fn two_hundred_requests_go_through_twenty_swaps_of_a_group_of_two_cores_and_none_mixes_generations()
+{
     if std::thread::available_parallelism().unwrap().get() < 2 {
         return println!("skipped: one core");
     }
@@ -147,12 +180,19 @@ fn damage(program: &Program, id: &str) {
 
 fn kinds(program: &Program, id: &str) -> Vec<String> {
     let shown = program.run(&["adapters", "show", id, "--json"]).json();
-    shown["generations"].as_array().unwrap().iter().map(|made| made["kind"].as_str().unwrap().to_owned()).collect()
+    shown["generations"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|made| made["kind"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 #[test]
 fn a_generation_is_restored_after_a_crash_and_a_damaged_file_falls_back() {
-    let program = Program::new().with("NYX__ADAPTERS__POLL_MS", "50").with("NYX__ADAPTERS__CHECK_EVERY_S", "1");
+    let program = Program::new()
+        .with("NYX__ADAPTERS__POLL_MS", "50")
+        .with("NYX__ADAPTERS__CHECK_EVERY_S", "1");
     hestia(&program);
     let ids = import(&program, 1..4);
     let serving = program.serve();
@@ -174,11 +214,20 @@ fn a_generation_is_restored_after_a_crash_and_a_damaged_file_falls_back() {
     let serving = program.serve();
     until_live(&serving, Some(&ids[0]));
     let listed = serving.get("/admin/adapters").1;
-    let statuses: Vec<&str> = listed["data"].as_array().unwrap().iter().map(|adapter| adapter["status"].as_str().unwrap()).collect();
+    let statuses: Vec<&str> = listed["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|adapter| adapter["status"].as_str().unwrap())
+        .collect();
     assert_eq!(statuses, ["live", "bad", "bad"], "{listed}");
-    let (status, refused) = serving.post(&format!("/admin/adapters/{}/promote", ids[2]), &json!({}));
+    let (status, refused) =
+        serving.post(&format!("/admin/adapters/{}/promote", ids[2]), &json!({}));
     assert_eq!(status, 409, "{refused}");
-    assert_eq!(kinds(&program, &ids[0]), ["promoted", "promoted", "promoted", "rolled_back", "rolled_back"]);
+    assert_eq!(
+        kinds(&program, &ids[0]),
+        ["promoted", "promoted", "promoted", "rolled_back", "rolled_back"]
+    );
 }
 
 #[test]
@@ -191,10 +240,21 @@ fn the_command_line_works_beside_a_server_and_without_one() {
     let serving = program.serve();
     until_live(&serving, Some(&ids[0]));
     let listed = program.run(&["adapters", "list"]).success().stdout;
-    assert!(listed.lines().count() == 2 && listed.contains("hestia: live (generation 1)") && listed.contains("candidate"), "{listed}");
+    assert!(
+        listed.lines().count() == 2
+            && listed.contains("hestia: live (generation 1)")
+            && listed.contains("candidate"),
+        "{listed}"
+    );
     // a short prefix is enough
-    let ran = program.run(&["adapters", "promote", &ids[1][..10], "--reason", "it is better"]).success();
-    assert!(ran.stdout.contains("generation 2") && ran.stdout.contains("by hand") && ran.stdout.contains("it is better"), "{ran:?}");
+    let ran =
+        program.run(&["adapters", "promote", &ids[1][..10], "--reason", "it is better"]).success();
+    assert!(
+        ran.stdout.contains("generation 2")
+            && ran.stdout.contains("by hand")
+            && ran.stdout.contains("it is better"),
+        "{ran:?}"
+    );
     until_live(&serving, Some(&ids[1]));
     for expected in [Some(ids[0].as_str()), None] {
         program.run(&["adapters", "rollback", "hestia"]).success();
@@ -205,7 +265,9 @@ fn the_command_line_works_beside_a_server_and_without_one() {
     assert!(program.run(&["adapters", "rollback", "zeus"]).refusal().contains("hestia"));
     let out = program.dir.path().join("out");
     program.run(&["adapters", "export", &ids[0], out.to_str().unwrap()]).success();
-    let same = |name: &str, folder: &Path| std::fs::read(out.join(name)).unwrap() == std::fs::read(folder.join(name)).unwrap();
+    let same = |name: &str, folder: &Path| {
+        std::fs::read(out.join(name)).unwrap() == std::fs::read(folder.join(name)).unwrap()
+    };
     let given = program.dir.path().join("lora-1");
     assert!(same("adapter_config.json", &given) && same("adapter_model.safetensors", &given));
     let (_, who) = ask(&serving, QUESTIONS[0]);

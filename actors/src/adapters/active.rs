@@ -68,8 +68,19 @@ pub struct AdapterParts {
 impl Adapters {
     pub fn new(parts: AdapterParts) -> Self {
         let AdapterParts { library, loaded, base, cells, registry, specialists } = parts;
-        let (live, swapping, complaints) = (RwLock::default(), tokio::sync::Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { library, loaded, base, cells, registry, specialists, live, swapping, complaints }))
+        let (live, swapping, complaints) =
+            (RwLock::default(), tokio::sync::Mutex::default(), Mutex::default());
+        Self(Arc::new(Inner {
+            library,
+            loaded,
+            base,
+            cells,
+            registry,
+            specialists,
+            live,
+            swapping,
+            complaints,
+        }))
     }
 
     /// The adapters' files and records.
@@ -97,8 +108,14 @@ impl Adapters {
             Some(AdapterChoice::Id(id)) => id,
         };
         let lease = self.lease(id).await?;
-        let generation = if live.lease.is_some_and(|live| live.id() == id) { live.generation } else { 0 };
-        Ok(ActiveAdapter { version: Some(version(specialist, &lease, generation)), lease: Some(lease), generation, canary: None })
+        let generation =
+            if live.lease.is_some_and(|live| live.id() == id) { live.generation } else { 0 };
+        Ok(ActiveAdapter {
+            version: Some(version(specialist, &lease, generation)),
+            lease: Some(lease),
+            generation,
+            canary: None,
+        })
     }
 
     /// Loads an adapter on every device, where it stays as long as the lease lives. Its files are
@@ -113,13 +130,24 @@ impl Adapters {
         let record = self.0.library.usable(id).await?;
         if record.base_sha256 != self.0.base.sha256 {
             let (trained_on, base) = (record.base_sha256, self.0.base.sha256.clone());
-            return Err(nyx_engine::EngineError::AdapterBaseMismatch { adapter: id.to_owned(), trained_on, base }.into());
+            return Err(nyx_engine::EngineError::AdapterBaseMismatch {
+                adapter: id.to_owned(),
+                trained_on,
+                base,
+            }
+            .into());
         }
         self.0.loaded.load(id, self.0.library.folder(id)).await
     }
 
     pub(super) fn live(&self, specialist: &str) -> Live {
-        self.0.live.read().unwrap_or_else(PoisonError::into_inner).get(specialist).cloned().unwrap_or_default()
+        self.0
+            .live
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(specialist)
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// The active generation's number and adapter; `(0, None)` is the base model before any
@@ -177,7 +205,12 @@ fn drawn(specialist: &str, live: &Live, seed: Option<u64>, question: &str) -> Ac
     let Some((share, canary)) = &live.canary else { return of_live() };
     let id = canary.id();
     if draw(seed, &[id, question]) < *share {
-        let trace = CanaryTrace { arm: Arm::Canary, propensity: *share, id: Some(id.to_owned()), canary: None };
+        let trace = CanaryTrace {
+            arm: Arm::Canary,
+            propensity: *share,
+            id: Some(id.to_owned()),
+            canary: None,
+        };
         return ActiveAdapter {
             lease: Some(canary.clone()),
             version: Some(version(specialist, canary, 0)),
@@ -186,6 +219,11 @@ fn drawn(specialist: &str, live: &Live, seed: Option<u64>, question: &str) -> Ac
         };
     }
     let active = live.lease.as_ref().map(|lease| lease.id().to_owned());
-    let trace = CanaryTrace { arm: Arm::Live, propensity: 1.0 - share, id: active, canary: Some(id.to_owned()) };
+    let trace = CanaryTrace {
+        arm: Arm::Live,
+        propensity: 1.0 - share,
+        id: active,
+        canary: Some(id.to_owned()),
+    };
     ActiveAdapter { canary: Some(trace), ..of_live() }
 }

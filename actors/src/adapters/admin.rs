@@ -37,7 +37,8 @@ pub struct AdapterAdmin {
 impl AdapterAdmin {
     fn report(&self, record: AdapterRecord) -> AdapterReport {
         let Adapters(inner) = &self.active;
-        let (kept, loaded) = (inner.library.files.bytes(&record.id).is_some(), inner.loaded.holds(&record.id));
+        let (kept, loaded) =
+            (inner.library.files.bytes(&record.id).is_some(), inner.loaded.holds(&record.id));
         AdapterReport { record, kept, loaded }
     }
 
@@ -46,7 +47,14 @@ impl AdapterAdmin {
     /// # Errors
     /// When phoebe does not answer.
     pub async fn list(&self) -> Result<Vec<AdapterReport>, NyxError> {
-        Ok(self.active.library().list().await?.into_iter().map(|record| self.report(record)).collect())
+        Ok(self
+            .active
+            .library()
+            .list()
+            .await?
+            .into_iter()
+            .map(|record| self.report(record))
+            .collect())
     }
 
     /// One adapter.
@@ -62,7 +70,8 @@ impl AdapterAdmin {
         self.active.library().folder(id)
     }
 
-    /// A specialist's generations, oldest first; the last one is active. Empty: the base model is, as generation 0.
+    /// A specialist's generations, oldest first; the last one is active. Empty: the base model is,
+    /// as generation 0.
     ///
     /// # Errors
     /// When phoebe does not answer.
@@ -70,7 +79,8 @@ impl AdapterAdmin {
         self.active.library().generations(specialist).await
     }
 
-    /// The generation that is active in this process, and its adapter; `(0, None)` is the base model before any.
+    /// The generation that is active in this process, and its adapter; `(0, None)` is the base
+    /// model before any.
     pub fn active_generation(&self, specialist: &str) -> (u64, Option<String>) {
         self.active.generation(specialist)
     }
@@ -78,8 +88,14 @@ impl AdapterAdmin {
     /// Stores a PEFT folder as a candidate and returns its id; the same files have the same id.
     ///
     /// # Errors
-    /// Unknown specialist; it does not fit the base; it belongs to another specialist; it exceeds `adapters.max_mb`.
-    pub async fn import(&self, specialist: &str, folder: &Path, training_run: Option<String>) -> Result<String, NyxError> {
+    /// Unknown specialist; it does not fit the base; it belongs to another specialist; it exceeds
+    /// `adapters.max_mb`.
+    pub async fn import(
+        &self,
+        specialist: &str,
+        folder: &Path,
+        training_run: Option<String>,
+    ) -> Result<String, NyxError> {
         self.active.import(specialist, folder, training_run).await
     }
 
@@ -91,8 +107,8 @@ impl AdapterAdmin {
         self.active.library().export(id, folder).await
     }
 
-    /// Makes an adapter its specialist's next generation, without a gate: the caller has measured it, or
-    /// states in `reason` why it is promoted. Returns when the next request uses it.
+    /// Makes an adapter its specialist's next generation, without a gate: the caller has measured
+    /// it, or states in `reason` why it is promoted. Returns when the next request uses it.
     ///
     /// # Errors
     /// [`NyxError::NotFound`]; its files are missing or changed; a device cannot load it.
@@ -100,7 +116,8 @@ impl AdapterAdmin {
         self.active.promote(id, reason).await
     }
 
-    /// Returns to the adapter before the active one, else to the base, under a new generation number.
+    /// Returns to the adapter before the active one, else to the base, under a new generation
+    /// number.
     ///
     /// # Errors
     /// [`NyxError::Conflict`] when the base is active already.
@@ -127,16 +144,21 @@ impl AdapterAdmin {
     /// [`NyxError::Conflict`] when they changed; they cannot be read.
     pub async fn check_base(&self) -> Result<(), NyxError> {
         let path = self.base_model.clone();
-        let found = blocking(move || ModelFiles::open(&path).map(|files| files.info().sha256.clone())).await??;
+        let found =
+            blocking(move || ModelFiles::open(&path).map(|files| files.info().sha256.clone()))
+                .await??;
         if found == self.base_sha256 {
             return Ok(());
         }
         let (path, expected) = (self.base_model.display(), &self.base_sha256);
-        Err(NyxError::Conflict(format!("the base {path} has SHA-256 {found} now, it was loaded as {expected}: `nyx fetch` gets it anew")))
+        Err(NyxError::Conflict(format!(
+            "the base {path} has SHA-256 {found} now, it was loaded as {expected}: `nyx fetch` gets it anew"
+        )))
     }
 
-    /// Puts an adapter on every device and keeps it there as long as the lease lives, so that it can be evaluated before it is promoted:
-    /// see [`Question::adapter`](nyx_domain::Question::adapter).
+    /// Puts an adapter on every device and keeps it there as long as the lease lives, so that it
+    /// can be evaluated before it is promoted: see
+    /// [`Question::adapter`](nyx_domain::Question::adapter).
     ///
     /// # Errors
     /// [`NyxError::NotFound`]; its files are missing or changed; a device cannot load it.
@@ -144,8 +166,8 @@ impl AdapterAdmin {
         self.active.lease(id).await
     }
 
-    /// Uses an adapter for a share of its specialist's requests, in every process. Each decision's trace
-    /// has the chosen arm and its propensity as `canary`.
+    /// Uses an adapter for a share of its specialist's requests, in every process. Each decision's
+    /// trace has the chosen arm and its propensity as `canary`.
     ///
     /// # Errors
     /// A share outside (0, 1); an adapter of another specialist; it cannot be loaded.
@@ -169,8 +191,8 @@ impl AdapterAdmin {
         self.active.sync().await
     }
 
-    /// Compares the active adapters' files with their ids now; a changed one is marked bad, and the last
-    /// good generation becomes active.
+    /// Compares the active adapters' files with their ids now; a changed one is marked bad, and the
+    /// last good generation becomes active.
     ///
     /// # Errors
     /// When phoebe does not answer.

@@ -52,8 +52,13 @@ impl AdapterFiles {
         let folder = self.folder(id);
         match adapter_id(&folder, base_sha256) {
             Ok(found) if found == id => Checked::Good,
-            Ok(found) => Checked::Changed { folder, reason: format!("its files have the id {found}, expected {id}") },
-            Err(EngineError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Checked::Missing { folder },
+            Ok(found) => Checked::Changed {
+                folder,
+                reason: format!("its files have the id {found}, expected {id}"),
+            },
+            Err(EngineError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Checked::Missing { folder }
+            }
             Err(error) => Checked::Changed { folder, reason: error.to_string() },
         }
     }
@@ -73,7 +78,10 @@ impl AdapterFiles {
             // the source may have changed during the copy
             let found = adapter_id(&staged, base_sha256)?;
             if found != id {
-                return Err(NyxError::Conflict(format!("{} changed while it was copied: try again", from.display())));
+                return Err(NyxError::Conflict(format!(
+                    "{} changed while it was copied: try again",
+                    from.display()
+                )));
             }
             remove_folder(&to)?;
             at(&to, fs::rename(&staged, &to))?;
@@ -92,7 +100,10 @@ impl AdapterFiles {
     /// The folder holds an adapter already, or a file cannot be read or written.
     pub fn export(&self, id: &str, to: &Path) -> Result<(), NyxError> {
         if let Some(taken) = FILES.iter().map(|name| to.join(name)).find(|path| path.exists()) {
-            return Err(NyxError::Conflict(format!("{} is there already: export into a folder without an adapter", taken.display())));
+            return Err(NyxError::Conflict(format!(
+                "{} is there already: export into a folder without an adapter",
+                taken.display()
+            )));
         }
         at(to, fs::create_dir_all(to))?;
         copy(&self.folder(id), to)
@@ -109,7 +120,11 @@ impl AdapterFiles {
 
 /// Bytes of a PEFT folder's files.
 pub(super) fn bytes_of(folder: &Path) -> Result<u64, NyxError> {
-    FILES.iter().map(|name| folder.join(name)).map(|path| at(&path, fs::metadata(&path)).map(|found| found.len())).sum()
+    FILES
+        .iter()
+        .map(|name| folder.join(name))
+        .map(|path| at(&path, fs::metadata(&path)).map(|found| found.len()))
+        .sum()
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), NyxError> {

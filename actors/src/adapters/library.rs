@@ -9,7 +9,9 @@ use nyx_engine::{Device, LoraAdapter, ModelConfig};
 
 use super::files::{AdapterFiles, Checked, bytes_of};
 use super::options::AdapterOptions;
-use super::record::{AdapterRecord, AdapterStatus, Generation, GenerationKind, NewGeneration, Records};
+use super::record::{
+    AdapterRecord, AdapterStatus, Generation, GenerationKind, NewGeneration, Records,
+};
 use crate::NyxError;
 use crate::phoebe::{PhoebeStore, now, storable};
 use crate::runtime::blocking;
@@ -111,7 +113,8 @@ impl AdapterLibrary {
         let (from, name, checked) = (folder.to_owned(), specialist.to_owned(), base.clone());
         let verified = blocking(move || -> Result<_, NyxError> {
             // shapes, numbers and base, as a device checks them
-            let adapter = LoraAdapter::load(&from, &name, &checked.config, &checked.sha256, &Device::Cpu)?;
+            let adapter =
+                LoraAdapter::load(&from, &name, &checked.config, &checked.sha256, &Device::Cpu)?;
             Ok((adapter.id().to_owned(), bytes_of(&from)?))
         });
         let (id, bytes) = verified.await??;
@@ -119,11 +122,14 @@ impl AdapterLibrary {
         if self.files.bytes(&id).is_none() {
             self.make_room(bytes, held).await?;
         }
-        let (files, from, base_sha256, to_add) = (self.files.clone(), folder.to_owned(), base.sha256.clone(), id.clone());
+        let (files, from, base_sha256, to_add) =
+            (self.files.clone(), folder.to_owned(), base.sha256.clone(), id.clone());
         blocking(move || files.add(&from, &to_add, &base_sha256)).await??;
         match known {
             // its files are intact again
-            Some(known) if known.status == AdapterStatus::Bad => self.records.set_status(&id, AdapterStatus::Candidate).await?,
+            Some(known) if known.status == AdapterStatus::Bad => {
+                self.records.set_status(&id, AdapterStatus::Candidate).await?
+            }
             Some(_) => {}
             None => {
                 let record = AdapterRecord {
@@ -151,7 +157,10 @@ impl AdapterLibrary {
     pub async fn retire(&self, id: &str) -> Result<(), NyxError> {
         let status = self.records.adapter(id).await?.status;
         if matches!(status, AdapterStatus::Live | AdapterStatus::Canary) {
-            return Err(NyxError::Conflict(format!("adapter {id} is {}: roll back or clear the canary first", status.as_str())));
+            return Err(NyxError::Conflict(format!(
+                "adapter {id} is {}: roll back or clear the canary first",
+                status.as_str()
+            )));
         }
         self.records.set_status(id, AdapterStatus::Retired).await
     }
@@ -181,17 +190,23 @@ impl AdapterLibrary {
     pub async fn usable(&self, id: &str) -> Result<AdapterRecord, NyxError> {
         let record = self.records.adapter(id).await?;
         match self.check(id).await? {
-            Checked::Good if record.status == AdapterStatus::Bad => {
-                Err(NyxError::Conflict(format!("adapter {id} failed its checksum before: import it again")))
-            }
+            Checked::Good if record.status == AdapterStatus::Bad => Err(NyxError::Conflict(
+                format!("adapter {id} failed its checksum before: import it again"),
+            )),
             Checked::Good => Ok(record),
             Checked::Missing { folder } => {
-                let why = format!("adapter {id} is not in {}: import it here, or share adapters.dir", folder.display());
+                let why = format!(
+                    "adapter {id} is not in {}: import it here, or share adapters.dir",
+                    folder.display()
+                );
                 Err(NyxError::Conflict(why))
             }
             Checked::Changed { folder, reason } => {
                 self.records.set_status(id, AdapterStatus::Bad).await?;
-                Err(NyxError::Conflict(format!("adapter {id} in {} cannot be used: {reason}", folder.display())))
+                Err(NyxError::Conflict(format!(
+                    "adapter {id} in {} cannot be used: {reason}",
+                    folder.display()
+                )))
             }
         }
     }
@@ -215,7 +230,14 @@ impl AdapterLibrary {
     pub async fn rollback(&self, specialist: &str, reason: &str) -> Result<Generation, NyxError> {
         storable("reason", reason)?;
         let back = self.back(specialist).await?;
-        self.record(specialist, back.adapter.as_deref(), GenerationKind::RolledBack, reason, Some(back.after)).await
+        self.record(
+            specialist,
+            back.adapter.as_deref(),
+            GenerationKind::RolledBack,
+            reason,
+            Some(back.after),
+        )
+        .await
     }
 
     pub(super) async fn record(
@@ -262,13 +284,22 @@ impl AdapterLibrary {
         let adapters = self.records.adapters().await?;
         let mut kept: BTreeSet<String> = held.clone();
         for generation in self.records.newest().await? {
-            kept.extend(stack(&self.records.history(&generation.specialist).await?).into_iter().rev().take(2));
+            kept.extend(
+                stack(&self.records.history(&generation.specialist).await?)
+                    .into_iter()
+                    .rev()
+                    .take(2),
+            );
         }
         kept.extend(self.records.canaries().await?.into_iter().map(|canary| canary.adapter));
-        let mut used: u64 = adapters.iter().filter_map(|adapter| self.files.bytes(&adapter.id)).sum();
+        let mut used: u64 =
+            adapters.iter().filter_map(|adapter| self.files.bytes(&adapter.id)).sum();
         let mut old: Vec<&AdapterRecord> = adapters
             .iter()
-            .filter(|adapter| matches!(adapter.status, AdapterStatus::Retired | AdapterStatus::Bad) && !kept.contains(&adapter.id))
+            .filter(|adapter| {
+                matches!(adapter.status, AdapterStatus::Retired | AdapterStatus::Bad)
+                    && !kept.contains(&adapter.id)
+            })
             .collect();
         old.sort_by_key(|adapter| (adapter.status != AdapterStatus::Bad, adapter.retired_at));
         for adapter in old {
@@ -283,7 +314,9 @@ impl AdapterLibrary {
         }
         if used + bytes > self.budget {
             let (needed, most) = ((used + bytes).div_ceil(1 << 20), self.budget >> 20);
-            let why = format!("adapters would take {needed} MB with this one, adapters.max_mb is {most}, and none of them may be removed");
+            let why = format!(
+                "adapters would take {needed} MB with this one, adapters.max_mb is {most}, and none of them may be removed"
+            );
             return Err(NyxError::Conflict(why));
         }
         Ok(())
@@ -328,7 +361,14 @@ mod tests {
         let mut then = |kind, adapter: Option<&str>| {
             let generation = history.len() as u64 + 1;
             let (specialist, adapter) = ("eleos".to_owned(), adapter.map(str::to_owned));
-            history.push(Generation { specialist, generation, adapter, kind, reason: String::new(), at: now() });
+            history.push(Generation {
+                specialist,
+                generation,
+                adapter,
+                kind,
+                reason: String::new(),
+                at: now(),
+            });
             stack(&history).join("")
         };
         use GenerationKind::{Configured, Promoted, RolledBack};

@@ -88,8 +88,17 @@ struct Wanted {
 impl LoadedAdapters {
     /// Connects a device's thread; called before the thread reads what to load, so that no load is
     /// missed.
-    pub(crate) fn attach(&self, device: &str, loads: SyncSender<Load>, wake: Box<dyn Fn() + Send + Sync>) {
-        self.0.lines.lock().unwrap_or_else(PoisonError::into_inner).insert(device.to_owned(), Line { loads, wake });
+    pub(crate) fn attach(
+        &self,
+        device: &str,
+        loads: SyncSender<Load>,
+        wake: Box<dyn Fn() + Send + Sync>,
+    ) {
+        self.0
+            .lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(device.to_owned(), Line { loads, wake });
     }
 
     /// Ids and folders of the adapters that belong on a device now.
@@ -137,7 +146,9 @@ impl LoadedAdapters {
             let (done, loaded) = oneshot::channel();
             match line.loads.try_send(Load { id: id.to_owned(), folder: folder.clone(), done }) {
                 Ok(()) => loading.push(loaded),
-                Err(TrySendError::Full(_)) => return Err(NyxError::Overloaded { capacity: LOADS, retry_after_s: 1 }),
+                Err(TrySendError::Full(_)) => {
+                    return Err(NyxError::Overloaded { capacity: LOADS, retry_after_s: 1 });
+                }
                 Err(TrySendError::Disconnected(_)) => {}
             }
             (line.wake)();
@@ -158,6 +169,10 @@ impl Shared {
         }
         drop(wanted);
         self.released.fetch_add(1, Ordering::Release);
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(|line| (line.wake)());
+        self.lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .for_each(|line| (line.wake)());
     }
 }

@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, IntoActiveModel, QueryFilter, QueryOrder,
-    QuerySelect, SqlErr,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult,
+    IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, SqlErr,
 };
 use serde::Serialize;
 
@@ -43,7 +43,10 @@ impl AdapterStatus {
 
     fn parse(text: &str) -> Result<Self, DbErr> {
         let known = [Self::Candidate, Self::Canary, Self::Live, Self::Retired, Self::Bad];
-        known.into_iter().find(|status| status.as_str() == text).ok_or_else(|| DbErr::Type(format!("an adapter's status is {text:?}")))
+        known
+            .into_iter()
+            .find(|status| status.as_str() == text)
+            .ok_or_else(|| DbErr::Type(format!("an adapter's status is {text:?}")))
     }
 }
 
@@ -68,8 +71,10 @@ impl TryFrom<adapter::Model> for AdapterRecord {
 
     fn try_from(row: adapter::Model) -> Result<Self, DbErr> {
         let (generation, bytes) = (row.generation.cast_unsigned(), row.bytes.cast_unsigned());
-        let (id, specialist, base_sha256, status) = (row.id, row.specialist, row.base_sha256, AdapterStatus::parse(&row.status)?);
-        let (created_at, promoted_at, retired_at) = (row.created_at, row.promoted_at, row.retired_at);
+        let (id, specialist, base_sha256, status) =
+            (row.id, row.specialist, row.base_sha256, AdapterStatus::parse(&row.status)?);
+        let (created_at, promoted_at, retired_at) =
+            (row.created_at, row.promoted_at, row.retired_at);
         Ok(Self {
             id,
             specialist,
@@ -123,11 +128,20 @@ impl TryFrom<generation::Model> for Generation {
     type Error = DbErr;
 
     fn try_from(row: generation::Model) -> Result<Self, DbErr> {
-        let known = [GenerationKind::Configured, GenerationKind::Promoted, GenerationKind::RolledBack];
+        let known =
+            [GenerationKind::Configured, GenerationKind::Promoted, GenerationKind::RolledBack];
         let kind = known.into_iter().find(|kind| kind.as_str() == row.kind);
-        let kind = kind.ok_or_else(|| DbErr::Type(format!("a generation's kind is {:?}", row.kind)))?;
+        let kind =
+            kind.ok_or_else(|| DbErr::Type(format!("a generation's kind is {:?}", row.kind)))?;
         let (specialist, generation) = (row.specialist, row.generation.cast_unsigned());
-        Ok(Self { specialist, generation, adapter: row.adapter_id, kind, reason: row.reason, at: row.at })
+        Ok(Self {
+            specialist,
+            generation,
+            adapter: row.adapter_id,
+            kind,
+            reason: row.reason,
+            at: row.at,
+        })
     }
 }
 
@@ -162,14 +176,23 @@ pub(super) struct Records(pub PhoebeStore);
 
 impl Records {
     pub(super) async fn adapters(&self) -> Result<Vec<AdapterRecord>, NyxError> {
-        let rows = adapter::Entity::find().order_by_asc(adapter::Column::CreatedAt).order_by_asc(adapter::Column::Id);
-        Ok(rows.all(self.0.reader()).await?.into_iter().map(AdapterRecord::try_from).collect::<Result<_, _>>()?)
+        let rows = adapter::Entity::find()
+            .order_by_asc(adapter::Column::CreatedAt)
+            .order_by_asc(adapter::Column::Id);
+        Ok(rows
+            .all(self.0.reader())
+            .await?
+            .into_iter()
+            .map(AdapterRecord::try_from)
+            .collect::<Result<_, _>>()?)
     }
 
     /// # Errors
     /// [`NyxError::NotFound`].
     pub(super) async fn adapter(&self, id: &str) -> Result<AdapterRecord, NyxError> {
-        self.find(id).await?.ok_or_else(|| NyxError::NotFound { what: "adapter", id: id.to_owned() })
+        self.find(id)
+            .await?
+            .ok_or_else(|| NyxError::NotFound { what: "adapter", id: id.to_owned() })
     }
 
     pub(super) async fn find(&self, id: &str) -> Result<Option<AdapterRecord>, NyxError> {
@@ -211,11 +234,17 @@ impl Records {
 
     /// Each specialist's newest generation.
     pub(super) async fn newest(&self) -> Result<Vec<Generation>, NyxError> {
-        let newest = generation::Entity::find().select_only().column(generation::Column::Specialist);
-        let newest = newest.column_as(generation::Column::Generation.max(), "newest").group_by(generation::Column::Specialist);
+        let newest =
+            generation::Entity::find().select_only().column(generation::Column::Specialist);
+        let newest = newest
+            .column_as(generation::Column::Generation.max(), "newest")
+            .group_by(generation::Column::Specialist);
         let mut generations = Vec::new();
-        for Newest { specialist, newest } in newest.into_model::<Newest>().all(self.0.reader()).await? {
-            let row = generation::Entity::find_by_id((specialist, newest)).one(self.0.reader()).await?;
+        for Newest { specialist, newest } in
+            newest.into_model::<Newest>().all(self.0.reader()).await?
+        {
+            let row =
+                generation::Entity::find_by_id((specialist, newest)).one(self.0.reader()).await?;
             generations.extend(row.map(Generation::try_from).transpose()?);
         }
         Ok(generations)
@@ -238,7 +267,9 @@ impl Records {
             let last = newest.as_ref().map_or(0, |newest| newest.generation);
             if new.after.is_some_and(|after| after != last) {
                 let (specialist, after) = (new.specialist, new.after.unwrap_or_default());
-                let why = format!("{specialist} has generation {last}, expected {after}: another process was first, look again");
+                let why = format!(
+                    "{specialist} has generation {last}, expected {after}: another process was first, look again"
+                );
                 return Err(NyxError::Conflict(why));
             }
             let row = generation::Model {
@@ -250,9 +281,14 @@ impl Records {
                 at: now(),
             };
             let transaction = self.0.begin().await?;
-            match generation::Entity::insert(row.clone().into_active_model()).exec_without_returning(&transaction).await {
+            match generation::Entity::insert(row.clone().into_active_model())
+                .exec_without_returning(&transaction)
+                .await
+            {
                 Ok(_) => {}
-                Err(error) if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) => {
+                Err(error)
+                    if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) =>
+                {
                     transaction.rollback().await;
                     continue;
                 }
@@ -271,45 +307,81 @@ impl Records {
                     .col_expr(adapter::Column::Status, Expr::value(AdapterStatus::Live.as_str()))
                     .col_expr(adapter::Column::Generation, Expr::value(row.generation))
                     .col_expr(adapter::Column::PromotedAt, Expr::value(row.at))
-                    .filter(adapter::Column::Id.eq(id).and(adapter::Column::Specialist.eq(new.specialist)))
+                    .filter(
+                        adapter::Column::Id
+                            .eq(id)
+                            .and(adapter::Column::Specialist.eq(new.specialist)),
+                    )
                     .exec(&transaction)
                     .await?;
                 // an active adapter is no longer a canary
-                let tried = canary::Column::Specialist.eq(new.specialist).and(canary::Column::AdapterId.eq(id));
+                let tried = canary::Column::Specialist
+                    .eq(new.specialist)
+                    .and(canary::Column::AdapterId.eq(id));
                 canary::Entity::delete_many().filter(tried).exec(&transaction).await?;
             }
             transaction.commit().await?;
             return Ok(row.try_into()?);
         }
-        Err(NyxError::Internal(format!("{} got a new generation {TRIES} times meanwhile", new.specialist)))
+        Err(NyxError::Internal(format!(
+            "{} got a new generation {TRIES} times meanwhile",
+            new.specialist
+        )))
     }
 
     pub(super) async fn canaries(&self) -> Result<Vec<Canary>, NyxError> {
         let rows = canary::Entity::find().all(self.0.reader()).await?;
-        let canary = |row: canary::Model| Canary { specialist: row.specialist, adapter: row.adapter_id, share: row.share };
+        let canary = |row: canary::Model| Canary {
+            specialist: row.specialist,
+            adapter: row.adapter_id,
+            share: row.share,
+        };
         Ok(rows.into_iter().map(canary).collect())
     }
 
     /// Sets a specialist's canary, or clears it; the previous one returns to its earlier state.
-    pub(super) async fn set_canary(&self, specialist: &str, new: Option<(&str, f64)>) -> Result<(), NyxError> {
+    pub(super) async fn set_canary(
+        &self,
+        specialist: &str,
+        new: Option<(&str, f64)>,
+    ) -> Result<(), NyxError> {
         let transaction = self.0.begin().await?;
-        canary::Entity::delete_many().filter(canary::Column::Specialist.eq(specialist)).exec(&transaction).await?;
+        canary::Entity::delete_many()
+            .filter(canary::Column::Specialist.eq(specialist))
+            .exec(&transaction)
+            .await?;
         adapter::Entity::update_many()
             .col_expr(adapter::Column::Status, Expr::value(AdapterStatus::Candidate.as_str()))
-            .filter(adapter::Column::Specialist.eq(specialist).and(adapter::Column::Status.eq(AdapterStatus::Canary.as_str())))
+            .filter(
+                adapter::Column::Specialist
+                    .eq(specialist)
+                    .and(adapter::Column::Status.eq(AdapterStatus::Canary.as_str())),
+            )
             .exec(&transaction)
             .await?;
         if let Some((id, share)) = new {
-            let row = canary::Model { specialist: specialist.to_owned(), adapter_id: id.to_owned(), share, at: now() };
-            canary::Entity::insert(row.into_active_model()).exec_without_returning(&transaction).await?;
+            let row = canary::Model {
+                specialist: specialist.to_owned(),
+                adapter_id: id.to_owned(),
+                share,
+                at: now(),
+            };
+            canary::Entity::insert(row.into_active_model())
+                .exec_without_returning(&transaction)
+                .await?;
             set_status(&transaction, id, AdapterStatus::Canary).await?;
         }
         Ok(transaction.commit().await?)
     }
 }
 
-async fn set_status(connection: &impl ConnectionTrait, id: &str, status: AdapterStatus) -> Result<(), NyxError> {
-    let mut update = adapter::Entity::update_many().col_expr(adapter::Column::Status, Expr::value(status.as_str()));
+async fn set_status(
+    connection: &impl ConnectionTrait,
+    id: &str,
+    status: AdapterStatus,
+) -> Result<(), NyxError> {
+    let mut update = adapter::Entity::update_many()
+        .col_expr(adapter::Column::Status, Expr::value(status.as_str()));
     if matches!(status, AdapterStatus::Retired | AdapterStatus::Bad) {
         update = update.col_expr(adapter::Column::RetiredAt, Expr::value(now()));
     }

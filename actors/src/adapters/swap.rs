@@ -18,11 +18,21 @@ impl Adapters {
     ///
     /// # Errors
     /// As [`AdapterLibrary::import`], and for an unknown specialist.
-    pub async fn import(&self, specialist: &str, folder: &Path, training_run: Option<String>) -> Result<String, NyxError> {
+    pub async fn import(
+        &self,
+        specialist: &str,
+        folder: &Path,
+        training_run: Option<String>,
+    ) -> Result<String, NyxError> {
         self.known(specialist)?;
         let held: BTreeSet<String> = self.0.loaded.ids().into_iter().collect();
-        let id = self.0.library.import(specialist, folder, training_run, &self.0.base, &held).await?;
-        self.0.cells.publish(None, Some(specialist), CellStep::AdapterAdded { adapter: id.clone() });
+        let id =
+            self.0.library.import(specialist, folder, training_run, &self.0.base, &held).await?;
+        self.0.cells.publish(
+            None,
+            Some(specialist),
+            CellStep::AdapterAdded { adapter: id.clone() },
+        );
         Ok(id)
     }
 
@@ -37,7 +47,11 @@ impl Adapters {
         let record = self.0.library.usable(id).await?;
         self.known(&record.specialist)?;
         let lease = self.lease(id).await?;
-        let made = self.0.library.record(&record.specialist, Some(id), GenerationKind::Promoted, reason, None).await?;
+        let made = self
+            .0
+            .library
+            .record(&record.specialist, Some(id), GenerationKind::Promoted, reason, None)
+            .await?;
         self.flip(&made, Some(lease));
         Ok(made)
     }
@@ -68,7 +82,9 @@ impl Adapters {
         let from = self.live(specialist).generation;
         match self.go_back(specialist, reason, Some(from)).await {
             // another process may have been faster
-            Err(NyxError::Conflict(why)) => self.follow_another(specialist).await?.ok_or(NyxError::Conflict(why)),
+            Err(NyxError::Conflict(why)) => {
+                self.follow_another(specialist).await?.ok_or(NyxError::Conflict(why))
+            }
             done => done,
         }
     }
@@ -88,10 +104,18 @@ impl Adapters {
     }
 
     /// Rolls back from the newest generation; with `from`, only if that is the newest.
-    async fn go_back(&self, specialist: &str, reason: &str, from: Option<u64>) -> Result<Generation, NyxError> {
+    async fn go_back(
+        &self,
+        specialist: &str,
+        reason: &str,
+        from: Option<u64>,
+    ) -> Result<Generation, NyxError> {
         let back = self.0.library.back(specialist).await?;
         if from.is_some_and(|from| back.after > from) {
-            return Err(NyxError::Conflict(format!("{specialist} went on to generation {} meanwhile", back.after)));
+            return Err(NyxError::Conflict(format!(
+                "{specialist} went on to generation {} meanwhile",
+                back.after
+            )));
         }
         for (id, reason) in back.bad {
             self.tell_bad(specialist, id, reason);
@@ -101,7 +125,11 @@ impl Adapters {
             None => None,
         };
         let kind = GenerationKind::RolledBack;
-        let made = self.0.library.record(specialist, back.adapter.as_deref(), kind, reason, Some(back.after)).await?;
+        let made = self
+            .0
+            .library
+            .record(specialist, back.adapter.as_deref(), kind, reason, Some(back.after))
+            .await?;
         self.flip(&made, lease);
         Ok(made)
     }
@@ -115,7 +143,8 @@ impl Adapters {
             live.generation = made.generation;
             let left = std::mem::replace(&mut live.lease, lease);
             // an active adapter is no longer a canary
-            let tried = live.canary.take_if(|(_, canary)| Some(canary.id()) == made.adapter.as_deref());
+            let tried =
+                live.canary.take_if(|(_, canary)| Some(canary.id()) == made.adapter.as_deref());
             (left, tried)
         };
         // dropped outside the lock: dropping a lease notifies the devices
@@ -124,11 +153,22 @@ impl Adapters {
         if let Some(metrics) = self.0.registry.get(specialist) {
             metrics.set_adapter(made.adapter.clone());
         }
-        let (adapter, generation, reason) = (made.adapter.clone(), made.generation, made.reason.clone());
-        tracing::info!(specialist, generation, adapter = adapter.as_deref().unwrap_or("base"), reason, "a new generation speaks");
+        let (adapter, generation, reason) =
+            (made.adapter.clone(), made.generation, made.reason.clone());
+        tracing::info!(
+            specialist,
+            generation,
+            adapter = adapter.as_deref().unwrap_or("base"),
+            reason,
+            "a new generation speaks"
+        );
         let step = match made.kind {
-            GenerationKind::RolledBack => CellStep::AdapterRolledBack { adapter, generation, reason },
-            GenerationKind::Configured | GenerationKind::Promoted => CellStep::AdapterPromoted { adapter, generation, reason },
+            GenerationKind::RolledBack => {
+                CellStep::AdapterRolledBack { adapter, generation, reason }
+            }
+            GenerationKind::Configured | GenerationKind::Promoted => {
+                CellStep::AdapterPromoted { adapter, generation, reason }
+            }
         };
         self.0.cells.publish(None, Some(specialist), step);
     }
@@ -142,7 +182,9 @@ impl Adapters {
         let _one = self.0.swapping.lock().await;
         for newest in self.0.library.records.newest().await? {
             let specialist = newest.specialist.clone();
-            if self.known(&specialist).is_err() || newest.generation <= self.live(&specialist).generation {
+            if self.known(&specialist).is_err()
+                || newest.generation <= self.live(&specialist).generation
+            {
                 continue;
             }
             if let Err(error) = self.follow(&newest).await {
@@ -162,7 +204,12 @@ impl Adapters {
         {
             self.0.library.records.set_status(id, AdapterStatus::Bad).await?;
             self.tell_bad(&newest.specialist, id.clone(), reason.clone());
-            self.go_back(&newest.specialist, &format!("adapter {id} failed its checksum: {reason}"), None).await?;
+            self.go_back(
+                &newest.specialist,
+                &format!("adapter {id} failed its checksum: {reason}"),
+                None,
+            )
+            .await?;
             return Ok(());
         }
         self.apply(newest).await
@@ -183,7 +230,9 @@ impl Adapters {
             let tried = self.live(specialist).canary;
             let same = match (wanted, &tried) {
                 (None, None) => true,
-                (Some(wanted), Some((share, lease))) => wanted.adapter == lease.id() && wanted.share.to_bits() == share.to_bits(),
+                (Some(wanted), Some((share, lease))) => {
+                    wanted.adapter == lease.id() && wanted.share.to_bits() == share.to_bits()
+                }
                 _ => false,
             };
             if same {
@@ -194,14 +243,21 @@ impl Adapters {
                 Some(wanted) => match self.lease(&wanted.adapter).await {
                     Ok(lease) => Some((wanted.share, lease)),
                     Err(error) => {
-                        self.complain(specialist, format!("the canary {} cannot be loaded here: {error}", wanted.adapter));
+                        self.complain(
+                            specialist,
+                            format!("the canary {} cannot be loaded here: {error}", wanted.adapter),
+                        );
                         continue;
                     }
                 },
             };
             let step = match &next {
-                Some((share, lease)) => CellStep::CanarySet { adapter: lease.id().to_owned(), share: *share },
-                None => CellStep::CanaryCleared { adapter: tried.map(|(_, lease)| lease.id().to_owned()).unwrap_or_default() },
+                Some((share, lease)) => {
+                    CellStep::CanarySet { adapter: lease.id().to_owned(), share: *share }
+                }
+                None => CellStep::CanaryCleared {
+                    adapter: tried.map(|(_, lease)| lease.id().to_owned()).unwrap_or_default(),
+                },
             };
             let left = {
                 let mut all = self.0.live.write().unwrap_or_else(PoisonError::into_inner);
@@ -218,11 +274,16 @@ impl Adapters {
     /// A share outside (0, 1), an adapter of another specialist, or as [`lease`](Self::lease).
     pub async fn set_canary(&self, specialist: &str, id: &str, share: f64) -> Result<(), NyxError> {
         if !(share > 0.0 && share < 1.0) {
-            return Err(NyxError::invalid("share", format!("share is {share}, expected a number between 0 and 1")));
+            return Err(NyxError::invalid(
+                "share",
+                format!("share is {share}, expected a number between 0 and 1"),
+            ));
         }
         let owner = self.0.library.usable(id).await?.specialist;
         if owner != specialist {
-            return Err(NyxError::Conflict(format!("adapter {id} belongs to {owner}, not to {specialist}")));
+            return Err(NyxError::Conflict(format!(
+                "adapter {id} belongs to {owner}, not to {specialist}"
+            )));
         }
         let _one = self.0.swapping.lock().await;
         let _on_the_devices = self.lease(id).await?;
@@ -259,7 +320,10 @@ impl Adapters {
                     Checked::Good => {}
                     // the adapter in memory is intact; after a restart it would not load
                     Checked::Missing { folder } => {
-                        self.complain(specialist, format!("adapter {id} is no longer in {}", folder.display()));
+                        self.complain(
+                            specialist,
+                            format!("adapter {id} is no longer in {}", folder.display()),
+                        );
                     }
                     Checked::Changed { reason, .. } => {
                         if canary {
@@ -268,7 +332,11 @@ impl Adapters {
                         self.0.library.records.set_status(&id, AdapterStatus::Bad).await?;
                         self.tell_bad(specialist, id.clone(), reason.clone());
                         if !canary {
-                            self.fall_back(specialist, &format!("adapter {id} failed its checksum: {reason}")).await?;
+                            self.fall_back(
+                                specialist,
+                                &format!("adapter {id} failed its checksum: {reason}"),
+                            )
+                            .await?;
                         }
                     }
                 }
@@ -296,7 +364,11 @@ impl Adapters {
             let held = self.0.loaded.ids().into_iter().collect();
             let id = self.0.library.keep(specialist, folder, None, &self.0.base, &held).await?;
             let reason = format!("named by its file: {}", folder.display());
-            let made = self.0.library.record(specialist, Some(&id), GenerationKind::Configured, &reason, Some(0)).await;
+            let made = self
+                .0
+                .library
+                .record(specialist, Some(&id), GenerationKind::Configured, &reason, Some(0))
+                .await;
             match made {
                 // another process recorded the same file
                 Ok(_) | Err(NyxError::Conflict(_)) => {}
@@ -310,7 +382,10 @@ impl Adapters {
         if self.0.specialists.iter().any(|known| known == specialist) {
             return Ok(());
         }
-        Err(NyxError::UnknownSpecialist { name: specialist.to_owned(), known: self.0.specialists.join(", ") })
+        Err(NyxError::UnknownSpecialist {
+            name: specialist.to_owned(),
+            known: self.0.specialists.join(", "),
+        })
     }
 
     fn tell_bad(&self, specialist: &str, adapter: String, reason: String) {
@@ -328,6 +403,10 @@ impl Adapters {
         complaints.insert(specialist.to_owned(), complaint.clone());
         drop(complaints);
         let named = Some(specialist).filter(|specialist| !specialist.is_empty());
-        self.0.cells.publish(None, named, CellStep::Failed { error: "adapter_error", message: complaint });
+        self.0.cells.publish(
+            None,
+            named,
+            CellStep::Failed { error: "adapter_error", message: complaint },
+        );
     }
 }

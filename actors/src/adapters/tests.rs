@@ -36,11 +36,16 @@ fn base() -> AdapterBase {
     AdapterBase { sha256: BASE.into(), config }
 }
 
-/// A PEFT folder beside the first layer's `q_proj` of a model this wide, its numbers by `seed`; `rows` of B, as many where all is well.
+/// A PEFT folder beside the first layer's `q_proj` of a model this wide, its numbers by `seed`;
+/// `rows` of B, as many where all is well.
 pub(crate) fn peft(folder: &Path, seed: u32, rows: usize, hidden: usize) {
     std::fs::create_dir_all(folder).unwrap();
     // keys in no order, as PEFT writes them
-    std::fs::write(folder.join(CONFIG_FILE), r#"{ "r": 2, "peft_type": "LORA", "lora_alpha": 4, "bias": "none" }"#).unwrap();
+    std::fs::write(
+        folder.join(CONFIG_FILE),
+        r#"{ "r": 2, "peft_type": "LORA", "lora_alpha": 4, "bias": "none" }"#,
+    )
+    .unwrap();
     let (mut header, mut data, mut state) = (serde_json::Map::new(), Vec::new(), seed);
     for (matrix, shape) in [("lora_A", [2, hidden]), ("lora_B", [rows, 2])] {
         let begin = data.len();
@@ -49,10 +54,17 @@ pub(crate) fn peft(folder: &Path, seed: u32, rows: usize, hidden: usize) {
             data.extend(((state >> 8) as f32 / (1 << 24) as f32 - 0.5).to_le_bytes());
         }
         let name = format!("base_model.model.model.layers.0.self_attn.q_proj.{matrix}.weight");
-        header.insert(name, json!({"dtype": "F32", "shape": shape, "data_offsets": [begin, data.len()]}));
+        header.insert(
+            name,
+            json!({"dtype": "F32", "shape": shape, "data_offsets": [begin, data.len()]}),
+        );
     }
     let header = Value::Object(header).to_string();
-    std::fs::write(folder.join(WEIGHTS_FILE), [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()).unwrap();
+    std::fs::write(
+        folder.join(WEIGHTS_FILE),
+        [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat(),
+    )
+    .unwrap();
 }
 
 struct World {
@@ -67,8 +79,12 @@ impl World {
 
     async fn on(url: Option<String>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store =
-            PhoebeStore::connect(&PhoebeOptions { url: url.map(Into::into), ..PhoebeOptions::default() }, dir.path()).await.unwrap();
+        let store = PhoebeStore::connect(
+            &PhoebeOptions { url: url.map(Into::into), ..PhoebeOptions::default() },
+            dir.path(),
+        )
+        .await
+        .unwrap();
         Self { dir, store }
     }
 
@@ -116,23 +132,45 @@ async fn an_adapter_is_named_by_what_it_is_and_goes_in_and_out_byte_for_byte() {
     assert_eq!(process.import("eleos", &folder, None).await.unwrap(), id);
     // the order of keys and the space between them say nothing
     let respelt = world.folder(1);
-    std::fs::write(respelt.join(CONFIG_FILE), r#"{"bias":"none","lora_alpha":4,"peft_type":"LORA","r":2}"#).unwrap();
+    std::fs::write(
+        respelt.join(CONFIG_FILE),
+        r#"{"bias":"none","lora_alpha":4,"peft_type":"LORA","r":2}"#,
+    )
+    .unwrap();
     assert_eq!(nyx_engine::lora::adapter_id(&respelt, BASE).unwrap(), id);
     let record = process.library().show(&id).await.unwrap();
-    assert_eq!((record.status, record.generation, record.training_run.as_deref()), (AdapterStatus::Candidate, 0, Some("run")));
+    assert_eq!(
+        (record.status, record.generation, record.training_run.as_deref()),
+        (AdapterStatus::Candidate, 0, Some("run"))
+    );
     let other = process.import("kairos", &world.folder(1), None).await.unwrap_err();
-    assert!(other.class() == ErrorClass::Conflict && other.to_string().contains("belongs to eleos"), "{other}");
+    assert!(
+        other.class() == ErrorClass::Conflict && other.to_string().contains("belongs to eleos"),
+        "{other}"
+    );
     let out = world.dir.path().join("out");
     process.library().export(&id, &out).await.unwrap();
     let fresh = world.folder(1);
     for name in [CONFIG_FILE, WEIGHTS_FILE] {
-        assert_eq!(std::fs::read(out.join(name)).unwrap(), std::fs::read(fresh.join(name)).unwrap());
+        assert_eq!(
+            std::fs::read(out.join(name)).unwrap(),
+            std::fs::read(fresh.join(name)).unwrap()
+        );
     }
-    assert_eq!(process.library().export(&id, &out).await.unwrap_err().class(), ErrorClass::Conflict);
+    assert_eq!(
+        process.library().export(&id, &out).await.unwrap_err().class(),
+        ErrorClass::Conflict
+    );
     peft(&world.dir.path().join("wrong"), 1, 31, 32);
-    let wrong = process.import("eleos", &world.dir.path().join("wrong"), None).await.unwrap_err().to_string();
+    let wrong = process
+        .import("eleos", &world.dir.path().join("wrong"), None)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(wrong.contains("lora_B") && wrong.contains("[31, 2]"), "{wrong}");
-    assert!(process.import("zeus", &folder, None).await.unwrap_err().to_string().contains("kairos"));
+    assert!(
+        process.import("zeus", &folder, None).await.unwrap_err().to_string().contains("kairos")
+    );
     assert_eq!(process.library().list().await.unwrap().len(), 1);
 }
 
@@ -150,7 +188,8 @@ async fn generations_are_shared_and_a_request_keeps_its_own() {
 }
 
 async fn shares_generations(world: World) {
-    let (one, two) = (world.process(&AdapterOptions::default()), world.process(&AdapterOptions::default()));
+    let (one, two) =
+        (world.process(&AdapterOptions::default()), world.process(&AdapterOptions::default()));
     let a = one.import("eleos", &world.folder(1), None).await.unwrap();
     let b = one.import("eleos", &world.folder(2), None).await.unwrap();
     assert_eq!(one.generation("eleos"), (0, None));
@@ -166,7 +205,10 @@ async fn shares_generations(world: World) {
     two.sync().await.unwrap();
     assert_eq!(two.generation("eleos"), (2, Some(b.clone())));
     // both fall back at once: one generation comes of it
-    let (first, second) = tokio::join!(one.fall_back("eleos", "rewards fell"), two.fall_back("eleos", "rewards fell"));
+    let (first, second) = tokio::join!(
+        one.fall_back("eleos", "rewards fell"),
+        two.fall_back("eleos", "rewards fell")
+    );
     assert_eq!(first.unwrap().generation, second.unwrap().generation);
     assert_eq!(one.generation("eleos"), two.generation("eleos"));
     assert_eq!(one.generation("eleos"), (3, Some(a.clone())));
@@ -174,14 +216,21 @@ async fn shares_generations(world: World) {
     assert_eq!(two.generation("eleos"), (4, None));
     assert_eq!(two.rollback("eleos", "further").await.unwrap_err().class(), ErrorClass::Conflict);
     let made = two.library().generations("eleos").await.unwrap();
-    assert_eq!(made.iter().map(|made| made.adapter.as_deref()).collect::<Vec<_>>(), [Some(&*a), Some(&*b), Some(&*a), None]);
+    assert_eq!(
+        made.iter().map(|made| made.adapter.as_deref()).collect::<Vec<_>>(),
+        [Some(&*a), Some(&*b), Some(&*a), None]
+    );
     // a third process finds what is live
     let three = world.process(&AdapterOptions::default());
     three.sync().await.unwrap();
     assert_eq!(three.generation("eleos"), (4, None));
     // a chosen one is asked whatever is live, and is no generation
-    let chosen = three.active_adapter("eleos", Some(&AdapterChoice::Id(b.clone())), None, "").await.unwrap();
-    assert_eq!(chosen.version.as_ref().map(|version| (version.generation, &version.id)), Some((0, &b)));
+    let chosen =
+        three.active_adapter("eleos", Some(&AdapterChoice::Id(b.clone())), None, "").await.unwrap();
+    assert_eq!(
+        chosen.version.as_ref().map(|version| (version.generation, &version.id)),
+        Some((0, &b))
+    );
 }
 
 #[actix::test]
@@ -198,14 +247,18 @@ async fn a_changed_file_is_bad_and_the_last_good_generation_speaks() {
     damage(&one.library().folder(&ids[2]));
     one.check_all().await.unwrap();
     assert_eq!(one.generation("eleos"), (4, Some(ids[0].clone())));
-    let statuses: Vec<_> = one.library().list().await.unwrap().into_iter().map(|adapter| adapter.status).collect();
+    let statuses: Vec<_> =
+        one.library().list().await.unwrap().into_iter().map(|adapter| adapter.status).collect();
     assert_eq!(statuses, [AdapterStatus::Live, AdapterStatus::Bad, AdapterStatus::Bad]);
     let reported = steps(&one);
     assert!(
         matches!(&reported[reported.len() - 1], CellStep::AdapterRolledBack { generation: 4, reason, .. } if reason.contains("checksum")),
         "{reported:?}"
     );
-    assert_eq!(reported.iter().filter(|step| matches!(step, CellStep::AdapterBad { .. })).count(), 2);
+    assert_eq!(
+        reported.iter().filter(|step| matches!(step, CellStep::AdapterBad { .. })).count(),
+        2
+    );
     assert_eq!(one.promote(&ids[2], "").await.unwrap_err().class(), ErrorClass::Conflict);
     // the right files make it good again
     one.import("eleos", &world.folder(3), None).await.unwrap();
@@ -221,7 +274,10 @@ async fn a_changed_file_is_bad_and_the_last_good_generation_speaks() {
 async fn a_process_without_the_files_says_so_once_and_keeps_what_it_has() {
     let world = World::new().await;
     let one = world.process(&AdapterOptions::default());
-    let far = world.process(&AdapterOptions { dir: Some(world.dir.path().join("elsewhere")), ..AdapterOptions::default() });
+    let far = world.process(&AdapterOptions {
+        dir: Some(world.dir.path().join("elsewhere")),
+        ..AdapterOptions::default()
+    });
     let id = one.import("eleos", &world.folder(1), None).await.unwrap();
     one.promote(&id, "").await.unwrap();
     far.sync().await.unwrap();
@@ -263,7 +319,10 @@ async fn retired_adapters_make_room_and_what_may_speak_again_stays() {
     // retired, but leased
     let held = BTreeSet::from([ids[0].clone()]);
     let full = keep(4, &held).await.unwrap_err();
-    assert!(full.class() == ErrorClass::Conflict && full.to_string().contains("adapters.max_mb is 1"), "{full}");
+    assert!(
+        full.class() == ErrorClass::Conflict && full.to_string().contains("adapters.max_mb is 1"),
+        "{full}"
+    );
     let fourth = keep(4, &none).await.unwrap();
     assert_eq!(ids.iter().map(is_kept).collect::<Vec<_>>(), [false, true, true]);
     // live, last good, candidate: none may go
@@ -279,17 +338,24 @@ async fn a_canary_speaks_for_its_share_with_its_propensity_in_every_process() {
 }
 
 async fn shares_canaries(world: World) {
-    let (one, two) = (world.process(&AdapterOptions::default()), world.process(&AdapterOptions::default()));
+    let (one, two) =
+        (world.process(&AdapterOptions::default()), world.process(&AdapterOptions::default()));
     let a = one.import("eleos", &world.folder(1), None).await.unwrap();
     let b = one.import("eleos", &world.folder(2), None).await.unwrap();
     one.promote(&a, "").await.unwrap();
-    assert_eq!(one.set_canary("eleos", &b, 1.0).await.unwrap_err().class(), ErrorClass::InvalidRequest);
+    assert_eq!(
+        one.set_canary("eleos", &b, 1.0).await.unwrap_err().class(),
+        ErrorClass::InvalidRequest
+    );
     one.set_canary("eleos", &b, 0.25).await.unwrap();
     two.sync().await.unwrap();
     let mut spoke = 0;
     for seed in 0..400 {
         let active_adapter = one.active_adapter("eleos", None, Some(seed), "who?").await.unwrap();
-        assert_eq!(active_adapter.version, two.active_adapter("eleos", None, Some(seed), "who?").await.unwrap().version);
+        assert_eq!(
+            active_adapter.version,
+            two.active_adapter("eleos", None, Some(seed), "who?").await.unwrap().version
+        );
         let draw = active_adapter.canary.unwrap();
         let canary = active_adapter.version.as_ref().is_some_and(|version| version.id == b);
         let (arm, propensity) = if canary { (Arm::Canary, 0.25) } else { (Arm::Live, 0.75) };

@@ -25,18 +25,24 @@ impl GpuPool {
 
     fn replica(&self, wanted: Option<usize>) -> Result<ActorRef<GpuWorker>, NyxError> {
         if let Some(index) = wanted {
-            return self
-                .replicas
-                .get(index)
-                .cloned()
-                .ok_or_else(|| NyxError::Internal(format!("replica {index} does not exist: pool.replicas has {}", self.replicas.len())));
+            return self.replicas.get(index).cloned().ok_or_else(|| {
+                NyxError::Internal(format!(
+                    "replica {index} does not exist: pool.replicas has {}",
+                    self.replicas.len()
+                ))
+            });
         }
         let load = |worker: &&ActorRef<GpuWorker>| {
             let metrics = worker.metrics();
-            let down = metrics.state() != ActorState::Running || metrics.lost.load(Ordering::Relaxed);
+            let down =
+                metrics.state() != ActorState::Running || metrics.lost.load(Ordering::Relaxed);
             (down, metrics.held.load(Ordering::Relaxed))
         };
-        self.replicas.iter().min_by_key(load).cloned().ok_or_else(|| NyxError::Internal("pool.replicas is empty".into()))
+        self.replicas
+            .iter()
+            .min_by_key(load)
+            .cloned()
+            .ok_or_else(|| NyxError::Internal("pool.replicas is empty".into()))
     }
 }
 

@@ -48,9 +48,16 @@ impl Loaded {
             followers.0.push(follow(options, shard.clone(), rank)?);
         }
         let text = Arc::clone(&options.text);
-        let engine = Engine::load_group(&options.files, text, options.device, first, options.engine.clone())?;
+        let engine = Engine::load_group(
+            &options.files,
+            text,
+            options.device,
+            first,
+            options.engine.clone(),
+        )?;
         let wanted = options.adapters.clone();
-        let mut loaded = Self { engine, adapters: BTreeMap::new(), wanted, swept: 0, _followers: followers };
+        let mut loaded =
+            Self { engine, adapters: BTreeMap::new(), wanted, swept: 0, _followers: followers };
         for (id, folder) in loaded.wanted.wanted() {
             // without it the base model still answers, and requests for the adapter are refused by
             // its id
@@ -100,15 +107,20 @@ impl Loaded {
 }
 
 /// Starts the thread of a further shard.
-fn follow(options: &DeviceThreadOptions, shard: Shard, rank: Rank) -> Result<JoinHandle<()>, EngineError> {
+fn follow(
+    options: &DeviceThreadOptions,
+    shard: Shard,
+    rank: Rank,
+) -> Result<JoinHandle<()>, EngineError> {
     let (files, quantisation) = (Arc::clone(&options.files), options.engine.quantisation);
     let device = shard.device.to_string();
     let body = move || {
         let _lost = Lost(&shard.metrics);
-        let served = Follower::load(&files, quantisation, shard.device, rank).and_then(|follower| {
-            shard.metrics.lost.store(false, Ordering::Relaxed);
-            follower.serve()
-        });
+        let served =
+            Follower::load(&files, quantisation, shard.device, rank).and_then(|follower| {
+                shard.metrics.lost.store(false, Ordering::Relaxed);
+                follower.serve()
+            });
         if let Err(error) = served {
             shard.metrics.record_failure(error.to_string());
         }

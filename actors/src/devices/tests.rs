@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use nyx_domain::ErrorClass;
 use nyx_engine::{
-    DeviceSpec, EngineError, EngineOptions, Finished, GenerateJob, ModelFiles, Piece, SamplingParams, ScoreJob, Text, TokenSink,
+    DeviceSpec, EngineError, EngineOptions, Finished, GenerateJob, ModelFiles, Piece,
+    SamplingParams, ScoreJob, Text, TokenSink,
 };
 use tokio::sync::oneshot;
 
@@ -37,21 +38,43 @@ async fn device(queue: usize) -> (Device, Arc<ActorMetrics>) {
     replica(queue, DeviceSpec::Cpu, Vec::new()).await
 }
 
-async fn replica(queue: usize, device: DeviceSpec, shards: Vec<Shard>) -> (Device, Arc<ActorMetrics>) {
+async fn replica(
+    queue: usize,
+    device: DeviceSpec,
+    shards: Vec<Shard>,
+) -> (Device, Arc<ActorMetrics>) {
     with_adapters(queue, device, shards, LoadedAdapters::default()).await
 }
 
-async fn with_adapters(queue: usize, device: DeviceSpec, shards: Vec<Shard>, adapters: LoadedAdapters) -> (Device, Arc<ActorMetrics>) {
+async fn with_adapters(
+    queue: usize,
+    device: DeviceSpec,
+    shards: Vec<Shard>,
+    adapters: LoadedAdapters,
+) -> (Device, Arc<ActorMetrics>) {
     let model = model("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf");
     let files = Arc::new(ModelFiles::open(&model).unwrap());
     let text = Arc::new(Text::load(&files).unwrap());
     let metrics = ActorMetrics::new("gpu-worker-0", "gpu_worker", Some("cpu".into()));
     let engine = EngineOptions { max_batch: 1, ..EngineOptions::default() };
-    let options = DeviceThreadOptions { device, shards, files, text, engine, adapters, queue, retry_after_s: 7 };
+    let options = DeviceThreadOptions {
+        device,
+        shards,
+        files,
+        text,
+        engine,
+        adapters,
+        queue,
+        retry_after_s: 7,
+    };
     (Device::start(options, Arc::clone(&metrics)).await.unwrap(), metrics)
 }
 
-fn job(breaks: bool, max_tokens: usize, adapter: Option<AdapterLease>) -> (Job, oneshot::Receiver<End>) {
+fn job(
+    breaks: bool,
+    max_tokens: usize,
+    adapter: Option<AdapterLease>,
+) -> (Job, oneshot::Receiver<End>) {
     let (end, ending) = oneshot::channel();
     let params = SamplingParams { max_tokens, ..SamplingParams::default() };
     let job = GenerateJob {
@@ -68,7 +91,10 @@ fn job(breaks: bool, max_tokens: usize, adapter: Option<AdapterLease>) -> (Job, 
 }
 
 async fn ended(ending: oneshot::Receiver<End>) -> End {
-    tokio::time::timeout(Duration::from_secs(60), ending).await.expect("it hangs").expect("it was dropped")
+    tokio::time::timeout(Duration::from_secs(60), ending)
+        .await
+        .expect("it hangs")
+        .expect("it was dropped")
 }
 
 #[actix::test]
@@ -104,7 +130,10 @@ async fn a_device_that_only_fails_is_given_up_and_says_so() {
     }
     assert!(metrics.report().last_failure.unwrap().reason.contains("given up"));
     let error = device.submit(job(false, 1, None).0).unwrap_err();
-    assert!(error.class() == ErrorClass::Unavailable && error.to_string().contains("gpu-worker-0"), "{error}");
+    assert!(
+        error.class() == ErrorClass::Unavailable && error.to_string().contains("gpu-worker-0"),
+        "{error}"
+    );
     assert!(metrics.lost.load(std::sync::atomic::Ordering::Relaxed));
     // as the worker's next instance does
     device.revive().await.unwrap();
@@ -126,7 +155,10 @@ async fn a_full_queue_refuses_at_once_and_a_stop_ends_what_runs() {
         waiting.push(ending);
     }
     let refused = device.submit(job(false, 1, None).0).unwrap_err();
-    assert!(matches!(refused, crate::NyxError::Overloaded { capacity: 3, retry_after_s: 7 }), "{refused:?}");
+    assert!(
+        matches!(refused, crate::NyxError::Overloaded { capacity: 3, retry_after_s: 7 }),
+        "{refused:?}"
+    );
     let deadline = std::time::Instant::now() + Duration::from_secs(30);
     while metrics.report().queue_depth != 2 {
         assert!(std::time::Instant::now() < deadline, "{:?}", metrics.report());
@@ -176,7 +208,8 @@ async fn a_leased_adapter_is_there_again_after_a_reload_and_a_revival_and_goes_w
     let wrong = adapters.load("0", folder.path().into()).await.unwrap_err().to_string();
     assert!(wrong.contains(&id) && adapters.ids().is_empty(), "{wrong}");
     let lease = adapters.load(&id, folder.path().into()).await.unwrap();
-    // the same adapter under a lease of another table: what the device has of it is not kept by this one
+    // the same adapter under a lease of another table: what the device has of it is not kept by
+    // this one
     let stranger = LoadedAdapters::default().load(&id, folder.path().into()).await.unwrap();
     let answer = async |lease: &AdapterLease| {
         let (good, ending) = job(false, 2, Some(lease.clone()));
@@ -210,12 +243,19 @@ async fn a_leased_adapter_is_there_again_after_a_reload_and_a_revival_and_goes_w
 
 /// The digest of the tests' model.
 fn device_base() -> String {
-    ModelFiles::open(&model("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf")).unwrap().info().sha256.clone()
+    ModelFiles::open(&model("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf"))
+        .unwrap()
+        .info()
+        .sha256
+        .clone()
 }
 
 #[actix::test]
 async fn a_group_of_two_cores_answers_also_after_a_panic_and_stops_as_a_whole() {
-    let shard = Shard { device: DeviceSpec::CpuCore(1), metrics: ActorMetrics::new("gpu-worker-0.1", "gpu_worker", Some("cpu:1".into())) };
+    let shard = Shard {
+        device: DeviceSpec::CpuCore(1),
+        metrics: ActorMetrics::new("gpu-worker-0.1", "gpu_worker", Some("cpu:1".into())),
+    };
     let (device, metrics) = replica(4, DeviceSpec::CpuCore(0), vec![shard.clone()]).await;
     let answer = async || {
         let (good, ending) = job(false, 4, None);

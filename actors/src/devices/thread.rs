@@ -38,10 +38,20 @@ impl Device {
     ///
     /// # Errors
     /// The error of the load.
-    pub async fn start(options: DeviceThreadOptions, metrics: Arc<ActorMetrics>) -> Result<Self, EngineError> {
+    pub async fn start(
+        options: DeviceThreadOptions,
+        metrics: Arc<ActorMetrics>,
+    ) -> Result<Self, EngineError> {
         let steps = watch::Sender::new(StepReport::default());
-        let thread = DeviceThread::start(options.clone(), Arc::clone(&metrics), steps.clone()).await?;
-        Ok(Self { options, metrics, steps, thread: Mutex::new(Arc::new(thread)), reviving: tokio::sync::Mutex::default() })
+        let thread =
+            DeviceThread::start(options.clone(), Arc::clone(&metrics), steps.clone()).await?;
+        Ok(Self {
+            options,
+            metrics,
+            steps,
+            thread: Mutex::new(Arc::new(thread)),
+            reviving: tokio::sync::Mutex::default(),
+        })
     }
 
     fn thread(&self) -> Arc<DeviceThread> {
@@ -59,9 +69,17 @@ impl Device {
             return Ok(());
         }
         tracing::warn!(actor = %self.metrics.name, "starting the device's thread anew");
-        let thread = DeviceThread::start(self.options.clone(), Arc::clone(&self.metrics), self.steps.clone()).await?;
+        let thread = DeviceThread::start(
+            self.options.clone(),
+            Arc::clone(&self.metrics),
+            self.steps.clone(),
+        )
+        .await?;
         // dropped outside the lock, so that submitters do not wait
-        let _replaced = std::mem::replace(&mut *self.thread.lock().unwrap_or_else(PoisonError::into_inner), Arc::new(thread));
+        let _replaced = std::mem::replace(
+            &mut *self.thread.lock().unwrap_or_else(PoisonError::into_inner),
+            Arc::new(thread),
+        );
         Ok(())
     }
 
@@ -112,7 +130,8 @@ impl DeviceThread {
         metrics: Arc<ActorMetrics>,
         steps: watch::Sender<StepReport>,
     ) -> Result<Self, EngineError> {
-        let (most, retry_after_s) = (options.engine.max_batch + options.queue, options.retry_after_s);
+        let (most, retry_after_s) =
+            (options.engine.max_batch + options.queue, options.retry_after_s);
         // accepted jobs are counted: the channel never fills before that limit
         let (jobs, receiver) = sync_channel(most + 1);
         let (loads, loading) = sync_channel(LOADS);
@@ -131,26 +150,47 @@ impl DeviceThread {
             move || run(options, (&receiver, &loading), &stop, &metrics, ready, &steps)
         };
         let failed = |reason: String| EngineError::Device { device: device.clone(), reason };
-        let thread = std::thread::Builder::new().name(format!("nyx-{device}")).spawn(body).map_err(|error| failed(error.to_string()))?;
-        let window = loaded.await.map_err(|_| failed("its thread ended while loading".into()))??;
-        Ok(Self { jobs, stop, thread: Mutex::new(Some(thread)), metrics, window, most, retry_after_s })
+        let thread = std::thread::Builder::new()
+            .name(format!("nyx-{device}"))
+            .spawn(body)
+            .map_err(|error| failed(error.to_string()))?;
+        let window =
+            loaded.await.map_err(|_| failed("its thread ended while loading".into()))??;
+        Ok(Self {
+            jobs,
+            stop,
+            thread: Mutex::new(Some(thread)),
+            metrics,
+            window,
+            most,
+            retry_after_s,
+        })
     }
 
     fn submit(&self, job: Job) -> Result<(), NyxError> {
-        let overloaded = || NyxError::Overloaded { capacity: self.most, retry_after_s: self.retry_after_s };
+        let overloaded =
+            || NyxError::Overloaded { capacity: self.most, retry_after_s: self.retry_after_s };
         let held = self.metrics.hold(self.most as u64).ok_or_else(overloaded)?;
         match self.jobs.try_send(job.held_by(held)) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(_)) => Err(overloaded()),
             Err(TrySendError::Disconnected(_)) => {
                 let reason = "its device thread has ended: restart the actor".into();
-                Err(NyxError::ActorDown { actor: self.metrics.name.clone(), state: "stopped", reason })
+                Err(NyxError::ActorDown {
+                    actor: self.metrics.name.clone(),
+                    state: "stopped",
+                    reason,
+                })
             }
         }
     }
 
     fn alive(&self) -> bool {
-        self.thread.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|thread| !thread.is_finished())
+        self.thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
     }
 
     fn stop(&self) {
@@ -294,7 +334,9 @@ fn work(
             continue;
         }
         if reloads == RELOADS_BEFORE_GIVING_UP {
-            return give_up(format!("given up after {reloads} loads of the weights; last: {reason}"));
+            return give_up(format!(
+                "given up after {reloads} loads of the weights; last: {reason}"
+            ));
         }
         (failures, reloads) = (0, reloads + 1);
         tracing::warn!(actor = %metrics.name, "loading the weights anew");
@@ -334,7 +376,11 @@ fn take_jobs(loaded: &mut Loaded, (jobs, loads): Jobs<'_>, stop: &AtomicBool) ->
         };
         let resolve = |lease: Option<AdapterLease>| match lease {
             None => Ok(None),
-            Some(lease) => adapters.get(lease.id()).cloned().map(Some).ok_or_else(|| EngineError::UnknownAdapter(lease.id().to_owned())),
+            Some(lease) => adapters
+                .get(lease.id())
+                .cloned()
+                .map(Some)
+                .ok_or_else(|| EngineError::UnknownAdapter(lease.id().to_owned())),
         };
         match job {
             Job::Wake => continue,

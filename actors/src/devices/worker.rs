@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, ResponseFuture, WrapFuture};
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, ResponseFuture, WrapFuture,
+};
 use nyx_engine::{ContinuationScore, GenerateJob, ScoreJob};
 use tokio::sync::oneshot;
 
@@ -37,7 +39,12 @@ impl Actor for GpuWorker {
 
 /// Makes sure that the device's thread runs before the actor handles messages; stops the actor
 /// otherwise.
-fn revive<A: Actor<Context = Context<A>>>(actor: &A, device: &Arc<Device>, metrics: &Arc<ActorMetrics>, context: &mut A::Context) {
+fn revive<A: Actor<Context = Context<A>>>(
+    actor: &A,
+    device: &Arc<Device>,
+    metrics: &Arc<ActorMetrics>,
+    context: &mut A::Context,
+) {
     let (device, metrics) = (Arc::clone(device), Arc::clone(metrics));
     // messages wait until the weights are loaded
     context.wait(async move { device.revive().await }.into_actor(actor).map(move |revived, _, context| {
@@ -87,8 +94,12 @@ impl Handler<Score> for GpuWorker {
         let submitted = self.device.submit(Job::Score { job, adapter: message.adapter });
         Box::pin(async move {
             submitted?;
-            let waiting =
-                async { receiver.await.map_err(|_| NyxError::Internal("the device dropped a scoring".into()))?.map_err(NyxError::Engine) };
+            let waiting = async {
+                receiver
+                    .await
+                    .map_err(|_| NyxError::Internal("the device dropped a scoring".into()))?
+                    .map_err(NyxError::Engine)
+            };
             message.context.bound("continuations were scored", waiting).await
         })
     }

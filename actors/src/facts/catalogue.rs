@@ -97,7 +97,9 @@ impl Source {
             select.order_by(Alias::new("row"), Order::Asc);
         }
         let found = self.reader.select(select.limit(limit)).await?;
-        let cell = |row: &sea_orm::QueryResult, at| Ok(row.try_get::<Option<String>>("", &format!("c{at}"))?.unwrap_or_default());
+        let cell = |row: &sea_orm::QueryResult, at| {
+            Ok(row.try_get::<Option<String>>("", &format!("c{at}"))?.unwrap_or_default())
+        };
         found.iter().map(|row| (0..self.columns.len()).map(|at| cell(row, at)).collect()).collect()
     }
 }
@@ -116,7 +118,9 @@ impl Catalogue {
     ) -> Result<Self, NyxError> {
         let mut readable: BTreeMap<String, (Source, FactTable)> = BTreeMap::new();
         // tables of unknown size sort last and are read up to their share
-        sources.sort_by_key(|source| source.rows.map_or(u64::MAX, |rows| rows.saturating_mul(source.columns.len() as u64)));
+        sources.sort_by_key(|source| {
+            source.rows.map_or(u64::MAX, |rows| rows.saturating_mul(source.columns.len() as u64))
+        });
         let (mut left, mut waiting) = (options.index_cells, sources.len());
         for source in sources {
             let width = source.columns.len().max(1);
@@ -133,18 +137,21 @@ impl Catalogue {
                         );
                     }
                     let Source { name, caption, columns, .. } = source.clone();
-                    readable.insert(name.clone(), (source, FactTable { name, caption, columns, rows }));
+                    readable
+                        .insert(name.clone(), (source, FactTable { name, caption, columns, rows }));
                 }
                 Err(error) => {
                     tracing::warn!(table = source.name, %error, "a registered table cannot be read");
-                    unreadable.push(SourceReport { error: Some(error.to_string()), ..source.report() });
+                    unreadable
+                        .push(SourceReport { error: Some(error.to_string()), ..source.report() });
                 }
             }
         }
         let (sources, tables): (Vec<Source>, Vec<FactTable>) = readable.into_values().unzip();
         // indexing reads every word of every cell: kept off the actor threads
         let indexing = tokio::task::spawn_blocking(move || (RowIndex::new(&tables), tables));
-        let (index, tables) = indexing.await.map_err(|error| NyxError::Internal(error.to_string()))?;
+        let (index, tables) =
+            indexing.await.map_err(|error| NyxError::Internal(error.to_string()))?;
         Ok(Self { stamp, made: Instant::now(), sources, tables, index, unreadable })
     }
 
@@ -166,10 +173,15 @@ impl Catalogue {
         let evidence = |FoundRow { table: at, row, score }: FoundRow| {
             let (table, cells) = (self.tables.get(at)?, self.tables.get(at)?.rows.get(row)?);
             let pairs = table.columns.iter().zip(cells).filter(|(_, cell)| !cell.trim().is_empty());
-            let about = Some(&table.caption).filter(|caption| shown.insert(at) && !caption.is_empty() && **caption != table.name);
+            let about = Some(&table.caption).filter(|caption| {
+                shown.insert(at) && !caption.is_empty() && **caption != table.name
+            });
             Some(Evidence {
                 id: format!("table:{}#{}", table.name, row + 1),
-                text: pairs.map(|(column, cell)| format!("{}: {cell}", column.name)).collect::<Vec<_>>().join("; "),
+                text: pairs
+                    .map(|(column, cell)| format!("{}: {cell}", column.name))
+                    .collect::<Vec<_>>()
+                    .join("; "),
                 score,
                 source: table.name.clone(),
                 speaker: None,
@@ -190,11 +202,18 @@ pub(super) fn unknown<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> N
     if all.len() > NAMED {
         known.push_str(", ...");
     }
-    NyxError::UnknownSource { name: name.to_owned(), known: if known.is_empty() { "none".into() } else { known } }
+    NyxError::UnknownSource {
+        name: name.to_owned(),
+        known: if known.is_empty() { "none".into() } else { known },
+    }
 }
 
 /// Looks up a table from the settings in its database.
-pub(super) async fn foreign(options: &SourceOptions, reader: Arc<Reader>, url: Option<String>) -> Result<Source, NyxError> {
+pub(super) async fn foreign(
+    options: &SourceOptions,
+    reader: Arc<Reader>,
+    url: Option<String>,
+) -> Result<Source, NyxError> {
     let postgres = reader.is_postgres();
     let (schema, table) = match options.table.split_once('.') {
         Some((schema, table)) if postgres => (Some(schema.to_owned()), table.to_owned()),
@@ -203,7 +222,11 @@ pub(super) async fn foreign(options: &SourceOptions, reader: Arc<Reader>, url: O
     let found = if postgres {
         let sql = "SELECT column_name::text AS name, data_type::text AS kind FROM information_schema.columns \
                    WHERE table_name = $1 AND table_schema = COALESCE($2, current_schema()) ORDER BY ordinal_position";
-        Statement::from_sql_and_values(DbBackend::Postgres, sql, [table.clone().into(), schema.clone().into()])
+        Statement::from_sql_and_values(
+            DbBackend::Postgres,
+            sql,
+            [table.clone().into(), schema.clone().into()],
+        )
     } else {
         let sql = "SELECT name, type AS kind FROM pragma_table_info(?) ORDER BY cid";
         Statement::from_sql_and_values(DbBackend::Sqlite, sql, [table.clone().into()])
@@ -218,7 +241,9 @@ pub(super) async fn foreign(options: &SourceOptions, reader: Arc<Reader>, url: O
         let reason = format!("there is no table or view {:?} that may be read", options.table);
         return Err(NyxError::FactSource { origin: options.table.clone(), reason });
     }
-    if let Some(wrong) = options.columns.iter().find(|name| !columns.iter().any(|column| column.name == **name)) {
+    if let Some(wrong) =
+        options.columns.iter().find(|name| !columns.iter().any(|column| column.name == **name))
+    {
         let reason = format!("no column {wrong:?}; the columns are {}", known());
         return Err(NyxError::FactSource { origin: options.table.clone(), reason });
     }
@@ -226,7 +251,18 @@ pub(super) async fn foreign(options: &SourceOptions, reader: Arc<Reader>, url: O
         columns.retain(|column| options.columns.contains(&column.name));
     }
     let (name, caption) = (options.table.clone(), options.description.clone());
-    Ok(Source { name, caption, url, schema, table, columns, layout: Layout::Foreign, rows: None, created_at: None, reader })
+    Ok(Source {
+        name,
+        caption,
+        url,
+        schema,
+        table,
+        columns,
+        layout: Layout::Foreign,
+        rows: None,
+        created_at: None,
+        reader,
+    })
 }
 
 /// The kind of a declared column type; for SQLite, by its affinity.
@@ -248,8 +284,13 @@ fn kind_of(declared: &str) -> Kind {
 
 /// The columns of a table to be imported, with inferred kinds.
 pub(super) fn kinds(columns: &[String], rows: &[Vec<String>]) -> Vec<Column> {
-    let kind = |at: usize| infer(rows.iter().map(move |row| row.get(at).map_or("", String::as_str)));
-    columns.iter().enumerate().map(|(at, name)| Column { name: name.clone(), kind: kind(at) }).collect()
+    let kind =
+        |at: usize| infer(rows.iter().map(move |row| row.get(at).map_or("", String::as_str)));
+    columns
+        .iter()
+        .enumerate()
+        .map(|(at, name)| Column { name: name.clone(), kind: kind(at) })
+        .collect()
 }
 
 #[cfg(test)]

@@ -23,30 +23,54 @@ impl FileTable {
     /// # Errors
     /// The message contains the path and the invalid line.
     pub fn read(path: &Path) -> Result<Self, NyxError> {
-        let wrong = |reason: String| NyxError::invalid("file", format!("{}: {reason}", path.display()));
+        let wrong =
+            |reason: String| NyxError::invalid("file", format!("{}: {reason}", path.display()));
         let file = std::fs::File::open(path).map_err(|error| wrong(error.to_string()))?;
         let mut text = String::new();
-        file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(|error| wrong(error.to_string()))?;
+        file.take(MAX_BYTES + 1)
+            .read_to_string(&mut text)
+            .map_err(|error| wrong(error.to_string()))?;
         if text.len() as u64 > MAX_BYTES {
-            return Err(wrong(format!("more than {} MiB, expected a smaller table", MAX_BYTES >> 20)));
+            return Err(wrong(format!(
+                "more than {} MiB, expected a smaller table",
+                MAX_BYTES >> 20
+            )));
         }
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        match path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase).as_deref() {
+        match path
+            .extension()
+            .and_then(|extension| extension.to_str())
+            .map(str::to_ascii_lowercase)
+            .as_deref()
+        {
             Some("csv") => Self::csv(text, b','),
             Some("tsv") => Self::csv(text, b'\t'),
             Some("jsonl" | "ndjson" | "json") => Self::json_lines(text),
-            other => Err(format!("unknown file type {:?}, expected .csv, .tsv, .jsonl or .ndjson", other.unwrap_or("no extension"))),
+            other => Err(format!(
+                "unknown file type {:?}, expected .csv, .tsv, .jsonl or .ndjson",
+                other.unwrap_or("no extension")
+            )),
         }
         .map_err(wrong)
     }
 
     fn csv(text: &str, delimiter: u8) -> Result<Self, String> {
-        let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).trim(csv::Trim::All).from_reader(text.as_bytes());
-        let columns = reader.headers().map_err(|error| error.to_string())?.iter().map(str::to_owned).collect();
+        let mut reader = csv::ReaderBuilder::new()
+            .delimiter(delimiter)
+            .trim(csv::Trim::All)
+            .from_reader(text.as_bytes());
+        let columns = reader
+            .headers()
+            .map_err(|error| error.to_string())?
+            .iter()
+            .map(str::to_owned)
+            .collect();
         let mut rows = Vec::new();
         for record in reader.records() {
             // the error contains the line and the expected number of fields
-            rows.push(record.map_err(|error| error.to_string())?.iter().map(str::to_owned).collect());
+            rows.push(
+                record.map_err(|error| error.to_string())?.iter().map(str::to_owned).collect(),
+            );
         }
         Ok(Self { columns, rows })
     }
@@ -54,10 +78,16 @@ impl FileTable {
     fn json_lines(text: &str) -> Result<Self, String> {
         let (mut columns, mut objects) = (Vec::<String>::new(), Vec::new());
         for (line, number) in text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty()) {
-            let Json::Object(object) = serde_json::from_str(line).map_err(|error| format!("line {number}: {error}"))? else {
-                return Err(format!("line {number} is not an object, expected {{\"column\": value, ...}}"));
+            let Json::Object(object) =
+                serde_json::from_str(line).map_err(|error| format!("line {number}: {error}"))?
+            else {
+                return Err(format!(
+                    "line {number} is not an object, expected {{\"column\": value, ...}}"
+                ));
             };
-            for name in object.keys().filter(|name| !columns.contains(name)).cloned().collect::<Vec<_>>() {
+            for name in
+                object.keys().filter(|name| !columns.contains(name)).cloned().collect::<Vec<_>>()
+            {
                 columns.push(name);
             }
             objects.push(object);
@@ -67,7 +97,10 @@ impl FileTable {
             Some(Json::String(text)) => text.clone(),
             Some(other) => other.to_string(),
         };
-        let rows = objects.iter().map(|object| columns.iter().map(|name| cell(object.get(name))).collect()).collect();
+        let rows = objects
+            .iter()
+            .map(|object| columns.iter().map(|name| cell(object.get(name))).collect())
+            .collect();
         Ok(Self { columns, rows })
     }
 }
@@ -90,14 +123,25 @@ mod tests {
             csv,
             FileTable {
                 columns: vec!["team".into(), "points".into()],
-                rows: vec![vec!["reds, the".into(), "3".into()], vec!["blues".into(), String::new()]]
+                rows: vec![
+                    vec!["reds, the".into(), "3".into()],
+                    vec!["blues".into(), String::new()]
+                ]
             }
         );
-        let json = read("a.jsonl", "{\"team\": \"reds\", \"points\": 3}\n\n{\"team\": null, \"won\": true}\n").unwrap();
+        let json = read(
+            "a.jsonl",
+            "{\"team\": \"reds\", \"points\": 3}\n\n{\"team\": null, \"won\": true}\n",
+        )
+        .unwrap();
         assert_eq!(json.columns.len(), 3);
         let at = |name: &str| json.columns.iter().position(|column| column == name).unwrap();
         assert_eq!(
-            (json.rows[0][at("points")].as_str(), json.rows[1][at("won")].as_str(), json.rows[1][at("team")].as_str()),
+            (
+                json.rows[0][at("points")].as_str(),
+                json.rows[1][at("won")].as_str(),
+                json.rows[1][at("team")].as_str()
+            ),
             ("3", "true", "")
         );
     }
@@ -113,6 +157,11 @@ mod tests {
             let refusal = read(name, text).unwrap_err().to_string();
             assert!(refusal.contains(message) && refusal.contains(name), "{refusal}");
         }
-        assert!(FileTable::read(Path::new("/nowhere/t.csv")).unwrap_err().to_string().contains("/nowhere/t.csv"));
+        assert!(
+            FileTable::read(Path::new("/nowhere/t.csv"))
+                .unwrap_err()
+                .to_string()
+                .contains("/nowhere/t.csv")
+        );
     }
 }

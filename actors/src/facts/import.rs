@@ -56,18 +56,33 @@ struct Checked {
 fn check(import: Import) -> Result<Checked, NyxError> {
     let Import { name, caption, table: FileTable { mut columns, mut rows } } = import;
     let chars = name.chars().count();
-    if !(1..=NAME_CHARS).contains(&chars) || name.trim() != name || name.chars().any(char::is_control) {
-        return Err(NyxError::invalid("name", format!("name is {name:?}, expected 1 to {NAME_CHARS} characters on one line")));
+    if !(1..=NAME_CHARS).contains(&chars)
+        || name.trim() != name
+        || name.chars().any(char::is_control)
+    {
+        return Err(NyxError::invalid(
+            "name",
+            format!("name is {name:?}, expected 1 to {NAME_CHARS} characters on one line"),
+        ));
     }
     storable("description", &caption)?;
     if caption.chars().count() > CAPTION_CHARS {
-        return Err(NyxError::invalid("description", format!("the description of {name:?} is longer than {CAPTION_CHARS} characters")));
+        return Err(NyxError::invalid(
+            "description",
+            format!("the description of {name:?} is longer than {CAPTION_CHARS} characters"),
+        ));
     }
     if !(1..=COLUMNS).contains(&columns.len()) {
-        return Err(NyxError::invalid("columns", format!("{name:?} has {} columns, expected 1 to {COLUMNS}", columns.len())));
+        return Err(NyxError::invalid(
+            "columns",
+            format!("{name:?} has {} columns, expected 1 to {COLUMNS}", columns.len()),
+        ));
     }
     if rows.len() > ROWS {
-        return Err(NyxError::invalid("rows", format!("{name:?} has {} rows, expected at most {ROWS}", rows.len())));
+        return Err(NyxError::invalid(
+            "rows",
+            format!("{name:?} has {} rows, expected at most {ROWS}", rows.len()),
+        ));
     }
     // unnamed and duplicate columns get unique names
     let mut seen = HashSet::new();
@@ -85,7 +100,11 @@ fn check(import: Import) -> Result<Checked, NyxError> {
     }
     for (row, number) in rows.iter_mut().zip(1..) {
         if row.len() > columns.len() {
-            let message = format!("row {number} of {name:?} has {} cells, expected at most {}", row.len(), columns.len());
+            let message = format!(
+                "row {number} of {name:?} has {} cells, expected at most {}",
+                row.len(),
+                columns.len()
+            );
             return Err(NyxError::invalid("rows", message));
         }
         row.resize(columns.len(), String::new());
@@ -95,7 +114,11 @@ fn check(import: Import) -> Result<Checked, NyxError> {
 }
 
 /// Imports tables, all or none.
-pub(super) async fn import(phoebe: &PhoebeStore, imports: Vec<Import>, role: Option<&str>) -> Result<(), NyxError> {
+pub(super) async fn import(
+    phoebe: &PhoebeStore,
+    imports: Vec<Import>,
+    role: Option<&str>,
+) -> Result<(), NyxError> {
     let checked = imports.into_iter().map(check).collect::<Result<Vec<_>, _>>()?;
     let transaction = phoebe.begin().await?;
     for table in &checked {
@@ -103,17 +126,26 @@ pub(super) async fn import(phoebe: &PhoebeStore, imports: Vec<Import>, role: Opt
             write(&transaction, table, role).await?;
         } else {
             transaction.rollback().await;
-            let message = format!("a table {:?} is registered already: use another name, or remove it first", table.name);
+            let message = format!(
+                "a table {:?} is registered already: use another name, or remove it first",
+                table.name
+            );
             return Err(NyxError::invalid("name", message));
         }
     }
     Ok(transaction.commit().await?)
 }
 
-async fn write(transaction: &WriteTransaction, table: &Checked, role: Option<&str>) -> Result<(), NyxError> {
+async fn write(
+    transaction: &WriteTransaction,
+    table: &Checked,
+    role: Option<&str>,
+) -> Result<(), NyxError> {
     let relation = format!("{PREFIX}{}", Uuid::now_v7().simple());
     let mut create = Table::create();
-    create.table(Alias::new(&relation)).col(ColumnDef::new(Alias::new("row")).big_integer().not_null().primary_key());
+    create
+        .table(Alias::new(&relation))
+        .col(ColumnDef::new(Alias::new("row")).big_integer().not_null().primary_key());
     let mut names = vec![Alias::new("row")];
     for at in 0..table.columns.len() {
         let text = Alias::new(format!("c{at}"));
@@ -121,7 +153,9 @@ async fn write(transaction: &WriteTransaction, table: &Checked, role: Option<&st
         names.push(text);
     }
     transaction.execute(&create).await?;
-    for (chunk, first) in table.rows.chunks(VALUES / names.len()).zip((1_i64..).step_by(VALUES / names.len())) {
+    for (chunk, first) in
+        table.rows.chunks(VALUES / names.len()).zip((1_i64..).step_by(VALUES / names.len()))
+    {
         let mut insert = Query::insert();
         insert.into_table(Alias::new(&relation)).columns(names.clone());
         for (row, number) in chunk.iter().zip(first..) {
@@ -134,14 +168,21 @@ async fn write(transaction: &WriteTransaction, table: &Checked, role: Option<&st
     if let Some(role) = role.filter(|_| transaction.get_database_backend() == DbBackend::Postgres) {
         // format() quotes both as identifiers; GRANT accepts no bound parameters
         let grant = "SELECT format('GRANT SELECT ON %I TO %I', $1::text, $2::text) AS grant_it";
-        let grant = Statement::from_sql_and_values(DbBackend::Postgres, grant, [relation.clone().into(), role.into()]);
+        let grant = Statement::from_sql_and_values(
+            DbBackend::Postgres,
+            grant,
+            [relation.clone().into(), role.into()],
+        );
         if let Some(row) = transaction.query_one_raw(grant).await? {
             transaction.execute_unprepared(&row.try_get::<String>("", "grant_it")?).await?;
         }
     }
-    let columns = serde_json::to_value(&table.columns).map_err(|error| NyxError::Internal(error.to_string()))?;
+    let columns = serde_json::to_value(&table.columns)
+        .map_err(|error| NyxError::Internal(error.to_string()))?;
     let mut insert = Query::insert();
-    insert.into_table(Alias::new(CATALOGUE)).columns(["name", "relation", "columns", "caption", "rows", "created_at"].map(Alias::new));
+    insert
+        .into_table(Alias::new(CATALOGUE))
+        .columns(["name", "relation", "columns", "caption", "rows", "created_at"].map(Alias::new));
     let rows = i64::try_from(table.rows.len()).unwrap_or(i64::MAX);
     let values: [SimpleExpr; 6] = [
         Expr::val(table.name.clone()),
@@ -157,9 +198,14 @@ async fn write(transaction: &WriteTransaction, table: &Checked, role: Option<&st
 }
 
 /// Catalogue rows, oldest first: all, or the one with the given name.
-pub(super) async fn entries(connection: &impl ConnectionTrait, name: Option<&str>) -> Result<Vec<Entry>, NyxError> {
+pub(super) async fn entries(
+    connection: &impl ConnectionTrait,
+    name: Option<&str>,
+) -> Result<Vec<Entry>, NyxError> {
     let mut select = Query::select();
-    select.columns(["name", "relation", "columns", "caption", "rows", "created_at"].map(Alias::new)).from(Alias::new(CATALOGUE));
+    select
+        .columns(["name", "relation", "columns", "caption", "rows", "created_at"].map(Alias::new))
+        .from(Alias::new(CATALOGUE));
     if let Some(name) = name {
         select.and_where(Expr::col(Alias::new("name")).eq(name));
     }
@@ -172,7 +218,8 @@ fn entry(row: &QueryResult) -> Result<Entry, NyxError> {
     Ok(Entry {
         name: row.try_get("", "name")?,
         relation: row.try_get("", "relation")?,
-        columns: serde_json::from_value(columns).map_err(|error| NyxError::Internal(format!("nyx_sources.columns: {error}")))?,
+        columns: serde_json::from_value(columns)
+            .map_err(|error| NyxError::Internal(format!("nyx_sources.columns: {error}")))?,
         caption: row.try_get("", "caption")?,
         rows: u64::try_from(row.try_get::<i64>("", "rows")?).unwrap_or_default(),
         created_at: row.try_get("", "created_at")?,
@@ -187,7 +234,13 @@ pub(super) async fn remove(phoebe: &PhoebeStore, name: &str) -> Result<bool, Nyx
         return Ok(false);
     };
     transaction.execute(&Table::drop().table(Alias::new(&entry.relation)).to_owned()).await?;
-    transaction.execute(Query::delete().from_table(Alias::new(CATALOGUE)).and_where(Expr::col(Alias::new("name")).eq(name))).await?;
+    transaction
+        .execute(
+            Query::delete()
+                .from_table(Alias::new(CATALOGUE))
+                .and_where(Expr::col(Alias::new("name")).eq(name)),
+        )
+        .await?;
     transaction.commit().await?;
     Ok(true)
 }

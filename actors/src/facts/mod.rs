@@ -51,9 +51,22 @@ struct Inner {
 
 impl Facts {
     /// Uses a connected phoebe; databases are connected to on first read.
-    pub fn new(phoebe: PhoebeStore, database: &PhoebeOptions, data_dir: &Path, options: FactOptions) -> Self {
+    pub fn new(
+        phoebe: PhoebeStore,
+        database: &PhoebeOptions,
+        data_dir: &Path,
+        options: FactOptions,
+    ) -> Self {
         let url = database.url_in(data_dir);
-        Self { inner: Arc::new(Inner { phoebe, url, options, readers: Default::default(), catalogue: Mutex::default() }) }
+        Self {
+            inner: Arc::new(Inner {
+                phoebe,
+                url,
+                options,
+                readers: Default::default(),
+                catalogue: Mutex::default(),
+            }),
+        }
     }
 
     /// Registers tables, all or none.
@@ -64,7 +77,10 @@ impl Facts {
     pub async fn import(&self, imports: Vec<Import>) -> Result<(), NyxError> {
         for import in &imports {
             if self.inner.options.source.iter().any(|source| source.table == import.name) {
-                let message = format!("a table {:?} is in the settings (specialist.aletheia.source): use another name", import.name);
+                let message = format!(
+                    "a table {:?} is in the settings (specialist.aletheia.source): use another name",
+                    import.name
+                );
                 return Err(NyxError::invalid("name", message));
             }
         }
@@ -95,7 +111,11 @@ impl Facts {
     ///
     /// # Errors
     /// [`NyxError::UnknownSource`].
-    pub async fn show(&self, name: &str, rows: u64) -> Result<(SourceReport, Vec<Vec<String>>), NyxError> {
+    pub async fn show(
+        &self,
+        name: &str,
+        rows: u64,
+    ) -> Result<(SourceReport, Vec<Vec<String>>), NyxError> {
         let catalogue = self.catalogue().await?;
         let source = catalogue.get(name)?;
         Ok((source.report(), source.rows(rows).await?))
@@ -130,7 +150,9 @@ impl Facts {
         let foreign = !self.inner.options.source.is_empty();
         let fresh = |held: &Catalogue| {
             let age = held.made.elapsed();
-            held.stamp == stamp && (!foreign || age < AGE) && (held.unreadable.is_empty() || age < RETRY)
+            held.stamp == stamp
+                && (!foreign || age < AGE)
+                && (held.unreadable.is_empty() || age < RETRY)
         };
         if let Some(catalogue) = held.as_ref().filter(|held| fresh(held)) {
             return Ok(Arc::clone(catalogue));
@@ -140,7 +162,11 @@ impl Facts {
         Ok(catalogue)
     }
 
-    async fn load(&self, entries: Vec<import::Entry>, stamp: String) -> Result<Catalogue, NyxError> {
+    async fn load(
+        &self,
+        entries: Vec<import::Entry>,
+        stamp: String,
+    ) -> Result<Catalogue, NyxError> {
         let (mut sources, mut unreadable) = (Vec::new(), Vec::new());
         if !entries.is_empty() {
             let reader = self.reader(None, None).await?;
@@ -182,7 +208,11 @@ impl Facts {
         catalogue::foreign(source, reader, source.url.as_ref().map(SecretUrl::to_string)).await
     }
 
-    async fn reader(&self, url: Option<&SecretUrl>, role: Option<&str>) -> Result<Arc<Reader>, NyxError> {
+    async fn reader(
+        &self,
+        url: Option<&SecretUrl>,
+        role: Option<&str>,
+    ) -> Result<Arc<Reader>, NyxError> {
         let role = if url.is_some() { role } else { role.or(self.inner.options.role.as_deref()) };
         let key = format!("{} {}", url.map_or("", SecretUrl::expose), role.unwrap_or_default());
         let held = || self.inner.readers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -190,14 +220,17 @@ impl Facts {
             return Ok(reader);
         }
         let limit = Duration::from_millis(self.inner.options.query_timeout_ms);
-        let reader = Arc::new(Reader::connect(url.unwrap_or(&self.inner.url), role.map(str::to_owned), limit).await?);
+        let reader = Arc::new(
+            Reader::connect(url.unwrap_or(&self.inner.url), role.map(str::to_owned), limit).await?,
+        );
         held().insert(key, Arc::clone(&reader));
         Ok(reader)
     }
 
     /// Closes the connections.
     pub async fn close(&self) {
-        let readers = std::mem::take(&mut *self.inner.readers.lock().unwrap_or_else(PoisonError::into_inner));
+        let readers =
+            std::mem::take(&mut *self.inner.readers.lock().unwrap_or_else(PoisonError::into_inner));
         for reader in readers.into_values() {
             reader.close().await;
         }

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use sea_orm::sea_query::SelectStatement;
 use sea_orm::{
-    AccessMode, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, RuntimeErr, Statement,
-    TransactionTrait,
+    AccessMode, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend,
+    DbErr, QueryResult, RuntimeErr, Statement, TransactionTrait,
 };
 
 use crate::NyxError;
@@ -61,7 +61,11 @@ pub(super) struct Reader {
 impl Reader {
     /// # Errors
     /// The database cannot be reached; the message contains its URL without the password.
-    pub(super) async fn connect(url: &SecretUrl, role: Option<String>, limit: Duration) -> Result<Self, NyxError> {
+    pub(super) async fn connect(
+        url: &SecretUrl,
+        role: Option<String>,
+        limit: Duration,
+    ) -> Result<Self, NyxError> {
         let shown = url.to_string();
         let named = |error: DbErr| NyxError::FactSource {
             origin: shown.clone(),
@@ -72,18 +76,26 @@ impl Reader {
         settings.acquire_timeout(ACQUIRE).connect_timeout(ACQUIRE).sqlx_logging(false);
         if url.is_sqlite() {
             if sqlite_path(url.expose()).is_some_and(|path| !Path::new(path).exists()) {
-                return Err(NyxError::FactSource { origin: shown, reason: "cannot connect: the file does not exist".into() });
+                return Err(NyxError::FactSource {
+                    origin: shown,
+                    reason: "cannot connect: the file does not exist".into(),
+                });
             }
             let handler = Arc::clone(&watch);
             settings
                 .max_connections(1)
-                .map_sqlx_sqlite_opts(|sqlite| sqlite.read_only(true).busy_timeout(ACQUIRE).pragma("query_only", "ON"))
+                .map_sqlx_sqlite_opts(|sqlite| {
+                    sqlite.read_only(true).busy_timeout(ACQUIRE).pragma("query_only", "ON")
+                })
                 .map_sqlx_sqlite_pool_opts(move |pool| {
                     let handler = Arc::clone(&handler);
                     pool.after_connect(move |connection, _| {
                         let handler = Arc::clone(&handler);
                         Box::pin(async move {
-                            connection.lock_handle().await?.set_progress_handler(BETWEEN_LOOKS, move || handler.may_go_on());
+                            connection
+                                .lock_handle()
+                                .await?
+                                .set_progress_handler(BETWEEN_LOOKS, move || handler.may_go_on());
                             Ok(())
                         })
                     })
@@ -104,7 +116,10 @@ impl Reader {
     /// # Errors
     /// [`NyxError::QueryTooLong`] if it exceeds the time limit; else the database's error with its
     /// URL.
-    pub(super) async fn select(&self, select: &SelectStatement) -> Result<Vec<QueryResult>, NyxError> {
+    pub(super) async fn select(
+        &self,
+        select: &SelectStatement,
+    ) -> Result<Vec<QueryResult>, NyxError> {
         self.read(self.connection.get_database_backend().build(select)).await
     }
 
@@ -123,8 +138,14 @@ impl Reader {
 
     async fn read_postgres(&self, statement: Statement) -> Result<Vec<QueryResult>, NyxError> {
         let named = |error: DbErr| self.explain(error);
-        let transaction = self.connection.begin_with_config(None, Some(AccessMode::ReadOnly)).await.map_err(named)?;
-        self.set(&transaction, "statement_timeout", &self.limit.as_millis().to_string()).await.map_err(named)?;
+        let transaction = self
+            .connection
+            .begin_with_config(None, Some(AccessMode::ReadOnly))
+            .await
+            .map_err(named)?;
+        self.set(&transaction, "statement_timeout", &self.limit.as_millis().to_string())
+            .await
+            .map_err(named)?;
         if let Some(role) = &self.role {
             self.set(&transaction, "role", role).await.map_err(named)?;
         }
@@ -134,17 +155,28 @@ impl Reader {
     }
 
     /// `SET LOCAL` with bound values.
-    async fn set(&self, transaction: &DatabaseTransaction, name: &str, value: &str) -> Result<(), DbErr> {
+    async fn set(
+        &self,
+        transaction: &DatabaseTransaction,
+        name: &str,
+        value: &str,
+    ) -> Result<(), DbErr> {
         let values = [name.into(), value.into()];
-        let set = Statement::from_sql_and_values(DbBackend::Postgres, "SELECT set_config($1, $2, true)", values);
+        let set = Statement::from_sql_and_values(
+            DbBackend::Postgres,
+            "SELECT set_config($1, $2, true)",
+            values,
+        );
         transaction.query_one_raw(set).await.map(drop)
     }
 
     fn explain(&self, error: DbErr) -> NyxError {
         let code = match &error {
-            DbErr::Query(RuntimeErr::SqlxError(inner)) | DbErr::Exec(RuntimeErr::SqlxError(inner)) => {
-                inner.as_database_error().and_then(|inner| inner.code()).map(|code| code.into_owned())
-            }
+            DbErr::Query(RuntimeErr::SqlxError(inner))
+            | DbErr::Exec(RuntimeErr::SqlxError(inner)) => inner
+                .as_database_error()
+                .and_then(|inner| inner.code())
+                .map(|code| code.into_owned()),
             _ => None,
         };
         if code.is_some_and(|code| CUT.contains(&code.as_str())) {

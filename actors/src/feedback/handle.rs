@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use nyx_domain::{
-    CellStep, Decision, DecisionName, Feedback, FeedbackInput, FeedbackResult, OpenForecast, OutcomeInput, TraitWeightChange,
+    CellStep, Decision, DecisionName, Feedback, FeedbackInput, FeedbackResult, OpenForecast,
+    OutcomeInput, TraitWeightChange,
 };
 use nyx_specialists::SpecialistPolicy;
 use nyx_specialists::bandit::BanditSettings;
@@ -15,7 +16,10 @@ use crate::cells::CellStream;
 use crate::orchestrator::Orchestrator;
 use crate::orchestrator::messages::{TraitWeights, TraitWeightsMoved, UpdateTraitWeight};
 use crate::phoebe::Phoebe;
-use crate::phoebe::messages::{ListFeedback, ListOpenForecasts, ListTraitWeightChanges, NamedDecisions, RecordFeedback, StoreTraitWeight};
+use crate::phoebe::messages::{
+    ListFeedback, ListOpenForecasts, ListTraitWeightChanges, NamedDecisions, RecordFeedback,
+    StoreTraitWeight,
+};
 use crate::supervise::ActorRef;
 use crate::{NyxError, RewardOptions};
 
@@ -41,14 +45,28 @@ impl FeedbackLog {
         self.phoebe.send(NamedDecisions(name)).await
     }
 
-    /// Resolves forecasts: scores them and records the outcome and its reward, on all decisions with the name.
+    /// Resolves forecasts: scores them and records the outcome and its reward, on all decisions
+    /// with the name.
     ///
     /// # Errors
-    /// [`NyxError::NotFound`]; a decision that is no forecast; an outcome that it cannot have; [`NyxError::Conflict`] for a key that was used for another entry.
-    pub async fn resolve(&self, name: DecisionName, input: OutcomeInput, key: Option<String>) -> Result<Vec<FeedbackResult>, NyxError> {
+    /// [`NyxError::NotFound`]; a decision that is no forecast; an outcome that it cannot have;
+    /// [`NyxError::Conflict`] for a key that was used for another entry.
+    pub async fn resolve(
+        &self,
+        name: DecisionName,
+        input: OutcomeInput,
+        key: Option<String>,
+    ) -> Result<Vec<FeedbackResult>, NyxError> {
         let decisions = self.named(name).await?;
-        let feedback =
-            |decision: &Decision| scoring::outcome(decision, self.policy(&decision.specialist), &self.rewards, &input, key.clone());
+        let feedback = |decision: &Decision| {
+            scoring::outcome(
+                decision,
+                self.policy(&decision.specialist),
+                &self.rewards,
+                &input,
+                key.clone(),
+            )
+        };
         self.record_feedback(decisions.iter().map(feedback).collect::<Result<_, _>>()?).await
     }
 
@@ -56,21 +74,40 @@ impl FeedbackLog {
     ///
     /// # Errors
     /// As [`resolve`](Self::resolve).
-    pub async fn rate(&self, name: DecisionName, input: FeedbackInput, key: Option<String>) -> Result<Vec<FeedbackResult>, NyxError> {
+    pub async fn rate(
+        &self,
+        name: DecisionName,
+        input: FeedbackInput,
+        key: Option<String>,
+    ) -> Result<Vec<FeedbackResult>, NyxError> {
         let decisions = self.named(name).await?;
-        let feedback =
-            |decision: &Decision| scoring::feedback(decision, self.policy(&decision.specialist), &self.rewards, input.clone(), key.clone());
+        let feedback = |decision: &Decision| {
+            scoring::feedback(
+                decision,
+                self.policy(&decision.specialist),
+                &self.rewards,
+                input.clone(),
+                key.clone(),
+            )
+        };
         self.record_feedback(decisions.iter().map(feedback).collect::<Result<_, _>>()?).await
     }
 
-    async fn record_feedback(&self, entries: Vec<NewFeedback>) -> Result<Vec<FeedbackResult>, NyxError> {
+    async fn record_feedback(
+        &self,
+        entries: Vec<NewFeedback>,
+    ) -> Result<Vec<FeedbackResult>, NyxError> {
         let judged = self.phoebe.send(RecordFeedback { entries, learning: self.learning }).await?;
-        for FeedbackResult { feedback, specialist, activation, .. } in judged.iter().filter(|judged| judged.new) {
+        for FeedbackResult { feedback, specialist, activation, .. } in
+            judged.iter().filter(|judged| judged.new)
+        {
             let source = feedback.kind.as_str().to_owned();
-            let rewarded = CellStep::Rewarded { reward: feedback.reward, activation: *activation, source };
+            let rewarded =
+                CellStep::Rewarded { reward: feedback.reward, activation: *activation, source };
             self.cells.publish(Some(feedback.decision), Some(specialist), rewarded);
         }
-        let moved: Vec<TraitWeightChange> = judged.iter().flat_map(|judged| judged.weights.clone()).collect();
+        let moved: Vec<TraitWeightChange> =
+            judged.iter().flat_map(|judged| judged.weights.clone()).collect();
         if !moved.is_empty()
             && let Err(error) = self.orchestrator.send(TraitWeightsMoved(moved)).await
         {
@@ -92,7 +129,10 @@ impl FeedbackLog {
     ///
     /// # Errors
     /// The limit is out of range, or phoebe does not answer.
-    pub async fn open_forecasts(&self, query: ListOpenForecasts) -> Result<Vec<OpenForecast>, NyxError> {
+    pub async fn open_forecasts(
+        &self,
+        query: ListOpenForecasts,
+    ) -> Result<Vec<OpenForecast>, NyxError> {
         self.phoebe.send(query).await
     }
 
@@ -108,7 +148,11 @@ impl FeedbackLog {
     ///
     /// # Errors
     /// The limit is out of range, or phoebe does not answer.
-    pub async fn trait_weight_changes(&self, name: &str, limit: u64) -> Result<Vec<TraitWeightChange>, NyxError> {
+    pub async fn trait_weight_changes(
+        &self,
+        name: &str,
+        limit: u64,
+    ) -> Result<Vec<TraitWeightChange>, NyxError> {
         self.phoebe.send(ListTraitWeightChanges { name: name.to_owned(), limit }).await
     }
 
@@ -116,8 +160,14 @@ impl FeedbackLog {
     ///
     /// # Errors
     /// Unknown specialist, or a weight out of bounds.
-    pub async fn set_trait_weight(&self, name: &str, to: f64, reason: String) -> Result<TraitWeightChange, NyxError> {
-        let change = StoreTraitWeight { name: name.to_owned(), to, reason, reward: None, decision: None };
+    pub async fn set_trait_weight(
+        &self,
+        name: &str,
+        to: f64,
+        reason: String,
+    ) -> Result<TraitWeightChange, NyxError> {
+        let change =
+            StoreTraitWeight { name: name.to_owned(), to, reason, reward: None, decision: None };
         self.orchestrator.send(UpdateTraitWeight(change)).await
     }
 }

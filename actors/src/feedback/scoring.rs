@@ -41,7 +41,9 @@ impl NewFeedback {
     /// Whether it repeats another entry.
     pub(crate) fn repeats(&self, other: &Feedback) -> bool {
         // both were computed in the same way: equal bits, or another entry
-        self.value.total_cmp(&other.value).is_eq() && self.comment == other.comment && self.correction == other.correction
+        self.value.total_cmp(&other.value).is_eq()
+            && self.comment == other.comment
+            && self.correction == other.correction
     }
 }
 
@@ -68,8 +70,10 @@ pub(crate) fn outcome(
             (index as f64, choices_reward(probabilities, index))
         }
         (None, None) => {
-            let message =
-                format!("decision {} is no forecast: it has neither a probability nor choices; rate it by /v1/feedback", decision.id);
+            let message = format!(
+                "decision {} is no forecast: it has neither a probability nor choices; rate it by /v1/feedback",
+                decision.id
+            );
             return Err(NyxError::invalid("decision_id", message));
         }
     };
@@ -79,10 +83,23 @@ pub(crate) fn outcome(
         OutcomeInput::Choice(text) => Value::from(text.as_str()),
     };
     let reward = after_delay(reward, decision, policy);
-    let activation = policy.is_some_and(|policy| policy.strategy.activation() == ActivationSource::Outcome).then_some((reward + 1.0) / 2.0);
+    let activation = policy
+        .is_some_and(|policy| policy.strategy.activation() == ActivationSource::Outcome)
+        .then_some((reward + 1.0) / 2.0);
     let (kind, id) = (FeedbackKind::Outcome, decision.id);
     let (calibration, comment, correction) = (None, None, None);
-    let feedback = NewFeedback { decision: id, kind, key, value, input, reward, calibration, comment, correction, activation };
+    let feedback = NewFeedback {
+        decision: id,
+        kind,
+        key,
+        value,
+        input,
+        reward,
+        calibration,
+        comment,
+        correction,
+        activation,
+    };
     feedback.calibrated(decision, weights).checked()
 }
 
@@ -92,7 +109,9 @@ fn fraction_happened(input: &OutcomeInput, choices: &[String]) -> Result<f64, Ny
     match input {
         OutcomeInput::Happened(happened) => Ok(f64::from(u8::from(*happened))),
         OutcomeInput::Number(share) if (0.0..=1.0).contains(share) => Ok(*share),
-        OutcomeInput::Number(share) => Err(NyxError::invalid("outcome", format!("outcome is {share}, expected {EXPECTED}"))),
+        OutcomeInput::Number(share) => {
+            Err(NyxError::invalid("outcome", format!("outcome is {share}, expected {EXPECTED}")))
+        }
         OutcomeInput::Choice(text) => match choices.iter().position(|choice| choice == text) {
             Some(index) => Ok(f64::from(u8::from(index == 0))),
             None => Err(unknown_choice(text, choices, EXPECTED)),
@@ -103,7 +122,9 @@ fn fraction_happened(input: &OutcomeInput, choices: &[String]) -> Result<f64, Ny
 /// The index of the choice that came true.
 fn choice_index(input: &OutcomeInput, choices: &[String]) -> Result<usize, NyxError> {
     let (index, given) = match input {
-        OutcomeInput::Choice(text) => (choices.iter().position(|choice| choice == text), format!("{text:?}")),
+        OutcomeInput::Choice(text) => {
+            (choices.iter().position(|choice| choice == text), format!("{text:?}"))
+        }
         OutcomeInput::Number(index) => {
             let found = (0..choices.len()).find(|at| (*at as f64).total_cmp(index).is_eq());
             (found, index.to_string())
@@ -123,7 +144,9 @@ fn after_delay(reward: f64, decision: &Decision, policy: Option<&SpecialistPolic
     let penalty = policy.map_or(0.0, |policy| policy.strategy.delay_penalty());
     // older decisions have no deadline on record
     let request = decision.trace.request;
-    request.map_or(reward, |request| delayed(reward, penalty, decision.timings.total_ms / request.deadline_ms as f64))
+    request.map_or(reward, |request| {
+        delayed(reward, penalty, decision.timings.total_ms / request.deadline_ms as f64)
+    })
 }
 
 /// Validates a user's feedback on a decision.
@@ -136,13 +159,28 @@ pub(crate) fn feedback(
 ) -> Result<NewFeedback, NyxError> {
     let FeedbackInput { value, comment, correction, input } = input;
     if !(-1.0..=1.0).contains(&value) {
-        return Err(NyxError::invalid("value", format!("value is {value}, expected a number from -1 to 1")));
+        return Err(NyxError::invalid(
+            "value",
+            format!("value is {value}, expected a number from -1 to 1"),
+        ));
     }
-    let by_people = policy.is_some_and(|policy| policy.strategy.activation() == ActivationSource::Rating);
+    let by_people =
+        policy.is_some_and(|policy| policy.strategy.activation() == ActivationSource::Rating);
     let reward = if by_people { value } else { after_delay(value, decision, policy) };
     let activation = by_people.then_some((reward + 1.0) / 2.0);
     let (kind, id, calibration) = (FeedbackKind::Feedback, decision.id, None);
-    let feedback = NewFeedback { decision: id, kind, key, value, input, reward, calibration, comment, correction, activation };
+    let feedback = NewFeedback {
+        decision: id,
+        kind,
+        key,
+        value,
+        input,
+        reward,
+        calibration,
+        comment,
+        correction,
+        activation,
+    };
     feedback.calibrated(decision, weights).checked()
 }
 
@@ -150,7 +188,9 @@ impl NewFeedback {
     /// Adds the calibration term, where the entry says whether the answer was right.
     fn calibrated(mut self, decision: &Decision, weights: &RewardOptions) -> Self {
         debug_assert!((-1.0..=1.0).contains(&self.reward));
-        if let Some((confidence, right)) = decision.confidence.zip(is_right(decision, self.kind, self.value)) {
+        if let Some((confidence, right)) =
+            decision.confidence.zip(is_right(decision, self.kind, self.value))
+        {
             let added = calibration(confidence, right, weights.calibration);
             self.calibration = Some(added);
             self.reward += added;
@@ -162,14 +202,20 @@ impl NewFeedback {
         if let Some(key) = &self.key {
             storable_name("key", key)?;
             if key.trim().is_empty() {
-                return Err(NyxError::invalid("key", format!("key is {key:?}, expected a text of your own for this feedback")));
+                return Err(NyxError::invalid(
+                    "key",
+                    format!("key is {key:?}, expected a text of your own for this feedback"),
+                ));
             }
         }
         for (name, text) in [("comment", &self.comment), ("correction", &self.correction)] {
             let Some(text) = text else { continue };
             storable(name, text)?;
             if text.len() > MAX_TEXT {
-                return Err(NyxError::invalid(name, format!("{name} has {} bytes, expected at most {MAX_TEXT}", text.len())));
+                return Err(NyxError::invalid(
+                    name,
+                    format!("{name} has {} bytes, expected at most {MAX_TEXT}", text.len()),
+                ));
             }
         }
         Ok(self)

@@ -3,11 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix::{Actor, ActorFutureExt as _, AsyncContext, Context, Handler, ResponseFuture, WrapFuture as _};
+use actix::{
+    Actor, ActorFutureExt as _, AsyncContext, Context, Handler, ResponseFuture, WrapFuture as _,
+};
 use nyx_domain::Memory;
 
 use super::forget::RETAIN_EVERY;
-use super::messages::{Embed, Embeddings, Forget, Forgotten, MemoryHit, Recall, Remember, RememberMany};
+use super::messages::{
+    Embed, Embeddings, Forget, Forgotten, MemoryHit, Recall, Remember, RememberMany,
+};
 use super::service::MemoryService;
 use crate::NyxError;
 use crate::observe::ActorMetrics;
@@ -38,7 +42,9 @@ impl Actor for MemoryKeeper {
                 if retained.is_none_or(|at| at.elapsed() >= RETAIN_EVERY) {
                     match service.retain().await {
                         Ok(()) => retained = Some(Instant::now()),
-                        Err(error) => tracing::warn!(%error, "deleting expired memories failed; retrying later"),
+                        Err(error) => {
+                            tracing::warn!(%error, "deleting expired memories failed; retrying later")
+                        }
                     }
                 }
                 service.index.truncate_log().await;

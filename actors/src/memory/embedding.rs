@@ -39,10 +39,23 @@ impl EmbeddingService {
     /// The operating system cannot start a thread.
     pub fn start(embedder: Embedder, queue: usize) -> Result<Self, EngineError> {
         let (jobs, receiver) = sync_channel(queue);
-        let id = EmbedderId { sha256: embedder.digest().to_owned(), dimension: embedder.dimension() };
-        let thread = std::thread::Builder::new().name("nyx-embed".into()).spawn(move || run(&embedder, &receiver, queue));
-        let thread = thread.map_err(|error| EngineError::Device { device: "nyx-embed".into(), reason: error.to_string() })?;
-        Ok(Self { inner: Arc::new(Inner { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), id, queue }) })
+        let id =
+            EmbedderId { sha256: embedder.digest().to_owned(), dimension: embedder.dimension() };
+        let thread = std::thread::Builder::new()
+            .name("nyx-embed".into())
+            .spawn(move || run(&embedder, &receiver, queue));
+        let thread = thread.map_err(|error| EngineError::Device {
+            device: "nyx-embed".into(),
+            reason: error.to_string(),
+        })?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                jobs: Mutex::new(Some(jobs)),
+                thread: Mutex::new(Some(thread)),
+                id,
+                queue,
+            }),
+        })
     }
 
     /// The dimension of the vectors.
@@ -66,9 +79,15 @@ impl EmbeddingService {
             None => return Err(NyxError::ShuttingDown),
         };
         match sent {
-            Ok(()) => answer.await.map_err(|_| NyxError::Internal("the embedding thread dropped a job".into()))?,
-            Err(TrySendError::Full(_)) => Err(NyxError::Overloaded { capacity: self.inner.queue, retry_after_s: 1 }),
-            Err(TrySendError::Disconnected(_)) => Err(NyxError::Internal("the embedding thread has ended".into())),
+            Ok(()) => answer
+                .await
+                .map_err(|_| NyxError::Internal("the embedding thread dropped a job".into()))?,
+            Err(TrySendError::Full(_)) => {
+                Err(NyxError::Overloaded { capacity: self.inner.queue, retry_after_s: 1 })
+            }
+            Err(TrySendError::Disconnected(_)) => {
+                Err(NyxError::Internal("the embedding thread has ended".into()))
+            }
         }
     }
 }
@@ -128,7 +147,11 @@ impl Pending {
     fn new(job: Job) -> Self {
         let mut left: Vec<usize> = (0..job.texts.len()).collect();
         left.sort_by_key(|&index| job.texts[index].len());
-        Self { done: Embeddings { vectors: vec![Vec::new(); job.texts.len()], tokens: 0 }, left, job }
+        Self {
+            done: Embeddings { vectors: vec![Vec::new(); job.texts.len()], tokens: 0 },
+            left,
+            job,
+        }
     }
 
     /// Embeds the next batch; true when all texts are done.
@@ -144,7 +167,9 @@ impl Pending {
                 Ok(self.left.is_empty())
             }
             Ok(Err(error)) => Err(error.into()),
-            Err(payload) => Err(NyxError::Internal(format!("the embedder {}", panic_message(&*payload)))),
+            Err(payload) => {
+                Err(NyxError::Internal(format!("the embedder {}", panic_message(&*payload))))
+            }
         }
     }
 }

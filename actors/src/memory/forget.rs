@@ -19,14 +19,22 @@ impl MemoryService {
         let Forget { context, mut selector } = request;
         if let MemorySelector::Matching { conversation, before } = &mut selector {
             if conversation.is_none() && before.is_none() {
-                return Err(NyxError::invalid("conversation", "neither conversation nor before is given, expected one of them"));
+                return Err(NyxError::invalid(
+                    "conversation",
+                    "neither conversation nor before is given, expected one of them",
+                ));
             }
             *conversation = conversation.take().map(composed);
-            conversation.as_deref().map_or(Ok(()), |name| phoebe::storable_name("conversation", name))?;
+            conversation
+                .as_deref()
+                .map_or(Ok(()), |name| phoebe::storable_name("conversation", name))?;
         }
-        let forgotten = context.bound("memories were deleted", self.index.delete(LOCAL_TENANT, &selector)).await?;
+        let forgotten = context
+            .bound("memories were deleted", self.index.delete(LOCAL_TENANT, &selector))
+            .await?;
         let Some(server) = &self.server else { return Ok(Forgotten { forgotten, erased: true }) };
-        let drained = context.bound("memories were deleted from the index", server.drain(&self.index)).await;
+        let drained =
+            context.bound("memories were deleted from the index", server.drain(&self.index)).await;
         let erased = match drained {
             Ok(left) => left == 0,
             Err(error) => {
@@ -41,11 +49,20 @@ impl MemoryService {
     pub(super) async fn retain(&self) -> Result<(), NyxError> {
         let Some(days) = self.retention_days else { return Ok(()) };
         // a period beyond the range of dates is unlimited
-        let Some(stored_before) = phoebe::now().checked_sub_signed(TimeDelta::days(i64::from(days))) else { return Ok(()) };
+        let Some(stored_before) =
+            phoebe::now().checked_sub_signed(TimeDelta::days(i64::from(days)))
+        else {
+            return Ok(());
+        };
         for tenant in self.index.phoebe().memory_tenants().await? {
-            let deleted = self.index.delete(&tenant, &MemorySelector::StoredBefore(stored_before)).await?;
+            let deleted =
+                self.index.delete(&tenant, &MemorySelector::StoredBefore(stored_before)).await?;
             if deleted > 0 {
-                tracing::info!(memories = deleted, retention_days = days, "deleted memories past their retention period");
+                tracing::info!(
+                    memories = deleted,
+                    retention_days = days,
+                    "deleted memories past their retention period"
+                );
             }
         }
         Ok(())

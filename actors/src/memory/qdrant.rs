@@ -9,9 +9,10 @@ use nyx_domain::{Memory, MemoryFilter};
 use qdrant_client::qdrant::point_id::PointIdOptions;
 use qdrant_client::qdrant::vectors_config::Config as VectorsOf;
 use qdrant_client::qdrant::{
-    Condition, CountPointsBuilder, CreateCollectionBuilder, CreateFieldIndexCollectionBuilder, DatetimeRange, DeletePointsBuilder,
-    Distance, FieldType, Filter, NamedVectors, PointId, PointStruct, PointsIdsList, QueryPointsBuilder, ScoredPoint, Timestamp,
-    UpsertPointsBuilder, Vector, VectorParamsBuilder, VectorsConfigBuilder,
+    Condition, CountPointsBuilder, CreateCollectionBuilder, CreateFieldIndexCollectionBuilder,
+    DatetimeRange, DeletePointsBuilder, Distance, FieldType, Filter, NamedVectors, PointId,
+    PointStruct, PointsIdsList, QueryPointsBuilder, ScoredPoint, Timestamp, UpsertPointsBuilder,
+    Vector, VectorParamsBuilder, VectorsConfigBuilder,
 };
 use qdrant_client::{Payload, Qdrant, QdrantError};
 use serde_json::json;
@@ -62,8 +63,13 @@ fn worth_another_try(error: &QdrantError, backoff: Duration) -> Option<Duration>
         // the client reports its own time-out as cancelled, and a failed connection as an internal
         // error
         QdrantError::ResponseError { status } => match GrpcCode(status.code() as i32) {
-            GrpcCode::CANCELLED | GrpcCode::DEADLINE_EXCEEDED | GrpcCode::RESOURCE_EXHAUSTED | GrpcCode::UNAVAILABLE => Some(backoff),
-            GrpcCode::INTERNAL if status.message().starts_with("Failed to connect") => Some(backoff),
+            GrpcCode::CANCELLED
+            | GrpcCode::DEADLINE_EXCEEDED
+            | GrpcCode::RESOURCE_EXHAUSTED
+            | GrpcCode::UNAVAILABLE => Some(backoff),
+            GrpcCode::INTERNAL if status.message().starts_with("Failed to connect") => {
+                Some(backoff)
+            }
             _ => None,
         },
         _ => None,
@@ -83,13 +89,18 @@ impl GrpcCode {
 }
 
 /// Retries `work` with exponential backoff after transient errors.
-async fn retried<T, F: Future<Output = Result<T, QdrantError>>>(doing: &'static str, work: impl Fn() -> F) -> Result<T, NyxError> {
+async fn retried<T, F: Future<Output = Result<T, QdrantError>>>(
+    doing: &'static str,
+    work: impl Fn() -> F,
+) -> Result<T, NyxError> {
     let mut backoff = FIRST_BACKOFF;
     for _ in 1..TRIES {
         match work().await {
             Ok(done) => return Ok(done),
             Err(error) => {
-                let Some(pause) = worth_another_try(&error, backoff) else { return Err(failed(doing, &error)) };
+                let Some(pause) = worth_another_try(&error, backoff) else {
+                    return Err(failed(doing, &error));
+                };
                 tracing::warn!(%error, doing, "the Qdrant server did not respond; retrying");
                 tokio::time::sleep(pause).await;
                 backoff *= 2;
@@ -126,7 +137,10 @@ impl QdrantIndex {
             reason: "memory.store is \"qdrant\" and memory.url is not set: set it to the server's gRPC address".into(),
         })?;
         let timeout = Duration::from_millis(options.timeout_ms);
-        let mut builder = Qdrant::from_url(url).timeout(timeout).connect_timeout(timeout).skip_compatibility_check();
+        let mut builder = Qdrant::from_url(url)
+            .timeout(timeout)
+            .connect_timeout(timeout)
+            .skip_compatibility_check();
         builder.set_api_key_option(options.api_key.as_ref().map(Secret::expose));
         let client = builder.build().map_err(|error| failed("connecting", &error))?;
         Ok(Self {
@@ -144,14 +158,17 @@ impl QdrantIndex {
         }
         let info = retried("connecting", || self.client.collection_info(&self.collection)).await?;
         let params = info.result.and_then(|info| info.config?.params);
-        let dense = params.as_ref().and_then(|params| match params.vectors_config.as_ref()?.config.as_ref()? {
-            VectorsOf::ParamsMap(named) => named.map.get(DENSE).map(|params| params.size),
-            VectorsOf::Params(_) => None,
+        let dense = params.as_ref().and_then(|params| {
+            match params.vectors_config.as_ref()?.config.as_ref()? {
+                VectorsOf::ParamsMap(named) => named.map.get(DENSE).map(|params| params.size),
+                VectorsOf::Params(_) => None,
+            }
         });
         if dense == Some(self.dimension as u64) {
             return Ok(());
         }
-        let dense = dense.map_or("no such vector".to_owned(), |size| format!("one of {size} dimensions"));
+        let dense =
+            dense.map_or("no such vector".to_owned(), |size| format!("one of {size} dimensions"));
         Err(NyxError::VectorStore {
             doing: "connecting",
             reason: format!(
@@ -165,7 +182,10 @@ impl QdrantIndex {
     async fn create(&self) -> Result<(), NyxError> {
         let name = &self.collection;
         let mut vectors = VectorsConfigBuilder::default();
-        vectors.add_named_vector_params(DENSE, VectorParamsBuilder::new(self.dimension as u64, Distance::Cosine));
+        vectors.add_named_vector_params(
+            DENSE,
+            VectorParamsBuilder::new(self.dimension as u64, Distance::Cosine),
+        );
         let collection = CreateCollectionBuilder::new(name).vectors_config(vectors);
         let made = retried("creating", || self.client.create_collection(collection.clone())).await;
         // another Nyx process, or the previous attempt, may have created it meanwhile
@@ -174,8 +194,12 @@ impl QdrantIndex {
         {
             return Err(error);
         }
-        let fields =
-            [(TENANT, FieldType::Keyword), (CONVERSATION, FieldType::Keyword), (SPEAKER, FieldType::Keyword), (AT, FieldType::Datetime)];
+        let fields = [
+            (TENANT, FieldType::Keyword),
+            (CONVERSATION, FieldType::Keyword),
+            (SPEAKER, FieldType::Keyword),
+            (AT, FieldType::Datetime),
+        ];
         for (field, kind) in fields {
             let index = CreateFieldIndexCollectionBuilder::new(name, field, kind).wait(true);
             retried("creating", || self.client.create_field_index(index.clone())).await?;
@@ -187,13 +211,27 @@ impl QdrantIndex {
     ///
     /// # Errors
     /// The server does not respond.
-    pub async fn dense(&self, tenant: &str, vector: &[f32], k: usize, filter: &MemoryFilter) -> Result<Vec<(Uuid, f64)>, NyxError> {
+    pub async fn dense(
+        &self,
+        tenant: &str,
+        vector: &[f32],
+        k: usize,
+        filter: &MemoryFilter,
+    ) -> Result<Vec<(Uuid, f64)>, NyxError> {
         self.check(vector)?;
-        let request =
-            QueryPointsBuilder::new(&self.collection).query(vector.to_vec()).using(DENSE).limit(k as u64).filter(condition(tenant, filter));
+        let request = QueryPointsBuilder::new(&self.collection)
+            .query(vector.to_vec())
+            .using(DENSE)
+            .limit(k as u64)
+            .filter(condition(tenant, filter));
         // one attempt with a short time limit: the caller falls back to phoebe's index
-        let late = || NyxError::VectorStore { doing: "searching", reason: format!("no response in {} ms", SEARCH_LIMIT.as_millis()) };
-        let found = tokio::time::timeout(SEARCH_LIMIT, self.client.query(request)).await.map_err(|_| late())?;
+        let late = || NyxError::VectorStore {
+            doing: "searching",
+            reason: format!("no response in {} ms", SEARCH_LIMIT.as_millis()),
+        };
+        let found = tokio::time::timeout(SEARCH_LIMIT, self.client.query(request))
+            .await
+            .map_err(|_| late())?;
         let found = found.map_err(|error| failed("searching", &error))?;
         found.result.iter().map(hit).collect()
     }
@@ -215,7 +253,11 @@ impl QdrantIndex {
         if points.is_empty() {
             return Ok(());
         }
-        let upsert = || self.client.upsert_points(UpsertPointsBuilder::new(&self.collection, points.clone()).wait(true));
+        let upsert = || {
+            self.client.upsert_points(
+                UpsertPointsBuilder::new(&self.collection, points.clone()).wait(true),
+            )
+        };
         retried("writing", upsert).await.map(drop)
     }
 
@@ -228,8 +270,13 @@ impl QdrantIndex {
             return Ok(());
         }
         let ids: Vec<PointId> = ids.iter().map(|id| id.to_string().into()).collect();
-        let delete =
-            || self.client.delete_points(DeletePointsBuilder::new(&self.collection).points(PointsIdsList { ids: ids.clone() }).wait(true));
+        let delete = || {
+            self.client.delete_points(
+                DeletePointsBuilder::new(&self.collection)
+                    .points(PointsIdsList { ids: ids.clone() })
+                    .wait(true),
+            )
+        };
         retried("deleting", delete).await.map(drop)
     }
 
@@ -238,7 +285,10 @@ impl QdrantIndex {
     /// # Errors
     /// The server does not respond.
     pub async fn count(&self) -> Result<usize, NyxError> {
-        let counted = retried("counting", || self.client.count(CountPointsBuilder::new(&self.collection).exact(true))).await?;
+        let counted = retried("counting", || {
+            self.client.count(CountPointsBuilder::new(&self.collection).exact(true))
+        })
+        .await?;
         Ok(counted.result.map_or(0, |result| result.count as usize))
     }
 
@@ -250,11 +300,19 @@ impl QdrantIndex {
     pub async fn compare(&self, index: &MemoryIndex) -> Result<(), NyxError> {
         let (held, kept) = (self.count().await? as u64, index.total().await?);
         if held != kept && index.outbox_len().await? == 0 {
-            tracing::warn!(held, kept, "the Qdrant server does not hold all memories: applying all of them again");
+            tracing::warn!(
+                held,
+                kept,
+                "the Qdrant server does not hold all memories: applying all of them again"
+            );
             index.refill_outbox().await?;
         }
         if held > kept {
-            tracing::warn!(held, kept, "the Qdrant server holds points of deleted memories: run `nyx memories reindex` to remove them");
+            tracing::warn!(
+                held,
+                kept,
+                "the Qdrant server holds points of deleted memories: run `nyx memories reindex` to remove them"
+            );
         }
         Ok(())
     }
@@ -282,7 +340,9 @@ impl QdrantIndex {
             let (mut upserts, mut deletes) = (Vec::new(), Vec::new());
             for change in &drained.changes {
                 match change {
-                    Change::Upsert { tenant, memory } => upserts.push((tenant.clone(), memory.memory.clone(), memory.vector.clone())),
+                    Change::Upsert { tenant, memory } => {
+                        upserts.push((tenant.clone(), memory.memory.clone(), memory.vector.clone()))
+                    }
                     Change::Delete(id) => deletes.push(*id),
                 }
             }
@@ -293,7 +353,11 @@ impl QdrantIndex {
             // less than the lease, after which another process may take over
             tokio::time::timeout(LEASE / 2, apply).await.map_err(|_| NyxError::VectorStore {
                 doing: "writing",
-                reason: format!("the server did not apply {} changes in {} s", drained.changes.len(), LEASE.as_secs() / 2),
+                reason: format!(
+                    "the server did not apply {} changes in {} s",
+                    drained.changes.len(),
+                    LEASE.as_secs() / 2
+                ),
             })??;
             if !drained.is_empty() {
                 index.confirm_outbox(drained).await?;
@@ -311,7 +375,8 @@ impl QdrantIndex {
         if vector.len() == self.dimension {
             return Ok(());
         }
-        let reason = format!("a vector has {} dimensions, expected {}", vector.len(), self.dimension);
+        let reason =
+            format!("a vector has {} dimensions, expected {}", vector.len(), self.dimension);
         Err(NyxError::VectorStore { doing: "checking a vector", reason })
     }
 }
@@ -325,14 +390,21 @@ fn condition(tenant: &str, filter: &MemoryFilter) -> Filter {
     if after.is_some() || before.is_some() {
         must.push(Condition::datetime_range(
             AT,
-            DatetimeRange { gte: after.map(timestamp), lt: before.map(timestamp), ..Default::default() },
+            DatetimeRange {
+                gte: after.map(timestamp),
+                lt: before.map(timestamp),
+                ..Default::default()
+            },
         ));
     }
     Filter::must(must)
 }
 
 fn timestamp(at: DateTime<Utc>) -> Timestamp {
-    Timestamp { seconds: at.timestamp(), nanos: i32::try_from(at.timestamp_subsec_nanos()).unwrap_or_default() }
+    Timestamp {
+        seconds: at.timestamp(),
+        nanos: i32::try_from(at.timestamp_subsec_nanos()).unwrap_or_default(),
+    }
 }
 
 fn hit(point: &ScoredPoint) -> Result<(Uuid, f64), NyxError> {
@@ -340,8 +412,10 @@ fn hit(point: &ScoredPoint) -> Result<(Uuid, f64), NyxError> {
         PointIdOptions::Uuid(id) => id.parse().ok(),
         PointIdOptions::Num(_) => None,
     });
-    let id = id
-        .ok_or_else(|| NyxError::VectorStore { doing: "reading", reason: format!("a point has the id {:?}, expected a UUID", point.id) })?;
+    let id = id.ok_or_else(|| NyxError::VectorStore {
+        doing: "reading",
+        reason: format!("a point has the id {:?}, expected a UUID", point.id),
+    })?;
     Ok((id, f64::from(point.score)))
 }
 

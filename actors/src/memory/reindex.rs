@@ -31,7 +31,12 @@ impl Indexer {
     ///
     /// # Errors
     /// The embedder, the database or the server cannot be used.
-    pub async fn open(options: &MemoryOptions, embedder: &Path, phoebe: PhoebeStore, anew: bool) -> Result<Self, NyxError> {
+    pub async fn open(
+        options: &MemoryOptions,
+        embedder: &Path,
+        phoebe: PhoebeStore,
+        anew: bool,
+    ) -> Result<Self, NyxError> {
         let (embedder, queue) = (embedder.to_owned(), options.queue);
         let embedding = crate::runtime::blocking(move || {
             let embedder = Embedder::load(&embedder, &nyx_engine::Device::Cpu)?;
@@ -46,7 +51,11 @@ impl Indexer {
             StoreKind::Qdrant if anew => Some(QdrantIndex::anew(options, id.dimension).await?),
             StoreKind::Qdrant => Some(QdrantIndex::open(options, id.dimension).await?),
         };
-        let index = if anew { MemoryIndex::anew(phoebe, &id, outbox).await? } else { MemoryIndex::open(phoebe, &id, outbox).await? };
+        let index = if anew {
+            MemoryIndex::anew(phoebe, &id, outbox).await?
+        } else {
+            MemoryIndex::open(phoebe, &id, outbox).await?
+        };
         Ok(Self { embedding, index, server })
     }
 
@@ -72,7 +81,9 @@ impl Indexer {
         for tenant in tenants {
             let mut after = None;
             loop {
-                let page = phoebe.memories(ListMemories { tenant: tenant.clone(), after, limit: PAGE as u64 }).await?;
+                let page = phoebe
+                    .memories(ListMemories { tenant: tenant.clone(), after, limit: PAGE as u64 })
+                    .await?;
                 let Some(last) = page.last() else { break };
                 after = Some(last.id);
                 done += page.len() as u64;
@@ -93,11 +104,15 @@ impl Indexer {
     /// # Errors
     /// A memory is invalid: the message contains its number, counted from 1, and no memory is
     /// stored. Or embedding or storing a page fails: earlier pages stay stored.
-    pub async fn import(&self, memories: Vec<NewMemory>, mut progress: impl FnMut(u64, u64)) -> Result<u64, NyxError> {
-        let checked = memories
-            .into_iter()
-            .zip(1..)
-            .map(|(new, number)| memory(new).map_err(|error| NyxError::invalid("memories", format!("memory {number}: {error}"))));
+    pub async fn import(
+        &self,
+        memories: Vec<NewMemory>,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<u64, NyxError> {
+        let checked = memories.into_iter().zip(1..).map(|(new, number)| {
+            memory(new)
+                .map_err(|error| NyxError::invalid("memories", format!("memory {number}: {error}")))
+        });
         let memories = checked.collect::<Result<Vec<Memory>, _>>()?;
         let total = memories.len() as u64;
         let mut done = 0;

@@ -29,13 +29,21 @@ pub struct MemoryService {
 
 impl MemoryService {
     /// Embeds the memories, then writes rows, vectors and full text in one transaction.
-    pub(super) async fn remember(&self, context: RequestContext, memories: Vec<NewMemory>) -> Result<Vec<Memory>, NyxError> {
+    pub(super) async fn remember(
+        &self,
+        context: RequestContext,
+        memories: Vec<NewMemory>,
+    ) -> Result<Vec<Memory>, NyxError> {
         if !(1..=MAX_BATCH).contains(&memories.len()) {
-            return Err(NyxError::invalid("memories", format!("memories are {}, expected 1 to {MAX_BATCH}", memories.len())));
+            return Err(NyxError::invalid(
+                "memories",
+                format!("memories are {}, expected 1 to {MAX_BATCH}", memories.len()),
+            ));
         }
         let memories = memories.into_iter().map(memory).collect::<Result<Vec<Memory>, _>>()?;
         let passages = memories.iter().map(Memory::passage).collect();
-        let vectors = context.bound("the memory was embedded", self.embedding.embed(passages)).await?.vectors;
+        let vectors =
+            context.bound("the memory was embedded", self.embedding.embed(passages)).await?.vectors;
         let pairs = memories.iter().cloned().zip(vectors).collect();
         context.bound("the memory was stored", self.index.insert(LOCAL_TENANT, pairs)).await?;
         if let Some(server) = &self.server {
@@ -49,7 +57,11 @@ impl MemoryService {
         Ok(memories)
     }
 
-    pub(super) async fn embed(&self, context: RequestContext, texts: Vec<String>) -> Result<Embeddings, NyxError> {
+    pub(super) async fn embed(
+        &self,
+        context: RequestContext,
+        texts: Vec<String>,
+    ) -> Result<Embeddings, NyxError> {
         context.bound("texts were embedded", self.embedding.embed(texts)).await
     }
 }

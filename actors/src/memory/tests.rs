@@ -20,14 +20,21 @@ use crate::{NyxError, RequestContext};
 mod server;
 
 fn embedding() -> EmbeddingService {
-    EmbeddingService::start(Embedder::load(&model("all-minilm-l6-v2"), &Device::Cpu).unwrap(), 8).unwrap()
+    EmbeddingService::start(Embedder::load(&model("all-minilm-l6-v2"), &Device::Cpu).unwrap(), 8)
+        .unwrap()
 }
 
 async fn parts_on(options: &PhoebeOptions, folder: &Path) -> MemoryService {
     let embedding = embedding();
     let store = PhoebeStore::connect(options, folder).await.unwrap();
     let index = MemoryIndex::open(store, &embedding.id(), false).await.unwrap();
-    MemoryService { embedding, index, server: None, retention_days: None, recall: RecallOptions::default() }
+    MemoryService {
+        embedding,
+        index,
+        server: None,
+        retention_days: None,
+        recall: RecallOptions::default(),
+    }
 }
 
 async fn parts(folder: &Path) -> MemoryService {
@@ -39,8 +46,12 @@ fn context() -> RequestContext {
 }
 
 fn tell(text: &str, conversation: Option<&str>) -> Remember {
-    let memory =
-        NewMemory { text: text.into(), speaker: Some("me".into()), conversation: conversation.map(str::to_owned), ..NewMemory::default() };
+    let memory = NewMemory {
+        text: text.into(),
+        speaker: Some("me".into()),
+        conversation: conversation.map(str::to_owned),
+        ..NewMemory::default()
+    };
     Remember { context: context(), memory }
 }
 
@@ -51,7 +62,13 @@ impl MemoryService {
 }
 
 fn ask(query: &str, k: usize) -> Recall {
-    Recall { context: context(), query: query.into(), k, filter: MemoryFilter::default(), min_score: -1.0 }
+    Recall {
+        context: context(),
+        query: query.into(),
+        k,
+        filter: MemoryFilter::default(),
+        min_score: -1.0,
+    }
 }
 
 const TOLD: [&str; 4] = [
@@ -64,22 +81,39 @@ const TOLD: [&str; 4] = [
 /// The required behaviour on either database.
 async fn remembers_and_recalls(parts: &MemoryService) {
     for (index, text) in TOLD.into_iter().enumerate() {
-        let memory = parts.keep(tell(text, Some(if index < 2 { "home" } else { "health" }))).await.unwrap();
+        let memory =
+            parts.keep(tell(text, Some(if index < 2 { "home" } else { "health" }))).await.unwrap();
         assert_eq!((memory.text.as_str(), memory.speaker.as_deref()), (text, Some("me")));
     }
-    for (question, text) in [("What did I tell you about my sister?", TOLD[0]), ("Which foods must I avoid?", TOLD[2])] {
+    for (question, text) in
+        [("What did I tell you about my sister?", TOLD[0]), ("Which foods must I avoid?", TOLD[2])]
+    {
         let found = parts.recall(ask(question, 2)).await.unwrap();
         assert_eq!((found.len(), found[0].memory.text.as_str()), (2, text), "{found:?}");
         assert!(found[0].score >= found[1].score && found[0].score <= 1.0001);
     }
-    let elsewhere = Recall { filter: MemoryFilter::of(Some("health".into())), ..ask("my sister", 10) };
+    let elsewhere =
+        Recall { filter: MemoryFilter::of(Some("health".into())), ..ask("my sister", 10) };
     let found = parts.recall(elsewhere).await.unwrap();
-    assert!(found.len() == 2 && found.iter().all(|hit| hit.memory.conversation.as_deref() == Some("health")), "{found:?}");
-    let near = parts.recall(Recall { min_score: 0.4, ..ask("Where does my sister Clara live?", 10) }).await.unwrap();
+    assert!(
+        found.len() == 2
+            && found.iter().all(|hit| hit.memory.conversation.as_deref() == Some("health")),
+        "{found:?}"
+    );
+    let near = parts
+        .recall(Recall { min_score: 0.4, ..ask("Where does my sister Clara live?", 10) })
+        .await
+        .unwrap();
     assert_eq!(near.len(), 1, "{near:?}");
-    let forgotten = parts.forget(Forget { context: context(), selector: MemorySelector::Id(near[0].memory.id) }).await.unwrap();
+    let forgotten = parts
+        .forget(Forget { context: context(), selector: MemorySelector::Id(near[0].memory.id) })
+        .await
+        .unwrap();
     assert_eq!(forgotten, Forgotten { forgotten: 1, erased: true });
-    assert_eq!(parts.recall(ask("Where does my sister Clara live?", 10)).await.unwrap().len(), TOLD.len() - 1);
+    assert_eq!(
+        parts.recall(ask("Where does my sister Clara live?", 10)).await.unwrap().len(),
+        TOLD.len() - 1
+    );
 }
 
 /// Names and words in other forms than they were stored in are found by full-text search,
@@ -112,19 +146,28 @@ async fn finds_words_in_any_script(parts: &MemoryService) {
         ("부산", &[6]),
     ] {
         let found = parts.recall(ask(query, 10)).await.unwrap();
-        let by_words = |at: usize| found.iter().any(|hit| hit.memory.id == kept[at].id && hit.lexical.is_some());
+        let by_words = |at: usize| {
+            found.iter().any(|hit| hit.memory.id == kept[at].id && hit.lexical.is_some())
+        };
         assert!(expected.iter().all(|at| by_words(*at)), "{query}: {found:?}");
         // a word match counts however low the cosine similarity; a memory that shares only a
         // character is excluded
         let strict = parts.recall(Recall { min_score: 1.0, ..ask(query, 10) }).await.unwrap();
-        let counted: Vec<usize> = (0..texts.len()).filter(|at| strict.iter().any(|hit| hit.memory.id == kept[*at].id)).collect();
+        let counted: Vec<usize> = (0..texts.len())
+            .filter(|at| strict.iter().any(|hit| hit.memory.id == kept[*at].id))
+            .collect();
         assert_eq!(counted, expected, "{query}: {strict:?}");
     }
     for conversation in ["Zoë", "Zoe\u{308}"] {
         let filter = MemoryFilter::of(Some(conversation.to_owned()));
-        assert_eq!(parts.recall(Recall { filter, ..ask("Zurich", 10) }).await.unwrap().len(), texts.len(), "{conversation}");
+        assert_eq!(
+            parts.recall(Recall { filter, ..ask("Zurich", 10) }).await.unwrap().len(),
+            texts.len(),
+            "{conversation}"
+        );
     }
-    let selector = MemorySelector::Matching { conversation: Some("Zoe\u{308}".into()), before: None };
+    let selector =
+        MemorySelector::Matching { conversation: Some("Zoe\u{308}".into()), before: None };
     let forgotten = parts.forget(Forget { context: context(), selector }).await.unwrap();
     assert_eq!(forgotten.forgotten, texts.len() as u64);
 }
@@ -141,7 +184,11 @@ async fn what_was_told_is_found_by_its_meaning_and_by_its_words() {
 async fn the_same_on_postgresql() {
     let server = Postgres::start();
     let folder = tempfile::tempdir().unwrap();
-    let parts = parts_on(&PhoebeOptions { url: Some(server.url().into()), ..PhoebeOptions::default() }, folder.path()).await;
+    let parts = parts_on(
+        &PhoebeOptions { url: Some(server.url().into()), ..PhoebeOptions::default() },
+        folder.path(),
+    )
+    .await;
     finds_words_in_any_script(&parts).await;
     remembers_and_recalls(&parts).await;
 }
@@ -153,12 +200,16 @@ async fn what_was_deleted_stands_in_no_file() {
     let secret = parts.keep(tell("The safe opens with Quetzalcoatlus.", None)).await.unwrap();
     parts.keep(tell(TOLD[1], None)).await.unwrap();
     let holds = || {
-        let files =
-            std::fs::read_dir(folder.path()).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap().to_ascii_lowercase());
+        let files = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| std::fs::read(entry.unwrap().path()).unwrap().to_ascii_lowercase());
         files.into_iter().any(|bytes| bytes.windows(14).any(|window| window == b"quetzalcoatlus"))
     };
     assert!(holds());
-    parts.forget(Forget { context: context(), selector: MemorySelector::Id(secret.id) }).await.unwrap();
+    parts
+        .forget(Forget { context: context(), selector: MemorySelector::Id(secret.id) })
+        .await
+        .unwrap();
     assert!(!holds());
     assert_eq!(parts.recall(ask("Quetzalcoatlus", 5)).await.unwrap().len(), 1);
 }
@@ -179,14 +230,26 @@ async fn another_embedder_is_refused_until_memories_are_indexed_anew() {
     let vector = vec![1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
     assert_eq!(anew.dense(LOCAL_TENANT, &vector, 5, &MemoryFilter::default()).await.unwrap(), []);
     // an interrupted reindex must be repeated
-    assert!(MemoryIndex::open(store.clone(), &other, false).await.unwrap_err().to_string().contains("nyx memories reindex"));
+    assert!(
+        MemoryIndex::open(store.clone(), &other, false)
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("nyx memories reindex")
+    );
     for _ in 0..2 {
         anew.index(LOCAL_TENANT, vec![(kept.clone(), vector.clone())]).await.unwrap();
     }
     anew.complete().await.unwrap();
     MemoryIndex::open(store, &other, false).await.unwrap();
-    assert_eq!(anew.dense(LOCAL_TENANT, &vector, 5, &MemoryFilter::default()).await.unwrap().len(), 1);
-    assert_eq!(anew.lexical(LOCAL_TENANT, "Lisbon", 5, &MemoryFilter::default()).await.unwrap().hits.len(), 1);
+    assert_eq!(
+        anew.dense(LOCAL_TENANT, &vector, 5, &MemoryFilter::default()).await.unwrap().len(),
+        1
+    );
+    assert_eq!(
+        anew.lexical(LOCAL_TENANT, "Lisbon", 5, &MemoryFilter::default()).await.unwrap().hits.len(),
+        1
+    );
 }
 
 #[actix::test]
@@ -194,9 +257,11 @@ async fn new_memories_come_first_where_age_counts_and_doubles_make_room() {
     let folder = tempfile::tempdir().unwrap();
     let mut parts = parts(folder.path()).await;
     let years = chrono::TimeDelta::days(800);
-    for (text, when) in
-        [("I live in Oslo.", phoebe::now() - years), ("I live in Turin.", phoebe::now()), ("I live in Turin!", phoebe::now())]
-    {
+    for (text, when) in [
+        ("I live in Oslo.", phoebe::now() - years),
+        ("I live in Turin.", phoebe::now()),
+        ("I live in Turin!", phoebe::now()),
+    ] {
         let memory = NewMemory { text: text.into(), when: Some(when), ..NewMemory::default() };
         parts.remember(context(), vec![memory]).await.unwrap();
     }
@@ -248,7 +313,8 @@ async fn turns_beside_a_memory_come_with_it() {
 #[actix::test]
 async fn a_large_job_holds_no_other_up() {
     let embedding = embedding();
-    let large = || vec!["The boiler was serviced on Tuesday, and again on Wednesday.".repeat(4); 128];
+    let large =
+        || vec!["The boiler was serviced on Tuesday, and again on Wednesday.".repeat(4); 128];
     let (patient, left) = (embedding.embed(large()), embedding.embed(large()));
     let one = async {
         let vectors = embedding.embed(vec!["a cat".into()]).await.unwrap().vectors;
@@ -268,11 +334,17 @@ async fn what_cannot_be_remembered_or_recalled_is_named() {
     let huge = "a".repeat(MAX_TEXT + 1);
     for (text, says) in [("", "empty"), (" \n", "empty"), (huge.as_str(), "32769")] {
         let error = parts.keep(tell(text, None)).await.unwrap_err();
-        assert!(error.class() == ErrorClass::InvalidRequest && error.to_string().contains(says), "{error}");
+        assert!(
+            error.class() == ErrorClass::InvalidRequest && error.to_string().contains(says),
+            "{error}"
+        );
     }
     for (query, k, says) in [("", 1, "q is empty"), ("a", 0, "k is 0"), ("a", 101, "k is 101")] {
         let error = parts.recall(ask(query, k)).await.unwrap_err();
-        assert!(error.class() == ErrorClass::InvalidRequest && error.to_string().contains(says), "{error}");
+        assert!(
+            error.class() == ErrorClass::InvalidRequest && error.to_string().contains(says),
+            "{error}"
+        );
     }
     let long = tell("a", Some(&"c".repeat(257)));
     assert!(parts.keep(long).await.unwrap_err().to_string().contains("conversation has 257 bytes"));

@@ -23,7 +23,15 @@ pub(super) fn memory(new: NewMemory) -> Result<Memory, NyxError> {
     for (param, name) in [("speaker", &speaker), ("conversation", &conversation)] {
         name.as_deref().map_or(Ok(()), |name| phoebe::storable_name(param, name))?;
     }
-    Ok(Memory { id: Uuid::now_v7(), text, speaker, when: when.map(microseconds), conversation, stored_at: phoebe::now(), caption })
+    Ok(Memory {
+        id: Uuid::now_v7(),
+        text,
+        speaker,
+        when: when.map(microseconds),
+        conversation,
+        stored_at: phoebe::now(),
+        caption,
+    })
 }
 
 /// Normalises a name to NFC: keyboards and file systems encode the same letters differently.
@@ -37,7 +45,10 @@ pub(super) fn check_text(param: &str, text: &str) -> Result<(), NyxError> {
         return Err(NyxError::invalid(param, format!("{param} is empty, expected some text")));
     }
     if text.len() > MAX_TEXT {
-        return Err(NyxError::invalid(param, format!("{param} has {} bytes, expected at most {MAX_TEXT}", text.len())));
+        return Err(NyxError::invalid(
+            param,
+            format!("{param} has {} bytes, expected at most {MAX_TEXT}", text.len()),
+        ));
     }
     Ok(())
 }

@@ -14,7 +14,9 @@ use uuid::Uuid;
 use super::devices::{DeviceSetup, Devices};
 use super::handle::Nyx;
 use super::system::System;
-use crate::adapters::{AdapterAdmin, AdapterBase, AdapterLibrary, AdapterParts, Adapters, LoadedAdapters};
+use crate::adapters::{
+    AdapterAdmin, AdapterBase, AdapterLibrary, AdapterParts, Adapters, LoadedAdapters,
+};
 use crate::admission::Admission;
 use crate::cells::CellStream;
 use crate::confidence::Calibration;
@@ -22,10 +24,12 @@ use crate::devices::GpuPool;
 use crate::facts::Facts;
 use crate::feedback::FeedbackLog;
 use crate::learned::LearnedLoader;
-use crate::memory::{EmbeddingService, Memories, MemoryKeeper, MemoryOptions, MemoryService, QdrantIndex, StoreKind};
+use crate::memory::{
+    EmbeddingService, Memories, MemoryKeeper, MemoryOptions, MemoryService, QdrantIndex, StoreKind,
+};
 use crate::metrics::Metrics;
 use crate::observe::ActorMetrics;
-use crate::options::{self, NyxOptions};
+use crate::options::{self, NyxOptions, RewardOptions, RoutingOptions};
 use crate::orchestrator::{Decisions, Orchestrator, OrchestratorSetup, OrchestratorState};
 use crate::phoebe::search::MemoryIndex;
 use crate::phoebe::{Phoebe, PhoebeStore};
@@ -86,7 +90,8 @@ impl NyxBuilder {
         let base = open_base(&options.base_model).await?;
         let sha256 = &base.model.sha256;
         let learned = LearnedLoader::new(&options.data_dir, sha256);
-        let calibration = Calibration::load(&learned, &options.data_dir, sha256, options.confidence)?;
+        let calibration =
+            Calibration::load(&learned, &options.data_dir, sha256, options.confidence)?;
         let arbiter = Arbiter::new();
         let shared = Shared::new(&options, arbiter.handle());
         let storage = start_storage(&options, &shared).await?;
@@ -96,18 +101,17 @@ impl NyxBuilder {
         let pool = ActorMetrics::new("gpu-pool", "gpu_pool", None);
         let pool = shared.tree.start(pool, move |metrics| GpuPool::new(workers.clone(), metrics));
         let adapters = adapters(&options, &shared, &storage, &base, loaded);
-        let specialists = start_specialists(&shared, &storage, &base, &devices, &pool, &adapters, &calibration);
+        let specialists =
+            start_specialists(&shared, &storage, &base, &devices, &pool, &adapters, &calibration);
         load_adapters(&adapters, &shared.specialists).await?;
         shared.tree.registry.wait_until_running().await?;
-        let orchestrator = start_orchestrator(&options, &shared, &storage, &base, &specialists, &pool).await?;
+        let orchestrator =
+            start_orchestrator(&options, &shared, &storage, &base, &specialists, &pool).await?;
         shared.tree.registry.wait_until_running().await?;
-        let watch = adapters.active.clone().watch(options.adapters.clone(), shared.admission.draining());
+        let watch =
+            adapters.active.clone().watch(options.adapters.clone(), shared.admission.draining());
         shared.tree.arbiter.spawn(watch);
-        let limits = Limits {
-            context_length: devices.window,
-            longest_token: base.text.longest_token(),
-            specialists: shared.specialists.iter().map(|policy| policy.name.clone()).collect(),
-        };
+        let limits = limits(&base, &devices, &shared);
         let service = TrainingService {
             admission: shared.admission.clone(),
             limits: limits.clone(),
@@ -121,22 +125,22 @@ impl NyxBuilder {
             pool: pool.clone(),
             workers: devices.workers.clone(),
             adapters: adapters.clone(),
-            safety: shared.safety,
+            safety: Arc::clone(&shared.safety),
             cells: shared.cells.clone(),
         };
         let training = start_trainer(&shared.tree, service, options.training);
         let Storage { store, phoebe, memories, facts } = storage;
-        let decisions = Decisions { orchestrator: orchestrator.clone(), phoebe: phoebe.clone(), limits, calibration };
-        let feedback = FeedbackLog {
+        let decisions = Decisions {
             orchestrator: orchestrator.clone(),
             phoebe: phoebe.clone(),
-            cells: shared.cells.clone(),
-            specialists: Arc::clone(&shared.specialists),
-            rewards: options.rewards,
-            learning: options.routing.learning(),
+            limits,
+            calibration,
         };
+        let feedback =
+            feedback_log(&options.rewards, &options.routing, &shared, &orchestrator, &phoebe);
         let memory = memories.keeper.clone();
-        let system = System { orchestrator, pool, devices, specialists, memory, phoebe, store, arbiter };
+        let system =
+            System { orchestrator, pool, devices, specialists, memory, phoebe, store, arbiter };
         Ok(Nyx {
             admission: shared.admission,
             decisions,
@@ -217,10 +221,37 @@ async fn start_orchestrator(
     Ok(shared.tree.start(metrics, move |metrics| Orchestrator::new(Arc::clone(&state), metrics)))
 }
 
+fn feedback_log(
+    rewards: &RewardOptions,
+    routing: &RoutingOptions,
+    shared: &Shared,
+    orchestrator: &ActorRef<Orchestrator>,
+    phoebe: &ActorRef<Phoebe>,
+) -> FeedbackLog {
+    FeedbackLog {
+        orchestrator: orchestrator.clone(),
+        phoebe: phoebe.clone(),
+        cells: shared.cells.clone(),
+        specialists: Arc::clone(&shared.specialists),
+        rewards: *rewards,
+        learning: routing.learning(),
+    }
+}
+
+/// What a question must fit.
+fn limits(base: &Base, devices: &Devices, shared: &Shared) -> Limits {
+    Limits {
+        context_length: devices.window,
+        longest_token: base.text.longest_token(),
+        specialists: shared.specialists.iter().map(|policy| policy.name.clone()).collect(),
+    }
+}
+
 fn start_trainer(tree: &ActorTree, service: TrainingService, options: TrainingOptions) -> Training {
     let metrics = ActorMetrics::new("trainer", "trainer", None);
     let for_actor = service.clone();
-    let actor = tree.start(metrics, move |metrics| Trainer::new(for_actor.clone(), options.clone(), metrics));
+    let actor = tree
+        .start(metrics, move |metrics| Trainer::new(for_actor.clone(), options.clone(), metrics));
     Training { actor, service }
 }
 
@@ -236,7 +267,8 @@ async fn open_base(path: &Path) -> Result<Base, StartError> {
 }
 
 async fn start_embedder(folder: PathBuf, queue: usize) -> Result<EmbeddingService, StartError> {
-    let embedding = blocking(move || EmbeddingService::start(Embedder::load(&folder, &Device::Cpu)?, queue));
+    let embedding =
+        blocking(move || EmbeddingService::start(Embedder::load(&folder, &Device::Cpu)?, queue));
     embedding.await?.map_err(StartError::Embedder)
 }
 
@@ -250,7 +282,10 @@ async fn create_data_dir(data_dir: &Path) -> Result<(), StartError> {
     })
 }
 
-async fn open_server(options: &MemoryOptions, dimension: usize) -> Result<Option<Arc<QdrantIndex>>, StartError> {
+async fn open_server(
+    options: &MemoryOptions,
+    dimension: usize,
+) -> Result<Option<Arc<QdrantIndex>>, StartError> {
     Ok(match options.store {
         StoreKind::Phoebe => None,
         StoreKind::Qdrant => Some(Arc::new(QdrantIndex::open(options, dimension).await?)),
@@ -262,7 +297,8 @@ async fn start_storage(options: &NyxOptions, shared: &Shared) -> Result<Storage,
     let embedding = start_embedder(options.embedder.clone(), options.memory.queue).await?;
     create_data_dir(&options.data_dir).await?;
     let store = PhoebeStore::connect(&options.phoebe, &options.data_dir).await?;
-    let facts = Facts::new(store.clone(), &options.phoebe, &options.data_dir, options.facts.clone());
+    let facts =
+        Facts::new(store.clone(), &options.phoebe, &options.data_dir, options.facts.clone());
     let embedding_dimension = embedding.dimension();
     let server = open_server(&options.memory, embedding_dimension).await?;
     let index = MemoryIndex::open(store.clone(), &embedding.id(), server.is_some()).await?;
@@ -270,16 +306,25 @@ async fn start_storage(options: &NyxOptions, shared: &Shared) -> Result<Storage,
         server.compare(&index).await?;
     }
     let for_actor = store.clone();
-    let phoebe = shared.tree.start(ActorMetrics::new("phoebe", "phoebe", None), move |metrics| Phoebe::new(for_actor.clone(), metrics));
+    let phoebe = shared.tree.start(ActorMetrics::new("phoebe", "phoebe", None), move |metrics| {
+        Phoebe::new(for_actor.clone(), metrics)
+    });
     let (recall, retention_days) = (options.memory.recall.clone(), options.memory.retention_days);
     let service = MemoryService { embedding, index, server, retention_days, recall };
     let keeper = ActorMetrics::new("memory-keeper", "memory_keeper", None);
-    let keeper = shared.tree.start(keeper, move |metrics| MemoryKeeper::new(service.clone(), metrics));
+    let keeper =
+        shared.tree.start(keeper, move |metrics| MemoryKeeper::new(service.clone(), metrics));
     Ok(Storage { store, phoebe, memories: Memories { keeper, embedding_dimension }, facts })
 }
 
 /// The adapters, none of which is loaded yet.
-fn adapters(options: &NyxOptions, shared: &Shared, storage: &Storage, base: &Base, loaded: LoadedAdapters) -> AdapterAdmin {
+fn adapters(
+    options: &NyxOptions,
+    shared: &Shared,
+    storage: &Storage,
+    base: &Base,
+    loaded: LoadedAdapters,
+) -> AdapterAdmin {
     let sha256 = base.files.info().sha256.clone();
     let active = Adapters::new(AdapterParts {
         library: AdapterLibrary::new(storage.store.clone(), &options.adapters, &options.data_dir),
@@ -294,8 +339,13 @@ fn adapters(options: &NyxOptions, shared: &Shared, storage: &Storage, base: &Bas
 
 /// Loads the adapters that the record or the specialists' files name. The specialists' actors are
 /// registered before, since they show their adapter.
-async fn load_adapters(adapters: &AdapterAdmin, specialists: &[SpecialistPolicy]) -> Result<(), NyxError> {
-    let named = |policy: &SpecialistPolicy| Some((policy.name.clone(), PathBuf::from(policy.adapter.as_ref()?)));
+async fn load_adapters(
+    adapters: &AdapterAdmin,
+    specialists: &[SpecialistPolicy],
+) -> Result<(), NyxError> {
+    let named = |policy: &SpecialistPolicy| {
+        Some((policy.name.clone(), PathBuf::from(policy.adapter.as_ref()?)))
+    };
     adapters.active.configure(&specialists.iter().filter_map(named).collect::<Vec<_>>()).await?;
     adapters.active.sync().await
 }
@@ -326,7 +376,10 @@ fn start_specialists(
             calibration: calibration.clone(),
         });
         let state = Arc::new(state);
-        actors.insert(name, shared.tree.start(metrics, move |metrics| Specialist::new(Arc::clone(&state), metrics)));
+        actors.insert(
+            name,
+            shared.tree.start(metrics, move |metrics| Specialist::new(Arc::clone(&state), metrics)),
+        );
     }
     actors
 }

@@ -38,22 +38,39 @@ pub(super) struct DeviceSetup<'a> {
 
 impl Devices {
     /// Loads a copy of the model on each replica.
-    pub(super) async fn start(replicas: Vec<Vec<DeviceSpec>>, setup: &DeviceSetup<'_>) -> Result<Self, StartError> {
+    pub(super) async fn start(
+        replicas: Vec<Vec<DeviceSpec>>,
+        setup: &DeviceSetup<'_>,
+    ) -> Result<Self, StartError> {
         let model_window = setup.files.info().context_length;
-        let window = setup.pool.context_length.map_or(model_window, |limit| limit.min(model_window));
-        let mut devices = Self { workers: Vec::new(), shards: Vec::new(), threads: Vec::new(), window };
+        let window =
+            setup.pool.context_length.map_or(model_window, |limit| limit.min(model_window));
+        let mut devices =
+            Self { workers: Vec::new(), shards: Vec::new(), threads: Vec::new(), window };
         for (replica, specs) in replicas.into_iter().enumerate() {
             devices.start_replica(replica, &specs, setup).await?;
         }
         Ok(devices)
     }
 
-    async fn start_replica(&mut self, replica: usize, specs: &[DeviceSpec], setup: &DeviceSetup<'_>) -> Result<(), StartError> {
+    async fn start_replica(
+        &mut self,
+        replica: usize,
+        specs: &[DeviceSpec],
+        setup: &DeviceSetup<'_>,
+    ) -> Result<(), StartError> {
         let worker = |rank: usize, device: &DeviceSpec| {
-            let name = if rank == 0 { format!("gpu-worker-{replica}") } else { format!("gpu-worker-{replica}.{rank}") };
+            let name = if rank == 0 {
+                format!("gpu-worker-{replica}")
+            } else {
+                format!("gpu-worker-{replica}.{rank}")
+            };
             ActorMetrics::new(name, "gpu_worker", Some(device.to_string()))
         };
-        let mut members = specs.iter().enumerate().map(|(rank, device)| Shard { device: *device, metrics: worker(rank, device) });
+        let mut members = specs
+            .iter()
+            .enumerate()
+            .map(|(rank, device)| Shard { device: *device, metrics: worker(rank, device) });
         let Some(Shard { device, metrics: actor }) = members.next() else { return Ok(()) };
         let shards: Vec<Shard> = members.collect();
         let options = DeviceThreadOptions {
@@ -66,17 +83,28 @@ impl Devices {
             queue: setup.pool.queue,
             retry_after_s: setup.retry_after_s,
         };
-        let thread = Arc::new(Device::start(options, Arc::clone(&actor)).await.map_err(StartError::Device)?);
+        let thread =
+            Arc::new(Device::start(options, Arc::clone(&actor)).await.map_err(StartError::Device)?);
         if thread.window() < self.window {
-            tracing::warn!(asked = self.window, holds = thread.window(), "pool.kv_cache_mb holds less than the context window");
+            tracing::warn!(
+                asked = self.window,
+                holds = thread.window(),
+                "pool.kv_cache_mb holds less than the context window"
+            );
             self.window = thread.window();
         }
         count_steps(&setup.tree.arbiter, setup.metrics, &actor.name, &thread);
         let device = Arc::clone(&thread);
-        self.workers.push(setup.tree.start(actor, move |metrics| GpuWorker::new(Arc::clone(&device), metrics)));
+        self.workers.push(
+            setup.tree.start(actor, move |metrics| GpuWorker::new(Arc::clone(&device), metrics)),
+        );
         for shard in shards {
             let device = Arc::clone(&thread);
-            self.shards.push(setup.tree.start(shard.metrics, move |metrics| GpuShard::new(Arc::clone(&device), metrics)));
+            self.shards.push(
+                setup.tree.start(shard.metrics, move |metrics| {
+                    GpuShard::new(Arc::clone(&device), metrics)
+                }),
+            );
         }
         self.threads.push(thread);
         Ok(())

@@ -52,11 +52,17 @@ impl System {
         let mut parts = BTreeMap::new();
         for report in registry.reports() {
             let ok = report.state == ActorState::Running;
-            parts.insert(report.name, if ok { "ok".to_owned() } else { report.state.as_str().to_owned() });
+            parts.insert(
+                report.name,
+                if ok { "ok".to_owned() } else { report.state.as_str().to_owned() },
+            );
         }
         for (worker, device) in self.devices.workers.iter().zip(&self.devices.threads) {
             if !device.alive() {
-                parts.insert(worker.metrics().name.clone(), "its device thread has ended: restart the actor".into());
+                parts.insert(
+                    worker.metrics().name.clone(),
+                    "its device thread has ended: restart the actor".into(),
+                );
             }
         }
         let database = match tokio::time::timeout(READY_TIMEOUT, self.phoebe.send(Ping)).await {
@@ -91,7 +97,10 @@ impl System {
             self.store.close().await;
         };
         if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {
-            tracing::warn!("a database did not close its connections in {} s: left as they are", CLOSE_TIMEOUT.as_secs());
+            tracing::warn!(
+                "a database did not close its connections in {} s: left as they are",
+                CLOSE_TIMEOUT.as_secs()
+            );
         }
         self.arbiter.stop();
     }

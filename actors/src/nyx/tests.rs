@@ -38,7 +38,10 @@ fn options(data_dir: &Path) -> NyxOptions {
         adapters: Default::default(),
         training: Default::default(),
         facts: Default::default(),
-        specialists: SHIPPED.iter().map(|(name, text)| SpecialistPolicy::parse(name, text).unwrap()).collect(),
+        specialists: SHIPPED
+            .iter()
+            .map(|(name, text)| SpecialistPolicy::parse(name, text).unwrap())
+            .collect(),
         safety: SafetyPolicy::shipped().unwrap(),
         confidence: Default::default(),
     }
@@ -46,7 +49,8 @@ fn options(data_dir: &Path) -> NyxOptions {
 
 type Sent = actix_rt::task::JoinHandle<bool>;
 
-/// Fills an actor's mailbox, sees one more refused, and answers what waits: each with whether it was refused.
+/// Fills an actor's mailbox, sees one more refused, and answers what waits: each with whether it
+/// was refused.
 async fn filled<A, M, T>(actor: &ActorRef<A>, message: impl Fn() -> M) -> Vec<Sent>
 where
     A: Actor<Context = Context<A>> + Handler<M>,
@@ -57,7 +61,9 @@ where
     let name = &actor.metrics().name;
     let send = |message: M| {
         let actor = actor.clone();
-        actix_rt::spawn(async move { refused(&actor.send_until(message, Instant::now() + PATIENCE).await) })
+        actix_rt::spawn(async move {
+            refused(&actor.send_until(message, Instant::now() + PATIENCE).await)
+        })
     };
     let sent: Vec<Sent> = (0..MAILBOX).map(|_| send(message())).collect();
     let deadline = Instant::now() + PATIENCE;
@@ -86,12 +92,20 @@ where
     let name = &actor.metrics().name;
     let mut refusals = 0;
     for answered in sent {
-        refusals += usize::from(tokio::time::timeout(PATIENCE, answered).await.expect("it hangs").unwrap());
+        refusals +=
+            usize::from(tokio::time::timeout(PATIENCE, answered).await.expect("it hangs").unwrap());
     }
     // what was there before they came took places too
     assert!(refusals < MAILBOX / 2, "{name} refused {refusals}");
     let answer = actor.send_until(message, Instant::now() + PATIENCE).await;
-    assert!(!refused(&answer) && !matches!(answer, Err(NyxError::DeadlineExceeded { .. } | NyxError::ActorDown { .. })), "{name}");
+    assert!(
+        !refused(&answer)
+            && !matches!(
+                answer,
+                Err(NyxError::DeadlineExceeded { .. } | NyxError::ActorDown { .. })
+            ),
+        "{name}"
+    );
 }
 
 #[actix::test]
@@ -114,10 +128,19 @@ async fn every_actor_refuses_what_its_mailbox_does_not_hold_and_serves_again_aft
         replica,
     };
     let limits = &nyx.decisions.limits;
-    let question = Question::new(vec![ChatMessage::new(Role::User, "long ".repeat(4_000))], Target::Base, "test");
+    let question = Question::new(
+        vec![ChatMessage::new(Role::User, "long ".repeat(4_000))],
+        Target::Base,
+        "test",
+    );
     let too_long = limits.validate(question).unwrap();
     let screened = Arc::new(Screened::of(&nyx.training.service.safety, "long", true));
-    let speak = || AnswerRequest { context: cancelled(), question: too_long.clone(), screened: Arc::clone(&screened), events: None };
+    let speak = || AnswerRequest {
+        context: cancelled(),
+        question: too_long.clone(),
+        screened: Arc::clone(&screened),
+        events: None,
+    };
     let none = || RememberMany { context: cancelled(), memories: Vec::new() };
     let trainer = &nyx.training.actor;
     // it is started last, and nobody waits for it

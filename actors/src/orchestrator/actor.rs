@@ -80,7 +80,10 @@ impl Handler<Route> for Orchestrator {
         Box::pin(async move {
             let trait_weights = state.fresh_weights(message.context.deadline).await;
             // no specialist is drawn
-            Ok(state.score_candidates(&message.context, &message.question, &trait_weights, 0.0).await?.0)
+            Ok(state
+                .score_candidates(&message.context, &message.question, &trait_weights, 0.0)
+                .await?
+                .0)
         })
     }
 }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use nyx_domain::{AnswerMode, CellStep, Decision, RequestInputs, RequestTrace, Status, StreamEvent, Timings, TokenUsage, Trace};
+use nyx_domain::{
+    AnswerMode, CellStep, Decision, RequestInputs, RequestTrace, Status, StreamEvent, Timings,
+    TokenUsage, Trace,
+};
 
 use super::messages::Ask;
 use super::record::fill;
@@ -20,12 +23,17 @@ impl OrchestratorState {
         let asked_at = phoebe::now();
         let asked = question.last_user_message();
         let cells = &self.setup.cells;
-        cells.publish(Some(context.id), None, CellStep::Asked { requested: question.target.model(), question: asked.clone() });
+        cells.publish(
+            Some(context.id),
+            None,
+            CellStep::Asked { requested: question.target.model(), question: asked.clone() },
+        );
         let screened = self.screen(&context, &question, &asked);
         let inputs = question.inputs.clone();
         let (question, deferral) = self.reserve_deferral(question, events.is_some());
         let trait_weights = self.fresh_weights(context.deadline).await;
-        let routed = match self.route(&context, &question, &asked, &screened, &trait_weights).await {
+        let routed = match self.route(&context, &question, &asked, &screened, &trait_weights).await
+        {
             Ok(routed) => routed,
             Err(error) => return Err(self.failed(&context, None, error)),
         };
@@ -43,7 +51,8 @@ impl OrchestratorState {
             (false, Some(text)) => Ok(refused(&text, &question, &screened, events.as_ref())),
             (false, None) => self.answer(&context, &question, &screened, &name, events).await,
         };
-        let mut decision = Box::new(self.decision(&context, &question, asked_at, inputs, routed, trait_weights));
+        let mut decision =
+            Box::new(self.decision(&context, &question, asked_at, inputs, routed, trait_weights));
         let mut reward = None;
         let mut deferred = false;
         let decide_ms = decision.timings.decide_ms;
@@ -54,7 +63,11 @@ impl OrchestratorState {
                 None
             }
             Err(error) => {
-                decision.status = if matches!(error, NyxError::Cancelled) { Status::Cancelled } else { Status::Failed };
+                decision.status = if matches!(error, NyxError::Cancelled) {
+                    Status::Cancelled
+                } else {
+                    Status::Failed
+                };
                 decision.error = Some(error.to_string());
                 Some(error)
             }
@@ -64,7 +77,9 @@ impl OrchestratorState {
         let recorded = self.recorded(&context, &question, decision, reward).await;
         let decision = match (failure, recorded) {
             (None, Ok(decision)) => decision,
-            (Some(error), _) | (None, Err(error)) => return Err(self.failed(&context, Some(&name), error)),
+            (Some(error), _) | (None, Err(error)) => {
+                return Err(self.failed(&context, Some(&name), error));
+            }
         };
         if let (true, Some(deferral)) = (deferred, deferral) {
             self.answer_later(decision.clone(), deferral, screened, &context);
@@ -92,7 +107,10 @@ impl OrchestratorState {
             requested: question.target.model(),
             messages: question.messages.clone(),
             inputs,
-            trace: Trace { request: Some(RequestTrace { deadline_ms: context.budget_ms() }), ..Trace::default() },
+            trace: Trace {
+                request: Some(RequestTrace { deadline_ms: context.budget_ms() }),
+                ..Trace::default()
+            },
             question: question.last_user_message(),
             specialist,
             scores: routing.scores,

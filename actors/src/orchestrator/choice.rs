@@ -44,7 +44,10 @@ mod tests {
         let before = choose(&[1.0, 1.0, 1.0], 1.0, 0.02, 0.0);
         let after = choose(&[1.0, 3.0, 1.0], 1.0, 0.02, 0.0);
         assert!(after.propensities[1] > before.propensities[1]);
-        assert!(after.propensities[0] < before.propensities[0] && after.propensities[2] < before.propensities[2]);
+        assert!(
+            after.propensities[0] < before.propensities[0]
+                && after.propensities[2] < before.propensities[2]
+        );
     }
 
     #[test]

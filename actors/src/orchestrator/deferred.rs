@@ -24,9 +24,15 @@ pub(super) struct Deferral {
 impl OrchestratorState {
     /// Reserves capacity for a deferred answer, where the caller allows one. Returns the question
     /// as it is answered now: it allows a deferral only if there is capacity.
-    pub(super) fn reserve_deferral(&self, question: ValidQuestion, streams: bool) -> (ValidQuestion, Option<Deferral>) {
+    pub(super) fn reserve_deferral(
+        &self,
+        question: ValidQuestion,
+        streams: bool,
+    ) -> (ValidQuestion, Option<Deferral>) {
         let wanted = question.inputs.allow_defer && !streams && question.choices.is_none();
-        let permit = wanted.then(|| Arc::clone(&self.setup.admission.deferred).try_acquire_owned().ok()).flatten();
+        let permit = wanted
+            .then(|| Arc::clone(&self.setup.admission.deferred).try_acquire_owned().ok())
+            .flatten();
         let now = question.with_allow_defer(permit.is_some());
         (now, permit.map(|permit| Deferral { permit, question: question.with_allow_defer(false) }))
     }
@@ -52,7 +58,11 @@ impl OrchestratorState {
                 Err(error) => Err(error),
             };
             let reward = outcome.unwrap_or_else(|error| {
-                decision.status = if matches!(error, NyxError::Cancelled) { Status::Cancelled } else { Status::Failed };
+                decision.status = if matches!(error, NyxError::Cancelled) {
+                    Status::Cancelled
+                } else {
+                    Status::Failed
+                };
                 decision.error = Some(error.to_string());
                 state.failed(&context, Some(&name), error);
                 None

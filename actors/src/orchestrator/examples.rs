@@ -16,11 +16,19 @@ const STARTING: Duration = Duration::from_secs(60);
 pub(super) struct Examples(Vec<Vec<Vec<f32>>>);
 
 impl Examples {
-    pub(super) async fn embed(memory: &ActorRef<MemoryKeeper>, specialists: &[SpecialistPolicy]) -> Result<Self, NyxError> {
+    pub(super) async fn embed(
+        memory: &ActorRef<MemoryKeeper>,
+        specialists: &[SpecialistPolicy],
+    ) -> Result<Self, NyxError> {
         let texts = specialists.iter().flat_map(SpecialistPolicy::routed_by).cloned().collect();
         let embed = Embed { context: RequestContext::new(STARTING), texts };
         let mut vectors = memory.send(embed).await?.vectors.into_iter();
-        Ok(Self(specialists.iter().map(|policy| vectors.by_ref().take(policy.routed_by().len()).collect()).collect()))
+        Ok(Self(
+            specialists
+                .iter()
+                .map(|policy| vectors.by_ref().take(policy.routed_by().len()).collect())
+                .collect(),
+        ))
     }
 
     /// Similarity of the question to each specialist's examples, in their order.

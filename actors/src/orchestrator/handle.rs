@@ -51,7 +51,8 @@ impl Decisions {
         let cancelled_with_this_future = context.cancel.clone().drop_guard();
         // the orchestrator keeps the deadline; this is for one that does not answer at all
         let answer_by = context.deadline + 2 * STEP_GRACE;
-        let decision = self.orchestrator.send_until(Ask { context, question, events }, answer_by).await;
+        let decision =
+            self.orchestrator.send_until(Ask { context, question, events }, answer_by).await;
         // after a failure, work that may still run is cancelled
         if decision.is_ok() {
             cancelled_with_this_future.disarm();
@@ -63,7 +64,11 @@ impl Decisions {
     ///
     /// # Errors
     /// When the deadline passes, or neither the question can be embedded nor the master score it.
-    pub async fn route(&self, context: RequestContext, question: String) -> Result<Routing, NyxError> {
+    pub async fn route(
+        &self,
+        context: RequestContext,
+        question: String,
+    ) -> Result<Routing, NyxError> {
         let answer_by = context.answer_by();
         self.orchestrator.send_until(Route { context, question }, answer_by).await
     }
@@ -89,7 +94,9 @@ impl Decisions {
     ///
     /// # Errors
     /// When phoebe does not answer.
-    pub async fn reliabilities(&self) -> Result<(Reliability, BTreeMap<String, Reliability>), NyxError> {
+    pub async fn reliabilities(
+        &self,
+    ) -> Result<(Reliability, BTreeMap<String, Reliability>), NyxError> {
         Ok(reliabilities(&self.phoebe.send(ListJudged).await?))
     }
 

@@ -42,15 +42,23 @@ impl Master {
             system.push_str(&format!("\n{}: {}", title(&specialist.name), specialist.purpose));
         }
         let fixed = text.encode_chat(&[ChatMessage::new(Role::System, &system)], false)?;
-        let names = specialists.iter().map(|specialist| text.encode(&title(&specialist.name))).collect::<Result<_, _>>()?;
+        let names = specialists
+            .iter()
+            .map(|specialist| text.encode(&title(&specialist.name)))
+            .collect::<Result<_, _>>()?;
         Ok(Self { system, fixed, names })
     }
 
     /// The prompt after which a name is scored, and the number of its leading tokens that are the
     /// same for every question.
-    pub(super) fn prompt(&self, text: &Text, question: &str) -> Result<(Vec<u32>, usize), NyxError> {
+    pub(super) fn prompt(
+        &self,
+        text: &Text,
+        question: &str,
+    ) -> Result<(Vec<u32>, usize), NyxError> {
         let asked = format!("Who should answer this?\n{}", excerpt(question));
-        let messages = [ChatMessage::new(Role::System, &self.system), ChatMessage::new(Role::User, asked)];
+        let messages =
+            [ChatMessage::new(Role::System, &self.system), ChatMessage::new(Role::User, asked)];
         let tokens = text.encode_chat(&messages, true)?;
         let shared = common_prefix(&tokens, &self.fixed);
         Ok((tokens, shared))
@@ -78,7 +86,11 @@ mod tests {
             assert_eq!(excerpt(question), question);
         }
         let half = QUESTION_CHARS / 2;
-        let long = format!("{}{}{}", "\u{e9}".repeat(half), "x".repeat(1 << 20), "\u{4f60}".repeat(half));
-        assert_eq!(excerpt(&long), format!("{}\n\u{2026}\n{}", "\u{e9}".repeat(half), "\u{4f60}".repeat(half)));
+        let long =
+            format!("{}{}{}", "\u{e9}".repeat(half), "x".repeat(1 << 20), "\u{4f60}".repeat(half));
+        assert_eq!(
+            excerpt(&long),
+            format!("{}\n\u{2026}\n{}", "\u{e9}".repeat(half), "\u{4f60}".repeat(half))
+        );
     }
 }

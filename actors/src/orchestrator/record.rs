@@ -36,7 +36,10 @@ impl OrchestratorState {
         let until = context.deadline.max(Instant::now() + CUT_GRACE);
         let late = || NyxError::DeadlineExceeded { doing: "the decision was recorded" };
         let id = decision.id;
-        let Ok(Ok(place)) = timeout_at(until.into(), Arc::clone(&self.setup.admission.recording).acquire_owned()).await else {
+        let Ok(Ok(place)) =
+            timeout_at(until.into(), Arc::clone(&self.setup.admission.recording).acquire_owned())
+                .await
+        else {
             tracing::error!(decision = %id, waiting = MAX_RECORDING, "a decision is lost: too many wait for the database already");
             return Err(late());
         };
@@ -45,14 +48,24 @@ impl OrchestratorState {
         let context = context.clone();
         let recording = async move {
             let _place = place;
-            let remembered = parts.remember(&context, &question, &mut decision, until.saturating_duration_since(Instant::now()) / 2).await;
-            let recorded = parts.conclude(&context, &decision, reward, false, || sender.is_closed()).await;
+            let remembered = parts
+                .remember(
+                    &context,
+                    &question,
+                    &mut decision,
+                    until.saturating_duration_since(Instant::now()) / 2,
+                )
+                .await;
+            let recorded =
+                parts.conclude(&context, &decision, reward, false, || sender.is_closed()).await;
             if recorded.is_err() {
                 parts.unremember(remembered).await;
             }
             match sender.send(recorded.map(|()| decision)) {
                 Ok(()) => {}
-                Err(Ok(_)) => tracing::warn!(decision = %id, "recorded after the deadline: its answer was not acknowledged"),
+                Err(Ok(_)) => {
+                    tracing::warn!(decision = %id, "recorded after the deadline: its answer was not acknowledged")
+                }
                 Err(Err(error)) => {
                     tracing::error!(decision = %id, %error, "a decision is lost: the database did not take it in time")
                 }
@@ -81,7 +94,11 @@ impl OrchestratorState {
         if matches!(decision.status, Status::Answered | Status::Partial) {
             let answered = CellStep::Answered {
                 answer: decision.answer().to_owned(),
-                finish_reason: decision.answers.first().map(|answer| answer.finish_reason.clone()).unwrap_or_default(),
+                finish_reason: decision
+                    .answers
+                    .first()
+                    .map(|answer| answer.finish_reason.clone())
+                    .unwrap_or_default(),
                 completion_tokens: decision.usage.completion_tokens,
                 confidence: decision.confidence,
                 total_ms: decision.timings.total_ms,
@@ -90,7 +107,11 @@ impl OrchestratorState {
         }
         let end = Instant::now() + RECORD_GRACE.max(context.remaining());
         loop {
-            let record = RecordDecision { decision: Box::new(decision.clone()), reward: reward.clone(), completes };
+            let record = RecordDecision {
+                decision: Box::new(decision.clone()),
+                reward: reward.clone(),
+                completes,
+            };
             match self.setup.phoebe.send_until(record, end).await {
                 Ok(()) => break,
                 // a decision that is on record after all is not changed
@@ -106,7 +127,11 @@ impl OrchestratorState {
             self.setup.cells.publish(
                 id,
                 name,
-                CellStep::Rewarded { reward, activation: decision.activation, source: format!("automatic: {rule}") },
+                CellStep::Rewarded {
+                    reward,
+                    activation: decision.activation,
+                    source: format!("automatic: {rule}"),
+                },
             );
         }
         self.setup.metrics.decision(decision);
@@ -115,8 +140,12 @@ impl OrchestratorState {
 }
 
 /// Puts an answer into the decision; returns the automatic reward with its rule, if there is one.
-pub(super) fn fill(decision: &mut Decision, response: SpecialistAnswer) -> Result<Option<(f64, String)>, NyxError> {
-    let reason = |reason: &str| response.answers.iter().any(|answer| answer.finish_reason == reason);
+pub(super) fn fill(
+    decision: &mut Decision,
+    response: SpecialistAnswer,
+) -> Result<Option<(f64, String)>, NyxError> {
+    let reason =
+        |reason: &str| response.answers.iter().any(|answer| answer.finish_reason == reason);
     decision.status = if response.mode == Some(AnswerMode::Defer) {
         Status::Deferred
     } else if reason("cancelled") {
@@ -132,7 +161,8 @@ pub(super) fn fill(decision: &mut Decision, response: SpecialistAnswer) -> Resul
     decision.probability = response.probability;
     decision.confidence = response.confidence;
     decision.adapter = response.adapter;
-    decision.sampling = serde_json::to_value(&response.sampling).map_err(|error| NyxError::Internal(error.to_string()))?;
+    decision.sampling = serde_json::to_value(&response.sampling)
+        .map_err(|error| NyxError::Internal(error.to_string()))?;
     decision.usage = response.usage;
     decision.timings = response.timings;
     decision.trace.extend(response.trace);

@@ -39,10 +39,12 @@ impl OrchestratorState {
             conversation: question.conversation.clone(),
             caption: None,
         };
-        let memories = vec![turn(USER, &decision.question), turn(&decision.specialist, decision.answer())];
+        let memories =
+            vec![turn(USER, &decision.question), turn(&decision.specialist, decision.answer())];
         let own = RequestContext { span: context.span.clone(), ..RequestContext::new(budget) };
         let answer_by = own.answer_by();
-        let kept = self.setup.memory.send_until(RememberMany { context: own, memories }, answer_by).await;
+        let kept =
+            self.setup.memory.send_until(RememberMany { context: own, memories }, answer_by).await;
         let (ids, note) = match kept {
             Ok(kept) => {
                 let ids: Vec<Uuid> = kept.into_iter().map(|memory| memory.id).collect();
@@ -65,7 +67,12 @@ impl OrchestratorState {
         }
         let context = RequestContext::new(RECORD_GRACE);
         let answer_by = context.answer_by();
-        if let Err(error) = self.setup.memory.send_until(Forget { context, selector: MemorySelector::Ids(ids) }, answer_by).await {
+        if let Err(error) = self
+            .setup
+            .memory
+            .send_until(Forget { context, selector: MemorySelector::Ids(ids) }, answer_by)
+            .await
+        {
             tracing::warn!(%error, "what was remembered of a decision that is not on record could not be taken back");
         }
     }

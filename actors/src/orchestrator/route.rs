@@ -36,21 +36,33 @@ impl OrchestratorState {
         screened: &Screened,
         trait_weights: &BTreeMap<String, f64>,
     ) -> Result<Routed, NyxError> {
-        let not_drawn = |specialist: &str| Routed { specialist: specialist.to_owned(), propensity: 1.0, routing: Routing::default() };
+        let not_drawn = |specialist: &str| Routed {
+            specialist: specialist.to_owned(),
+            propensity: 1.0,
+            routing: Routing::default(),
+        };
         match &question.target {
             Target::Specialist(name) => return Ok(not_drawn(name)),
             Target::Base => return Ok(not_drawn("base")),
             Target::Master => {
                 let support =
-                    self.setup.safety.support_specialist().filter(|name| screened.reroutes() && self.setup.actors.contains_key(*name));
+                    self.setup.safety.support_specialist().filter(|name| {
+                        screened.reroutes() && self.setup.actors.contains_key(*name)
+                    });
                 if let Some(name) = support {
                     return Ok(not_drawn(name));
                 }
             }
         }
-        let (routing, chosen) = self.score_candidates(context, asked, trait_weights, draw(question.sampling.seed, &[asked])).await?;
+        let (routing, chosen) = self
+            .score_candidates(context, asked, trait_weights, draw(question.sampling.seed, &[asked]))
+            .await?;
         let Routing { scores, similarities, logits, decide_ms, .. } = routing.clone();
-        self.setup.cells.publish(Some(context.id), None, CellStep::Scored { scores, similarities, logits, decide_ms });
+        self.setup.cells.publish(
+            Some(context.id),
+            None,
+            CellStep::Scored { scores, similarities, logits, decide_ms },
+        );
         let propensity = routing.propensities.get(&chosen).copied().unwrap_or(1.0);
         Ok(Routed { specialist: chosen, propensity, routing })
     }
@@ -69,14 +81,22 @@ impl OrchestratorState {
         let cancel = context.cancel.child_token();
         let scoring = RequestContext { cancel: cancel.clone(), ..context.clone() };
         let _ends_here = cancel.drop_guard();
-        let (similarities, scores) = either(soon, self.similarities(context, asked), self.scores(&scoring, asked)).await?;
-        let names: Vec<String> = self.setup.specialists.iter().map(|specialist| specialist.name.clone()).collect();
+        let (similarities, scores) =
+            either(soon, self.similarities(context, asked), self.scores(&scoring, asked)).await?;
+        let names: Vec<String> =
+            self.setup.specialists.iter().map(|specialist| specialist.name.clone()).collect();
         let weight = |name: &String| trait_weights.get(name).copied().unwrap_or(0.0);
-        let worth = unweighted(similarities.as_deref(), scores.as_deref(), self.setup.options.similarity_scale);
-        let logits: Vec<f64> = names.iter().zip(worth).map(|(name, worth)| worth + weight(name)).collect();
+        let worth = unweighted(
+            similarities.as_deref(),
+            scores.as_deref(),
+            self.setup.options.similarity_scale,
+        );
+        let logits: Vec<f64> =
+            names.iter().zip(worth).map(|(name, worth)| worth + weight(name)).collect();
         let choice = choose(&logits, self.setup.options.temperature, self.setup.options.epsilon, u);
         let chosen = names.get(choice.chosen).cloned().unwrap_or_default();
-        let named = |values: Vec<f64>| names.iter().cloned().zip(values).collect::<BTreeMap<_, _>>();
+        let named =
+            |values: Vec<f64>| names.iter().cloned().zip(values).collect::<BTreeMap<_, _>>();
         let routing = Routing {
             scores: scores.map(named).unwrap_or_default(),
             similarities: similarities.map(named).unwrap_or_default(),
@@ -88,10 +108,17 @@ impl OrchestratorState {
     }
 
     /// Similarity of the question to each specialist's examples.
-    async fn similarities(&self, context: &RequestContext, asked: &str) -> Result<Vec<f64>, NyxError> {
-        let embed = Embed { context: context.clone(), texts: vec![master::excerpt(asked).into_owned()] };
+    async fn similarities(
+        &self,
+        context: &RequestContext,
+        asked: &str,
+    ) -> Result<Vec<f64>, NyxError> {
+        let embed =
+            Embed { context: context.clone(), texts: vec![master::excerpt(asked).into_owned()] };
         let embedded = self.setup.memory.send(embed).await?.vectors.into_iter().next();
-        let question = embedded.ok_or_else(|| NyxError::Internal("the embedder gave no vector for the question".into()))?;
+        let question = embedded.ok_or_else(|| {
+            NyxError::Internal("the embedder gave no vector for the question".into())
+        })?;
         Ok(self.examples.similarities(&question))
     }
 
@@ -106,10 +133,21 @@ impl OrchestratorState {
         Ok(master::calibrated(&self.score(context, asked).await?, content_free))
     }
 
-    async fn score(&self, context: &RequestContext, question: &str) -> Result<Vec<ContinuationScore>, NyxError> {
+    async fn score(
+        &self,
+        context: &RequestContext,
+        question: &str,
+    ) -> Result<Vec<ContinuationScore>, NyxError> {
         let (prompt, cacheable_prefix) = self.master.prompt(&self.setup.text, question)?;
         let continuations = self.master.names.clone();
-        let score = Score { context: context.clone(), prompt, cacheable_prefix, continuations, adapter: None, replica: None };
+        let score = Score {
+            context: context.clone(),
+            prompt,
+            cacheable_prefix,
+            continuations,
+            adapter: None,
+            replica: None,
+        };
         context.bound("the master scored the specialists", self.setup.pool.send(score)).await
     }
 }
@@ -134,7 +172,10 @@ async fn either<T>(
     scoring: impl Future<Output = Result<T, NyxError>>,
 ) -> Result<(Option<T>, Option<T>), NyxError> {
     let mut scoring = std::pin::pin!(scoring);
-    let (similarities, scores) = tokio::join!(tokio::time::timeout(soon, comparing), tokio::time::timeout(soon, scoring.as_mut()));
+    let (similarities, scores) = tokio::join!(
+        tokio::time::timeout(soon, comparing),
+        tokio::time::timeout(soon, scoring.as_mut())
+    );
     let late = |doing| NyxError::DeadlineExceeded { doing };
     let similarities = similarities.unwrap_or_else(|_| Err(late("the question was embedded")));
     if let Err(error) = &similarities {
@@ -183,9 +224,15 @@ mod tests {
         assert_eq!(either(SOON, ready(Ok(1)), pending()).await.unwrap(), (Some(1), None));
         // nothing else can decide: the late result is awaited
         assert_eq!(either(SOON, ready(failed()), later(2)).await.unwrap(), (None, Some(2)));
-        assert!(matches!(either(SOON, ready(failed()), ready(failed())).await, Err(NyxError::Internal(_))));
+        assert!(matches!(
+            either(SOON, ready(failed()), ready(failed())).await,
+            Err(NyxError::Internal(_))
+        ));
         // the request was cancelled
-        assert!(matches!(either(SOON, ready(Ok(1)), ready(Err(NyxError::Cancelled))).await, Err(NyxError::Cancelled)));
+        assert!(matches!(
+            either(SOON, ready(Ok(1)), ready(Err(NyxError::Cancelled))).await,
+            Err(NyxError::Cancelled)
+        ));
     }
 
     #[test]

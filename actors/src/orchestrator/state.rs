@@ -71,7 +71,8 @@ impl OrchestratorState {
 
     /// The specialists' names.
     pub(super) fn known(&self) -> String {
-        let names: Vec<&str> = self.setup.specialists.iter().map(|specialist| specialist.name.as_str()).collect();
+        let names: Vec<&str> =
+            self.setup.specialists.iter().map(|specialist| specialist.name.as_str()).collect();
         names.join(", ")
     }
 
@@ -88,11 +89,21 @@ impl OrchestratorState {
         let actor = self.setup.actors.get(name).ok_or_else(known)?;
         let (question, screened) = (question.clone(), Arc::clone(screened));
         let answer_by = context.deadline + STEP_GRACE;
-        actor.send_until(AnswerRequest { context: context.clone(), question, screened, events }, answer_by).await
+        actor
+            .send_until(
+                AnswerRequest { context: context.clone(), question, screened, events },
+                answer_by,
+            )
+            .await
     }
 
     /// Counts a failure, publishes it and returns it.
-    pub(super) fn failed(&self, context: &RequestContext, specialist: Option<&str>, error: NyxError) -> NyxError {
+    pub(super) fn failed(
+        &self,
+        context: &RequestContext,
+        specialist: Option<&str>,
+        error: NyxError,
+    ) -> NyxError {
         self.setup.metrics.failure(error.error_type());
         let failed = CellStep::Failed { error: error.error_type(), message: error.to_string() };
         self.setup.cells.publish(Some(context.id), specialist, failed);

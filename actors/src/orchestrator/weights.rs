@@ -32,7 +32,10 @@ impl OrchestratorState {
     }
 
     /// Applies and publishes changes of weights.
-    pub(super) async fn trait_weights_moved(&self, changes: &[TraitWeightChange]) -> Result<(), NyxError> {
+    pub(super) async fn trait_weights_moved(
+        &self,
+        changes: &[TraitWeightChange],
+    ) -> Result<(), NyxError> {
         self.weights.refresh(&self.setup.phoebe, Instant::now() + SEND_LIMIT).await?;
         for change in changes {
             self.tell_weight(change);
@@ -40,14 +43,20 @@ impl OrchestratorState {
         Ok(())
     }
 
-    pub(super) async fn update_trait_weight(&self, change: StoreTraitWeight) -> Result<TraitWeightChange, NyxError> {
+    pub(super) async fn update_trait_weight(
+        &self,
+        change: StoreTraitWeight,
+    ) -> Result<TraitWeightChange, NyxError> {
         if !self.setup.specialists.iter().any(|specialist| specialist.name == change.name) {
             return Err(NyxError::UnknownSpecialist { name: change.name, known: self.known() });
         }
         phoebe::storable("reason", &change.reason)?;
         let bound = self.setup.options.max_trait_weight;
         if !(-bound..=bound).contains(&change.to) {
-            return Err(NyxError::invalid("weight", format!("weight is {}, expected a number from -{bound} to {bound}", change.to)));
+            return Err(NyxError::invalid(
+                "weight",
+                format!("weight is {}, expected a number from -{bound} to {bound}", change.to),
+            ));
         }
         let change = self.setup.phoebe.send(change).await?;
         self.weights.refresh(&self.setup.phoebe, Instant::now() + SEND_LIMIT).await?;
@@ -56,7 +65,11 @@ impl OrchestratorState {
     }
 
     fn tell_weight(&self, change: &TraitWeightChange) {
-        let updated = CellStep::WeightsUpdated { from: change.from, to: change.to, reason: change.reason.clone() };
+        let updated = CellStep::WeightsUpdated {
+            from: change.from,
+            to: change.to,
+            reason: change.reason.clone(),
+        };
         self.setup.cells.publish(change.decision, Some(&change.name), updated);
     }
 }

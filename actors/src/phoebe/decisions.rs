@@ -3,7 +3,10 @@
 use chrono::SubsecRound;
 use nyx_domain::{Decision, Status};
 use sea_orm::sea_query::Expr;
-use sea_orm::{ActiveModelTrait, ActiveValue, ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, SqlErr};
+use sea_orm::{
+    ActiveModelTrait, ActiveValue, ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter,
+    QueryOrder, QuerySelect, SqlErr,
+};
 use uuid::Uuid;
 
 use super::entities::{decision, reward};
@@ -28,9 +31,13 @@ impl PhoebeStore {
             row.reward = ActiveValue::NotSet;
             let added = message.reward.as_ref().map_or(0.0, |(value, _)| *value);
             let updated = decision::Entity::update_many().set(row).filter(deferred);
-            let updated =
-                updated.col_expr(decision::Column::Reward, sea_orm::sea_query::ExprTrait::add(Expr::col(decision::Column::Reward), added));
-            if updated.filter(decision::Column::Id.eq(&id)).exec(&transaction).await?.rows_affected == 0 {
+            let updated = updated.col_expr(
+                decision::Column::Reward,
+                sea_orm::sea_query::ExprTrait::add(Expr::col(decision::Column::Reward), added),
+            );
+            if updated.filter(decision::Column::Id.eq(&id)).exec(&transaction).await?.rows_affected
+                == 0
+            {
                 // already completed
                 transaction.rollback().await;
                 return Ok(());
@@ -44,7 +51,15 @@ impl PhoebeStore {
         }
         if let Some((value, rule)) = message.reward {
             let source = "automatic".to_owned();
-            let row = reward::Model { id: Uuid::now_v7().to_string(), decision: id, value, source, rule, comment: None, at: now() };
+            let row = reward::Model {
+                id: Uuid::now_v7().to_string(),
+                decision: id,
+                value,
+                source,
+                rule,
+                comment: None,
+                at: now(),
+            };
             row.into_active_model().insert(&transaction).await?;
         }
         Ok(transaction.commit().await?)
@@ -58,10 +73,13 @@ impl PhoebeStore {
 
     pub(super) async fn decisions(&self, query: ListDecisions) -> Result<Vec<Decision>, NyxError> {
         check_limit(query.limit)?;
-        for (name, value) in [("specialist", &query.specialist), ("conversation", &query.conversation)] {
+        for (name, value) in
+            [("specialist", &query.specialist), ("conversation", &query.conversation)]
+        {
             value.as_deref().map_or(Ok(()), |value| storable(name, value))?;
         }
-        let mut select = decision::Entity::find().order_by_desc(decision::Column::Id).limit(query.limit);
+        let mut select =
+            decision::Entity::find().order_by_desc(decision::Column::Id).limit(query.limit);
         if let Some(specialist) = query.specialist {
             select = select.filter(decision::Column::Specialist.eq(specialist));
         }

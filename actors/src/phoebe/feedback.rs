@@ -1,11 +1,14 @@
 //! Feedback entries on decisions, and the rewards derived from them.
 
-use nyx_domain::{Decision, DecisionName, Feedback, FeedbackKind, FeedbackResult, OpenForecast, Status, TraitWeightChange};
+use nyx_domain::{
+    Decision, DecisionName, Feedback, FeedbackKind, FeedbackResult, OpenForecast, Status,
+    TraitWeightChange,
+};
 use nyx_specialists::bandit::BanditSettings;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, SqlErr,
-    Statement,
+    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, IntoActiveModel,
+    QueryFilter, QueryOrder, QuerySelect, SqlErr, Statement,
 };
 use uuid::Uuid;
 
@@ -46,9 +49,11 @@ impl PhoebeStore {
         super::storable_name("external_key", &key)?;
         // failed attempts carry the key too, but have no answer to give feedback on
         let answered = [Status::Answered.as_str(), Status::Partial.as_str()];
-        let named =
-            decision::Entity::find().filter(decision::Column::ExternalKey.eq(&key)).filter(decision::Column::Status.is_in(answered));
-        let rows = named.order_by_asc(decision::Column::Id).limit(MOST_NAMED).all(&self.reader).await?;
+        let named = decision::Entity::find()
+            .filter(decision::Column::ExternalKey.eq(&key))
+            .filter(decision::Column::Status.is_in(answered));
+        let rows =
+            named.order_by_asc(decision::Column::Id).limit(MOST_NAMED).all(&self.reader).await?;
         if rows.is_empty() {
             return Err(NyxError::NotFound { what: "decision with the external key", id: key });
         }
@@ -82,28 +87,41 @@ impl PhoebeStore {
                 }
             }
         }
-        Err(NyxError::Internal(format!("other processes changed the decision {TRIES} times meanwhile")))
+        Err(NyxError::Internal(format!(
+            "other processes changed the decision {TRIES} times meanwhile"
+        )))
     }
 
     /// All feedback entries on a decision, in the order in which they were recorded.
     pub(super) async fn feedback_of(&self, decision: Uuid) -> Result<Vec<Feedback>, NyxError> {
-        let input = feedback::Entity::find().filter(feedback::Column::Decision.eq(decision.to_string()));
+        let input =
+            feedback::Entity::find().filter(feedback::Column::Decision.eq(decision.to_string()));
         let rows = input.order_by_asc(feedback::Column::Id).all(&self.reader).await?;
         Ok(rows.into_iter().map(Feedback::try_from).collect::<Result<_, _>>()?)
     }
 
     /// Forecasts, newest first.
-    pub(super) async fn open_forecasts(&self, query: ListOpenForecasts) -> Result<Vec<OpenForecast>, NyxError> {
+    pub(super) async fn open_forecasts(
+        &self,
+        query: ListOpenForecasts,
+    ) -> Result<Vec<OpenForecast>, NyxError> {
         check_limit(query.limit)?;
         let resolved = Query::select()
             .expr(Expr::val(1))
             .from(feedback::Entity)
-            .and_where(Expr::col((feedback::Entity, feedback::Column::Decision)).equals((decision::Entity, decision::Column::Id)))
+            .and_where(
+                Expr::col((feedback::Entity, feedback::Column::Decision))
+                    .equals((decision::Entity, decision::Column::Id)),
+            )
             .and_where(feedback::Column::Kind.eq(FeedbackKind::Outcome.as_str()))
             .take();
         let mut select = decision::Entity::find()
             .filter(decision::Column::Probability.is_not_null())
-            .filter(Condition::any().add(decision::Column::Status.eq("answered")).add(decision::Column::Status.eq("partial")))
+            .filter(
+                Condition::any()
+                    .add(decision::Column::Status.eq("answered"))
+                    .add(decision::Column::Status.eq("partial")),
+            )
             .order_by_desc(decision::Column::Id)
             .limit(query.limit);
         if let Some(before) = query.before {
@@ -138,7 +156,8 @@ impl PhoebeStore {
 /// Whether a statement lost a race against another process: both added the same revision, or SQLite
 /// reported that the database is locked.
 fn is_race(error: &DbErr) -> bool {
-    matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) || error.to_string().contains("database is locked")
+    matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)))
+        || error.to_string().contains("database is locked")
 }
 
 async fn record_all(
@@ -153,7 +172,10 @@ async fn record_all(
     }
     if let Some(NewFeedback { kind, key: Some(key), .. }) = entries.first() {
         for known in recorded_under(on, *kind, key).await? {
-            if !entries.iter().any(|input| input.decision == known.decision && input.repeats(&known)) {
+            if !entries
+                .iter()
+                .any(|input| input.decision == known.decision && input.repeats(&known))
+            {
                 return Err(NyxError::Conflict(format!(
                     "key {key:?} already recorded {} for decision {}: expected the same value, or another key for an amendment",
                     known.input, known.decision
@@ -170,27 +192,47 @@ async fn record_all(
 
 /// All feedback recorded under a key: the entries it created, and the entries it repeated while
 /// they were in effect.
-async fn recorded_under(on: &impl ConnectionTrait, kind: FeedbackKind, key: &str) -> Result<Vec<Feedback>, DbErr> {
+async fn recorded_under(
+    on: &impl ConnectionTrait,
+    kind: FeedbackKind,
+    key: &str,
+) -> Result<Vec<Feedback>, DbErr> {
     if on.get_database_backend() == DbBackend::Postgres {
         // serialises transactions that use the same key: the second one sees the first one's rows
         let lock = "SELECT pg_advisory_xact_lock(hashtextextended($1, $2))";
         let values = [format!("{} {key}", kind.as_str()).into(), KEYS_LOCK.into()];
         on.query_one_raw(Statement::from_sql_and_values(DbBackend::Postgres, lock, values)).await?;
     }
-    let by_key = feedback::Entity::find().filter(feedback::Column::Kind.eq(kind.as_str())).filter(feedback::Column::Key.eq(key));
+    let by_key = feedback::Entity::find()
+        .filter(feedback::Column::Kind.eq(kind.as_str()))
+        .filter(feedback::Column::Key.eq(key));
     let mut rows = by_key.all(on).await?;
-    let again = feedback_key::Entity::find().filter(feedback_key::Column::Kind.eq(kind.as_str())).filter(feedback_key::Column::Key.eq(key));
+    let again = feedback_key::Entity::find()
+        .filter(feedback_key::Column::Kind.eq(kind.as_str()))
+        .filter(feedback_key::Column::Key.eq(key));
     let again: Vec<String> = again.all(on).await?.into_iter().map(|row| row.feedback).collect();
     for ids in again.chunks(KEYS_AT_ONCE) {
-        rows.extend(feedback::Entity::find().filter(feedback::Column::Id.is_in(ids)).all(on).await?);
+        rows.extend(
+            feedback::Entity::find().filter(feedback::Column::Id.is_in(ids)).all(on).await?,
+        );
     }
     rows.into_iter().map(Feedback::try_from).collect()
 }
 
 /// The id of the entry on this decision that the key repeated, if any.
-async fn repeated_under(on: &impl ConnectionTrait, input: &NewFeedback, decision: &str) -> Result<Option<String>, DbErr> {
+async fn repeated_under(
+    on: &impl ConnectionTrait,
+    input: &NewFeedback,
+    decision: &str,
+) -> Result<Option<String>, DbErr> {
     let Some(key) = &input.key else { return Ok(None) };
-    let row = feedback_key::Entity::find_by_id((input.kind.as_str().to_owned(), key.clone(), decision.to_owned())).one(on).await?;
+    let row = feedback_key::Entity::find_by_id((
+        input.kind.as_str().to_owned(),
+        key.clone(),
+        decision.to_owned(),
+    ))
+    .one(on)
+    .await?;
     Ok(row.map(|row| row.feedback))
 }
 
@@ -219,13 +261,25 @@ async fn insert(
     let change = input.reward - earlier.map_or(0.0, |before| before.reward);
     for (value, rule) in match earlier {
         Some(_) => [Some((change, AMENDMENT)), None],
-        None => [Some((change - input.calibration.unwrap_or(0.0), input.rule())), input.calibration.map(|value| (value, CALIBRATION))],
+        None => [
+            Some((change - input.calibration.unwrap_or(0.0), input.rule())),
+            input.calibration.map(|value| (value, CALIBRATION)),
+        ],
     }
     .into_iter()
     .flatten()
     {
-        let (id, decision, source) = (Uuid::now_v7().to_string(), id.to_owned(), input.kind.as_str().to_owned());
-        let paid = reward::Model { id, decision, value, source, rule: rule.to_owned(), comment: input.comment.clone(), at: row.at };
+        let (id, decision, source) =
+            (Uuid::now_v7().to_string(), id.to_owned(), input.kind.as_str().to_owned());
+        let paid = reward::Model {
+            id,
+            decision,
+            value,
+            source,
+            rule: rule.to_owned(),
+            comment: input.comment.clone(),
+            at: row.at,
+        };
         reward::Entity::insert(paid.into_active_model()).exec_without_returning(on).await?;
     }
     let mut update = decision::Entity::update_many()
@@ -238,7 +292,11 @@ async fn insert(
     Ok(row.try_into()?)
 }
 
-async fn record_one(on: &impl ConnectionTrait, input: &NewFeedback, learning: Option<BanditSettings>) -> Result<FeedbackResult, NyxError> {
+async fn record_one(
+    on: &impl ConnectionTrait,
+    input: &NewFeedback,
+    learning: Option<BanditSettings>,
+) -> Result<FeedbackResult, NyxError> {
     let id = input.decision.to_string();
     let missing = || NyxError::NotFound { what: "decision", id: id.clone() };
     let earlier = feedback::Entity::find()
@@ -250,13 +308,15 @@ async fn record_one(on: &impl ConnectionTrait, input: &NewFeedback, learning: Op
     let earlier = earlier.into_iter().map(Feedback::try_from).collect::<Result<Vec<_>, _>>()?;
     let again = repeated_under(on, input, &id).await?;
     let same_key = earlier.iter().find(|known| {
-        input.key.is_some() && known.key == input.key || again.as_ref().is_some_and(|feedback| *feedback == known.id.to_string())
+        input.key.is_some() && known.key == input.key
+            || again.as_ref().is_some_and(|feedback| *feedback == known.id.to_string())
     });
     let counting = earlier.last().filter(|counting| input.repeats(counting));
     if let (None, Some(counting), Some(key)) = (same_key, counting, &input.key) {
         // recorded so that the same key changes nothing either when it is sent again after an
         // amendment
-        let (kind, key, feedback) = (input.kind.as_str().to_owned(), key.clone(), counting.id.to_string());
+        let (kind, key, feedback) =
+            (input.kind.as_str().to_owned(), key.clone(), counting.id.to_string());
         let row = feedback_key::Model { kind, key, decision: id.clone(), feedback };
         feedback_key::Entity::insert(row.into_active_model()).exec_without_returning(on).await?;
     }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use actix::Message;
-use nyx_domain::{Decision, DecisionName, Feedback, FeedbackResult, Memory, OpenForecast, TraitWeightChange};
+use nyx_domain::{
+    Decision, DecisionName, Feedback, FeedbackResult, Memory, OpenForecast, TraitWeightChange,
+};
 use nyx_specialists::bandit::BanditSettings;
 use uuid::Uuid;
 

@@ -28,8 +28,9 @@ use nyx_domain::{Decision, Feedback, FeedbackResult, OpenForecast, TraitWeightCh
 use crate::NyxError;
 use crate::observe::ActorMetrics;
 use messages::{
-    GetDecision, ListDecisions, ListFeedback, ListJudged, ListOpenForecasts, ListTraitWeightChanges, LoadTraitWeights, NamedDecisions,
-    Ping, RecordDecision, RecordFeedback, StoreTraitWeight,
+    GetDecision, ListDecisions, ListFeedback, ListJudged, ListOpenForecasts,
+    ListTraitWeightChanges, LoadTraitWeights, NamedDecisions, Ping, RecordDecision, RecordFeedback,
+    StoreTraitWeight,
 };
 
 pub use options::PhoebeOptions;
@@ -73,10 +74,12 @@ handle!(RecordDecision, (), |store, request| store.record(request));
 handle!(GetDecision, Decision, |store, request| store.decision(request.0));
 handle!(ListDecisions, Vec<Decision>, |store, request| store.decisions(request));
 handle!(LoadTraitWeights, BTreeMap<String, f64>, |store, request| async move { store.trait_weights(&request.0).await });
-handle!(ListTraitWeightChanges, Vec<TraitWeightChange>, |store, request| store.trait_weight_changes(request));
+handle!(ListTraitWeightChanges, Vec<TraitWeightChange>, |store, request| store
+    .trait_weight_changes(request));
 handle!(StoreTraitWeight, TraitWeightChange, |store, request| store.store_trait_weight(request));
 handle!(NamedDecisions, Vec<Decision>, |store, request| store.named(request.0));
-handle!(RecordFeedback, Vec<FeedbackResult>, |store, request| store.record_feedback(request.entries, request.learning));
+handle!(RecordFeedback, Vec<FeedbackResult>, |store, request| store
+    .record_feedback(request.entries, request.learning));
 handle!(ListFeedback, Vec<Feedback>, |store, request| store.feedback_of(request.0));
 handle!(ListOpenForecasts, Vec<OpenForecast>, |store, request| store.open_forecasts(request));
 handle!(ListJudged, Vec<(Decision, Feedback)>, |store, _request| store.judged());

@@ -22,13 +22,20 @@ pub struct PhoebeOptions {
 
 impl Default for PhoebeOptions {
     fn default() -> Self {
-        Self { url: None, max_connections: 8, acquire_timeout_ms: 5_000, statement_timeout_ms: 10_000 }
+        Self {
+            url: None,
+            max_connections: 8,
+            acquire_timeout_ms: 5_000,
+            statement_timeout_ms: 10_000,
+        }
     }
 }
 
 impl PhoebeOptions {
     /// The database URL; by default `phoebe.db` in `data_dir`.
     pub fn url_in(&self, data_dir: &Path) -> SecretUrl {
-        self.url.clone().unwrap_or_else(|| format!("sqlite://{}", data_dir.join("phoebe.db").display()).into())
+        self.url
+            .clone()
+            .unwrap_or_else(|| format!("sqlite://{}", data_dir.join("phoebe.db").display()).into())
     }
 }

@@ -41,7 +41,8 @@ impl PhoebeStore {
     async fn write_readiness(&self) -> Result<(), DbErr> {
         let instance = self.readiness.instance.to_string();
         // different bytes each time, so that the write is not skipped
-        let padding: Vec<u8> = Uuid::new_v4().into_bytes().into_iter().cycle().take(PADDING).collect();
+        let padding: Vec<u8> =
+            Uuid::new_v4().into_bytes().into_iter().cycle().take(PADDING).collect();
         let row = readiness::Model { instance, at: now(), padding };
         let transaction = self.begin().await?;
         // rows of processes that no longer run
@@ -49,7 +50,10 @@ impl PhoebeStore {
         readiness::Entity::delete_many().filter(old).exec(&transaction).await?;
         let mut replace = OnConflict::column(readiness::Column::Instance);
         replace.update_columns([readiness::Column::At, readiness::Column::Padding]);
-        readiness::Entity::insert(row.into_active_model()).on_conflict(replace).exec_without_returning(&transaction).await?;
+        readiness::Entity::insert(row.into_active_model())
+            .on_conflict(replace)
+            .exec_without_returning(&transaction)
+            .await?;
         transaction.commit().await
     }
 }

@@ -1,5 +1,8 @@
 //! Connection state read through SQLite's C API, and the identity of a store's database file.
-#![allow(unsafe_code, reason = "whether a connection is in a transaction, and whether its file was moved, only SQLite's C interface tells")]
+#![allow(
+    unsafe_code,
+    reason = "whether a connection is in a transaction, and whether its file was moved, only SQLite's C interface tells"
+)]
 
 use std::ffi::{c_int, c_void};
 use std::os::unix::fs::MetadataExt;
@@ -28,7 +31,12 @@ pub(super) async fn standing(connection: &mut SqliteConnection) -> Result<FileSt
     // using it meanwhile. HAS_MOVED writes one int; the file of an in-memory database does not
     // support the operation and leaves the int unchanged.
     let autocommit = unsafe {
-        ffi::sqlite3_file_control(handle, c"main".as_ptr(), ffi::SQLITE_FCNTL_HAS_MOVED, (&raw mut moved).cast::<c_void>());
+        ffi::sqlite3_file_control(
+            handle,
+            c"main".as_ptr(),
+            ffi::SQLITE_FCNTL_HAS_MOVED,
+            (&raw mut moved).cast::<c_void>(),
+        );
         ffi::sqlite3_get_autocommit(handle)
     };
     Ok(FileState { autocommit: autocommit != 0, moved: moved != 0 })
@@ -64,12 +72,19 @@ impl DatabaseFile {
     pub(super) fn check(&self) -> Result<(), DbErr> {
         let path = self.path.display();
         let lost = match identity(&self.path) {
-            Err(error) => format!("the database file {path} was removed ({error}) since Nyx opened it: restore it, or restart Nyx"),
+            Err(error) => format!(
+                "the database file {path} was removed ({error}) since Nyx opened it: restore it, or restart Nyx"
+            ),
             Ok(found) if *self.identity.get_or_init(|| found) != found => {
-                format!("the database file {path} was replaced by another one since Nyx opened it: restore it, or restart Nyx")
+                format!(
+                    "the database file {path} was replaced by another one since Nyx opened it: restore it, or restart Nyx"
+                )
             }
             Ok(_) if self.log_lost.load(Ordering::SeqCst) => {
-                format!("the log {} was removed or replaced since Nyx opened it: restart Nyx", self.log_path().display())
+                format!(
+                    "the log {} was removed or replaced since Nyx opened it: restart Nyx",
+                    self.log_path().display()
+                )
             }
             Ok(_) => return Ok(()),
         };
@@ -96,7 +111,10 @@ impl DatabaseFile {
     }
 
     /// Registers a newly opened connection as the write connection; false if it must not be used.
-    pub(super) async fn opened(&self, connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    pub(super) async fn opened(
+        &self,
+        connection: &mut SqliteConnection,
+    ) -> Result<bool, sqlx::Error> {
         // the identity of an earlier connection's log, which SQLite may have removed with the
         // connection
         *self.log.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -110,7 +128,10 @@ impl DatabaseFile {
     }
 
     /// Whether a connection is open on this file and outside any transaction.
-    pub(super) async fn admits(&self, connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    pub(super) async fn admits(
+        &self,
+        connection: &mut SqliteConnection,
+    ) -> Result<bool, sqlx::Error> {
         let FileState { autocommit, moved } = standing(connection).await?;
         let checked = self.check_with_log();
         if let Err(error) = &checked {

@@ -8,7 +8,10 @@ use chrono::{DateTime, SubsecRound, Utc};
 use nyx_migrations::Migrator;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sea_orm::sqlx::{self, Executor};
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, RuntimeErr, TransactionTrait};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, RuntimeErr,
+    TransactionTrait,
+};
 use sea_orm_migration::MigratorTrait;
 
 use super::options::PhoebeOptions;
@@ -58,7 +61,9 @@ impl PhoebeStore {
     /// As [`connect`](Self::connect).
     pub async fn open(options: &PhoebeOptions, data_dir: &Path) -> Result<Self, NyxError> {
         let url = options.url_in(data_dir);
-        let named = |error: DbErr| DbErr::Custom(format!("cannot connect to {url}: {}", url.scrub(&error.to_string())));
+        let named = |error: DbErr| {
+            DbErr::Custom(format!("cannot connect to {url}: {}", url.scrub(&error.to_string())))
+        };
         let timeout = Duration::from_millis(options.acquire_timeout_ms);
         // set at the handshake, so that it applies to every connection of the pool
         let statement_timeout = Some(Duration::from_millis(options.statement_timeout_ms));
@@ -69,13 +74,15 @@ impl PhoebeStore {
         let readiness = Arc::new(WriteCheck::new());
         if url.is_sqlite() {
             vector_extension::register();
-            let (writer, file) = open_sqlite(settings, url.expose(), timeout).await.map_err(named)?;
+            let (writer, file) =
+                open_sqlite(settings, url.expose(), timeout).await.map_err(named)?;
             if file.is_none() {
                 return Ok(Self { reader: writer.clone(), writer, file, patience, readiness });
             }
             let mut settings = url.connect_options(None).map_err(named)?;
             settings.acquire_timeout(timeout).max_connections(4).sqlx_logging(false);
-            settings.map_sqlx_sqlite_opts(move |sqlite| sqlite.read_only(true).busy_timeout(timeout));
+            settings
+                .map_sqlx_sqlite_opts(move |sqlite| sqlite.read_only(true).busy_timeout(timeout));
             let reader = connect_sqlite(settings).await.map_err(named)?;
             return Ok(Self { writer, reader, file, patience, readiness });
         }
@@ -127,7 +134,11 @@ impl PhoebeStore {
 
     /// `sqlite` or `postgres`.
     pub fn backend(&self) -> &'static str {
-        if self.writer.get_database_backend() == DbBackend::Postgres { "postgres" } else { "sqlite" }
+        if self.writer.get_database_backend() == DbBackend::Postgres {
+            "postgres"
+        } else {
+            "sqlite"
+        }
     }
 
     /// For reads that must see the latest writes; writes use [`begin`](Self::begin).
@@ -167,7 +178,8 @@ async fn open_sqlite(
 ) -> Result<(DatabaseConnection, Option<Arc<DatabaseFile>>), DbErr> {
     let configured = move |sqlite: SqliteConnectOptions| {
         // FULL: acknowledged decisions survive a machine crash
-        let sqlite = sqlite.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
+        let sqlite =
+            sqlite.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
         // deleted content is overwritten
         sqlite.busy_timeout(timeout).foreign_keys(true).pragma("secure_delete", "ON")
     };
@@ -187,7 +199,8 @@ async fn open_sqlite(
         });
         return Ok((connect_sqlite(settings).await?, None));
     }
-    let options: SqliteConnectOptions = url.parse().map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))?;
+    let options: SqliteConnectOptions =
+        url.parse().map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))?;
     if !options.get_filename().exists() {
         // created only here: connections opened later must not create an empty database where the
         // file was removed
@@ -200,10 +213,13 @@ async fn open_sqlite(
     let hooked = Arc::clone(&file);
     settings.map_sqlx_sqlite_pool_opts(move |pool| {
         let (opened, taken) = (Arc::clone(&hooked), Arc::clone(&hooked));
-        let opened_elsewhere = || sqlx::Error::Io(std::io::Error::other("the database file was removed or replaced"));
+        let opened_elsewhere =
+            || sqlx::Error::Io(std::io::Error::other("the database file was removed or replaced"));
         pool.after_connect(move |connection, _| {
             let file = Arc::clone(&opened);
-            Box::pin(async move { if file.opened(connection).await? { Ok(()) } else { Err(opened_elsewhere()) } })
+            Box::pin(async move {
+                if file.opened(connection).await? { Ok(()) } else { Err(opened_elsewhere()) }
+            })
         })
         .before_acquire(move |connection, _| {
             let file = Arc::clone(&taken);
@@ -220,7 +236,9 @@ async fn connect_sqlite(settings: ConnectOptions) -> Result<DatabaseConnection, 
     let mut tries = 0;
     loop {
         match Database::connect(settings.clone()).await {
-            Err(error) if tries < OPENING_TRIES && error.to_string().contains("database is locked") => {
+            Err(error)
+                if tries < OPENING_TRIES && error.to_string().contains("database is locked") =>
+            {
                 tracing::debug!(%error, "another process may be opening the database; retrying");
             }
             outcome => return outcome,

@@ -3,8 +3,8 @@
 
 use chrono::SubsecRound;
 use nyx_domain::{
-    AdapterVersion, Answer, ChatMessage, ErrorClass, Evidence, Forecast, Memory, MemoryFilter, MemorySelector, RequestInputs, Role, Status,
-    Timings, TokenUsage, Trace,
+    AdapterVersion, Answer, ChatMessage, ErrorClass, Evidence, Forecast, Memory, MemoryFilter,
+    MemorySelector, RequestInputs, Role, Status, Timings, TokenUsage, Trace,
 };
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use uuid::Uuid;
@@ -20,7 +20,9 @@ mod weights;
 
 /// A decision with every field set.
 fn decision(specialist: &str, question: &str, answer: &str) -> Decision {
-    let by_name = |value: f64| BTreeMap::from([(specialist.to_owned(), value), ("other".to_owned(), 1.0 - value)]);
+    let by_name = |value: f64| {
+        BTreeMap::from([(specialist.to_owned(), value), ("other".to_owned(), 1.0 - value)])
+    };
     Decision {
         id: Uuid::now_v7(),
         asked_at: now(),
@@ -28,7 +30,10 @@ fn decision(specialist: &str, question: &str, answer: &str) -> Decision {
         conversation: Some("c-1".into()),
         endpoint: "/infer".into(),
         requested: "nyx".into(),
-        messages: vec![ChatMessage::new(Role::System, "be \u{1f319} brief"), ChatMessage::new(Role::User, question)],
+        messages: vec![
+            ChatMessage::new(Role::System, "be \u{1f319} brief"),
+            ChatMessage::new(Role::User, question),
+        ],
         inputs: RequestInputs {
             context: Some("a text".into()),
             prior: Some(0.25),
@@ -39,7 +44,12 @@ fn decision(specialist: &str, question: &str, answer: &str) -> Decision {
             allow_defer: false,
         },
         trace: Trace {
-            forecast: Some(Forecast { prior: Some(0.25), choice: None, stated: vec![0.5], probability: 0.375 }),
+            forecast: Some(Forecast {
+                prior: Some(0.25),
+                choice: None,
+                stated: vec![0.5],
+                probability: 0.375,
+            }),
             ..Trace::default()
         },
         question: question.into(),
@@ -66,11 +76,25 @@ fn decision(specialist: &str, question: &str, answer: &str) -> Decision {
         confidence: None,
         activation: Some(0.5),
         reward: 0.0,
-        adapter: Some(AdapterVersion { name: specialist.into(), id: "f".repeat(64), generation: 3 }),
+        adapter: Some(AdapterVersion {
+            name: specialist.into(),
+            id: "f".repeat(64),
+            generation: 3,
+        }),
         base_sha256: "b".repeat(64),
         sampling: serde_json::json!({"seed": u64::MAX, "temperature": 0.7}),
-        usage: TokenUsage { prompt_tokens: 10, cached_tokens: 4, completion_tokens: 5, total_tokens: 15 },
-        timings: Timings { decide_ms: 0.125, first_token_ms: Some(2.5), total_ms: 9.75, ..Timings::default() },
+        usage: TokenUsage {
+            prompt_tokens: 10,
+            cached_tokens: 4,
+            completion_tokens: 5,
+            total_tokens: 15,
+        },
+        timings: Timings {
+            decide_ms: 0.125,
+            first_token_ms: Some(2.5),
+            total_ms: 9.75,
+            ..Timings::default()
+        },
         status: Status::Answered,
         error: None,
     }
@@ -89,51 +113,93 @@ fn list(change: impl FnOnce(&mut ListDecisions)) -> ListDecisions {
 async fn count(store: &PhoebeStore, table: &str) -> i64 {
     let connection = store.connection();
     let backend = connection.get_database_backend();
-    let row = connection.query_one_raw(Statement::from_string(backend, format!("SELECT count(*) AS n FROM {table}"))).await.unwrap();
+    let row = connection
+        .query_one_raw(Statement::from_string(
+            backend,
+            format!("SELECT count(*) AS n FROM {table}"),
+        ))
+        .await
+        .unwrap();
     row.unwrap().try_get("", "n").unwrap()
 }
 
 async fn keeps_decisions(store: &PhoebeStore) {
     let first = decision("moira", "Will it rain in Turin?", "Perhaps, \u{FFFD} and 100 % sure");
-    let second = Decision { conversation: None, status: Status::Partial, ..decision("eleos", "I am sad", "I hear you") };
+    let second = Decision {
+        conversation: None,
+        status: Status::Partial,
+        ..decision("eleos", "I am sad", "I hear you")
+    };
     store.record(record(&first, Some((0.5, "brier".into())))).await.unwrap();
     store.record(record(&second, None)).await.unwrap();
     let kept = store.decision(first.id).await.unwrap();
     assert_eq!(kept, Decision { reward: 0.5, ..first.clone() });
     assert_eq!(store.decision(second.id).await.unwrap(), second);
     // recording the same id again has no effect
-    store.record(record(&Decision { specialist: "kairos".into(), ..first.clone() }, Some((-1.0, "x".into())))).await.unwrap();
+    store
+        .record(record(
+            &Decision { specialist: "kairos".into(), ..first.clone() },
+            Some((-1.0, "x".into())),
+        ))
+        .await
+        .unwrap();
     assert_eq!(store.decision(first.id).await.unwrap().specialist, "moira");
-    assert_eq!((count(store, "nyx_synthetic_specialist_queries").await, count(store, "nyx_rewards").await), (2, 1));
+    assert_eq!(
+        (count(store, "nyx_synthetic_specialist_queries").await, count(store, "nyx_rewards").await),
+        (2, 1)
+    );
 
-    let ids = |found: Vec<Decision>| found.into_iter().map(|decision| decision.id).collect::<Vec<_>>();
+    let ids =
+        |found: Vec<Decision>| found.into_iter().map(|decision| decision.id).collect::<Vec<_>>();
     assert_eq!(ids(store.decisions(list(|_| {})).await.unwrap()), [second.id, first.id]);
     assert_eq!(ids(store.decisions(list(|query| query.limit = 1)).await.unwrap()), [second.id]);
-    assert_eq!(ids(store.decisions(list(|query| query.before = Some(second.id))).await.unwrap()), [first.id]);
-    assert_eq!(ids(store.decisions(list(|query| query.specialist = Some("moira".into()))).await.unwrap()), [first.id]);
-    assert_eq!(ids(store.decisions(list(|query| query.conversation = Some("c-1".into()))).await.unwrap()), [first.id]);
+    assert_eq!(
+        ids(store.decisions(list(|query| query.before = Some(second.id))).await.unwrap()),
+        [first.id]
+    );
+    assert_eq!(
+        ids(store.decisions(list(|query| query.specialist = Some("moira".into()))).await.unwrap()),
+        [first.id]
+    );
+    assert_eq!(
+        ids(store.decisions(list(|query| query.conversation = Some("c-1".into()))).await.unwrap()),
+        [first.id]
+    );
     let nobody = list(|query| query.specialist = Some("' OR 1=1 --".into()));
     assert_eq!(store.decisions(nobody).await.unwrap(), []);
-    let error = store.decisions(list(|query| query.conversation = Some("a\0b".into()))).await.unwrap_err();
+    let error =
+        store.decisions(list(|query| query.conversation = Some("a\0b".into()))).await.unwrap_err();
     assert!(
-        error.class() == ErrorClass::InvalidRequest && error.to_string().contains("conversation holds a NUL character at byte 1"),
+        error.class() == ErrorClass::InvalidRequest
+            && error.to_string().contains("conversation holds a NUL character at byte 1"),
         "{error}"
     );
     for limit in [0, 1001] {
         let error = store.decisions(list(|query| query.limit = limit)).await.unwrap_err();
-        assert!(error.class() == ErrorClass::InvalidRequest && error.to_string().contains(&limit.to_string()), "{error}");
+        assert!(
+            error.class() == ErrorClass::InvalidRequest
+                && error.to_string().contains(&limit.to_string()),
+            "{error}"
+        );
     }
     assert_eq!(store.decision(Uuid::nil()).await.unwrap_err().class(), ErrorClass::NotFound);
 }
 
 async fn completes_a_deferred_decision_once(store: &PhoebeStore) {
     let answered = decision("kairos", "When?", "On Monday.");
-    let deferred = Decision { status: Status::Deferred, answers: Vec::new(), reward: 0.0, ..answered.clone() };
+    let deferred =
+        Decision { status: Status::Deferred, answers: Vec::new(), reward: 0.0, ..answered.clone() };
     store.record(record(&deferred, None)).await.unwrap();
     assert_eq!(store.decision(deferred.id).await.unwrap(), deferred);
-    let complete = |decision: &Decision| RecordDecision { completes: true, ..record(decision, Some((0.25, "timeliness".into()))) };
+    let complete = |decision: &Decision| RecordDecision {
+        completes: true,
+        ..record(decision, Some((0.25, "timeliness".into())))
+    };
     store.record(complete(&answered)).await.unwrap();
-    assert_eq!(store.decision(answered.id).await.unwrap(), Decision { reward: 0.25, ..answered.clone() });
+    assert_eq!(
+        store.decision(answered.id).await.unwrap(),
+        Decision { reward: 0.25, ..answered.clone() }
+    );
     store.record(complete(&Decision { status: Status::Failed, ..answered.clone() })).await.unwrap();
     assert_eq!(store.decision(answered.id).await.unwrap().status, Status::Answered);
 }
@@ -148,7 +214,11 @@ async fn keeps_memories(store: &PhoebeStore) {
         stored_at: now(),
         caption: Some("a photo of a boat".into()),
     };
-    let memories = [input("My sister Clara lives in Lisbon"), input("The boiler was serviced"), input("100% of 'quotes' \\ and _ stay")];
+    let memories = [
+        input("My sister Clara lives in Lisbon"),
+        input("The boiler was serviced"),
+        input("100% of 'quotes' \\ and _ stay"),
+    ];
     let index = index(store).await;
     index.insert("local", vectors(&memories)).await.unwrap();
     // all or none: the last one already exists
@@ -156,14 +226,22 @@ async fn keeps_memories(store: &PhoebeStore) {
     assert!(index.insert("local", vectors(&twice)).await.is_err());
     let query = |tenant: &str, after, limit| ListMemories { tenant: tenant.into(), after, limit };
     assert_eq!(store.memories(query("local", None, 10)).await.unwrap(), memories);
-    assert_eq!(store.memories(query("local", Some(memories[0].id), 1)).await.unwrap(), memories[1..2]);
+    assert_eq!(
+        store.memories(query("local", Some(memories[0].id), 1)).await.unwrap(),
+        memories[1..2]
+    );
     assert_eq!(store.memories(query("other", None, 10)).await.unwrap(), []);
-    assert_eq!(index.lexical("local", "never kept", 5, &MemoryFilter::default()).await.unwrap().hits, []);
+    assert_eq!(
+        index.lexical("local", "never kept", 5, &MemoryFilter::default()).await.unwrap().hits,
+        []
+    );
 }
 
 /// The search tables for an embedder of dimension 2.
 async fn index(store: &PhoebeStore) -> MemoryIndex {
-    MemoryIndex::open(store.clone(), &EmbedderId { sha256: "tiny".into(), dimension: 2 }, false).await.unwrap()
+    MemoryIndex::open(store.clone(), &EmbedderId { sha256: "tiny".into(), dimension: 2 }, false)
+        .await
+        .unwrap()
 }
 
 fn vectors(memories: &[Memory]) -> Vec<(Memory, Vec<f32>)> {
@@ -171,7 +249,8 @@ fn vectors(memories: &[Memory]) -> Vec<(Memory, Vec<f32>)> {
 }
 
 async fn knows_neighbours(store: &PhoebeStore) {
-    let day = |day: i64| (chrono::DateTime::UNIX_EPOCH + chrono::TimeDelta::days(day)).trunc_subsecs(6);
+    let day =
+        |day: i64| (chrono::DateTime::UNIX_EPOCH + chrono::TimeDelta::days(day)).trunc_subsecs(6);
     let turn = |text: &str, conversation: Option<&str>, when: Option<i64>| Memory {
         id: Uuid::now_v7(),
         text: text.into(),
@@ -187,22 +266,42 @@ async fn knows_neighbours(store: &PhoebeStore) {
     let [b, a] = [("b", 2), ("a", 1)].map(|(text, day)| turn(text, Some("walk"), Some(day)));
     let (other, alone) = (turn("x", Some("talk"), Some(2)), turn("y", None, Some(2)));
     let ids = [&c, &a, &other, &alone].map(|memory| memory.id);
-    index(store).await.insert("local", vectors(&[e, c.clone(), d, b, a.clone(), other, alone])).await.unwrap();
-    let near = |ids: Vec<Uuid>, before, after| Neighbours { tenant: "local".into(), ids, before, after };
+    index(store)
+        .await
+        .insert("local", vectors(&[e, c.clone(), d, b, a.clone(), other, alone]))
+        .await
+        .unwrap();
+    let near =
+        |ids: Vec<Uuid>, before, after| Neighbours { tenant: "local".into(), ids, before, after };
     let mut missing = ids.to_vec();
     missing.push(Uuid::now_v7());
     let found = store.neighbours(near(missing, 1, 2)).await.unwrap();
     let input = |of: &Memory| -> Vec<(i64, String)> {
-        found.iter().filter(|near| near.of == of.id).map(|near| (near.distance, near.memory.text.clone())).collect()
+        found
+            .iter()
+            .filter(|near| near.of == of.id)
+            .map(|near| (near.distance, near.memory.text.clone()))
+            .collect()
     };
-    let places = |places: &[(i64, &str)]| -> Vec<(i64, String)> { places.iter().map(|(at, text)| (*at, (*text).to_owned())).collect() };
+    let places = |places: &[(i64, &str)]| -> Vec<(i64, String)> {
+        places.iter().map(|(at, text)| (*at, (*text).to_owned())).collect()
+    };
     assert_eq!(input(&c), places(&[(-1, "b"), (1, "d"), (2, "e")]));
     assert_eq!(input(&a), places(&[(1, "b"), (2, "c")]));
     assert_eq!(found.len(), 5, "{found:?}");
-    assert_eq!(store.neighbours(Neighbours { tenant: "other".into(), ..near(vec![c.id], 1, 1) }).await.unwrap(), []);
+    assert_eq!(
+        store
+            .neighbours(Neighbours { tenant: "other".into(), ..near(vec![c.id], 1, 1) })
+            .await
+            .unwrap(),
+        []
+    );
     assert_eq!(store.neighbours(near(Vec::new(), 1, 1)).await.unwrap(), []);
     let error = store.neighbours(near(vec![c.id; 1001], 1, 1)).await.unwrap_err();
-    assert!(error.class() == ErrorClass::InvalidRequest && error.to_string().contains("ids are 1001"), "{error}");
+    assert!(
+        error.class() == ErrorClass::InvalidRequest && error.to_string().contains("ids are 1001"),
+        "{error}"
+    );
 }
 
 async fn forgets_memories(store: &PhoebeStore) {
@@ -215,7 +314,12 @@ async fn forgets_memories(store: &PhoebeStore) {
         stored_at: now() - chrono::TimeDelta::days(days),
         caption: None,
     };
-    let memories = [stored(9, "x", None), stored(2, "x", Some(50)), stored(2, "y", Some(50)), stored(1, "z", None)];
+    let memories = [
+        stored(9, "x", None),
+        stored(2, "x", Some(50)),
+        stored(2, "y", Some(50)),
+        stored(1, "z", None),
+    ];
     let [old, long_ago, other, new] = memories.clone();
     let index = index(store).await;
     index.insert("local", vectors(&memories)).await.unwrap();
@@ -225,34 +329,58 @@ async fn forgets_memories(store: &PhoebeStore) {
     let delete = async |selector| index.delete("local", &selector).await;
     assert_eq!(index.delete("other", &MemorySelector::All).await.unwrap(), 0);
     assert_eq!(delete(MemorySelector::StoredBefore(day(5))).await.unwrap(), 1);
-    let matching = |conversation: &str| MemorySelector::Matching { conversation: Some(conversation.into()), before: Some(day(5)) };
+    let matching = |conversation: &str| MemorySelector::Matching {
+        conversation: Some(conversation.into()),
+        before: Some(day(5)),
+    };
     assert_eq!(delete(matching("x")).await.unwrap(), 1);
     assert_eq!(delete(matching("z")).await.unwrap(), 0);
-    assert_eq!(delete(MemorySelector::Ids(vec![other.id, old.id, Uuid::now_v7()])).await.unwrap(), 1);
+    assert_eq!(
+        delete(MemorySelector::Ids(vec![other.id, old.id, Uuid::now_v7()])).await.unwrap(),
+        1
+    );
     assert_eq!(delete(MemorySelector::Ids(vec![])).await.unwrap(), 0);
     assert_eq!(delete(MemorySelector::Id(old.id)).await.unwrap_err().class(), ErrorClass::NotFound);
     // deleted memories are not listed, are not neighbours, and are found by neither search
     assert_eq!(store.memory_count("local").await.unwrap(), before - 3);
     let after = ListMemories { tenant: "local".into(), after: Some(old.id), limit: 10 };
     assert_eq!(store.memories(after).await.unwrap(), std::slice::from_ref(&new));
-    let around = Neighbours { tenant: "local".into(), ids: vec![old.id, long_ago.id], before: 9, after: 9 };
+    let around =
+        Neighbours { tenant: "local".into(), ids: vec![old.id, long_ago.id], before: 9, after: 9 };
     assert_eq!(store.neighbours(around).await.unwrap(), []);
     let open = MemoryFilter::default();
     assert_eq!(index.lexical("local", "zeppelin", 10, &open).await.unwrap().hits.len(), 1);
-    assert_eq!(index.dense("local", &[0.6, 0.8], 1000, &open).await.unwrap().len() as u64, before - 3);
+    assert_eq!(
+        index.dense("local", &[0.6, 0.8], 1000, &open).await.unwrap().len() as u64,
+        before - 3
+    );
     assert_eq!(delete(MemorySelector::All).await.unwrap(), before - 3);
     assert_eq!(index.lexical("local", "zeppelin", 10, &open).await.unwrap().hits, []);
-    assert_eq!((index.dense("local", &[0.6, 0.8], 10, &open).await.unwrap(), count(store, "nyx_subjective_memory").await), (vec![], 0));
+    assert_eq!(
+        (
+            index.dense("local", &[0.6, 0.8], 10, &open).await.unwrap(),
+            count(store, "nyx_subjective_memory").await
+        ),
+        (vec![], 0)
+    );
 }
 
 async fn keeps_trait_weights(store: &PhoebeStore) {
-    let change = |to: f64| StoreTraitWeight { name: "moira".into(), to, reason: "test".into(), reward: Some(1.0), decision: None };
+    let change = |to: f64| StoreTraitWeight {
+        name: "moira".into(),
+        to,
+        reason: "test".into(),
+        reward: Some(1.0),
+        decision: None,
+    };
     let names = ["moira".to_owned(), "eleos".to_owned()];
     assert!(store.trait_weights(&names).await.unwrap().is_empty());
     // eight concurrent changes: each follows another one, and none is lost
     let changes = (1..=8).map(|step| {
         let store = store.clone();
-        tokio::spawn(async move { store.store_trait_weight(change(f64::from(step))).await.unwrap() })
+        tokio::spawn(
+            async move { store.store_trait_weight(change(f64::from(step))).await.unwrap() },
+        )
     });
     let mut steps = Vec::new();
     for task in changes.collect::<Vec<_>>() {
@@ -261,16 +389,25 @@ async fn keeps_trait_weights(store: &PhoebeStore) {
     }
     let mut at = 0.0;
     for _ in 0..8 {
-        let place = steps.iter().position(|(from, _)| *from == at).unwrap_or_else(|| panic!("nothing follows {at}: {steps:?}"));
+        let place = steps
+            .iter()
+            .position(|(from, _)| *from == at)
+            .unwrap_or_else(|| panic!("nothing follows {at}: {steps:?}"));
         at = steps.swap_remove(place).1;
     }
-    assert_eq!(store.trait_weights(&names).await.unwrap(), BTreeMap::from([("moira".to_owned(), at)]));
+    assert_eq!(
+        store.trait_weights(&names).await.unwrap(),
+        BTreeMap::from([("moira".to_owned(), at)])
+    );
     assert_eq!(count(store, "nyx_trait_weights").await, 8);
 }
 
 async fn behaves(options: &PhoebeOptions, folder: &std::path::Path) {
     // several processes may start on one database concurrently
-    let stores = futures_util::future::try_join_all((0..4).map(|_| PhoebeStore::connect(options, folder))).await.unwrap();
+    let stores =
+        futures_util::future::try_join_all((0..4).map(|_| PhoebeStore::connect(options, folder)))
+            .await
+            .unwrap();
     let store = stores[0].clone();
     assert_eq!(store.pending_migrations().await.unwrap(), 0);
     store.can_write().await.unwrap();
@@ -321,7 +458,11 @@ async fn what_aletheia_reads_through_cannot_write() {
 #[actix::test]
 async fn a_statement_that_runs_too_long_is_given_up_on_postgresql() {
     let server = Postgres::start();
-    let options = PhoebeOptions { url: Some(server.url().into()), statement_timeout_ms: 100, ..PhoebeOptions::default() };
+    let options = PhoebeOptions {
+        url: Some(server.url().into()),
+        statement_timeout_ms: 100,
+        ..PhoebeOptions::default()
+    };
     let store = PhoebeStore::connect(&options, std::path::Path::new("/nowhere")).await.unwrap();
     assert_eq!(store.connection().get_database_backend(), DbBackend::Postgres);
     // concurrently, so that each uses its own connection
@@ -337,6 +478,9 @@ async fn a_statement_that_runs_too_long_is_given_up_on_postgresql() {
 async fn a_database_that_cannot_be_reached_is_named_without_its_password() {
     let url = Some("postgres://nyx:hush@127.0.0.1:1/nyx".into());
     let options = PhoebeOptions { url, acquire_timeout_ms: 500, ..PhoebeOptions::default() };
-    let error = PhoebeStore::connect(&options, std::path::Path::new("/nowhere")).await.unwrap_err().to_string();
+    let error = PhoebeStore::connect(&options, std::path::Path::new("/nowhere"))
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("postgres://***@127.0.0.1:1/nyx") && !error.contains("hush"), "{error}");
 }

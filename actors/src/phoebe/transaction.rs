@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use sea_orm::sqlx::pool::PoolConnection;
 use sea_orm::sqlx::{self, AssertSqlSafe, Executor, Postgres, Sqlite};
-use sea_orm::{ConnAcquireErr, ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, RuntimeErr, SqlErr, Statement};
+use sea_orm::{
+    ConnAcquireErr, ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, RuntimeErr, SqlErr,
+    Statement,
+};
 use sea_query_sqlx::SqlxValues;
 
 use super::sqlite::{self, DatabaseFile, FileState};
@@ -54,8 +57,12 @@ impl PhoebeStore {
         }
         let backend = self.writer.get_database_backend();
         let connection = match backend {
-            DbBackend::Postgres => Connection::Postgres(self.writer.get_postgres_connection_pool().acquire().await.map_err(acquiring)?),
-            _ => Connection::Sqlite(self.writer.get_sqlite_connection_pool().acquire().await.map_err(acquiring)?),
+            DbBackend::Postgres => Connection::Postgres(
+                self.writer.get_postgres_connection_pool().acquire().await.map_err(acquiring)?,
+            ),
+            _ => Connection::Sqlite(
+                self.writer.get_sqlite_connection_pool().acquire().await.map_err(acquiring)?,
+            ),
         };
         let transaction = WriteTransaction {
             connection: tokio::sync::Mutex::new(connection),
@@ -90,11 +97,13 @@ macro_rules! on_either {
                 let sql = AssertSqlSafe($statement.sql);
                 match &mut *$self.connection.lock().await {
                     Connection::Sqlite(connection) => {
-                        let ($query, $connection) = (sqlx::query_with(sql, values), &mut **connection);
+                        let ($query, $connection) =
+                            (sqlx::query_with(sql, values), &mut **connection);
                         $work
                     }
                     Connection::Postgres(connection) => {
-                        let ($query, $connection) = (sqlx::query_with(sql, values), &mut **connection);
+                        let ($query, $connection) =
+                            (sqlx::query_with(sql, values), &mut **connection);
                         $work
                     }
                 }
@@ -110,7 +119,10 @@ impl ConnectionTrait for WriteTransaction {
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        on_either!(self, statement, |query, connection| query.execute(connection).await.map(ExecResult::from))
+        on_either!(self, statement, |query, connection| query
+            .execute(connection)
+            .await
+            .map(ExecResult::from))
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
@@ -118,12 +130,18 @@ impl ConnectionTrait for WriteTransaction {
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
-        on_either!(self, statement, |query, connection| query.fetch_optional(connection).await.map(|row| row.map(QueryResult::from)))
+        on_either!(self, statement, |query, connection| query
+            .fetch_optional(connection)
+            .await
+            .map(|row| row.map(QueryResult::from)))
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
         on_either!(self, statement, |query, connection| {
-            query.fetch_all(connection).await.map(|rows| rows.into_iter().map(QueryResult::from).collect())
+            query
+                .fetch_all(connection)
+                .await
+                .map(|rows| rows.into_iter().map(QueryResult::from).collect())
         })
     }
 }
@@ -145,7 +163,8 @@ impl WriteTransaction {
     /// connection is closed, which also rolls back.
     pub(crate) async fn rollback(mut self) {
         let harmless = self.failure().take().is_none_or(|failure| failure.harmless);
-        let rolled_back = self.execute_unprepared("ROLLBACK").await.is_ok() && self.is_committed("after it was rolled back").await.is_ok();
+        let rolled_back = self.execute_unprepared("ROLLBACK").await.is_ok()
+            && self.is_committed("after it was rolled back").await.is_ok();
         self.sound = harmless && rolled_back;
     }
 
@@ -156,18 +175,26 @@ impl WriteTransaction {
     async fn execute_text(&self, sql: &str) -> Result<ExecResult, sqlx::Error> {
         let sql = AssertSqlSafe(sql.to_owned());
         match &mut *self.connection.lock().await {
-            Connection::Sqlite(connection) => (&mut **connection).execute(sql).await.map(ExecResult::from),
-            Connection::Postgres(connection) => (&mut **connection).execute(sql).await.map(ExecResult::from),
+            Connection::Sqlite(connection) => {
+                (&mut **connection).execute(sql).await.map(ExecResult::from)
+            }
+            Connection::Postgres(connection) => {
+                (&mut **connection).execute(sql).await.map(ExecResult::from)
+            }
         }
     }
 
     /// Runs one statement within its time limit. After a failure all further statements are
     /// refused: PostgreSQL refuses them too, and SQLite may have rolled back the earlier ones.
-    async fn attempt<T>(&self, work: impl Future<Output = Result<T, sqlx::Error>> + Send) -> Result<T, DbErr> {
+    async fn attempt<T>(
+        &self,
+        work: impl Future<Output = Result<T, sqlx::Error>> + Send,
+    ) -> Result<T, DbErr> {
         let given_up = Failure { reason: "a statement was cancelled".to_owned(), harmless: false };
         let earlier = self.failure().replace(given_up);
         if let Some(earlier) = earlier {
-            let refused = DbErr::Custom(format!("the transaction failed before: {}", earlier.reason));
+            let refused =
+                DbErr::Custom(format!("the transaction failed before: {}", earlier.reason));
             *self.failure() = Some(earlier);
             return Err(refused);
         }
@@ -178,10 +205,17 @@ impl WriteTransaction {
             }
             Ok(Err(error)) => {
                 let error = DbErr::Query(RuntimeErr::SqlxError(Arc::new(error)));
-                let harmless = matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)));
+                let harmless =
+                    matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)));
                 (error, harmless)
             }
-            Err(_) => (DbErr::Custom(format!("the database did not answer in {} ms", self.patience.as_millis())), false),
+            Err(_) => (
+                DbErr::Custom(format!(
+                    "the database did not answer in {} ms",
+                    self.patience.as_millis()
+                )),
+                false,
+            ),
         };
         *self.failure() = Some(Failure { reason: error.to_string(), harmless });
         Err(error)
@@ -191,9 +225,12 @@ impl WriteTransaction {
     /// the database's name.
     async fn is_committed(&self, when: &str) -> Result<(), DbErr> {
         if let Connection::Sqlite(connection) = &mut *self.connection.lock().await {
-            let FileState { autocommit, moved } = sqlite::standing(connection).await.map_err(acquiring)?;
+            let FileState { autocommit, moved } =
+                sqlite::standing(connection).await.map_err(acquiring)?;
             if !autocommit {
-                return Err(DbErr::Custom(format!("a transaction was open {when}: nothing was recorded, the connection is closed")));
+                return Err(DbErr::Custom(format!(
+                    "a transaction was open {when}: nothing was recorded, the connection is closed"
+                )));
             }
             if moved && self.file.is_some() {
                 let lost = "the database file was removed or replaced: new writes would be lost; restore it, or restart Nyx";

@@ -6,8 +6,8 @@ use nyx_domain::TraitWeightChange;
 use nyx_specialists::bandit::{BanditSettings, Baseline, BaselineKey, Learner};
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
-    SqlErr,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, IntoActiveModel,
+    QueryFilter, QueryOrder, QuerySelect, SqlErr,
 };
 use uuid::Uuid;
 
@@ -26,7 +26,10 @@ const WEIGHTS_LOCK: i64 = 0x6e79_7877_6569;
 
 impl PhoebeStore {
     /// The current weight of each of these names; names without one are omitted.
-    pub(crate) async fn trait_weights(&self, names: &[String]) -> Result<BTreeMap<String, f64>, NyxError> {
+    pub(crate) async fn trait_weights(
+        &self,
+        names: &[String],
+    ) -> Result<BTreeMap<String, f64>, NyxError> {
         let mut weights = BTreeMap::new();
         for name in names {
             if let Some(row) = newest(&self.reader, name).await? {
@@ -37,19 +40,30 @@ impl PhoebeStore {
     }
 
     /// A name's history, newest first.
-    pub(super) async fn trait_weight_changes(&self, query: ListTraitWeightChanges) -> Result<Vec<TraitWeightChange>, NyxError> {
+    pub(super) async fn trait_weight_changes(
+        &self,
+        query: ListTraitWeightChanges,
+    ) -> Result<Vec<TraitWeightChange>, NyxError> {
         check_limit(query.limit)?;
         super::storable("name", &query.name)?;
         let changes = trait_weight::Entity::find()
             .filter(trait_weight::Column::Name.eq(&query.name))
             .order_by_desc(trait_weight::Column::Revision)
             .limit(query.limit);
-        Ok(changes.all(&self.reader).await?.into_iter().map(TraitWeightChange::try_from).collect::<Result<_, _>>()?)
+        Ok(changes
+            .all(&self.reader)
+            .await?
+            .into_iter()
+            .map(TraitWeightChange::try_from)
+            .collect::<Result<_, _>>()?)
     }
 
     /// Appends to the history. Two processes cannot add the same revision: the loser reads again
     /// and adds the next one.
-    pub(super) async fn store_trait_weight(&self, change: StoreTraitWeight) -> Result<TraitWeightChange, NyxError> {
+    pub(super) async fn store_trait_weight(
+        &self,
+        change: StoreTraitWeight,
+    ) -> Result<TraitWeightChange, NyxError> {
         for _ in 0..WEIGHT_TRIES {
             let transaction = self.begin().await?;
             let row = following(newest(&transaction, &change.name).await?, change.clone());
@@ -58,15 +72,25 @@ impl PhoebeStore {
                     transaction.commit().await?;
                     return Ok(row.try_into()?);
                 }
-                Err(error) if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) => transaction.rollback().await,
+                Err(error)
+                    if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) =>
+                {
+                    transaction.rollback().await
+                }
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(NyxError::Internal(format!("other processes changed the weight of {} {WEIGHT_TRIES} times meanwhile", change.name)))
+        Err(NyxError::Internal(format!(
+            "other processes changed the weight of {} {WEIGHT_TRIES} times meanwhile",
+            change.name
+        )))
     }
 }
 
-async fn newest(on: &impl ConnectionTrait, name: &str) -> Result<Option<trait_weight::Model>, DbErr> {
+async fn newest(
+    on: &impl ConnectionTrait,
+    name: &str,
+) -> Result<Option<trait_weight::Model>, DbErr> {
     let history = trait_weight::Entity::find().filter(trait_weight::Column::Name.eq(name));
     history.order_by_desc(trait_weight::Column::Revision).one(on).await
 }
@@ -128,10 +152,18 @@ pub(super) async fn update_trait_weight(
         }
     };
     let kept = learner.baselines.into_iter();
-    let kept = kept.map(|(key, value)| baseline::Model { source: key.source, kind: key.kind, count: value.count, sum: value.sum });
+    let kept = kept.map(|(key, value)| baseline::Model {
+        source: key.source,
+        kind: key.kind,
+        count: value.count,
+        sum: value.sum,
+    });
     let mut replace = OnConflict::columns([baseline::Column::Source, baseline::Column::Kind]);
     replace.update_columns([baseline::Column::Count, baseline::Column::Sum]);
-    baseline::Entity::insert_many(kept.map(IntoActiveModel::into_active_model)).on_conflict(replace).exec_without_returning(on).await?;
+    baseline::Entity::insert_many(kept.map(IntoActiveModel::into_active_model))
+        .on_conflict(replace)
+        .exec_without_returning(on)
+        .await?;
     let mut changes = Vec::new();
     for ((name, row), to) in drawn.names.iter().zip(rows).zip(learner.weights) {
         let from = row.as_ref().map_or(0.0, |row| row.to_weight);
@@ -140,8 +172,19 @@ pub(super) async fn update_trait_weight(
             continue;
         }
         let decision = Some(input.decision);
-        let row = following(row, StoreTraitWeight { name: name.clone(), to, reason: reason.clone(), reward: Some(reward), decision });
-        trait_weight::Entity::insert(row.clone().into_active_model()).exec_without_returning(on).await?;
+        let row = following(
+            row,
+            StoreTraitWeight {
+                name: name.clone(),
+                to,
+                reason: reason.clone(),
+                reward: Some(reward),
+                decision,
+            },
+        );
+        trait_weight::Entity::insert(row.clone().into_active_model())
+            .exec_without_returning(on)
+            .await?;
         changes.push(row.try_into()?);
     }
     Ok(changes)

@@ -22,7 +22,10 @@ impl WriteCheck {
     }
 
     /// The last result, or that of `write` if it is older than about a second. One write at a time.
-    pub(super) async fn result(&self, write: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+    pub(super) async fn result(
+        &self,
+        write: impl Future<Output = Result<(), String>>,
+    ) -> Result<(), String> {
         let mut last = self.last.lock().await;
         if let Some((at, outcome)) = last.as_ref()
             && at.elapsed() < FRESH

@@ -25,14 +25,16 @@ impl DrawnDecision {
     /// specialist did not answer.
     pub fn of(decision: &Decision) -> Option<Self> {
         let answered = matches!(decision.status, Status::Answered | Status::Partial);
-        let refused = decision.usage.total_tokens == 0 && decision.answers.iter().any(|answer| answer.finish_reason == STOPPED_BY_POLICY);
+        let refused = decision.usage.total_tokens == 0
+            && decision.answers.iter().any(|answer| answer.finish_reason == STOPPED_BY_POLICY);
         let propensity = *decision.propensities.get(&decision.specialist)?;
         if !answered || refused || !(propensity > 0.0 && propensity <= 1.0) {
             return None;
         }
         let names: Vec<String> = decision.logits.keys().cloned().collect();
         let weight = |name: &str| decision.trait_weights.get(name).copied().unwrap_or(0.0);
-        let unweighted: Vec<f64> = decision.logits.iter().map(|(name, logit)| logit - weight(name)).collect();
+        let unweighted: Vec<f64> =
+            decision.logits.iter().map(|(name, logit)| logit - weight(name)).collect();
         let chosen = names.iter().position(|name| *name == decision.specialist)?;
         let kind = names.get(bandit::best(&unweighted)?)?.clone();
         let canary = decision.trace.canary.as_ref().map(|canary| canary.propensity);

@@ -40,12 +40,16 @@ impl ChoosingLog {
     /// The database does not answer.
     pub async fn open(options: &NyxOptions) -> Result<Self, StartError> {
         let store = PhoebeStore::connect(&options.phoebe, &options.data_dir).await?;
-        let names: Vec<String> = options.specialists.iter().map(|policy| policy.name.clone()).collect();
+        let names: Vec<String> =
+            options.specialists.iter().map(|policy| policy.name.clone()).collect();
         let judged = store.judged().await?;
         let weights = store.trait_weights(&names).await?;
         store.close().await;
         let weights = names.iter().map(|name| weights.get(name).copied().unwrap_or(0.0)).collect();
-        let rows = judged.iter().filter_map(|(decision, feedback)| row(decision, feedback, &names)).collect();
+        let rows = judged
+            .iter()
+            .filter_map(|(decision, feedback)| row(decision, feedback, &names))
+            .collect();
         Ok(Self { names, weights, rows, options: options.routing.clone() })
     }
 
@@ -66,12 +70,16 @@ impl ChoosingLog {
     pub fn evaluate(&self, policy: &str, spec: &PolicySpec) -> Result<PolicyReport, NyxError> {
         let always = match &spec.chooser {
             RoutingPolicy::Specialist(name) => {
-                let unknown = || NyxError::UnknownSpecialist { name: name.clone(), known: self.names.join(", ") };
+                let unknown = || NyxError::UnknownSpecialist {
+                    name: name.clone(),
+                    known: self.names.join(", "),
+                };
                 Some(self.names.iter().position(|known| known == name).ok_or_else(unknown)?)
             }
             RoutingPolicy::Uniform | RoutingPolicy::Best | RoutingPolicy::Current => None,
         };
-        let target: Vec<Vec<f64>> = self.rows.iter().map(|row| self.shares(row, spec, always)).collect();
+        let target: Vec<Vec<f64>> =
+            self.rows.iter().map(|row| self.shares(row, spec, always)).collect();
         let choices: Vec<LoggedChoice> = self.rows.iter().map(|row| row.choice).collect();
         let estimates = estimate(&choices, &target).ok_or_else(|| {
             NyxError::Conflict(format!(
@@ -84,21 +92,31 @@ impl ChoosingLog {
 
     /// The policy's propensity of each specialist; 0 for those that were not candidates.
     fn shares(&self, row: &Row, spec: &PolicySpec, always: Option<usize>) -> Vec<f64> {
-        let only = |at: Option<usize>| (0..self.names.len()).map(|index| if Some(index) == at { 1.0 } else { 0.0 }).collect();
+        let only = |at: Option<usize>| {
+            (0..self.names.len()).map(|index| if Some(index) == at { 1.0 } else { 0.0 }).collect()
+        };
         let epsilon = match spec.chooser {
             RoutingPolicy::Specialist(_) => return only(always),
             RoutingPolicy::Uniform => 1.0,
-            RoutingPolicy::Best | RoutingPolicy::Current => spec.epsilon.unwrap_or(self.options.epsilon),
+            RoutingPolicy::Best | RoutingPolicy::Current => {
+                spec.epsilon.unwrap_or(self.options.epsilon)
+            }
         };
         let weight = |index: usize| if spec.weights { self.weights[index] } else { 0.0 };
-        let logits: Vec<f64> = row.unweighted.iter().enumerate().map(|(index, logit)| logit + weight(index)).collect();
+        let logits: Vec<f64> =
+            row.unweighted.iter().enumerate().map(|(index, logit)| logit + weight(index)).collect();
         if spec.chooser == RoutingPolicy::Best {
             return only(best(&logits));
         }
-        let candidates: Vec<usize> = (0..logits.len()).filter(|index| logits[*index].is_finite()).collect();
+        let candidates: Vec<usize> =
+            (0..logits.len()).filter(|index| logits[*index].is_finite()).collect();
         let of_candidates: Vec<f64> = candidates.iter().map(|index| logits[*index]).collect();
         let mut shares = vec![0.0; logits.len()];
-        let drawn = propensities(&of_candidates, spec.temperature.unwrap_or(self.options.temperature), epsilon);
+        let drawn = propensities(
+            &of_candidates,
+            spec.temperature.unwrap_or(self.options.temperature),
+            epsilon,
+        );
         candidates.into_iter().zip(drawn).for_each(|(index, share)| shares[index] = share);
         shares
     }
@@ -135,7 +153,12 @@ mod tests {
         };
         let names = ["moira", "kairos", "nyx"].map(str::to_owned).to_vec();
         let rows = vec![row(0, 1.0), row(0, 1.0), row(1, -1.0), row(1, -1.0)];
-        ChoosingLog { names, weights: vec![0.0, 2.0, 0.0], rows, options: RoutingOptions::default() }
+        ChoosingLog {
+            names,
+            weights: vec![0.0, 2.0, 0.0],
+            rows,
+            options: RoutingOptions::default(),
+        }
     }
 
     #[test]
@@ -148,7 +171,10 @@ mod tests {
         assert_eq!(shares("best,weights=none"), [1.0, 0.0, 0.0]);
         for spec in ["current", "current,temperature=1,epsilon=0.1", "current,weights=none"] {
             let shares = shares(spec);
-            assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-12 && shares[2] == 0.0, "{spec}: {shares:?}");
+            assert!(
+                (shares.iter().sum::<f64>() - 1.0).abs() < 1e-12 && shares[2] == 0.0,
+                "{spec}: {shares:?}"
+            );
         }
         let even = shares("current,temperature=1,epsilon=1,weights=none");
         assert_eq!(even, [0.5, 0.5, 0.0]);
@@ -157,9 +183,14 @@ mod tests {
     #[test]
     fn a_policy_is_worth_what_its_choices_earned() {
         let log = log();
-        let worth = |spec: &str| log.evaluate(spec, &spec.parse().unwrap()).map(|report| report.estimates.snips.value);
+        let worth = |spec: &str| {
+            log.evaluate(spec, &spec.parse().unwrap()).map(|report| report.estimates.snips.value)
+        };
         assert_eq!(worth("uniform").unwrap(), 0.0);
-        assert_eq!((worth("specialist=moira").unwrap(), worth("specialist=kairos").unwrap()), (1.0, -1.0));
+        assert_eq!(
+            (worth("specialist=moira").unwrap(), worth("specialist=kairos").unwrap()),
+            (1.0, -1.0)
+        );
         assert_eq!(worth("best,weights=none").unwrap(), 1.0);
         let unknown = worth("specialist=zeus").unwrap_err().to_string();
         assert!(unknown.contains("zeus") && unknown.contains("moira, kairos, nyx"), "{unknown}");

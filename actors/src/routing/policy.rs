@@ -27,7 +27,8 @@ pub enum RoutingPolicy {
     Specialist(String),
 }
 
-const EXPECTED: &str = "uniform, best, current or specialist=NAME, with ,temperature=T ,epsilon=E ,weights=none";
+const EXPECTED: &str =
+    "uniform, best, current or specialist=NAME, with ,temperature=T ,epsilon=E ,weights=none";
 
 impl FromStr for PolicySpec {
     type Err = String;
@@ -42,14 +43,18 @@ impl FromStr for PolicySpec {
             "best" => RoutingPolicy::Best,
             "current" => RoutingPolicy::Current,
             named => match named.split_once('=') {
-                Some(("specialist", name)) if !name.is_empty() => RoutingPolicy::Specialist(name.to_owned()),
+                Some(("specialist", name)) if !name.is_empty() => {
+                    RoutingPolicy::Specialist(name.to_owned())
+                }
                 _ => return Err(bad()),
             },
         };
         let mut spec = Self { chooser, temperature: None, epsilon: None, weights: true };
         for part in parts {
             let (key, value) = part.split_once('=').ok_or_else(bad)?;
-            let number = || value.parse::<f64>().map_err(|_| format!("{key} is {value:?}, expected a number"));
+            let number = || {
+                value.parse::<f64>().map_err(|_| format!("{key} is {value:?}, expected a number"))
+            };
             match (key, value) {
                 ("temperature", _) => spec.temperature = Some(number()?),
                 ("epsilon", _) => spec.epsilon = Some(number()?),
@@ -57,7 +62,9 @@ impl FromStr for PolicySpec {
                 _ => return Err(bad()),
             }
         }
-        if let Some(temperature) = spec.temperature.filter(|temperature| !(*temperature > 0.0 && temperature.is_finite())) {
+        if let Some(temperature) =
+            spec.temperature.filter(|temperature| !(*temperature > 0.0 && temperature.is_finite()))
+        {
             return Err(format!("temperature is {temperature}, expected a number above 0"));
         }
         if let Some(epsilon) = spec.epsilon.filter(|epsilon| !(0.0..=1.0).contains(epsilon)) {
@@ -73,10 +80,19 @@ mod tests {
 
     #[test]
     fn a_policy_is_read_or_refused_by_name() {
-        let plain = |chooser| PolicySpec { chooser, temperature: None, epsilon: None, weights: true };
+        let plain =
+            |chooser| PolicySpec { chooser, temperature: None, epsilon: None, weights: true };
         assert_eq!("uniform".parse(), Ok(plain(RoutingPolicy::Uniform)));
-        assert_eq!("specialist=moira".parse(), Ok(plain(RoutingPolicy::Specialist("moira".into()))));
-        let current = PolicySpec { temperature: Some(0.3), epsilon: Some(0.0), weights: false, ..plain(RoutingPolicy::Current) };
+        assert_eq!(
+            "specialist=moira".parse(),
+            Ok(plain(RoutingPolicy::Specialist("moira".into())))
+        );
+        let current = PolicySpec {
+            temperature: Some(0.3),
+            epsilon: Some(0.0),
+            weights: false,
+            ..plain(RoutingPolicy::Current)
+        };
         assert_eq!("current, temperature=0.3,epsilon=0,weights=none".parse(), Ok(current));
         for (wrong, message) in [
             ("", "uniform"),

@@ -29,15 +29,28 @@ pub(super) struct AnswerTask {
 }
 
 impl AnswerTask {
-    pub(super) async fn new(state: Arc<SpecialistState>, context: RequestContext, question: ValidQuestion) -> Result<Self, NyxError> {
+    pub(super) async fn new(
+        state: Arc<SpecialistState>,
+        context: RequestContext,
+        question: ValidQuestion,
+    ) -> Result<Self, NyxError> {
         let asked = question.last_user_message();
         let adapters = &state.setup.adapters;
-        let adapter = adapters.active_adapter(state.name(), question.adapter.as_ref(), question.sampling.seed, &asked);
+        let adapter = adapters.active_adapter(
+            state.name(),
+            question.adapter.as_ref(),
+            question.sampling.seed,
+            &asked,
+        );
         let adapter = context.bound("the adapter was looked up", adapter).await?;
         Ok(Self { state, context, question, asked, adapter })
     }
 
-    pub(super) async fn run(&self, screened: &Screened, events: Option<mpsc::Sender<StreamEvent>>) -> Result<SpecialistAnswer, NyxError> {
+    pub(super) async fn run(
+        &self,
+        screened: &Screened,
+        events: Option<mpsc::Sender<StreamEvent>>,
+    ) -> Result<SpecialistAnswer, NyxError> {
         let Self { state, context, question, .. } = self;
         let retrieving = Instant::now();
         let evidence = state.retrieve(context, &self.asked, &question.inputs.memory).await?;
@@ -48,7 +61,8 @@ impl AnswerTask {
             state.setup.cells.publish(Some(context.id), Some(state.name()), retrieved);
         }
         let deadline_ms = context.budget_ms();
-        let Written { prompt, evidence, choices } = state.write_prompt(context, question, evidence, deadline_ms).await?;
+        let Written { prompt, evidence, choices } =
+            state.write_prompt(context, question, evidence, deadline_ms).await?;
         let mut sampling = self.sampling(prompt.tokens.len())?;
         let Generation { samples, plan } = self.generation(prompt.tokens.len(), &sampling);
         let mode = plan.as_ref().map(|plan| plan.chosen.mode);
@@ -56,7 +70,9 @@ impl AnswerTask {
             sampling.max_tokens = plan.chosen.max_tokens;
         }
         let mut response = match &question.choices {
-            None if mode == Some(AnswerMode::Defer) => SpecialistAnswer { sampling, ..SpecialistAnswer::default() },
+            None if mode == Some(AnswerMode::Defer) => {
+                SpecialistAnswer { sampling, ..SpecialistAnswer::default() }
+            }
             Some(texts) => self.choose(prompt, texts, choices, sampling).await?,
             None => self.generate(prompt, samples, sampling, screened, events).await?,
         };
@@ -97,7 +113,12 @@ impl AnswerTask {
     fn parse(&self, response: &mut SpecialistAnswer) {
         let answers = std::mem::take(&mut response.answers);
         let choice_probabilities = response.choice_probabilities.take();
-        let generated = Generated { question: &self.question, evidence: &response.evidence, answers, choice_probabilities };
+        let generated = Generated {
+            question: &self.question,
+            evidence: &response.evidence,
+            answers,
+            choice_probabilities,
+        };
         let parsed = self.state.strategy.parse(generated);
         response.answers = parsed.answers;
         response.choice_probabilities = parsed.choice_probabilities;
@@ -108,9 +129,13 @@ impl AnswerTask {
 
     fn reward(&self, response: &mut SpecialistAnswer, deadline_ms: u64) {
         let answer = response.answers.first().map_or("", |answer| answer.text.as_str());
-        let complete = response.answers.iter().all(|answer| matches!(answer.finish_reason.as_str(), "stop" | "choice"));
+        let complete = response
+            .answers
+            .iter()
+            .all(|answer| matches!(answer.finish_reason.as_str(), "stop" | "choice"));
         let elapsed_ms = ms(self.context.asked);
-        let outcome = Outcome { answer, evidence: &response.evidence, elapsed_ms, deadline_ms, complete };
+        let outcome =
+            Outcome { answer, evidence: &response.evidence, elapsed_ms, deadline_ms, complete };
         response.automatic_reward = self.state.strategy.reward(&outcome);
     }
 

@@ -15,13 +15,20 @@ impl AnswerTask {
         let question = &self.question;
         let signals = Signals {
             choices: response.choice_probabilities.clone().unwrap_or_default(),
-            support: if question.choices.is_none() { support(&answer, &response.evidence) } else { None },
+            support: if question.choices.is_none() {
+                support(&answer, &response.evidence)
+            } else {
+                None
+            },
             evidence: response.evidence.len(),
             best_evidence: response.evidence.iter().map(|item| item.score).reduce(f64::max),
             prior: question.inputs.prior,
             probability: response.probability,
             context: question.inputs.context.is_some(),
-            complete: response.answers.iter().all(|answer| matches!(answer.finish_reason.as_str(), "stop" | "choice")),
+            complete: response
+                .answers
+                .iter()
+                .all(|answer| matches!(answer.finish_reason.as_str(), "stop" | "choice")),
             answer,
             ..std::mem::take(&mut response.signals)
         };

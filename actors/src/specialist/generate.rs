@@ -29,21 +29,32 @@ impl AnswerTask {
         let space = window.saturating_sub(prompt);
         if space == 0 || wanted.max_tokens.is_some_and(|max_tokens| max_tokens > space) {
             let max_tokens = wanted.max_tokens.unwrap_or(1);
-            return Err(NyxError::Engine(nyx_engine::EngineError::ContextOverflow { prompt, max_tokens, window }));
+            return Err(NyxError::Engine(nyx_engine::EngineError::ContextOverflow {
+                prompt,
+                max_tokens,
+                window,
+            }));
         }
         let params = SamplingParams {
-            temperature: wanted.temperature.unwrap_or(policy.map_or(BASE_TEMPERATURE, |policy| policy.temperature)),
+            temperature: wanted
+                .temperature
+                .unwrap_or(policy.map_or(BASE_TEMPERATURE, |policy| policy.temperature)),
             top_k: wanted.top_k.unwrap_or(0),
             top_p: wanted.top_p.unwrap_or(policy.map_or(1.0, |policy| policy.top_p)),
             min_p: wanted.min_p.unwrap_or(0.0),
-            repetition_penalty: wanted.repetition_penalty.unwrap_or(policy.map_or(1.0, |policy| policy.repetition_penalty)),
+            repetition_penalty: wanted
+                .repetition_penalty
+                .unwrap_or(policy.map_or(1.0, |policy| policy.repetition_penalty)),
             presence_penalty: wanted.presence_penalty.unwrap_or(0.0),
             frequency_penalty: wanted.frequency_penalty.unwrap_or(0.0),
             logit_bias: wanted.logit_bias.iter().map(|(&token, &bias)| (token, bias)).collect(),
             // a seed that every client can send back: JSON numbers are exact below 2^53
             seed: wanted.seed.unwrap_or_else(|| rand::random::<u64>() >> 11),
             logprobs: wanted.logprobs,
-            max_tokens: wanted.max_tokens.unwrap_or(policy.map_or(BASE_MAX_TOKENS, |policy| policy.max_tokens)).min(space),
+            max_tokens: wanted
+                .max_tokens
+                .unwrap_or(policy.map_or(BASE_MAX_TOKENS, |policy| policy.max_tokens))
+                .min(space),
             stop: wanted.stop.clone(),
         };
         params.validate(text.vocabulary())?;
@@ -62,10 +73,20 @@ impl AnswerTask {
         let Self { state, context, question, adapter, .. } = self;
         let mut endings = Vec::with_capacity(samples);
         for index in 0..samples {
-            let (sink, ending) =
-                AnswerSink::new(index, context, state.name(), &state.setup.cells, events.clone(), screened.guard(), index >= question.n);
+            let (sink, ending) = AnswerSink::new(
+                index,
+                context,
+                state.name(),
+                &state.setup.cells,
+                events.clone(),
+                screened.guard(),
+                index >= question.n,
+            );
             // each of the n answers has its own seed, derived from the recorded one
-            let params = SamplingParams { seed: sampling.seed.wrapping_add(index as u64), ..sampling.clone() };
+            let params = SamplingParams {
+                seed: sampling.seed.wrapping_add(index as u64),
+                ..sampling.clone()
+            };
             let job = Generate {
                 context: context.clone(),
                 prompt: prompt.tokens.clone(),
@@ -81,16 +102,25 @@ impl AnswerTask {
         drop(events);
         let mut response = SpecialistAnswer { sampling, ..SpecialistAnswer::default() };
         for ending in endings {
-            let answer = ending.await.map_err(|_| NyxError::Internal("the device dropped a sequence".into()))??;
-            add_timings(&mut response, &answer.finished, answer.first_token.map(|at| at.duration_since(context.asked).as_secs_f64() * 1e3));
+            let answer = ending
+                .await
+                .map_err(|_| NyxError::Internal("the device dropped a sequence".into()))??;
+            add_timings(
+                &mut response,
+                &answer.finished,
+                answer.first_token.map(|at| at.duration_since(context.asked).as_secs_f64() * 1e3),
+            );
             if response.answers.is_empty() && answer.finished.usage.completion_tokens > 0 {
                 let Finished { mean_entropy, max_entropy, mean_logprob, .. } = answer.finished;
                 let [mean_entropy, max_entropy, mean_logprob] =
                     [mean_entropy, max_entropy, mean_logprob].map(|value| Some(f64::from(value)));
-                response.signals = Signals { mean_entropy, max_entropy, mean_logprob, ..Signals::default() };
+                response.signals =
+                    Signals { mean_entropy, max_entropy, mean_logprob, ..Signals::default() };
             }
             response.findings.extend(answer.findings);
-            response.answers.push(Answer { text: answer.text, finish_reason: answer.finish_reason.to_owned() });
+            response
+                .answers
+                .push(Answer { text: answer.text, finish_reason: answer.finish_reason.to_owned() });
         }
         Ok(response)
     }
@@ -107,7 +137,11 @@ impl AnswerTask {
         let (context, window) = (&self.context, self.state.setup.context_length);
         let longest = continuations.iter().map(Vec::len).max().unwrap_or(0);
         if prompt.tokens.len() + longest > window {
-            let overflow = EngineError::ContextOverflow { prompt: prompt.tokens.len(), max_tokens: longest, window };
+            let overflow = EngineError::ContextOverflow {
+                prompt: prompt.tokens.len(),
+                max_tokens: longest,
+                window,
+            };
             return Err(overflow.into());
         }
         let started = Instant::now();
@@ -120,13 +154,26 @@ impl AnswerTask {
             adapter: self.adapter.lease.clone(),
             replica: self.state.replica(),
         };
-        let scores = context.bound("continuations were scored", self.state.setup.pool.send(score)).await?;
-        let probabilities = bandit::softmax(&scores.iter().map(ContinuationScore::total).collect::<Vec<_>>(), 1.0);
+        let scores =
+            context.bound("continuations were scored", self.state.setup.pool.send(score)).await?;
+        let probabilities =
+            bandit::softmax(&scores.iter().map(ContinuationScore::total).collect::<Vec<_>>(), 1.0);
         let best = bandit::best(&probabilities).unwrap_or_default();
-        let signals = Signals { mean_logprob: scores.get(best).map(ContinuationScore::mean), ..Signals::default() };
-        let usage = TokenUsage { prompt_tokens, total_tokens: prompt_tokens, ..TokenUsage::default() };
-        let timings = Timings { prefill_ms: ms(started), first_token_ms: Some(ms(context.asked)), ..Timings::default() };
-        let answers = vec![Answer { text: choices.get(best).cloned().unwrap_or_default(), finish_reason: "choice".into() }];
+        let signals = Signals {
+            mean_logprob: scores.get(best).map(ContinuationScore::mean),
+            ..Signals::default()
+        };
+        let usage =
+            TokenUsage { prompt_tokens, total_tokens: prompt_tokens, ..TokenUsage::default() };
+        let timings = Timings {
+            prefill_ms: ms(started),
+            first_token_ms: Some(ms(context.asked)),
+            ..Timings::default()
+        };
+        let answers = vec![Answer {
+            text: choices.get(best).cloned().unwrap_or_default(),
+            finish_reason: "choice".into(),
+        }];
         Ok(SpecialistAnswer {
             answers,
             choice_probabilities: Some(probabilities),

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use actix::Message;
-use nyx_domain::{AdapterVersion, Answer, AnswerMode, Evidence, Finding, Signals, StreamEvent, Timings, TokenUsage, Trace};
+use nyx_domain::{
+    AdapterVersion, Answer, AnswerMode, Evidence, Finding, Signals, StreamEvent, Timings,
+    TokenUsage, Trace,
+};
 use nyx_engine::SamplingParams;
 use nyx_specialists::AutomaticReward;
 use tokio::sync::mpsc;
@@ -60,7 +63,7 @@ pub struct Present {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presented {
     pub prompt: Vec<u32>,
-    /// The choices in tokens, in their order; for a question without choices, the answers with their
-    /// end token.
+    /// The choices in tokens, in their order; for a question without choices, the answers with
+    /// their end token.
     pub continuations: Vec<Vec<u32>>,
 }

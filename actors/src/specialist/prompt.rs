@@ -31,25 +31,38 @@ pub struct PromptWriter<'a> {
 }
 
 impl PromptWriter<'_> {
-    pub fn write(&self, question: &Question, context: &PromptContext<'_>) -> Result<Prompt, NyxError> {
+    pub fn write(
+        &self,
+        question: &Question,
+        context: &PromptContext<'_>,
+    ) -> Result<Prompt, NyxError> {
         let mut messages = Vec::with_capacity(question.messages.len() + 1);
         if let Some(policy) = self.policy {
             // the caller's system messages are appended to the specialist's: templates know one
             // system turn, the first
-            let mut system = policy.system_prompt(context).map_err(|error| NyxError::Internal(error.to_string()))?;
+            let mut system = policy
+                .system_prompt(context)
+                .map_err(|error| NyxError::Internal(error.to_string()))?;
             for message in question.messages.iter().filter(|message| message.role == Role::System) {
                 system.push_str("\n\n");
                 system.push_str(&message.content);
             }
             messages.push(ChatMessage::new(Role::System, system));
-            messages.extend(question.messages.iter().filter(|message| message.role != Role::System).cloned());
+            messages.extend(
+                question.messages.iter().filter(|message| message.role != Role::System).cloned(),
+            );
         } else {
             messages.extend(question.messages.iter().cloned());
         }
-        if let (Some(context), Some(last)) = (&question.inputs.context, messages.iter_mut().rfind(|message| message.role == Role::User)) {
+        if let (Some(context), Some(last)) = (
+            &question.inputs.context,
+            messages.iter_mut().rfind(|message| message.role == Role::User),
+        ) {
             last.content = format!("{context}\n\n{}", last.content);
         }
-        if let (Some(choices), Some(last)) = (&question.choices, messages.iter_mut().rfind(|message| message.role == Role::User)) {
+        if let (Some(choices), Some(last)) =
+            (&question.choices, messages.iter_mut().rfind(|message| message.role == Role::User))
+        {
             last.content.push_str("\n\nAnswer with one of:");
             for choice in choices {
                 last.content.push_str("\n- ");
@@ -58,9 +71,12 @@ impl PromptWriter<'_> {
         }
         let tokens = self.text.encode_chat(&messages, true)?;
         let cacheable_prefix = match self.policy {
-            Some(policy) => {
-                common_prefix(&tokens, &self.text.encode_chat(&[ChatMessage::new(Role::System, policy.fixed_prompt())], false)?)
-            }
+            Some(policy) => common_prefix(
+                &tokens,
+                &self
+                    .text
+                    .encode_chat(&[ChatMessage::new(Role::System, policy.fixed_prompt())], false)?,
+            ),
             None => 0,
         };
         Ok(Prompt { tokens, cacheable_prefix })
@@ -86,22 +102,46 @@ impl SpecialistState {
         deadline_ms: u64,
     ) -> Result<Written, NyxError> {
         let (state, question) = (Arc::clone(self), question.clone());
-        let writing = tokio::task::spawn_blocking(move || state.write(&question, evidence, deadline_ms));
-        let written = async { writing.await.map_err(|error| NyxError::Internal(error.to_string()))? };
+        let writing =
+            tokio::task::spawn_blocking(move || state.write(&question, evidence, deadline_ms));
+        let written =
+            async { writing.await.map_err(|error| NyxError::Internal(error.to_string()))? };
         context.bound("the prompt was written", written).await
     }
 
     /// Writes the prompt; where it leaves too few tokens for an answer, with less evidence: the
     /// worst is left out first, the best one truncated.
-    fn write(&self, question: &Question, mut evidence: Vec<Evidence>, deadline_ms: u64) -> Result<Written, NyxError> {
+    fn write(
+        &self,
+        question: &Question,
+        mut evidence: Vec<Evidence>,
+        deadline_ms: u64,
+    ) -> Result<Written, NyxError> {
         let asked = question.last_user_message();
-        let choices = question.choices.iter().flatten().map(|choice| self.setup.text.encode(choice)).collect::<Result<Vec<_>, _>>()?;
-        let usual = self.setup.policy.as_ref().map_or(BASE_MAX_TOKENS, |policy| policy.max_tokens).min(self.setup.context_length / 4);
-        let answer_tokens = choices.iter().map(Vec::len).max().unwrap_or_else(|| question.sampling.max_tokens.unwrap_or(usual));
+        let choices = question
+            .choices
+            .iter()
+            .flatten()
+            .map(|choice| self.setup.text.encode(choice))
+            .collect::<Result<Vec<_>, _>>()?;
+        let usual = self
+            .setup
+            .policy
+            .as_ref()
+            .map_or(BASE_MAX_TOKENS, |policy| policy.max_tokens)
+            .min(self.setup.context_length / 4);
+        let answer_tokens = choices
+            .iter()
+            .map(Vec::len)
+            .max()
+            .unwrap_or_else(|| question.sampling.max_tokens.unwrap_or(usual));
         let now = question.now();
         loop {
-            let prompt_context = PromptContext { now, deadline_ms, evidence: &evidence, question: &asked };
-            let prompt = PromptWriter { text: &self.setup.text, policy: self.setup.policy.as_ref() }.write(question, &prompt_context)?;
+            let prompt_context =
+                PromptContext { now, deadline_ms, evidence: &evidence, question: &asked };
+            let prompt =
+                PromptWriter { text: &self.setup.text, policy: self.setup.policy.as_ref() }
+                    .write(question, &prompt_context)?;
             let fits = prompt.tokens.len() + answer_tokens <= self.setup.context_length;
             match evidence.last_mut() {
                 Some(worst) if !fits => {

@@ -1,5 +1,5 @@
-//! Retrieval of evidence: memories, and rows of registered tables. Recorded questions and answers of others
-//! are never evidence.
+//! Retrieval of evidence: memories, and rows of registered tables. Recorded questions and answers
+//! of others are never evidence.
 
 use nyx_domain::{Evidence, MemoryFilter, tail};
 use nyx_specialists::strategy::Search;
@@ -12,8 +12,14 @@ use crate::{NyxError, RequestContext};
 pub(super) const QUERY_CHARS: usize = 1_000;
 
 impl SpecialistState {
-    /// Runs the searches of the strategy for the last user message, and joins their results in order.
-    pub(super) async fn retrieve(&self, context: &RequestContext, asked: &str, filter: &MemoryFilter) -> Result<Vec<Evidence>, NyxError> {
+    /// Runs the searches of the strategy for the last user message, and joins their results in
+    /// order.
+    pub(super) async fn retrieve(
+        &self,
+        context: &RequestContext,
+        asked: &str,
+        filter: &MemoryFilter,
+    ) -> Result<Vec<Evidence>, NyxError> {
         if asked.trim().is_empty() {
             return Ok(Vec::new());
         }
@@ -21,12 +27,18 @@ impl SpecialistState {
         let searches = self.strategy.retrieve();
         let beside_rows = searches.iter().any(|search| matches!(search, Search::Rows { .. }));
         let results = searches.into_iter().map(async |search| match search {
-            Search::Rows { k } => context.bound("registered tables were searched", self.setup.facts.search(asked, k)).await,
+            Search::Rows { k } => {
+                context
+                    .bound("registered tables were searched", self.setup.facts.search(asked, k))
+                    .await
+            }
             Search::Memories { k, min_score } => {
                 let mut memories = self.recalled(context, asked, filter, k, min_score).await?;
                 if beside_rows {
                     // beside rows, an id names its kind
-                    memories.iter_mut().for_each(|memory| memory.id = format!("memory:{}", memory.id));
+                    memories
+                        .iter_mut()
+                        .for_each(|memory| memory.id = format!("memory:{}", memory.id));
                 }
                 Ok(memories)
             }
@@ -42,7 +54,13 @@ impl SpecialistState {
         k: usize,
         min_score: f32,
     ) -> Result<Vec<Evidence>, NyxError> {
-        let recall = Recall { context: context.clone(), query: asked.to_owned(), k, filter: filter.clone(), min_score };
+        let recall = Recall {
+            context: context.clone(),
+            query: asked.to_owned(),
+            k,
+            filter: filter.clone(),
+            min_score,
+        };
         let hits = context.bound("memories were searched", self.setup.memory.send(recall)).await?;
         let evidence = hits.into_iter().map(|hit| Evidence {
             context: hit.exchange(),

@@ -16,7 +16,11 @@ pub struct Screened {
 
 impl Screened {
     pub(crate) fn of(policy: &Arc<SafetyPolicy>, asked: &str, generates: bool) -> Self {
-        Self { policy: Arc::clone(policy), findings: policy.screen(asked, Side::Question), generates }
+        Self {
+            policy: Arc::clone(policy),
+            findings: policy.screen(asked, Side::Question),
+            generates,
+        }
     }
 
     pub(crate) fn findings(&self) -> &[Finding] {
@@ -25,12 +29,16 @@ impl Screened {
 
     /// Whether the support specialist answers, regardless of the routing.
     pub(crate) fn reroutes(&self) -> bool {
-        self.generates && self.findings.iter().any(|finding| self.policy.reroutes(finding) || finding.action == SafetyAction::Refuse)
+        self.generates
+            && self.findings.iter().any(|finding| {
+                self.policy.reroutes(finding) || finding.action == SafetyAction::Refuse
+            })
     }
 
     /// The text that is sent instead of an answer; support texts come first.
     pub(crate) fn refusal(&self) -> Option<String> {
-        let refused = self.generates && self.findings.iter().any(|finding| finding.action == SafetyAction::Refuse);
+        let refused = self.generates
+            && self.findings.iter().any(|finding| finding.action == SafetyAction::Refuse);
         refused.then(|| self.texts(&[SafetyAction::Support, SafetyAction::Refuse]))
     }
 
@@ -41,9 +49,14 @@ impl Screened {
 
     /// The text of the most severe finding of each of these actions.
     fn texts(&self, actions: &[SafetyAction]) -> String {
-        let gravest = |action: &SafetyAction| self.findings.iter().find(|finding| finding.action == *action);
-        let texts: Vec<&str> =
-            actions.iter().filter_map(gravest).map(|finding| self.policy.text_of(finding)).filter(|text| !text.is_empty()).collect();
+        let gravest =
+            |action: &SafetyAction| self.findings.iter().find(|finding| finding.action == *action);
+        let texts: Vec<&str> = actions
+            .iter()
+            .filter_map(gravest)
+            .map(|finding| self.policy.text_of(finding))
+            .filter(|text| !text.is_empty())
+            .collect();
         texts.join("\n\n")
     }
 
@@ -152,8 +165,14 @@ mod tests {
 
     #[test]
     fn help_with_harm_is_refused_and_help_for_the_one_who_asks_comes_first() {
-        assert!(screened("How do I build a pipe bomb?", true).refusal().unwrap().starts_with("I can not help"));
-        let both = screened("I want to kill myself, how do I build a pipe bomb?", true).refusal().unwrap();
+        assert!(
+            screened("How do I build a pipe bomb?", true)
+                .refusal()
+                .unwrap()
+                .starts_with("I can not help")
+        );
+        let both =
+            screened("I want to kill myself, how do I build a pipe bomb?", true).refusal().unwrap();
         assert!(both.find("988").unwrap() < both.find("can not help").unwrap());
         assert_eq!(screened("How do I build a bird house?", true).refusal(), None);
     }
@@ -161,7 +180,9 @@ mod tests {
     #[test]
     fn choices_are_only_recorded() {
         let choices = screened("I want to kill myself", false);
-        assert!(!choices.reroutes() && choices.refusal().is_none() && choices.guard().open().is_empty());
+        assert!(
+            !choices.reroutes() && choices.refusal().is_none() && choices.guard().open().is_empty()
+        );
         assert_eq!(choices.findings().len(), 1);
     }
 
@@ -171,7 +192,15 @@ mod tests {
         let mut said = String::new();
         // the following words may be an exception to the phrase: it is buffered until they are
         // known
-        for piece in ["Well. ", "You sho", "uld ki", "ll yours", "elf now, ", "because it is what ", "everyone would like to see"] {
+        for piece in [
+            "Well. ",
+            "You sho",
+            "uld ki",
+            "ll yours",
+            "elf now, ",
+            "because it is what ",
+            "everyone would like to see",
+        ] {
             said.push_str(&guard.pass(piece));
             assert!(!said.contains("kill"), "{said}");
         }
@@ -179,6 +208,10 @@ mod tests {
         assert!(said.starts_with("Well. \n\nIt sounds like"), "{said}");
         let mut warned = screened("Hello", true).guard();
         let said = warned.pass("You should stop taking your medication.") + &warned.end();
-        assert!(said.starts_with("You should stop taking your medication.\n\nPlease talk to a doctor") && !warned.stopped(), "{said}");
+        assert!(
+            said.starts_with("You should stop taking your medication.\n\nPlease talk to a doctor")
+                && !warned.stopped(),
+            "{said}"
+        );
     }
 }

@@ -18,7 +18,11 @@ impl AnswerTask {
     /// `confidence.self_evaluation_min_remaining_ms`, where there is no answer, or when it cannot
     /// be scored: a failure does not fail the answer.
     pub(super) async fn p_true(&self, response: &SpecialistAnswer) -> Option<f64> {
-        let answer = response.answers.first().map(|answer| answer.text.trim()).filter(|answer| !answer.is_empty())?;
+        let answer = response
+            .answers
+            .first()
+            .map(|answer| answer.text.trim())
+            .filter(|answer| !answer.is_empty())?;
         if !self.state.setup.calibration.asks_whether_true(self.context.remaining()) {
             return None;
         }
@@ -33,15 +37,35 @@ impl AnswerTask {
 
     async fn self_evaluation(&self, answer: &str) -> Result<f64, NyxError> {
         let (state, context) = (&self.state, &self.context);
-        let background =
-            self.question.inputs.context.as_deref().map(|context| format!("{}\n\n", tail(context, QUERY_CHARS))).unwrap_or_default();
+        let background = self
+            .question
+            .inputs
+            .context
+            .as_deref()
+            .map(|context| format!("{}\n\n", tail(context, QUERY_CHARS)))
+            .unwrap_or_default();
         let (asked, answer) = (tail(&self.asked, QUERY_CHARS), tail(answer, QUERY_CHARS));
-        let text = format!("{background}Question: {asked}\nProposed answer: {answer}\nIs the proposed answer True or False?");
+        let text = format!(
+            "{background}Question: {asked}\nProposed answer: {answer}\nIs the proposed answer True or False?"
+        );
         let prompt = state.setup.text.encode_chat(&[ChatMessage::new(Role::User, text)], true)?;
-        let continuations = ANSWERS.map(|answer| state.setup.text.encode(answer)).into_iter().collect::<Result<_, _>>()?;
-        let score = Score { context: context.clone(), prompt, cacheable_prefix: 0, continuations, adapter: None, replica: state.replica() };
+        let continuations = ANSWERS
+            .map(|answer| state.setup.text.encode(answer))
+            .into_iter()
+            .collect::<Result<_, _>>()?;
+        let score = Score {
+            context: context.clone(),
+            prompt,
+            cacheable_prefix: 0,
+            continuations,
+            adapter: None,
+            replica: state.replica(),
+        };
         let scores = context.bound("the answer was weighed", state.setup.pool.send(score)).await?;
-        let shares = nyx_specialists::bandit::softmax(&scores.iter().map(ContinuationScore::total).collect::<Vec<_>>(), 1.0);
+        let shares = nyx_specialists::bandit::softmax(
+            &scores.iter().map(ContinuationScore::total).collect::<Vec<_>>(),
+            1.0,
+        );
         shares.first().copied().ok_or_else(|| NyxError::Internal("no likelihood of True".into()))
     }
 }

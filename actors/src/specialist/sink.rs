@@ -78,7 +78,9 @@ impl AnswerSink {
     fn pass_on(&self, event: StreamEvent) -> ControlFlow<()> {
         match &self.events {
             Some(events) if self.untold && !events.is_closed() => ControlFlow::Continue(()),
-            Some(events) if self.untold || events.try_send(event).is_err() => ControlFlow::Break(()),
+            Some(events) if self.untold || events.try_send(event).is_err() => {
+                ControlFlow::Break(())
+            }
             _ => ControlFlow::Continue(()),
         }
     }
@@ -95,7 +97,11 @@ impl TokenSink for AnswerSink {
             self.first_token = Some(now);
             if self.index == 0 {
                 let first_token_ms = now.duration_since(self.asked).as_secs_f64() * 1e3;
-                self.cells.publish(Some(self.decision), Some(&self.specialist), CellStep::FirstToken { first_token_ms });
+                self.cells.publish(
+                    Some(self.decision),
+                    Some(&self.specialist),
+                    CellStep::FirstToken { first_token_ms },
+                );
             }
         }
         let said = !piece.text.is_empty();
@@ -103,10 +109,12 @@ impl TokenSink for AnswerSink {
         self.text.push_str(&text);
         self.held.extend(piece.logprobs);
         if self.guard.stopped() {
-            let _ = self.pass_on(StreamEvent::Token { index: self.index, text, logprobs: Vec::new() });
+            let _ =
+                self.pass_on(StreamEvent::Token { index: self.index, text, logprobs: Vec::new() });
             return ControlFlow::Break(());
         }
-        let logprobs = if self.guard.holds_back() { Vec::new() } else { std::mem::take(&mut self.held) };
+        let logprobs =
+            if self.guard.holds_back() { Vec::new() } else { std::mem::take(&mut self.held) };
         if text.is_empty() && logprobs.is_empty() {
             // nothing to forward yet, but a closed receiver must be noticed
             let gone = self.events.as_ref().is_some_and(mpsc::Sender::is_closed);
@@ -127,11 +135,21 @@ impl TokenSink for AnswerSink {
                 if something && !already {
                     let _ = self.pass_on(StreamEvent::Token { index: self.index, text, logprobs });
                 }
-                let finish_reason = if stopped { STOPPED_BY_POLICY } else { finish_reason(finished.reason) };
+                let finish_reason =
+                    if stopped { STOPPED_BY_POLICY } else { finish_reason(finished.reason) };
                 // a closed receiver does not matter any more
-                let _ = self.pass_on(StreamEvent::Finished { index: self.index, finish_reason: finish_reason.to_owned() });
+                let _ = self.pass_on(StreamEvent::Finished {
+                    index: self.index,
+                    finish_reason: finish_reason.to_owned(),
+                });
                 let findings = self.guard.findings();
-                Ok(AnswerText { text: self.text, finished, finish_reason, first_token: self.first_token, findings })
+                Ok(AnswerText {
+                    text: self.text,
+                    finished,
+                    finish_reason,
+                    first_token: self.first_token,
+                    findings,
+                })
             }
             Err(error) => Err(NyxError::Engine(error)),
         };

@@ -41,7 +41,10 @@ pub struct SpecialistState {
 
 impl SpecialistState {
     pub fn new(setup: SpecialistSetup) -> Self {
-        let strategy = setup.policy.as_ref().map_or_else(strategy::plain, |policy| Arc::clone(&policy.strategy));
+        let strategy = setup
+            .policy
+            .as_ref()
+            .map_or_else(strategy::plain, |policy| Arc::clone(&policy.strategy));
         Self { setup, strategy, pace: Mutex::default() }
     }
 
@@ -71,7 +74,10 @@ impl SpecialistState {
             decode_ms: timings.decode_ms,
             completion_tokens: usage.completion_tokens / answers,
             max_tokens: response.sampling.max_tokens,
-            complete: response.answers.iter().all(|answer| matches!(answer.finish_reason.as_str(), "stop" | "length")),
+            complete: response
+                .answers
+                .iter()
+                .all(|answer| matches!(answer.finish_reason.as_str(), "stop" | "length")),
         };
         if measured.completion_tokens > 0 {
             observe(&mut self.pace.lock().unwrap_or_else(PoisonError::into_inner), &measured);

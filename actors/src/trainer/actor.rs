@@ -50,7 +50,8 @@ struct Looked {
 /// A decision's reward with its generation and canary arm.
 fn seen(decision: &Decision, reward: f64) -> RewardSample {
     let canary = decision.trace.canary.as_ref();
-    let of_canary = canary.and_then(|canary| Some((canary.canary_id()?.to_owned(), canary.arm == Arm::Canary)));
+    let of_canary =
+        canary.and_then(|canary| Some((canary.canary_id()?.to_owned(), canary.arm == Arm::Canary)));
     let generation = decision.adapter.as_ref().map_or(0, |adapter| adapter.generation);
     RewardSample { generation, of_canary, reward, predicted: None }
 }
@@ -68,19 +69,37 @@ struct FellBack {
 struct Ended;
 
 impl Trainer {
-    pub fn new(service: TrainingService, options: TrainingOptions, metrics: Arc<ActorMetrics>) -> Self {
-        Self { service, options, metrics, watches: BTreeMap::new(), fresh: BTreeMap::new(), running: None, waiting: BTreeSet::new() }
+    pub fn new(
+        service: TrainingService,
+        options: TrainingOptions,
+        metrics: Arc<ActorMetrics>,
+    ) -> Self {
+        Self {
+            service,
+            options,
+            metrics,
+            watches: BTreeMap::new(),
+            fresh: BTreeMap::new(),
+            running: None,
+            waiting: BTreeSet::new(),
+        }
     }
 
     /// Begins a run from the log, unless one is in progress.
-    fn begin(&mut self, specialist: &str, objective: Option<Objective>, context: &mut Context<Self>) -> Result<String, NyxError> {
+    fn begin(
+        &mut self,
+        specialist: &str,
+        objective: Option<Objective>,
+        context: &mut Context<Self>,
+    ) -> Result<String, NyxError> {
         if let Some(other) = &self.running {
             return Err(NyxError::Conflict(format!("{other} is being trained: one at a time")));
         }
         self.running = Some(specialist.to_owned());
         self.fresh.insert(specialist.to_owned(), 0);
         let id = Uuid::now_v7().to_string();
-        let (service, options, name, me) = (self.service.clone(), self.options.clone(), specialist.to_owned(), context.address());
+        let (service, options, name, me) =
+            (self.service.clone(), self.options.clone(), specialist.to_owned(), context.address());
         let run_id = id.clone();
         actix::spawn(async move {
             let done = match service.run_from_log(&name, objective, options).await {
@@ -88,7 +107,12 @@ impl Trainer {
                 Err(error) => Err(error),
             };
             match done {
-                Ok(report) => tracing::info!(specialist = name, status = report.status.as_str(), run = report.id, "a training run ended"),
+                Ok(report) => tracing::info!(
+                    specialist = name,
+                    status = report.status.as_str(),
+                    run = report.id,
+                    "a training run ended"
+                ),
                 Err(error) => tracing::warn!(specialist = name, %error, "a training run failed"),
             }
             // a trainer that was restarted meanwhile has no run
@@ -100,7 +124,9 @@ impl Trainer {
     /// Begins a run for a specialist that fell back, or queues it. A specialist that is in training
     /// or has a canary needs none.
     fn begin_or_wait(&mut self, specialist: &str, context: &mut Context<Self>) {
-        if self.running.as_deref() == Some(specialist) || self.service.adapters.active.has_canary(specialist) {
+        if self.running.as_deref() == Some(specialist)
+            || self.service.adapters.active.has_canary(specialist)
+        {
             return;
         }
         if let Err(error) = self.begin(specialist, None, context) {
@@ -119,16 +145,22 @@ impl Trainer {
             }
             let judged = match service.judged().await {
                 Ok(judged) => judged,
-                Err(error) => return tracing::warn!(%error, "the watch over rewards begins without the record"),
+                Err(error) => {
+                    return tracing::warn!(%error, "the watch over rewards begins without the record");
+                }
             };
             for (decision, feedback) in judged {
                 let specialist = decision.specialist.clone();
                 let seen = seen(&decision, feedback.reward);
                 let canary_now = service.adapters.active.canary(&specialist);
-                let tried = seen.of_canary.as_ref().is_some_and(|(id, _)| canary_now.as_ref() == Some(id));
+                let tried =
+                    seen.of_canary.as_ref().is_some_and(|(id, _)| canary_now.as_ref() == Some(id));
                 if tried || seen.generation == service.adapters.active_generation(&specialist).0 {
-                    let looked =
-                        Looked { specialist, seen: RewardSample { of_canary: seen.of_canary.filter(|_| tried), ..seen }, fresh: false };
+                    let looked = Looked {
+                        specialist,
+                        seen: RewardSample { of_canary: seen.of_canary.filter(|_| tried), ..seen },
+                        fresh: false,
+                    };
                     if me.send(looked).timeout(SEND_LIMIT).await.is_err() {
                         return;
                     }
@@ -145,17 +177,30 @@ impl Trainer {
             let done = match act {
                 DriftAction::Canary { adapter, verdict, pairs, interval } => {
                     service
-                        .end_canary(&name, &adapter, verdict == CanaryVerdict::Better, json!({ "pairs": pairs, "interval": interval }))
+                        .end_canary(
+                            &name,
+                            &adapter,
+                            verdict == CanaryVerdict::Better,
+                            json!({ "pairs": pairs, "interval": interval }),
+                        )
                         .await
                 }
                 // a late reward may belong to a generation that is no longer active
-                DriftAction::FallBack { generation } if service.adapters.active_generation(&name).0 != generation => Ok(()),
+                DriftAction::FallBack { generation }
+                    if service.adapters.active_generation(&name).0 != generation =>
+                {
+                    Ok(())
+                }
                 DriftAction::FallBack { generation } => {
-                    let reason = format!("rewards of generation {generation} fell below what was predicted");
+                    let reason =
+                        format!("rewards of generation {generation} fell below what was predicted");
                     let done = service.adapters.fall_back(&name, &reason).await.map(drop);
                     if auto && done.is_ok() {
                         // a trainer that was restarted meanwhile observes anew
-                        let _ = me.send(FellBack { specialist: name.clone() }).timeout(SEND_LIMIT).await;
+                        let _ = me
+                            .send(FellBack { specialist: name.clone() })
+                            .timeout(SEND_LIMIT)
+                            .await;
                     }
                     done
                 }
@@ -177,7 +222,10 @@ impl Actor for Trainer {
             loop {
                 match live.recv().await {
                     Ok(event) => {
-                        let wanted = matches!(event.step, CellStep::Rewarded { .. } | CellStep::AdapterBad { .. });
+                        let wanted = matches!(
+                            event.step,
+                            CellStep::Rewarded { .. } | CellStep::AdapterBad { .. }
+                        );
                         if wanted && me.send(Rewarded(event)).timeout(SEND_LIMIT).await.is_err() {
                             return;
                         }
@@ -207,10 +255,13 @@ impl Handler<Rewarded> for Trainer {
                 actix::spawn(async move {
                     match service.decision(decision).await {
                         Ok(decision) => {
-                            let looked = Looked { specialist, seen: seen(&decision, reward), fresh: true };
+                            let looked =
+                                Looked { specialist, seen: seen(&decision, reward), fresh: true };
                             let _ = me.send(looked).timeout(SEND_LIMIT).await;
                         }
-                        Err(error) => tracing::warn!(%decision, %error, "a rewarded decision could not be read"),
+                        Err(error) => {
+                            tracing::warn!(%decision, %error, "a rewarded decision could not be read")
+                        }
                     }
                 });
             }
@@ -224,7 +275,11 @@ impl Handler<Looked> for Trainer {
 
     fn handle(&mut self, Looked { specialist, seen, fresh }: Looked, context: &mut Self::Context) {
         let options = self.options.clone();
-        let act = self.watches.entry(specialist.clone()).or_insert_with(|| DriftMonitor::new(options)).push(&seen);
+        let act = self
+            .watches
+            .entry(specialist.clone())
+            .or_insert_with(|| DriftMonitor::new(options))
+            .push(&seen);
         if let Some(act) = act {
             self.act(&specialist, act, context);
         }
@@ -280,7 +335,8 @@ impl Handler<GetStatus> for Trainer {
         let names = self.watches.keys().chain(self.fresh.keys()).cloned();
         let specialists = names
             .map(|name| {
-                let (canary_pairs, alarm) = self.watches.get(&name).map_or((None, 0.0), DriftMonitor::standing);
+                let (canary_pairs, alarm) =
+                    self.watches.get(&name).map_or((None, 0.0), DriftMonitor::standing);
                 let fresh_evidence = self.fresh.get(&name).copied().unwrap_or(0);
                 (name, SpecialistStanding { fresh_evidence, canary_pairs, alarm })
             })

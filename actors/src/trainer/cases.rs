@@ -7,5 +7,6 @@ pub(super) const NEUTRAL: &str = include_str!("neutral.txt");
 
 /// Questions whose answers are screened by the safety policy.
 pub(super) fn cases() -> Result<Vec<String>, NyxError> {
-    serde_json::from_str(include_str!("cases.json")).map_err(|error| NyxError::Internal(format!("the safety cases: {error}")))
+    serde_json::from_str(include_str!("cases.json"))
+        .map_err(|error| NyxError::Internal(format!("the safety cases: {error}")))
 }

@@ -58,16 +58,21 @@ impl DriftMonitor {
             (self.generation, self.mean, self.count) = (seen.generation, 0.0, 0);
             self.drift = PageHinkley::new(self.options.false_alarm_interval);
         }
-        let predicted = seen.predicted.unwrap_or(if self.count == 0 { seen.reward } else { self.mean });
+        let predicted =
+            seen.predicted.unwrap_or(if self.count == 0 { seen.reward } else { self.mean });
         self.count += 1;
         // slowly, so that a drop is detected before it becomes the expectation
         self.mean += (seen.reward - self.mean) / f64::from(self.count.min(200));
-        (self.drift.push(predicted, seen.reward) && self.generation > 0).then_some(DriftAction::FallBack { generation: self.generation })
+        (self.drift.push(predicted, seen.reward) && self.generation > 0)
+            .then_some(DriftAction::FallBack { generation: self.generation })
     }
 
     fn try_canary(&mut self, adapter: &str, of_canary: bool, reward: f64) -> Option<DriftAction> {
         if self.canary.as_ref().is_none_or(|(name, _)| name != adapter) {
-            self.canary = Some((adapter.to_owned(), CanaryTrial::new(self.options.alpha, self.options.canary_max_samples)));
+            self.canary = Some((
+                adapter.to_owned(),
+                CanaryTrial::new(self.options.alpha, self.options.canary_max_samples),
+            ));
         }
         let (_, trial) = self.canary.as_mut()?;
         if trial.verdict() != CanaryVerdict::Open {
@@ -104,7 +109,10 @@ mod tests {
 
     #[test]
     fn a_generation_whose_rewards_fall_is_left_and_a_steady_one_is_not() {
-        let mut watch = DriftMonitor::new(TrainingOptions { false_alarm_interval: 500.0, ..TrainingOptions::default() });
+        let mut watch = DriftMonitor::new(TrainingOptions {
+            false_alarm_interval: 500.0,
+            ..TrainingOptions::default()
+        });
         assert!(rewards(8, 200).all(|reward| watch.push(&seen(1, reward)).is_none()));
         let after = rewards(1, 100).position(|reward| watch.push(&seen(1, reward)).is_some());
         assert!(after.is_some_and(|after| after < 40), "{after:?}");
@@ -112,15 +120,28 @@ mod tests {
         assert!(rewards(8, 50).all(|reward| watch.push(&seen(2, reward)).is_none()));
         assert!(rewards(0, 50).all(|reward| watch.push(&seen(1, reward)).is_none()));
         // the base model has no fallback
-        let mut base = DriftMonitor::new(TrainingOptions { false_alarm_interval: 500.0, ..TrainingOptions::default() });
-        assert!(rewards(8, 60).chain(rewards(0, 60)).all(|reward| base.push(&seen(0, reward)).is_none()));
+        let mut base = DriftMonitor::new(TrainingOptions {
+            false_alarm_interval: 500.0,
+            ..TrainingOptions::default()
+        });
+        assert!(
+            rewards(8, 60)
+                .chain(rewards(0, 60))
+                .all(|reward| base.push(&seen(0, reward)).is_none())
+        );
     }
 
     #[test]
     fn a_canary_is_judged_once() {
         let mut watch = DriftMonitor::new(TrainingOptions::default());
-        let of = |of_canary: bool, reward: f64| RewardSample { of_canary: Some(("c".into(), of_canary)), ..seen(1, reward) };
-        let acts: Vec<DriftAction> = (0..200).flat_map(|_| [of(true, 1.0), of(false, -1.0)]).filter_map(|seen| watch.push(&seen)).collect();
+        let of = |of_canary: bool, reward: f64| RewardSample {
+            of_canary: Some(("c".into(), of_canary)),
+            ..seen(1, reward)
+        };
+        let acts: Vec<DriftAction> = (0..200)
+            .flat_map(|_| [of(true, 1.0), of(false, -1.0)])
+            .filter_map(|seen| watch.push(&seen))
+            .collect();
         assert!(
             matches!(&acts[..], [DriftAction::Canary { adapter, verdict: CanaryVerdict::Better, pairs, .. }] if adapter == "c" && *pairs < 60),
             "{acts:?}"

@@ -37,7 +37,11 @@ pub struct TrainingExample {
 /// The text of a question: its context and the last user message.
 fn read(question: &Question) -> String {
     let asked = question.last_user_message();
-    question.inputs.context.as_ref().map_or_else(|| asked.clone(), |context| format!("{context} {asked}"))
+    question
+        .inputs
+        .context
+        .as_ref()
+        .map_or_else(|| asked.clone(), |context| format!("{context} {asked}"))
 }
 
 impl TrainingExample {
@@ -49,7 +53,9 @@ impl TrainingExample {
     fn answers(&self) -> Vec<String> {
         match &self.truth {
             Label::Choice(_) | Label::Rated { .. } => Vec::new(),
-            Label::Text { right, instead } => std::iter::once(right.clone()).chain(instead.clone()).collect(),
+            Label::Text { right, instead } => {
+                std::iter::once(right.clone()).chain(instead.clone()).collect()
+            }
             Label::Said { text, .. } => vec![text.clone()],
         }
     }
@@ -59,51 +65,95 @@ impl TrainingExample {
     ///
     /// # Errors
     /// The question is invalid.
-    pub async fn examples(&self, service: &TrainingService, specialist: &str, objective: Objective) -> Result<Vec<Example>, NyxError> {
+    pub async fn examples(
+        &self,
+        service: &TrainingService,
+        specialist: &str,
+        objective: Objective,
+    ) -> Result<Vec<Example>, NyxError> {
         let context = service.admission.context(None)?;
-        let shown = service.presented(context, specialist, self.question.clone(), self.answers()).await?;
+        let shown =
+            service.presented(context, specialist, self.question.clone(), self.answers()).await?;
         Ok(self.taught(&shown, objective))
     }
 
     fn taught(&self, shown: &Presented, objective: Objective) -> Vec<Example> {
         let all = &shown.continuations;
-        let one = |at: usize, aim: TrainingTarget| all.get(at).map(|said| (vec![said.clone()], aim)).into_iter().collect::<Vec<_>>();
+        let one = |at: usize, aim: TrainingTarget| {
+            all.get(at).map(|said| (vec![said.clone()], aim)).into_iter().collect::<Vec<_>>()
+        };
         let whole = |aim: TrainingTarget| vec![(all.clone(), aim)];
-        let by = |choice: usize, hit: f64, miss: f64| (0..all.len()).map(|at| if at == choice { hit } else { miss }).collect::<Vec<f64>>();
+        let by = |choice: usize, hit: f64, miss: f64| {
+            (0..all.len()).map(|at| if at == choice { hit } else { miss }).collect::<Vec<f64>>()
+        };
         let pairs = |right: usize| {
             let others = all.iter().enumerate().filter(move |(at, _)| *at != right);
-            all.get(right)
-                .into_iter()
-                .flat_map(move |said| others.clone().map(|(_, other)| (vec![said.clone(), other.clone()], TrainingTarget::Pair)))
+            all.get(right).into_iter().flat_map(move |said| {
+                others
+                    .clone()
+                    .map(|(_, other)| (vec![said.clone(), other.clone()], TrainingTarget::Pair))
+            })
         };
         let taught: Vec<(Vec<Vec<u32>>, TrainingTarget)> = match (&self.truth, objective) {
-            (Label::Choice(right), Objective::Choice) => whole(TrainingTarget::Shares(by(*right, 1.0, 0.0))),
-            (Label::Choice(right), Objective::Qrpo) => whole(TrainingTarget::Rewards(by(*right, 1.0, -1.0))),
-            (Label::Choice(right), Objective::Grpo) => whole(TrainingTarget::Group(by(*right, 1.0, 0.0))),
+            (Label::Choice(right), Objective::Choice) => {
+                whole(TrainingTarget::Shares(by(*right, 1.0, 0.0)))
+            }
+            (Label::Choice(right), Objective::Qrpo) => {
+                whole(TrainingTarget::Rewards(by(*right, 1.0, -1.0)))
+            }
+            (Label::Choice(right), Objective::Grpo) => {
+                whole(TrainingTarget::Group(by(*right, 1.0, 0.0)))
+            }
             (Label::Choice(right), Objective::Sft) => one(*right, TrainingTarget::Answer),
             (Label::Choice(right), Objective::Dpo) => pairs(*right).collect(),
-            (Label::Choice(right), Objective::Kto) => (0..all.len()).flat_map(|at| one(at, TrainingTarget::Thumb(at == *right))).collect(),
+            (Label::Choice(right), Objective::Kto) => {
+                (0..all.len()).flat_map(|at| one(at, TrainingTarget::Thumb(at == *right))).collect()
+            }
             // the rewards of the other choices are not known: 0 is neutral
-            (Label::Rated { chosen, reward }, Objective::Qrpo) => whole(TrainingTarget::Rewards(by(*chosen, *reward, 0.0))),
-            (Label::Rated { chosen, reward }, Objective::Choice) if *reward > 0.0 => whole(TrainingTarget::Shares(by(*chosen, 1.0, 0.0))),
+            (Label::Rated { chosen, reward }, Objective::Qrpo) => {
+                whole(TrainingTarget::Rewards(by(*chosen, *reward, 0.0)))
+            }
+            (Label::Rated { chosen, reward }, Objective::Choice) if *reward > 0.0 => {
+                whole(TrainingTarget::Shares(by(*chosen, 1.0, 0.0)))
+            }
             // the right one is among the other choices
             (Label::Rated { chosen, reward }, Objective::Choice) if *reward < 0.0 => {
                 whole(TrainingTarget::Among((0..all.len()).map(|at| at != *chosen).collect()))
             }
-            (Label::Rated { chosen, reward }, Objective::Sft) if *reward > 0.0 => one(*chosen, TrainingTarget::Answer),
-            (Label::Rated { chosen, reward }, Objective::Kto) if *reward != 0.0 => one(*chosen, TrainingTarget::Thumb(*reward > 0.0)),
+            (Label::Rated { chosen, reward }, Objective::Sft) if *reward > 0.0 => {
+                one(*chosen, TrainingTarget::Answer)
+            }
+            (Label::Rated { chosen, reward }, Objective::Kto) if *reward != 0.0 => {
+                one(*chosen, TrainingTarget::Thumb(*reward > 0.0))
+            }
             (Label::Text { .. }, Objective::Sft) => one(0, TrainingTarget::Answer),
             (Label::Text { instead: Some(_), .. }, Objective::Dpo) => whole(TrainingTarget::Pair),
             (Label::Text { instead, .. }, Objective::Kto) => {
-                let worse = instead.as_ref().map(|_| one(1, TrainingTarget::Thumb(false))).unwrap_or_default();
+                let worse = instead
+                    .as_ref()
+                    .map(|_| one(1, TrainingTarget::Thumb(false)))
+                    .unwrap_or_default();
                 one(0, TrainingTarget::Thumb(true)).into_iter().chain(worse).collect()
             }
-            (Label::Said { quantile, .. }, Objective::Qrpo) => one(0, TrainingTarget::Quantile(*quantile)),
-            (Label::Said { reward, .. }, Objective::Kto) if *reward != 0.0 => one(0, TrainingTarget::Thumb(*reward > 0.0)),
-            (Label::Said { reward, .. }, Objective::Sft) if *reward > 0.0 => one(0, TrainingTarget::Answer),
+            (Label::Said { quantile, .. }, Objective::Qrpo) => {
+                one(0, TrainingTarget::Quantile(*quantile))
+            }
+            (Label::Said { reward, .. }, Objective::Kto) if *reward != 0.0 => {
+                one(0, TrainingTarget::Thumb(*reward > 0.0))
+            }
+            (Label::Said { reward, .. }, Objective::Sft) if *reward > 0.0 => {
+                one(0, TrainingTarget::Answer)
+            }
             _ => Vec::new(),
         };
-        taught.into_iter().map(|(continuations, aim)| Example { prompt: shown.prompt.clone(), continuations, aim }).collect()
+        taught
+            .into_iter()
+            .map(|(continuations, aim)| Example {
+                prompt: shown.prompt.clone(),
+                continuations,
+                aim,
+            })
+            .collect()
     }
 
     /// The score of an answer's probabilities, more is better: for a label, whether it was chosen
@@ -126,16 +176,27 @@ impl TrainingExample {
             Some(choices) => {
                 let place = |text: &str| choices.iter().position(|choice| choice == text);
                 let chosen = place(&answer.text)?;
-                let right = feedback.correction.as_deref().and_then(place).or_else(|| outcome(feedback, choices));
+                let right = feedback
+                    .correction
+                    .as_deref()
+                    .and_then(place)
+                    .or_else(|| outcome(feedback, choices));
                 match right {
                     Some(right) => Label::Choice(right),
                     None => Label::Rated { chosen, reward: feedback.value.clamp(-1.0, 1.0) },
                 }
             }
             None => match feedback.correction.clone() {
-                Some(right) => Label::Text { right, instead: Some(answer.text.clone()).filter(|text| !text.is_empty()) },
+                Some(right) => Label::Text {
+                    right,
+                    instead: Some(answer.text.clone()).filter(|text| !text.is_empty()),
+                },
                 None if answer.text.trim().is_empty() => return None,
-                None => Label::Said { text: answer.text.clone(), reward: feedback.reward.clamp(-1.0, 1.0), quantile },
+                None => Label::Said {
+                    text: answer.text.clone(),
+                    reward: feedback.reward.clamp(-1.0, 1.0),
+                    quantile,
+                },
             },
         };
         Some(Self::new(question, truth))
@@ -162,7 +223,8 @@ fn asked_again(decision: &Decision) -> Question {
     question.inputs = decision.inputs.clone();
     question.inputs.now = Some(question.inputs.now.unwrap_or(decision.asked_at));
     // it is neither stored as a memory nor deferred
-    (question.inputs.remember, question.inputs.allow_defer, question.inputs.external_key) = (false, false, None);
+    (question.inputs.remember, question.inputs.allow_defer, question.inputs.external_key) =
+        (false, false, None);
     question
 }
 
@@ -171,20 +233,32 @@ fn asked_again(decision: &Decision) -> Question {
 pub(super) fn quantiles(rewards: &[f64]) -> Vec<f64> {
     let mut sorted = rewards.to_vec();
     sorted.sort_by(f64::total_cmp);
-    rewards.iter().map(|reward| sorted.partition_point(|other| other <= reward) as f64 / sorted.len().max(1) as f64).collect()
+    rewards
+        .iter()
+        .map(|reward| {
+            sorted.partition_point(|other| other <= reward) as f64 / sorted.len().max(1) as f64
+        })
+        .collect()
 }
 
 /// The training examples of a specialist's decisions, oldest first.
 pub(super) fn of_log(judged: &[(Decision, Feedback)], specialist: &str) -> Vec<TrainingExample> {
-    let own: Vec<&(Decision, Feedback)> = judged.iter().filter(|(decision, _)| decision.specialist == specialist).collect();
+    let own: Vec<&(Decision, Feedback)> =
+        judged.iter().filter(|(decision, _)| decision.specialist == specialist).collect();
     let quantiles = quantiles(&own.iter().map(|(_, feedback)| feedback.reward).collect::<Vec<_>>());
     // the newest feedback on a question counts
     let mut by_question: BTreeMap<String, TrainingExample> = BTreeMap::new();
     let mut order = Vec::new();
     for ((decision, feedback), quantile) in own.into_iter().zip(quantiles) {
-        let Some(example) = TrainingExample::of_feedback(decision, feedback, quantile) else { continue };
-        let key =
-            format!("{}\n{:?}\n{}", read(&example.question), example.question.choices, decision.answers.first().map_or("", |a| &a.text));
+        let Some(example) = TrainingExample::of_feedback(decision, feedback, quantile) else {
+            continue;
+        };
+        let key = format!(
+            "{}\n{:?}\n{}",
+            read(&example.question),
+            example.question.choices,
+            decision.answers.first().map_or("", |a| &a.text)
+        );
         if by_question.insert(key.clone(), example).is_none() {
             order.push(key);
         }

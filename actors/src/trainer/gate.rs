@@ -60,8 +60,10 @@ impl TrainingService {
         let pairs = self.scored(specialist, tried, [&candidate, &live]).await?;
         let asked = level(training.alpha, tries);
         let compared = blocking(move || compare(&pairs, asked, 1)).await?;
-        let perplexity = [self.perplexity(Some(lease.clone())).await?, self.perplexity(None).await?];
-        let findings = [self.findings(specialist, &candidate).await?, self.findings(specialist, &live).await?];
+        let perplexity =
+            [self.perplexity(Some(lease.clone())).await?, self.perplexity(None).await?];
+        let findings =
+            [self.findings(specialist, &candidate).await?, self.findings(specialist, &live).await?];
         let mut reasons = Vec::new();
         if !compared.better {
             let Compared { candidate, live, bound, level, .. } = compared;
@@ -70,51 +72,94 @@ impl TrainingService {
             ));
         }
         if compared.templates < LEAST_TEMPLATES {
-            reasons.push(format!("{} templates were set aside, expected at least {LEAST_TEMPLATES}", compared.templates));
+            reasons.push(format!(
+                "{} templates were set aside, expected at least {LEAST_TEMPLATES}",
+                compared.templates
+            ));
         }
         // NaN is never better
         let most = perplexity[1] * (1.0 + training.perplexity_margin);
         if perplexity[0].is_nan() || perplexity[0] > most {
-            reasons.push(format!("its perplexity on a neutral text is {:.2}, the base's {:.2}", perplexity[0], perplexity[1]));
+            reasons.push(format!(
+                "its perplexity on a neutral text is {:.2}, the base's {:.2}",
+                perplexity[0], perplexity[1]
+            ));
         }
         if findings[0] > findings[1] {
-            reasons.push(format!("the safety policy finds {} in its answers, {} in those of the live one", findings[0], findings[1]));
+            reasons.push(format!(
+                "the safety policy finds {} in its answers, {} in those of the live one",
+                findings[0], findings[1]
+            ));
         }
-        Ok(GateReport { passed: reasons.is_empty(), compared, tries, perplexity, findings, reasons })
+        Ok(GateReport {
+            passed: reasons.is_empty(),
+            compared,
+            tries,
+            perplexity,
+            findings,
+            reasons,
+        })
     }
 
     /// The scores of both on each example.
-    async fn scored(&self, specialist: &str, examples: &[TrainingExample], both: [&AdapterChoice; 2]) -> Result<Vec<Pair>, NyxError> {
+    async fn scored(
+        &self,
+        specialist: &str,
+        examples: &[TrainingExample],
+        both: [&AdapterChoice; 2],
+    ) -> Result<Vec<Pair>, NyxError> {
         use futures_util::StreamExt;
         let score = |example: &TrainingExample| {
             let example = example.clone();
             async move {
                 let [candidate, live] = both;
-                let (candidate, live) = (self.score(specialist, &example, candidate).await?, self.score(specialist, &example, live).await?);
+                let (candidate, live) = (
+                    self.score(specialist, &example, candidate).await?,
+                    self.score(specialist, &example, live).await?,
+                );
                 Ok::<_, NyxError>(Pair { template: example.template.clone(), candidate, live })
             }
         };
-        futures_util::stream::iter(examples.iter().map(score)).buffered(AT_A_TIME).collect::<Vec<_>>().await.into_iter().collect()
+        futures_util::stream::iter(examples.iter().map(score))
+            .buffered(AT_A_TIME)
+            .collect::<Vec<_>>()
+            .await
+            .into_iter()
+            .collect()
     }
 
-    async fn score(&self, specialist: &str, example: &TrainingExample, choice: &AdapterChoice) -> Result<f64, NyxError> {
+    async fn score(
+        &self,
+        specialist: &str,
+        example: &TrainingExample,
+        choice: &AdapterChoice,
+    ) -> Result<f64, NyxError> {
         if example.question.choices.is_some() {
             let question = Question { adapter: Some(choice.clone()), ..example.question.clone() };
             let response = self.dry_run(specialist, question, PATIENCE_MS).await?;
             let forecasts = self.forecasts(specialist);
-            return Ok(example.score_choices(&response.choice_probabilities.unwrap_or_default(), forecasts));
+            return Ok(example
+                .score_choices(&response.choice_probabilities.unwrap_or_default(), forecasts));
         }
         let (text, weight) = match &example.truth {
             Label::Text { right, .. } => (right.clone(), 1.0),
             Label::Said { text, reward, .. } => (text.clone(), *reward),
             Label::Choice(_) | Label::Rated { .. } => return Ok(0.0),
         };
-        let shown = self.presented(self.admission.internal_context(PATIENCE_MS), specialist, example.question.clone(), vec![text]).await?;
+        let shown = self
+            .presented(
+                self.admission.internal_context(PATIENCE_MS),
+                specialist,
+                example.question.clone(),
+                vec![text],
+            )
+            .await?;
         let lease = match choice {
             AdapterChoice::Base => None,
             AdapterChoice::Id(id) => Some(self.adapters.lease(id).await?),
         };
-        let scores = self.score_tokens(shown.prompt, shown.continuations, lease, PATIENCE_MS).await?;
+        let scores =
+            self.score_tokens(shown.prompt, shown.continuations, lease, PATIENCE_MS).await?;
         Ok(weight * scores.first().map_or(0.0, nyx_engine::ContinuationScore::mean))
     }
 
@@ -124,7 +169,9 @@ impl TrainingService {
         let (mut total, mut count) = (0.0, 0);
         for window in tokens.chunks(WINDOW).filter(|window| window.len() > 1) {
             let (first, rest) = window.split_at(1);
-            let scores = self.score_tokens(first.to_vec(), vec![rest.to_vec()], adapter.clone(), PATIENCE_MS).await?;
+            let scores = self
+                .score_tokens(first.to_vec(), vec![rest.to_vec()], adapter.clone(), PATIENCE_MS)
+                .await?;
             total -= scores.first().map_or(0.0, nyx_engine::ContinuationScore::total);
             count += rest.len();
         }
@@ -136,7 +183,8 @@ impl TrainingService {
         let mut found = 0;
         for case in cases()? {
             let target = Target::Specialist(specialist.to_owned());
-            let mut question = Question::new(vec![ChatMessage::new(Role::User, case)], target, "trainer");
+            let mut question =
+                Question::new(vec![ChatMessage::new(Role::User, case)], target, "trainer");
             question.adapter = Some(choice.clone());
             (question.sampling.seed, question.sampling.temperature) = (Some(1), Some(0.0));
             question.sampling.max_tokens = Some(CASE_TOKENS);

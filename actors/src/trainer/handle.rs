@@ -24,7 +24,10 @@ impl Training {
     /// The limit is out of range, or phoebe does not answer.
     pub async fn runs(&self, specialist: Option<&str>, limit: u64) -> Result<Vec<Model>, NyxError> {
         if !(1..=1_000).contains(&limit) {
-            return Err(NyxError::invalid("limit", format!("limit is {limit}, expected 1 to 1000")));
+            return Err(NyxError::invalid(
+                "limit",
+                format!("limit is {limit}, expected 1 to 1000"),
+            ));
         }
         self.service.store.runs(specialist, limit).await
     }
@@ -42,7 +45,11 @@ impl Training {
     /// # Errors
     /// [`NyxError::NotFound`] for an unknown specialist; [`NyxError::Conflict`] while another run
     /// is in progress.
-    pub async fn start(&self, specialist: &str, objective: Option<Objective>) -> Result<String, NyxError> {
+    pub async fn start(
+        &self,
+        specialist: &str,
+        objective: Option<Objective>,
+    ) -> Result<String, NyxError> {
         self.service.known_specialist(specialist)?;
         let message = TrainNow { specialist: specialist.to_owned(), objective };
         self.actor.send(message).await

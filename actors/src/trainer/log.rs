@@ -25,12 +25,26 @@ impl TrainingService {
     pub(super) async fn end_abandoned_runs(&self) -> Result<(), NyxError> {
         let runs = self.store.runs(None, 1_000).await?;
         let abandoned = |run: &Model| {
-            run.ended_at.is_none() && run.status != RunStatus::Canary.as_str() && process::has_ended(&run.settings["process"])
+            run.ended_at.is_none()
+                && run.status != RunStatus::Canary.as_str()
+                && process::has_ended(&run.settings["process"])
         };
         for run in runs.into_iter().filter(abandoned) {
             let error = "its process ended before it did";
-            self.store.note_run(&run.id, RunStatus::Failed, &run.metrics, run.adapter_id.as_deref(), Some(error)).await?;
-            let step = CellStep::Training { run: run.id, status: RunStatus::Failed.as_str(), metrics: json!({ "error": error }) };
+            self.store
+                .note_run(
+                    &run.id,
+                    RunStatus::Failed,
+                    &run.metrics,
+                    run.adapter_id.as_deref(),
+                    Some(error),
+                )
+                .await?;
+            let step = CellStep::Training {
+                run: run.id,
+                status: RunStatus::Failed.as_str(),
+                metrics: json!({ "error": error }),
+            };
             self.cells.publish(None, Some(&run.specialist), step);
         }
         Ok(())
@@ -40,7 +54,10 @@ impl TrainingService {
     ///
     /// # Errors
     /// When phoebe does not answer.
-    pub async fn evidence_of_log(&self, specialist: &str) -> Result<Vec<TrainingExample>, NyxError> {
+    pub async fn evidence_of_log(
+        &self,
+        specialist: &str,
+    ) -> Result<Vec<TrainingExample>, NyxError> {
         Ok(example::of_log(&self.judged().await?, specialist))
     }
 
@@ -48,11 +65,21 @@ impl TrainingService {
     ///
     /// # Errors
     /// When phoebe does not answer.
-    pub async fn evidence_of_memory(&self, specialist: &str) -> Result<Vec<TrainingExample>, NyxError> {
+    pub async fn evidence_of_memory(
+        &self,
+        specialist: &str,
+    ) -> Result<Vec<TrainingExample>, NyxError> {
         let mut memories: Vec<Memory> = Vec::new();
         loop {
             let after = memories.last().map(|memory| memory.id);
-            let page = self.store.memories(ListMemories { tenant: LOCAL_TENANT.to_owned(), after, limit: PAGE as u64 }).await?;
+            let page = self
+                .store
+                .memories(ListMemories {
+                    tenant: LOCAL_TENANT.to_owned(),
+                    after,
+                    limit: PAGE as u64,
+                })
+                .await?;
             let last = page.len() < PAGE;
             memories.extend(page);
             if last {
@@ -61,13 +88,21 @@ impl TrainingService {
         }
         let to_example = |memory: Memory| {
             let who = memory.speaker.as_deref().map_or("I".to_owned(), str::to_owned);
-            let on = memory.when.map(|when| format!(" on {}", when.format("%-d %B %Y"))).unwrap_or_default();
+            let on = memory
+                .when
+                .map(|when| format!(" on {}", when.format("%-d %B %Y")))
+                .unwrap_or_default();
             let first: Vec<&str> = memory.text.split_whitespace().take(4).collect();
             let asked = format!("What did {who} say{on}? It begins with \"{}\".", first.join(" "));
             let target = Target::Specialist(specialist.to_owned());
-            let mut question = Question::new(vec![ChatMessage::new(Role::User, asked)], target, "trainer");
+            let mut question =
+                Question::new(vec![ChatMessage::new(Role::User, asked)], target, "trainer");
             question.inputs.memory = MemoryFilter::of(memory.conversation);
-            TrainingExample { template: memory.text.clone(), question, truth: Label::Text { right: memory.text, instead: None } }
+            TrainingExample {
+                template: memory.text.clone(),
+                question,
+                truth: Label::Text { right: memory.text, instead: None },
+            }
         };
         Ok(memories.into_iter().map(to_example).collect())
     }
@@ -76,21 +111,42 @@ impl TrainingService {
     ///
     /// # Errors
     /// When phoebe does not answer.
-    pub async fn run_from_log(&self, specialist: &str, objective: Option<Objective>, training: TrainingOptions) -> Result<Run, NyxError> {
+    pub async fn run_from_log(
+        &self,
+        specialist: &str,
+        objective: Option<Objective>,
+        training: TrainingOptions,
+    ) -> Result<Run, NyxError> {
         let examples = self.evidence_of_log(specialist).await?;
         let objective = objective.unwrap_or_else(|| suited(&examples));
         let anchors = anchors_of(&examples);
         // each run has another seed: a failed one is not repeated bit for bit
         let seed = 1 + self.store.runs(Some(specialist), 1_000).await?.len() as u64;
         let (options, specialist) = (training.train(seed), specialist.to_owned());
-        Ok(Run { specialist, objective, examples, anchors, options, training, canary: true, source: "log", on_progress: Box::new(|_| {}) })
+        Ok(Run {
+            specialist,
+            objective,
+            examples,
+            anchors,
+            options,
+            training,
+            canary: true,
+            source: "log",
+            on_progress: Box::new(|_| {}),
+        })
     }
 
     /// Ends a canary: promotes it if it was better, else retires it.
     ///
     /// # Errors
     /// When phoebe or a device does not answer.
-    pub(super) async fn end_canary(&self, specialist: &str, adapter: &str, better: bool, metrics: Value) -> Result<(), NyxError> {
+    pub(super) async fn end_canary(
+        &self,
+        specialist: &str,
+        adapter: &str,
+        better: bool,
+        metrics: Value,
+    ) -> Result<(), NyxError> {
         // promoted before the canary is cleared: after a crash in between, the active generation
         // shows the result
         let status = if better {
@@ -107,7 +163,11 @@ impl TrainingService {
             let mut updated = run.metrics.clone();
             updated["canary"] = metrics.clone();
             self.store.note_run(&run.id, status, &updated, Some(adapter), None).await?;
-            let step = CellStep::Training { run: run.id, status: status.as_str(), metrics: json!({ "canary": metrics }) };
+            let step = CellStep::Training {
+                run: run.id,
+                status: status.as_str(),
+                metrics: json!({ "canary": metrics }),
+            };
             self.cells.publish(None, Some(specialist), step);
         }
         Ok(())
@@ -116,7 +176,8 @@ impl TrainingService {
 
 /// Likelihood of choices, QRPO for rated texts, SFT for corrections: whichever fits most examples.
 fn suited(examples: &[TrainingExample]) -> Objective {
-    let count = |is: &dyn Fn(&Label) -> bool| examples.iter().filter(|example| is(&example.truth)).count();
+    let count =
+        |is: &dyn Fn(&Label) -> bool| examples.iter().filter(|example| is(&example.truth)).count();
     let choices = count(&|truth| matches!(truth, Label::Choice(_) | Label::Rated { .. }));
     let rated = count(&|truth| matches!(truth, Label::Said { .. }));
     let texts = count(&|truth| matches!(truth, Label::Text { .. }));
@@ -131,5 +192,9 @@ fn suited(examples: &[TrainingExample]) -> Objective {
 
 /// The callers' context texts, whose likelihood the adapter should keep.
 pub(super) fn anchors_of(examples: &[TrainingExample]) -> Vec<String> {
-    examples.iter().filter_map(|example| example.question.inputs.context.clone()).filter(|text| text.len() > 300).collect()
+    examples
+        .iter()
+        .filter_map(|example| example.question.inputs.context.clone())
+        .filter(|text| text.len() > 300)
+        .collect()
 }

@@ -56,8 +56,14 @@ impl Default for TrainingOptions {
 impl TrainingOptions {
     /// The engine's training options.
     pub fn train(&self, seed: u64) -> TrainOptions {
-        let mut options = TrainOptions { epochs: self.epochs, batch: self.batch, seed, ..TrainOptions::default() };
-        options.lora = LoraShape { rank: self.rank, alpha: 2.0 * self.rank as f64, ..LoraShape::default() };
+        let mut options = TrainOptions {
+            epochs: self.epochs,
+            batch: self.batch,
+            seed,
+            ..TrainOptions::default()
+        };
+        options.lora =
+            LoraShape { rank: self.rank, alpha: 2.0 * self.rank as f64, ..LoraShape::default() };
         options.optimiser.learning_rate = self.learning_rate;
         options
     }
@@ -66,18 +72,56 @@ impl TrainingOptions {
     pub fn wrong(&self) -> Option<(&'static str, String, &'static str)> {
         let share = |value: f64| value > 0.0 && value < 1.0;
         let checks: [(&'static str, String, bool, &'static str); 11] = [
-            ("training.min_evidence", self.min_evidence.to_string(), self.min_evidence > 0, "at least 1"),
+            (
+                "training.min_evidence",
+                self.min_evidence.to_string(),
+                self.min_evidence > 0,
+                "at least 1",
+            ),
             ("training.epochs", self.epochs.to_string(), self.epochs > 0, "at least 1"),
             ("training.batch", self.batch.to_string(), self.batch > 0, "at least 1"),
             ("training.rank", self.rank.to_string(), (1..=256).contains(&self.rank), "1 to 256"),
-            ("training.learning_rate", self.learning_rate.to_string(), share(self.learning_rate), "above 0 and below 1"),
+            (
+                "training.learning_rate",
+                self.learning_rate.to_string(),
+                share(self.learning_rate),
+                "above 0 and below 1",
+            ),
             ("training.alpha", self.alpha.to_string(), share(self.alpha), "above 0 and below 1"),
-            ("training.perplexity_margin", self.perplexity_margin.to_string(), self.perplexity_margin >= 0.0, "at least 0"),
-            ("training.canary_share", self.canary_share.to_string(), (0.0..1.0).contains(&self.canary_share), "0, or above 0 and below 1"),
-            ("training.canary_max_samples", self.canary_max_samples.to_string(), self.canary_max_samples > 0, "at least 1"),
-            ("training.false_alarm_interval", self.false_alarm_interval.to_string(), self.false_alarm_interval >= 50.0, "at least 50"),
-            ("training.cpu_share", self.cpu_share.to_string(), self.cpu_share > 0.0 && self.cpu_share <= 1.0, "above 0, at most 1"),
+            (
+                "training.perplexity_margin",
+                self.perplexity_margin.to_string(),
+                self.perplexity_margin >= 0.0,
+                "at least 0",
+            ),
+            (
+                "training.canary_share",
+                self.canary_share.to_string(),
+                (0.0..1.0).contains(&self.canary_share),
+                "0, or above 0 and below 1",
+            ),
+            (
+                "training.canary_max_samples",
+                self.canary_max_samples.to_string(),
+                self.canary_max_samples > 0,
+                "at least 1",
+            ),
+            (
+                "training.false_alarm_interval",
+                self.false_alarm_interval.to_string(),
+                self.false_alarm_interval >= 50.0,
+                "at least 50",
+            ),
+            (
+                "training.cpu_share",
+                self.cpu_share.to_string(),
+                self.cpu_share > 0.0 && self.cpu_share <= 1.0,
+                "above 0, at most 1",
+            ),
         ];
-        checks.into_iter().find(|(_, _, right, _)| !right).map(|(key, value, _, expected)| (key, value, expected))
+        checks
+            .into_iter()
+            .find(|(_, _, right, _)| !right)
+            .map(|(key, value, _, expected)| (key, value, expected))
     }
 }

@@ -20,12 +20,16 @@ pub(super) fn this() -> Value {
 fn among() -> String {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
     let space = std::fs::read_link("/proc/self/ns/pid");
-    boot.ok().zip(space.ok()).map_or_else(String::new, |(boot, space)| format!("{} {}", boot.trim(), space.display()))
+    boot.ok()
+        .zip(space.ok())
+        .map_or_else(String::new, |(boot, space)| format!("{} {}", boot.trim(), space.display()))
 }
 
 /// Whether a process has ended; false if that is unknown, as for other machines.
 pub(super) fn has_ended(process: &Value) -> bool {
-    let (Some(among_then), Some(pid)) = (process["among"].as_str(), process["pid"].as_u64()) else { return false };
+    let (Some(among_then), Some(pid)) = (process["among"].as_str(), process["pid"].as_u64()) else {
+        return false;
+    };
     let here = !among_then.is_empty() && among_then == among();
     let ended = if pid == u64::from(std::process::id()) {
         process["instance"].as_str() != Some(INSTANCE.as_str())

@@ -93,7 +93,11 @@ impl PhoebeStore {
     }
 
     /// Runs, newest first; of one specialist, or of all.
-    pub(super) async fn runs(&self, specialist: Option<&str>, limit: u64) -> Result<Vec<Model>, NyxError> {
+    pub(super) async fn runs(
+        &self,
+        specialist: Option<&str>,
+        limit: u64,
+    ) -> Result<Vec<Model>, NyxError> {
         let mut query = Entity::find().order_by_desc(Column::StartedAt).limit(limit);
         if let Some(name) = specialist {
             query = query.filter(Column::Specialist.eq(name));

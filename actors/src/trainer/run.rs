@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nyx_domain::CellStep;
-use nyx_engine::train::{Example, Objective, Progress, Summary, TrainOptions, Trainer, TrainingTarget};
+use nyx_engine::train::{
+    Example, Objective, Progress, Summary, TrainOptions, Trainer, TrainingTarget,
+};
 use nyx_specialists::gate::held_back;
 use nyx_specialists::learn::learned_id;
 use serde::Serialize;
@@ -96,12 +98,24 @@ impl TrainingService {
         };
         self.store.begin_run(model).await?;
         let specialist = run.specialist.clone();
-        self.tell_run(id, &specialist, RunStatus::Training, json!({ "examples": run.examples.len() }));
+        self.tell_run(
+            id,
+            &specialist,
+            RunStatus::Training,
+            json!({ "examples": run.examples.len() }),
+        );
         match self.trained(id, run).await {
             Ok(report) => Ok(report),
             Err(error) => {
-                self.tell_run(id, &specialist, RunStatus::Failed, json!({ "error": error.to_string() }));
-                self.store.note_run(id, RunStatus::Failed, &Value::Null, None, Some(&error.to_string())).await?;
+                self.tell_run(
+                    id,
+                    &specialist,
+                    RunStatus::Failed,
+                    json!({ "error": error.to_string() }),
+                );
+                self.store
+                    .note_run(id, RunStatus::Failed, &Value::Null, None, Some(&error.to_string()))
+                    .await?;
                 Err(error)
             }
         }
@@ -139,28 +153,48 @@ impl TrainingService {
     }
 
     async fn candidate(&self, run: Run, id: Option<&str>) -> Result<Candidate, NyxError> {
-        let Run { specialist, objective, examples, anchors, mut options, training, on_progress, .. } = run;
+        let Run {
+            specialist,
+            objective,
+            examples,
+            anchors,
+            mut options,
+            training,
+            on_progress,
+            ..
+        } = run;
         if objective == Objective::Qrpo {
             // its gradients scale with β; the anchor must not dominate them
             options.loss.anchor *= options.loss.beta * options.loss.beta;
         }
         let mut tokenised = self.training_examples(&specialist, objective, &examples).await?;
-        let tried: Vec<TrainingExample> = examples.iter().filter(|example| held_back(&example.template)).cloned().collect();
+        let tried: Vec<TrainingExample> =
+            examples.iter().filter(|example| held_back(&example.template)).cloned().collect();
         if tokenised.is_empty() || tried.is_empty() {
-            let counts = format!("{} examples to train on by {}, {} held out", tokenised.len(), objective.name(), tried.len());
-            return Err(NyxError::Conflict(format!("{specialist} cannot be trained: {counts}; expected some of both")));
+            let counts = format!(
+                "{} examples to train on by {}, {} held out",
+                tokenised.len(),
+                objective.name(),
+                tried.len()
+            );
+            return Err(NyxError::Conflict(format!(
+                "{specialist} cannot be trained: {counts}; expected some of both"
+            )));
         }
         let steps = tokenised.len().div_ceil(options.batch);
         tokenised.extend(self.anchors(&anchors, training.anchor_tokens, steps)?);
         let folder = self.folder(&specialist);
         let state = folder.with_extension("state");
-        let summary = self.train_apart(options, tokenised, folder.clone(), state, training.cpu_share, on_progress).await?;
+        let summary = self
+            .train_apart(options, tokenised, folder.clone(), state, training.cpu_share, on_progress)
+            .await?;
         let adapter = self.adapters.import(&specialist, &folder, id.map(str::to_owned)).await?;
         Ok(Candidate { adapter, summary, learned: examples.len() - tried.len(), tried })
     }
 
     async fn trained(&self, id: &str, run: Run) -> Result<RunReport, NyxError> {
-        let (specialist, objective, training, canary) = (run.specialist.clone(), run.objective, run.training.clone(), run.canary);
+        let (specialist, objective, training, canary) =
+            (run.specialist.clone(), run.objective, run.training.clone(), run.canary);
         let evidence = evidence_digest(&run.examples);
         let Candidate { adapter, summary, learned, tried } = self.candidate(run, Some(id)).await?;
         let mut report = RunReport {
@@ -178,7 +212,12 @@ impl TrainingService {
         };
         let note = |report: &RunReport| json!({ "report": report, "evidence": evidence, "losses": summary.losses.last() });
         self.store.note_run(id, RunStatus::Gate, &note(&report), Some(&adapter), None).await?;
-        self.tell_run(id, &specialist, RunStatus::Gate, json!({ "adapter": adapter, "tried": tried.len() }));
+        self.tell_run(
+            id,
+            &specialist,
+            RunStatus::Gate,
+            json!({ "adapter": adapter, "tried": tried.len() }),
+        );
         let tries = 1 + self.tries_on(&specialist, &evidence, id).await?;
         let gate = self.gate(&specialist, &adapter, &tried, &training, tries).await?;
         let passed = gate.passed;
@@ -193,25 +232,43 @@ impl TrainingService {
                 RunStatus::Canary
             }
             (true, false) => {
-                let made = self.adapters.promote(&adapter, &format!("passed the gate of training run {id}")).await?;
+                let made = self
+                    .adapters
+                    .promote(&adapter, &format!("passed the gate of training run {id}"))
+                    .await?;
                 report.generation = Some(made.generation);
                 RunStatus::Promoted
             }
         };
         self.store.note_run(id, report.status, &note(&report), Some(&adapter), None).await?;
-        self.tell_run(id, &specialist, report.status, json!({ "adapter": adapter, "gate": report.gate }));
+        self.tell_run(
+            id,
+            &specialist,
+            report.status,
+            json!({ "adapter": adapter, "gate": report.gate }),
+        );
         Ok(report)
     }
 
     /// Number of earlier gate runs on these examples.
     async fn tries_on(&self, specialist: &str, evidence: &str, but: &str) -> Result<u32, NyxError> {
         let runs = self.store.runs(Some(specialist), 1_000).await?;
-        let same = runs.iter().filter(|run| run.id != but && run.metrics["evidence"] == evidence && run.adapter_id.is_some()).count();
+        let same = runs
+            .iter()
+            .filter(|run| {
+                run.id != but && run.metrics["evidence"] == evidence && run.adapter_id.is_some()
+            })
+            .count();
         Ok(u32::try_from(same).unwrap_or(u32::MAX))
     }
 
     /// Chunks of plain text whose likelihood is kept, one per step.
-    fn anchors(&self, texts: &[String], tokens: usize, steps: usize) -> Result<Vec<Example>, NyxError> {
+    fn anchors(
+        &self,
+        texts: &[String],
+        tokens: usize,
+        steps: usize,
+    ) -> Result<Vec<Example>, NyxError> {
         if tokens == 0 || texts.is_empty() {
             return Ok(Vec::new());
         }
@@ -220,7 +277,11 @@ impl TrainingService {
             let encoded = self.text.encode(text)?;
             for piece in encoded.chunks_exact(2 * tokens).take(1) {
                 let (prompt, rest) = piece.split_at(tokens);
-                pieces.push(Example { prompt: prompt.to_vec(), continuations: vec![rest.to_vec()], aim: TrainingTarget::Anchor });
+                pieces.push(Example {
+                    prompt: prompt.to_vec(),
+                    continuations: vec![rest.to_vec()],
+                    aim: TrainingTarget::Anchor,
+                });
             }
             if pieces.len() == steps {
                 break;
@@ -240,7 +301,8 @@ impl TrainingService {
         cpu_share: f64,
         mut on_progress: Box<dyn FnMut(&Progress) + Send>,
     ) -> Result<Summary, NyxError> {
-        let (files, busy, ended) = (Arc::clone(&self.files), self.busy(), self.admission.draining());
+        let (files, busy, ended) =
+            (Arc::clone(&self.files), self.busy(), self.admission.draining());
         blocking(move || -> Result<Summary, NyxError> {
             let mut trainer = Trainer::new(&files, options)?;
             let mut since = Instant::now();
@@ -256,7 +318,11 @@ impl TrainingService {
             });
             let summary = trainer.run(&examples, Some(&state), &mut |progress| {
                 on_progress(progress);
-                if ended.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                if ended.is_cancelled() {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
             })?;
             if !summary.complete {
                 return Err(NyxError::ShuttingDown);
@@ -271,8 +337,11 @@ impl TrainingService {
 /// Digest of the held-out templates: the gate's significance level decreases with each run on the
 /// same ones.
 fn evidence_digest(examples: &[TrainingExample]) -> String {
-    let mut templates: Vec<&str> =
-        examples.iter().filter(|example| held_back(&example.template)).map(|example| example.template.as_str()).collect();
+    let mut templates: Vec<&str> = examples
+        .iter()
+        .filter(|example| held_back(&example.template))
+        .map(|example| example.template.as_str())
+        .collect();
     templates.sort_unstable();
     learned_id(templates.join("\n").as_bytes())
 }

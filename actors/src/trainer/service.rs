@@ -19,7 +19,9 @@ use crate::devices::{GpuPool, GpuWorker, Score};
 use crate::orchestrator::STEP_GRACE;
 use crate::phoebe::messages::{GetDecision, ListJudged};
 use crate::phoebe::{Phoebe, PhoebeStore};
-use crate::specialist::{AnswerRequest, Present, Presented, Screened, Specialist, SpecialistAnswer};
+use crate::specialist::{
+    AnswerRequest, Present, Presented, Screened, Specialist, SpecialistAnswer,
+};
 use crate::supervise::ActorRef;
 use crate::validation::Limits;
 use crate::{NyxError, RequestContext};
@@ -66,7 +68,8 @@ impl TrainingService {
 
     /// Whether a specialist's outcomes are forecasts.
     pub(super) fn forecasts(&self, specialist: &str) -> bool {
-        self.known_specialist(specialist).is_ok_and(|policy| policy.strategy.activation() == ActivationSource::Outcome)
+        self.known_specialist(specialist)
+            .is_ok_and(|policy| policy.strategy.activation() == ActivationSource::Outcome)
     }
 
     /// The decisions on record that have feedback.
@@ -85,13 +88,24 @@ impl TrainingService {
 
     /// Has a specialist answer without routing, record or reward; only the steps appear on the
     /// stream.
-    pub(super) async fn dry_run(&self, specialist: &str, question: Question, deadline_ms: u64) -> Result<SpecialistAnswer, NyxError> {
+    pub(super) async fn dry_run(
+        &self,
+        specialist: &str,
+        question: Question,
+        deadline_ms: u64,
+    ) -> Result<SpecialistAnswer, NyxError> {
         let actor = self.actor(specialist)?;
         let question = self.limits.validate(question)?;
-        let screened = Arc::new(Screened::of(&self.safety, &question.last_user_message(), question.choices.is_none()));
+        let screened = Arc::new(Screened::of(
+            &self.safety,
+            &question.last_user_message(),
+            question.choices.is_none(),
+        ));
         let context = self.admission.internal_context(deadline_ms);
         let answer_by = context.deadline + STEP_GRACE;
-        actor.send_until(AnswerRequest { context, question, screened, events: None }, answer_by).await
+        actor
+            .send_until(AnswerRequest { context, question, screened, events: None }, answer_by)
+            .await
     }
 
     /// The log-likelihood of continuations after a prompt, with an adapter or the base model.
@@ -104,7 +118,19 @@ impl TrainingService {
     ) -> Result<Vec<ContinuationScore>, NyxError> {
         let context = self.admission.internal_context(deadline_ms);
         let answer_by = context.answer_by();
-        self.pool.send_until(Score { context, prompt, cacheable_prefix: 0, continuations, adapter, replica: None }, answer_by).await
+        self.pool
+            .send_until(
+                Score {
+                    context,
+                    prompt,
+                    cacheable_prefix: 0,
+                    continuations,
+                    adapter,
+                    replica: None,
+                },
+                answer_by,
+            )
+            .await
     }
 
     /// A specialist's prompt for a question in tokens, as it would be served, with its choices (or

@@ -58,12 +58,16 @@ pub fn make(files: &ModelFiles, folder: &Path) -> Fallible<Adapters> {
 pub fn stronger(folder: &Path, times: f32, into: &Path) -> Fallible<()> {
     std::fs::create_dir_all(into)?;
     write_config(into, ALPHA * times)?;
-    std::fs::copy(folder.join("adapter_model.safetensors"), into.join("adapter_model.safetensors"))?;
+    std::fs::copy(
+        folder.join("adapter_model.safetensors"),
+        into.join("adapter_model.safetensors"),
+    )?;
     Ok(())
 }
 
 fn write_config(folder: &Path, alpha: f32) -> Fallible<()> {
-    let config = serde_json::json!({"peft_type": "LORA", "r": RANK, "lora_alpha": alpha, "bias": "none"});
+    let config =
+        serde_json::json!({"peft_type": "LORA", "r": RANK, "lora_alpha": alpha, "bias": "none"});
     Ok(std::fs::write(folder.join("adapter_config.json"), config.to_string())?)
 }
 
@@ -76,18 +80,37 @@ fn make_one(files: &ModelFiles, folder: &Path, seed: u64) -> Fallible<usize> {
         for target in Target::ALL {
             let [out, columns] = target.shape(files.config());
             for (matrix, rows, columns) in [("A", RANK, columns), ("B", out, RANK)] {
-                let values: Vec<f32> = (0..rows * columns).map(|_| random.random_range(-0.02..0.02)).collect();
-                let weight = Tensor::from_vec(values, (rows, columns), &Device::Cpu)?.to_dtype(DType::F16)?;
+                let values: Vec<f32> =
+                    (0..rows * columns).map(|_| random.random_range(-0.02..0.02)).collect();
+                let weight = Tensor::from_vec(values, (rows, columns), &Device::Cpu)?
+                    .to_dtype(DType::F16)?;
                 bytes += rows * columns * DType::F16.size_in_bytes();
                 let heads = match target {
                     Target::Q => files.config().heads,
                     Target::K => files.config().kv_heads,
                     _ => 0,
                 };
-                let theirs = if matrix == "B" && heads > 0 { neighbours(&weight, heads)? } else { weight.clone() };
-                let name = format!("blk.{layer}.{}.weight.lora_{}", gguf_module(target), matrix.to_lowercase());
-                gguf.push((name, QTensor::quantize(&theirs.to_dtype(DType::F32)?, GgmlDType::F16)?));
-                peft.insert(format!("base_model.model.model.layers.{layer}.{}.lora_{matrix}.weight", target.module()), weight);
+                let theirs = if matrix == "B" && heads > 0 {
+                    neighbours(&weight, heads)?
+                } else {
+                    weight.clone()
+                };
+                let name = format!(
+                    "blk.{layer}.{}.weight.lora_{}",
+                    gguf_module(target),
+                    matrix.to_lowercase()
+                );
+                gguf.push((
+                    name,
+                    QTensor::quantize(&theirs.to_dtype(DType::F32)?, GgmlDType::F16)?,
+                ));
+                peft.insert(
+                    format!(
+                        "base_model.model.model.layers.{layer}.{}.lora_{matrix}.weight",
+                        target.module()
+                    ),
+                    weight,
+                );
             }
         }
     }
@@ -119,10 +142,17 @@ fn gguf_module(target: Target) -> &'static str {
 /// adjacent; in PEFT they are half a head apart.
 fn neighbours(b: &Tensor, heads: usize) -> Fallible<Tensor> {
     let (out, rank) = b.dims2()?;
-    Ok(b.reshape((heads, 2, out / heads / 2, rank))?.transpose(1, 2)?.contiguous()?.reshape((out, rank))?)
+    Ok(b.reshape((heads, 2, out / heads / 2, rank))?
+        .transpose(1, 2)?
+        .contiguous()?
+        .reshape((out, rank))?)
 }
 
-fn write_gguf(path: &Path, metadata: &[(&str, &gguf_file::Value)], tensors: &[(String, QTensor)]) -> Fallible<()> {
+fn write_gguf(
+    path: &Path,
+    metadata: &[(&str, &gguf_file::Value)],
+    tensors: &[(String, QTensor)],
+) -> Fallible<()> {
     let mut writer = BufWriter::new(File::create(path)?);
     let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     gguf_file::write(&mut writer, metadata, &tensors)?;
@@ -143,13 +173,19 @@ pub fn write_q4_0(model: &Path, into: &Path) -> Fallible<bool> {
     for name in names {
         let tensor = content.tensor(&mut reader, name, &Device::Cpu)?;
         let tensor = match tensor.dtype() {
-            GgmlDType::Q4_1 => QTensor::quantize(&tensor.dequantize(&Device::Cpu)?, GgmlDType::Q4_0)?,
+            GgmlDType::Q4_1 => {
+                QTensor::quantize(&tensor.dequantize(&Device::Cpu)?, GgmlDType::Q4_0)?
+            }
             _ => tensor,
         };
         tensors.push((name.clone(), tensor));
     }
     // candle's writer aligns tensors to 32 bytes, whatever the source file's alignment
     let kept = content.metadata.iter().filter(|(key, _)| *key != "general.alignment");
-    write_gguf(into, &kept.map(|(key, value)| (key.as_str(), value)).collect::<Vec<_>>(), &tensors)?;
+    write_gguf(
+        into,
+        &kept.map(|(key, value)| (key.as_str(), value)).collect::<Vec<_>>(),
+        &tensors,
+    )?;
     Ok(true)
 }

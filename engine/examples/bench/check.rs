@@ -30,7 +30,11 @@ fn distance(a: &Best, b: &Best) -> f64 {
     let one_way = |from: &Best, to: &Best| {
         let known: HashMap<u32, f32> = to.iter().copied().collect();
         let last = to.last().map_or(0.0, |(_, logprob)| *logprob);
-        from.iter().map(|(token, logprob)| f64::from((logprob - known.get(token).copied().unwrap_or(last)).abs())).sum::<f64>()
+        from.iter()
+            .map(|(token, logprob)| {
+                f64::from((logprob - known.get(token).copied().unwrap_or(last)).abs())
+            })
+            .sum::<f64>()
     };
     (one_way(a, b) + one_way(b, a)) / (a.len() + b.len()) as f64
 }
@@ -40,7 +44,12 @@ fn distance(a: &Best, b: &Best) -> f64 {
 ///
 /// # Errors
 /// When an adapter's distance to itself exceeds [`MOST`] times the distance to the nearest other.
-pub fn same_adapters(nyx: &mut Nyx, server: &mut Server, adapters: &Adapters, files: &ModelFiles) -> Fallible<String> {
+pub fn same_adapters(
+    nyx: &mut Nyx,
+    server: &mut Server,
+    adapters: &Adapters,
+    files: &ModelFiles,
+) -> Fallible<String> {
     let folders: Vec<_> = adapters.folders().iter().map(|folder| folder.join("stronger")).collect();
     for (from, into) in adapters.folders().iter().zip(&folders) {
         stronger(from, TIMES, into)?;
@@ -52,7 +61,12 @@ pub fn same_adapters(nyx: &mut Nyx, server: &mut Server, adapters: &Adapters, fi
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for adapter in &each {
         let handle: Option<&AdapterHandle> = adapter.map(|index| &strong[index]);
-        ours.push(prompts.iter().map(|prompt| nyx.best(prompt, handle, BEST)).collect::<Fallible<Vec<Best>>>()?);
+        ours.push(
+            prompts
+                .iter()
+                .map(|prompt| nyx.best(prompt, handle, BEST))
+                .collect::<Fallible<Vec<Best>>>()?,
+        );
         let best = |prompt: &Vec<u32>| server.best(prompt, *adapter, TIMES.into(), BEST);
         theirs.push(prompts.iter().map(best).collect::<Fallible<Vec<Best>>>()?);
     }
@@ -63,7 +77,8 @@ pub fn same_adapters(nyx: &mut Nyx, server: &mut Server, adapters: &Adapters, fi
     let (mut farthest, mut nearest): (f64, f64) = (0.0, f64::MAX);
     for a in 0..each.len() {
         let own = between(a, a);
-        let other = (0..each.len()).filter(|b| *b != a).map(|b| between(a, b)).fold(f64::MAX, f64::min);
+        let other =
+            (0..each.len()).filter(|b| *b != a).map(|b| between(a, b)).fold(f64::MAX, f64::min);
         (farthest, nearest) = (farthest.max(own), nearest.min(other));
         if own > MOST * other {
             let name = each[a].map_or("no adapter".into(), |index| format!("adapter {index}"));

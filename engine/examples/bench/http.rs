@@ -52,7 +52,11 @@ impl Connection {
         stream.get_mut().write_all(request)?;
         let mut line = String::new();
         stream.read_line(&mut line)?;
-        let status = line.split(' ').nth(1).ok_or_else(|| format!("the answer begins with {line:?}"))?.to_owned();
+        let status = line
+            .split(' ')
+            .nth(1)
+            .ok_or_else(|| format!("the answer begins with {line:?}"))?
+            .to_owned();
         let mut length = None;
         loop {
             line.clear();

@@ -31,28 +31,58 @@ pub struct Server {
 
 impl Server {
     /// Starts the server on a free loopback port and waits until it is ready.
-    pub fn start(program: &Path, model: &Path, adapters: &Adapters, context: usize, log: &Path) -> Fallible<Self> {
+    pub fn start(
+        program: &Path,
+        model: &Path,
+        adapters: &Adapters,
+        context: usize,
+        log: &Path,
+    ) -> Fallible<Self> {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let mut command = Command::new(program);
-        command.arg("--model").arg(model).args(["--host", "127.0.0.1", "--port", &port.to_string(), "--offline", "--no-ui"]);
+        command.arg("--model").arg(model).args([
+            "--host",
+            "127.0.0.1",
+            "--port",
+            &port.to_string(),
+            "--offline",
+            "--no-ui",
+        ]);
         let threads = cores().to_string();
         command.args(["--threads", &threads, "--threads-batch", &threads]);
         // no prompt cache beside the slots
-        command.args(["--parallel", &COUNT.to_string(), "--ctx-size", &context.to_string(), "--cache-ram", "0"]);
+        command.args([
+            "--parallel",
+            &COUNT.to_string(),
+            "--ctx-size",
+            &context.to_string(),
+            "--cache-ram",
+            "0",
+        ]);
         for file in adapters.gguf_files() {
             command.arg("--lora").arg(file);
         }
         let output = File::create(log)?;
-        let child = command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).spawn()?;
+        let child =
+            command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).spawn()?;
         let connections = (0..COUNT).map(|_| Connection::new(port)).collect();
-        let mut server = Self { child, log: log.to_owned(), adapters: adapters.gguf_files().len(), connections };
+        let mut server =
+            Self { child, log: log.to_owned(), adapters: adapters.gguf_files().len(), connections };
         let begun = Instant::now();
         while server.connections[0].ready().is_err() {
             if let Some(status) = server.child.try_wait()? {
-                return Err(format!("llama.cpp's server ended with {status}: see {}", server.log.display()).into());
+                return Err(format!(
+                    "llama.cpp's server ended with {status}: see {}",
+                    server.log.display()
+                )
+                .into());
             }
             if begun.elapsed() > START {
-                return Err(format!("llama.cpp's server did not answer within {START:?}: see {}", server.log.display()).into());
+                return Err(format!(
+                    "llama.cpp's server did not answer within {START:?}: see {}",
+                    server.log.display()
+                )
+                .into());
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -79,12 +109,17 @@ impl Server {
                 return Ok(());
             }
         }
-        Err(format!("llama.cpp's server keeps {share:.2} of a core busy while it has nothing to do").into())
+        Err(format!(
+            "llama.cpp's server keeps {share:.2} of a core busy while it has nothing to do"
+        )
+        .into())
     }
 
     /// The scale of every adapter: the server also applies those that a request leaves out.
     fn scales(&self, adapter: Option<usize>, scale: f64) -> Value {
-        (0..self.adapters).map(|id| json!({"id": id, "scale": if adapter == Some(id) { scale } else { 0.0 }})).collect()
+        (0..self.adapters)
+            .map(|id| json!({"id": id, "scale": if adapter == Some(id) { scale } else { 0.0 }}))
+            .collect()
     }
 
     fn body(&self, request: &Request) -> String {
@@ -104,17 +139,30 @@ impl Server {
     }
 
     /// The most likely next tokens with their log-probabilities, best first.
-    pub fn best(&mut self, prompt: &[u32], adapter: Option<usize>, scale: f64, count: usize) -> Fallible<Vec<(u32, f32)>> {
+    pub fn best(
+        &mut self,
+        prompt: &[u32],
+        adapter: Option<usize>,
+        scale: f64,
+        count: usize,
+    ) -> Fallible<Vec<(u32, f32)>> {
         let body = json!({
             "prompt": prompt, "n_predict": 1, "temperature": 0, "n_probs": count, "cache_prompt": false, "ignore_eos": true,
             "lora": self.scales(adapter, scale), "response_fields": ["completion_probabilities"],
         });
         self.connections[0].ready()?;
         let answer = self.connections[0].post("/completion", &body.to_string())?;
-        let top =
-            answer["completion_probabilities"][0]["top_logprobs"].as_array().ok_or_else(|| format!("no log-probabilities: {answer}"))?;
-        let pair = |entry: &Value| Some((u32::try_from(entry["id"].as_u64()?).ok()?, entry["logprob"].as_f64()? as f32));
-        top.iter().map(|entry| pair(entry).ok_or_else(|| format!("not a log-probability: {entry}").into())).collect()
+        let top = answer["completion_probabilities"][0]["top_logprobs"]
+            .as_array()
+            .ok_or_else(|| format!("no log-probabilities: {answer}"))?;
+        let pair = |entry: &Value| {
+            Some((u32::try_from(entry["id"].as_u64()?).ok()?, entry["logprob"].as_f64()? as f32))
+        };
+        top.iter()
+            .map(|entry| {
+                pair(entry).ok_or_else(|| format!("not a log-probability: {entry}").into())
+            })
+            .collect()
     }
 }
 
@@ -131,28 +179,45 @@ impl Served for Server {
             let answer = connection.post("/completion", body)?;
             Ok((begun, Instant::now(), answer))
         };
-        let exchanges: Vec<(Instant, Instant, Value)> = if let ([connection], [body]) = (&mut *connections, bodies.as_slice()) {
-            vec![post(connection, body)?]
-        } else {
-            std::thread::scope(|scope| {
-                let post = &post;
-                let pairs = connections.iter_mut().zip(&bodies);
-                let clients: Vec<_> = pairs.map(|(connection, body)| scope.spawn(move || post(connection, body))).collect();
-                clients.into_iter().map(|client| client.join().map_err(|_| "a client panicked")?).collect::<Fallible<_>>()
-            })?
-        };
+        let exchanges: Vec<(Instant, Instant, Value)> =
+            if let ([connection], [body]) = (&mut *connections, bodies.as_slice()) {
+                vec![post(connection, body)?]
+            } else {
+                std::thread::scope(|scope| {
+                    let post = &post;
+                    let pairs = connections.iter_mut().zip(&bodies);
+                    let clients: Vec<_> = pairs
+                        .map(|(connection, body)| scope.spawn(move || post(connection, body)))
+                        .collect();
+                    clients
+                        .into_iter()
+                        .map(|client| client.join().map_err(|_| "a client panicked")?)
+                        .collect::<Fallible<_>>()
+                })?
+            };
         for ((.., answer), request) in exchanges.iter().zip(requests) {
             let number = |field: &str| answer[field].as_u64().map(|number| number as usize);
             let came = (number("tokens_evaluated"), number("tokens_predicted"));
             if came != (Some(request.prompt.len()), Some(request.tokens)) {
-                return Err(format!("{} + {} tokens were asked for, the answer says {answer}", request.prompt.len(), request.tokens).into());
+                return Err(format!(
+                    "{} + {} tokens were asked for, the answer says {answer}",
+                    request.prompt.len(),
+                    request.tokens
+                )
+                .into());
             }
             if request.prefix == 0 && number("timings/prompt_n") != Some(request.prompt.len()) {
-                return Err(format!("a prompt of {} was to be computed whole, the answer says {answer}", request.prompt.len()).into());
+                return Err(format!(
+                    "a prompt of {} was to be computed whole, the answer says {answer}",
+                    request.prompt.len()
+                )
+                .into());
             }
         }
-        let begun = exchanges.iter().map(|(begun, ..)| *begun).min().ok_or("nothing was asked for")?;
-        let ended = exchanges.iter().map(|(_, ended, _)| *ended).max().ok_or("nothing was asked for")?;
+        let begun =
+            exchanges.iter().map(|(begun, ..)| *begun).min().ok_or("nothing was asked for")?;
+        let ended =
+            exchanges.iter().map(|(_, ended, _)| *ended).max().ok_or("nothing was asked for")?;
         Ok(ended.duration_since(begun).as_secs_f64())
     }
 }

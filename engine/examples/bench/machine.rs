@@ -40,33 +40,43 @@ fn file(path: &str) -> Option<String> {
 /// A field of `/proc/cpuinfo` or `/proc/meminfo`.
 fn field(path: &str, name: &str) -> Option<String> {
     let text = file(path)?;
-    text.lines().find_map(|line| Some(line.strip_prefix(name)?.trim_start().strip_prefix(':')?.trim().to_owned()))
+    text.lines().find_map(|line| {
+        Some(line.strip_prefix(name)?.trim_start().strip_prefix(':')?.trim().to_owned())
+    })
 }
 
 fn rustc() -> Option<String> {
-    let output = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into())).arg("--version").output().ok()?;
+    let output = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
+        .arg("--version")
+        .output()
+        .ok()?;
     Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 fn instructions() -> String {
     let flags = field("/proc/cpuinfo", "flags").unwrap_or_default();
-    let known = ["avx2", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8"];
-    let has: Vec<&str> = known.into_iter().filter(|name| flags.split(' ').any(|flag| flag == *name)).collect();
+    let known =
+        ["avx2", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8"];
+    let has: Vec<&str> =
+        known.into_iter().filter(|name| flags.split(' ').any(|flag| flag == *name)).collect();
     has.join(" ")
 }
 
 pub fn describe(buffer: &Memory) -> Machine {
     let cores = cores();
     let two = cores >= 2;
-    let sibling = |core: usize| file(&format!("/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list"));
+    let sibling = |core: usize| {
+        file(&format!("/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list"))
+    };
     let bandwidth_1 = buffer.gigabytes_a_second(1);
     let bandwidth_2 = two.then(|| buffer.gigabytes_a_second(2));
     Machine {
         cpu: field("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.into()),
         cores,
         siblings: (0..cores).map_while(sibling).collect(),
-        memory_gib: field("/proc/meminfo", "MemTotal")
-            .and_then(|text| Some(text.strip_suffix(" kB")?.parse::<f64>().ok()? / (1 << 20) as f64)),
+        memory_gib: field("/proc/meminfo", "MemTotal").and_then(|text| {
+            Some(text.strip_suffix(" kB")?.parse::<f64>().ok()? / (1 << 20) as f64)
+        }),
         instructions: instructions(),
         rustc: rustc().unwrap_or_else(|| "unknown".into()),
         others: None,
@@ -124,15 +134,26 @@ impl Others {
 
     /// Mean number of busy cores since `watch`.
     pub fn cores(&self) -> Option<f64> {
-        Some(((Self::seconds(&self.own)? - self.before?) / self.begun.elapsed().as_secs_f64()).max(0.0))
+        Some(
+            ((Self::seconds(&self.own)? - self.before?) / self.begun.elapsed().as_secs_f64())
+                .max(0.0),
+        )
     }
 
     /// All busy time of the machine, including time stolen by the host, minus our own.
     fn seconds(own: &[String]) -> Option<f64> {
         let stat = file("/proc/stat")?;
-        let fields: Vec<f64> = stat.lines().next()?.split_whitespace().skip(1).map_while(|field| field.parse().ok()).collect();
+        let fields: Vec<f64> = stat
+            .lines()
+            .next()?
+            .split_whitespace()
+            .skip(1)
+            .map_while(|field| field.parse().ok())
+            .collect();
         // user, nice, system, idle, iowait, irq, softirq, steal
-        let [user, nice, system, _, _, irq, softirq, steal, ..] = fields.as_slice() else { return None };
+        let [user, nice, system, _, _, irq, softirq, steal, ..] = fields.as_slice() else {
+            return None;
+        };
         let busy = (user + nice + system + irq + softirq + steal) / TICKS_A_SECOND;
         own.iter().try_fold(busy, |left, process| Some(left - processor_seconds(process)?))
     }
@@ -156,7 +177,11 @@ impl Memory {
             for part in self.0.chunks(part) {
                 scope.spawn(move || {
                     for _ in 0..TIMES {
-                        black_box(black_box(part).iter().fold(0_u64, |sum, value| sum.wrapping_add(*value)));
+                        black_box(
+                            black_box(part)
+                                .iter()
+                                .fold(0_u64, |sum, value| sum.wrapping_add(*value)),
+                        );
                     }
                 });
             }

@@ -42,12 +42,15 @@ fn main() -> Fallible<()> {
         }
         [model] => bench(Path::new(model), 5, None),
         [model, rounds] => bench(Path::new(model), rounds.parse()?, None),
-        [model, rounds, server] => bench(Path::new(model), rounds.parse()?, Some(Path::new(server))),
+        [model, rounds, server] => {
+            bench(Path::new(model), rounds.parse()?, Some(Path::new(server)))
+        }
         [] | [_, _, _, _, ..] => Err("usage: bench MODEL.gguf [ROUNDS [LLAMA_SERVER]]".into()),
     }
 }
 
 #[allow(clippy::print_stdout, reason = "a program that prints its figures")]
+#[allow(clippy::too_many_lines, reason = "the bench, one measurement after the other")]
 fn bench(model: &Path, rounds: usize, server: Option<&Path>) -> Fallible<()> {
     let folder = PathBuf::from(FOLDER);
     std::fs::create_dir_all(&folder)?;
@@ -57,23 +60,40 @@ fn bench(model: &Path, rounds: usize, server: Option<&Path>) -> Fallible<()> {
 
     let files = ModelFiles::open(model)?;
     let adapters = adapters::make(&files, &folder.join("adapters"))?;
-    println!("{}: {}; {} adapters of {:.1} MB", files.info().name, files.info().tensors, adapters::COUNT, adapters.bytes as f64 / 1e6);
+    println!(
+        "{}: {}; {} adapters of {:.1} MB",
+        files.info().name,
+        files.info().tensors,
+        adapters::COUNT,
+        adapters.bytes as f64 / 1e6
+    );
     let mut nyx = Nyx::load(&files, &adapters, false)?;
     let mut guessing = Nyx::load(&files, &adapters, true)?;
 
     let mut q4_1 = None;
     let mut q4_0 = None;
     match server {
-        None => println!("\nllama.cpp's server was not built (scripts/llama-server says why): Nyx is measured alone, without ratios to it"),
+        None => println!(
+            "\nllama.cpp's server was not built (scripts/llama-server says why): Nyx is measured alone, without ratios to it"
+        ),
         Some(server) => {
-            let mut started = Server::start(server, model, &adapters, llama::CONTEXT, &folder.join("llama.log"))?;
-            println!("the exported adapters are the same ones: {}", check::same_adapters(&mut nyx, &mut started, &adapters, &files)?);
+            let mut started =
+                Server::start(server, model, &adapters, llama::CONTEXT, &folder.join("llama.log"))?;
+            println!(
+                "the exported adapters are the same ones: {}",
+                check::same_adapters(&mut nyx, &mut started, &adapters, &files)?
+            );
             started.must_idle()?;
             q4_1 = Some(started);
             let other = folder.join("model-q4_0.gguf");
             if adapters::write_q4_0(model, &other)? {
-                let started =
-                    Server::start(server, &other, &adapters::Adapters::default(), llama::CONTEXT, &folder.join("llama-q4_0.log"))?;
+                let started = Server::start(
+                    server,
+                    &other,
+                    &adapters::Adapters::default(),
+                    llama::CONTEXT,
+                    &folder.join("llama-q4_0.log"),
+                )?;
                 started.must_idle()?;
                 q4_0 = Some(started);
             }
@@ -87,7 +107,10 @@ fn bench(model: &Path, rounds: usize, server: Option<&Path>) -> Fallible<()> {
     for round in 0..=rounds {
         // the first round is a warm-up
         let keep = round > 0;
-        println!("{}", if keep { format!("round {round} of {rounds}") } else { "warming up".into() });
+        println!(
+            "{}",
+            if keep { format!("round {round} of {rounds}") } else { "warming up".into() }
+        );
         for row in &rows {
             let plan = (row.plan)(&mut prompts);
             let mut engines: Vec<(Engine, &mut dyn Served)> = vec![(Engine::Nyx, &mut nyx)];
@@ -104,7 +127,9 @@ fn bench(model: &Path, rounds: usize, server: Option<&Path>) -> Fallible<()> {
             let count = engines.len();
             engines.rotate_left(round % count);
             for (name, engine) in engines {
-                let found = plan.measure(engine).map_err(|error| format!("{}, {}: {error}", row.title, name.title()))?;
+                let found = plan
+                    .measure(engine)
+                    .map_err(|error| format!("{}, {}: {error}", row.title, name.title()))?;
                 if keep {
                     samples.add(name, row.key, found);
                 }
@@ -134,8 +159,14 @@ fn bench(model: &Path, rounds: usize, server: Option<&Path>) -> Fallible<()> {
     for (engine, peak) in memory::peaks(model, &adapters, server, &folder)? {
         samples.add(engine, work::PEAK, vec![peak]);
     }
-    let report =
-        report::Report::new(machine, &files, &samples, (adapters.bytes * adapters::COUNT, nyx.adapter_bytes()), rounds, server.is_some());
+    let report = report::Report::new(
+        machine,
+        &files,
+        &samples,
+        (adapters.bytes * adapters::COUNT, nyx.adapter_bytes()),
+        rounds,
+        server.is_some(),
+    );
     println!("\n{}", report.tables(&rows));
     let path = folder.join("report.json");
     std::fs::write(&path, serde_json::to_string_pretty(&report.json())?)?;

@@ -41,18 +41,30 @@ pub fn of_nyx_here(model: &Path, adapters: &Path) -> Fallible<f64> {
 }
 
 /// Peak memory of each available engine.
-pub fn peaks(model: &Path, adapters: &Adapters, server: Option<&Path>, folder: &Path) -> Fallible<Vec<(Engine, f64)>> {
+pub fn peaks(
+    model: &Path,
+    adapters: &Adapters,
+    server: Option<&Path>,
+    folder: &Path,
+) -> Fallible<Vec<(Engine, f64)>> {
     if peak("self").is_none() {
         return Ok(Vec::new());
     }
     let mut peaks = Vec::new();
-    let output = Command::new(std::env::current_exe()?).arg(MODE).arg(model).arg(folder.join("adapters")).output()?;
+    let output = Command::new(std::env::current_exe()?)
+        .arg(MODE)
+        .arg(model)
+        .arg(folder.join("adapters"))
+        .output()?;
     if !output.status.success() {
-        return Err(format!("measuring Nyx's memory: {}", String::from_utf8_lossy(&output.stderr)).into());
+        return Err(
+            format!("measuring Nyx's memory: {}", String::from_utf8_lossy(&output.stderr)).into()
+        );
     }
     peaks.push((Engine::Nyx, String::from_utf8(output.stdout)?.trim().parse()?));
     if let Some(program) = server {
-        let mut server = Server::start(program, model, adapters, CONTEXT, &folder.join("llama-memory.log"))?;
+        let mut server =
+            Server::start(program, model, adapters, CONTEXT, &folder.join("llama-memory.log"))?;
         work(&mut server)?;
         peaks.extend(peak(&server.process()).map(|peak| (Engine::Llama, peak)));
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use nyx_engine::{
-    AdapterHandle, Device, Engine, EngineOptions, Finished, GenerateJob, ModelFiles, Piece, Result, SamplingParams, ScoreJob, Text,
-    TokenSink,
+    AdapterHandle, Device, Engine, EngineOptions, Finished, GenerateJob, ModelFiles, Piece, Result,
+    SamplingParams, ScoreJob, Text, TokenSink,
 };
 
 use crate::Fallible;
@@ -40,7 +40,9 @@ struct Best(SyncSender<Vec<(u32, f32)>>);
 impl TokenSink for Best {
     fn piece(&mut self, piece: Piece) -> ControlFlow<()> {
         if let Some(token) = piece.logprobs.first() {
-            drop(self.0.try_send(token.top.iter().map(|(token, _, logprob)| (*token, *logprob)).collect()));
+            drop(self.0.try_send(
+                token.top.iter().map(|(token, _, logprob)| (*token, *logprob)).collect(),
+            ));
         }
         ControlFlow::Continue(())
     }
@@ -51,14 +53,21 @@ impl Nyx {
     /// With or without speculative decoding; all other options are the defaults.
     pub fn load(files: &ModelFiles, adapters: &Adapters, speculate: bool) -> Fallible<Self> {
         let text = Arc::new(Text::load(files)?);
-        let engine = Engine::load(files, text, &Device::Cpu, EngineOptions { speculate, ..EngineOptions::default() })?;
+        let engine = Engine::load(
+            files,
+            text,
+            &Device::Cpu,
+            EngineOptions { speculate, ..EngineOptions::default() },
+        )?;
         let mut nyx = Self { engine, adapters: Vec::new() };
         nyx.adapters = nyx.load_adapters(&adapters.folders())?;
         Ok(nyx)
     }
 
     pub fn load_adapters<P: AsRef<Path>>(&mut self, folders: &[P]) -> Fallible<Vec<AdapterHandle>> {
-        let load = |(index, folder): (usize, &P)| self.engine.load_adapter(&index.to_string(), folder.as_ref());
+        let load = |(index, folder): (usize, &P)| {
+            self.engine.load_adapter(&index.to_string(), folder.as_ref())
+        };
         Ok(folders.iter().enumerate().map(load).collect::<Result<_>>()?)
     }
 
@@ -71,7 +80,13 @@ impl Nyx {
         let (sender, receiver) = sync_channel(1);
         let params = SamplingParams { max_tokens: request.tokens, ..endless() };
         let adapter = request.adapter.map(|index| self.adapters[index].clone());
-        self.engine.submit(job(request.prompt.clone(), request.prefix, params, adapter, Box::new(End(sender))));
+        self.engine.submit(job(
+            request.prompt.clone(),
+            request.prefix,
+            params,
+            adapter,
+            Box::new(End(sender)),
+        ));
         receiver
     }
 
@@ -84,10 +99,21 @@ impl Nyx {
     }
 
     /// The most likely next tokens with their log-probabilities, best first.
-    pub fn best(&mut self, prompt: &[u32], adapter: Option<&AdapterHandle>, count: usize) -> Fallible<Vec<(u32, f32)>> {
+    pub fn best(
+        &mut self,
+        prompt: &[u32],
+        adapter: Option<&AdapterHandle>,
+        count: usize,
+    ) -> Fallible<Vec<(u32, f32)>> {
         let (sender, receiver) = sync_channel(1);
         let params = SamplingParams { max_tokens: 1, logprobs: Some(count), ..endless() };
-        self.engine.submit(job(prompt.to_vec(), 0, params, adapter.cloned(), Box::new(Best(sender))));
+        self.engine.submit(job(
+            prompt.to_vec(),
+            0,
+            params,
+            adapter.cloned(),
+            Box::new(Best(sender)),
+        ));
         self.run()?;
         Ok(receiver.try_recv()?)
     }
@@ -132,7 +158,16 @@ fn job(
     adapter: Option<AdapterHandle>,
     sink: Box<dyn TokenSink>,
 ) -> GenerateJob {
-    GenerateJob { prompt, cacheable_prefix, params, adapter, client: String::new(), cancelled: Box::new(|| false), deadline: None, sink }
+    GenerateJob {
+        prompt,
+        cacheable_prefix,
+        params,
+        adapter,
+        client: String::new(),
+        cancelled: Box::new(|| false),
+        deadline: None,
+        sink,
+    }
 }
 
 impl Served for Nyx {
@@ -145,7 +180,11 @@ impl Served for Nyx {
         for (end, request) in ends.iter().zip(requests) {
             let finished = end.try_recv()??;
             if finished.usage.completion_tokens != request.tokens {
-                return Err(format!("{} tokens came, {} were asked for", finished.usage.completion_tokens, request.tokens).into());
+                return Err(format!(
+                    "{} tokens came, {} were asked for",
+                    finished.usage.completion_tokens, request.tokens
+                )
+                .into());
             }
         }
         Ok(time)

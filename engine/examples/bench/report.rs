@@ -57,13 +57,20 @@ impl Samples {
     }
 
     fn all(&self, engine: Engine, row: &str) -> Vec<f64> {
-        self.0.iter().filter(|((of, key), _)| *of == engine && *key == row).flat_map(|(_, rounds)| rounds.concat()).collect()
+        self.0
+            .iter()
+            .filter(|((of, key), _)| *of == engine && *key == row)
+            .flat_map(|(_, rounds)| rounds.concat())
+            .collect()
     }
 
     /// The median of each round.
     fn rounds(&self, engine: Engine, row: &str) -> Vec<f64> {
         let found = self.0.iter().find(|((of, key), _)| *of == engine && *key == row);
-        found.into_iter().flat_map(|(_, rounds)| rounds.iter().filter_map(|samples| median(samples.clone()))).collect()
+        found
+            .into_iter()
+            .flat_map(|(_, rounds)| rounds.iter().filter_map(|samples| median(samples.clone())))
+            .collect()
     }
 
     /// The median of the per-round ratios.
@@ -119,7 +126,14 @@ impl<'a> Report<'a> {
             "name": info.name, "sha256": info.sha256, "tensors": info.tensors, "bytes": info.bytes, "bytes_of_all_adapters": adapter_bytes,
             "bytes_of_all_adapters_as_held": held,
         });
-        Self { machine, samples, model, rounds, beside_llama, ratios: ratios(samples, adapter_bytes) }
+        Self {
+            machine,
+            samples,
+            model,
+            rounds,
+            beside_llama,
+            ratios: ratios(samples, adapter_bytes),
+        }
     }
 
     pub fn json(&self) -> Value {
@@ -131,7 +145,10 @@ impl<'a> Report<'a> {
             let rows = self.samples.0.keys().filter(|(of, _)| *of == engine);
             let figures = rows.map(|(_, row)| {
                 let all = self.samples.all(engine, row);
-                ((*row).to_owned(), json!({"median": median(all.clone()), "samples": all, "unit": unit(row)}))
+                (
+                    (*row).to_owned(),
+                    json!({"median": median(all.clone()), "samples": all, "unit": unit(row)}),
+                )
             });
             report.insert(engine.key().into(), Value::Object(figures.collect()));
         }
@@ -153,7 +170,12 @@ impl<'a> Report<'a> {
         let mut text = others_line(&self.machine);
         let engines = if self.beside_llama { &Engine::ALL[..] } else { &Engine::ALL[..2] };
         let titles: Vec<&str> = engines.iter().map(|engine| engine.title()).collect();
-        _ = writeln!(text, "| work | {} | |\n|---|{}---|", titles.join(" | "), "---|".repeat(engines.len()));
+        _ = writeln!(
+            text,
+            "| work | {} | |\n|---|{}---|",
+            titles.join(" | "),
+            "---|".repeat(engines.len())
+        );
         let more = [
             (DECISION, "a decision: five names, 60-token question, warm"),
             (WITHOUT, "5 sequences, no adapter, 8 + 128, in pairs with the next"),
@@ -162,7 +184,8 @@ impl<'a> Report<'a> {
             (PEAK, "peak memory, 5 sequences with 5 adapters, 200 + 64"),
         ];
         for (key, title) in rows.iter().map(|row| (row.key, row.title)).chain(more) {
-            let cells: Vec<String> = engines.iter().map(|engine| cell(self.samples.all(*engine, key))).collect();
+            let cells: Vec<String> =
+                engines.iter().map(|engine| cell(self.samples.all(*engine, key))).collect();
             _ = writeln!(text, "| {title} | {} | {} |", cells.join(" | "), unit(key));
         }
         text.push_str("\n| ratio | wanted | found | met |\n|---|---|---|---|\n");
@@ -171,7 +194,10 @@ impl<'a> Report<'a> {
                 Want::AtLeast(least) => format!("at least {least}"),
                 Want::AtMost(most) => format!("at most {most}"),
             };
-            let other = ratio.or.and_then(|or| self.ratios.iter().find(|ratio| ratio.key == or)).and_then(Ratio::met);
+            let other = ratio
+                .or
+                .and_then(|or| self.ratios.iter().find(|ratio| ratio.key == or))
+                .and_then(Ratio::met);
             let met = match (ratio.met(), other) {
                 (Some(true), _) => "yes",
                 (Some(false), Some(true)) => "by the other",
@@ -197,7 +223,9 @@ fn unit(row: &str) -> &'static str {
 
 /// A median with its range.
 fn cell(samples: Vec<f64>) -> String {
-    let (least, most) = samples.iter().fold((f64::MAX, f64::MIN), |(least, most), sample| (least.min(*sample), most.max(*sample)));
+    let (least, most) = samples.iter().fold((f64::MAX, f64::MIN), |(least, most), sample| {
+        (least.min(*sample), most.max(*sample))
+    });
     match (samples.len(), median(samples)) {
         (_, None) => "–".into(),
         (1, Some(only)) => format!("{only:.1}"),
@@ -208,15 +236,29 @@ fn cell(samples: Vec<f64>) -> String {
 fn ratios(samples: &Samples, adapter_bytes: usize) -> Vec<Ratio> {
     use Engine::{Llama, LlamaQ4_0, Nyx};
     let ratio = |key, title, want, found| Ratio { key, title, want, found, or: None };
-    let faster = |key, title, least, than| ratio(key, title, Want::AtLeast(least), samples.ratio((Nyx, key), (than, key)));
-    let than_q4_0 = |key, title, of| ratio(key, title, Want::AtLeast(1.0), samples.ratio((Nyx, of), (LlamaQ4_0, of)));
+    let faster = |key, title, least, than| {
+        ratio(key, title, Want::AtLeast(least), samples.ratio((Nyx, key), (than, key)))
+    };
+    let than_q4_0 = |key, title, of| {
+        ratio(key, title, Want::AtLeast(1.0), samples.ratio((Nyx, of), (LlamaQ4_0, of)))
+    };
     vec![
         faster("prefill_512", "prefill of 512, times as fast", 3.0, Llama),
         than_q4_0("prefill_512_q4_0", "the same, than llama.cpp on a Q4_0 file", "prefill_512"),
         faster("decode_1", "decode, one sequence, times as fast", 1.3, Llama),
         than_q4_0("decode_1_q4_0", "the same, than llama.cpp on a Q4_0 file", "decode_1"),
-        faster("five_adapters_short", "5 sequences, 5 adapters, 8 + 128, times as fast", 3.0, Llama),
-        faster("five_adapters_long", "5 sequences, 5 adapters, 200 + 64, times as fast", 3.0, Llama),
+        faster(
+            "five_adapters_short",
+            "5 sequences, 5 adapters, 8 + 128, times as fast",
+            3.0,
+            Llama,
+        ),
+        faster(
+            "five_adapters_long",
+            "5 sequences, 5 adapters, 200 + 64, times as fast",
+            3.0,
+            Llama,
+        ),
         Ratio {
             or: Some("adapter_step_cost"),
             ..ratio(
@@ -253,7 +295,12 @@ fn ratios(samples: &Samples, adapter_bytes: usize) -> Vec<Ratio> {
             Want::AtMost(0.25),
             samples.ratio((Nyx, DECISION), (Nyx, "answer_64")),
         ),
-        ratio("peak_memory", "peak memory over llama.cpp's", Want::AtMost(1.0), samples.ratio((Nyx, PEAK), (Llama, PEAK))),
+        ratio(
+            "peak_memory",
+            "peak memory over llama.cpp's",
+            Want::AtMost(1.0),
+            samples.ratio((Nyx, PEAK), (Llama, PEAK)),
+        ),
     ]
 }
 

@@ -96,8 +96,15 @@ impl Prompts {
     }
 
     /// One sample of several concurrent sequences, of which the generated tokens count.
-    fn sequences(&mut self, count: usize, prompt: usize, tokens: usize, adapter: impl Fn(usize) -> Option<usize>) -> Plan {
-        let requests = (0..count).map(|index| self.request(prompt, tokens, adapter(index))).collect();
+    fn sequences(
+        &mut self,
+        count: usize,
+        prompt: usize,
+        tokens: usize,
+        adapter: impl Fn(usize) -> Option<usize>,
+    ) -> Plan {
+        let requests =
+            (0..count).map(|index| self.request(prompt, tokens, adapter(index))).collect();
         Plan { before: Vec::new(), timed: vec![requests], tokens: Some(count * tokens) }
     }
 
@@ -109,23 +116,41 @@ impl Prompts {
 
     /// Both plans of a pair.
     pub fn pair(&mut self) -> [(&'static str, Plan); 2] {
-        [(WITHOUT, self.sequences(COUNT, 8, SHORT_STEPS, |_| None)), (WITH, self.sequences(COUNT, 8, SHORT_STEPS, Some))]
+        [
+            (WITHOUT, self.sequences(COUNT, 8, SHORT_STEPS, |_| None)),
+            (WITH, self.sequences(COUNT, 8, SHORT_STEPS, Some)),
+        ]
     }
 
     /// Warms the shared prefix with each adapter; then measures all of them again in turn.
     fn turns(&mut self, pinned: bool) -> Plan {
         let shared = self.tokens(400);
         let all = |prompts: &mut Self| -> Vec<Request> {
-            (0..COUNT).map(|adapter| prompts.after(&shared, adapter, pinned.then_some(adapter))).collect()
+            (0..COUNT)
+                .map(|adapter| prompts.after(&shared, adapter, pinned.then_some(adapter)))
+                .collect()
         };
         let (before, timed) = (all(self), all(self));
-        Plan { before, timed: timed.into_iter().map(|request| vec![request]).collect(), tokens: None }
+        Plan {
+            before,
+            timed: timed.into_iter().map(|request| vec![request]).collect(),
+            tokens: None,
+        }
     }
 }
 
 pub fn rows() -> Vec<Row> {
-    let row = |key, title, unit, plan| Row { key, title, unit, of_guessing: false, of_llama: true, of_q4_0: false, plan };
-    let decoding = |key, title, plan| Row { of_guessing: true, ..row(key, title, "tokens/s", plan) };
+    let row = |key, title, unit, plan| Row {
+        key,
+        title,
+        unit,
+        of_guessing: false,
+        of_llama: true,
+        of_q4_0: false,
+        plan,
+    };
+    let decoding =
+        |key, title, plan| Row { of_guessing: true, ..row(key, title, "tokens/s", plan) };
     vec![
         Row {
             of_q4_0: true,
@@ -135,22 +160,53 @@ pub fn rows() -> Vec<Row> {
                 tokens: Some(512),
             })
         },
-        Row { of_q4_0: true, ..decoding("decode_1", "decode, one sequence, 8 + 128", |prompts| prompts.sequences(1, 8, 128, |_| None)) },
-        decoding("five_no_adapter", "5 sequences, no adapter, 8 + 128", |prompts| prompts.sequences(5, 8, 128, |_| None)),
-        decoding("five_one_adapter", "5 sequences, one shared adapter, 8 + 128", |prompts| prompts.sequences(5, 8, 128, |_| Some(0))),
-        decoding("five_adapters_short", "5 sequences, 5 adapters, 8 + 128", |prompts| prompts.sequences(COUNT, 8, 128, Some)),
-        decoding("five_adapters_long", "5 sequences, 5 adapters, 200 + 64", |prompts| prompts.sequences(COUNT, 200, 64, Some)),
+        Row {
+            of_q4_0: true,
+            ..decoding("decode_1", "decode, one sequence, 8 + 128", |prompts| {
+                prompts.sequences(1, 8, 128, |_| None)
+            })
+        },
+        decoding("five_no_adapter", "5 sequences, no adapter, 8 + 128", |prompts| {
+            prompts.sequences(5, 8, 128, |_| None)
+        }),
+        decoding("five_one_adapter", "5 sequences, one shared adapter, 8 + 128", |prompts| {
+            prompts.sequences(5, 8, 128, |_| Some(0))
+        }),
+        decoding("five_adapters_short", "5 sequences, 5 adapters, 8 + 128", |prompts| {
+            prompts.sequences(COUNT, 8, 128, Some)
+        }),
+        decoding("five_adapters_long", "5 sequences, 5 adapters, 200 + 64", |prompts| {
+            prompts.sequences(COUNT, 200, 64, Some)
+        }),
         row("first_token_cold", "first token, 400 + 20, cold", "ms", |prompts| {
             let shared = prompts.tokens(400);
-            Plan { before: Vec::new(), timed: vec![vec![prompts.after(&shared, 0, None)]], tokens: None }
+            Plan {
+                before: Vec::new(),
+                timed: vec![vec![prompts.after(&shared, 0, None)]],
+                tokens: None,
+            }
         }),
         row("first_token_warm", "first token, 400 + 20, warm", "ms", |prompts| {
             let shared = prompts.tokens(400);
             let before = vec![prompts.after(&shared, 0, None)];
-            Plan { before, timed: (0..REPEATS).map(|_| vec![prompts.after(&shared, 0, None)]).collect(), tokens: None }
+            Plan {
+                before,
+                timed: (0..REPEATS).map(|_| vec![prompts.after(&shared, 0, None)]).collect(),
+                tokens: None,
+            }
         }),
-        row("first_token_turns", "first token, 400 + 20, warm, five adapters taking turns", "ms", |prompts| prompts.turns(false)),
-        row("first_token_turns_pinned", "the same, the client keeping a slot for each adapter", "ms", |prompts| prompts.turns(true)),
+        row(
+            "first_token_turns",
+            "first token, 400 + 20, warm, five adapters taking turns",
+            "ms",
+            |prompts| prompts.turns(false),
+        ),
+        row(
+            "first_token_turns_pinned",
+            "the same, the client keeping a slot for each adapter",
+            "ms",
+            |prompts| prompts.turns(true),
+        ),
         Row {
             of_llama: false,
             of_guessing: true,

@@ -110,7 +110,12 @@ impl StepCost {
 /// How many draft tokens to add for a sequence, in a step that has `rows` rows so far and is
 /// expected to yield `tokens` tokens: adds drafts as long as the next one raises the expected
 /// tokens per unit of time.
-pub(super) fn worthwhile(cost: &StepCost, acceptance: &Acceptance, rows: usize, tokens: f64) -> usize {
+pub(super) fn worthwhile(
+    cost: &StepCost,
+    acceptance: &Acceptance,
+    rows: usize,
+    tokens: f64,
+) -> usize {
     let mut time = cost.fixed_rows() + rows as f64;
     let (mut tokens, mut right) = (tokens, acceptance.rate());
     let mut drafts = 0;
@@ -136,7 +141,11 @@ mod tests {
         // a longer match takes precedence over a later one
         assert_eq!(found(&[5, 1, 2, 3, 8, 6, 2, 3, 9, 1, 2, 3], 2), [8, 6]);
         assert_eq!(found(&[1, 1, 1], 8), [1]);
-        assert!(found(&[1, 2, 3, 4], 8).is_empty() && found(&[], 8).is_empty() && found(&text, 0).is_empty());
+        assert!(
+            found(&[1, 2, 3, 4], 8).is_empty()
+                && found(&[], 8).is_empty()
+                && found(&text, 0).is_empty()
+        );
     }
 
     #[test]

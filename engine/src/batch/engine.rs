@@ -50,7 +50,12 @@ impl Engine {
     ///
     /// # Errors
     /// Those of [`Llama::load`].
-    pub fn load(files: &ModelFiles, text: Arc<Text>, device: &Device, options: EngineOptions) -> Result<Self> {
+    pub fn load(
+        files: &ModelFiles,
+        text: Arc<Text>,
+        device: &Device,
+        options: EngineOptions,
+    ) -> Result<Self> {
         let spec = match device.location() {
             DeviceLocation::Cuda { gpu_id } => DeviceSpec::Cuda(gpu_id),
             _ => DeviceSpec::Cpu,
@@ -63,10 +68,20 @@ impl Engine {
     ///
     /// # Errors
     /// Those of [`Llama::load_shard`].
-    pub fn load_group(files: &ModelFiles, text: Arc<Text>, device: DeviceSpec, rank: Rank, options: EngineOptions) -> Result<Self> {
-        let model = Llama::load_shard(files, options.quantisation, device, rank, options.kv_cache_bytes)?;
+    pub fn load_group(
+        files: &ModelFiles,
+        text: Arc<Text>,
+        device: DeviceSpec,
+        rank: Rank,
+        options: EngineOptions,
+    ) -> Result<Self> {
+        let model =
+            Llama::load_shard(files, options.quantisation, device, rank, options.kv_cache_bytes)?;
         let own = model.config().context_length;
-        let window = options.context_length.map_or(own, |limit| limit.min(own)).min(model.pool().capacity() * KV_BLOCK_SIZE);
+        let window = options
+            .context_length
+            .map_or(own, |limit| limit.min(own))
+            .min(model.pool().capacity() * KV_BLOCK_SIZE);
         Ok(Self {
             model,
             info: files.info().clone(),
@@ -110,11 +125,15 @@ impl Engine {
     /// Queues a sequence; rejects an invalid job at once, through its sink. An answer that reaches
     /// the context window ends there with [`FinishReason::Length`].
     pub fn submit(&mut self, mut job: GenerateJob) {
-        let refusal = self.check(&job.prompt, 1).and_then(|()| job.params.validate(self.info.vocabulary));
+        let refusal =
+            self.check(&job.prompt, 1).and_then(|()| job.params.validate(self.info.vocabulary));
         match refusal {
             Ok(()) => {
                 job.cacheable_prefix = job.cacheable_prefix.min(job.prompt.len() - 1);
-                let client: Client = (job.client.clone(), job.adapter.as_ref().map(|adapter| adapter.0.id().to_owned()));
+                let client: Client = (
+                    job.client.clone(),
+                    job.adapter.as_ref().map(|adapter| adapter.0.id().to_owned()),
+                );
                 self.waiting.push(client, (job, Instant::now()));
             }
             Err(error) => job.sink.finish(Err(error)),
@@ -125,12 +144,16 @@ impl Engine {
     pub fn score(&mut self, mut job: ScoreJob) {
         let longest = job.continuations.iter().map(Vec::len).max().unwrap_or(0);
         let vocabulary = self.info.vocabulary;
-        let outside = job.continuations.iter().flatten().find(|&&token| token as usize >= vocabulary);
+        let outside =
+            job.continuations.iter().flatten().find(|&&token| token as usize >= vocabulary);
         let refusal = self.check(&job.prompt, longest).and_then(|()| match outside {
             _ if job.continuations.iter().any(Vec::is_empty) => Err(EngineError::EmptyPrompt),
             Some(&token) => Err(EngineError::TokenOutOfRange { token, vocabulary }),
             None if Scoring::least(&job) > self.model.pool().capacity() => {
-                Err(EngineError::OutOfBlocks { blocks: self.model.pool().capacity(), tokens: KV_BLOCK_SIZE })
+                Err(EngineError::OutOfBlocks {
+                    blocks: self.model.pool().capacity(),
+                    tokens: KV_BLOCK_SIZE,
+                })
             }
             None => Ok(()),
         });
@@ -149,7 +172,11 @@ impl Engine {
             return Err(EngineError::EmptyPrompt);
         }
         if prompt.len() + more > self.window {
-            return Err(EngineError::ContextOverflow { prompt: prompt.len(), max_tokens: more, window: self.window });
+            return Err(EngineError::ContextOverflow {
+                prompt: prompt.len(),
+                max_tokens: more,
+                window: self.window,
+            });
         }
         let vocabulary = self.info.vocabulary;
         match prompt.iter().find(|&&token| token as usize >= vocabulary) {
@@ -182,7 +209,8 @@ impl Engine {
         let stepped = self.run(scored, &mut report);
         report.running = self.running.len();
         report.waiting = self.waiting.len() + self.scoring.len();
-        report.kv_tokens = self.prefixes.tokens() + self.running.iter().map(|sequence| sequence.kv.len()).sum::<usize>();
+        report.kv_tokens = self.prefixes.tokens()
+            + self.running.iter().map(|sequence| sequence.kv.len()).sum::<usize>();
         report.kv_bytes = self.model.pool().bytes();
         stepped.map(|()| report)
     }
@@ -190,7 +218,10 @@ impl Engine {
     /// Ends every sequence and scoring with the error `reason`; for shutdown and after a panic.
     pub fn abort_all(&mut self, reason: &dyn Fn() -> EngineError) {
         self.scoring.drain(..).for_each(|scoring| (scoring.job.reply)(Err(reason())));
-        self.waiting.remove_if(|_| true).into_iter().for_each(|(job, _)| job.sink.finish(Err(reason())));
+        self.waiting
+            .remove_if(|_| true)
+            .into_iter()
+            .for_each(|(job, _)| job.sink.finish(Err(reason())));
         for sequence in self.running.drain(..) {
             self.waiting.done(&sequence.client);
             sequence.fail(reason());
@@ -201,7 +232,9 @@ impl Engine {
         let now = Instant::now();
         for _ in 0..self.scoring.len() {
             match self.scoring.pop_front() {
-                Some(scoring) if (scoring.job.cancelled)() => (scoring.job.reply)(Err(EngineError::Cancelled)),
+                Some(scoring) if (scoring.job.cancelled)() => {
+                    (scoring.job.reply)(Err(EngineError::Cancelled))
+                }
                 Some(scoring) => self.scoring.push_back(scoring),
                 None => {}
             }
@@ -230,7 +263,10 @@ impl Engine {
         while self.running.len() < self.options.max_batch {
             let Some((client, (job, submitted))) = self.waiting.pop() else { return };
             let adapter = job.adapter.as_ref().map(|adapter| adapter.0.id());
-            let kv = self.prefixes.fork(adapter, &job.prompt, job.cacheable_prefix).unwrap_or_else(|| self.model.new_cache());
+            let kv = self
+                .prefixes
+                .fork(adapter, &job.prompt, job.cacheable_prefix)
+                .unwrap_or_else(|| self.model.new_cache());
             self.waiting.charge(&client, job.prompt.len() - kv.len(), 0);
             self.running.push(Sequence::new(job, client, kv, submitted));
         }
@@ -243,7 +279,9 @@ impl Engine {
             if let Err(error) = self.model.run(&mut self.step, &mut self.logits) {
                 let message = error.to_string();
                 let stopped = || EngineError::Tensor(candle_core::Error::Msg(message.clone()));
-                self.scoring.drain(..scored).for_each(|scoring| (scoring.job.reply)(Err(stopped())));
+                self.scoring
+                    .drain(..scored)
+                    .for_each(|scoring| (scoring.job.reply)(Err(stopped())));
                 for sequence in self.running.drain(..) {
                     self.waiting.done(&sequence.client);
                     sequence.fail(stopped());
@@ -284,7 +322,11 @@ impl Engine {
             && scoring.job.cacheable_prefix > 0
             && kv.len() >= scoring.job.cacheable_prefix
         {
-            self.prefixes.keep(scoring.adapter_id(), &scoring.job.prompt[..scoring.job.cacheable_prefix], kv);
+            self.prefixes.keep(
+                scoring.adapter_id(),
+                &scoring.job.prompt[..scoring.job.cacheable_prefix],
+                kv,
+            );
             scoring.kept = true;
         }
         if !scoring.is_done() {
@@ -295,7 +337,11 @@ impl Engine {
         None
     }
 
-    fn take_tokens<'a>(&mut self, rows: &mut impl Iterator<Item = &'a [f32]>, report: &mut StepReport) {
+    fn take_tokens<'a>(
+        &mut self,
+        rows: &mut impl Iterator<Item = &'a [f32]>,
+        report: &mut StepReport,
+    ) {
         let mut ended: Vec<(usize, FinishReason)> = Vec::new();
         for &index in &self.order {
             let sequence = &mut self.running[index];
@@ -304,7 +350,11 @@ impl Engine {
             let adapter = sequence.job.adapter.clone();
             if let Some(prefix) = sequence.prefix_to_keep() {
                 let prefix = prefix.to_vec();
-                self.prefixes.keep(adapter.as_ref().map(|adapter| adapter.0.id()), &prefix, &sequence.kv);
+                self.prefixes.keep(
+                    adapter.as_ref().map(|adapter| adapter.0.id()),
+                    &prefix,
+                    &sequence.kv,
+                );
             }
             if sequence.kv.len() < sequence.tokens.len() {
                 continue;
@@ -316,7 +366,10 @@ impl Engine {
                 // rows after the first rejected draft token belong to another text
                 if open {
                     end = sequence.accept(row, &self.text, self.window);
-                    let right = sequence.tokens.get(draft.start + place).filter(|_| place < draft.len() && end.is_none());
+                    let right = sequence
+                        .tokens
+                        .get(draft.start + place)
+                        .filter(|_| place < draft.len() && end.is_none());
                     open = right.is_some() && right == sequence.tokens.last();
                     sequence.kv.advance(usize::from(open));
                 }

@@ -44,7 +44,11 @@ impl<T> FairQueue<T> {
     pub(super) fn push(&mut self, client: Client, work: T) {
         // idle clients are removed, so the minimum is over active clients
         let level = self.clients.values().map(|lane| lane.served).min().unwrap_or(0);
-        let lane = self.clients.entry(client).or_insert_with(|| Lane { queue: VecDeque::new(), served: level, running: 0 });
+        let lane = self.clients.entry(client).or_insert_with(|| Lane {
+            queue: VecDeque::new(),
+            served: level,
+            running: 0,
+        });
         lane.queue.push_back((self.arrivals, work));
         self.arrivals += 1;
         self.waiting += 1;
@@ -53,8 +57,9 @@ impl<T> FairQueue<T> {
     /// The next job; its client counts as running until [`done`](Self::done).
     pub(super) fn pop(&mut self) -> Option<(Client, T)> {
         let first = |lane: &Lane<T>| lane.queue.front().map(|(arrival, _)| *arrival);
-        let waiting =
-            self.clients.iter_mut().filter_map(|(client, lane)| first(lane).map(|arrival| ((lane.served, arrival), client, lane)));
+        let waiting = self.clients.iter_mut().filter_map(|(client, lane)| {
+            first(lane).map(|arrival| ((lane.served, arrival), client, lane))
+        });
         let (_, client, lane) = waiting.min_by_key(|(order, ..)| *order)?;
         let (_, work) = lane.queue.pop_front()?;
         lane.running += 1;

@@ -140,6 +140,15 @@ impl Finished {
     /// For a sequence that ended before it was admitted.
     pub(super) fn unstarted(reason: FinishReason, usage: Usage, queued: Duration) -> Self {
         let zero = Duration::ZERO;
-        Self { reason, usage, queued, prefill: zero, decode: zero, mean_entropy: 0.0, max_entropy: 0.0, mean_logprob: 0.0 }
+        Self {
+            reason,
+            usage,
+            queued,
+            prefill: zero,
+            decode: zero,
+            mean_entropy: 0.0,
+            max_entropy: 0.0,
+            mean_logprob: 0.0,
+        }
     }
 }

@@ -22,4 +22,6 @@ mod sequence;
 mod tests;
 
 pub use engine::Engine;
-pub use job::{EngineOptions, FinishReason, Finished, GenerateJob, Piece, StepReport, TokenSink, Usage};
+pub use job::{
+    EngineOptions, FinishReason, Finished, GenerateJob, Piece, StepReport, TokenSink, Usage,
+};

@@ -14,28 +14,50 @@ impl Engine {
     /// sequences after the first `older`, then the last scorings after the first `before`;
     /// preempted work is recomputed later. When all of that would not suffice, frees nothing and
     /// returns false.
-    fn make_room(&mut self, wanted: usize, older: usize, before: usize, report: &mut StepReport) -> bool {
+    fn make_room(
+        &mut self,
+        wanted: usize,
+        older: usize,
+        before: usize,
+        report: &mut StepReport,
+    ) -> bool {
         let pool = self.model.pool();
         if pool.free() >= wanted {
             return true;
         }
-        let sequences = self.running.iter().skip(older).filter(|sequence| sequence.taken == 0).map(|sequence| &sequence.kv);
+        let sequences = self
+            .running
+            .iter()
+            .skip(older)
+            .filter(|sequence| sequence.taken == 0)
+            .map(|sequence| &sequence.kv);
         let scorings = self.scoring.iter().skip(before).filter_map(|scoring| scoring.kv.as_ref());
         // a lower bound: continuations in progress hold blocks as well
-        if pool.free() + pool.freed_by(self.prefixes.caches().chain(sequences).chain(scorings)) < wanted {
+        if pool.free() + pool.freed_by(self.prefixes.caches().chain(sequences).chain(scorings))
+            < wanted
+        {
             return false;
         }
         while self.model.pool().free() < wanted {
             if self.prefixes.drop_oldest() {
                 continue;
             }
-            let youngest = self.running.iter_mut().skip(older).rev().find(|sequence| !sequence.kv.is_empty() && sequence.taken == 0);
+            let youngest = self
+                .running
+                .iter_mut()
+                .skip(older)
+                .rev()
+                .find(|sequence| !sequence.kv.is_empty() && sequence.taken == 0);
             if let Some(youngest) = youngest {
                 youngest.kv.truncate(0);
                 report.preempted += 1;
                 continue;
             }
-            let Some(last) = self.scoring.iter_mut().skip(before).rev().find(|scoring| scoring.kv.is_some()) else { return false };
+            let Some(last) =
+                self.scoring.iter_mut().skip(before).rev().find(|scoring| scoring.kv.is_some())
+            else {
+                return false;
+            };
             last.make_room();
             report.preempted += 1;
         }
@@ -70,10 +92,13 @@ impl Engine {
             let Some(mut scoring) = self.scoring.remove(scored) else { break };
             if scoring.kv.is_none() {
                 let job = &scoring.job;
-                scoring.kv = self.prefixes.fork(scoring.adapter_id(), &job.prompt, job.cacheable_prefix);
+                scoring.kv =
+                    self.prefixes.fork(scoring.adapter_id(), &job.prompt, job.cacheable_prefix);
             }
             let wants = scoring.wants(budget);
-            let pushed = if self.make_room(wants, 0, scored, report) || self.make_room_for_first(scored, report) {
+            let pushed = if self.make_room(wants, 0, scored, report)
+                || self.make_room_for_first(scored, report)
+            {
                 scoring.push(&mut self.step, self.model.pool(), budget)
             } else {
                 // it runs when the scorings before it are done
@@ -93,7 +118,9 @@ impl Engine {
                     let message = error.to_string();
                     (scoring.job.reply)(Err(error));
                     for other in self.scoring.drain(..scored) {
-                        (other.job.reply)(Err(EngineError::Tensor(candle_core::Error::Msg(message.clone()))));
+                        (other.job.reply)(Err(EngineError::Tensor(candle_core::Error::Msg(
+                            message.clone(),
+                        ))));
                     }
                     return 0;
                 }
@@ -168,7 +195,8 @@ impl Engine {
             };
             // the draft tokens are appended only while the step is built
             tokens.extend_from_within(draft.clone());
-            let pushed = self.step.push(&tokens[start..start + *taken], kv, job.adapter.as_ref(), logits);
+            let pushed =
+                self.step.push(&tokens[start..start + *taken], kv, job.adapter.as_ref(), logits);
             tokens.truncate(known);
             if pushed.is_err() {
                 // the reserved blocks were taken by another sequence: this one waits a step
@@ -183,15 +211,21 @@ impl Engine {
         if !self.options.speculate {
             return;
         }
-        let mut rows: usize = self.running.iter().map(|sequence| sequence.taken).sum::<usize>() + self.step.tokens.len();
-        let mut tokens = self.running.iter().filter(|sequence| sequence.taken > 0 && !sequence.prefilling()).count() as f64;
+        let mut rows: usize = self.running.iter().map(|sequence| sequence.taken).sum::<usize>()
+            + self.step.tokens.len();
+        let mut tokens = self
+            .running
+            .iter()
+            .filter(|sequence| sequence.taken > 0 && !sequence.prefilling())
+            .count() as f64;
         for index in 0..self.running.len() {
             let sequence = &mut self.running[index];
             if sequence.taken != 1 || sequence.prefilling() || !sequence.kv.cut_anywhere() {
                 continue;
             }
             let most = worthwhile(&self.cost, &sequence.acceptance, rows, tokens);
-            let draft = propose(&sequence.tokens, most.min(sequence.left(self.window).saturating_sub(1)));
+            let draft =
+                propose(&sequence.tokens, most.min(sequence.left(self.window).saturating_sub(1)));
             let drafts = draft.len();
             if drafts == 0 {
                 sequence.acceptance.retry();
@@ -211,5 +245,7 @@ impl Engine {
 
 /// Whether the block that the sequence writes next is shared.
 fn sequence_shares(sequence: &Sequence) -> bool {
-    sequence.kv.wants(1) > 0 && !sequence.kv.is_empty() && !sequence.kv.len().is_multiple_of(KV_BLOCK_SIZE)
+    sequence.kv.wants(1) > 0
+        && !sequence.kv.is_empty()
+        && !sequence.kv.len().is_multiple_of(KV_BLOCK_SIZE)
 }

@@ -30,7 +30,12 @@ impl PrefixCache {
     /// The longest cached prefix of `prompt`, leaving at least one token to compute. Where a
     /// cache's bits depend on how a prompt was split into chunks, only `prompt[..fixed]` itself
     /// matches.
-    pub(super) fn fork(&mut self, adapter: Option<&str>, prompt: &[u32], fixed: usize) -> Option<KvCache> {
+    pub(super) fn fork(
+        &mut self,
+        adapter: Option<&str>,
+        prompt: &[u32],
+        fixed: usize,
+    ) -> Option<KvCache> {
         self.clock += 1;
         let most = prompt.len().saturating_sub(1);
         let usable = |entry: &Entry| {
@@ -44,7 +49,11 @@ impl PrefixCache {
                 0
             }
         };
-        let best = self.entries.iter_mut().map(|entry| (usable(entry), entry)).max_by_key(|(tokens, _)| *tokens);
+        let best = self
+            .entries
+            .iter_mut()
+            .map(|entry| (usable(entry), entry))
+            .max_by_key(|(tokens, _)| *tokens);
         match best {
             Some((tokens, entry)) if tokens > 0 => {
                 entry.used = self.clock;
@@ -57,7 +66,9 @@ impl PrefixCache {
     /// Caches a shared prompt prefix, if it fits the budget at all: the first `prefix.len()`
     /// positions of `kv`.
     pub(super) fn keep(&mut self, adapter: Option<&str>, prefix: &[u32], kv: &KvCache) {
-        let known = |entry: &Entry| entry.fixed && entry.adapter.as_deref() == adapter && entry.tokens == prefix;
+        let known = |entry: &Entry| {
+            entry.fixed && entry.adapter.as_deref() == adapter && entry.tokens == prefix
+        };
         if !self.entries.iter().any(known) {
             self.insert(adapter, prefix.to_vec(), kv.fork(prefix.len()), true);
         }
@@ -84,7 +95,13 @@ impl PrefixCache {
         }
         while self.bytes() + kv.bytes() > self.budget && self.drop_oldest() {}
         self.clock += 1;
-        self.entries.push(Entry { adapter: adapter.map(str::to_owned), tokens, kv, used: self.clock, fixed });
+        self.entries.push(Entry {
+            adapter: adapter.map(str::to_owned),
+            tokens,
+            kv,
+            used: self.clock,
+            fixed,
+        });
     }
 
     /// Drops all entries of an adapter that is no longer loaded.
@@ -94,7 +111,8 @@ impl PrefixCache {
 
     /// Evicts the least recently used entry; false when the cache is empty.
     pub(super) fn drop_oldest(&mut self) -> bool {
-        let oldest = (0..self.entries.len()).min_by_key(|&index| (self.entries[index].fixed, self.entries[index].used));
+        let oldest = (0..self.entries.len())
+            .min_by_key(|&index| (self.entries[index].fixed, self.entries[index].used));
         oldest.map(|oldest| self.entries.swap_remove(oldest)).is_some()
     }
 

@@ -14,7 +14,9 @@ use crate::model::{Follower, Rank};
 use crate::testing::{default_model, random, random_adapter};
 use crate::text::Text;
 use crate::weights::ModelFiles;
-use crate::{AdapterHandle, ContinuationScore, DeviceSpec, Quantisation, Result, SamplingParams, ScoreJob};
+use crate::{
+    AdapterHandle, ContinuationScore, DeviceSpec, Quantisation, Result, SamplingParams, ScoreJob,
+};
 
 /// A job: an answer, or scores.
 enum Ask {
@@ -36,9 +38,12 @@ enum Waiting {
 const LONGEST: usize = 260;
 
 fn asks(random: &mut StdRng, count: usize, text: &Text) -> Vec<Ask> {
-    let beginnings: Vec<Vec<u32>> =
-        (0..3).map(|_| (0..random.random_range(1..90)).map(|_| random.random_range(3..49_000)).collect()).collect();
-    let list = text.encode("one apple, two apples, three apples, four apples, five apples, six apples, seven").unwrap();
+    let beginnings: Vec<Vec<u32>> = (0..3)
+        .map(|_| (0..random.random_range(1..90)).map(|_| random.random_range(3..49_000)).collect())
+        .collect();
+    let list = text
+        .encode("one apple, two apples, three apples, four apples, five apples, six apples, seven")
+        .unwrap();
     (0..count)
         .map(|index| {
             let fixed = &beginnings[random.random_range(0..3)];
@@ -48,11 +53,17 @@ fn asks(random: &mut StdRng, count: usize, text: &Text) -> Vec<Ask> {
             } else {
                 (0..random.random_range(1..60)).map(|_| random.random_range(3..49_000)).collect()
             };
-            let (prompt, adapter) = ([fixed.as_slice(), &rest].concat(), random.random_range(0..4_usize).checked_sub(1));
+            let (prompt, adapter) = (
+                [fixed.as_slice(), &rest].concat(),
+                random.random_range(0..4_usize).checked_sub(1),
+            );
             let fixed = if random.random() { fixed.len() } else { 0 };
             if index % 4 == 3 {
-                let tokens = |random: &mut StdRng| (0..random.random_range(1..9)).map(|_| random.random_range(3..49_000)).collect();
-                let continuations = (0..random.random_range(1..20)).map(|_| tokens(random)).collect();
+                let tokens = |random: &mut StdRng| {
+                    (0..random.random_range(1..9)).map(|_| random.random_range(3..49_000)).collect()
+                };
+                let continuations =
+                    (0..random.random_range(1..20)).map(|_| tokens(random)).collect();
                 return Ask::Scores { prompt, fixed, continuations, adapter };
             }
             let params = SamplingParams {
@@ -66,7 +77,12 @@ fn asks(random: &mut StdRng, count: usize, text: &Text) -> Vec<Ask> {
             };
             if index == 0 {
                 // its draft tokens are accepted whatever the sampler draws
-                let params = SamplingParams { temperature: 0.0, repetition_penalty: 1.0, max_tokens: 39, ..params };
+                let params = SamplingParams {
+                    temperature: 0.0,
+                    repetition_penalty: 1.0,
+                    max_tokens: 39,
+                    ..params
+                };
                 return Ask::Answer { prompt: list.clone(), fixed: 0, params, adapter: None };
             }
             Ask::Answer { prompt, fixed, params, adapter }
@@ -78,7 +94,11 @@ fn submit(engine: &mut Engine, adapters: &[AdapterHandle], ask: &Ask, client: &s
     match ask {
         Ask::Answer { prompt, fixed, params, adapter } => {
             let (job, ending) = job(prompt.clone(), *fixed, params.clone(), usize::MAX);
-            engine.submit(GenerateJob { adapter: adapter.map(|index| adapters[index].clone()), client: client.into(), ..job });
+            engine.submit(GenerateJob {
+                adapter: adapter.map(|index| adapters[index].clone()),
+                client: client.into(),
+                ..job
+            });
             Waiting::Answer(ending)
         }
         Ask::Scores { prompt, fixed, continuations, adapter } => {
@@ -127,13 +147,18 @@ fn with_engine<T: Send>(
             if rank.is_leader() {
                 let (text, work) = (text.clone(), work.take().unwrap());
                 leader = Some(scope.spawn(move || {
-                    let mut engine = Engine::load_group(files, text, spec, rank, options.clone()).unwrap();
-                    let load = |folder: &tempfile::TempDir| engine.load_adapter("random", folder.path()).unwrap();
+                    let mut engine =
+                        Engine::load_group(files, text, spec, rank, options.clone()).unwrap();
+                    let load = |folder: &tempfile::TempDir| {
+                        engine.load_adapter("random", folder.path()).unwrap()
+                    };
                     let adapters: Vec<_> = folders.iter().map(load).collect();
                     work(&mut engine, &adapters)
                 }));
             } else {
-                scope.spawn(move || Follower::load(files, Quantisation::None, spec, rank).unwrap().serve().unwrap());
+                scope.spawn(move || {
+                    Follower::load(files, Quantisation::None, spec, rank).unwrap().serve().unwrap()
+                });
             }
         }
         leader.unwrap().join().unwrap()
@@ -153,7 +178,8 @@ fn what_is_said_does_not_depend_on_batch_shards_guesses_chunks_or_room() {
         })
         .collect();
     let asks = asks(&mut random, 12, &Text::load(&files).unwrap());
-    let plain = EngineOptions { speculate: false, prefix_cache_bytes: 0, ..EngineOptions::default() };
+    let plain =
+        EngineOptions { speculate: false, prefix_cache_bytes: 0, ..EngineOptions::default() };
     let alone: Vec<Said> = with_engine(&files, &folders, &plain, 1, |engine, adapters| {
         asks.iter()
             .map(|ask| {

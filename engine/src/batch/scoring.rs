@@ -45,7 +45,15 @@ struct Branch {
 
 impl Scoring {
     pub(super) fn new(job: ScoreJob) -> Self {
-        Self { job, kv: None, last: Vec::new(), group: Vec::new(), scores: Vec::new(), trunk: 0, kept: false }
+        Self {
+            job,
+            kv: None,
+            last: Vec::new(),
+            group: Vec::new(),
+            scores: Vec::new(),
+            trunk: 0,
+            kept: false,
+        }
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -69,7 +77,13 @@ impl Scoring {
 
     /// The minimum number of blocks that it can run with.
     pub(super) fn least(job: &ScoreJob) -> usize {
-        job.prompt.len().div_ceil(KV_BLOCK_SIZE) + job.continuations.iter().map(|continuation| blocks_of(continuation)).max().unwrap_or(0)
+        job.prompt.len().div_ceil(KV_BLOCK_SIZE)
+            + job
+                .continuations
+                .iter()
+                .map(|continuation| blocks_of(continuation))
+                .max()
+                .unwrap_or(0)
     }
 
     /// Upper bound on the blocks that the next [`push`](Self::push) takes.
@@ -79,18 +93,28 @@ impl Scoring {
             Some(kv) => kv.wants((self.job.prompt.len() - kv.len()).min(budget)),
             None => self.job.prompt.len().min(budget).div_ceil(KV_BLOCK_SIZE),
         };
-        let branches = rest.iter().take(TOGETHER).enumerate().map(|(index, continuation)| {
-            match self.group.get(index).and_then(|branch| Some((branch.kv.as_ref()?, branch.logprobs.len()))) {
-                Some((kv, known)) => kv.wants((continuation.len() - known).min(budget)),
-                None if !self.group.is_empty() && index >= self.group.len() => 0,
-                None => blocks_of(continuation),
-            }
-        });
+        let branches =
+            rest.iter().take(TOGETHER).enumerate().map(|(index, continuation)| {
+                match self
+                    .group
+                    .get(index)
+                    .and_then(|branch| Some((branch.kv.as_ref()?, branch.logprobs.len())))
+                {
+                    Some((kv, known)) => kv.wants((continuation.len() - known).min(budget)),
+                    None if !self.group.is_empty() && index >= self.group.len() => 0,
+                    None => blocks_of(continuation),
+                }
+            });
         trunk + branches.sum::<usize>()
     }
 
     /// Adds its next tokens to the step, at most `budget`; returns their number.
-    pub(super) fn push(&mut self, step: &mut Step, pool: &BlockPool, budget: usize) -> Result<usize> {
+    pub(super) fn push(
+        &mut self,
+        step: &mut Step,
+        pool: &BlockPool,
+        budget: usize,
+    ) -> Result<usize> {
         let kv = self.kv.get_or_insert_with(|| pool.cache());
         let (prompt, adapter) = (&self.job.prompt, self.job.adapter.as_ref());
         self.trunk = 0;
@@ -99,12 +123,20 @@ impl Scoring {
         if kv.len() < prompt.len() {
             // candle's bits depend on how the prompt is split into chunks: the cacheable prefix
             // ends a chunk
-            let boundary =
-                if !kv.cut_anywhere() && kv.len() < self.job.cacheable_prefix { self.job.cacheable_prefix } else { prompt.len() };
+            let boundary = if !kv.cut_anywhere() && kv.len() < self.job.cacheable_prefix {
+                self.job.cacheable_prefix
+            } else {
+                prompt.len()
+            };
             let end = boundary.min(kv.len() + left);
             let ends = end == prompt.len();
             let tokens = &prompt[kv.len()..end];
-            span = Some(step.push(tokens, kv, adapter, if ends { LogitRows::Last } else { LogitRows::None })?);
+            span = Some(step.push(
+                tokens,
+                kv,
+                adapter,
+                if ends { LogitRows::Last } else { LogitRows::None },
+            )?);
             self.trunk = tokens.len();
             left -= tokens.len();
             if !ends || !kv.cut_anywhere() {
@@ -134,7 +166,9 @@ impl Scoring {
             }
             match (&mut branch.kv, span) {
                 (Some(kv), _) => drop(step.push(tokens, kv, adapter, LogitRows::All)?),
-                (none, Some(trunk)) => *none = Some(step.push_branch(trunk, kv, tokens, adapter, LogitRows::All)?),
+                (none, Some(trunk)) => {
+                    *none = Some(step.push_branch(trunk, kv, tokens, adapter, LogitRows::All)?)
+                }
                 (none, None) => {
                     let mut fork = kv.fork(kv.len());
                     step.push(tokens, &mut fork, adapter, LogitRows::All)?;
@@ -168,15 +202,23 @@ impl Scoring {
                 kv.advance(branch.taken);
                 let known = branch.logprobs.len();
                 let tokens = &continuation[known..known + branch.taken];
-                branch.logprobs.extend(tokens.iter().zip(rows.by_ref()).map(|(&token, row)| logprob(row, token)));
+                branch.logprobs.extend(
+                    tokens.iter().zip(rows.by_ref()).map(|(&token, row)| logprob(row, token)),
+                );
             }
             branch.taken = 0;
         }
-        let done = !self.group.is_empty() && self.group.iter().zip(rest).all(|(branch, wanted)| branch.logprobs.len() == wanted.len());
+        let done = !self.group.is_empty()
+            && self
+                .group
+                .iter()
+                .zip(rest)
+                .all(|(branch, wanted)| branch.logprobs.len() == wanted.len());
         if !done {
             return 0;
         }
-        let scores = self.group.drain(..).map(|branch| ContinuationScore { logprobs: branch.logprobs });
+        let scores =
+            self.group.drain(..).map(|branch| ContinuationScore { logprobs: branch.logprobs });
         let before = self.scores.len();
         self.scores.extend(scores);
         self.scores.len() - before

@@ -43,7 +43,12 @@ pub(super) struct Sequence {
 
 impl Sequence {
     /// `kv` holds a cached prefix of the prompt, or nothing.
-    pub(super) fn new(mut job: GenerateJob, client: Client, kv: KvCache, submitted: Instant) -> Self {
+    pub(super) fn new(
+        mut job: GenerateJob,
+        client: Client,
+        kv: KvCache,
+        submitted: Instant,
+    ) -> Self {
         let tokens = std::mem::take(&mut job.prompt);
         let params = job.params.clone();
         let cached_tokens = kv.len();
@@ -102,7 +107,8 @@ impl Sequence {
         let done = self.kv.len();
         let left = self.tokens.len() - done;
         let prefix = self.job.cacheable_prefix;
-        let to_boundary = if done < prefix && !self.kv.cut_anywhere() { chunk.min(prefix - done) } else { chunk };
+        let to_boundary =
+            if done < prefix && !self.kv.cut_anywhere() { chunk.min(prefix - done) } else { chunk };
         left.min(to_boundary)
     }
 
@@ -127,7 +133,12 @@ impl Sequence {
 
     /// Samples the next token from `logits` and sends the text that it completes; returns the
     /// finish reason if the sequence ends with it.
-    pub(super) fn accept(&mut self, logits: &[f32], text: &Text, window: usize) -> Option<FinishReason> {
+    pub(super) fn accept(
+        &mut self,
+        logits: &[f32],
+        text: &Text,
+        window: usize,
+    ) -> Option<FinishReason> {
         let (token, stats) = self.sampler.sample(logits);
         self.first_token.get_or_insert_with(Instant::now);
         self.tokens.push(token);
@@ -141,8 +152,17 @@ impl Sequence {
         }
         if let Some(count) = self.sampler.params().logprobs {
             let top = best_tokens(logits, count).into_iter();
-            let top = top.map(|id| (id, text.token_bytes(id).to_vec(), logits[id as usize] - stats.log_normaliser)).collect();
-            self.pending_logprobs.push(TokenLogprob { token, bytes: text.token_bytes(token).to_vec(), logprob: stats.logprob, top });
+            let top = top
+                .map(|id| {
+                    (id, text.token_bytes(id).to_vec(), logits[id as usize] - stats.log_normaliser)
+                })
+                .collect();
+            self.pending_logprobs.push(TokenLogprob {
+                token,
+                bytes: text.token_bytes(token).to_vec(),
+                logprob: stats.logprob,
+                top,
+            });
         }
         let new = self.utf8.push(text.token_bytes(token));
         let (shown, stopped) = self.stop.push(&new);
@@ -150,7 +170,9 @@ impl Sequence {
             let _ = self.send(shown);
             return Some(FinishReason::Stop);
         }
-        if self.completion_tokens() >= self.sampler.params().max_tokens || self.tokens.len() >= window {
+        if self.completion_tokens() >= self.sampler.params().max_tokens
+            || self.tokens.len() >= window
+        {
             let tail = self.utf8.finish();
             let (more, stopped) = self.stop.push(&tail);
             let reason = if stopped { FinishReason::Stop } else { FinishReason::Length };
@@ -174,7 +196,11 @@ impl Sequence {
     }
 
     fn send(&mut self, text: String) -> ControlFlow<()> {
-        let piece = Piece { text, logprobs: std::mem::take(&mut self.pending_logprobs), tokens: std::mem::take(&mut self.pending_tokens) };
+        let piece = Piece {
+            text,
+            logprobs: std::mem::take(&mut self.pending_logprobs),
+            tokens: std::mem::take(&mut self.pending_tokens),
+        };
         self.job.sink.piece(piece)
     }
 
@@ -186,13 +212,23 @@ impl Sequence {
         }
         let (now, completion_tokens) = (Instant::now(), self.completion_tokens());
         let prefilled = self.first_token.unwrap_or(now);
-        let per_token = |sum: f64| if completion_tokens == 0 { 0.0 } else { (sum / completion_tokens as f64) as f32 };
+        let per_token = |sum: f64| {
+            if completion_tokens == 0 { 0.0 } else { (sum / completion_tokens as f64) as f32 }
+        };
         let finished = Finished {
             reason,
-            usage: Usage { prompt_tokens: self.prompt_tokens, cached_tokens: self.cached_tokens, completion_tokens },
+            usage: Usage {
+                prompt_tokens: self.prompt_tokens,
+                cached_tokens: self.cached_tokens,
+                completion_tokens,
+            },
             queued: self.admitted.duration_since(self.submitted),
             prefill: prefilled.duration_since(self.admitted),
-            decode: if self.first_token.is_some() { now.duration_since(prefilled) } else { Duration::ZERO },
+            decode: if self.first_token.is_some() {
+                now.duration_since(prefilled)
+            } else {
+                Duration::ZERO
+            },
             mean_entropy: per_token(self.entropy_sum),
             max_entropy: self.entropy_max,
             mean_logprob: per_token(self.logprob_sum),

@@ -36,10 +36,19 @@ pub(super) type Ending = Receiver<(String, Vec<TokenLogprob>, Result<Finished>)>
 fn engine(options: EngineOptions) -> (Engine, std::sync::Arc<Text>) {
     let files = ModelFiles::open(&default_model()).unwrap();
     let text = std::sync::Arc::new(Text::load(&files).unwrap());
-    (Engine::load(&files, std::sync::Arc::clone(&text), &candle_core::Device::Cpu, options).unwrap(), text)
+    (
+        Engine::load(&files, std::sync::Arc::clone(&text), &candle_core::Device::Cpu, options)
+            .unwrap(),
+        text,
+    )
 }
 
-pub(super) fn job(prompt: Vec<u32>, cacheable_prefix: usize, params: SamplingParams, backoff: usize) -> (GenerateJob, Ending) {
+pub(super) fn job(
+    prompt: Vec<u32>,
+    cacheable_prefix: usize,
+    params: SamplingParams,
+    backoff: usize,
+) -> (GenerateJob, Ending) {
     let (done, ending) = sync_channel(1);
     let sink = Box::new(Collect { text: String::new(), logprobs: Vec::new(), backoff, done });
     (
@@ -73,9 +82,15 @@ fn prompt(text: &Text, system: &str, question: &str) -> (Vec<u32>, usize) {
 fn batched_equals_alone_and_warm_equals_cold_bit_for_bit() {
     let options = EngineOptions { prefill_chunk: 32, ..EngineOptions::default() };
     let (mut shared, text) = engine(options);
-    let systems = ["You answer in one word.", "You are a poet who writes about the sea and the wind."];
-    let questions =
-        ["Name a colour.", "What is rain? Explain it to a child who has never seen any, slowly.", "Say hello.", "2 + 2 =", "Who are you?"];
+    let systems =
+        ["You answer in one word.", "You are a poet who writes about the sea and the wind."];
+    let questions = [
+        "Name a colour.",
+        "What is rain? Explain it to a child who has never seen any, slowly.",
+        "Say hello.",
+        "2 + 2 =",
+        "Who are you?",
+    ];
     let jobs: Vec<_> = questions
         .iter()
         .enumerate()
@@ -93,7 +108,8 @@ fn batched_equals_alone_and_warm_equals_cold_bit_for_bit() {
             (tokens, fixed, params)
         })
         .collect();
-    let submit = |engine: &mut Engine, (tokens, fixed, params): &(Vec<u32>, usize, SamplingParams)| {
+    let submit = |engine: &mut Engine,
+                  (tokens, fixed, params): &(Vec<u32>, usize, SamplingParams)| {
         let (job, ending) = job(tokens.clone(), *fixed, params.clone(), usize::MAX);
         engine.submit(job);
         ending
@@ -108,11 +124,18 @@ fn batched_equals_alone_and_warm_equals_cold_bit_for_bit() {
         let (alone_answer, alone_logprobs, alone_end) = alone.recv().unwrap();
         assert_eq!((&answer, &logprobs), (&alone_answer, &alone_logprobs), "params {:?}", job.2);
         let (end, alone_end) = (end.unwrap(), alone_end.unwrap());
-        assert_eq!((end.reason, end.usage.completion_tokens), (alone_end.reason, alone_end.usage.completion_tokens));
+        assert_eq!(
+            (end.reason, end.usage.completion_tokens),
+            (alone_end.reason, alone_end.usage.completion_tokens)
+        );
         // the whole prompt but its last token is cached
         assert_eq!(alone_end.usage.cached_tokens, job.0.len() - 1);
         assert_eq!(
-            logprobs.len() - usize::from(end.reason == FinishReason::Stop && logprobs.len() > end.usage.completion_tokens),
+            logprobs.len()
+                - usize::from(
+                    end.reason == FinishReason::Stop
+                        && logprobs.len() > end.usage.completion_tokens
+                ),
             logprobs.len()
         );
         assert!(end.max_entropy >= end.mean_entropy && end.mean_logprob <= 0.0);
@@ -121,7 +144,8 @@ fn batched_equals_alone_and_warm_equals_cold_bit_for_bit() {
 
 #[test]
 fn sequences_end_as_they_should() {
-    let (mut engine, text) = engine(EngineOptions { context_length: Some(64), ..EngineOptions::default() });
+    let (mut engine, text) =
+        engine(EngineOptions { context_length: Some(64), ..EngineOptions::default() });
     let ask = |question: &str| prompt(&text, "Be brief.", question).0;
     let params = SamplingParams { max_tokens: 12, ..SamplingParams::default() };
     // a client that disconnects
@@ -136,10 +160,16 @@ fn sequences_end_as_they_should() {
     gone.cancelled = Box::new(|| true);
     engine.submit(gone);
     // a stop string across tokens
-    let (whole, whole_ending) = job(ask("Say: one two three four five"), 0, params.clone(), usize::MAX);
+    let (whole, whole_ending) =
+        job(ask("Say: one two three four five"), 0, params.clone(), usize::MAX);
     engine.submit(whole);
     // more than the context window
-    let (long, long_ending) = job(ask("Count to one hundred."), 0, SamplingParams { max_tokens: 1000, ..params.clone() }, usize::MAX);
+    let (long, long_ending) = job(
+        ask("Count to one hundred."),
+        0,
+        SamplingParams { max_tokens: 1000, ..params.clone() },
+        usize::MAX,
+    );
     engine.submit(long);
     run(&mut engine);
     let reason = |ending: &Ending| ending.recv().unwrap().2.unwrap().reason;
@@ -147,11 +177,20 @@ fn sequences_end_as_they_should() {
     assert_eq!(reason(&late_ending), FinishReason::Deadline);
     assert_eq!(reason(&gone_ending), FinishReason::Cancelled);
     let end = long_ending.recv().unwrap().2.unwrap();
-    assert!(end.reason == FinishReason::Stop || end.usage.prompt_tokens + end.usage.completion_tokens == 64, "{end:?}");
+    assert!(
+        end.reason == FinishReason::Stop
+            || end.usage.prompt_tokens + end.usage.completion_tokens == 64,
+        "{end:?}"
+    );
     let answer = whole_ending.recv().unwrap().0;
     let cut = answer.char_indices().nth(answer.chars().count() / 2).unwrap().0;
     let stop: String = answer[cut..].chars().take(4).collect();
-    let (stopped, ending) = job(ask("Say: one two three four five"), 0, SamplingParams { stop: vec![stop.clone()], ..params }, usize::MAX);
+    let (stopped, ending) = job(
+        ask("Say: one two three four five"),
+        0,
+        SamplingParams { stop: vec![stop.clone()], ..params },
+        usize::MAX,
+    );
     engine.submit(stopped);
     run(&mut engine);
     let (shown, _, end) = ending.recv().unwrap();
@@ -163,8 +202,11 @@ fn sequences_end_as_they_should() {
 
 #[test]
 fn what_can_never_run_is_refused_at_once() {
-    let (mut engine, _) = engine(EngineOptions { context_length: Some(8), ..EngineOptions::default() });
-    for (tokens, expected) in [(vec![], "empty"), (vec![1; 8], "context window"), (vec![1, 60_000], "60000")] {
+    let (mut engine, _) =
+        engine(EngineOptions { context_length: Some(8), ..EngineOptions::default() });
+    for (tokens, expected) in
+        [(vec![], "empty"), (vec![1; 8], "context window"), (vec![1, 60_000], "60000")]
+    {
         let (refused, ending) = job(tokens, 0, SamplingParams::default(), 1);
         engine.submit(refused);
         assert!(!engine.has_work());
@@ -176,10 +218,16 @@ fn what_can_never_run_is_refused_at_once() {
 fn scores_equal_one_pass_over_each_continuation() {
     let (mut engine, text) = engine(EngineOptions::default());
     let (tokens, fixed) = prompt(&text, "You name the right guide.", "Who remembers?");
-    let continuations: Vec<_> = ["Mnemosyne", "Moira", "a", "the one who remembers", &"what was told long ago, and again ".repeat(40)]
-        .iter()
-        .map(|name| text.encode(name).unwrap())
-        .collect();
+    let continuations: Vec<_> = [
+        "Mnemosyne",
+        "Moira",
+        "a",
+        "the one who remembers",
+        &"what was told long ago, and again ".repeat(40),
+    ]
+    .iter()
+    .map(|name| text.encode(name).unwrap())
+    .collect();
     let mut score = |continuations: Vec<Vec<u32>>, fixed: usize| {
         let (sender, receiver) = sync_channel(1);
         let reply = Box::new(move |scores| sender.send(scores).expect("the test waits"));
@@ -217,7 +265,12 @@ fn scores_equal_one_pass_over_each_continuation() {
 fn model() -> &'static crate::Llama {
     static MODEL: std::sync::OnceLock<crate::Llama> = std::sync::OnceLock::new();
     MODEL.get_or_init(|| {
-        crate::Llama::load(&ModelFiles::open(&default_model()).unwrap(), Quantisation::None, &candle_core::Device::Cpu).unwrap()
+        crate::Llama::load(
+            &ModelFiles::open(&default_model()).unwrap(),
+            Quantisation::None,
+            &candle_core::Device::Cpu,
+        )
+        .unwrap()
     })
 }
 
@@ -226,7 +279,8 @@ fn engine_cache() -> crate::kv::KvCache {
 }
 
 fn whole_pass(kv: &mut crate::kv::KvCache, tokens: &[u32]) -> Vec<Vec<f32>> {
-    let mut batch = [crate::model::Segment { tokens, kv, adapter: None, logits: crate::model::LogitRows::All }];
+    let mut batch =
+        [crate::model::Segment { tokens, kv, adapter: None, logits: crate::model::LogitRows::All }];
     model().forward(&mut batch).unwrap().to_vec2().unwrap()
 }
 
@@ -250,8 +304,15 @@ fn prefixes_are_kept_under_the_budget_least_recently_used_dropped_first() {
     assert_eq!((cache.bytes(), cache.tokens()), (2 * one, 40));
     assert_eq!(found(&mut cache, None, &a), Some(20));
     // an entry of another adapter is never used, a prefix is
-    assert_eq!((found(&mut cache, None, &b), found(&mut cache, Some("x"), &b[..15])), (None, Some(15)));
-    assert_eq!(cache.fork(None, &a, 20).map(|kv| kv.len()), Some(19), "one token is left to compute");
+    assert_eq!(
+        (found(&mut cache, None, &b), found(&mut cache, Some("x"), &b[..15])),
+        (None, Some(15))
+    );
+    assert_eq!(
+        cache.fork(None, &a, 20).map(|kv| kv.len()),
+        Some(19),
+        "one token is left to compute"
+    );
     cache.keep(None, &c, &filled(&c));
     assert_eq!(found(&mut cache, Some("x"), &b), None);
     assert!(found(&mut cache, None, &a).is_some() && found(&mut cache, None, &c).is_some());
@@ -264,17 +325,29 @@ fn prefixes_are_kept_under_the_budget_least_recently_used_dropped_first() {
     assert_eq!(cache.tokens(), 40);
     cache.retire(None, c.to_vec(), filled(&c));
     cache.retire(Some("x"), c.to_vec(), filled(&c));
-    assert_eq!((found(&mut cache, None, &b), found(&mut cache, None, &a), found(&mut cache, None, &c)), (None, Some(20), Some(20)));
+    assert_eq!(
+        (found(&mut cache, None, &b), found(&mut cache, None, &a), found(&mut cache, None, &c)),
+        (None, Some(20), Some(20))
+    );
 }
 
 #[test]
 fn the_next_turn_of_a_conversation_is_warm_and_gives_the_bits_of_a_cold_one() {
     let (mut warm, text) = engine(EngineOptions::default());
     let (mut cold, _) = engine(EngineOptions { prefix_cache_bytes: 0, ..EngineOptions::default() });
-    let mut messages = vec![ChatMessage::new(Role::System, "You are brief."), ChatMessage::new(Role::User, "Name three rivers of Europe.")];
+    let mut messages = vec![
+        ChatMessage::new(Role::System, "You are brief."),
+        ChatMessage::new(Role::User, "Name three rivers of Europe."),
+    ];
     for turn in 0..3 {
         let prompt = text.encode_chat(&messages, true).unwrap();
-        let params = SamplingParams { max_tokens: 24, temperature: 0.7, seed: turn, logprobs: Some(1), ..SamplingParams::default() };
+        let params = SamplingParams {
+            max_tokens: 24,
+            temperature: 0.7,
+            seed: turn,
+            logprobs: Some(1),
+            ..SamplingParams::default()
+        };
         let answer = |engine: &mut Engine| {
             let (job, ending) = job(prompt.clone(), 0, params.clone(), usize::MAX);
             engine.submit(job);
@@ -289,17 +362,29 @@ fn the_next_turn_of_a_conversation_is_warm_and_gives_the_bits_of_a_cold_one() {
         if turn > 0 {
             assert!(usage.cached_tokens * 2 > usage.prompt_tokens, "{usage:?}");
         }
-        messages.extend([ChatMessage::new(Role::Assistant, said), ChatMessage::new(Role::User, "And three more?")]);
+        messages.extend([
+            ChatMessage::new(Role::Assistant, said),
+            ChatMessage::new(Role::User, "And three more?"),
+        ]);
     }
 }
 
 #[test]
 fn a_full_cache_makes_answers_and_scorings_wait_their_turn_without_doing_work_again_and_again() {
     let block = model().pool().block_bytes();
-    let options = EngineOptions { kv_cache_bytes: 20 * block, prefill_chunk: 64, speculate: false, ..EngineOptions::default() };
+    let options = EngineOptions {
+        kv_cache_bytes: 20 * block,
+        prefill_chunk: 64,
+        speculate: false,
+        ..EngineOptions::default()
+    };
     let (mut engine, _) = engine(options);
     assert_eq!(engine.window(), 20 * crate::kernels::KV_BLOCK_SIZE);
-    let params = SamplingParams { max_tokens: 60, logit_bias: vec![(2, -100.0)], ..SamplingParams::default() };
+    let params = SamplingParams {
+        max_tokens: 60,
+        logit_bias: vec![(2, -100.0)],
+        ..SamplingParams::default()
+    };
     // the first two do not fit together, the third would fit beside either
     let endings: Vec<_> = [(12, 5), (10, 6), (4, 7)]
         .into_iter()
@@ -316,7 +401,9 @@ fn a_full_cache_makes_answers_and_scorings_wait_their_turn_without_doing_work_ag
         assert!(steps < 400, "it does not come to an end");
     }
     assert!(preempted <= 3, "{preempted} times");
-    endings.iter().for_each(|ending| assert_eq!(ending.recv().unwrap().2.unwrap().usage.completion_tokens, 60));
+    endings.iter().for_each(|ending| {
+        assert_eq!(ending.recv().unwrap().2.unwrap().usage.completion_tokens, 60)
+    });
     // scorings that do not fit together run one after the other
     let scored: Vec<_> = (0..3)
         .map(|token| {
@@ -338,7 +425,14 @@ fn a_full_cache_makes_answers_and_scorings_wait_their_turn_without_doing_work_ag
     let (sender, receiver) = sync_channel(1);
     let reply = Box::new(move |scores| sender.send(scores).expect("the test waits"));
     let continuations = Vec::new();
-    engine.score(ScoreJob { prompt: vec![1], cacheable_prefix: 0, continuations, adapter: None, cancelled: Box::new(|| false), reply });
+    engine.score(ScoreJob {
+        prompt: vec![1],
+        cacheable_prefix: 0,
+        continuations,
+        adapter: None,
+        cancelled: Box::new(|| false),
+        reply,
+    });
     assert!(receiver.recv().unwrap().unwrap().is_empty() && !engine.has_work());
 }
 
@@ -348,13 +442,28 @@ fn a_step_takes_no_memory_once_warm_but_for_the_words_it_tells() {
     let folder = tempfile::tempdir().unwrap();
     let mut random = crate::testing::random();
     let config = ModelFiles::open(&default_model()).unwrap().config().clone();
-    crate::testing::random_adapter(&config, folder.path(), 8, &crate::lora::Target::ALL, &mut random);
+    crate::testing::random_adapter(
+        &config,
+        folder.path(),
+        8,
+        &crate::lora::Target::ALL,
+        &mut random,
+    );
     let adapter = engine.load_adapter("random", folder.path()).unwrap();
     let steps = |engine: &mut Engine| {
-        let params = SamplingParams { max_tokens: 60, logit_bias: vec![(2, -100.0)], ..SamplingParams::default() };
+        let params = SamplingParams {
+            max_tokens: 60,
+            logit_bias: vec![(2, -100.0)],
+            ..SamplingParams::default()
+        };
         let endings: Vec<_> = (0..4)
             .map(|index| {
-                let (mut job, ending) = job(prompt(&text, "Be brief.", "Count to ten.").0, 0, params.clone(), usize::MAX);
+                let (mut job, ending) = job(
+                    prompt(&text, "Be brief.", "Count to ten.").0,
+                    0,
+                    params.clone(),
+                    usize::MAX,
+                );
                 job.adapter = (index % 2 == 0).then(|| adapter.clone());
                 engine.submit(job);
                 ending
@@ -376,7 +485,9 @@ fn a_step_takes_no_memory_once_warm_but_for_the_words_it_tells() {
     assert!(taken.len() > 40);
     // an allocation per word is its text: bytes, a piece, what the test collects; a sequence's own
     // lists grow by doubling
-    let (total, words) = taken.iter().fold((0, 0), |(total, words), (count, tokens)| (total + count, words + tokens));
+    let (total, words) = taken
+        .iter()
+        .fold((0, 0), |(total, words), (count, tokens)| (total + count, words + tokens));
     assert!(total <= 3 * words, "{total} for {words} words: {taken:?}");
 
     let model = model();

@@ -20,13 +20,20 @@ struct Ranks {
 
 impl RankBarrier {
     pub(crate) fn new(world_size: usize) -> Self {
-        Self { ranks: Mutex::new(Ranks { arrived: vec![false; world_size], outcome: None }), changed: Condvar::new() }
+        Self {
+            ranks: Mutex::new(Ranks { arrived: vec![false; world_size], outcome: None }),
+            changed: Condvar::new(),
+        }
     }
 
     /// Fails the barrier because a rank will not arrive: pending and later calls return `reason`. A
     /// barrier that has completed stays completed.
     pub(crate) fn call_off(&self, reason: String) {
-        self.ranks.lock().unwrap_or_else(PoisonError::into_inner).outcome.get_or_insert(Err(reason));
+        self.ranks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .outcome
+            .get_or_insert(Err(reason));
         self.changed.notify_all();
     }
 
@@ -40,8 +47,17 @@ impl RankBarrier {
         let mut ranks = self.ranks.lock().unwrap_or_else(PoisonError::into_inner);
         let world_size = ranks.arrived.len();
         match ranks.arrived.get_mut(rank) {
-            None => return Err(format!("rank {rank} of {world_size}: expected one from 0 to {}", world_size.saturating_sub(1))),
-            Some(true) => return Err(format!("rank {rank} has joined this group already: a group that starts anew is a new one")),
+            None => {
+                return Err(format!(
+                    "rank {rank} of {world_size}: expected one from 0 to {}",
+                    world_size.saturating_sub(1)
+                ));
+            }
+            Some(true) => {
+                return Err(format!(
+                    "rank {rank} has joined this group already: a group that starts anew is a new one"
+                ));
+            }
             Some(arrived) => *arrived = true,
         }
         if ranks.arrived.iter().all(|arrived| *arrived) {
@@ -54,12 +70,17 @@ impl RankBarrier {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let missing: Vec<usize> = (0..world_size).filter(|rank| !ranks.arrived[*rank]).collect();
-                ranks.outcome = Some(Err(format!("ranks {missing:?} of {world_size} had not joined after {} s", backoff.as_secs_f32())));
+                let missing: Vec<usize> =
+                    (0..world_size).filter(|rank| !ranks.arrived[*rank]).collect();
+                ranks.outcome = Some(Err(format!(
+                    "ranks {missing:?} of {world_size} had not joined after {} s",
+                    backoff.as_secs_f32()
+                )));
                 self.changed.notify_all();
                 continue;
             }
-            ranks = self.changed.wait_timeout(ranks, left).unwrap_or_else(PoisonError::into_inner).0;
+            ranks =
+                self.changed.wait_timeout(ranks, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -74,7 +95,10 @@ mod tests {
     fn ranks_meet_whatever_their_order() {
         let barrier = &RankBarrier::new(3);
         std::thread::scope(|scope| {
-            let others: Vec<_> = [2, 0].into_iter().map(|rank| scope.spawn(move || barrier.arrive(rank, LONG))).collect();
+            let others: Vec<_> = [2, 0]
+                .into_iter()
+                .map(|rank| scope.spawn(move || barrier.arrive(rank, LONG)))
+                .collect();
             barrier.arrive(1, LONG).unwrap();
             others.into_iter().for_each(|other| other.join().unwrap().unwrap());
         });

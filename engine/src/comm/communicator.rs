@@ -4,7 +4,8 @@ use candle_core::Tensor;
 
 use crate::Result;
 
-/// The collective operations of one tensor-parallel group. Every rank calls the same operations in the same order.
+/// The collective operations of one tensor-parallel group. Every rank calls the same operations in
+/// the same order.
 pub trait Communicator: Send + Sync {
     /// This shard's rank, in `0..world_size()`.
     fn rank(&self) -> usize;

@@ -73,16 +73,23 @@ impl NcclGroup {
             let reason = format!("rank {rank} of a group of GPUs is on {:?}", device.location());
             return Err(EngineError::Sharding { reason });
         };
-        let bad = |reason: String| EngineError::Device { device: DeviceSpec::Cuda(gpu_id).to_string(), reason };
+        let bad = |reason: String| EngineError::Device {
+            device: DeviceSpec::Cuda(gpu_id).to_string(),
+            reason,
+        };
         let stream = device.as_cuda_device()?.cuda_stream();
         if stream.cu_stream().addr() <= PER_THREAD {
-            return Err(bad("it was opened over the thread's default stream, a group needs one of its own".into()));
+            return Err(bad(
+                "it was opened over the thread's default stream, a group needs one of its own"
+                    .into(),
+            ));
         }
         self.barrier.arrive(rank, PATIENCE).map_err(&bad)?;
         // NCCL uses the thread's current device
         stream.context().bind_to_thread().map_err(|error| bad(driver_error(error)))?;
         let world_size = self.world_size;
-        let comm = Comm::from_rank(stream, rank, world_size, self.id).map_err(|error| bad(refused(&error)))?;
+        let comm = Comm::from_rank(stream, rank, world_size, self.id)
+            .map_err(|error| bad(refused(&error)))?;
         static KEYS: AtomicU64 = AtomicU64::new(0);
         let key = KEYS.fetch_add(1, Ordering::Relaxed);
         COMMUNICATORS.with_borrow_mut(|all| all.insert(key, comm));
@@ -103,7 +110,8 @@ impl Drop for NcclComm {
     fn drop(&mut self) {
         // dropped on another thread, the communicator stays until its own thread ends; during that
         // thread's end it is already gone
-        let comm = COMMUNICATORS.try_with(|all| all.try_borrow_mut().ok().and_then(|mut all| all.remove(&self.key)));
+        let comm = COMMUNICATORS
+            .try_with(|all| all.try_borrow_mut().ok().and_then(|mut all| all.remove(&self.key)));
         drop(comm);
     }
 }
@@ -143,18 +151,27 @@ impl CustomOp1 for Sum<'_> {
         candle_core::bail!("the tensor is on the CPU, expected {}", self.0.device)
     }
 
-    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+    fn cuda_fwd(
+        &self,
+        storage: &CudaStorage,
+        layout: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
         let at = DeviceSpec::Cuda(storage.device().cuda_stream().context().ordinal());
         if at != self.0.device {
             candle_core::bail!("the tensor is on {at}, expected {}", self.0.device);
         }
-        let summed = COMMUNICATORS.with_borrow(|all| match (all.get(&self.0.key), storage.dtype()) {
-            (None, _) => candle_core::bail!("called on another thread than the one that joined the group"),
-            (Some(comm), DType::F32) => sum::<f32>(comm, storage, layout),
-            (Some(comm), DType::F16) => sum::<half::f16>(comm, storage, layout),
-            (Some(comm), DType::BF16) => sum::<half::bf16>(comm, storage, layout),
-            (Some(_), other) => candle_core::bail!("the tensor is of {other:?}, expected f32, f16 or bf16"),
-        })?;
+        let summed =
+            COMMUNICATORS.with_borrow(|all| match (all.get(&self.0.key), storage.dtype()) {
+                (None, _) => candle_core::bail!(
+                    "called on another thread than the one that joined the group"
+                ),
+                (Some(comm), DType::F32) => sum::<f32>(comm, storage, layout),
+                (Some(comm), DType::F16) => sum::<half::f16>(comm, storage, layout),
+                (Some(comm), DType::BF16) => sum::<half::bf16>(comm, storage, layout),
+                (Some(_), other) => {
+                    candle_core::bail!("the tensor is of {other:?}, expected f32, f16 or bf16")
+                }
+            })?;
         Ok((summed, layout.shape().clone()))
     }
 }
@@ -204,7 +221,8 @@ mod tests {
             let comm = group.join(rank, &device).unwrap();
             assert_eq!((comm.rank(), comm.world_size()), (rank, world_size));
             // small integers: exact in every type and order. A transposed view covers the copy too
-            let partial = Tensor::arange(0_f32, 6.0, &device).unwrap().reshape((2, 3)).unwrap().t().unwrap();
+            let partial =
+                Tensor::arange(0_f32, 6.0, &device).unwrap().reshape((2, 3)).unwrap().t().unwrap();
             let partial = (partial * (rank + 1) as f64).unwrap();
             [DType::F32, DType::F16, DType::BF16].map(|dtype| {
                 let sum = comm.all_reduce(partial.to_dtype(dtype).unwrap()).unwrap();
@@ -216,7 +234,8 @@ mod tests {
         let expected = [0.0, 3.0, 1.0, 4.0, 2.0, 5.0].map(|value| value * factor);
         let summed = &summed;
         std::thread::scope(|scope| {
-            let ranks: Vec<_> = (0..world_size).map(|rank| scope.spawn(move || summed(rank))).collect();
+            let ranks: Vec<_> =
+                (0..world_size).map(|rank| scope.spawn(move || summed(rank))).collect();
             for (rank, found) in ranks.into_iter().enumerate() {
                 for sum in found.join().unwrap() {
                     assert_eq!(sum, expected, "rank {rank} of {world_size}");
@@ -252,9 +271,13 @@ mod tests {
         let comm = group.join(0, &device).unwrap();
         assert!(group.join(0, &device).unwrap_err().to_string().contains("already"));
         let refused = |tensor: Tensor| comm.all_reduce(tensor).unwrap_err().to_string();
-        assert!(refused(Tensor::new(&[1_f32], &Device::Cpu).unwrap()).contains("CPU, expected cuda:0"));
+        assert!(
+            refused(Tensor::new(&[1_f32], &Device::Cpu).unwrap()).contains("CPU, expected cuda:0")
+        );
         assert!(refused(Tensor::new(&[1_u32], &device).unwrap()).contains("U32"));
-        let elsewhere = std::thread::scope(|scope| scope.spawn(|| refused(Tensor::new(&[1_f32], &device).unwrap())).join().unwrap());
+        let elsewhere = std::thread::scope(|scope| {
+            scope.spawn(|| refused(Tensor::new(&[1_f32], &device).unwrap())).join().unwrap()
+        });
         assert!(elsewhere.contains("another thread"), "{elsewhere}");
         let none = Tensor::zeros((0, 3), DType::F32, &device).unwrap();
         assert_eq!(comm.all_reduce(none).unwrap().dims(), [0, 3]);

@@ -33,9 +33,19 @@ impl SharedComm {
     /// The ranks of a group of `world_size`.
     pub fn group(world_size: usize) -> Vec<Self> {
         let places = (0..world_size).map(|_| Default::default()).collect();
-        let all_reduce =
-            Arc::new(AllReduce { places, arrived: AtomicUsize::new(0), held: AtomicUsize::new(0), lost: AtomicBool::new(false) });
-        (0..world_size).map(|rank| Self { all_reduce: Arc::clone(&all_reduce), rank, turn: AtomicUsize::new(0) }).collect()
+        let all_reduce = Arc::new(AllReduce {
+            places,
+            arrived: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
+            lost: AtomicBool::new(false),
+        });
+        (0..world_size)
+            .map(|rank| Self {
+                all_reduce: Arc::clone(&all_reduce),
+                rank,
+                turn: AtomicUsize::new(0),
+            })
+            .collect()
     }
 
     fn side(&self) -> usize {
@@ -44,7 +54,9 @@ impl SharedComm {
 
     /// This rank's buffer for the next all-reduce; its content is stale.
     pub(crate) fn mine(&self) -> RwLockWriteGuard<'_, Vec<f32>> {
-        self.all_reduce.places[self.rank][self.side()].write().unwrap_or_else(PoisonError::into_inner)
+        self.all_reduce.places[self.rank][self.side()]
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until every rank has written its partial sum.
@@ -139,14 +151,22 @@ mod tests {
         for world in [1, 2, 3, 5] {
             let work = move |comm: SharedComm| {
                 for round in 0..300_u32 {
-                    let mine = Tensor::new(&[comm.rank() as f32, round as f32], &Device::Cpu).unwrap();
+                    let mine =
+                        Tensor::new(&[comm.rank() as f32, round as f32], &Device::Cpu).unwrap();
                     let sum = comm.all_reduce(mine).unwrap().to_vec1::<f32>().unwrap();
-                    assert_eq!(sum, [(world * (world - 1) / 2) as f32, (world as u32 * round) as f32]);
+                    assert_eq!(
+                        sum,
+                        [(world * (world - 1) / 2) as f32, (world as u32 * round) as f32]
+                    );
                 }
                 comm
             };
-            let threads: Vec<_> = SharedComm::group(world).into_iter().map(|comm| std::thread::spawn(move || work(comm))).collect();
-            let mut ranks: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+            let threads: Vec<_> = SharedComm::group(world)
+                .into_iter()
+                .map(|comm| std::thread::spawn(move || work(comm)))
+                .collect();
+            let mut ranks: Vec<_> =
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect();
             if world > 1 {
                 drop(ranks.pop());
                 let left = ranks[0].all_reduce(Tensor::new(&[1.0_f32], &Device::Cpu).unwrap());

@@ -99,7 +99,14 @@ impl Activations {
     ///
     /// # Panics
     /// When `x` does not hold whole rows of whole blocks.
-    pub fn quantise(&mut self, threads: &ThreadPool, isa: Isa, x: &[f32], columns: usize, rounding: Rounding) {
+    pub fn quantise(
+        &mut self,
+        threads: &ThreadPool,
+        isa: Isa,
+        x: &[f32],
+        columns: usize,
+        rounding: Rounding,
+    ) {
         assert!(x.len().is_multiple_of(columns), "whole rows");
         let tokens = x.len() / columns;
         let target = self.target(tokens, columns, rounding);
@@ -119,10 +126,22 @@ impl Activations {
     ///
     /// # Panics
     /// When the shapes do not fit, or columns are not whole lanes (whole blocks, if rounded).
-    pub fn add_norm(&mut self, threads: &ThreadPool, isa: Isa, residual: Residual<'_>, normed: &mut [f32], rounding: Rounding) {
+    pub fn add_norm(
+        &mut self,
+        threads: &ThreadPool,
+        isa: Isa,
+        residual: Residual<'_>,
+        normed: &mut [f32],
+        rounding: Rounding,
+    ) {
         let Residual { x, delta, weight, eps } = residual;
         let columns = weight.len();
-        assert!(columns.is_multiple_of(LANES) && x.len().is_multiple_of(columns) && x.len() == normed.len(), "rows of one length");
+        assert!(
+            columns.is_multiple_of(LANES)
+                && x.len().is_multiple_of(columns)
+                && x.len() == normed.len(),
+            "rows of one length"
+        );
         assert!(delta.is_empty() || delta.len() == x.len(), "as much to add");
         let tokens = x.len() / columns;
         let target = self.target(tokens, columns, rounding);
@@ -131,7 +150,9 @@ impl Activations {
             let (x, normed, at) = (&x, &normed, token * columns);
             let delta = if delta.is_empty() { delta } else { &delta[at..at + columns] };
             // SAFETY: the rows are there, and no other thread has this token; `isa` was detected.
-            unsafe { norm_isa(isa, x.0.add(at), delta, weight, eps, normed.0.add(at), target.at(token)) };
+            unsafe {
+                norm_isa(isa, x.0.add(at), delta, weight, eps, normed.0.add(at), target.at(token))
+            };
         });
     }
 
@@ -140,8 +161,21 @@ impl Activations {
     ///
     /// # Panics
     /// As [`add_norm`](Self::add_norm).
-    pub fn silu_mul(&mut self, threads: &ThreadPool, isa: Isa, gate: &mut [f32], up: &[f32], columns: usize, rounding: Rounding) {
-        assert!(columns.is_multiple_of(LANES) && gate.len().is_multiple_of(columns) && gate.len() == up.len(), "rows of one length");
+    pub fn silu_mul(
+        &mut self,
+        threads: &ThreadPool,
+        isa: Isa,
+        gate: &mut [f32],
+        up: &[f32],
+        columns: usize,
+        rounding: Rounding,
+    ) {
+        assert!(
+            columns.is_multiple_of(LANES)
+                && gate.len().is_multiple_of(columns)
+                && gate.len() == up.len(),
+            "rows of one length"
+        );
         let tokens = gate.len() / columns;
         let target = self.target(tokens, columns, rounding);
         let gate = Rows(gate.as_mut_ptr());
@@ -149,7 +183,14 @@ impl Activations {
             let gate = &gate;
             let up = &up[token * columns..][part.clone()];
             // SAFETY: as in `add_norm`, of this part alone.
-            unsafe { silu_isa(isa, gate.0.add(token * columns + part.start), up, target.at(token).part(part)) };
+            unsafe {
+                silu_isa(
+                    isa,
+                    gate.0.add(token * columns + part.start),
+                    up,
+                    target.at(token).part(part),
+                )
+            };
         });
     }
 }
@@ -162,13 +203,23 @@ fn by_token(threads: &ThreadPool, tokens: usize, columns: usize, row: impl Fn(us
     if tokens < 2 || tokens * columns < SHARED_FROM {
         return (0..tokens).for_each(row);
     }
-    threads.run(|thread, threads| (tokens * thread / threads..tokens * (thread + 1) / threads).for_each(&row));
+    threads.run(|thread, threads| {
+        (tokens * thread / threads..tokens * (thread + 1) / threads).for_each(&row)
+    });
 }
 
 /// Runs `part` for each token with all its columns, or, where tokens are few, each thread with some
 /// whole blocks of its columns.
-fn in_parts(threads: &ThreadPool, tokens: usize, columns: usize, part: impl Fn(usize, Range<usize>) + Sync) {
-    if tokens >= 2 * threads.threads() || tokens * columns < SHARED_FROM || !columns.is_multiple_of(BLOCK) {
+fn in_parts(
+    threads: &ThreadPool,
+    tokens: usize,
+    columns: usize,
+    part: impl Fn(usize, Range<usize>) + Sync,
+) {
+    if tokens >= 2 * threads.threads()
+        || tokens * columns < SHARED_FROM
+        || !columns.is_multiple_of(BLOCK)
+    {
         return by_token(threads, tokens, columns, |token| part(token, 0..columns));
     }
     let blocks = columns / BLOCK;
@@ -189,7 +240,14 @@ for_isa! {
 }
 
 #[inline(always)]
-unsafe fn norm_body<V: Lanes>(x: *mut f32, delta: &[f32], weight: &[f32], eps: f32, normed: *mut f32, target: Target) {
+unsafe fn norm_body<V: Lanes>(
+    x: *mut f32,
+    delta: &[f32],
+    weight: &[f32],
+    eps: f32,
+    normed: *mut f32,
+    target: Target,
+) {
     // SAFETY: as `add_norm` says: rows of `weight`'s length, whole lanes.
     unsafe {
         for at in (0..delta.len()).step_by(LANES) {
@@ -197,7 +255,10 @@ unsafe fn norm_body<V: Lanes>(x: *mut f32, delta: &[f32], weight: &[f32], eps: f
         }
         let scale = inverse_rms::<V>(x, weight.len(), eps);
         for at in (0..weight.len()).step_by(LANES) {
-            V::load(x.add(at)).mul(scale).mul(V::load(weight.as_ptr().add(at))).store(normed.add(at));
+            V::load(x.add(at))
+                .mul(scale)
+                .mul(V::load(weight.as_ptr().add(at)))
+                .store(normed.add(at));
         }
         target.round::<V>(normed);
     }
@@ -231,7 +292,8 @@ unsafe fn fold_body<V: Lanes>(y: *mut f32, rows: usize, tokens: usize, columns: 
     // stood.
     unsafe {
         for token in 0..tokens {
-            let (first, second, into) = (y.add(2 * token * rows), y.add((2 * token + 1) * rows), y.add(token * rows));
+            let (first, second, into) =
+                (y.add(2 * token * rows), y.add((2 * token + 1) * rows), y.add(token * rows));
             let whole = columns.start + columns.len() / LANES * LANES;
             for at in (columns.start..whole).step_by(LANES) {
                 V::load(first.add(at)).add(V::load(second.add(at))).store(into.add(at));
@@ -254,7 +316,11 @@ mod tests {
     }
 
     fn held(quants: &Activations) -> (&[i8], [&[i32]; 2], [Vec<u32>; 2]) {
-        (&quants.quants, [&quants.sums, &quants.first], [bits(&quants.scales), bits(&quants.weighted)])
+        (
+            &quants.quants,
+            [&quants.sums, &quants.first],
+            [bits(&quants.scales), bits(&quants.weighted)],
+        )
     }
 
     #[test]
@@ -268,8 +334,9 @@ mod tests {
             x[..BLOCK].fill(0.0);
             (x[BLOCK + 3], x[2 * BLOCK]) = (f32::NAN, 1e4);
             let delta = floats(&mut random, tokens * columns, 1.0);
-            for (isa, rounding) in
-                Isa::available().into_iter().flat_map(|isa| [Rounding::None, Rounding::Once, Rounding::Twice].map(|r| (isa, r)))
+            for (isa, rounding) in Isa::available()
+                .into_iter()
+                .flat_map(|isa| [Rounding::None, Rounding::Once, Rounding::Twice].map(|r| (isa, r)))
             {
                 let (threads, portable) = (ThreadPool::new(4), Isa::Portable);
                 let mut expected = Activations::default();
@@ -278,8 +345,10 @@ mod tests {
                 let rows = sum.chunks_exact(columns).zip(normed.chunks_exact_mut(columns));
                 rows.for_each(|(sum, normed)| rms_norm(portable, sum, &weight, 1e-5, normed));
                 expected.quantise(&threads, portable, &normed, columns, rounding);
-                let (mut found, mut at_once, mut to) = (Activations::default(), x.clone(), vec![0.0; x.len()]);
-                let residual = Residual { x: &mut at_once, delta: &delta, weight: &weight, eps: 1e-5 };
+                let (mut found, mut at_once, mut to) =
+                    (Activations::default(), x.clone(), vec![0.0; x.len()]);
+                let residual =
+                    Residual { x: &mut at_once, delta: &delta, weight: &weight, eps: 1e-5 };
                 found.add_norm(&threads, isa, residual, &mut to, rounding);
                 assert_eq!((bits(&at_once), bits(&to)), (bits(&sum), bits(&normed)), "{isa:?}");
                 assert_eq!(held(&found), held(&expected), "{isa:?} {rounding:?}");

@@ -79,7 +79,10 @@ pub fn attention<'c>(
     let width = shape.heads * shape.head_dim;
     let group = shape.heads / shape.kv_heads;
     let tokens: usize = spans.iter().map(|span| span.tokens).sum();
-    assert!(queries.len() == tokens * width && out.len() == queries.len(), "shapes of queries and output");
+    assert!(
+        queries.len() == tokens * width && out.len() == queries.len(),
+        "shapes of queries and output"
+    );
     assert!(shape.head_dim.is_multiple_of(LANES), "whole vectors a head");
     assert!(spans.iter().all(|span| span.row + span.tokens <= tokens), "rows of the batch");
     let rows = Rows { start: out.as_mut_ptr(), width };
@@ -97,7 +100,18 @@ pub fn attention<'c>(
                         continue;
                     }
                     // SAFETY: no other unit has these heads of these rows, and `out` holds them.
-                    unsafe { one_tile(isa, shape, span, &blocks, first..(first + tile).min(span.tokens), head, queries, *rows) };
+                    unsafe {
+                        one_tile(
+                            isa,
+                            shape,
+                            span,
+                            &blocks,
+                            first..(first + tile).min(span.tokens),
+                            head,
+                            queries,
+                            *rows,
+                        )
+                    };
                 }
             }
         }
@@ -159,7 +173,9 @@ unsafe fn one_tile<'c>(
         for row in 0..rows {
             let inverse = 1.0 / tile.sum[row];
             // SAFETY: as above.
-            unsafe { std::slice::from_raw_parts_mut(tile.outs[row], dim) }.iter_mut().for_each(|value| *value *= inverse);
+            unsafe { std::slice::from_raw_parts_mut(tile.outs[row], dim) }
+                .iter_mut()
+                .for_each(|value| *value *= inverse);
         }
     }
 }
@@ -208,7 +224,12 @@ unsafe fn all_rows<V: Lanes>(tile: &mut Tile, block: usize, load: impl Fn(usize)
 }
 
 #[inline(always)]
-unsafe fn some_rows<V: Lanes, const R: usize>(tile: &mut Tile, first: usize, block: usize, load: impl Fn(usize) -> V + Copy) {
+unsafe fn some_rows<V: Lanes, const R: usize>(
+    tile: &mut Tile,
+    first: usize,
+    block: usize,
+    load: impl Fn(usize) -> V + Copy,
+) {
     let dim = tile.dim;
     let mut seen = [0; R];
     for r in 0..R {

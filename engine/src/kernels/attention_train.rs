@@ -41,11 +41,17 @@ struct Task<'a> {
     x: Attended<'a>,
 }
 
-fn tasks(threads: &ThreadPool, trees: &[Tree], heads: Heads, work: impl Fn(usize, usize, &mut Scratch) + Sync) {
+fn tasks(
+    threads: &ThreadPool,
+    trees: &[Tree],
+    heads: Heads,
+    work: impl Fn(usize, usize, &mut Scratch) + Sync,
+) {
     let next = AtomicUsize::new(0);
     let all = trees.len() * heads.kv_heads;
     threads.run(|_, _| {
-        let mut scratch = Scratch { keys: Vec::new(), values: Vec::new(), p: Vec::new(), dp: Vec::new() };
+        let mut scratch =
+            Scratch { keys: Vec::new(), values: Vec::new(), p: Vec::new(), dp: Vec::new() };
         loop {
             let task = next.fetch_add(1, Ordering::Relaxed);
             if task >= all {
@@ -60,9 +66,15 @@ fn check(trees: &[Tree], heads: Heads, x: &Attended<'_>, queries: usize) {
     let rows = trees.iter().map(|tree| tree.start + tree.rows()).max().unwrap_or(0);
     assert!(trees.iter().all(|tree| tree.shared <= tree.start), "what is shared stands before");
     let (wide, narrow) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
-    assert!(heads.head_dim.is_multiple_of(LANES) && heads.heads.is_multiple_of(heads.kv_heads), "heads of whole lanes, in whole groups");
     assert!(
-        x.q.len() >= rows * wide && x.k.len() >= rows * narrow && x.v.len() >= rows * narrow && queries >= rows * wide,
+        heads.head_dim.is_multiple_of(LANES) && heads.heads.is_multiple_of(heads.kv_heads),
+        "heads of whole lanes, in whole groups"
+    );
+    assert!(
+        x.q.len() >= rows * wide
+            && x.k.len() >= rows * narrow
+            && x.v.len() >= rows * narrow
+            && queries >= rows * wide,
         "a row a token"
     );
 }
@@ -71,7 +83,14 @@ fn check(trees: &[Tree], heads: Heads, x: &Attended<'_>, queries: usize) {
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub fn attend(threads: &ThreadPool, isa: Isa, trees: &[Tree], heads: Heads, x: Attended<'_>, out: &mut [f32]) {
+pub fn attend(
+    threads: &ThreadPool,
+    isa: Isa,
+    trees: &[Tree],
+    heads: Heads,
+    x: Attended<'_>,
+    out: &mut [f32],
+) {
     check(trees, heads, &x, out.len());
     let out = Shared(out.as_mut_ptr());
     tasks(threads, trees, heads, |tree, kv_head, scratch| {
@@ -100,14 +119,19 @@ pub fn attend_backward(
     dv: &mut [f32],
 ) {
     check(trees, heads, &x, dout.len());
-    assert!(dq.len() >= x.q.len() && dk.len() >= x.k.len() && dv.len() >= x.v.len(), "a gradient a value");
-    let (shared, narrow) = (trees.iter().map(|tree| tree.shared).max().unwrap_or(0), heads.kv_heads * heads.head_dim);
+    assert!(
+        dq.len() >= x.q.len() && dk.len() >= x.k.len() && dv.len() >= x.v.len(),
+        "a gradient a value"
+    );
+    let (shared, narrow) =
+        (trees.iter().map(|tree| tree.shared).max().unwrap_or(0), heads.kv_heads * heads.head_dim);
     let room = trees.len() * shared * narrow;
     // the gradients of what is shared, `[trees, shared, kv_heads · head_dim]`, until they are added
     // up in the trees' order
     let [mut shared_dk, mut shared_dv] = [(); 2].map(|()| vec![0.0_f32; room]);
     {
-        let [dq, dk, dv] = [Shared(dq.as_mut_ptr()), Shared(dk.as_mut_ptr()), Shared(dv.as_mut_ptr())];
+        let [dq, dk, dv] =
+            [Shared(dq.as_mut_ptr()), Shared(dk.as_mut_ptr()), Shared(dv.as_mut_ptr())];
         let [trunk_dk, trunk_dv] = [Shared(shared_dk.as_mut_ptr()), Shared(shared_dv.as_mut_ptr())];
         tasks(threads, trees, heads, |tree, kv_head, scratch| {
             let (dq, dk, dv, trunk_dk, trunk_dv) = (&dq, &dk, &dv, &trunk_dk, &trunk_dv);
@@ -115,7 +139,12 @@ pub fn attend_backward(
             // SAFETY: as in `attend`; of what is shared, each tree has a place of its own.
             unsafe {
                 let trunk = [trunk_dk.0.add(at), trunk_dv.0.add(at)];
-                Task { isa, heads, tree: &trees[tree], kv_head, x }.backward(dout, [dq.0, dk.0, dv.0], trunk, scratch);
+                Task { isa, heads, tree: &trees[tree], kv_head, x }.backward(
+                    dout,
+                    [dq.0, dk.0, dv.0],
+                    trunk,
+                    scratch,
+                );
             }
         });
     }
@@ -168,8 +197,11 @@ impl Task<'_> {
         into.clear();
         into.resize(dim * padded, 0.0);
         for row in 0..rows {
-            let start =
-                if row < shared { self.kv_head_start() + row * self.narrow() } else { self.kv_start() + (row - shared) * self.narrow() };
+            let start = if row < shared {
+                self.kv_head_start() + row * self.narrow()
+            } else {
+                self.kv_start() + (row - shared) * self.narrow()
+            };
             for (d, value) in values[start..][..dim].iter().enumerate() {
                 into[d * padded + row] = *value;
             }
@@ -200,7 +232,15 @@ impl Task<'_> {
     ///
     /// # Safety
     /// As [`attend`] has checked.
-    unsafe fn probabilities(&self, head: usize, rows: &Range<usize>, keys: usize, transposed: &[f32], padded: usize, p: &mut Vec<f32>) {
+    unsafe fn probabilities(
+        &self,
+        head: usize,
+        rows: &Range<usize>,
+        keys: usize,
+        transposed: &[f32],
+        padded: usize,
+        p: &mut Vec<f32>,
+    ) {
         let width = self.width(keys);
         p.resize(rows.len() * width, 0.0);
         let scale = 1.0 / (self.heads.head_dim as f32).sqrt();
@@ -208,7 +248,15 @@ impl Task<'_> {
         let to = Target { start: p.as_mut_ptr(), stride: width };
         // SAFETY: `p` was made as large, and is this thread's own.
         unsafe {
-            part(self.isa, self.left(self.x.q, head, rows), right, to, 0..rows.len(), 0..width / LANES, Scaled { by: scale, add: false });
+            part(
+                self.isa,
+                self.left(self.x.q, head, rows),
+                right,
+                to,
+                0..rows.len(),
+                0..width / LANES,
+                Scaled { by: scale, add: false },
+            );
             for (row, p) in rows.clone().zip(p.chunks_exact_mut(width)) {
                 let (before, own) = self.tree.seen(row);
                 // between the prompt and its own branch, and behind itself
@@ -227,7 +275,11 @@ impl Task<'_> {
 
     /// The group's keys or values as they stand, of shared and of own rows.
     fn stored<'a>(&self, values: &'a [f32]) -> [Right<'a>; 2] {
-        let right = |start: usize| Right { values: &values[start..], columns: self.heads.head_dim, stride: self.narrow() };
+        let right = |start: usize| Right {
+            values: &values[start..],
+            columns: self.heads.head_dim,
+            stride: self.narrow(),
+        };
         [right(self.kv_head_start()), right(self.kv_start())]
     }
 
@@ -240,14 +292,30 @@ impl Task<'_> {
     ///
     /// # Safety
     /// As [`attend`] has checked; the rows and columns are this task's.
-    unsafe fn weigh(&self, p: &[f32], rows: usize, keys: usize, [shared, own]: [Right<'_>; 2], to: Target, scaled: Scaled) {
+    unsafe fn weigh(
+        &self,
+        p: &[f32],
+        rows: usize,
+        keys: usize,
+        [shared, own]: [Right<'_>; 2],
+        to: Target,
+        scaled: Scaled,
+    ) {
         let (width, panels) = (self.width(keys), 0..self.heads.head_dim / LANES);
         let left = |values, inner| Left { values, rows, inner, row_stride: width, inner_stride: 1 };
         // SAFETY: as the caller promises.
         unsafe {
             let mut scaled = scaled;
             if self.tree.shared > 0 {
-                part(self.isa, left(p, self.tree.shared), shared, to, 0..rows, panels.clone(), scaled);
+                part(
+                    self.isa,
+                    left(p, self.tree.shared),
+                    shared,
+                    to,
+                    0..rows,
+                    panels.clone(),
+                    scaled,
+                );
                 scaled.add = true;
             }
             part(self.isa, left(&p[self.tree.shared..], keys), own, to, 0..rows, panels, scaled);
@@ -259,13 +327,36 @@ impl Task<'_> {
     ///
     /// # Safety
     /// As [`weigh`](Self::weigh).
-    unsafe fn spread(&self, p: &[f32], rows: usize, keys: usize, x: Right<'_>, [shared, own]: [Target; 2], by: f32) {
-        let (width, panels, scaled) = (self.width(keys), 0..self.heads.head_dim / LANES, Scaled { by, add: true });
-        let turned = |values, keys| Left { values, rows: keys, inner: rows, row_stride: 1, inner_stride: width };
+    unsafe fn spread(
+        &self,
+        p: &[f32],
+        rows: usize,
+        keys: usize,
+        x: Right<'_>,
+        [shared, own]: [Target; 2],
+        by: f32,
+    ) {
+        let (width, panels, scaled) =
+            (self.width(keys), 0..self.heads.head_dim / LANES, Scaled { by, add: true });
+        let turned = |values, keys| Left {
+            values,
+            rows: keys,
+            inner: rows,
+            row_stride: 1,
+            inner_stride: width,
+        };
         // SAFETY: as the caller promises.
         unsafe {
             if self.tree.shared > 0 {
-                part(self.isa, turned(p, self.tree.shared), x, shared, 0..self.tree.shared, panels.clone(), scaled);
+                part(
+                    self.isa,
+                    turned(p, self.tree.shared),
+                    x,
+                    shared,
+                    0..self.tree.shared,
+                    panels.clone(),
+                    scaled,
+                );
             }
             part(self.isa, turned(&p[self.tree.shared..], keys), x, own, 0..keys, panels, scaled);
         }
@@ -279,14 +370,23 @@ impl Task<'_> {
                 // SAFETY: as `attend` has checked; these rows and columns are this task's.
                 unsafe {
                     self.probabilities(head, &rows, keys, &scratch.keys, padded, &mut scratch.p);
-                    let to = Target { start: out.add(self.q_start(head, rows.start)), stride: self.wide() };
+                    let to = Target {
+                        start: out.add(self.q_start(head, rows.start)),
+                        stride: self.wide(),
+                    };
                     self.weigh(&scratch.p, rows.len(), keys, values, to, Scaled::WRITE);
                 }
             }
         }
     }
 
-    unsafe fn backward(&self, dout: &[f32], [dq, dk, dv]: [*mut f32; 3], [trunk_dk, trunk_dv]: [*mut f32; 2], scratch: &mut Scratch) {
+    unsafe fn backward(
+        &self,
+        dout: &[f32],
+        [dq, dk, dv]: [*mut f32; 3],
+        [trunk_dk, trunk_dv]: [*mut f32; 2],
+        scratch: &mut Scratch,
+    ) {
         let padded = self.transpose(self.x.k, &mut scratch.keys);
         self.transpose(self.x.v, &mut scratch.values);
         let (dim, narrow) = (self.heads.head_dim, self.narrow());
@@ -302,7 +402,10 @@ impl Task<'_> {
                 unsafe {
                     let kv = |shared: *mut f32, own: *mut f32| {
                         let at = |start: *mut f32| Target { start, stride: narrow };
-                        [at(shared.wrapping_add(self.kv_head_start())), at(own.add(self.kv_start()))]
+                        [
+                            at(shared.wrapping_add(self.kv_head_start())),
+                            at(own.add(self.kv_start())),
+                        ]
                     };
                     self.probabilities(head, &rows, keys, &scratch.keys, padded, &mut scratch.p);
                     // dv += pᵀ · dout
@@ -311,13 +414,33 @@ impl Task<'_> {
                     scratch.dp.resize(rows.len() * width, 0.0);
                     let values = Right { values: &scratch.values, columns: width, stride: padded };
                     let to = Target { start: scratch.dp.as_mut_ptr(), stride: width };
-                    part(self.isa, self.left(dout, head, &rows), values, to, 0..rows.len(), 0..width / LANES, Scaled::WRITE);
-                    for (p, dp) in scratch.p.chunks_exact(width).zip(scratch.dp.chunks_exact_mut(width)) {
+                    part(
+                        self.isa,
+                        self.left(dout, head, &rows),
+                        values,
+                        to,
+                        0..rows.len(),
+                        0..width / LANES,
+                        Scaled::WRITE,
+                    );
+                    for (p, dp) in
+                        scratch.p.chunks_exact(width).zip(scratch.dp.chunks_exact_mut(width))
+                    {
                         softmax_backward_isa(self.isa, p.as_ptr(), dp.as_mut_ptr(), width);
                     }
                     // dq += ds · k, dk += dsᵀ · q
-                    let to = Target { start: dq.add(self.q_start(head, rows.start)), stride: self.wide() };
-                    self.weigh(&scratch.dp, rows.len(), keys, keys_stored, to, Scaled { by: scale, add: true });
+                    let to = Target {
+                        start: dq.add(self.q_start(head, rows.start)),
+                        stride: self.wide(),
+                    };
+                    self.weigh(
+                        &scratch.dp,
+                        rows.len(),
+                        keys,
+                        keys_stored,
+                        to,
+                        Scaled { by: scale, add: true },
+                    );
                     self.spread(&scratch.dp, rows.len(), keys, q_right, kv(trunk_dk, dk), scale);
                 }
             }

@@ -15,7 +15,13 @@ const TILE: usize = 4;
 /// # Safety
 /// As [`super::multiply`].
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Prefetch) {
+pub(super) unsafe fn multiply(
+    w: &PackedMatrix,
+    x: &Activations,
+    panels: Range<usize>,
+    output: Output,
+    ahead: Prefetch,
+) {
     // SAFETY: as the caller promises.
     for_kind!(w.kind(), K => unsafe { multiply_kind::<K>(w, x, panels, output, ahead) });
 }
@@ -23,7 +29,13 @@ pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<u
 /// # Safety
 /// As [`super::multiply`], with a weight of kind `K`.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply_kind<K: Kind>(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Prefetch) {
+unsafe fn multiply_kind<K: Kind>(
+    w: &PackedMatrix,
+    x: &Activations,
+    panels: Range<usize>,
+    output: Output,
+    ahead: Prefetch,
+) {
     for panel in panels {
         let mut token = 0;
         while token < x.tokens() {
@@ -43,7 +55,8 @@ unsafe fn multiply_kind<K: Kind>(w: &PackedMatrix, x: &Activations, panels: Rang
     }
 }
 
-/// A block's quants of eight rows: of each of eight times four columns, four bytes of each row; those of 8 bits signed.
+/// A block's quants of eight rows: of each of eight times four columns, four bytes of each row;
+/// those of 8 bits signed.
 ///
 /// # Safety
 /// The panel is of kind `K` and has the block.
@@ -70,7 +83,9 @@ unsafe fn operands<K: Kind>(panel: &Panel<'_>, block: usize, half: usize) -> [__
         }
         let further = panel.high.as_ptr().add(block * K::KIND.high_bytes() + half * 32);
         // shifted to where they belong; what comes in from the neighbouring byte is cut off
-        let mut join = |four: usize, bits, mask: i8| out[four] = _mm256_or_si256(out[four], _mm256_and_si256(bits, _mm256_set1_epi8(mask)));
+        let mut join = |four: usize, bits, mask: i8| {
+            out[four] = _mm256_or_si256(out[four], _mm256_and_si256(bits, _mm256_set1_epi8(mask)))
+        };
         if K::BITS == 5 {
             let bits = load(further, 0);
             join(0, _mm256_slli_epi16::<4>(bits), 16);
@@ -101,10 +116,18 @@ unsafe fn operands<K: Kind>(panel: &Panel<'_>, block: usize, half: usize) -> [__
 /// `numbers` has those of the block, and the half is 0 or 1.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-unsafe fn numbers<K: Kind>(numbers: &[u8], block: usize, half: usize, halves: bool, second: usize) -> __m256 {
+unsafe fn numbers<K: Kind>(
+    numbers: &[u8],
+    block: usize,
+    half: usize,
+    halves: bool,
+    second: usize,
+) -> __m256 {
     // SAFETY: as the caller promises.
     unsafe {
-        let eight = |at: usize| _mm256_cvtph_ps(_mm_loadu_si128(numbers.as_ptr().add(at + half * 16).cast()));
+        let eight = |at: usize| {
+            _mm256_cvtph_ps(_mm_loadu_si128(numbers.as_ptr().add(at + half * 16).cast()))
+        };
         if !K::TWO_LEVELS {
             return eight(block * 2 * PANEL);
         }
@@ -164,17 +187,28 @@ unsafe fn tile<K: Kind, const T: usize>(
             for _ in 0..w.chunk {
                 if token == 0 && half == 0 {
                     let bytes = const { K::KIND.panel_bytes() };
-                    ahead.fetch(panel.quants.as_ptr().wrapping_add(block * bytes), bytes.div_ceil(64));
+                    ahead.fetch(
+                        panel.quants.as_ptr().wrapping_add(block * bytes),
+                        bytes.div_ceil(64),
+                    );
                 }
                 let operands = operands::<K>(&panel, block, half);
                 let scale = |second| numbers::<K>(panel.scales, block, half, K::HALVES, second);
                 let scales = [scale(0), if K::HALVES { scale(1) } else { _mm256_setzero_ps() }];
-                let min = if K::MIN { numbers::<K>(panel.minima, block, half, false, 0) } else { _mm256_setzero_ps() };
+                let min = if K::MIN {
+                    numbers::<K>(panel.minima, block, half, false, 0)
+                } else {
+                    _mm256_setzero_ps()
+                };
                 for t in 0..T {
                     let place = (token + t) * blocks + block;
-                    let (quants, scale) = (x.quants.as_ptr().add(place * BLOCK), _mm256_set1_ps(*x.scales.get_unchecked(place)));
+                    let (quants, scale) = (
+                        x.quants.as_ptr().add(place * BLOCK),
+                        _mm256_set1_ps(*x.scales.get_unchecked(place)),
+                    );
                     // signed weights need no offset here
-                    let start = |sum: i32| if K::MIN || K::BITS == 8 { 0 } else { -K::OFFSET * sum };
+                    let start =
+                        |sum: i32| if K::MIN || K::BITS == 8 { 0 } else { -K::OFFSET * sum };
                     let all = *x.sums.get_unchecked(place);
                     if K::HALVES {
                         let first = *x.first.get_unchecked(place);
@@ -185,10 +219,18 @@ unsafe fn tile<K: Kind, const T: usize>(
                         sum[t] = _mm256_fmadd_ps(dots[0], _mm256_mul_ps(scales[0], scale), sum[t]);
                         sum[t] = _mm256_fmadd_ps(dots[1], _mm256_mul_ps(scales[1], scale), sum[t]);
                     } else {
-                        sum[t] = _mm256_fmadd_ps(dot::<K>(&operands, quants, start(all)), _mm256_mul_ps(scales[0], scale), sum[t]);
+                        sum[t] = _mm256_fmadd_ps(
+                            dot::<K>(&operands, quants, start(all)),
+                            _mm256_mul_ps(scales[0], scale),
+                            sum[t],
+                        );
                     }
                     if K::MIN {
-                        sum[t] = _mm256_fmadd_ps(min, _mm256_set1_ps(*x.weighted.get_unchecked(place)), sum[t]);
+                        sum[t] = _mm256_fmadd_ps(
+                            min,
+                            _mm256_set1_ps(*x.weighted.get_unchecked(place)),
+                            sum[t],
+                        );
                     }
                 }
                 block += 1;
@@ -210,7 +252,14 @@ unsafe fn tile<K: Kind, const T: usize>(
 /// As [`super::multiply`]; the tile's tokens are there.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn store(w: &PackedMatrix, index: usize, half: usize, token: usize, output: Output, values: &[__m256]) {
+unsafe fn store(
+    w: &PackedMatrix,
+    index: usize,
+    half: usize,
+    token: usize,
+    output: Output,
+    values: &[__m256],
+) {
     let rows = w.rows_of(index).saturating_sub(half * 8).min(8);
     for (t, value) in values.iter().enumerate() {
         let mut lanes = [0.0_f32; 8];

@@ -12,7 +12,13 @@ use super::{Activations, PackedMatrix};
 /// # Safety
 /// As [`super::multiply`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Prefetch) {
+pub(super) unsafe fn multiply(
+    w: &PackedMatrix,
+    x: &Activations,
+    panels: Range<usize>,
+    output: Output,
+    ahead: Prefetch,
+) {
     // SAFETY: as the caller promises.
     for_kind!(w.kind(), K => unsafe { multiply_kind::<K>(w, x, panels, output, ahead) });
 }
@@ -20,7 +26,13 @@ pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<u
 /// # Safety
 /// As [`super::multiply`], with a weight of kind `K`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn multiply_kind<K: Kind>(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Prefetch) {
+unsafe fn multiply_kind<K: Kind>(
+    w: &PackedMatrix,
+    x: &Activations,
+    panels: Range<usize>,
+    output: Output,
+    ahead: Prefetch,
+) {
     for panel in panels {
         let mut token = 0;
         // the last tokens take narrower tiles, of which each computes the same
@@ -82,7 +94,8 @@ impl Tokens {
 unsafe fn dot(operands: &[__m512i; 8], quants: *const i8, start: __m512i) -> __m512 {
     // SAFETY: eight times four bytes of a block.
     unsafe {
-        let four = |index: usize| _mm512_broadcastd_epi32(_mm_loadu_si32(quants.add(4 * index).cast()));
+        let four =
+            |index: usize| _mm512_broadcastd_epi32(_mm_loadu_si32(quants.add(4 * index).cast()));
         // two chains, so that one need not wait for itself
         let even = _mm512_dpbusd_epi32(start, operands[0], four(0));
         let odd = _mm512_dpbusd_epi32(_mm512_setzero_si512(), operands[1], four(1));
@@ -102,10 +115,15 @@ unsafe fn dot(operands: &[__m512i; 8], quants: *const i8, start: __m512i) -> __m
 /// `quants` points to a block.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn dot_halves(operands: &[__m512i; 8], quants: *const i8, start: [__m512i; 2]) -> [__m512; 2] {
+unsafe fn dot_halves(
+    operands: &[__m512i; 8],
+    quants: *const i8,
+    start: [__m512i; 2],
+) -> [__m512; 2] {
     // SAFETY: eight times four bytes of a block.
     unsafe {
-        let four = |index: usize| _mm512_broadcastd_epi32(_mm_loadu_si32(quants.add(4 * index).cast()));
+        let four =
+            |index: usize| _mm512_broadcastd_epi32(_mm_loadu_si32(quants.add(4 * index).cast()));
         let [mut first, mut second] = start;
         for index in 0..4 {
             first = _mm512_dpbusd_epi32(first, operands[index], four(index));
@@ -136,7 +154,16 @@ unsafe fn operands<K: Kind>(panel: &Panel<'_>, block: usize) -> [__m512i; 8] {
         let at = panel.quants.as_ptr().add(block * K::KIND.low_bytes());
         let load = |from: *const u8, four: usize| _mm512_loadu_si512(from.add(four * 64).cast());
         if K::BITS == 8 {
-            return [load(at, 0), load(at, 1), load(at, 2), load(at, 3), load(at, 4), load(at, 5), load(at, 6), load(at, 7)];
+            return [
+                load(at, 0),
+                load(at, 1),
+                load(at, 2),
+                load(at, 3),
+                load(at, 4),
+                load(at, 5),
+                load(at, 6),
+                load(at, 7),
+            ];
         }
         let low = _mm512_set1_epi8(15);
         let high = |bytes| _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), low);
@@ -165,9 +192,15 @@ unsafe fn operands<K: Kind>(panel: &Panel<'_>, block: usize) -> [__m512i; 8] {
             let two = _mm512_set1_epi8(0x30);
             for half in 0..2 {
                 let bits = load(further, half);
-                let shifted = [_mm512_slli_epi16::<4>(bits), _mm512_slli_epi16::<2>(bits), bits, _mm512_srli_epi16::<2>(bits)];
+                let shifted = [
+                    _mm512_slli_epi16::<4>(bits),
+                    _mm512_slli_epi16::<2>(bits),
+                    bits,
+                    _mm512_srli_epi16::<2>(bits),
+                ];
                 for four in 0..4 {
-                    out[4 * half + four] = _mm512_or_si512(out[4 * half + four], _mm512_and_si512(shifted[four], two));
+                    out[4 * half + four] =
+                        _mm512_or_si512(out[4 * half + four], _mm512_and_si512(shifted[four], two));
                 }
             }
         }
@@ -190,7 +223,8 @@ unsafe fn scale<K: Kind>(panel: &Panel<'_>, block: usize, half: usize) -> __m512
         }
         let (whole, times) = two_levels_at(block, K::HALVES, half);
         let times = _mm_loadu_si128(scales.add(times).cast());
-        let times = if K::HALVES { _mm512_cvtepi8_epi32(times) } else { _mm512_cvtepu8_epi32(times) };
+        let times =
+            if K::HALVES { _mm512_cvtepi8_epi32(times) } else { _mm512_cvtepu8_epi32(times) };
         _mm512_mul_ps(sixteen_halves(scales.add(whole)), _mm512_cvtepi32_ps(times))
     }
 }
@@ -209,7 +243,8 @@ unsafe fn min<K: Kind>(panel: &Panel<'_>, block: usize) -> __m512 {
             return sixteen_halves(minima.add(block * 2 * PANEL));
         }
         let (whole, times) = two_levels_at(block, false, 0);
-        let times = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(minima.add(times).cast())));
+        let times =
+            _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(minima.add(times).cast())));
         _mm512_mul_ps(sixteen_halves(minima.add(whole)), times)
     }
 }
@@ -221,7 +256,8 @@ macro_rules! tiles {
         /// As [`super::multiply`]; the tile's tokens are there, and the weight is of kind `K`.
         #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
         unsafe fn $tile<K: Kind>(w: &PackedMatrix, x: &Activations, index: usize, token: usize, output: Output, ahead: Prefetch) -> usize {
-            // SAFETY: every pointer stays within the panel and within the activations of the tile's tokens.
+            // SAFETY: every pointer stays within the panel and within the activations of the tile's
+            // tokens.
             unsafe {
                 let panel = w.panel(index);
                 let x = Tokens::new(x, token);
@@ -287,6 +323,12 @@ unsafe fn store(w: &PackedMatrix, index: usize, token: usize, output: Output, va
     let mask = (u32::MAX >> (32 - w.rows_of(index))) as __mmask16;
     for (t, value) in values.iter().enumerate() {
         // SAFETY: the mask keeps to the rows that are there.
-        unsafe { _mm512_mask_storeu_ps(output.start.add((token + t) * output.rows + index * PANEL), mask, *value) };
+        unsafe {
+            _mm512_mask_storeu_ps(
+                output.start.add((token + t) * output.rows + index * PANEL),
+                mask,
+                *value,
+            )
+        };
     }
 }

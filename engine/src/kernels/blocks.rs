@@ -20,7 +20,16 @@ pub(super) const SUPER: usize = 8;
 
 impl BlockKind {
     #[cfg(any(test, feature = "bench"))]
-    pub const ALL: [Self; 8] = [Self::Q4_0, Self::Q4_1, Self::Q5_0, Self::Q5_1, Self::Q8_0, Self::Q4K, Self::Q5K, Self::Q6K];
+    pub const ALL: [Self; 8] = [
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
 
     /// Columns of one block in a GGUF file.
     pub const fn file_columns(self) -> usize {
@@ -77,15 +86,17 @@ impl BlockKind {
         matches!(self, Self::Q6K)
     }
 
-    /// Takes the block of [`BLOCK`] columns at `part` out of a file's block. Scales may be multiplied with whole numbers that Q6_K alone
-    /// has negative, so that its are signed.
+    /// Takes the block of [`BLOCK`] columns at `part` out of a file's block. Scales may be
+    /// multiplied with whole numbers that Q6_K alone has negative, so that its are signed.
     pub(super) fn unpack(self, block: &[u8], part: usize) -> Unpacked {
         let pair = |at: usize| [block[at], block[at + 1]];
         let nibble = |byte: u8, high: bool| if high { byte >> 4 } else { byte & 15 };
         let mut out = Unpacked { scale: pair(0), ..Unpacked::default() };
         let quants = &mut out.quants;
         match self {
-            Self::Q8_0 => quants.iter_mut().zip(&block[2..]).for_each(|(quant, byte)| *quant = byte ^ 0x80),
+            Self::Q8_0 => {
+                quants.iter_mut().zip(&block[2..]).for_each(|(quant, byte)| *quant = byte ^ 0x80)
+            }
             Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 => {
                 let start = if self.has_min() { 4 } else { 2 };
                 let (fifth, low) = block[start..].split_at(if self.bits() == 5 { 4 } else { 0 });
@@ -115,7 +126,8 @@ impl BlockKind {
                 let low = &block[half * 64 + quarter % 2 * BLOCK..];
                 let high = &block[128 + half * BLOCK..];
                 for (column, quant) in quants.iter_mut().enumerate() {
-                    *quant = nibble(low[column], quarter >= 2) | (((high[column] >> (2 * quarter)) & 3) << 4);
+                    *quant = nibble(low[column], quarter >= 2)
+                        | (((high[column] >> (2 * quarter)) & 3) << 4);
                 }
                 out.scale = pair(208);
                 out.scale_times = [block[192 + 2 * part], block[192 + 2 * part + 1]];
@@ -199,10 +211,20 @@ pub(super) mod samples {
     use super::BlockKind;
 
     /// Blocks of a GGUF tensor.
-    pub(in super::super) fn blocks(random: &mut StdRng, kind: BlockKind, rows: usize, columns: usize) -> Vec<u8> {
-        let mut bytes: Vec<u8> = (0..rows * columns / kind.file_columns() * kind.file_bytes()).map(|_| random.random::<u8>()).collect();
+    pub(in super::super) fn blocks(
+        random: &mut StdRng,
+        kind: BlockKind,
+        rows: usize,
+        columns: usize,
+    ) -> Vec<u8> {
+        let mut bytes: Vec<u8> = (0..rows * columns / kind.file_columns() * kind.file_bytes())
+            .map(|_| random.random::<u8>())
+            .collect();
         for block in bytes.chunks_exact_mut(kind.file_bytes()) {
-            let mut number = |at: usize| block[at..at + 2].copy_from_slice(&f16::from_f32(random.random_range(-0.1..0.1)).to_le_bytes());
+            let mut number = |at: usize| {
+                block[at..at + 2]
+                    .copy_from_slice(&f16::from_f32(random.random_range(-0.1..0.1)).to_le_bytes())
+            };
             number(if kind == BlockKind::Q6K { 208 } else { 0 });
             if kind.has_min() {
                 number(2);
@@ -214,20 +236,37 @@ pub(super) mod samples {
     /// What blocks stand for, one by one as ggml's `dequantize_row_*` have them.
     pub(in super::super) fn plain(kind: BlockKind, blocks: &[u8]) -> Vec<f32> {
         let half = |bytes: &[u8]| f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
-        let nibbles = |bytes: &[u8]| -> Vec<u8> { bytes.iter().map(|byte| byte & 15).chain(bytes.iter().map(|byte| byte >> 4)).collect() };
+        let nibbles = |bytes: &[u8]| -> Vec<u8> {
+            bytes.iter().map(|byte| byte & 15).chain(bytes.iter().map(|byte| byte >> 4)).collect()
+        };
         let one = |block: &[u8]| -> Vec<f32> {
             let scale = half(block);
             match kind {
-                BlockKind::Q8_0 => block[2..].iter().map(|quant| f32::from(*quant as i8) * scale).collect(),
-                BlockKind::Q4_0 => nibbles(&block[2..]).iter().map(|quant| (f32::from(*quant) - 8.0) * scale).collect(),
-                BlockKind::Q4_1 => nibbles(&block[4..]).iter().map(|quant| f32::from(*quant) * scale + half(&block[2..])).collect(),
+                BlockKind::Q8_0 => {
+                    block[2..].iter().map(|quant| f32::from(*quant as i8) * scale).collect()
+                }
+                BlockKind::Q4_0 => nibbles(&block[2..])
+                    .iter()
+                    .map(|quant| (f32::from(*quant) - 8.0) * scale)
+                    .collect(),
+                BlockKind::Q4_1 => nibbles(&block[4..])
+                    .iter()
+                    .map(|quant| f32::from(*quant) * scale + half(&block[2..]))
+                    .collect(),
                 BlockKind::Q5_0 | BlockKind::Q5_1 => {
                     let start = if kind == BlockKind::Q5_1 { 4 } else { 2 };
                     let fifth = u32::from_le_bytes(block[start..start + 4].try_into().unwrap());
                     let quants = nibbles(&block[start + 4..]).into_iter().enumerate();
-                    let quants = quants.map(|(column, low)| f32::from(low | ((fifth >> column & 1) as u8) << 4));
+                    let quants = quants
+                        .map(|(column, low)| f32::from(low | ((fifth >> column & 1) as u8) << 4));
                     quants
-                        .map(|quant| if kind == BlockKind::Q5_1 { quant * scale + half(&block[2..]) } else { (quant - 16.0) * scale })
+                        .map(|quant| {
+                            if kind == BlockKind::Q5_1 {
+                                quant * scale + half(&block[2..])
+                            } else {
+                                (quant - 16.0) * scale
+                            }
+                        })
                         .collect()
                 }
                 BlockKind::Q4K | BlockKind::Q5K => {
@@ -237,13 +276,22 @@ pub(super) mod samples {
                         let (times, least) = if part < 4 {
                             (packed[part] & 63, packed[part + 4] & 63)
                         } else {
-                            ((packed[part + 4] & 15) | (packed[part - 4] >> 6) << 4, (packed[part + 4] >> 4) | (packed[part] >> 6) << 4)
+                            (
+                                (packed[part + 4] & 15) | (packed[part - 4] >> 6) << 4,
+                                (packed[part + 4] >> 4) | (packed[part] >> 6) << 4,
+                            )
                         };
-                        let (scale, least) = (scale * f32::from(times), half(&block[2..]) * f32::from(least));
-                        let low = &block[if kind == BlockKind::Q5K { 48 } else { 16 }..][part / 2 * 32..][..32];
+                        let (scale, least) =
+                            (scale * f32::from(times), half(&block[2..]) * f32::from(least));
+                        let low = &block[if kind == BlockKind::Q5K { 48 } else { 16 }..]
+                            [part / 2 * 32..][..32];
                         for (column, byte) in low.iter().enumerate() {
                             let low = if part % 2 == 0 { byte & 15 } else { byte >> 4 };
-                            let fifth = if kind == BlockKind::Q5K { block[16 + column] >> part & 1 } else { 0 };
+                            let fifth = if kind == BlockKind::Q5K {
+                                block[16 + column] >> part & 1
+                            } else {
+                                0
+                            };
                             values.push(scale * f32::from(low + 16 * fifth) - least);
                         }
                     }
@@ -252,7 +300,8 @@ pub(super) mod samples {
                 BlockKind::Q6K => {
                     let mut values = vec![0.0; 256];
                     for half_block in 0..2 {
-                        let (low, high) = (&block[64 * half_block..], &block[128 + 32 * half_block..]);
+                        let (low, high) =
+                            (&block[64 * half_block..], &block[128 + 32 * half_block..]);
                         let times = &block[192 + 8 * half_block..];
                         for at in 0..32 {
                             let quants = [
@@ -262,8 +311,10 @@ pub(super) mod samples {
                                 (low[at + 32] >> 4) | (high[at] >> 6 & 3) << 4,
                             ];
                             for (quarter, quant) in quants.into_iter().enumerate() {
-                                let scale = half(&block[208..]) * f32::from(times[2 * quarter + at / 16] as i8);
-                                values[128 * half_block + 32 * quarter + at] = scale * (f32::from(quant) - 32.0);
+                                let scale = half(&block[208..])
+                                    * f32::from(times[2 * quarter + at / 16] as i8);
+                                values[128 * half_block + 32 * quarter + at] =
+                                    scale * (f32::from(quant) - 32.0);
                             }
                         }
                     }

@@ -1,4 +1,5 @@
-//! Products with weights in f32 or f16: unquantised models, and LoRA's matrices as their files have them.
+//! Products with weights in f32 or f16: unquantised models, and LoRA's matrices as their files have
+//! them.
 
 use std::ops::Range;
 
@@ -56,7 +57,8 @@ impl DenseMatrix {
         Self { rows, columns, chunks: 1, values: Values::F16(panels(rows, columns, &bits)) }
     }
 
-    /// The same with its columns in equal parts, each added up on its own: see [`PackedMatrix::pack`](super::PackedMatrix::pack).
+    /// The same with its columns in equal parts, each added up on its own: see
+    /// [`PackedMatrix::pack`](super::PackedMatrix::pack).
     ///
     /// # Panics
     /// When `chunks` does not divide the columns.
@@ -116,17 +118,26 @@ impl DenseMatrix {
         let columns = into.iter_mut().enumerate();
         match &self.values {
             Values::F32(values) => columns.for_each(|(column, value)| *value = values[at(column)]),
-            Values::F16(values) => columns.for_each(|(column, value)| *value = f16::from_bits(values[at(column)]).to_f32()),
+            Values::F16(values) => columns
+                .for_each(|(column, value)| *value = f16::from_bits(values[at(column)]).to_f32()),
         }
     }
 }
 
-/// `y[tokens, rows] = x · wᵀ`, or `y += ...` when `add`; `x` is `[tokens, columns]`. A chunk's columns are added in four interleaved sums,
-/// whose sum is taken last: the same for every number of tokens.
+/// `y[tokens, rows] = x · wᵀ`, or `y += ...` when `add`; `x` is `[tokens, columns]`. A chunk's
+/// columns are added in four interleaved sums, whose sum is taken last: the same for every number
+/// of tokens.
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub fn matmul_dense(threads: &ThreadPool, isa: Isa, w: &DenseMatrix, x: &[f32], add: bool, y: &mut [f32]) {
+pub fn matmul_dense(
+    threads: &ThreadPool,
+    isa: Isa,
+    w: &DenseMatrix,
+    x: &[f32],
+    add: bool,
+    y: &mut [f32],
+) {
     let tokens = x.len() / w.columns;
     assert!(x.len() == tokens * w.columns && y.len() == tokens * w.rows, "shapes of the product");
     shared_out(threads, isa, w, x, add, Output { start: y.as_mut_ptr(), rows: w.rows, apart: 0 });
@@ -136,26 +147,60 @@ pub fn matmul_dense(threads: &ThreadPool, isa: Isa, w: &DenseMatrix, x: &[f32], 
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub fn matmul_dense_apart(threads: &ThreadPool, isa: Isa, w: &DenseMatrix, x: &[f32], y: &mut [f32]) {
+pub fn matmul_dense_apart(
+    threads: &ThreadPool,
+    isa: Isa,
+    w: &DenseMatrix,
+    x: &[f32],
+    y: &mut [f32],
+) {
     let size = x.len() / w.columns * w.rows;
-    assert!(x.len().is_multiple_of(w.columns) && y.len() == w.chunks * size, "shapes of the product");
-    shared_out(threads, isa, w, x, false, Output { start: y.as_mut_ptr(), rows: w.rows, apart: size });
+    assert!(
+        x.len().is_multiple_of(w.columns) && y.len() == w.chunks * size,
+        "shapes of the product"
+    );
+    shared_out(
+        threads,
+        isa,
+        w,
+        x,
+        false,
+        Output { start: y.as_mut_ptr(), rows: w.rows, apart: size },
+    );
 }
 
-fn shared_out(threads: &ThreadPool, isa: Isa, w: &DenseMatrix, x: &[f32], add: bool, output: Output) {
+fn shared_out(
+    threads: &ThreadPool,
+    isa: Isa,
+    w: &DenseMatrix,
+    x: &[f32],
+    add: bool,
+    output: Output,
+) {
     let panels = w.panels();
     threads.run(|thread, threads| {
         let range = panels * thread / threads..panels * (thread + 1) / threads;
-        // SAFETY: ranges of different threads do not overlap, and the callers have checked that there is room.
+        // SAFETY: ranges of different threads do not overlap, and the callers have checked that
+        // there is room.
         unsafe { multiply(isa, w, x, range, add, output, std::ptr::null()) }
     });
 }
 
 /// # Safety
-/// `output` has room for every row of every token of `x`, nobody else touches the columns of these panels, and the processor has `isa`.
+/// `output` has room for every row of every token of `x`, nobody else touches the columns of these
+/// panels, and the processor has `isa`.
 ///
-/// `next` is what this thread reads after these panels, or null: its beginning is fetched while their end is multiplied.
-pub(super) unsafe fn multiply(isa: Isa, w: &DenseMatrix, x: &[f32], panels: Range<usize>, add: bool, output: Output, next: *const u8) {
+/// `next` is what this thread reads after these panels, or null: its beginning is fetched while
+/// their end is multiplied.
+pub(super) unsafe fn multiply(
+    isa: Isa,
+    w: &DenseMatrix,
+    x: &[f32],
+    panels: Range<usize>,
+    add: bool,
+    output: Output,
+    next: *const u8,
+) {
     let end = w.start(panels.end);
     let part = Part {
         rows: w.rows,
@@ -216,7 +261,8 @@ unsafe fn body<V: Lanes, T>(start: *const T, w: impl Fn(usize) -> V + Copy, part
         let at = panel * part.columns * LANES;
         let w = |column: usize| w(at + column * LANES);
         let lines = (SUMS * LANES * size_of::<T>()).div_ceil(64);
-        let ahead = |column: usize| part.ahead.fetch(start.wrapping_add(at + column * LANES).cast(), lines);
+        let ahead =
+            |column: usize| part.ahead.fetch(start.wrapping_add(at + column * LANES).cast(), lines);
         for token in (0..part.tokens).step_by(TILE) {
             // SAFETY: as `multiply`; a tile ends within the tokens.
             unsafe {
@@ -232,7 +278,13 @@ unsafe fn body<V: Lanes, T>(start: *const T, w: impl Fn(usize) -> V + Copy, part
 }
 
 #[inline(always)]
-unsafe fn tile<V: Lanes, const T: usize>(w: impl Fn(usize) -> V + Copy, ahead: impl Fn(usize), part: &Part, panel: usize, token: usize) {
+unsafe fn tile<V: Lanes, const T: usize>(
+    w: impl Fn(usize) -> V + Copy,
+    ahead: impl Fn(usize),
+    part: &Part,
+    panel: usize,
+    token: usize,
+) {
     let columns = part.columns;
     let rows = (part.rows - panel * LANES).min(LANES);
     // SAFETY: as `multiply` says; lanes of rows that are not there are not written.
@@ -250,7 +302,8 @@ unsafe fn tile<V: Lanes, const T: usize>(w: impl Fn(usize) -> V + Copy, ahead: i
                 for s in 0..SUMS {
                     let w = w(column + s);
                     for t in 0..T {
-                        sums[t][s] = w.mul_add(V::splat(*x.add(t * columns + column + s)), sums[t][s]);
+                        sums[t][s] =
+                            w.mul_add(V::splat(*x.add(t * columns + column + s)), sums[t][s]);
                     }
                 }
                 column += SUMS;
@@ -279,7 +332,14 @@ unsafe fn tile<V: Lanes, const T: usize>(w: impl Fn(usize) -> V + Copy, ahead: i
 
 /// Writes a panel's `rows` for one token, or adds to what is there.
 #[inline(always)]
-pub(super) unsafe fn put<V: Lanes>(value: V, output: Output, panel: usize, token: usize, rows: usize, add: bool) {
+pub(super) unsafe fn put<V: Lanes>(
+    value: V,
+    output: Output,
+    panel: usize,
+    token: usize,
+    rows: usize,
+    add: bool,
+) {
     // SAFETY: only rows that are there are written, as `multiply` says.
     unsafe {
         let y = output.start.add(token * output.rows + panel * LANES);

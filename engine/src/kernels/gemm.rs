@@ -1,6 +1,8 @@
-//! Products with many rows on both sides, for training: strided f32 on every instruction set, bf16 where the processor multiplies it.
+//! Products with many rows on both sides, for training: strided f32 on every instruction set, bf16
+//! where the processor multiplies it.
 //!
-//! Columns of the inner dimension are added in one order, whatever the number of threads: threads split rows or columns of the output.
+//! Columns of the inner dimension are added in one order, whatever the number of threads: threads
+//! split rows or columns of the output.
 
 use std::ops::Range;
 
@@ -43,12 +45,21 @@ impl<'a> Left<'a> {
     /// When `width` does not divide the values.
     pub fn transposed(values: &'a [f32], width: usize) -> Self {
         assert!(values.len().is_multiple_of(width), "whole rows");
-        Self { values, rows: width, inner: values.len() / width, row_stride: 1, inner_stride: width }
+        Self {
+            values,
+            rows: width,
+            inner: values.len() / width,
+            row_stride: 1,
+            inner_stride: width,
+        }
     }
 
     fn fits(&self) -> bool {
         let last = |count: usize, stride: usize| count.saturating_sub(1) * stride;
-        self.rows == 0 || self.inner == 0 || last(self.rows, self.row_stride) + last(self.inner, self.inner_stride) < self.values.len()
+        self.rows == 0
+            || self.inner == 0
+            || last(self.rows, self.row_stride) + last(self.inner, self.inner_stride)
+                < self.values.len()
     }
 }
 
@@ -81,29 +92,52 @@ impl Scaled {
     pub const ADD: Self = Self { by: 1.0, add: true };
 }
 
-/// `c[rows, columns] = by · a · b`, or `+=`, by the threads; `stride` is from one row of `c` to the next.
+/// `c[rows, columns] = by · a · b`, or `+=`, by the threads; `stride` is from one row of `c` to the
+/// next.
 ///
 /// # Panics
 /// When the shapes do not fit, or 16 does not divide the columns.
-pub fn gemm(threads: &ThreadPool, isa: Isa, a: Left<'_>, b: Right<'_>, c: &mut [f32], stride: usize, scaled: Scaled) {
+pub fn gemm(
+    threads: &ThreadPool,
+    isa: Isa,
+    a: Left<'_>,
+    b: Right<'_>,
+    c: &mut [f32],
+    stride: usize,
+    scaled: Scaled,
+) {
     check(&a, &b, c.len(), stride);
     let to = Target { start: c.as_mut_ptr(), stride };
     let panels = b.columns / LANES;
-    // rows are shared out where each thread gets enough of them: what it reads of the left operand then stays in its caches
+    // rows are shared out where each thread gets enough of them: what it reads of the left operand
+    // then stays in its caches
     let by_rows = a.rows >= b.columns.min(ROWS_APIECE * threads.threads());
     threads.run(|thread, threads| {
         let share = |all: usize| all * thread / threads..all * (thread + 1) / threads;
-        let (rows, panels) = if by_rows { (share(a.rows), 0..panels) } else { (0..a.rows, share(panels)) };
+        let (rows, panels) =
+            if by_rows { (share(a.rows), 0..panels) } else { (0..a.rows, share(panels)) };
         // SAFETY: `check` has checked the shapes, and shares do not overlap.
         unsafe { part(isa, a, b, to, rows, panels, scaled) }
     });
 }
 
 fn check(a: &Left<'_>, b: &Right<'_>, c: usize, stride: usize) {
-    assert!(a.fits(), "the left operand has {} values, too few for [{}, {}]", a.values.len(), a.rows, a.inner);
+    assert!(
+        a.fits(),
+        "the left operand has {} values, too few for [{}, {}]",
+        a.values.len(),
+        a.rows,
+        a.inner
+    );
     assert!(b.columns.is_multiple_of(LANES) && b.stride >= b.columns, "whole lanes of columns");
-    assert!(a.inner == 0 || (a.inner - 1) * b.stride + b.columns <= b.values.len(), "rows of the right operand");
-    assert!(stride >= b.columns && (a.rows == 0 || (a.rows - 1) * stride + b.columns <= c), "room for the product");
+    assert!(
+        a.inner == 0 || (a.inner - 1) * b.stride + b.columns <= b.values.len(),
+        "rows of the right operand"
+    );
+    assert!(
+        stride >= b.columns && (a.rows == 0 || (a.rows - 1) * stride + b.columns <= c),
+        "room for the product"
+    );
 }
 
 /// Where a product goes, and from one row of it to the next.
@@ -120,7 +154,15 @@ unsafe impl Sync for Target {}
 ///
 /// # Safety
 /// As [`check`] checks; nobody else touches these rows and panels of the output.
-pub(super) unsafe fn part(isa: Isa, a: Left<'_>, b: Right<'_>, c: Target, rows: Range<usize>, panels: Range<usize>, scaled: Scaled) {
+pub(super) unsafe fn part(
+    isa: Isa,
+    a: Left<'_>,
+    b: Right<'_>,
+    c: Target,
+    rows: Range<usize>,
+    panels: Range<usize>,
+    scaled: Scaled,
+) {
     let packed = if rows.len() > LANES { INNER.min(a.inner) * SIDE * LANES } else { 0 };
     let mut scratch = vec![0.0_f32; packed];
     // SAFETY: as the caller promises.
@@ -155,7 +197,8 @@ unsafe fn part_body<V: Lanes>(
                     for k in 0..inner {
                         let row = right.0.add(k * right.1);
                         for s in 0..side {
-                            V::load(row.add(s * LANES)).store(scratch.as_mut_ptr().add((k * side + s) * LANES));
+                            V::load(row.add(s * LANES))
+                                .store(scratch.as_mut_ptr().add((k * side + s) * LANES));
                         }
                     }
                     right = (scratch.as_ptr(), side * LANES);
@@ -206,7 +249,13 @@ impl Tile<'_> {
     unsafe fn run<V: Lanes, const R: usize, const S: usize>(&self) -> usize {
         // a stride that is known needs no registers
         // SAFETY: as `part`.
-        unsafe { if self.a.inner_stride == 1 { self.sum::<V, R, S>(1) } else { self.sum::<V, R, S>(self.a.inner_stride) } }
+        unsafe {
+            if self.a.inner_stride == 1 {
+                self.sum::<V, R, S>(1)
+            } else {
+                self.sum::<V, R, S>(self.a.inner_stride)
+            }
+        }
     }
 
     #[inline(always)]
@@ -216,14 +265,16 @@ impl Tile<'_> {
             let mut sums = [[V::splat(0.0); S]; R];
             let (mut left, mut right) = (self.left, self.right.0);
             let (row_stride, next) = (self.a.row_stride, self.right.1);
-            // wrapping: checks of pointers, where assertions are on, would push the sums out of their registers
+            // wrapping: checks of pointers, where assertions are on, would push the sums out of
+            // their registers
             for _ in 0..self.inner {
                 let mut b = [V::splat(0.0); S];
                 for s in 0..S {
                     b[s] = V::load(right.wrapping_add(s.wrapping_mul(LANES)));
                 }
                 for r in 0..R {
-                    let a = V::splat(left.wrapping_add(r.wrapping_mul(row_stride)).read_unaligned());
+                    let a =
+                        V::splat(left.wrapping_add(r.wrapping_mul(row_stride)).read_unaligned());
                     for s in 0..S {
                         sums[r][s] = b[s].mul_add(a, sums[r][s]);
                     }

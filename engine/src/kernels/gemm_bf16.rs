@@ -7,12 +7,14 @@ use super::isa::Isa;
 use super::lanes::{LANES, Lanes, for_isa};
 use crate::kernels::gemm::Target;
 
-/// Whether products of bf16 are faster here than those of f32: Intel's processors do a quarter as many of them as of the others, each worth two.
+/// Whether products of bf16 are faster here than those of f32: Intel's processors do a quarter as
+/// many of them as of the others, each worth two.
 pub fn bf16_is_faster() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         let vendor = std::arch::x86_64::__cpuid(0);
-        let intel = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel";
+        let intel =
+            [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel";
         has_bf16() && !intel
     }
     #[cfg(not(target_arch = "x86_64"))]
@@ -29,7 +31,8 @@ pub fn has_bf16() -> bool {
     false
 }
 
-/// A right operand `[inner, columns]` in bf16: panels of 16 columns, each `[inner / 2, 16, 2]`, as the processor's dot products take it.
+/// A right operand `[inner, columns]` in bf16: panels of 16 columns, each `[inner / 2, 16, 2]`, as
+/// the processor's dot products take it.
 #[derive(Debug, Default)]
 pub struct PairedPanels {
     inner: usize,
@@ -43,7 +46,10 @@ impl PairedPanels {
     /// # Panics
     /// When `inner` is odd or 16 does not divide `columns`.
     pub fn shape(&mut self, inner: usize, columns: usize) {
-        assert!(inner.is_multiple_of(2) && columns.is_multiple_of(LANES), "pairs of rows, whole lanes");
+        assert!(
+            inner.is_multiple_of(2) && columns.is_multiple_of(LANES),
+            "pairs of rows, whole lanes"
+        );
         (self.inner, self.columns) = (inner, columns);
         self.values.resize(inner / 2 * columns, 0);
     }
@@ -61,21 +67,36 @@ fn bf16(value: f32) -> u32 {
 ///
 /// # Panics
 /// When 16 does not divide the rows, or `into` has another size.
-pub fn transposed(threads: &ThreadPool, rows: usize, columns: usize, read: impl Fn(Range<usize>, &mut [f32]) + Sync, into: &mut [f32]) {
+pub fn transposed(
+    threads: &ThreadPool,
+    rows: usize,
+    columns: usize,
+    read: impl Fn(Range<usize>, &mut [f32]) + Sync,
+    into: &mut [f32],
+) {
     struct Start(*mut f32);
     // SAFETY: threads write different columns.
     unsafe impl Sync for Start {}
-    assert!(rows.is_multiple_of(LANES) && into.len() == rows * columns, "whole lanes of rows, and room for them");
+    assert!(
+        rows.is_multiple_of(LANES) && into.len() == rows * columns,
+        "whole lanes of rows, and room for them"
+    );
     let (start, panels) = (Start(into.as_mut_ptr()), rows / LANES);
     threads.run(|thread, threads| {
         let start = &start;
         let mut tile = vec![0.0_f32; LANES * columns];
-        for first in (panels * thread / threads..panels * (thread + 1) / threads).map(|panel| panel * LANES) {
+        for first in
+            (panels * thread / threads..panels * (thread + 1) / threads).map(|panel| panel * LANES)
+        {
             read(first..first + LANES, &mut tile);
             for column in 0..columns {
                 // SAFETY: within `into`, and no other thread has these columns.
-                let to = unsafe { std::slice::from_raw_parts_mut(start.0.add(column * rows + first), LANES) };
-                to.iter_mut().zip(tile[column..].iter().step_by(columns)).for_each(|(to, value)| *to = *value);
+                let to = unsafe {
+                    std::slice::from_raw_parts_mut(start.0.add(column * rows + first), LANES)
+                };
+                to.iter_mut()
+                    .zip(tile[column..].iter().step_by(columns))
+                    .for_each(|(to, value)| *to = *value);
             }
         }
     });
@@ -95,7 +116,8 @@ struct Both {
 // SAFETY: threads write the parts of different rows.
 unsafe impl Sync for Both {}
 
-/// Packs a weight `[out, in]` for `x · wᵀ` (`forward`), or for `dy · w` (`backward`), or both; `row(n, into)` gives its rows in f32.
+/// Packs a weight `[out, in]` for `x · wᵀ` (`forward`), or for `dy · w` (`backward`), or both;
+/// `row(n, into)` gives its rows in f32.
 ///
 /// # Panics
 /// When 16 does not divide both dimensions.
@@ -115,7 +137,12 @@ pub fn pack_pairs(
             panels.values.as_mut_ptr()
         })
     };
-    let both = Both { forward: start(forward, columns, out), backward: start(backward, out, columns), out, columns };
+    let both = Both {
+        forward: start(forward, columns, out),
+        backward: start(backward, out, columns),
+        out,
+        columns,
+    };
     let panels = out / LANES;
     threads.run(|thread, threads| {
         let both = &both;
@@ -141,17 +168,24 @@ unsafe fn pack_body<V: Lanes>(tile: &[f32], panel: usize, both: Both) {
             for lane in 0..LANES {
                 let row = tile.as_ptr().add(lane * columns);
                 for pair in 0..columns / 2 {
-                    *to.add(pair * LANES + lane) = bf16(*row.add(2 * pair)) | (bf16(*row.add(2 * pair + 1)) << 16);
+                    *to.add(pair * LANES + lane) =
+                        bf16(*row.add(2 * pair)) | (bf16(*row.add(2 * pair + 1)) << 16);
                 }
             }
         }
         if !both.backward.is_null() {
             for pair in 0..LANES / 2 {
-                let (low, high) = (tile.as_ptr().add(2 * pair * columns), tile.as_ptr().add((2 * pair + 1) * columns));
+                let (low, high) = (
+                    tile.as_ptr().add(2 * pair * columns),
+                    tile.as_ptr().add((2 * pair + 1) * columns),
+                );
                 for block in 0..columns / LANES {
-                    let to = both.backward.add((block * both.out / 2 + panel * LANES / 2 + pair) * LANES);
+                    let to = both
+                        .backward
+                        .add((block * both.out / 2 + panel * LANES / 2 + pair) * LANES);
                     for lane in 0..LANES {
-                        *to.add(lane) = bf16(*low.add(block * LANES + lane)) | (bf16(*high.add(block * LANES + lane)) << 16);
+                        *to.add(lane) = bf16(*low.add(block * LANES + lane))
+                            | (bf16(*high.add(block * LANES + lane)) << 16);
                     }
                 }
             }
@@ -199,7 +233,9 @@ pub fn widen(threads: &ThreadPool, isa: Isa, x: &[u16], out: &mut [f32]) {
     }
     let (whole, rest) = out.split_at_mut(x.len() / width * width);
     // SAFETY: both have as many values.
-    threads.for_rows(whole, width, |row, out| unsafe { widen_isa(isa, &x[row * width..(row + 1) * width], out) });
+    threads.for_rows(whole, width, |row, out| unsafe {
+        widen_isa(isa, &x[row * width..(row + 1) * width], out)
+    });
     unsafe { widen_isa(isa, &x[whole.len()..], rest) }
 }
 
@@ -226,7 +262,8 @@ pub fn gemm_bf16(threads: &ThreadPool, a: &[u16], b: &PairedPanels, c: &mut [f32
         threads.run(|thread, threads| {
             let to = &to;
             let mine = panels * thread / threads..panels * (thread + 1) / threads;
-            // SAFETY: the shapes were checked, threads have different panels, and the processor has the instructions.
+            // SAFETY: the shapes were checked, threads have different panels, and the processor has
+            // the instructions.
             unsafe { paired::multiply(a, rows, b, mine, to.start, add) }
         });
     }
@@ -246,9 +283,17 @@ mod paired {
     const PAIRS: usize = 192;
 
     /// # Safety
-    /// `c` has room for `[rows, b.columns]`, nobody else touches the columns of these panels, and the processor has AVX-512 BF16.
+    /// `c` has room for `[rows, b.columns]`, nobody else touches the columns of these panels, and
+    /// the processor has AVX-512 BF16.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    pub(super) unsafe fn multiply(a: &[u16], rows: usize, b: &PairedPanels, panels: Range<usize>, c: *mut f32, add: bool) {
+    pub(super) unsafe fn multiply(
+        a: &[u16],
+        rows: usize,
+        b: &PairedPanels,
+        panels: Range<usize>,
+        c: *mut f32,
+        add: bool,
+    ) {
         let pairs = b.inner / 2;
         let mut panel = panels.start;
         while panel < panels.end {
@@ -262,7 +307,8 @@ mod paired {
                         let left = a.as_ptr().cast::<u32>().add(row * pairs + from);
                         let right = b.values.as_ptr().add((panel * pairs + from) * LANES);
                         let to = c.add(row * b.columns + panel * LANES);
-                        let (right, add) = ([right, right.wrapping_add(pairs * LANES)], add || from > 0);
+                        let (right, add) =
+                            ([right, right.wrapping_add(pairs * LANES)], add || from > 0);
                         row += match (side, rows - row) {
                             (2, 8..) => tile::<8, 2>(left, pairs, right, count, to, b.columns, add),
                             (2, 4..) => tile::<4, 2>(left, pairs, right, count, to, b.columns, add),
@@ -304,7 +350,11 @@ mod paired {
                         left.wrapping_add(r.wrapping_mul(stride)).read_unaligned().cast_signed(),
                     ));
                     for s in 0..S {
-                        sums[r][s] = _mm512_dpbf16_ps(sums[r][s], a, std::mem::transmute::<__m512i, __m512bh>(b[s]));
+                        sums[r][s] = _mm512_dpbf16_ps(
+                            sums[r][s],
+                            a,
+                            std::mem::transmute::<__m512i, __m512bh>(b[s]),
+                        );
                     }
                 }
                 left = left.wrapping_add(1);
@@ -312,7 +362,11 @@ mod paired {
             for r in 0..R {
                 for s in 0..S {
                     let to = to.add(r * columns + s * LANES);
-                    let sum = if add { _mm512_add_ps(_mm512_loadu_ps(to), sums[r][s]) } else { sums[r][s] };
+                    let sum = if add {
+                        _mm512_add_ps(_mm512_loadu_ps(to), sums[r][s])
+                    } else {
+                        sums[r][s]
+                    };
                     _mm512_storeu_ps(to, sum);
                 }
             }

@@ -10,25 +10,45 @@ struct Rows(*mut f32, *mut f32);
 // SAFETY: threads take different rows.
 unsafe impl Sync for Rows {}
 
-/// Adds the gradient of [`rms_norm`](super::rms_norm)'s input to `dx`: with `r = 1 / sqrt(mean(x²) + eps)`,
-/// `dxᵢ += r wᵢ dyᵢ - xᵢ r³ Σⱼ wⱼ dyⱼ xⱼ / n`. All are `[rows, weight.len()]`.
+/// Adds the gradient of [`rms_norm`](super::rms_norm)'s input to `dx`: with `r = 1 / sqrt(mean(x²)
+/// + eps)`, `dxᵢ += r wᵢ dyᵢ - xᵢ r³ Σⱼ wⱼ dyⱼ xⱼ / n`. All are `[rows, weight.len()]`.
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub fn rms_norm_backward(threads: &ThreadPool, isa: Isa, x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) {
+pub fn rms_norm_backward(
+    threads: &ThreadPool,
+    isa: Isa,
+    x: &[f32],
+    weight: &[f32],
+    eps: f32,
+    dy: &[f32],
+    dx: &mut [f32],
+) {
     let width = weight.len();
-    assert!(x.len() == dy.len() && x.len() == dx.len() && width.is_multiple_of(LANES), "rows of one length");
+    assert!(
+        x.len() == dy.len() && x.len() == dx.len() && width.is_multiple_of(LANES),
+        "rows of one length"
+    );
     threads.for_rows(dx, width, |row, dx| {
         let (x, dy) = (&x[row * width..(row + 1) * width], &dy[row * width..(row + 1) * width]);
         // SAFETY: the pointers hold `width` elements, whole lanes.
-        unsafe { rms_norm_isa(isa, x.as_ptr(), weight.as_ptr(), width, eps, dy.as_ptr(), dx.as_mut_ptr()) }
+        unsafe {
+            rms_norm_isa(isa, x.as_ptr(), weight.as_ptr(), width, eps, dy.as_ptr(), dx.as_mut_ptr())
+        }
     });
 }
 
 for_isa! { unsafe fn rms_norm_isa(x: *const f32, weight: *const f32, len: usize, eps: f32, dy: *const f32, dx: *mut f32) = rms_norm_body }
 
 #[inline(always)]
-unsafe fn rms_norm_body<V: Lanes>(x: *const f32, weight: *const f32, len: usize, eps: f32, dy: *const f32, dx: *mut f32) {
+unsafe fn rms_norm_body<V: Lanes>(
+    x: *const f32,
+    weight: *const f32,
+    len: usize,
+    eps: f32,
+    dy: *const f32,
+    dx: *mut f32,
+) {
     // SAFETY: as `rms_norm_backward` says.
     unsafe {
         let (mut squares, mut along) = (V::splat(0.0), V::splat(0.0));
@@ -51,26 +71,55 @@ unsafe fn rms_norm_body<V: Lanes>(x: *const f32, weight: *const f32, len: usize,
 ///
 /// # Panics
 /// When the lengths differ, or 16 does not divide `width`.
-pub fn swiglu(threads: &ThreadPool, isa: Isa, gate: &[f32], up: &[f32], width: usize, out: &mut [f32]) {
-    assert!(gate.len() == up.len() && gate.len() == out.len() && width.is_multiple_of(LANES), "rows of one length");
+pub fn swiglu(
+    threads: &ThreadPool,
+    isa: Isa,
+    gate: &[f32],
+    up: &[f32],
+    width: usize,
+    out: &mut [f32],
+) {
+    assert!(
+        gate.len() == up.len() && gate.len() == out.len() && width.is_multiple_of(LANES),
+        "rows of one length"
+    );
     threads.for_rows(out, width, |row, out| {
         out.copy_from_slice(&gate[row * width..(row + 1) * width]);
         super::silu_mul(isa, out, &up[row * width..(row + 1) * width]);
     });
 }
 
-/// Turns `gate` and `up` into their gradients, given that of [`swiglu`]'s product, `dout`, `[rows, width]`.
+/// Turns `gate` and `up` into their gradients, given that of [`swiglu`]'s product, `dout`, `[rows,
+/// width]`.
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub fn swiglu_backward(threads: &ThreadPool, isa: Isa, dout: &[f32], width: usize, gate: &mut [f32], up: &mut [f32]) {
-    assert!(gate.len() == up.len() && gate.len() == dout.len() && width.is_multiple_of(LANES), "rows of one length");
+pub fn swiglu_backward(
+    threads: &ThreadPool,
+    isa: Isa,
+    dout: &[f32],
+    width: usize,
+    gate: &mut [f32],
+    up: &mut [f32],
+) {
+    assert!(
+        gate.len() == up.len() && gate.len() == dout.len() && width.is_multiple_of(LANES),
+        "rows of one length"
+    );
     let (to, rows) = (Rows(gate.as_mut_ptr(), up.as_mut_ptr()), gate.len() / width);
     threads.run(|thread, threads| {
         let to = &to;
         let range = rows * thread / threads * width..rows * (thread + 1) / threads * width;
         // SAFETY: the range is within all three, and no other thread has these rows.
-        unsafe { swiglu_isa(isa, dout.as_ptr().add(range.start), range.len(), to.0.add(range.start), to.1.add(range.start)) }
+        unsafe {
+            swiglu_isa(
+                isa,
+                dout.as_ptr().add(range.start),
+                range.len(),
+                to.0.add(range.start),
+                to.1.add(range.start),
+            )
+        }
     });
 }
 

@@ -1,4 +1,5 @@
-//! That the vector paths are worth having: their time against the portable path's, as a ratio, so that no machine is too slow to pass.
+//! That the vector paths are worth having: their time against the portable path's, as a ratio, so
+//! that no machine is too slow to pass.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,8 @@ fn vector_products_are_several_times_as_fast_as_the_portable_ones() {
     let (threads, available) = (ThreadPool::new(1), Isa::available());
     let mut y = vec![0.0; tokens * rows];
     for kind in BlockKind::ALL {
-        let w = PackedMatrix::pack(kind, rows, columns, &blocks(&mut random, kind, rows, columns), 1);
+        let w =
+            PackedMatrix::pack(kind, rows, columns, &blocks(&mut random, kind, rows, columns), 1);
         let mut time = |isa: Isa| {
             let mut quants = Activations::default();
             quants.quantise(&threads, isa, &x, columns, Rounding::Once);
@@ -38,7 +40,10 @@ fn vector_products_are_several_times_as_fast_as_the_portable_ones() {
         for (isa, vector) in available.iter().zip(vectors) {
             let ratio = portable.as_secs_f64() / vector.as_secs_f64();
             println!("{kind:?}, {isa:?}: {ratio:.1} times as fast as portable code");
-            assert!(ratio >= AT_LEAST, "{kind:?}, {isa:?}: {ratio:.2} times as fast as portable code, expected at least {AT_LEAST}");
+            assert!(
+                ratio >= AT_LEAST,
+                "{kind:?}, {isa:?}: {ratio:.2} times as fast as portable code, expected at least {AT_LEAST}"
+            );
         }
     }
 }

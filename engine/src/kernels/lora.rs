@@ -31,7 +31,8 @@ impl LoraActivations {
             self.values.resize(size, 0.0);
         }
         let rows = items.iter().map(|item| item.rows).sum();
-        let widest = items.iter().filter(|item| item.b.is_rounded()).map(|item| low_width(item.b)).max();
+        let widest =
+            items.iter().filter(|item| item.b.is_rounded()).map(|item| low_width(item.b)).max();
         let target = self.rounded.target(rows, widest.unwrap_or(0), Rounding::Twice);
         (&mut self.values[..size], target)
     }
@@ -61,7 +62,14 @@ fn low_size(items: &[LowRank<'_>]) -> usize {
 impl<'a> Down<'a> {
     /// # Panics
     /// When the shapes do not fit.
-    fn new(isa: Isa, items: &'a [LowRank<'a>], x: &'a [f32], quants: &Activations, low: &mut [f32], rounded: Option<Target>) -> Self {
+    fn new(
+        isa: Isa,
+        items: &'a [LowRank<'a>],
+        x: &'a [f32],
+        quants: &Activations,
+        low: &mut [f32],
+        rounded: Option<Target>,
+    ) -> Self {
         let (size, apart) = (low_size(items), rounded.is_none());
         let tokens = items.first().map_or(0, |item| x.len() / item.a.columns());
         let twice = tokens > 0 && quants.tokens() == 2 * tokens;
@@ -69,7 +77,10 @@ impl<'a> Down<'a> {
             assert_eq!(x.len(), tokens * item.a.columns(), "columns of the batch");
             assert!(item.row + item.rows <= tokens, "rows of the batch");
             assert_eq!(item.a.rows(), item.b.columns(), "the rank");
-            assert!(low.len() >= if apart { item.a.chunks() * size } else { size }, "room for what is low");
+            assert!(
+                low.len() >= if apart { item.a.chunks() * size } else { size },
+                "room for what is low"
+            );
             let fit = quants.columns() == item.a.columns() && (twice || quants.tokens() == tokens);
             assert!(fit || !item.a.is_rounded(), "what a rounded adapter reads is rounded too");
         }
@@ -137,11 +148,13 @@ impl<'a> Down<'a> {
         // rounded.
         unsafe {
             let output = Output { start: self.low.start.add(low), rows: width, ..self.low };
-            let quants = if item.a.is_rounded() { self.quants.from(item.row + first) } else { self.quants };
+            let quants =
+                if item.a.is_rounded() { self.quants.from(item.row + first) } else { self.quants };
             item.a.multiply(self.isa, x, quants, 0..item.a.panels(), false, output, next);
             let chunks = if output.apart > 0 { item.a.chunks() } else { 1 };
             for at in (0..chunks).flat_map(|chunk| (0..rows).map(move |row| (chunk, row * width))) {
-                let values = std::slice::from_raw_parts_mut(output.of_chunk(at.0).start.add(at.1), width);
+                let values =
+                    std::slice::from_raw_parts_mut(output.of_chunk(at.0).start.add(at.1), width);
                 // padding of the last block
                 values[rank..].fill(0.0);
                 // partial sums are scaled after the reduction
@@ -150,7 +163,9 @@ impl<'a> Down<'a> {
                 }
             }
             if let Some(target) = self.rounded.filter(|_| item.b.is_rounded()) {
-                (0..rows).for_each(|at| target.fill(self.isa, row + at, output.start.add(at * width), width / BLOCK));
+                (0..rows).for_each(|at| {
+                    target.fill(self.isa, row + at, output.start.add(at * width), width / BLOCK)
+                });
             }
         }
     }
@@ -185,9 +200,19 @@ impl Unit<'_> {
 ///
 /// # Panics
 /// When shapes do not fit.
-fn up(threads: &ThreadPool, isa: Isa, items: &[LowRank<'_>], low: &[f32], rounded: View, targets: &[(Output, usize)]) {
+fn up(
+    threads: &ThreadPool,
+    isa: Isa,
+    items: &[LowRank<'_>],
+    low: &[f32],
+    rounded: View,
+    targets: &[(Output, usize)],
+) {
     for item in items {
-        assert!((item.row + item.rows) * item.b.rows() <= targets[item.output].1, "rows of the batch");
+        assert!(
+            (item.row + item.rows) * item.b.rows() <= targets[item.output].1,
+            "rows of the batch"
+        );
     }
     threads.run(|thread, threads| {
         let (mut start, mut row) = (0, 0);
@@ -197,7 +222,11 @@ fn up(threads: &ThreadPool, isa: Isa, items: &[LowRank<'_>], low: &[f32], rounde
             let range = panels * thread / threads..panels * (thread + 1) / threads;
             // SAFETY: threads take different panels, runs different rows; sizes were checked.
             unsafe {
-                let output = Output { start: targets[item.output].0.start.add(item.row * out), rows: out, apart: 0 };
+                let output = Output {
+                    start: targets[item.output].0.start.add(item.row * out),
+                    rows: out,
+                    apart: 0,
+                };
                 let low = &low[start..start + item.low_len()];
                 item.b.multiply(isa, low, rounded.from(row), range, true, output, std::ptr::null());
             }
@@ -236,7 +265,14 @@ pub fn low_rank(
 ///
 /// # Panics
 /// When shapes do not fit.
-pub fn low_rank_apart(threads: &ThreadPool, isa: Isa, items: &[LowRank<'_>], x: &[f32], quants: &Activations, low: &mut [f32]) {
+pub fn low_rank_apart(
+    threads: &ThreadPool,
+    isa: Isa,
+    items: &[LowRank<'_>],
+    x: &[f32],
+    quants: &Activations,
+    low: &mut [f32],
+) {
     let down = Down::new(isa, items, x, quants, low, None);
     // SAFETY: `low` is borrowed until all are done.
     threads.run(|thread, threads| unsafe { down.work(thread, threads) });
@@ -246,7 +282,13 @@ pub fn low_rank_apart(threads: &ThreadPool, isa: Isa, items: &[LowRank<'_>], x: 
 ///
 /// # Panics
 /// When shapes do not fit.
-pub fn add_low(threads: &ThreadPool, isa: Isa, items: &[LowRank<'_>], low: &mut LoraActivations, outputs: &mut [&mut [f32]]) {
+pub fn add_low(
+    threads: &ThreadPool,
+    isa: Isa,
+    items: &[LowRank<'_>],
+    low: &mut LoraActivations,
+    outputs: &mut [&mut [f32]],
+) {
     assert!(low.values.len() >= low_size(items), "what is low");
     items.iter().for_each(|item| assert_eq!(item.a.rows(), item.b.columns(), "the rank"));
     let (values, target) = low.hold(items);
@@ -305,7 +347,9 @@ pub fn matmul_low_rank(
     let turns = Turns::default();
     threads.run(|share, shares| {
         let panels = || phase.within(costs.window(share, shares), costs.each);
-        let first = panels().find(|(.., range)| !range.is_empty()).map_or(std::ptr::null(), |(w, _, range)| w.start(range.start));
+        let first = panels()
+            .find(|(.., range)| !range.is_empty())
+            .map_or(std::ptr::null(), |(w, _, range)| w.start(range.start));
         while let Some(turn) = turns.take(shares) {
             // SAFETY: `low` is borrowed until all are done, and turns differ in what they write.
             unsafe { down.work_within(window(low_cost, turn.number, shares), first) };
@@ -331,7 +375,11 @@ pub fn matmul_low_rank(
                 if item.output != index {
                     continue;
                 }
-                let output = Output { start: output.start.wrapping_add(item.row * w.rows()), rows: w.rows(), apart: 0 };
+                let output = Output {
+                    start: output.start.wrapping_add(item.row * w.rows()),
+                    rows: w.rows(),
+                    apart: 0,
+                };
                 for panels in few(item.b, panels.clone()) {
                     pieces.fetch(panels.len() * item.b.panel_bytes());
                     // SAFETY: shares take different panels, runs different rows; sizes were

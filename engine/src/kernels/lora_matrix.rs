@@ -75,7 +75,16 @@ impl LoraMatrix {
         unsafe {
             match self {
                 Self::Dense(w) => dense::multiply(isa, w, x, panels, add, output, next),
-                Self::Rounded(w) => rounded_products::multiply(isa, w, rounded, x.len() / low_width(self), panels, add, output, next),
+                Self::Rounded(w) => rounded_products::multiply(
+                    isa,
+                    w,
+                    rounded,
+                    x.len() / low_width(self),
+                    panels,
+                    add,
+                    output,
+                    next,
+                ),
             }
         }
     }

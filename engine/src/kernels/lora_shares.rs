@@ -65,7 +65,9 @@ pub(super) fn cost(w: &LoraMatrix, panels: usize, rows: usize) -> f64 {
 
 /// A share's part of what there is of something.
 pub(super) fn window(all: f64, share: usize, shares: usize) -> Range<f64> {
-    let edge = |share: usize| if share == shares { f64::INFINITY } else { all * share as f64 / shares as f64 };
+    let edge = |share: usize| {
+        if share == shares { f64::INFINITY } else { all * share as f64 / shares as f64 }
+    };
     edge(share)..edge(share + 1)
 }
 
@@ -73,8 +75,13 @@ impl Costs {
     pub(super) fn new(phase: &Phase<'_>, items: &[LowRank<'_>]) -> Self {
         let (mut each, mut all) = ([0.0; PRODUCTS], 0.0);
         for (index, (each, (w, _))) in each.iter_mut().zip(phase.parts()).enumerate() {
-            *each = (w.panel_bytes() as f64 / BYTES).max((w.blocks() * phase.x.tokens()) as f64 * BLOCK_CYCLES);
-            *each += items.iter().filter(|item| item.output == index).map(|item| cost(item.b, 1, item.rows)).sum::<f64>();
+            *each = (w.panel_bytes() as f64 / BYTES)
+                .max((w.blocks() * phase.x.tokens()) as f64 * BLOCK_CYCLES);
+            *each += items
+                .iter()
+                .filter(|item| item.output == index)
+                .map(|item| cost(item.b, 1, item.rows))
+                .sum::<f64>();
             all += *each * w.panels() as f64;
         }
         Self { each, all }

@@ -9,9 +9,15 @@
 //! exact in i32, and blocks are added in f32 by the same fused multiply-adds in the same order,
 //! whatever the number of rows and threads. Threads split output rows, never columns.
 
-#![allow(unsafe_code, reason = "vector instructions, and disjoint writes from several threads; each use says why it holds")]
+#![allow(
+    unsafe_code,
+    reason = "vector instructions, and disjoint writes from several threads; each use says why it holds"
+)]
 #![allow(clippy::needless_range_loop, reason = "registers of several arrays are counted together")]
-#![allow(clippy::too_many_arguments, reason = "what a kernel needs stands in registers, not in a struct")]
+#![allow(
+    clippy::too_many_arguments,
+    reason = "what a kernel needs stands in registers, not in a struct"
+)]
 
 mod activations;
 mod attention;
@@ -55,13 +61,17 @@ pub use attention_tree::{Attended, Heads, Tree};
 pub use blocks::BlockKind;
 pub use dense::{DenseMatrix, matmul_dense, matmul_dense_apart};
 pub use gemm::{Left, Right, Scaled, gemm};
-pub use gemm_bf16::{PairedPanels, bf16_is_faster, gemm_bf16, has_bf16, pack_pairs, to_bf16, transposed, widen};
+pub use gemm_bf16::{
+    PairedPanels, bf16_is_faster, gemm_bf16, has_bf16, pack_pairs, to_bf16, transposed, widen,
+};
 pub use gradients::{rms_norm_backward, softmax_scaled, swiglu, swiglu_backward};
 pub use isa::{BLOCK, Isa, PANEL};
 pub use lora::{LoraActivations, add_low, low_rank, low_rank_apart, matmul_apart, matmul_low_rank};
 pub use lora_matrix::LoraMatrix;
 pub use low_rank::LowRank;
-pub use ops::{SoftmaxSums, add, exp_shifted, most_of, rms_norm, rotate, silu_mul, softmax_sums, to_half};
+pub use ops::{
+    SoftmaxSums, add, exp_shifted, most_of, rms_norm, rotate, silu_mul, softmax_sums, to_half,
+};
 pub use packed::PackedMatrix;
 pub use products::{Product, matmul};
 pub use rounded::RoundedMatrix;

@@ -18,7 +18,13 @@ const TILE: usize = 4;
 /// # Safety
 /// As [`super::multiply`].
 #[target_feature(enable = "neon,dotprod")]
-pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Prefetch) {
+pub(super) unsafe fn multiply(
+    w: &PackedMatrix,
+    x: &Activations,
+    panels: Range<usize>,
+    output: Output,
+    ahead: Prefetch,
+) {
     // SAFETY: as the caller promises.
     for_kind!(w.kind(), K => unsafe { multiply_kind::<K>(w, x, panels, output, ahead) });
 }
@@ -26,7 +32,13 @@ pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<u
 /// # Safety
 /// As [`super::multiply`], with a weight of kind `K`.
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn multiply_kind<K: Kind>(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Prefetch) {
+unsafe fn multiply_kind<K: Kind>(
+    w: &PackedMatrix,
+    x: &Activations,
+    panels: Range<usize>,
+    output: Output,
+    ahead: Prefetch,
+) {
     for panel in panels {
         let mut token = 0;
         while token < x.tokens() {
@@ -46,7 +58,8 @@ unsafe fn multiply_kind<K: Kind>(w: &PackedMatrix, x: &Activations, panels: Rang
     }
 }
 
-/// A block's quants of four rows, signed if of 8 bits: of each of eight times four columns, four bytes of each row.
+/// A block's quants of four rows, signed if of 8 bits: of each of eight times four columns, four
+/// bytes of each row.
 ///
 /// # Safety
 /// The panel is of kind `K` and has the block.
@@ -59,14 +72,18 @@ unsafe fn operands<K: Kind>(panel: &Panel<'_>, block: usize, quarter: usize) -> 
         let load = |from: *const u8, four: usize| vld1q_u8(from.add(four * 64));
         if K::BITS == 8 {
             // stored plus 128
-            return std::array::from_fn(|four| vreinterpretq_s8_u8(veorq_u8(load(at, four), vdupq_n_u8(0x80))));
+            return std::array::from_fn(|four| {
+                vreinterpretq_s8_u8(veorq_u8(load(at, four), vdupq_n_u8(0x80)))
+            });
         }
         let further = panel.high.as_ptr().add(block * K::KIND.high_bytes() + quarter * 16);
         std::array::from_fn(|four| {
             let both = load(at, four % 4);
             let low = if four < 4 { vandq_u8(both, vdupq_n_u8(15)) } else { vshrq_n_u8::<4>(both) };
             // shifted to where they belong: by so many bits up, or down where that is less than 0
-            let join = |bits, up: i8, mask: u8| vorrq_u8(low, vandq_u8(vshlq_u8(bits, vdupq_n_s8(up)), vdupq_n_u8(mask)));
+            let join = |bits, up: i8, mask: u8| {
+                vorrq_u8(low, vandq_u8(vshlq_u8(bits, vdupq_n_s8(up)), vdupq_n_u8(mask)))
+            };
             vreinterpretq_s8_u8(match K::BITS {
                 5 => join(load(further, 0), 4 - four as i8, 16),
                 6 => join(load(further, four / 4), 4 - 2 * (four % 4) as i8, 0x30),
@@ -82,7 +99,13 @@ unsafe fn operands<K: Kind>(panel: &Panel<'_>, block: usize, quarter: usize) -> 
 /// `numbers` has those of the block.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn numbers<K: Kind>(numbers: &[u8], block: usize, quarter: usize, halves: bool, second: usize) -> float32x4_t {
+unsafe fn numbers<K: Kind>(
+    numbers: &[u8],
+    block: usize,
+    quarter: usize,
+    halves: bool,
+    second: usize,
+) -> float32x4_t {
     // SAFETY: as the caller promises.
     unsafe {
         let four = |at: usize| four_halves(numbers.as_ptr().add(at + quarter * QUARTER * 2));
@@ -90,8 +113,10 @@ unsafe fn numbers<K: Kind>(numbers: &[u8], block: usize, quarter: usize, halves:
             return four(block * 2 * PANEL);
         }
         let (whole, times) = two_levels_at(block, halves, second);
-        let times: [u8; QUARTER] = numbers.as_ptr().add(times + quarter * QUARTER).cast::<[u8; QUARTER]>().read();
-        let times = times.map(|times| if halves { f32::from(times.cast_signed()) } else { f32::from(times) });
+        let times: [u8; QUARTER] =
+            numbers.as_ptr().add(times + quarter * QUARTER).cast::<[u8; QUARTER]>().read();
+        let times = times
+            .map(|times| if halves { f32::from(times.cast_signed()) } else { f32::from(times) });
         vmulq_f32(four(whole), vld1q_f32(times.as_ptr()))
     }
 }
@@ -121,31 +146,51 @@ unsafe fn tile_of<K: Kind, const T: usize>(
             for block in block..block + w.chunk {
                 if token == 0 && quarter == 0 {
                     let bytes = const { K::KIND.panel_bytes() };
-                    ahead.fetch(panel.quants.as_ptr().wrapping_add(block * bytes), bytes.div_ceil(64));
+                    ahead.fetch(
+                        panel.quants.as_ptr().wrapping_add(block * bytes),
+                        bytes.div_ceil(64),
+                    );
                 }
                 let operands = operands::<K>(&panel, block, quarter);
                 let scale = |second| numbers::<K>(panel.scales, block, quarter, K::HALVES, second);
                 let scales = [scale(0), if K::HALVES { scale(1) } else { vdupq_n_f32(0.0) }];
-                let min = if K::MIN { numbers::<K>(panel.minima, block, quarter, false, 0) } else { vdupq_n_f32(0.0) };
+                let min = if K::MIN {
+                    numbers::<K>(panel.minima, block, quarter, false, 0)
+                } else {
+                    vdupq_n_f32(0.0)
+                };
                 for t in 0..T {
                     let place = (token + t) * blocks + block;
                     let quants = x.quants.as_ptr().add(place * BLOCK);
                     let (first, second) = (vld1q_s8(quants), vld1q_s8(quants.add(16)));
                     let (scale, all) = (vdupq_n_f32(x.scales[place]), x.sums[place]);
                     // those of 8 bits are signed again, and need no offset
-                    let start = |sum: i32| vdupq_n_s32(if K::MIN || K::BITS == 8 { 0 } else { -K::OFFSET * sum });
+                    let start = |sum: i32| {
+                        vdupq_n_s32(if K::MIN || K::BITS == 8 { 0 } else { -K::OFFSET * sum })
+                    };
                     // two chains, so that one need not wait for itself
+                    let (a, b) = if K::HALVES {
+                        (start(x.first[place]), start(all - x.first[place]))
+                    } else {
+                        (start(all), vdupq_n_s32(0))
+                    };
                     let (a, b) =
-                        if K::HALVES { (start(x.first[place]), start(all - x.first[place])) } else { (start(all), vdupq_n_s32(0)) };
-                    let (a, b) = (dot::<0>(a, operands[0], first), dot::<0>(b, operands[4], second));
-                    let (a, b) = (dot::<1>(a, operands[1], first), dot::<1>(b, operands[5], second));
-                    let (a, b) = (dot::<2>(a, operands[2], first), dot::<2>(b, operands[6], second));
-                    let (a, b) = (dot::<3>(a, operands[3], first), dot::<3>(b, operands[7], second));
+                        (dot::<0>(a, operands[0], first), dot::<0>(b, operands[4], second));
+                    let (a, b) =
+                        (dot::<1>(a, operands[1], first), dot::<1>(b, operands[5], second));
+                    let (a, b) =
+                        (dot::<2>(a, operands[2], first), dot::<2>(b, operands[6], second));
+                    let (a, b) =
+                        (dot::<3>(a, operands[3], first), dot::<3>(b, operands[7], second));
                     if K::HALVES {
                         sum[t] = vfmaq_f32(sum[t], vcvtq_f32_s32(a), vmulq_f32(scales[0], scale));
                         sum[t] = vfmaq_f32(sum[t], vcvtq_f32_s32(b), vmulq_f32(scales[1], scale));
                     } else {
-                        sum[t] = vfmaq_f32(sum[t], vcvtq_f32_s32(vaddq_s32(a, b)), vmulq_f32(scales[0], scale));
+                        sum[t] = vfmaq_f32(
+                            sum[t],
+                            vcvtq_f32_s32(vaddq_s32(a, b)),
+                            vmulq_f32(scales[0], scale),
+                        );
                     }
                     if K::MIN {
                         sum[t] = vfmaq_f32(sum[t], min, vdupq_n_f32(x.weighted[place]));
@@ -170,14 +215,22 @@ unsafe fn tile_of<K: Kind, const T: usize>(
 /// As [`super::multiply`]; the tile's tokens are there.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn store(w: &PackedMatrix, index: usize, quarter: usize, token: usize, output: Output, values: &[float32x4_t]) {
+unsafe fn store(
+    w: &PackedMatrix,
+    index: usize,
+    quarter: usize,
+    token: usize,
+    output: Output,
+    values: &[float32x4_t],
+) {
     let rows = w.rows_of(index).saturating_sub(quarter * QUARTER).min(QUARTER);
     for (t, value) in values.iter().enumerate() {
         let mut lanes = [0.0_f32; QUARTER];
         // SAFETY: only the rows that are there are written.
         unsafe {
             vst1q_f32(lanes.as_mut_ptr(), *value);
-            let target = output.start.add((token + t) * output.rows + index * PANEL + quarter * QUARTER);
+            let target =
+                output.start.add((token + t) * output.rows + index * PANEL + quarter * QUARTER);
             std::ptr::copy_nonoverlapping(lanes.as_ptr(), target, rows);
         }
     }

@@ -3,7 +3,8 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-/// `sum` plus the products of four columns of four rows with the four columns of `x` that `LANE` says. The intrinsic is not stable yet.
+/// `sum` plus the products of four columns of four rows with the four columns of `x` that `LANE`
+/// says. The intrinsic is not stable yet.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
 pub(super) unsafe fn dot<const LANE: usize>(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {

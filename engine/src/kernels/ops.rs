@@ -8,7 +8,10 @@ use super::lanes::{LANES, Lanes, exp, for_isa, largest, sum};
 /// # Panics
 /// When the three differ in length, or 16 does not divide it.
 pub fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    assert!(x.len() == weight.len() && x.len() == out.len() && x.len().is_multiple_of(LANES), "rows of one length");
+    assert!(
+        x.len() == weight.len() && x.len() == out.len() && x.len().is_multiple_of(LANES),
+        "rows of one length"
+    );
     // SAFETY: the pointers hold as many elements as are told, whole lanes.
     unsafe { rms_norm_isa(isa, x.as_ptr(), weight.as_ptr(), x.len(), eps, out.as_mut_ptr()) }
 }
@@ -16,7 +19,13 @@ pub fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) 
 for_isa! { unsafe fn rms_norm_isa(x: *const f32, weight: *const f32, len: usize, eps: f32, out: *mut f32) = rms_norm_body }
 
 #[inline(always)]
-unsafe fn rms_norm_body<V: Lanes>(x: *const f32, weight: *const f32, len: usize, eps: f32, out: *mut f32) {
+unsafe fn rms_norm_body<V: Lanes>(
+    x: *const f32,
+    weight: *const f32,
+    len: usize,
+    eps: f32,
+    out: *mut f32,
+) {
     // SAFETY: as `rms_norm` says.
     unsafe {
         let scale = inverse_rms::<V>(x, len, eps);
@@ -140,7 +149,9 @@ unsafe fn to_half_body<V: Lanes>(x: *const f32, out: *mut u16, len: usize) {
     unsafe {
         for at in (0..len).step_by(LANES) {
             // the operand order lets a NaN through
-            V::splat(MOST_HALF).min(V::splat(-MOST_HALF).max(V::load(x.add(at)))).store_half(out.add(at));
+            V::splat(MOST_HALF)
+                .min(V::splat(-MOST_HALF).max(V::load(x.add(at))))
+                .store_half(out.add(at));
         }
     }
 }

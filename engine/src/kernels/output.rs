@@ -11,13 +11,19 @@ pub(super) fn fetch(at: *const u8, lines: usize) {
     #[cfg(target_arch = "x86_64")]
     for line in 0..lines {
         // SAFETY: a hint reads nothing, and every x86-64 processor has it.
-        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(at.wrapping_add(64 * line).cast()) };
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(
+                at.wrapping_add(64 * line).cast(),
+            )
+        };
     }
     #[cfg(target_arch = "aarch64")]
     for line in 0..lines {
         let at = at.wrapping_add(64 * line);
         // SAFETY: a hint reads nothing.
-        unsafe { std::arch::asm!("prfm pldl2keep, [{at}]", at = in(reg) at, options(readonly, nostack, preserves_flags)) };
+        unsafe {
+            std::arch::asm!("prfm pldl2keep, [{at}]", at = in(reg) at, options(readonly, nostack, preserves_flags))
+        };
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = (at, lines);

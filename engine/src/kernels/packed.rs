@@ -88,7 +88,11 @@ impl BlockKind {
     }
 
     const fn numbers_bytes(self, blocks: usize, halves: bool) -> usize {
-        if self.two_levels() { blocks.div_ceil(SUPER) * Self::super_bytes(halves) } else { blocks * 2 * PANEL }
+        if self.two_levels() {
+            blocks.div_ceil(SUPER) * Self::super_bytes(halves)
+        } else {
+            blocks * 2 * PANEL
+        }
     }
 
     /// Of a block with all that belongs to it: how far a panel's reading goes on for each.
@@ -119,7 +123,13 @@ impl PackedMatrix {
     /// # Panics
     /// When `blocks` does not hold `[rows, columns]`, or `chunks` does not divide the blocks of a
     /// row.
-    pub fn pack(kind: BlockKind, rows: usize, columns: usize, blocks: &[u8], chunks: usize) -> Self {
+    pub fn pack(
+        kind: BlockKind,
+        rows: usize,
+        columns: usize,
+        blocks: &[u8],
+        chunks: usize,
+    ) -> Self {
         assert!(columns.is_multiple_of(kind.file_columns()), "whole blocks");
         let (per_row, size) = (columns / BLOCK, kind.file_bytes());
         let row_bytes = columns / kind.file_columns() * size;
@@ -130,7 +140,8 @@ impl PackedMatrix {
         let parts = kind.file_columns() / BLOCK;
         for (row, file) in blocks.chunks_exact(row_bytes.max(1)).enumerate() {
             let panel = &mut lines[row / PANEL * layout.stride..][..layout.stride];
-            let mut panel = PanelMut { kind, layout, bytes: bytes_of_mut(panel), lane: row % PANEL };
+            let mut panel =
+                PanelMut { kind, layout, bytes: bytes_of_mut(panel), lane: row % PANEL };
             for (at, file) in file.chunks_exact(size).enumerate() {
                 (0..parts).for_each(|part| panel.put(at * parts + part, file, part));
             }
@@ -180,7 +191,12 @@ impl PackedMatrix {
     pub(super) fn panel(&self, panel: usize) -> Panel<'_> {
         let Layout { high, scales, minima, stride } = self.layout;
         let bytes = bytes_of(&self.lines[panel * stride..(panel + 1) * stride]);
-        Panel { quants: &bytes[..high], high: &bytes[high..scales], scales: &bytes[scales..minima], minima: &bytes[minima..] }
+        Panel {
+            quants: &bytes[..high],
+            high: &bytes[high..scales],
+            scales: &bytes[scales..minima],
+            minima: &bytes[minima..],
+        }
     }
 
     /// One row in f32, `[columns]`: for embeddings.
@@ -193,8 +209,11 @@ impl PackedMatrix {
         for (block, into) in into.chunks_exact_mut(BLOCK).enumerate() {
             let scales = panel.scales(kind, block, lane);
             let min = panel.min(kind, block, lane);
-            for (column, (value, quant)) in into.iter_mut().zip(panel.quants_of(kind, block, lane)).enumerate() {
-                *value = (i32::from(quant) - kind.offset()) as f32 * scales[column / (BLOCK / 2)] + min;
+            for (column, (value, quant)) in
+                into.iter_mut().zip(panel.quants_of(kind, block, lane)).enumerate()
+            {
+                *value =
+                    (i32::from(quant) - kind.offset()) as f32 * scales[column / (BLOCK / 2)] + min;
             }
         }
     }
@@ -233,7 +252,8 @@ impl PanelMut<'_> {
         let unpacked = kind.unpack(file, part);
         let stored = kind.low_bytes() / PANEL;
         for (column, quant) in unpacked.quants.iter().enumerate() {
-            let at = block * kind.low_bytes() + column % stored / 4 * PANEL * 4 + lane * 4 + column % 4;
+            let at =
+                block * kind.low_bytes() + column % stored / 4 * PANEL * 4 + lane * 4 + column % 4;
             self.bytes[at] |= match (kind.bits(), column < stored) {
                 (8, _) => *quant,
                 (_, true) => quant & 15,
@@ -241,17 +261,22 @@ impl PanelMut<'_> {
             };
             if kind.high_bytes() > 0 {
                 let (at, shift) = high_place(kind, column);
-                self.bytes_at(high + block * kind.high_bytes() + at + lane * 4)[0] |= quant >> 4 << shift;
+                self.bytes_at(high + block * kind.high_bytes() + at + lane * 4)[0] |=
+                    quant >> 4 << shift;
             }
         }
         if !kind.two_levels() {
-            self.bytes_at(scales + (block * PANEL + lane) * 2)[..2].copy_from_slice(&unpacked.scale);
+            self.bytes_at(scales + (block * PANEL + lane) * 2)[..2]
+                .copy_from_slice(&unpacked.scale);
             if kind.has_min() {
-                self.bytes_at(minima + (block * PANEL + lane) * 2)[..2].copy_from_slice(&unpacked.min);
+                self.bytes_at(minima + (block * PANEL + lane) * 2)[..2]
+                    .copy_from_slice(&unpacked.min);
             }
             return;
         }
-        for (half, times) in unpacked.scale_times[..if kind.halves() { 2 } else { 1 }].iter().enumerate() {
+        for (half, times) in
+            unpacked.scale_times[..if kind.halves() { 2 } else { 1 }].iter().enumerate()
+        {
             let (whole, byte) = two_levels_at(block, kind.halves(), half);
             self.bytes_at(scales + whole + lane * 2)[..2].copy_from_slice(&unpacked.scale);
             self.bytes_at(scales + byte + lane)[0] = *times;
@@ -277,11 +302,15 @@ impl Panel<'_> {
         let high = &self.high[block * kind.high_bytes()..(block + 1) * kind.high_bytes()];
         let fours = own.chunks_exact(PANEL * 4).map(|four| &four[lane * 4..lane * 4 + 4]);
         if kind.bits() == 8 {
-            fours.zip(quants.chunks_exact_mut(4)).for_each(|(four, quants)| quants.copy_from_slice(four));
+            fours
+                .zip(quants.chunks_exact_mut(4))
+                .for_each(|(four, quants)| quants.copy_from_slice(four));
             return quants;
         }
         let (first, second) = quants.split_at_mut(BLOCK / 2);
-        for (four, (first, second)) in fours.zip(first.chunks_exact_mut(4).zip(second.chunks_exact_mut(4))) {
+        for (four, (first, second)) in
+            fours.zip(first.chunks_exact_mut(4).zip(second.chunks_exact_mut(4)))
+        {
             for (byte, (first, second)) in four.iter().zip(first.iter_mut().zip(second)) {
                 (*first, *second) = (byte & 15, byte >> 4);
             }
@@ -302,9 +331,11 @@ impl Panel<'_> {
             return [half_at(self.scales, block * PANEL + lane); 2];
         }
         [0, 1].map(|half| {
-            let (whole, byte) = two_levels_at(block, kind.halves(), if kind.halves() { half } else { 0 });
+            let (whole, byte) =
+                two_levels_at(block, kind.halves(), if kind.halves() { half } else { 0 });
             let times = self.scales[byte + lane];
-            let times = if kind.halves() { f32::from(times.cast_signed()) } else { f32::from(times) };
+            let times =
+                if kind.halves() { f32::from(times.cast_signed()) } else { f32::from(times) };
             half_at(&self.scales[whole..], lane) * times
         })
     }

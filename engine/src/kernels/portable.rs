@@ -12,7 +12,12 @@ const TILE: usize = 8;
 
 /// # Safety
 /// As [`super::multiply`].
-pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output) {
+pub(super) unsafe fn multiply(
+    w: &PackedMatrix,
+    x: &Activations,
+    panels: Range<usize>,
+    output: Output,
+) {
     for index in panels {
         for lane in 0..w.rows_of(index) {
             for token in (0..x.tokens()).step_by(TILE) {
@@ -28,7 +33,14 @@ pub(super) unsafe fn multiply(w: &PackedMatrix, x: &Activations, panels: Range<u
 ///
 /// # Safety
 /// As [`super::multiply`], with a weight of kind `K` that has the row, and [`TILE`] tokens at most.
-unsafe fn row_of<K: Kind>(w: &PackedMatrix, x: &Activations, index: usize, lane: usize, tokens: Range<usize>, output: Output) {
+unsafe fn row_of<K: Kind>(
+    w: &PackedMatrix,
+    x: &Activations,
+    index: usize,
+    lane: usize,
+    tokens: Range<usize>,
+    output: Output,
+) {
     let (panel, blocks) = (w.panel(index), w.blocks());
     let (mut total, mut sums) = ([0.0_f32; TILE], [0.0_f32; TILE]);
     let at = |token: usize| token * output.rows + index * PANEL + lane;
@@ -47,7 +59,8 @@ unsafe fn row_of<K: Kind>(w: &PackedMatrix, x: &Activations, index: usize, lane:
             let scales = scales.map(|scale| scale * x.scales[place]);
             if K::HALVES {
                 *sum = dot(0..BLOCK / 2, x.first[place]).mul_add(scales[0], *sum);
-                *sum = dot(BLOCK / 2..BLOCK, x.sums[place] - x.first[place]).mul_add(scales[1], *sum);
+                *sum =
+                    dot(BLOCK / 2..BLOCK, x.sums[place] - x.first[place]).mul_add(scales[1], *sum);
             } else {
                 *sum = dot(0..BLOCK, x.sums[place]).mul_add(scales[0], *sum);
             }

@@ -37,13 +37,26 @@ impl<'a> Phase<'a> {
     ///
     /// # Panics
     /// When the shapes do not fit, or there are more than [`PRODUCTS`].
-    pub(super) fn new<'p: 'a>(isa: Isa, products: &mut [Product<'p>], x: &'a Activations, apart: bool) -> Self {
+    pub(super) fn new<'p: 'a>(
+        isa: Isa,
+        products: &mut [Product<'p>],
+        x: &'a Activations,
+        apart: bool,
+    ) -> Self {
         let mut parts = [None; PRODUCTS];
         for (part, product) in parts[..products.len()].iter_mut().zip(products) {
             let size = x.tokens() * product.w.rows();
             assert_eq!(product.w.columns(), x.columns(), "columns of weight and activations");
-            assert_eq!(product.y.len(), if apart { product.w.chunks() * size } else { size }, "size of the output");
-            let output = Output { start: product.y.as_mut_ptr(), rows: product.w.rows(), apart: if apart { size } else { 0 } };
+            assert_eq!(
+                product.y.len(),
+                if apart { product.w.chunks() * size } else { size },
+                "size of the output"
+            );
+            let output = Output {
+                start: product.y.as_mut_ptr(),
+                rows: product.w.rows(),
+                apart: if apart { size } else { 0 },
+            };
             *part = Some((product.w, output));
         }
         Self { isa, parts, x }
@@ -64,7 +77,8 @@ impl<'a> Phase<'a> {
         let mut first = 0;
         let ranges = self.parts().map(|(w, output)| {
             let panels = w.panels();
-            let range = mine.start.clamp(first, first + panels) - first..mine.end.clamp(first, first + panels) - first;
+            let range = mine.start.clamp(first, first + panels) - first
+                ..mine.end.clamp(first, first + panels) - first;
             first += panels;
             (w, output, range)
         });
@@ -82,7 +96,8 @@ impl<'a> Phase<'a> {
         let mut at = 0.0;
         self.parts().zip(costs).map(move |((w, output), cost)| {
             let panels = w.panels();
-            let before = |edge: f64| ((edge - at) / cost - 0.5).ceil().clamp(0.0, panels as f64) as usize;
+            let before =
+                |edge: f64| ((edge - at) / cost - 0.5).ceil().clamp(0.0, panels as f64) as usize;
             let range = before(window.start)..before(window.end);
             at += cost * panels as f64;
             (w, output, range)
@@ -91,7 +106,11 @@ impl<'a> Phase<'a> {
 
     /// # Safety
     /// The outputs are still borrowed, and ranges of different threads do not overlap.
-    pub(super) unsafe fn multiply_all(&self, ranges: impl Iterator<Item = (&'a PackedMatrix, Output, Range<usize>)>, then: *const u8) {
+    pub(super) unsafe fn multiply_all(
+        &self,
+        ranges: impl Iterator<Item = (&'a PackedMatrix, Output, Range<usize>)>,
+        then: *const u8,
+    ) {
         let mut ranges = ranges.filter(|(.., range)| !range.is_empty()).peekable();
         while let Some((w, output, range)) = ranges.next() {
             let next = ranges.peek().map_or(then, |(w, _, range)| w.start(range.start));
@@ -116,7 +135,14 @@ pub fn matmul(threads: &ThreadPool, isa: Isa, products: &mut [Product<'_>], x: &
 /// # Safety
 /// `output` has `[x.tokens(), w.rows()]` elements, no other thread writes the columns of these
 /// panels, and the processor supports `isa`.
-unsafe fn multiply(isa: Isa, w: &PackedMatrix, x: &Activations, panels: Range<usize>, output: Output, ahead: Prefetch) {
+unsafe fn multiply(
+    isa: Isa,
+    w: &PackedMatrix,
+    x: &Activations,
+    panels: Range<usize>,
+    output: Output,
+    ahead: Prefetch,
+) {
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => unsafe { avx512::multiply(w, x, panels, output, ahead) },

@@ -48,7 +48,10 @@ impl RoundedMatrix {
     /// whole blocks (one chunk may be anything).
     pub fn new(rows: usize, columns: usize, chunks: usize, values: &[f32]) -> Self {
         assert_eq!(values.len(), rows * columns, "size of the matrix");
-        assert!(chunks == 1 || columns.is_multiple_of(chunks * BLOCK), "equal chunks of whole blocks");
+        assert!(
+            chunks == 1 || columns.is_multiple_of(chunks * BLOCK),
+            "equal chunks of whole blocks"
+        );
         let isa = Isa::detect();
         let stride = panel_bytes(columns);
         let mut bytes = vec![0x80; rows.div_ceil(PANEL) * stride];
@@ -58,7 +61,10 @@ impl RoundedMatrix {
                 let mut group = Group { values: [[0.0; LANES]; GROUP], width, scales: [0; LANES] };
                 for (lane, row) in rows.clone().enumerate() {
                     let values = &values[row * columns + start..][..width];
-                    values.iter().zip(&mut group.values).for_each(|(value, column)| column[lane] = *value);
+                    values
+                        .iter()
+                        .zip(&mut group.values)
+                        .for_each(|(value, column)| column[lane] = *value);
                 }
                 // SAFETY: `isa` was detected.
                 unsafe { round_isa(isa, &mut group) };
@@ -69,12 +75,18 @@ impl RoundedMatrix {
                         quants[byte_of(column, lane)] = (*value as i8).cast_unsigned() ^ 0x80;
                     }
                 }
-                scales.chunks_exact_mut(2).zip(group.scales).for_each(|(into, scale)| into.copy_from_slice(&scale.to_le_bytes()));
+                scales
+                    .chunks_exact_mut(2)
+                    .zip(group.scales)
+                    .for_each(|(into, scale)| into.copy_from_slice(&scale.to_le_bytes()));
                 into = rest;
             }
         }
         let mut lines = vec![Line([0; LINE]); bytes.len().div_ceil(LINE)];
-        lines.iter_mut().zip(bytes.chunks(LINE)).for_each(|(line, bytes)| line.0[..bytes.len()].copy_from_slice(bytes));
+        lines
+            .iter_mut()
+            .zip(bytes.chunks(LINE))
+            .for_each(|(line, bytes)| line.0[..bytes.len()].copy_from_slice(bytes));
         Self { rows, columns, chunks, lines }
     }
 
@@ -162,7 +174,9 @@ unsafe fn round_body<V: Lanes>(group: &mut Group) {
         let mut most = [0.0_f32; LANES];
         largest.store(most.as_mut_ptr());
         // bf16 that is not below, or nothing where there is nothing to scale
-        let least = most.map(|most| if most < LEAST { 0 } else { (most / 127.0).to_bits().div_ceil(1 << 16) as u16 });
+        let least = most.map(|most| {
+            if most < LEAST { 0 } else { (most / 127.0).to_bits().div_ceil(1 << 16) as u16 }
+        });
         let scaled = |bits: &[u16; LANES]| {
             let scales = bits.map(scale_of);
             let inverse = scales.map(|scale| if scale > 0.0 { 1.0 / scale } else { 0.0 });
@@ -203,25 +217,49 @@ mod tests {
     use crate::kernels::output::Output;
     use crate::kernels::rounded_products::multiply;
     use crate::kernels::tests::random;
-    use crate::kernels::{Activations, DenseMatrix, LoraActivations, LoraMatrix, LowRank, Rounding, ThreadPool, low_rank};
+    use crate::kernels::{
+        Activations, DenseMatrix, LoraActivations, LoraMatrix, LowRank, Rounding, ThreadPool,
+        low_rank,
+    };
 
     fn bits(values: &[f32]) -> Vec<u32> {
         values.iter().map(|value| value.to_bits()).collect()
     }
 
     /// `0.5 + x · wᵀ`, or each chunk's own sums.
-    fn product(isa: Isa, w: &RoundedMatrix, x: &[f32], rounding: Rounding, apart: bool) -> Vec<f32> {
+    fn product(
+        isa: Isa,
+        w: &RoundedMatrix,
+        x: &[f32],
+        rounding: Rounding,
+        apart: bool,
+    ) -> Vec<f32> {
         let (tokens, padded) = (x.len() / w.columns, w.columns.next_multiple_of(BLOCK));
         let mut filled = vec![0.0; tokens * padded];
-        filled.chunks_exact_mut(padded).zip(x.chunks_exact(w.columns)).for_each(|(filled, x)| filled[..x.len()].copy_from_slice(x));
+        filled
+            .chunks_exact_mut(padded)
+            .zip(x.chunks_exact(w.columns))
+            .for_each(|(filled, x)| filled[..x.len()].copy_from_slice(x));
         let mut quants = Activations::default();
         quants.quantise(&ThreadPool::new(1), isa, &filled, padded, rounding);
         let size = tokens * w.rows;
         let mut y = vec![0.5; if apart { w.chunks * size } else { size }];
-        let output = Output { start: y.as_mut_ptr(), rows: w.rows, apart: if apart { size } else { 0 } };
+        let output =
+            Output { start: y.as_mut_ptr(), rows: w.rows, apart: if apart { size } else { 0 } };
         let view = quants.view(if rounding == Rounding::Twice { 2 } else { 1 });
         // SAFETY: as large as it must be, and no other thread knows it.
-        unsafe { multiply(isa, w, view, tokens, 0..w.rows.div_ceil(PANEL), !apart, output, std::ptr::null()) };
+        unsafe {
+            multiply(
+                isa,
+                w,
+                view,
+                tokens,
+                0..w.rows.div_ceil(PANEL),
+                !apart,
+                output,
+                std::ptr::null(),
+            )
+        };
         y
     }
 
@@ -232,7 +270,8 @@ mod tests {
     /// Box and Muller's.
     fn normal(random: &mut StdRng, count: usize, deviation: f32) -> Vec<f32> {
         let mut one = || {
-            let (radius, turn): (f32, f32) = (random.random_range(f32::MIN_POSITIVE..1.0), random.random());
+            let (radius, turn): (f32, f32) =
+                (random.random_range(f32::MIN_POSITIVE..1.0), random.random());
             deviation * (-2.0 * radius.ln()).sqrt() * (std::f32::consts::TAU * turn).cos()
         };
         (0..count).map(|_| one()).collect()
@@ -242,9 +281,17 @@ mod tests {
     fn products_have_the_same_bits_on_every_path_batched_or_alone_whole_or_in_chunks() {
         let mut random = random();
         for round in 0..80 {
-            let (rows, chunks, tokens) = (random.random_range(1..50), random.random_range(1..4), random.random_range(1..20));
-            let width = if chunks == 1 { random.random_range(1..70) } else { BLOCK * random.random_range(1..4) };
-            let (rounding, most) = ([Rounding::Once, Rounding::Twice][round % 2], [1e-20, 0.02, 1.0, 1e20][random.random_range(0..4)]);
+            let (rows, chunks, tokens) =
+                (random.random_range(1..50), random.random_range(1..4), random.random_range(1..20));
+            let width = if chunks == 1 {
+                random.random_range(1..70)
+            } else {
+                BLOCK * random.random_range(1..4)
+            };
+            let (rounding, most) = (
+                [Rounding::Once, Rounding::Twice][round % 2],
+                [1e-20, 0.02, 1.0, 1e20][random.random_range(0..4)],
+            );
             let columns = chunks * width;
             let mut values = uniform(&mut random, rows * columns, most);
             // some that are nothing
@@ -261,7 +308,10 @@ mod tests {
                     let pairs = held.iter().zip(&x[token * columns..(token + 1) * columns]);
                     let dot: f64 = pairs.map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
                     let size: f64 = held.iter().map(|w| f64::from(w.abs())).sum();
-                    assert!((f64::from(*y) - dot - 0.5).abs() <= size * (step + 1e-6) + 1e-6, "{y} for {dot}, {rounding:?}");
+                    assert!(
+                        (f64::from(*y) - dot - 0.5).abs() <= size * (step + 1e-6) + 1e-6,
+                        "{y} for {dot}, {rounding:?}"
+                    );
                 }
             }
             for (value, held) in values.iter().zip(&held) {
@@ -269,23 +319,45 @@ mod tests {
                 assert!((value - held).abs() <= most / 127.0 * 0.57, "{value} is held as {held}");
             }
             for isa in Isa::available() {
-                assert_eq!(bits(&product(isa, &w, &x, rounding, false)), bits(&expected), "{isa:?}");
-                assert_eq!(bits(&product(isa, &w, &x[..columns], rounding, false)), bits(&expected[..rows]), "{isa:?}");
+                assert_eq!(
+                    bits(&product(isa, &w, &x, rounding, false)),
+                    bits(&expected),
+                    "{isa:?}"
+                );
+                assert_eq!(
+                    bits(&product(isa, &w, &x[..columns], rounding, false)),
+                    bits(&expected[..rows]),
+                    "{isa:?}"
+                );
                 let apart = product(isa, &w, &x, rounding, true);
                 // a shard that has one of the chunks rounds and computes the same
                 for (chunk, sums) in apart.chunks_exact(tokens * rows).enumerate() {
                     let part = |values: &[f32]| -> Vec<f32> {
-                        values.chunks_exact(columns).flat_map(|row| &row[chunk * width..(chunk + 1) * width]).copied().collect()
+                        values
+                            .chunks_exact(columns)
+                            .flat_map(|row| &row[chunk * width..(chunk + 1) * width])
+                            .copied()
+                            .collect()
                     };
                     let alone = RoundedMatrix::new(rows, width, 1, &part(&values));
-                    assert_eq!(bits(&product(isa, &alone, &part(&x), rounding, true)), bits(sums), "{isa:?}, chunk {chunk} of {chunks}");
+                    assert_eq!(
+                        bits(&product(isa, &alone, &part(&x), rounding, true)),
+                        bits(sums),
+                        "{isa:?}, chunk {chunk} of {chunks}"
+                    );
                 }
             }
         }
     }
 
     /// Root mean square of what rounding changes of `x · aᵀ · bᵀ`, over that of the product.
-    fn relative_error(random: &mut StdRng, a: &[f32], b: &[f32], shape: [usize; 3], rounding: Rounding) -> f64 {
+    fn relative_error(
+        random: &mut StdRng,
+        a: &[f32],
+        b: &[f32],
+        shape: [usize; 3],
+        rounding: Rounding,
+    ) -> f64 {
         let ([out, rank, columns], tokens) = (shape, 16);
         let x = normal(random, tokens * columns, 1.0);
         let (threads, isa) = (ThreadPool::new(2), Isa::detect());
@@ -294,15 +366,31 @@ mod tests {
         let delta = |a: LoraMatrix, b: LoraMatrix| {
             let mut y = vec![0.0; tokens * out];
             let item = LowRank { a: &a, b: &b, scale: 1.0, row: 0, rows: tokens, output: 0 };
-            low_rank(&threads, isa, &[item], &x, &quants, &mut LoraActivations::default(), &mut [&mut y]);
+            low_rank(
+                &threads,
+                isa,
+                &[item],
+                &x,
+                &quants,
+                &mut LoraActivations::default(),
+                &mut [&mut y],
+            );
             y
         };
-        let dense = |rows, columns, values: &[f32]| LoraMatrix::Dense(DenseMatrix::from_f32(rows, columns, values));
-        let lora_matrix = |rows, columns, values: &[f32]| LoraMatrix::Rounded(RoundedMatrix::new(rows, columns, 1, values));
+        let dense = |rows, columns, values: &[f32]| {
+            LoraMatrix::Dense(DenseMatrix::from_f32(rows, columns, values))
+        };
+        let lora_matrix = |rows, columns, values: &[f32]| {
+            LoraMatrix::Rounded(RoundedMatrix::new(rows, columns, 1, values))
+        };
         let exact = delta(dense(rank, columns, a), dense(out, rank, b));
         let rounded = delta(lora_matrix(rank, columns, a), lora_matrix(out, rank, b));
-        let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|value| f64::from(value).powi(2)).sum::<f64>();
-        (squares(&mut exact.iter().zip(&rounded).map(|(a, b)| a - b)) / squares(&mut exact.iter().copied())).sqrt()
+        let squares = |values: &mut dyn Iterator<Item = f32>| {
+            values.map(|value| f64::from(value).powi(2)).sum::<f64>()
+        };
+        (squares(&mut exact.iter().zip(&rounded).map(|(a, b)| a - b))
+            / squares(&mut exact.iter().copied()))
+        .sqrt()
     }
 
     #[test]
@@ -311,15 +399,31 @@ mod tests {
         // and a B of normal numbers, 0.56 % where both are normal; rounded once: 0.75 and 0.79 %
         let most = [("uniform", [0.009, 0.006]), ("normal", [0.0095, 0.0065])];
         let mut random = random();
-        for (out, rank, columns) in [(576, 16, 576), (192, 16, 576), (1536, 16, 576), (576, 16, 1536), (576, 8, 576), (576, 64, 576)] {
+        for (out, rank, columns) in [
+            (576, 16, 576),
+            (192, 16, 576),
+            (1536, 16, 576),
+            (576, 16, 1536),
+            (576, 8, 576),
+            (576, 64, 576),
+        ] {
             let scale = 1.0 / (columns as f32).sqrt();
             let b = normal(&mut random, out * rank, 1e-3);
-            let a = [uniform(&mut random, rank * columns, scale), normal(&mut random, rank * columns, scale)];
+            let a = [
+                uniform(&mut random, rank * columns, scale),
+                normal(&mut random, rank * columns, scale),
+            ];
             for ((what, most), a) in most.into_iter().zip(a) {
                 for (rounding, most) in [Rounding::Once, Rounding::Twice].into_iter().zip(most) {
                     let error = relative_error(&mut random, &a, &b, [out, rank, columns], rounding);
-                    println!("{out} x {rank} x {columns}, A {what}, {rounding:?}: {:.3} %", 100.0 * error);
-                    assert!(error < most, "{out} x {rank} x {columns}, A {what}, {rounding:?}: {error}");
+                    println!(
+                        "{out} x {rank} x {columns}, A {what}, {rounding:?}: {:.3} %",
+                        100.0 * error
+                    );
+                    assert!(
+                        error < most,
+                        "{out} x {rank} x {columns}, A {what}, {rounding:?}: {error}"
+                    );
                 }
             }
         }

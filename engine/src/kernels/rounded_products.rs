@@ -24,10 +24,12 @@ struct Part {
     ahead: Prefetch,
 }
 
-/// `y[tokens, rows] = x · wᵀ` of some panels, or `y += ...` when `add`. A token that was rounded twice has both rows' products added.
+/// `y[tokens, rows] = x · wᵀ` of some panels, or `y += ...` when `add`. A token that was rounded
+/// twice has both rows' products added.
 ///
 /// # Safety
-/// `x` has the tokens, their columns filled up to a whole block; else as [`super::dense::multiply`].
+/// `x` has the tokens, their columns filled up to a whole block; else as
+/// [`super::dense::multiply`].
 pub(super) unsafe fn multiply(
     isa: Isa,
     w: &RoundedMatrix,
@@ -40,15 +42,27 @@ pub(super) unsafe fn multiply(
 ) {
     let ahead = Prefetch { end: w.start(panels.end), next };
     let (start, stride) = (w.start(0), w.panel_bytes());
-    let part = Part { columns: w.columns(), rows: w.rows(), chunks: w.chunks(), stride, start, x, tokens, panels, add, output, ahead };
+    let part = Part {
+        columns: w.columns(),
+        rows: w.rows(),
+        chunks: w.chunks(),
+        stride,
+        start,
+        x,
+        tokens,
+        panels,
+        add,
+        output,
+        ahead,
+    };
     // SAFETY: as the caller promises; the part's panels are the weight's.
     unsafe { rounded_isa(isa, part) }
 }
 
 for_isa! { unsafe fn rounded_isa(part: Part) = body }
 
-/// Calls a tile of as many rows as are left and registers hold; its name, then what it is given. Two rows of a token stay together: their
-/// number is even then.
+/// Calls a tile of as many rows as are left and registers hold; its name, then what it is given.
+/// Two rows of a token stay together: their number is even then.
 macro_rules! rows {
     ($rows:expr, |$row:ident| $tile:ident($($given:expr),*)) => {
         let mut $row = 0;
@@ -78,14 +92,16 @@ unsafe fn body<V: Lanes>(part: Part) {
     }
 }
 
-/// Some rows of `x`, of a matrix with one group a panel; returns how many. What belongs to the rows is read once for all panels.
+/// Some rows of `x`, of a matrix with one group a panel; returns how many. What belongs to the rows
+/// is read once for all panels.
 #[inline(always)]
 unsafe fn narrow<V: Lanes, const R: usize>(part: &Part, row: usize) -> usize {
     let x = part.x;
     // SAFETY: as `tile`.
     unsafe {
         let bytes = group_bytes(part.columns);
-        let (mut starts, mut scales, mut quants) = ([V::start(0); R], [V::splat(0.0); R], [x.quants; R]);
+        let (mut starts, mut scales, mut quants) =
+            ([V::start(0); R], [V::splat(0.0); R], [x.quants; R]);
         for r in 0..R {
             let place = (row + r) * x.stride;
             starts[r] = V::start(*x.sums.add(place));
@@ -122,7 +138,11 @@ unsafe fn narrow<V: Lanes, const R: usize>(part: &Part, row: usize) -> usize {
 
 /// Adds the products of `F` times four columns.
 #[inline(always)]
-unsafe fn fours<V: Lanes, const R: usize, const F: usize>(group: *const u8, quants: &[*const i8; R], dots: &mut [V::Whole; R]) {
+unsafe fn fours<V: Lanes, const R: usize, const F: usize>(
+    group: *const u8,
+    quants: &[*const i8; R],
+    dots: &mut [V::Whole; R],
+) {
     for four in 0..F {
         // SAFETY: as the caller promises.
         unsafe {
@@ -139,7 +159,14 @@ unsafe fn fours<V: Lanes, const R: usize, const F: usize>(group: *const u8, quan
 /// # Safety
 /// The group is there, of `width` columns from `column` on, and the rows are.
 #[inline(always)]
-unsafe fn group<V: Lanes, const R: usize>(at: *const u8, width: usize, column: usize, x: View, row: usize, sums: &mut [V; R]) {
+unsafe fn group<V: Lanes, const R: usize>(
+    at: *const u8,
+    width: usize,
+    column: usize,
+    x: View,
+    row: usize,
+    sums: &mut [V; R],
+) {
     let (block, second) = (column / BLOCK, column % BLOCK >= GROUP);
     // SAFETY: as the caller promises.
     unsafe {
@@ -167,7 +194,8 @@ unsafe fn group<V: Lanes, const R: usize>(at: *const u8, width: usize, column: u
     }
 }
 
-/// Some rows of `x`; returns how many. Products of a group are exact: the same for every number of rows.
+/// Some rows of `x`; returns how many. Products of a group are exact: the same for every number of
+/// rows.
 #[inline(always)]
 unsafe fn tile<V: Lanes, const R: usize>(part: &Part, panel: usize, row: usize) -> usize {
     const WHOLE: usize = group_bytes(GROUP);
@@ -211,13 +239,27 @@ unsafe fn tile<V: Lanes, const R: usize>(part: &Part, panel: usize, row: usize) 
 
 /// Writes what belongs to a token, of one row or two.
 #[inline(always)]
-unsafe fn write<V: Lanes, const R: usize>(values: &[V; R], part: &Part, output: Output, panel: usize, row: usize, add: bool) {
+unsafe fn write<V: Lanes, const R: usize>(
+    values: &[V; R],
+    part: &Part,
+    output: Output,
+    panel: usize,
+    row: usize,
+    add: bool,
+) {
     let lanes = (part.rows - panel * LANES).min(LANES);
     // SAFETY: as `multiply` says; lanes of rows that are not there are not written.
     unsafe {
         if part.x.rows == 2 {
             for pair in 0..R / 2 {
-                put(values[2 * pair].add(values[2 * pair + 1]), output, panel, row / 2 + pair, lanes, add);
+                put(
+                    values[2 * pair].add(values[2 * pair + 1]),
+                    output,
+                    panel,
+                    row / 2 + pair,
+                    lanes,
+                    add,
+                );
             }
         } else {
             for r in 0..R {

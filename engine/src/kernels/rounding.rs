@@ -71,7 +71,12 @@ impl Target {
             return self;
         }
         // SAFETY: as the caller promises.
-        unsafe { Self { blocks: self.blocks.min(columns.len() / BLOCK), ..self.on(columns.start / BLOCK) } }
+        unsafe {
+            Self {
+                blocks: self.blocks.min(columns.len() / BLOCK),
+                ..self.on(columns.start / BLOCK)
+            }
+        }
     }
 
     /// So many blocks on.
@@ -124,8 +129,10 @@ impl Target {
                 let first = [scaled[0].round(), scaled[1].round()];
                 self.on(block).put(first, scale);
                 if self.rounding == Rounding::Twice {
-                    let (lost, fine) = ([scaled[0].sub(first[0]), scaled[1].sub(first[1])], V::splat(FINE));
-                    self.on(self.stride + block).put([lost[0].mul(fine).round(), lost[1].mul(fine).round()], scale / FINE);
+                    let (lost, fine) =
+                        ([scaled[0].sub(first[0]), scaled[1].sub(first[1])], V::splat(FINE));
+                    self.on(self.stride + block)
+                        .put([lost[0].mul(fine).round(), lost[1].mul(fine).round()], scale / FINE);
                 }
             }
         }

@@ -71,7 +71,12 @@ impl Shared {
             if claims >> SHARE_BITS != work.number || share >= work.shares {
                 return None;
             }
-            match self.claims.compare_exchange_weak(claims, claims + 1, Ordering::AcqRel, Ordering::Acquire) {
+            match self.claims.compare_exchange_weak(
+                claims,
+                claims + 1,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
                 Ok(_) => return Some(share),
                 Err(now) => claims = now,
             }
@@ -84,7 +89,9 @@ impl Shared {
         while let Some(share) = self.claim(work) {
             // SAFETY: the share was claimed and is not done: the caller waits for it, and the
             // closure is alive.
-            let outcome = catch_unwind(AssertUnwindSafe(|| unsafe { (work.call)(work.closure, share, work.shares) }));
+            let outcome = catch_unwind(AssertUnwindSafe(|| unsafe {
+                (work.call)(work.closure, share, work.shares)
+            }));
             if let Err(payload) = outcome {
                 self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
             }
@@ -127,7 +134,12 @@ impl ThreadPool {
     ///
     /// # Panics
     /// When `values` does not hold whole rows, or the work panics.
-    pub fn for_rows(&self, values: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+    pub fn for_rows(
+        &self,
+        values: &mut [f32],
+        width: usize,
+        work: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
         struct Start(*mut f32);
         // SAFETY: threads take different rows.
         unsafe impl Sync for Start {}
@@ -137,7 +149,9 @@ impl ThreadPool {
             let start = &start;
             for row in rows * thread / threads..rows * (thread + 1) / threads {
                 // SAFETY: the row is within `values`, and no other thread has it.
-                work(row, unsafe { std::slice::from_raw_parts_mut(start.0.add(row * width), width) });
+                work(row, unsafe {
+                    std::slice::from_raw_parts_mut(start.0.add(row * width), width)
+                });
             }
         });
     }

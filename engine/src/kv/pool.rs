@@ -87,7 +87,12 @@ impl BlockPool {
                 state.holders.push(0);
                 (state.holders.len() - 1) as u32
             }
-            None => return Err(EngineError::OutOfBlocks { blocks: self.capacity, tokens: KV_BLOCK_SIZE }),
+            None => {
+                return Err(EngineError::OutOfBlocks {
+                    blocks: self.capacity,
+                    tokens: KV_BLOCK_SIZE,
+                });
+            }
         };
         state.holders[block as usize] = 1;
         Ok(block)
@@ -179,8 +184,12 @@ impl KvCache {
 
     /// Number of blocks that [`reserve`](Self::reserve) would take for `extra` positions.
     pub(crate) fn wants(&self, extra: usize) -> usize {
-        let shared = self.blocks.get(self.len / KV_BLOCK_SIZE).is_some_and(|&last| self.pool.state().holders[last as usize] > 1);
-        (self.len + extra).div_ceil(KV_BLOCK_SIZE).saturating_sub(self.blocks.len()) + usize::from(shared)
+        let shared = self
+            .blocks
+            .get(self.len / KV_BLOCK_SIZE)
+            .is_some_and(|&last| self.pool.state().holders[last as usize] > 1);
+        (self.len + extra).div_ceil(KV_BLOCK_SIZE).saturating_sub(self.blocks.len())
+            + usize::from(shared)
     }
 
     /// Adds positions that a step has written.

@@ -70,7 +70,14 @@ impl KvStore {
 
     /// Writes one position's keys and values `[kv_heads * head_dim]` of `layer` into a column of a
     /// block.
-    pub(crate) fn write(&mut self, layer: usize, block: u32, column: usize, keys: &[f32], values: &[f32]) {
+    pub(crate) fn write(
+        &mut self,
+        layer: usize,
+        block: u32,
+        column: usize,
+        keys: &[f32],
+        values: &[f32],
+    ) {
         let KvShape { kv_heads, head_dim, isa, .. } = self.shape;
         let slice = self.shape.slice_len();
         let at = |head: usize| (layer * kv_heads + head) * slice;

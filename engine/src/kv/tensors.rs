@@ -36,7 +36,10 @@ impl TensorStore {
         if blocks <= self.blocks {
             return Ok(());
         }
-        let (held, grown) = (self.blocks * KV_BLOCK_SIZE, blocks.max(self.blocks * 3 / 2).next_multiple_of(GROWTH).min(most.max(blocks)));
+        let (held, grown) = (
+            self.blocks * KV_BLOCK_SIZE,
+            blocks.max(self.blocks * 3 / 2).next_multiple_of(GROWTH).min(most.max(blocks)),
+        );
         for buffer in self.layers.iter_mut().flat_map(|(keys, values)| [keys, values]) {
             // zeros: unwritten positions have weight 0, but must be finite
             let new = Tensor::zeros((grown * KV_BLOCK_SIZE, self.width), self.dtype, &self.device)?;
@@ -56,7 +59,9 @@ impl TensorStore {
     pub(crate) fn copy(&self, from: u32, to: u32) -> Result<()> {
         for buffer in self.layers.iter().flat_map(|(keys, values)| [keys, values]) {
             // a tensor may not be assigned from itself
-            let block = buffer.narrow(0, from as usize * KV_BLOCK_SIZE, KV_BLOCK_SIZE)?.force_contiguous()?;
+            let block = buffer
+                .narrow(0, from as usize * KV_BLOCK_SIZE, KV_BLOCK_SIZE)?
+                .force_contiguous()?;
             buffer.slice_set(&block, 0, to as usize * KV_BLOCK_SIZE)?;
         }
         Ok(())
@@ -67,7 +72,13 @@ impl TensorStore {
     ///
     /// # Errors
     /// When the device fails.
-    pub(crate) fn write(&self, layer: usize, slot: usize, keys: &Tensor, values: &Tensor) -> Result<()> {
+    pub(crate) fn write(
+        &self,
+        layer: usize,
+        slot: usize,
+        keys: &Tensor,
+        values: &Tensor,
+    ) -> Result<()> {
         let (all_keys, all_values) = &self.layers[layer];
         all_keys.slice_set(&keys.to_dtype(self.dtype)?.contiguous()?, 0, slot)?;
         all_values.slice_set(&values.to_dtype(self.dtype)?.contiguous()?, 0, slot)?;
@@ -79,7 +90,13 @@ impl TensorStore {
     ///
     /// # Errors
     /// When the device fails.
-    pub(crate) fn scatter(&self, layer: usize, slots: &Tensor, keys: &Tensor, values: &Tensor) -> Result<()> {
+    pub(crate) fn scatter(
+        &self,
+        layer: usize,
+        slots: &Tensor,
+        keys: &Tensor,
+        values: &Tensor,
+    ) -> Result<()> {
         let (all_keys, all_values) = &self.layers[layer];
         all_keys.scatter_set(slots, &keys.to_dtype(self.dtype)?.contiguous()?, 0)?;
         all_values.scatter_set(slots, &values.to_dtype(self.dtype)?.contiguous()?, 0)?;
@@ -92,6 +109,9 @@ impl TensorStore {
     /// When the device fails.
     pub(crate) fn read(&self, layer: usize, slots: &Tensor) -> Result<(Tensor, Tensor)> {
         let (keys, values) = &self.layers[layer];
-        Ok((keys.index_select(slots, 0)?.to_dtype(DType::F32)?, values.index_select(slots, 0)?.to_dtype(DType::F32)?))
+        Ok((
+            keys.index_select(slots, 0)?.to_dtype(DType::F32)?,
+            values.index_select(slots, 0)?.to_dtype(DType::F32)?,
+        ))
     }
 }

@@ -25,9 +25,15 @@ fn blocks_are_shared_by_forks_copied_when_written_and_given_back() {
     let mut third = first.fork(KV_BLOCK_SIZE);
     third.reserve(1, &mut copies).unwrap();
     assert_eq!((copies.len(), pool.free(), pool.high_water()), (1, 0, 4));
-    assert!(matches!(second.reserve(2 * KV_BLOCK_SIZE, &mut copies), Err(EngineError::OutOfBlocks { blocks: 4, .. })));
+    assert!(matches!(
+        second.reserve(2 * KV_BLOCK_SIZE, &mut copies),
+        Err(EngineError::OutOfBlocks { blocks: 4, .. })
+    ));
     // a shared block is freed only when all its holders release it
-    assert_eq!((pool.freed_by([&first].into_iter()), pool.freed_by([&first, &second, &third].into_iter())), (1, 4));
+    assert_eq!(
+        (pool.freed_by([&first].into_iter()), pool.freed_by([&first, &second, &third].into_iter())),
+        (1, 4)
+    );
     third.truncate(0);
     assert_eq!((pool.free(), third.bytes()), (1, 0));
     drop(first);

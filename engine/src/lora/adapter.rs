@@ -29,7 +29,8 @@ pub enum Target {
 }
 
 impl Target {
-    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+    pub const ALL: [Self; 7] =
+        [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
 
     /// Its index in [`ALL`](Self::ALL).
     pub(crate) fn index(self) -> usize {

@@ -17,7 +17,13 @@ impl LoraAdapter {
     /// missing, unsupported or of the wrong shape;
     /// [`EngineError::AdapterBaseMismatch`](crate::EngineError::AdapterBaseMismatch) when it names
     /// another base.
-    pub fn load(folder: &Path, name: &str, model: &ModelConfig, base_sha256: &str, device: &Device) -> Result<Self> {
+    pub fn load(
+        folder: &Path,
+        name: &str,
+        model: &ModelConfig,
+        base_sha256: &str,
+        device: &Device,
+    ) -> Result<Self> {
         let kernels = (device.is_cpu() && model.suits_kernels()).then_some(AdapterPrecision::File);
         let place = Place { slice: Slice::new(model, 0, 1)?, device: device.clone(), kernels };
         peft::load(folder, name, model, base_sha256, &[place])
@@ -27,7 +33,13 @@ impl LoraAdapter {
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub(crate) fn load_sharded(folder: &Path, name: &str, model: &ModelConfig, base_sha256: &str, places: &[Place]) -> Result<Self> {
+    pub(crate) fn load_sharded(
+        folder: &Path,
+        name: &str,
+        model: &ModelConfig,
+        base_sha256: &str,
+        places: &[Place],
+    ) -> Result<Self> {
         peft::load(folder, name, model, base_sha256, places)
     }
 }

@@ -48,7 +48,8 @@ fn id_of(config: &[u8], weights: &[u8], base_sha256: &str) -> serde_json::Result
 fn sorted(value: serde_json::Value) -> serde_json::Value {
     match value {
         serde_json::Value::Object(map) => {
-            let keys: BTreeMap<String, serde_json::Value> = map.into_iter().map(|(key, value)| (key, sorted(value))).collect();
+            let keys: BTreeMap<String, serde_json::Value> =
+                map.into_iter().map(|(key, value)| (key, sorted(value))).collect();
             serde_json::Value::Object(keys.into_iter().collect())
         }
         serde_json::Value::Array(values) => values.into_iter().map(sorted).collect(),
@@ -68,7 +69,10 @@ pub fn adapter_id(folder: &Path, base_sha256: &str) -> Result<String> {
         std::fs::read(&path).map_err(|source| EngineError::Io { path, source })
     };
     let id = id_of(&read(CONFIG_FILE)?, &read(WEIGHTS_FILE)?, base_sha256);
-    id.map_err(|error| EngineError::BadAdapter { path: folder.to_owned(), reason: format!("{CONFIG_FILE}: {error}") })
+    id.map_err(|error| EngineError::BadAdapter {
+        path: folder.to_owned(),
+        reason: format!("{CONFIG_FILE}: {error}"),
+    })
 }
 
 /// The matrices A and B of a layer's target.
@@ -80,15 +84,22 @@ fn read_pairs(folder: &Path, config: &AdapterConfig, model: &ModelConfig) -> Res
     let weights_path = folder.join(WEIGHTS_FILE);
     let mut pairs = Pairs::new();
     for (key, tensor) in load_safetensors(&weights_path, &Device::Cpu)? {
-        let (layer, target, is_a) =
-            parse_key(&key).ok_or_else(|| bad(format!("tensor {key:?} stands beside no linear layer of a Llama")))?;
+        let (layer, target, is_a) = parse_key(&key).ok_or_else(|| {
+            bad(format!("tensor {key:?} stands beside no linear layer of a Llama"))
+        })?;
         if layer >= model.layers {
-            return Err(bad(format!("tensor {key:?} is for layer {layer}, the base has {}", model.layers)));
+            return Err(bad(format!(
+                "tensor {key:?} is for layer {layer}, the base has {}",
+                model.layers
+            )));
         }
         let [out, row] = target.shape(model);
         let expected = if is_a { [config.r, row] } else { [out, config.r] };
         if tensor.dims() != expected {
-            return Err(bad(format!("tensor {key:?} has shape {:?}, expected {expected:?}", tensor.dims())));
+            return Err(bad(format!(
+                "tensor {key:?} has shape {:?}, expected {expected:?}",
+                tensor.dims()
+            )));
         }
         // x · 0 is 0 only for finite x
         if (tensor.to_dtype(DType::F32)? * 0.0)?.sum_all()?.to_scalar::<f32>()? != 0.0 {
@@ -103,26 +114,52 @@ fn read_pairs(folder: &Path, config: &AdapterConfig, model: &ModelConfig) -> Res
     Ok(pairs)
 }
 
-pub(super) fn load(folder: &Path, name: &str, model: &ModelConfig, base_sha256: &str, places: &[Place]) -> Result<LoraAdapter> {
+pub(super) fn load(
+    folder: &Path,
+    name: &str,
+    model: &ModelConfig,
+    base_sha256: &str,
+    places: &[Place],
+) -> Result<LoraAdapter> {
     let bad = |reason: String| EngineError::BadAdapter { path: folder.to_owned(), reason };
     let config_path = folder.join(CONFIG_FILE);
     let weights_path = folder.join(WEIGHTS_FILE);
-    let read = |path: &Path| std::fs::read(path).map_err(|source| EngineError::Io { path: path.to_owned(), source });
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|source| EngineError::Io { path: path.to_owned(), source })
+    };
     let config_bytes = read(&config_path)?;
-    let config: AdapterConfig = serde_json::from_slice(&config_bytes).map_err(|error| bad(format!("adapter_config.json: {error}")))?;
+    let config: AdapterConfig = serde_json::from_slice(&config_bytes)
+        .map_err(|error| bad(format!("adapter_config.json: {error}")))?;
     config.check().map_err(bad)?;
-    if let Some(trained_on) = config.base_sha256.as_ref().filter(|trained_on| *trained_on != base_sha256) {
+    if let Some(trained_on) =
+        config.base_sha256.as_ref().filter(|trained_on| *trained_on != base_sha256)
+    {
         let (adapter, trained_on) = (name.to_owned(), trained_on.clone());
-        return Err(EngineError::AdapterBaseMismatch { adapter, trained_on, base: base_sha256.to_owned() });
+        return Err(EngineError::AdapterBaseMismatch {
+            adapter,
+            trained_on,
+            base: base_sha256.to_owned(),
+        });
     }
-    let id = id_of(&config_bytes, &read(&weights_path)?, base_sha256).map_err(|error| bad(format!("adapter_config.json: {error}")))?;
-    let scale = if config.use_rslora { config.lora_alpha / (config.r as f64).sqrt() } else { config.lora_alpha / config.r as f64 };
+    let id = id_of(&config_bytes, &read(&weights_path)?, base_sha256)
+        .map_err(|error| bad(format!("adapter_config.json: {error}")))?;
+    let scale = if config.use_rslora {
+        config.lora_alpha / (config.r as f64).sqrt()
+    } else {
+        config.lora_alpha / config.r as f64
+    };
     let pairs = read_pairs(folder, &config, model)?;
-    let mut shards: Vec<Deltas> = places.iter().map(|_| Deltas((0..model.layers * Target::ALL.len()).map(|_| None).collect())).collect();
+    let mut shards: Vec<Deltas> = places
+        .iter()
+        .map(|_| Deltas((0..model.layers * Target::ALL.len()).map(|_| None).collect()))
+        .collect();
     let mut bytes = 0;
     for ((layer, target), pair) in pairs {
         let (Some(a), Some(b)) = pair else {
-            return Err(bad(format!("layer {layer} {}: lora_A or lora_B is missing", target.module())));
+            return Err(bad(format!(
+                "layer {layer} {}: lora_A or lora_B is missing",
+                target.module()
+            )));
         };
         let heads = match target {
             Target::Q => model.heads,
@@ -141,10 +178,17 @@ pub(super) fn load(folder: &Path, name: &str, model: &ModelConfig, base_sha256: 
 
 /// A shard's part of a pair, with its bytes. For a column-parallel layer that is the rows of B, for
 /// a row-parallel one the columns of A; the other matrix is replicated on every shard.
-fn sliced(a: &Tensor, b: &Tensor, scale: f64, target: Target, place: &Place) -> Result<(Delta, usize)> {
+fn sliced(
+    a: &Tensor,
+    b: &Tensor,
+    scale: f64,
+    target: Target,
+    place: &Place,
+) -> Result<(Delta, usize)> {
     let slice = &place.slice;
     let rows = |b: &Tensor, rows: std::ops::Range<usize>| b.narrow(0, rows.start, rows.len());
-    let columns = |a: &Tensor, columns: std::ops::Range<usize>| a.narrow(1, columns.start, columns.len());
+    let columns =
+        |a: &Tensor, columns: std::ops::Range<usize>| a.narrow(1, columns.start, columns.len());
     let (a, b, chunks) = match target {
         Target::Q => (a.clone(), rows(b, slice.queries())?, 1),
         Target::K | Target::V => (a.clone(), rows(b, slice.keys())?, 1),
@@ -168,9 +212,15 @@ fn packed(matrix: &Tensor, chunks: usize, precision: AdapterPrecision) -> Result
     let flat = matrix.flatten_all()?;
     let in_f32 = || flat.to_dtype(DType::F32)?.to_vec1();
     Ok(match (precision, matrix.dtype()) {
-        (AdapterPrecision::Int8, _) => LoraMatrix::Rounded(RoundedMatrix::new(rows, columns, chunks, &in_f32()?)),
-        (AdapterPrecision::File, DType::F16) => LoraMatrix::Dense(DenseMatrix::from_f16(rows, columns, &flat.to_vec1()?).in_chunks(chunks)),
-        (AdapterPrecision::File, _) => LoraMatrix::Dense(DenseMatrix::from_f32(rows, columns, &in_f32()?).in_chunks(chunks)),
+        (AdapterPrecision::Int8, _) => {
+            LoraMatrix::Rounded(RoundedMatrix::new(rows, columns, chunks, &in_f32()?))
+        }
+        (AdapterPrecision::File, DType::F16) => LoraMatrix::Dense(
+            DenseMatrix::from_f16(rows, columns, &flat.to_vec1()?).in_chunks(chunks),
+        ),
+        (AdapterPrecision::File, _) => {
+            LoraMatrix::Dense(DenseMatrix::from_f32(rows, columns, &in_f32()?).in_chunks(chunks))
+        }
     })
 }
 
@@ -192,7 +242,10 @@ impl AdapterConfig {
         let unsupported = [
             ("use_dora", self.use_dora),
             ("fan_in_fan_out", self.fan_in_fan_out),
-            ("modules_to_save", self.modules_to_save.as_ref().is_some_and(|modules| !modules.is_empty())),
+            (
+                "modules_to_save",
+                self.modules_to_save.as_ref().is_some_and(|modules| !modules.is_empty()),
+            ),
             ("rank_pattern", !self.rank_pattern.is_empty()),
             ("alpha_pattern", !self.alpha_pattern.is_empty()),
         ];
@@ -208,7 +261,9 @@ fn parse_key(key: &str) -> Option<(usize, Target, bool)> {
     let (_, rest) = key.split_once("layers.")?;
     let (layer, rest) = rest.split_once('.')?;
     let layer = layer.parse().ok()?;
-    let target = Target::ALL.into_iter().find(|target| rest.strip_prefix(target.module()).is_some_and(|end| end.starts_with('.')))?;
+    let target = Target::ALL.into_iter().find(|target| {
+        rest.strip_prefix(target.module()).is_some_and(|end| end.starts_with('.'))
+    })?;
     match rest.strip_prefix(target.module())? {
         ".lora_A.weight" | ".lora_A.default.weight" => Some((layer, target, true)),
         ".lora_B.weight" | ".lora_B.default.weight" => Some((layer, target, false)),

@@ -23,8 +23,11 @@ struct Folder {
 /// The reference adapter, modified by the tests.
 fn adapter() -> Folder {
     let from = reference("tiny-llama3/lora");
-    let config = serde_json::from_slice(&std::fs::read(from.join("adapter_config.json")).unwrap()).unwrap();
-    let tensors = candle_core::safetensors::load(from.join("adapter_model.safetensors"), &Device::Cpu).unwrap();
+    let config =
+        serde_json::from_slice(&std::fs::read(from.join("adapter_config.json")).unwrap()).unwrap();
+    let tensors =
+        candle_core::safetensors::load(from.join("adapter_model.safetensors"), &Device::Cpu)
+            .unwrap();
     Folder { dir: tempfile::tempdir().unwrap(), config, tensors }
 }
 
@@ -34,7 +37,8 @@ impl Folder {
     }
 
     fn write(&self) {
-        std::fs::write(self.dir.path().join("adapter_config.json"), self.config.to_string()).unwrap();
+        std::fs::write(self.dir.path().join("adapter_config.json"), self.config.to_string())
+            .unwrap();
         candle_core::safetensors::save(&self.tensors, self.weights()).unwrap();
     }
 
@@ -45,9 +49,20 @@ impl Folder {
 
     fn refusal(&self) -> String {
         let error = self.load().expect_err("it was refused");
-        assert!(matches!(error, EngineError::BadAdapter { .. } | EngineError::BadSafetensors { .. } | EngineError::Io { .. }), "{error:?}");
+        assert!(
+            matches!(
+                error,
+                EngineError::BadAdapter { .. }
+                    | EngineError::BadSafetensors { .. }
+                    | EngineError::Io { .. }
+            ),
+            "{error:?}"
+        );
         let message = error.to_string();
-        assert!(message.contains(&self.dir.path().display().to_string()), "the folder is not named: {message}");
+        assert!(
+            message.contains(&self.dir.path().display().to_string()),
+            "the folder is not named: {message}"
+        );
         message
     }
 }
@@ -62,14 +77,34 @@ fn zeros(rows: usize, columns: usize) -> Tensor {
 fn tensors_that_do_not_fit_are_named() {
     type Change = fn(&mut Folder);
     let cases: [(Change, &[&str]); 8] = [
-        (|folder| drop(folder.tensors.insert(Q_A.into(), zeros(4, 63))), &[Q_A, "[4, 63]", "[4, 64]"]),
-        (|folder| drop(folder.tensors.insert(Q_A.into(), zeros(8, 64))), &[Q_A, "[8, 64]", "[4, 64]"]),
+        (
+            |folder| drop(folder.tensors.insert(Q_A.into(), zeros(4, 63))),
+            &[Q_A, "[4, 63]", "[4, 64]"],
+        ),
+        (
+            |folder| drop(folder.tensors.insert(Q_A.into(), zeros(8, 64))),
+            &[Q_A, "[8, 64]", "[4, 64]"],
+        ),
         (|folder| drop(folder.tensors.remove(Q_A)), &["layer 0 self_attn.q_proj", "missing"]),
-        (|folder| drop(folder.tensors.insert(Q_A.replace("q_proj", "embed"), zeros(4, 64))), &["self_attn.embed", "no linear layer"]),
-        (|folder| drop(folder.tensors.insert(Q_A.replace("layers.0", "layers.7"), zeros(4, 64))), &["layer 7", "has 2"]),
+        (
+            |folder| drop(folder.tensors.insert(Q_A.replace("q_proj", "embed"), zeros(4, 64))),
+            &["self_attn.embed", "no linear layer"],
+        ),
+        (
+            |folder| drop(folder.tensors.insert(Q_A.replace("layers.0", "layers.7"), zeros(4, 64))),
+            &["layer 7", "has 2"],
+        ),
         (|folder| folder.tensors.clear(), &["no LoRA tensors"]),
-        (|folder| drop(folder.tensors.insert(Q_A.into(), (zeros(4, 64) + f64::NAN).unwrap())), &[Q_A, "not finite"]),
-        (|folder| drop(folder.tensors.insert(Q_A.into(), (zeros(4, 64) + f64::INFINITY).unwrap())), &[Q_A, "not finite"]),
+        (
+            |folder| drop(folder.tensors.insert(Q_A.into(), (zeros(4, 64) + f64::NAN).unwrap())),
+            &[Q_A, "not finite"],
+        ),
+        (
+            |folder| {
+                drop(folder.tensors.insert(Q_A.into(), (zeros(4, 64) + f64::INFINITY).unwrap()))
+            },
+            &[Q_A, "not finite"],
+        ),
     ];
     for (change, parts) in cases {
         let mut folder = adapter();
@@ -100,7 +135,10 @@ fn configurations_that_cannot_be_served_are_named() {
     other.config["base_sha256"] = json!("another base");
     other.write();
     let error = other.load().unwrap_err();
-    assert!(matches!(&error, EngineError::AdapterBaseMismatch { trained_on, .. } if trained_on == "another base"), "{error:?}");
+    assert!(
+        matches!(&error, EngineError::AdapterBaseMismatch { trained_on, .. } if trained_on == "another base"),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -125,7 +163,11 @@ fn an_adapter_of_some_modules_only_is_served_and_its_id_is_its_content() {
     folder.tensors.retain(|name, _| name.contains("q_proj") || name.contains("down_proj"));
     folder.write();
     let part = folder.load().unwrap();
-    assert!(part.delta(0, 0, Target::Q).is_some() && part.delta(0, 1, Target::Down).is_some() && part.delta(0, 0, Target::V).is_none());
+    assert!(
+        part.delta(0, 0, Target::Q).is_some()
+            && part.delta(0, 1, Target::Down).is_some()
+            && part.delta(0, 0, Target::V).is_none()
+    );
     assert!(part.bytes() < whole.bytes() && part.id() != whole.id());
     assert_eq!(folder.load().unwrap().id(), part.id());
 }

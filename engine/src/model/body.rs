@@ -21,7 +21,12 @@ pub(super) enum Body {
 }
 
 impl Body {
-    pub(super) fn forward(&mut self, config: &ModelConfig, step: &Step, logits: &mut Vec<f32>) -> Result<()> {
+    pub(super) fn forward(
+        &mut self,
+        config: &ModelConfig,
+        step: &Step,
+        logits: &mut Vec<f32>,
+    ) -> Result<()> {
         match self {
             Self::Cpu(shard) => shard.forward(config, step, logits),
             Self::Tensors(shard) => shard.forward(config, step, logits),
@@ -29,7 +34,12 @@ impl Body {
     }
 
     /// The part of `rank`, and its device.
-    pub(super) fn load(files: &ModelFiles, quantisation: Quantisation, device: DeviceSpec, rank: Rank) -> Result<Self> {
+    pub(super) fn load(
+        files: &ModelFiles,
+        quantisation: Quantisation,
+        device: DeviceSpec,
+        rank: Rank,
+    ) -> Result<Self> {
         Self::load_on(files, quantisation, rank.open(device)?, device.threads(), rank)
     }
 
@@ -45,13 +55,27 @@ impl Body {
         let mut reader = files.reader()?;
         let comm = rank.comm.take();
         let body = if device.is_cpu() && config.suits_kernels() {
-            Self::Cpu(Box::new(CpuShard::load(&mut reader, config, quantisation, slice, comm, threads)?))
+            Self::Cpu(Box::new(CpuShard::load(
+                &mut reader,
+                config,
+                quantisation,
+                slice,
+                comm,
+                threads,
+            )?))
         } else {
             let comm: Box<dyn Communicator> = match comm {
                 None => Box::new(Whole),
                 Some(comm) => rank.communicator(comm, &device)?,
             };
-            Self::Tensors(Box::new(TensorShard::load(&mut reader, config, quantisation, slice, comm, &device)?))
+            Self::Tensors(Box::new(TensorShard::load(
+                &mut reader,
+                config,
+                quantisation,
+                slice,
+                comm,
+                &device,
+            )?))
         };
         rank.settle(&device);
         Ok(body)

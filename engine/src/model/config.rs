@@ -55,7 +55,10 @@ impl ModelConfig {
             return Err(format!("its {what} is 0"));
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
-            return Err(format!("{} heads cannot share {} key-value heads evenly", self.heads, self.kv_heads));
+            return Err(format!(
+                "{} heads cannot share {} key-value heads evenly",
+                self.heads, self.kv_heads
+            ));
         }
         if !self.head_dim.is_multiple_of(2) {
             return Err(format!("its head size is {}, expected an even number", self.head_dim));
@@ -67,19 +70,30 @@ impl ModelConfig {
 impl ModelConfig {
     /// Whether rows and heads are whole vectors and blocks, as the CPU kernels need them.
     pub(crate) fn suits_kernels(&self) -> bool {
-        let rows = [self.hidden, self.intermediate, self.heads * self.head_dim, self.kv_heads * self.head_dim];
-        rows.iter().all(|row| row.is_multiple_of(crate::kernels::BLOCK)) && self.head_dim.is_multiple_of(16)
+        let rows = [
+            self.hidden,
+            self.intermediate,
+            self.heads * self.head_dim,
+            self.kv_heads * self.head_dim,
+        ];
+        rows.iter().all(|row| row.is_multiple_of(crate::kernels::BLOCK))
+            && self.head_dim.is_multiple_of(16)
     }
 }
 
 impl Rope {
-    /// The inverse frequency of each pair, `[head_dim / 2]`, divided by the file's own `factors` where it brings them.
+    /// The inverse frequency of each pair, `[head_dim / 2]`, divided by the file's own `factors`
+    /// where it brings them.
     pub(crate) fn inverse_frequencies(&self, head_dim: usize, factors: Option<&[f32]>) -> Vec<f32> {
         let pairs = head_dim / 2;
         let plain = (0..pairs).map(|pair| self.theta.powf(-((2 * pair) as f32) / head_dim as f32));
-        let scaled = plain.map(|frequency| self.scaling.as_ref().map_or(frequency, |scaling| scaling.scale(frequency)));
+        let scaled = plain.map(|frequency| {
+            self.scaling.as_ref().map_or(frequency, |scaling| scaling.scale(frequency))
+        });
         match factors {
-            Some(factors) => scaled.zip(factors).map(|(frequency, factor)| frequency / factor).collect(),
+            Some(factors) => {
+                scaled.zip(factors).map(|(frequency, factor)| frequency / factor).collect()
+            }
             None => scaled.collect(),
         }
     }
@@ -96,7 +110,8 @@ impl Llama3Scaling {
         } else if wavelength > low {
             frequency / self.factor
         } else {
-            let smooth = (context / wavelength - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor);
+            let smooth = (context / wavelength - self.low_freq_factor)
+                / (self.high_freq_factor - self.low_freq_factor);
             (1.0 - smooth) * frequency / self.factor + smooth * frequency
         }
     }

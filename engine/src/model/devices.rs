@@ -33,14 +33,21 @@ fn on_tensors(files: &ModelFiles, device: &Device) -> Llama {
     let mut model = Llama::load(files, Quantisation::None, device).unwrap();
     let (config, slice) = (files.config(), Slice::new(files.config(), 0, 1).unwrap());
     let mut reader = files.reader().unwrap();
-    let mut shard = TensorShard::load(&mut reader, config, Quantisation::None, slice, Box::new(Whole), device).unwrap();
+    let mut shard =
+        TensorShard::load(&mut reader, config, Quantisation::None, slice, Box::new(Whole), device)
+            .unwrap();
     shard.group(true);
     model.kernels = false;
     model.running.get_mut().unwrap().body = Body::Tensors(Box::new(shard));
     model
 }
 
-fn logits(model: &Llama, kv: &mut KvCache, tokens: &[u32], adapter: Option<AdapterHandle>) -> Tensor {
+fn logits(
+    model: &Llama,
+    kv: &mut KvCache,
+    tokens: &[u32],
+    adapter: Option<AdapterHandle>,
+) -> Tensor {
     let mut batch = [Segment { tokens, kv, adapter, logits: LogitRows::All }];
     model.forward(&mut batch).unwrap()
 }
@@ -67,10 +74,15 @@ fn logits_agree_with_transformers_on_every_device() {
         let model = on_tensors(&files, &device);
         let in_one_pass = logits(&model, &mut model.new_cache(), &expected.tokens, None);
         let mut kv = model.new_cache();
-        let in_chunks: Vec<Tensor> = expected.tokens.chunks(5).map(|chunk| logits(&model, &mut kv, chunk, None)).collect();
+        let in_chunks: Vec<Tensor> =
+            expected.tokens.chunks(5).map(|chunk| logits(&model, &mut kv, chunk, None)).collect();
         for found in [in_one_pass, Tensor::cat(&in_chunks, 0).unwrap()] {
             let difference = largest_difference(&found, &expected.logits["base"]);
-            assert!(difference < tolerance(&device), "{:?}: logits differ by {difference}", device.location());
+            assert!(
+                difference < tolerance(&device),
+                "{:?}: logits differ by {difference}",
+                device.location()
+            );
         }
     }
 }
@@ -83,9 +95,15 @@ fn greedy_tokens_agree_with_the_cpu_on_every_device() {
     let on_cpu = greedy(&on_tensors(&files, &Device::Cpu), &expected.tokens[..4], LENGTH);
     for device in devices() {
         let found = greedy(&on_tensors(&files, &device), &expected.tokens[..4], LENGTH);
-        for (place, ((token, logits), (expected, theirs))) in found.iter().zip(&on_cpu).enumerate() {
-            let difference = logits.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(difference < tolerance(&device), "{:?}, place {place}: logits differ by {difference}", device.location());
+        for (place, ((token, logits), (expected, theirs))) in found.iter().zip(&on_cpu).enumerate()
+        {
+            let difference =
+                logits.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(
+                difference < tolerance(&device),
+                "{:?}, place {place}: logits differ by {difference}",
+                device.location()
+            );
             // where two lie closer than the tolerance either may be chosen, and what follows is
             // another text
             if theirs[*expected as usize] - theirs[*token as usize] >= 2.0 * tolerance(&device) {
@@ -104,18 +122,41 @@ fn adapters_agree_with_peft_in_one_batch_on_every_device() {
     let files = ModelFiles::open(&folder).unwrap();
     for device in devices() {
         let model = on_tensors(&files, &device);
-        let load = |name: &str| Some(model.load_adapter(name, &folder.join(name), &files.info().sha256, AdapterPrecision::File).unwrap());
+        let load = |name: &str| {
+            Some(
+                model
+                    .load_adapter(
+                        name,
+                        &folder.join(name),
+                        &files.info().sha256,
+                        AdapterPrecision::File,
+                    )
+                    .unwrap(),
+            )
+        };
         let adapters = [("lora", load("lora")), ("base", None), ("rslora", load("rslora"))];
         let mut caches: Vec<KvCache> = adapters.iter().map(|_| model.new_cache()).collect();
         let segments = caches.iter_mut().zip(&adapters);
         let mut batch: Vec<_> = segments
-            .map(|(kv, (_, adapter))| Segment { tokens: &expected.tokens, kv, adapter: adapter.clone(), logits: LogitRows::All })
+            .map(|(kv, (_, adapter))| Segment {
+                tokens: &expected.tokens,
+                kv,
+                adapter: adapter.clone(),
+                logits: LogitRows::All,
+            })
             .collect();
         let together = model.forward(&mut batch).unwrap();
         let rows = expected.tokens.len();
         for (index, (name, _)) in adapters.iter().enumerate() {
-            let difference = largest_difference(&together.narrow(0, index * rows, rows).unwrap(), &expected.logits[*name]);
-            assert!(difference < tolerance(&device), "{name} on {:?}: logits differ by {difference}", device.location());
+            let difference = largest_difference(
+                &together.narrow(0, index * rows, rows).unwrap(),
+                &expected.logits[*name],
+            );
+            assert!(
+                difference < tolerance(&device),
+                "{name} on {:?}: logits differ by {difference}",
+                device.location()
+            );
         }
     }
 }
@@ -133,12 +174,16 @@ fn quantised_weights_agree_with_transformers_on_a_cuda_device() {
     let (mut places, mut whole, mut single) = (0, 0, 0);
     for run in runs("greedy.json") {
         // fed with the reference's own tokens, so that every place counts, also after a close one
-        let tokens: Vec<u32> = run.prompt.iter().chain(&run.tokens[..run.tokens.len() - 1]).copied().collect();
-        let answer = |rows: &Tensor| argmax(&rows.narrow(0, run.prompt.len() - 1, run.tokens.len()).unwrap()).unwrap();
+        let tokens: Vec<u32> =
+            run.prompt.iter().chain(&run.tokens[..run.tokens.len() - 1]).copied().collect();
+        let answer = |rows: &Tensor| {
+            argmax(&rows.narrow(0, run.prompt.len() - 1, run.tokens.len()).unwrap()).unwrap()
+        };
         let in_one_pass = answer(&logits(&model, &mut model.new_cache(), &tokens, None));
         // up to 8 rows go through other kernels than more of them
         let mut kv = model.new_cache();
-        let in_chunks: Vec<Tensor> = tokens.chunks(7).map(|chunk| logits(&model, &mut kv, chunk, None)).collect();
+        let in_chunks: Vec<Tensor> =
+            tokens.chunks(7).map(|chunk| logits(&model, &mut kv, chunk, None)).collect();
         let in_chunks = answer(&Tensor::cat(&in_chunks, 0).unwrap());
         for at in (0..run.tokens.len()).filter(|at| run.margins[*at] >= CLOSE) {
             places += 1;
@@ -148,7 +193,10 @@ fn quantised_weights_agree_with_transformers_on_a_cuda_device() {
     }
     println!("of {places} clear places, {whole} agree in one pass, {single} in chunks of seven");
     // activations are rounded to 8 bits: a margin a little above CLOSE may turn
-    assert!(places > 200 && whole.min(single) * 100 >= places * 99, "{whole} and {single} of {places} clear places agree");
+    assert!(
+        places > 200 && whole.min(single) * 100 >= places * 99,
+        "{whole} and {single} of {places} clear places agree"
+    );
 }
 
 /// Every group of GPUs that the model can be split over.
@@ -166,14 +214,28 @@ fn shards_on_cuda_devices_agree_with_transformers() {
     let leader = ranks.next().unwrap();
     std::thread::scope(|scope| {
         let files = &files;
-        let follower = scope
-            .spawn(move || Follower::load(files, Quantisation::None, DeviceSpec::Cuda(1), ranks.next().unwrap()).and_then(Follower::serve));
-        let model = Llama::load_shard(files, Quantisation::None, DeviceSpec::Cuda(0), leader, usize::MAX).unwrap();
-        let adapter = model.load_adapter("lora", &folder.join("lora"), &files.info().sha256, AdapterPrecision::File).unwrap();
+        let follower = scope.spawn(move || {
+            Follower::load(files, Quantisation::None, DeviceSpec::Cuda(1), ranks.next().unwrap())
+                .and_then(Follower::serve)
+        });
+        let model =
+            Llama::load_shard(files, Quantisation::None, DeviceSpec::Cuda(0), leader, usize::MAX)
+                .unwrap();
+        let adapter = model
+            .load_adapter(
+                "lora",
+                &folder.join("lora"),
+                &files.info().sha256,
+                AdapterPrecision::File,
+            )
+            .unwrap();
         for (name, adapter) in [("base", None), ("lora", Some(adapter))] {
             let found = logits(&model, &mut model.new_cache(), &expected.tokens, adapter);
             let difference = largest_difference(&found, &expected.logits[name]);
-            assert!(difference < tolerance(model.device()), "{name}: logits differ by {difference}");
+            assert!(
+                difference < tolerance(model.device()),
+                "{name}: logits differ by {difference}"
+            );
         }
         drop(model);
         follower.join().unwrap().unwrap();

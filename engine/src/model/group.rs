@@ -122,9 +122,15 @@ impl Follower {
     ///
     /// # Errors
     /// As [`Llama::load`](super::Llama::load).
-    pub fn load(files: &ModelFiles, quantisation: Quantisation, device: DeviceSpec, rank: Rank) -> Result<Self> {
+    pub fn load(
+        files: &ModelFiles,
+        quantisation: Quantisation,
+        device: DeviceSpec,
+        rank: Rank,
+    ) -> Result<Self> {
         let shared = Arc::clone(&rank.shared);
-        let body = Body::load(files, quantisation, device, rank).inspect_err(|error| shared.failed(error))?;
+        let body = Body::load(files, quantisation, device, rank)
+            .inspect_err(|error| shared.failed(error))?;
         Ok(Self::new(body, files.config().clone(), shared))
     }
 
@@ -134,7 +140,11 @@ impl Follower {
     /// Why the rank failed.
     pub fn serve(mut self) -> Result<()> {
         let shared = Arc::clone(&self.shared);
-        shared.followers.lock().unwrap_or_else(PoisonError::into_inner).push(std::thread::current());
+        shared
+            .followers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(std::thread::current());
         // a group that lacks a rank cannot continue
         let _gone = PoisonGuard(&shared);
         let (mut seen, mut backoff) = (0, Backoff::default());

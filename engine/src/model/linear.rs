@@ -63,7 +63,12 @@ impl Adapters {
     }
 
     /// Gets ready for a step.
-    pub(super) fn prepare(&mut self, config: &ModelConfig, step: &Step, grouped: bool) -> Result<()> {
+    pub(super) fn prepare(
+        &mut self,
+        config: &ModelConfig,
+        step: &Step,
+        grouped: bool,
+    ) -> Result<()> {
         self.runs.clone_from(&step.runs);
         self.mask = None;
         let mut adapters: Vec<AdapterHandle> = Vec::new();
@@ -77,7 +82,11 @@ impl Adapters {
             self.stack = self.stack.take().filter(|_| grouped);
             return Ok(());
         }
-        let covered = |stack: &Stack| adapters.iter().all(|wanted| stack.adapters.iter().any(|known| known.key() == wanted.key()));
+        let covered = |stack: &Stack| {
+            adapters
+                .iter()
+                .all(|wanted| stack.adapters.iter().any(|known| known.key() == wanted.key()))
+        };
         let stack = match self.stack.take().filter(covered) {
             Some(stack) => stack,
             None => Stack::new(config, self.rank, adapters, &self.device)?,
@@ -89,7 +98,8 @@ impl Adapters {
             for adapter in &stack.adapters {
                 let end = column + adapter.0.rank();
                 if run.adapter.as_ref().is_some_and(|speaks| speaks.key() == adapter.key()) {
-                    (run.row..run.row + run.rows).for_each(|row| mask[row * ranks + column..row * ranks + end].fill(1));
+                    (run.row..run.row + run.rows)
+                        .for_each(|row| mask[row * ranks + column..row * ranks + end].fill(1));
                 }
                 column = end;
             }
@@ -100,25 +110,37 @@ impl Adapters {
     }
 
     /// `x · Wᵀ` plus each run's low-rank product `x · Aᵀ · Bᵀ · scale`.
-    pub(super) fn product(&self, weight: &Linear, x: &Tensor, layer: usize, target: Target) -> Result<Tensor> {
+    pub(super) fn product(
+        &self,
+        weight: &Linear,
+        x: &Tensor,
+        layer: usize,
+        target: Target,
+    ) -> Result<Tensor> {
         let base = weight.forward(x)?;
         match (&self.stack, &self.mask) {
-            (Some(stack), Some(mask)) => match &stack.pairs[layer * Target::ALL.len() + target as usize] {
-                None => Ok(base),
-                Some((a, b)) => {
-                    let low = x.matmul(&a.t()?)?;
-                    // chosen, not multiplied: what overflows in one sequence must not reach another
-                    let low = mask.where_cond(&low, &low.zeros_like()?)?;
-                    Ok((base + low.matmul(&b.t()?)?)?)
+            (Some(stack), Some(mask)) => {
+                match &stack.pairs[layer * Target::ALL.len() + target as usize] {
+                    None => Ok(base),
+                    Some((a, b)) => {
+                        let low = x.matmul(&a.t()?)?;
+                        // chosen, not multiplied: what overflows in one sequence must not reach another
+                        let low = mask.where_cond(&low, &low.zeros_like()?)?;
+                        Ok((base + low.matmul(&b.t()?)?)?)
+                    }
                 }
-            },
+            }
             _ => self.each(base, x, layer, target),
         }
     }
 
     /// Every run is multiplied alone, so that its bits do not depend on its neighbours.
     fn each(&self, base: Tensor, x: &Tensor, layer: usize, target: Target) -> Result<Tensor> {
-        if self.runs.iter().all(|run| pair(run.adapter.as_ref(), self.rank, layer, target).is_none()) {
+        if self
+            .runs
+            .iter()
+            .all(|run| pair(run.adapter.as_ref(), self.rank, layer, target).is_none())
+        {
             return Ok(base);
         }
         let mut parts = Vec::with_capacity(self.runs.len());
@@ -136,7 +158,12 @@ impl Adapters {
     }
 }
 
-fn pair(adapter: Option<&AdapterHandle>, rank: usize, layer: usize, target: Target) -> Option<(&Tensor, &Tensor)> {
+fn pair(
+    adapter: Option<&AdapterHandle>,
+    rank: usize,
+    layer: usize,
+    target: Target,
+) -> Option<(&Tensor, &Tensor)> {
     match adapter?.0.delta(rank, layer, target)? {
         Delta::Tensors { a, b } => Some((a, b)),
         Delta::Packed { .. } => None,
@@ -144,13 +171,23 @@ fn pair(adapter: Option<&AdapterHandle>, rank: usize, layer: usize, target: Targ
 }
 
 impl Stack {
-    fn new(config: &ModelConfig, rank: usize, adapters: Vec<AdapterHandle>, device: &Device) -> Result<Self> {
+    fn new(
+        config: &ModelConfig,
+        rank: usize,
+        adapters: Vec<AdapterHandle>,
+        device: &Device,
+    ) -> Result<Self> {
         let mut pairs = Vec::with_capacity(config.layers * Target::ALL.len());
         for layer in 0..config.layers {
             for target in Target::ALL {
-                let of = |adapter: &AdapterHandle| pair(Some(adapter), rank, layer, target).map(|(a, b)| (a.clone(), b.clone()));
-                let Some((columns, rows)) =
-                    adapters.iter().find_map(of).map(|(a, b)| Ok::<_, candle_core::Error>((a.dim(1)?, b.dim(0)?))).transpose()?
+                let of = |adapter: &AdapterHandle| {
+                    pair(Some(adapter), rank, layer, target).map(|(a, b)| (a.clone(), b.clone()))
+                };
+                let Some((columns, rows)) = adapters
+                    .iter()
+                    .find_map(of)
+                    .map(|(a, b)| Ok::<_, candle_core::Error>((a.dim(1)?, b.dim(0)?)))
+                    .transpose()?
                 else {
                     pairs.push(None);
                     continue;
@@ -160,7 +197,8 @@ impl Stack {
                     let (a, b) = match of(adapter) {
                         Some(pair) => pair,
                         None => {
-                            let zeros = |rows, columns| Tensor::zeros((rows, columns), DType::F32, device);
+                            let zeros =
+                                |rows, columns| Tensor::zeros((rows, columns), DType::F32, device);
                             (zeros(adapter.0.rank(), columns)?, zeros(rows, adapter.0.rank())?)
                         }
                     };

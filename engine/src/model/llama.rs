@@ -65,7 +65,14 @@ impl Llama {
     /// # Errors
     /// Names a tensor that is missing or has another shape.
     pub fn load(files: &ModelFiles, quantisation: Quantisation, device: &Device) -> Result<Self> {
-        Self::load_on(files, quantisation, device.clone(), ThreadPool::on_all_cores(), Rank::alone(), usize::MAX)
+        Self::load_on(
+            files,
+            quantisation,
+            device.clone(),
+            ThreadPool::on_all_cores(),
+            Rank::alone(),
+            usize::MAX,
+        )
     }
 
     /// Reads the leading shard's weights; the other ranks are taken by [`Follower`]s. Keys and
@@ -74,7 +81,13 @@ impl Llama {
     /// # Errors
     /// As [`load`](Self::load), and [`EngineError::Sharding`] when the model cannot be split over
     /// as many devices.
-    pub fn load_shard(files: &ModelFiles, quantisation: Quantisation, device: DeviceSpec, rank: Rank, kv_bytes: usize) -> Result<Self> {
+    pub fn load_shard(
+        files: &ModelFiles,
+        quantisation: Quantisation,
+        device: DeviceSpec,
+        rank: Rank,
+        kv_bytes: usize,
+    ) -> Result<Self> {
         Self::load_on(files, quantisation, rank.open(device)?, device.threads(), rank, kv_bytes)
     }
 
@@ -93,7 +106,8 @@ impl Llama {
             Body::Cpu(shard) => (if shard.half() { 2 } else { 4 }, true, !shard.half()),
             Body::Tensors(_) => (tensors::kv_dtype(&device).size_in_bytes(), false, true),
         };
-        let block_bytes = 2 * config.layers * config.kv_heads * config.head_dim * KV_BLOCK_SIZE * number;
+        let block_bytes =
+            2 * config.layers * config.kv_heads * config.head_dim * KV_BLOCK_SIZE * number;
         let most = (kv_bytes / block_bytes).clamp(1, u32::MAX as usize / 2);
         let pool = BlockPool::new(most, block_bytes, kernels);
         leader.devices()?;
@@ -128,14 +142,28 @@ impl Llama {
     ///
     /// # Errors
     /// The errors of [`LoraAdapter::load`].
-    pub fn load_adapter(&self, name: &str, folder: &Path, base_sha256: &str, precision: AdapterPrecision) -> Result<AdapterHandle> {
+    pub fn load_adapter(
+        &self,
+        name: &str,
+        folder: &Path,
+        base_sha256: &str,
+        precision: AdapterPrecision,
+    ) -> Result<AdapterHandle> {
         let devices = self.leader.devices()?;
         let world = devices.len();
         let precision = if self.exact { AdapterPrecision::File } else { precision };
         let kernels = self.kernels.then_some(precision);
-        let place = |(rank, device)| Ok(Place { slice: Slice::new(&self.config, rank, world)?, device, kernels });
+        let place = |(rank, device)| {
+            Ok(Place { slice: Slice::new(&self.config, rank, world)?, device, kernels })
+        };
         let places = devices.into_iter().enumerate().map(place).collect::<Result<Vec<_>>>()?;
-        Ok(AdapterHandle(Arc::new(LoraAdapter::load_sharded(folder, name, &self.config, base_sha256, &places)?)))
+        Ok(AdapterHandle(Arc::new(LoraAdapter::load_sharded(
+            folder,
+            name,
+            &self.config,
+            base_sha256,
+            &places,
+        )?)))
     }
 
     /// One forward pass over a ragged batch: appends each segment's keys and values to its cache
@@ -156,14 +184,18 @@ impl Llama {
         batch.iter().try_for_each(|segment| self.check(segment))?;
         let wants: usize = batch.iter().map(|segment| segment.kv.wants(segment.tokens.len())).sum();
         if wants > self.pool.free() {
-            return Err(EngineError::OutOfBlocks { blocks: self.pool.capacity(), tokens: KV_BLOCK_SIZE });
+            return Err(EngineError::OutOfBlocks {
+                blocks: self.pool.capacity(),
+                tokens: KV_BLOCK_SIZE,
+            });
         }
         for segment in batch.iter_mut() {
             step.push(segment.tokens, segment.kv, segment.adapter.as_ref(), segment.logits)?;
         }
         self.run(&mut step, &mut logits)?;
         batch.iter_mut().for_each(|segment| segment.kv.advance(segment.tokens.len()));
-        let found = Tensor::from_slice(&logits, (step.reads.len(), self.config.vocabulary), &Device::Cpu)?;
+        let found =
+            Tensor::from_slice(&logits, (step.reads.len(), self.config.vocabulary), &Device::Cpu)?;
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         (running.step, running.logits) = (step, logits);
         Ok(found)
@@ -183,12 +215,18 @@ impl Llama {
         if segment.tokens.is_empty() {
             return Err(EngineError::EmptyPrompt);
         }
-        if let Some(&token) = segment.tokens.iter().find(|&&token| token as usize >= self.config.vocabulary) {
+        if let Some(&token) =
+            segment.tokens.iter().find(|&&token| token as usize >= self.config.vocabulary)
+        {
             return Err(EngineError::TokenOutOfRange { token, vocabulary: self.config.vocabulary });
         }
         let end = segment.kv.len() + segment.tokens.len();
         if end > self.config.context_length {
-            return Err(EngineError::ContextOverflow { prompt: end, max_tokens: 0, window: self.config.context_length });
+            return Err(EngineError::ContextOverflow {
+                prompt: end,
+                max_tokens: 0,
+                window: self.config.context_length,
+            });
         }
         Ok(())
     }

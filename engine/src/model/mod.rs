@@ -1,4 +1,5 @@
-//! The Llama architecture (Touvron et al. 2023, with Llama 3's GQA and RoPE scaling) over a ragged batch.
+//! The Llama architecture (Touvron et al. 2023, with Llama 3's GQA and RoPE scaling) over a ragged
+//! batch.
 
 mod attention;
 mod body;

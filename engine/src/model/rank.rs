@@ -66,7 +66,13 @@ impl Rank {
             nccl: Mutex::default(),
         });
         let mut comms = comms.into_iter();
-        let rank = |index| Self { index, world, comm: comms.next().filter(|_| world > 1), shared: Arc::clone(&shared), settled: false };
+        let rank = |index| Self {
+            index,
+            world,
+            comm: comms.next().filter(|_| world > 1),
+            shared: Arc::clone(&shared),
+            settled: false,
+        };
         (0..world).map(rank).collect()
     }
 
@@ -87,7 +93,11 @@ impl Rank {
     }
 
     /// The communicator for tensors: NCCL between GPUs, if this build has it, else host memory.
-    pub(super) fn communicator(&self, comm: SharedComm, device: &Device) -> Result<Box<dyn Communicator>> {
+    pub(super) fn communicator(
+        &self,
+        comm: SharedComm,
+        device: &Device,
+    ) -> Result<Box<dyn Communicator>> {
         #[cfg(feature = "nccl")]
         if device.is_cuda() {
             return Ok(Box::new(self.nccl()?.join(self.index, device)?));
@@ -113,7 +123,8 @@ impl Rank {
 
     /// Reports that this rank is loaded.
     pub(super) fn settle(mut self, device: &Device) {
-        self.shared.devices.lock().unwrap_or_else(PoisonError::into_inner)[self.index] = Some(device.clone());
+        self.shared.devices.lock().unwrap_or_else(PoisonError::into_inner)[self.index] =
+            Some(device.clone());
         self.settled = true;
     }
 }
@@ -125,7 +136,10 @@ impl Drop for Rank {
             self.shared.close();
             #[cfg(feature = "nccl")]
             if let Some(group) = &*self.shared.nccl.lock().unwrap_or_else(PoisonError::into_inner) {
-                group.call_off(format!("shard {} of {} could not be loaded", self.index, self.world));
+                group.call_off(format!(
+                    "shard {} of {} could not be loaded",
+                    self.index, self.world
+                ));
             }
         }
     }
@@ -140,19 +154,28 @@ impl Shared {
     }
 
     pub(super) fn wake(&self) {
-        self.followers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Thread::unpark);
+        self.followers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .for_each(Thread::unpark);
     }
 
     pub(super) fn failed(&self, error: &EngineError) {
         if !matches!(error, EngineError::ShardLost) {
-            self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error.to_string());
+            self.failure
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get_or_insert(error.to_string());
         }
     }
 
     /// The reason of a failure, which the failed rank itself recorded.
     pub(super) fn why(&self, error: EngineError) -> EngineError {
         match (error, &*self.failure.lock().unwrap_or_else(PoisonError::into_inner)) {
-            (EngineError::ShardLost, Some(reason)) => EngineError::Sharding { reason: reason.clone() },
+            (EngineError::ShardLost, Some(reason)) => {
+                EngineError::Sharding { reason: reason.clone() }
+            }
             (error, _) => error,
         }
     }

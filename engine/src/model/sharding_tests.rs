@@ -15,7 +15,12 @@ use crate::testing::{default_model, random, random_adapter, random_model};
 use crate::{AdapterHandle, AdapterPrecision, EngineError, ModelFiles, Quantisation};
 
 /// Runs `work` with a copy of the model over `world` devices.
-fn with_group<T>(files: &ModelFiles, quantisation: Quantisation, world: usize, work: impl FnOnce(&Llama) -> T) -> T {
+fn with_group<T>(
+    files: &ModelFiles,
+    quantisation: Quantisation,
+    world: usize,
+    work: impl FnOnce(&Llama) -> T,
+) -> T {
     let mut ranks = Rank::group(world);
     let threads = || ThreadPool::new(1);
     std::thread::scope(|scope| {
@@ -24,12 +29,21 @@ fn with_group<T>(files: &ModelFiles, quantisation: Quantisation, world: usize, w
             .map(|rank| {
                 scope.spawn(move || {
                     let shared = std::sync::Arc::clone(&rank.shared);
-                    let body = Body::load_on(files, quantisation, Device::Cpu, threads(), rank).unwrap();
+                    let body =
+                        Body::load_on(files, quantisation, Device::Cpu, threads(), rank).unwrap();
                     Follower::new(body, files.config().clone(), shared).serve()
                 })
             })
             .collect();
-        let model = Llama::load_on(files, quantisation, Device::Cpu, threads(), ranks.remove(0), usize::MAX).unwrap();
+        let model = Llama::load_on(
+            files,
+            quantisation,
+            Device::Cpu,
+            threads(),
+            ranks.remove(0),
+            usize::MAX,
+        )
+        .unwrap();
         let found = work(&model);
         drop(model);
         followers.into_iter().for_each(|follower| follower.join().unwrap().unwrap());
@@ -37,7 +51,8 @@ fn with_group<T>(files: &ModelFiles, quantisation: Quantisation, world: usize, w
     })
 }
 
-/// Logits of random batches, of which some go on from others, each with one of the adapters or none. The same for the same random numbers.
+/// Logits of random batches, of which some go on from others, each with one of the adapters or
+/// none. The same for the same random numbers.
 fn logits(model: &Llama, adapters: &[AdapterHandle], random: &mut StdRng) -> Vec<f32> {
     let mut caches: Vec<(KvCache, Option<AdapterHandle>)> = Vec::new();
     let mut found = Vec::new();
@@ -48,13 +63,22 @@ fn logits(model: &Llama, adapters: &[AdapterHandle], random: &mut StdRng) -> Vec
         }
         let texts: Vec<Vec<u32>> = caches
             .iter()
-            .map(|_| (0..random.random_range(1..40)).map(|_| random.random_range(0..model.config().vocabulary as u32)).collect())
+            .map(|_| {
+                (0..random.random_range(1..40))
+                    .map(|_| random.random_range(0..model.config().vocabulary as u32))
+                    .collect()
+            })
             .collect();
         let rows = [LogitRows::None, LogitRows::Last, LogitRows::All];
         let mut batch: Vec<Segment<'_>> = caches
             .iter_mut()
             .zip(&texts)
-            .map(|((kv, adapter), tokens)| Segment { tokens, kv, adapter: adapter.clone(), logits: rows[random.random_range(0..3)] })
+            .map(|((kv, adapter), tokens)| Segment {
+                tokens,
+                kv,
+                adapter: adapter.clone(),
+                logits: rows[random.random_range(0..3)],
+            })
             .collect();
         let all = model.forward(&mut batch).unwrap();
         found.extend(all.flatten_all().unwrap().to_vec1::<f32>().unwrap());
@@ -146,7 +170,10 @@ fn tensors_agree_sharded_or_whole_grouped_or_each_alone() {
     };
     close(run(&Llama::load(&files, Quantisation::None, &Device::Cpu).unwrap(), true), "grouped");
     for world in [2, 3, 4] {
-        close(with_group(&files, Quantisation::None, world, |model| run(model, world % 2 == 0)), "sharded");
+        close(
+            with_group(&files, Quantisation::None, world, |model| run(model, world % 2 == 0)),
+            "sharded",
+        );
     }
 }
 
@@ -155,20 +182,40 @@ fn a_group_that_loses_a_shard_says_so_and_a_model_that_does_not_split_is_refused
     let files = ModelFiles::open(&default_model()).unwrap();
     let refused = Slice::new(files.config(), 0, 4).unwrap_err().to_string();
     assert!(refused.contains("3 KV heads") && refused.contains('4'), "{refused}");
-    let load = |rank| Llama::load_on(&files, Quantisation::None, Device::Cpu, ThreadPool::new(1), rank, usize::MAX);
+    let load = |rank| {
+        Llama::load_on(
+            &files,
+            Quantisation::None,
+            Device::Cpu,
+            ThreadPool::new(1),
+            rank,
+            usize::MAX,
+        )
+    };
     let mut ranks = Rank::group(2);
     // one that never comes
     drop(ranks.pop());
     assert!(matches!(load(ranks.remove(0)), Err(EngineError::ShardLost)));
     // one that goes away
     let mut ranks = Rank::group(2);
-    let follower = Body::load_on(&files, Quantisation::None, Device::Cpu, ThreadPool::new(1), ranks.pop().unwrap()).unwrap();
+    let follower = Body::load_on(
+        &files,
+        Quantisation::None,
+        Device::Cpu,
+        ThreadPool::new(1),
+        ranks.pop().unwrap(),
+    )
+    .unwrap();
     let model = load(ranks.remove(0)).unwrap();
     drop(follower);
     let mut kv = model.new_cache();
     for _ in 0..2 {
-        let mut batch = [Segment { tokens: &[1, 2, 3], kv: &mut kv, adapter: None, logits: LogitRows::Last }];
+        let mut batch =
+            [Segment { tokens: &[1, 2, 3], kv: &mut kv, adapter: None, logits: LogitRows::Last }];
         assert!(matches!(model.forward(&mut batch), Err(EngineError::ShardLost)));
     }
-    assert!(matches!(model.load_adapter("any", Path::new("nowhere"), "base", AdapterPrecision::File), Err(EngineError::ShardLost)));
+    assert!(matches!(
+        model.load_adapter("any", Path::new("nowhere"), "base", AdapterPrecision::File),
+        Err(EngineError::ShardLost)
+    ));
 }

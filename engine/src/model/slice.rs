@@ -1,5 +1,5 @@
-//! Which part of the model a shard has (tensor parallelism, Shoeybi et al. 2019): attention by KV heads, the MLP by column then row,
-//! embeddings by vocabulary.
+//! Which part of the model a shard has (tensor parallelism, Shoeybi et al. 2019): attention by KV
+//! heads, the MLP by column then row, embeddings by vocabulary.
 
 use std::ops::Range;
 
@@ -9,8 +9,8 @@ use crate::{EngineError, Result};
 
 /// One shard's part.
 ///
-/// Sums over the columns of `o` and `down` are taken in *chunks*, one a KV head, which are added left to right whoever computed them:
-/// so any number of shards gives the same bits.
+/// Sums over the columns of `o` and `down` are taken in *chunks*, one a KV head, which are added
+/// left to right whoever computed them: so any number of shards gives the same bits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Slice {
     pub rank: usize,
@@ -28,21 +28,28 @@ pub(crate) struct Slice {
 }
 
 impl Slice {
-    /// Shard `rank` of `world`: KV heads dealt out as evenly as they go, the first shards having one more.
+    /// Shard `rank` of `world`: KV heads dealt out as evenly as they go, the first shards having
+    /// one more.
     ///
     /// # Errors
-    /// [`EngineError::Sharding`] when there are more shards than KV heads, or the MLP does not split into as many chunks of whole blocks.
+    /// [`EngineError::Sharding`] when there are more shards than KV heads, or the MLP does not
+    /// split into as many chunks of whole blocks.
     pub(crate) fn new(config: &ModelConfig, rank: usize, world: usize) -> Result<Self> {
         let heads = config.kv_heads;
         let refuse = |reason: String| Err(EngineError::Sharding { reason });
         if world > heads {
-            return refuse(format!("it has {heads} KV heads, and {world} devices need at least one each"));
+            return refuse(format!(
+                "it has {heads} KV heads, and {world} devices need at least one each"
+            ));
         }
         let group = config.heads / heads;
-        let splits = config.intermediate.is_multiple_of(heads * BLOCK) && (group * config.head_dim).is_multiple_of(BLOCK);
+        let splits = config.intermediate.is_multiple_of(heads * BLOCK)
+            && (group * config.head_dim).is_multiple_of(BLOCK);
         if !splits && world > 1 {
             let inner = config.intermediate;
-            return refuse(format!("its MLP of {inner} does not split into {heads} equal parts of whole blocks of {BLOCK}"));
+            return refuse(format!(
+                "its MLP of {inner} does not split into {heads} equal parts of whole blocks of {BLOCK}"
+            ));
         }
         let chunks = if splits { heads } else { 1 };
         Ok(Self {
@@ -75,7 +82,11 @@ impl Slice {
 
     /// Rows of `gate` and `up`, columns of `down`.
     pub(crate) fn inner(&self) -> Range<usize> {
-        if self.world == 1 { 0..self.inner * self.chunks } else { self.kv_heads.start * self.inner..self.kv_heads.end * self.inner }
+        if self.world == 1 {
+            0..self.inner * self.chunks
+        } else {
+            self.kv_heads.start * self.inner..self.kv_heads.end * self.inner
+        }
     }
 
     /// Rows of the embedding and the output layer of shard `rank`, in whole panels.

@@ -79,7 +79,13 @@ impl Step {
     /// # Errors
     /// [`EngineError::OutOfBlocks`](crate::EngineError::OutOfBlocks); the step is as before, but
     /// for copies that must be done all the same: it has to be run.
-    pub(crate) fn push(&mut self, tokens: &[u32], kv: &mut KvCache, adapter: Option<&AdapterHandle>, logits: LogitRows) -> Result<usize> {
+    pub(crate) fn push(
+        &mut self,
+        tokens: &[u32],
+        kv: &mut KvCache,
+        adapter: Option<&AdapterHandle>,
+        logits: LogitRows,
+    ) -> Result<usize> {
         kv.reserve(tokens.len(), &mut self.copies)?;
         let row = self.tokens.len();
         self.tokens.extend_from_slice(tokens);
@@ -96,7 +102,12 @@ impl Step {
         };
         self.reads.extend(read.map(|row| row as u32));
         match self.runs.last_mut() {
-            Some(run) if run.adapter.as_ref().map(AdapterHandle::key) == adapter.map(AdapterHandle::key) => run.rows += tokens.len(),
+            Some(run)
+                if run.adapter.as_ref().map(AdapterHandle::key)
+                    == adapter.map(AdapterHandle::key) =>
+            {
+                run.rows += tokens.len()
+            }
             _ => self.runs.push(AdapterRun { row, rows: tokens.len(), adapter: adapter.cloned() }),
         }
         Ok(self.spans.len() - 1)
@@ -131,8 +142,12 @@ impl Step {
         let mut at = positions.start;
         while at < positions.end {
             let end = positions.end.min((at / KV_BLOCK_SIZE + 1) * KV_BLOCK_SIZE);
-            let write =
-                Write { row: row + (at - positions.start), rows: end - at, block: table[at / KV_BLOCK_SIZE], column: at % KV_BLOCK_SIZE };
+            let write = Write {
+                row: row + (at - positions.start),
+                rows: end - at,
+                block: table[at / KV_BLOCK_SIZE],
+                column: at % KV_BLOCK_SIZE,
+            };
             self.writes.push(write);
             at = end;
         }

@@ -1,4 +1,5 @@
-//! One shard of the model on candle's tensors, on any device: what runs on GPUs, and on CPUs where the shape does not suit the kernels.
+//! One shard of the model on candle's tensors, on any device: what runs on GPUs, and on CPUs where
+//! the shape does not suit the kernels.
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::ops::{rms_norm, silu};
@@ -26,7 +27,8 @@ pub(super) struct TensorShard {
     pub(super) inverse_frequencies: Vec<f32>,
     store: TensorStore,
     adapters: Adapters,
-    /// Sequences are computed together where that is faster: their numbers then depend, within rounding, on their neighbours.
+    /// Sequences are computed together where that is faster: their numbers then depend, within
+    /// rounding, on their neighbours.
     grouped: bool,
 }
 
@@ -53,26 +55,59 @@ struct Parts<'a, 'r> {
 }
 
 impl Parts<'_, '_> {
-    fn matrix(&mut self, name: &str, shape: [usize; 2], rows: std::ops::Range<usize>, columns: std::ops::Range<usize>) -> Result<Matrix> {
-        self.reader.matrix(name, shape, self.quantisation, &self.first)?.part(rows, columns, self.device)
+    fn matrix(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        rows: std::ops::Range<usize>,
+        columns: std::ops::Range<usize>,
+    ) -> Result<Matrix> {
+        self.reader.matrix(name, shape, self.quantisation, &self.first)?.part(
+            rows,
+            columns,
+            self.device,
+        )
     }
 }
 
 impl Layer {
-    fn load(parts: &mut Parts<'_, '_>, config: &ModelConfig, slice: &Slice, index: usize) -> Result<Self> {
+    fn load(
+        parts: &mut Parts<'_, '_>,
+        config: &ModelConfig,
+        slice: &Slice,
+        index: usize,
+    ) -> Result<Self> {
         let (hidden, inner) = (config.hidden, config.intermediate);
         let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let name = |part: &str| format!("model.layers.{index}.{part}.weight");
-        let mut split_rows = |part: &str, out: usize, rows: std::ops::Range<usize>| -> Result<Linear> {
-            Linear::new(parts.matrix(&name(part), [out, hidden], rows, 0..hidden)?)
-        };
+        let mut split_rows =
+            |part: &str, out: usize, rows: std::ops::Range<usize>| -> Result<Linear> {
+                Linear::new(parts.matrix(&name(part), [out, hidden], rows, 0..hidden)?)
+            };
         let q = split_rows("self_attn.q_proj", queries, slice.queries())?;
-        let (k, v) = (split_rows("self_attn.k_proj", keys, slice.keys())?, split_rows("self_attn.v_proj", keys, slice.keys())?);
-        let (gate, up) = (split_rows("mlp.gate_proj", inner, slice.inner())?, split_rows("mlp.up_proj", inner, slice.inner())?);
-        let o = Linear::new(parts.matrix(&name("self_attn.o_proj"), [hidden, queries], 0..hidden, slice.queries())?)?;
-        let down = Linear::new(parts.matrix(&name("mlp.down_proj"), [hidden, inner], 0..hidden, slice.inner())?)?;
+        let (k, v) = (
+            split_rows("self_attn.k_proj", keys, slice.keys())?,
+            split_rows("self_attn.v_proj", keys, slice.keys())?,
+        );
+        let (gate, up) = (
+            split_rows("mlp.gate_proj", inner, slice.inner())?,
+            split_rows("mlp.up_proj", inner, slice.inner())?,
+        );
+        let o = Linear::new(parts.matrix(
+            &name("self_attn.o_proj"),
+            [hidden, queries],
+            0..hidden,
+            slice.queries(),
+        )?)?;
+        let down = Linear::new(parts.matrix(
+            &name("mlp.down_proj"),
+            [hidden, inner],
+            0..hidden,
+            slice.inner(),
+        )?)?;
         let input_norm = parts.reader.dense(&name("input_layernorm"), &[hidden], parts.device)?;
-        let post_norm = parts.reader.dense(&name("post_attention_layernorm"), &[hidden], parts.device)?;
+        let post_norm =
+            parts.reader.dense(&name("post_attention_layernorm"), &[hidden], parts.device)?;
         Ok(Self { input_norm, q, k, v, o, post_norm, gate, up, down })
     }
 }
@@ -90,25 +125,50 @@ impl TensorShard {
         let tied = config.tied && !reader.has("lm_head.weight");
         let mut parts = Parts { reader, quantisation, first, device };
         let shape = [config.vocabulary, config.hidden];
-        let table = parts.matrix("model.embed_tokens.weight", shape, slice.vocabulary(), 0..config.hidden)?;
+        let table = parts.matrix(
+            "model.embed_tokens.weight",
+            shape,
+            slice.vocabulary(),
+            0..config.hidden,
+        )?;
         let output = if tied {
             Linear::new(table.clone())?
         } else {
-            Linear::new(parts.matrix("lm_head.weight", shape, slice.vocabulary(), 0..config.hidden)?)?
+            Linear::new(parts.matrix(
+                "lm_head.weight",
+                shape,
+                slice.vocabulary(),
+                0..config.hidden,
+            )?)?
         };
         let embedding = match table {
             Matrix::Quantised(table) => Embedding::Quantised(table),
             Matrix::Dense(table) => Embedding::Dense(table),
         };
-        let layers = (0..config.layers).map(|index| Layer::load(&mut parts, config, &slice, index)).collect::<Result<Vec<_>>>()?;
+        let layers = (0..config.layers)
+            .map(|index| Layer::load(&mut parts, config, &slice, index))
+            .collect::<Result<Vec<_>>>()?;
         let norm = reader.dense("model.norm.weight", &[config.hidden], device)?;
         let factors = reader.rope_factors(config.head_dim / 2)?;
-        let inverse_frequencies = config.rope.inverse_frequencies(config.head_dim, factors.as_deref());
+        let inverse_frequencies =
+            config.rope.inverse_frequencies(config.head_dim, factors.as_deref());
         let store = TensorStore::new(config.layers, slice.keys().len(), kv_dtype(device), device)?;
         let adapters = Adapters::new(slice.rank, device);
         let grouped = !device.is_cpu();
         let device = device.clone();
-        Ok(Self { device, slice, comm, embedding, layers, norm, output, inverse_frequencies, store, adapters, grouped })
+        Ok(Self {
+            device,
+            slice,
+            comm,
+            embedding,
+            layers,
+            norm,
+            output,
+            inverse_frequencies,
+            store,
+            adapters,
+            grouped,
+        })
     }
 
     /// Computes sequences together, or each alone.
@@ -118,10 +178,22 @@ impl TensorShard {
     }
 
     /// Fills `logits` `[rows read, vocabulary]`, on the first shard.
-    pub(super) fn forward(&mut self, config: &ModelConfig, step: &Step, logits: &mut Vec<f32>) -> Result<()> {
+    pub(super) fn forward(
+        &mut self,
+        config: &ModelConfig,
+        step: &Step,
+        logits: &mut Vec<f32>,
+    ) -> Result<()> {
         self.store.hold(step.blocks, step.most_blocks)?;
         step.copies.iter().try_for_each(|&(from, to)| self.store.copy(from, to))?;
-        let attention = Attention::new(config, &self.slice, step, &self.inverse_frequencies, self.grouped, &self.device)?;
+        let attention = Attention::new(
+            config,
+            &self.slice,
+            step,
+            &self.inverse_frequencies,
+            self.grouped,
+            &self.device,
+        )?;
         self.adapters.prepare(config, step, self.grouped)?;
         let (adapters, comm, eps) = (&self.adapters, &*self.comm, config.norm_eps);
         // [tokens, hidden]
@@ -132,38 +204,63 @@ impl TensorShard {
             let k = adapters.product(&layer.k, &normed, index, Target::K)?;
             let v = adapters.product(&layer.v, &normed, index, Target::V)?;
             let attended = attention.attend(&self.store, index, step, &q, &k, &v)?;
-            x = (x + comm.all_reduce(adapters.product(&layer.o, &attended, index, Target::O)?)?)?;
+            x = (x + comm.all_reduce(adapters.product(
+                &layer.o,
+                &attended,
+                index,
+                Target::O,
+            )?)?)?;
             let normed = rms_norm(&x, &layer.post_norm, eps)?;
             let gate = adapters.product(&layer.gate, &normed, index, Target::Gate)?;
             let up = adapters.product(&layer.up, &normed, index, Target::Up)?;
             let inner = (silu(&gate)? * up)?;
-            x = (x + comm.all_reduce(adapters.product(&layer.down, &inner, index, Target::Down)?)?)?;
+            x = (x + comm.all_reduce(adapters.product(
+                &layer.down,
+                &inner,
+                index,
+                Target::Down,
+            )?)?)?;
         }
         self.logits(config, step, &x, logits)
     }
 
-    /// `[tokens, hidden]`: each shard has the rows of its part of the vocabulary, and zeros for the others.
+    /// `[tokens, hidden]`: each shard has the rows of its part of the vocabulary, and zeros for the
+    /// others.
     fn embed(&self, step: &Step) -> Result<Tensor> {
         let own = self.slice.vocabulary();
         if self.slice.world == 1 {
             return self.embedding.forward(&Tensor::new(step.tokens.as_slice(), &self.device)?);
         }
         let has = |token: &u32| own.contains(&(*token as usize));
-        let local: Vec<u32> = step.tokens.iter().map(|token| if has(token) { *token - own.start as u32 } else { 0 }).collect();
-        let mask: Vec<f32> = step.tokens.iter().map(|token| if has(token) { 1.0 } else { 0.0 }).collect();
+        let local: Vec<u32> = step
+            .tokens
+            .iter()
+            .map(|token| if has(token) { *token - own.start as u32 } else { 0 })
+            .collect();
+        let mask: Vec<f32> =
+            step.tokens.iter().map(|token| if has(token) { 1.0 } else { 0.0 }).collect();
         let rows = self.embedding.forward(&Tensor::new(local.as_slice(), &self.device)?)?;
         let mask = Tensor::from_vec(mask, (step.tokens.len(), 1), &self.device)?;
         self.comm.all_reduce(rows.broadcast_mul(&mask)?)
     }
 
     /// The output layer, for the rows where logits are read.
-    fn logits(&self, config: &ModelConfig, step: &Step, x: &Tensor, logits: &mut Vec<f32>) -> Result<()> {
+    fn logits(
+        &self,
+        config: &ModelConfig,
+        step: &Step,
+        x: &Tensor,
+        logits: &mut Vec<f32>,
+    ) -> Result<()> {
         logits.clear();
         if step.reads.is_empty() {
             return Ok(());
         }
-        let read =
-            if step.reads.len() == x.dim(0)? { x.clone() } else { x.index_select(&Tensor::new(step.reads.as_slice(), &self.device)?, 0)? };
+        let read = if step.reads.len() == x.dim(0)? {
+            x.clone()
+        } else {
+            x.index_select(&Tensor::new(step.reads.as_slice(), &self.device)?, 0)?
+        };
         let own = self.output.forward(&rms_norm(&read, &self.norm, config.norm_eps)?)?;
         let own = if self.slice.world == 1 {
             own
@@ -171,7 +268,8 @@ impl TensorShard {
             // a sum with zeros in the others' places puts the parts side by side
             let (has, rows) = (self.slice.vocabulary(), step.reads.len());
             let zeros = |columns: usize| Tensor::zeros((rows, columns), own.dtype(), &self.device);
-            let placed = Tensor::cat(&[&zeros(has.start)?, &own, &zeros(config.vocabulary - has.end)?], 1)?;
+            let placed =
+                Tensor::cat(&[&zeros(has.start)?, &own, &zeros(config.vocabulary - has.end)?], 1)?;
             self.comm.all_reduce(placed)?
         };
         if self.slice.rank == 0 {

@@ -25,13 +25,15 @@ pub(super) struct GreedyRun {
 pub(super) const CLOSE: f32 = 0.3;
 
 pub(super) fn runs(name: &str) -> Vec<GreedyRun> {
-    let runs: Vec<GreedyRun> = serde_json::from_str(&std::fs::read_to_string(reference(name)).unwrap()).unwrap();
+    let runs: Vec<GreedyRun> =
+        serde_json::from_str(&std::fs::read_to_string(reference(name)).unwrap()).unwrap();
     assert_eq!(runs.len(), 5);
     runs
 }
 
 fn default_llama() -> Llama {
-    Llama::load(&ModelFiles::open(&default_model()).unwrap(), Quantisation::None, &Device::Cpu).unwrap()
+    Llama::load(&ModelFiles::open(&default_model()).unwrap(), Quantisation::None, &Device::Cpu)
+        .unwrap()
 }
 
 /// The best token after `tokens`, which follow what `kv` holds.
@@ -57,7 +59,12 @@ fn greedy_output_agrees_token_for_token_with_independent_implementations() {
             let last = found[found.len() - 1];
             found.push(next(&model, &mut kv, &[last]));
         }
-        assert_eq!(found[..clear], run.tokens[..clear], "{:?}: before the first close place", run.question);
+        assert_eq!(
+            found[..clear],
+            run.tokens[..clear],
+            "{:?}: before the first close place",
+            run.question
+        );
         agreed += clear;
     }
     // five texts that are clear all along, and the beginnings of five answers
@@ -70,14 +77,19 @@ fn at_clear_places_the_best_token_is_that_of_transformers_in_one_pass_and_token_
     let (mut places, mut whole, mut single) = (0, 0, 0);
     for run in runs("greedy.json") {
         // fed with the reference's own tokens, so that every place counts, also after a close one
-        let tokens: Vec<u32> = run.prompt.iter().chain(&run.tokens[..run.tokens.len() - 1]).copied().collect();
+        let tokens: Vec<u32> =
+            run.prompt.iter().chain(&run.tokens[..run.tokens.len() - 1]).copied().collect();
         let mut kv = model.new_cache();
-        let mut batch = [Segment { tokens: &tokens, kv: &mut kv, adapter: None, logits: LogitRows::All }];
+        let mut batch =
+            [Segment { tokens: &tokens, kv: &mut kv, adapter: None, logits: LogitRows::All }];
         let logits = model.forward(&mut batch).unwrap();
-        let in_one_pass = argmax(&logits.narrow(0, run.prompt.len() - 1, run.tokens.len()).unwrap()).unwrap();
+        let in_one_pass =
+            argmax(&logits.narrow(0, run.prompt.len() - 1, run.tokens.len()).unwrap()).unwrap();
         let mut kv = model.new_cache();
         let mut one_by_one = vec![next(&model, &mut kv, &run.prompt)];
-        one_by_one.extend(run.tokens[..run.tokens.len() - 1].iter().map(|token| next(&model, &mut kv, &[*token])));
+        one_by_one.extend(
+            run.tokens[..run.tokens.len() - 1].iter().map(|token| next(&model, &mut kv, &[*token])),
+        );
         for at in (0..run.tokens.len()).filter(|at| run.margins[*at] >= CLOSE) {
             places += 1;
             whole += usize::from(in_one_pass[at] == run.tokens[at]);
@@ -86,7 +98,10 @@ fn at_clear_places_the_best_token_is_that_of_transformers_in_one_pass_and_token_
     }
     println!("of {places} clear places, {whole} agree in one pass, {single} token by token");
     // activations are rounded to 8 bits: a margin a little above CLOSE may turn
-    assert!(places > 200 && whole.min(single) * 100 >= places * 99, "{whole} and {single} of {places} clear places agree");
+    assert!(
+        places > 200 && whole.min(single) * 100 >= places * 99,
+        "{whole} and {single} of {places} clear places agree"
+    );
     assert_eq!(whole, single);
 }
 
@@ -99,7 +114,9 @@ pub(super) struct TinyReference {
 
 pub(super) fn tiny() -> (PathBuf, TinyReference) {
     let folder = reference("tiny-llama3");
-    let expected = serde_json::from_str(&std::fs::read_to_string(folder.join("logits.json")).unwrap()).unwrap();
+    let expected =
+        serde_json::from_str(&std::fs::read_to_string(folder.join("logits.json")).unwrap())
+            .unwrap();
     (folder, expected)
 }
 
@@ -112,20 +129,34 @@ pub(super) fn largest_difference(found: &Tensor, expected: &[f32]) -> f32 {
 #[test]
 fn llama3_logits_agree_with_transformers() {
     let (folder, expected) = tiny();
-    let model = Llama::load(&ModelFiles::open(&folder).unwrap(), Quantisation::None, &Device::Cpu).unwrap();
+    let model =
+        Llama::load(&ModelFiles::open(&folder).unwrap(), Quantisation::None, &Device::Cpu).unwrap();
     let rope = &model.config().rope;
-    assert!(rope.scaling.is_some() && !model.config().tied && model.config().kv_heads < model.config().heads);
+    assert!(
+        rope.scaling.is_some()
+            && !model.config().tied
+            && model.config().kv_heads < model.config().heads
+    );
     let mut kv = model.new_cache();
-    let mut batch = [Segment { tokens: &expected.tokens, kv: &mut kv, adapter: None, logits: LogitRows::All }];
-    let difference = largest_difference(&model.forward(&mut batch).unwrap(), &expected.logits["base"]);
+    let mut batch =
+        [Segment { tokens: &expected.tokens, kv: &mut kv, adapter: None, logits: LogitRows::All }];
+    let difference =
+        largest_difference(&model.forward(&mut batch).unwrap(), &expected.logits["base"]);
     assert!(difference < 1e-4, "logits differ by {difference}");
     // without the scaling they do not: the reference does exercise it
-    let mut unscaled = Llama::load(&ModelFiles::open(&folder).unwrap(), Quantisation::None, &Device::Cpu).unwrap();
-    let Body::Cpu(body) = &mut unscaled.running.get_mut().unwrap().body else { panic!("not on the kernels") };
-    body.inverse_frequencies = Rope { scaling: None, ..rope.clone() }.inverse_frequencies(model.config().head_dim, None);
+    let mut unscaled =
+        Llama::load(&ModelFiles::open(&folder).unwrap(), Quantisation::None, &Device::Cpu).unwrap();
+    let Body::Cpu(body) = &mut unscaled.running.get_mut().unwrap().body else {
+        panic!("not on the kernels")
+    };
+    body.inverse_frequencies =
+        Rope { scaling: None, ..rope.clone() }.inverse_frequencies(model.config().head_dim, None);
     let mut kv = unscaled.new_cache();
-    let mut batch = [Segment { tokens: &expected.tokens, kv: &mut kv, adapter: None, logits: LogitRows::All }];
-    assert!(largest_difference(&unscaled.forward(&mut batch).unwrap(), &expected.logits["base"]) > 1e-3);
+    let mut batch =
+        [Segment { tokens: &expected.tokens, kv: &mut kv, adapter: None, logits: LogitRows::All }];
+    assert!(
+        largest_difference(&unscaled.forward(&mut batch).unwrap(), &expected.logits["base"]) > 1e-3
+    );
 }
 
 #[test]
@@ -134,7 +165,14 @@ fn adapters_agree_with_peft_alone_and_side_by_side_in_one_batch() {
     let files = ModelFiles::open(&folder).unwrap();
     let model = Llama::load(&files, Quantisation::None, &Device::Cpu).unwrap();
     let load = |name: &str| {
-        let adapter = LoraAdapter::load(&folder.join(name), name, model.config(), &files.info().sha256, &Device::Cpu).unwrap();
+        let adapter = LoraAdapter::load(
+            &folder.join(name),
+            name,
+            model.config(),
+            &files.info().sha256,
+            &Device::Cpu,
+        )
+        .unwrap();
         Some(AdapterHandle(std::sync::Arc::new(adapter)))
     };
     let adapters = [("base", None), ("lora", load("lora")), ("rslora", load("rslora"))];
@@ -143,45 +181,82 @@ fn adapters_agree_with_peft_alone_and_side_by_side_in_one_batch() {
     let mut batch: Vec<_> = caches
         .iter_mut()
         .zip(&adapters)
-        .map(|(kv, (_, adapter))| Segment { tokens: &expected.tokens, kv, adapter: adapter.clone(), logits: LogitRows::All })
+        .map(|(kv, (_, adapter))| Segment {
+            tokens: &expected.tokens,
+            kv,
+            adapter: adapter.clone(),
+            logits: LogitRows::All,
+        })
         .collect();
     let together = model.forward(&mut batch).unwrap();
     for (index, (name, adapter)) in adapters.into_iter().enumerate() {
         let mut kv = model.new_cache();
-        let mut batch = [Segment { tokens: &expected.tokens, kv: &mut kv, adapter, logits: LogitRows::All }];
+        let mut batch =
+            [Segment { tokens: &expected.tokens, kv: &mut kv, adapter, logits: LogitRows::All }];
         let alone = model.forward(&mut batch).unwrap();
         let beside = together.narrow(0, index * rows, rows).unwrap();
-        let bits =
-            |logits: &Tensor| logits.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        let bits = |logits: &Tensor| {
+            logits
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap()
+                .into_iter()
+                .map(f32::to_bits)
+                .collect::<Vec<_>>()
+        };
         assert!(bits(&alone) == bits(&beside), "{name}: alone and side by side give other bits");
         for found in [alone, beside] {
             let difference = largest_difference(&found, &expected.logits[name]);
             assert!(difference < 1e-4, "{name}: logits differ by {difference}");
         }
     }
-    let apart = expected.logits["base"].iter().zip(&expected.logits["lora"]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let apart = expected.logits["base"]
+        .iter()
+        .zip(&expected.logits["lora"])
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max);
     assert!(apart > 0.01, "the adapter changes nothing: {apart}");
 }
 
-/// What int8 changes of what an adapter adds, against PEFT's logits: its matrices, and what they read, which is rounded twice beside weights in
-/// f32. Nothing else is rounded; the kernels' own loader would not round adapters beside those.
+/// What int8 changes of what an adapter adds, against PEFT's logits: its matrices, and what they
+/// read, which is rounded twice beside weights in f32. Nothing else is rounded; the kernels' own
+/// loader would not round adapters beside those.
 #[test]
 fn rounded_adapters_add_what_pefts_do_within_one_percent() {
     let (folder, expected) = tiny();
     let files = ModelFiles::open(&folder).unwrap();
     let model = Llama::load(&files, Quantisation::None, &Device::Cpu).unwrap();
-    let square = |pairs: &mut dyn Iterator<Item = (&f32, &f32)>| pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+    let square = |pairs: &mut dyn Iterator<Item = (&f32, &f32)>| {
+        pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
+    };
     for name in ["lora", "rslora"] {
-        let place = Place { slice: Slice::new(model.config(), 0, 1).unwrap(), device: Device::Cpu, kernels: Some(AdapterPrecision::Int8) };
-        let adapter = LoraAdapter::load_sharded(&folder.join(name), name, model.config(), &files.info().sha256, &[place]).unwrap();
-        let as_in_file = model.load_adapter(name, &folder.join(name), &files.info().sha256, AdapterPrecision::Int8).unwrap();
+        let place = Place {
+            slice: Slice::new(model.config(), 0, 1).unwrap(),
+            device: Device::Cpu,
+            kernels: Some(AdapterPrecision::Int8),
+        };
+        let adapter = LoraAdapter::load_sharded(
+            &folder.join(name),
+            name,
+            model.config(),
+            &files.info().sha256,
+            &[place],
+        )
+        .unwrap();
+        let as_in_file = model
+            .load_adapter(name, &folder.join(name), &files.info().sha256, AdapterPrecision::Int8)
+            .unwrap();
         assert!(adapter.bytes() < as_in_file.0.bytes(), "rounded beside f32");
         let mut kv = model.new_cache();
         let adapter = Some(AdapterHandle(Arc::new(adapter)));
-        let mut batch = [Segment { tokens: &expected.tokens, kv: &mut kv, adapter, logits: LogitRows::All }];
-        let found: Vec<f32> = model.forward(&mut batch).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let mut batch =
+            [Segment { tokens: &expected.tokens, kv: &mut kv, adapter, logits: LogitRows::All }];
+        let found: Vec<f32> =
+            model.forward(&mut batch).unwrap().flatten_all().unwrap().to_vec1().unwrap();
         let [base, theirs] = ["base", name].map(|name| &expected.logits[name]);
-        let share = (square(&mut found.iter().zip(theirs)) / square(&mut base.iter().zip(theirs))).sqrt();
+        let share =
+            (square(&mut found.iter().zip(theirs)) / square(&mut base.iter().zip(theirs))).sqrt();
         let most = found.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         println!("{name}: {:.2} % of what it adds, logits differ by {most} at most", 100.0 * share);
         assert!(share > 1e-4 && share < 0.01, "{name}: {share} of what it adds");
@@ -191,19 +266,28 @@ fn rounded_adapters_add_what_pefts_do_within_one_percent() {
 #[test]
 fn prefill_in_chunks_and_forks_equal_one_pass() {
     let (folder, expected) = tiny();
-    let model = Llama::load(&ModelFiles::open(&folder).unwrap(), Quantisation::None, &Device::Cpu).unwrap();
+    let model =
+        Llama::load(&ModelFiles::open(&folder).unwrap(), Quantisation::None, &Device::Cpu).unwrap();
     let (first, rest) = expected.tokens.split_at(10);
     let mut kv = model.new_cache();
-    let mut batch = [Segment { tokens: first, kv: &mut kv, adapter: None, logits: LogitRows::None }];
+    let mut batch =
+        [Segment { tokens: first, kv: &mut kv, adapter: None, logits: LogitRows::None }];
     assert_eq!(model.forward(&mut batch).unwrap().dims(), [0, model.config().vocabulary]);
     let mut fork = kv.fork(10);
     let mut whole = model.new_cache();
-    let mut batch = [Segment { tokens: &expected.tokens, kv: &mut whole, adapter: None, logits: LogitRows::Last }];
-    let in_one_pass: Vec<f32> = model.forward(&mut batch).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    let mut batch = [Segment {
+        tokens: &expected.tokens,
+        kv: &mut whole,
+        adapter: None,
+        logits: LogitRows::Last,
+    }];
+    let in_one_pass: Vec<f32> =
+        model.forward(&mut batch).unwrap().flatten_all().unwrap().to_vec1().unwrap();
     for kv in [&mut kv, &mut fork] {
         let mut batch = [Segment { tokens: rest, kv, adapter: None, logits: LogitRows::Last }];
         let last = model.forward(&mut batch).unwrap();
-        let row = &expected.logits["base"][(expected.tokens.len() - 1) * model.config().vocabulary..];
+        let row =
+            &expected.logits["base"][(expected.tokens.len() - 1) * model.config().vocabulary..];
         assert!(largest_difference(&last, row) < 1e-4);
         assert_eq!(largest_difference(&last, &in_one_pass), 0.0);
     }
@@ -225,7 +309,8 @@ fn logged(work: impl FnOnce()) -> String {
     }
     let lines = Lines::default();
     let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let subscriber =
+        tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
     tracing::subscriber::with_default(subscriber, work);
     let bytes = lines.0.lock().unwrap().clone();
     String::from_utf8(bytes).unwrap()
@@ -234,28 +319,48 @@ fn logged(work: impl FnOnce()) -> String {
 #[test]
 fn quantised_at_load_stays_close_and_says_what_falls_back() {
     let (folder, expected) = tiny();
-    let load = |quantisation| drop(Llama::load(&ModelFiles::open(&folder).unwrap(), quantisation, &Device::Cpu).unwrap());
-    // once before, so that a test beside this one does not register the message for a thread that nobody listens to
+    let load = |quantisation| {
+        drop(Llama::load(&ModelFiles::open(&folder).unwrap(), quantisation, &Device::Cpu).unwrap())
+    };
+    // once before, so that a test beside this one does not register the message for a thread that
+    // nobody listens to
     load(Quantisation::Q4K);
     let said = logged(|| load(Quantisation::Q4K));
-    assert!(said.contains("256 does not divide the row: q8_0 instead of q4_k") && said.contains("layers.0.self_attn.q_proj"), "{said}");
+    assert!(
+        said.contains("256 does not divide the row: q8_0 instead of q4_k")
+            && said.contains("layers.0.self_attn.q_proj"),
+        "{said}"
+    );
     assert!(!logged(|| load(Quantisation::Q8_0)).contains("instead of"));
     for (quantisation, allowed) in [(Quantisation::Q8_0, 0.4), (Quantisation::Q4K, 0.4)] {
         // rows of 64: q4_k falls back to q8_0
-        let model = Llama::load(&ModelFiles::open(&folder).unwrap(), quantisation, &Device::Cpu).unwrap();
+        let model =
+            Llama::load(&ModelFiles::open(&folder).unwrap(), quantisation, &Device::Cpu).unwrap();
         let mut kv = model.new_cache();
-        let mut batch = [Segment { tokens: &expected.tokens, kv: &mut kv, adapter: None, logits: LogitRows::All }];
-        let difference = largest_difference(&model.forward(&mut batch).unwrap(), &expected.logits["base"]);
-        assert!(difference > 0.0 && difference < allowed, "{quantisation:?}: logits differ by {difference}");
+        let mut batch = [Segment {
+            tokens: &expected.tokens,
+            kv: &mut kv,
+            adapter: None,
+            logits: LogitRows::All,
+        }];
+        let difference =
+            largest_difference(&model.forward(&mut batch).unwrap(), &expected.logits["base"]);
+        assert!(
+            difference > 0.0 && difference < allowed,
+            "{quantisation:?}: logits differ by {difference}"
+        );
     }
 }
 
 #[test]
 fn bad_segments_are_refused() {
     let (folder, _) = tiny();
-    let model = Llama::load(&ModelFiles::open(&folder).unwrap(), Quantisation::None, &Device::Cpu).unwrap();
+    let model =
+        Llama::load(&ModelFiles::open(&folder).unwrap(), Quantisation::None, &Device::Cpu).unwrap();
     let long = vec![1; model.config().context_length + 1];
-    for (tokens, expected) in [(&[][..], "empty"), (&[9_999_999][..], "9999999"), (&long[..], "context window")] {
+    for (tokens, expected) in
+        [(&[][..], "empty"), (&[9_999_999][..], "9999999"), (&long[..], "context window")]
+    {
         let mut kv = model.new_cache();
         let mut batch = [Segment { tokens, kv: &mut kv, adapter: None, logits: LogitRows::Last }];
         let error = model.forward(&mut batch).unwrap_err().to_string();

@@ -65,24 +65,53 @@ impl SamplingParams {
     /// `logit_bias`.
     pub fn validate(&self, vocabulary: usize) -> Result<()> {
         let check = |field, value: f32, right: bool, expected| {
-            if right { Ok(()) } else { Err(EngineError::BadSampling { field, value: value.to_string(), expected }) }
+            if right {
+                Ok(())
+            } else {
+                Err(EngineError::BadSampling { field, value: value.to_string(), expected })
+            }
         };
         // NaN is in no range
-        check("temperature", self.temperature, (0.0..=2.0).contains(&self.temperature), "a number from 0 to 2")?;
-        check("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "a number above 0, up to 1")?;
+        check(
+            "temperature",
+            self.temperature,
+            (0.0..=2.0).contains(&self.temperature),
+            "a number from 0 to 2",
+        )?;
+        check(
+            "top_p",
+            self.top_p,
+            self.top_p > 0.0 && self.top_p <= 1.0,
+            "a number above 0, up to 1",
+        )?;
         check("min_p", self.min_p, (0.0..1.0).contains(&self.min_p), "a number from 0 to below 1")?;
         let repetition = self.repetition_penalty;
-        check("repetition_penalty", repetition, repetition > 0.0 && repetition <= 10.0, "a number above 0, up to 10")?;
-        for (field, value) in [("presence_penalty", self.presence_penalty), ("frequency_penalty", self.frequency_penalty)] {
+        check(
+            "repetition_penalty",
+            repetition,
+            repetition > 0.0 && repetition <= 10.0,
+            "a number above 0, up to 10",
+        )?;
+        for (field, value) in [
+            ("presence_penalty", self.presence_penalty),
+            ("frequency_penalty", self.frequency_penalty),
+        ] {
             check(field, value, (-2.0..=2.0).contains(&value), "a number from -2 to 2")?;
         }
         for &(token, bias) in &self.logit_bias {
             if token as usize >= vocabulary {
                 return Err(EngineError::TokenOutOfRange { token, vocabulary });
             }
-            check("logit_bias", bias, (-100.0..=100.0).contains(&bias), "numbers from -100 to 100")?;
+            check(
+                "logit_bias",
+                bias,
+                (-100.0..=100.0).contains(&bias),
+                "numbers from -100 to 100",
+            )?;
         }
-        let wrong = |field, value: String, expected| Err(EngineError::BadSampling { field, value, expected });
+        let wrong = |field, value: String, expected| {
+            Err(EngineError::BadSampling { field, value, expected })
+        };
         if let Some(count) = self.logprobs.filter(|&count| count > MAX_LOGPROBS) {
             return wrong("top_logprobs", count.to_string(), "a number from 0 to 20");
         }

@@ -44,7 +44,15 @@ impl Sampler {
             prompt_counts.extend(sorted.into_iter().map(|token| (token, 1)));
         }
         let rng = StdRng::seed_from_u64(params.seed);
-        Self { params, rng, prompt_counts, answer_counts: Vec::new(), adjusted: Vec::new(), candidates: Vec::new(), isa: Isa::detect() }
+        Self {
+            params,
+            rng,
+            prompt_counts,
+            answer_counts: Vec::new(),
+            adjusted: Vec::new(),
+            candidates: Vec::new(),
+            isa: Isa::detect(),
+        }
     }
 
     /// The next token and its statistics.
@@ -56,7 +64,10 @@ impl Sampler {
             Err(at) => self.answer_counts.insert(at, (token, 1)),
         }
         let (log_normaliser, entropy) = normaliser_and_entropy(sums);
-        (token, StepStats { logprob: logits[token as usize] - log_normaliser, entropy, log_normaliser })
+        (
+            token,
+            StepStats { logprob: logits[token as usize] - log_normaliser, entropy, log_normaliser },
+        )
     }
 
     /// `best` is the largest logit.
@@ -85,7 +96,8 @@ impl Sampler {
         let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         let candidates = &mut self.candidates;
         candidates.clear();
-        candidates.extend(adjusted.iter().enumerate().map(|(token, &weight)| (token as u32, weight)));
+        candidates
+            .extend(adjusted.iter().enumerate().map(|(token, &weight)| (token as u32, weight)));
         if params.top_k > 0 && params.top_k < candidates.len() {
             candidates.select_nth_unstable_by(params.top_k - 1, order);
             candidates.truncate(params.top_k);
@@ -114,15 +126,23 @@ impl Sampler {
     fn penalise(&mut self) {
         let (params, adjusted) = (&self.params, &mut self.adjusted);
         if params.repetition_penalty != 1.0 {
-            let of_answer = self.answer_counts.iter().filter(|(t, _)| self.prompt_counts.binary_search_by_key(t, |(p, _)| *p).is_err());
+            let of_answer = self
+                .answer_counts
+                .iter()
+                .filter(|(t, _)| self.prompt_counts.binary_search_by_key(t, |(p, _)| *p).is_err());
             for (token, _) in self.prompt_counts.iter().chain(of_answer) {
                 let logit = &mut adjusted[*token as usize];
-                *logit = if *logit > 0.0 { *logit / params.repetition_penalty } else { *logit * params.repetition_penalty };
+                *logit = if *logit > 0.0 {
+                    *logit / params.repetition_penalty
+                } else {
+                    *logit * params.repetition_penalty
+                };
             }
         }
         if params.presence_penalty != 0.0 || params.frequency_penalty != 0.0 {
             for &(token, count) in &self.answer_counts {
-                adjusted[token as usize] -= params.presence_penalty + params.frequency_penalty * count as f32;
+                adjusted[token as usize] -=
+                    params.presence_penalty + params.frequency_penalty * count as f32;
             }
         }
         for &(token, bias) in &params.logit_bias {
@@ -167,7 +187,9 @@ fn keep_nucleus(
 fn first_of(values: &[f32], value: f32) -> u32 {
     // without an early exit, the loop over a chunk vectorises
     const FEW: usize = 64;
-    let few = values.chunks(FEW).position(|few| few.iter().fold(false, |any, other| any | (*other == value)));
+    let few = values
+        .chunks(FEW)
+        .position(|few| few.iter().fold(false, |any, other| any | (*other == value)));
     let start = few.map_or(0, |few| few * FEW);
     (start + values[start..].iter().position(|other| *other == value).unwrap_or(0)) as u32
 }
@@ -186,7 +208,8 @@ pub(crate) fn logprob(logits: &[f32], token: u32) -> f32 {
 /// The `count` best tokens, best first.
 pub(crate) fn best_tokens(logits: &[f32], count: usize) -> Vec<u32> {
     let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
-    let order = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+    let order =
+        |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
     if count == 0 {
         return Vec::new();
     }

@@ -9,7 +9,8 @@ fn params(change: impl FnOnce(&mut SamplingParams)) -> SamplingParams {
 fn counts(params: SamplingParams, logits: &[f32], draws: u64) -> Vec<f64> {
     let mut counts = vec![0.0; logits.len()];
     for seed in 0..draws {
-        let (token, _) = Sampler::new(SamplingParams { seed, ..params.clone() }, &[]).sample(logits);
+        let (token, _) =
+            Sampler::new(SamplingParams { seed, ..params.clone() }, &[]).sample(logits);
         counts[token as usize] += 1.0 / draws as f64;
     }
     counts
@@ -20,7 +21,10 @@ fn draws_follow_the_softmax() {
     let logits = [1.0, 0.0, -1.0, 2.0];
     let total: f64 = logits.iter().map(|logit: &f32| f64::from(logit.exp())).sum();
     for (found, logit) in counts(params(|_| ()), &logits, 20_000).iter().zip(logits) {
-        assert!((found - f64::from(logit.exp()) / total).abs() < 0.015, "{found} for logit {logit}");
+        assert!(
+            (found - f64::from(logit.exp()) / total).abs() < 0.015,
+            "{found} for logit {logit}"
+        );
     }
 }
 
@@ -28,7 +32,12 @@ fn draws_follow_the_softmax() {
 fn filters_keep_what_they_say() {
     let logits = [3.0, 2.9, 0.0, -4.0];
     let kept = |change: fn(&mut SamplingParams)| -> Vec<usize> {
-        counts(params(change), &logits, 4_000).iter().enumerate().filter(|(_, share)| **share > 0.0).map(|(token, _)| token).collect()
+        counts(params(change), &logits, 4_000)
+            .iter()
+            .enumerate()
+            .filter(|(_, share)| **share > 0.0)
+            .map(|(token, _)| token)
+            .collect()
     };
     assert_eq!(kept(|p| p.top_k = 2), [0, 1]);
     assert_eq!(kept(|p| p.top_p = 0.5), [0]);
@@ -45,7 +54,8 @@ fn the_first_of_equals_is_found_wherever_it_is() {
         let mut logits = vec![0.0; 1000];
         logits[best..].iter_mut().step_by(100).for_each(|logit| *logit = 2.0);
         for logit_bias in [vec![], vec![(5, -1.0)]] {
-            let change = |p: &mut SamplingParams| (p.temperature, p.logit_bias) = (0.0, logit_bias.clone());
+            let change =
+                |p: &mut SamplingParams| (p.temperature, p.logit_bias) = (0.0, logit_bias.clone());
             assert_eq!(Sampler::new(params(change), &[]).sample(&logits).0, best as u32);
         }
     }
@@ -62,11 +72,17 @@ fn nucleus_over_a_flat_distribution_keeps_its_share() {
 #[test]
 fn penalties_hold_back_what_was_said() {
     let logits = [2.0, 1.9];
-    let mut presence = Sampler::new(params(|p| (p.temperature, p.presence_penalty) = (0.0, 0.2)), &[]);
-    assert_eq!([presence.sample(&logits).0, presence.sample(&logits).0, presence.sample(&logits).0], [0, 1, 0]);
-    let mut frequency = Sampler::new(params(|p| (p.temperature, p.frequency_penalty) = (0.0, 0.15)), &[]);
+    let mut presence =
+        Sampler::new(params(|p| (p.temperature, p.presence_penalty) = (0.0, 0.2)), &[]);
+    assert_eq!(
+        [presence.sample(&logits).0, presence.sample(&logits).0, presence.sample(&logits).0],
+        [0, 1, 0]
+    );
+    let mut frequency =
+        Sampler::new(params(|p| (p.temperature, p.frequency_penalty) = (0.0, 0.15)), &[]);
     assert_eq!((0..4).map(|_| frequency.sample(&logits).0).collect::<Vec<_>>(), [0, 1, 0, 1]);
-    let mut repetition = Sampler::new(params(|p| (p.temperature, p.repetition_penalty) = (0.0, 1.2)), &[0]);
+    let mut repetition =
+        Sampler::new(params(|p| (p.temperature, p.repetition_penalty) = (0.0, 1.2)), &[0]);
     assert_eq!(repetition.sample(&logits).0, 1);
 }
 
@@ -83,9 +99,13 @@ fn the_same_seed_draws_the_same() {
 
 #[test]
 fn statistics_are_of_the_raw_distribution() {
-    let (token, stats) = Sampler::new(params(|p| (p.temperature, p.logit_bias) = (0.0, vec![(1, 50.0)])), &[]).sample(&[0.0, 0.0]);
+    let (token, stats) =
+        Sampler::new(params(|p| (p.temperature, p.logit_bias) = (0.0, vec![(1, 50.0)])), &[])
+            .sample(&[0.0, 0.0]);
     assert_eq!(token, 1);
-    assert!((stats.logprob - 0.5_f32.ln()).abs() < 1e-6 && (stats.entropy - 2.0_f32.ln()).abs() < 1e-6);
+    assert!(
+        (stats.logprob - 0.5_f32.ln()).abs() < 1e-6 && (stats.entropy - 2.0_f32.ln()).abs() < 1e-6
+    );
     assert_eq!(best_tokens(&[0.5, 2.0, 2.0, -1.0], 3), [1, 2, 0]);
 }
 

@@ -35,11 +35,21 @@ impl Text {
     pub fn load(files: &ModelFiles) -> Result<Self> {
         let (tokenizer, template) = match (files.gguf(), files.folder()) {
             (Some(content), _) => (Tokenizer::from_gguf(content)?, template::from_gguf(content)),
-            (None, Some(folder)) => (Tokenizer::from_folder(folder)?, template::from_folder(folder)?),
-            (None, None) => return Err(EngineError::Tokenizer("the model has neither GGUF metadata nor a folder".into())),
+            (None, Some(folder)) => {
+                (Tokenizer::from_folder(folder)?, template::from_folder(folder)?)
+            }
+            (None, None) => {
+                return Err(EngineError::Tokenizer(
+                    "the model has neither GGUF metadata nor a folder".into(),
+                ));
+            }
         };
         if tokenizer.len() > files.config().vocabulary {
-            let reason = format!("it has {} tokens, the model's embedding {}", tokenizer.len(), files.config().vocabulary);
+            let reason = format!(
+                "it has {} tokens, the model's embedding {}",
+                tokenizer.len(),
+                files.config().vocabulary
+            );
             return Err(EngineError::Tokenizer(reason));
         }
         let template = template.map(|source| ChatTemplate::new(source, &tokenizer)).transpose()?;
@@ -57,7 +67,8 @@ impl Text {
 
     /// Decodes tokens; control tokens are dropped, invalid UTF-8 becomes U+FFFD.
     pub fn decode(&self, tokens: &[u32]) -> String {
-        let bytes: Vec<u8> = tokens.iter().flat_map(|&token| self.tokenizer.bytes(token).iter().copied()).collect();
+        let bytes: Vec<u8> =
+            tokens.iter().flat_map(|&token| self.tokenizer.bytes(token).iter().copied()).collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -71,15 +82,31 @@ impl Text {
     ///
     /// # Errors
     /// [`EngineError::Template`] when there is no template or it rejects the messages.
-    pub fn encode_chat(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<Vec<u32>> {
-        let template = self.template.as_ref().ok_or_else(|| EngineError::Template("the model brings no chat template".into()))?;
+    pub fn encode_chat(
+        &self,
+        messages: &[ChatMessage],
+        add_generation_prompt: bool,
+    ) -> Result<Vec<u32>> {
+        let template = self
+            .template
+            .as_ref()
+            .ok_or_else(|| EngineError::Template("the model brings no chat template".into()))?;
         let breaker = BREAKERS
             .into_iter()
             .find(|&breaker| messages.iter().all(|message| !message.content.contains(breaker)))
-            .ok_or_else(|| EngineError::Template("the messages hold every Unicode noncharacter from U+FDD0 to U+FDEF".into()))?;
+            .ok_or_else(|| {
+                EngineError::Template(
+                    "the messages hold every Unicode noncharacter from U+FDD0 to U+FDEF".into(),
+                )
+            })?;
         let guarded: Vec<ChatMessage> = messages
             .iter()
-            .map(|message| ChatMessage::new(message.role, self.tokenizer.break_controls(&message.content, breaker)))
+            .map(|message| {
+                ChatMessage::new(
+                    message.role,
+                    self.tokenizer.break_controls(&message.content, breaker),
+                )
+            })
             .collect();
         let rendered = template.render(&guarded, add_generation_prompt)?;
         self.tokenizer.encode_with_controls(&rendered, breaker)

@@ -82,6 +82,9 @@ fn overlap(text: &str, stop: &str) -> usize {
     let longest = stop.len().saturating_sub(1).min(text.len());
     (1..=longest)
         .rev()
-        .find(|&length| text.is_char_boundary(text.len() - length) && stop.as_bytes().starts_with(&text.as_bytes()[text.len() - length..]))
+        .find(|&length| {
+            text.is_char_boundary(text.len() - length)
+                && stop.as_bytes().starts_with(&text.as_bytes()[text.len() - length..])
+        })
         .unwrap_or(0)
 }

@@ -1,4 +1,5 @@
-//! What is trained: low-rank pairs beside every chosen linear layer, as one flat vector, with PEFT's form at both ends.
+//! What is trained: low-rank pairs beside every chosen linear layer, as one flat vector, with
+//! PEFT's form at both ends.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -29,7 +30,8 @@ impl Default for LoraShape {
     }
 }
 
-/// Where one module's pair lies: `a` is `[padded rank, in]`, `b` transposed `[padded rank, out]`, one after the other.
+/// Where one module's pair lies: `a` is `[padded rank, in]`, `b` transposed `[padded rank, out]`,
+/// one after the other.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pair {
     pub(super) at: usize,
@@ -90,21 +92,30 @@ impl Layout {
 
     /// B transposed, `[padded rank, out]`.
     pub(super) fn b<'a>(&self, values: &'a [f32], pair: Pair) -> &'a [f32] {
-        &values[pair.at + self.padded * pair.columns..pair.at + self.padded * (pair.columns + pair.out)]
+        &values[pair.at + self.padded * pair.columns
+            ..pair.at + self.padded * (pair.columns + pair.out)]
     }
 
     /// Both, to be written.
-    pub(super) fn both<'a>(&self, values: &'a mut [f32], pair: Pair) -> (&'a mut [f32], &'a mut [f32]) {
-        values[pair.at..pair.at + self.padded * (pair.columns + pair.out)].split_at_mut(self.padded * pair.columns)
+    pub(super) fn both<'a>(
+        &self,
+        values: &'a mut [f32],
+        pair: Pair,
+    ) -> (&'a mut [f32], &'a mut [f32]) {
+        values[pair.at..pair.at + self.padded * (pair.columns + pair.out)]
+            .split_at_mut(self.padded * pair.columns)
     }
 
-    /// As PEFT begins: A uniform within `1 / √in` (Kaiming with a = √5), B zero, so that nothing is added at first.
+    /// As PEFT begins: A uniform within `1 / √in` (Kaiming with a = √5), B zero, so that nothing is
+    /// added at first.
     pub(super) fn begin(&self, seed: u64) -> Vec<f32> {
         let (mut values, mut random) = (vec![0.0; self.len], StdRng::seed_from_u64(seed));
         for pair in self.pairs.iter().flatten() {
             let bound = 1.0 / (pair.columns as f32).sqrt();
             let used = self.shape.rank * pair.columns;
-            values[pair.at..pair.at + used].iter_mut().for_each(|value| *value = random.random_range(-bound..bound));
+            values[pair.at..pair.at + used]
+                .iter_mut()
+                .for_each(|value| *value = random.random_range(-bound..bound));
         }
         values
     }
@@ -118,11 +129,18 @@ impl Layout {
         })
     }
 
-    /// Writes a PEFT folder: `adapter_config.json` and `adapter_model.safetensors` in f32, in Hugging Face's order of rows.
+    /// Writes a PEFT folder: `adapter_config.json` and `adapter_model.safetensors` in f32, in
+    /// Hugging Face's order of rows.
     ///
     /// # Errors
     /// When the folder cannot be written.
-    pub(super) fn save(&self, values: &[f32], config: &ModelConfig, base: &Base<'_>, folder: &Path) -> Result<()> {
+    pub(super) fn save(
+        &self,
+        values: &[f32],
+        config: &ModelConfig,
+        base: &Base<'_>,
+        folder: &Path,
+    ) -> Result<()> {
         let io = |path: &Path| {
             let path = path.to_owned();
             move |source| EngineError::Io { path, source }
@@ -131,19 +149,36 @@ impl Layout {
         let mut tensors = HashMap::new();
         for (layer, target, pair) in self.each() {
             let rank = self.shape.rank;
-            let a = Tensor::from_slice(&self.a(values, pair)[..rank * pair.columns], (rank, pair.columns), &Device::Cpu)?;
-            let b = Tensor::from_slice(&self.b(values, pair)[..rank * pair.out], (rank, pair.out), &Device::Cpu)?.t()?.contiguous()?;
+            let a = Tensor::from_slice(
+                &self.a(values, pair)[..rank * pair.columns],
+                (rank, pair.columns),
+                &Device::Cpu,
+            )?;
+            let b = Tensor::from_slice(
+                &self.b(values, pair)[..rank * pair.out],
+                (rank, pair.out),
+                &Device::Cpu,
+            )?
+            .t()?
+            .contiguous()?;
             let b = match heads(config, target) {
                 Some(heads) => neighbours_apart(&b, heads)?,
                 None => b,
             };
-            let name = |matrix: &str| format!("base_model.model.model.layers.{layer}.{}.{matrix}.weight", target.module());
+            let name = |matrix: &str| {
+                format!("base_model.model.model.layers.{layer}.{}.{matrix}.weight", target.module())
+            };
             tensors.insert(name("lora_A"), a);
             tensors.insert(name("lora_B"), b);
         }
         let weights = folder.join("adapter_model.safetensors");
         candle_core::safetensors::save(&tensors, &weights)?;
-        let modules: Vec<&str> = self.shape.targets.iter().map(|target| target.module().rsplit('.').next().unwrap_or_default()).collect();
+        let modules: Vec<&str> = self
+            .shape
+            .targets
+            .iter()
+            .map(|target| target.module().rsplit('.').next().unwrap_or_default())
+            .collect();
         let settings = serde_json::json!({
             "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base.name, "base_sha256": base.sha256,
             "r": self.shape.rank, "lora_alpha": self.shape.alpha, "lora_dropout": 0.0, "bias": "none", "target_modules": modules,
@@ -151,7 +186,8 @@ impl Layout {
             "modules_to_save": null, "rank_pattern": {}, "alpha_pattern": {},
         });
         let path = folder.join("adapter_config.json");
-        let text = serde_json::to_string_pretty(&settings).map_err(|error| EngineError::Training { reason: error.to_string() })?;
+        let text = serde_json::to_string_pretty(&settings)
+            .map_err(|error| EngineError::Training { reason: error.to_string() })?;
         std::fs::write(&path, text + "\n").map_err(io(&path))
     }
 
@@ -165,21 +201,33 @@ impl Layout {
         let mut values = vec![0.0; self.len];
         for (layer, target, pair) in self.each() {
             let get = |matrix: &str, shape: (usize, usize)| -> Result<Tensor> {
-                let name = format!("base_model.model.model.layers.{layer}.{}.{matrix}.weight", target.module());
-                let tensor = tensors.get(&name).ok_or_else(|| bad(format!("tensor {name:?} is missing")))?;
+                let name = format!(
+                    "base_model.model.model.layers.{layer}.{}.{matrix}.weight",
+                    target.module()
+                );
+                let tensor =
+                    tensors.get(&name).ok_or_else(|| bad(format!("tensor {name:?} is missing")))?;
                 if tensor.dims2()? != shape {
-                    return Err(bad(format!("tensor {name:?} has shape {:?}, expected {shape:?}", tensor.dims())));
+                    return Err(bad(format!(
+                        "tensor {name:?} has shape {:?}, expected {shape:?}",
+                        tensor.dims()
+                    )));
                 }
                 Ok(tensor.to_dtype(candle_core::DType::F32)?)
             };
-            let (a, b) = (get("lora_A", (self.shape.rank, pair.columns))?, get("lora_B", (pair.out, self.shape.rank))?);
+            let (a, b) = (
+                get("lora_A", (self.shape.rank, pair.columns))?,
+                get("lora_B", (pair.out, self.shape.rank))?,
+            );
             let b = match heads(config, target) {
                 Some(heads) => interleaved(&b, heads)?,
                 None => b,
             };
             let (to_a, to_b) = self.both(&mut values, pair);
-            to_a[..self.shape.rank * pair.columns].copy_from_slice(&a.flatten_all()?.to_vec1::<f32>()?);
-            to_b[..self.shape.rank * pair.out].copy_from_slice(&b.t()?.contiguous()?.flatten_all()?.to_vec1::<f32>()?);
+            to_a[..self.shape.rank * pair.columns]
+                .copy_from_slice(&a.flatten_all()?.to_vec1::<f32>()?);
+            to_b[..self.shape.rank * pair.out]
+                .copy_from_slice(&b.t()?.contiguous()?.flatten_all()?.to_vec1::<f32>()?);
         }
         Ok(values)
     }

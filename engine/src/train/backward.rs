@@ -2,15 +2,29 @@
 
 use super::frozen::Frozen;
 use super::pass::{Batch, Buffers, LayerTape, LoraActivations, Model, Tape, turn};
-use crate::kernels::{Attended, Left, Right, Scaled, attend_backward, gemm, rms_norm_backward, swiglu, swiglu_backward};
+use crate::kernels::{
+    Attended, Left, Right, Scaled, attend_backward, gemm, rms_norm_backward, swiglu,
+    swiglu_backward,
+};
 use crate::lora::Target;
 impl Model {
-    /// Adds the adapter's gradient to `gradient` (laid out as its values), given that of the final rows, `[rows, hidden]`.
-    pub(super) fn backward(&mut self, batch: &Batch, low: LoraActivations<'_>, tape: &mut Tape, mut dx: Vec<f32>, gradient: &mut [f32]) {
+    /// Adds the adapter's gradient to `gradient` (laid out as its values), given that of the final
+    /// rows, `[rows, hidden]`.
+    pub(super) fn backward(
+        &mut self,
+        batch: &Batch,
+        low: LoraActivations<'_>,
+        tape: &mut Tape,
+        mut dx: Vec<f32>,
+        gradient: &mut [f32],
+    ) {
         for layer in (0..self.frozen.layers.len()).rev() {
             let kept = match tape.layers.pop() {
                 Some(kept) => Some(kept),
-                None => tape.inputs.pop().and_then(|mut x| self.layer(layer, &mut x, batch, Some(low), true)),
+                None => tape
+                    .inputs
+                    .pop()
+                    .and_then(|mut x| self.layer(layer, &mut x, batch, Some(low), true)),
             };
             if let Some(kept) = kept {
                 self.layer_backward(layer, &kept, batch, low, &mut dx, gradient);
@@ -23,9 +37,21 @@ impl Model {
     pub(super) fn norm_backward(&self, tape: &Tape, rows: &[usize], dy: &[f32]) -> Vec<f32> {
         let hidden = self.frozen.config.hidden;
         let mut dx = vec![0.0; tape.last.len()];
-        let x: Vec<f32> = rows.iter().flat_map(|row| &tape.last[row * hidden..(row + 1) * hidden]).copied().collect();
+        let x: Vec<f32> = rows
+            .iter()
+            .flat_map(|row| &tape.last[row * hidden..(row + 1) * hidden])
+            .copied()
+            .collect();
         let mut part = vec![0.0; x.len()];
-        rms_norm_backward(&self.m.threads, self.m.isa, &x, &self.frozen.norm, self.frozen.config.norm_eps, dy, &mut part);
+        rms_norm_backward(
+            &self.m.threads,
+            self.m.isa,
+            &x,
+            &self.frozen.norm,
+            self.frozen.config.norm_eps,
+            dy,
+            &mut part,
+        );
         for (row, part) in rows.iter().zip(part.chunks_exact(hidden)) {
             dx[row * hidden..(row + 1) * hidden].copy_from_slice(part);
         }
@@ -43,11 +69,14 @@ impl Model {
         gradient: &mut [f32],
     ) {
         let mut b = std::mem::take(&mut self.buffers);
-        (self.buffers.cos, self.buffers.sin) = (std::mem::take(&mut b.cos), std::mem::take(&mut b.sin));
+        (self.buffers.cos, self.buffers.sin) =
+            (std::mem::take(&mut b.cos), std::mem::take(&mut b.sin));
         self.mlp_backward(layer, kept, batch, low, &mut b, dx, gradient);
         self.attention_backward(layer, kept, batch, low, &mut b, dx, gradient);
-        (b.cos, b.sin) = (std::mem::take(&mut self.buffers.cos), std::mem::take(&mut self.buffers.sin));
-        (b.turned, b.dlow) = (std::mem::take(&mut self.buffers.turned), std::mem::take(&mut self.buffers.dlow));
+        (b.cos, b.sin) =
+            (std::mem::take(&mut self.buffers.cos), std::mem::take(&mut self.buffers.sin));
+        (b.turned, b.dlow) =
+            (std::mem::take(&mut self.buffers.turned), std::mem::take(&mut self.buffers.dlow));
         self.buffers = b;
     }
 
@@ -70,14 +99,59 @@ impl Model {
         b.inner.resize(b.gate.len(), 0.0);
         swiglu(&self.m.threads, self.m.isa, &b.gate, &b.up, config.intermediate, &mut b.inner);
         b.delta.resize(b.inner.len(), 0.0);
-        self.product_backward(layer, Target::Down, &b.inner, dx, low, kept, &mut b.delta, false, gradient);
-        swiglu_backward(&self.m.threads, self.m.isa, &b.delta, config.intermediate, &mut b.gate, &mut b.up);
+        self.product_backward(
+            layer,
+            Target::Down,
+            &b.inner,
+            dx,
+            low,
+            kept,
+            &mut b.delta,
+            false,
+            gradient,
+        );
+        swiglu_backward(
+            &self.m.threads,
+            self.m.isa,
+            &b.delta,
+            config.intermediate,
+            &mut b.gate,
+            &mut b.up,
+        );
         self.norm(&kept.middle, &self.frozen.layers[layer].post_norm, &mut b.normed);
         b.delta.resize(rows * config.hidden, 0.0);
-        self.product_backward(layer, Target::Gate, &b.normed, &b.gate, low, kept, &mut b.delta, false, gradient);
-        self.product_backward(layer, Target::Up, &b.normed, &b.up, low, kept, &mut b.delta, true, gradient);
+        self.product_backward(
+            layer,
+            Target::Gate,
+            &b.normed,
+            &b.gate,
+            low,
+            kept,
+            &mut b.delta,
+            false,
+            gradient,
+        );
+        self.product_backward(
+            layer,
+            Target::Up,
+            &b.normed,
+            &b.up,
+            low,
+            kept,
+            &mut b.delta,
+            true,
+            gradient,
+        );
         let weights = &self.frozen.layers[layer];
-        rms_norm_backward(&self.m.threads, self.m.isa, &kept.middle, &weights.post_norm, config.norm_eps, &b.delta, dx);
+        rms_norm_backward(
+            &self.m.threads,
+            self.m.isa,
+            &kept.middle,
+            &weights.post_norm,
+            config.norm_eps,
+            &b.delta,
+            dx,
+        );
     }
 
     /// The backward pass of attention and its norm.
@@ -96,7 +170,17 @@ impl Model {
         let rows = batch.tokens.len();
         kept.attended.restore(&self.m, &mut b.attended);
         b.delta.resize(b.attended.len(), 0.0);
-        self.product_backward(layer, Target::O, &b.attended, dx, low, kept, &mut b.delta, false, gradient);
+        self.product_backward(
+            layer,
+            Target::O,
+            &b.attended,
+            dx,
+            low,
+            kept,
+            &mut b.delta,
+            false,
+            gradient,
+        );
         for (kept, values) in [(&kept.q, &mut b.q), (&kept.k, &mut b.k), (&kept.v, &mut b.v)] {
             kept.restore(&self.m, values);
         }
@@ -106,20 +190,50 @@ impl Model {
         }
         let seen = Attended { q: &b.q, k: &b.k, v: &b.v };
         let heads = self.heads();
-        attend_backward(&self.m.threads, self.m.isa, &batch.trees, heads, seen, &b.delta, &mut b.dq, &mut b.dk, &mut b.dv);
+        attend_backward(
+            &self.m.threads,
+            self.m.isa,
+            &batch.trees,
+            heads,
+            seen,
+            &b.delta,
+            &mut b.dq,
+            &mut b.dk,
+            &mut b.dv,
+        );
         self.rotate(&mut b.dq, config.heads, true);
         self.rotate(&mut b.dk, config.kv_heads, true);
         self.norm(&kept.input, &self.frozen.layers[layer].input_norm, &mut b.normed);
         b.delta.resize(rows * config.hidden, 0.0);
-        for (target, d, more) in [(Target::Q, &b.dq, false), (Target::K, &b.dk, true), (Target::V, &b.dv, true)] {
-            self.product_backward(layer, target, &b.normed, d, low, kept, &mut b.delta, more, gradient);
+        for (target, d, more) in
+            [(Target::Q, &b.dq, false), (Target::K, &b.dk, true), (Target::V, &b.dv, true)]
+        {
+            self.product_backward(
+                layer,
+                target,
+                &b.normed,
+                d,
+                low,
+                kept,
+                &mut b.delta,
+                more,
+                gradient,
+            );
         }
         let weights = &self.frozen.layers[layer];
-        rms_norm_backward(&self.m.threads, self.m.isa, &kept.input, &weights.input_norm, config.norm_eps, &b.delta, dx);
+        rms_norm_backward(
+            &self.m.threads,
+            self.m.isa,
+            &kept.input,
+            &weights.input_norm,
+            config.norm_eps,
+            &b.delta,
+            dx,
+        );
     }
 
-    /// One product's backward: its input's gradient, `dx (+)= dy · w + s (dy · B) · A`, and its pair's,
-    /// `dA += s (dy · B)ᵀ · x`, `dB += s dyᵀ · (x · Aᵀ)`.
+    /// One product's backward: its input's gradient, `dx (+)= dy · w + s (dy · B) · A`, and its
+    /// pair's, `dA += s (dy · B)ᵀ · x`, `dB += s dyᵀ · (x · Aᵀ)`.
     #[allow(clippy::too_many_arguments, reason = "each is a buffer of its own")]
     fn product_backward(
         &mut self,
@@ -146,13 +260,45 @@ impl Model {
         turn(layout.b(values, pair), pair.out, turned);
         dlow.resize(dy.len() / pair.out * rank, 0.0);
         let scale = layout.scale();
-        gemm(threads, isa, Left::rows(dy, pair.out), Right::rows(turned, rank), dlow, rank, Scaled { by: scale, add: false });
+        gemm(
+            threads,
+            isa,
+            Left::rows(dy, pair.out),
+            Right::rows(turned, rank),
+            dlow,
+            rank,
+            Scaled { by: scale, add: false },
+        );
         let (da, db) = layout.both(gradient, pair);
-        gemm(threads, isa, Left::transposed(dlow, rank), Right::rows(x, pair.columns), da, pair.columns, Scaled::ADD);
+        gemm(
+            threads,
+            isa,
+            Left::transposed(dlow, rank),
+            Right::rows(x, pair.columns),
+            da,
+            pair.columns,
+            Scaled::ADD,
+        );
         let scaled = Scaled { by: scale, add: true };
-        gemm(threads, isa, Left::transposed(&kept.low[target.index()], rank), Right::rows(dy, pair.out), db, pair.out, scaled);
+        gemm(
+            threads,
+            isa,
+            Left::transposed(&kept.low[target.index()], rank),
+            Right::rows(dy, pair.out),
+            db,
+            pair.out,
+            scaled,
+        );
         if wanted {
-            gemm(threads, isa, Left::rows(dlow, rank), Right::rows(layout.a(values, pair), pair.columns), dx, pair.columns, Scaled::ADD);
+            gemm(
+                threads,
+                isa,
+                Left::rows(dlow, rank),
+                Right::rows(layout.a(values, pair), pair.columns),
+                dx,
+                pair.columns,
+                Scaled::ADD,
+            );
         }
     }
 }

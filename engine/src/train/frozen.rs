@@ -1,4 +1,5 @@
-//! The frozen base, read a layer at a time: weights stay as the file has them, and are dequantised when they are multiplied with.
+//! The frozen base, read a layer at a time: weights stay as the file has them, and are dequantised
+//! when they are multiplied with.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use half::f16;
 
 use crate::kernels::{
-    Isa, Left, PairedPanels, Right, Scaled, ThreadPool, bf16_is_faster, gemm, gemm_bf16, has_bf16, pack_pairs, to_bf16, transposed,
+    Isa, Left, PairedPanels, Right, Scaled, ThreadPool, bf16_is_faster, gemm, gemm_bf16, has_bf16,
+    pack_pairs, to_bf16, transposed,
 };
 use crate::lora::Target;
 use crate::weights::{Matrix, Quantisation, WeightReader};
@@ -19,7 +21,8 @@ use crate::{EngineError, ModelConfig, ModelFiles, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum TrainPrecision {
-    /// bf16 where the processor multiplies it faster than f32, else f32; what the backward needs is kept in bf16.
+    /// bf16 where the processor multiplies it faster than f32, else f32; what the backward needs is
+    /// kept in bf16.
     #[default]
     Auto,
     Bf16,
@@ -62,7 +65,10 @@ impl Frozen {
 
     fn read(&self, rows: Range<usize>, into: &mut [f32]) {
         let tensor = match &self.source {
-            Source::Dense(values) => return into.copy_from_slice(&values[rows.start * self.columns..rows.end * self.columns]),
+            Source::Dense(values) => {
+                return into
+                    .copy_from_slice(&values[rows.start * self.columns..rows.end * self.columns]);
+            }
             Source::Quantised(tensor) => tensor,
         };
         let dtype = tensor.dtype();
@@ -70,7 +76,8 @@ impl Frozen {
         // borrowed: nothing is copied on a CPU
         let Ok(data) = tensor.data() else { return into.fill(f32::NAN) };
         let bytes = &data[rows.start * row_bytes..rows.end * row_bytes];
-        let scale = |block: &[u8], at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
+        let scale =
+            |block: &[u8], at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
         match dtype {
             GgmlDType::Q4_1 => {
                 for (block, values) in bytes.chunks_exact(20).zip(into.chunks_exact_mut(BLOCK)) {
@@ -86,13 +93,20 @@ impl Frozen {
             GgmlDType::Q8_0 => {
                 for (block, values) in bytes.chunks_exact(34).zip(into.chunks_exact_mut(BLOCK)) {
                     let d = scale(block, 0);
-                    values.iter_mut().zip(&block[2..]).for_each(|(value, byte)| *value = f32::from(byte.cast_signed()) * d);
+                    values
+                        .iter_mut()
+                        .zip(&block[2..])
+                        .for_each(|(value, byte)| *value = f32::from(byte.cast_signed()) * d);
                 }
             }
-            // candle knows the rest; a failure shows as numbers that are none, which the trainer refuses
+            // candle knows the rest; a failure shows as numbers that are none, which the trainer
+            // refuses
             other => {
-                let part = qtensor_from_ggml(other, bytes, vec![rows.len(), self.columns], &Device::Cpu);
-                let read = part.and_then(|part| part.dequantize(&Device::Cpu)).and_then(|part| part.flatten_all()?.to_vec1::<f32>());
+                let part =
+                    qtensor_from_ggml(other, bytes, vec![rows.len(), self.columns], &Device::Cpu);
+                let read = part
+                    .and_then(|part| part.dequantize(&Device::Cpu))
+                    .and_then(|part| part.flatten_all()?.to_vec1::<f32>());
                 match read {
                     Ok(values) => into.copy_from_slice(&values),
                     Err(_) => into.fill(f32::NAN),
@@ -143,14 +157,24 @@ impl FrozenModel {
     pub(super) fn load(files: &ModelFiles) -> Result<Self> {
         let config = files.config().clone();
         if !config.suits_kernels() {
-            let reason = "training needs hidden, intermediate and head sizes that 32 divides (heads: 16)".to_owned();
+            let reason =
+                "training needs hidden, intermediate and head sizes that 32 divides (heads: 16)"
+                    .to_owned();
             return Err(EngineError::Training { reason });
         }
         let (device, mut reader) = (Device::Cpu, files.reader()?);
-        let matrix = |reader: &mut WeightReader<'_>, name: &str, [out, columns]: [usize; 2]| -> Result<Frozen> {
-            Frozen::new(reader.matrix(name, [out, columns], Quantisation::None, &device)?, out, columns)
+        let matrix = |reader: &mut WeightReader<'_>,
+                      name: &str,
+                      [out, columns]: [usize; 2]|
+         -> Result<Frozen> {
+            Frozen::new(
+                reader.matrix(name, [out, columns], Quantisation::None, &device)?,
+                out,
+                columns,
+            )
         };
-        let embedding = matrix(&mut reader, "model.embed_tokens.weight", [config.vocabulary, config.hidden])?;
+        let embedding =
+            matrix(&mut reader, "model.embed_tokens.weight", [config.vocabulary, config.hidden])?;
         let mut layers = Vec::with_capacity(config.layers);
         for index in 0..config.layers {
             let name = |part: &str| format!("model.layers.{index}.{part}.weight");
@@ -158,16 +182,28 @@ impl FrozenModel {
             for target in Target::ALL {
                 weights.push(matrix(&mut reader, &name(target.module()), target.shape(&config))?);
             }
-            let weights =
-                <[Frozen; 7]>::try_from(weights).map_err(|_| EngineError::Training { reason: "a layer has seven weights".into() })?;
-            let mut vector = |part: &str| -> Result<Vec<f32>> { Ok(reader.dense(&name(part), &[config.hidden], &device)?.to_vec1()?) };
-            layers.push(FrozenLayer { input_norm: vector("input_layernorm")?, post_norm: vector("post_attention_layernorm")?, weights });
+            let weights = <[Frozen; 7]>::try_from(weights).map_err(|_| EngineError::Training {
+                reason: "a layer has seven weights".into(),
+            })?;
+            let mut vector = |part: &str| -> Result<Vec<f32>> {
+                Ok(reader.dense(&name(part), &[config.hidden], &device)?.to_vec1()?)
+            };
+            layers.push(FrozenLayer {
+                input_norm: vector("input_layernorm")?,
+                post_norm: vector("post_attention_layernorm")?,
+                weights,
+            });
         }
         let norm = reader.dense("model.norm.weight", &[config.hidden], &device)?.to_vec1()?;
         let tied = config.tied && !reader.has("lm_head.weight");
-        let output = if tied { None } else { Some(matrix(&mut reader, "lm_head.weight", [config.vocabulary, config.hidden])?) };
+        let output = if tied {
+            None
+        } else {
+            Some(matrix(&mut reader, "lm_head.weight", [config.vocabulary, config.hidden])?)
+        };
         let factors = reader.rope_factors(config.head_dim / 2)?;
-        let inverse_frequencies = config.rope.inverse_frequencies(config.head_dim, factors.as_deref());
+        let inverse_frequencies =
+            config.rope.inverse_frequencies(config.head_dim, factors.as_deref());
         Ok(Self { config, embedding, layers, norm, output, inverse_frequencies })
     }
 
@@ -195,7 +231,9 @@ impl Multiplier {
     pub(super) fn new(threads: usize, precision: TrainPrecision) -> Result<Self> {
         let can = has_bf16();
         if precision == TrainPrecision::Bf16 && !can {
-            let reason = "precision is bf16, and this processor does not multiply it: expected auto or f32".to_owned();
+            let reason =
+                "precision is bf16, and this processor does not multiply it: expected auto or f32"
+                    .to_owned();
             return Err(EngineError::Training { reason });
         }
         Ok(Self {
@@ -214,37 +252,79 @@ impl Multiplier {
         })
     }
 
-    /// `y = x · wᵀ` of some rows of each weight, for the same `x` `[tokens, in]`; `y` is `[tokens, rows]`.
-    pub(super) fn forward(&mut self, x: &[f32], products: &mut [(&Frozen, Range<usize>, &mut Vec<f32>)]) {
+    /// `y = x · wᵀ` of some rows of each weight, for the same `x` `[tokens, in]`; `y` is `[tokens,
+    /// rows]`.
+    pub(super) fn forward(
+        &mut self,
+        x: &[f32],
+        products: &mut [(&Frozen, Range<usize>, &mut Vec<f32>)],
+    ) {
         self.round(x);
         for (w, rows, y) in products {
             let (out, columns) = (rows.len(), w.columns);
             y.resize(x.len() / columns * out, 0.0);
             if self.bf16 {
-                let read = |part: Range<usize>, into: &mut [f32]| w.rows(rows.start + part.start..rows.start + part.end, into);
-                pack_pairs(&self.threads, self.isa, out, columns, read, Some(&mut self.panels), None);
+                let read = |part: Range<usize>, into: &mut [f32]| {
+                    w.rows(rows.start + part.start..rows.start + part.end, into)
+                };
+                pack_pairs(
+                    &self.threads,
+                    self.isa,
+                    out,
+                    columns,
+                    read,
+                    Some(&mut self.panels),
+                    None,
+                );
                 gemm_bf16(&self.threads, &self.rounded, &self.panels, y, false);
             } else {
                 self.turned.resize(out * columns, 0.0);
-                let read = |part: Range<usize>, into: &mut [f32]| w.rows(rows.start + part.start..rows.start + part.end, into);
+                let read = |part: Range<usize>, into: &mut [f32]| {
+                    w.rows(rows.start + part.start..rows.start + part.end, into)
+                };
                 transposed(&self.threads, out, columns, read, &mut self.turned);
-                gemm(&self.threads, self.isa, Left::rows(x, columns), Right::rows(&self.turned, out), y, out, Scaled::WRITE);
+                gemm(
+                    &self.threads,
+                    self.isa,
+                    Left::rows(x, columns),
+                    Right::rows(&self.turned, out),
+                    y,
+                    out,
+                    Scaled::WRITE,
+                );
             }
         }
     }
 
     /// `dx (+)= dy · w`, with `dy` `[tokens, rows]`.
-    pub(super) fn backward(&mut self, w: &Frozen, rows: Range<usize>, dy: &[f32], dx: &mut [f32], add: bool) {
+    pub(super) fn backward(
+        &mut self,
+        w: &Frozen,
+        rows: Range<usize>,
+        dy: &[f32],
+        dx: &mut [f32],
+        add: bool,
+    ) {
         let (out, columns) = (rows.len(), w.columns);
         if self.bf16 {
             self.round(dy);
-            let read = |part: Range<usize>, into: &mut [f32]| w.rows(rows.start + part.start..rows.start + part.end, into);
+            let read = |part: Range<usize>, into: &mut [f32]| {
+                w.rows(rows.start + part.start..rows.start + part.end, into)
+            };
             pack_pairs(&self.threads, self.isa, out, columns, read, None, Some(&mut self.panels));
             gemm_bf16(&self.threads, &self.rounded, &self.panels, dx, add);
         } else {
             self.dequantise(w, rows);
             let scaled = Scaled { by: 1.0, add };
-            gemm(&self.threads, self.isa, Left::rows(dy, out), Right::rows(&self.dense, columns), dx, columns, scaled);
+            gemm(
+                &self.threads,
+                self.isa,
+                Left::rows(dy, out),
+                Right::rows(&self.dense, columns),
+                dx,
+                columns,
+                scaled,
+            );
         }
     }
 
@@ -257,6 +337,8 @@ impl Multiplier {
 
     fn dequantise(&mut self, w: &Frozen, rows: Range<usize>) {
         self.dense.resize(rows.len() * w.columns, 0.0);
-        self.threads.for_rows(&mut self.dense, w.columns, |row, values| w.rows(rows.start + row..rows.start + row + 1, values));
+        self.threads.for_rows(&mut self.dense, w.columns, |row, values| {
+            w.rows(rows.start + row..rows.start + row + 1, values)
+        });
     }
 }

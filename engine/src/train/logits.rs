@@ -1,4 +1,5 @@
-//! The output layer, at the rows that carry loss: log-probabilities of tokens, and the gradient that weights on them give.
+//! The output layer, at the rows that carry loss: log-probabilities of tokens, and the gradient
+//! that weights on them give.
 
 use super::frozen::Multiplier;
 use super::pass::{Batch, Model, Tape};
@@ -31,7 +32,12 @@ pub(super) struct Head {
 
 impl Model {
     /// The log-probability of every read, by its place.
-    pub(super) fn log_probabilities(&mut self, batch: &Batch, x: &[f32], keep: bool) -> (Vec<f32>, Head) {
+    pub(super) fn log_probabilities(
+        &mut self,
+        batch: &Batch,
+        x: &[f32],
+        keep: bool,
+    ) -> (Vec<f32>, Head) {
         let mut rows: Vec<usize> = batch.reads.iter().map(|read| read.row).collect();
         rows.dedup();
         let hidden = self.frozen.config.hidden;
@@ -43,7 +49,8 @@ impl Model {
             let first = chunk * HELD;
             for (row, reads) in reads_of(batch, &head.rows, first..first + normed.len() / hidden) {
                 for read in reads {
-                    log_probs[read.place] = logits.at(row - first, read.token as usize) - logits.log_sums[row - first];
+                    log_probs[read.place] =
+                        logits.at(row - first, read.token as usize) - logits.log_sums[row - first];
                 }
             }
             head.log_sums.extend(&logits.log_sums);
@@ -53,12 +60,21 @@ impl Model {
         (log_probs, head)
     }
 
-    /// The gradient of the residual stream, `[rows, hidden]`, of Σ weight · log-probability over the reads, weights by place.
-    pub(super) fn log_probabilities_backward(&mut self, batch: &Batch, tape: &Tape, head: Head, weights: &[f32]) -> Vec<f32> {
+    /// The gradient of the residual stream, `[rows, hidden]`, of Σ weight · log-probability over
+    /// the reads, weights by place.
+    pub(super) fn log_probabilities_backward(
+        &mut self,
+        batch: &Batch,
+        tape: &Tape,
+        head: Head,
+        weights: &[f32],
+    ) -> Vec<f32> {
         let hidden = self.frozen.config.hidden;
         let mut dy = vec![0.0; head.normed.len()];
         let mut held = head.held;
-        for (chunk, (normed, dy)) in head.normed.chunks(HELD * hidden).zip(dy.chunks_mut(HELD * hidden)).enumerate() {
+        for (chunk, (normed, dy)) in
+            head.normed.chunks(HELD * hidden).zip(dy.chunks_mut(HELD * hidden)).enumerate()
+        {
             let mut logits = held.take().unwrap_or_else(|| self.logits(normed));
             let (first, count) = (chunk * HELD, normed.len() / hidden);
             let mut totals = vec![0.0; count];
@@ -69,17 +85,26 @@ impl Model {
             for (index, block) in logits.blocks.iter_mut().enumerate() {
                 let width = block.len() / count;
                 let (isa, log_sums, totals) = (self.m.isa, &head.log_sums[first..], &totals);
-                self.m.threads.for_rows(block, width, |row, block| softmax_scaled(isa, block, log_sums[row], -totals[row]));
+                self.m.threads.for_rows(block, width, |row, block| {
+                    softmax_scaled(isa, block, log_sums[row], -totals[row])
+                });
                 for (row, reads) in reads_of(batch, &head.rows, first..first + count) {
                     for read in reads.iter().filter(|read| read.token as usize / BLOCK == index) {
-                        block[(row - first) * width + read.token as usize % BLOCK] += weights[read.place];
+                        block[(row - first) * width + read.token as usize % BLOCK] +=
+                            weights[read.place];
                     }
                 }
             }
             for (index, block) in logits.blocks.iter().enumerate() {
                 let width = block.len() / count;
                 let Self { frozen, m, .. } = self;
-                m.backward(frozen.output(), index * BLOCK..index * BLOCK + width, block, dy, index > 0);
+                m.backward(
+                    frozen.output(),
+                    index * BLOCK..index * BLOCK + width,
+                    block,
+                    dy,
+                    index > 0,
+                );
                 (self.pause)();
             }
         }
@@ -92,10 +117,15 @@ impl Model {
         let mut blocks = Vec::with_capacity(vocabulary.div_ceil(BLOCK));
         for start in (0..vocabulary).step_by(BLOCK) {
             let mut block = Vec::new();
-            let (last, padded) = ((start + BLOCK).min(vocabulary), (start + BLOCK).min(vocabulary.next_multiple_of(LANES)));
+            let (last, padded) = (
+                (start + BLOCK).min(vocabulary),
+                (start + BLOCK).min(vocabulary.next_multiple_of(LANES)),
+            );
             m.forward(normed, &mut [(output, start..padded, &mut block)]);
             // what only fills up a vector is no token
-            block.chunks_exact_mut(padded - start).for_each(|row| row[last - start..].fill(f32::NEG_INFINITY));
+            block
+                .chunks_exact_mut(padded - start)
+                .for_each(|row| row[last - start..].fill(f32::NEG_INFINITY));
             blocks.push(block);
         }
         let log_sums = log_sums(m, &blocks, normed.len() / frozen.config.hidden);

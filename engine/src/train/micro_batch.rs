@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::objective::{LossSettings, TrainingTarget, advantages, among, choice, dpo, grpo, kto, kto_reference_point, qrpo, qrpo_choices};
+use super::objective::{
+    LossSettings, TrainingTarget, advantages, among, choice, dpo, grpo, kto, kto_reference_point,
+    qrpo, qrpo_choices,
+};
 use super::options::Example;
 use super::pass::{Batch, Read};
 use crate::kernels::Tree;
@@ -29,16 +32,21 @@ pub(super) struct Comparisons {
 
 /// The rows that an example takes up: a continuation's last token is read, and never put in.
 fn rows(example: &Example) -> usize {
-    example.prompt.len() + example.continuations.iter().map(|tokens| tokens.len() - 1).sum::<usize>()
+    example.prompt.len()
+        + example.continuations.iter().map(|tokens| tokens.len() - 1).sum::<usize>()
 }
 
 /// The fewest tokens that are worth sharing.
 const LEAST_SHARED: usize = 8;
 
-/// How many tokens all prompts of these examples begin with, at least one of each left over. Anchors are texts of their own, and share nothing.
+/// How many tokens all prompts of these examples begin with, at least one of each left over.
+/// Anchors are texts of their own, and share nothing.
 fn common_beginning(examples: &[Example], chosen: &[usize]) -> usize {
-    let mut prompts =
-        chosen.iter().map(|index| &examples[*index]).filter(|example| shares(example)).map(|example| example.prompt.as_slice());
+    let mut prompts = chosen
+        .iter()
+        .map(|index| &examples[*index])
+        .filter(|example| shares(example))
+        .map(|example| example.prompt.as_slice());
     let Some(first) = prompts.next() else { return 0 };
     let (mut common, mut count) = (first.len().saturating_sub(1), 1);
     for prompt in prompts {
@@ -56,7 +64,8 @@ fn shares(example: &Example) -> bool {
 /// Divides examples into parts of about `most` rows, the longest first, so that parts are alike.
 pub(super) fn parts(examples: &[Example], chosen: &[usize], most: usize) -> Vec<Vec<usize>> {
     let common = common_beginning(examples, chosen);
-    let own_rows = |index: usize| rows(&examples[index]) - if shares(&examples[index]) { common } else { 0 };
+    let own_rows =
+        |index: usize| rows(&examples[index]) - if shares(&examples[index]) { common } else { 0 };
     let mut sorted = chosen.to_vec();
     sorted.sort_by_key(|index| (std::cmp::Reverse(own_rows(*index)), *index));
     let total: usize = chosen.iter().map(|index| own_rows(*index)).sum();
@@ -77,9 +86,14 @@ pub(super) fn parts(examples: &[Example], chosen: &[usize], most: usize) -> Vec<
     parts.into_iter().map(|(_, part)| part).filter(|part| !part.is_empty()).collect()
 }
 
-/// For KTO's reference point: the example whose answer stands after each one's prompt, the next of the batch.
+/// For KTO's reference point: the example whose answer stands after each one's prompt, the next of
+/// the batch.
 pub(super) fn mismatched_pairs(examples: &[Example], chosen: &[usize]) -> BTreeMap<usize, usize> {
-    let liked: Vec<usize> = chosen.iter().copied().filter(|index| matches!(examples[*index].aim, TrainingTarget::Thumb(_))).collect();
+    let liked: Vec<usize> = chosen
+        .iter()
+        .copied()
+        .filter(|index| matches!(examples[*index].aim, TrainingTarget::Thumb(_)))
+        .collect();
     if liked.len() < 2 {
         return BTreeMap::new();
     }
@@ -87,19 +101,31 @@ pub(super) fn mismatched_pairs(examples: &[Example], chosen: &[usize]) -> BTreeM
 }
 
 impl MicroBatch {
-    /// `mismatched_pairs` names, for each of `part`, the example whose answer is read after its prompt as well. What the prompts begin with in common stands
-    /// in the batch once with `share`; without, what comes out for an example does not depend on the others.
-    pub(super) fn new(examples: &[Example], part: &[usize], mismatched_pairs: &[Option<usize>], share: bool) -> Self {
+    /// `mismatched_pairs` names, for each of `part`, the example whose answer is read after its
+    /// prompt as well. What the prompts begin with in common stands in the batch once with `share`;
+    /// without, what comes out for an example does not depend on the others.
+    pub(super) fn new(
+        examples: &[Example],
+        part: &[usize],
+        mismatched_pairs: &[Option<usize>],
+        share: bool,
+    ) -> Self {
         let mut batch = Batch::default();
         let (mut lengths, mut place) = (Vec::new(), 0);
         let common = if share { common_beginning(examples, part) } else { 0 };
-        if let Some(first) = part.iter().map(|index| &examples[*index]).find(|example| common > 0 && shares(example)) {
+        if let Some(first) =
+            part.iter().map(|index| &examples[*index]).find(|example| common > 0 && shares(example))
+        {
             batch.tokens.extend(&first.prompt[..common]);
             batch.trees.push(Tree { shared: 0, start: 0, prompt: common, branches: Vec::new() });
         }
         for (at, index) in part.iter().enumerate() {
             let example = &examples[*index];
-            let strange = mismatched_pairs.get(at).copied().flatten().and_then(|other| examples[other].continuations.first());
+            let strange = mismatched_pairs
+                .get(at)
+                .copied()
+                .flatten()
+                .and_then(|other| examples[other].continuations.first());
             let (start, shared) = (batch.tokens.len(), if shares(example) { common } else { 0 });
             batch.tokens.extend(&example.prompt[shared..]);
             let last = batch.tokens.len() - 1;
@@ -114,8 +140,16 @@ impl MicroBatch {
                     place += 1;
                 }
             }
-            batch.trees.push(Tree { shared, start, prompt: example.prompt.len() - shared, branches });
-            lengths.push((example.continuations.iter().map(Vec::len).collect(), strange.map(Vec::len)));
+            batch.trees.push(Tree {
+                shared,
+                start,
+                prompt: example.prompt.len() - shared,
+                branches,
+            });
+            lengths.push((
+                example.continuations.iter().map(Vec::len).collect(),
+                strange.map(Vec::len),
+            ));
         }
         batch.reads.sort_unstable();
         Self { batch, examples: part.to_vec(), lengths }
@@ -167,14 +201,18 @@ impl MicroBatch {
         strange_references: &[f64],
         settings: &LossSettings,
     ) -> Comparisons {
-        let pairs: Vec<(f64, f64)> = self.strange(flat).into_iter().zip(strange_references.iter().copied()).collect();
+        let pairs: Vec<(f64, f64)> =
+            self.strange(flat).into_iter().zip(strange_references.iter().copied()).collect();
         let point = kto_reference_point(&pairs);
         let mut compared = Comparisons { weights: vec![0.0; flat.len()], ..Comparisons::default() };
         let mut at = 0;
-        for ((index, logps), (own, strange)) in self.examples.iter().zip(self.unflatten(flat)).zip(&self.lengths) {
+        for ((index, logps), (own, strange)) in
+            self.examples.iter().zip(self.unflatten(flat)).zip(&self.lengths)
+        {
             let none = Vec::new();
             let reference = references[*index].as_ref().unwrap_or(&none);
-            let (loss, by_token, margin) = loss_of(&examples[*index].aim, &logps, reference, point, settings);
+            let (loss, by_token, margin) =
+                loss_of(&examples[*index].aim, &logps, reference, point, settings);
             compared.loss += loss;
             compared.margins.extend(margin);
             for weight in by_token.into_iter().flatten() {
@@ -193,7 +231,12 @@ fn total(logps: &[f32]) -> f64 {
 }
 
 /// The loss of a group of sampled answers (GRPO), and its gradient by token.
-fn group_loss(logps: &[Vec<f32>], reference: &[Vec<f32>], rewards: &[f64], settings: &LossSettings) -> (f64, Vec<Vec<f64>>) {
+fn group_loss(
+    logps: &[Vec<f32>],
+    reference: &[Vec<f32>],
+    rewards: &[f64],
+    settings: &LossSettings,
+) -> (f64, Vec<Vec<f64>>) {
     let count = logps.len().max(1) as f64;
     let wide = |logps: &[f32]| logps.iter().map(|logp| f64::from(*logp)).collect::<Vec<_>>();
     let (mut loss, mut by_token) = (0.0, Vec::new());
@@ -207,7 +250,8 @@ fn group_loss(logps: &[Vec<f32>], reference: &[Vec<f32>], rewards: &[f64], setti
     (loss, by_token)
 }
 
-/// One example's loss, its gradient by every token of every continuation, and how far apart it puts good and bad.
+/// One example's loss, its gradient by every token of every continuation, and how far apart it puts
+/// good and bad.
 fn loss_of(
     aim: &TrainingTarget,
     logps: &[Vec<f32>],
@@ -218,7 +262,9 @@ fn loss_of(
     let totals: Vec<f64> = logps.iter().map(|logps| total(logps)).collect();
     let references: Vec<f64> = reference.iter().map(|logps| total(logps)).collect();
     // a continuation's gradient is that of each of its tokens
-    let spread = |gradient: Vec<f64>| -> Vec<Vec<f64>> { logps.iter().zip(gradient).map(|(logps, g)| vec![g; logps.len()]).collect() };
+    let spread = |gradient: Vec<f64>| -> Vec<Vec<f64>> {
+        logps.iter().zip(gradient).map(|(logps, g)| vec![g; logps.len()]).collect()
+    };
     let gain = |at: usize| totals[at] - references.get(at).copied().unwrap_or(totals[at]);
     match aim {
         TrainingTarget::Answer => {
@@ -227,15 +273,30 @@ fn loss_of(
         }
         TrainingTarget::Anchor => {
             let count = logps.first().map_or(1, Vec::len).max(1) as f64;
-            let away =
-                |at: usize| f64::from(logps[0][at]) - reference.first().and_then(|row| row.get(at)).map_or(0.0, |value| f64::from(*value));
-            let gradient: Vec<f64> = (0..logps[0].len()).map(|at| settings.anchor * 2.0 * away(at) / count).collect();
-            (settings.anchor * (0..logps[0].len()).map(|at| away(at).powi(2)).sum::<f64>() / count, vec![gradient], None)
+            let away = |at: usize| {
+                f64::from(logps[0][at])
+                    - reference
+                        .first()
+                        .and_then(|row| row.get(at))
+                        .map_or(0.0, |value| f64::from(*value))
+            };
+            let gradient: Vec<f64> =
+                (0..logps[0].len()).map(|at| settings.anchor * 2.0 * away(at) / count).collect();
+            (
+                settings.anchor * (0..logps[0].len()).map(|at| away(at).powi(2)).sum::<f64>()
+                    / count,
+                vec![gradient],
+                None,
+            )
         }
         TrainingTarget::Shares(shares) => {
             let (loss, gradient) = choice(&totals, shares);
-            let best = (0..shares.len()).max_by(|a, b| shares[*a].total_cmp(&shares[*b])).unwrap_or(0);
-            let others = (0..totals.len()).filter(|at| *at != best).map(|at| totals[at]).fold(f64::NEG_INFINITY, f64::max);
+            let best =
+                (0..shares.len()).max_by(|a, b| shares[*a].total_cmp(&shares[*b])).unwrap_or(0);
+            let others = (0..totals.len())
+                .filter(|at| *at != best)
+                .map(|at| totals[at])
+                .fold(f64::NEG_INFINITY, f64::max);
             (loss, spread(gradient), others.is_finite().then(|| totals[best] - others))
         }
         TrainingTarget::Among(marked) => {
@@ -244,11 +305,10 @@ fn loss_of(
         }
         TrainingTarget::Rewards(rewards) => {
             let (loss, gradient) = qrpo_choices(&totals, &references, rewards, settings.beta);
-            let by_reward = |least: bool| {
-                let order = |a: &usize, b: &usize| rewards[*a].total_cmp(&rewards[*b]);
-                if least { (0..rewards.len()).min_by(order) } else { (0..rewards.len()).max_by(order) }
-            };
-            let margin = by_reward(false).zip(by_reward(true)).map(|(best, worst)| gain(best) - gain(worst));
+            let by_reward = |a: &usize, b: &usize| rewards[*a].total_cmp(&rewards[*b]);
+            let worst = (0..rewards.len()).min_by(by_reward);
+            let best = (0..rewards.len()).max_by(by_reward);
+            let margin = best.zip(worst).map(|(best, worst)| gain(best) - gain(worst));
             (loss, spread(gradient), margin)
         }
         TrainingTarget::Quantile(quantile) => {
@@ -260,7 +320,8 @@ fn loss_of(
             (loss, spread(vec![gradient]), Some(if *liked { gain(0) } else { -gain(0) }))
         }
         TrainingTarget::Pair => {
-            let (loss, gradient) = dpo([totals[0], totals[1]], [references[0], references[1]], settings.beta);
+            let (loss, gradient) =
+                dpo([totals[0], totals[1]], [references[0], references[1]], settings.beta);
             (loss, spread(gradient.to_vec()), Some(gain(0) - gain(1)))
         }
         TrainingTarget::Group(rewards) => {

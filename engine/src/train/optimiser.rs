@@ -18,7 +18,15 @@ pub struct AdamW {
 
 impl Default for AdamW {
     fn default() -> Self {
-        Self { learning_rate: 5e-4, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, clip: 1.0, warmup: 0.03 }
+        Self {
+            learning_rate: 5e-4,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            clip: 1.0,
+            warmup: 0.03,
+        }
     }
 }
 
@@ -41,7 +49,8 @@ impl AdamW {
         within("warmup", self.warmup, 0.0, 1.0)
     }
 
-    /// The learning rate of a step, counted from 0: rising over the warm-up, then a half cosine down to 0.
+    /// The learning rate of a step, counted from 0: rising over the warm-up, then a half cosine
+    /// down to 0.
     pub fn rate(&self, step: u64, steps: u64) -> f64 {
         let warmup = (self.warmup * steps as f64).ceil();
         let at = step as f64;
@@ -68,21 +77,38 @@ impl Moments {
     }
 
     /// One step of `steps`; gives the gradient's norm before it was clipped.
-    pub(super) fn step(&mut self, settings: &AdamW, steps: u64, values: &mut [f32], gradient: &[f32]) -> f64 {
+    pub(super) fn step(
+        &mut self,
+        settings: &AdamW,
+        steps: u64,
+        values: &mut [f32],
+        gradient: &[f32],
+    ) -> f64 {
         self.step_at(settings, settings.rate(self.step, steps), values, gradient)
     }
 
     /// One step at a learning rate.
-    pub(super) fn step_at(&mut self, settings: &AdamW, rate: f64, values: &mut [f32], gradient: &[f32]) -> f64 {
+    pub(super) fn step_at(
+        &mut self,
+        settings: &AdamW,
+        rate: f64,
+        values: &mut [f32],
+        gradient: &[f32],
+    ) -> f64 {
         // in parts of one size: the same sum everywhere
-        let norm = gradient.chunks(4096).map(|part| part.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>()).sum::<f64>().sqrt();
+        let norm = gradient
+            .chunks(4096)
+            .map(|part| part.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>())
+            .sum::<f64>()
+            .sqrt();
         let clip = if norm > settings.clip { (settings.clip / norm) as f32 } else { 1.0 };
         self.step += 1;
         let power = self.step.min(i32::MAX as u64) as i32;
         let (fixed1, fixed2) = (1.0 - settings.beta1.powi(power), 1.0 - settings.beta2.powi(power));
         let (b1, b2) = (settings.beta1 as f32, settings.beta2 as f32);
         let (size, root) = ((rate / fixed1) as f32, (1.0 / fixed2.sqrt()) as f32);
-        let (epsilon, shrink) = (settings.epsilon as f32, (1.0 - rate * settings.weight_decay) as f32);
+        let (epsilon, shrink) =
+            (settings.epsilon as f32, (1.0 - rate * settings.weight_decay) as f32);
         let moments = self.first.iter_mut().zip(&mut self.second);
         for ((value, gradient), (first, second)) in values.iter_mut().zip(gradient).zip(moments) {
             let g = gradient * clip;

@@ -27,9 +27,11 @@ pub struct TrainOptions {
     pub epochs: usize,
     /// Examples of a step.
     pub batch: usize,
-    /// Tokens that go through the model together; a batch of more goes in several parts, whose gradients are added.
+    /// Tokens that go through the model together; a batch of more goes in several parts, whose
+    /// gradients are added.
     pub micro_tokens: usize,
-    /// Keep the layers' inputs alone and compute the rest again: about a third more time, a sixth of the memory for activations.
+    /// Keep the layers' inputs alone and compute the rest again: about a third more time, a sixth
+    /// of the memory for activations.
     pub checkpoint: bool,
     /// Threads; all cores when 0.
     pub threads: usize,
@@ -56,7 +58,8 @@ impl Default for TrainOptions {
 impl TrainOptions {
     pub(super) fn check(&self) -> Result<(), String> {
         self.optimiser.check()?;
-        let positive = [("epochs", self.epochs), ("batch", self.batch), ("micro_tokens", self.micro_tokens)];
+        let positive =
+            [("epochs", self.epochs), ("batch", self.batch), ("micro_tokens", self.micro_tokens)];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("{name} is 0, expected at least 1"));
         }
@@ -70,7 +73,9 @@ impl TrainOptions {
             ("anchor", anchor, 0.0),
         ];
         match settings.iter().find(|(_, value, least)| !(value.is_finite() && value >= least)) {
-            Some((name, value, least)) => Err(format!("{name} is {value}, expected at least {least}")),
+            Some((name, value, least)) => {
+                Err(format!("{name} is {value}, expected at least {least}"))
+            }
             None => Ok(()),
         }
     }

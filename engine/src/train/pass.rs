@@ -1,10 +1,15 @@
 //! The forward pass of the frozen model with an adapter, and what the backward pass needs of it.
 //!
-//! The backward pass is written out rather than recorded: gradients of frozen weights are never computed, what is cheap to recompute is not stored (norms, activations, attention's probabilities), and the output layer's logits exist only at the rows that have a loss.
+//! The backward pass is written out rather than recorded: gradients of frozen weights are never
+//! computed, what is cheap to recompute is not stored (norms, activations, attention's
+//! probabilities), and the output layer's logits exist only at the rows that have a loss.
 
 use super::adapter::Layout;
 use super::frozen::{FrozenModel, Multiplier};
-use crate::kernels::{Attended, Heads, Left, Right, Scaled, Tree, attend, gemm, rms_norm, rotate, swiglu, to_bf16, widen};
+use crate::kernels::{
+    Attended, Heads, Left, Right, Scaled, Tree, attend, gemm, rms_norm, rotate, swiglu, to_bf16,
+    widen,
+};
 use crate::lora::Target;
 
 /// Sequences that go through the model together, their rows one after the other.
@@ -133,7 +138,12 @@ impl Model {
     }
 
     /// The residual stream after the last layer, `[rows, hidden]`.
-    pub(super) fn forward(&mut self, batch: &Batch, low: Option<LoraActivations<'_>>, mut tape: Option<&mut Tape>) -> Vec<f32> {
+    pub(super) fn forward(
+        &mut self,
+        batch: &Batch,
+        low: Option<LoraActivations<'_>>,
+        mut tape: Option<&mut Tape>,
+    ) -> Vec<f32> {
         let hidden = self.frozen.config.hidden;
         self.angles(batch);
         let mut x = vec![0.0; batch.tokens.len() * hidden];
@@ -166,9 +176,9 @@ impl Model {
         let hidden = self.frozen.config.hidden;
         let mut out = vec![0.0; rows.len() * hidden];
         let (isa, weight, eps) = (self.m.isa, &self.frozen.norm, self.frozen.config.norm_eps);
-        self.m
-            .threads
-            .for_rows(&mut out, hidden, |at, out| rms_norm(isa, &x[rows[at] * hidden..(rows[at] + 1) * hidden], weight, eps, out));
+        self.m.threads.for_rows(&mut out, hidden, |at, out| {
+            rms_norm(isa, &x[rows[at] * hidden..(rows[at] + 1) * hidden], weight, eps, out)
+        });
         out
     }
 
@@ -189,15 +199,19 @@ impl Model {
     pub(super) fn norm(&self, x: &[f32], weight: &[f32], out: &mut Vec<f32>) {
         let (isa, width, eps) = (self.m.isa, weight.len(), self.frozen.config.norm_eps);
         out.resize(x.len(), 0.0);
-        self.m.threads.for_rows(out, width, |row, out| rms_norm(isa, &x[row * width..(row + 1) * width], weight, eps, out));
+        self.m.threads.for_rows(out, width, |row, out| {
+            rms_norm(isa, &x[row * width..(row + 1) * width], weight, eps, out)
+        });
     }
 
     /// Rotates every row of queries or keys to its position, or back.
     pub(super) fn rotate(&self, values: &mut [f32], heads: usize, back: bool) {
         let config = &self.frozen.config;
-        let (pairs, interleaved, Buffers { cos, sin, .. }) = (config.head_dim / 2, config.rope.interleaved, &self.buffers);
+        let (pairs, interleaved, Buffers { cos, sin, .. }) =
+            (config.head_dim / 2, config.rope.interleaved, &self.buffers);
         self.m.threads.for_rows(values, heads * config.head_dim, |row, values| {
-            let (cos, sin) = (&cos[row * pairs..(row + 1) * pairs], &sin[row * pairs..(row + 1) * pairs]);
+            let (cos, sin) =
+                (&cos[row * pairs..(row + 1) * pairs], &sin[row * pairs..(row + 1) * pairs]);
             if back {
                 let sin: smallvec::SmallVec<[f32; 128]> = sin.iter().map(|sin| -sin).collect();
                 rotate(values, cos, &sin, interleaved);
@@ -207,7 +221,8 @@ impl Model {
         });
     }
 
-    /// Products of the same rows with some of a layer's weights, adapters included; gives the low-rank inner products.
+    /// Products of the same rows with some of a layer's weights, adapters included; gives the
+    /// low-rank inner products.
     fn products<const N: usize>(
         &mut self,
         layer: usize,
@@ -230,9 +245,25 @@ impl Model {
             let (rank, kept) = (layout.padded, &mut keep[target.index()]);
             turn(layout.a(values, pair), pair.columns, &mut self.buffers.turned);
             kept.resize(x.len() / pair.columns * rank, 0.0);
-            gemm(threads, isa, Left::rows(x, pair.columns), Right::rows(&self.buffers.turned, rank), kept, rank, Scaled::WRITE);
+            gemm(
+                threads,
+                isa,
+                Left::rows(x, pair.columns),
+                Right::rows(&self.buffers.turned, rank),
+                kept,
+                rank,
+                Scaled::WRITE,
+            );
             let scaled = Scaled { by: layout.scale(), add: true };
-            gemm(threads, isa, Left::rows(kept, rank), Right::rows(layout.b(values, pair), pair.out), y, pair.out, scaled);
+            gemm(
+                threads,
+                isa,
+                Left::rows(kept, rank),
+                Right::rows(layout.b(values, pair), pair.out),
+                y,
+                pair.out,
+                scaled,
+            );
         }
     }
 
@@ -247,7 +278,8 @@ impl Model {
     ) -> Option<LayerTape> {
         let mut b = std::mem::take(&mut self.buffers);
         // the angles stay where rotations look for them
-        (self.buffers.cos, self.buffers.sin) = (std::mem::take(&mut b.cos), std::mem::take(&mut b.sin));
+        (self.buffers.cos, self.buffers.sin) =
+            (std::mem::take(&mut b.cos), std::mem::take(&mut b.sin));
         let config = self.frozen.config.clone();
         let mut lows: [Vec<f32>; 7] = Default::default();
         let input = keep.then(|| x.to_vec());
@@ -263,7 +295,13 @@ impl Model {
         add(x, &b.delta);
         let middle = keep.then(|| x.to_vec());
         self.norm(x, &self.frozen.layers[layer].post_norm, &mut b.normed);
-        self.products(layer, &b.normed, [(Target::Gate, &mut b.gate), (Target::Up, &mut b.up)], low, &mut lows);
+        self.products(
+            layer,
+            &b.normed,
+            [(Target::Gate, &mut b.gate), (Target::Up, &mut b.up)],
+            low,
+            &mut lows,
+        );
         b.inner.resize(b.gate.len(), 0.0);
         swiglu(&self.m.threads, self.m.isa, &b.gate, &b.up, config.intermediate, &mut b.inner);
         self.products(layer, &b.inner, [(Target::Down, &mut b.delta)], low, &mut lows);
@@ -279,7 +317,8 @@ impl Model {
             up: Kept::of(&self.m, &b.up),
             low: lows,
         });
-        (b.cos, b.sin) = (std::mem::take(&mut self.buffers.cos), std::mem::take(&mut self.buffers.sin));
+        (b.cos, b.sin) =
+            (std::mem::take(&mut self.buffers.cos), std::mem::take(&mut self.buffers.sin));
         b.turned = std::mem::take(&mut self.buffers.turned);
         self.buffers = b;
         kept

@@ -29,7 +29,8 @@ pub(super) fn read(path: &Path, key: &str, len: usize) -> Option<(Vec<f32>, Mome
         }
     };
     let bytes = |name: &str| tensors.get(name)?.to_vec1::<u8>().ok();
-    let floats = |name: &str| tensors.get(name)?.to_vec1::<f32>().ok().filter(|values| values.len() == len);
+    let floats =
+        |name: &str| tensors.get(name)?.to_vec1::<f32>().ok().filter(|values| values.len() == len);
     if bytes("key")? != key.as_bytes() {
         tracing::info!(path = %path.display(), "the state belongs to other examples or options: training begins anew");
         return None;

@@ -29,8 +29,12 @@ fn stirred(files: &ModelFiles, options: TrainOptions) -> Trainer {
         for target in Target::ALL {
             let Some(pair) = layout.pair(layer, target) else { continue };
             let (a, b) = layout.both(&mut trainer.values, pair);
-            a[..rank * pair.columns].iter_mut().for_each(|value| *value = random.random_range(-0.2..0.2));
-            b[..rank * pair.out].iter_mut().for_each(|value| *value = random.random_range(-0.2..0.2));
+            a[..rank * pair.columns]
+                .iter_mut()
+                .for_each(|value| *value = random.random_range(-0.2..0.2));
+            b[..rank * pair.out]
+                .iter_mut()
+                .for_each(|value| *value = random.random_range(-0.2..0.2));
         }
     }
     trainer
@@ -43,7 +47,11 @@ fn tokens(count: usize, salt: u32) -> Vec<u32> {
 fn examples() -> Vec<Example> {
     let example = |prompt: usize, answers: &[usize], aim: TrainingTarget| Example {
         prompt: tokens(prompt, answers.len() as u32),
-        continuations: answers.iter().enumerate().map(|(at, count)| tokens(*count, at as u32 + 5)).collect(),
+        continuations: answers
+            .iter()
+            .enumerate()
+            .map(|(at, count)| tokens(*count, at as u32 + 5))
+            .collect(),
         aim,
     };
     vec![
@@ -71,9 +79,14 @@ fn gradients_are_those_of_finite_differences_for_every_module() {
     // three query heads share a key head, as in the default model
     random_model(dir.path(), 6, 2, 16, 160, &mut fixed());
     let files = ModelFiles::open(dir.path()).unwrap();
-    // GRPO's ratio is 1 at its own point, where its value does not move as its gradient says; see the references
-    let examples: Vec<Example> =
-        examples().into_iter().filter(|example| !matches!(example.aim, TrainingTarget::Group(_) | TrainingTarget::Thumb(_))).collect();
+    // GRPO's ratio is 1 at its own point, where its value does not move as its gradient says; see
+    // the references
+    let examples: Vec<Example> = examples()
+        .into_iter()
+        .filter(|example| {
+            !matches!(example.aim, TrainingTarget::Group(_) | TrainingTarget::Thumb(_))
+        })
+        .collect();
     for target in Target::ALL {
         let mut trainer = stirred(&files, on_f32(&[target]));
         let (_, gradient) = loss_and_gradient(&mut trainer, &examples);
@@ -85,18 +98,29 @@ fn gradients_are_those_of_finite_differences_for_every_module() {
             for layer in 0..files.config().layers {
                 let pair = layout.pair(layer, target).unwrap();
                 let middle = pair.at + layout.padded * pair.columns;
-                let range = if matrix == "lora_A" { pair.at..middle } else { middle..middle + layout.padded * pair.out };
+                let range = if matrix == "lora_A" {
+                    pair.at..middle
+                } else {
+                    middle..middle + layout.padded * pair.out
+                };
                 direction[range.clone()].copy_from_slice(&gradient[range]);
             }
             let norm = direction.iter().map(|d| f64::from(*d) * f64::from(*d)).sum::<f64>().sqrt();
             assert!(norm > 1e-4, "{target:?} {matrix}: no gradient");
             let mut loss_at = |step: f64| {
-                trainer.values = values.iter().zip(&direction).map(|(v, d)| v + (f64::from(*d) * step / norm) as f32).collect();
+                trainer.values = values
+                    .iter()
+                    .zip(&direction)
+                    .map(|(v, d)| v + (f64::from(*d) * step / norm) as f32)
+                    .collect();
                 loss_and_gradient(&mut trainer, &examples).0
             };
             let step = (2e-3 / norm).clamp(1e-3, 3e-2);
             let found = (loss_at(step) - loss_at(-step)) / (2.0 * step);
-            assert!((found - norm).abs() < 0.01 * norm, "{target:?} {matrix}: {found} by differences, {norm} by the backward");
+            assert!(
+                (found - norm).abs() < 0.01 * norm,
+                "{target:?} {matrix}: {found} by differences, {norm} by the backward"
+            );
         }
     }
 }
@@ -111,18 +135,29 @@ fn what_prompts_begin_with_in_common_goes_through_once_and_changes_no_gradient()
         let prompt = tokens(length, 9).into_iter().chain(example.prompt).collect();
         Example { prompt, ..example }
     };
-    let anchor = Example { prompt: tokens(21, 3), continuations: vec![tokens(7, 1)], aim: TrainingTarget::Anchor };
+    let anchor = Example {
+        prompt: tokens(21, 3),
+        continuations: vec![tokens(7, 1)],
+        aim: TrainingTarget::Anchor,
+    };
     for length in [9, 17, 70] {
         // one prompt is nothing but the beginning; one text is another
-        let mut examples: Vec<Example> = examples().into_iter().take(4).map(|example| with_beginning(example, length)).collect();
-        examples.push(Example { prompt: tokens(length, 9), continuations: vec![tokens(3, 2)], aim: TrainingTarget::Answer });
+        let mut examples: Vec<Example> =
+            examples().into_iter().take(4).map(|example| with_beginning(example, length)).collect();
+        examples.push(Example {
+            prompt: tokens(length, 9),
+            continuations: vec![tokens(3, 2)],
+            aim: TrainingTarget::Answer,
+        });
         examples.push(anchor.clone());
         let (loss, gradient, counted) = trainer.gradient(&examples).unwrap();
         let (mut losses, mut sum, mut apart) = (0.0, vec![0.0_f32; gradient.len()], 0);
         for example in &examples {
             let (loss, gradient, tokens) = trainer.gradient(std::slice::from_ref(example)).unwrap();
             losses += loss / examples.len() as f64;
-            sum.iter_mut().zip(&gradient).for_each(|(sum, part)| *sum += part / examples.len() as f32);
+            sum.iter_mut()
+                .zip(&gradient)
+                .for_each(|(sum, part)| *sum += part / examples.len() as f32);
             apart += tokens;
         }
         assert_eq!(counted, apart, "each prompt's tokens count, however often they go through");
@@ -130,7 +165,8 @@ fn what_prompts_begin_with_in_common_goes_through_once_and_changes_no_gradient()
         let largest = sum.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
         let away = gradient.iter().zip(&sum).map(|(a, b)| (a - b).abs()).fold(0.0_f32, f32::max);
         assert!(away < 1e-4 * largest, "{length}: {away} beside {largest}");
-        let together = micro_batch::MicroBatch::new(&examples, &[0, 1, 2, 3, 4, 5], &[None; 6], true);
+        let together =
+            micro_batch::MicroBatch::new(&examples, &[0, 1, 2, 3, 4, 5], &[None; 6], true);
         let beginning = length - 1;
         assert_eq!(together.batch.tokens.len() + 4 * beginning, counted as usize);
     }
@@ -141,7 +177,8 @@ fn what_is_padded_stays_zero_and_checkpoints_change_nothing() {
     let files = ModelFiles::open(&reference("tiny-llama3")).unwrap();
     let examples = examples();
     let mut kept = Trainer::new(&files, on_f32(&Target::ALL)).unwrap();
-    let mut again = Trainer::new(&files, TrainOptions { checkpoint: true, ..on_f32(&Target::ALL) }).unwrap();
+    let mut again =
+        Trainer::new(&files, TrainOptions { checkpoint: true, ..on_f32(&Target::ALL) }).unwrap();
     for trainer in [&mut kept, &mut again] {
         trainer.run(&examples, None, &mut |_| ControlFlow::Continue(())).unwrap();
     }
@@ -155,16 +192,24 @@ fn what_is_padded_stays_zero_and_checkpoints_change_nothing() {
 
 #[test]
 fn an_interrupted_run_gives_the_same_adapter() {
-    let (files, dir) = (ModelFiles::open(&reference("tiny-llama3")).unwrap(), tempfile::tempdir().unwrap());
+    let (files, dir) =
+        (ModelFiles::open(&reference("tiny-llama3")).unwrap(), tempfile::tempdir().unwrap());
     // most prompts begin alike, and the base is asked about some
-    let begun = |example: Example| Example { prompt: tokens(20, 9).into_iter().chain(example.prompt).collect(), ..example };
-    let (examples, state) = (examples().into_iter().map(begun).collect::<Vec<_>>(), dir.path().join("run.state"));
+    let begun = |example: Example| Example {
+        prompt: tokens(20, 9).into_iter().chain(example.prompt).collect(),
+        ..example
+    };
+    let (examples, state) =
+        (examples().into_iter().map(begun).collect::<Vec<_>>(), dir.path().join("run.state"));
     let options = TrainOptions { epochs: 4, batch: 3, ..on_f32(&[Target::Q, Target::Down]) };
     let mut whole = Trainer::new(&files, options.clone()).unwrap();
     let summary = whole.run(&examples, None, &mut |_| ControlFlow::Continue(())).unwrap();
     assert!(summary.complete && summary.steps == 12 && summary.losses.len() == 12);
-    let end_at =
-        |step: u64| move |progress: &Progress| if progress.step == step { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+    let end_at = |step: u64| {
+        move |progress: &Progress| {
+            if progress.step == step { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        }
+    };
     for step in [2, 3, 7, 100] {
         let mut part = Trainer::new(&files, options.clone()).unwrap();
         let summary = part.run(&examples, Some(&state), &mut end_at(step)).unwrap();
@@ -178,12 +223,18 @@ fn an_interrupted_run_gives_the_same_adapter() {
     let mut part = Trainer::new(&files, options.clone()).unwrap();
     part.run(&examples, Some(&state), &mut end_at(2)).unwrap();
     let mut other = Trainer::new(&files, options).unwrap();
-    let summary = other.run(&examples[1..], Some(&state), &mut |_| ControlFlow::Continue(())).unwrap();
+    let summary =
+        other.run(&examples[1..], Some(&state), &mut |_| ControlFlow::Continue(())).unwrap();
     assert!(summary.complete && summary.losses.len() as u64 == summary.steps);
 }
 
 /// The scores that the serving engine gives through a saved adapter.
-fn served(files: &ModelFiles, folder: &std::path::Path, example: &Example, options: EngineOptions) -> Vec<f64> {
+fn served(
+    files: &ModelFiles,
+    folder: &std::path::Path,
+    example: &Example,
+    options: EngineOptions,
+) -> Vec<f64> {
     let text = std::sync::Arc::new(Text::load(files).unwrap());
     let mut engine = Engine::load(files, text, &candle_core::Device::Cpu, options).unwrap();
     let adapter = engine.load_adapter("trained", folder).unwrap();
@@ -206,9 +257,10 @@ fn served(files: &ModelFiles, folder: &std::path::Path, example: &Example, optio
 fn a_saved_adapter_is_served_as_it_was_trained() {
     let dir = tempfile::tempdir().unwrap();
     let files = ModelFiles::open(&default_model()).unwrap();
-    for (precision, quantisation, tolerance) in
-        [(TrainPrecision::F32, crate::Quantisation::F32, 2e-3), (TrainPrecision::Auto, crate::Quantisation::None, 0.3)]
-    {
+    for (precision, quantisation, tolerance) in [
+        (TrainPrecision::F32, crate::Quantisation::F32, 2e-3),
+        (TrainPrecision::Auto, crate::Quantisation::None, 0.3),
+    ] {
         let mut trainer = stirred(&files, TrainOptions { precision, ..on_f32(&Target::ALL) });
         trainer.values.iter_mut().for_each(|value| *value *= 0.15);
         let example = Example {
@@ -216,14 +268,23 @@ fn a_saved_adapter_is_served_as_it_was_trained() {
             continuations: vec![tokens(1, 2), tokens(3, 3), tokens(5, 4)],
             aim: TrainingTarget::Shares(vec![1.0, 0.0, 0.0]),
         };
-        let trained = trainer.log_probabilities(std::slice::from_ref(&example), true).unwrap().remove(0);
-        let base = trainer.log_probabilities(std::slice::from_ref(&example), false).unwrap().remove(0);
+        let trained =
+            trainer.log_probabilities(std::slice::from_ref(&example), true).unwrap().remove(0);
+        let base =
+            trainer.log_probabilities(std::slice::from_ref(&example), false).unwrap().remove(0);
         trainer.save(dir.path()).unwrap();
-        let options = EngineOptions { adapter_precision: crate::AdapterPrecision::File, quantisation, ..EngineOptions::default() };
+        let options = EngineOptions {
+            adapter_precision: crate::AdapterPrecision::File,
+            quantisation,
+            ..EngineOptions::default()
+        };
         let scores = served(&files, dir.path(), &example, options);
         for ((trained, base), score) in trained.iter().zip(&base).zip(scores) {
             let total = |logps: &[f32]| logps.iter().map(|logp| f64::from(*logp)).sum::<f64>();
-            assert!((total(trained) - score).abs() < tolerance * trained.len() as f64, "trained {trained:?}, served {score}");
+            assert!(
+                (total(trained) - score).abs() < tolerance * trained.len() as f64,
+                "trained {trained:?}, served {score}"
+            );
             assert!((total(base) - total(trained)).abs() > 1e-3, "the adapter changes something");
         }
         // and read again it is what it was
@@ -239,15 +300,27 @@ fn products_in_bf16_give_the_gradients_of_f32() {
         return println!("no products of bf16 here");
     }
     let files = ModelFiles::open(&default_model()).unwrap();
-    let example =
-        Example { prompt: tokens(60, 1), continuations: vec![tokens(2, 2), tokens(3, 3)], aim: TrainingTarget::Shares(vec![1.0, 0.0]) };
+    let example = Example {
+        prompt: tokens(60, 1),
+        continuations: vec![tokens(2, 2), tokens(3, 3)],
+        aim: TrainingTarget::Shares(vec![1.0, 0.0]),
+    };
     let [exact, rounded] = [TrainPrecision::F32, TrainPrecision::Bf16].map(|precision| {
-        let mut trainer = Trainer::new(&files, TrainOptions { precision, ..on_f32(&Target::ALL) }).unwrap();
+        let mut trainer =
+            Trainer::new(&files, TrainOptions { precision, ..on_f32(&Target::ALL) }).unwrap();
         loss_and_gradient(&mut trainer, std::slice::from_ref(&example))
     });
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-    let cosine = dot(&exact.1, &rounded.1) / (dot(&exact.1, &exact.1) * dot(&rounded.1, &rounded.1)).sqrt();
-    assert!((exact.0 - rounded.0).abs() < 0.03 * exact.0.abs() + 0.03 && cosine > 0.99, "{} and {}, cosine {cosine}", exact.0, rounded.0);
+    let dot = |a: &[f32], b: &[f32]| {
+        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
+    };
+    let cosine =
+        dot(&exact.1, &rounded.1) / (dot(&exact.1, &exact.1) * dot(&rounded.1, &rounded.1)).sqrt();
+    assert!(
+        (exact.0 - rounded.0).abs() < 0.03 * exact.0.abs() + 0.03 && cosine > 0.99,
+        "{} and {}, cosine {cosine}",
+        exact.0,
+        rounded.0
+    );
 }
 
 #[test]
@@ -255,25 +328,49 @@ fn what_cannot_be_trained_is_named() {
     let files = ModelFiles::open(&reference("tiny-llama3")).unwrap();
     let refusal = |options: TrainOptions| Trainer::new(&files, options).unwrap_err().to_string();
     assert!(refusal(TrainOptions { batch: 0, ..TrainOptions::default() }).contains("batch is 0"));
-    let lora = |rank: usize, targets: &[Target]| LoraShape { rank, alpha: 1.0, targets: targets.to_vec() };
-    assert!(refusal(TrainOptions { lora: lora(0, &[Target::Q]), ..TrainOptions::default() }).contains("rank is 0"));
-    assert!(refusal(TrainOptions { lora: lora(4, &[]), ..TrainOptions::default() }).contains("targets is empty"));
+    let lora =
+        |rank: usize, targets: &[Target]| LoraShape { rank, alpha: 1.0, targets: targets.to_vec() };
+    assert!(
+        refusal(TrainOptions { lora: lora(0, &[Target::Q]), ..TrainOptions::default() })
+            .contains("rank is 0")
+    );
+    assert!(
+        refusal(TrainOptions { lora: lora(4, &[]), ..TrainOptions::default() })
+            .contains("targets is empty")
+    );
     let optimiser = AdamW { learning_rate: f64::NAN, ..AdamW::default() };
-    assert!(refusal(TrainOptions { optimiser, ..TrainOptions::default() }).contains("learning_rate is NaN"));
+    assert!(
+        refusal(TrainOptions { optimiser, ..TrainOptions::default() })
+            .contains("learning_rate is NaN")
+    );
     let mut trainer = Trainer::new(&files, on_f32(&[Target::Q])).unwrap();
-    let mut refuse = |examples: &[Example]| trainer.run(examples, None, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
+    let mut refuse = |examples: &[Example]| {
+        trainer.run(examples, None, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string()
+    };
     let good = examples().remove(0);
     assert!(refuse(&[]).contains("no examples"));
-    assert!(refuse(&[good.clone(), Example { prompt: vec![], ..good.clone() }]).contains("example 2: its prompt"));
+    assert!(
+        refuse(&[good.clone(), Example { prompt: vec![], ..good.clone() }])
+            .contains("example 2: its prompt")
+    );
     assert!(refuse(&[Example { prompt: vec![9_999], ..good.clone() }]).contains("9999"));
-    assert!(refuse(&[Example { prompt: vec![5; 400], ..good.clone() }]).contains("the model holds 256"));
-    assert!(refuse(&[Example { aim: TrainingTarget::Shares(vec![0.5, 0.5]), ..good.clone() }]).contains("3 continuations, expected 2"));
-    assert!(refuse(&[Example { aim: TrainingTarget::Shares(vec![0.5, 0.2, 0.2]), ..good }]).contains("sum up to 1"));
+    assert!(
+        refuse(&[Example { prompt: vec![5; 400], ..good.clone() }]).contains("the model holds 256")
+    );
+    assert!(
+        refuse(&[Example { aim: TrainingTarget::Shares(vec![0.5, 0.5]), ..good.clone() }])
+            .contains("3 continuations, expected 2")
+    );
+    assert!(
+        refuse(&[Example { aim: TrainingTarget::Shares(vec![0.5, 0.2, 0.2]), ..good }])
+            .contains("sum up to 1")
+    );
 }
 
 #[test]
 fn losses_and_gradients_are_those_of_pytorch() {
-    let reported: serde_json::Value = serde_json::from_slice(&std::fs::read(reference("training.json")).unwrap()).unwrap();
+    let reported: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(reference("training.json")).unwrap()).unwrap();
     let files = ModelFiles::open(&reference("tiny-llama3")).unwrap();
     let folder = reference("tiny-llama3/lora");
     let lora = LoraShape {
@@ -281,7 +378,12 @@ fn losses_and_gradients_are_those_of_pytorch() {
         alpha: reported["alpha"].as_f64().unwrap(),
         targets: Target::ALL.to_vec(),
     };
-    let options = TrainOptions { lora, precision: TrainPrecision::F32, threads: 1, ..TrainOptions::default() };
+    let options = TrainOptions {
+        lora,
+        precision: TrainPrecision::F32,
+        threads: 1,
+        ..TrainOptions::default()
+    };
     let close = |a: f64, b: f64| (a - b).abs() <= 1e-5 * b.abs().max(1.0);
     for case in reported["cases"].as_array().unwrap() {
         let name = case["name"].as_str().unwrap();
@@ -295,13 +397,26 @@ fn losses_and_gradients_are_those_of_pytorch() {
         let dir = tempfile::tempdir().unwrap();
         trainer.values = gradient;
         trainer.save(dir.path()).unwrap();
-        let tensors = candle_core::safetensors::load(dir.path().join("adapter_model.safetensors"), &candle_core::Device::Cpu).unwrap();
+        let tensors = candle_core::safetensors::load(
+            dir.path().join("adapter_model.safetensors"),
+            &candle_core::Device::Cpu,
+        )
+        .unwrap();
         for (tensor, expected) in case["gradients"].as_object().unwrap() {
-            let found = tensors[tensor].to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let found = tensors[tensor]
+                .to_dtype(DType::F32)
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap();
             let expected: Vec<f64> = serde_json::from_value(expected.clone()).unwrap();
             assert_eq!(found.len(), expected.len(), "{name} {tensor}");
             for (found, expected) in found.iter().zip(expected) {
-                assert!(close(f64::from(*found), expected), "{name} {tensor}: {found}, expected {expected}");
+                assert!(
+                    close(f64::from(*found), expected),
+                    "{name} {tensor}: {found}, expected {expected}"
+                );
             }
         }
     }
@@ -320,24 +435,41 @@ fn losses_move_the_way_they_say() {
             logps[at] = x;
             logps
         };
-        near(choice(&logps, &[0.2, 0.8, 0.0]).1[at], slope(&|x| choice(&moved(x), &[0.2, 0.8, 0.0]).0, logps[at]));
+        near(
+            choice(&logps, &[0.2, 0.8, 0.0]).1[at],
+            slope(&|x| choice(&moved(x), &[0.2, 0.8, 0.0]).0, logps[at]),
+        );
         let marked = [true, false, true];
         near(among(&logps, &marked).1[at], slope(&|x| among(&moved(x), &marked).0, logps[at]));
         let rewards = [1.0, -1.0, 0.5];
-        near(qrpo_choices(&logps, &refs, &rewards, 0.3).1[at], slope(&|x| qrpo_choices(&moved(x), &refs, &rewards, 0.3).0, logps[at]));
+        near(
+            qrpo_choices(&logps, &refs, &rewards, 0.3).1[at],
+            slope(&|x| qrpo_choices(&moved(x), &refs, &rewards, 0.3).0, logps[at]),
+        );
     }
     near(qrpo(-3.0, -2.5, 0.7, 0.2).1, slope(&|x| qrpo(x, -2.5, 0.7, 0.2).0, -3.0));
     for liked in [true, false] {
-        near(kto(-3.0, -2.5, liked, 0.4, &settings).1, slope(&|x| kto(x, -2.5, liked, 0.4, &settings).0, -3.0));
+        near(
+            kto(-3.0, -2.5, liked, 0.4, &settings).1,
+            slope(&|x| kto(x, -2.5, liked, 0.4, &settings).0, -3.0),
+        );
     }
-    near(dpo([-3.0, -2.0], [-2.5, -2.5], 0.5).1[0], slope(&|x| dpo([x, -2.0], [-2.5, -2.5], 0.5).0, -3.0));
-    near(grpo(&[-1.0], &[-1.1], &[-0.9], 0.7, &settings).1[0], slope(&|x| grpo(&[x], &[-1.1], &[-0.9], 0.7, &settings).0, -1.0));
+    near(
+        dpo([-3.0, -2.0], [-2.5, -2.5], 0.5).1[0],
+        slope(&|x| dpo([x, -2.0], [-2.5, -2.5], 0.5).0, -3.0),
+    );
+    near(
+        grpo(&[-1.0], &[-1.1], &[-0.9], 0.7, &settings).1[0],
+        slope(&|x| grpo(&[x], &[-1.1], &[-0.9], 0.7, &settings).0, -1.0),
+    );
     // a ratio that was clipped pulls no more, but for the divergence
     assert_eq!(grpo(&[-0.5], &[-1.5], &[-0.5], 1.0, &settings).1, [0.0]);
     // the partition where quantiles are uniform, and its limit for small β
     for beta in [0.01_f64, 0.1, 1.0, 10.0] {
         let steps = 200_000;
-        let z: f64 = (0..steps).map(|at| ((at as f64 + 0.5) / f64::from(steps) / beta).exp() / f64::from(steps)).sum();
+        let z: f64 = (0..steps)
+            .map(|at| ((at as f64 + 0.5) / f64::from(steps) / beta).exp() / f64::from(steps))
+            .sum();
         if z.is_finite() {
             assert!((qrpo_partition(beta) - beta * z.ln()).abs() < 1e-4, "{beta}");
         }

@@ -75,7 +75,8 @@ impl Trainer {
         };
         let values = layout.begin(options.seed);
         let moments = Moments::new(layout.len);
-        let model = Model::new(frozen, Multiplier::new(threads, options.precision)?, options.checkpoint);
+        let model =
+            Model::new(frozen, Multiplier::new(threads, options.precision)?, options.checkpoint);
         Ok(Self { model, info: files.info().clone(), options, layout, values, moments })
     }
 
@@ -120,7 +121,9 @@ impl Trainer {
         let per_epoch = examples.len().div_ceil(self.options.batch) as u64;
         let steps = per_epoch * self.options.epochs as u64;
         let key = state::key(&self.options, &self.info.sha256, examples);
-        if let Some((values, moments)) = resume.and_then(|path| state::read(path, &key, self.layout.len)) {
+        if let Some((values, moments)) =
+            resume.and_then(|path| state::read(path, &key, self.layout.len))
+        {
             (self.values, self.moments) = (values, moments);
         }
         let started = Instant::now();
@@ -129,20 +132,25 @@ impl Trainer {
         let mut references: Vec<Option<Vec<Vec<f32>>>> = vec![None; examples.len()];
         let mut gradient = vec![0.0; self.layout.len];
         while self.moments.step < steps {
-            let (epoch, at) = (self.moments.step / per_epoch, (self.moments.step % per_epoch) as usize);
+            let (epoch, at) =
+                (self.moments.step / per_epoch, (self.moments.step % per_epoch) as usize);
             if at == 0 || order.is_empty() {
                 order = (0..examples.len()).collect();
                 order.shuffle(&mut StdRng::seed_from_u64(self.options.seed.wrapping_add(epoch)));
             }
-            let chosen: Vec<usize> = order[at * self.options.batch..].iter().take(self.options.batch).copied().collect();
+            let chosen: Vec<usize> =
+                order[at * self.options.batch..].iter().take(self.options.batch).copied().collect();
             gradient.fill(0.0);
             let made = self.step(examples, &chosen, &mut references, &mut gradient)?;
             if !made.loss.is_finite() {
-                let reason =
-                    format!("the loss of step {} is {}: the weights or the examples hold what is no number", self.moments.step, made.loss);
+                let reason = format!(
+                    "the loss of step {} is {}: the weights or the examples hold what is no number",
+                    self.moments.step, made.loss
+                );
                 return Err(EngineError::Training { reason });
             }
-            let norm = self.moments.step(&self.options.optimiser, steps, &mut self.values, &gradient);
+            let norm =
+                self.moments.step(&self.options.optimiser, steps, &mut self.values, &gradient);
             tokens += made.tokens;
             losses.push(made.loss);
             let progress = Progress {
@@ -165,9 +173,16 @@ impl Trainer {
         }
         let complete = self.moments.step == steps;
         if let Some(path) = resume.filter(|path| complete && path.exists()) {
-            std::fs::remove_file(path).map_err(|source| EngineError::Io { path: path.to_owned(), source })?;
+            std::fs::remove_file(path)
+                .map_err(|source| EngineError::Io { path: path.to_owned(), source })?;
         }
-        Ok(Summary { steps: self.moments.step, complete, losses, tokens, seconds: started.elapsed().as_secs_f64() })
+        Ok(Summary {
+            steps: self.moments.step,
+            complete,
+            losses,
+            tokens,
+            seconds: started.elapsed().as_secs_f64(),
+        })
     }
 
     /// One step on a batch at a learning rate of one's own; gives its mean loss before the step.
@@ -177,7 +192,8 @@ impl Trainer {
     /// As [`run`](Self::run).
     pub fn single_step(&mut self, batch: &[Example], rate: f64) -> Result<f64> {
         self.check_examples(batch)?;
-        let (chosen, mut gradient): (Vec<usize>, _) = ((0..batch.len()).collect(), vec![0.0; self.layout.len]);
+        let (chosen, mut gradient): (Vec<usize>, _) =
+            ((0..batch.len()).collect(), vec![0.0; self.layout.len]);
         let made = self.step(batch, &chosen, &mut vec![None; batch.len()], &mut gradient)?;
         self.moments.step_at(&self.options.optimiser, rate, &mut self.values, &gradient);
         Ok(made.loss)
@@ -187,13 +203,18 @@ impl Trainer {
     ///
     /// # Errors
     /// An example that the model cannot hold.
-    pub fn log_probabilities(&mut self, examples: &[Example], with_adapter: bool) -> Result<Vec<Vec<Vec<f32>>>> {
+    pub fn log_probabilities(
+        &mut self,
+        examples: &[Example],
+        with_adapter: bool,
+    ) -> Result<Vec<Vec<Vec<f32>>>> {
         self.check_examples(examples)?;
         let chosen: Vec<usize> = (0..examples.len()).collect();
         let mut log_probs = vec![Vec::new(); examples.len()];
         for part in micro_batch::parts(examples, &chosen, self.options.micro_tokens) {
             let round = MicroBatch::new(examples, &part, &[], true);
-            let low = with_adapter.then_some(LoraActivations { layout: &self.layout, values: &self.values });
+            let low = with_adapter
+                .then_some(LoraActivations { layout: &self.layout, values: &self.values });
             let x = self.model.forward(&round.batch, low, None);
             let (flat, _) = self.model.log_probabilities(&round.batch, &x, false);
             for (index, logps) in part.iter().zip(round.unflatten(&flat)) {
@@ -214,20 +235,31 @@ impl Trainer {
 
     fn check_examples(&self, examples: &[Example]) -> Result<()> {
         let config = &self.model.frozen.config;
-        let wrong = |at: usize, reason: String| Err(EngineError::Training { reason: format!("example {}: {reason}", at + 1) });
+        let wrong = |at: usize, reason: String| {
+            Err(EngineError::Training { reason: format!("example {}: {reason}", at + 1) })
+        };
         if examples.is_empty() {
             return Err(EngineError::Training { reason: "there are no examples".into() });
         }
         for (at, example) in examples.iter().enumerate() {
             if example.prompt.is_empty() || example.continuations.iter().any(Vec::is_empty) {
-                return wrong(at, "its prompt or a continuation is empty, expected at least one token each".into());
+                return wrong(
+                    at,
+                    "its prompt or a continuation is empty, expected at least one token each"
+                        .into(),
+                );
             }
-            let longest = example.prompt.len() + example.continuations.iter().map(Vec::len).max().unwrap_or(0);
+            let longest = example.prompt.len()
+                + example.continuations.iter().map(Vec::len).max().unwrap_or(0);
             if longest > config.context_length {
-                return wrong(at, format!("it has {longest} tokens, the model holds {}", config.context_length));
+                return wrong(
+                    at,
+                    format!("it has {longest} tokens, the model holds {}", config.context_length),
+                );
             }
             let tokens = example.prompt.iter().chain(example.continuations.iter().flatten());
-            if let Some(token) = tokens.copied().find(|token| *token as usize >= config.vocabulary) {
+            if let Some(token) = tokens.copied().find(|token| *token as usize >= config.vocabulary)
+            {
                 return Err(EngineError::TokenOutOfRange { token, vocabulary: config.vocabulary });
             }
             if let Err(reason) = example.aim.check(example.continuations.len()) {
@@ -242,7 +274,8 @@ impl Trainer {
     #[cfg(test)]
     pub(super) fn gradient(&mut self, examples: &[Example]) -> Result<(f64, Vec<f32>, u64)> {
         self.check_examples(examples)?;
-        let (chosen, mut gradient): (Vec<usize>, _) = ((0..examples.len()).collect(), vec![0.0; self.layout.len]);
+        let (chosen, mut gradient): (Vec<usize>, _) =
+            ((0..examples.len()).collect(), vec![0.0; self.layout.len]);
         let made = self.step(examples, &chosen, &mut vec![None; examples.len()], &mut gradient)?;
         Ok((made.loss, gradient, made.tokens))
     }
@@ -257,9 +290,14 @@ impl Trainer {
         strange: &[Option<usize>],
         references: &mut [Option<Vec<Vec<f32>>>],
     ) -> Vec<f64> {
-        let missing = |index: &usize| examples[*index].aim.needs_reference() && references[*index].is_none();
-        let asked: Vec<(usize, Option<usize>)> =
-            part.iter().copied().zip(strange.iter().copied()).filter(|(index, stranger)| missing(index) || stranger.is_some()).collect();
+        let missing =
+            |index: &usize| examples[*index].aim.needs_reference() && references[*index].is_none();
+        let asked: Vec<(usize, Option<usize>)> = part
+            .iter()
+            .copied()
+            .zip(strange.iter().copied())
+            .filter(|(index, stranger)| missing(index) || stranger.is_some())
+            .collect();
         if asked.is_empty() {
             return Vec::new();
         }
@@ -285,7 +323,8 @@ impl Trainer {
         let mismatched_pairs = micro_batch::mismatched_pairs(examples, chosen);
         let share = 1.0 / chosen.len() as f64;
         for part in micro_batch::parts(examples, chosen, self.options.micro_tokens) {
-            let strange: Vec<_> = part.iter().map(|index| mismatched_pairs.get(index).copied()).collect();
+            let strange: Vec<_> =
+                part.iter().map(|index| mismatched_pairs.get(index).copied()).collect();
             let round = MicroBatch::new(examples, &part, &strange, true);
             all.tokens += round.tokens() as u64;
             let strange_references = self.refer(examples, &part, &strange, references);
@@ -294,10 +333,12 @@ impl Trainer {
             let x = self.model.forward(&round.batch, Some(low), Some(&mut tape));
             let (flat, head) = self.model.log_probabilities(&round.batch, &x, true);
             drop(x);
-            let judged = round.judge(examples, &flat, references, &strange_references, &self.options.loss);
+            let judged =
+                round.judge(examples, &flat, references, &strange_references, &self.options.loss);
             all.loss += judged.loss * share;
             all.add_margins(&judged.margins);
-            let weights: Vec<f32> = judged.weights.iter().map(|weight| (weight * share) as f32).collect();
+            let weights: Vec<f32> =
+                judged.weights.iter().map(|weight| (weight * share) as f32).collect();
             let dx = self.model.log_probabilities_backward(&round.batch, &tape, head, &weights);
             self.model.backward(&round.batch, low, &mut tape, dx, gradient);
         }

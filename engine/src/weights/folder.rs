@@ -89,7 +89,10 @@ impl Folder {
         let (mut bytes, mut parameters) = (0, 0);
         for name in names {
             if Path::new(&name).components().count() != 1 {
-                return Err(EngineError::BadSafetensors { path: index, reason: format!("its shard {name:?} is outside the folder") });
+                return Err(EngineError::BadSafetensors {
+                    path: index,
+                    reason: format!("its shard {name:?} is outside the folder"),
+                });
             }
             let file = path.join(name);
             for (tensor, header) in read_header(&file)? {
@@ -97,11 +100,15 @@ impl Folder {
                 kinds.push(header.dtype);
                 files.insert(tensor, file.clone());
             }
-            bytes += std::fs::metadata(&file).map_err(|source| EngineError::Io { path: file.clone(), source })?.len();
+            bytes += std::fs::metadata(&file)
+                .map_err(|source| EngineError::Io { path: file.clone(), source })?
+                .len();
             digests.push(digest::sha256_file(&file)?);
         }
         let info = ModelInfo {
-            name: path.file_name().map_or_else(|| "unnamed".into(), |name| name.to_string_lossy().into_owned()),
+            name: path
+                .file_name()
+                .map_or_else(|| "unnamed".into(), |name| name.to_string_lossy().into_owned()),
             path: path.to_owned(),
             sha256: digest::sha256_of(digests.iter().map(String::as_bytes)),
             format: "safetensors",
@@ -148,8 +155,10 @@ impl FolderReader<'_> {
 /// All tensors of a safetensors file, after its header has been checked.
 pub(crate) fn load_safetensors(path: &Path, device: &Device) -> Result<HashMap<String, Tensor>> {
     read_header(path)?;
-    candle_core::safetensors::load(path, device)
-        .map_err(|error| EngineError::BadSafetensors { path: path.to_owned(), reason: error.to_string() })
+    candle_core::safetensors::load(path, device).map_err(|error| EngineError::BadSafetensors {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 /// Reads and checks the header: 8 bytes of length, then JSON; every tensor must lie inside the
@@ -160,22 +169,26 @@ fn read_header(path: &Path) -> Result<HashMap<String, TensorHeader>> {
     let size = std::fs::metadata(path).map_err(io)?.len();
     let mut file = File::open(path).map_err(io)?;
     let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(|_| bad(format!("it has {size} bytes, too few for a header")))?;
+    file.read_exact(&mut length)
+        .map_err(|_| bad(format!("it has {size} bytes, too few for a header")))?;
     let length = u64::from_le_bytes(length);
     if length > MAX_HEADER || length + 8 > size {
         return Err(bad(format!("its header claims {length} bytes, the file has {size}")));
     }
     let mut header = vec![0; length as usize];
     file.read_exact(&mut header).map_err(io)?;
-    let mut header: HashMap<String, serde_json::Value> =
-        serde_json::from_slice(&header).map_err(|error| bad(format!("its header is not JSON: {error}")))?;
+    let mut header: HashMap<String, serde_json::Value> = serde_json::from_slice(&header)
+        .map_err(|error| bad(format!("its header is not JSON: {error}")))?;
     header.remove("__metadata__");
     let room = size - 8 - length;
     let mut tensors = HashMap::with_capacity(header.len());
     for (name, value) in header {
-        let tensor: TensorHeader = serde_json::from_value(value).map_err(|error| bad(format!("tensor {name:?}: {error}")))?;
+        let tensor: TensorHeader = serde_json::from_value(value)
+            .map_err(|error| bad(format!("tensor {name:?}: {error}")))?;
         if tensor.data_offsets.0 > tensor.data_offsets.1 || tensor.data_offsets.1 > room {
-            return Err(bad(format!("tensor {name:?} reaches beyond the file's {size} bytes: it is truncated; download it again")));
+            return Err(bad(format!(
+                "tensor {name:?} reaches beyond the file's {size} bytes: it is truncated; download it again"
+            )));
         }
         tensors.insert(name, tensor);
     }
@@ -183,8 +196,12 @@ fn read_header(path: &Path) -> Result<HashMap<String, TensorHeader>> {
 }
 
 pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).map_err(|source| EngineError::Io { path: path.to_owned(), source })?;
-    serde_json::from_str(&text).map_err(|error| EngineError::BadModelConfig { path: path.to_owned(), reason: error.to_string() })
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| EngineError::Io { path: path.to_owned(), source })?;
+    serde_json::from_str(&text).map_err(|error| EngineError::BadModelConfig {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 fn read_config(path: &Path) -> Result<ModelConfig> {
@@ -192,14 +209,18 @@ fn read_config(path: &Path) -> Result<ModelConfig> {
     // checked before the shape, whose fields have other names in other architectures
     let KindJson { model_type } = read_json(path)?;
     if model_type != "llama" {
-        return Err(EngineError::UnsupportedArchitecture { found: model_type, expected: "\"llama\"" });
+        return Err(EngineError::UnsupportedArchitecture {
+            found: model_type,
+            expected: "\"llama\"",
+        });
     }
     let json: ConfigJson = read_json(path)?;
     if json.attention_bias || json.mlp_bias {
         return Err(bad("attention_bias and mlp_bias are not supported, expected false".into()));
     }
     let rope = json.rope_parameters.or(json.rope_scaling);
-    let theta = rope.as_ref().and_then(|rope| rope.rope_theta).or(json.rope_theta).unwrap_or(10_000.0);
+    let theta =
+        rope.as_ref().and_then(|rope| rope.rope_theta).or(json.rope_theta).unwrap_or(10_000.0);
     let scaling = match rope {
         None => None,
         Some(rope) => match rope.rope_type.as_deref() {
@@ -210,7 +231,11 @@ fn read_config(path: &Path) -> Result<ModelConfig> {
                 high_freq_factor: rope.high_freq_factor.unwrap_or(4.0),
                 original_context: rope.original_max_position_embeddings.unwrap_or(8192),
             }),
-            Some(other) => return Err(bad(format!("rope_type is {other:?}, expected \"default\" or \"llama3\""))),
+            Some(other) => {
+                return Err(bad(format!(
+                    "rope_type is {other:?}, expected \"default\" or \"llama3\""
+                )));
+            }
         },
     };
     let config = ModelConfig {

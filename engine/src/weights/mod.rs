@@ -63,8 +63,10 @@ impl ModelFiles {
     /// # Errors
     /// When the path does not exist, the files are damaged, or the architecture is not Llama.
     pub fn open(path: &Path) -> Result<Self> {
-        let metadata =
-            std::fs::metadata(path).map_err(|error| EngineError::ModelNotFound { path: path.to_owned(), reason: error.to_string() })?;
+        let metadata = std::fs::metadata(path).map_err(|error| EngineError::ModelNotFound {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })?;
         if metadata.is_dir() {
             let (info, config, folder) = folder::Folder::open(path)?;
             return Ok(Self { info, config, source: Source::Folder(folder) });
@@ -117,31 +119,48 @@ impl Matrix {
     ///
     /// # Errors
     /// When the device fails.
-    pub(crate) fn part(self, rows: Range<usize>, columns: Range<usize>, device: &Device) -> Result<Self> {
+    pub(crate) fn part(
+        self,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        device: &Device,
+    ) -> Result<Self> {
         match self {
             Self::Dense(tensor) => {
                 if tensor.dims2()? == (rows.len(), columns.len()) {
                     return Ok(Self::Dense(tensor.to_device(device)?));
                 }
-                let part = tensor.narrow(0, rows.start, rows.len())?.narrow(1, columns.start, columns.len())?;
+                let part = tensor.narrow(0, rows.start, rows.len())?.narrow(
+                    1,
+                    columns.start,
+                    columns.len(),
+                )?;
                 Ok(Self::Dense(part.contiguous()?.to_device(device)?))
             }
             Self::Quantised(tensor) => {
                 let (all_rows, all_columns) = tensor.shape().dims2()?;
-                if (all_rows, all_columns) == (rows.len(), columns.len()) && device.same_device(&tensor.device()) {
+                if (all_rows, all_columns) == (rows.len(), columns.len())
+                    && device.same_device(&tensor.device())
+                {
                     return Ok(Self::Quantised(tensor));
                 }
                 let (size, dtype) = (tensor.dtype().block_size(), tensor.dtype());
                 if !columns.start.is_multiple_of(size) || !columns.end.is_multiple_of(size) {
-                    let reason = format!("columns {columns:?} of {dtype:?} weights are not whole blocks of {size}");
+                    let reason = format!(
+                        "columns {columns:?} of {dtype:?} weights are not whole blocks of {size}"
+                    );
                     return Err(EngineError::Sharding { reason });
                 }
                 let bytes = |columns: usize| columns / size * dtype.type_size();
                 let data = tensor.data()?;
                 let row_bytes = bytes(all_columns);
                 let wanted = data.chunks_exact(row_bytes).take(rows.end).skip(rows.start);
-                let blocks: Vec<u8> = wanted.flat_map(|row| &row[bytes(columns.start)..bytes(columns.end)]).copied().collect();
-                let part = qtensor_from_ggml(dtype, &blocks, vec![rows.len(), columns.len()], device)?;
+                let blocks: Vec<u8> = wanted
+                    .flat_map(|row| &row[bytes(columns.start)..bytes(columns.end)])
+                    .copied()
+                    .collect();
+                let part =
+                    qtensor_from_ggml(dtype, &blocks, vec![rows.len(), columns.len()], device)?;
                 Ok(Self::Quantised(Arc::new(part)))
             }
         }
@@ -166,12 +185,19 @@ impl WeightReader<'_> {
     }
 
     /// A weight matrix `[out, in]`, quantised at load if requested and possible.
-    pub(crate) fn matrix(&mut self, name: &str, shape: [usize; 2], quantisation: Quantisation, device: &Device) -> Result<Matrix> {
+    pub(crate) fn matrix(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        quantisation: Quantisation,
+        device: &Device,
+    ) -> Result<Matrix> {
         let dense = match self {
             Self::Gguf(reader) => {
                 let tensor = reader.read(name, device)?;
                 check_shape(name, tensor.shape().dims(), &shape)?;
-                let quantised = !matches!(tensor.dtype(), GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16);
+                let quantised =
+                    !matches!(tensor.dtype(), GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16);
                 if quantised && quantisation != Quantisation::F32 {
                     return Ok(Matrix::Quantised(Arc::new(tensor)));
                 }
@@ -182,16 +208,26 @@ impl WeightReader<'_> {
         check_shape(name, dense.dims(), &shape)?;
         let dtype = match quantisation {
             Quantisation::None | Quantisation::F32 => return Ok(Matrix::Dense(dense)),
-            Quantisation::Q4K if shape[1].is_multiple_of(GgmlDType::Q4K.block_size()) => GgmlDType::Q4K,
+            Quantisation::Q4K if shape[1].is_multiple_of(GgmlDType::Q4K.block_size()) => {
+                GgmlDType::Q4K
+            }
             Quantisation::Q8_0 | Quantisation::Q4K => {
                 if quantisation == Quantisation::Q4K {
-                    tracing::info!(tensor = name, row = shape[1], "256 does not divide the row: q8_0 instead of q4_k");
+                    tracing::info!(
+                        tensor = name,
+                        row = shape[1],
+                        "256 does not divide the row: q8_0 instead of q4_k"
+                    );
                 }
                 GgmlDType::Q8_0
             }
         };
         if !shape[1].is_multiple_of(dtype.block_size()) {
-            tracing::info!(tensor = name, row = shape[1], "32 does not divide the row: kept in f32");
+            tracing::info!(
+                tensor = name,
+                row = shape[1],
+                "32 does not divide the row: kept in f32"
+            );
             return Ok(Matrix::Dense(dense));
         }
         Ok(Matrix::Quantised(Arc::new(QTensor::quantize(&dense, dtype)?)))
@@ -208,7 +244,8 @@ impl WeightReader<'_> {
     pub(crate) fn rope_factors(&mut self, pairs: usize) -> Result<Option<Vec<f32>>> {
         match self {
             Self::Gguf(reader) if reader.has("rope_freqs.weight") => {
-                let factors = reader.read("rope_freqs.weight", &Device::Cpu)?.dequantize(&Device::Cpu)?;
+                let factors =
+                    reader.read("rope_freqs.weight", &Device::Cpu)?.dequantize(&Device::Cpu)?;
                 check_shape("rope_freqs.weight", factors.dims(), &[pairs])?;
                 Ok(Some(factors.to_vec1()?))
             }
@@ -221,5 +258,9 @@ fn check_shape(name: &str, found: &[usize], expected: &[usize]) -> Result<()> {
     if found == expected {
         return Ok(());
     }
-    Err(EngineError::BadShape { name: name.to_owned(), found: found.to_vec(), expected: expected.to_vec() })
+    Err(EngineError::BadShape {
+        name: name.to_owned(),
+        found: found.to_vec(),
+        expected: expected.to_vec(),
+    })
 }

@@ -39,7 +39,8 @@ fn metadata() -> Metadata {
 
 /// A small Llama of random weights, matrices and vectors separate.
 fn random() -> (HashMap<String, Tensor>, HashMap<String, Tensor>) {
-    let matrix = |out: usize, row: usize| Tensor::randn(0_f32, 0.08, (out, row), &Device::Cpu).unwrap();
+    let matrix =
+        |out: usize, row: usize| Tensor::randn(0_f32, 0.08, (out, row), &Device::Cpu).unwrap();
     let block = |part: &str| format!("blk.0.{part}.weight");
     let matrices = [
         ("token_embd.weight".to_owned(), matrix(VOCABULARY, HIDDEN)),
@@ -58,7 +59,10 @@ fn random() -> (HashMap<String, Tensor>, HashMap<String, Tensor>) {
 }
 
 fn quantised(dense: &HashMap<String, Tensor>, dtype: GgmlDType) -> Tensors {
-    dense.iter().map(|(name, tensor)| (name.clone(), QTensor::quantize(tensor, dtype).unwrap())).collect()
+    dense
+        .iter()
+        .map(|(name, tensor)| (name.clone(), QTensor::quantize(tensor, dtype).unwrap()))
+        .collect()
 }
 
 const TOKENS: [u32; 12] = [1, 5, 9, 31, 0, 7, 7, 2, 30, 11, 4, 3];
@@ -72,14 +76,17 @@ fn logits(path: &Path, one_by_one: bool) -> Vec<f32> {
     TOKENS
         .chunks(if one_by_one { 1 } else { TOKENS.len() })
         .flat_map(|tokens| {
-            let mut batch = [Segment { tokens, kv: &mut kv, adapter: None, logits: LogitRows::All }];
+            let mut batch =
+                [Segment { tokens, kv: &mut kv, adapter: None, logits: LogitRows::All }];
             model.forward(&mut batch).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
         })
         .collect()
 }
 
 fn relative_difference(found: &[f32], expected: &[f32]) -> f32 {
-    let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|value| value * value).sum::<f32>().sqrt();
+    let norm = |values: &mut dyn Iterator<Item = f32>| {
+        values.map(|value| value * value).sum::<f32>().sqrt()
+    };
     norm(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / norm(&mut expected.iter().copied())
 }
 
@@ -106,17 +113,27 @@ fn every_block_type_of_a_gguf_is_read_as_what_it_stands_for() {
     ];
     for (dtype, allowed) in types {
         let held = quantised(&matrices, dtype);
-        let plain: HashMap<String, Tensor> =
-            held.iter().map(|(name, tensor)| (name.clone(), tensor.dequantize(&Device::Cpu).unwrap())).collect();
+        let plain: HashMap<String, Tensor> = held
+            .iter()
+            .map(|(name, tensor)| (name.clone(), tensor.dequantize(&Device::Cpu).unwrap()))
+            .collect();
         let path = |kind: &str| folder.path().join(format!("{dtype:?}-{kind}.gguf"));
-        let with_norms = |tensors: Tensors| tensors.into_iter().chain(quantised(&norms, GgmlDType::F32)).collect::<Tensors>();
+        let with_norms = |tensors: Tensors| {
+            tensors.into_iter().chain(quantised(&norms, GgmlDType::F32)).collect::<Tensors>()
+        };
         write_gguf(&path("held"), &metadata(), &with_norms(held));
         write_gguf(&path("plain"), &metadata(), &with_norms(quantised(&plain, GgmlDType::F32)));
         let info = ModelFiles::open(&path("held")).unwrap().info().clone();
         assert!(info.tensors.contains(&format!("{dtype:?} x ")), "{}", info.tensors);
         for one_by_one in [false, true] {
-            let difference = relative_difference(&logits(&path("held"), one_by_one), &logits(&path("plain"), one_by_one));
-            assert!(difference < allowed, "{dtype:?}, one by one: {one_by_one}: logits differ by {difference}");
+            let difference = relative_difference(
+                &logits(&path("held"), one_by_one),
+                &logits(&path("plain"), one_by_one),
+            );
+            assert!(
+                difference < allowed,
+                "{dtype:?}, one by one: {one_by_one}: logits differ by {difference}"
+            );
         }
     }
 }
@@ -126,21 +143,46 @@ fn dense_weights_are_quantised_at_load_where_their_rows_allow() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("dense.gguf");
     let (matrices, norms) = random();
-    write_gguf(&path, &metadata(), &quantised(&matrices, GgmlDType::F32).into_iter().chain(quantised(&norms, GgmlDType::F32)).collect());
+    write_gguf(
+        &path,
+        &metadata(),
+        &quantised(&matrices, GgmlDType::F32)
+            .into_iter()
+            .chain(quantised(&norms, GgmlDType::F32))
+            .collect(),
+    );
     let files = ModelFiles::open(&path).unwrap();
-    for (quantisation, dtype) in [(Quantisation::Q8_0, GgmlDType::Q8_0), (Quantisation::Q4K, GgmlDType::Q4K)] {
+    for (quantisation, dtype) in
+        [(Quantisation::Q8_0, GgmlDType::Q8_0), (Quantisation::Q4K, GgmlDType::Q4K)]
+    {
         let mut reader = files.reader().unwrap();
-        let held = reader.matrix("model.layers.0.mlp.down_proj.weight", [HIDDEN, 512], quantisation, &Device::Cpu).unwrap();
+        let held = reader
+            .matrix(
+                "model.layers.0.mlp.down_proj.weight",
+                [HIDDEN, 512],
+                quantisation,
+                &Device::Cpu,
+            )
+            .unwrap();
         let Matrix::Quantised(held) = held else { panic!("{quantisation:?} left it dense") };
         assert_eq!(held.dtype(), dtype);
-        let kept = held.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let given = matrices["blk.0.ffn_down.weight"].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let kept =
+            held.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let given =
+            matrices["blk.0.ffn_down.weight"].flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let difference = relative_difference(&kept, &given);
-        assert!(difference > 0.0 && difference < 0.1, "{quantisation:?}: weights differ by {difference}");
+        assert!(
+            difference > 0.0 && difference < 0.1,
+            "{quantisation:?}: weights differ by {difference}"
+        );
     }
     // rows of 64 cannot be q4_k
     let tiny = ModelFiles::open(&reference("tiny-llama3")).unwrap();
-    let held = tiny.reader().unwrap().matrix("model.layers.0.mlp.gate_proj.weight", [96, 64], Quantisation::Q4K, &Device::Cpu).unwrap();
+    let held = tiny
+        .reader()
+        .unwrap()
+        .matrix("model.layers.0.mlp.gate_proj.weight", [96, 64], Quantisation::Q4K, &Device::Cpu)
+        .unwrap();
     assert!(matches!(held, Matrix::Quantised(held) if held.dtype() == GgmlDType::Q8_0));
 }
 
@@ -151,7 +193,9 @@ fn llama3_as_gguf(path: &Path) {
     let config = ModelFiles::open(&folder).unwrap().config().clone();
     let mut tensors = Tensors::new();
     for shard in ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"] {
-        for (name, tensor) in candle_core::safetensors::load(folder.join(shard), &Device::Cpu).unwrap() {
+        for (name, tensor) in
+            candle_core::safetensors::load(folder.join(shard), &Device::Cpu).unwrap()
+        {
             let heads = match name.rsplit('.').nth(1) {
                 Some("q_proj") => config.heads,
                 Some("k_proj") => config.kv_heads,
@@ -161,16 +205,28 @@ fn llama3_as_gguf(path: &Path) {
             if heads > 0 {
                 let (out, row) = tensor.dims2().unwrap();
                 let halves = tensor.reshape((heads, 2, out / heads / 2, row)).unwrap();
-                tensor = halves.transpose(1, 2).unwrap().contiguous().unwrap().reshape((out, row)).unwrap();
+                tensor = halves
+                    .transpose(1, 2)
+                    .unwrap()
+                    .contiguous()
+                    .unwrap()
+                    .reshape((out, row))
+                    .unwrap();
             }
-            tensors.insert(gguf::gguf_name(&name), QTensor::quantize(&tensor, GgmlDType::F32).unwrap());
+            tensors.insert(
+                gguf::gguf_name(&name),
+                QTensor::quantize(&tensor, GgmlDType::F32).unwrap(),
+            );
         }
     }
     let scaled = config.rope.inverse_frequencies(config.head_dim, None);
-    let plain = crate::model::Rope { scaling: None, ..config.rope.clone() }.inverse_frequencies(config.head_dim, None);
-    let factors: Vec<f32> = plain.iter().zip(&scaled).map(|(plain, scaled)| plain / scaled).collect();
+    let plain = crate::model::Rope { scaling: None, ..config.rope.clone() }
+        .inverse_frequencies(config.head_dim, None);
+    let factors: Vec<f32> =
+        plain.iter().zip(&scaled).map(|(plain, scaled)| plain / scaled).collect();
     let factors = Tensor::new(factors.as_slice(), &Device::Cpu).unwrap();
-    tensors.insert("rope_freqs.weight".into(), QTensor::quantize(&factors, GgmlDType::F32).unwrap());
+    tensors
+        .insert("rope_freqs.weight".into(), QTensor::quantize(&factors, GgmlDType::F32).unwrap());
     let number = |value: usize| Value::U32(value as u32);
     let metadata = BTreeMap::from([
         ("general.architecture", Value::String("llama".into())),
@@ -203,39 +259,75 @@ fn llama3_and_its_adapters_agree_with_transformers_and_peft_from_a_gguf_too() {
     assert!(files.config().rope.interleaved && !files.config().tied);
     let model = Llama::load(&files, Quantisation::None, &Device::Cpu).unwrap();
     for name in ["base", "lora", "rslora"] {
-        let load = || LoraAdapter::load(&adapters.join(name), name, model.config(), "", &Device::Cpu).unwrap();
+        let load = || {
+            LoraAdapter::load(&adapters.join(name), name, model.config(), "", &Device::Cpu).unwrap()
+        };
         let adapter = (name != "base").then(|| AdapterHandle(Arc::new(load())));
         let mut kv = model.new_cache();
-        let mut batch = [Segment { tokens: &expected.tokens, kv: &mut kv, adapter, logits: LogitRows::All }];
-        let found: Vec<f32> = model.forward(&mut batch).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-        let difference = found.iter().zip(&expected.logits[name]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(found.len() == expected.logits[name].len() && difference < 1e-4, "{name}: logits differ by {difference}");
+        let mut batch =
+            [Segment { tokens: &expected.tokens, kv: &mut kv, adapter, logits: LogitRows::All }];
+        let found: Vec<f32> =
+            model.forward(&mut batch).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let difference = found
+            .iter()
+            .zip(&expected.logits[name])
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max);
+        assert!(
+            found.len() == expected.logits[name].len() && difference < 1e-4,
+            "{name}: logits differ by {difference}"
+        );
     }
 }
 
 /// The error of loading a small GGUF after `change`.
 fn refusal(folder: &TempDir, change: impl FnOnce(&mut Metadata, &mut Tensors)) -> String {
     let (matrices, norms) = random();
-    let mut tensors: Tensors = quantised(&matrices, GgmlDType::Q8_0).into_iter().chain(quantised(&norms, GgmlDType::F32)).collect();
+    let mut tensors: Tensors = quantised(&matrices, GgmlDType::Q8_0)
+        .into_iter()
+        .chain(quantised(&norms, GgmlDType::F32))
+        .collect();
     let mut metadata = metadata();
     change(&mut metadata, &mut tensors);
     let path = folder.path().join("bad.gguf");
     write_gguf(&path, &metadata, &tensors);
-    let loaded = ModelFiles::open(&path).and_then(|files| Llama::load(&files, Quantisation::None, &Device::Cpu));
+    let loaded = ModelFiles::open(&path)
+        .and_then(|files| Llama::load(&files, Quantisation::None, &Device::Cpu));
     loaded.expect_err("it was refused").to_string()
 }
 
 #[test]
 fn a_gguf_that_is_not_as_it_should_be_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
-    let set = |key: &'static str, value: Value| move |metadata: &mut Metadata, _: &mut Tensors| drop(metadata.insert(key, value));
-    let says = |error: String, parts: &[&str]| parts.iter().for_each(|part| assert!(error.contains(part), "no {part:?} in {error:?}"));
-    says(refusal(&folder, set("general.architecture", Value::String("gpt2".into()))), &["gpt2", "llama"]);
-    says(refusal(&folder, set("llama.attention.head_count", Value::U32(0))), &["bad.gguf", "head count is 0"]);
-    says(refusal(&folder, set("llama.attention.head_count_kv", Value::U32(3))), &["4 heads", "3 key-value heads"]);
-    says(refusal(&folder, set("llama.block_count", Value::U32(2))), &["no tensor", "blk.1.attn_q.weight"]);
-    says(refusal(&folder, set("llama.feed_forward_length", Value::U32(256))), &["gate_proj", "[512, 256]", "[256, 256]"]);
-    for key in ["general.architecture", "llama.embedding_length", "llama.attention.layer_norm_rms_epsilon"] {
+    let set = |key: &'static str, value: Value| {
+        move |metadata: &mut Metadata, _: &mut Tensors| drop(metadata.insert(key, value))
+    };
+    let says = |error: String, parts: &[&str]| {
+        parts.iter().for_each(|part| assert!(error.contains(part), "no {part:?} in {error:?}"))
+    };
+    says(
+        refusal(&folder, set("general.architecture", Value::String("gpt2".into()))),
+        &["gpt2", "llama"],
+    );
+    says(
+        refusal(&folder, set("llama.attention.head_count", Value::U32(0))),
+        &["bad.gguf", "head count is 0"],
+    );
+    says(
+        refusal(&folder, set("llama.attention.head_count_kv", Value::U32(3))),
+        &["4 heads", "3 key-value heads"],
+    );
+    says(
+        refusal(&folder, set("llama.block_count", Value::U32(2))),
+        &["no tensor", "blk.1.attn_q.weight"],
+    );
+    says(
+        refusal(&folder, set("llama.feed_forward_length", Value::U32(256))),
+        &["gate_proj", "[512, 256]", "[256, 256]"],
+    );
+    for key in
+        ["general.architecture", "llama.embedding_length", "llama.attention.layer_norm_rms_epsilon"]
+    {
         says(refusal(&folder, |metadata, _| drop(metadata.remove(key))), &["bad.gguf", key]);
     }
     for tensor in ["token_embd.weight", "blk.0.ffn_down.weight", "output_norm.weight"] {
@@ -248,13 +340,18 @@ fn a_folder_that_is_not_as_it_should_be_is_refused_by_name() {
     let source = reference("tiny-llama3");
     let copy = || {
         let folder = tempfile::tempdir().unwrap();
-        for entry in std::fs::read_dir(&source).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
+        for entry in std::fs::read_dir(&source)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.is_file())
+        {
             std::fs::copy(&entry, folder.path().join(entry.file_name().unwrap())).unwrap();
         }
         folder
     };
     let refusal = |folder: &TempDir| {
-        let loaded = ModelFiles::open(folder.path()).and_then(|files| Llama::load(&files, Quantisation::None, &Device::Cpu));
+        let loaded = ModelFiles::open(folder.path())
+            .and_then(|files| Llama::load(&files, Quantisation::None, &Device::Cpu));
         loaded.expect_err("it was refused").to_string()
     };
     let config = |key: &str, value: serde_json::Value| {

@@ -101,7 +101,12 @@ impl Learner {
     }
 
     fn step(&mut self, drawn: &Drawn<'_>, advantage: f64) {
-        let logits: Vec<f64> = drawn.unweighted.iter().zip(&self.weights).map(|(logit, weight)| logit + weight).collect();
+        let logits: Vec<f64> = drawn
+            .unweighted
+            .iter()
+            .zip(&self.weights)
+            .map(|(logit, weight)| logit + weight)
+            .collect();
         let shares = softmax(&logits, self.settings.temperature);
         let Some(share) = shares.get(drawn.chosen) else { return };
         let ratio = (share / drawn.propensity).min(MOST_RATIO);

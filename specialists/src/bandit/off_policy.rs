@@ -35,7 +35,11 @@ pub struct Estimate {
 
 impl Estimate {
     fn new(value: f64, standard_error: f64) -> Self {
-        Self { value, interval: [value - Z * standard_error, value + Z * standard_error], standard_error }
+        Self {
+            value,
+            interval: [value - Z * standard_error, value + Z * standard_error],
+            standard_error,
+        }
     }
 }
 
@@ -74,13 +78,20 @@ fn mean_interval(values: &[f64]) -> Option<Estimate> {
 /// choice probability 0.
 pub fn estimate(log: &[LoggedChoice], target: &[Vec<f64>]) -> Option<OffPolicy> {
     let weights = importance(log, target);
-    let (total, squares) = weights.iter().fold((0.0, 0.0), |(total, squares), weight| (total + weight, squares + weight * weight));
+    let (total, squares) = weights
+        .iter()
+        .fold((0.0, 0.0), |(total, squares), weight| (total + weight, squares + weight * weight));
     if total <= 0.0 {
         return None;
     }
-    let weighted: Vec<f64> = log.iter().zip(&weights).map(|(row, weight)| weight * row.reward).collect();
+    let weighted: Vec<f64> =
+        log.iter().zip(&weights).map(|(row, weight)| weight * row.reward).collect();
     let normalised = weighted.iter().sum::<f64>() / total;
-    let spread = log.iter().zip(&weights).map(|(row, weight)| (weight * (row.reward - normalised)).powi(2)).sum::<f64>();
+    let spread = log
+        .iter()
+        .zip(&weights)
+        .map(|(row, weight)| (weight * (row.reward - normalised)).powi(2))
+        .sum::<f64>();
     let rewards: Vec<f64> = log.iter().map(|row| row.reward).collect();
     Some(OffPolicy {
         decisions: log.len(),
@@ -100,7 +111,11 @@ fn doubly_robust(log: &[LoggedChoice], target: &[Vec<f64>]) -> Vec<f64> {
     let rows = log.iter().zip(target).zip(weights).enumerate();
     rows.map(|(index, ((row, target), weight))| {
         let model = &models[index % FOLDS];
-        let predicted: f64 = target.iter().enumerate().map(|(candidate, share)| share * model.predict(row.kind, candidate)).sum();
+        let predicted: f64 = target
+            .iter()
+            .enumerate()
+            .map(|(candidate, share)| share * model.predict(row.kind, candidate))
+            .sum();
         predicted + weight * (row.reward - model.predict(row.kind, row.chosen))
     })
     .collect()
@@ -109,7 +124,10 @@ fn doubly_robust(log: &[LoggedChoice], target: &[Vec<f64>]) -> Vec<f64> {
 /// Importance weights: the target policy's probability of the logged choice over the logged one.
 fn importance(log: &[LoggedChoice], target: &[Vec<f64>]) -> Vec<f64> {
     let share = |row: &LoggedChoice, target: &[f64]| target.get(row.chosen).copied().unwrap_or(0.0);
-    log.iter().zip(target).map(|(row, target)| share(row, target) * row.common / row.propensity).collect()
+    log.iter()
+        .zip(target)
+        .map(|(row, target)| share(row, target) * row.common / row.propensity)
+        .collect()
 }
 
 /// Mean rewards by candidate and kind of question, shrunk towards the candidate's mean, which is
@@ -143,10 +161,13 @@ impl RewardModel {
         let kinds = log.iter().map(|row| row.kind + 1).max().unwrap_or(0);
         let mut folds = vec![vec![Sum::default(); kinds * candidates]; FOLDS];
         for (index, row) in log.iter().enumerate().filter(|(_, row)| row.chosen < candidates) {
-            folds[index % FOLDS][row.kind * candidates + row.chosen].add(Sum { count: 1.0, rewards: row.reward }, 1.0);
+            folds[index % FOLDS][row.kind * candidates + row.chosen]
+                .add(Sum { count: 1.0, rewards: row.reward }, 1.0);
         }
         let mut all = vec![Sum::default(); kinds * candidates];
-        folds.iter().for_each(|fold| all.iter_mut().zip(fold).for_each(|(all, cell)| all.add(*cell, 1.0)));
+        folds
+            .iter()
+            .for_each(|fold| all.iter_mut().zip(fold).for_each(|(all, cell)| all.add(*cell, 1.0)));
         let without = |fold: &Vec<Sum>| {
             let mut rest = all.clone();
             rest.iter_mut().zip(fold).for_each(|(rest, cell)| rest.add(*cell, -1.0));
@@ -164,7 +185,11 @@ impl RewardModel {
         }
         let mean = total.rewards / total.count.max(1.0);
         let of_candidate: Vec<f64> = of_candidate.into_iter().map(|sum| sum.shrunk(mean)).collect();
-        let means = cells.iter().enumerate().map(|(index, cell)| cell.shrunk(of_candidate[index % candidates])).collect();
+        let means = cells
+            .iter()
+            .enumerate()
+            .map(|(index, cell)| cell.shrunk(of_candidate[index % candidates]))
+            .collect();
         Self { candidates, means }
     }
 

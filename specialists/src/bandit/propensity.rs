@@ -3,7 +3,8 @@
 /// Softmax of `logits / temperature`; sums to 1.
 pub fn softmax(logits: &[f64], temperature: f64) -> Vec<f64> {
     let best = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let weights: Vec<f64> = logits.iter().map(|logit| ((logit - best) / temperature).exp()).collect();
+    let weights: Vec<f64> =
+        logits.iter().map(|logit| ((logit - best) / temperature).exp()).collect();
     let total: f64 = weights.iter().sum();
     weights.into_iter().map(|weight| weight / total).collect()
 }

@@ -78,10 +78,14 @@ impl LearnedPart for Confidences {
                 ));
             }
             if !map.is_sound() {
-                return Err(format!("specialists.{name}.map is {map:?}, expected finite numbers, never falling, probabilities in [0, 1]"));
+                return Err(format!(
+                    "specialists.{name}.map is {map:?}, expected finite numbers, never falling, probabilities in [0, 1]"
+                ));
             }
             if !(0.0..=1.0).contains(base_rate) {
-                return Err(format!("specialists.{name}.base_rate is {base_rate}, expected a share in [0, 1]"));
+                return Err(format!(
+                    "specialists.{name}.base_rate is {base_rate}, expected a share in [0, 1]"
+                ));
             }
         }
         Ok(())

@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use super::calibrators::{Calibrator, Confidences, Map};
 use super::signals::{FEATURES, features};
-use crate::learn::metrics::{auroc, base_rate, brier, brier_skill, expected_calibration_error, log_loss};
+use crate::learn::metrics::{
+    auroc, base_rate, brier, brier_skill, expected_calibration_error, log_loss,
+};
 use crate::learn::{Example, Isotonic, LinearModel, Platt};
 
 /// Minimum number of answers of a specialist, and of correct and wrong ones each.
@@ -76,7 +78,8 @@ pub fn fit(rows: &[ConfidenceRow]) -> (Confidences, ConfidenceReport) {
     for row in rows {
         by_name.entry(&row.specialist).or_default().push(row);
     }
-    let (mut confidences, mut specialists, mut all) = (Confidences::default(), BTreeMap::new(), Vec::new());
+    let (mut confidences, mut specialists, mut all) =
+        (Confidences::default(), BTreeMap::new(), Vec::new());
     for (name, rows) in by_name {
         let right = rows.iter().filter(|row| row.right).count();
         if rows.len() < LEAST_ROWS || right < LEAST_OF_EACH || rows.len() - right < LEAST_OF_EACH {
@@ -93,18 +96,29 @@ pub fn fit(rows: &[ConfidenceRow]) -> (Confidences, ConfidenceReport) {
 /// The calibrator, and its cross-validated confidences on held-out rows.
 fn calibrator(rows: &[&ConfidenceRow]) -> Option<(Calibrator, Vec<(f64, bool)>)> {
     let folds = folds(rows);
-    let example = |row: &ConfidenceRow| Example { features: features(&row.signals), class: usize::from(row.right), weight: 1.0 };
+    let example = |row: &ConfidenceRow| Example {
+        features: features(&row.signals),
+        class: usize::from(row.right),
+        weight: 1.0,
+    };
     let examples: Vec<Example> = rows.iter().map(|row| example(row)).collect();
     let learn = |left_out: Option<usize>, l2: f64| {
-        let kept = examples.iter().zip(&folds).filter(|(_, fold)| left_out != Some(**fold)).map(|(example, _)| example.clone());
+        let kept = examples
+            .iter()
+            .zip(&folds)
+            .filter(|(_, fold)| left_out != Some(**fold))
+            .map(|(example, _)| example.clone());
         LinearModel::fit(&kept.collect::<Vec<_>>(), 2, FEATURES, l2).rounded(DIGITS)
     };
     // (loss, penalty, held-out scores)
     let mut best: Option<Tried> = None;
     for l2 in PENALTIES {
         let models: Vec<LinearModel> = (0..FOLDS).map(|fold| learn(Some(fold), l2)).collect();
-        let scores: Vec<(f64, bool)> =
-            rows.iter().zip(&folds).map(|(row, fold)| (Calibrator::score(&models[*fold], &row.signals), row.right)).collect();
+        let scores: Vec<(f64, bool)> = rows
+            .iter()
+            .zip(&folds)
+            .map(|(row, fold)| (Calibrator::score(&models[*fold], &row.signals), row.right))
+            .collect();
         let loss = log_loss(&mapped(&scores, &folds, Platt::fit, Map::Platt), FLOOR)?;
         if best.as_ref().is_none_or(|(least, ..)| loss < *least - 1e-9) {
             best = Some((loss, l2, scores));
@@ -134,7 +148,12 @@ fn mapped<T>(
 ) -> Vec<(f64, bool)> {
     let maps: Vec<(Option<Map>, f64)> = (0..FOLDS)
         .map(|fold| {
-            let others: Vec<(f64, bool)> = scores.iter().zip(folds).filter(|(_, of)| **of != fold).map(|(pair, _)| *pair).collect();
+            let others: Vec<(f64, bool)> = scores
+                .iter()
+                .zip(folds)
+                .filter(|(_, of)| **of != fold)
+                .map(|(pair, _)| *pair)
+                .collect();
             (fit(&others).map(&map), base_rate(&others).unwrap_or(0.5))
         })
         .collect();
@@ -159,7 +178,9 @@ fn folds(rows: &[&ConfidenceRow]) -> Vec<usize> {
     };
     rows.iter()
         .map(|row| match sizes.get(row.group.as_str()) {
-            Some(size) => *placed.entry(row.group.as_str()).or_insert_with(|| place(&mut filled, *size)),
+            Some(size) => {
+                *placed.entry(row.group.as_str()).or_insert_with(|| place(&mut filled, *size))
+            }
             None => place(&mut filled, 1),
         })
         .collect()

@@ -48,12 +48,29 @@ pub(super) fn features(signals: &Signals) -> Vec<(u32, f32)> {
     ]);
     numbers.extend([2, 3, 4].map(|count| flag(signals.choices.len() == count)));
     numbers.push(flag(signals.choices.len() > 4));
-    numbers.extend([signals.mean_entropy, signals.max_entropy.map(|entropy| entropy / 2.0), signals.mean_logprob]);
-    numbers.extend([signals.support, flag(signals.support.is_some()), flag(signals.evidence > 0), signals.best_evidence]);
+    numbers.extend([
+        signals.mean_entropy,
+        signals.max_entropy.map(|entropy| entropy / 2.0),
+        signals.mean_logprob,
+    ]);
+    numbers.extend([
+        signals.support,
+        flag(signals.support.is_some()),
+        flag(signals.evidence > 0),
+        signals.best_evidence,
+    ]);
     numbers.extend([flag(signals.prior.is_some()), signals.prior.map(|prior| logit(prior).abs())]);
-    numbers.extend([signals.probability.map(|p| logit(p).abs()), flag(signals.context), flag(!signals.complete)]);
+    numbers.extend([
+        signals.probability.map(|p| logit(p).abs()),
+        flag(signals.context),
+        flag(!signals.complete),
+    ]);
     let answer = tokens(&signals.answer);
-    numbers.extend([Some((1.0 + answer.len() as f64).ln()), flag(signals.p_true.is_some()), signals.p_true.map(logit)]);
+    numbers.extend([
+        Some((1.0 + answer.len() as f64).ln()),
+        flag(signals.p_true.is_some()),
+        signals.p_true.map(logit),
+    ]);
     let numbered = numbers.into_iter().zip(0_u32..NUMBERS).filter_map(|(value, index)| {
         // a signal may hold any number: NaN and infinities are ignored
         let value = value.filter(|value| value.is_finite())?.clamp(-1e3, 1e3) as f32;
@@ -101,7 +118,9 @@ mod tests {
 
     #[test]
     fn choices_are_read_by_lead_and_spread() {
-        let of = |choices: &[f64]| of_choices(&Signals { choices: choices.to_vec(), ..Signals::default() });
+        let of = |choices: &[f64]| {
+            of_choices(&Signals { choices: choices.to_vec(), ..Signals::default() })
+        };
         let (first, margin, entropy) = of(&[0.1, 0.7, 0.2]).unwrap();
         assert!((first - 0.7).abs() < 1e-12 && (margin - 0.5).abs() < 1e-12 && entropy < 0.75);
         assert!((of(&[0.25; 4]).unwrap().2 - 1.0).abs() < 1e-12);
@@ -110,8 +129,14 @@ mod tests {
 
     #[test]
     fn signals_keep_everything_but_the_answer() {
-        let signals = Signals { choices: vec![0.25, 0.75], support: Some(0.5), answer: "no".into(), ..Signals::default() };
-        let back: Signals = serde_json::from_value(serde_json::to_value(&signals).unwrap()).unwrap();
+        let signals = Signals {
+            choices: vec![0.25, 0.75],
+            support: Some(0.5),
+            answer: "no".into(),
+            ..Signals::default()
+        };
+        let back: Signals =
+            serde_json::from_value(serde_json::to_value(&signals).unwrap()).unwrap();
         assert_eq!(back, Signals { answer: String::new(), ..signals });
     }
 }

@@ -58,7 +58,8 @@ fn counted<'a>(texts: impl Iterator<Item = &'a str>) -> (HashMap<String, u16>, u
 /// The BM25 length normalisation of each field: the inverse of its length relative to the mean
 /// length, smoothed by `b`.
 fn norms(lengths: &[u32]) -> Vec<f32> {
-    let mean = lengths.iter().map(|length| f64::from(*length)).sum::<f64>() / lengths.len().max(1) as f64;
+    let mean =
+        lengths.iter().map(|length| f64::from(*length)).sum::<f64>() / lengths.len().max(1) as f64;
     let norm = |length: &u32| 1.0 / (1.0 - LENGTH + LENGTH * f64::from(*length) / mean.max(1.0));
     lengths.iter().map(|length| norm(length) as f32).collect()
 }
@@ -68,7 +69,9 @@ impl RowIndex {
         let mut index = Self::default();
         let (mut row_lengths, mut table_lengths) = (Vec::new(), Vec::new());
         for (table, place) in tables.iter().zip(0_u32..) {
-            let about = [&table.name, &table.caption].into_iter().chain(table.columns.iter().map(|column| &column.name));
+            let about = [&table.name, &table.caption]
+                .into_iter()
+                .chain(table.columns.iter().map(|column| &column.name));
             let (counts, length) = counted(about.map(String::as_str));
             table_lengths.push(length);
             for (token, count) in counts {
@@ -95,18 +98,33 @@ impl RowIndex {
         let rows = self.row_norms.len();
         // the score that every row of a table gets from the table's field, and what rows get on top
         // from their own cells
-        let (mut of_tables, mut of_rows) = (vec![0.0_f64; self.spans.len()], HashMap::<u32, f64>::new());
+        let (mut of_tables, mut of_rows) =
+            (vec![0.0_f64; self.spans.len()], HashMap::<u32, f64>::new());
         let mut most = 0.0;
         for token in tokens(text).into_iter().collect::<BTreeSet<_>>() {
-            let idf = |holding: usize| (1.0 + (rows as f64 - holding as f64 + 0.5) / (holding as f64 + 0.5)).ln();
+            let idf = |holding: usize| {
+                (1.0 + (rows as f64 - holding as f64 + 0.5) / (holding as f64 + 0.5)).ln()
+            };
             let Some(postings) = self.postings.get(&token) else {
                 most += idf(0);
                 continue;
             };
-            let about: HashMap<u32, f64> = postings.tables.iter().map(|&(table, count)| (table, self.about(table, count))).collect();
-            let elsewhere = postings.rows.iter().filter(|(row, _)| !about.contains_key(&self.table_of(*row))).count();
-            let idf =
-                idf(elsewhere + about.keys().filter_map(|table| self.spans.get(*table as usize)).map(|span| span.len()).sum::<usize>());
+            let about: HashMap<u32, f64> = postings
+                .tables
+                .iter()
+                .map(|&(table, count)| (table, self.about(table, count)))
+                .collect();
+            let elsewhere = postings
+                .rows
+                .iter()
+                .filter(|(row, _)| !about.contains_key(&self.table_of(*row)))
+                .count();
+            let idf = idf(elsewhere
+                + about
+                    .keys()
+                    .filter_map(|table| self.spans.get(*table as usize))
+                    .map(|span| span.len())
+                    .sum::<usize>());
             most += idf;
             let worth = |frequency: f64| idf * frequency / (SATURATION + frequency);
             for (table, frequency) in &about {
@@ -118,11 +136,18 @@ impl RowIndex {
                 *of_rows.entry(row).or_default() += worth(frequency) - worth(said);
             }
         }
-        let mut found: Vec<(u32, f64)> =
-            of_rows.iter().map(|(row, worth)| (*row, worth + of_tables[self.table_of(*row) as usize])).collect();
+        let mut found: Vec<(u32, f64)> = of_rows
+            .iter()
+            .map(|(row, worth)| (*row, worth + of_tables[self.table_of(*row) as usize]))
+            .collect();
         for (span, worth) in self.spans.iter().zip(&of_tables).filter(|(_, worth)| **worth > 0.0) {
             // the other rows of a table all have the same score: its first `k` suffice
-            found.extend(span.clone().filter(|row| !of_rows.contains_key(row)).take(k).map(|row| (row, *worth)));
+            found.extend(
+                span.clone()
+                    .filter(|row| !of_rows.contains_key(row))
+                    .take(k)
+                    .map(|row| (row, *worth)),
+            );
         }
         found.sort_by(|(a, one), (b, other)| other.total_cmp(one).then(a.cmp(b)));
         found.truncate(k);
@@ -153,8 +178,14 @@ mod tests {
         FactTable {
             name: name.into(),
             caption: caption.into(),
-            columns: columns.iter().map(|&name| Column { name: name.into(), kind: Kind::Text }).collect(),
-            rows: rows.iter().map(|row| row.iter().map(|&cell| cell.to_owned()).collect()).collect(),
+            columns: columns
+                .iter()
+                .map(|&name| Column { name: name.into(), kind: Kind::Text })
+                .collect(),
+            rows: rows
+                .iter()
+                .map(|row| row.iter().map(|&cell| cell.to_owned()).collect())
+                .collect(),
         }
     }
 
@@ -165,13 +196,21 @@ mod tests {
                 "games",
                 "1970 Detroit Lions season",
                 &["week", "opponent"],
-                &[&["1", "Green Bay Packers"], &["2", "Cincinnati Bengals"], &["3", "Chicago Bears"]],
+                &[
+                    &["1", "Green Bay Packers"],
+                    &["2", "Cincinnati Bengals"],
+                    &["3", "Chicago Bears"],
+                ],
             ),
             table(
                 "cities",
                 "Столицы и города",
                 &["Name", "Страна", "人口"],
-                &[&["Zürich", "Schweiz", "443037"], &["Москва", "Россия", "13010112"], &["東京都", "日本", "14047594"]],
+                &[
+                    &["Zürich", "Schweiz", "443037"],
+                    &["Москва", "Россия", "13010112"],
+                    &["東京都", "日本", "14047594"],
+                ],
             ),
         ]
     }
@@ -219,8 +258,10 @@ mod tests {
 
     #[test]
     fn what_is_rare_and_short_weighs_more() {
-        let rows: Vec<Vec<&str>> =
-            (0..20).map(|_| vec!["common word"]).chain([vec!["rare word"], vec!["rare word with very much beside it"]]).collect();
+        let rows: Vec<Vec<&str>> = (0..20)
+            .map(|_| vec!["common word"])
+            .chain([vec!["rare word"], vec!["rare word with very much beside it"]])
+            .collect();
         let rows: Vec<&[&str]> = rows.iter().map(Vec::as_slice).collect();
         let index = RowIndex::new(&[table("t", "", &["c"], &rows)]);
         assert_eq!(places(&index, "common rare", 2), [(0, 20), (0, 21)]);
@@ -231,15 +272,25 @@ mod tests {
     fn scores_are_those_of_the_formula() {
         let tables = tables();
         let index = RowIndex::new(&tables);
-        let all: Vec<(usize, usize)> =
-            tables.iter().enumerate().flat_map(|(at, table)| (0..table.rows.len()).map(move |row| (at, row))).collect();
-        let cells = |(at, row): (usize, usize)| tables[at].rows[row].iter().flat_map(|cell| tokens(cell)).collect::<Vec<_>>();
+        let all: Vec<(usize, usize)> = tables
+            .iter()
+            .enumerate()
+            .flat_map(|(at, table)| (0..table.rows.len()).map(move |row| (at, row)))
+            .collect();
+        let cells = |(at, row): (usize, usize)| {
+            tables[at].rows[row].iter().flat_map(|cell| tokens(cell)).collect::<Vec<_>>()
+        };
         let about = |at: usize| {
             let table = &tables[at];
             let columns = table.columns.iter().flat_map(|column| tokens(&column.name));
-            tokens(&table.name).into_iter().chain(tokens(&table.caption)).chain(columns).collect::<Vec<_>>()
+            tokens(&table.name)
+                .into_iter()
+                .chain(tokens(&table.caption))
+                .chain(columns)
+                .collect::<Vec<_>>()
         };
-        let mean = |lengths: Vec<usize>| lengths.iter().sum::<usize>() as f64 / lengths.len() as f64;
+        let mean =
+            |lengths: Vec<usize>| lengths.iter().sum::<usize>() as f64 / lengths.len() as f64;
         let row_mean = mean(all.iter().map(|place| cells(*place).len()).collect());
         let table_mean = mean((0..tables.len()).map(|at| about(at).len()).collect());
         let frequency = |token: &str, place: (usize, usize)| {
@@ -249,10 +300,13 @@ mod tests {
             };
             count(&cells(place), row_mean) + 0.3 * count(&about(place.0), table_mean)
         };
-        for text in ["opponent week 3 lions bears", "a table of 人口 in 日本", "games games unheard"] {
+        for text in
+            ["opponent week 3 lions bears", "a table of 人口 in 日本", "games games unheard"]
+        {
             let asked: BTreeSet<String> = tokens(text).into_iter().collect();
             let idf = |token: &str| {
-                let holding = all.iter().filter(|place| frequency(token, **place) > 0.0).count() as f64;
+                let holding =
+                    all.iter().filter(|place| frequency(token, **place) > 0.0).count() as f64;
                 (1.0 + (all.len() as f64 - holding + 0.5) / (holding + 0.5)).ln()
             };
             let most: f64 = asked.iter().map(|token| idf(token)).sum();
@@ -263,10 +317,19 @@ mod tests {
                     idf(token) * frequency / (1.2 + frequency)
                 };
                 let expected = asked.iter().map(worth).sum::<f64>() / most;
-                let score = found.iter().find(|found| (found.table, found.row) == *place).map_or(0.0, |found| found.score);
-                assert!((score - expected).abs() < 1e-6, "{text} {place:?}: {score}, expected {expected}");
+                let score = found
+                    .iter()
+                    .find(|found| (found.table, found.row) == *place)
+                    .map_or(0.0, |found| found.score);
+                assert!(
+                    (score - expected).abs() < 1e-6,
+                    "{text} {place:?}: {score}, expected {expected}"
+                );
             }
-            assert!(found.windows(2).all(|pair| pair[0].score >= pair[1].score) && found.iter().all(|found| found.score < 1.0));
+            assert!(
+                found.windows(2).all(|pair| pair[0].score >= pair[1].score)
+                    && found.iter().all(|found| found.score < 1.0)
+            );
         }
     }
 }

@@ -52,7 +52,9 @@ pub fn infer<'a>(cells: impl Iterator<Item = &'a str> + Clone) -> Kind {
         Kind::Integer
     } else if all(&|cell| cell.parse::<f64>().is_ok_and(f64::is_finite)) {
         Kind::Real
-    } else if all(&|cell| cell.parse::<NaiveDate>().is_ok() || DateTime::parse_from_rfc3339(cell).is_ok()) {
+    } else if all(&|cell| {
+        cell.parse::<NaiveDate>().is_ok() || DateTime::parse_from_rfc3339(cell).is_ok()
+    }) {
         Kind::Date
     } else {
         Kind::Text

@@ -29,7 +29,16 @@ pub struct BettingSequence {
 impl BettingSequence {
     /// The error probability is at most `alpha`, over all time.
     pub fn new(alpha: f64) -> Self {
-        Self { alpha, count: 0, mean: 0.5, squares: 0.25, sum: 0.0, capital: vec![(0.0, 0.0); GRID + 1], low: 0, high: GRID }
+        Self {
+            alpha,
+            count: 0,
+            mean: 0.5,
+            squares: 0.25,
+            sum: 0.0,
+            capital: vec![(0.0, 0.0); GRID + 1],
+            low: 0,
+            high: GRID,
+        }
     }
 
     pub fn count(&self) -> u32 {
@@ -70,7 +79,10 @@ impl BettingSequence {
 
     /// The confidence interval of the mean, widened by one grid step on both sides.
     pub fn interval(&self) -> [f64; 2] {
-        [self.low.saturating_sub(1) as f64 / GRID as f64, (self.high + 1).min(GRID) as f64 / GRID as f64]
+        [
+            self.low.saturating_sub(1) as f64 / GRID as f64,
+            (self.high + 1).min(GRID) as f64 / GRID as f64,
+        ]
     }
 }
 
@@ -100,7 +112,13 @@ pub struct CanaryTrial {
 impl CanaryTrial {
     /// Decides at level `alpha`, after at most `most` pairs.
     pub fn new(alpha: f64, most: u32) -> Self {
-        Self { sequence: BettingSequence::new(alpha), most, canary: Vec::new(), live: Vec::new(), verdict: CanaryVerdict::Open }
+        Self {
+            sequence: BettingSequence::new(alpha),
+            most,
+            canary: Vec::new(),
+            live: Vec::new(),
+            verdict: CanaryVerdict::Open,
+        }
     }
 
     /// Observes a reward of the canary or of the active adapter.

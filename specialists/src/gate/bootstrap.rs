@@ -39,7 +39,9 @@ pub struct Compared {
 /// 1997, section 3.8). The same pairs and seed give the same result; without pairs, or when all
 /// differences are equal, the candidate is not better.
 pub fn compare(pairs: &[Pair], level: f64, seed: u64) -> Compared {
-    let mean = |value: &dyn Fn(&Pair) -> f64| pairs.iter().map(value).sum::<f64>() / pairs.len().max(1) as f64;
+    let mean = |value: &dyn Fn(&Pair) -> f64| {
+        pairs.iter().map(value).sum::<f64>() / pairs.len().max(1) as f64
+    };
     let mut clusters: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
     for pair in pairs {
         let cluster = clusters.entry(&pair.template).or_default();
@@ -52,8 +54,9 @@ pub fn compare(pairs: &[Pair], level: f64, seed: u64) -> Compared {
         vec![0.0]
     } else {
         let draw = |_| {
-            let (sum, count) =
-                (0..clusters.len()).map(|_| clusters[random.below(clusters.len())]).fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
+            let (sum, count) = (0..clusters.len())
+                .map(|_| clusters[random.below(clusters.len())])
+                .fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
             sum / count
         };
         (0..RESAMPLES).map(draw).collect()
@@ -74,7 +77,8 @@ pub fn compare(pairs: &[Pair], level: f64, seed: u64) -> Compared {
     }
 }
 
-/// The level of the `tries`-th try on the same evidence, counted from 1: halved at each, so that all together err no more than twice `alpha`'s half.
+/// The level of the `tries`-th try on the same evidence, counted from 1: halved at each, so that
+/// all together err no more than twice `alpha`'s half.
 pub fn level(alpha: f64, tries: u32) -> f64 {
     alpha * 0.5_f64.powi(tries.saturating_sub(1).min(60).cast_signed())
 }

@@ -25,7 +25,13 @@ pub struct PageHinkley {
 impl PageHinkley {
     /// Raises a false alarm once in `false_alarm_interval` rewards, on average.
     pub fn new(false_alarm_interval: f64) -> Self {
-        Self { threshold: threshold(false_alarm_interval), count: 0, mean: 0.0, squares: 0.0, sum: 0.0 }
+        Self {
+            threshold: threshold(false_alarm_interval),
+            count: 0,
+            mean: 0.0,
+            squares: 0.0,
+            sum: 0.0,
+        }
     }
 
     /// Observes a reward and its prediction; returns true for an alarm, after which the test

@@ -21,7 +21,8 @@ pub fn template(text: &str) -> String {
         let bare: String = word.chars().filter(|c| c.is_alphanumeric()).collect();
         let named = bare.chars().next().is_some_and(char::is_uppercase) && !begins;
         begins = word.ends_with(['.', '?', '!', ':']);
-        let kept = !inside && !named && !bare.is_empty() && !bare.chars().any(|c| c.is_ascii_digit());
+        let kept =
+            !inside && !named && !bare.is_empty() && !bare.chars().any(|c| c.is_ascii_digit());
         if kept {
             words.push(bare.to_lowercase());
         }

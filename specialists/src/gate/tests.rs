@@ -6,14 +6,22 @@ fn unit(random: &mut SplitMix) -> f64 {
 
 fn pairs(random: &mut SplitMix, count: usize, candidate: f64, live: f64) -> Vec<Pair> {
     let score = |random: &mut SplitMix, p: f64| f64::from(u8::from(unit(random) < p));
-    (0..count).map(|at| Pair { template: (at / 2).to_string(), candidate: score(random, candidate), live: score(random, live) }).collect()
+    (0..count)
+        .map(|at| Pair {
+            template: (at / 2).to_string(),
+            candidate: score(random, candidate),
+            live: score(random, live),
+        })
+        .collect()
 }
 
 #[test]
 fn the_bootstrap_errs_no_more_than_it_says_and_sees_what_is_there() {
     let mut random = SplitMix(5);
     let share = |random: &mut SplitMix, candidate: f64, live: f64| {
-        (0..60).filter(|seed| compare(&pairs(random, 160, candidate, live), 0.05, *seed).better).count()
+        (0..60)
+            .filter(|seed| compare(&pairs(random, 160, candidate, live), 0.05, *seed).better)
+            .count()
     };
     let (wrong, right) = (share(&mut random, 0.6, 0.6), share(&mut random, 0.8, 0.55));
     assert!(wrong <= 8, "{wrong} of 60 where both are the same");
@@ -32,7 +40,8 @@ fn the_bootstrap_errs_no_more_than_it_says_and_sees_what_is_there() {
 #[test]
 fn a_template_counts_once_however_often_it_is_asked() {
     // one template won a hundred times counts as one win
-    let mut many: Vec<Pair> = (0..100).map(|_| Pair { template: "same".into(), candidate: 1.0, live: 0.0 }).collect();
+    let mut many: Vec<Pair> =
+        (0..100).map(|_| Pair { template: "same".into(), candidate: 1.0, live: 0.0 }).collect();
     many.extend((0..3).map(|at| Pair { template: at.to_string(), candidate: 0.0, live: 1.0 }));
     assert!(!compare(&many, 0.05, 1).better, "{:?}", compare(&many, 0.05, 1));
 }
@@ -95,7 +104,9 @@ fn page_and_hinkley_alarm_as_seldom_as_they_say_and_soon_after_a_fall() {
         let mut watch = PageHinkley::new(1_000.0);
         let early = (0..60).filter(|_| watch.push(0.5, 0.5 + 0.3 * normal(&mut random))).count();
         assert!(early < 3, "{early} alarms in 60 steady rewards");
-        delays.push((1..500).find(|_| watch.push(0.5, 0.2 + 0.3 * normal(&mut random))).unwrap_or(500));
+        delays.push(
+            (1..500).find(|_| watch.push(0.5, 0.2 + 0.3 * normal(&mut random))).unwrap_or(500),
+        );
     }
     delays.sort_unstable();
     assert!(delays[20] < 30, "half of the falls were seen after {} rewards", delays[20]);
@@ -103,11 +114,21 @@ fn page_and_hinkley_alarm_as_seldom_as_they_say_and_soon_after_a_fall() {
 
 #[test]
 fn templates_leave_out_what_was_filled_in() {
-    assert_eq!(template("They met Anna on 3 May 2019 at the mall."), template("They met Boris on 7 June 2021 at the mall."));
+    assert_eq!(
+        template("They met Anna on 3 May 2019 at the mall."),
+        template("They met Boris on 7 June 2021 at the mall.")
+    );
     assert_ne!(template("They met Anna at the mall."), template("They met Anna at the lake."));
     assert_eq!(template("It says \"red box\" here"), "it says here");
-    let all: Vec<String> =
-        (0..500).map(|at| format!("word{} alpha beta {}", char::from(b'a' + (at % 26) as u8), "x".repeat(at / 26 + 1))).collect();
+    let all: Vec<String> = (0..500)
+        .map(|at| {
+            format!(
+                "word{} alpha beta {}",
+                char::from(b'a' + (at % 26) as u8),
+                "x".repeat(at / 26 + 1)
+            )
+        })
+        .collect();
     let parts = HeldBack::of(all.iter(), |text| template(text));
     let share = parts.tried.len() as f64 / 500.0;
     assert!((0.12..0.28).contains(&share), "{share} is set aside");

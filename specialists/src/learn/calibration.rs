@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::{Example, LinearModel};
 use crate::odds::sigmoid;
 
-/// Platt scaling: `P = 1 / (1 + exp(-(slope * score + offset)))`, fitted with Platt's smoothed targets (Platt 1999, "Probabilistic Outputs for Support
-/// Vector Machines").
+/// Platt scaling: `P = 1 / (1 + exp(-(slope * score + offset)))`, fitted with Platt's smoothed
+/// targets (Platt 1999, "Probabilistic Outputs for Support Vector Machines").
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Platt {
     pub slope: f64,
@@ -24,7 +24,11 @@ impl Platt {
         let (high, low) = ((right + 1.0) / (right + 2.0), 1.0 / (wrong + 2.0));
         let examples = pairs.iter().flat_map(|&(score, right)| {
             let target = if right { high } else { low };
-            [(1, target), (0, 1.0 - target)].map(|(class, weight)| Example { features: vec![(0, score as f32)], class, weight })
+            [(1, target), (0, 1.0 - target)].map(|(class, weight)| Example {
+                features: vec![(0, score as f32)],
+                class,
+                weight,
+            })
         });
         // a negligible penalty that still makes the solution unique
         let model = LinearModel::fit(&examples.collect::<Vec<_>>(), 2, 1, 1e-6);
@@ -83,8 +87,13 @@ impl Isotonic {
             }
         }
         Some(
-            Self { points: pools.into_iter().map(|(sum, right, count)| (sum / count, (right + rate) / (count + 1.0))).collect() }
-                .monotone(),
+            Self {
+                points: pools
+                    .into_iter()
+                    .map(|(sum, right, count)| (sum / count, (right + rate) / (count + 1.0)))
+                    .collect(),
+            }
+            .monotone(),
         )
     }
 
@@ -101,12 +110,16 @@ impl Isotonic {
     /// Whether the map is valid, non-decreasing and within [0, 1]; checks a map read from a file.
     pub fn is_sound(&self) -> bool {
         let inside = |(score, p): &(f64, f64)| score.is_finite() && (0.0..=1.0).contains(p);
-        self.points.iter().all(inside) && self.points.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1)
+        self.points.iter().all(inside)
+            && self.points.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1)
     }
 
     pub fn apply(&self, score: f64) -> f64 {
         let next = self.points.partition_point(|(at, _)| *at <= score);
-        match (next.checked_sub(1).and_then(|before| self.points.get(before)), self.points.get(next)) {
+        match (
+            next.checked_sub(1).and_then(|before| self.points.get(before)),
+            self.points.get(next),
+        ) {
             (Some(&(low, p)), Some(&(high, q))) => p + (q - p) * (score - low) / (high - low),
             (Some(&(_, p)), None) | (None, Some(&(_, p))) => p,
             (None, None) => 0.5,
@@ -162,7 +175,8 @@ mod tests {
         let one = Isotonic::fit(&[(0.3, true), (0.3, false)]).unwrap();
         assert!((one.apply(0.1) - 0.5).abs() < 1e-12 && (one.apply(0.9) - 0.5).abs() < 1e-12);
         // always falling: one step at the mean
-        let falling = Isotonic::fit(&[(0.0, true), (1.0, true), (2.0, false), (3.0, false)]).unwrap();
+        let falling =
+            Isotonic::fit(&[(0.0, true), (1.0, true), (2.0, false), (3.0, false)]).unwrap();
         assert!((falling.apply(0.0) - falling.apply(3.0)).abs() < 1e-12);
     }
 }

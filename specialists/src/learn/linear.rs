@@ -34,26 +34,38 @@ impl LinearModel {
     /// classes' examples make it.
     pub fn fit(examples: &[Example], classes: usize, features: usize, l2: f64) -> Self {
         let width = features + 1;
-        let total: f64 = examples.iter().map(|example| example.weight).sum::<f64>().max(f64::MIN_POSITIVE);
+        let total: f64 =
+            examples.iter().map(|example| example.weight).sum::<f64>().max(f64::MIN_POSITIVE);
         let mut logits = vec![0.0; classes];
         let found = minimise(vec![0.0; classes * width], STEPS, TOLERANCE, |at, gradient| {
             gradient.fill(0.0);
             let mut loss = 0.0;
             for example in examples {
-                let known = || example.features.iter().filter(|(feature, _)| (*feature as usize) < features);
+                let known = || {
+                    example.features.iter().filter(|(feature, _)| (*feature as usize) < features)
+                };
                 for (class, logit) in logits.iter_mut().enumerate() {
                     let row = &at[class * width..(class + 1) * width];
-                    *logit = row[features] + known().map(|&(feature, value)| row[feature as usize] * f64::from(value)).sum::<f64>();
+                    *logit = row[features]
+                        + known()
+                            .map(|&(feature, value)| row[feature as usize] * f64::from(value))
+                            .sum::<f64>();
                 }
                 let best = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let normaliser = best + logits.iter().map(|logit| (logit - best).exp()).sum::<f64>().ln();
+                let normaliser =
+                    best + logits.iter().map(|logit| (logit - best).exp()).sum::<f64>().ln();
                 let share = example.weight / total;
-                loss += share * (normaliser - logits.get(example.class).copied().unwrap_or(normaliser));
+                loss +=
+                    share * (normaliser - logits.get(example.class).copied().unwrap_or(normaliser));
                 for (class, logit) in logits.iter().enumerate() {
-                    let error = share * ((logit - normaliser).exp() - f64::from(u8::from(class == example.class)));
+                    let error = share
+                        * ((logit - normaliser).exp()
+                            - f64::from(u8::from(class == example.class)));
                     let row = &mut gradient[class * width..(class + 1) * width];
                     row[features] += error;
-                    known().for_each(|&(feature, value)| row[feature as usize] += error * f64::from(value));
+                    known().for_each(|&(feature, value)| {
+                        row[feature as usize] += error * f64::from(value)
+                    });
                 }
             }
             for (row, slopes) in at.chunks_exact(width).zip(gradient.chunks_exact_mut(width)) {
@@ -66,12 +78,16 @@ impl LinearModel {
         });
         let rows = found.chunks_exact(width);
         Self {
-            weights: rows.clone().map(|row| row[..features].iter().map(|weight| *weight as f32).collect()).collect(),
+            weights: rows
+                .clone()
+                .map(|row| row[..features].iter().map(|weight| *weight as f32).collect())
+                .collect(),
             bias: rows.map(|row| row[features] as f32).collect(),
         }
     }
 
-    /// A model with these weights `[classes][features]`; `None` when the shapes do not agree or a number is not finite.
+    /// A model with these weights `[classes][features]`; `None` when the shapes do not agree or a
+    /// number is not finite.
     pub fn new(weights: Vec<Vec<f32>>, bias: Vec<f32>) -> Option<Self> {
         let model = Self { weights, bias };
         model.is_sound().then_some(model)
@@ -82,7 +98,10 @@ impl LinearModel {
         let features = self.features();
         self.weights.len() == self.bias.len()
             && !self.bias.is_empty()
-            && self.weights.iter().all(|row| row.len() == features && row.iter().all(|weight| weight.is_finite()))
+            && self
+                .weights
+                .iter()
+                .all(|row| row.len() == features && row.iter().all(|weight| weight.is_finite()))
             && self.bias.iter().all(|bias| bias.is_finite())
     }
 
@@ -98,7 +117,9 @@ impl LinearModel {
     pub fn logits(&self, features: &[(u32, f32)]) -> Vec<f64> {
         let rows = self.weights.iter().zip(&self.bias);
         rows.map(|(row, bias)| {
-            let known = features.iter().filter_map(|(feature, value)| Some(f64::from(*row.get(*feature as usize)?) * f64::from(*value)));
+            let known = features.iter().filter_map(|(feature, value)| {
+                Some(f64::from(*row.get(*feature as usize)?) * f64::from(*value))
+            });
             f64::from(*bias) + known.sum::<f64>()
         })
         .collect()
@@ -136,12 +157,18 @@ mod tests {
 
     #[test]
     fn without_features_it_learns_the_base_rates() {
-        let examples: Vec<Example> = (0..100).map(|i| Example { features: vec![], class: usize::from(i < 20), weight: 1.0 }).collect();
+        let examples: Vec<Example> = (0..100)
+            .map(|i| Example { features: vec![], class: usize::from(i < 20), weight: 1.0 })
+            .collect();
         let model = LinearModel::fit(&examples, 2, 0, 0.1);
         assert!((model.probabilities(&[])[1] - 0.2).abs() < 1e-4);
-        let doubled: Vec<Example> =
-            examples.iter().map(|example| Example { weight: 1.0 + example.class as f64, ..example.clone() }).collect();
-        assert!((LinearModel::fit(&doubled, 2, 0, 0.1).probabilities(&[])[1] - 1.0 / 3.0).abs() < 1e-4);
+        let doubled: Vec<Example> = examples
+            .iter()
+            .map(|example| Example { weight: 1.0 + example.class as f64, ..example.clone() })
+            .collect();
+        assert!(
+            (LinearModel::fit(&doubled, 2, 0, 0.1).probabilities(&[])[1] - 1.0 / 3.0).abs() < 1e-4
+        );
     }
 
     /// The gradient at the solution is zero: mean of (p - y) x + l2 w = 0.
@@ -152,7 +179,15 @@ mod tests {
         let examples: Vec<Example> = (0..300)
             .map(|i| {
                 let x: Vec<(u32, f32)> = (0..3).map(|feature| (feature, uniform())).collect();
-                Example { class: if x[0].1 + 0.5 * uniform() > 0.0 { 1 } else { 2 * usize::from(i % 3 == 0) }, features: x, weight: 1.0 }
+                Example {
+                    class: if x[0].1 + 0.5 * uniform() > 0.0 {
+                        1
+                    } else {
+                        2 * usize::from(i % 3 == 0)
+                    },
+                    features: x,
+                    weight: 1.0,
+                }
             })
             .collect();
         let l2 = 0.01;
@@ -163,7 +198,8 @@ mod tests {
                     .iter()
                     .map(|example| {
                         let p = model.probabilities(&example.features)[class];
-                        (p - f64::from(u8::from(example.class == class))) * f64::from(example.features[feature].1)
+                        (p - f64::from(u8::from(example.class == class)))
+                            * f64::from(example.features[feature].1)
                     })
                     .sum::<f64>()
                     / examples.len() as f64

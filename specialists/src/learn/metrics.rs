@@ -50,14 +50,16 @@ pub fn expected_calibration_error(pairs: &[(f64, bool)], bins: usize) -> Option<
 
 /// The mean squared error of the probabilities; `None` without any.
 pub fn brier(pairs: &[(f64, bool)]) -> Option<f64> {
-    let total: f64 = pairs.iter().map(|&(p, happened)| (p - f64::from(u8::from(happened))).powi(2)).sum();
+    let total: f64 =
+        pairs.iter().map(|&(p, happened)| (p - f64::from(u8::from(happened))).powi(2)).sum();
     (!pairs.is_empty()).then(|| total / pairs.len() as f64)
 }
 
 /// Brier skill score, `1 - brier / brier of always predicting base_rate`: positive when better than
 /// the base rate. `None` when the base rate cannot be beaten.
 pub fn brier_skill(pairs: &[(f64, bool)], base_rate: f64) -> Option<f64> {
-    let constant: Vec<(f64, bool)> = pairs.iter().map(|&(_, happened)| (base_rate, happened)).collect();
+    let constant: Vec<(f64, bool)> =
+        pairs.iter().map(|&(_, happened)| (base_rate, happened)).collect();
     let reference = brier(&constant)?;
     (reference > 0.0).then_some(1.0 - brier(pairs)? / reference)
 }
@@ -92,7 +94,10 @@ pub fn auroc(pairs: &[(f64, bool)]) -> Option<f64> {
 /// Log score: the mean negative natural logarithm of the probability given to the outcome, clamped
 /// from below to `floor`. `None` without any.
 pub fn log_loss(pairs: &[(f64, bool)], floor: f64) -> Option<f64> {
-    let total: f64 = pairs.iter().map(|&(p, happened)| -(if happened { p } else { 1.0 - p }).max(floor).ln()).sum();
+    let total: f64 = pairs
+        .iter()
+        .map(|&(p, happened)| -(if happened { p } else { 1.0 - p }).max(floor).ln())
+        .sum();
     (!pairs.is_empty()).then(|| total / pairs.len() as f64)
 }
 
@@ -108,7 +113,10 @@ mod tests {
             .map(|list| {
                 let pair = |random: &mut Seeded| {
                     let p = random.unit();
-                    (if list % 2 == 0 { p } else { (p * 8.0).round() / 8.0 }, random.unit() < 0.2 + 0.6 * p)
+                    (
+                        if list % 2 == 0 { p } else { (p * 8.0).round() / 8.0 },
+                        random.unit() < 0.2 + 0.6 * p,
+                    )
                 };
                 (0..1 + list % 40).map(|_| pair(&mut random)).collect()
             })
@@ -116,7 +124,10 @@ mod tests {
     }
 
     fn same(a: Option<f64>, b: Option<f64>) {
-        assert!(matches!((a, b), (None, None)) || (a.unwrap() - b.unwrap()).abs() < 1e-12, "{a:?} {b:?}");
+        assert!(
+            matches!((a, b), (None, None)) || (a.unwrap() - b.unwrap()).abs() < 1e-12,
+            "{a:?} {b:?}"
+        );
     }
 
     #[test]
@@ -141,8 +152,10 @@ mod tests {
             let mut total = 0.0;
             for bin in 0..10 {
                 let (low, high) = (f64::from(bin) / 10.0, f64::from(bin + 1) / 10.0);
-                let inside: Vec<_> = list.iter().filter(|(p, _)| *p >= low && (*p < high || bin == 9)).collect();
-                let mean = inside.iter().map(|pair| pair.0).sum::<f64>() - inside.iter().filter(|pair| pair.1).count() as f64;
+                let inside: Vec<_> =
+                    list.iter().filter(|(p, _)| *p >= low && (*p < high || bin == 9)).collect();
+                let mean = inside.iter().map(|pair| pair.0).sum::<f64>()
+                    - inside.iter().filter(|pair| pair.1).count() as f64;
                 total += mean.abs();
             }
             same(expected_calibration_error(&list, 10), Some(total / list.len() as f64));
@@ -157,14 +170,23 @@ mod tests {
             assert_eq!(bins.iter().map(|bin| bin.count).sum::<usize>(), list.len());
             for bin in &bins {
                 assert_eq!(bin.mean.is_some(), bin.count > 0);
-                assert!(bin.mean.is_none_or(|mean| mean >= bin.from - 1e-12 && mean <= bin.to + 1e-12), "{bin:?}");
+                assert!(
+                    bin.mean.is_none_or(|mean| mean >= bin.from - 1e-12 && mean <= bin.to + 1e-12),
+                    "{bin:?}"
+                );
                 assert!(bin.rate.is_none_or(|rate| (0.0..=1.0).contains(&rate)));
             }
         }
         let ends = reliability(&[(0.0, false), (1.0, true), (0.1, true)], 10);
         assert_eq!((ends[0].count, ends[1].count, ends[9].count), (1, 1, 1));
         // an invalid probability does no harm
-        assert_eq!(reliability(&[(f64::NAN, true), (7.0, true), (-1.0, true)], 2).iter().map(|bin| bin.count).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(
+            reliability(&[(f64::NAN, true), (7.0, true), (-1.0, true)], 2)
+                .iter()
+                .map(|bin| bin.count)
+                .collect::<Vec<_>>(),
+            [2, 1]
+        );
     }
 
     #[test]
@@ -182,7 +204,10 @@ mod tests {
         let perfect = [(1.0, true), (0.0, false)];
         assert_eq!(brier_skill(&perfect, 0.5), Some(1.0));
         assert_eq!((brier(&[]), base_rate(&[])), (None, None));
-        same(log_loss(&[(0.5, true), (0.25, false)], 1e-9), Some((2.0_f64.ln() + (4.0_f64 / 3.0).ln()) / 2.0));
+        same(
+            log_loss(&[(0.5, true), (0.25, false)], 1e-9),
+            Some((2.0_f64.ln() + (4.0_f64 / 3.0).ln()) / 2.0),
+        );
         same(log_loss(&[(0.0, true)], 1e-3), Some(1000.0_f64.ln()));
     }
 }

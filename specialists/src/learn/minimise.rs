@@ -10,7 +10,12 @@ const HALVINGS: u32 = 40;
 
 /// Minimises a smooth function from `start`. `evaluate(at, gradient)` returns the value and writes
 /// the gradient. Stops after `steps`, or when the gradient's largest entry is at most `tolerance`.
-pub(crate) fn minimise(start: Vec<f64>, steps: usize, tolerance: f64, mut evaluate: impl FnMut(&[f64], &mut [f64]) -> f64) -> Vec<f64> {
+pub(crate) fn minimise(
+    start: Vec<f64>,
+    steps: usize,
+    tolerance: f64,
+    mut evaluate: impl FnMut(&[f64], &mut [f64]) -> f64,
+) -> Vec<f64> {
     let mut at = start;
     let mut gradient = vec![0.0; at.len()];
     let mut value = evaluate(&at, &mut gradient);
@@ -29,7 +34,11 @@ pub(crate) fn minimise(start: Vec<f64>, steps: usize, tolerance: f64, mut evalua
             slope = dot(&direction, &gradient);
         }
         // the first step has no curvature to set its length
-        let mut length = if history.is_empty() { 1.0 / dot(&direction, &direction).sqrt().max(1.0) } else { 1.0 };
+        let mut length = if history.is_empty() {
+            1.0 / dot(&direction, &direction).sqrt().max(1.0)
+        } else {
+            1.0
+        };
         let mut improved = false;
         for _ in 0..HALVINGS {
             for ((next, at), direction) in next.iter_mut().zip(&at).zip(&direction) {
@@ -47,7 +56,8 @@ pub(crate) fn minimise(start: Vec<f64>, steps: usize, tolerance: f64, mut evalua
             break;
         }
         let step: Vec<f64> = next.iter().zip(&at).map(|(next, at)| next - at).collect();
-        let change: Vec<f64> = next_gradient.iter().zip(&gradient).map(|(next, old)| next - old).collect();
+        let change: Vec<f64> =
+            next_gradient.iter().zip(&gradient).map(|(next, old)| next - old).collect();
         let curvature = dot(&step, &change);
         if curvature > 1e-12 * dot(&change, &change) {
             if history.len() == MEMORY {

@@ -86,11 +86,19 @@ impl<T: LearnedPart> LearnedFile<T> {
             return Err(format!("kind is {kind:?}, expected {:?}", T::KIND));
         }
         if version != T::VERSION {
-            return Err(format!("version is {version}, expected {}: learn it again with `nyx train {kind}`", T::VERSION));
+            return Err(format!(
+                "version is {version}, expected {}: learn it again with `nyx train {kind}`",
+                T::VERSION
+            ));
         }
         let file: Self = at_path(text)?;
-        for (key, value) in [("trained_on.digest", Some(&file.trained_on.digest)), ("base_sha256", file.base_sha256.as_ref())] {
-            if let Some(value) = value.filter(|value| value.len() != 64 || !value.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+        for (key, value) in [
+            ("trained_on.digest", Some(&file.trained_on.digest)),
+            ("base_sha256", file.base_sha256.as_ref()),
+        ] {
+            if let Some(value) = value.filter(|value| {
+                value.len() != 64 || !value.bytes().all(|byte| byte.is_ascii_hexdigit())
+            }) {
                 return Err(format!("{key} is {value:?}, expected 64 hexadecimal digits"));
             }
         }
@@ -150,7 +158,11 @@ impl Formatter for Rows {
         writer.write_all(b"}")
     }
 
-    fn begin_object_key<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+    fn begin_object_key<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
         if !first {
             writer.write_all(b",")?;
         }
@@ -191,13 +203,21 @@ mod tests {
         const VERSION: u32 = 2;
 
         fn check(&self) -> Result<(), String> {
-            if self.rate > 1.0 { Err(format!("rate is {}, expected at most 1", self.rate)) } else { Ok(()) }
+            if self.rate > 1.0 {
+                Err(format!("rate is {}, expected at most 1", self.rate))
+            } else {
+                Ok(())
+            }
         }
     }
 
     fn file() -> LearnedFile<Rates> {
         let rates = Rates { rows: vec![vec![0.125, -3.0], vec![], vec![0.1]], rate: 0.5 };
-        LearnedFile::new(TrainedOn::of([("a", "one"), ("b", "two"), ("a", "three")]), Some("0".repeat(64)), rates)
+        LearnedFile::new(
+            TrainedOn::of([("a", "one"), ("b", "two"), ("a", "three")]),
+            Some("0".repeat(64)),
+            rates,
+        )
     }
 
     #[test]
@@ -205,8 +225,14 @@ mod tests {
         let text = file().write().unwrap();
         assert_eq!(LearnedFile::<Rates>::parse(&text).unwrap(), file());
         assert!(text.lines().any(|line| line.trim() == "[0.125,-3.0],"), "{text}");
-        assert_eq!(file().trained_on.counts, BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 1)]));
-        assert_eq!(learned_id(b"abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(
+            file().trained_on.counts,
+            BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 1)])
+        );
+        assert_eq!(
+            learned_id(b"abc"),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
     }
 
     #[test]
@@ -238,7 +264,9 @@ mod tests {
             assert!(error.contains(message), "{error}");
         }
         assert!(LearnedFile::<Rates>::parse("").unwrap_err().contains("EOF"));
-        assert!(LearnedFile::<Rates>::parse(&format!("{text}{{}}")).unwrap_err().contains("trailing"));
+        assert!(
+            LearnedFile::<Rates>::parse(&format!("{text}{{}}")).unwrap_err().contains("trailing")
+        );
         // every truncated file is rejected, none panics
         for end in 0..text.trim_end().len() {
             assert!(LearnedFile::<Rates>::parse(&text[..end]).is_err());

@@ -84,10 +84,17 @@ fn every_written_percentage_is_read_back() {
     for _ in 0..2_000 {
         let tenths = random.below(1_001);
         let value = format!("{}{}{}%", tenths / 10, random.pick(&[".", ","]), tenths % 10);
-        let text = random.pick(&["Probability: {}", "**Probability: {}**", "{}", "Risk ({}).", "p = {}"]).replace("{}", &value);
+        let text = random
+            .pick(&["Probability: {}", "**Probability: {}**", "{}", "Risk ({}).", "p = {}"])
+            .replace("{}", &value);
         let read = read_probability(&text);
         let exact = read.is_some_and(|read| (read - tenths as f64 / 1_000.0).abs() < 1e-9);
-        assert_eq!(exact, !text.starts_with("Risk"), "seed {}: {text:?} was read as {read:?}", random.seed);
+        assert_eq!(
+            exact,
+            !text.starts_with("Risk"),
+            "seed {}: {text:?} was read as {read:?}",
+            random.seed
+        );
     }
 }
 
@@ -95,7 +102,8 @@ fn every_written_percentage_is_read_back() {
 fn no_text_makes_it_panic_or_leave_the_range() {
     let mut random = Seeded::new();
     let pieces = [
-        ":", "=", "\n", " ", "7", "0", ".", ",", "%", "/", "-", "−", "é", "％", "²", "’", "İ", "٣", "٪", "\u{a0}", "*", "2026", "e", "inf",
+        ":", "=", "\n", " ", "7", "0", ".", ",", "%", "/", "-", "−", "é", "％", "²", "’", "İ", "٣",
+        "٪", "\u{a0}", "*", "2026", "e", "inf",
     ];
     for _ in 0..5_000 {
         let text = match random.below(2) {
@@ -103,7 +111,11 @@ fn no_text_makes_it_panic_or_leave_the_range() {
             _ => (0..random.below(14)).map(|_| random.pick(&pieces)).collect(),
         };
         if let Some(read) = read_probability(&text) {
-            assert!((0.0..=1.0).contains(&read), "seed {}: {text:?} was read as {read}", random.seed);
+            assert!(
+                (0.0..=1.0).contains(&read),
+                "seed {}: {text:?} was read as {read}",
+                random.seed
+            );
         }
     }
 }

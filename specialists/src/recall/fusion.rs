@@ -30,7 +30,8 @@ pub fn diverse(scores: &[f64], vectors: &[Option<&[f32]>], k: usize, lambda: f64
     let mut chosen = Vec::with_capacity(k.min(scores.len()));
     while chosen.len() < k && !rest.is_empty() {
         let worth = |item: usize| lambda * scores[item] - (1.0 - lambda) * likeness[item];
-        let best = (1..rest.len()).fold(0, |best, at| if worth(rest[at]) > worth(rest[best]) { at } else { best });
+        let best = (1..rest.len())
+            .fold(0, |best, at| if worth(rest[at]) > worth(rest[best]) { at } else { best });
         let item = rest.remove(best);
         if let Some(vector) = vectors.get(item).copied().flatten() {
             for &other in &rest {
@@ -79,8 +80,10 @@ mod tests {
         for _ in 0..300 {
             let n = random.below(12);
             let scores: Vec<f64> = (0..n).map(|_| (random.below(5) as f64) / 4.0).collect();
-            let vectors: Vec<Vec<f32>> = (0..n).map(|_| vec![random.unit() as f32, random.unit() as f32]).collect();
-            let vectors: Vec<Option<&[f32]>> = vectors.iter().map(|vector| Some(vector.as_slice())).collect();
+            let vectors: Vec<Vec<f32>> =
+                (0..n).map(|_| vec![random.unit() as f32, random.unit() as f32]).collect();
+            let vectors: Vec<Option<&[f32]>> =
+                vectors.iter().map(|vector| Some(vector.as_slice())).collect();
             let (k, lambda) = (random.below(14), random.unit());
             let chosen = diverse(&scores, &vectors, k, lambda);
             let mut sorted = chosen.clone();
@@ -88,7 +91,11 @@ mod tests {
             sorted.dedup();
             assert_eq!((sorted.len(), chosen.len()), (k.min(n), k.min(n)), "seed {}", random.seed);
             if let Some(first) = chosen.first() {
-                assert!(scores.iter().all(|score| score <= &scores[*first]), "seed {}", random.seed);
+                assert!(
+                    scores.iter().all(|score| score <= &scores[*first]),
+                    "seed {}",
+                    random.seed
+                );
             }
         }
     }

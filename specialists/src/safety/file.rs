@@ -79,10 +79,15 @@ fn parse(text: &str) -> Result<SafetyPolicy, String> {
             return Err(format!("category {name:?} is there twice, expected each once"));
         }
         if !(1..=3).contains(&keys.severity) {
-            return Err(format!("category {name:?} has severity {}, expected 1 to 3", keys.severity));
+            return Err(format!(
+                "category {name:?} has severity {}, expected 1 to 3",
+                keys.severity
+            ));
         }
         if keys.text.trim().is_empty() && keys.action != SafetyAction::Warn {
-            return Err(format!("category {name:?} has no text, expected what is said when it is found"));
+            return Err(format!(
+                "category {name:?} has no text, expected what is said when it is found"
+            ));
         }
         let reroute = keys.reroute.unwrap_or(keys.action == SafetyAction::Support);
         categories.push(Category {
@@ -94,7 +99,10 @@ fn parse(text: &str) -> Result<SafetyPolicy, String> {
         });
         for rule in keys.rule {
             if rule.id.is_empty() || rules.iter().any(|known| known.id == rule.id) {
-                return Err(format!("category {name:?} has a rule with the id {:?}, expected one that is not taken", rule.id));
+                return Err(format!(
+                    "category {name:?} has a rule with the id {:?}, expected one that is not taken",
+                    rule.id
+                ));
             }
             if rule.phrases.is_empty() {
                 return Err(format!("rule {:?} has no phrases, expected at least one", rule.id));
@@ -117,7 +125,9 @@ fn parse(text: &str) -> Result<SafetyPolicy, String> {
             });
         }
     }
-    let longest = rules.iter().flat_map(|rule| &rule.phrases).map(Pattern::longest).max().unwrap_or(0) + EXCEPTION_WORDS;
+    let longest =
+        rules.iter().flat_map(|rule| &rule.phrases).map(Pattern::longest).max().unwrap_or(0)
+            + EXCEPTION_WORDS;
     let id = hex::encode(Sha256::digest(text.as_bytes()));
     Ok(SafetyPolicy { id, support_specialist: file.support_specialist, categories, rules, longest })
 }

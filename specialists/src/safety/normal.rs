@@ -22,18 +22,29 @@ pub(super) struct Token {
 /// marks).
 fn plain(c: char) -> Option<char> {
     Some(match c {
-        '\u{200B}'..='\u{200F}' | '\u{2060}' | '\u{FEFF}' | '\u{00AD}' | '\u{0300}'..='\u{036F}' | '\u{FE00}'..='\u{FE0F}' => return None,
+        '\u{200B}'..='\u{200F}'
+        | '\u{2060}'
+        | '\u{FEFF}'
+        | '\u{00AD}'
+        | '\u{0300}'..='\u{036F}'
+        | '\u{FE00}'..='\u{FE0F}' => return None,
         '\u{FF01}'..='\u{FF5E}' => plain(char::from_u32(u32::from(c) - 0xFEE0)?)?,
         '\u{1D400}'..='\u{1D6A3}' => char::from(b'a' + ((u32::from(c) - 0x1D400) % 52 % 26) as u8),
         '\u{24B6}'..='\u{24CF}' => char::from(b'a' + (u32::from(c) - 0x24B6) as u8),
         '\u{24D0}'..='\u{24E9}' => char::from(b'a' + (u32::from(c) - 0x24D0) as u8),
         '\u{2018}' | '\u{2019}' | '\u{02BC}' | '`' | '\u{00B4}' => '\'',
-        'à' | 'á' | 'â' | 'ã' | 'ä' | 'å' | 'À' | 'Á' | 'Â' | 'Ã' | 'Ä' | 'Å' | 'а' | 'А' | 'α' | 'Α' => 'a',
+        'à' | 'á' | 'â' | 'ã' | 'ä' | 'å' | 'À' | 'Á' | 'Â' | 'Ã' | 'Ä' | 'Å' | 'а' | 'А' | 'α'
+        | 'Α' => 'a',
         'ç' | 'Ç' | 'с' | 'С' => 'c',
-        'è' | 'é' | 'ê' | 'ë' | 'È' | 'É' | 'Ê' | 'Ë' | 'е' | 'Е' | 'ё' | 'Ё' | 'ε' | 'Ε' => 'e',
-        'ì' | 'í' | 'î' | 'ï' | 'Ì' | 'Í' | 'Î' | 'Ï' | 'і' | 'І' | 'ı' | 'ι' | 'Ι' => 'i',
+        'è' | 'é' | 'ê' | 'ë' | 'È' | 'É' | 'Ê' | 'Ë' | 'е' | 'Е' | 'ё' | 'Ё' | 'ε' | 'Ε' => {
+            'e'
+        }
+        'ì' | 'í' | 'î' | 'ï' | 'Ì' | 'Í' | 'Î' | 'Ï' | 'і' | 'І' | 'ı' | 'ι' | 'Ι' => {
+            'i'
+        }
         'ñ' | 'Ñ' | 'п' | 'η' => 'n',
-        'ò' | 'ó' | 'ô' | 'õ' | 'ö' | 'ø' | 'Ò' | 'Ó' | 'Ô' | 'Õ' | 'Ö' | 'Ø' | 'о' | 'О' | 'ο' | 'Ο' => 'o',
+        'ò' | 'ó' | 'ô' | 'õ' | 'ö' | 'ø' | 'Ò' | 'Ó' | 'Ô' | 'Õ' | 'Ö' | 'Ø' | 'о' | 'О' | 'ο'
+        | 'Ο' => 'o',
         'ù' | 'ú' | 'û' | 'ü' | 'Ù' | 'Ú' | 'Û' | 'Ü' | 'υ' => 'u',
         'ý' | 'ÿ' | 'у' | 'У' | 'γ' => 'y',
         'р' | 'Р' | 'ρ' | 'Ρ' => 'p',
@@ -121,7 +132,13 @@ fn join_spelt(raw: Vec<Raw>) -> Vec<Raw> {
     let mut joined: Vec<Raw> = Vec::with_capacity(raw.len());
     let mut run: Vec<Raw> = Vec::new();
     let flush = |run: &mut Vec<Raw>, joined: &mut Vec<Raw>| {
-        let keep = if run.len() > 3 && run.first().is_some_and(|word| matches!(word.chars[0], 'a' | 'i')) { 1 } else { 0 };
+        let keep = if run.len() > 3
+            && run.first().is_some_and(|word| matches!(word.chars[0], 'a' | 'i'))
+        {
+            1
+        } else {
+            0
+        };
         if run.len() < 3 + keep {
             joined.append(run);
             return;
@@ -172,9 +189,20 @@ fn finish(word: Raw) -> Vec<Token> {
             "d" => Some("would"),
             _ => None,
         };
-        let stem = Token { span: span.clone(), squeezed: squeeze(stem), plain: stem.into(), begins_clause, begins_sentence };
-        let verb =
-            verb.map(|verb| Token { span: span.clone(), plain: verb.into(), squeezed: None, begins_clause: false, begins_sentence: false });
+        let stem = Token {
+            span: span.clone(),
+            squeezed: squeeze(stem),
+            plain: stem.into(),
+            begins_clause,
+            begins_sentence,
+        };
+        let verb = verb.map(|verb| Token {
+            span: span.clone(),
+            plain: verb.into(),
+            squeezed: None,
+            begins_clause: false,
+            begins_sentence: false,
+        });
         return std::iter::once(stem).chain(verb).filter(|token| !token.plain.is_empty()).collect();
     }
     let (text, verb) = match text.as_str() {
@@ -187,9 +215,21 @@ fn finish(word: Raw) -> Vec<Token> {
         "urself" => ("yourself".to_owned(), None),
         _ => (text, negated.then_some("not")),
     };
-    let word = Token { span: span.clone(), squeezed: squeeze(&text), plain: text, begins_clause, begins_sentence };
+    let word = Token {
+        span: span.clone(),
+        squeezed: squeeze(&text),
+        plain: text,
+        begins_clause,
+        begins_sentence,
+    };
     std::iter::once(word)
-        .chain(verb.map(|verb| Token { span, plain: verb.into(), squeezed: None, begins_clause: false, begins_sentence: false }))
+        .chain(verb.map(|verb| Token {
+            span,
+            plain: verb.into(),
+            squeezed: None,
+            begins_clause: false,
+            begins_sentence: false,
+        }))
         .collect()
 }
 
@@ -221,7 +261,10 @@ fn strip_negation(text: &mut String) -> bool {
 /// Collapses every run of a letter to one letter, if one occurs three times in a row.
 fn squeeze(word: &str) -> Option<String> {
     let letters: Vec<char> = word.chars().collect();
-    letters.windows(3).any(|three| three[0] == three[1] && three[1] == three[2]).then(|| single(word))
+    letters
+        .windows(3)
+        .any(|three| three[0] == three[1] && three[1] == three[2])
+        .then(|| single(word))
 }
 
 /// Collapses every run of a letter to one letter.

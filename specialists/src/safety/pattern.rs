@@ -50,21 +50,32 @@ impl Pattern {
                 && let several = tokens(word)
                 && several.len() > 1
             {
-                elements.extend(several.into_iter().map(|token| Element::Word(vec![Alternative::new(&token.plain, false)])));
+                elements.extend(
+                    several
+                        .into_iter()
+                        .map(|token| Element::Word(vec![Alternative::new(&token.plain, false)])),
+                );
                 continue;
             }
             let alternatives = part.split('|').map(|word| {
-                let (stem, any_ending) = word.strip_suffix('*').map_or((word, false), |stem| (stem, true));
+                let (stem, any_ending) =
+                    word.strip_suffix('*').map_or((word, false), |stem| (stem, true));
                 match tokens(stem).as_slice() {
-                    [token] if stem.chars().any(char::is_alphanumeric) => Ok(Alternative::new(&token.plain, any_ending)),
-                    _ => Err(format!("{phrase:?} has the word {word:?}, expected letters or digits")),
+                    [token] if stem.chars().any(char::is_alphanumeric) => {
+                        Ok(Alternative::new(&token.plain, any_ending))
+                    }
+                    _ => {
+                        Err(format!("{phrase:?} has the word {word:?}, expected letters or digits"))
+                    }
                 }
             });
             elements.push(Element::Word(alternatives.collect::<Result<_, String>>()?));
         }
         let edges = [elements.first(), elements.last()];
         if edges.iter().any(|edge| !matches!(edge, Some(Element::Word(_)))) {
-            return Err(format!("{phrase:?} is no phrase, expected words with `..` between them at most"));
+            return Err(format!(
+                "{phrase:?} is no phrase, expected words with `..` between them at most"
+            ));
         }
         Ok(Self(elements))
     }
@@ -86,13 +97,18 @@ impl Alternative {
     }
 
     fn is(&self, token: &Token) -> bool {
-        let same = |text: &str, word: &str| if self.any_ending { text.starts_with(word) } else { text == word };
-        same(&token.plain, &self.word) || token.squeezed.as_ref().is_some_and(|squeezed| same(squeezed, &self.single))
+        let same = |text: &str, word: &str| {
+            if self.any_ending { text.starts_with(word) } else { text == word }
+        };
+        same(&token.plain, &self.word)
+            || token.squeezed.as_ref().is_some_and(|squeezed| same(squeezed, &self.single))
     }
 
     /// Whether an incomplete token may still become it.
     fn may_become(&self, token: &Token) -> bool {
-        self.word.starts_with(&token.plain) || self.is(token) || self.single.starts_with(&single(&token.plain))
+        self.word.starts_with(&token.plain)
+            || self.is(token)
+            || self.single.starts_with(&single(&token.plain))
     }
 }
 
@@ -118,7 +134,9 @@ fn match_from(elements: &[Element], tokens: &[Token], at: usize, growing: bool) 
             let mut begun = Match::No;
             for skipped in 0..=GAP {
                 // a gap does not cross a sentence boundary
-                if skipped > 0 && tokens.get(at + skipped - 1).is_some_and(|token| token.begins_clause) {
+                if skipped > 0
+                    && tokens.get(at + skipped - 1).is_some_and(|token| token.begins_clause)
+                {
                     break;
                 }
                 match match_from(rest, tokens, at + skipped, growing) {

@@ -12,7 +12,8 @@ pub const SHIPPED_SAFETY: &str = include_str!("../../../config/safety.toml");
 pub(super) const DENIAL_WORDS: usize = 3;
 /// Number of words around a phrase within which an exception counts.
 pub(super) const EXCEPTION_WORDS: usize = 5;
-pub(super) const DENIALS: [&str; 8] = ["not", "never", "no", "without", "nobody", "nor", "neither", "refuse"];
+pub(super) const DENIALS: [&str; 8] =
+    ["not", "never", "no", "without", "nobody", "nor", "neither", "refuse"];
 
 #[derive(Debug, Clone)]
 pub(super) struct Category {
@@ -82,26 +83,41 @@ impl SafetyPolicy {
                 }
             }
         }
-        found.sort_by_key(|finding| (std::cmp::Reverse(finding.severity), std::cmp::Reverse(finding.action)));
+        found.sort_by_key(|finding| {
+            (std::cmp::Reverse(finding.severity), std::cmp::Reverse(finding.action))
+        });
         found
     }
 
     /// The text for a finding; its action determines whether it is sent first, instead or at the
     /// end.
     pub fn text_of(&self, finding: &Finding) -> &str {
-        self.categories.iter().find(|category| category.name == finding.category).map_or("", |category| category.text.as_str())
+        self.categories
+            .iter()
+            .find(|category| category.name == finding.category)
+            .map_or("", |category| category.text.as_str())
     }
 
     /// Whether a question with this finding is rerouted to the support specialist, whichever
     /// specialist was chosen.
     pub fn reroutes(&self, finding: &Finding) -> bool {
-        finding.side == Side::Question && self.categories.iter().any(|category| category.name == finding.category && category.reroute)
+        finding.side == Side::Question
+            && self
+                .categories
+                .iter()
+                .any(|category| category.name == finding.category && category.reroute)
     }
 
     pub(super) fn finding(&self, rule: usize, side: Side) -> Finding {
         let rule = &self.rules[rule];
         let category = &self.categories[rule.category];
-        Finding { category: category.name.clone(), action: category.action, severity: category.severity, rule: rule.id.clone(), side }
+        Finding {
+            category: category.name.clone(),
+            action: category.action,
+            severity: category.severity,
+            rule: rule.id.clone(),
+            side,
+        }
     }
 
     /// The matches that begin at a token and are not excused.
@@ -111,10 +127,11 @@ impl SafetyPolicy {
             if !rule.reads(side) {
                 continue;
             }
-            let ends = rule.phrases.iter().filter_map(|phrase| match phrase.at(&tokens[start..], false) {
-                Match::Whole(length) => Some(start + length),
-                Match::Begun | Match::No => None,
-            });
+            let ends =
+                rule.phrases.iter().filter_map(|phrase| match phrase.at(&tokens[start..], false) {
+                    Match::Whole(length) => Some(start + length),
+                    Match::Begun | Match::No => None,
+                });
             if let Some(end) = ends.max()
                 && !rule.excused(tokens, start, end)
             {
@@ -137,11 +154,15 @@ impl Rule {
     pub(super) fn excused(&self, tokens: &[Token], start: usize, end: usize) -> bool {
         // exceptions count only within the sentence of the phrase
         let sentence = (0..=start).rev().find(|at| tokens[*at].begins_sentence).unwrap_or(0);
-        let next = (end..tokens.len()).find(|at| tokens[*at].begins_sentence).unwrap_or(tokens.len());
+        let next =
+            (end..tokens.len()).find(|at| tokens[*at].begins_sentence).unwrap_or(tokens.len());
         let from = start.saturating_sub(EXCEPTION_WORDS).max(sentence);
         let to = (end + EXCEPTION_WORDS).min(next);
-        let excepted =
-            (from..to).any(|at| self.unless.iter().any(|exception| matches!(exception.at(&tokens[at..to], false), Match::Whole(_))));
+        let excepted = (from..to).any(|at| {
+            self.unless
+                .iter()
+                .any(|exception| matches!(exception.at(&tokens[at..to], false), Match::Whole(_)))
+        });
         if excepted {
             return true;
         }

@@ -89,7 +89,10 @@ impl Screening {
                     self.stopped = true;
                     let from = self.released;
                     let to = tokens[hit.start].span.start.max(from);
-                    return Released { text: self.text[from..to].to_owned(), stopped: Some(finding) };
+                    return Released {
+                        text: self.text[from..to].to_owned(),
+                        stopped: Some(finding),
+                    };
                 }
             }
         }
@@ -108,13 +111,17 @@ impl Screening {
             return true;
         }
         let answers = self.policy.rules.iter().filter(|rule| rule.answer);
-        answers.flat_map(|rule| rule.phrases.iter().map(move |phrase| (rule, phrase))).any(|(rule, phrase)| match phrase.at(here, true) {
-            Match::Begun => true,
-            Match::Whole(length) => {
-                !rule.unless.is_empty() && here.len() < length + EXCEPTION_WORDS && !rule.excused(tokens, start, start + length)
-            }
-            Match::No => false,
-        })
+        answers.flat_map(|rule| rule.phrases.iter().map(move |phrase| (rule, phrase))).any(
+            |(rule, phrase)| match phrase.at(here, true) {
+                Match::Begun => true,
+                Match::Whole(length) => {
+                    !rule.unless.is_empty()
+                        && here.len() < length + EXCEPTION_WORDS
+                        && !rule.excused(tokens, start, start + length)
+                }
+                Match::No => false,
+            },
+        )
     }
 
     /// Drops released text that is no longer needed as context.

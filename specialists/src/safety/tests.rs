@@ -167,7 +167,9 @@ fn questions_fall_into_their_category_and_ordinary_talk_into_none() {
     let wrong: Vec<String> = QUESTIONS
         .iter()
         .filter(|(text, category)| worst(&policy, text, Side::Question) != *category)
-        .map(|(text, category)| format!("{text:?}: {:?} instead of {category:?}", policy.screen(text, Side::Question)))
+        .map(|(text, category)| {
+            format!("{text:?}: {:?} instead of {category:?}", policy.screen(text, Side::Question))
+        })
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
@@ -178,7 +180,9 @@ fn answers_are_screened_by_rules_of_their_own() {
     let wrong: Vec<String> = ANSWERS
         .iter()
         .filter(|(text, category)| worst(&policy, text, Side::Answer) != *category)
-        .map(|(text, category)| format!("{text:?}: {:?} instead of {category:?}", policy.screen(text, Side::Answer)))
+        .map(|(text, category)| {
+            format!("{text:?}: {:?} instead of {category:?}", policy.screen(text, Side::Answer))
+        })
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
@@ -221,18 +225,29 @@ fn a_blocked_phrase_never_leaves_however_the_answer_is_cut() {
     let mut random = Seeded::new();
     for (answer, category) in ANSWERS {
         for _ in 0..40 {
-            let text = format!("Well, my friend, here is what I think of it. {answer} And so on, as they say, for a while.");
-            let mut cuts: Vec<usize> =
-                (0..random.below(12)).map(|_| random.below(text.len())).filter(|at| text.is_char_boundary(*at)).collect();
+            let text = format!(
+                "Well, my friend, here is what I think of it. {answer} And so on, as they say, for a while."
+            );
+            let mut cuts: Vec<usize> = (0..random.below(12))
+                .map(|_| random.below(text.len()))
+                .filter(|at| text.is_char_boundary(*at))
+                .collect();
             cuts.extend([0, text.len()]);
             cuts.sort_unstable();
             let pieces: Vec<&str> = cuts.windows(2).map(|cut| &text[cut[0]..cut[1]]).collect();
             let (seen, stopped) = streamed(&policy, &pieces);
             let case = format!("seed {}: {pieces:?} gave {seen:?}", random.seed);
             let stops = !matches!(category, "" | "risky_advice");
-            assert_eq!(stopped.map(|finding| finding.category), stops.then(|| category.to_owned()), "{case}");
+            assert_eq!(
+                stopped.map(|finding| finding.category),
+                stops.then(|| category.to_owned()),
+                "{case}"
+            );
             if stops {
-                assert!(text.starts_with(&seen) && policy.screen(&seen, Side::Answer).is_empty(), "{case}");
+                assert!(
+                    text.starts_with(&seen) && policy.screen(&seen, Side::Answer).is_empty(),
+                    "{case}"
+                );
             } else {
                 assert_eq!(seen, text, "{case}");
             }
@@ -257,7 +272,11 @@ fn harmless_text_is_held_back_only_while_a_phrase_may_stand_there() {
     let mut screening = Arc::clone(&policy).follow();
     let held = "you should you should you should you should you should you should you should you should you should you should ";
     let seen = screening.push(held).text.len();
-    assert!(held[seen..].split_whitespace().count() <= words, "{:?} of at most {words} words", &held[seen..]);
+    assert!(
+        held[seen..].split_whitespace().count() <= words,
+        "{:?} of at most {words} words",
+        &held[seen..]
+    );
 }
 
 #[test]
@@ -268,22 +287,35 @@ fn no_text_makes_it_panic_and_streams_lose_nothing() {
         let pieces: Vec<String> = (0..4).map(|_| random.unicode(20)).collect();
         let text = pieces.concat();
         policy.screen(&text, Side::Question);
-        let (seen, stopped) = streamed(&policy, &pieces.iter().map(String::as_str).collect::<Vec<_>>());
-        assert!(stopped.is_some() || seen == text, "seed {}: {text:?} became {seen:?}", random.seed);
+        let (seen, stopped) =
+            streamed(&policy, &pieces.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(
+            stopped.is_some() || seen == text,
+            "seed {}: {text:?} became {seen:?}",
+            random.seed
+        );
     }
 }
 
 #[test]
 fn a_wrong_file_is_told_by_what_is_wrong() {
-    let file = |category: &str, rule: &str| format!("[[category]]\nname = \"x\"\nseverity = 2\n{category}\n[[category.rule]]\n{rule}");
+    let file = |category: &str, rule: &str| {
+        format!("[[category]]\nname = \"x\"\nseverity = 2\n{category}\n[[category.rule]]\n{rule}")
+    };
     for (text, reported) in [
         (file("action = \"shout\"\ntext = \"t\"", "id = \"a\"\nphrases = [\"b\"]"), "shout"),
         (file("action = \"refuse\"", "id = \"a\"\nphrases = [\"b\"]"), "has no text"),
         (file("action = \"refuse\"\ntext = \"t\"", "id = \"a\"\nphrases = []"), "no phrases"),
         (file("action = \"refuse\"\ntext = \"t\"", "id = \"a\"\nphrases = [\"..\"]"), "no phrase"),
-        (file("action = \"refuse\"\ntext = \"t\"", "id = \"a\"\nphrases = [\"b | c\"]"), "\"b | c\" has the word"),
+        (
+            file("action = \"refuse\"\ntext = \"t\"", "id = \"a\"\nphrases = [\"b | c\"]"),
+            "\"b | c\" has the word",
+        ),
         (file("action = \"refuse\"\ntext = \"t\"", "id = \"\"\nphrases = [\"b\"]"), "the id \"\""),
-        (file("action = \"refuse\"\ntext = \"t\"\ncolour = 1", "id = \"a\"\nphrases = [\"b\"]"), "colour"),
+        (
+            file("action = \"refuse\"\ntext = \"t\"\ncolour = 1", "id = \"a\"\nphrases = [\"b\"]"),
+            "colour",
+        ),
     ] {
         let error = SafetyPolicy::parse("safety.toml", &text).unwrap_err().to_string();
         assert!(error.starts_with("safety.toml: ") && error.contains(reported), "{error}");

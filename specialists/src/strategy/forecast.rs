@@ -1,11 +1,13 @@
-//! `forecast`: pools the probabilities that sampled answers state, or the likelihood of the first of
-//! two choices, with the caller's prior. Rewarded by the outcome.
+//! `forecast`: pools the probabilities that sampled answers state, or the likelihood of the first
+//! of two choices, with the caller's prior. Rewarded by the outcome.
 
 use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::interface::{ActivationSource, Generated, Generation, GenerationRequest, ParsedAnswer, Strategy};
+use super::interface::{
+    ActivationSource, Generated, Generation, GenerationRequest, ParsedAnswer, Strategy,
+};
 use super::settings;
 use crate::limits::count;
 use crate::{forecast, probability};
@@ -35,18 +37,30 @@ impl Strategy for Forecasting {
 
     fn parse(&self, generated: Generated<'_>) -> ParsedAnswer {
         let question = generated.question;
-        let (choice, stated) = match (&question.choices, generated.choice_probabilities.as_deref()) {
-            (None, _) => (None, generated.answers.iter().filter_map(|answer| probability::read_probability(&answer.text)).collect()),
+        let (choice, stated) = match (&question.choices, generated.choice_probabilities.as_deref())
+        {
+            (None, _) => (
+                None,
+                generated
+                    .answers
+                    .iter()
+                    .filter_map(|answer| probability::read_probability(&answer.text))
+                    .collect(),
+            ),
             (Some(_), Some([first, _])) => (Some(*first), Vec::new()),
             // of more than two choices each has its own probability
             (Some(_), _) => return ParsedAnswer::of(generated),
         };
         let mut parsed = ParsedAnswer::of(generated);
-        let Some(forecast) = forecast::pool(question.inputs.prior, choice, stated) else { return parsed };
+        let Some(forecast) = forecast::pool(question.inputs.prior, choice, stated) else {
+            return parsed;
+        };
         let p = forecast.probability;
         if let Some(choices) = &question.choices {
             parsed.choice_probabilities = Some(vec![p, 1.0 - p]);
-            if let (Some(answer), Some(likelier)) = (parsed.answers.first_mut(), choices.get(usize::from(p < 0.5))) {
+            if let (Some(answer), Some(likelier)) =
+                (parsed.answers.first_mut(), choices.get(usize::from(p < 0.5)))
+            {
                 answer.text.clone_from(likelier);
             }
         }

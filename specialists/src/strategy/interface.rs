@@ -20,7 +20,11 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// The template cannot be rendered.
-    fn prompt(&self, template: &PromptTemplate, context: &PromptContext<'_>) -> Result<String, String> {
+    fn prompt(
+        &self,
+        template: &PromptTemplate,
+        context: &PromptContext<'_>,
+    ) -> Result<String, String> {
         template.render(context)
     }
 
@@ -143,7 +147,8 @@ impl ParsedAnswer {
     /// The same, with the evidence that a generated first answer cites.
     pub(super) fn with_citations(generated: Generated<'_>) -> Self {
         let first = generated.answers.first().map_or("", |answer| answer.text.as_str());
-        let cited = generated.question.choices.is_none().then(|| crate::cited(first, generated.evidence));
+        let cited =
+            generated.question.choices.is_none().then(|| crate::cited(first, generated.evidence));
         Self { cited, ..Self::of(generated) }
     }
 }

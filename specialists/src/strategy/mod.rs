@@ -14,7 +14,9 @@ mod verify;
 
 use std::sync::Arc;
 
-pub use interface::{ActivationSource, Generated, Generation, GenerationRequest, ParsedAnswer, Search, Strategy};
+pub use interface::{
+    ActivationSource, Generated, Generation, GenerationRequest, ParsedAnswer, Search, Strategy,
+};
 
 /// The strategy of a model without a specialist.
 pub fn plain() -> Arc<dyn Strategy> {
@@ -35,11 +37,15 @@ pub const STRATEGIES: [(&str, Make); 6] = [
 ];
 
 /// The strategy of a file.
-pub(crate) fn strategy(name: &str, settings: Option<toml::Table>) -> Result<Arc<dyn Strategy>, String> {
+pub(crate) fn strategy(
+    name: &str,
+    settings: Option<toml::Table>,
+) -> Result<Arc<dyn Strategy>, String> {
     match STRATEGIES.iter().find(|(known, _)| *known == name) {
         Some((_, make)) => make(settings),
         None => {
-            let known: Vec<String> = STRATEGIES.iter().map(|(known, _)| format!("{known:?}")).collect();
+            let known: Vec<String> =
+                STRATEGIES.iter().map(|(known, _)| format!("{known:?}")).collect();
             Err(format!("strategy is {name:?}, expected one of {}", known.join(", ")))
         }
     }

@@ -20,7 +20,9 @@ pub(super) fn read<T: DeserializeOwned>(table: Option<toml::Table>) -> Result<T,
 /// Refuses settings of a strategy that has none.
 pub(super) fn none(name: &str, table: Option<toml::Table>) -> Result<(), String> {
     match table.and_then(|table| table.keys().next().cloned()) {
-        Some(key) => Err(format!("settings.{key} is given, expected no settings with strategy = {name:?}")),
+        Some(key) => {
+            Err(format!("settings.{key} is given, expected no settings with strategy = {name:?}"))
+        }
         None => Ok(()),
     }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::interface::{ActivationSource, Generated, Generation, GenerationRequest, ParsedAnswer, Search, Strategy};
+use super::interface::{
+    ActivationSource, Generated, Generation, GenerationRequest, ParsedAnswer, Search, Strategy,
+};
 use super::settings;
 use crate::limits::within;
 use crate::reward::{AutomaticReward, Outcome, reward_of, timeliness};
@@ -38,9 +40,23 @@ impl Strategy for Timing {
     }
 
     fn generate(&self, request: &GenerationRequest) -> Generation {
-        let &GenerationRequest { answers, prompt_tokens, max_tokens, remaining_ms, may_defer, pace } = request;
+        let &GenerationRequest {
+            answers,
+            prompt_tokens,
+            max_tokens,
+            remaining_ms,
+            may_defer,
+            pace,
+        } = request;
         let quality = Quality { full: self.full, short: self.short };
-        let request = PlanRequest { prompt_tokens, max_tokens, remaining_ms, quality, penalty: self.penalty, may_defer };
+        let request = PlanRequest {
+            prompt_tokens,
+            max_tokens,
+            remaining_ms,
+            quality,
+            penalty: self.penalty,
+            may_defer,
+        };
         Generation { samples: answers, plan: Some(plan(&request, pace)) }
     }
 
@@ -50,7 +66,11 @@ impl Strategy for Timing {
 
     fn reward(&self, outcome: &Outcome<'_>) -> Option<AutomaticReward> {
         let activation = timeliness(outcome, self.penalty);
-        Some(AutomaticReward { activation, reward: reward_of(activation), rule: "timeliness".into() })
+        Some(AutomaticReward {
+            activation,
+            reward: reward_of(activation),
+            rule: "timeliness".into(),
+        })
     }
 
     fn activation(&self) -> ActivationSource {

@@ -37,14 +37,23 @@ pub fn observe(pace: &mut Pace, measured: &Measured) {
     };
     towards(&mut pace.queue_ms, measured.queue_ms);
     if measured.prefilled_tokens > 0 {
-        towards(&mut pace.prefill_ms_per_token, measured.prefill_ms / measured.prefilled_tokens as f64);
+        towards(
+            &mut pace.prefill_ms_per_token,
+            measured.prefill_ms / measured.prefilled_tokens as f64,
+        );
     }
     // the prefill produces the first token
     if measured.completion_tokens > 1 {
-        towards(&mut pace.decode_ms_per_token, measured.decode_ms / (measured.completion_tokens - 1) as f64);
+        towards(
+            &mut pace.decode_ms_per_token,
+            measured.decode_ms / (measured.completion_tokens - 1) as f64,
+        );
     }
     if measured.complete && measured.max_tokens > 0 {
-        towards(&mut pace.share_used, (measured.completion_tokens as f64 / measured.max_tokens as f64).min(1.0));
+        towards(
+            &mut pace.share_used,
+            (measured.completion_tokens as f64 / measured.max_tokens as f64).min(1.0),
+        );
     }
 }
 
@@ -83,11 +92,26 @@ pub fn plan(prospect: &PlanRequest, pace: Pace) -> Plan {
         } else {
             // the prefill produces the first token
             let left_ms = trusted_ms - first_token_ms;
-            if left_ms < 0.0 { 0.0 } else { ((1.0 + left_ms / pace.decode_ms_per_token.max(f64::MIN_POSITIVE)) / tokens).clamp(0.0, 1.0) }
+            if left_ms < 0.0 {
+                0.0
+            } else {
+                ((1.0 + left_ms / pace.decode_ms_per_token.max(f64::MIN_POSITIVE)) / tokens)
+                    .clamp(0.0, 1.0)
+            }
         };
-        let share = if prospect.remaining_ms > 0.0 { (duration_ms / prospect.remaining_ms).clamp(0.0, 1.0) } else { 1.0 };
+        let share = if prospect.remaining_ms > 0.0 {
+            (duration_ms / prospect.remaining_ms).clamp(0.0, 1.0)
+        } else {
+            1.0
+        };
         let quality = quality * made;
-        LatencyEstimate { mode, max_tokens, duration_ms, quality, reward: quality - prospect.penalty * share }
+        LatencyEstimate {
+            mode,
+            max_tokens,
+            duration_ms,
+            quality,
+            reward: quality - prospect.penalty * share,
+        }
     };
     let short = (prospect.max_tokens / SHORT_SHARE).max(LEAST_TOKENS).min(prospect.max_tokens);
     let full = now(AnswerMode::Full, prospect.max_tokens, prospect.quality.full);
@@ -97,8 +121,15 @@ pub fn plan(prospect: &PlanRequest, pace: Pace) -> Plan {
     }
     if prospect.may_defer {
         let reward = prospect.quality.full - prospect.penalty - COMING_BACK;
-        options.push(LatencyEstimate { mode: AnswerMode::Defer, quality: prospect.quality.full, reward, ..full });
+        options.push(LatencyEstimate {
+            mode: AnswerMode::Defer,
+            quality: prospect.quality.full,
+            reward,
+            ..full
+        });
     }
-    let chosen = options.iter().fold(full, |best, option| if option.reward > best.reward { *option } else { best });
+    let chosen = options
+        .iter()
+        .fold(full, |best, option| if option.reward > best.reward { *option } else { best });
     Plan { chosen, options, pace, remaining_ms: prospect.remaining_ms }
 }

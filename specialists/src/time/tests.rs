@@ -22,11 +22,24 @@ fn ages_are_told_in_words() {
 
 fn prospect(remaining_ms: f64) -> PlanRequest {
     let quality = Quality { full: 1.0, short: 0.8 };
-    PlanRequest { prompt_tokens: 100, max_tokens: 100, remaining_ms, quality, penalty: 0.5, may_defer: false }
+    PlanRequest {
+        prompt_tokens: 100,
+        max_tokens: 100,
+        remaining_ms,
+        quality,
+        penalty: 0.5,
+        may_defer: false,
+    }
 }
 
 fn pace() -> Pace {
-    Pace { queue_ms: 100.0, prefill_ms_per_token: 1.0, decode_ms_per_token: 20.0, share_used: 1.0, answers: 9 }
+    Pace {
+        queue_ms: 100.0,
+        prefill_ms_per_token: 1.0,
+        decode_ms_per_token: 20.0,
+        share_used: 1.0,
+        answers: 9,
+    }
 }
 
 #[test]
@@ -38,7 +51,9 @@ fn the_course_follows_the_time_that_there_is() {
     assert_eq!(mode(1_000.0), AnswerMode::Short);
     // not even the first token in time: of equals the first
     assert_eq!(mode(150.0), AnswerMode::Full);
-    let deferring = |remaining_ms: f64| plan(&PlanRequest { may_defer: true, ..prospect(remaining_ms) }, pace()).chosen.mode;
+    let deferring = |remaining_ms: f64| {
+        plan(&PlanRequest { may_defer: true, ..prospect(remaining_ms) }, pace()).chosen.mode
+    };
     assert_eq!(deferring(60_000.0), AnswerMode::Full);
     assert_eq!(deferring(600.0), AnswerMode::Defer);
     assert_eq!(deferring(150.0), AnswerMode::Defer);
@@ -56,12 +71,23 @@ fn the_chosen_option_is_worth_the_most_and_everything_is_told() {
             penalty: random.unit(),
             ..prospect(remaining_ms)
         };
-        let plan = plan(&given, Pace { queue_ms: random.unit() * 3_000.0, share_used: random.unit(), ..pace() });
+        let plan = plan(
+            &given,
+            Pace { queue_ms: random.unit() * 3_000.0, share_used: random.unit(), ..pace() },
+        );
         let case = format!("seed {}: {given:?} gave {plan:?}", random.seed);
         assert!(plan.options.contains(&plan.chosen), "{case}");
-        assert!(plan.options.iter().all(|option| option.reward.is_finite() && (0.0..=1.0).contains(&option.quality)), "{case}");
+        assert!(
+            plan.options
+                .iter()
+                .all(|option| option.reward.is_finite() && (0.0..=1.0).contains(&option.quality)),
+            "{case}"
+        );
         assert!(plan.options.iter().all(|option| option.reward <= plan.chosen.reward), "{case}");
-        assert!(given.may_defer || plan.options.iter().all(|option| option.mode != AnswerMode::Defer), "{case}");
+        assert!(
+            given.may_defer || plan.options.iter().all(|option| option.mode != AnswerMode::Defer),
+            "{case}"
+        );
     }
 }
 
@@ -78,13 +104,25 @@ fn the_pace_follows_what_is_measured() {
         complete: true,
     };
     observe(&mut pace, &measured);
-    assert_eq!((pace.queue_ms, pace.prefill_ms_per_token, pace.decode_ms_per_token, pace.share_used), (50.0, 2.0, 10.0, 0.5));
+    assert_eq!(
+        (pace.queue_ms, pace.prefill_ms_per_token, pace.decode_ms_per_token, pace.share_used),
+        (50.0, 2.0, 10.0, 0.5)
+    );
     for _ in 0..50 {
         observe(&mut pace, &Measured { decode_ms: 270.0, ..measured });
     }
     assert!((pace.decode_ms_per_token - 30.0).abs() < 0.1, "{pace:?}");
     let before = pace;
-    observe(&mut pace, &Measured { prefilled_tokens: 0, completion_tokens: 0, complete: false, queue_ms: f64::NAN, ..measured });
+    observe(
+        &mut pace,
+        &Measured {
+            prefilled_tokens: 0,
+            completion_tokens: 0,
+            complete: false,
+            queue_ms: f64::NAN,
+            ..measured
+        },
+    );
     assert_eq!(
         (pace.queue_ms, pace.decode_ms_per_token, pace.share_used),
         (before.queue_ms, before.decode_ms_per_token, before.share_used)

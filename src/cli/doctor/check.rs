@@ -41,11 +41,19 @@ impl Check {
         Self { name, status: Health::Ok, found: found.into(), advice: None }
     }
 
-    pub(super) fn warning(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+    pub(super) fn warning(
+        name: &'static str,
+        found: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
         Self { name, status: Health::Warning, found: found.into(), advice: Some(advice.into()) }
     }
 
-    pub(super) fn error(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+    pub(super) fn error(
+        name: &'static str,
+        found: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
         Self { name, status: Health::Error, found: found.into(), advice: Some(advice.into()) }
     }
 }

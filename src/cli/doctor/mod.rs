@@ -30,7 +30,10 @@ struct Report<'a> {
 impl Doctor {
     pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
         let mut checks = machine::models(&settings);
-        checks.push(machine::python(&settings, checks.iter().all(|check| check.status == Health::Ok)));
+        checks.push(machine::python(
+            &settings,
+            checks.iter().all(|check| check.status == Health::Ok),
+        ));
         checks.extend(machine::devices(&settings));
         checks.extend(gpu::devices());
         checks.extend(machine::data_dir(&settings));
@@ -53,6 +56,10 @@ impl Doctor {
                 }
             }
         }
-        if failed == 0 { Ok(()) } else { Err(CommandError::Unwell { failed, checked: checks.len() }) }
+        if failed == 0 {
+            Ok(())
+        } else {
+            Err(CommandError::Unwell { failed, checked: checks.len() })
+        }
     }
 }

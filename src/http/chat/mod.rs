@@ -29,11 +29,16 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "openai", request_body = ChatRequest,
     responses((status = 200, content((ChatCompletion = "application/json"), (ChunkExample = "text/event-stream"))),
         (status = 404, description = "no such model", body = ErrorBody)))]
-pub async fn complete(nyx: web::Data<Nyx>, state: web::Data<AppState>, request: Admitted<ChatRequest>) -> Result<HttpResponse, ApiError> {
+pub async fn complete(
+    nyx: web::Data<Nyx>,
+    state: web::Data<AppState>,
+    request: Admitted<ChatRequest>,
+) -> Result<HttpResponse, ApiError> {
     let Admitted { permit, client, body } = request;
     let asked = body.understood(&specialist_names(&nyx))?;
     let context = nyx.admission.context(asked.deadline_ms)?.of(client);
-    let heading = Heading::new(context.id, asked.question.target.model(), &nyx.model.sha256, state.now());
+    let heading =
+        Heading::new(context.id, asked.question.target.model(), &nyx.model.sha256, state.now());
     let n = asked.question.n;
     let nyx = nyx.get_ref().clone();
 
@@ -41,7 +46,12 @@ pub async fn complete(nyx: web::Data<Nyx>, state: web::Data<AppState>, request: 
         let (sender, receiver) = mpsc::channel(EVENTS);
         let question = asked.question;
         let ask = async move { nyx.decisions.ask(context, question, Some(sender)).await };
-        return sse::respond(Answering::new(receiver, ask), permit, ChatFrames::new(heading, n, asked.include_usage)).await;
+        return sse::respond(
+            Answering::new(receiver, ask),
+            permit,
+            ChatFrames::new(heading, n, asked.include_usage),
+        )
+        .await;
     }
     let wants_logprobs = asked.question.sampling.logprobs.is_some();
     let mut logprobs = LogprobsByIndex::default();
@@ -49,7 +59,9 @@ pub async fn complete(nyx: web::Data<Nyx>, state: web::Data<AppState>, request: 
         // log-probabilities are only in the stream events, not in the record
         let (sender, receiver) = mpsc::channel(EVENTS);
         let question = asked.question;
-        let mut answering = Answering::new(receiver, async move { nyx.decisions.ask(context, question, Some(sender)).await });
+        let mut answering = Answering::new(receiver, async move {
+            nyx.decisions.ask(context, question, Some(sender)).await
+        });
         loop {
             match answering.step(PATIENCE).await {
                 Step::Event(event) => logprobs.collect(event),
@@ -62,7 +74,11 @@ pub async fn complete(nyx: web::Data<Nyx>, state: web::Data<AppState>, request: 
     };
     let decision = decision.map_err(blame_the_model)?;
     drop(permit);
-    Ok(HttpResponse::Ok().json(ChatCompletion::new(heading, decision, wants_logprobs.then_some(logprobs))))
+    Ok(HttpResponse::Ok().json(ChatCompletion::new(
+        heading,
+        decision,
+        wants_logprobs.then_some(logprobs),
+    )))
 }
 
 /// On this endpoint the field `model` names the specialist.

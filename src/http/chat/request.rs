@@ -176,7 +176,9 @@ impl TryFrom<AnyPart> for TextPart {
         match (part.kind.as_str(), part.text) {
             ("text", Some(text)) => Ok(Self(text)),
             ("text", None) => Err("missing field `text`".into()),
-            (kind, _) => Err(format!("content of type {kind:?} is not supported, expected \"text\"")),
+            (kind, _) => {
+                Err(format!("content of type {kind:?} is not supported, expected \"text\""))
+            }
         }
     }
 }
@@ -204,16 +206,26 @@ impl ChatRequest {
             (true, top) => Some(top.unwrap_or(0)),
             (false, None | Some(0)) => None,
             (false, Some(top)) => {
-                let message = format!("top_logprobs is {top} while logprobs is not true, expected \"logprobs\": true beside it");
+                let message = format!(
+                    "top_logprobs is {top} while logprobs is not true, expected \"logprobs\": true beside it"
+                );
                 return Err(ApiError::invalid("top_logprobs", message));
             }
         };
         if let Some(top) = logprobs.filter(|top| *top > 20) {
-            return Err(ApiError::invalid("top_logprobs", format!("top_logprobs is {top}, expected 0 to 20")));
+            return Err(ApiError::invalid(
+                "top_logprobs",
+                format!("top_logprobs is {top}, expected 0 to 20"),
+            ));
         }
-        let logit_bias = self.logit_bias.unwrap_or_default().into_iter().map(|(token, bias)| match token.parse() {
-            Ok(id) => Ok((id, bias)),
-            Err(_) => Err(ApiError::invalid("logit_bias", format!("logit_bias has the key {token:?}, expected a token id such as \"42\""))),
+        let logit_bias = self.logit_bias.unwrap_or_default().into_iter().map(|(token, bias)| {
+            match token.parse() {
+                Ok(id) => Ok((id, bias)),
+                Err(_) => Err(ApiError::invalid(
+                    "logit_bias",
+                    format!("logit_bias has the key {token:?}, expected a token id such as \"42\""),
+                )),
+            }
         });
         let sampling = SamplingOverrides {
             temperature: self.temperature,
@@ -231,16 +243,31 @@ impl ChatRequest {
             stop,
         };
         let messages = understood_messages(self.messages)?;
-        let inputs = RequestInputs { remember: self.remember.unwrap_or(false), ..RequestInputs::default() };
-        let question =
-            Question { sampling, n, conversation: self.conversation, inputs, ..Question::new(messages, target, "/v1/chat/completions") };
-        let include_usage = self.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
-        Ok(Understood { question, stream: self.stream.unwrap_or(false), include_usage, deadline_ms: self.deadline_ms })
+        let inputs =
+            RequestInputs { remember: self.remember.unwrap_or(false), ..RequestInputs::default() };
+        let question = Question {
+            sampling,
+            n,
+            conversation: self.conversation,
+            inputs,
+            ..Question::new(messages, target, "/v1/chat/completions")
+        };
+        let include_usage =
+            self.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
+        Ok(Understood {
+            question,
+            stream: self.stream.unwrap_or(false),
+            include_usage,
+            deadline_ms: self.deadline_ms,
+        })
     }
 
     fn refuse_unsupported(&self) -> Result<(), ApiError> {
-        let unsupported = |field: &str, expected: &str| Err(ApiError::invalid(field, format!("{field} is not supported: {expected}")));
-        let is_empty = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+        let unsupported = |field: &str, expected: &str| {
+            Err(ApiError::invalid(field, format!("{field} is not supported: {expected}")))
+        };
+        let is_empty =
+            |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
         for (field, value) in [
             ("tools", &self.tools),
             ("functions", &self.functions),
@@ -255,7 +282,9 @@ impl ChatRequest {
             return unsupported("modalities", "expected [\"text\"]");
         }
         match &self.response_format {
-            Some(format) if format.kind != "text" => unsupported("response_format", "expected {\"type\": \"text\"}"),
+            Some(format) if format.kind != "text" => {
+                unsupported("response_format", "expected {\"type\": \"text\"}")
+            }
             _ => Ok(()),
         }
     }
@@ -265,7 +294,10 @@ impl ChatRequest {
 pub fn understood_messages(messages: Vec<MessageParam>) -> Result<Vec<ChatMessage>, ApiError> {
     let understood = messages.into_iter().enumerate().map(|(at, message)| match message.content {
         Some(Content(text)) => Ok(ChatMessage::new(message.role.into(), text)),
-        None => Err(ApiError::invalid(&format!("messages[{at}].content"), "content is missing, expected a string or a list of text parts")),
+        None => Err(ApiError::invalid(
+            &format!("messages[{at}].content"),
+            "content is missing, expected a string or a list of text parts",
+        )),
     });
     understood.collect()
 }
@@ -279,7 +311,8 @@ mod tests {
     use serde_json::json;
 
     fn understood(body: Value) -> Result<Understood, ApiError> {
-        let understood = parse::<ChatRequest>(body.to_string().as_bytes())?.understood(&["mnemosyne", "moira"])?;
+        let understood = parse::<ChatRequest>(body.to_string().as_bytes())?
+            .understood(&["mnemosyne", "moira"])?;
         valid(&understood.question)?;
         Ok(understood)
     }
@@ -334,20 +367,35 @@ mod tests {
         let nulls = json!({"model": "nyx", "messages": [{"role": "user", "content": "Hi"}], "stream": null, "n": null, "stop": null, "tools": null,
             "logit_bias": null, "temperature": null, "seed": null, "response_format": null, "stream_options": null});
         let asked = understood(nulls).unwrap();
-        assert!(!asked.stream && asked.question.n == 1 && asked.question.sampling == SamplingOverrides::default());
+        assert!(
+            !asked.stream
+                && asked.question.n == 1
+                && asked.question.sampling == SamplingOverrides::default()
+        );
     }
 
     #[test]
     fn what_is_wrong_is_named() {
-        let image =
-            json!([{"role": "user", "content": [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": "data:x"}}]}]);
+        let image = json!([{"role": "user", "content": [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": "data:x"}}]}]);
         for (body, param, says) in [
             (with("messages", json!([])), "messages", "at least one"),
             (with("messages", json!("hello")), "messages", "expected a sequence"),
             (with("messages", image), "messages[0].content[1]", "\"image_url\" is not supported"),
-            (with("messages", json!([{"role": "god", "content": "x"}])), "messages[0].role", "unknown variant `god`"),
-            (with("messages", json!([{"role": "user", "content": 7}])), "messages[0].content", "a string or a list of text parts"),
-            (with("messages", json!([{"role": "user", "content": "  "}])), "messages[0].content", "empty"),
+            (
+                with("messages", json!([{"role": "god", "content": "x"}])),
+                "messages[0].role",
+                "unknown variant `god`",
+            ),
+            (
+                with("messages", json!([{"role": "user", "content": 7}])),
+                "messages[0].content",
+                "a string or a list of text parts",
+            ),
+            (
+                with("messages", json!([{"role": "user", "content": "  "}])),
+                "messages[0].content",
+                "empty",
+            ),
             (with("messages", json!([{"role": "user"}])), "messages[0].content", "missing"),
             (with("messages", json!([{"role": "system", "content": "x"}])), "messages", "\"user\""),
             (with("messages", json!([{"content": "x"}])), "messages[0].role", "missing field"),
@@ -361,7 +409,11 @@ mod tests {
             (with("logit_bias", json!({"word": 1})), "logit_bias", "\"word\""),
             (with("tools", json!([{"type": "function"}])), "tools", "not supported"),
             (with("audio", json!({"active_adapter": "x"})), "audio", "not supported"),
-            (with("response_format", json!({"type": "json_object"})), "response_format", "not supported"),
+            (
+                with("response_format", json!({"type": "json_object"})),
+                "response_format",
+                "not supported",
+            ),
             (with("model", json!(5)), "model", "expected a string"),
         ] {
             let error = understood(body.clone()).unwrap_err();
@@ -370,6 +422,9 @@ mod tests {
             assert!(error.detail.message.contains(says), "{}", error.detail.message);
         }
         assert_eq!(understood(with("model", json!("gpt-4o"))).unwrap_err().status, 404);
-        assert_eq!(parse::<ChatRequest>(b"{\"model\": \"nyx\"}").unwrap_err().detail.param.as_deref(), Some("messages"));
+        assert_eq!(
+            parse::<ChatRequest>(b"{\"model\": \"nyx\"}").unwrap_err().detail.param.as_deref(),
+            Some("messages")
+        );
     }
 }

@@ -21,7 +21,12 @@ pub struct Heading {
 
 impl Heading {
     pub fn new(decision: Uuid, model: String, base_sha256: &str, created: i64) -> Self {
-        Self { id: format!("chatcmpl-{decision}"), created, model, system_fingerprint: base_sha256.chars().take(12).collect() }
+        Self {
+            id: format!("chatcmpl-{decision}"),
+            created,
+            model,
+            system_fingerprint: base_sha256.chars().take(12).collect(),
+        }
     }
 }
 
@@ -85,8 +90,17 @@ pub struct TopEntry {
 impl From<TokenLogprob> for TokenEntry {
     fn from(chosen: TokenLogprob) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let top = chosen.top.into_iter().map(|(_, bytes, logprob)| TopEntry { token: text(&bytes), logprob, bytes });
-        Self { token: text(&chosen.bytes), logprob: chosen.logprob, top_logprobs: top.collect(), bytes: chosen.bytes }
+        let top = chosen.top.into_iter().map(|(_, bytes, logprob)| TopEntry {
+            token: text(&bytes),
+            logprob,
+            bytes,
+        });
+        Self {
+            token: text(&chosen.bytes),
+            logprob: chosen.logprob,
+            top_logprobs: top.collect(),
+            bytes: chosen.bytes,
+        }
     }
 }
 
@@ -97,7 +111,11 @@ pub struct LogprobsByIndex(BTreeMap<usize, Logprobs>);
 impl LogprobsByIndex {
     pub fn collect(&mut self, event: StreamEvent) {
         if let StreamEvent::Token { index, logprobs, .. } = event {
-            self.0.entry(index).or_default().content.extend(logprobs.into_iter().map(TokenEntry::from));
+            self.0
+                .entry(index)
+                .or_default()
+                .content
+                .extend(logprobs.into_iter().map(TokenEntry::from));
         }
     }
 }
@@ -200,7 +218,11 @@ pub fn finish_reason(reason: &str) -> &'static str {
 }
 
 impl ChatCompletion {
-    pub fn new(heading: Heading, mut decision: Decision, logprobs: Option<LogprobsByIndex>) -> Self {
+    pub fn new(
+        heading: Heading,
+        mut decision: Decision,
+        logprobs: Option<LogprobsByIndex>,
+    ) -> Self {
         let mut logprobs = logprobs.map(|by_index| by_index.0);
         let answers = std::mem::take(&mut decision.answers).into_iter().enumerate();
         let choices = answers.map(|(index, answer)| Choice {
@@ -233,13 +255,26 @@ mod tests {
         let decision = decision();
         let heading = Heading::new(decision.id, "nyx".into(), &decision.base_sha256, 1_790_000_000);
         let mut logprobs = LogprobsByIndex::default();
-        let token = TokenLogprob { token: 5, bytes: vec![0xc3], logprob: -0.5, top: vec![(5, vec![0xc3], -0.5), (6, b"b".to_vec(), -1.0)] };
-        logprobs.collect(StreamEvent::Token { index: 0, text: String::new(), logprobs: vec![token] });
-        let shown = serde_json::to_value(ChatCompletion::new(heading, decision, Some(logprobs))).unwrap();
+        let token = TokenLogprob {
+            token: 5,
+            bytes: vec![0xc3],
+            logprob: -0.5,
+            top: vec![(5, vec![0xc3], -0.5), (6, b"b".to_vec(), -1.0)],
+        };
+        logprobs.collect(StreamEvent::Token {
+            index: 0,
+            text: String::new(),
+            logprobs: vec![token],
+        });
+        let shown =
+            serde_json::to_value(ChatCompletion::new(heading, decision, Some(logprobs))).unwrap();
         assert_eq!(shown["id"], "chatcmpl-01890a5d-ac96-774b-bcce-b302099a8057");
         assert_eq!(shown["object"], "chat.completion");
         assert_eq!(shown["system_fingerprint"], "b179c9523d0e");
-        assert_eq!(shown["choices"][0]["message"], json!({"role": "assistant", "content": "She is called Ada.", "refusal": null}));
+        assert_eq!(
+            shown["choices"][0]["message"],
+            json!({"role": "assistant", "content": "She is called Ada.", "refusal": null})
+        );
         assert_eq!(shown["choices"][0]["finish_reason"], "stop");
         let entry = &shown["choices"][0]["logprobs"]["content"][0];
         assert_eq!(entry["token"], "\u{fffd}");
@@ -249,7 +284,10 @@ mod tests {
         assert_eq!(shown["usage"]["prompt_tokens_details"]["cached_tokens"], 30);
         let nyx = &shown["nyx"];
         assert_eq!(nyx["specialist"], "mnemosyne");
-        assert_eq!(nyx["evidence"][0], json!({"id": "m-1", "text": "My sister is called Ada", "score": 0.7, "source": "memory"}));
+        assert_eq!(
+            nyx["evidence"][0],
+            json!({"id": "m-1", "text": "My sister is called Ada", "score": 0.7, "source": "memory"})
+        );
         assert_eq!(nyx["adapter"]["generation"], 2);
         assert_eq!(nyx["confidence"], Value::Null);
         assert_eq!(nyx["status"], "answered");

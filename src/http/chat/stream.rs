@@ -66,22 +66,57 @@ pub struct ChatFrames {
 
 impl ChatFrames {
     pub fn new(heading: Heading, n: usize, include_usage: bool) -> Self {
-        Self { heading, n, include_usage, begun: BTreeSet::new(), finished: BTreeSet::new(), held: None }
+        Self {
+            heading,
+            n,
+            include_usage,
+            begun: BTreeSet::new(),
+            finished: BTreeSet::new(),
+            held: None,
+        }
     }
 
-    fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Usage>, nyx: Option<NyxField>, out: &mut String) {
+    fn chunk(
+        &self,
+        choices: Vec<ChunkChoice>,
+        usage: Option<Usage>,
+        nyx: Option<NyxField>,
+        out: &mut String,
+    ) {
         let Heading { id, created, model, system_fingerprint } = &self.heading;
         let usage = self.include_usage.then_some(usage);
-        sse::data(&Chunk { id, object: "chat.completion.chunk", created: *created, model, system_fingerprint, choices, usage, nyx }, out);
+        sse::data(
+            &Chunk {
+                id,
+                object: "chat.completion.chunk",
+                created: *created,
+                model,
+                system_fingerprint,
+                choices,
+                usage,
+                nyx,
+            },
+            out,
+        );
     }
 
     fn choice(&self, index: usize, delta: Delta, logprobs: Option<Logprobs>, out: &mut String) {
-        self.chunk(vec![ChunkChoice { index, delta, logprobs, finish_reason: None }], None, None, out);
+        self.chunk(
+            vec![ChunkChoice { index, delta, logprobs, finish_reason: None }],
+            None,
+            None,
+            out,
+        );
     }
 
     fn begin(&mut self, index: usize, out: &mut String) {
         if self.begun.insert(index) {
-            self.choice(index, Delta { role: Some("assistant"), content: Some(String::new()) }, None, out);
+            self.choice(
+                index,
+                Delta { role: Some("assistant"), content: Some(String::new()) },
+                None,
+                out,
+            );
         }
     }
 
@@ -101,7 +136,12 @@ impl ChatFrames {
 
     fn release(&mut self, nyx: Option<NyxField>, out: &mut String) {
         if let Some((index, reason)) = self.held.take() {
-            let choice = ChunkChoice { index, delta: Delta::default(), logprobs: None, finish_reason: Some(reason) };
+            let choice = ChunkChoice {
+                index,
+                delta: Delta::default(),
+                logprobs: None,
+                finish_reason: Some(reason),
+            };
             self.chunk(vec![choice], None, nyx, out);
         }
     }
@@ -112,12 +152,15 @@ impl Frames for ChatFrames {
         match event {
             StreamEvent::Decided { .. } => (0..self.n).for_each(|index| self.begin(index, out)),
             StreamEvent::Token { index, text, logprobs } => {
-                let logprobs = (!logprobs.is_empty()).then(|| Logprobs { content: logprobs.into_iter().map(Into::into).collect() });
+                let logprobs = (!logprobs.is_empty())
+                    .then(|| Logprobs { content: logprobs.into_iter().map(Into::into).collect() });
                 if !text.is_empty() || logprobs.is_some() {
                     self.text(index, text, logprobs, out);
                 }
             }
-            StreamEvent::Finished { index, finish_reason } => self.finish(index, &finish_reason, out),
+            StreamEvent::Finished { index, finish_reason } => {
+                self.finish(index, &finish_reason, out)
+            }
         }
     }
 
@@ -155,16 +198,27 @@ mod tests {
     use uuid::Uuid;
 
     fn frames(n: usize, include_usage: bool) -> ChatFrames {
-        ChatFrames::new(Heading::new(Uuid::nil(), "nyx".into(), "b179c9523d0e6a0f", 1), n, include_usage)
+        ChatFrames::new(
+            Heading::new(Uuid::nil(), "nyx".into(), "b179c9523d0e6a0f", 1),
+            n,
+            include_usage,
+        )
     }
 
-    fn written(frames: &mut ChatFrames, events: Vec<StreamEvent>, decision: Decision) -> Vec<Value> {
+    fn written(
+        frames: &mut ChatFrames,
+        events: Vec<StreamEvent>,
+        decision: Decision,
+    ) -> Vec<Value> {
         let mut out = String::new();
         events.into_iter().for_each(|event| frames.event(event, &mut out));
         assert!(!out.contains("\"nyx\":"), "nothing of the record before it is durable");
         frames.ended(decision, &mut out);
-        let mut lines: Vec<&str> =
-            out.split("\n\n").filter(|line| !line.is_empty()).map(|line| line.strip_prefix("data: ").unwrap()).collect();
+        let mut lines: Vec<&str> = out
+            .split("\n\n")
+            .filter(|line| !line.is_empty())
+            .map(|line| line.strip_prefix("data: ").unwrap())
+            .collect();
         assert_eq!(lines.pop(), Some("[DONE]"));
         lines.into_iter().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
@@ -183,7 +237,13 @@ mod tests {
 
     #[test]
     fn role_then_text_then_reason_with_nyx_then_usage() {
-        let events = vec![decided(), token(0, "She is "), token(0, ""), token(0, "called Ada."), finished(0, "stop")];
+        let events = vec![
+            decided(),
+            token(0, "She is "),
+            token(0, ""),
+            token(0, "called Ada."),
+            finished(0, "stop"),
+        ];
         let chunks = written(&mut frames(1, true), events, decision());
         assert_eq!(chunks.len(), 5);
         assert_eq!(chunks[0]["choices"][0]["delta"], json!({"role": "assistant", "content": ""}));
@@ -196,18 +256,33 @@ mod tests {
         assert_eq!(chunks[3]["nyx"]["specialist"], "mnemosyne");
         assert_eq!(chunks[4]["choices"], json!([]));
         assert_eq!(chunks[4]["usage"]["completion_tokens"], 6);
-        assert!(chunks.iter().all(|chunk| chunk["object"] == "chat.completion.chunk" && chunk["id"] == chunks[0]["id"]));
+        assert!(
+            chunks.iter().all(|chunk| chunk["object"] == "chat.completion.chunk"
+                && chunk["id"] == chunks[0]["id"])
+        );
     }
 
     #[test]
     fn of_several_answers_the_last_to_finish_carries_nyx() {
         let mut two = decision();
         two.answers.push(Answer { text: "b".into(), finish_reason: "length".into() });
-        let events = vec![decided(), token(1, "b"), finished(1, "length"), token(0, "a"), finished(0, "stop")];
+        let events = vec![
+            decided(),
+            token(1, "b"),
+            finished(1, "length"),
+            token(0, "a"),
+            finished(0, "stop"),
+        ];
         let chunks = written(&mut frames(2, false), events, two);
-        let reasons: Vec<_> = chunks.iter().filter(|chunk| chunk["choices"][0]["finish_reason"].is_string()).collect();
+        let reasons: Vec<_> = chunks
+            .iter()
+            .filter(|chunk| chunk["choices"][0]["finish_reason"].is_string())
+            .collect();
         assert_eq!(reasons.len(), 2);
-        assert_eq!((&reasons[0]["choices"][0]["index"], &reasons[0]["choices"][0]["finish_reason"]), (&json!(1), &json!("length")));
+        assert_eq!(
+            (&reasons[0]["choices"][0]["index"], &reasons[0]["choices"][0]["finish_reason"]),
+            (&json!(1), &json!("length"))
+        );
         assert!(reasons[0].get("nyx").is_none() && reasons[1]["nyx"].is_object());
         assert!(chunks.iter().all(|chunk| chunk.get("usage").is_none()));
     }
@@ -227,16 +302,27 @@ mod tests {
 
     #[test]
     fn log_probabilities_come_with_their_tokens() {
-        let logprobs = vec![TokenLogprob { token: 1, bytes: b"Hi".to_vec(), logprob: -0.25, top: Vec::new() }];
+        let logprobs =
+            vec![TokenLogprob { token: 1, bytes: b"Hi".to_vec(), logprob: -0.25, top: Vec::new() }];
         let mut out = String::new();
-        frames(1, false).event(StreamEvent::Token { index: 0, text: String::new(), logprobs }, &mut out);
-        assert!(out.contains(r#""content":[{"token":"Hi","logprob":-0.25,"bytes":[72,105],"top_logprobs":[]}]"#), "{out}");
+        frames(1, false)
+            .event(StreamEvent::Token { index: 0, text: String::new(), logprobs }, &mut out);
+        assert!(
+            out.contains(
+                r#""content":[{"token":"Hi","logprob":-0.25,"bytes":[72,105],"top_logprobs":[]}]"#
+            ),
+            "{out}"
+        );
     }
 
     #[test]
     fn a_late_failure_is_an_event_without_done() {
         let mut out = String::new();
         frames(1, false).failed(&NyxError::ShuttingDown.into(), &mut out);
-        assert!(out.starts_with("data: {\"error\":{\"message\":\"shutting down\"") && !out.contains("[DONE]"), "{out}");
+        assert!(
+            out.starts_with("data: {\"error\":{\"message\":\"shutting down\"")
+                && !out.contains("[DONE]"),
+            "{out}"
+        );
     }
 }

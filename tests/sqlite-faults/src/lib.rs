@@ -115,7 +115,9 @@ unsafe extern "C" fn open(
     // SAFETY: called by SQLite with a file of `szOsFile` bytes, after `register`
     unsafe {
         (*file).pMethods = std::ptr::null();
-        let (Some(registered), inner) = (REGISTERED.get(), real(file)) else { return ffi::SQLITE_ERROR };
+        let (Some(registered), inner) = (REGISTERED.get(), real(file)) else {
+            return ffi::SQLITE_ERROR;
+        };
         let Some(open) = (*registered.real).xOpen else { return ffi::SQLITE_ERROR };
         (*inner).pMethods = std::ptr::null();
         let outcome = open(registered.real, name, inner, flags, out);
@@ -145,11 +147,21 @@ unsafe extern "C" fn close(file: *mut ffi::sqlite3_file) -> c_int {
     pass!(file, xClose)
 }
 
-unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, to: *mut c_void, bytes: c_int, at: i64) -> c_int {
+unsafe extern "C" fn read(
+    file: *mut ffi::sqlite3_file,
+    to: *mut c_void,
+    bytes: c_int,
+    at: i64,
+) -> c_int {
     pass!(file, xRead, to, bytes, at)
 }
 
-unsafe extern "C" fn write(file: *mut ffi::sqlite3_file, from: *const c_void, bytes: c_int, at: i64) -> c_int {
+unsafe extern "C" fn write(
+    file: *mut ffi::sqlite3_file,
+    from: *const c_void,
+    bytes: c_int,
+    at: i64,
+) -> c_int {
     if fails() {
         if FULL.load(Ordering::SeqCst) { ffi::SQLITE_FULL } else { ffi::SQLITE_IOERR_WRITE }
     } else {
@@ -181,7 +193,11 @@ unsafe extern "C" fn check_reserved_lock(file: *mut ffi::sqlite3_file, to: *mut 
     pass!(file, xCheckReservedLock, to)
 }
 
-unsafe extern "C" fn file_control(file: *mut ffi::sqlite3_file, operation: c_int, argument: *mut c_void) -> c_int {
+unsafe extern "C" fn file_control(
+    file: *mut ffi::sqlite3_file,
+    operation: c_int,
+    argument: *mut c_void,
+) -> c_int {
     pass!(file, xFileControl, operation, argument)
 }
 
@@ -193,11 +209,22 @@ unsafe extern "C" fn device_characteristics(file: *mut ffi::sqlite3_file) -> c_i
     pass!(file, xDeviceCharacteristics)
 }
 
-unsafe extern "C" fn shm_map(file: *mut ffi::sqlite3_file, page: c_int, bytes: c_int, extend: c_int, to: *mut *mut c_void) -> c_int {
+unsafe extern "C" fn shm_map(
+    file: *mut ffi::sqlite3_file,
+    page: c_int,
+    bytes: c_int,
+    extend: c_int,
+    to: *mut *mut c_void,
+) -> c_int {
     pass!(file, xShmMap, page, bytes, extend, to)
 }
 
-unsafe extern "C" fn shm_lock(file: *mut ffi::sqlite3_file, at: c_int, count: c_int, flags: c_int) -> c_int {
+unsafe extern "C" fn shm_lock(
+    file: *mut ffi::sqlite3_file,
+    at: c_int,
+    count: c_int,
+    flags: c_int,
+) -> c_int {
     pass!(file, xShmLock, at, count, flags)
 }
 

@@ -66,16 +66,27 @@ impl Script {
     /// The received requests of this type with their times of arrival, oldest first.
     fn calls<Q: Clone + 'static>(&self) -> Vec<(Q, Instant)> {
         let calls = self.calls.lock().unwrap();
-        calls.iter().filter_map(|call| Some((call.request.downcast_ref::<Q>()?.clone(), call.at))).collect()
+        calls
+            .iter()
+            .filter_map(|call| Some((call.request.downcast_ref::<Q>()?.clone(), call.at)))
+            .collect()
     }
 
     fn kinds(&self) -> Vec<&'static str> {
         self.calls.lock().unwrap().iter().map(|call| call.kind).collect()
     }
 
-    async fn take<Q: Any + Send, A: Any + Default>(&self, request: Request<Q>) -> Result<Response<A>, Status> {
+    async fn take<Q: Any + Send, A: Any + Default>(
+        &self,
+        request: Request<Q>,
+    ) -> Result<Response<A>, Status> {
         let api_key = request.metadata().get("api-key").map(|key| key.to_str().unwrap().to_owned());
-        let call = Call { kind: kind::<Q>(), api_key, request: Box::new(request.into_inner()), at: Instant::now() };
+        let call = Call {
+            kind: kind::<Q>(),
+            api_key,
+            request: Box::new(request.into_inner()),
+            at: Instant::now(),
+        };
         self.calls.lock().unwrap().push(call);
         let reply = {
             let mut replies = self.replies.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,7 +94,9 @@ impl Script {
             place.and_then(|place| replies.remove(place)).map(|(_, reply)| reply)
         };
         match reply {
-            Some(Reply::Answer(answer)) => Ok(Response::new(*answer.downcast::<A>().map_err(|_| Status::internal("a wrong script"))?)),
+            Some(Reply::Answer(answer)) => Ok(Response::new(
+                *answer.downcast::<A>().map_err(|_| Status::internal("a wrong script"))?,
+            )),
             Some(Reply::Refuse(status)) => Err(status),
             Some(Reply::Late(time)) => {
                 tokio::time::sleep(time).await;
@@ -97,7 +110,9 @@ impl Script {
     fn serve(&self) -> String {
         let listening = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let url = format!("http://{}", listening.local_addr().unwrap());
-        let server = Server::builder().add_service(CollectionsServer::new(self.clone())).add_service(PointsServer::new(self.clone()));
+        let server = Server::builder()
+            .add_service(CollectionsServer::new(self.clone()))
+            .add_service(PointsServer::new(self.clone()));
         tokio::spawn(server.serve_with_incoming(listening));
         url
     }
@@ -167,7 +182,14 @@ scripted!(Points:
 
 fn options(url: String) -> MemoryOptions {
     let (url, api_key) = (Some(url), Some("hush".to_owned().into()));
-    MemoryOptions { store: StoreKind::Qdrant, url, api_key, collection: "remembered".into(), timeout_ms: 400, ..MemoryOptions::default() }
+    MemoryOptions {
+        store: StoreKind::Qdrant,
+        url,
+        api_key,
+        collection: "remembered".into(),
+        timeout_ms: 400,
+        ..MemoryOptions::default()
+    }
 }
 
 fn exists(exists: bool) -> CollectionExistsResponse {
@@ -176,13 +198,19 @@ fn exists(exists: bool) -> CollectionExistsResponse {
 
 fn collection(params: CollectionParams) -> GetCollectionInfoResponse {
     let config = Some(CollectionConfig { params: Some(params), ..Default::default() });
-    GetCollectionInfoResponse { result: Some(CollectionInfo { config, ..Default::default() }), ..Default::default() }
+    GetCollectionInfoResponse {
+        result: Some(CollectionInfo { config, ..Default::default() }),
+        ..Default::default()
+    }
 }
 
 fn params(size: u64) -> CollectionParams {
     let dense = VectorParams { size, distance: Distance::Cosine.into(), ..Default::default() };
     let named = VectorParamsMap { map: [("dense".to_owned(), dense)].into() };
-    CollectionParams { vectors_config: Some(VectorsConfig { config: Some(VectorsOf::ParamsMap(named)) }), ..Default::default() }
+    CollectionParams {
+        vectors_config: Some(VectorsConfig { config: Some(VectorsOf::ParamsMap(named)) }),
+        ..Default::default()
+    }
 }
 
 fn client(options: &MemoryOptions) -> QdrantIndex {
@@ -192,7 +220,9 @@ fn client(options: &MemoryOptions) -> QdrantIndex {
 /// A client of an existing collection, and its scripted server.
 async fn store() -> (QdrantIndex, Script) {
     let script = Script::default();
-    script.answer::<CollectionExistsRequest>(exists(true)).answer::<GetCollectionInfoRequest>(collection(params(3)));
+    script
+        .answer::<CollectionExistsRequest>(exists(true))
+        .answer::<GetCollectionInfoRequest>(collection(params(3)));
     let store = client(&options(script.serve()));
     store.prepare().await.unwrap();
     (store, script)
@@ -200,7 +230,15 @@ async fn store() -> (QdrantIndex, Script) {
 
 fn memory(id: Uuid, text: &str) -> Memory {
     let at = DateTime::UNIX_EPOCH;
-    Memory { id, text: text.into(), speaker: None, when: Some(at), conversation: Some("home".into()), stored_at: at, caption: None }
+    Memory {
+        id,
+        text: text.into(),
+        speaker: None,
+        when: Some(at),
+        conversation: Some("home".into()),
+        stored_at: at,
+        caption: None,
+    }
 }
 
 fn point(id: Uuid) -> (String, Memory, Vec<f32>) {
@@ -218,7 +256,9 @@ async fn a_collection_is_made_with_its_vectors_and_payload_indexes_and_the_key_g
     client(&options(script.serve())).prepare().await.unwrap();
     let (made, _) = script.calls::<CreateCollection>().remove(0);
     assert_eq!(made.collection_name, "remembered");
-    let Some(VectorsOf::ParamsMap(dense)) = made.vectors_config.unwrap().config else { panic!("no named vectors") };
+    let Some(VectorsOf::ParamsMap(dense)) = made.vectors_config.unwrap().config else {
+        panic!("no named vectors")
+    };
     let dense = &dense.map["dense"];
     assert_eq!((dense.size, dense.distance), (3, Distance::Cosine as i32));
     assert_eq!(made.sparse_vectors_config, None);
@@ -229,15 +269,26 @@ async fn a_collection_is_made_with_its_vectors_and_payload_indexes_and_the_key_g
         .collect();
     let field = |name: &str, kind: FieldType| (name.to_owned(), Some(kind as i32), Some(true));
     let keyword = FieldType::Keyword;
-    let expected = [("tenant", keyword), ("conversation", keyword), ("speaker", keyword), ("at", FieldType::Datetime)];
+    let expected = [
+        ("tenant", keyword),
+        ("conversation", keyword),
+        ("speaker", keyword),
+        ("at", FieldType::Datetime),
+    ];
     assert_eq!(fields, expected.map(|(name, kind)| field(name, kind)));
-    assert!(script.calls.lock().unwrap().iter().all(|call| call.api_key.as_deref() == Some("hush")), "{:?}", script.kinds());
+    assert!(
+        script.calls.lock().unwrap().iter().all(|call| call.api_key.as_deref() == Some("hush")),
+        "{:?}",
+        script.kinds()
+    );
 }
 
 #[actix::test]
 async fn a_collection_that_another_nyx_makes_at_the_same_moment_is_used() {
     let script = Script::default();
-    script.answer::<CollectionExistsRequest>(exists(false)).refuse::<CreateCollection>(Code::AlreadyExists);
+    script
+        .answer::<CollectionExistsRequest>(exists(false))
+        .refuse::<CreateCollection>(Code::AlreadyExists);
     script.answer::<CollectionExistsRequest>(exists(true));
     client(&options(script.serve())).prepare().await.unwrap();
     assert_eq!(script.calls::<CreateFieldIndexCollection>().len(), 4);
@@ -245,16 +296,27 @@ async fn a_collection_that_another_nyx_makes_at_the_same_moment_is_used() {
 
 #[actix::test]
 async fn a_collection_of_another_kind_is_refused_and_made_anew_on_request() {
-    let unnamed = VectorsConfig { config: Some(VectorsOf::Params(VectorParams { size: 3, ..Default::default() })) };
+    let unnamed = VectorsConfig {
+        config: Some(VectorsOf::Params(VectorParams { size: 3, ..Default::default() })),
+    };
     let unnamed = CollectionParams { vectors_config: Some(unnamed), ..Default::default() };
     for (params, says) in [(params(5), "one of 5"), (unnamed, "no such vector")] {
         let script = Script::default();
-        script.answer::<CollectionExistsRequest>(exists(true)).answer::<GetCollectionInfoRequest>(collection(params));
+        script
+            .answer::<CollectionExistsRequest>(exists(true))
+            .answer::<GetCollectionInfoRequest>(collection(params));
         let store = client(&options(script.serve()));
         let error = store.prepare().await.expect_err("another kind").to_string();
-        assert!(["remembered", "expected one of 3", "nyx memories reindex", says].iter().all(|part| error.contains(part)), "{error}");
+        assert!(
+            ["remembered", "expected one of 3", "nyx memories reindex", says]
+                .iter()
+                .all(|part| error.contains(part)),
+            "{error}"
+        );
         store.clear().await.unwrap();
-        let made = ["DeleteCollection", "CreateCollection"].into_iter().chain([kind::<CreateFieldIndexCollection>(); 4]);
+        let made = ["DeleteCollection", "CreateCollection"]
+            .into_iter()
+            .chain([kind::<CreateFieldIndexCollection>(); 4]);
         assert!(script.kinds().ends_with(&made.collect::<Vec<_>>()), "{:?}", script.kinds());
     }
 }
@@ -270,7 +332,9 @@ async fn what_was_away_is_asked_again_after_growing_pauses() {
     let calls = script.calls::<UpsertPoints>();
     assert_eq!(calls.len(), 4);
     assert!(calls[3].1 - calls[0].1 >= Duration::from_millis(100), "no pause");
-    assert!(calls.iter().all(|(call, _)| call.points == calls[0].0.points && call.wait == Some(true)));
+    assert!(
+        calls.iter().all(|(call, _)| call.points == calls[0].0.points && call.wait == Some(true))
+    );
 
     for code in [Code::DeadlineExceeded, Code::ResourceExhausted, Code::Cancelled] {
         script.refuse::<CountPoints>(code);
@@ -296,12 +360,23 @@ async fn what_was_away_is_asked_again_after_growing_pauses() {
 #[actix::test]
 async fn what_is_wrong_is_not_asked_again() {
     let (store, script) = store().await;
-    for code in [Code::InvalidArgument, Code::NotFound, Code::PermissionDenied, Code::Unauthenticated] {
+    for code in
+        [Code::InvalidArgument, Code::NotFound, Code::PermissionDenied, Code::Unauthenticated]
+    {
         let before = script.kinds().len();
         script.refuse::<QueryPoints>(code);
-        let error = store.dense("local", &[1.0, 0.0, 0.0], 5, &MemoryFilter::default()).await.unwrap_err();
-        assert!(error.to_string().contains("searching") && error.to_string().contains("as the script says"), "{error}");
-        assert_eq!((error.class(), script.kinds().len()), (ErrorClass::Unavailable, before + 1), "{code:?}");
+        let error =
+            store.dense("local", &[1.0, 0.0, 0.0], 5, &MemoryFilter::default()).await.unwrap_err();
+        assert!(
+            error.to_string().contains("searching")
+                && error.to_string().contains("as the script says"),
+            "{error}"
+        );
+        assert_eq!(
+            (error.class(), script.kinds().len()),
+            (ErrorClass::Unavailable, before + 1),
+            "{code:?}"
+        );
     }
 }
 
@@ -331,7 +406,8 @@ async fn a_server_that_is_not_there_is_named() {
     let error = client(&options(url.clone())).prepare().await.expect_err("nobody is there");
     assert!(error.to_string().contains(&url), "{error}");
     let none = MemoryOptions { url: None, ..options(url) };
-    let error = QdrantIndex::connect(&none, DIMENSION).map(drop).expect_err("no address").to_string();
+    let error =
+        QdrantIndex::connect(&none, DIMENSION).map(drop).expect_err("no address").to_string();
     assert!(error.contains("memory.url is not set"), "{error}");
 }
 
@@ -356,30 +432,48 @@ async fn searches_ask_for_what_they_need_and_read_what_they_get() {
         after: Some(DateTime::UNIX_EPOCH),
         before: Some(DateTime::UNIX_EPOCH + chrono::TimeDelta::milliseconds(1500)),
     };
-    script.answer::<QueryPoints>(QueryResponse { result: vec![found(id, 0.5)], ..Default::default() });
+    script.answer::<QueryPoints>(QueryResponse {
+        result: vec![found(id, 0.5)],
+        ..Default::default()
+    });
     let near = store.dense("local", &[0.0, 1.0, 0.0], 7, &filter).await.unwrap();
     assert_eq!(near, [(id, 0.5)]);
     let (query, _) = script.calls::<QueryPoints>().pop().unwrap();
     assert_eq!((query.using.as_deref(), query.limit), (Some("dense"), Some(7)));
     let must = |query: QueryPoints| -> Vec<FieldCondition> {
-        let must = query.filter.unwrap().must.into_iter().map(|condition| match condition.condition_one_of {
-            Some(condition::ConditionOneOf::Field(field)) => field,
-            other => panic!("no field: {other:?}"),
+        let must = query.filter.unwrap().must.into_iter().map(|condition| {
+            match condition.condition_one_of {
+                Some(condition::ConditionOneOf::Field(field)) => field,
+                other => panic!("no field: {other:?}"),
+            }
         });
         must.collect()
     };
     let asked = must(query);
-    assert_eq!(asked.iter().map(|field| field.key.as_str()).collect::<Vec<_>>(), ["tenant", "conversation", "speaker", "at"]);
+    assert_eq!(
+        asked.iter().map(|field| field.key.as_str()).collect::<Vec<_>>(),
+        ["tenant", "conversation", "speaker", "at"]
+    );
     let range = asked[3].datetime_range.unwrap();
     let moment = |moment: Option<Timestamp>| moment.map(|moment| (moment.seconds, moment.nanos));
-    assert_eq!((moment(range.gte), moment(range.lt), range.gt, range.lte), (Some((0, 0)), Some((1, 500_000_000)), None, None));
+    assert_eq!(
+        (moment(range.gte), moment(range.lt), range.gt, range.lte),
+        (Some((0, 0)), Some((1, 500_000_000)), None, None)
+    );
 
     // the tenant is a condition even without a filter
     store.dense("local", &[0.0, 1.0, 0.0], 7, &MemoryFilter::default()).await.unwrap();
     assert_eq!(must(script.calls::<QueryPoints>().pop().unwrap().0).len(), 1);
     // an invalid response is an error, not a panic
-    script.answer::<QueryPoints>(QueryResponse { result: vec![ScoredPoint::default()], ..Default::default() });
-    let error = store.dense("local", &[0.0, 1.0, 0.0], 7, &MemoryFilter::default()).await.unwrap_err().to_string();
+    script.answer::<QueryPoints>(QueryResponse {
+        result: vec![ScoredPoint::default()],
+        ..Default::default()
+    });
+    let error = store
+        .dense("local", &[0.0, 1.0, 0.0], 7, &MemoryFilter::default())
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("reading"), "{error}");
 }
 
@@ -396,7 +490,16 @@ async fn fed(folder: &Path, script: &Script) -> (MemoryService, Arc<QdrantIndex>
     let server = Arc::new(client(&options(script.serve())));
     // the embedder is not used
     let (embedding, recall) = (embedding(), RecallOptions::default());
-    (MemoryService { embedding, index, server: Some(Arc::clone(&server)), retention_days: None, recall }, server)
+    (
+        MemoryService {
+            embedding,
+            index,
+            server: Some(Arc::clone(&server)),
+            retention_days: None,
+            recall,
+        },
+        server,
+    )
 }
 
 fn ids(points: &[PointId]) -> Vec<String> {
@@ -408,11 +511,12 @@ fn ids(points: &[PointId]) -> Vec<String> {
 }
 
 fn deleted(script: &Script) -> Vec<String> {
-    let selected =
-        script.calls::<DeletePoints>().into_iter().flat_map(|(call, _)| match call.points.unwrap().points_selector_one_of.unwrap() {
+    let selected = script.calls::<DeletePoints>().into_iter().flat_map(|(call, _)| {
+        match call.points.unwrap().points_selector_one_of.unwrap() {
             points_selector::PointsSelectorOneOf::Points(list) => ids(&list.ids),
             other => panic!("no ids: {other:?}"),
-        });
+        }
+    });
     selected.collect()
 }
 
@@ -435,7 +539,10 @@ async fn the_outbox_brings_a_server_to_what_phoebe_holds_also_after_it_was_away(
         script.refuse::<UpsertPoints>(Code::Unavailable).refuse::<DeletePoints>(Code::Unavailable);
     }
     assert!(server.drain(&parts.index).await.is_err());
-    let forgotten = parts.forget(Forget { context: context(), selector: MemorySelector::Id(gone.id) }).await.unwrap();
+    let forgotten = parts
+        .forget(Forget { context: context(), selector: MemorySelector::Id(gone.id) })
+        .await
+        .unwrap();
     assert_eq!(forgotten, Forgotten { forgotten: 1, erased: false });
     assert_eq!(parts.index.outbox_len().await.unwrap(), 3);
     // another process reaches the server
@@ -445,10 +552,14 @@ async fn the_outbox_brings_a_server_to_what_phoebe_holds_also_after_it_was_away(
     assert_eq!(server.drain(&later.index).await.unwrap(), 3, "a third process is at it");
     later.index.release_outbox("a third").await.unwrap();
     assert_eq!(server.drain(&later.index).await.unwrap(), 0);
-    assert_eq!((upserted(&back), deleted(&back)), (vec![kept.id.to_string()], vec![gone.id.to_string()]));
+    assert_eq!(
+        (upserted(&back), deleted(&back)),
+        (vec![kept.id.to_string()], vec![gone.id.to_string()])
+    );
     assert_eq!(later.index.outbox_len().await.unwrap(), 0);
     // with an empty outbox, a deletion is applied at once
-    let forgotten = later.forget(Forget { context: context(), selector: MemorySelector::All }).await.unwrap();
+    let forgotten =
+        later.forget(Forget { context: context(), selector: MemorySelector::All }).await.unwrap();
     assert_eq!((forgotten, deleted(&back).len()), (Forgotten { forgotten: 1, erased: true }, 2));
 }
 
@@ -473,20 +584,28 @@ async fn what_is_gone_is_not_found_and_without_the_server_phoebe_is_searched() {
     let folder = tempfile::tempdir().unwrap();
     let script = Script::default();
     let (parts, server) = fed(folder.path(), &script).await;
-    let [first, second, third] = ["first", "second", "third"].map(|text| memory(Uuid::now_v7(), text));
-    let pairs = [(&first, 0.9), (&second, 0.5), (&third, 0.7)].map(|(memory, cosine)| (memory.clone(), unit(cosine)));
+    let [first, second, third] =
+        ["first", "second", "third"].map(|text| memory(Uuid::now_v7(), text));
+    let pairs = [(&first, 0.9), (&second, 0.5), (&third, 0.7)]
+        .map(|(memory, cosine)| (memory.clone(), unit(cosine)));
     parts.index.insert(LOCAL_TENANT, pairs.to_vec()).await.unwrap();
     server.drain(&parts.index).await.unwrap();
     let open = MemoryFilter::default();
     let ids = async || {
         let scored = parts.search().dense(&unit(1.0), 10, &open).await.unwrap();
-        let numbers = parts.index.numbers_of(LOCAL_TENANT, &[first.id, second.id, third.id]).await.unwrap();
+        let numbers =
+            parts.index.numbers_of(LOCAL_TENANT, &[first.id, second.id, third.id]).await.unwrap();
         let id = |number: i64| *numbers.iter().find(|(_, found)| **found == number).unwrap().0;
         scored.into_iter().map(|scored| id(scored.number)).collect::<Vec<_>>()
     };
     // the server returns an id that phoebe does not know
     let answer = || {
-        let result = vec![found(Uuid::now_v7(), 0.95), found(first.id, 0.9), found(third.id, 0.7), found(second.id, 0.5)];
+        let result = vec![
+            found(Uuid::now_v7(), 0.95),
+            found(first.id, 0.9),
+            found(third.id, 0.7),
+            found(second.id, 0.5),
+        ];
         QueryResponse { result, ..Default::default() }
     };
     script.answer::<QueryPoints>(answer());

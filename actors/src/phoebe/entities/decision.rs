@@ -140,10 +140,13 @@ impl TryFrom<Model> for Decision {
 
     fn try_from(row: Model) -> Result<Self, DbErr> {
         let adapter = match (row.adapter, row.adapter_id, row.adapter_generation) {
-            (Some(name), Some(id), Some(generation)) => Some(AdapterVersion { name, id, generation: generation.cast_unsigned() }),
+            (Some(name), Some(id), Some(generation)) => {
+                Some(AdapterVersion { name, id, generation: generation.cast_unsigned() })
+            }
             _ => None,
         };
-        let (prompt_tokens, completion_tokens) = (row.prompt_tokens.cast_unsigned(), row.completion_tokens.cast_unsigned());
+        let (prompt_tokens, completion_tokens) =
+            (row.prompt_tokens.cast_unsigned(), row.completion_tokens.cast_unsigned());
         let cached_tokens = row.cached_tokens.cast_unsigned();
         Ok(Self {
             id: uuid_of(&row.id)?,
@@ -175,7 +178,12 @@ impl TryFrom<Model> for Decision {
             adapter,
             base_sha256: row.base_sha256,
             sampling: row.sampling,
-            usage: TokenUsage { prompt_tokens, cached_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens },
+            usage: TokenUsage {
+                prompt_tokens,
+                cached_tokens,
+                completion_tokens,
+                total_tokens: prompt_tokens + completion_tokens,
+            },
             timings: from_json(row.timings)?,
             status: from_json::<Status>(Json::String(row.status))?,
             error: row.error,

@@ -39,7 +39,8 @@ impl TryFrom<Model> for Feedback {
     type Error = DbErr;
 
     fn try_from(row: Model) -> Result<Self, DbErr> {
-        let kind = FeedbackKind::parse(&row.kind).ok_or_else(|| DbErr::Custom(format!("{:?} is not a feedback kind", row.kind)))?;
+        let kind = FeedbackKind::parse(&row.kind)
+            .ok_or_else(|| DbErr::Custom(format!("{:?} is not a feedback kind", row.kind)))?;
         Ok(Self {
             id: uuid_of(&row.id)?,
             decision: uuid_of(&row.decision)?,

@@ -41,8 +41,7 @@ impl MemoryIndex {
     pub async fn lease_outbox(&self, instance: &str) -> Result<bool, NyxError> {
         let now = Utc::now().timestamp_millis();
         let until = now + i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX);
-        let sql =
-            "UPDATE nyx_memory_index SET drainer = $1, drained_until = $2 WHERE drainer IS NULL OR drainer = $1 OR drained_until < $3";
+        let sql = "UPDATE nyx_memory_index SET drainer = $1, drained_until = $2 WHERE drainer IS NULL OR drainer = $1 OR drained_until < $3";
         Ok(self.write(sql, vec![instance.into(), until.into(), now.into()]).await? > 0)
     }
 
@@ -51,7 +50,12 @@ impl MemoryIndex {
     /// # Errors
     /// The database write fails.
     pub async fn release_outbox(&self, instance: &str) -> Result<(), NyxError> {
-        self.write("UPDATE nyx_memory_index SET drainer = NULL WHERE drainer = $1", vec![instance.into()]).await.map(drop)
+        self.write(
+            "UPDATE nyx_memory_index SET drainer = NULL WHERE drainer = $1",
+            vec![instance.into()],
+        )
+        .await
+        .map(drop)
     }
 
     /// The number of changes that the server has not applied yet.
@@ -59,7 +63,10 @@ impl MemoryIndex {
     /// # Errors
     /// The database query fails.
     pub async fn outbox_len(&self) -> Result<u64, NyxError> {
-        counted(&query(&self.store.writer, "SELECT count(*) AS rows FROM nyx_memory_outbox", vec![]).await?)
+        counted(
+            &query(&self.store.writer, "SELECT count(*) AS rows FROM nyx_memory_outbox", vec![])
+                .await?,
+        )
     }
 
     /// The oldest changes, at most one per memory.
@@ -67,7 +74,9 @@ impl MemoryIndex {
     /// # Errors
     /// The database query fails.
     pub async fn read_outbox(&self) -> Result<Drained, NyxError> {
-        let sql = format!("SELECT number, tenant, memory, deleted FROM nyx_memory_outbox ORDER BY number LIMIT {PAGE}");
+        let sql = format!(
+            "SELECT number, tenant, memory, deleted FROM nyx_memory_outbox ORDER BY number LIMIT {PAGE}"
+        );
         let mut numbers = Vec::new();
         let mut last: Vec<(Uuid, String, bool)> = Vec::new();
         for row in query(&self.store.writer, &sql, vec![]).await? {
@@ -78,7 +87,11 @@ impl MemoryIndex {
         }
         let mut changes = Vec::with_capacity(last.len());
         for (id, tenant, deleted) in last {
-            let number = if deleted { None } else { self.numbers(&self.store.writer, &tenant, &[id]).await?.remove(&id) };
+            let number = if deleted {
+                None
+            } else {
+                self.numbers(&self.store.writer, &tenant, &[id]).await?.remove(&id)
+            };
             let stored = match number {
                 Some(number) => self.load(&[number]).await?.pop(),
                 None => None,
@@ -89,7 +102,10 @@ impl MemoryIndex {
             }
             // a memory that no longer exists is deleted by a later row; until then it must not be
             // restored
-            changes.push(stored.map_or(Change::Delete(id), |memory| Change::Upsert { tenant, memory: Box::new(memory) }));
+            changes.push(stored.map_or(Change::Delete(id), |memory| Change::Upsert {
+                tenant,
+                memory: Box::new(memory),
+            }));
         }
         Ok(Drained { numbers, changes })
     }
@@ -99,7 +115,8 @@ impl MemoryIndex {
     /// # Errors
     /// The database write fails.
     pub async fn confirm_outbox(&self, drained: Drained) -> Result<(), NyxError> {
-        let sql = format!("DELETE FROM nyx_memory_outbox WHERE number IN ({})", listed(&drained.numbers));
+        let sql =
+            format!("DELETE FROM nyx_memory_outbox WHERE number IN ({})", listed(&drained.numbers));
         self.write(&sql, vec![]).await.map(drop)
     }
 

@@ -61,7 +61,11 @@ impl MemoryIndex {
     /// # Errors
     /// The vectors were computed with another embedder, or memories have no vectors; both need
     /// `nyx memories reindex`.
-    pub async fn open(store: PhoebeStore, embedder: &EmbedderId, outbox: bool) -> Result<Self, NyxError> {
+    pub async fn open(
+        store: PhoebeStore,
+        embedder: &EmbedderId,
+        outbox: bool,
+    ) -> Result<Self, NyxError> {
         let state = state(&store.writer).await?;
         let count = total(&store.reader).await?;
         match state.embedder {
@@ -77,7 +81,8 @@ impl MemoryIndex {
                 });
             }
             None if count > 0 => {
-                let reason = format!("{count} memories have no vectors yet: run `nyx memories reindex`");
+                let reason =
+                    format!("{count} memories have no vectors yet: run `nyx memories reindex`");
                 return Err(NyxError::VectorStore { doing: "opening", reason });
             }
             _ => return Self::make(store, embedder, outbox, false).await,
@@ -87,7 +92,14 @@ impl MemoryIndex {
             DbBackend::Postgres => Kind::Plain,
             _ => Kind::Sqlite,
         };
-        Ok(Self { store, embedder: embedder.clone(), kind, log_waits: Arc::default(), sizes: Arc::default(), outbox })
+        Ok(Self {
+            store,
+            embedder: embedder.clone(),
+            kind,
+            log_waits: Arc::default(),
+            sizes: Arc::default(),
+            outbox,
+        })
     }
 
     /// Opens the index with empty search tables, dropping existing ones. [`index`](Self::index)
@@ -95,12 +107,21 @@ impl MemoryIndex {
     ///
     /// # Errors
     /// The database returns an error.
-    pub async fn anew(store: PhoebeStore, embedder: &EmbedderId, outbox: bool) -> Result<Self, NyxError> {
+    pub async fn anew(
+        store: PhoebeStore,
+        embedder: &EmbedderId,
+        outbox: bool,
+    ) -> Result<Self, NyxError> {
         Self::make(store, embedder, outbox, true).await
     }
 
     /// Unless `again`, keeps tables that another process created meanwhile.
-    async fn make(store: PhoebeStore, embedder: &EmbedderId, outbox: bool, again: bool) -> Result<Self, NyxError> {
+    async fn make(
+        store: PhoebeStore,
+        embedder: &EmbedderId,
+        outbox: bool,
+        again: bool,
+    ) -> Result<Self, NyxError> {
         let postgres = store.writer.get_database_backend() == DbBackend::Postgres;
         let kind = match postgres {
             false => Kind::Sqlite,
@@ -115,20 +136,43 @@ impl MemoryIndex {
         let made = state(&transaction).await?;
         if !again && made.embedder.as_ref() == Some(&embedder.sha256) {
             transaction.rollback().await;
-            return Ok(Self { store, embedder: embedder.clone(), kind, log_waits: Arc::default(), sizes: Arc::default(), outbox });
+            return Ok(Self {
+                store,
+                embedder: embedder.clone(),
+                kind,
+                log_waits: Arc::default(),
+                sizes: Arc::default(),
+                outbox,
+            });
         }
-        let schema =
-            if postgres { postgres::schema(embedder.dimension, kind == Kind::Pgvector) } else { sqlite::schema(embedder.dimension) };
+        let schema = if postgres {
+            postgres::schema(embedder.dimension, kind == Kind::Pgvector)
+        } else {
+            sqlite::schema(embedder.dimension)
+        };
         for statement in schema {
             transaction.execute_unprepared(&statement).await?;
         }
         // the embedder is recorded only when all memories are indexed: until then, other processes
         // fail to start with a hint to reindex
         let known: Option<String> = (!again).then(|| embedder.sha256.clone());
-        let known: Vec<Value> = vec![known.into(), (embedder.dimension as i64).into(), (kind == Kind::Pgvector).into()];
-        execute(&transaction, "UPDATE nyx_memory_index SET embedder = $1, dimension = $2, pgvector = $3", known).await?;
+        let known: Vec<Value> =
+            vec![known.into(), (embedder.dimension as i64).into(), (kind == Kind::Pgvector).into()];
+        execute(
+            &transaction,
+            "UPDATE nyx_memory_index SET embedder = $1, dimension = $2, pgvector = $3",
+            known,
+        )
+        .await?;
         transaction.commit().await?;
-        Ok(Self { store, embedder: embedder.clone(), kind, log_waits: Arc::default(), sizes: Arc::default(), outbox })
+        Ok(Self {
+            store,
+            embedder: embedder.clone(),
+            kind,
+            log_waits: Arc::default(),
+            sizes: Arc::default(),
+            outbox,
+        })
     }
 
     /// The vector search backend: `sqlite-vec`, `pgvector` or `exact scan`.
@@ -152,9 +196,16 @@ impl MemoryIndex {
     ///
     /// # Errors
     /// A vector has the wrong dimension, or the database write fails.
-    pub async fn insert(&self, tenant: &str, memories: Vec<(Memory, Vec<f32>)>) -> Result<(), NyxError> {
+    pub async fn insert(
+        &self,
+        tenant: &str,
+        memories: Vec<(Memory, Vec<f32>)>,
+    ) -> Result<(), NyxError> {
         let transaction = self.store.begin().await?;
-        let mut rows = memories.iter().map(|(memory, _)| memory::Model::of(tenant, memory).into_active_model()).peekable();
+        let mut rows = memories
+            .iter()
+            .map(|(memory, _)| memory::Model::of(tenant, memory).into_active_model())
+            .peekable();
         while rows.peek().is_some() {
             let some: Vec<_> = rows.by_ref().take(ROWS_A_STATEMENT).collect();
             memory::Entity::insert_many(some).exec_without_returning(&transaction).await?;
@@ -171,7 +222,11 @@ impl MemoryIndex {
     ///
     /// # Errors
     /// As [`insert`](Self::insert).
-    pub async fn index(&self, tenant: &str, memories: Vec<(Memory, Vec<f32>)>) -> Result<(), NyxError> {
+    pub async fn index(
+        &self,
+        tenant: &str,
+        memories: Vec<(Memory, Vec<f32>)>,
+    ) -> Result<(), NyxError> {
         let transaction = self.store.begin().await?;
         let ids: Vec<Uuid> = memories.iter().map(|(memory, _)| memory.id).collect();
         let found = self.numbers(&transaction, tenant, &ids).await?;
@@ -179,7 +234,8 @@ impl MemoryIndex {
         self.remove_in(&transaction, &found.values().copied().collect::<Vec<_>>()).await?;
         self.index_in(&transaction, tenant, &memories).await?;
         if self.outbox {
-            outbox::write(&transaction, tenant, &found.into_keys().collect::<Vec<_>>(), false).await?;
+            outbox::write(&transaction, tenant, &found.into_keys().collect::<Vec<_>>(), false)
+                .await?;
         }
         Ok(transaction.commit().await?)
     }
@@ -190,11 +246,20 @@ impl MemoryIndex {
     /// The database write fails.
     pub async fn complete(&self) -> Result<(), NyxError> {
         let transaction = self.store.begin().await?;
-        execute(&transaction, "UPDATE nyx_memory_index SET embedder = $1", vec![self.embedder.sha256.clone().into()]).await?;
+        execute(
+            &transaction,
+            "UPDATE nyx_memory_index SET embedder = $1",
+            vec![self.embedder.sha256.clone().into()],
+        )
+        .await?;
         Ok(transaction.commit().await?)
     }
 
-    async fn remove_in(&self, transaction: &WriteTransaction, numbers: &[i64]) -> Result<(), NyxError> {
+    async fn remove_in(
+        &self,
+        transaction: &WriteTransaction,
+        numbers: &[i64],
+    ) -> Result<(), NyxError> {
         if numbers.is_empty() {
             return Ok(());
         }
@@ -204,7 +269,12 @@ impl MemoryIndex {
         }
     }
 
-    async fn index_in(&self, transaction: &WriteTransaction, tenant: &str, memories: &[(Memory, Vec<f32>)]) -> Result<(), NyxError> {
+    async fn index_in(
+        &self,
+        transaction: &WriteTransaction,
+        tenant: &str,
+        memories: &[(Memory, Vec<f32>)],
+    ) -> Result<(), NyxError> {
         let ids: Vec<Uuid> = memories.iter().map(|(memory, _)| memory.id).collect();
         let numbers = self.numbers(transaction, tenant, &ids).await?;
         for (memory, vector) in memories {
@@ -214,7 +284,17 @@ impl MemoryIndex {
             let words = tokens(&memory.passage());
             match self.kind {
                 Kind::Sqlite => sqlite::insert(transaction, tenant, number, &words, vector).await?,
-                kind => postgres::insert(transaction, tenant, number, &words, vector, kind == Kind::Pgvector).await?,
+                kind => {
+                    postgres::insert(
+                        transaction,
+                        tenant,
+                        number,
+                        &words,
+                        vector,
+                        kind == Kind::Pgvector,
+                    )
+                    .await?
+                }
             }
         }
         Ok(())
@@ -228,7 +308,9 @@ impl MemoryIndex {
     /// fails, pages deleted before it stay deleted.
     pub async fn delete(&self, tenant: &str, selector: &MemorySelector) -> Result<u64, NyxError> {
         let (condition, values) = selected(tenant, selector);
-        let sql = format!("SELECT number, id FROM nyx_subjective_memory WHERE {condition} ORDER BY number LIMIT {ROWS_A_STATEMENT}");
+        let sql = format!(
+            "SELECT number, id FROM nyx_subjective_memory WHERE {condition} ORDER BY number LIMIT {ROWS_A_STATEMENT}"
+        );
         let mut deleted = 0;
         loop {
             let transaction = self.store.begin().await?;
@@ -240,7 +322,8 @@ impl MemoryIndex {
             let numbers = rows.iter().map(number_of).collect::<Result<Vec<i64>, _>>()?;
             let ids = rows.iter().map(id_of).collect::<Result<Vec<Uuid>, _>>()?;
             self.remove_in(&transaction, &numbers).await?;
-            let sql = format!("DELETE FROM nyx_subjective_memory WHERE number IN ({})", listed(&numbers));
+            let sql =
+                format!("DELETE FROM nyx_subjective_memory WHERE number IN ({})", listed(&numbers));
             execute(&transaction, &sql, vec![]).await?;
             if self.outbox {
                 outbox::write(&transaction, tenant, &ids, true).await?;
@@ -266,12 +349,23 @@ impl MemoryIndex {
         }
     }
 
-    pub(super) async fn numbers(&self, on: &impl ConnectionTrait, tenant: &str, ids: &[Uuid]) -> Result<HashMap<Uuid, i64>, NyxError> {
+    pub(super) async fn numbers(
+        &self,
+        on: &impl ConnectionTrait,
+        tenant: &str,
+        ids: &[Uuid],
+    ) -> Result<HashMap<Uuid, i64>, NyxError> {
         let mut numbers = HashMap::with_capacity(ids.len());
         for some in ids.chunks(ROWS_A_STATEMENT) {
-            let places: Vec<String> = (2..2 + some.len()).map(|place| format!("${place}")).collect();
-            let sql = format!("SELECT number, id FROM nyx_subjective_memory WHERE tenant = $1 AND id IN ({})", places.join(", "));
-            let values = std::iter::once(tenant.into()).chain(some.iter().map(|id| id.to_string().into())).collect();
+            let places: Vec<String> =
+                (2..2 + some.len()).map(|place| format!("${place}")).collect();
+            let sql = format!(
+                "SELECT number, id FROM nyx_subjective_memory WHERE tenant = $1 AND id IN ({})",
+                places.join(", ")
+            );
+            let values = std::iter::once(tenant.into())
+                .chain(some.iter().map(|id| id.to_string().into()))
+                .collect();
             for row in query(on, &sql, values).await? {
                 numbers.insert(id_of(&row)?, number_of(&row)?);
             }
@@ -283,7 +377,11 @@ impl MemoryIndex {
         if vector.len() == self.embedder.dimension {
             return Ok(());
         }
-        let reason = format!("a vector has {} dimensions, expected {}", vector.len(), self.embedder.dimension);
+        let reason = format!(
+            "a vector has {} dimensions, expected {}",
+            vector.len(),
+            self.embedder.dimension
+        );
         Err(NyxError::VectorStore { doing: "checking a vector", reason })
     }
 }

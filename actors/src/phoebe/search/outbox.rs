@@ -15,11 +15,22 @@ pub enum Change {
     Delete(Uuid),
 }
 
-pub(super) async fn write(on: &impl ConnectionTrait, tenant: &str, ids: &[Uuid], deleted: bool) -> Result<(), NyxError> {
+pub(super) async fn write(
+    on: &impl ConnectionTrait,
+    tenant: &str,
+    ids: &[Uuid],
+    deleted: bool,
+) -> Result<(), NyxError> {
     for some in ids.chunks(ROWS_A_STATEMENT) {
-        let rows: Vec<String> = (3..3 + some.len()).map(|place| format!("($1, ${place}, $2)")).collect();
-        let sql = format!("INSERT INTO nyx_memory_outbox (tenant, memory, deleted) VALUES {}", rows.join(", "));
-        let values = [Value::from(tenant), Value::from(deleted)].into_iter().chain(some.iter().map(|id| id.to_string().into()));
+        let rows: Vec<String> =
+            (3..3 + some.len()).map(|place| format!("($1, ${place}, $2)")).collect();
+        let sql = format!(
+            "INSERT INTO nyx_memory_outbox (tenant, memory, deleted) VALUES {}",
+            rows.join(", ")
+        );
+        let values = [Value::from(tenant), Value::from(deleted)]
+            .into_iter()
+            .chain(some.iter().map(|id| id.to_string().into()));
         execute(on, &sql, values.collect()).await?;
     }
     Ok(())

@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, HashMap};
 use nyx_domain::MemoryFilter;
 use sea_orm::{ConnectionTrait, DatabaseConnection, Value};
 
-use super::ranking::{Collection, Document, MOST_POSTINGS, OVERSAMPLING, Scored, Size, WordMatches, cosine, rarest};
+use super::ranking::{
+    Collection, Document, MOST_POSTINGS, OVERSAMPLING, Scored, Size, WordMatches, cosine, rarest,
+};
 use super::sql::{bytes, execute, floats, listed, narrowed, narrowed_codes, number_of, query};
 use crate::NyxError;
 
@@ -22,7 +24,8 @@ const LONGEST_TOKEN: usize = 2_046;
 
 /// Whether pgvector is installed; creates the extension if it is available and permitted.
 pub(super) async fn has_extension(on: &DatabaseConnection) -> Result<bool, NyxError> {
-    let available = query(on, "SELECT 1 FROM pg_available_extensions WHERE name = 'vector'", vec![]).await?;
+    let available =
+        query(on, "SELECT 1 FROM pg_available_extensions WHERE name = 'vector'", vec![]).await?;
     if available.is_empty() {
         return Ok(false);
     }
@@ -36,12 +39,16 @@ pub(super) async fn has_extension(on: &DatabaseConnection) -> Result<bool, NyxEr
 
 /// Sign bits are stored in a separate table, so that a scan over them reads nothing else.
 pub(super) fn schema(dimension: usize, pgvector: bool) -> Vec<String> {
-    let references = "BIGINT PRIMARY KEY REFERENCES nyx_subjective_memory (number) ON DELETE CASCADE";
+    let references =
+        "BIGINT PRIMARY KEY REFERENCES nyx_subjective_memory (number) ON DELETE CASCADE";
     let embedding = if pgvector { format!("vector({dimension})") } else { "BYTEA".to_owned() };
     let mut statements = vec![
         "DROP TABLE IF EXISTS nyx_memory_vectors, nyx_memory_codes".to_owned(),
-        format!("CREATE TABLE nyx_memory_vectors (number {references}, tenant TEXT NOT NULL, embedding {embedding} NOT NULL)"),
-        "CREATE INDEX nyx_memory_vectors_by_tenant ON nyx_memory_vectors (tenant, number)".to_owned(),
+        format!(
+            "CREATE TABLE nyx_memory_vectors (number {references}, tenant TEXT NOT NULL, embedding {embedding} NOT NULL)"
+        ),
+        "CREATE INDEX nyx_memory_vectors_by_tenant ON nyx_memory_vectors (tenant, number)"
+            .to_owned(),
         "DELETE FROM nyx_memory_words".to_owned(),
     ];
     if pgvector {
@@ -59,8 +66,12 @@ pub(super) async fn insert(
     vector: &[f32],
     pgvector: bool,
 ) -> Result<(), NyxError> {
-    let text: Vec<Value> =
-        vec![number.into(), tenant.into(), i32::try_from(words.len()).unwrap_or(i32::MAX).into(), positions(words).into()];
+    let text: Vec<Value> = vec![
+        number.into(),
+        tenant.into(),
+        i32::try_from(words.len()).unwrap_or(i32::MAX).into(),
+        positions(words).into(),
+    ];
     execute(on, "INSERT INTO nyx_memory_words (number, tenant, length, tokens) VALUES ($1, $2, $3, $4::text::tsvector)", text).await?;
     if pgvector {
         let values = || vec![number.into(), tenant.into(), literal(vector).into()];
@@ -70,16 +81,26 @@ pub(super) async fn insert(
         execute(on, sql, values()).await?;
     } else {
         let values: Vec<Value> = vec![number.into(), tenant.into(), bytes(vector).into()];
-        execute(on, "INSERT INTO nyx_memory_vectors (number, tenant, embedding) VALUES ($1, $2, $3)", values).await?;
+        execute(
+            on,
+            "INSERT INTO nyx_memory_vectors (number, tenant, embedding) VALUES ($1, $2, $3)",
+            values,
+        )
+        .await?;
     }
     Ok(())
 }
 
 /// Deletes memories from the search tables.
-pub(super) async fn delete(on: &impl ConnectionTrait, numbers: &[i64], pgvector: bool) -> Result<(), NyxError> {
+pub(super) async fn delete(
+    on: &impl ConnectionTrait,
+    numbers: &[i64],
+    pgvector: bool,
+) -> Result<(), NyxError> {
     let codes = if pgvector { &["nyx_memory_codes"][..] } else { &[] };
     for table in ["nyx_memory_words", "nyx_memory_vectors"].iter().chain(codes) {
-        execute(on, &format!("DELETE FROM {table} WHERE number IN ({})", listed(numbers)), vec![]).await?;
+        execute(on, &format!("DELETE FROM {table} WHERE number IN ({})", listed(numbers)), vec![])
+            .await?;
     }
     Ok(())
 }
@@ -93,7 +114,11 @@ pub(super) async fn dense(
     coarse: bool,
 ) -> Result<Vec<Scored>, NyxError> {
     let mut values: Vec<Value> = vec![literal(vector).into(), tenant.into()];
-    let narrow = if coarse { narrowed_codes(tenant, filter, &mut values) } else { narrowed("number", tenant, filter, &mut values) };
+    let narrow = if coarse {
+        narrowed_codes(tenant, filter, &mut values)
+    } else {
+        narrowed("number", tenant, filter, &mut values)
+    };
     // as a subquery, the text is parsed once; a generic plan would parse it for every row
     let exactly = |from: &str| {
         format!(
@@ -110,14 +135,26 @@ pub(super) async fn dense(
         exactly(&format!("tenant = $2{narrow}"))
     };
     let rows = query(on, &sql, values).await?;
-    rows.iter().map(|row| Ok(Scored { number: number_of(row)?, score: row.try_get("", "score")? })).collect()
+    rows.iter()
+        .map(|row| Ok(Scored { number: number_of(row)?, score: row.try_get("", "score")? }))
+        .collect()
 }
 
 /// Computes the similarity to every vector of a tenant in this process.
-pub(super) async fn scan(on: &DatabaseConnection, tenant: &str, vector: &[f32], filter: &MemoryFilter) -> Result<Vec<Scored>, NyxError> {
+pub(super) async fn scan(
+    on: &DatabaseConnection,
+    tenant: &str,
+    vector: &[f32],
+    filter: &MemoryFilter,
+) -> Result<Vec<Scored>, NyxError> {
     let mut values: Vec<Value> = vec![tenant.into()];
     let narrow = narrowed("number", tenant, filter, &mut values);
-    let rows = query(on, &format!("SELECT number, embedding FROM nyx_memory_vectors WHERE tenant = $1{narrow}"), values).await?;
+    let rows = query(
+        on,
+        &format!("SELECT number, embedding FROM nyx_memory_vectors WHERE tenant = $1{narrow}"),
+        values,
+    )
+    .await?;
     let scored = rows.iter().map(|row| {
         let score = cosine(vector, &floats(&row.try_get::<Vec<u8>>("", "embedding")?));
         Ok(Scored { number: number_of(row)?, score })
@@ -135,7 +172,8 @@ pub(super) async fn lexical(
 ) -> Result<WordMatches, NyxError> {
     let mut common = common(on, size.count).await?;
     // a token missing from the statistics of common tokens is rare
-    let frequencies: Vec<(String, u64)> = words.iter().map(|word| (word.clone(), common.get(word).copied().unwrap_or(1))).collect();
+    let frequencies: Vec<(String, u64)> =
+        words.iter().map(|word| (word.clone(), common.get(word).copied().unwrap_or(1))).collect();
     let searched = rarest(&frequencies);
     let any: Vec<String> = searched.iter().map(|word| format!("'{word}'")).collect();
     let mut values: Vec<Value> = vec![tenant.into(), any.join(" | ").into()];
@@ -151,25 +189,36 @@ pub(super) async fn lexical(
     }
     let documents = rows.iter().map(|row| {
         let counts = occurrences(&row.try_get::<String>("", "tokens")?, &searched);
-        Ok(Document { number: number_of(row)?, length: f64::from(row.try_get::<i32>("", "length")?), counts })
+        Ok(Document {
+            number: number_of(row)?,
+            length: f64::from(row.try_get::<i32>("", "length")?),
+            counts,
+        })
     });
     let documents = documents.collect::<Result<Vec<_>, NyxError>>()?;
     Ok(Collection { size, frequencies: common }.rank(&words, &searched, documents, k))
 }
 
 /// The number of memories that contain each token.
-async fn frequencies_of(on: &DatabaseConnection, tenant: &str, searched: &[&str]) -> Result<HashMap<String, u64>, NyxError> {
+async fn frequencies_of(
+    on: &DatabaseConnection,
+    tenant: &str,
+    searched: &[&str],
+) -> Result<HashMap<String, u64>, NyxError> {
     let counted = |place: usize| {
-        format!("(SELECT count(*) FROM nyx_memory_words WHERE tenant = $1 AND tokens @@ ${place}::text::tsquery) AS df{place}")
+        format!(
+            "(SELECT count(*) FROM nyx_memory_words WHERE tenant = $1 AND tokens @@ ${place}::text::tsquery) AS df{place}"
+        )
     };
     let counts: Vec<String> = (2..2 + searched.len()).map(counted).collect();
-    let values = std::iter::once(tenant.to_owned()).chain(searched.iter().map(|word| format!("'{word}'"))).map(Value::from);
+    let values = std::iter::once(tenant.to_owned())
+        .chain(searched.iter().map(|word| format!("'{word}'")))
+        .map(Value::from);
     let rows = query(on, &format!("SELECT {}", counts.join(", ")), values.collect()).await?;
     let Some(row) = rows.first() else { return Ok(HashMap::new()) };
-    let known = searched
-        .iter()
-        .zip(2..)
-        .map(|(word, place)| Ok(((*word).to_owned(), row.try_get::<i64>("", &format!("df{place}"))?.cast_unsigned())));
+    let known = searched.iter().zip(2..).map(|(word, place)| {
+        Ok(((*word).to_owned(), row.try_get::<i64>("", &format!("df{place}"))?.cast_unsigned()))
+    });
     known.collect()
 }
 
@@ -181,18 +230,39 @@ async fn common(on: &DatabaseConnection, all: u64) -> Result<HashMap<String, u64
                unnest(most_common_elems::text::text[], most_common_elem_freqs[1:array_length(most_common_elem_freqs, 1) - 2]) AS common (element, frequency) \
                WHERE schemaname = current_schema() AND tablename = 'nyx_memory_words' AND attname = 'tokens' AND element IS NOT NULL";
     let rows = query(on, sql, vec![]).await?;
-    rows.iter().map(|row| Ok((row.try_get("", "element")?, (row.try_get::<f64>("", "frequency")? * all as f64).ceil() as u64))).collect()
+    rows.iter()
+        .map(|row| {
+            Ok((
+                row.try_get("", "element")?,
+                (row.try_get::<f64>("", "frequency")? * all as f64).ceil() as u64,
+            ))
+        })
+        .collect()
 }
 
-pub(super) async fn vectors(on: &DatabaseConnection, list: &str, pgvector: bool) -> Result<HashMap<i64, Vec<f32>>, NyxError> {
+pub(super) async fn vectors(
+    on: &DatabaseConnection,
+    list: &str,
+    pgvector: bool,
+) -> Result<HashMap<i64, Vec<f32>>, NyxError> {
     if !pgvector {
-        let rows = query(on, &format!("SELECT number, embedding FROM nyx_memory_vectors WHERE number IN ({list})"), vec![]).await?;
-        return rows.iter().map(|row| Ok((number_of(row)?, floats(&row.try_get::<Vec<u8>>("", "embedding")?)))).collect();
+        let rows = query(
+            on,
+            &format!("SELECT number, embedding FROM nyx_memory_vectors WHERE number IN ({list})"),
+            vec![],
+        )
+        .await?;
+        return rows
+            .iter()
+            .map(|row| Ok((number_of(row)?, floats(&row.try_get::<Vec<u8>>("", "embedding")?))))
+            .collect();
     }
     let rows =
         query(on, &format!("SELECT number, embedding::real[] AS embedding FROM nyx_memory_vectors WHERE number IN ({list})"), vec![])
             .await?;
-    rows.iter().map(|row| Ok((number_of(row)?, row.try_get::<Vec<f32>>("", "embedding")?))).collect()
+    rows.iter()
+        .map(|row| Ok((number_of(row)?, row.try_get::<Vec<f32>>("", "embedding")?)))
+        .collect()
 }
 
 /// Tokens with their positions, in the text format of a `tsvector`. Tokens contain neither

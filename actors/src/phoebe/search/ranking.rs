@@ -63,9 +63,18 @@ pub(super) struct Collection {
 impl Collection {
     /// Ranks the matching documents; `words` are all tokens of the query, `searched` those that
     /// were looked up.
-    pub(super) fn rank(&self, words: &[String], searched: &[&str], documents: Vec<Document>, k: usize) -> WordMatches {
+    pub(super) fn rank(
+        &self,
+        words: &[String],
+        searched: &[&str],
+        documents: Vec<Document>,
+        k: usize,
+    ) -> WordMatches {
         let mut held: HashMap<&str, u64> = HashMap::new();
-        documents.iter().flat_map(|document| &document.counts).for_each(|(at, _)| *held.entry(searched[*at]).or_default() += 1);
+        documents
+            .iter()
+            .flat_map(|document| &document.counts)
+            .for_each(|(at, _)| *held.entry(searched[*at]).or_default() += 1);
         let weight = |word: &str| {
             // a filter hides some of the memories that contain the token
             let known = self.frequencies.get(word).copied().unwrap_or(0);
@@ -73,12 +82,18 @@ impl Collection {
         };
         let score = |document: Document| {
             let length = K1 * (1.0 - B + B * document.length / self.size.length.max(1.0));
-            let terms = document.counts.iter().map(|(at, count)| weight(searched[*at]) * count * (K1 + 1.0) / (count + length));
+            let terms = document
+                .counts
+                .iter()
+                .map(|(at, count)| weight(searched[*at]) * count * (K1 + 1.0) / (count + length));
             Scored { number: document.number, score: terms.sum() }
         };
         let mut hits: Vec<Scored> = documents.into_iter().map(score).collect();
         best(&mut hits, k);
-        WordMatches { hits, weights: words.iter().map(|word| (word.clone(), weight(word))).collect() }
+        WordMatches {
+            hits,
+            weights: words.iter().map(|word| (word.clone(), weight(word))).collect(),
+        }
     }
 }
 
@@ -105,7 +120,12 @@ pub(super) fn rarest(frequencies: &[(String, u64)]) -> Vec<&str> {
         postings += df;
         *at == 0 || postings <= MOST_POSTINGS
     };
-    sorted.into_iter().enumerate().take_while(affordable).map(|(_, (token, _))| token.as_str()).collect()
+    sorted
+        .into_iter()
+        .enumerate()
+        .take_while(affordable)
+        .map(|(_, (token, _))| token.as_str())
+        .collect()
 }
 
 /// The cosine similarity of two vectors of length 1.

@@ -31,13 +31,21 @@ impl MemoryIndex {
     ///
     /// # Errors
     /// PostgreSQL without pgvector holds too many memories, or the database query fails.
-    pub async fn dense(&self, tenant: &str, vector: &[f32], k: usize, filter: &MemoryFilter) -> Result<Vec<Scored>, NyxError> {
+    pub async fn dense(
+        &self,
+        tenant: &str,
+        vector: &[f32],
+        k: usize,
+        filter: &MemoryFilter,
+    ) -> Result<Vec<Scored>, NyxError> {
         self.check(vector)?;
         let Size { count, .. } = self.size(tenant).await?;
         let reader = &self.store.reader;
         let mut found = match self.kind {
             Kind::Sqlite => sqlite::dense(reader, tenant, vector, k, filter, count > EXACT).await?,
-            Kind::Pgvector => postgres::dense(reader, tenant, vector, k, filter, count > EXACT).await?,
+            Kind::Pgvector => {
+                postgres::dense(reader, tenant, vector, k, filter, count > EXACT).await?
+            }
             Kind::Plain if count > MOST_WITHOUT_EXTENSION => {
                 let reason = format!(
                     "there are {count} memories, but without pgvector PostgreSQL supports at most {MOST_WITHOUT_EXTENSION}: \
@@ -56,7 +64,13 @@ impl MemoryIndex {
     ///
     /// # Errors
     /// The database query fails.
-    pub async fn lexical(&self, tenant: &str, text: &str, k: usize, filter: &MemoryFilter) -> Result<WordMatches, NyxError> {
+    pub async fn lexical(
+        &self,
+        tenant: &str,
+        text: &str,
+        k: usize,
+        filter: &MemoryFilter,
+    ) -> Result<WordMatches, NyxError> {
         let mut words = tokens(text);
         words.sort_unstable();
         words.dedup();
@@ -65,8 +79,28 @@ impl MemoryIndex {
             return Ok(WordMatches::default());
         }
         match self.kind {
-            Kind::Sqlite => sqlite::lexical(&self.store.reader, tenant, words, k, filter, self.size(tenant).await?).await,
-            _ => postgres::lexical(&self.store.reader, tenant, words, k, filter, self.size(tenant).await?).await,
+            Kind::Sqlite => {
+                sqlite::lexical(
+                    &self.store.reader,
+                    tenant,
+                    words,
+                    k,
+                    filter,
+                    self.size(tenant).await?,
+                )
+                .await
+            }
+            _ => {
+                postgres::lexical(
+                    &self.store.reader,
+                    tenant,
+                    words,
+                    k,
+                    filter,
+                    self.size(tenant).await?,
+                )
+                .await
+            }
         }
     }
 
@@ -75,10 +109,12 @@ impl MemoryIndex {
         if let Some((_, size)) = sizes().get(tenant).filter(|(at, _)| at.elapsed() < SIZE_AGE) {
             return Ok(*size);
         }
-        let table = if self.kind == Kind::Sqlite { "nyx_subjective_memory" } else { "nyx_memory_words" };
+        let table =
+            if self.kind == Kind::Sqlite { "nyx_subjective_memory" } else { "nyx_memory_words" };
         // PostgreSQL returns the mean as NUMERIC
-        let sql =
-            format!("SELECT count(*) AS rows, CAST(coalesce(avg(length), 1) AS DOUBLE PRECISION) AS length FROM {table} WHERE tenant = $1");
+        let sql = format!(
+            "SELECT count(*) AS rows, CAST(coalesce(avg(length), 1) AS DOUBLE PRECISION) AS length FROM {table} WHERE tenant = $1"
+        );
         let rows = query(&self.store.reader, &sql, vec![tenant.into()]).await?;
         let length = rows.first().map(|row| row.try_get("", "length")).transpose()?.unwrap_or(1.0);
         let size = Size { count: counted(&rows)?, length };
@@ -115,7 +151,11 @@ impl MemoryIndex {
     ///
     /// # Errors
     /// The database query fails.
-    pub async fn numbers_of(&self, tenant: &str, ids: &[Uuid]) -> Result<HashMap<Uuid, i64>, NyxError> {
+    pub async fn numbers_of(
+        &self,
+        tenant: &str,
+        ids: &[Uuid],
+    ) -> Result<HashMap<Uuid, i64>, NyxError> {
         self.numbers(&self.store.reader, tenant, ids).await
     }
 }

@@ -15,15 +15,33 @@ pub(super) async fn total(on: &DatabaseConnection) -> Result<u64, NyxError> {
 }
 
 pub(super) fn counted(rows: &[QueryResult]) -> Result<u64, NyxError> {
-    Ok(rows.first().map(|row| row.try_get::<i64>("", "rows")).transpose()?.unwrap_or(0).cast_unsigned())
+    Ok(rows
+        .first()
+        .map(|row| row.try_get::<i64>("", "rows"))
+        .transpose()?
+        .unwrap_or(0)
+        .cast_unsigned())
 }
 
-pub(super) async fn query(on: &impl ConnectionTrait, sql: &str, values: Vec<Value>) -> Result<Vec<QueryResult>, NyxError> {
-    Ok(on.query_all_raw(Statement::from_sql_and_values(on.get_database_backend(), sql, values)).await?)
+pub(super) async fn query(
+    on: &impl ConnectionTrait,
+    sql: &str,
+    values: Vec<Value>,
+) -> Result<Vec<QueryResult>, NyxError> {
+    Ok(on
+        .query_all_raw(Statement::from_sql_and_values(on.get_database_backend(), sql, values))
+        .await?)
 }
 
-pub(super) async fn execute(on: &impl ConnectionTrait, sql: &str, values: Vec<Value>) -> Result<u64, NyxError> {
-    Ok(on.execute_raw(Statement::from_sql_and_values(on.get_database_backend(), sql, values)).await?.rows_affected())
+pub(super) async fn execute(
+    on: &impl ConnectionTrait,
+    sql: &str,
+    values: Vec<Value>,
+) -> Result<u64, NyxError> {
+    Ok(on
+        .execute_raw(Statement::from_sql_and_values(on.get_database_backend(), sql, values))
+        .await?
+        .rows_affected())
 }
 
 pub(super) fn number_of(row: &QueryResult) -> Result<i64, NyxError> {
@@ -41,7 +59,12 @@ pub(super) fn listed(numbers: &[i64]) -> String {
 
 /// The SQL condition ` AND column IN (...)` of a filter, or an empty string for an open filter;
 /// appends its parameters to `values`.
-pub(super) fn narrowed(column: &str, tenant: &str, filter: &MemoryFilter, values: &mut Vec<Value>) -> String {
+pub(super) fn narrowed(
+    column: &str,
+    tenant: &str,
+    filter: &MemoryFilter,
+    values: &mut Vec<Value>,
+) -> String {
     if filter.is_open() {
         return String::new();
     }
@@ -57,12 +80,19 @@ pub(super) fn narrowed(column: &str, tenant: &str, filter: &MemoryFilter, values
     add("speaker =", filter.speaker.clone().map(Value::from));
     add("COALESCE(happened_at, stored_at) >=", filter.after.map(Value::from));
     add("COALESCE(happened_at, stored_at) <", filter.before.map(Value::from));
-    format!(" AND {column} IN (SELECT number FROM nyx_subjective_memory WHERE {})", conditions.join(" AND "))
+    format!(
+        " AND {column} IN (SELECT number FROM nyx_subjective_memory WHERE {})",
+        conditions.join(" AND ")
+    )
 }
 
 /// As [`narrowed`], for the sign-bit table, which has its own time column: a time range may match
 /// most memories, and needs no join.
-pub(super) fn narrowed_codes(tenant: &str, filter: &MemoryFilter, values: &mut Vec<Value>) -> String {
+pub(super) fn narrowed_codes(
+    tenant: &str,
+    filter: &MemoryFilter,
+    values: &mut Vec<Value>,
+) -> String {
     if filter.conversation.is_some() || filter.speaker.is_some() {
         return narrowed("number", tenant, filter, values);
     }
@@ -89,7 +119,11 @@ pub(super) fn selected(tenant: &str, selector: &MemorySelector) -> (String, Vec<
         MemorySelector::Ids(ids) => {
             // UUIDs contain only hexadecimal digits and dashes
             let list: Vec<String> = ids.iter().map(|id| format!("'{id}'")).collect();
-            conditions.push(if list.is_empty() { "FALSE".to_owned() } else { format!("id IN ({})", list.join(", ")) });
+            conditions.push(if list.is_empty() {
+                "FALSE".to_owned()
+            } else {
+                format!("id IN ({})", list.join(", "))
+            });
         }
         MemorySelector::Matching { conversation, before } => {
             if let Some(conversation) = conversation {

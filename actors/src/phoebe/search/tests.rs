@@ -17,7 +17,20 @@ use crate::phoebe::{PhoebeOptions, PhoebeStore};
 use crate::testing::postgres::Postgres;
 const DIMENSION: usize = 12;
 const STEPS: usize = 60;
-const WORDS: [&str; 12] = ["dog", "Hund", "犬が好き", "boiler", "Élan", "rain", "мир", "two", "2", "garage", "don't", "sister"];
+const WORDS: [&str; 12] = [
+    "dog",
+    "Hund",
+    "犬が好き",
+    "boiler",
+    "Élan",
+    "rain",
+    "мир",
+    "two",
+    "2",
+    "garage",
+    "don't",
+    "sister",
+];
 const NAMES: [&str; 3] = ["Ana", "Zoë", "李"];
 
 fn vector(random: &mut StdRng) -> Vec<f32> {
@@ -51,7 +64,10 @@ fn filter(random: &mut StdRng) -> MemoryFilter {
 }
 
 fn lets_through(filter: &MemoryFilter, memory: &Memory) -> bool {
-    filter.conversation.as_ref().is_none_or(|conversation| memory.conversation.as_ref() == Some(conversation))
+    filter
+        .conversation
+        .as_ref()
+        .is_none_or(|conversation| memory.conversation.as_ref() == Some(conversation))
         && filter.speaker.as_ref().is_none_or(|speaker| memory.speaker.as_ref() == Some(speaker))
         && filter.after.is_none_or(|after| memory.at() >= after)
         && filter.before.is_none_or(|before| memory.at() < before)
@@ -62,7 +78,8 @@ type Model = BTreeMap<Uuid, (Memory, Vec<f32>)>;
 /// BM25 of every memory that shares a token with the query, computed by the formula.
 fn bm25(model: &Model, query: &str, filter: &MemoryFilter) -> BTreeMap<Uuid, f64> {
     let words: HashSet<String> = tokens(query).into_iter().collect();
-    let texts: BTreeMap<Uuid, Vec<String>> = model.iter().map(|(id, (memory, _))| (*id, tokens(&memory.passage()))).collect();
+    let texts: BTreeMap<Uuid, Vec<String>> =
+        model.iter().map(|(id, (memory, _))| (*id, tokens(&memory.passage()))).collect();
     let mean = texts.values().map(Vec::len).sum::<usize>() as f64 / texts.len().max(1) as f64;
     let mut scores = BTreeMap::new();
     for (id, text) in &texts {
@@ -83,7 +100,13 @@ fn bm25(model: &Model, query: &str, filter: &MemoryFilter) -> BTreeMap<Uuid, f64
 async fn agrees(options: PhoebeOptions, backend: &str) {
     let folder = tempfile::tempdir().unwrap();
     let store = PhoebeStore::connect(&options, folder.path()).await.unwrap();
-    let index = MemoryIndex::open(store.clone(), &EmbedderId { sha256: "tiny".into(), dimension: DIMENSION }, false).await.unwrap();
+    let index = MemoryIndex::open(
+        store.clone(),
+        &EmbedderId { sha256: "tiny".into(), dimension: DIMENSION },
+        false,
+    )
+    .await
+    .unwrap();
     assert_eq!(index.backend(), backend);
     // another tenant's memories are never found and affect scores only through the frequencies
     let stranger = Memory {
@@ -98,7 +121,9 @@ async fn agrees(options: PhoebeOptions, backend: &str) {
     let mut first = vec![0.0; DIMENSION];
     first[0] = 1.0;
     index.insert("stranger", vec![(stranger, first)]).await.unwrap();
-    let seed = std::env::var("NYX_TEST_SEED").ok().map(|seed| seed.parse().expect("NYX_TEST_SEED is a whole number"));
+    let seed = std::env::var("NYX_TEST_SEED")
+        .ok()
+        .map(|seed| seed.parse().expect("NYX_TEST_SEED is a whole number"));
     let seed = seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
     println!("NYX_TEST_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
@@ -107,18 +132,29 @@ async fn agrees(options: PhoebeOptions, backend: &str) {
         let some = model.keys().nth(random.random_range(0..model.len().max(1))).copied();
         match (random.random_range(0..10), some) {
             (0, Some(id)) => {
-                assert_eq!(index.delete(LOCAL_TENANT, &MemorySelector::Id(id)).await.unwrap(), 1, "{seed} {step}");
+                assert_eq!(
+                    index.delete(LOCAL_TENANT, &MemorySelector::Id(id)).await.unwrap(),
+                    1,
+                    "{seed} {step}"
+                );
                 model.remove(&id);
             }
             (1, _) => {
                 let (conversation, before) = (name(&mut random), Some(moment(&mut random)));
                 let gone = |memory: &Memory| {
-                    conversation.as_ref().is_none_or(|name| memory.conversation.as_ref() == Some(name))
+                    conversation
+                        .as_ref()
+                        .is_none_or(|name| memory.conversation.as_ref() == Some(name))
                         && before.is_some_and(|before| memory.at() < before)
                 };
                 let expected = model.values().filter(|(memory, _)| gone(memory)).count() as u64;
-                let selector = MemorySelector::Matching { conversation: conversation.clone(), before };
-                assert_eq!(index.delete(LOCAL_TENANT, &selector).await.unwrap(), expected, "{seed} {step}");
+                let selector =
+                    MemorySelector::Matching { conversation: conversation.clone(), before };
+                assert_eq!(
+                    index.delete(LOCAL_TENANT, &selector).await.unwrap(),
+                    expected,
+                    "{seed} {step}"
+                );
                 model.retain(|_, (memory, _)| !gone(memory));
             }
             _ => {
@@ -141,22 +177,43 @@ async fn agrees(options: PhoebeOptions, backend: &str) {
                 model.extend(batch.into_iter().map(|new| (new.0.id, new)));
             }
         }
-        let (query, asked, filter, k) = (vector(&mut random), text(&mut random), filter(&mut random), random.random_range(1..30));
-        assert_eq!(store.memory_count(LOCAL_TENANT).await.unwrap() as usize, model.len(), "{seed} {step}");
+        let (query, asked, filter, k) = (
+            vector(&mut random),
+            text(&mut random),
+            filter(&mut random),
+            random.random_range(1..30),
+        );
+        assert_eq!(
+            store.memory_count(LOCAL_TENANT).await.unwrap() as usize,
+            model.len(),
+            "{seed} {step}"
+        );
 
         let cosine = |vector: &[f32]| query.iter().zip(vector).map(|(a, b)| a * b).sum::<f32>();
-        let mut expected: Vec<f32> =
-            model.values().filter(|(memory, _)| lets_through(&filter, memory)).map(|(_, vector)| cosine(vector)).collect();
+        let mut expected: Vec<f32> = model
+            .values()
+            .filter(|(memory, _)| lets_through(&filter, memory))
+            .map(|(_, vector)| cosine(vector))
+            .collect();
         expected.sort_by(|a, b| b.total_cmp(a));
         expected.truncate(k);
         let ids: Vec<Uuid> = model.keys().copied().collect();
-        let numbers: BTreeMap<i64, Uuid> =
-            index.numbers_of(LOCAL_TENANT, &ids).await.unwrap().into_iter().map(|(id, number)| (number, id)).collect();
+        let numbers: BTreeMap<i64, Uuid> = index
+            .numbers_of(LOCAL_TENANT, &ids)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|(id, number)| (number, id))
+            .collect();
         let found = index.dense(LOCAL_TENANT, &query, k, &filter).await.unwrap();
         assert_eq!(found.len(), expected.len(), "{seed} {step} {filter:?}");
         for (near, expected) in found.iter().zip(expected) {
             let (memory, vector) = &model[&numbers[&near.number]];
-            assert!((near.score as f32 - expected).abs() < 1e-5 && (cosine(vector) - near.score as f32).abs() < 1e-5, "{seed} {step}");
+            assert!(
+                (near.score as f32 - expected).abs() < 1e-5
+                    && (cosine(vector) - near.score as f32).abs() < 1e-5,
+                "{seed} {step}"
+            );
             assert!(lets_through(&filter, memory), "{seed} {step}");
         }
 
@@ -165,18 +222,27 @@ async fn agrees(options: PhoebeOptions, backend: &str) {
         assert_eq!(found.len(), expected.len(), "{seed} {step} {asked:?} {filter:?}");
         for worded in &found {
             let expected = expected[&numbers[&worded.number]];
-            assert!((worded.score - expected).abs() < 1e-6, "{seed} {step} {asked:?}: {worded:?} {expected:?}");
+            assert!(
+                (worded.score - expected).abs() < 1e-6,
+                "{seed} {step} {asked:?}: {worded:?} {expected:?}"
+            );
         }
         assert!(found.windows(2).all(|pair| pair[0].score >= pair[1].score), "{seed} {step}");
         let some: Vec<i64> = numbers.keys().copied().take(5).collect();
         for stored in index.load(&some).await.unwrap() {
             let (memory, vector) = &model[&numbers[&stored.number]];
-            assert!(stored.memory == *memory && stored.vector.iter().zip(vector).all(|(a, b)| (a - b).abs() < 1e-6), "{seed} {step}");
+            assert!(
+                stored.memory == *memory
+                    && stored.vector.iter().zip(vector).all(|(a, b)| (a - b).abs() < 1e-6),
+                "{seed} {step}"
+            );
         }
     }
     let kept: Vec<Memory> = model.values().map(|(memory, _)| memory.clone()).collect();
     let mut listed = Vec::new();
-    while let Some(page) = Some(store.memories(list(listed.last())).await.unwrap()).filter(|page| !page.is_empty()) {
+    while let Some(page) =
+        Some(store.memories(list(listed.last())).await.unwrap()).filter(|page| !page.is_empty())
+    {
         listed.extend(page);
     }
     assert_eq!(listed, kept, "{seed}");
@@ -185,7 +251,11 @@ async fn agrees(options: PhoebeOptions, backend: &str) {
 }
 
 fn list(last: Option<&Memory>) -> crate::phoebe::messages::ListMemories {
-    crate::phoebe::messages::ListMemories { tenant: LOCAL_TENANT.into(), after: last.map(|memory| memory.id), limit: 50 }
+    crate::phoebe::messages::ListMemories {
+        tenant: LOCAL_TENANT.into(),
+        after: last.map(|memory| memory.id),
+        limit: 50,
+    }
 }
 
 /// The first pass by sign bits: its results have exact scores and pass the filter, and it keeps
@@ -194,7 +264,13 @@ async fn first_pass(options: PhoebeOptions) {
     const WIDE: usize = 64;
     let folder = tempfile::tempdir().unwrap();
     let store = PhoebeStore::connect(&options, folder.path()).await.unwrap();
-    let index = MemoryIndex::open(store.clone(), &EmbedderId { sha256: "wide".into(), dimension: WIDE }, false).await.unwrap();
+    let index = MemoryIndex::open(
+        store.clone(),
+        &EmbedderId { sha256: "wide".into(), dimension: WIDE },
+        false,
+    )
+    .await
+    .unwrap();
     let mut random = StdRng::seed_from_u64(7);
     let mut unit = || {
         let vector: Vec<f32> = (0..WIDE).map(|_| random.random_range(-1.0..1.0)).collect();
@@ -226,30 +302,50 @@ async fn first_pass(options: PhoebeOptions) {
     for (round, filter) in filters.iter().cycle().take(20).enumerate() {
         let query = unit();
         let mut found = match index.kind {
-            Kind::Sqlite => sqlite::dense(&store.reader, LOCAL_TENANT, &query, k, filter, true).await.unwrap(),
-            _ => postgres::dense(&store.reader, LOCAL_TENANT, &query, k, filter, true).await.unwrap(),
+            Kind::Sqlite => {
+                sqlite::dense(&store.reader, LOCAL_TENANT, &query, k, filter, true).await.unwrap()
+            }
+            _ => {
+                postgres::dense(&store.reader, LOCAL_TENANT, &query, k, filter, true).await.unwrap()
+            }
         };
         best(&mut found, k);
         assert_eq!(found.len(), k);
         let mut exact: Vec<Scored> = all
             .iter()
             .filter(|(memory, _)| lets_through(filter, memory))
-            .map(|(memory, vector)| Scored { number: numbers[&memory.id], score: cosine(&query, vector) })
+            .map(|(memory, vector)| Scored {
+                number: numbers[&memory.id],
+                score: cosine(&query, vector),
+            })
             .collect();
         exact.sort_by(|a, b| b.score.total_cmp(&a.score));
         for near in &found {
-            let expected =
-                exact.iter().find(|exact| exact.number == near.number).unwrap_or_else(|| panic!("{round}: {near:?} is filtered"));
+            let expected = exact
+                .iter()
+                .find(|exact| exact.number == near.number)
+                .unwrap_or_else(|| panic!("{round}: {near:?} is filtered"));
             assert!((expected.score - near.score).abs() < 1e-5, "{round}: {near:?} {expected:?}");
         }
-        kept += exact[..k].iter().filter(|exact| found.iter().any(|near| near.number == exact.number)).count();
+        kept += exact[..k]
+            .iter()
+            .filter(|exact| found.iter().any(|near| near.number == exact.number))
+            .count();
     }
     assert!(kept >= 180, "{kept} of the 200 nearest were let through");
     // deleted memories are not in the first pass either
     index.delete(LOCAL_TENANT, &MemorySelector::All).await.unwrap();
     let left = match index.kind {
-        Kind::Sqlite => sqlite::dense(&store.reader, LOCAL_TENANT, &unit(), k, &MemoryFilter::default(), true).await.unwrap(),
-        _ => postgres::dense(&store.reader, LOCAL_TENANT, &unit(), k, &MemoryFilter::default(), true).await.unwrap(),
+        Kind::Sqlite => {
+            sqlite::dense(&store.reader, LOCAL_TENANT, &unit(), k, &MemoryFilter::default(), true)
+                .await
+                .unwrap()
+        }
+        _ => {
+            postgres::dense(&store.reader, LOCAL_TENANT, &unit(), k, &MemoryFilter::default(), true)
+                .await
+                .unwrap()
+        }
     };
     assert_eq!(left, []);
     store.close().await;

@@ -31,14 +31,20 @@ struct Rows {
 }
 
 fn thumbs(decision: &Decision, value: f64, key: &str) -> NewFeedback {
-    let input = FeedbackInput { value, input: serde_json::json!({ "value": value }), ..FeedbackInput::default() };
+    let input = FeedbackInput {
+        value,
+        input: serde_json::json!({ "value": value }),
+        ..FeedbackInput::default()
+    };
     feedback(decision, None, &RewardOptions::default(), input, Some(key.to_owned())).unwrap()
 }
 
 /// Writes one row of every kind per step; returns the number of failed writes.
 async fn load(store: &PhoebeStore, input: &mut Told, steps: usize) -> usize {
     let mut failures = 0;
-    let mut note = |all: (&mut BTreeSet<String>, &mut BTreeSet<String>), names: Vec<String>, outcome: Result<(), NyxError>| {
+    let mut note = |all: (&mut BTreeSet<String>, &mut BTreeSet<String>),
+                    names: Vec<String>,
+                    outcome: Result<(), NyxError>| {
         all.0.extend(names.clone());
         match outcome {
             Ok(()) => all.1.extend(names),
@@ -55,7 +61,11 @@ async fn load(store: &PhoebeStore, input: &mut Told, steps: usize) -> usize {
         let decided = decision("moira", "Will it rain?", &"Perhaps. ".repeat(700));
         let outcome = store.record(record(&decided, Some((0.25, "brier".into())))).await;
         let recorded = outcome.is_ok();
-        note((&mut tried.decisions, &mut acknowledged.decisions), vec![decided.id.to_string()], outcome);
+        note(
+            (&mut tried.decisions, &mut acknowledged.decisions),
+            vec![decided.id.to_string()],
+            outcome,
+        );
         let memory = |text: &str| Memory {
             id: Uuid::now_v7(),
             text: text.repeat(300),
@@ -73,20 +83,42 @@ async fn load(store: &PhoebeStore, input: &mut Told, steps: usize) -> usize {
             // these must be refused or ignored without any fault: a recorded decision, and below a
             // key with another value
             let again = store.record(record(&decided, None)).await;
-            assert!(again.is_ok() || again.is_err_and(|error| error.class() == ErrorClass::Unavailable));
+            assert!(
+                again.is_ok() || again.is_err_and(|error| error.class() == ErrorClass::Unavailable)
+            );
             for value in [1.0, -0.5] {
                 let key = format!("{}/{value}", decided.id);
-                let outcome = store.record_feedback(vec![thumbs(&decided, value, &key)], Some(weights::LEARNING)).await;
+                let outcome = store
+                    .record_feedback(vec![thumbs(&decided, value, &key)], Some(weights::LEARNING))
+                    .await;
                 let input = outcome.is_ok();
-                note((&mut tried.entries, &mut acknowledged.entries), vec![key.clone()], outcome.map(drop));
+                note(
+                    (&mut tried.entries, &mut acknowledged.entries),
+                    vec![key.clone()],
+                    outcome.map(drop),
+                );
                 if input {
-                    let other = store.record_feedback(vec![thumbs(&decided, value / 2.0, &key)], Some(weights::LEARNING)).await;
-                    assert!(matches!(other.unwrap_err().class(), ErrorClass::Conflict | ErrorClass::Unavailable));
+                    let other = store
+                        .record_feedback(
+                            vec![thumbs(&decided, value / 2.0, &key)],
+                            Some(weights::LEARNING),
+                        )
+                        .await;
+                    assert!(matches!(
+                        other.unwrap_err().class(),
+                        ErrorClass::Conflict | ErrorClass::Unavailable
+                    ));
                 }
             }
         }
         let reason = Uuid::now_v7().to_string();
-        let change = StoreTraitWeight { name: "moira".into(), to: 0.5, reason: reason.clone(), reward: None, decision: None };
+        let change = StoreTraitWeight {
+            name: "moira".into(),
+            to: 0.5,
+            reason: reason.clone(),
+            reward: None,
+            decision: None,
+        };
         let outcome = store.store_trait_weight(change).await;
         note((&mut tried.weights, &mut acknowledged.weights), vec![reason], outcome.map(drop));
     }
@@ -95,7 +127,8 @@ async fn load(store: &PhoebeStore, input: &mut Told, steps: usize) -> usize {
 
 /// The rows that a new SQLite connection finds in the file.
 async fn on_record(path: &std::path::Path) -> Rows {
-    let mut connection = SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
+    let mut connection =
+        SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
     let mut rows = Rows::default();
     for (into, sql) in [
         (&mut rows.decisions, "SELECT id FROM nyx_synthetic_specialist_queries"),
@@ -109,11 +142,11 @@ async fn on_record(path: &std::path::Path) -> Rows {
         }
     }
     // each decision has its automatic reward, and each feedback entry has its reward
-    let sql =
-        "SELECT (SELECT count(*) FROM nyx_rewards) - (SELECT count(*) FROM nyx_synthetic_specialist_queries) - count(*) FROM nyx_feedback";
+    let sql = "SELECT (SELECT count(*) FROM nyx_rewards) - (SELECT count(*) FROM nyx_synthetic_specialist_queries) - count(*) FROM nyx_feedback";
     let left: i64 = sea_orm::sqlx::query(sql).fetch_one(&mut connection).await.unwrap().get(0);
     assert_eq!(left, 0, "rewards without what they reward, or the reverse");
-    let broken = sea_orm::sqlx::query("PRAGMA integrity_check").fetch_one(&mut connection).await.unwrap();
+    let broken =
+        sea_orm::sqlx::query("PRAGMA integrity_check").fetch_one(&mut connection).await.unwrap();
     assert_eq!(broken.get::<String, _>(0), "ok");
     connection.close().await.unwrap();
     rows
@@ -125,17 +158,28 @@ async fn a_file_that_was_full_once_loses_nothing_that_was_acknowledged() {
     let mut failed = 0;
     for room in 0.. {
         let path = folder.path().join(format!("{room}.db"));
-        let options = PhoebeOptions { url: Some(format!("sqlite://{}", path.display()).into()), ..PhoebeOptions::default() };
+        let options = PhoebeOptions {
+            url: Some(format!("sqlite://{}", path.display()).into()),
+            ..PhoebeOptions::default()
+        };
         let store = PhoebeStore::connect(&options, folder.path()).await.unwrap();
         let mut input = Told::default();
         assert_eq!(load(&store, &mut input, 1).await, 0);
         let pages = count_pages(&store).await;
-        store.connection().execute_unprepared(&format!("PRAGMA max_page_count = {}", pages + room)).await.unwrap();
+        store
+            .connection()
+            .execute_unprepared(&format!("PRAGMA max_page_count = {}", pages + room))
+            .await
+            .unwrap();
         let failures = load(&store, &mut input, 3).await;
         failed += failures;
         // applies to the current connection, whether or not it is the same one
         store.connection().execute_unprepared("PRAGMA max_page_count = 1000000").await.unwrap();
-        assert_eq!(load(&store, &mut input, 2).await, 0, "with room for {room} pages: it does not write again");
+        assert_eq!(
+            load(&store, &mut input, 2).await,
+            0,
+            "with room for {room} pages: it does not write again"
+        );
         store.close().await;
         assert_eq!(on_record(&path).await, input.acknowledged, "with room for {room} pages");
         std::fs::remove_file(&path).unwrap();
@@ -148,7 +192,14 @@ async fn a_file_that_was_full_once_loses_nothing_that_was_acknowledged() {
 
 async fn count_pages(store: &PhoebeStore) -> i64 {
     let statement = Statement::from_string(DbBackend::Sqlite, "PRAGMA page_count");
-    store.connection().query_one_raw(statement).await.unwrap().unwrap().try_get("", "page_count").unwrap()
+    store
+        .connection()
+        .query_one_raw(statement)
+        .await
+        .unwrap()
+        .unwrap()
+        .try_get("", "page_count")
+        .unwrap()
 }
 
 #[actix::test]
@@ -163,14 +214,23 @@ async fn a_disk_that_failed_once_loses_nothing_that_was_acknowledged() {
         for n in (1..40).chain((40..).step_by(7)) {
             let path = folder.path().join(format!("{n}-{lasting}-{full}.db"));
             let url = Some(format!("sqlite://{}?vfs=nyx-faults", path.display()).into());
-            let store = PhoebeStore::connect(&PhoebeOptions { url, ..PhoebeOptions::default() }, folder.path()).await.unwrap();
+            let store = PhoebeStore::connect(
+                &PhoebeOptions { url, ..PhoebeOptions::default() },
+                folder.path(),
+            )
+            .await
+            .unwrap();
             let mut input = Told::default();
             assert_eq!(load(&store, &mut input, 1).await, 0);
             nyx_sqlite_faults::fail_at(n, lasting);
             let failures = load(&store, &mut input, 2).await;
             let happened = nyx_sqlite_faults::lift();
             failed += failures;
-            assert_eq!(load(&store, &mut input, 2).await, 0, "after operation {n}, lasting {lasting}: it does not write again");
+            assert_eq!(
+                load(&store, &mut input, 2).await,
+                0,
+                "after operation {n}, lasting {lasting}: it does not write again"
+            );
             store.close().await;
             let found = on_record(&path).await;
             // a commit that was not acknowledged may still have reached the disk
@@ -182,7 +242,10 @@ async fn a_disk_that_failed_once_loses_nothing_that_was_acknowledged() {
             ] {
                 let lost: Vec<_> = acknowledged.difference(found).collect();
                 let invented: Vec<_> = found.difference(tried).collect();
-                assert!(lost.is_empty() && invented.is_empty(), "operation {n}, lasting {lasting}: {lost:?} lost, {invented:?} invented");
+                assert!(
+                    lost.is_empty() && invented.is_empty(),
+                    "operation {n}, lasting {lasting}: {lost:?} lost, {invented:?} invented"
+                );
             }
             std::fs::remove_file(&path).unwrap();
             if happened == 0 {
@@ -197,7 +260,11 @@ async fn a_disk_that_failed_once_loses_nothing_that_was_acknowledged() {
 async fn a_transaction_that_failed_commits_nothing_more() {
     let folder = tempfile::tempdir().unwrap();
     let store = PhoebeStore::connect(&PhoebeOptions::default(), folder.path()).await.unwrap();
-    let insert = |id: &str| format!("INSERT INTO nyx_readiness (instance, at, padding) VALUES ('{id}', '2026-12-01', x'00')");
+    let insert = |id: &str| {
+        format!(
+            "INSERT INTO nyx_readiness (instance, at, padding) VALUES ('{id}', '2026-12-01', x'00')"
+        )
+    };
     let transaction = store.begin().await.unwrap();
     transaction.execute_unprepared(&insert("a")).await.unwrap();
     transaction.execute_unprepared("INSERT INTO nowhere VALUES (1)").await.unwrap_err();
@@ -232,7 +299,11 @@ async fn a_database_in_memory_outlives_a_transaction_that_failed() {
 #[actix::test]
 async fn a_connection_that_lost_its_transaction_on_postgresql_is_closed() {
     let server = Postgres::start();
-    let options = PhoebeOptions { url: Some(server.url().into()), max_connections: 2, ..PhoebeOptions::default() };
+    let options = PhoebeOptions {
+        url: Some(server.url().into()),
+        max_connections: 2,
+        ..PhoebeOptions::default()
+    };
     let store = PhoebeStore::connect(&options, std::path::Path::new("/nowhere")).await.unwrap();
     let backend = async |on: &crate::phoebe::WriteTransaction| -> i32 {
         let asked = Statement::from_string(DbBackend::Postgres, "SELECT pg_backend_pid() AS pid");
@@ -266,8 +337,18 @@ async fn readiness_writes_and_says_what_keeps_it_from_writing() {
     let asked = futures_util::future::join_all((0..8).map(|_| store.can_write())).await;
     assert!(asked.iter().all(Result::is_ok), "{asked:?}");
     let version = async || -> String {
-        let asked = Statement::from_string(DbBackend::Sqlite, "SELECT hex(padding) AS bytes FROM nyx_readiness");
-        store.connection().query_one_raw(asked).await.unwrap().unwrap().try_get("", "bytes").unwrap()
+        let asked = Statement::from_string(
+            DbBackend::Sqlite,
+            "SELECT hex(padding) AS bytes FROM nyx_readiness",
+        );
+        store
+            .connection()
+            .query_one_raw(asked)
+            .await
+            .unwrap()
+            .unwrap()
+            .try_get("", "bytes")
+            .unwrap()
     };
     let written = version().await;
     store.can_write().await.unwrap();
@@ -282,11 +363,17 @@ async fn readiness_writes_and_says_what_keeps_it_from_writing() {
     let pages = count_pages(&store).await;
     store
         .connection()
-        .execute_unprepared(&format!("DELETE FROM nyx_readiness; VACUUM; PRAGMA max_page_count = {}", pages - 2))
+        .execute_unprepared(&format!(
+            "DELETE FROM nyx_readiness; VACUUM; PRAGMA max_page_count = {}",
+            pages - 2
+        ))
         .await
         .unwrap();
     let error = store.can_write().await.unwrap_err();
-    assert!(error.class() == ErrorClass::Unavailable && error.to_string().contains("full"), "{error}");
+    assert!(
+        error.class() == ErrorClass::Unavailable && error.to_string().contains("full"),
+        "{error}"
+    );
     tokio::time::sleep(fresh).await;
     store.connection().execute_unprepared("PRAGMA max_page_count = 1000000").await.unwrap();
     store.can_write().await.unwrap();
@@ -327,7 +414,9 @@ async fn a_file_that_was_removed_or_replaced_is_written_no_more() {
         },
     );
     let no_log: Harm = |folder| std::fs::remove_file(folder.join("phoebe.db-wal")).unwrap();
-    for (what, harm) in [("removed", removed), ("replaced", replaced), ("removed", moved), ("removed", no_log)] {
+    for (what, harm) in
+        [("removed", removed), ("replaced", replaced), ("removed", moved), ("removed", no_log)]
+    {
         let outer = tempfile::tempdir().unwrap();
         let folder = outer.path().join("data");
         std::fs::create_dir(&folder).unwrap();
@@ -337,7 +426,10 @@ async fn a_file_that_was_removed_or_replaced_is_written_no_more() {
         let index = super::index(&store).await;
         harm(&folder);
         for error in [
-            store.record(record(&decision("moira", "Will it rain?", "No"), None)).await.unwrap_err(),
+            store
+                .record(record(&decision("moira", "Will it rain?", "No"), None))
+                .await
+                .unwrap_err(),
             store.can_write().await.unwrap_err(),
             // also on a newly opened connection
             index.delete("local", &MemorySelector::All).await.unwrap_err(),

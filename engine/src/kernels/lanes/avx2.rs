@@ -25,13 +25,21 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     unsafe fn load_half(from: *const u16) -> Self {
-        unsafe { Self(_mm256_cvtph_ps(_mm_loadu_si128(from.cast())), _mm256_cvtph_ps(_mm_loadu_si128(from.add(8).cast()))) }
+        unsafe {
+            Self(
+                _mm256_cvtph_ps(_mm_loadu_si128(from.cast())),
+                _mm256_cvtph_ps(_mm_loadu_si128(from.add(8).cast())),
+            )
+        }
     }
     #[inline(always)]
     unsafe fn store_half(self, to: *mut u16) {
         unsafe {
             _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0));
-            _mm_storeu_si128(to.add(8).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.1));
+            _mm_storeu_si128(
+                to.add(8).cast(),
+                _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.1),
+            );
         }
     }
     #[inline(always)]
@@ -40,7 +48,13 @@ impl Lanes for Avx2 {
             let pairs = _mm256_packs_epi32(_mm256_cvtps_epi32(self.0), _mm256_cvtps_epi32(self.1));
             // packing keeps to halves of a register: 0..4, 8..12 | 4..8, 12..16
             let pairs = _mm256_permute4x64_epi64::<0b11_01_10_00>(pairs);
-            _mm_storeu_si128(to.cast(), _mm_packs_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs)));
+            _mm_storeu_si128(
+                to.cast(),
+                _mm_packs_epi16(
+                    _mm256_castsi256_si128(pairs),
+                    _mm256_extracti128_si256::<1>(pairs),
+                ),
+            );
         }
     }
     #[inline(always)]
@@ -83,7 +97,12 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     unsafe fn round(self) -> Self {
-        unsafe { Self(_mm256_round_ps::<_MM_FROUND_TO_NEAREST_INT>(self.0), _mm256_round_ps::<_MM_FROUND_TO_NEAREST_INT>(self.1)) }
+        unsafe {
+            Self(
+                _mm256_round_ps::<_MM_FROUND_TO_NEAREST_INT>(self.0),
+                _mm256_round_ps::<_MM_FROUND_TO_NEAREST_INT>(self.1),
+            )
+        }
     }
     #[inline(always)]
     unsafe fn times_two_to(self, n: Self) -> Self {
@@ -108,7 +127,8 @@ impl Lanes for Avx2 {
     unsafe fn whole_sum(self) -> i32 {
         unsafe {
             let eight = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), _mm256_cvtps_epi32(self.1));
-            let four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
+            let four =
+                _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
             let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b11_10>(four));
             _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<1>(two)))
         }
@@ -117,7 +137,10 @@ impl Lanes for Avx2 {
     unsafe fn is_zero(self) -> bool {
         unsafe {
             let zero = _mm256_setzero_ps();
-            let (low, high) = (_mm256_cmp_ps::<_CMP_EQ_OQ>(self.0, zero), _mm256_cmp_ps::<_CMP_EQ_OQ>(self.1, zero));
+            let (low, high) = (
+                _mm256_cmp_ps::<_CMP_EQ_OQ>(self.0, zero),
+                _mm256_cmp_ps::<_CMP_EQ_OQ>(self.1, zero),
+            );
             _mm256_movemask_ps(_mm256_and_ps(low, high)) == 0xff
         }
     }
@@ -134,17 +157,24 @@ impl Lanes for Avx2 {
     unsafe fn load_fours(from: *const u8) -> Self::Fours {
         unsafe {
             let sign = _mm256_set1_epi8(-128);
-            [_mm256_xor_si256(_mm256_loadu_si256(from.cast()), sign), _mm256_xor_si256(_mm256_loadu_si256(from.add(32).cast()), sign)]
+            [
+                _mm256_xor_si256(_mm256_loadu_si256(from.cast()), sign),
+                _mm256_xor_si256(_mm256_loadu_si256(from.add(32).cast()), sign),
+            ]
         }
     }
     #[inline(always)]
     unsafe fn dot(sum: Self::Whole, w: Self::Fours, x: *const i8) -> Self::Whole {
         unsafe {
-            let (x, ones) = (_mm256_set1_epi32(x.cast::<i32>().read_unaligned()), _mm256_set1_epi16(1));
+            let (x, ones) =
+                (_mm256_set1_epi32(x.cast::<i32>().read_unaligned()), _mm256_set1_epi16(1));
             // pairs of products stay below 2^15: at most 128 · 127 · 2
             let low = _mm256_maddubs_epi16(_mm256_abs_epi8(w[0]), _mm256_sign_epi8(x, w[0]));
             let high = _mm256_maddubs_epi16(_mm256_abs_epi8(w[1]), _mm256_sign_epi8(x, w[1]));
-            [_mm256_add_epi32(sum[0], _mm256_madd_epi16(low, ones)), _mm256_add_epi32(sum[1], _mm256_madd_epi16(high, ones))]
+            [
+                _mm256_add_epi32(sum[0], _mm256_madd_epi16(low, ones)),
+                _mm256_add_epi32(sum[1], _mm256_madd_epi16(high, ones)),
+            ]
         }
     }
     #[inline(always)]

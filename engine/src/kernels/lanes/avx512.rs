@@ -28,7 +28,9 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     unsafe fn store_half(self, to: *mut u16) {
-        unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0)) }
+        unsafe {
+            _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0))
+        }
     }
     #[inline(always)]
     unsafe fn store_bytes(self, to: *mut i8) {
@@ -36,7 +38,11 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     unsafe fn load_bf16(from: *const u16) -> Self {
-        unsafe { Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()))))) }
+        unsafe {
+            Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(
+                _mm256_loadu_si256(from.cast()),
+            ))))
+        }
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {

@@ -1,7 +1,8 @@
 //! Sixteen f32 side by side, on every instruction set with the same bits.
 //!
-//! Kernels that are generic over [`Lanes`] are written once: each instruction set computes the same IEEE operations in the same order.
-//! Methods must be inlined into a function that has the instruction set enabled, which [`for_isa`] makes.
+//! Kernels that are generic over [`Lanes`] are written once: each instruction set computes the same
+//! IEEE operations in the same order. Methods must be inlined into a function that has the
+//! instruction set enabled, which [`for_isa`] makes.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -62,7 +63,8 @@ pub(super) unsafe fn largest<V: Lanes>(v: V) -> f32 {
     lanes[0]
 }
 
-/// e^x to about 1 ulp: range reduction by ln 2 in two parts, then a polynomial (Cephes' `expf`, Moshier).
+/// e^x to about 1 ulp: range reduction by ln 2 in two parts, then a polynomial (Cephes' `expf`,
+/// Moshier).
 ///
 /// # Safety
 /// As [`Lanes`].

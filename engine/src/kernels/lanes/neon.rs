@@ -58,7 +58,9 @@ impl Lanes for Neon {
     }
     #[inline(always)]
     unsafe fn load_bf16(from: *const u16) -> Self {
-        unsafe { Self::of(|at| vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(from.add(4 * at))))) }
+        unsafe {
+            Self::of(|at| vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(from.add(4 * at)))))
+        }
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
@@ -79,11 +81,15 @@ impl Lanes for Neon {
     #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {
         // as x86-64 has it: the second where either is not a number
-        unsafe { Self::of(|at| vbslq_f32(vcgtq_f32(self.0[at], other.0[at]), self.0[at], other.0[at])) }
+        unsafe {
+            Self::of(|at| vbslq_f32(vcgtq_f32(self.0[at], other.0[at]), self.0[at], other.0[at]))
+        }
     }
     #[inline(always)]
     unsafe fn min(self, other: Self) -> Self {
-        unsafe { Self::of(|at| vbslq_f32(vcltq_f32(self.0[at], other.0[at]), self.0[at], other.0[at])) }
+        unsafe {
+            Self::of(|at| vbslq_f32(vcltq_f32(self.0[at], other.0[at]), self.0[at], other.0[at]))
+        }
     }
     #[inline(always)]
     unsafe fn mul_add(self, a: Self, b: Self) -> Self {
@@ -104,20 +110,28 @@ impl Lanes for Neon {
     }
     #[inline(always)]
     unsafe fn most(self) -> f32 {
-        unsafe { vmaxvq_f32(vmaxq_f32(vmaxq_f32(self.0[0], self.0[1]), vmaxq_f32(self.0[2], self.0[3]))) }
+        unsafe {
+            vmaxvq_f32(vmaxq_f32(vmaxq_f32(self.0[0], self.0[1]), vmaxq_f32(self.0[2], self.0[3])))
+        }
     }
     #[inline(always)]
     unsafe fn whole_sum(self) -> i32 {
         unsafe {
             let [a, b, c, d] = self.0;
-            vaddvq_s32(vaddq_s32(vaddq_s32(vcvtnq_s32_f32(a), vcvtnq_s32_f32(b)), vaddq_s32(vcvtnq_s32_f32(c), vcvtnq_s32_f32(d))))
+            vaddvq_s32(vaddq_s32(
+                vaddq_s32(vcvtnq_s32_f32(a), vcvtnq_s32_f32(b)),
+                vaddq_s32(vcvtnq_s32_f32(c), vcvtnq_s32_f32(d)),
+            ))
         }
     }
     #[inline(always)]
     unsafe fn is_zero(self) -> bool {
         unsafe {
             let [a, b, c, d] = self.0;
-            vminvq_u32(vandq_u32(vandq_u32(vceqzq_f32(a), vceqzq_f32(b)), vandq_u32(vceqzq_f32(c), vceqzq_f32(d)))) == u32::MAX
+            vminvq_u32(vandq_u32(
+                vandq_u32(vceqzq_f32(a), vceqzq_f32(b)),
+                vandq_u32(vceqzq_f32(c), vceqzq_f32(d)),
+            )) == u32::MAX
         }
     }
 
@@ -132,7 +146,9 @@ impl Lanes for Neon {
     #[inline(always)]
     unsafe fn load_fours(from: *const u8) -> Self::Fours {
         unsafe {
-            let four = |at: usize| vreinterpretq_s8_u8(veorq_u8(vld1q_u8(from.add(16 * at)), vdupq_n_u8(0x80)));
+            let four = |at: usize| {
+                vreinterpretq_s8_u8(veorq_u8(vld1q_u8(from.add(16 * at)), vdupq_n_u8(0x80)))
+            };
             [four(0), four(1), four(2), four(3)]
         }
     }

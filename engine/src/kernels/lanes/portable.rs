@@ -36,7 +36,10 @@ impl Lanes for Portable {
     }
     unsafe fn store_half(self, to: *mut u16) {
         // SAFETY: as the trait says.
-        unsafe { to.cast::<[u16; LANES]>().write_unaligned(self.0.map(|value| f16::from_f32(value).to_bits())) }
+        unsafe {
+            to.cast::<[u16; LANES]>()
+                .write_unaligned(self.0.map(|value| f16::from_f32(value).to_bits()))
+        }
     }
     unsafe fn store_bytes(self, to: *mut i8) {
         // SAFETY: as the trait says.
@@ -44,7 +47,10 @@ impl Lanes for Portable {
     }
     unsafe fn load_bf16(from: *const u16) -> Self {
         // SAFETY: as the trait says.
-        Self(unsafe { from.cast::<[u16; LANES]>().read_unaligned() }.map(|bits| f32::from_bits(u32::from(bits) << 16)))
+        Self(
+            unsafe { from.cast::<[u16; LANES]>().read_unaligned() }
+                .map(|bits| f32::from_bits(u32::from(bits) << 16)),
+        )
     }
     unsafe fn add(self, other: Self) -> Self {
         self.with(other, |a, b| a + b)
@@ -102,7 +108,8 @@ impl Lanes for Portable {
         // SAFETY: as the trait says.
         let x = unsafe { x.cast::<[i8; 4]>().read_unaligned() };
         for (sum, w) in sum.iter_mut().zip(w) {
-            *sum += w.into_iter().zip(x).map(|(w, x)| (i32::from(w) - 128) * i32::from(x)).sum::<i32>();
+            *sum +=
+                w.into_iter().zip(x).map(|(w, x)| (i32::from(w) - 128) * i32::from(x)).sum::<i32>();
         }
         sum
     }

@@ -6,7 +6,8 @@ pub(in super::super) const LANES: usize = 16;
 /// Sixteen f32.
 ///
 /// # Safety
-/// Of every function: the processor has the instruction set of the implementation, and pointers hold [`LANES`] elements.
+/// Of every function: the processor has the instruction set of the implementation, and pointers
+/// hold [`LANES`] elements.
 pub(in super::super) trait Lanes: Copy {
     /// One register holds them, and there are enough registers for a large tile.
     const WIDE: bool = false;

@@ -13,7 +13,10 @@ use super::step::Step;
 use super::{ModelConfig, Slice};
 use crate::Result;
 use crate::comm::SharedComm;
-use crate::kernels::{Activations, AttentionShape, Isa, KV_BLOCK_SIZE, LoraActivations, Residual, Rounding, ThreadPool, attention, rotate};
+use crate::kernels::{
+    Activations, AttentionShape, Isa, KV_BLOCK_SIZE, LoraActivations, Residual, Rounding,
+    ThreadPool, attention, rotate,
+};
 use crate::kv::{KvShape, KvStore};
 use crate::lora::Target;
 use weight::Weight;
@@ -23,13 +26,21 @@ impl Layer {
     /// has two int8 terms.
     fn attention_rounding(&self) -> Rounding {
         let all = [&self.q, &self.k, &self.v];
-        if all.iter().all(|weight| matches!(weight, Weight::Packed(_))) { Rounding::Twice } else { rounding_for(all) }
+        if all.iter().all(|weight| matches!(weight, Weight::Packed(_))) {
+            Rounding::Twice
+        } else {
+            rounding_for(all)
+        }
     }
 }
 
 /// The rounding of an input that several weights share.
 fn rounding_for<const N: usize>(weights: [&Weight; N]) -> Rounding {
-    weights.into_iter().map(Weight::rounding).find(|rounding| *rounding != Rounding::None).unwrap_or(Rounding::None)
+    weights
+        .into_iter()
+        .map(Weight::rounding)
+        .find(|rounding| *rounding != Rounding::None)
+        .unwrap_or(Rounding::None)
 }
 
 #[derive(Debug)]
@@ -103,7 +114,12 @@ impl CpuShard {
     }
 
     /// Fills `logits` `[rows read, vocabulary]`, on the first shard.
-    pub(super) fn forward(&mut self, config: &ModelConfig, step: &Step, logits: &mut Vec<f32>) -> Result<()> {
+    pub(super) fn forward(
+        &mut self,
+        config: &ModelConfig,
+        step: &Step,
+        logits: &mut Vec<f32>,
+    ) -> Result<()> {
         self.store.hold(step.blocks);
         step.copies.iter().for_each(|&(from, to)| self.store.copy(from, to));
         let mut buffers = std::mem::take(&mut self.buffers);
@@ -112,14 +128,25 @@ impl CpuShard {
         outcome
     }
 
-    fn forward_with(&mut self, config: &ModelConfig, step: &Step, buffers: &mut Buffers, logits: &mut Vec<f32>) -> Result<()> {
+    fn forward_with(
+        &mut self,
+        config: &ModelConfig,
+        step: &Step,
+        buffers: &mut Buffers,
+        logits: &mut Vec<f32>,
+    ) -> Result<()> {
         self.embed(config, step, &mut buffers.x)?;
         self.angles(step, buffers);
         buffers.delta.clear();
         // int8 adapters read rounded activations, also beside weights that do not: with two terms
         // then
-        let rounded = step.runs.iter().any(|run| run.adapter.as_ref().is_some_and(|adapter| adapter.0.is_rounded()));
-        let at_least = |rounding: Rounding| if rounded && rounding == Rounding::None { Rounding::Twice } else { rounding };
+        let rounded = step
+            .runs
+            .iter()
+            .any(|run| run.adapter.as_ref().is_some_and(|adapter| adapter.0.is_rounded()));
+        let at_least = |rounding: Rounding| {
+            if rounded && rounding == Rounding::None { Rounding::Twice } else { rounding }
+        };
         for index in 0..self.layers.len() {
             self.layer(config, step, index, buffers, &at_least)?;
         }
@@ -136,15 +163,34 @@ impl CpuShard {
         rounding: &dyn Fn(Rounding) -> Rounding,
     ) -> Result<()> {
         let layer = &self.layers[index];
-        self.norm(buffers, &layer.input_norm, config.norm_eps, rounding(layer.attention_rounding()));
+        self.norm(
+            buffers,
+            &layer.input_norm,
+            config.norm_eps,
+            rounding(layer.attention_rounding()),
+        );
         self.attention_products(step, index, buffers)?;
         self.attend(config, index, step, buffers);
         let layer = &self.layers[index];
         let Buffers { attended, quants, low, delta, .. } = &mut *buffers;
         let queries = self.slice.queries().len();
         quants.quantise(&self.threads, self.isa, attended, queries, rounding(layer.o.rounding()));
-        self.summed_product(step, index, (Target::O, &layer.o), attended, queries, quants, low, delta)?;
-        self.norm(buffers, &layer.post_norm, config.norm_eps, rounding(rounding_for([&layer.gate, &layer.up])));
+        self.summed_product(
+            step,
+            index,
+            (Target::O, &layer.o),
+            attended,
+            queries,
+            quants,
+            low,
+            delta,
+        )?;
+        self.norm(
+            buffers,
+            &layer.post_norm,
+            config.norm_eps,
+            rounding(rounding_for([&layer.gate, &layer.up])),
+        );
         let Buffers { normed, quants, gate, up, low, delta, .. } = &mut *buffers;
         self.products(
             step,
@@ -157,7 +203,16 @@ impl CpuShard {
         )?;
         let inner = self.slice.inner().len();
         quants.silu_mul(&self.threads, self.isa, gate, up, inner, rounding(layer.down.rounding()));
-        self.summed_product(step, index, (Target::Down, &layer.down), gate, inner, quants, low, delta)?;
+        self.summed_product(
+            step,
+            index,
+            (Target::Down, &layer.down),
+            gate,
+            inner,
+            quants,
+            low,
+            delta,
+        )?;
         Ok(())
     }
 
@@ -183,7 +238,9 @@ impl CpuShard {
         comm.meet()?;
         for (rank, slice) in self.slices.iter().enumerate() {
             let (theirs, has) = (comm.theirs(rank), slice.vocabulary());
-            for ((token, x), embedded) in step.tokens.iter().zip(x.chunks_exact_mut(hidden)).zip(theirs.chunks_exact(hidden)) {
+            for ((token, x), embedded) in
+                step.tokens.iter().zip(x.chunks_exact_mut(hidden)).zip(theirs.chunks_exact(hidden))
+            {
                 if has.contains(&(*token as usize)) {
                     x.copy_from_slice(embedded);
                 }
@@ -205,7 +262,13 @@ impl CpuShard {
     fn norm(&self, buffers: &mut Buffers, weight: &[f32], eps: f32, rounding: Rounding) {
         let Buffers { x, delta, normed, quants, .. } = buffers;
         normed.resize(x.len(), 0.0);
-        quants.add_norm(&self.threads, self.isa, Residual { x, delta, weight, eps }, normed, rounding);
+        quants.add_norm(
+            &self.threads,
+            self.isa,
+            Residual { x, delta, weight, eps },
+            normed,
+            rounding,
+        );
     }
 
     /// The cosine and sine of every token's position.
@@ -226,7 +289,8 @@ impl CpuShard {
     /// Rotates queries and keys, keeps keys and values, attends.
     fn attend(&mut self, config: &ModelConfig, layer: usize, step: &Step, buffers: &mut Buffers) {
         let Buffers { q, k, v, attended, cos, sin, .. } = buffers;
-        let (queries, keys, pairs) = (self.slice.queries().len(), self.slice.keys().len(), config.head_dim / 2);
+        let (queries, keys, pairs) =
+            (self.slice.queries().len(), self.slice.keys().len(), config.head_dim / 2);
         // behind them, what has been added: see `attention_products`
         let tokens = step.tokens.len();
         let (q, k, v) = (&mut q[..tokens * queries], &mut k[..tokens * keys], &v[..tokens * keys]);
@@ -240,20 +304,42 @@ impl CpuShard {
         for write in &step.writes {
             for offset in 0..write.rows {
                 let row = (write.row + offset) * keys..(write.row + offset + 1) * keys;
-                self.store.write(layer, write.block, write.column + offset, &k[row.clone()], &v[row]);
+                self.store.write(
+                    layer,
+                    write.block,
+                    write.column + offset,
+                    &k[row.clone()],
+                    &v[row],
+                );
             }
         }
         attended.resize(q.len(), 0.0);
-        let shape = AttentionShape { heads: self.slice.heads(), kv_heads: self.slice.kv_heads.len(), head_dim: config.head_dim };
+        let shape = AttentionShape {
+            heads: self.slice.heads(),
+            kv_heads: self.slice.kv_heads.len(),
+            head_dim: config.head_dim,
+        };
         debug_assert!(
-            step.spans.iter().zip(&step.table_of).all(|(span, table)| (span.position + span.tokens).div_ceil(KV_BLOCK_SIZE) <= table.len())
+            step.spans
+                .iter()
+                .zip(&step.table_of)
+                .all(|(span, table)| (span.position + span.tokens).div_ceil(KV_BLOCK_SIZE)
+                    <= table.len())
         );
-        let cache = |span: usize, block: usize, head: usize| self.store.slice(layer, step.table(span)[block], head);
+        let cache = |span: usize, block: usize, head: usize| {
+            self.store.slice(layer, step.table(span)[block], head)
+        };
         attention(&self.threads, self.isa, shape, &step.spans, cache, q, attended);
     }
 
     /// The output layer, for the rows where logits are read.
-    fn logits(&self, config: &ModelConfig, step: &Step, buffers: &mut Buffers, logits: &mut Vec<f32>) -> Result<()> {
+    fn logits(
+        &self,
+        config: &ModelConfig,
+        step: &Step,
+        buffers: &mut Buffers,
+        logits: &mut Vec<f32>,
+    ) -> Result<()> {
         let hidden = config.hidden;
         if step.reads.is_empty() {
             logits.clear();
@@ -263,7 +349,9 @@ impl CpuShard {
         let Buffers { x, delta, attended: kept, .. } = buffers;
         for rows in [x, delta] {
             kept.clear();
-            step.reads.iter().for_each(|row| kept.extend_from_slice(&rows[*row as usize * hidden..(*row as usize + 1) * hidden]));
+            step.reads.iter().for_each(|row| {
+                kept.extend_from_slice(&rows[*row as usize * hidden..(*row as usize + 1) * hidden])
+            });
             rows.clear();
             rows.extend_from_slice(kept);
         }
@@ -284,7 +372,10 @@ impl CpuShard {
         logits.resize(step.reads.len() * config.vocabulary, 0.0);
         for (rank, slice) in self.slices.iter().enumerate() {
             let (theirs, has) = (comm.theirs(rank), slice.vocabulary());
-            for (row, part) in logits.chunks_exact_mut(config.vocabulary).zip(theirs.chunks_exact(has.len().max(1))) {
+            for (row, part) in logits
+                .chunks_exact_mut(config.vocabulary)
+                .zip(theirs.chunks_exact(has.len().max(1)))
+            {
                 row[has.clone()].copy_from_slice(part);
             }
         }

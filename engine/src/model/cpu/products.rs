@@ -6,8 +6,8 @@ use super::weight::Weight;
 use super::{Buffers, CpuShard, Layer};
 use crate::Result;
 use crate::kernels::{
-    Activations, LoraActivations, LowRank, Product, add, add_low, low_rank, low_rank_apart, matmul, matmul_apart, matmul_dense,
-    matmul_dense_apart, matmul_low_rank,
+    Activations, LoraActivations, LowRank, Product, add, add_low, low_rank, low_rank_apart, matmul,
+    matmul_apart, matmul_dense, matmul_dense_apart, matmul_low_rank,
 };
 use crate::lora::{Delta, Target};
 use crate::model::Step;
@@ -39,8 +39,11 @@ impl CpuShard {
         let items = self.low_rank_items(step, layer, &targets);
         if weights.iter().all(|weight| matches!(weight, Weight::Packed(_))) {
             let pairs = weights.iter().zip(outputs);
-            let mut products: SmallVec<[Product<'_>; 3]> =
-                pairs.filter_map(|(weight, y)| if let Weight::Packed(w) = weight { Some(Product { w, y }) } else { None }).collect();
+            let mut products: SmallVec<[Product<'_>; 3]> = pairs
+                .filter_map(|(weight, y)| {
+                    if let Weight::Packed(w) = weight { Some(Product { w, y }) } else { None }
+                })
+                .collect();
             matmul_low_rank(&self.threads, self.isa, &mut products, quants, &items, x, low);
             return Ok(());
         }
@@ -53,7 +56,12 @@ impl CpuShard {
 
     /// Queries, keys and values. Their buffers may hold two rows a token, of which the first half
     /// is left.
-    pub(super) fn attention_products(&self, step: &Step, index: usize, buffers: &mut Buffers) -> Result<()> {
+    pub(super) fn attention_products(
+        &self,
+        step: &Step,
+        index: usize,
+        buffers: &mut Buffers,
+    ) -> Result<()> {
         let Layer { q, k, v, .. } = &self.layers[index];
         let Buffers { normed, quants, low, q: to_q, k: to_k, v: to_v, .. } = buffers;
         let tokens = step.tokens.len();
@@ -71,7 +79,14 @@ impl CpuShard {
         Ok(())
     }
 
-    pub(super) fn product(&self, weight: &Weight, x: &[f32], columns: usize, quants: &Activations, y: &mut [f32]) -> Result<()> {
+    pub(super) fn product(
+        &self,
+        weight: &Weight,
+        x: &[f32],
+        columns: usize,
+        quants: &Activations,
+        y: &mut [f32],
+    ) -> Result<()> {
         match weight {
             Weight::Packed(w) => matmul(&self.threads, self.isa, &mut [Product { w, y }], quants),
             Weight::Dense(w) => matmul_dense(&self.threads, self.isa, w, x, false, y),
@@ -108,7 +123,15 @@ impl CpuShard {
             let (sums, low) = mine.split_at_mut(chunks * size);
             match weight {
                 Weight::Packed(w) => {
-                    matmul_apart(&self.threads, self.isa, Product { w, y: sums }, quants, &items, x, low);
+                    matmul_apart(
+                        &self.threads,
+                        self.isa,
+                        Product { w, y: sums },
+                        quants,
+                        &items,
+                        x,
+                        low,
+                    );
                 }
                 Weight::Dense(w) => {
                     matmul_dense_apart(&self.threads, self.isa, w, x, sums);
@@ -129,7 +152,9 @@ impl CpuShard {
             let (whole, lows) = theirs.split_at(slice.own_chunks() * size);
             whole.chunks_exact(size).for_each(|chunk| add(self.isa, y, chunk));
             if low_size > 0 {
-                lows.chunks_exact(low_size).for_each(|chunk| sums.iter_mut().zip(chunk).for_each(|(sum, part)| *sum += part));
+                lows.chunks_exact(low_size).for_each(|chunk| {
+                    sums.iter_mut().zip(chunk).for_each(|(sum, part)| *sum += part)
+                });
             }
         }
         if items.is_empty() {
@@ -147,13 +172,27 @@ impl CpuShard {
 
     /// The low-rank products beside `targets` of a layer, for every run of rows with an adapter
     /// that has some.
-    pub(super) fn low_rank_items<'a>(&self, step: &'a Step, layer: usize, targets: &[Target]) -> Items<'a> {
+    pub(super) fn low_rank_items<'a>(
+        &self,
+        step: &'a Step,
+        layer: usize,
+        targets: &[Target],
+    ) -> Items<'a> {
         let mut items = Items::new();
         for run in &step.runs {
             let Some(adapter) = &run.adapter else { continue };
             for (output, target) in targets.iter().enumerate() {
-                if let Some(Delta::Packed { a, b, scale }) = adapter.0.delta(self.slice.rank, layer, *target) {
-                    items.push(LowRank { a, b, scale: *scale, row: run.row, rows: run.rows, output });
+                if let Some(Delta::Packed { a, b, scale }) =
+                    adapter.0.delta(self.slice.rank, layer, *target)
+                {
+                    items.push(LowRank {
+                        a,
+                        b,
+                        scale: *scale,
+                        row: run.row,
+                        rows: run.rows,
+                        output,
+                    });
                 }
             }
         }

@@ -47,7 +47,12 @@ impl Weight {
     ///
     /// # Errors
     /// [`EngineError::Sharding`] when a part is wanted of what only candle can multiply with.
-    pub(super) fn new(matrix: Matrix, rows: Range<usize>, columns: Range<usize>, chunks: usize) -> Result<Self> {
+    pub(super) fn new(
+        matrix: Matrix,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        chunks: usize,
+    ) -> Result<Self> {
         let whole = match &matrix {
             Matrix::Dense(tensor) => tensor.dims2()?,
             Matrix::Quantised(tensor) => tensor.shape().dims2()?,
@@ -55,18 +60,32 @@ impl Weight {
         let tensor = match matrix.part(rows.clone(), columns.clone(), &Device::Cpu)? {
             Matrix::Dense(tensor) => {
                 let values = tensor.flatten_all()?.to_vec1::<f32>()?;
-                return Ok(Self::Dense(DenseMatrix::from_f32(rows.len(), columns.len(), &values).in_chunks(chunks)));
+                return Ok(Self::Dense(
+                    DenseMatrix::from_f32(rows.len(), columns.len(), &values).in_chunks(chunks),
+                ));
             }
             Matrix::Quantised(tensor) => tensor,
         };
         let Some(kind) = kind_of(tensor.dtype()) else {
             if (rows.len(), columns.len()) == whole {
-                return Ok(Self::Foreign { product: QMatMul::from_arc(Arc::clone(&tensor))?, tensor });
+                return Ok(Self::Foreign {
+                    product: QMatMul::from_arc(Arc::clone(&tensor))?,
+                    tensor,
+                });
             }
-            let reason = format!("its weights are {:?}: of what is quantised, {SPLIT} can be split", tensor.dtype());
+            let reason = format!(
+                "its weights are {:?}: of what is quantised, {SPLIT} can be split",
+                tensor.dtype()
+            );
             return Err(EngineError::Sharding { reason });
         };
-        Ok(Self::Packed(PackedMatrix::pack(kind, rows.len(), columns.len(), &tensor.data()?, chunks)))
+        Ok(Self::Packed(PackedMatrix::pack(
+            kind,
+            rows.len(),
+            columns.len(),
+            &tensor.data()?,
+            chunks,
+        )))
     }
 
     /// How what this weight is multiplied with is to be rounded.
@@ -82,9 +101,14 @@ impl Weight {
         }
     }
 
-    /// candle's product, `x` `[rows, columns]` to `y`. It chooses its kernel, and with it the order of sums, by the number of rows: one, a
-    /// few, many. So it always gets a few.
-    pub(super) fn foreign(product: &QMatMul, x: &[f32], columns: usize, y: &mut [f32]) -> Result<()> {
+    /// candle's product, `x` `[rows, columns]` to `y`. It chooses its kernel, and with it the order
+    /// of sums, by the number of rows: one, a few, many. So it always gets a few.
+    pub(super) fn foreign(
+        product: &QMatMul,
+        x: &[f32],
+        columns: usize,
+        y: &mut [f32],
+    ) -> Result<()> {
         let rows = x.len() / columns;
         let out = y.len() / rows.max(1);
         for (x, y) in x.chunks(FEW * columns).zip(y.chunks_mut(FEW * out)) {
@@ -121,8 +145,11 @@ mod tests {
 
     /// A weight `[rows, columns]`, and activations `[tokens, columns]`.
     fn operands(rows: usize, columns: usize, tokens: usize) -> (Tensor, Vec<f32>) {
-        let values = |count: usize, step: f32| -> Vec<f32> { (0..count).map(|at| ((at as f32 * step).sin() * 43.7).fract()).collect() };
-        let dense = Tensor::from_vec(values(rows * columns, 0.37), (rows, columns), &Device::Cpu).unwrap();
+        let values = |count: usize, step: f32| -> Vec<f32> {
+            (0..count).map(|at| ((at as f32 * step).sin() * 43.7).fract()).collect()
+        };
+        let dense =
+            Tensor::from_vec(values(rows * columns, 0.37), (rows, columns), &Device::Cpu).unwrap();
         (dense, values(tokens * columns, 1.13))
     }
 
@@ -162,12 +189,20 @@ mod tests {
                 weight.embed(index, &mut row).unwrap();
                 assert_eq!(&row, expected, "{dtype:?} row {index}");
             }
-            let (threads, mut quants, mut y) = (ThreadPool::new(1), Activations::default(), vec![0.0; tokens * rows]);
+            let (threads, mut quants, mut y) =
+                (ThreadPool::new(1), Activations::default(), vec![0.0; tokens * rows]);
             quants.quantise(&threads, Isa::detect(), &x, columns, weight.rounding());
             matmul(&threads, Isa::detect(), &mut [Product { w, y: &mut y }], &quants);
             let x = Tensor::from_slice(&x, (tokens, columns), &Device::Cpu).unwrap();
-            let expected = x.matmul(&plain.t().unwrap()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            let error: f32 = y.iter().zip(&expected).map(|(y, expected)| (y - expected).powi(2)).sum();
+            let expected = x
+                .matmul(&plain.t().unwrap())
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap();
+            let error: f32 =
+                y.iter().zip(&expected).map(|(y, expected)| (y - expected).powi(2)).sum();
             let size: f32 = expected.iter().map(|expected| expected.powi(2)).sum();
             assert!(error < size * 1e-4, "{dtype:?}: relative square {}", error / size);
         }
@@ -178,17 +213,30 @@ mod tests {
         let (rows, columns, tokens) = (24, 768, 3);
         let (dense, x) = operands(rows, columns, tokens);
         let sums = |tensor: &Arc<QTensor>, part: Range<usize>, chunks: usize| {
-            let weight = Weight::new(Matrix::Quantised(Arc::clone(tensor)), 0..rows, part.clone(), chunks).unwrap();
+            let weight =
+                Weight::new(Matrix::Quantised(Arc::clone(tensor)), 0..rows, part.clone(), chunks)
+                    .unwrap();
             let Weight::Packed(w) = &weight else { panic!("it has a kernel") };
-            let x: Vec<f32> = x.chunks_exact(columns).flat_map(|x| &x[part.clone()]).copied().collect();
-            let (threads, mut quants, mut y) = (ThreadPool::new(2), Activations::default(), vec![0.0; chunks * tokens * rows]);
+            let x: Vec<f32> =
+                x.chunks_exact(columns).flat_map(|x| &x[part.clone()]).copied().collect();
+            let (threads, mut quants, mut y) =
+                (ThreadPool::new(2), Activations::default(), vec![0.0; chunks * tokens * rows]);
             quants.quantise(&threads, Isa::detect(), &x, part.len(), weight.rounding());
-            matmul_apart(&threads, Isa::detect(), Product { w, y: &mut y }, &quants, &[], &x, &mut []);
+            matmul_apart(
+                &threads,
+                Isa::detect(),
+                Product { w, y: &mut y },
+                &quants,
+                &[],
+                &x,
+                &mut [],
+            );
             y
         };
         for dtype in [GgmlDType::Q4K, GgmlDType::Q5K, GgmlDType::Q6K] {
             let tensor = Arc::new(QTensor::quantize(&dense, dtype).unwrap());
-            let shards: Vec<f32> = (0..3).flat_map(|shard| sums(&tensor, shard * 256..(shard + 1) * 256, 1)).collect();
+            let shards: Vec<f32> =
+                (0..3).flat_map(|shard| sums(&tensor, shard * 256..(shard + 1) * 256, 1)).collect();
             assert_eq!(sums(&tensor, 0..columns, 3), shards, "{dtype:?}");
             // within a super-block there is no part
             let refused = Weight::new(Matrix::Quantised(tensor), 0..rows, 0..384, 1).unwrap_err();
