@@ -50,17 +50,17 @@ eval: build ## Evaluate each specialist on the data sets in $$EVALS (SPLIT=dev)
 	cargo run --release --locked -q -- fetch
 	cargo run --release --locked -q -- eval --evals "$(EVALS)" --split "$(or $(SPLIT),dev)" --adapter none --out target/eval
 
-.PHONY: learn
-learn: build ## Train and gate on the data sets in $$EVALS: target/learn/report.json (PEFT=1: first compare the trainer with PyTorch and PEFT; later runs keep that report)
+.PHONY: reproduce
+reproduce: build ## Train and gate on the data sets in $$EVALS: target/reproduce/report.json (PEFT=1: first compare the trainer with PyTorch and PEFT; later runs keep that report)
 	cargo run --release --locked -q -- fetch
-	@mkdir -p target/learn
+	@mkdir -p target/reproduce
 	if [ -n "$(PEFT)" ]; then \
 	  python="$$(scripts/peft-python | tail -n 1)"; model="$$(cargo run --release --locked -q -- fetch | sed -n '1s/.*, at //p')"; \
-	  cargo run --release --locked -q -- --data-dir target/learn/data train eleos --evals "$(EVALS)" --objective sft --examples-to target/learn/examples.json; \
-	  cargo run --release --locked -q -p nyx-engine --example peft -- "$$model" target/learn/examples.json target/learn/peft "$$python" scripts/peft-train $(or $(STEPS),50); \
+	  cargo run --release --locked -q -- --data-dir target/reproduce/data train eleos --evals "$(EVALS)" --objective sft --examples-to target/reproduce/examples.json; \
+	  cargo run --release --locked -q -p nyx-engine --example peft -- "$$model" target/reproduce/examples.json target/reproduce/peft "$$python" scripts/peft-train $(or $(STEPS),50); \
 	fi
-	cargo run --release --locked -q -- --data-dir target/learn/data learn --evals "$(EVALS)" --out target/learn \
-	  $$(test ! -f target/learn/peft/peft.json || echo --peft target/learn/peft/peft.json)
+	cargo run --release --locked -q -- --data-dir target/reproduce/data eval reproduce --evals "$(EVALS)" --out target/reproduce \
+	  $$(test ! -f target/reproduce/peft/peft.json || echo --peft target/reproduce/peft/peft.json)
 
 .PHONY: accuracy
 accuracy: build ## Compare the kernels with the same weights in f32, on the data sets in $$EVALS

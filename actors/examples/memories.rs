@@ -24,6 +24,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sea_orm::{ConnectionTrait, Database};
 use uuid::Uuid;
+
 const CENTRES: usize = 400;
 const VOCABULARY: usize = 30_000;
 const SEARCHES: usize = 300;

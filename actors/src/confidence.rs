@@ -8,10 +8,12 @@ use std::time::Duration;
 use nyx_domain::{Decision, Feedback, FeedbackKind, Signals};
 use nyx_specialists::confidence::{ConfidenceReport, ConfidenceRow, Confidences, Quality, fit};
 use nyx_specialists::learn::metrics::{ReliabilityBin, reliability};
-use nyx_specialists::learn::{LearnedFile, LearnedPart, TrainedOn, learned_id};
+use nyx_specialists::learn::{Artifact, ArtifactFile, TrainedOn, artifact_id};
 use serde::{Deserialize, Serialize};
 
-use crate::learned::{FOLDER, Learned, LearnedLoader, LearnedRegistry, LearnedReport, Origin};
+use crate::artifacts::{
+    ArtifactLoader, ArtifactRegistry, ArtifactReport, FOLDER, LoadedArtifact, Origin,
+};
 use crate::{NyxError, StartError};
 
 /// Bins of a reliability diagram.
@@ -29,8 +31,8 @@ pub struct ConfidenceOptions {
 /// The calibrators in use. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct Calibration {
-    live: Arc<RwLock<Option<Arc<Learned<Confidences>>>>>,
-    registry: LearnedRegistry,
+    live: Arc<RwLock<Option<Arc<LoadedArtifact<Confidences>>>>>,
+    registry: ArtifactRegistry,
     folder: PathBuf,
     base_sha256: String,
     options: ConfidenceOptions,
@@ -41,9 +43,9 @@ impl Calibration {
     /// are enough outcomes to fit some.
     ///
     /// # Errors
-    /// See [`LearnedLoader::load`].
+    /// See [`ArtifactLoader::load`].
     pub fn load(
-        loader: &LearnedLoader,
+        loader: &ArtifactLoader,
         data_dir: &Path,
         base_sha256: &str,
         options: ConfidenceOptions,
@@ -65,7 +67,7 @@ impl Calibration {
     }
 
     /// The calibrators in use.
-    pub fn live(&self) -> Option<Arc<Learned<Confidences>>> {
+    pub fn live(&self) -> Option<Arc<LoadedArtifact<Confidences>>> {
         self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -120,16 +122,17 @@ impl Calibration {
                 .map(|((decision, _), id)| (decision.specialist.as_str(), id.as_str())),
         );
         let file =
-            LearnedFile::new(trained_on.clone(), Some(self.base_sha256.clone()), confidences);
+            ArtifactFile::new(trained_on.clone(), Some(self.base_sha256.clone()), confidences);
         let text = file.write().map_err(|error| NyxError::Internal(error.to_string()))?;
         self.write(&text).map_err(|error| {
             NyxError::Internal(format!("{} cannot be written: {error}", self.folder.display()))
         })?;
-        let id = learned_id(text.as_bytes());
-        let learned = Learned { value: file.parameters, id: id.clone(), origin: Origin::Record };
+        let id = artifact_id(text.as_bytes());
+        let learned =
+            LoadedArtifact { value: file.parameters, id: id.clone(), origin: Origin::Record };
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(learned));
         let name = Confidences::KIND.to_owned();
-        self.registry.put(LearnedReport {
+        self.registry.put(ArtifactReport {
             name,
             id: id.clone(),
             origin: Origin::Record,

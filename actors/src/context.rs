@@ -20,7 +20,7 @@ pub struct RequestContext {
     pub deadline: Instant,
     pub cancel: CancellationToken,
     /// Key of fair scheduling: opaque, derived from the API key; empty without keys.
-    pub client: Arc<str>,
+    pub fairness_key: Arc<str>,
     pub span: tracing::Span,
 }
 
@@ -34,15 +34,15 @@ impl RequestContext {
             asked,
             deadline: asked + budget,
             cancel: CancellationToken::new(),
-            client: Arc::from(""),
+            fairness_key: Arc::from(""),
             span,
         }
     }
 
     /// The same with another scheduling key.
     #[must_use]
-    pub fn of(self, client: Arc<str>) -> Self {
-        Self { client, ..self }
+    pub fn of(self, fairness_key: Arc<str>) -> Self {
+        Self { fairness_key, ..self }
     }
 
     /// Time left before the deadline; zero when it has passed.

@@ -33,12 +33,12 @@ pub enum NyxError {
     #[error("memory search, {doing}: {reason}")]
     VectorStore { doing: &'static str, reason: String },
     #[error("no table {name:?} is registered; there are {known}")]
-    UnknownSource { name: String, known: String },
+    UnknownTable { name: String, known: String },
     /// A registered table, or the database that holds it, cannot be read.
     #[error("{origin}: {reason}")]
-    FactSource { origin: String, reason: String },
+    FactTableError { origin: String, reason: String },
     #[error(
-        "{origin}: the query was cut after {limit_ms} ms, its time limit (specialist.aletheia.query_timeout_ms)"
+        "{origin}: the query was cut after {limit_ms} ms, its time limit (tables.query_timeout_ms)"
     )]
     QueryTooLong { origin: String, limit_ms: u64 },
     #[error("shutting down")]
@@ -77,8 +77,8 @@ impl NyxError {
             },
             Self::Database(_) => ErrorCode::DatabaseError,
             Self::VectorStore { .. } => ErrorCode::VectorStoreError,
-            Self::UnknownSource { .. } => ErrorCode::SourceNotFound,
-            Self::FactSource { .. } => ErrorCode::SourceError,
+            Self::UnknownTable { .. } => ErrorCode::TableNotFound,
+            Self::FactTableError { .. } => ErrorCode::TableError,
             Self::QueryTooLong { .. } => ErrorCode::QueryTimeout,
             Self::ShuttingDown => ErrorCode::ShuttingDown,
             Self::Internal(_) => ErrorCode::InternalError,
@@ -110,5 +110,5 @@ pub enum StartError {
     #[error("{key} is {value}, expected {expected}")]
     Setting { key: &'static str, value: String, expected: &'static str },
     #[error("{file} cannot be used: {reason}")]
-    Learned { file: String, reason: String },
+    Artifact { file: String, reason: String },
 }

@@ -5,6 +5,7 @@
 
 pub mod adapters;
 mod admission;
+pub mod artifacts;
 pub mod cells;
 pub mod confidence;
 pub mod context;
@@ -13,7 +14,6 @@ mod draw;
 pub mod error;
 pub mod facts;
 pub mod feedback;
-pub mod learned;
 pub mod memory;
 pub mod metrics;
 mod nyx;

@@ -7,6 +7,7 @@ use sea_orm::sqlx::ConnectOptions as _;
 use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::{ConnectOptions, DbErr};
 use serde::{Deserialize, Serialize, Serializer};
+
 const HIDDEN: &str = "***";
 /// The parameters that a PostgreSQL URL may have, besides `options[NAME]`. The driver logs other
 /// ones with their values.

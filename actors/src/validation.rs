@@ -10,6 +10,7 @@ use nyx_engine::EngineError;
 
 use crate::NyxError;
 use crate::phoebe::{storable, storable_name};
+
 const MAX_CHOICES: usize = 64;
 const MAX_ANSWERS: usize = 8;
 const MAX_MESSAGES: usize = 1024;

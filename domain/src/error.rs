@@ -15,7 +15,7 @@ pub enum ErrorCode {
     /// The requested specialist does not exist.
     SpecialistNotFound,
     /// The requested table does not exist.
-    SourceNotFound,
+    TableNotFound,
     /// The requested object does not exist.
     NotFound,
     /// The request contradicts what is on record.
@@ -37,7 +37,7 @@ pub enum ErrorCode {
     /// The memory search failed.
     VectorStoreError,
     /// A registered table cannot be read.
-    SourceError,
+    TableError,
     /// The server is shutting down.
     ShuttingDown,
     /// A fault of Nyx itself.
@@ -52,7 +52,7 @@ impl ErrorCode {
             Self::ContextLengthExceeded => "context_length_exceeded",
             Self::ModelNotFound => "model_not_found",
             Self::SpecialistNotFound => "specialist_not_found",
-            Self::SourceNotFound => "source_not_found",
+            Self::TableNotFound => "table_not_found",
             Self::NotFound => "not_found",
             Self::Conflict => "conflict",
             Self::Overloaded => "overloaded",
@@ -63,7 +63,7 @@ impl ErrorCode {
             Self::EngineError => "engine_error",
             Self::DatabaseError => "database_error",
             Self::VectorStoreError => "vector_store_error",
-            Self::SourceError => "source_error",
+            Self::TableError => "table_error",
             Self::ShuttingDown => "shutting_down",
             Self::InternalError => "internal_error",
         }
@@ -75,7 +75,7 @@ impl ErrorCode {
             Self::InvalidRequest | Self::ContextLengthExceeded => ErrorClass::InvalidRequest,
             Self::ModelNotFound
             | Self::SpecialistNotFound
-            | Self::SourceNotFound
+            | Self::TableNotFound
             | Self::NotFound => ErrorClass::NotFound,
             Self::Conflict => ErrorClass::Conflict,
             Self::Overloaded => ErrorClass::Overloaded,
@@ -85,7 +85,7 @@ impl ErrorCode {
             | Self::ShuttingDown
             | Self::DatabaseError
             | Self::VectorStoreError
-            | Self::SourceError => ErrorClass::Unavailable,
+            | Self::TableError => ErrorClass::Unavailable,
             Self::EngineError | Self::InternalError => ErrorClass::Internal,
         }
     }

@@ -16,6 +16,7 @@ use nyx_engine::kernels::{
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+
 const HIDDEN: usize = 576;
 const INTERMEDIATE: usize = 1536;
 const SHAPE: AttentionShape = AttentionShape { heads: 9, kv_heads: 3, head_dim: 64 };

@@ -9,6 +9,7 @@ use nyx_engine::model::{LogitRows, Segment};
 use nyx_engine::quantization_error::QuantizationError;
 use nyx_engine::{Device, Llama, ModelFiles, Quantisation, Text};
 use serde_json::Value;
+
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
 const SUITES: [&str; 5] = ["aletheia", "eleos", "kairos", "moira", "truthful"];
@@ -82,7 +83,7 @@ fn main() -> Fallible<()> {
     let text = Text::load(&files)?;
     let exact = Llama::load(&files, Quantisation::F32, &Device::Cpu)?;
     let found = Llama::load(&files, Quantisation::None, &Device::Cpu)?;
-    let tell = |what: &str, quantization_error: &QuantizationError| {
+    let print = |what: &str, quantization_error: &QuantizationError| {
         let (exact, found) = quantization_error.perplexities();
         println!(
             "{what}: {} places, {} of {} clear ones agree ({:.3} %), mean KL {:.5}, perplexity {exact:.3} in f32 and {found:.3} ({:+.2} %)",
@@ -98,13 +99,13 @@ fn main() -> Fallible<()> {
     for tokens in prompts(&trials, &text)? {
         compare(&exact, &found, &tokens, &mut over_prompts)?;
     }
-    tell(&format!("{} prompts", SUITES.len() * PROMPTS), &over_prompts);
+    print(&format!("{} prompts", SUITES.len() * PROMPTS), &over_prompts);
     let mut over_text = QuantizationError::default();
     let all = text.encode(&std::fs::read_to_string(&fixed)?)?;
     for tokens in all.chunks(PIECE).filter(|tokens| tokens.len() > 1) {
         compare(&exact, &found, tokens, &mut over_text)?;
     }
-    tell("the fixed text", &over_text);
+    print("the fixed text", &over_text);
     let (exact, found) = over_text.perplexities();
     let wanted = over_prompts.agreement() >= 0.999
         && over_prompts.mean_kl() <= 0.005

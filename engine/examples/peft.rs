@@ -15,6 +15,7 @@ use std::process::Command;
 use nyx_engine::ModelFiles;
 use nyx_engine::train::{Example, TrainOptions, Trainer};
 use serde_json::{Value, json};
+
 type Failure = Box<dyn std::error::Error>;
 
 const BATCH: usize = 8;

@@ -157,9 +157,13 @@ impl FromStr for DeviceSpec {
 /// A GPU as its driver describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CudaDevice {
+    /// Its number, from 0.
     pub ordinal: usize,
+    /// Its name.
     pub name: String,
+    /// Free memory in bytes.
     pub free_bytes: usize,
+    /// All memory in bytes.
     pub total_bytes: usize,
     /// Major and minor version.
     pub compute_capability: (u32, u32),
@@ -265,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn cuda_devices_are_found_or_it_is_said_why_not() {
+    fn cuda_devices_are_found_or_the_reason_is_reported() {
         match cuda_devices() {
             Ok(found) => found.iter().for_each(|device| println!("{device}")),
             Err(error) => assert!(

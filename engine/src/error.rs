@@ -7,6 +7,7 @@ pub type Result<T, E = EngineError> = std::result::Result<T, E>;
 
 /// An engine error. The message names the invalid value and the expected one.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages describe variants and fields")]
 pub enum EngineError {
     #[error("no model at {path}: {reason}")]
     ModelNotFound { path: PathBuf, reason: String },

@@ -5,6 +5,7 @@
 //! belongs to one device thread, which submits jobs and calls [`Engine::step`]. [`Text`]
 //! (tokenizer, chat template) may be used from any thread.
 
+#![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::too_many_lines))]
 
 mod backoff;

@@ -7,6 +7,7 @@ pub const CLEAR: f32 = 0.3;
 /// Sums over the compared positions.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct QuantizationError {
+    /// Number of positions compared.
     pub places: usize,
     /// Positions where the exact copy's top token leads by at least [`CLEAR`].
     pub clear: usize,
@@ -79,7 +80,7 @@ mod tests {
     use crate::{Device, Llama, ModelFiles, Quantisation, Text};
 
     #[test]
-    fn what_is_compared_is_what_it_says() {
+    fn quantization_errors_match_a_direct_computation() {
         let mut quantization_error = QuantizationError::default();
         quantization_error.observe(&[1.0, 0.0, -1.0], &[1.0, 0.0, -1.0], 0);
         assert_eq!(

@@ -5,15 +5,18 @@ use crate::lora::AdapterHandle;
 
 /// Scores `continuations` after `prompt`.
 pub struct ScoreJob {
+    /// The prompt in tokens.
     pub prompt: Vec<u32>,
     /// How many leading prompt tokens to keep in the prefix cache (0: none).
     pub cacheable_prefix: usize,
     /// Each at least one token.
     pub continuations: Vec<Vec<u32>>,
+    /// The adapter; `None` for the base model.
     pub adapter: Option<AdapterHandle>,
     /// Polled before each step: when it returns true, the scoring ends as
     /// [`EngineError::Cancelled`](crate::EngineError::Cancelled).
     pub cancelled: Box<dyn Fn() -> bool + Send>,
+    /// Receives the scores, in the order of the continuations.
     pub reply: Box<dyn FnOnce(Result<Vec<ContinuationScore>>) + Send>,
 }
 

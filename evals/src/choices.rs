@@ -258,7 +258,7 @@ pub(crate) mod tests {
         );
         assert!(
             report.bias.disambig_interval[0] < 0.0 && report.bias.disambig_interval[1] > 0.99,
-            "one answer tells little"
+            "one answer is too few"
         );
         let balanced = [
             answered(GROUP, 2, "ambig", "neg", None),

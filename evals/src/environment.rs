@@ -9,8 +9,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use nyx_actors::adapters::AdapterOptions;
+use nyx_actors::artifacts::FOLDER;
 use nyx_actors::facts::FactOptions;
-use nyx_actors::learned::FOLDER;
 use nyx_actors::memory::{MemoryOptions, StoreKind};
 use nyx_actors::phoebe::PhoebeOptions;
 use nyx_actors::{Nyx, NyxBuilder, NyxError, NyxOptions, StartError};
@@ -54,14 +54,14 @@ impl EvalEnvironment {
             expected: "a folder to write in",
         })?;
         // fitted artifacts are evaluated too
-        let learned = learned_in(&options.data_dir, data.path(), learning).map_err(|error| {
+        let copied = copy_artifacts(&options.data_dir, data.path(), learning).map_err(|error| {
             StartError::Setting {
                 key: "data_dir",
                 value: format!("{} ({error})", options.data_dir.display()),
                 expected: "a folder whose fitted artifacts can be read",
             }
         });
-        learned?;
+        copied?;
         // the operator's data is not written to, and tables registered there are not used
         let (data_dir, phoebe) = (data.path().to_owned(), PhoebeOptions::default());
         let memory = MemoryOptions {
@@ -70,7 +70,7 @@ impl EvalEnvironment {
             retention_days: None,
             ..options.memory
         };
-        let facts = FactOptions { source: Vec::new(), role: None, ..options.facts };
+        let facts = FactOptions { external: Vec::new(), role: None, ..options.facts };
         let adapters = AdapterOptions { dir: None, ..options.adapters };
         let options = NyxOptions { data_dir, phoebe, memory, adapters, facts, ..options };
         Ok(Self { nyx: NyxBuilder::new(options).start().await?, seed, limit, _data: data })
@@ -156,7 +156,7 @@ pub fn question(case: &ChoiceCase, seed: u64) -> Question {
 }
 
 /// Copies the fitted artifacts of one data folder to another, except one.
-fn learned_in(from: &Path, to: &Path, but: Option<&str>) -> std::io::Result<()> {
+fn copy_artifacts(from: &Path, to: &Path, but: Option<&str>) -> std::io::Result<()> {
     let (from, to) = (from.join(FOLDER), to.join(FOLDER));
     if !from.is_dir() {
         return Ok(());

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use chrono::Utc;
-use nyx_actors::learned::Origin;
+use nyx_actors::artifacts::Origin;
 
 use crate::choices::{self, Answered, ChoiceReport, FairnessReport, unknown_choices};
 use crate::environment::EvalEnvironment;
@@ -109,7 +109,7 @@ pub async fn evaluate(environment: &EvalEnvironment, plan: &EvalPlan) -> Result<
         None
     };
     let nyx = &environment.nyx;
-    let learned = nyx.learned.reports().into_iter().map(|part| {
+    let artifacts = nyx.artifacts.reports().into_iter().map(|part| {
         let origin = match part.origin {
             Origin::Record => "record".to_owned(),
             Origin::File(path) => path
@@ -128,7 +128,7 @@ pub async fn evaluate(environment: &EvalEnvironment, plan: &EvalPlan) -> Result<
         base_model: nyx.model.name.clone(),
         base_sha256: nyx.model.sha256.clone(),
         adapters: adapters.map(|adapter| (adapter.name.clone(), adapter.id.clone())).collect(),
-        learned: learned.collect(),
+        artifacts: artifacts.collect(),
         suites,
         routing,
         confidence: ConfidenceReport::of(&pooled),

@@ -3,7 +3,7 @@
 use nyx_actors::NyxError;
 use nyx_actors::confidence::signals_of;
 use nyx_specialists::confidence::{ConfidenceRow, Quality, fit};
-use nyx_specialists::learn::{LearnedFile, LearnedPart, TrainedOn};
+use nyx_specialists::learn::{Artifact, ArtifactFile, TrainedOn};
 use serde::Serialize;
 
 use crate::choices::run;
@@ -40,8 +40,8 @@ fn too_few(part: &str) -> EvalError {
     EvalError::TooFew { part: part.to_owned() }
 }
 
-fn fitted<T: LearnedPart + Serialize>(
-    file: &LearnedFile<T>,
+fn fitted<T: Artifact + Serialize>(
+    file: &ArtifactFile<T>,
     lines: Vec<String>,
 ) -> Result<FittedPart, EvalError> {
     file.parameters.check().map_err(|reason| {
@@ -101,7 +101,7 @@ async fn confidence(
     lines.push(line("all", &report.pooled));
     let trained_on = TrainedOn::of(ids.iter().map(|(name, id)| (name.as_str(), id.as_str())));
     fitted(
-        &LearnedFile::new(trained_on, Some(environment.nyx.model.sha256.clone()), confidences),
+        &ArtifactFile::new(trained_on, Some(environment.nyx.model.sha256.clone()), confidences),
         lines,
     )
 }

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use crate::choices::Accuracy;
 use crate::report::{ConfidenceReport, Report};
 use crate::routing::RoutingReport;
+
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c1f26;background:#fff}\
 h1{font-size:1.5rem;margin-bottom:.2rem}h2{font-size:1.1rem;margin:2rem 0 .5rem}table{border-collapse:collapse;width:100%}\
 td,th{padding:.25rem .6rem;border-bottom:1px solid #e3e5ea;text-align:left}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\
@@ -55,7 +56,7 @@ pub fn html_report(report: &Report) -> String {
         "<tr><td>base model<td><code>{}</code><td>{model}</tr>",
         escaped(&report.base_sha256)
     );
-    for (name, part) in &report.learned {
+    for (name, part) in &report.artifacts {
         let _ = write!(
             out,
             "<tr><td>{}<td><code>{}</code><td>{}</tr>",
@@ -348,7 +349,7 @@ mod tests {
             base_model: "tiny".into(),
             base_sha256: "b".repeat(64),
             adapters: BTreeMap::new(),
-            learned: BTreeMap::new(),
+            artifacts: BTreeMap::new(),
             confidence: suite.confidence.clone(),
             suites: BTreeMap::from([("eleos".to_owned(), suite)]),
             routing: None,

@@ -13,6 +13,7 @@ use crate::forecast::ForecastReport;
 use crate::recall::RecallReport;
 use crate::routing::RoutingReport;
 use crate::verification::FactsReport;
+
 const BINS: usize = 10;
 
 /// A suite's metrics; which ones are present depends on the suite.
@@ -91,7 +92,7 @@ pub struct Report {
     pub base_sha256: String,
     /// Each specialist's adapter, for those that used one.
     pub adapters: BTreeMap<String, String>,
-    pub learned: BTreeMap<String, PartReport>,
+    pub artifacts: BTreeMap<String, PartReport>,
     pub suites: BTreeMap<String, SuiteReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub routing: Option<RoutingReport>,

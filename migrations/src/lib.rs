@@ -10,7 +10,7 @@ mod m20261124_000001_decisions;
 mod m20261124_000002_learning;
 mod m20261125_000001_given;
 mod m20261125_000003_memories;
-mod m20261125_000004_sources;
+mod m20261125_000004_tables;
 mod m20261125_000005_routing;
 mod m20261125_000006_feedback;
 mod m20261127_000001_baselines;
@@ -30,7 +30,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000002_learning::Migration),
             Box::new(m20261125_000001_given::Migration),
             Box::new(m20261125_000003_memories::Migration),
-            Box::new(m20261125_000004_sources::Migration),
+            Box::new(m20261125_000004_tables::Migration),
             Box::new(m20261125_000005_routing::Migration),
             Box::new(m20261125_000006_feedback::Migration),
             Box::new(m20261127_000001_baselines::Migration),

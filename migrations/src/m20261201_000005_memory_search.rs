@@ -18,7 +18,7 @@ const TABLES: [&str; 11] = [
     "nyx_feedback",
     "nyx_feedback_keys",
     "nyx_reward_baselines",
-    "nyx_sources",
+    "nyx_tables",
     "nyx_adapters",
     "nyx_training_runs",
     "nyx_generations",

@@ -52,7 +52,7 @@ pub fn without_citations(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seeded::Seeded;
+    use crate::test_rng::TestRng;
 
     fn evidence(count: usize) -> Vec<Evidence> {
         let item = |at| Evidence {
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn no_answer_makes_it_panic() {
-        let mut random = Seeded::new();
+        let mut random = TestRng::new();
         let evidence = evidence(3);
         for _ in 0..2_000 {
             let answer =

@@ -1,6 +1,8 @@
 //! Errors of the specialists.
 
+/// An error of this crate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages describe variants and fields")]
 pub enum SpecialistError {
     /// A file that does not describe a specialist: `reason` names the key, its value and the
     /// expected value.

@@ -6,6 +6,7 @@ use crate::limits::{above, count, within};
 use crate::prompt::PromptTemplate;
 use crate::strategy::strategy;
 use crate::{SpecialistError, SpecialistPolicy};
+
 const NAME_CHARS: usize = 32;
 const PURPOSE_CHARS: usize = 200;
 const EXAMPLE_CHARS: usize = 300;

@@ -27,10 +27,13 @@ use crate::time::age_in_words;
 /// The inputs of a prompt.
 #[derive(Debug, Clone, Copy)]
 pub struct PromptContext<'a> {
+    /// The caller's current time.
     pub now: DateTime<Utc>,
     /// Milliseconds until the caller's deadline.
     pub deadline_ms: u64,
+    /// The retrieved evidence.
     pub evidence: &'a [Evidence],
+    /// The last user message.
     pub question: &'a str,
 }
 
@@ -275,7 +278,7 @@ fn time_left(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seeded::Seeded;
+    use crate::test_rng::TestRng;
 
     fn situation<'a>(evidence: &'a [Evidence]) -> PromptContext<'a> {
         let now = DateTime::parse_from_rfc3339("2026-11-24T14:45:26Z").unwrap().to_utc();
@@ -295,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn the_present_and_the_time_left_can_be_told() {
+    fn templates_may_use_the_present_and_the_time_left() {
         let template = "{{ now.weekday }} {{ now.date }} {{ now.time }} {{ now.iso }} | {{ time_left }} {{ deadline_ms }} {{ question }}";
         let text = render(template, &situation(&[])).unwrap();
         assert_eq!(
@@ -335,7 +338,7 @@ mod tests {
 
     #[test]
     fn quotation_marks_are_longer_than_any_run_inside() {
-        let mut random = Seeded::new();
+        let mut random = TestRng::new();
         for _ in 0..2_000 {
             let text = random.text(12, &['"', '"', 'a', '\n', 'é', '[']);
             let quoted = quoted(&text);

@@ -140,7 +140,7 @@ pub fn timeliness(outcome: &Outcome<'_>, penalty: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seeded::Seeded;
+    use crate::test_rng::TestRng;
 
     const VOCABULARY: [&str; 12] = [
         "sister",
@@ -169,7 +169,7 @@ mod tests {
         }
     }
 
-    fn sentence(random: &mut Seeded, longest: usize) -> String {
+    fn sentence(random: &mut TestRng, longest: usize) -> String {
         (0..random.below(longest + 1))
             .map(|_| random.pick(&VOCABULARY))
             .collect::<Vec<_>>()
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cites_nothing_or_says_nothing_is_not_judged() {
+    fn answers_without_citations_or_text_get_no_reward() {
         for answer in ["I have no memory of that.", "Tea.", "Tea [2].", "[1]", "[1] A.", ""] {
             assert_eq!(support(answer, &[memory("tea")]), None, "{answer}");
         }
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn support_is_bounded_and_monotone() {
-        let mut random = Seeded::new();
+        let mut random = TestRng::new();
         for _ in 0..2_000 {
             let (answer, text) = (sentence(&mut random, 8), sentence(&mut random, 6));
             let case = format!("seed {}: {answer:?} from {text:?}", random.seed);
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn timeliness_is_bounded_and_monotone() {
-        let mut random = Seeded::new();
+        let mut random = TestRng::new();
         for _ in 0..2_000 {
             let (elapsed, more, deadline) =
                 (random.unit() * 3e3 - 500.0, random.unit() * 1e3, random.below(2_000) as u64);
@@ -311,7 +311,7 @@ mod tests {
         assert_eq!(brier_reward(0.5, true), 0.5);
         assert_eq!(brier_reward(7.0, true), 1.0);
         assert_eq!(brier_reward(f64::NAN, true), -1.0);
-        let mut random = Seeded::new();
+        let mut random = TestRng::new();
         for _ in 0..2_000 {
             let (truth, stated) = (random.unit(), random.unit());
             let expected =
@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn no_text_makes_a_rule_panic_or_leave_its_range() {
-        let mut random = Seeded::new();
+        let mut random = TestRng::new();
         for _ in 0..2_000 {
             let (answer, text) = (random.unicode(60) + " [1]", random.unicode(60));
             for evidence in [&[][..], &[memory(&text)]] {

@@ -115,19 +115,20 @@ impl Adapters {
                 }
                 output::line(&format!("{id}: in {}", folder.display()))?;
             }
-            Command::Promote { id, reason } => {
-                made(&library.promote(&whole(library, &id).await?, &said(reason)).await?, json)?
-            }
+            Command::Promote { id, reason } => made(
+                &library.promote(&whole(library, &id).await?, &reason_or_default(reason)).await?,
+                json,
+            )?,
             Command::Rollback { specialist, reason } => {
                 known(settings, &specialist)?;
-                made(&library.rollback(&specialist, &said(reason)).await?, json)?;
+                made(&library.rollback(&specialist, &reason_or_default(reason)).await?, json)?;
             }
         }
         Ok(())
     }
 }
 
-fn said(reason: Option<String>) -> String {
+fn reason_or_default(reason: Option<String>) -> String {
     reason.map_or_else(|| BY_HAND.to_owned(), |reason| format!("{BY_HAND}: {reason}"))
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use nyx_actors::NyxError;
 use nyx_actors::routing::{ChoosingLog, PolicyReport, PolicySpec};
 use nyx_evals::{
@@ -13,11 +13,21 @@ use nyx_specialists::bandit::{Estimate, OffPolicy};
 
 use super::error::{CommandError, make_data_dir};
 use super::output;
+use super::reproduce::Reproduce;
 use crate::settings::Settings;
+
+#[derive(Debug, Subcommand)]
+enum EvalCommand {
+    /// Train on evaluation data through the gate, run the feedback loop, and report dev results
+    Reproduce(Reproduce),
+}
 
 /// Evaluate each specialist on evaluation data sets.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Eval {
+    #[command(subcommand)]
+    command: Option<EvalCommand>,
     /// Estimate another routing policy's mean reward from the recorded rewarded decisions: uniform,
     /// best, current or specialist=NAME; repeatable. Options follow after commas: temperature=T,
     /// epsilon=E, weights=none
@@ -57,7 +67,10 @@ pub(super) struct Eval {
 }
 
 impl Eval {
-    pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
+    pub(super) async fn run(mut self, settings: Settings) -> Result<(), CommandError> {
+        if let Some(EvalCommand::Reproduce(reproduce)) = self.command.take() {
+            return Box::pin(reproduce.run(settings)).await;
+        }
         make_data_dir(&settings)?;
         if !self.policy.is_empty() {
             return self.policies(&settings).await;
@@ -100,7 +113,7 @@ impl Eval {
         .await?;
         let report = evaluate(&environment, &plan).await;
         environment.shutdown().await;
-        self.tell(&report?, &out)
+        self.write_report(&report?, &out)
     }
 
     async fn policies(&self, settings: &Settings) -> Result<(), CommandError> {
@@ -166,7 +179,7 @@ impl Eval {
         Ok(())
     }
 
-    fn tell(&self, report: &Report, out: &Path) -> Result<(), CommandError> {
+    fn write_report(&self, report: &Report, out: &Path) -> Result<(), CommandError> {
         let json = serde_json::to_string_pretty(report)
             .map_err(|error| NyxError::Internal(error.to_string()))?;
         let write = |name: String, text: &str| {

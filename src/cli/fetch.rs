@@ -4,6 +4,7 @@ use super::error::CommandError;
 use super::output;
 use crate::models::{Fetched, ModelSource, Progress};
 use crate::settings::Settings;
+
 pub(super) fn fetch(settings: &Settings) -> Result<(), CommandError> {
     let store = settings.models()?;
     let models = &settings.models;

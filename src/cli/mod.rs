@@ -1,4 +1,4 @@
-//! The command line: `nyx serve | ask | eval | train | learn | fetch | migrate | memories | sources
+//! The command line: `nyx serve | ask | eval | train | fit | fetch | migrate | memories | tables
 //! | adapters | doctor`. Every error is one line on stderr and a non-zero exit code.
 
 mod adapters;
@@ -7,12 +7,13 @@ mod doctor;
 mod error;
 mod eval;
 mod fetch;
-mod learn;
+mod fit;
 mod memories;
 mod migrate;
 mod output;
+mod reproduce;
 mod serve;
-mod sources;
+mod tables;
 mod train;
 
 use std::ffi::OsString;
@@ -63,9 +64,10 @@ enum Command {
     Ask(ask::Ask),
     /// Evaluate each specialist on evaluation data sets
     Eval(eval::Eval),
-    /// Train a specialist's adapter, or fit the confidence calibrators
+    /// Train a specialist's adapter
     Train(train::Train),
-    Learn(learn::Learn),
+    /// Fit the confidence calibrators on evaluation data
+    Fit(fit::Fit),
     /// Download the models
     Fetch,
     /// Apply pending database migrations
@@ -73,7 +75,7 @@ enum Command {
     /// Rebuild the memory index, or import memories from a file
     Memories(memories::Memories),
     /// Import, list, show and remove the tables that facts are read from
-    Sources(sources::Sources),
+    Tables(tables::Tables),
     /// List, import, export, promote and roll back the specialists' adapters
     Adapters(adapters::Adapters),
     /// Check models, devices, database, memory search and port, and print what to fix
@@ -105,13 +107,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// Prints clap's message, which quotes the wrong argument, with the passwords of URLs redacted.
 fn complain_of_usage(error: &clap::Error, arguments: &[OsString]) {
-    let said = error.render().to_string();
+    let message = error.render().to_string();
     let urls = arguments
         .iter()
         .filter_map(|argument| argument.to_str())
         .filter(|text| text.contains("://") || text.contains("password"));
-    let scrubbed = urls.fold(said.clone(), |said, url| said.replace(url, &redacted(url)));
-    if scrubbed == said {
+    let scrubbed = urls.fold(message.clone(), |message, url| message.replace(url, &redacted(url)));
+    if scrubbed == message {
         let _ = error.print();
     } else {
         output::note(scrubbed.trim_end());
@@ -135,11 +137,11 @@ fn execute(cli: Cli) -> Result<(), CommandError> {
         Command::Ask(ask) => in_system(ask.run(settings)),
         Command::Eval(eval) => in_system(eval.run(settings)),
         Command::Train(train) => in_system(train.run(settings)),
-        Command::Learn(learn) => in_system(learn.run(settings)),
+        Command::Fit(fit) => in_system(fit.run(settings)),
         Command::Fetch => fetch::fetch(&settings),
         Command::Migrate(_) => in_system(migrate::migrate(settings)),
         Command::Memories(memories) => in_system(memories.run(settings)),
-        Command::Sources(sources) => in_system(sources.run(settings)),
+        Command::Tables(tables) => in_system(tables.run(settings)),
         Command::Adapters(adapters) => in_system(adapters.run(settings)),
         Command::Doctor(doctor) => in_system(doctor.run(settings)),
     }

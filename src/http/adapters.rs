@@ -91,7 +91,7 @@ pub struct ReasonRequest {
 }
 
 impl ReasonRequest {
-    fn said(body: Json<Self>) -> String {
+    fn reason_or_default(body: Json<Self>) -> String {
         body.0.reason.map_or_else(|| BY_HAND.to_owned(), |reason| format!("{BY_HAND}: {reason}"))
     }
 }
@@ -127,7 +127,7 @@ pub async fn promote(
     id: web::Path<String>,
     body: Json<ReasonRequest>,
 ) -> Result<HttpResponse, ApiError> {
-    let reason = ReasonRequest::said(body);
+    let reason = ReasonRequest::reason_or_default(body);
     to_its_end(async move { nyx.adapters.promote(&id, &reason).await }).await
 }
 
@@ -142,6 +142,6 @@ pub async fn rollback(
     specialist: web::Path<String>,
     body: Json<ReasonRequest>,
 ) -> Result<HttpResponse, ApiError> {
-    let reason = ReasonRequest::said(body);
+    let reason = ReasonRequest::reason_or_default(body);
     to_its_end(async move { nyx.adapters.rollback(&specialist, &reason).await }).await
 }

@@ -15,7 +15,7 @@ use super::extract::{Json, Query, parsed};
 /// One actor.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ActorItem {
-    #[schema(example = "gpu-worker-0")]
+    #[schema(example = "worker-cpu")]
     pub name: String,
     /// `orchestrator`, `specialist`, `gpu_pool`, `gpu_worker`, `memory_keeper` or `phoebe`.
     pub kind: &'static str,

@@ -51,7 +51,7 @@ impl Keys {
         let given = bearer(headers);
         let api = given.is_some_and(|key| self.is_api(key));
         let admin = given.is_some_and(|key| self.is_admin(key));
-        let (allowed, wanted) = match access {
+        let (allowed, expected_key) = match access {
             Access::Open => (true, ""),
             Access::Caller => (self.api.is_empty() || api, "one of http.api_keys"),
             Access::Admin if self.admin.is_some() => (admin, "http.admin_key"),
@@ -63,11 +63,12 @@ impl Keys {
         if allowed {
             return Ok(());
         }
-        let (code, said) = match given {
+        let (code, problem) = match given {
             None => ("missing_api_key", "no key was given"),
             Some(_) => ("invalid_api_key", "the key given is not valid here"),
         };
-        let message = format!("{said}: send the header 'Authorization: Bearer KEY' with {wanted}");
+        let message =
+            format!("{problem}: send the header 'Authorization: Bearer KEY' with {expected_key}");
         Err(ApiError::new(StatusCode::UNAUTHORIZED, code, message)
             .with_header(header::WWW_AUTHENTICATE, "Bearer"))
     }
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_open_their_own_doors_and_no_others() {
+    fn keys_open_their_own_routes_and_no_others() {
         let keys = keys(&["one", "two"], Some("boss"), "0.0.0.0");
         let none = headers(&[(header::HOST, "nyx.example")]);
         for (access, key, expected) in [

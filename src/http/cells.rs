@@ -114,7 +114,7 @@ impl Reader {
             bounded(self.stall, self.session.text(gap)).await?;
         }
         for event in backlog {
-            self.tell(&event).await?;
+            self.send(&event).await?;
         }
         let mut ping = tokio::time::interval(PING_EVERY);
         let mut answered = Instant::now();
@@ -122,7 +122,7 @@ impl Reader {
             tokio::select! {
                 () = self.draining.cancelled() => return Err(End::ShuttingDown),
                 event = live.recv() => match event {
-                    Ok(event) => self.tell(&event).await?,
+                    Ok(event) => self.send(&event).await?,
                     Err(RecvError::Closed) => return Err(End::ShuttingDown),
                     Err(RecvError::Lagged(lost)) => {
                         return Err(End::TooSlow(format!("too slow: {lost} events lost; come back with ?after=ID")));
@@ -148,7 +148,7 @@ impl Reader {
         }
     }
 
-    async fn tell(&mut self, event: &CellEvent) -> Result<(), End> {
+    async fn send(&mut self, event: &CellEvent) -> Result<(), End> {
         if self.specialist.is_some() && event.specialist != self.specialist {
             return Ok(());
         }

@@ -17,6 +17,7 @@ use serde::de::{self, DeserializeOwned, SeqAccess, Visitor};
 
 use super::error::ApiError;
 use super::state::AppState;
+
 type Extracting<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>>>>;
 
 /// A JSON body.
@@ -320,7 +321,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_not_json_is_told_apart() {
+    fn errors_distinguish_invalid_json_from_invalid_values() {
         assert!(wrong(b"").1.contains("empty"));
         assert!(wrong(b"{\"items\": [\xff\xfe]}").1.contains("not UTF-8: byte 11"));
         assert!(wrong(b"{\"items\": [").1.contains("not JSON"));

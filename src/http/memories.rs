@@ -258,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn which_memories_to_forget_is_said_and_said_once() {
+    fn deletion_names_its_memories_exactly_once() {
         let selector = |conversation: Option<&str>, before: Option<&str>, all: Option<&str>| {
             let [conversation, before, all] =
                 [conversation, before, all].map(|text| text.map(str::to_owned));

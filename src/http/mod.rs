@@ -2,6 +2,7 @@
 
 mod adapters;
 mod admin;
+mod artifacts;
 mod auth;
 mod cells;
 mod chat;
@@ -13,14 +14,13 @@ mod extract;
 mod feedback;
 mod health;
 mod infer;
-mod learned;
 mod memories;
 mod models;
 mod openapi;
 mod options;
-mod sources;
 mod sse;
 mod state;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -77,7 +77,7 @@ fn routes() -> Vec<Route> {
         route(Access::Caller, post(), "/v1/outcomes", to().to(feedback::resolve)),
         route(Access::Caller, get(), "/v1/outcomes", to().to(feedback::open_forecasts)),
         route(Access::Caller, post(), "/v1/feedback", to().to(feedback::feedback)),
-        route(Access::Caller, get(), "/v1/sources", to().to(sources::list)),
+        route(Access::Caller, get(), "/v1/tables", to().to(tables::list)),
         route(Access::Caller, get(), "/v1/cells", to().to(cells::cells)),
         route(Access::Admin, get(), "/admin/actors", to().to(admin::actors)),
         route(Access::Admin, get(), "/admin/actors/{name}", to().to(admin::actor)),
@@ -95,7 +95,7 @@ fn routes() -> Vec<Route> {
             "/admin/adapters/rollback/{specialist}",
             to().to(adapters::rollback),
         ),
-        route(Access::Admin, get(), "/admin/learned", to().to(learned::learned)),
+        route(Access::Admin, get(), "/admin/artifacts", to().to(artifacts::list)),
         route(Access::Admin, get(), "/admin/confidence", to().to(confidence::confidence)),
         route(Access::Admin, post(), "/admin/confidence/refit", to().to(confidence::refit)),
         route(Access::Open, get(), "/health/live", to().to(health::live)),

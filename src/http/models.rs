@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_are_told_the_known_ones() {
+    fn an_unknown_name_is_refused_with_the_known_ones() {
         for model in ["", "gpt-4o", "moira", "nyx/", "nyx/zeus", "nyx/Moira", "all-minilm-l6-v2"] {
             let message = target_of_model(&NAMES, model).unwrap_err().to_string();
             assert!(

@@ -5,8 +5,8 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    adapters, admin, cells, chat, confidence, decisions, embeddings, feedback, health, infer,
-    learned, memories, models, sources, training,
+    adapters, admin, artifacts, cells, chat, confidence, decisions, embeddings, feedback, health,
+    infer, memories, models, tables, training,
 };
 
 #[derive(OpenApi)]
@@ -27,7 +27,7 @@ use super::{
         feedback::resolve,
         feedback::open_forecasts,
         feedback::feedback,
-        sources::list,
+        tables::list,
         cells::cells,
         admin::actors,
         admin::actor,
@@ -40,7 +40,7 @@ use super::{
         adapters::adapters,
         adapters::promote,
         adapters::rollback,
-        learned::learned,
+        artifacts::list,
         confidence::confidence,
         confidence::refit,
         health::live,

@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_needs_no_keys_and_the_world_needs_both() {
+    fn loopback_needs_no_keys_and_other_addresses_need_both() {
         assert_eq!(HttpOptions::default().validate(), Ok(()));
         for host in ["localhost", "::1", "127.0.0.2", "[::1]", "::ffff:127.0.0.1"] {
             assert_eq!(

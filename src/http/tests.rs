@@ -8,7 +8,7 @@ use super::openapi::Description;
 use super::routes;
 
 #[test]
-fn the_description_and_the_doors_are_the_same() {
+fn the_openapi_description_matches_the_routes() {
     let hung: BTreeSet<(String, String)> = routes()
         .into_iter()
         .filter(|route| route.path != "/openapi.json")
@@ -27,7 +27,7 @@ fn the_description_and_the_doors_are_the_same() {
 }
 
 #[test]
-fn a_path_has_one_kind_of_access_and_one_door_a_method() {
+fn a_path_has_one_kind_of_access_and_one_route_per_method() {
     let routes = routes();
     let found: BTreeSet<(&str, &str)> =
         routes.iter().map(|route| (route.path, route.method.as_str())).collect();

@@ -15,6 +15,7 @@ use ureq::{Agent, Body};
 use super::error::ModelError;
 use super::files::{Selection, select};
 use super::progress::Progress;
+
 const HUB: &str = "https://huggingface.co";
 /// Attempts of a request before the hub counts as unreachable, and of resuming an interrupted
 /// transfer.

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use super::files::select;
 use super::hub::Repository;
 use super::*;
+
 fn source(text: &str) -> ModelSource {
     text.parse().unwrap()
 }
@@ -120,7 +121,7 @@ fn every_source_has_a_folder_of_its_own() {
 }
 
 #[test]
-fn a_damaged_default_model_is_told_by_its_digest() {
+fn a_damaged_default_model_is_detected_by_its_digest() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("smollm2-135m-instruct");
     std::fs::create_dir(&folder).unwrap();
@@ -218,7 +219,7 @@ fn a_repository_of_the_hub_is_fetched_at_the_commit_it_was_listed_at() {
 }
 
 #[test]
-fn the_hub_that_refuses_or_knows_nothing_is_told_apart_from_the_one_that_is_away() {
+fn errors_distinguish_a_hub_that_refuses_from_one_that_is_unreachable() {
     let into = tempfile::tempdir().unwrap();
     let reported =
         |endpoint: &str| fetch_from(endpoint, None, into.path()).unwrap_err().to_string();

@@ -21,7 +21,7 @@ const SECRETS: [&str; 6] = [
     "memory.api_key",
     "memory.url",
     "phoebe.url",
-    "specialist.aletheia.source",
+    "tables.external",
 ];
 const HIDDEN: &str = "a value that is not shown";
 /// Keys with an enumerated value.

@@ -23,8 +23,7 @@ use crate::models::{ModelError, ModelStore};
 pub use error::SettingsError;
 pub use layers::{DEFAULTS, Flag, Inputs};
 pub use sections::{
-    LogFormat, ModelSettings, SafetySettings, Settings, SpecialistOptions, SpecialistSettings,
-    TelemetrySettings,
+    LogFormat, ModelSettings, SafetySettings, Settings, SpecialistSettings, TelemetrySettings,
 };
 
 impl Settings {
@@ -74,7 +73,7 @@ impl Settings {
             memory: self.memory.clone(),
             adapters: self.adapters.clone(),
             training: self.training.clone(),
-            facts: self.specialist.aletheia.clone(),
+            facts: self.tables.clone(),
             specialists: self.specialist_policies()?,
             safety: self.safety_policy()?,
             confidence: self.confidence,
@@ -105,7 +104,7 @@ fn safety_policy(named: Option<&Path>, data_dir: &Path) -> Result<SafetyPolicy, 
     let path = match named {
         Some(path) => path,
         None if usual.is_file() => &usual,
-        None => return Ok(SafetyPolicy::shipped()?),
+        None => return Ok(SafetyPolicy::builtin()?),
     };
     let text = std::fs::read_to_string(path).map_err(|error| SettingsError::Unreadable {
         path: path.to_owned(),

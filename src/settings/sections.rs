@@ -33,7 +33,7 @@ pub struct Settings {
     pub specialists: SpecialistSettings,
     pub safety: SafetySettings,
     pub confidence: ConfidenceOptions,
-    pub specialist: SpecialistOptions,
+    pub tables: FactOptions,
     pub telemetry: TelemetrySettings,
 }
 
@@ -54,7 +54,7 @@ impl Default for Settings {
             specialists: SpecialistSettings::default(),
             safety: SafetySettings::default(),
             confidence: ConfidenceOptions::default(),
-            specialist: SpecialistOptions::default(),
+            tables: FactOptions::default(),
             telemetry: TelemetrySettings::default(),
         }
     }
@@ -105,14 +105,6 @@ pub struct SpecialistSettings {
 pub struct SafetySettings {
     /// When absent `DATA_DIR/safety.toml`, else the built-in policy.
     pub policy: Option<PathBuf>,
-}
-
-/// `[specialist.NAME]`: settings of a specialist beyond its file.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SpecialistOptions {
-    /// The tables that facts are read from.
-    pub aletheia: FactOptions,
 }
 
 /// Format of log lines.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use nyx_specialists::{SHIPPED, SpecialistPolicy};
+use nyx_specialists::{BUILTIN, SpecialistPolicy};
 
 use super::error::SettingsError;
 
@@ -13,8 +13,8 @@ pub(super) fn load(
     dir: Option<&Path>,
     data_dir: &Path,
 ) -> Result<Vec<SpecialistPolicy>, SettingsError> {
-    let mut policies = Vec::with_capacity(SHIPPED.len());
-    for (name, text) in SHIPPED {
+    let mut policies = Vec::with_capacity(BUILTIN.len());
+    for (name, text) in BUILTIN {
         policies.push(SpecialistPolicy::parse(name, text)?);
     }
     for path in files(dir, data_dir)? {

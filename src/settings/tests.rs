@@ -2,11 +2,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use nyx_domain::Side;
-use nyx_specialists::SHIPPED;
+use nyx_specialists::BUILTIN;
 use nyx_specialists::safety::SafetyPolicy;
 
 use super::layers::{Flag, Inputs};
 use super::{Settings, SettingsError};
+
 fn shipped(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(path)
 }
@@ -32,7 +33,7 @@ fn refusal(result: Result<Settings, SettingsError>) -> String {
 }
 
 #[test]
-fn default_toml_says_what_the_code_defaults_to() {
+fn default_toml_equals_the_defaults_of_the_code() {
     let from_file = serde_json::to_value(Settings::load(&inputs(&[])).unwrap()).unwrap();
     assert_eq!(from_file, serde_json::to_value(Settings::default()).unwrap());
 }
@@ -112,7 +113,7 @@ fn every_shipped_specialist_is_in_the_binary_and_parses() {
         .collect();
     on_disk.retain(|name| name.ends_with(".toml"));
     on_disk.sort();
-    let mut embedded: Vec<&str> = SHIPPED.iter().map(|(name, _)| *name).collect();
+    let mut embedded: Vec<&str> = BUILTIN.iter().map(|(name, _)| *name).collect();
     embedded.sort_unstable();
     assert_eq!(on_disk, embedded);
     let dir = tempfile::tempdir().unwrap();
@@ -121,7 +122,7 @@ fn every_shipped_specialist_is_in_the_binary_and_parses() {
         .into_iter()
         .map(|policy| format!("{}.toml", policy.name))
         .collect();
-    assert_eq!(names, SHIPPED.map(|(name, _)| name));
+    assert_eq!(names, BUILTIN.map(|(name, _)| name));
 }
 
 #[test]
@@ -129,12 +130,12 @@ fn a_file_adds_a_specialist_or_replaces_one_in_its_place() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("specialists");
     std::fs::create_dir(&folder).unwrap();
-    let eleos = SHIPPED[4].1;
+    let eleos = BUILTIN[4].1;
     std::fs::write(folder.join("hestia.toml"), eleos.replace("\"eleos\"", "\"hestia\"")).unwrap();
     let moira = super::specialists::load(None, dir.path()).unwrap().swap_remove(1);
     std::fs::write(
         folder.join("mine.toml"),
-        SHIPPED[1].1.replace(&moira.purpose, "Another purpose"),
+        BUILTIN[1].1.replace(&moira.purpose, "Another purpose"),
     )
     .unwrap();
     std::fs::write(folder.join("notes.txt"), "not a specialist").unwrap();
@@ -331,7 +332,7 @@ fn errors_name_the_key_the_value_its_origin_and_what_would_be_right() {
 }
 
 #[test]
-fn the_data_folder_is_found_as_the_desktop_standard_says() {
+fn the_data_folder_follows_the_xdg_specification() {
     let dir = |variables: &'static [(&str, &str)]| {
         super::sections::default_data_dir(|name| {
             variables
@@ -351,24 +352,24 @@ fn the_data_folder_is_found_as_the_desktop_standard_says() {
 
 #[test]
 fn tables_of_facts_are_settings() {
-    let games =
-        "[[specialist.aletheia.source]]\ntable = \"games\"\ndescription = \"what was played\"\n";
-    let cities = "[[specialist.aletheia.source]]\ntable = \"x.cities\"\ncolumns = [\"Name\"]\ndescription = \"\"\nurl = \"postgres://u:p@h/d\"\n";
-    let facts = with_file(&format!("[specialist.aletheia]\nindex_cells = 7\n{games}{cities}"), &[])
-        .unwrap()
-        .specialist
-        .aletheia;
-    assert_eq!((facts.index_cells, facts.query_timeout_ms, facts.source.len()), (7, 2_000, 2));
+    let games = "[[tables.external]]\ntable = \"games\"\ndescription = \"what was played\"\n";
+    let cities = "[[tables.external]]\ntable = \"x.cities\"\ncolumns = [\"Name\"]\ndescription = \"\"\nurl = \"postgres://u:p@h/d\"\n";
+    let facts =
+        with_file(&format!("[tables]\nindex_cells = 7\n{games}{cities}"), &[]).unwrap().tables;
+    assert_eq!((facts.index_cells, facts.query_timeout_ms, facts.external.len()), (7, 2_000, 2));
     assert_eq!(
-        (facts.source[1].columns.as_slice(), facts.source[1].url.as_ref().map(|url| url.expose())),
+        (
+            facts.external[1].columns.as_slice(),
+            facts.external[1].url.as_ref().map(|url| url.expose())
+        ),
         (&["Name".to_owned()][..], Some("postgres://u:p@h/d"))
     );
     for (text, reported) in [
         (format!("{games}colour = 1\n"), "colour"),
         (format!("{games}{games}"), "games"),
         (format!("{games}url = \"mysql://u:secret@h/d\"\n"), "mysql://***@h/d"),
-        ("[[specialist.aletheia.source]]\ndescription = \"\"\n".to_owned(), "table"),
-        ("[specialist.aletheia]\nquery_timeout_ms = 0\n".to_owned(), "query_timeout_ms is 0"),
+        ("[[tables.external]]\ndescription = \"\"\n".to_owned(), "table"),
+        ("[tables]\nquery_timeout_ms = 0\n".to_owned(), "query_timeout_ms is 0"),
     ] {
         let refused = refusal(with_file(&text, &[]));
         assert!(refused.contains(reported), "{refused}");

@@ -321,8 +321,8 @@ fn adapters(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsErro
 }
 
 fn facts(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {
-    let facts = &settings.specialist.aletheia;
-    let key = |name: &str| format!("specialist.aletheia.{name}");
+    let facts = &settings.tables;
+    let key = |name: &str| format!("tables.{name}");
     check.that(
         (1..=600_000).contains(&facts.query_timeout_ms),
         &key("query_timeout_ms"),
@@ -330,28 +330,28 @@ fn facts(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> 
         "1 to 600000",
     )?;
     check.between(&key("index_cells"), facts.index_cells, 1, 100 * MOST)?;
-    for source in &facts.source {
-        let named = !source.table.trim().is_empty();
+    for table in &facts.external {
+        let named = !table.table.trim().is_empty();
         check.that(
             named,
-            &key("source"),
+            &key("external"),
             "a table without name",
             "table = \"NAME\" of a table or view",
         )?;
-        if let Some(url) = &source.url {
+        if let Some(url) = &table.url {
             let expected = "postgres://USER:PASSWORD@HOST/DATABASE or sqlite://PATH";
             check.that(
                 is_database(url),
-                &key("source"),
-                format!("{} with url {url}", source.table),
+                &key("external"),
+                format!("{} with url {url}", table.table),
                 expected,
             )?;
         }
     }
-    let mut names: Vec<&str> = facts.source.iter().map(|source| source.table.as_str()).collect();
+    let mut names: Vec<&str> = facts.external.iter().map(|table| table.table.as_str()).collect();
     names.sort_unstable();
     let twice = names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0].to_owned());
-    check.that(twice.is_none(), &key("source"), twice.unwrap_or_default(), "each table once")
+    check.that(twice.is_none(), &key("external"), twice.unwrap_or_default(), "each table once")
 }
 
 fn requests(settings: &Settings, check: &Checker<'_>) -> Result<(), SettingsError> {

@@ -55,7 +55,7 @@ fn hestia(program: &Program, folder: &Path) {
 }
 
 #[test]
-fn a_specialist_speaks_through_its_adapter_and_the_others_do_not() {
+fn a_specialist_uses_its_adapter_and_the_others_do_not() {
     let program = Program::new();
     let folder = program.dir.path().join("lora");
     adapter(&folder, 576);
@@ -113,7 +113,7 @@ fn an_adapter_that_does_not_fit_is_refused_at_the_start_by_name() {
 }
 
 #[test]
-fn a_group_of_two_cores_says_bit_for_bit_what_one_device_says_and_each_core_has_its_actor() {
+fn a_replica_of_two_cores_gives_the_bits_of_one_device_and_each_core_has_its_actor() {
     let answers = |groups: &str| {
         let program = Program::new().with("NYX__POOL__REPLICAS", groups);
         let folder = program.dir.path().join("lora");

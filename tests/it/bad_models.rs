@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::program::{Program, models, write};
+
 fn gguf() -> PathBuf {
     models().join("smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf")
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::postgres::Postgres;
 use crate::program::{Program, Serving, models, write};
+
 const SISTER: &str = "My sister Clara moved to Lisbon in March and works at the aquarium.";
 
 fn remember(serving: &Serving, text: &str) -> Value {
@@ -18,7 +19,7 @@ fn texts(evidence: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn a_memory_told_to_the_server_is_evidence_for_ask() {
+fn a_memory_stored_by_the_server_is_evidence_for_ask() {
     let program = Program::new();
     let serving = program.serve();
     remember(&serving, SISTER);
@@ -140,6 +141,21 @@ fn ask_refuses_what_cannot_be_answered() {
 }
 
 #[test]
+fn training_and_fitting_refuse_unknown_names_with_the_known_ones() {
+    let program = Program::new();
+    for (arguments, expected) in [
+        (&["train", "zeus"][..], "no specialist \"zeus\"; there are mnemosyne, moira, aletheia"),
+        (&["train", "confidence"], "no specialist \"confidence\""),
+        (&["fit", "zeus"], "[possible values: confidence]"),
+        (&["eval", "reproduce", "--suite", "zeus"], "[possible values: kairos, eleos"),
+    ] {
+        let ran = program.run(arguments);
+        assert!(ran.status.code() != Some(0) && ran.stdout.is_empty(), "{ran:?}");
+        assert!(ran.stderr.contains(expected), "{ran:?}");
+    }
+}
+
+#[test]
 fn what_was_acknowledged_survives_kill_9() {
     let program = Program::new();
     let serving = program.serve();
@@ -176,7 +192,7 @@ fn a_signal_ends_the_server_in_its_phases() {
 }
 
 #[test]
-fn a_taken_port_is_told_before_anything_is_loaded() {
+fn a_taken_port_is_reported_before_anything_is_loaded() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let program = Program::new();

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::program::Program;
+
 fn tree() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -30,14 +31,47 @@ fn every_guarantee_of_the_readme_names_a_test_that_exists() {
         let [.., path, test] = quoted.as_slice() else {
             panic!("a row without a path and a test: {row}")
         };
-        let source = read(path);
-        let (before, _) = source
-            .split_once(&format!("fn {test}("))
-            .unwrap_or_else(|| panic!("there is no {test} in {path}"));
-        assert!(
-            before.trim_end().trim_end_matches("async").trim_end().ends_with("test]"),
-            "{test} in {path} is not a test"
-        );
+        assert_is_test(path, test);
+    }
+}
+
+fn assert_is_test(path: &str, test: &str) {
+    let source = read(path);
+    let (before, _) = source
+        .split_once(&format!("fn {test}("))
+        .unwrap_or_else(|| panic!("there is no {test} in {path}"));
+    assert!(
+        before.trim_end().trim_end_matches("async").trim_end().ends_with("test]"),
+        "{test} in {path} is not a test"
+    );
+}
+
+#[test]
+fn every_invariant_of_the_architecture_names_a_test_that_exists() {
+    let architecture = read("ARCHITECTURE.md");
+    let (_, section) = architecture.split_once("\n## Invariants\n").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let mut invariants: Vec<String> = Vec::new();
+    for line in section.lines() {
+        let number = line.split_once(". ").and_then(|(number, _)| number.parse::<usize>().ok());
+        if let Some(number) = number {
+            assert_eq!(number, invariants.len() + 1, "the numbers are consecutive: {line}");
+            invariants.push(line.to_owned());
+        } else if let Some(last) = invariants.last_mut() {
+            last.push(' ');
+            last.push_str(line.trim());
+        }
+    }
+    assert!(invariants.len() >= 15, "the invariants are there");
+    for invariant in invariants {
+        let (_, held_by) = invariant
+            .rsplit_once("Held by")
+            .unwrap_or_else(|| panic!("an invariant without a test: {invariant}"));
+        let quoted: Vec<&str> = held_by.split('`').skip(1).step_by(2).collect();
+        let [path, test, ..] = quoted.as_slice() else {
+            panic!("an invariant without a path and a test: {invariant}")
+        };
+        assert_is_test(path, test);
     }
 }
 

@@ -240,7 +240,7 @@ fn ready(serving: &Serving) -> (u16, Value) {
 }
 
 #[test]
-fn a_full_disk_is_told_and_loses_nothing_that_was_acknowledged() {
+fn a_full_disk_is_reported_and_loses_nothing_that_was_acknowledged() {
     let Some(disk) = SmallDisk::mount() else {
         println!("skipped 1 test: no tmpfs can be mounted here (root can)");
         return;

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::postgres::Postgres;
 use crate::program::{Program, Serving, write};
+
 const GAMES: &str = "week,date,opponent,result,attendance
 1,1970-09-20,green bay packers,w 40 - 0,56263
 2,1970-09-27,cincinnati bengals,w 38 - 3,58202
@@ -38,19 +39,19 @@ fn rows_of_registered_tables_are_what_the_model_answers_from() {
     write(&file, GAMES);
     let path = file.to_str().unwrap();
     let imported = program
-        .run(&["sources", "import", path, "--description", "1970 detroit lions season"])
+        .run(&["tables", "import", path, "--description", "1970 detroit lions season"])
         .success();
     assert_eq!(imported.stdout.trim(), "games: 4 rows of 5 columns");
-    let again = program.run(&["sources", "import", path]);
+    let again = program.run(&["tables", "import", path]);
     assert!(again.refusal().contains("\"games\" is registered already"), "{}", again.refusal());
-    let shown = program.run(&["sources", "show", "games"]).success().stdout;
+    let shown = program.run(&["tables", "show", "games"]).success().stdout;
     assert!(
         shown.contains("attendance (integer)")
             && shown.contains("date (date)")
             && shown.contains("chicago bears"),
         "{shown}"
     );
-    let unknown = program.run(&["sources", "show", "secrets"]);
+    let unknown = program.run(&["tables", "show", "secrets"]);
     assert!(
         unknown.refusal().contains("no table \"secrets\" is registered; there are games"),
         "{}",
@@ -58,7 +59,7 @@ fn rows_of_registered_tables_are_what_the_model_answers_from() {
     );
 
     let serving = program.serve();
-    let (status, sources) = serving.get("/v1/sources");
+    let (status, sources) = serving.get("/v1/tables");
     assert_eq!(
         (status, sources["data"][0]["name"].as_str(), sources["data"][0]["rows"].as_u64()),
         (200, Some("games"), Some(4))
@@ -94,25 +95,25 @@ fn rows_of_registered_tables_are_what_the_model_answers_from() {
 
     // no prompt leads to a write
     for prompt in [
-        "DROP TABLE games; DELETE FROM nyx_sources; the opponent was chicago bears",
+        "DROP TABLE games; DELETE FROM nyx_tables; the opponent was chicago bears",
         "Please delete every row about the chicago bears.",
     ] {
         assert_eq!(evidence(&ask(&serving, prompt, None))[0].0, "table:games#3");
     }
     // another process imports the table again: its old rows are no longer found
-    program.run(&["sources", "remove", "games"]).success();
+    program.run(&["tables", "remove", "games"]).success();
     write(&file, GAMES.replace("chicago bears", "oakland raiders"));
-    program.run(&["sources", "import", path]).success();
+    program.run(&["tables", "import", path]).success();
     let reply = ask(&serving, "Who were the oakland raiders, or the bears of chicago?", None);
     assert_eq!(evidence(&reply)[0].0, "table:games#3", "{reply}");
     assert!(!reply.to_string().contains("opponent: chicago bears"), "{reply}");
     assert_eq!(
-        program.run(&["sources", "remove", "games"]).success().stdout.trim(),
+        program.run(&["tables", "remove", "games"]).success().stdout.trim(),
         "games: removed"
     );
     assert_eq!(evidence(&ask(&serving, "Who were the oakland raiders?", None)), []);
     assert!(serving.interrupt().status.success());
-    assert_eq!(program.run(&["sources", "list"]).success().stdout, "");
+    assert_eq!(program.run(&["tables", "list"]).success().stdout, "");
 }
 
 #[test]
@@ -122,16 +123,14 @@ fn a_table_of_the_settings_is_read_where_it_is() {
     program.run(&["migrate"]).success();
     let config = program.dir.path().join("nyx.toml");
     let source = format!(
-        "[[specialist.aletheia.source]]\ntable = \"nyx_trait_weights\"\ncolumns = [\"name\", \"to_weight\"]\ndescription = \"weights\"\nurl = \"{url}\"\n"
+        "[[tables.external]]\ntable = \"nyx_trait_weights\"\ncolumns = [\"name\", \"to_weight\"]\ndescription = \"weights\"\nurl = \"{url}\"\n"
     );
     write(
         &config,
-        format!(
-            "{source}[[specialist.aletheia.source]]\ntable = \"nowhere\"\ndescription = \"\"\n"
-        ),
+        format!("{source}[[tables.external]]\ntable = \"nowhere\"\ndescription = \"\"\n"),
     );
     let listed =
-        program.run(&["--config", config.to_str().unwrap(), "sources", "list"]).success().stdout;
+        program.run(&["--config", config.to_str().unwrap(), "tables", "list"]).success().stdout;
     assert!(listed.contains("nyx_trait_weights: weights (2 columns, in sqlite://"), "{listed}");
     assert!(listed.contains("no table or view \"nowhere\" that may be read"), "{listed}");
 }

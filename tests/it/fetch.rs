@@ -9,6 +9,7 @@ use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
 use crate::program::{Program, models, write};
+
 const SOURCE: &str = "pip:nyx-tiny-model==1.0";
 
 /// A wheel with these files, in a folder for pip's `--find-links`.
@@ -113,7 +114,7 @@ fn packages_without_one_model_are_refused() {
 }
 
 #[test]
-fn a_package_that_is_not_there_and_a_python_that_is_not_there_are_told() {
+fn a_missing_package_and_a_missing_python_are_reported() {
     let (program, _) = program();
     std::fs::create_dir_all(packages(&program)).unwrap();
     let ran = program.run(&["fetch"]);

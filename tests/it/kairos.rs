@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::program::{Program, Serving};
+
 const NOW: &str = "2026-11-25T14:30:00Z";
 
 /// Stores memories of meals in three weeks.
@@ -69,7 +70,7 @@ fn an_answer_may_come_later_where_the_caller_allows_it() {
 }
 
 #[test]
-fn nothing_is_said_in_the_place_of_an_answer_that_did_not_come_in_time() {
+fn no_text_replaces_an_answer_that_missed_its_deadline() {
     let serving = Program::new().serve();
     remember(&serving);
     let filler = "We talked about what we like for dinner. ".repeat(600);

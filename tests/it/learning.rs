@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::program::{Program, Serving};
+
 const THINGS: [&str; 34] = [
     "tram",
     "lift",

@@ -7,6 +7,7 @@
 )]
 mod adapters;
 mod arrows;
+mod artifacts;
 mod bad_models;
 mod cli;
 mod cycles;
@@ -17,7 +18,6 @@ mod facts;
 mod feedback;
 mod fetch;
 mod kairos;
-mod learned;
 mod learning;
 mod memories;
 mod openai;

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::program::{Program, Serving, write};
+
 fn tell(serving: &Serving, memory: Value) -> String {
     let (status, memory) = serving.post("/v1/memories", &memory);
     assert_eq!(status, 200, "{memory}");
@@ -198,7 +199,7 @@ fn memories_are_kept_for_ever_or_for_some_days() {
 }
 
 #[test]
-fn a_conversation_is_remembered_when_told_to() {
+fn a_conversation_is_remembered_on_request() {
     let program = Program::new();
     let serving = program.serve();
     let asked = |remember: bool| {

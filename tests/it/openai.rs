@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::program::{Program, Serving};
+
 fn chat(serving: &Serving, more: Value) -> (u16, Value) {
     let mut body = json!({"model": "nyx/base", "messages": [{"role": "user", "content": "What is the capital of France?"}]});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

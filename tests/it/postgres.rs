@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Postgres {

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::postgres::Postgres;
 use crate::program::{Program, Serving};
+
 const SECRET: &str = "4417";
 /// Enough for an answer that repeats what it was shown.
 const MAX_TOKENS: usize = 16;
@@ -53,7 +54,7 @@ fn who_knows(serving: &Serving, prompt: &str) -> Vec<String> {
     everyone(serving).into_iter().filter(knows).collect()
 }
 
-fn what_one_conversation_told_is_shown_to_no_other(serving: &Serving) {
+fn one_conversation_is_never_evidence_in_another(serving: &Serving) {
     let reply = format!("The PIN of my bank card is {SECRET}. Is that a good PIN?");
     for name in everyone(serving) {
         infer(serving, &asking(&reply, &name, "mine"));
@@ -102,7 +103,7 @@ fn what_is_forgotten_is_found_by_nobody(serving: &Serving) {
 /// second.
 fn both(program: &Program) {
     let serving = program.serve();
-    what_one_conversation_told_is_shown_to_no_other(&serving);
+    one_conversation_is_never_evidence_in_another(&serving);
     what_is_forgotten_is_found_by_nobody(&serving);
     drop(serving);
     // a new process has read nothing of it from disk either
@@ -114,12 +115,12 @@ fn both(program: &Program) {
 }
 
 #[test]
-fn what_others_told_or_had_forgotten_is_shown_to_nobody_on_sqlite() {
+fn other_conversations_and_deleted_memories_are_never_evidence_on_sqlite() {
     both(&Program::new());
 }
 
 #[test]
-fn what_others_told_or_had_forgotten_is_shown_to_nobody_on_postgres() {
+fn other_conversations_and_deleted_memories_are_never_evidence_on_postgres() {
     let postgres = Postgres::start();
     both(&Program::new().with("NYX__PHOEBE__URL", postgres.url()));
 }

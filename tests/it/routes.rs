@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::postgres::Postgres;
 use crate::program::{JSON, Program, Serving};
+
 const FIVE: [&str; 5] = ["mnemosyne", "moira", "aletheia", "kairos", "eleos"];
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -228,7 +229,7 @@ fn a_client_that_is_killed_frees_its_slot() {
     assert!(stream.event().unwrap().1.contains("chat.completion.chunk"));
     // the first tokens are sent while their step still runs
     until("it runs", || {
-        let busy = serving.get("/admin/actors/gpu-worker-0").1;
+        let busy = serving.get("/admin/actors/worker-cpu").1;
         busy["in_flight"] == 1 && busy["queue_depth"] == 0
     });
     let short = json!({"prompt": "Hello?", "specialist": "base", "max_tokens": 2});
@@ -244,11 +245,11 @@ fn a_client_that_is_killed_frees_its_slot() {
     let mut whole = endless("moira", 7000);
     whole["stream"] = json!(false);
     let waiting = serving.begin("/v1/chat/completions", &whole);
-    until("it runs", || serving.get("/admin/actors/gpu-worker-0").1["in_flight"] == 1);
+    until("it runs", || serving.get("/admin/actors/worker-cpu").1["in_flight"] == 1);
     drop(waiting);
     until("the slot is free again", || serving.post("/infer", &short).0 == 200);
     assert_eq!(serving.get("/v1/decisions?specialist=moira").1["data"][0]["status"], "cancelled");
-    let (_, worker) = serving.get("/admin/actors/gpu-worker-0");
+    let (_, worker) = serving.get("/admin/actors/worker-cpu");
     assert_eq!((&worker["in_flight"], &worker["queue_depth"]), (&json!(0), &json!(0)), "{worker}");
 }
 
@@ -268,7 +269,7 @@ fn admin_answers_while_the_device_is_busy_and_restarts_an_actor() {
         .collect();
     times.sort();
     assert!(times[7] < Duration::from_millis(100), "median of {times:?}");
-    let (_, worker) = serving.get("/admin/actors/gpu-worker-0");
+    let (_, worker) = serving.get("/admin/actors/worker-cpu");
     assert_eq!(
         (&worker["device"], &worker["state"], &worker["in_flight"]),
         (&json!("cpu"), &json!("running"), &json!(3)),
@@ -278,7 +279,7 @@ fn admin_answers_while_the_device_is_busy_and_restarts_an_actor() {
 
     let uptime =
         |name: &str| serving.get(&format!("/admin/actors/{name}")).1["uptime_ms"].as_u64().unwrap();
-    for name in ["moira", "gpu-worker-0", "orchestrator", "memory-keeper", "phoebe"] {
+    for name in ["moira", "worker-cpu", "orchestrator", "memory-keeper", "phoebe"] {
         until("it has lived a while", || uptime(name) > 200);
         let begun = Instant::now();
         assert_eq!(
@@ -293,7 +294,7 @@ fn admin_answers_while_the_device_is_busy_and_restarts_an_actor() {
     assert_eq!(status, 200, "{answered}");
     let (status, unknown) = serving.get("/admin/actors/zeus");
     assert!(
-        status == 404 && unknown["error"]["message"].as_str().unwrap().contains("gpu-worker-0"),
+        status == 404 && unknown["error"]["message"].as_str().unwrap().contains("worker-cpu"),
         "{unknown}"
     );
     assert_eq!(serving.send("POST", "/admin/actors/zeus/restart", &[], b"").status, 404);
@@ -349,10 +350,10 @@ fn health_and_metrics_tell_how_it_goes() {
         "nyx_decisions_total{specialist=\"moira\",status=\"answered\"} 1".into(),
         "nyx_time_to_first_token_seconds_count{actor=\"moira\"} 1".into(),
         "nyx_time_between_tokens_seconds_count".into(),
-        "nyx_running_sequences{actor=\"gpu-worker-0\"}".into(),
-        "nyx_queued{actor=\"gpu-worker-0\"}".into(),
-        "nyx_kv_tokens{actor=\"gpu-worker-0\"}".into(),
-        "nyx_kv_cache_bytes{actor=\"gpu-worker-0\"}".into(),
+        "nyx_running_sequences{actor=\"worker-cpu\"}".into(),
+        "nyx_queued{actor=\"worker-cpu\"}".into(),
+        "nyx_kv_tokens{actor=\"worker-cpu\"}".into(),
+        "nyx_kv_cache_bytes{actor=\"worker-cpu\"}".into(),
         "nyx_actor_up{actor=\"phoebe\"} 1".into(),
         "method=\"POST\",route=\"/infer\",status=\"200\"".into(),
     ] {
@@ -554,7 +555,7 @@ fn a_deadline_cuts_the_answer_and_says_so() {
     assert_eq!((status, &late["error"]["code"]), (504, &json!("deadline_exceeded")), "{late}");
     assert!(begun.elapsed() < Duration::from_secs(5));
     until("the device is free again", || {
-        serving.get("/admin/actors/gpu-worker-0").1["in_flight"] == 0
+        serving.get("/admin/actors/worker-cpu").1["in_flight"] == 0
     });
     let (status, late) =
         serving.post("/infer", &json!({"prompt": "Tell a very long story.", "deadline_ms": 1}));

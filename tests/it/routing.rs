@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::program::{Program, Serving, write};
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn asked(serving: &Serving, body: &Value) -> Value {

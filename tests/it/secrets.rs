@@ -115,18 +115,18 @@ fn no_setting_that_is_wrong_shows_a_secret() {
         ("NYX__MEMORY__URL", "HTTP://nyx:SECRET@127.0.0.1:1"),
         ("NYX__PHOEBE", r#"{"url": "postgres://nyx:SECRET@h/d""#),
         ("NYX__PHOEBE", r#"{"url": ["SECRET"]}"#),
-        ("NYX__SPECIALIST__ALETHEIA__SOURCE", "SECRET"),
-        ("NYX__SPECIALIST__ALETHEIA__SOURCE", r#"["SECRET"]"#),
+        ("NYX__TABLES__EXTERNAL", "SECRET"),
+        ("NYX__TABLES__EXTERNAL", r#"["SECRET"]"#),
         (
-            "NYX__SPECIALIST__ALETHEIA__SOURCE",
+            "NYX__TABLES__EXTERNAL",
             r#"[{"table": "t", "description": "d", "url": "mysql://nyx:SECRET@h/d"}]"#,
         ),
         (
-            "NYX__SPECIALIST__ALETHEIA__SOURCE",
+            "NYX__TABLES__EXTERNAL",
             r#"[{"table": "t", "description": "d", "url": ["SECRET"]}]"#,
         ),
         (
-            "NYX__SPECIALIST__ALETHEIA__SOURCE",
+            "NYX__TABLES__EXTERNAL",
             r#"[{"table": "t", "description": ["SECRET"], "url": "postgres://h/d"}]"#,
         ),
     ];
@@ -155,8 +155,8 @@ fn no_setting_that_is_wrong_shows_a_secret() {
         "[memory]\napi_key = { value = \"SECRET\" }",
         "[phoebe]\nurl = \"mysql://nyx:SECRET@h/d\"",
         "[phoebe]\nurl = postgres://nyx:SECRET@h/d",
-        "[[specialist.aletheia.source]]\ntable = \"t\"\nurl = \"postgres://nyx:SECRET@h/d\"",
-        "[[specialist.aletheia.source]]\ntable = \"t\"\ndescription = \"d\"\nurl = \"x://nyx:SECRET@h/d\"",
+        "[[tables.external]]\ntable = \"t\"\nurl = \"postgres://nyx:SECRET@h/d\"",
+        "[[tables.external]]\ntable = \"t\"\ndescription = \"d\"\nurl = \"x://nyx:SECRET@h/d\"",
     ];
     for text in files {
         let text = text.replace("SECRET", SESAME);
@@ -165,7 +165,7 @@ fn no_setting_that_is_wrong_shows_a_secret() {
         write(&path, &text);
         let ran = program.run(&["doctor", "--log", "trace"]);
         refused(&text, &ran);
-        let named = ["nyx.toml", "http.api_keys", "http.admin_key", "specialist.aletheia.source"]
+        let named = ["nyx.toml", "http.api_keys", "http.admin_key", "tables.external"]
             .iter()
             .any(|name| ran.stderr.contains(name));
         assert!(named, "{text}: {}", ran.stderr);
@@ -179,7 +179,7 @@ fn a_server_at_work_shows_no_secret_at_any_level() {
     let source = json!([{"table": "t", "description": "d", "url": format!("postgres://nyx:{SESAME}@127.0.0.1:1/nyx")}]);
     let program = Program::new()
         .with("NYX__PHOEBE__URL", format!("{url}?passwd={SESAME}&application_name=nyx"))
-        .with("NYX__SPECIALIST__ALETHEIA__SOURCE", source.to_string())
+        .with("NYX__TABLES__EXTERNAL", source.to_string())
         .with("NYX__HTTP__API_KEYS", format!("{SESAME}-caller"))
         .with("NYX__HTTP__ADMIN_KEY", format!("{SESAME}-admin"))
         .with("NYX__TELEMETRY__LOG", "trace,nyx_engine=debug");
@@ -195,11 +195,11 @@ fn a_server_at_work_shows_no_secret_at_any_level() {
             json!({"prompt": "Hello?", "specialist": "eleos", "max_tokens": 2}).to_string(),
         ),
         ("POST", "/v1/memories", &caller, json!({"text": "The harbour is deep."}).to_string()),
-        ("GET", "/v1/sources", &caller, String::new()),
+        ("GET", "/v1/tables", &caller, String::new()),
         ("GET", "/v1/decisions", &caller, String::new()),
         ("GET", "/admin/actors", &admin, String::new()),
         ("GET", "/admin/traits", &admin, String::new()),
-        ("GET", "/admin/learned", &admin, String::new()),
+        ("GET", "/admin/artifacts", &admin, String::new()),
         ("GET", "/health/ready", &caller, String::new()),
         ("GET", "/metrics", &caller, String::new()),
     ] {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::postgres::Postgres;
 use crate::program::{JSON, Program, Serving};
+
 const DEADLINE_MS: u64 = 3_000;
 /// Allowance for the time between the deadline and the client.
 const SLACK: Duration = Duration::from_millis(700);

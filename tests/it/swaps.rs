@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::adapters::random_adapter;
 use crate::program::{Program, Serving, write};
+
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Short questions, so that many fit into a test.
 const QUESTIONS: [&str; 4] =
@@ -154,8 +155,8 @@ fn through_swaps(groups: &str, requests: usize, swaps: usize) {
 }
 
 #[test]
-fn two_hundred_requests_go_through_twenty_swaps_of_a_group_of_two_cores_and_none_mixes_generations()
-{
+fn two_hundred_requests_go_through_twenty_swaps_of_a_replica_of_two_cores_and_none_mixes_generations()
+ {
     if std::thread::available_parallelism().unwrap().get() < 2 {
         return println!("skipped: one core");
     }

@@ -9,6 +9,7 @@ use nyx_engine::lora::{CONFIG_FILE, WEIGHTS_FILE, adapter_id};
 use uuid::Uuid;
 
 use crate::NyxError;
+
 const FILES: [&str; 2] = [CONFIG_FILE, WEIGHTS_FILE];
 
 /// The folder of all adapters.

@@ -13,6 +13,7 @@ use super::loaded::AdapterLease;
 use super::record::{AdapterStatus, Canary, Generation, GenerationKind};
 use crate::NyxError;
 use crate::phoebe::storable;
+
 impl Adapters {
     /// Stores a PEFT folder as a candidate for a specialist.
     ///

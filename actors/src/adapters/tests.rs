@@ -16,6 +16,7 @@ use crate::cells::CellStream;
 use crate::observe::Registry;
 use crate::phoebe::{PhoebeOptions, PhoebeStore};
 use crate::testing::postgres::Postgres;
+
 const BASE: &str = "base";
 
 fn base() -> AdapterBase {
@@ -234,7 +235,7 @@ async fn shares_generations(world: World) {
 }
 
 #[actix::test]
-async fn a_changed_file_is_bad_and_the_last_good_generation_speaks() {
+async fn a_changed_file_is_refused_and_the_last_good_generation_serves() {
     let world = World::new().await;
     let one = world.process(&AdapterOptions::default());
     let mut ids = Vec::new();
@@ -271,7 +272,7 @@ async fn a_changed_file_is_bad_and_the_last_good_generation_speaks() {
 }
 
 #[actix::test]
-async fn a_process_without_the_files_says_so_once_and_keeps_what_it_has() {
+async fn a_process_without_the_files_warns_once_and_keeps_its_generation() {
     let world = World::new().await;
     let one = world.process(&AdapterOptions::default());
     let far = world.process(&AdapterOptions {
@@ -296,7 +297,7 @@ async fn a_process_without_the_files_says_so_once_and_keeps_what_it_has() {
 }
 
 #[actix::test]
-async fn retired_adapters_make_room_and_what_may_speak_again_stays() {
+async fn retired_adapters_are_pruned_and_rollback_targets_are_kept() {
     let world = World::new().await;
     let options = AdapterOptions { max_mb: 1, ..AdapterOptions::default() };
     let library = world.library(&options);
@@ -333,7 +334,7 @@ async fn retired_adapters_make_room_and_what_may_speak_again_stays() {
 }
 
 #[actix::test]
-async fn a_canary_speaks_for_its_share_with_its_propensity_in_every_process() {
+async fn a_canary_serves_its_share_with_its_propensity_in_every_process() {
     shares_canaries(World::new().await).await;
 }
 

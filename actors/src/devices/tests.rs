@@ -16,6 +16,7 @@ use super::*;
 use crate::adapters::{AdapterLease, LoadedAdapters};
 use crate::observe::ActorMetrics;
 use crate::testing::model;
+
 type End = Result<Finished, EngineError>;
 
 struct Sink {
@@ -82,7 +83,7 @@ fn job(
         cacheable_prefix: 0,
         params,
         adapter: None,
-        client: String::new(),
+        fairness_key: String::new(),
         cancelled: Box::new(|| false),
         deadline: None,
         sink: Box::new(Sink { breaks, end }),
@@ -116,7 +117,7 @@ async fn a_step_that_panics_fails_its_sequences_and_the_device_goes_on() {
 }
 
 #[actix::test]
-async fn a_device_that_only_fails_is_given_up_and_says_so() {
+async fn a_device_that_only_fails_is_retired_and_reported() {
     let (device, metrics) = device(16).await;
     for _ in 0..12 {
         let (broken, ending) = job(true, 4, None);

@@ -66,7 +66,7 @@ impl Handler<Generate> for GpuWorker {
             cacheable_prefix: message.cacheable_prefix,
             params: message.params,
             adapter: None,
-            client: message.context.client.to_string(),
+            fairness_key: message.context.fairness_key.to_string(),
             cancelled: Box::new(move || cancel.is_cancelled()),
             deadline: Some(message.context.deadline),
             sink: message.sink,

@@ -11,7 +11,7 @@ use sea_orm::sea_query::{Alias, Expr, ExprTrait, Order, Query, SimpleExpr};
 use sea_orm::{DbBackend, Statement};
 use serde::Serialize;
 
-use super::options::{FactOptions, SourceOptions};
+use super::options::{FactOptions, TableOptions};
 use super::reader::Reader;
 use crate::NyxError;
 
@@ -43,7 +43,7 @@ pub(super) struct Source {
 
 /// A registered table as listed to the user.
 #[derive(Debug, Clone, Serialize)]
-pub struct SourceReport {
+pub struct TableReport {
     pub name: String,
     pub caption: String,
     pub columns: Vec<Column>,
@@ -68,13 +68,13 @@ pub(super) struct Catalogue {
     tables: Vec<FactTable>,
     index: RowIndex,
     /// Tables that cannot be read.
-    pub unreadable: Vec<SourceReport>,
+    pub unreadable: Vec<TableReport>,
 }
 
 impl Source {
-    pub(super) fn report(&self) -> SourceReport {
+    pub(super) fn report(&self) -> TableReport {
         let Self { name, caption, columns, rows, url, created_at, .. } = self.clone();
-        SourceReport { name, caption, columns, rows, url, created_at, error: None }
+        TableReport { name, caption, columns, rows, url, created_at, error: None }
     }
 
     /// The cells of the table's first rows. Names come from the catalogue and are quoted; user
@@ -113,7 +113,7 @@ impl Catalogue {
     pub(super) async fn load(
         stamp: String,
         mut sources: Vec<Source>,
-        mut unreadable: Vec<SourceReport>,
+        mut unreadable: Vec<TableReport>,
         options: &FactOptions,
     ) -> Result<Self, NyxError> {
         let mut readable: BTreeMap<String, (Source, FactTable)> = BTreeMap::new();
@@ -133,7 +133,7 @@ impl Catalogue {
                         tracing::warn!(
                             table = source.name,
                             rows = limit,
-                            "a table is larger than its share of specialist.aletheia.index_cells: later rows are not searched"
+                            "a table is larger than its share of tables.index_cells: later rows are not searched"
                         );
                     }
                     let Source { name, caption, columns, .. } = source.clone();
@@ -143,7 +143,7 @@ impl Catalogue {
                 Err(error) => {
                     tracing::warn!(table = source.name, %error, "a registered table cannot be read");
                     unreadable
-                        .push(SourceReport { error: Some(error.to_string()), ..source.report() });
+                        .push(TableReport { error: Some(error.to_string()), ..source.report() });
                 }
             }
         }
@@ -155,12 +155,12 @@ impl Catalogue {
         Ok(Self { stamp, made: Instant::now(), sources, tables, index, unreadable })
     }
 
-    pub(super) fn reports(&self) -> Vec<SourceReport> {
+    pub(super) fn reports(&self) -> Vec<TableReport> {
         self.sources.iter().map(Source::report).chain(self.unreadable.iter().cloned()).collect()
     }
 
     /// # Errors
-    /// [`NyxError::UnknownSource`] with the names of the registered tables.
+    /// [`NyxError::UnknownTable`] with the names of the registered tables.
     pub(super) fn get(&self, name: &str) -> Result<&Source, NyxError> {
         let found = self.sources.iter().find(|source| source.name == name);
         found.ok_or_else(|| unknown(name, self.sources.iter().map(|source| source.name.as_str())))
@@ -202,7 +202,7 @@ pub(super) fn unknown<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> N
     if all.len() > NAMED {
         known.push_str(", ...");
     }
-    NyxError::UnknownSource {
+    NyxError::UnknownTable {
         name: name.to_owned(),
         known: if known.is_empty() { "none".into() } else { known },
     }
@@ -210,7 +210,7 @@ pub(super) fn unknown<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> N
 
 /// Looks up a table from the settings in its database.
 pub(super) async fn foreign(
-    options: &SourceOptions,
+    options: &TableOptions,
     reader: Arc<Reader>,
     url: Option<String>,
 ) -> Result<Source, NyxError> {
@@ -239,13 +239,13 @@ pub(super) async fn foreign(
     let known = || columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ");
     if columns.is_empty() {
         let reason = format!("there is no table or view {:?} that may be read", options.table);
-        return Err(NyxError::FactSource { origin: options.table.clone(), reason });
+        return Err(NyxError::FactTableError { origin: options.table.clone(), reason });
     }
     if let Some(wrong) =
         options.columns.iter().find(|name| !columns.iter().any(|column| column.name == **name))
     {
         let reason = format!("no column {wrong:?}; the columns are {}", known());
-        return Err(NyxError::FactSource { origin: options.table.clone(), reason });
+        return Err(NyxError::FactTableError { origin: options.table.clone(), reason });
     }
     if !options.columns.is_empty() {
         columns.retain(|column| options.columns.contains(&column.name));

@@ -1,5 +1,5 @@
 //! Import of tables: the rows are stored in a new table of phoebe's database with generated column
-//! names, and the table is registered in the catalogue `nyx_sources`.
+//! names, and the table is registered in the catalogue `nyx_tables`.
 
 use std::collections::HashSet;
 
@@ -13,9 +13,10 @@ use super::catalogue::kinds;
 use super::file::FileTable;
 use crate::NyxError;
 use crate::phoebe::{PhoebeStore, WriteTransaction, now, storable};
-const CATALOGUE: &str = "nyx_sources";
+
+const CATALOGUE: &str = "nyx_tables";
 /// Name prefix of the tables that hold imported rows.
-const PREFIX: &str = "nyx_source_";
+const PREFIX: &str = "nyx_table_";
 const NAME_CHARS: usize = 128;
 const CAPTION_CHARS: usize = 2_000;
 /// A PostgreSQL row must fit an 8 KiB page, with up to 18 bytes per out-of-line text; SQLite allows
@@ -219,7 +220,7 @@ fn entry(row: &QueryResult) -> Result<Entry, NyxError> {
         name: row.try_get("", "name")?,
         relation: row.try_get("", "relation")?,
         columns: serde_json::from_value(columns)
-            .map_err(|error| NyxError::Internal(format!("nyx_sources.columns: {error}")))?,
+            .map_err(|error| NyxError::Internal(format!("nyx_tables.columns: {error}")))?,
         caption: row.try_get("", "caption")?,
         rows: u64::try_from(row.try_get::<i64>("", "rows")?).unwrap_or_default(),
         created_at: row.try_get("", "created_at")?,

@@ -23,10 +23,10 @@ use crate::secret::SecretUrl;
 use catalogue::{Catalogue, Layout, Source};
 use reader::Reader;
 
-pub use catalogue::SourceReport;
+pub use catalogue::TableReport;
 pub use file::FileTable;
 pub use import::Import;
-pub use options::{FactOptions, SourceOptions};
+pub use options::{FactOptions, TableOptions};
 
 /// Age after which tables from the settings are loaded again.
 const AGE: Duration = Duration::from_secs(600);
@@ -76,9 +76,9 @@ impl Facts {
     /// reason.
     pub async fn import(&self, imports: Vec<Import>) -> Result<(), NyxError> {
         for import in &imports {
-            if self.inner.options.source.iter().any(|source| source.table == import.name) {
+            if self.inner.options.external.iter().any(|source| source.table == import.name) {
                 let message = format!(
-                    "a table {:?} is in the settings (specialist.aletheia.source): use another name",
+                    "a table {:?} is in the settings (tables.external): use another name",
                     import.name
                 );
                 return Err(NyxError::invalid("name", message));
@@ -90,7 +90,7 @@ impl Facts {
     /// Deletes an imported table and its rows.
     ///
     /// # Errors
-    /// [`NyxError::UnknownSource`] with the names of the imported tables.
+    /// [`NyxError::UnknownTable`] with the names of the imported tables.
     pub async fn remove(&self, name: &str) -> Result<(), NyxError> {
         if import::remove(&self.inner.phoebe, name).await? {
             return Ok(());
@@ -103,19 +103,19 @@ impl Facts {
     ///
     /// # Errors
     /// Phoebe's database cannot be read.
-    pub async fn sources(&self) -> Result<Vec<SourceReport>, NyxError> {
+    pub async fn tables(&self) -> Result<Vec<TableReport>, NyxError> {
         Ok(self.catalogue().await?.reports())
     }
 
     /// One table and its first rows.
     ///
     /// # Errors
-    /// [`NyxError::UnknownSource`].
+    /// [`NyxError::UnknownTable`].
     pub async fn show(
         &self,
         name: &str,
         rows: u64,
-    ) -> Result<(SourceReport, Vec<Vec<String>>), NyxError> {
+    ) -> Result<(TableReport, Vec<Vec<String>>), NyxError> {
         let catalogue = self.catalogue().await?;
         let source = catalogue.get(name)?;
         Ok((source.report(), source.rows(rows).await?))
@@ -147,7 +147,7 @@ impl Facts {
         let mut held = self.inner.catalogue.lock().await;
         let entries = import::entries(self.inner.phoebe.reader(), None).await?;
         let stamp: String = entries.iter().map(|entry| format!("{};", entry.relation)).collect();
-        let foreign = !self.inner.options.source.is_empty();
+        let foreign = !self.inner.options.external.is_empty();
         let fresh = |held: &Catalogue| {
             let age = held.made.elapsed();
             held.stamp == stamp
@@ -183,17 +183,17 @@ impl Facts {
                 reader: Arc::clone(&reader),
             }));
         }
-        for source in &self.inner.options.source {
-            match self.foreign(source).await {
+        for table in &self.inner.options.external {
+            match self.foreign(table).await {
                 Ok(found) => sources.push(found),
                 Err(error) => {
-                    tracing::warn!(table = source.table, %error, "a registered table cannot be read");
-                    unreadable.push(SourceReport {
-                        name: source.table.clone(),
-                        caption: source.description.clone(),
+                    tracing::warn!(table = table.table, %error, "a registered table cannot be read");
+                    unreadable.push(TableReport {
+                        name: table.table.clone(),
+                        caption: table.description.clone(),
                         columns: Vec::new(),
                         rows: None,
-                        url: source.url.as_ref().map(SecretUrl::to_string),
+                        url: table.url.as_ref().map(SecretUrl::to_string),
                         created_at: None,
                         error: Some(error.to_string()),
                     });
@@ -203,7 +203,7 @@ impl Facts {
         Catalogue::load(stamp, sources, unreadable, &self.inner.options).await
     }
 
-    async fn foreign(&self, source: &SourceOptions) -> Result<Source, NyxError> {
+    async fn foreign(&self, source: &TableOptions) -> Result<Source, NyxError> {
         let reader = self.reader(source.url.as_ref(), source.role.as_deref()).await?;
         catalogue::foreign(source, reader, source.url.as_ref().map(SecretUrl::to_string)).await
     }

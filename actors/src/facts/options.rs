@@ -1,4 +1,4 @@
-//! `[specialist.aletheia]`: the tables that facts are read from, and the limits of reads.
+//! `[tables]`: the tables that facts are read from, and the limits of reads.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,21 +16,21 @@ pub struct FactOptions {
     /// Maximum number of cells of all tables together that are kept in memory for search; of large
     /// tables, the first rows.
     pub index_cells: usize,
-    /// Tables in phoebe's database or another one; tables imported with `nyx sources import` need
+    /// Tables in phoebe's database or another one; tables imported with `nyx tables import` need
     /// no entry here.
-    pub source: Vec<SourceOptions>,
+    pub external: Vec<TableOptions>,
 }
 
 impl Default for FactOptions {
     fn default() -> Self {
-        Self { role: None, query_timeout_ms: 2_000, index_cells: 1_000_000, source: Vec::new() }
+        Self { role: None, query_timeout_ms: 2_000, index_cells: 1_000_000, external: Vec::new() }
     }
 }
 
-/// `[[specialist.aletheia.source]]`: one table.
+/// `[[tables.external]]`: one table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SourceOptions {
+pub struct TableOptions {
     /// `TABLE`, or on PostgreSQL `SCHEMA.TABLE`; views are allowed.
     pub table: String,
     /// The columns that may be read; all if empty.

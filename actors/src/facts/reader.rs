@@ -67,7 +67,7 @@ impl Reader {
         limit: Duration,
     ) -> Result<Self, NyxError> {
         let shown = url.to_string();
-        let named = |error: DbErr| NyxError::FactSource {
+        let named = |error: DbErr| NyxError::FactTableError {
             origin: shown.clone(),
             reason: format!("cannot connect: {}", url.scrub(&error.to_string())),
         };
@@ -76,7 +76,7 @@ impl Reader {
         settings.acquire_timeout(ACQUIRE).connect_timeout(ACQUIRE).sqlx_logging(false);
         if url.is_sqlite() {
             if sqlite_path(url.expose()).is_some_and(|path| !Path::new(path).exists()) {
-                return Err(NyxError::FactSource {
+                return Err(NyxError::FactTableError {
                     origin: shown,
                     reason: "cannot connect: the file does not exist".into(),
                 });
@@ -183,7 +183,7 @@ impl Reader {
             let limit_ms = u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX);
             return NyxError::QueryTooLong { origin: self.shown.clone(), limit_ms };
         }
-        NyxError::FactSource { origin: self.shown.clone(), reason: error.to_string() }
+        NyxError::FactTableError { origin: self.shown.clone(), reason: error.to_string() }
     }
 
     pub(super) async fn close(&self) {

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::testing::postgres::Postgres;
+
 const COLUMNS: [&str; 5] = ["week", "date", "opponent", "result", "attendance"];
 const ROWS: [[&str; 5]; 5] = [
     ["1", "september 20 , 1970", "Green Bay  Packers", "w 40 - 0", "56,263"],
@@ -180,7 +181,7 @@ async fn a_table_comes_and_goes(place: &Place) {
         );
     }
     let gone = beside.show("coming", 1).await.unwrap_err();
-    assert_eq!((gone.error_type(), gone.class()), ("source_not_found", ErrorClass::NotFound));
+    assert_eq!((gone.error_type(), gone.class()), ("table_not_found", ErrorClass::NotFound));
     assert!(gone.to_string().contains("\"coming\""), "{gone}");
     assert!(facts.remove("coming").await.is_err());
     beside.close().await;
@@ -188,38 +189,37 @@ async fn a_table_comes_and_goes(place: &Place) {
 
 /// Names, values and questions are treated as data, never as SQL.
 async fn injections_are_harmless(place: &Place) {
-    let evil = "x\"; DROP TABLE nyx_sources; --";
+    let evil = "x\"; DROP TABLE nyx_tables; --";
     let mut table = season();
-    table.columns[2] = "op'); DELETE FROM nyx_sources; --".into();
-    table.rows[0][2] = "'; DROP TABLE nyx_sources; --".into();
+    table.columns[2] = "op'); DELETE FROM nyx_tables; --".into();
+    table.rows[0][2] = "'; DROP TABLE nyx_tables; --".into();
     place.facts.import(vec![import_of(evil, table)]).await.unwrap();
     // the table's own name contains these words too, so they do not distinguish its rows
-    let found = place.facts.search("'; drop table nyx_sources; week 1", 5).await.unwrap();
+    let found = place.facts.search("'; drop table nyx_tables; week 1", 5).await.unwrap();
     let row = found.iter().find(|row| row.id == format!("table:{evil}#1")).unwrap();
     assert!(
-        row.text
-            .contains("op'); DELETE FROM nyx_sources; --: '; DROP TABLE nyx_sources; --; result"),
+        row.text.contains("op'); DELETE FROM nyx_tables; --: '; DROP TABLE nyx_tables; --; result"),
         "{}",
         row.text
     );
     // only registered tables can be shown; the error for others contains the name
     for secret in [
         "nyx_synthetic_specialist_queries",
-        "nyx_sources",
+        "nyx_tables",
         "sqlite_master",
         "pg_catalog.pg_user",
-        "x; DROP TABLE nyx_sources",
+        "x; DROP TABLE nyx_tables",
     ] {
         let refused = place.facts.show(secret, 1).await.unwrap_err();
         assert!(
-            refused.error_type() == "source_not_found" && refused.to_string().contains(secret),
+            refused.error_type() == "table_not_found" && refused.to_string().contains(secret),
             "{refused}"
         );
     }
     for statement in [
-        "'; DROP TABLE nyx_sources; --",
-        "Is it true that \"week\" = 1; DELETE FROM nyx_sources?",
-        "DROP TABLE nyx_sources",
+        "'; DROP TABLE nyx_tables; --",
+        "Is it true that \"week\" = 1; DELETE FROM nyx_tables?",
+        "DROP TABLE nyx_tables",
     ] {
         place.facts.search(statement, 5).await.unwrap();
     }
@@ -263,7 +263,7 @@ const SLOW: &str = "CREATE VIEW endless AS WITH RECURSIVE c(n) AS (SELECT 1 UNIO
 
 async fn a_long_query_is_cut(place: &Place) {
     place.sql(SLOW).await;
-    let source = SourceOptions {
+    let source = TableOptions {
         table: "endless".into(),
         columns: Vec::new(),
         description: "numbers".into(),
@@ -273,7 +273,7 @@ async fn a_long_query_is_cut(place: &Place) {
     // loaded directly, so that the query itself hits the time limit
     let facts = place.again(FactOptions {
         query_timeout_ms: 300,
-        source: vec![source.clone()],
+        external: vec![source.clone()],
         ..FactOptions::default()
     });
     let begun = std::time::Instant::now();
@@ -283,7 +283,7 @@ async fn a_long_query_is_cut(place: &Place) {
     assert_eq!((cut.error_type(), cut.class()), ("query_timeout", ErrorClass::DeadlineExceeded));
     assert!(cut.to_string().contains("cut after 300 ms"), "{cut}");
     // loading the sources reports this one as unreadable and continues with the others
-    let reports = facts.sources().await.unwrap();
+    let reports = facts.tables().await.unwrap();
     let reported =
         reports.iter().find(|report| report.name == "endless").unwrap().error.clone().unwrap();
     assert!(reported.contains("cut after 300 ms"), "{reported}");
@@ -301,18 +301,18 @@ async fn tables_of_others_are_read_as_they_are(place: &Place, url: Option<Secret
         .sql("INSERT INTO cities VALUES ('Turin', 850000, 130.2, '0028-01-01', 's'), ('Milan', 1400000, 181.7, '1200-05-02', 's'), ('Aosta', 33000, NULL, NULL, 's')")
         .await;
     let columns = ["Name", "people", "area", "founded"].map(String::from).to_vec();
-    let source = SourceOptions {
+    let source = TableOptions {
         table: "cities".into(),
         columns,
         description: "italian cities".into(),
         url,
         role: None,
     };
-    let wrong = SourceOptions { columns: vec!["colour".into()], ..source.clone() };
-    let missing = SourceOptions { table: "villages".into(), columns: Vec::new(), ..source.clone() };
+    let wrong = TableOptions { columns: vec!["colour".into()], ..source.clone() };
+    let missing = TableOptions { table: "villages".into(), columns: Vec::new(), ..source.clone() };
     // four cells per row: the first two rows are kept
     let options =
-        FactOptions { source: vec![source, missing], index_cells: 8, ..FactOptions::default() };
+        FactOptions { external: vec![source, missing], index_cells: 8, ..FactOptions::default() };
     let facts = place.again(options.clone());
     let turin = first(&facts, "turin").await.unwrap();
     assert_eq!((turin.id.as_str(), turin.source.as_str()), ("table:cities#1", "cities"));
@@ -326,14 +326,14 @@ async fn tables_of_others_are_read_as_they_are(place: &Place, url: Option<Secret
     assert_eq!(facts.search("aosta", 5).await.unwrap(), [], "the limit holds");
     assert_eq!(facts.search("italian", 5).await.unwrap().len(), 2);
     assert_eq!(facts.search("secret s", 5).await.unwrap(), [], "a column that may not be read");
-    let reports = facts.sources().await.unwrap();
+    let reports = facts.tables().await.unwrap();
     let reported =
         |name: &str| reports.iter().find(|report| report.name == name).unwrap().error.clone();
     assert_eq!(reported("cities"), None);
     assert!(reported("villages").unwrap().contains("no table or view \"villages\""));
-    let facts = place.again(FactOptions { source: vec![wrong], ..options });
+    let facts = place.again(FactOptions { external: vec![wrong], ..options });
     assert!(
-        facts.sources().await.unwrap()[0].error.clone().unwrap().contains("no column \"colour\"")
+        facts.tables().await.unwrap()[0].error.clone().unwrap().contains("no column \"colour\"")
     );
     place.sql("DROP TABLE cities").await;
 }
@@ -395,7 +395,7 @@ async fn a_role_without_rights_reads_and_no_more() {
     // a missing role is an error that contains its name
     let lost =
         place.again(FactOptions { role: Some("nobody_here".into()), ..FactOptions::default() });
-    let reported = lost.sources().await.unwrap()[0].error.clone().unwrap();
+    let reported = lost.tables().await.unwrap()[0].error.clone().unwrap();
     assert!(reported.contains("nobody_here"), "{reported}");
 }
 
@@ -460,7 +460,7 @@ async fn what_is_kept_in_memory_is_bounded_over_all_tables() {
     // the limit affects search only: the table is listed and shown in full
     assert_eq!(place.facts.show("wide", 100).await.unwrap().1.len(), 100);
     let rows: Vec<Option<u64>> =
-        place.facts.sources().await.unwrap().into_iter().map(|report| report.rows).collect();
+        place.facts.tables().await.unwrap().into_iter().map(|report| report.rows).collect();
     assert_eq!(rows, [Some(50), Some(2), Some(100)]);
 }
 
@@ -481,6 +481,6 @@ async fn many_tables_are_registered_at_once() {
         .await
         .unwrap();
     assert_eq!(first(&place.facts, "who beat team77x3?").await.unwrap().id, "table:t77#4");
-    assert_eq!(place.facts.sources().await.unwrap().len(), 155);
+    assert_eq!(place.facts.tables().await.unwrap().len(), 155);
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
 }

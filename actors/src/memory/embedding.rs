@@ -14,6 +14,7 @@ use super::messages::Embeddings;
 use crate::NyxError;
 use crate::phoebe::search::EmbedderId;
 use crate::supervise::panic_message;
+
 struct Job {
     texts: Vec<String>,
     reply: oneshot::Sender<Result<Embeddings, NyxError>>,

@@ -173,7 +173,7 @@ async fn finds_words_in_any_script(parts: &MemoryService) {
 }
 
 #[actix::test]
-async fn what_was_told_is_found_by_its_meaning_and_by_its_words() {
+async fn memories_are_found_by_meaning_and_by_words() {
     let folder = tempfile::tempdir().unwrap();
     let parts = parts(folder.path()).await;
     finds_words_in_any_script(&parts).await;
@@ -253,7 +253,7 @@ async fn another_embedder_is_refused_until_memories_are_indexed_anew() {
 }
 
 #[actix::test]
-async fn new_memories_come_first_where_age_counts_and_doubles_make_room() {
+async fn newer_memories_rank_first_where_age_counts_and_duplicates_are_dropped() {
     let folder = tempfile::tempdir().unwrap();
     let mut parts = parts(folder.path()).await;
     let years = chrono::TimeDelta::days(800);

@@ -18,12 +18,12 @@ use crate::adapters::{
     AdapterAdmin, AdapterBase, AdapterLibrary, AdapterParts, Adapters, LoadedAdapters,
 };
 use crate::admission::Admission;
+use crate::artifacts::ArtifactLoader;
 use crate::cells::CellStream;
 use crate::confidence::Calibration;
 use crate::devices::GpuPool;
 use crate::facts::Facts;
 use crate::feedback::FeedbackLog;
-use crate::learned::LearnedLoader;
 use crate::memory::{
     EmbeddingService, Memories, MemoryKeeper, MemoryOptions, MemoryService, QdrantIndex, StoreKind,
 };
@@ -89,9 +89,9 @@ impl NyxBuilder {
         let replicas = options::replicas(&options.pool)?;
         let base = open_base(&options.base_model).await?;
         let sha256 = &base.model.sha256;
-        let learned = LearnedLoader::new(&options.data_dir, sha256);
+        let artifacts = ArtifactLoader::new(&options.data_dir, sha256);
         let calibration =
-            Calibration::load(&learned, &options.data_dir, sha256, options.confidence)?;
+            Calibration::load(&artifacts, &options.data_dir, sha256, options.confidence)?;
         let arbiter = Arbiter::new();
         let shared = Shared::new(&options, arbiter.handle());
         let storage = start_storage(&options, &shared).await?;
@@ -154,7 +154,7 @@ impl NyxBuilder {
             metrics: shared.metrics,
             specialists: shared.specialists,
             model: base.model,
-            learned: learned.registry,
+            artifacts: artifacts.registry,
             system: Arc::new(system),
         })
     }

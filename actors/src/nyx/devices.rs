@@ -47,30 +47,22 @@ impl Devices {
             setup.pool.context_length.map_or(model_window, |limit| limit.min(model_window));
         let mut devices =
             Self { workers: Vec::new(), shards: Vec::new(), threads: Vec::new(), window };
-        for (replica, specs) in replicas.into_iter().enumerate() {
-            devices.start_replica(replica, &specs, setup).await?;
+        for specs in replicas {
+            devices.start_replica(&specs, setup).await?;
         }
         Ok(devices)
     }
 
     async fn start_replica(
         &mut self,
-        replica: usize,
         specs: &[DeviceSpec],
         setup: &DeviceSetup<'_>,
     ) -> Result<(), StartError> {
-        let worker = |rank: usize, device: &DeviceSpec| {
-            let name = if rank == 0 {
-                format!("gpu-worker-{replica}")
-            } else {
-                format!("gpu-worker-{replica}.{rank}")
-            };
-            ActorMetrics::new(name, "gpu_worker", Some(device.to_string()))
+        let worker = |device: &DeviceSpec| {
+            ActorMetrics::new(worker_name(device), "gpu_worker", Some(device.to_string()))
         };
-        let mut members = specs
-            .iter()
-            .enumerate()
-            .map(|(rank, device)| Shard { device: *device, metrics: worker(rank, device) });
+        let mut members =
+            specs.iter().map(|device| Shard { device: *device, metrics: worker(device) });
         let Some(Shard { device, metrics: actor }) = members.next() else { return Ok(()) };
         let shards: Vec<Shard> = members.collect();
         let options = DeviceThreadOptions {
@@ -109,6 +101,11 @@ impl Devices {
         self.threads.push(thread);
         Ok(())
     }
+}
+
+/// `worker-cpu`, `worker-cpu-1`, `worker-cuda-0`: no two replicas share a device.
+fn worker_name(device: &DeviceSpec) -> String {
+    format!("worker-{}", device.to_string().replace(':', "-"))
 }
 
 fn engine_options(pool: &PoolOptions) -> EngineOptions {

@@ -9,10 +9,10 @@ use nyx_specialists::SpecialistPolicy;
 use super::system::{Readiness, System};
 use crate::adapters::AdapterAdmin;
 use crate::admission::Admission;
+use crate::artifacts::ArtifactRegistry;
 use crate::cells::CellStream;
 use crate::facts::Facts;
 use crate::feedback::FeedbackLog;
-use crate::learned::LearnedRegistry;
 use crate::memory::Memories;
 use crate::metrics::Metrics;
 use crate::observe::Registry;
@@ -45,7 +45,7 @@ pub struct Nyx {
     /// The base model.
     pub model: Arc<ModelInfo>,
     /// The fitted artifacts in use.
-    pub learned: LearnedRegistry,
+    pub artifacts: ArtifactRegistry,
     pub(super) system: Arc<System>,
 }
 

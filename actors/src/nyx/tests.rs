@@ -8,7 +8,7 @@ use actix::dev::ToEnvelope;
 use actix::{Actor, Context, Handler, Message};
 use nyx_domain::{ChatMessage, Question, Role, Target};
 use nyx_specialists::safety::SafetyPolicy;
-use nyx_specialists::{SHIPPED, SpecialistPolicy};
+use nyx_specialists::{BUILTIN, SpecialistPolicy};
 
 use super::*;
 use crate::devices::Score;
@@ -22,6 +22,7 @@ use crate::testing::model;
 use crate::trainer::GetStatus;
 use crate::tree::MAILBOX;
 use crate::{NyxError, NyxOptions, RequestContext};
+
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn options(data_dir: &Path) -> NyxOptions {
@@ -38,11 +39,11 @@ fn options(data_dir: &Path) -> NyxOptions {
         adapters: Default::default(),
         training: Default::default(),
         facts: Default::default(),
-        specialists: SHIPPED
+        specialists: BUILTIN
             .iter()
             .map(|(name, text)| SpecialistPolicy::parse(name, text).unwrap())
             .collect(),
-        safety: SafetyPolicy::shipped().unwrap(),
+        safety: SafetyPolicy::builtin().unwrap(),
         confidence: Default::default(),
     }
 }
@@ -173,7 +174,7 @@ async fn every_actor_refuses_what_its_mailbox_does_not_hold_and_serves_again_aft
     serves(&system.memory, of_memory, none()).await;
     serves(&system.phoebe, of_phoebe, Ping).await;
     serves(trainer, of_trainer, GetStatus).await;
-    assert!(of_specialists.len() > SHIPPED.len(), "the base is an actor too");
+    assert!(of_specialists.len() > BUILTIN.len(), "the base is an actor too");
     for (actor, sent) in of_specialists {
         serves(actor, sent, speak()).await;
     }

@@ -16,6 +16,7 @@ use super::safety::refused;
 use super::state::OrchestratorState;
 use crate::validation::ValidQuestion;
 use crate::{NyxError, RequestContext, phoebe};
+
 impl OrchestratorState {
     /// Answers a question and records the decision.
     pub(super) async fn ask(self: &Arc<Self>, message: Ask) -> Result<Box<Decision>, NyxError> {

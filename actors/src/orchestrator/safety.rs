@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::state::OrchestratorState;
 use crate::RequestContext;
 use crate::specialist::{Screened, SpecialistAnswer};
+
 impl OrchestratorState {
     /// Screens a question; with choices, findings are only recorded.
     pub(super) fn screen(

@@ -2,9 +2,9 @@
 
 use chrono::SubsecRound;
 use nyx_domain::{Decision, Status};
-use sea_orm::sea_query::Expr;
+use sea_orm::sea_query::{Expr, ExprTrait as _};
 use sea_orm::{
-    ActiveModelTrait, ActiveValue, ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter,
+    ActiveModelTrait, ActiveValue, ColumnTrait, DbErr, EntityTrait, IntoActiveModel, QueryFilter,
     QueryOrder, QuerySelect, SqlErr,
 };
 use uuid::Uuid;
@@ -14,53 +14,38 @@ use super::limit::check_limit;
 use super::messages::{ListDecisions, RecordDecision};
 use super::store::{PhoebeStore, now};
 use super::text::storable;
+use super::transaction::WriteTransaction;
 use crate::NyxError;
+
 impl PhoebeStore {
     /// Records a decision in one transaction; a decision that is already on record is left
     /// unchanged.
-    pub(super) async fn record(&self, message: RecordDecision) -> Result<(), NyxError> {
-        let mut row = decision::Model::try_from(&*message.decision)?;
-        row.asked_at = row.asked_at.trunc_subsecs(6);
-        row.reward = message.reward.as_ref().map_or(0.0, |(value, _)| *value);
-        let id = row.id.clone();
+    ///
+    /// # Errors
+    /// The database did not commit it.
+    pub(super) async fn record(&self, message: &RecordDecision) -> Result<(), NyxError> {
         let transaction = self.begin().await?;
-        if message.completes {
-            let deferred = decision::Column::Status.eq(Status::Deferred.as_str());
-            let mut row = row.into_active_model().reset_all();
-            // feedback recorded in the meantime may have changed the reward
-            row.reward = ActiveValue::NotSet;
-            let added = message.reward.as_ref().map_or(0.0, |(value, _)| *value);
-            let updated = decision::Entity::update_many().set(row).filter(deferred);
-            let updated = updated.col_expr(
-                decision::Column::Reward,
-                sea_orm::sea_query::ExprTrait::add(Expr::col(decision::Column::Reward), added),
-            );
-            if updated.filter(decision::Column::Id.eq(&id)).exec(&transaction).await?.rows_affected
-                == 0
-            {
-                // already completed
-                transaction.rollback().await;
-                return Ok(());
-            }
-        } else if let Err(error) = row.into_active_model().insert(&transaction).await {
+        if let Err(error) = record_in(&transaction, message).await {
             transaction.rollback().await;
             return match error.sql_err() {
                 Some(SqlErr::UniqueConstraintViolation(_)) => Ok(()),
                 _ => Err(error.into()),
             };
         }
-        if let Some((value, rule)) = message.reward {
-            let source = "automatic".to_owned();
-            let row = reward::Model {
-                id: Uuid::now_v7().to_string(),
-                decision: id,
-                value,
-                source,
-                rule,
-                comment: None,
-                at: now(),
-            };
-            row.into_active_model().insert(&transaction).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    /// Records decisions in one transaction, all or none.
+    ///
+    /// # Errors
+    /// The database did not commit them; or one of them is on record already.
+    pub(super) async fn record_all(&self, messages: &[RecordDecision]) -> Result<(), NyxError> {
+        let transaction = self.begin().await?;
+        for message in messages {
+            if let Err(error) = record_in(&transaction, message).await {
+                transaction.rollback().await;
+                return Err(error.into());
+            }
         }
         Ok(transaction.commit().await?)
     }
@@ -92,4 +77,44 @@ impl PhoebeStore {
         let rows = select.all(&self.reader).await?;
         Ok(rows.into_iter().map(Decision::try_from).collect::<Result<_, _>>()?)
     }
+}
+
+/// Inserts a decision with its automatic reward, or completes a deferred one.
+async fn record_in(transaction: &WriteTransaction, message: &RecordDecision) -> Result<(), DbErr> {
+    let mut row = decision::Model::try_from(&*message.decision)?;
+    row.asked_at = row.asked_at.trunc_subsecs(6);
+    row.reward = message.reward.as_ref().map_or(0.0, |(value, _)| *value);
+    let id = row.id.clone();
+    if message.completes {
+        let added = row.reward;
+        let mut row = row.into_active_model().reset_all();
+        // feedback recorded in the meantime may have changed the reward
+        row.reward = ActiveValue::NotSet;
+        let reward = Expr::col(decision::Column::Reward).add(added);
+        let updated = decision::Entity::update_many()
+            .set(row)
+            .col_expr(decision::Column::Reward, reward)
+            .filter(decision::Column::Status.eq(Status::Deferred.as_str()))
+            .filter(decision::Column::Id.eq(&id))
+            .exec(transaction)
+            .await?;
+        if updated.rows_affected == 0 {
+            // already completed
+            return Ok(());
+        }
+    } else {
+        row.into_active_model().insert(transaction).await?;
+    }
+    let Some((value, rule)) = message.reward.clone() else { return Ok(()) };
+    let row = reward::Model {
+        id: Uuid::now_v7().to_string(),
+        decision: id,
+        value,
+        source: "automatic".to_owned(),
+        rule,
+        comment: None,
+        at: now(),
+    };
+    row.into_active_model().insert(transaction).await?;
+    Ok(())
 }

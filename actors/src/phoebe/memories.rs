@@ -12,6 +12,7 @@ use super::limit::{MAX_ROWS, check_limit};
 use super::messages::{ListMemories, Neighbour, Neighbours};
 use super::store::PhoebeStore;
 use crate::NyxError;
+
 impl PhoebeStore {
     pub(crate) async fn memories(&self, query: ListMemories) -> Result<Vec<Memory>, NyxError> {
         check_limit(query.limit)?;

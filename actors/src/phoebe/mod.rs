@@ -1,5 +1,6 @@
 //! Phoebe: the database of record and the actor that owns it.
 
+mod batch;
 mod decisions;
 mod entities;
 mod feedback;
@@ -27,6 +28,7 @@ use nyx_domain::{Decision, Feedback, FeedbackResult, OpenForecast, TraitWeightCh
 
 use crate::NyxError;
 use crate::observe::ActorMetrics;
+use batch::DecisionWriter;
 use messages::{
     GetDecision, ListDecisions, ListFeedback, ListJudged, ListOpenForecasts,
     ListTraitWeightChanges, LoadTraitWeights, NamedDecisions, Ping, RecordDecision, RecordFeedback,
@@ -42,12 +44,13 @@ pub(crate) use transaction::WriteTransaction;
 /// The actor: forwards each message to the store.
 pub struct Phoebe {
     store: PhoebeStore,
+    writer: DecisionWriter,
     metrics: Arc<ActorMetrics>,
 }
 
 impl Phoebe {
     pub fn new(store: PhoebeStore, metrics: Arc<ActorMetrics>) -> Self {
-        Self { store, metrics }
+        Self { writer: DecisionWriter::new(store.clone()), store, metrics }
     }
 }
 
@@ -70,7 +73,16 @@ macro_rules! handle {
     };
 }
 
-handle!(RecordDecision, (), |store, request| store.record(request));
+impl Handler<RecordDecision> for Phoebe {
+    type Result = ResponseFuture<Result<(), NyxError>>;
+
+    fn handle(&mut self, request: RecordDecision, _: &mut Self::Context) -> Self::Result {
+        self.metrics.taken_up();
+        let writer = self.writer.clone();
+        Box::pin(async move { writer.record(request).await })
+    }
+}
+
 handle!(GetDecision, Decision, |store, request| store.decision(request.0));
 handle!(ListDecisions, Vec<Decision>, |store, request| store.decisions(request));
 handle!(LoadTraitWeights, BTreeMap<String, f64>, |store, request| async move { store.trait_weights(&request.0).await });

@@ -1,7 +1,7 @@
 //! Connection state read through SQLite's C API, and the identity of a store's database file.
 #![allow(
     unsafe_code,
-    reason = "whether a connection is in a transaction, and whether its file was moved, only SQLite's C interface tells"
+    reason = "whether a connection is in a transaction, and whether its file was moved, is available only from SQLite's C interface"
 )]
 
 use std::ffi::{c_int, c_void};

@@ -123,6 +123,30 @@ async fn count(store: &PhoebeStore, table: &str) -> i64 {
     row.unwrap().try_get("", "n").unwrap()
 }
 
+/// Decisions recorded at the same time share commits; one that is on record already does not harm
+/// the others of its batch.
+async fn records_in_batches(store: &PhoebeStore) {
+    let before = count(store, "nyx_synthetic_specialist_queries").await;
+    let writer = batch::DecisionWriter::new(store.clone());
+    let decisions: Vec<Decision> =
+        (0..200).map(|n| decision("moira", &n.to_string(), "a")).collect();
+    // the first ten are sent twice
+    let all = decisions.iter().chain(&decisions[..10]);
+    let rewarded = Some((0.5, "brier".to_owned()));
+    let writes = all.map(|decision| writer.record(record(decision, rewarded.clone())));
+    for outcome in futures_util::future::join_all(writes).await {
+        outcome.unwrap();
+    }
+    assert_eq!(count(store, "nyx_synthetic_specialist_queries").await, before + 200);
+    for decision in decisions.iter().take(20) {
+        let kept = store.decision(decision.id).await.unwrap();
+        assert_eq!((&kept.question, kept.reward), (&decision.question, 0.5));
+    }
+    let (commits, decisions) = writer.counts();
+    assert_eq!(decisions, 210);
+    assert!(commits <= 210 - 64, "{commits} transactions for {decisions} decisions");
+}
+
 async fn keeps_decisions(store: &PhoebeStore) {
     let first = decision("moira", "Will it rain in Turin?", "Perhaps, \u{FFFD} and 100 % sure");
     let second = Decision {
@@ -130,14 +154,14 @@ async fn keeps_decisions(store: &PhoebeStore) {
         status: Status::Partial,
         ..decision("eleos", "I am sad", "I hear you")
     };
-    store.record(record(&first, Some((0.5, "brier".into())))).await.unwrap();
-    store.record(record(&second, None)).await.unwrap();
+    store.record(&record(&first, Some((0.5, "brier".into())))).await.unwrap();
+    store.record(&record(&second, None)).await.unwrap();
     let kept = store.decision(first.id).await.unwrap();
     assert_eq!(kept, Decision { reward: 0.5, ..first.clone() });
     assert_eq!(store.decision(second.id).await.unwrap(), second);
     // recording the same id again has no effect
     store
-        .record(record(
+        .record(&record(
             &Decision { specialist: "kairos".into(), ..first.clone() },
             Some((-1.0, "x".into())),
         ))
@@ -189,18 +213,21 @@ async fn completes_a_deferred_decision_once(store: &PhoebeStore) {
     let answered = decision("kairos", "When?", "On Monday.");
     let deferred =
         Decision { status: Status::Deferred, answers: Vec::new(), reward: 0.0, ..answered.clone() };
-    store.record(record(&deferred, None)).await.unwrap();
+    store.record(&record(&deferred, None)).await.unwrap();
     assert_eq!(store.decision(deferred.id).await.unwrap(), deferred);
     let complete = |decision: &Decision| RecordDecision {
         completes: true,
         ..record(decision, Some((0.25, "timeliness".into())))
     };
-    store.record(complete(&answered)).await.unwrap();
+    store.record(&complete(&answered)).await.unwrap();
     assert_eq!(
         store.decision(answered.id).await.unwrap(),
         Decision { reward: 0.25, ..answered.clone() }
     );
-    store.record(complete(&Decision { status: Status::Failed, ..answered.clone() })).await.unwrap();
+    store
+        .record(&complete(&Decision { status: Status::Failed, ..answered.clone() }))
+        .await
+        .unwrap();
     assert_eq!(store.decision(answered.id).await.unwrap().status, Status::Answered);
 }
 
@@ -445,6 +472,21 @@ async fn phoebe_keeps_the_record_on_postgresql() {
     let server = Postgres::start();
     let options = PhoebeOptions { url: Some(server.url().into()), ..PhoebeOptions::default() };
     behaves(&options, std::path::Path::new("/nowhere")).await;
+}
+
+#[actix::test]
+async fn decisions_that_arrive_together_share_commits_on_sqlite() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = PhoebeStore::connect(&PhoebeOptions::default(), folder.path()).await.unwrap();
+    records_in_batches(&store).await;
+}
+
+#[actix::test]
+async fn decisions_that_arrive_together_share_commits_on_postgresql() {
+    let server = Postgres::start();
+    let options = PhoebeOptions { url: Some(server.url().into()), ..PhoebeOptions::default() };
+    let store = PhoebeStore::connect(&options, std::path::Path::new("/nowhere")).await.unwrap();
+    records_in_batches(&store).await;
 }
 
 #[actix::test]

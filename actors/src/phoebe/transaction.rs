@@ -16,6 +16,7 @@ use sea_query_sqlx::SqlxValues;
 
 use super::sqlite::{self, DatabaseFile, FileState};
 use super::store::PhoebeStore;
+
 enum Connection {
     Sqlite(PoolConnection<Sqlite>),
     Postgres(PoolConnection<Postgres>),

@@ -5,6 +5,7 @@ use nyx_specialists::support;
 
 use super::answer::AnswerTask;
 use super::messages::SpecialistAnswer;
+
 impl AnswerTask {
     /// Collects an answer's signals and estimates from them how likely it is right.
     pub(super) fn estimate_confidence(&self, response: &mut SpecialistAnswer) {

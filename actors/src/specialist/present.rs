@@ -6,6 +6,7 @@ use super::messages::{Present, Presented};
 use super::prompt::Written;
 use super::state::SpecialistState;
 use crate::NyxError;
+
 impl SpecialistState {
     pub(super) async fn presented(
         self: Arc<Self>,

@@ -75,7 +75,7 @@ impl Screened {
     pub(super) fn guard(&self) -> StreamModerator {
         StreamModerator {
             policy: Arc::clone(&self.policy),
-            screening: Arc::clone(&self.policy).follow(),
+            screening: Arc::clone(&self.policy).screening(),
             opening: self.opening(),
             stopped: false,
         }
@@ -124,8 +124,8 @@ impl StreamModerator {
     }
 
     /// Whether some text is still buffered.
-    pub(super) fn holds_back(&self) -> bool {
-        self.screening.holds_back()
+    pub(super) fn is_buffering(&self) -> bool {
+        self.screening.is_buffering()
     }
 
     pub(super) fn findings(&self) -> Vec<Finding> {
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     fn screened(asked: &str, generates: bool) -> Screened {
-        Screened::of(&Arc::new(SafetyPolicy::shipped().unwrap()), asked, generates)
+        Screened::of(&Arc::new(SafetyPolicy::builtin().unwrap()), asked, generates)
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub(super) struct AnswerSink {
     guard: StreamModerator,
     /// Log-probabilities of buffered text, which would reveal it.
     held: Vec<TokenLogprob>,
-    untold: bool,
+    hidden: bool,
     ending: oneshot::Sender<Result<AnswerText, NyxError>>,
 }
 
@@ -49,7 +49,7 @@ impl AnswerSink {
         cells: &CellStream,
         events: Option<mpsc::Sender<StreamEvent>>,
         guard: StreamModerator,
-        untold: bool,
+        hidden: bool,
     ) -> (Self, oneshot::Receiver<Result<AnswerText, NyxError>>) {
         let (ending, receiver) = oneshot::channel();
         let mut sink = Self {
@@ -63,7 +63,7 @@ impl AnswerSink {
             first_token: None,
             guard,
             held: Vec::new(),
-            untold,
+            hidden,
             ending,
         };
         let opening = sink.guard.open();
@@ -77,8 +77,8 @@ impl AnswerSink {
 
     fn pass_on(&self, event: StreamEvent) -> ControlFlow<()> {
         match &self.events {
-            Some(events) if self.untold && !events.is_closed() => ControlFlow::Continue(()),
-            Some(events) if self.untold || events.try_send(event).is_err() => {
+            Some(events) if self.hidden && !events.is_closed() => ControlFlow::Continue(()),
+            Some(events) if self.hidden || events.try_send(event).is_err() => {
                 ControlFlow::Break(())
             }
             _ => ControlFlow::Continue(()),
@@ -114,7 +114,7 @@ impl TokenSink for AnswerSink {
             return ControlFlow::Break(());
         }
         let logprobs =
-            if self.guard.holds_back() { Vec::new() } else { std::mem::take(&mut self.held) };
+            if self.guard.is_buffering() { Vec::new() } else { std::mem::take(&mut self.held) };
         if text.is_empty() && logprobs.is_empty() {
             // nothing to forward yet, but a closed receiver must be noticed
             let gone = self.events.as_ref().is_some_and(mpsc::Sender::is_closed);

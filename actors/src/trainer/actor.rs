@@ -143,13 +143,13 @@ impl Trainer {
             if let Err(error) = service.end_abandoned_runs().await {
                 tracing::warn!(%error, "runs that were cut short stay on record as running");
             }
-            let judged = match service.judged().await {
-                Ok(judged) => judged,
+            let decisions_with_feedback = match service.decisions_with_feedback().await {
+                Ok(decisions_with_feedback) => decisions_with_feedback,
                 Err(error) => {
                     return tracing::warn!(%error, "the watch over rewards begins without the record");
                 }
             };
-            for (decision, feedback) in judged {
+            for (decision, feedback) in decisions_with_feedback {
                 let specialist = decision.specialist.clone();
                 let seen = seen(&decision, feedback.reward);
                 let canary_now = service.adapters.active.canary(&specialist);

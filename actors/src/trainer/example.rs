@@ -35,7 +35,7 @@ pub struct TrainingExample {
 }
 
 /// The text of a question: its context and the last user message.
-fn read(question: &Question) -> String {
+fn question_text(question: &Question) -> String {
     let asked = question.last_user_message();
     question
         .inputs
@@ -46,7 +46,7 @@ fn read(question: &Question) -> String {
 
 impl TrainingExample {
     pub fn new(question: Question, truth: Label) -> Self {
-        Self { template: template(&read(&question)), question, truth }
+        Self { template: template(&question_text(&question)), question, truth }
     }
 
     /// The answers to be presented after the prompt, where there are no choices.
@@ -74,10 +74,10 @@ impl TrainingExample {
         let context = service.admission.context(None)?;
         let shown =
             service.presented(context, specialist, self.question.clone(), self.answers()).await?;
-        Ok(self.taught(&shown, objective))
+        Ok(self.tokenised(&shown, objective))
     }
 
-    fn taught(&self, shown: &Presented, objective: Objective) -> Vec<Example> {
+    fn tokenised(&self, shown: &Presented, objective: Objective) -> Vec<Example> {
         let all = &shown.continuations;
         let one = |at: usize, aim: TrainingTarget| {
             all.get(at).map(|said| (vec![said.clone()], aim)).into_iter().collect::<Vec<_>>()
@@ -94,7 +94,7 @@ impl TrainingExample {
                     .map(|(_, other)| (vec![said.clone(), other.clone()], TrainingTarget::Pair))
             })
         };
-        let taught: Vec<(Vec<Vec<u32>>, TrainingTarget)> = match (&self.truth, objective) {
+        let continuations: Vec<(Vec<Vec<u32>>, TrainingTarget)> = match (&self.truth, objective) {
             (Label::Choice(right), Objective::Choice) => {
                 whole(TrainingTarget::Shares(by(*right, 1.0, 0.0)))
             }
@@ -146,7 +146,7 @@ impl TrainingExample {
             }
             _ => Vec::new(),
         };
-        taught
+        continuations
             .into_iter()
             .map(|(continuations, aim)| Example {
                 prompt: shown.prompt.clone(),
@@ -171,7 +171,7 @@ impl TrainingExample {
     /// The label of a decision with feedback; `None` where there is nothing to learn.
     pub fn of_feedback(decision: &Decision, feedback: &Feedback, quantile: f64) -> Option<Self> {
         let answer = decision.answers.first()?;
-        let question = asked_again(decision);
+        let question = replayed_question(decision);
         let truth = match &decision.choices {
             Some(choices) => {
                 let place = |text: &str| choices.iter().position(|choice| choice == text);
@@ -216,7 +216,7 @@ fn outcome(feedback: &Feedback, choices: &[String]) -> Option<usize> {
 }
 
 /// The question of a decision, for asking it again.
-fn asked_again(decision: &Decision) -> Question {
+fn replayed_question(decision: &Decision) -> Question {
     let target = nyx_domain::Target::Specialist(decision.specialist.clone());
     let mut question = Question::new(decision.messages.clone(), target, "trainer");
     question.choices.clone_from(&decision.choices);
@@ -242,9 +242,14 @@ pub(super) fn quantiles(rewards: &[f64]) -> Vec<f64> {
 }
 
 /// The training examples of a specialist's decisions, oldest first.
-pub(super) fn of_log(judged: &[(Decision, Feedback)], specialist: &str) -> Vec<TrainingExample> {
-    let own: Vec<&(Decision, Feedback)> =
-        judged.iter().filter(|(decision, _)| decision.specialist == specialist).collect();
+pub(super) fn of_log(
+    decisions_with_feedback: &[(Decision, Feedback)],
+    specialist: &str,
+) -> Vec<TrainingExample> {
+    let own: Vec<&(Decision, Feedback)> = decisions_with_feedback
+        .iter()
+        .filter(|(decision, _)| decision.specialist == specialist)
+        .collect();
     let quantiles = quantiles(&own.iter().map(|(_, feedback)| feedback.reward).collect::<Vec<_>>());
     // the newest feedback on a question counts
     let mut by_question: BTreeMap<String, TrainingExample> = BTreeMap::new();
@@ -255,7 +260,7 @@ pub(super) fn of_log(judged: &[(Decision, Feedback)], specialist: &str) -> Vec<T
         };
         let key = format!(
             "{}\n{:?}\n{}",
-            read(&example.question),
+            question_text(&example.question),
             example.question.choices,
             decision.answers.first().map_or("", |a| &a.text)
         );

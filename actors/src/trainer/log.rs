@@ -58,7 +58,7 @@ impl TrainingService {
         &self,
         specialist: &str,
     ) -> Result<Vec<TrainingExample>, NyxError> {
-        Ok(example::of_log(&self.judged().await?, specialist))
+        Ok(example::of_log(&self.decisions_with_feedback().await?, specialist))
     }
 
     /// The stored memories, each as the answer to a question about its speaker and time.

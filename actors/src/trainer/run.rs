@@ -11,7 +11,7 @@ use nyx_engine::train::{
     Example, Objective, Progress, Summary, TrainOptions, Trainer, TrainingTarget,
 };
 use nyx_specialists::gate::held_back;
-use nyx_specialists::learn::learned_id;
+use nyx_specialists::learn::artifact_id;
 use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -186,7 +186,14 @@ impl TrainingService {
         let folder = self.folder(&specialist);
         let state = folder.with_extension("state");
         let summary = self
-            .train_apart(options, tokenised, folder.clone(), state, training.cpu_share, on_progress)
+            .train_blocking(
+                options,
+                tokenised,
+                folder.clone(),
+                state,
+                training.cpu_share,
+                on_progress,
+            )
             .await?;
         let adapter = self.adapters.import(&specialist, &folder, id.map(str::to_owned)).await?;
         Ok(Candidate { adapter, summary, learned: examples.len() - tried.len(), tried })
@@ -292,7 +299,7 @@ impl TrainingService {
 
     /// Trains on a blocking thread, which yields to requests; the adapter's folder is written at
     /// the end.
-    async fn train_apart(
+    async fn train_blocking(
         &self,
         options: TrainOptions,
         examples: Vec<Example>,
@@ -343,5 +350,5 @@ fn evidence_digest(examples: &[TrainingExample]) -> String {
         .map(|example| example.template.as_str())
         .collect();
     templates.sort_unstable();
-    learned_id(templates.join("\n").as_bytes())
+    artifact_id(templates.join("\n").as_bytes())
 }

@@ -73,7 +73,9 @@ impl TrainingService {
     }
 
     /// The decisions on record that have feedback.
-    pub(super) async fn judged(&self) -> Result<Vec<(Decision, Feedback)>, NyxError> {
+    pub(super) async fn decisions_with_feedback(
+        &self,
+    ) -> Result<Vec<(Decision, Feedback)>, NyxError> {
         self.phoebe.send(ListJudged).await
     }
 

@@ -25,6 +25,7 @@ use machine::{Memory, Others};
 use nyx::Nyx;
 use report::{Engine, Samples};
 use work::{Prompts, Served};
+
 type Fallible<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Output folder.

@@ -37,7 +37,7 @@ fn peak(process: &str) -> Option<f64> {
 pub fn of_nyx_here(model: &Path, adapters: &Path) -> Fallible<f64> {
     let files = ModelFiles::open(model)?;
     work(&mut Nyx::load(&files, &Adapters::at(adapters), true)?)?;
-    Ok(peak("self").ok_or("this system does not tell a process's peak memory")?)
+    Ok(peak("self").ok_or("this system does not report a process's peak memory")?)
 }
 
 /// Peak memory of each available engine.

@@ -163,7 +163,7 @@ fn job(
         cacheable_prefix,
         params,
         adapter,
-        client: String::new(),
+        fairness_key: String::new(),
         cancelled: Box::new(|| false),
         deadline: None,
         sink,

@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_end_that_stood_before_says_what_follows() {
+    fn the_longest_repeated_suffix_gives_the_draft() {
         let text = [1, 2, 3, 4, 5, 9, 2, 3, 7, 8, 2, 3];
         let found = |text: &[u32], most: usize| text[propose(text, most)].to_vec();
         assert_eq!(found(&text, 3), [7, 8, 2]);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn guesses_are_made_where_they_pay() {
+    fn drafts_are_proposed_where_they_pay() {
         let mut cost = StepCost::default();
         let (mut sure, mut wrong) = (Acceptance::default(), Acceptance::default());
         for _ in 0..20 {

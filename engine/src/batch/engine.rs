@@ -100,6 +100,7 @@ impl Engine {
         })
     }
 
+    /// The model that is loaded.
     pub fn info(&self) -> &ModelInfo {
         &self.info
     }
@@ -131,7 +132,7 @@ impl Engine {
             Ok(()) => {
                 job.cacheable_prefix = job.cacheable_prefix.min(job.prompt.len() - 1);
                 let client: Client = (
-                    job.client.clone(),
+                    job.fairness_key.clone(),
                     job.adapter.as_ref().map(|adapter| adapter.0.id().to_owned()),
                 );
                 self.waiting.push(client, (job, Instant::now()));
@@ -190,6 +191,7 @@ impl Engine {
         self.model.is_whole()
     }
 
+    /// Whether anything runs or waits.
     pub fn has_work(&self) -> bool {
         !(self.scoring.is_empty() && self.waiting.is_empty() && self.running.is_empty())
     }
@@ -379,7 +381,7 @@ impl Engine {
             if !draft.is_empty() {
                 sequence.acceptance.observe(draft.len(), sampled.saturating_sub(1));
                 report.drafted += draft.len();
-                report.guessed_right += sampled.saturating_sub(1);
+                report.accepted_drafts += sampled.saturating_sub(1);
             }
             sequence.kv.truncate(sequence.tokens.len() - 1);
             self.waiting.charge(&sequence.client, 0, sampled);

@@ -9,6 +9,7 @@ use super::sequence::Sequence;
 use crate::error::EngineError;
 use crate::kernels::KV_BLOCK_SIZE;
 use crate::model::LogitRows;
+
 impl Engine {
     /// Frees blocks until `wanted` are free: drops cached prefixes, then preempts the youngest
     /// sequences after the first `older`, then the last scorings after the first `before`;

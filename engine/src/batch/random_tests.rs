@@ -96,7 +96,7 @@ fn submit(engine: &mut Engine, adapters: &[AdapterHandle], ask: &Ask, client: &s
             let (job, ending) = job(prompt.clone(), *fixed, params.clone(), usize::MAX);
             engine.submit(GenerateJob {
                 adapter: adapter.map(|index| adapters[index].clone()),
-                client: client.into(),
+                fairness_key: client.into(),
                 ..job
             });
             Waiting::Answer(ending)
@@ -166,7 +166,7 @@ fn with_engine<T: Send>(
 }
 
 #[test]
-fn what_is_said_does_not_depend_on_batch_shards_guesses_chunks_or_room() {
+fn tokens_do_not_depend_on_batch_shards_drafts_chunks_or_kv_capacity() {
     let mut random = random();
     let files = ModelFiles::open(&default_model()).unwrap();
     let folders: Vec<_> = [(16, &Target::ALL[..]), (4, &Target::ALL[3..]), (8, &Target::ALL[..3])]
@@ -225,7 +225,7 @@ fn what_is_said_does_not_depend_on_batch_shards_guesses_chunks_or_room() {
         }
         for report in &reports {
             drafted += report.drafted;
-            right += report.guessed_right;
+            right += report.accepted_drafts;
             preempted += report.preempted;
             assert!(report.kv_bytes <= options.kv_cache_bytes);
         }

@@ -12,6 +12,7 @@ use crate::EngineError;
 use crate::kv::KvCache;
 use crate::sampling::{Sampler, best_tokens};
 use crate::text::{StopMatcher, Text, Utf8Stream};
+
 pub(super) struct Sequence {
     /// The prompt, then the sampled tokens.
     pub(super) tokens: Vec<u32>,

@@ -11,6 +11,7 @@ use crate::testing::default_model;
 use crate::text::Text;
 use crate::weights::ModelFiles;
 use crate::{EngineError, Quantisation, Result, SamplingParams, ScoreJob};
+
 struct Collect {
     text: String,
     logprobs: Vec<TokenLogprob>,
@@ -58,7 +59,7 @@ pub(super) fn job(
             params,
             adapter: None,
             cancelled: Box::new(|| false),
-            client: String::new(),
+            fairness_key: String::new(),
             deadline: None,
             sink,
         },
@@ -437,7 +438,7 @@ fn a_full_cache_makes_answers_and_scorings_wait_their_turn_without_doing_work_ag
 }
 
 #[test]
-fn a_step_takes_no_memory_once_warm_but_for_the_words_it_tells() {
+fn a_warm_step_allocates_only_for_emitted_text() {
     let (mut engine, text) = engine(EngineOptions { speculate: false, ..EngineOptions::default() });
     let folder = tempfile::tempdir().unwrap();
     let mut random = crate::testing::random();

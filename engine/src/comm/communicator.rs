@@ -20,9 +20,9 @@ pub trait Communicator: Send + Sync {
 
 /// A group of one rank: the whole model on one device.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Whole;
+pub struct SingleRank;
 
-impl Communicator for Whole {
+impl Communicator for SingleRank {
     fn rank(&self) -> usize {
         0
     }

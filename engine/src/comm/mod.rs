@@ -7,6 +7,6 @@ mod communicator;
 pub mod nccl;
 mod shared;
 
-pub use communicator::{Communicator, Whole};
+pub use communicator::{Communicator, SingleRank};
 pub(crate) use shared::Alarm;
 pub use shared::SharedComm;

@@ -292,7 +292,7 @@ impl Task<'_> {
     ///
     /// # Safety
     /// As [`attend`] has checked; the rows and columns are this task's.
-    unsafe fn weigh(
+    unsafe fn weighted_sum(
         &self,
         p: &[f32],
         rows: usize,
@@ -326,7 +326,7 @@ impl Task<'_> {
     /// those of its own keys to the second.
     ///
     /// # Safety
-    /// As [`weigh`](Self::weigh).
+    /// As [`weighted_sum`](Self::weighted_sum).
     unsafe fn spread(
         &self,
         p: &[f32],
@@ -374,7 +374,7 @@ impl Task<'_> {
                         start: out.add(self.q_start(head, rows.start)),
                         stride: self.wide(),
                     };
-                    self.weigh(&scratch.p, rows.len(), keys, values, to, Scaled::WRITE);
+                    self.weighted_sum(&scratch.p, rows.len(), keys, values, to, Scaled::WRITE);
                 }
             }
         }
@@ -433,7 +433,7 @@ impl Task<'_> {
                         start: dq.add(self.q_start(head, rows.start)),
                         stride: self.wide(),
                     };
-                    self.weigh(
+                    self.weighted_sum(
                         &scratch.dp,
                         rows.len(),
                         keys,

@@ -187,7 +187,7 @@ unsafe fn tile<K: Kind, const T: usize>(
             for _ in 0..w.chunk {
                 if token == 0 && half == 0 {
                     let bytes = const { K::KIND.panel_bytes() };
-                    ahead.fetch(
+                    ahead.prefetch(
                         panel.quants.as_ptr().wrapping_add(block * bytes),
                         bytes.div_ceil(64),
                     );
@@ -235,14 +235,14 @@ unsafe fn tile<K: Kind, const T: usize>(
                 }
                 block += 1;
             }
-            if output.apart > 0 {
+            if output.chunk_stride > 0 {
                 store(w, index, half, token, output.of_chunk(block / w.chunk - 1), &sum);
             }
             for t in 0..T {
                 total[t] = _mm256_add_ps(total[t], sum[t]);
             }
         }
-        if output.apart == 0 {
+        if output.chunk_stride == 0 {
             store(w, index, half, token, output, &total);
         }
     }

@@ -109,7 +109,7 @@ unsafe fn dot(operands: &[__m512i; 8], quants: *const i8, start: __m512i) -> __m
     }
 }
 
-/// The same of the block's halves apart: four columns times four of `operands` and `quants` each.
+/// The same of the block's halves chunk_stride: four columns times four of `operands` and `quants` each.
 ///
 /// # Safety
 /// `quants` points to a block.
@@ -268,7 +268,7 @@ macro_rules! tiles {
                     for block in block..block + w.chunk {
                         if token == 0 {
                             let bytes = const { K::KIND.panel_bytes() };
-                            ahead.fetch(panel.quants.as_ptr().wrapping_add(block * bytes), bytes.div_ceil(64));
+                            ahead.prefetch(panel.quants.as_ptr().wrapping_add(block * bytes), bytes.div_ceil(64));
                         }
                         let operands = operands::<K>(&panel, block);
                         let scales = [scale::<K>(&panel, block, 0), if K::HALVES { scale::<K>(&panel, block, 1) } else { _mm512_setzero_ps() }];
@@ -291,13 +291,13 @@ macro_rules! tiles {
                             }
                         })*
                     }
-                    if output.apart > 0 {
+                    if output.chunk_stride > 0 {
                         store(w, index, token, output.of_chunk(block / w.chunk), &sum);
                     }
                     block += w.chunk;
                     $(total[$t] = _mm512_add_ps(total[$t], sum[$t]);)*
                 }
-                if output.apart == 0 {
+                if output.chunk_stride == 0 {
                     store(w, index, token, output, &total);
                 }
             }

@@ -140,14 +140,21 @@ pub fn matmul_dense(
 ) {
     let tokens = x.len() / w.columns;
     assert!(x.len() == tokens * w.columns && y.len() == tokens * w.rows, "shapes of the product");
-    shared_out(threads, isa, w, x, add, Output { start: y.as_mut_ptr(), rows: w.rows, apart: 0 });
+    shared_out(
+        threads,
+        isa,
+        w,
+        x,
+        add,
+        Output { start: y.as_mut_ptr(), rows: w.rows, chunk_stride: 0 },
+    );
 }
 
 /// Each chunk's own sums, `y[chunks, tokens, rows]`.
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub fn matmul_dense_apart(
+pub fn matmul_dense_partial(
     threads: &ThreadPool,
     isa: Isa,
     w: &DenseMatrix,
@@ -165,7 +172,7 @@ pub fn matmul_dense_apart(
         w,
         x,
         false,
-        Output { start: y.as_mut_ptr(), rows: w.rows, apart: size },
+        Output { start: y.as_mut_ptr(), rows: w.rows, chunk_stride: size },
     );
 }
 
@@ -261,8 +268,9 @@ unsafe fn body<V: Lanes, T>(start: *const T, w: impl Fn(usize) -> V + Copy, part
         let at = panel * part.columns * LANES;
         let w = |column: usize| w(at + column * LANES);
         let lines = (SUMS * LANES * size_of::<T>()).div_ceil(64);
-        let ahead =
-            |column: usize| part.ahead.fetch(start.wrapping_add(at + column * LANES).cast(), lines);
+        let ahead = |column: usize| {
+            part.ahead.prefetch(start.wrapping_add(at + column * LANES).cast(), lines)
+        };
         for token in (0..part.tokens).step_by(TILE) {
             // SAFETY: as `multiply`; a tile ends within the tokens.
             unsafe {
@@ -316,13 +324,13 @@ unsafe fn tile<V: Lanes, const T: usize>(
             }
             for t in 0..T {
                 let sum = sums[t][0].add(sums[t][1]).add(sums[t][2].add(sums[t][3]));
-                if part.output.apart > 0 {
+                if part.output.chunk_stride > 0 {
                     put(sum, part.output.of_chunk(chunk), panel, token + t, rows, false);
                 }
                 total[t] = total[t].add(sum);
             }
         }
-        if part.output.apart == 0 {
+        if part.output.chunk_stride == 0 {
             for t in 0..T {
                 put(total[t], part.output, panel, token + t, rows, part.add);
             }

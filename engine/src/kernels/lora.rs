@@ -8,7 +8,7 @@ use super::isa::{BLOCK, Isa, PANEL};
 use super::lora_matrix::LoraMatrix;
 use super::lora_shares::{Costs, Turns, cost, window};
 use super::low_rank::LowRank;
-use super::output::{AHEAD, Output, fetch};
+use super::output::{AHEAD, Output, prefetch};
 use super::products::{PRODUCTS, Phase, Product};
 use super::rounding::{Target, View};
 use super::{Activations, Rounding, ThreadPool};
@@ -70,7 +70,7 @@ impl<'a> Down<'a> {
         low: &mut [f32],
         rounded: Option<Target>,
     ) -> Self {
-        let (size, apart) = (low_size(items), rounded.is_none());
+        let (size, partial) = (low_size(items), rounded.is_none());
         let tokens = items.first().map_or(0, |item| x.len() / item.a.columns());
         let twice = tokens > 0 && quants.tokens() == 2 * tokens;
         for item in items {
@@ -78,13 +78,17 @@ impl<'a> Down<'a> {
             assert!(item.row + item.rows <= tokens, "rows of the batch");
             assert_eq!(item.a.rows(), item.b.columns(), "the rank");
             assert!(
-                low.len() >= if apart { item.a.chunks() * size } else { size },
+                low.len() >= if partial { item.a.chunks() * size } else { size },
                 "room for what is low"
             );
             let fit = quants.columns() == item.a.columns() && (twice || quants.tokens() == tokens);
             assert!(fit || !item.a.is_rounded(), "what a rounded adapter reads is rounded too");
         }
-        let low = Output { start: low.as_mut_ptr(), rows: 0, apart: if apart { size } else { 0 } };
+        let low = Output {
+            start: low.as_mut_ptr(),
+            rows: 0,
+            chunk_stride: if partial { size } else { 0 },
+        };
         Self { isa, items, x, quants: quants.view(if twice { 2 } else { 1 }), low, rounded }
     }
 
@@ -151,14 +155,14 @@ impl<'a> Down<'a> {
             let quants =
                 if item.a.is_rounded() { self.quants.from(item.row + first) } else { self.quants };
             item.a.multiply(self.isa, x, quants, 0..item.a.panels(), false, output, next);
-            let chunks = if output.apart > 0 { item.a.chunks() } else { 1 };
+            let chunks = if output.chunk_stride > 0 { item.a.chunks() } else { 1 };
             for at in (0..chunks).flat_map(|chunk| (0..rows).map(move |row| (chunk, row * width))) {
                 let values =
                     std::slice::from_raw_parts_mut(output.of_chunk(at.0).start.add(at.1), width);
                 // padding of the last block
                 values[rank..].fill(0.0);
                 // partial sums are scaled after the reduction
-                if output.apart == 0 {
+                if output.chunk_stride == 0 {
                     values.iter_mut().for_each(|value| *value *= item.scale);
                 }
             }
@@ -225,7 +229,7 @@ fn up(
                 let output = Output {
                     start: targets[item.output].0.start.add(item.row * out),
                     rows: out,
-                    apart: 0,
+                    chunk_stride: 0,
                 };
                 let low = &low[start..start + item.low_len()];
                 item.b.multiply(isa, low, rounded.from(row), range, true, output, std::ptr::null());
@@ -265,7 +269,7 @@ pub fn low_rank(
 ///
 /// # Panics
 /// When shapes do not fit.
-pub fn low_rank_apart(
+pub fn low_rank_partial(
     threads: &ThreadPool,
     isa: Isa,
     items: &[LowRank<'_>],
@@ -308,9 +312,10 @@ pub fn add_low(
 }
 
 fn outputs_of(outputs: &mut [&mut [f32]]) -> [(Output, usize); PRODUCTS] {
-    let mut targets = [(Output { start: std::ptr::null_mut(), rows: 0, apart: 0 }, 0); PRODUCTS];
+    let mut targets =
+        [(Output { start: std::ptr::null_mut(), rows: 0, chunk_stride: 0 }, 0); PRODUCTS];
     for (target, output) in targets[..outputs.len()].iter_mut().zip(outputs) {
-        *target = (Output { start: output.as_mut_ptr(), rows: 0, apart: 0 }, output.len());
+        *target = (Output { start: output.as_mut_ptr(), rows: 0, chunk_stride: 0 }, output.len());
     }
     targets
 }
@@ -356,7 +361,7 @@ pub fn matmul_low_rank(
         }
         // prefetched for this thread's part
         let mut pieces = Pieces::new(panels().map(|(.., range)| range), items);
-        pieces.fetch(AHEAD);
+        pieces.prefetch(AHEAD);
         // SAFETY: `products` is borrowed until all are done, and shares have different panels.
         unsafe { phase.multiply_all(panels(), std::ptr::null()) };
         turns.wait(shares);
@@ -378,10 +383,10 @@ pub fn matmul_low_rank(
                 let output = Output {
                     start: output.start.wrapping_add(item.row * w.rows()),
                     rows: w.rows(),
-                    apart: 0,
+                    chunk_stride: 0,
                 };
                 for panels in few(item.b, panels.clone()) {
-                    pieces.fetch(panels.len() * item.b.panel_bytes());
+                    pieces.prefetch(panels.len() * item.b.panel_bytes());
                     // SAFETY: shares take different panels, runs different rows; sizes were
                     // checked.
                     unsafe {
@@ -412,7 +417,7 @@ impl<'a> Pieces<'a> {
     }
 
     /// Begins to fetch the next so many bytes.
-    fn fetch(&mut self, mut bytes: usize) {
+    fn prefetch(&mut self, mut bytes: usize) {
         while bytes > 0 {
             let left = self.piece.end as usize - self.piece.start as usize;
             if left == 0 {
@@ -421,7 +426,7 @@ impl<'a> Pieces<'a> {
                 continue;
             }
             let now = left.min(bytes);
-            fetch(self.piece.start, now.div_ceil(LINE));
+            prefetch(self.piece.start, now.div_ceil(LINE));
             self.piece.start = self.piece.start.wrapping_add(now);
             bytes -= now;
         }
@@ -455,11 +460,11 @@ fn few(b: &LoraMatrix, panels: Range<usize>) -> impl Iterator<Item = Range<usize
 }
 
 /// A shard's part of a product and of the low-rank products beside it, each chunk's sums on their
-/// own: `product.y` is `[chunks, tokens, rows]`, `low` as [`low_rank_apart`] has it.
+/// own: `product.y` is `[chunks, tokens, rows]`, `low` as [`low_rank_partial`] has it.
 ///
 /// # Panics
 /// When shapes do not fit.
-pub fn matmul_apart(
+pub fn matmul_partial(
     threads: &ThreadPool,
     isa: Isa,
     product: Product<'_>,

@@ -32,8 +32,6 @@ mod dense;
 mod gemm;
 mod gemm_bf16;
 mod gradients;
-#[cfg(test)]
-mod guard;
 mod isa;
 mod lanes;
 mod lora;
@@ -45,6 +43,8 @@ mod neon;
 mod ops;
 mod output;
 mod packed;
+#[cfg(test)]
+mod perf_regression;
 mod portable;
 mod products;
 mod rounded;
@@ -59,14 +59,16 @@ pub use attention::{AttentionShape, KV_BLOCK_SIZE, KvSlice, Span, attention};
 pub use attention_train::{attend, attend_backward};
 pub use attention_tree::{Attended, Heads, Tree};
 pub use blocks::BlockKind;
-pub use dense::{DenseMatrix, matmul_dense, matmul_dense_apart};
+pub use dense::{DenseMatrix, matmul_dense, matmul_dense_partial};
 pub use gemm::{Left, Right, Scaled, gemm};
 pub use gemm_bf16::{
     PairedPanels, bf16_is_faster, gemm_bf16, has_bf16, pack_pairs, to_bf16, transposed, widen,
 };
 pub use gradients::{rms_norm_backward, softmax_scaled, swiglu, swiglu_backward};
 pub use isa::{BLOCK, Isa, PANEL};
-pub use lora::{LoraActivations, add_low, low_rank, low_rank_apart, matmul_apart, matmul_low_rank};
+pub use lora::{
+    LoraActivations, add_low, low_rank, low_rank_partial, matmul_low_rank, matmul_partial,
+};
 pub use lora_matrix::LoraMatrix;
 pub use low_rank::LowRank;
 pub use ops::{

@@ -146,7 +146,7 @@ unsafe fn tile_of<K: Kind, const T: usize>(
             for block in block..block + w.chunk {
                 if token == 0 && quarter == 0 {
                     let bytes = const { K::KIND.panel_bytes() };
-                    ahead.fetch(
+                    ahead.prefetch(
                         panel.quants.as_ptr().wrapping_add(block * bytes),
                         bytes.div_ceil(64),
                     );
@@ -197,7 +197,7 @@ unsafe fn tile_of<K: Kind, const T: usize>(
                     }
                 }
             }
-            if output.apart > 0 {
+            if output.chunk_stride > 0 {
                 store(w, index, quarter, token, output.of_chunk(block / w.chunk), &sum);
             }
             block += w.chunk;
@@ -205,7 +205,7 @@ unsafe fn tile_of<K: Kind, const T: usize>(
                 total[t] = vaddq_f32(total[t], sum[t]);
             }
         }
-        if output.apart == 0 {
+        if output.chunk_stride == 0 {
             store(w, index, quarter, token, output, &total);
         }
     }

@@ -12,7 +12,7 @@ pub fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) 
         x.len() == weight.len() && x.len() == out.len() && x.len().is_multiple_of(LANES),
         "rows of one length"
     );
-    // SAFETY: the pointers hold as many elements as are told, whole lanes.
+    // SAFETY: the pointers hold the stated number of elements, a multiple of the lanes.
     unsafe { rms_norm_isa(isa, x.as_ptr(), weight.as_ptr(), x.len(), eps, out.as_mut_ptr()) }
 }
 

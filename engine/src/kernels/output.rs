@@ -7,7 +7,7 @@ pub(super) const AHEAD: usize = 16_384;
 /// Prefetches `lines` cache lines from `at` on. Addresses outside the buffer are ignored by the
 /// processor.
 #[inline(always)]
-pub(super) fn fetch(at: *const u8, lines: usize) {
+pub(super) fn prefetch(at: *const u8, lines: usize) {
     #[cfg(target_arch = "x86_64")]
     for line in 0..lines {
         // SAFETY: a hint reads nothing, and every x86-64 processor has it.
@@ -39,12 +39,12 @@ pub(super) struct Prefetch {
 impl Prefetch {
     /// Prefetches `lines` cache lines of what will be read [`AHEAD`] bytes after `at`.
     #[inline(always)]
-    pub(super) fn fetch(self, at: *const u8, lines: usize) {
+    pub(super) fn prefetch(self, at: *const u8, lines: usize) {
         let ahead = at.wrapping_add(AHEAD);
         if ahead < self.end {
-            fetch(ahead, lines);
+            prefetch(ahead, lines);
         } else if !self.next.is_null() {
-            fetch(self.next.wrapping_add(ahead as usize - self.end as usize), lines);
+            prefetch(self.next.wrapping_add(ahead as usize - self.end as usize), lines);
         }
     }
 }
@@ -56,7 +56,7 @@ pub(super) struct Output {
     pub(super) rows: usize,
     /// Distance between the partial sums of two chunks, for a rank of several; 0: chunks are added
     /// up.
-    pub(super) apart: usize,
+    pub(super) chunk_stride: usize,
 }
 
 // SAFETY: threads write the columns of different panels.
@@ -69,6 +69,6 @@ impl Output {
     /// There is room for as many chunks.
     pub(super) unsafe fn of_chunk(self, chunk: usize) -> Self {
         // SAFETY: as the caller promises.
-        Self { start: unsafe { self.start.add(chunk * self.apart) }, ..self }
+        Self { start: unsafe { self.start.add(chunk * self.chunk_stride) }, ..self }
     }
 }

@@ -70,7 +70,7 @@ unsafe fn row_of<K: Kind>(
         }
         if (block + 1).is_multiple_of(w.chunk) {
             for ((token, sum), total) in tokens.clone().zip(&mut sums).zip(&mut total) {
-                if output.apart > 0 {
+                if output.chunk_stride > 0 {
                     // SAFETY: as below, for every chunk.
                     unsafe { *output.of_chunk(block / w.chunk).start.add(at(token)) = *sum };
                 }
@@ -79,7 +79,7 @@ unsafe fn row_of<K: Kind>(
             }
         }
     }
-    if output.apart == 0 {
+    if output.chunk_stride == 0 {
         for (token, total) in tokens.zip(total) {
             // SAFETY: the caller gave room for every row of every token.
             unsafe { *output.start.add(at(token)) = total };

@@ -33,7 +33,7 @@ pub(super) struct Phase<'a> {
 }
 
 impl<'a> Phase<'a> {
-    /// `apart`: each output holds `[chunks, tokens, rows]`, one chunk's sums after the other.
+    /// `partial`: each output holds `[chunks, tokens, rows]`, one chunk's sums after the other.
     ///
     /// # Panics
     /// When the shapes do not fit, or there are more than [`PRODUCTS`].
@@ -41,7 +41,7 @@ impl<'a> Phase<'a> {
         isa: Isa,
         products: &mut [Product<'p>],
         x: &'a Activations,
-        apart: bool,
+        partial: bool,
     ) -> Self {
         let mut parts = [None; PRODUCTS];
         for (part, product) in parts[..products.len()].iter_mut().zip(products) {
@@ -49,13 +49,13 @@ impl<'a> Phase<'a> {
             assert_eq!(product.w.columns(), x.columns(), "columns of weight and activations");
             assert_eq!(
                 product.y.len(),
-                if apart { product.w.chunks() * size } else { size },
+                if partial { product.w.chunks() * size } else { size },
                 "size of the output"
             );
             let output = Output {
                 start: product.y.as_mut_ptr(),
                 rows: product.w.rows(),
-                apart: if apart { size } else { 0 },
+                chunk_stride: if partial { size } else { 0 },
             };
             *part = Some((product.w, output));
         }

@@ -232,7 +232,7 @@ mod tests {
         w: &RoundedMatrix,
         x: &[f32],
         rounding: Rounding,
-        apart: bool,
+        partial: bool,
     ) -> Vec<f32> {
         let (tokens, padded) = (x.len() / w.columns, w.columns.next_multiple_of(BLOCK));
         let mut filled = vec![0.0; tokens * padded];
@@ -243,9 +243,12 @@ mod tests {
         let mut quants = Activations::default();
         quants.quantise(&ThreadPool::new(1), isa, &filled, padded, rounding);
         let size = tokens * w.rows;
-        let mut y = vec![0.5; if apart { w.chunks * size } else { size }];
-        let output =
-            Output { start: y.as_mut_ptr(), rows: w.rows, apart: if apart { size } else { 0 } };
+        let mut y = vec![0.5; if partial { w.chunks * size } else { size }];
+        let output = Output {
+            start: y.as_mut_ptr(),
+            rows: w.rows,
+            chunk_stride: if partial { size } else { 0 },
+        };
         let view = quants.view(if rounding == Rounding::Twice { 2 } else { 1 });
         // SAFETY: as large as it must be, and no other thread knows it.
         unsafe {
@@ -255,7 +258,7 @@ mod tests {
                 view,
                 tokens,
                 0..w.rows.div_ceil(PANEL),
-                !apart,
+                !partial,
                 output,
                 std::ptr::null(),
             )
@@ -329,9 +332,9 @@ mod tests {
                     bits(&expected[..rows]),
                     "{isa:?}"
                 );
-                let apart = product(isa, &w, &x, rounding, true);
+                let partial = product(isa, &w, &x, rounding, true);
                 // a shard that has one of the chunks rounds and computes the same
-                for (chunk, sums) in apart.chunks_exact(tokens * rows).enumerate() {
+                for (chunk, sums) in partial.chunks_exact(tokens * rows).enumerate() {
                     let part = |values: &[f32]| -> Vec<f32> {
                         values
                             .chunks_exact(columns)

@@ -111,7 +111,7 @@ unsafe fn narrow<V: Lanes, const R: usize>(part: &Part, row: usize) -> usize {
         let mut group = part.start.wrapping_add(part.panels.start * bytes);
         for panel in part.panels.clone() {
             if row == 0 {
-                part.ahead.fetch(group, const { group_bytes(GROUP).div_ceil(64) });
+                part.ahead.prefetch(group, const { group_bytes(GROUP).div_ceil(64) });
             }
             let mut dots = starts;
             if bytes == const { group_bytes(GROUP) } {
@@ -128,8 +128,9 @@ unsafe fn narrow<V: Lanes, const R: usize>(part: &Part, row: usize) -> usize {
             for r in 0..R {
                 values[r] = V::from_whole(dots[r]).mul(scale.mul(scales[r]));
             }
-            let output = if part.output.apart > 0 { part.output.of_chunk(0) } else { part.output };
-            write(&values, part, output, panel, row, part.add && part.output.apart == 0);
+            let output =
+                if part.output.chunk_stride > 0 { part.output.of_chunk(0) } else { part.output };
+            write(&values, part, output, panel, row, part.add && part.output.chunk_stride == 0);
             group = group.wrapping_add(bytes);
         }
     }
@@ -210,7 +211,7 @@ unsafe fn tile<V: Lanes, const R: usize>(part: &Part, panel: usize, row: usize) 
             let mut sums = [V::splat(0.0); R];
             while column + BLOCK <= end {
                 if row == 0 {
-                    part.ahead.fetch(at, const { 2 * WHOLE / 64 });
+                    part.ahead.prefetch(at, const { 2 * WHOLE / 64 });
                 }
                 group(at, GROUP, column, part.x, row, &mut sums);
                 group(at.add(WHOLE), GROUP, column + GROUP, part.x, row, &mut sums);
@@ -223,14 +224,14 @@ unsafe fn tile<V: Lanes, const R: usize>(part: &Part, panel: usize, row: usize) 
                 at = at.add(group_bytes(width));
                 column += width;
             }
-            if part.output.apart > 0 {
+            if part.output.chunk_stride > 0 {
                 write(&sums, part, part.output.of_chunk(chunk), panel, row, false);
             }
             for r in 0..R {
                 total[r] = total[r].add(sums[r]);
             }
         }
-        if part.output.apart == 0 {
+        if part.output.chunk_stride == 0 {
             write(&total, part, part.output, panel, row, part.add);
         }
     }

@@ -401,10 +401,10 @@ fn products_with_adapters_in_one_go_equal_those_in_three() {
         let threads = ThreadPool::new(threads);
         let mut quants = Activations::default();
         quants.quantise(&threads, isa, &x, columns, Rounding::Once);
-        let mut apart: Vec<Vec<f32>> =
+        let mut separate: Vec<Vec<f32>> =
             weights.iter().map(|w| vec![f32::NAN; tokens * w.rows()]).collect();
         let mut products: Vec<Product<'_>> =
-            weights.iter().zip(&mut apart).map(|(w, y)| Product { w, y }).collect();
+            weights.iter().zip(&mut separate).map(|(w, y)| Product { w, y }).collect();
         matmul(&threads, isa, &mut products, &quants);
         low_rank(
             &threads,
@@ -413,7 +413,7 @@ fn products_with_adapters_in_one_go_equal_those_in_three() {
             &x,
             &quants,
             &mut LoraActivations::default(),
-            &mut apart.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>(),
+            &mut separate.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>(),
         );
         let mut together: Vec<Vec<f32>> =
             weights.iter().map(|w| vec![f32::NAN; tokens * w.rows()]).collect();
@@ -429,7 +429,10 @@ fn products_with_adapters_in_one_go_equal_those_in_three() {
             &mut LoraActivations::default(),
         );
         assert!(
-            apart.iter().zip(&together).all(|(apart, together)| bits(apart) == bits(together)),
+            separate
+                .iter()
+                .zip(&together)
+                .all(|(separate, together)| bits(separate) == bits(together)),
             "{isa:?}"
         );
     }

@@ -58,6 +58,7 @@ impl BlockPool {
         (self.capacity - self.free()) * self.block_bytes
     }
 
+    /// Bytes of one block on all shards.
     pub fn block_bytes(&self) -> usize {
         self.block_bytes
     }
@@ -124,6 +125,7 @@ impl KvCache {
         self.len
     }
 
+    /// Whether it holds no position.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -12,23 +12,31 @@ use crate::model::Slice;
 /// The linear layers that an adapter may target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Target {
+    /// The query projection.
     #[serde(rename = "q_proj")]
     Q,
+    /// The key projection.
     #[serde(rename = "k_proj")]
     K,
+    /// The value projection.
     #[serde(rename = "v_proj")]
     V,
+    /// The output projection of attention.
     #[serde(rename = "o_proj")]
     O,
+    /// The gate projection of the MLP.
     #[serde(rename = "gate_proj")]
     Gate,
+    /// The up projection of the MLP.
     #[serde(rename = "up_proj")]
     Up,
+    /// The down projection of the MLP.
     #[serde(rename = "down_proj")]
     Down,
 }
 
 impl Target {
+    /// All targets, in the order of [`Target::index`].
     pub const ALL: [Self; 7] =
         [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
 

@@ -8,6 +8,7 @@ use super::adapter::{LoraAdapter, Place};
 use super::peft;
 use crate::model::Slice;
 use crate::{AdapterPrecision, ModelConfig, Result};
+
 impl LoraAdapter {
     /// Reads a PEFT folder (`adapter_config.json` + `adapter_model.safetensors`) for the base with
     /// this shape and digest; nothing is quantised.

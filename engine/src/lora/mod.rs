@@ -10,4 +10,4 @@ mod tests;
 pub use adapter::{AdapterHandle, AdapterPrecision, LoraAdapter, Target};
 pub(crate) use adapter::{Delta, Place};
 pub use peft::{CONFIG_FILE, WEIGHTS_FILE, adapter_id};
-pub(crate) use peft::{interleaved, neighbours_apart};
+pub(crate) use peft::{deinterleaved, interleaved};

@@ -13,6 +13,7 @@ use crate::{EngineError, ModelConfig, Result};
 
 /// The files of a PEFT folder.
 pub const CONFIG_FILE: &str = "adapter_config.json";
+/// The weights' file in a PEFT folder.
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
 #[derive(Deserialize)]
@@ -280,7 +281,7 @@ pub(crate) fn interleaved(b: &Tensor, heads: usize) -> Result<Tensor> {
 }
 
 /// The inverse: rows in GGUF's order to Hugging Face's.
-pub(crate) fn neighbours_apart(b: &Tensor, heads: usize) -> Result<Tensor> {
+pub(crate) fn deinterleaved(b: &Tensor, heads: usize) -> Result<Tensor> {
     let (out, rank) = b.dims2()?;
     let pairs = out / heads / 2;
     Ok(b.reshape((heads, pairs, 2, rank))?.transpose(1, 2)?.contiguous()?.reshape((out, rank))?)

@@ -12,6 +12,7 @@ use super::*;
 use crate::testing::reference;
 use crate::weights::ModelFiles;
 use crate::{EngineError, Result};
+
 const BASE: &str = "the digest of the base";
 
 struct Folder {

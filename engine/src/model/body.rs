@@ -9,7 +9,7 @@ use super::slice::Slice;
 use super::step::Step;
 use super::tensors::TensorShard;
 use crate::Result;
-use crate::comm::{Communicator, Whole};
+use crate::comm::{Communicator, SingleRank};
 use crate::device::DeviceSpec;
 use crate::kernels::ThreadPool;
 use crate::weights::{ModelFiles, Quantisation};
@@ -65,7 +65,7 @@ impl Body {
             )?))
         } else {
             let comm: Box<dyn Communicator> = match comm {
-                None => Box::new(Whole),
+                None => Box::new(SingleRank),
                 Some(comm) => rank.communicator(comm, &device)?,
             };
             Self::Tensors(Box::new(TensorShard::load(

@@ -3,18 +3,25 @@
 /// Read from `config.json` or GGUF metadata.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
+    /// Width of the residual stream.
     pub hidden: usize,
+    /// Width of the MLP.
     pub intermediate: usize,
+    /// Number of layers.
     pub layers: usize,
     /// Query heads.
     pub heads: usize,
     /// Key and value heads: `heads / kv_heads` query heads share one (GQA).
     pub kv_heads: usize,
+    /// Dimension of a head.
     pub head_dim: usize,
+    /// Number of tokens in the vocabulary.
     pub vocabulary: usize,
     /// The context window in tokens.
     pub context_length: usize,
+    /// Epsilon of the RMSNorms.
     pub norm_eps: f32,
+    /// Rotary position embedding.
     pub rope: Rope,
     /// The output layer is the embedding.
     pub tied: bool,
@@ -23,18 +30,24 @@ pub struct ModelConfig {
 /// Rotary position embedding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
+    /// Base of the frequencies.
     pub theta: f32,
     /// Pairs are neighbours (GGUF's row order of q and k), not halves (Hugging Face's).
     pub interleaved: bool,
+    /// Scaling of the frequencies, if any.
     pub scaling: Option<Llama3Scaling>,
 }
 
 /// Llama 3.1's stretching of low frequencies (`rope_type = "llama3"`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Llama3Scaling {
+    /// Factor by which low frequencies are stretched.
     pub factor: f32,
+    /// Wavelengths above `original_context` / this are stretched.
     pub low_freq_factor: f32,
+    /// Wavelengths below `original_context` / this are kept.
     pub high_freq_factor: f32,
+    /// The context length before the scaling, in tokens.
     pub original_context: usize,
 }
 

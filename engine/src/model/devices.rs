@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 
 use super::tests::{largest_difference, tiny};
 use super::*;
-use crate::comm::Whole;
+use crate::comm::SingleRank;
 use crate::kv::KvCache;
 use crate::model::body::Body;
 use crate::model::tensors::TensorShard;
@@ -33,9 +33,15 @@ fn on_tensors(files: &ModelFiles, device: &Device) -> Llama {
     let mut model = Llama::load(files, Quantisation::None, device).unwrap();
     let (config, slice) = (files.config(), Slice::new(files.config(), 0, 1).unwrap());
     let mut reader = files.reader().unwrap();
-    let mut shard =
-        TensorShard::load(&mut reader, config, Quantisation::None, slice, Box::new(Whole), device)
-            .unwrap();
+    let mut shard = TensorShard::load(
+        &mut reader,
+        config,
+        Quantisation::None,
+        slice,
+        Box::new(SingleRank),
+        device,
+    )
+    .unwrap();
     shard.group(true);
     model.kernels = false;
     model.running.get_mut().unwrap().body = Body::Tensors(Box::new(shard));

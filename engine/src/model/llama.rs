@@ -22,9 +22,13 @@ use crate::{EngineError, Result};
 /// A run of consecutive tokens of one sequence, after what its cache already holds.
 #[derive(Debug)]
 pub struct Segment<'a> {
+    /// The tokens.
     pub tokens: &'a [u32],
+    /// The sequence's cache, to which their keys and values are appended.
     pub kv: &'a mut KvCache,
+    /// The adapter; `None` for the base model.
     pub adapter: Option<AdapterHandle>,
+    /// The rows whose logits are computed.
     pub logits: LogitRows,
 }
 
@@ -115,10 +119,12 @@ impl Llama {
         Ok(Self { config, device, pool, leader, kernels, exact, running })
     }
 
+    /// The model's shape.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
+    /// The leading rank's device.
     pub fn device(&self) -> &Device {
         &self.device
     }

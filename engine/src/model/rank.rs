@@ -83,6 +83,7 @@ impl Rank {
         ranks.remove(0)
     }
 
+    /// Whether it is the leader.
     pub fn is_leader(&self) -> bool {
         self.index == 0
     }

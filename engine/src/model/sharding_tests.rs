@@ -178,7 +178,7 @@ fn tensors_agree_sharded_or_whole_grouped_or_each_alone() {
 }
 
 #[test]
-fn a_group_that_loses_a_shard_says_so_and_a_model_that_does_not_split_is_refused() {
+fn a_replica_that_loses_a_shard_reports_it_and_a_model_that_does_not_split_is_refused() {
     let files = ModelFiles::open(&default_model()).unwrap();
     let refused = Slice::new(files.config(), 0, 4).unwrap_err().to_string();
     assert!(refused.contains("3 KV heads") && refused.contains('4'), "{refused}");

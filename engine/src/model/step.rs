@@ -10,8 +10,11 @@ use crate::lora::AdapterHandle;
 /// For which of a segment's rows logits are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogitRows {
+    /// No row.
     None,
+    /// The last row.
     Last,
+    /// All rows.
     All,
 }
 

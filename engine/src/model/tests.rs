@@ -317,7 +317,7 @@ fn logged(work: impl FnOnce()) -> String {
 }
 
 #[test]
-fn quantised_at_load_stays_close_and_says_what_falls_back() {
+fn quantised_at_load_stays_close_and_reports_fallbacks() {
     let (folder, expected) = tiny();
     let load = |quantisation| {
         drop(Llama::load(&ModelFiles::open(&folder).unwrap(), quantisation, &Device::Cpu).unwrap())

@@ -26,6 +26,7 @@ pub struct SamplingParams {
     pub frequency_penalty: f32,
     /// Added to the logits of single tokens, in [-100, 100].
     pub logit_bias: Vec<(u32, f32)>,
+    /// Seed of the sampler.
     pub seed: u64,
     /// `Some(n)`: report the log-probability of each token and of the `n` best (at most 20).
     pub logprobs: Option<usize>,

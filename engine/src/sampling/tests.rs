@@ -1,4 +1,5 @@
 use super::*;
+
 fn params(change: impl FnOnce(&mut SamplingParams)) -> SamplingParams {
     let mut params = SamplingParams { temperature: 1.0, ..SamplingParams::default() };
     change(&mut params);
@@ -70,7 +71,7 @@ fn nucleus_over_a_flat_distribution_keeps_its_share() {
 }
 
 #[test]
-fn penalties_hold_back_what_was_said() {
+fn penalties_lower_repeated_tokens() {
     let logits = [2.0, 1.9];
     let mut presence =
         Sampler::new(params(|p| (p.temperature, p.presence_penalty) = (0.0, 0.2)), &[]);

@@ -51,6 +51,7 @@ pub struct StopMatcher {
 }
 
 impl StopMatcher {
+    /// A detector of these strings.
     pub fn new(stops: Vec<String>) -> Self {
         Self { stops, held: String::new() }
     }

@@ -11,6 +11,7 @@ use nyx_domain::ChatMessage;
 use super::tokenizer::Tokenizer;
 use crate::weights::read_json;
 use crate::{EngineError, Result};
+
 const NAME: &str = "chat";
 
 #[derive(Debug)]

@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use super::*;
 use crate::testing::{default_model, reference};
+
 fn default_text() -> Text {
     Text::load(&ModelFiles::open(&default_model()).unwrap()).unwrap()
 }

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::lora::{Target, interleaved, neighbours_apart};
+use crate::lora::{Target, deinterleaved, interleaved};
 use crate::weights::load_safetensors;
 use crate::{EngineError, ModelConfig, Result};
 
@@ -18,9 +18,11 @@ const LANES: usize = 16;
 /// Shape of the adapter that is trained.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct LoraShape {
+    /// Rank of the low-rank matrices.
     pub rank: usize,
     /// What the product is scaled by is `alpha / rank`.
     pub alpha: f64,
+    /// The projections that get a pair.
     pub targets: Vec<Target>,
 }
 
@@ -162,7 +164,7 @@ impl Layout {
             .t()?
             .contiguous()?;
             let b = match heads(config, target) {
-                Some(heads) => neighbours_apart(&b, heads)?,
+                Some(heads) => deinterleaved(&b, heads)?,
                 None => b,
             };
             let name = |matrix: &str| {

@@ -7,6 +7,7 @@ use crate::kernels::{
     swiglu_backward,
 };
 use crate::lora::Target;
+
 impl Model {
     /// Adds the adapter's gradient to `gradient` (laid out as its values), given that of the final
     /// rows, `[rows, hidden]`.

@@ -25,7 +25,9 @@ pub enum TrainPrecision {
     /// kept in bf16.
     #[default]
     Auto,
+    /// bf16 products with f32 sums.
     Bf16,
+    /// f32 products.
     F32,
 }
 

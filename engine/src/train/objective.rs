@@ -39,15 +39,22 @@ pub enum TrainingTarget {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Objective {
+    /// Supervised fine-tuning: cross-entropy of the right answer.
     Sft,
+    /// Cross-entropy over the shares of the choices' likelihoods.
     Choice,
+    /// Quantile reward policy optimisation.
     Qrpo,
+    /// Kahneman-Tversky optimisation.
     Kto,
+    /// Direct preference optimisation.
     Dpo,
+    /// Group relative policy optimisation.
     Grpo,
 }
 
 impl Objective {
+    /// All objectives.
     pub const ALL: [Self; 6] =
         [Self::Sft, Self::Choice, Self::Qrpo, Self::Kto, Self::Dpo, Self::Grpo];
 
@@ -61,6 +68,7 @@ impl Objective {
             .ok_or_else(|| format!("{name:?} is no objective, expected one of {names}"))
     }
 
+    /// The name on the command line and on record.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sft => "sft",
@@ -117,9 +125,11 @@ pub struct LossSettings {
     pub beta: f64,
     /// KTO's weights of what was liked and what was not.
     pub desirable: f64,
+    /// Weight of undesirable examples (KTO).
     pub undesirable: f64,
     /// GRPO's clip range and weight of the KL term.
     pub clip: f64,
+    /// Weight of the KL term (GRPO).
     pub kl: f64,
     /// What an anchor's loss counts.
     pub anchor: f64,

@@ -2,13 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
+/// AdamW (Loshchilov and Hutter 2019).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct AdamW {
     /// At the end of the warm-up.
     pub learning_rate: f64,
+    /// Decay of the first moment.
     pub beta1: f64,
+    /// Decay of the second moment.
     pub beta2: f64,
+    /// Added to the denominator.
     pub epsilon: f64,
+    /// Decoupled weight decay.
     pub weight_decay: f64,
     /// The gradient's norm at most.
     pub clip: f64,

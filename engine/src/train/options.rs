@@ -10,9 +10,11 @@ use super::optimiser::AdamW;
 /// A prompt, what may follow it, and what is to be made of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Example {
+    /// The prompt in tokens.
     pub prompt: Vec<u32>,
     /// Each at least one token.
     pub continuations: Vec<Vec<u32>>,
+    /// The objective for the continuations.
     pub aim: TrainingTarget,
 }
 
@@ -20,10 +22,15 @@ pub struct Example {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainOptions {
+    /// The adapter's shape.
     pub lora: LoraShape,
+    /// Precision of the products.
     pub precision: TrainPrecision,
+    /// The optimiser.
     pub optimiser: AdamW,
+    /// Parameters of the losses.
     pub loss: LossSettings,
+    /// Passes over the examples.
     pub epochs: usize,
     /// Examples of a step.
     pub batch: usize,
@@ -35,6 +42,7 @@ pub struct TrainOptions {
     pub checkpoint: bool,
     /// Threads; all cores when 0.
     pub threads: usize,
+    /// Seed of initialisation and shuffling.
     pub seed: u64,
 }
 

@@ -10,6 +10,7 @@ use super::*;
 use crate::lora::Target;
 use crate::testing::{default_model, random_model, reference};
 use crate::{Engine, EngineOptions, ModelFiles, ScoreJob, Text};
+
 fn on_f32(targets: &[Target]) -> TrainOptions {
     let lora = LoraShape { rank: 4, alpha: 8.0, targets: targets.to_vec() };
     TrainOptions { lora, precision: TrainPrecision::F32, threads: 2, ..TrainOptions::default() }

@@ -23,6 +23,7 @@ use crate::{EngineError, ModelFiles, ModelInfo, Result};
 pub struct Progress {
     /// Steps done, of all.
     pub step: u64,
+    /// Number of all steps.
     pub steps: u64,
     /// The mean loss of the step's examples.
     pub loss: f64,
@@ -34,18 +35,22 @@ pub struct Progress {
     /// Tokens of the step's examples; what several begin with goes through the model once, and
     /// counts for each.
     pub tokens: u64,
+    /// Time since the start.
     pub elapsed: Duration,
 }
 
 /// What came of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
+    /// Steps done.
     pub steps: u64,
     /// Whether all steps were done, or the caller ended it.
     pub complete: bool,
     /// The mean loss of each step that this process made.
     pub losses: Vec<f64>,
+    /// Tokens processed.
     pub tokens: u64,
+    /// Duration in seconds.
     pub seconds: f64,
 }
 
@@ -94,6 +99,7 @@ impl Trainer {
         self.model.pause = Box::new(pause);
     }
 
+    /// The options.
     pub fn options(&self) -> &TrainOptions {
         &self.options
     }

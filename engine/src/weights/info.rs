@@ -7,7 +7,9 @@ use serde::Serialize;
 /// Description of a base model.
 #[derive(Debug, Clone, Serialize)]
 pub struct ModelInfo {
+    /// Name of the file or folder.
     pub name: String,
+    /// Its path.
     pub path: PathBuf,
     /// SHA-256 of the weights: of the GGUF file, or for a folder, of its safetensors files' digests
     /// in the order of their names.
@@ -16,10 +18,15 @@ pub struct ModelInfo {
     pub format: &'static str,
     /// The file's tensor types with their counts, as `F32 x 61, Q4_1 x 210, Q8_0 x 1`.
     pub tensors: String,
+    /// Number of parameters.
     pub parameters: u64,
+    /// The context window in tokens.
     pub context_length: usize,
+    /// Number of tokens in the vocabulary.
     pub vocabulary: usize,
+    /// Number of layers.
     pub layers: usize,
+    /// Size of the files in bytes.
     pub bytes: u64,
 }
 

@@ -75,10 +75,12 @@ impl ModelFiles {
         Ok(Self { info, config, source: Source::Gguf(file) })
     }
 
+    /// What is known of the model.
     pub fn info(&self) -> &ModelInfo {
         &self.info
     }
 
+    /// The model's shape.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }

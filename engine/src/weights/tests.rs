@@ -10,6 +10,7 @@ use super::*;
 use crate::lora::{AdapterHandle, LoraAdapter};
 use crate::model::{Llama, LogitRows, Segment};
 use crate::testing::reference;
+
 type Tensors = BTreeMap<String, QTensor>;
 type Metadata = BTreeMap<&'static str, Value>;
 

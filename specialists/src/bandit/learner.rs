@@ -30,6 +30,7 @@ pub struct BanditSettings {
 /// scales) on questions of the same kind.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BaselineKey {
+    /// The source of the rewards.
     pub source: String,
     /// The specialist that would be chosen without trait weights.
     pub kind: String,
@@ -40,10 +41,12 @@ pub struct BaselineKey {
 pub struct Baseline {
     /// Number of rewards, decayed.
     pub count: f64,
+    /// Sum of the rewards.
     pub sum: f64,
 }
 
 impl Baseline {
+    /// Mean of the rewards; 0 without any.
     pub fn mean(&self) -> f64 {
         self.sum / (self.count + 1.0)
     }
@@ -54,6 +57,7 @@ impl Baseline {
 pub struct Drawn<'a> {
     /// Each candidate's logit without its trait weight.
     pub unweighted: &'a [f64],
+    /// Index of the chosen candidate.
     pub chosen: usize,
     /// The probability with which it was drawn, in (0, 1].
     pub propensity: f64,
@@ -62,12 +66,16 @@ pub struct Drawn<'a> {
 /// The trait weights and their baselines. Weights are in the order of the candidates.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Learner {
+    /// The settings.
     pub settings: BanditSettings,
+    /// One weight per candidate.
     pub weights: Vec<f64>,
+    /// Mean rewards by source and category.
     pub baselines: BTreeMap<BaselineKey, Baseline>,
 }
 
 impl Learner {
+    /// A learner with weights 0.
     pub fn new(settings: BanditSettings, candidates: usize) -> Self {
         Self { settings, weights: vec![0.0; candidates], baselines: BTreeMap::new() }
     }

@@ -16,20 +16,25 @@ const PRIOR: f64 = 4.0;
 pub struct LoggedChoice {
     /// The kind of question, counted from 0.
     pub kind: usize,
+    /// Index of the chosen candidate.
     pub chosen: usize,
     /// The probability of everything that was drawn, in (0, 1]: of the specialist, times that of
     /// its generation where that was drawn too.
     pub propensity: f64,
     /// The factor of `propensity` that the target policy shares (a generation's), in (0, 1].
     pub common: f64,
+    /// The reward.
     pub reward: f64,
 }
 
 /// A mean with its 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Estimate {
+    /// The estimated mean reward.
     pub value: f64,
+    /// 95 % interval.
     pub interval: [f64; 2],
+    /// Standard error of the value.
     pub standard_error: f64,
 }
 
@@ -46,9 +51,11 @@ impl Estimate {
 /// The value of a policy by three estimators.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct OffPolicy {
+    /// Number of decisions.
     pub decisions: usize,
     /// `(Σw)² / Σw²`: the effective sample size of the weighted decisions.
     pub effective_decisions: f64,
+    /// The largest importance weight.
     pub largest_weight: f64,
     /// The mean reward of the policy that ran, on the same decisions.
     pub logged: Estimate,

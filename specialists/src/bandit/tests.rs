@@ -1,7 +1,8 @@
 //! Simulations with known optima, from fixed seeds.
 
 use super::*;
-use crate::seeded::Seeded;
+use crate::test_rng::TestRng;
+
 const EPSILON: f64 = 0.02;
 const TEMPERATURE: f64 = 0.5;
 const ARMS: usize = 5;
@@ -77,7 +78,7 @@ impl World {
     }
 
     /// One question: drawn, answered and rewarded.
-    fn turn(&self, random: &mut Seeded, learner: &mut Learner) -> usize {
+    fn turn(&self, random: &mut TestRng, learner: &mut Learner) -> usize {
         let kind = random.below(ARMS);
         let shares = Self::policy(kind, &learner.weights);
         let chosen = draw(random, &shares);
@@ -93,7 +94,7 @@ impl World {
     }
 }
 
-fn draw(random: &mut Seeded, shares: &[f64]) -> usize {
+fn draw(random: &mut TestRng, shares: &[f64]) -> usize {
     let mut left = random.unit();
     shares
         .iter()
@@ -112,7 +113,7 @@ fn regret_grows_slower_than_time_and_stays_below_fixed_routing() {
     let fixed = (best - world.value(&[0.0; ARMS])) * ROUNDS as f64;
     let (mut early, mut late) = (0.0, 0.0);
     for seed in 1..=4 {
-        let mut random = Seeded::of(seed);
+        let mut random = TestRng::of(seed);
         let mut learner = Learner::new(settings(0.0), ARMS);
         let mut regret = 0.0;
         for round in 1..=ROUNDS {
@@ -136,7 +137,7 @@ fn regret_grows_slower_than_time_and_stays_below_fixed_routing() {
 #[test]
 fn an_arm_that_goes_bad_is_left_within_200_rewarded_decisions() {
     for seed in 1..=10 {
-        let mut random = Seeded::of(seed);
+        let mut random = TestRng::of(seed);
         let mut learner = Learner::new(settings(0.005), ARMS);
         let mut world = World::with_a_bad_one(3, 1);
         // the generalist is by far the best
@@ -177,7 +178,7 @@ fn off_policy_intervals_cover_the_truth_as_often_as_they_say() {
         (0..ARMS).map(|kind| propensities(&World::unweighted(kind), 1.0, 0.2)).collect();
     // a canary generation answers a fifth of the questions, and is better
     const CANARY: f64 = 0.2;
-    let mut random = Seeded::of(11);
+    let mut random = TestRng::of(11);
     let mut covered = [0_usize; 3];
     let mut errors = [0.0; 3];
     for _ in 0..REPLICATIONS {

@@ -7,7 +7,7 @@ use nyx_domain::Signals;
 use serde::{Deserialize, Serialize};
 
 use super::signals::{FEATURES, features};
-use crate::learn::{Isotonic, LearnedPart, LinearModel, Platt};
+use crate::learn::{Artifact, Isotonic, LinearModel, Platt};
 
 /// Bound on confidences: none is 0 or 1.
 pub(super) const LEAST: f64 = 0.01;
@@ -64,7 +64,7 @@ pub struct Confidences {
     pub(super) specialists: BTreeMap<String, Calibrator>,
 }
 
-impl LearnedPart for Confidences {
+impl Artifact for Confidences {
     const KIND: &'static str = "confidence";
     const VERSION: u32 = 2;
 

@@ -29,8 +29,11 @@ type Tried = (f64, f64, Vec<(f64, bool)>);
 /// One answer of known correctness.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConfidenceRow {
+    /// The specialist.
     pub specialist: String,
+    /// Signals of its answer.
     pub signals: Signals,
+    /// Whether the answer was right.
     pub right: bool,
     /// Rows of one group (a table, a template) are always in the same fold; an empty group is a
     /// group of its own.
@@ -40,12 +43,17 @@ pub struct ConfidenceRow {
 /// Quality of confidences on held-out rows.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Quality {
+    /// Number of answers.
     pub rows: usize,
+    /// Fraction of right answers.
     pub base_rate: Option<f64>,
+    /// Expected calibration error.
     pub ece: Option<f64>,
+    /// Mean Brier score.
     pub brier: Option<f64>,
     /// Skill against a constant prediction of the base rate.
     pub brier_skill: Option<f64>,
+    /// Area under the ROC curve.
     pub auroc: Option<f64>,
 }
 
@@ -67,7 +75,9 @@ impl Quality {
 /// Results of the cross-validation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ConfidenceReport {
+    /// By specialist.
     pub specialists: BTreeMap<String, Quality>,
+    /// Over all specialists.
     pub pooled: Quality,
 }
 

@@ -1,13 +1,13 @@
 use nyx_domain::Signals;
 
 use super::*;
-use crate::learn::{LearnedFile, LearnedPart as _, TrainedOn};
-use crate::seeded::Seeded;
+use crate::learn::{Artifact as _, ArtifactFile, TrainedOn};
+use crate::test_rng::TestRng;
 
 /// Answers of two specialists: kairos' are right as often as the square of what it says, eleos' as
 /// it says when it abstains and never else.
 fn rows(count: usize) -> Vec<ConfidenceRow> {
-    let mut random = Seeded::new();
+    let mut random = TestRng::new();
     (0..count)
         .map(|index| {
             let top = 0.5 + random.unit() / 2.0;
@@ -67,7 +67,7 @@ fn learns_each_specialists_own_truth() {
 }
 
 #[test]
-fn says_nothing_before_there_is_enough_to_learn_from() {
+fn no_confidence_before_there_are_enough_examples() {
     assert_eq!(fit(&[]).0, Confidences::default());
     assert_eq!(fit(&rows(90)).0.names().count(), 0);
     let always_right: Vec<_> =
@@ -78,7 +78,7 @@ fn says_nothing_before_there_is_enough_to_learn_from() {
 
 #[test]
 fn signals_that_tell_nothing_end_near_the_base_rate() {
-    let mut random = Seeded::new();
+    let mut random = TestRng::new();
     let rows: Vec<_> = rows(1_200)
         .into_iter()
         .map(|row| ConfidenceRow { right: random.unit() < 0.3, ..row })
@@ -99,9 +99,9 @@ fn signals_that_tell_nothing_end_near_the_base_rate() {
 fn a_file_reads_back_and_a_wrong_one_is_refused() {
     let (confidences, _) = fit(&rows(400));
     let file =
-        LearnedFile::new(TrainedOn::of([("eleos", "one")]), Some("0".repeat(64)), confidences);
+        ArtifactFile::new(TrainedOn::of([("eleos", "one")]), Some("0".repeat(64)), confidences);
     let text = file.write().unwrap();
-    let back = LearnedFile::<Confidences>::parse(&text).unwrap();
+    let back = ArtifactFile::<Confidences>::parse(&text).unwrap();
     let signals =
         Signals { choices: vec![0.2, 0.8], answer: "Cannot say".into(), ..Signals::default() };
     for name in ["eleos", "kairos"] {

@@ -20,6 +20,7 @@ const TABLE_WEIGHT: f64 = 0.3;
 pub struct FoundRow {
     /// Index of the table in the indexed list, and of the row in the table.
     pub table: usize,
+    /// The row's number in its table, from 0.
     pub row: usize,
     /// Fraction of the maximum score of the question's tokens, in (0, 1).
     pub score: f64,
@@ -65,6 +66,7 @@ fn norms(lengths: &[u32]) -> Vec<f32> {
 }
 
 impl RowIndex {
+    /// Indexes tables.
     pub fn new(tables: &[FactTable]) -> Self {
         let mut index = Self::default();
         let (mut row_lengths, mut table_lengths) = (Vec::new(), Vec::new());
@@ -240,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_found_by_what_is_said_of_their_table() {
+    fn rows_are_found_by_the_description_of_their_table() {
         let index = RowIndex::new(&tables());
         for (text, expected) in [
             ("games", vec![(1, 0), (1, 1)]),

@@ -7,13 +7,18 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
+    /// A whole number.
     Integer,
+    /// A number.
     Real,
+    /// A date.
     Date,
+    /// A text.
     Text,
 }
 
 impl Kind {
+    /// The name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Integer => "integer",
@@ -24,18 +29,23 @@ impl Kind {
     }
 }
 
+/// A column.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
+    /// Its name.
     pub name: String,
+    /// The type of its values.
     pub kind: Kind,
 }
 
 /// A registered table with its first rows, or all of them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FactTable {
+    /// The table's name.
     pub name: String,
     /// One-line description.
     pub caption: String,
+    /// Its columns, in order.
     pub columns: Vec<Column>,
     /// `[rows][columns]`, as written.
     pub rows: Vec<Vec<String>>,

@@ -41,6 +41,7 @@ impl BettingSequence {
         }
     }
 
+    /// Number of observations.
     pub fn count(&self) -> u32 {
         self.count
     }
@@ -92,7 +93,9 @@ impl BettingSequence {
 pub enum CanaryVerdict {
     /// Undecided so far.
     Open,
+    /// The canary is better.
     Better,
+    /// The canary is not better.
     Worse,
     /// The maximum number of pairs was compared without a decision: the canary is retired.
     Undecided,
@@ -154,6 +157,7 @@ impl CanaryTrial {
         Some((*self.canary.get(at)?, *self.live.get(at)?))
     }
 
+    /// The verdict, once there is one.
     pub fn verdict(&self) -> CanaryVerdict {
         self.verdict
     }

@@ -6,22 +6,30 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::random::SplitMix;
+
 const RESAMPLES: usize = 10_000;
 
 /// One question's scores, and its cluster: questions of one template are resampled together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pair {
+    /// The template, by which pairs are resampled.
     pub template: String,
+    /// Score of the candidate.
     pub candidate: f64,
+    /// Score of the active adapter.
     pub live: f64,
 }
 
 /// The result of the comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Compared {
+    /// Number of pairs.
     pub questions: usize,
+    /// Number of templates.
     pub templates: usize,
+    /// Mean score of the candidate.
     pub candidate: f64,
+    /// Mean score of the active adapter.
     pub live: f64,
     /// The mean difference.
     pub gain: f64,
@@ -77,8 +85,9 @@ pub fn compare(pairs: &[Pair], level: f64, seed: u64) -> Compared {
     }
 }
 
-/// The level of the `tries`-th try on the same evidence, counted from 1: halved at each, so that
-/// all together err no more than twice `alpha`'s half.
+/// The significance level of the `tries`-th test on the same evidence, counted from 1:
+/// `alpha / 2^(tries - 1)`, so that the family-wise error rate of all tests is at most `2 alpha`
+/// (alpha spending).
 pub fn level(alpha: f64, tries: u32) -> f64 {
     alpha * 0.5_f64.powi(tries.saturating_sub(1).min(60).cast_signed())
 }

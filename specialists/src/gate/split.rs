@@ -44,7 +44,9 @@ pub fn held_back(template: &str) -> bool {
 /// Evaluation data in its two parts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeldBack<T> {
+    /// To train on.
     pub train: Vec<T>,
+    /// Held out.
     pub tried: Vec<T>,
 }
 

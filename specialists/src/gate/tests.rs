@@ -1,5 +1,6 @@
 use super::random::SplitMix;
 use super::*;
+
 fn unit(random: &mut SplitMix) -> f64 {
     (random.next() >> 11) as f64 / (1_u64 << 53) as f64
 }
@@ -16,7 +17,7 @@ fn pairs(random: &mut SplitMix, count: usize, candidate: f64, live: f64) -> Vec<
 }
 
 #[test]
-fn the_bootstrap_errs_no_more_than_it_says_and_sees_what_is_there() {
+fn the_bootstrap_keeps_its_error_rate_and_has_power() {
     let mut random = SplitMix(5);
     let share = |random: &mut SplitMix, candidate: f64, live: f64| {
         (0..60)

@@ -9,7 +9,9 @@ use crate::odds::sigmoid;
 /// targets (Platt 1999, "Probabilistic Outputs for Support Vector Machines").
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Platt {
+    /// Slope of the logit.
     pub slope: f64,
+    /// Offset of the logit.
     pub offset: f64,
 }
 
@@ -44,6 +46,7 @@ impl Platt {
         self.slope.is_finite() && self.offset.is_finite()
     }
 
+    /// The calibrated probability of a score.
     pub fn apply(&self, score: f64) -> f64 {
         sigmoid(self.slope * score + self.offset)
     }
@@ -114,6 +117,7 @@ impl Isotonic {
             && self.points.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1)
     }
 
+    /// The calibrated probability of a score.
     pub fn apply(&self, score: f64) -> f64 {
         let next = self.points.partition_point(|(at, _)| *at <= score);
         match (
@@ -130,11 +134,11 @@ impl Isotonic {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seeded::Seeded;
+    use crate::test_rng::TestRng;
 
     /// Scores from -3 to 3, correct with the logistic probability of twice the score less 0.5.
     fn sample() -> Vec<(f64, bool)> {
-        let mut random = Seeded::new();
+        let mut random = TestRng::new();
         (0..20_000)
             .map(|_| {
                 let score = 6.0 * random.unit() - 3.0;

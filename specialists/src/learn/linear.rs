@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::minimise::minimise;
+
 const STEPS: usize = 300;
 /// Tolerance on the largest entry of the gradient, a mean over the examples.
 const TOLERANCE: f64 = 1e-6;
@@ -12,6 +13,7 @@ const TOLERANCE: f64 = 1e-6;
 pub struct Example {
     /// Pairs of a feature's index and its value; omitted features are 0.
     pub features: Vec<(u32, f32)>,
+    /// Index of the class.
     pub class: usize,
     /// Its weight, above 0.
     pub weight: f64,
@@ -105,10 +107,12 @@ impl LinearModel {
             && self.bias.iter().all(|bias| bias.is_finite())
     }
 
+    /// Number of classes.
     pub fn classes(&self) -> usize {
         self.bias.len()
     }
 
+    /// Number of features.
     pub fn features(&self) -> usize {
         self.weights.first().map_or(0, Vec::len)
     }
@@ -149,7 +153,7 @@ impl LinearModel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seeded::Seeded;
+    use crate::test_rng::TestRng;
 
     fn example(x: f32, class: usize) -> Example {
         Example { features: vec![(0, x)], class, weight: 1.0 }
@@ -174,7 +178,7 @@ mod tests {
     /// The gradient at the solution is zero: mean of (p - y) x + l2 w = 0.
     #[test]
     fn the_answer_is_a_stationary_point() {
-        let mut random = Seeded::new();
+        let mut random = TestRng::new();
         let mut uniform = || (2.0 * random.unit() - 1.0) as f32;
         let examples: Vec<Example> = (0..300)
             .map(|i| {
@@ -210,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_told_apart_is() {
+    fn separable_classes_are_separated() {
         let examples = [example(-2.0, 0), example(-1.0, 0), example(1.0, 1), example(2.0, 1)];
         let model = LinearModel::fit(&examples, 2, 1, 0.01).rounded(3);
         assert!(model.probabilities(&[(0, 1.5)])[1] > 0.8);

@@ -7,7 +7,9 @@ use serde::Serialize;
 pub struct ReliabilityBin {
     /// Contains probabilities from `from` up to below `to`; the last bin includes `to`.
     pub from: f64,
+    /// Upper bound.
     pub to: f64,
+    /// Number of predictions.
     pub count: usize,
     /// The mean probability; `None` when empty.
     pub mean: Option<f64>,
@@ -104,14 +106,14 @@ pub fn log_loss(pairs: &[(f64, bool)], floor: f64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seeded::Seeded;
+    use crate::test_rng::TestRng;
 
     /// Random lists, with ties and with the ends of the range.
     fn lists() -> Vec<Vec<(f64, bool)>> {
-        let mut random = Seeded::new();
+        let mut random = TestRng::new();
         (0..200)
             .map(|list| {
-                let pair = |random: &mut Seeded| {
+                let pair = |random: &mut TestRng| {
                     let p = random.unit();
                     (
                         if list % 2 == 0 { p } else { (p * 8.0).round() / 8.0 },

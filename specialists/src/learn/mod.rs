@@ -3,12 +3,12 @@
 //!
 //! Deterministic: the same examples in the same order give the same model, bit for bit.
 
+mod artifact;
 mod calibration;
 mod linear;
 pub mod metrics;
 mod minimise;
-mod part;
 
+pub use artifact::{Artifact, ArtifactFile, TrainedOn, artifact_id};
 pub use calibration::{Isotonic, Platt};
 pub use linear::{Example, LinearModel};
-pub use part::{LearnedFile, LearnedPart, TrainedOn, learned_id};

@@ -2,9 +2,10 @@ use chrono::{DateTime, Utc};
 use nyx_domain::{Answer, Evidence, Question, Target};
 
 use super::*;
-use crate::SHIPPED;
+use crate::BUILTIN;
 use crate::reward::Outcome;
 use crate::strategy::{ActivationSource, Generated, Search};
+
 const SIXTH: &str = r#"
 name = "hestia"
 purpose = "keeps house: food, cleaning, repairs"
@@ -56,13 +57,13 @@ fn outcome<'a>(answer: &'a str, evidence: &'a [Evidence]) -> Outcome<'a> {
 
 fn shipped(name: &str) -> SpecialistPolicy {
     let (file, text) =
-        SHIPPED.into_iter().find(|(file, _)| *file == format!("{name}.toml")).unwrap();
+        BUILTIN.into_iter().find(|(file, _)| *file == format!("{name}.toml")).unwrap();
     SpecialistPolicy::parse(file, text).unwrap()
 }
 
 #[test]
 fn the_shipped_ones_parse_under_the_name_of_their_file() {
-    let names = SHIPPED.map(|(file, text)| {
+    let names = BUILTIN.map(|(file, text)| {
         let policy = SpecialistPolicy::parse(file, text).unwrap();
         assert_eq!(file, format!("{}.toml", policy.name));
         assert!(policy.adapter.is_none() && policy.replica.is_none());
@@ -85,7 +86,7 @@ fn the_shipped_ones_parse_under_the_name_of_their_file() {
 }
 
 #[test]
-fn the_general_assistant_speaks_plainly() {
+fn the_general_assistant_is_strategy_plain() {
     let policy = shipped("nyx");
     assert!(policy.strategy.retrieve().is_empty());
     let found = [evidence("My sister Clara is a nurse.", Some("Ada"))];
@@ -113,7 +114,7 @@ fn the_five_answer_in_the_language_of_the_question() {
 fn every_system_prompt_begins_with_its_fixed_part() {
     let found =
         [evidence("My sister Clara is a nurse.", Some("Ada")), evidence("I like tea.", None)];
-    for (file, text) in SHIPPED {
+    for (file, text) in BUILTIN {
         let policy = SpecialistPolicy::parse(file, text).unwrap();
         for evidence in [&[][..], &found] {
             let prompt = policy.system_prompt(&situation(evidence)).unwrap();
@@ -269,7 +270,7 @@ fn a_sixth_needs_a_file_and_no_code() {
 }
 
 #[test]
-fn a_wrong_file_is_told_where_it_is_wrong() {
+fn a_wrong_file_is_refused_with_the_position() {
     let cases: &[(&str, &str, &[&str])] = &[
         ("name = \"hestia\"", "name = \"Hestia\"", &["name is \"Hestia\"", "lower-case"]),
         ("name = \"hestia\"", "name = \"base\"", &["name is \"base\"", "another"]),
@@ -296,7 +297,11 @@ fn a_wrong_file_is_told_where_it_is_wrong() {
         ("in evidence", "in []", &["prompt.context does not use `evidence`"]),
         ("strategy = \"timing\"", "strategy = \"magic\"", &["strategy is \"magic\"", "\"recall\""]),
         ("strategy = \"timing\"", "strategy = \"plain\"", &["settings.k is given", "\"plain\""]),
-        ("strategy = \"timing\"", "strategy = \"recall\"", &["settings: unknown field `penalty`"]),
+        (
+            "strategy = \"timing\"",
+            "strategy = \"recall\"",
+            &["settings.penalty: unknown field `penalty`"],
+        ),
         ("k = 3", "k = 0", &["settings.k is 0", "from 1 to 50"]),
         ("k = 3", "k = -1", &["settings.k", "-1"]),
         ("k = 3", "k = \"three\"", &["settings.k", "expected usize"]),

@@ -1,5 +1,6 @@
 use super::read_probability;
-use crate::seeded::Seeded;
+use crate::test_rng::TestRng;
+
 fn check(cases: &[(&str, Option<f64>)]) {
     for (text, expected) in cases {
         let read = read_probability(text);
@@ -46,7 +47,7 @@ fn the_last_line_of_that_form_counts() {
 }
 
 #[test]
-fn nothing_is_guessed_from_other_numbers_and_words() {
+fn other_numbers_and_words_are_not_parsed_as_probabilities() {
     check(&[
         ("", None),
         ("Brazil will win in 2026.", None),
@@ -80,7 +81,7 @@ fn out_of_range_is_none() {
 
 #[test]
 fn every_written_percentage_is_read_back() {
-    let mut random = Seeded::new();
+    let mut random = TestRng::new();
     for _ in 0..2_000 {
         let tenths = random.below(1_001);
         let value = format!("{}{}{}%", tenths / 10, random.pick(&[".", ","]), tenths % 10);
@@ -100,7 +101,7 @@ fn every_written_percentage_is_read_back() {
 
 #[test]
 fn no_text_makes_it_panic_or_leave_the_range() {
-    let mut random = Seeded::new();
+    let mut random = TestRng::new();
     let pieces = [
         ":", "=", "\n", " ", "7", "0", ".", ",", "%", "/", "-", "−", "é", "％", "²", "’", "İ", "٣",
         "٪", "\u{a0}", "*", "2026", "e", "inf",

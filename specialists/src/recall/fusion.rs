@@ -53,7 +53,7 @@ pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seeded::Seeded;
+    use crate::test_rng::TestRng;
 
     #[test]
     fn what_both_lists_have_comes_first() {
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_double_makes_room_for_another() {
+    fn a_duplicate_is_replaced_by_the_next_result() {
         let (east, north) = ([1.0, 0.0], [0.0, 1.0]);
         let vectors: [Option<&[f32]>; 3] = [Some(&east), Some(&east), Some(&north)];
         let scores = [0.9, 0.8, 0.7];
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn each_item_is_chosen_once_at_most_and_the_best_first() {
-        let mut random = Seeded::new();
+        let mut random = TestRng::new();
         for _ in 0..300 {
             let n = random.below(12);
             let scores: Vec<f64> = (0..n).map(|_| (random.below(5) as f64) / 4.0).collect();

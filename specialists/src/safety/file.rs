@@ -5,7 +5,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::pattern::Pattern;
-use super::policy::{Category, EXCEPTION_WORDS, Rule, SHIPPED_SAFETY, SafetyPolicy};
+use super::policy::{BUILTIN_SAFETY, Category, EXCEPTION_WORDS, Rule, SafetyPolicy};
 use crate::SpecialistError;
 
 #[derive(Deserialize)]
@@ -62,8 +62,8 @@ impl SafetyPolicy {
     ///
     /// # Errors
     /// As [`parse`](Self::parse); a test ensures that there are none.
-    pub fn shipped() -> Result<Self, SpecialistError> {
-        Self::parse("config/safety.toml", SHIPPED_SAFETY)
+    pub fn builtin() -> Result<Self, SpecialistError> {
+        Self::parse("config/safety.toml", BUILTIN_SAFETY)
     }
 }
 

@@ -18,5 +18,5 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use policy::{SHIPPED_SAFETY, SafetyPolicy};
+pub use policy::{BUILTIN_SAFETY, SafetyPolicy};
 pub use stream::{Released, Screening};

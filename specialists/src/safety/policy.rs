@@ -6,7 +6,7 @@ use super::normal::{Token, tokens};
 use super::pattern::{Match, Pattern};
 
 /// The built-in policy.
-pub const SHIPPED_SAFETY: &str = include_str!("../../../config/safety.toml");
+pub const BUILTIN_SAFETY: &str = include_str!("../../../config/safety.toml");
 
 /// Number of words before a phrase within which a negation counts.
 pub(super) const DENIAL_WORDS: usize = 3;

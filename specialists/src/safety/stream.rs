@@ -11,6 +11,7 @@ use super::policy::{DENIAL_WORDS, EXCEPTION_WORDS, SafetyPolicy};
 /// The output of one step of the screening.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Released {
+    /// The text that may be sent.
     pub text: String,
     /// A finding that stops the answer: the following text must not be sent.
     pub stopped: Option<Finding>,
@@ -33,7 +34,7 @@ pub struct Screening {
 
 impl SafetyPolicy {
     /// Screens an answer during generation.
-    pub fn follow(self: std::sync::Arc<Self>) -> Screening {
+    pub fn screening(self: std::sync::Arc<Self>) -> Screening {
         Screening::new(self)
     }
 }
@@ -49,7 +50,7 @@ impl Screening {
     }
 
     /// Whether some of the text is still buffered.
-    pub fn holds_back(&self) -> bool {
+    pub fn is_buffering(&self) -> bool {
         self.released < self.text.len()
     }
 
@@ -99,7 +100,7 @@ impl Screening {
         let free = free.max(self.released);
         let text = self.text[self.released..free].to_owned();
         self.released = free;
-        self.forget(&tokens);
+        self.drop_context(&tokens);
         Released { text, stopped: None }
     }
 
@@ -125,7 +126,7 @@ impl Screening {
     }
 
     /// Drops released text that is no longer needed as context.
-    fn forget(&mut self, tokens: &[Token]) {
+    fn drop_context(&mut self, tokens: &[Token]) {
         let keep = EXCEPTION_WORDS.max(DENIAL_WORDS) + 1;
         let behind = tokens.iter().filter(|token| token.span.end <= self.released).count();
         if behind > 4 * keep

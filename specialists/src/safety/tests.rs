@@ -3,7 +3,7 @@ use std::sync::Arc;
 use nyx_domain::{Finding, SafetyAction, Side};
 
 use super::*;
-use crate::seeded::Seeded;
+use crate::test_rng::TestRng;
 
 /// Questions, and their expected category; "" for none.
 const QUESTIONS: [(&str, &str); 119] = [
@@ -154,7 +154,7 @@ const ANSWERS: [(&str, &str); 14] = [
 ];
 
 fn policy() -> SafetyPolicy {
-    SafetyPolicy::shipped().unwrap()
+    SafetyPolicy::builtin().unwrap()
 }
 
 fn worst(policy: &SafetyPolicy, text: &str, side: Side) -> String {
@@ -188,7 +188,7 @@ fn answers_are_screened_by_rules_of_their_own() {
 }
 
 #[test]
-fn a_finding_says_which_rule_found_it_and_what_is_said() {
+fn a_match_names_its_rule_and_its_reply() {
     let policy = policy();
     let found = policy.screen("I want to kill myself", Side::Question);
     let Finding { category, action, severity, rule, side } = &found[0];
@@ -206,7 +206,7 @@ fn a_finding_says_which_rule_found_it_and_what_is_said() {
 
 /// The text that a stream's reader receives, and the finding that stopped it.
 fn streamed(policy: &Arc<SafetyPolicy>, pieces: &[&str]) -> (String, Option<Finding>) {
-    let mut screening = Arc::clone(policy).follow();
+    let mut screening = Arc::clone(policy).screening();
     let mut seen = String::new();
     for piece in pieces {
         let Released { text, stopped } = screening.push(piece);
@@ -222,7 +222,7 @@ fn streamed(policy: &Arc<SafetyPolicy>, pieces: &[&str]) -> (String, Option<Find
 #[test]
 fn a_blocked_phrase_never_leaves_however_the_answer_is_cut() {
     let policy = Arc::new(policy());
-    let mut random = Seeded::new();
+    let mut random = TestRng::new();
     for (answer, category) in ANSWERS {
         for _ in 0..40 {
             let text = format!(
@@ -258,7 +258,7 @@ fn a_blocked_phrase_never_leaves_however_the_answer_is_cut() {
 #[test]
 fn harmless_text_is_held_back_only_while_a_phrase_may_stand_there() {
     let policy = Arc::new(policy());
-    let mut screening = Arc::clone(&policy).follow();
+    let mut screening = Arc::clone(&policy).screening();
     let text = "The harvest festival begins on Friday with music and soup for everyone who comes. ";
     let mut seen = 0;
     let mut most_held = 0;
@@ -269,7 +269,7 @@ fn harmless_text_is_held_back_only_while_a_phrase_may_stand_there() {
     assert!(most_held <= 12, "{most_held} bytes were held back");
     assert_eq!(seen + screening.finish().text.len(), text.len());
     let words: usize = policy.hold_back();
-    let mut screening = Arc::clone(&policy).follow();
+    let mut screening = Arc::clone(&policy).screening();
     let held = "you should you should you should you should you should you should you should you should you should you should ";
     let seen = screening.push(held).text.len();
     assert!(
@@ -282,7 +282,7 @@ fn harmless_text_is_held_back_only_while_a_phrase_may_stand_there() {
 #[test]
 fn no_text_makes_it_panic_and_streams_lose_nothing() {
     let policy = Arc::new(policy());
-    let mut random = Seeded::new();
+    let mut random = TestRng::new();
     for _ in 0..300 {
         let pieces: Vec<String> = (0..4).map(|_| random.unicode(20)).collect();
         let text = pieces.concat();
@@ -298,7 +298,7 @@ fn no_text_makes_it_panic_and_streams_lose_nothing() {
 }
 
 #[test]
-fn a_wrong_file_is_told_by_what_is_wrong() {
+fn a_wrong_file_is_refused_with_the_key_and_value() {
     let file = |category: &str, rule: &str| {
         format!("[[category]]\nname = \"x\"\nseverity = 2\n{category}\n[[category.rule]]\n{rule}")
     };

@@ -14,12 +14,17 @@ const TRUSTED: f64 = 0.9;
 /// The measurements of one answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Measured {
+    /// Time in the queue.
     pub queue_ms: f64,
+    /// Time of the prefill.
     pub prefill_ms: f64,
     /// Prompt tokens that were not in the prefix cache.
     pub prefilled_tokens: u64,
+    /// Time of the decode.
     pub decode_ms: f64,
+    /// Generated tokens.
     pub completion_tokens: u64,
+    /// Upper bound of the answer, in tokens.
     pub max_tokens: usize,
     /// Whether it ended with a stop or at its length limit.
     pub complete: bool,
@@ -62,19 +67,26 @@ pub fn observe(pace: &mut Pace, measured: &Measured) {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Quality {
+    /// Of a full answer.
     pub full: f64,
+    /// Of a short answer.
     pub short: f64,
 }
 
 /// The inputs of the decision.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PlanRequest {
+    /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Upper bound of the answer, in tokens.
     pub max_tokens: usize,
+    /// Milliseconds until the deadline.
     pub remaining_ms: f64,
+    /// Expected quality of the modes.
     pub quality: Quality,
     /// The penalty in [0, 1] of an answer that takes all of its time.
     pub penalty: f64,
+    /// Whether the answer may be deferred.
     pub may_defer: bool,
 }
 

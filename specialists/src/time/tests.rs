@@ -1,10 +1,10 @@
 use nyx_domain::{AnswerMode, Pace};
 
 use super::*;
-use crate::seeded::Seeded;
+use crate::test_rng::TestRng;
 
 #[test]
-fn ages_are_told_in_words() {
+fn ages_are_formatted_in_words() {
     let at = |text: &str| DateTime::parse_from_rfc3339(text).unwrap().to_utc();
     for (when, reported) in [
         ("2026-11-25T14:30:00Z", "just now"),
@@ -60,8 +60,8 @@ fn the_course_follows_the_time_that_there_is() {
 }
 
 #[test]
-fn the_chosen_option_is_worth_the_most_and_everything_is_told() {
-    let mut random = Seeded::new();
+fn the_chosen_option_has_the_highest_value_and_all_values_are_in_the_trace() {
+    let mut random = TestRng::new();
     for _ in 0..2_000 {
         let remaining_ms = random.unit() * 20_000.0;
         let given = PlanRequest {

@@ -3,6 +3,7 @@
 use nyx_engine::device::{CudaDevice, WITH_CUDA, cuda_devices};
 
 use super::check::Check;
+
 const NAME: &str = "gpu";
 
 /// One check per GPU found, or one that states why there is none.
@@ -55,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn a_build_without_cuda_says_so_and_what_to_do() {
+    fn a_build_without_cuda_reports_it_and_how_to_fix_it() {
         if WITH_CUDA {
             assert!(devices().iter().all(|check| !check.found.contains("without CUDA")));
         } else {

@@ -17,10 +17,11 @@ use super::arguments::Train;
 use crate::cli::error::CommandError;
 use crate::cli::{adapters, output};
 use crate::settings::Settings;
+
 const GRACE: Duration = Duration::from_secs(5);
 
 /// The inputs of training on evaluation data, and the library that stores a passing adapter.
-struct Teaching<'a> {
+struct EvalTraining<'a> {
     library: &'a AdapterLibrary,
     settings: &'a Settings,
     specialist: &'a str,
@@ -74,11 +75,15 @@ impl Train {
                 ..run
             };
         }
-        self.tell(nyx, run).await.map(drop)
+        self.train_or_export(nyx, run).await.map(drop)
     }
 
     /// Trains, or writes the training examples to a file.
-    async fn tell(&self, nyx: &Nyx, run: Run) -> Result<Option<RunReport>, CommandError> {
+    async fn train_or_export(
+        &self,
+        nyx: &Nyx,
+        run: Run,
+    ) -> Result<Option<RunReport>, CommandError> {
         if let Some(path) = &self.adapter.examples_to {
             let examples = nyx
                 .training
@@ -127,7 +132,7 @@ impl Train {
     ) -> Result<(), CommandError> {
         let store = PhoebeStore::connect(&settings.phoebe, &settings.data_dir).await?;
         let library = AdapterLibrary::new(store.clone(), &settings.adapters, &settings.data_dir);
-        let done = Box::pin(self.train_on_evals_into(Teaching {
+        let done = Box::pin(self.train_on_evals_into(EvalTraining {
             library: &library,
             settings,
             specialist,
@@ -139,8 +144,8 @@ impl Train {
         done
     }
 
-    async fn train_on_evals_into(&self, teaching: Teaching<'_>) -> Result<(), CommandError> {
-        let Teaching { library, settings, specialist, .. } = &teaching;
+    async fn train_on_evals_into(&self, teaching: EvalTraining<'_>) -> Result<(), CommandError> {
+        let EvalTraining { library, settings, specialist, .. } = &teaching;
         let mut options = settings.nyx_options()?;
         // the candidate is compared with the active adapter
         let live =
@@ -165,9 +170,9 @@ impl Train {
     async fn in_environment(
         &self,
         environment: &EvalEnvironment,
-        teaching: Teaching<'_>,
+        teaching: EvalTraining<'_>,
     ) -> Result<(), CommandError> {
-        let Teaching { library, settings, specialist, dataset, training } = teaching;
+        let EvalTraining { library, settings, specialist, dataset, training } = teaching;
         let mut questions =
             environment.sample(dataset.choices(specialist).map_err(EvalError::from)?);
         if specialist == "aletheia" {
@@ -193,7 +198,9 @@ impl Train {
             source: "evals",
             on_progress: Box::new(|_| {}),
         };
-        let Some(report) = self.tell(&environment.nyx, run).await? else { return Ok(()) };
+        let Some(report) = self.train_or_export(&environment.nyx, run).await? else {
+            return Ok(());
+        };
         let (Some(id), RunStatus::Promoted) = (&report.adapter, report.status) else {
             return Ok(());
         };

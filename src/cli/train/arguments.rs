@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use clap::Args;
 use nyx_engine::train::Objective;
 
-/// Train a specialist's adapter, or fit the confidence calibrators.
+/// Train a specialist's adapter.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Train {
-    /// Specialists whose adapters to train, or `confidence` to fit it on evaluation data
-    #[arg(required = true, value_name = "PART|SPECIALIST")]
-    pub(super) parts: Vec<String>,
+    /// The specialists whose adapters to train
+    #[arg(required = true, value_name = "SPECIALIST")]
+    pub(super) specialists: Vec<String>,
     #[command(flatten)]
     pub(super) adapter: AdapterArguments,
     /// Train specialists' adapters on the recorded decisions instead of evaluation data. The
@@ -29,10 +29,6 @@ pub(in crate::cli) struct Train {
     /// Seed: with the same seed and data the parameters are the same
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(super) seed: u64,
-    /// The folder for PART.json or the adapter's folder SPECIALIST; a server reads DATA_DIR/learned
-    /// at startup [default: DATA_DIR/learned]
-    #[arg(long, value_name = "DIR")]
-    pub(super) out: Option<PathBuf>,
 }
 
 /// Training data and settings of an adapter.

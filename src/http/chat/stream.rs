@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_did_not_stream_is_told_from_the_record() {
+    fn an_answer_that_did_not_stream_is_sent_from_the_record() {
         let mut late = decision();
         late.answers[0].finish_reason = "deadline".into();
         let chunks = written(&mut frames(1, false), Vec::new(), late);

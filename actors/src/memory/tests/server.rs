@@ -20,6 +20,7 @@ use uuid::Uuid;
 use super::*;
 use crate::memory::messages::{Forget, Forgotten};
 use crate::phoebe::search::{LOCAL_TENANT, MemoryIndex};
+
 const DIMENSION: usize = 3;
 
 /// How the server responds to a call.

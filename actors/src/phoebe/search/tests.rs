@@ -15,6 +15,7 @@ use super::*;
 use crate::phoebe::search::ranking::{best, cosine};
 use crate::phoebe::{PhoebeOptions, PhoebeStore};
 use crate::testing::postgres::Postgres;
+
 const DIMENSION: usize = 12;
 const STEPS: usize = 60;
 const WORDS: [&str; 12] = [

@@ -59,7 +59,7 @@ async fn load(store: &PhoebeStore, input: &mut Told, steps: usize) -> usize {
         let Told { acknowledged, tried } = input;
         // long enough to need database pages of its own
         let decided = decision("moira", "Will it rain?", &"Perhaps. ".repeat(700));
-        let outcome = store.record(record(&decided, Some((0.25, "brier".into())))).await;
+        let outcome = store.record(&record(&decided, Some((0.25, "brier".into())))).await;
         let recorded = outcome.is_ok();
         note(
             (&mut tried.decisions, &mut acknowledged.decisions),
@@ -82,7 +82,7 @@ async fn load(store: &PhoebeStore, input: &mut Told, steps: usize) -> usize {
         if recorded {
             // these must be refused or ignored without any fault: a recorded decision, and below a
             // key with another value
-            let again = store.record(record(&decided, None)).await;
+            let again = store.record(&record(&decided, None)).await;
             assert!(
                 again.is_ok() || again.is_err_and(|error| error.class() == ErrorClass::Unavailable)
             );
@@ -288,7 +288,7 @@ async fn a_database_in_memory_outlives_a_transaction_that_failed() {
     let options = PhoebeOptions { url: Some("sqlite::memory:".into()), ..PhoebeOptions::default() };
     let store = PhoebeStore::connect(&options, std::path::Path::new("/nowhere")).await.unwrap();
     let kept = decision("moira", "Will it rain?", "No");
-    store.record(record(&kept, None)).await.unwrap();
+    store.record(&record(&kept, None)).await.unwrap();
     let transaction = store.begin().await.unwrap();
     transaction.execute_unprepared("DELETE FROM nyx_synthetic_specialist_queries").await.unwrap();
     drop(transaction);
@@ -323,7 +323,7 @@ async fn a_connection_that_lost_its_transaction_on_postgresql_is_closed() {
         }
     }
     let kept = decision("moira", "Will it rain?", "No");
-    store.record(record(&kept, None)).await.unwrap();
+    store.record(&record(&kept, None)).await.unwrap();
     assert_eq!(store.decision(kept.id).await.unwrap(), kept);
 }
 
@@ -422,12 +422,12 @@ async fn a_file_that_was_removed_or_replaced_is_written_no_more() {
         std::fs::create_dir(&folder).unwrap();
         let options = PhoebeOptions { acquire_timeout_ms: 1_000, ..PhoebeOptions::default() };
         let store = PhoebeStore::connect(&options, &folder).await.unwrap();
-        store.record(record(&decision("moira", "Will it rain?", "No"), None)).await.unwrap();
+        store.record(&record(&decision("moira", "Will it rain?", "No"), None)).await.unwrap();
         let index = super::index(&store).await;
         harm(&folder);
         for error in [
             store
-                .record(record(&decision("moira", "Will it rain?", "No"), None))
+                .record(&record(&decision("moira", "Will it rain?", "No"), None))
                 .await
                 .unwrap_err(),
             store.can_write().await.unwrap_err(),

@@ -3,7 +3,7 @@
 use nyx_domain::{
     DecisionName, ErrorClass, FeedbackInput, FeedbackKind, OutcomeInput, RequestInputs,
 };
-use nyx_specialists::{SHIPPED, SpecialistPolicy};
+use nyx_specialists::{BUILTIN, SpecialistPolicy};
 use serde_json::json;
 
 use super::*;
@@ -16,7 +16,7 @@ use crate::phoebe::messages::ListOpenForecasts;
 pub const DECISIONS: usize = 3;
 
 pub fn moira() -> SpecialistPolicy {
-    SHIPPED
+    BUILTIN
         .iter()
         .find_map(|(name, toml)| {
             name.contains("moira").then(|| SpecialistPolicy::parse(name, toml).unwrap())
@@ -55,7 +55,7 @@ pub async fn keeps_verdicts(store: &PhoebeStore) {
     ];
     let lone = forecast("Will it hail by 3 May?", 0.2, None);
     for decision in daily.iter().chain([&lone]) {
-        store.record(record(decision, None)).await.unwrap();
+        store.record(&record(decision, None)).await.unwrap();
     }
     let open = |open| ListOpenForecasts { open, before: None, limit: 3 };
     let ids = |open_forecasts: Vec<nyx_domain::OpenForecast>| {
@@ -195,7 +195,7 @@ pub async fn hears_each_key_once(stores: &[PhoebeStore]) {
     let [lone, one, other] =
         [None, Some("twins"), Some("twins")].map(|name| forecast("Will it thaw?", 0.75, name));
     for decision in [&lone, &one, &other] {
-        store.record(record(decision, None)).await.unwrap();
+        store.record(&record(decision, None)).await.unwrap();
     }
     let said = |decision: &Decision, value: f64, key: &str| {
         let input =

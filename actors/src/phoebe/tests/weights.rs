@@ -49,7 +49,7 @@ pub async fn moves_trait_weights_once(stores: &[PhoebeStore]) {
     let decisions: Vec<Decision> =
         (0..TELLERS).map(|index| drawn(&format!("Is it late? {index}"))).collect();
     for decision in &decisions {
-        store.record(record(decision, None)).await.unwrap();
+        store.record(&record(decision, None)).await.unwrap();
     }
     // every process records feedback on every decision: one entry per decision is new
     let tellers = decisions
@@ -92,7 +92,7 @@ pub async fn moves_trait_weights_once(stores: &[PhoebeStore]) {
 
     // a stated confidence that was wrong reduces the reward, recorded in its own row
     let sure = Decision { confidence: Some(0.75), ..drawn("Is it early?") };
-    store.record(record(&sure, None)).await.unwrap();
+    store.record(&record(&sure, None)).await.unwrap();
     let judged = store
         .record_feedback(vec![rated(&sure, -0.5, &RewardOptions::default())], None)
         .await

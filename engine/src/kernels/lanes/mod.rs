@@ -15,8 +15,10 @@ mod vector;
 
 #[cfg(target_arch = "x86_64")]
 pub(super) use avx2::Avx2;
+
 #[cfg(target_arch = "x86_64")]
 pub(super) use avx512::Avx512;
+
 #[cfg(target_arch = "aarch64")]
 pub(super) use neon::Neon;
 pub(super) use portable::Portable;

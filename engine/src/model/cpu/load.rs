@@ -10,6 +10,7 @@ use crate::kernels::{Isa, ThreadPool};
 use crate::kv::{KvShape, KvStore};
 use crate::model::{ModelConfig, Slice};
 use crate::weights::{Quantisation, WeightReader};
+
 impl Layer {
     fn load(
         reader: &mut WeightReader<'_>,

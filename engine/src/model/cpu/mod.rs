@@ -20,6 +20,7 @@ use crate::kernels::{
 use crate::kv::{KvShape, KvStore};
 use crate::lora::Target;
 use weight::Weight;
+
 impl Layer {
     /// Queries, keys and values determine attention, and their norm amplifies single channels:
     /// 8-bit rounding there costs more accuracy than in all other products together, so their input

@@ -6,8 +6,8 @@ use super::weight::Weight;
 use super::{Buffers, CpuShard, Layer};
 use crate::Result;
 use crate::kernels::{
-    Activations, LoraActivations, LowRank, Product, add, add_low, low_rank, low_rank_apart, matmul,
-    matmul_apart, matmul_dense, matmul_dense_apart, matmul_low_rank,
+    Activations, LoraActivations, LowRank, Product, add, add_low, low_rank, low_rank_partial,
+    matmul, matmul_dense, matmul_dense_partial, matmul_low_rank, matmul_partial,
 };
 use crate::lora::{Delta, Target};
 use crate::model::Step;
@@ -90,7 +90,7 @@ impl CpuShard {
         match weight {
             Weight::Packed(w) => matmul(&self.threads, self.isa, &mut [Product { w, y }], quants),
             Weight::Dense(w) => matmul_dense(&self.threads, self.isa, w, x, false, y),
-            Weight::Foreign { product, .. } => Weight::foreign(product, x, columns, y)?,
+            Weight::Candle { product, .. } => Weight::candle_matmul(product, x, columns, y)?,
         }
         Ok(())
     }
@@ -123,7 +123,7 @@ impl CpuShard {
             let (sums, low) = mine.split_at_mut(chunks * size);
             match weight {
                 Weight::Packed(w) => {
-                    matmul_apart(
+                    matmul_partial(
                         &self.threads,
                         self.isa,
                         Product { w, y: sums },
@@ -134,11 +134,11 @@ impl CpuShard {
                     );
                 }
                 Weight::Dense(w) => {
-                    matmul_dense_apart(&self.threads, self.isa, w, x, sums);
-                    low_rank_apart(&self.threads, self.isa, &items, x, quants, low);
+                    matmul_dense_partial(&self.threads, self.isa, w, x, sums);
+                    low_rank_partial(&self.threads, self.isa, &items, x, quants, low);
                 }
                 // refused when it was loaded
-                Weight::Foreign { .. } => return Err(crate::EngineError::ShardLost),
+                Weight::Candle { .. } => return Err(crate::EngineError::ShardLost),
             }
         }
         comm.meet()?;

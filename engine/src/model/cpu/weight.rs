@@ -16,7 +16,7 @@ pub(super) enum Weight {
     Packed(PackedMatrix),
     Dense(DenseMatrix),
     /// Block types that the kernels do not know: candle's product.
-    Foreign {
+    Candle {
         product: QMatMul,
         tensor: Arc<QTensor>,
     },
@@ -46,7 +46,7 @@ impl Weight {
     /// Some rows and columns of a matrix, its columns in `chunks` parts.
     ///
     /// # Errors
-    /// [`EngineError::Sharding`] when a part is wanted of what only candle can multiply with.
+    /// [`EngineError::Sharding`] when part of a block type without a kernel is requested.
     pub(super) fn new(
         matrix: Matrix,
         rows: Range<usize>,
@@ -68,13 +68,13 @@ impl Weight {
         };
         let Some(kind) = kind_of(tensor.dtype()) else {
             if (rows.len(), columns.len()) == whole {
-                return Ok(Self::Foreign {
+                return Ok(Self::Candle {
                     product: QMatMul::from_arc(Arc::clone(&tensor))?,
                     tensor,
                 });
             }
             let reason = format!(
-                "its weights are {:?}: of what is quantised, {SPLIT} can be split",
+                "its weights are {:?}, expected a block type that can be sharded: {SPLIT}",
                 tensor.dtype()
             );
             return Err(EngineError::Sharding { reason });
@@ -88,7 +88,7 @@ impl Weight {
         )))
     }
 
-    /// How what this weight is multiplied with is to be rounded.
+    /// How activations are rounded before they are multiplied with this weight.
     pub(super) fn rounding(&self) -> Rounding {
         if matches!(self, Self::Packed(_)) { Rounding::Once } else { Rounding::None }
     }
@@ -97,13 +97,14 @@ impl Weight {
         match self {
             Self::Packed(w) => w.rows(),
             Self::Dense(w) => w.rows(),
-            Self::Foreign { tensor, .. } => tensor.shape().dims().first().copied().unwrap_or(0),
+            Self::Candle { tensor, .. } => tensor.shape().dims().first().copied().unwrap_or(0),
         }
     }
 
-    /// candle's product, `x` `[rows, columns]` to `y`. It chooses its kernel, and with it the order
-    /// of sums, by the number of rows: one, a few, many. So it always gets a few.
-    pub(super) fn foreign(
+    /// candle's product, `x` `[rows, columns]` to `y`. candle chooses its kernel, and with it the
+    /// order of sums, by the number of rows (one, a few, many). It is always given a few, so that
+    /// the bits do not depend on the batch.
+    pub(super) fn candle_matmul(
         product: &QMatMul,
         x: &[f32],
         columns: usize,
@@ -129,7 +130,7 @@ impl Weight {
         match self {
             Self::Packed(w) => w.dequantise_row(row, out),
             Self::Dense(w) => w.row(row, out),
-            Self::Foreign { tensor, .. } => {
+            Self::Candle { tensor, .. } => {
                 let found = tensor.embedding(&Tensor::new(&[row as u32], &Device::Cpu)?)?;
                 out.copy_from_slice(&found.flatten_all()?.to_vec1::<f32>()?);
             }
@@ -141,7 +142,7 @@ impl Weight {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::{Activations, Isa, Product, ThreadPool, matmul, matmul_apart};
+    use crate::kernels::{Activations, Isa, Product, ThreadPool, matmul, matmul_partial};
 
     /// A weight `[rows, columns]`, and activations `[tokens, columns]`.
     fn operands(rows: usize, columns: usize, tokens: usize) -> (Tensor, Vec<f32>) {
@@ -160,10 +161,10 @@ mod tests {
         for kind in [GgmlDType::Q2K, GgmlDType::Q3K] {
             let tensor = Arc::new(QTensor::quantize(&dense, kind).unwrap());
             let weight = Weight::new(Matrix::Quantised(tensor), 0..rows, 0..columns, 2).unwrap();
-            let Weight::Foreign { product, .. } = weight else { panic!("{kind:?} has a kernel") };
+            let Weight::Candle { product, .. } = weight else { panic!("{kind:?} has a kernel") };
             let product = |x: &[f32]| {
                 let mut y = vec![0.0; x.len() / columns * rows];
-                Weight::foreign(&product, x, columns, &mut y).unwrap();
+                Weight::candle_matmul(&product, x, columns, &mut y).unwrap();
                 y
             };
             let together = product(&x);
@@ -222,7 +223,7 @@ mod tests {
             let (threads, mut quants, mut y) =
                 (ThreadPool::new(2), Activations::default(), vec![0.0; chunks * tokens * rows]);
             quants.quantise(&threads, Isa::detect(), &x, part.len(), weight.rounding());
-            matmul_apart(
+            matmul_partial(
                 &threads,
                 Isa::detect(),
                 Product { w, y: &mut y },

@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::program::Program;
+
 fn part(serving: &crate::program::Serving, name: &str) -> Value {
-    let (status, list) = serving.get("/admin/learned");
+    let (status, list) = serving.get("/admin/artifacts");
     assert_eq!(status, 200, "{list}");
     list["data"]
         .as_array()

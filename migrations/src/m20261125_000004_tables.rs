@@ -8,7 +8,7 @@ use sea_orm_migration::schema::{
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 
-const SOURCES: &str = "nyx_sources";
+const SOURCES: &str = "nyx_tables";
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {

@@ -3,12 +3,13 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use crate::gate::random::SplitMix;
-pub(crate) struct Seeded {
+
+pub(crate) struct TestRng {
     pub(crate) seed: u64,
     state: SplitMix,
 }
 
-impl Seeded {
+impl TestRng {
     pub(crate) fn new() -> Self {
         let given = std::env::var("NYX_TEST_SEED")
             .ok()

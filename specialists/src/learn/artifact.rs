@@ -10,7 +10,7 @@ use serde_json::ser::Formatter;
 use sha2::{Digest, Sha256};
 
 /// Parameters that a file can hold.
-pub trait LearnedPart: Serialize + DeserializeOwned {
+pub trait Artifact: Serialize + DeserializeOwned {
     /// The artifact's kind, which is also its file name: `confidence` is stored in
     /// `confidence.json`.
     const KIND: &'static str;
@@ -54,13 +54,17 @@ impl TrainedOn {
 /// The file of a fitted artifact.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct LearnedFile<T> {
+pub struct ArtifactFile<T> {
+    /// What the artifact is.
     pub kind: String,
+    /// Version of the format.
     pub version: u32,
+    /// What it was fitted to.
     pub trained_on: TrainedOn,
     /// The base model whose scores it uses; absent where it uses none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_sha256: Option<String>,
+    /// The parameters.
     pub parameters: T,
 }
 
@@ -71,7 +75,8 @@ struct Head {
     version: u32,
 }
 
-impl<T: LearnedPart> LearnedFile<T> {
+impl<T: Artifact> ArtifactFile<T> {
+    /// A file with these parameters.
     pub fn new(trained_on: TrainedOn, base_sha256: Option<String>, parameters: T) -> Self {
         Self { kind: T::KIND.to_owned(), version: T::VERSION, trained_on, base_sha256, parameters }
     }
@@ -87,7 +92,7 @@ impl<T: LearnedPart> LearnedFile<T> {
         }
         if version != T::VERSION {
             return Err(format!(
-                "version is {version}, expected {}: learn it again with `nyx train {kind}`",
+                "version is {version}, expected {}: fit it again with `nyx fit {kind}`",
                 T::VERSION
             ));
         }
@@ -119,7 +124,7 @@ impl<T: LearnedPart> LearnedFile<T> {
 }
 
 /// The id of a fitted artifact: SHA-256 of its file's bytes, in hex.
-pub fn learned_id(bytes: &[u8]) -> String {
+pub fn artifact_id(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
@@ -198,7 +203,7 @@ mod tests {
         rate: f64,
     }
 
-    impl LearnedPart for Rates {
+    impl Artifact for Rates {
         const KIND: &'static str = "rates";
         const VERSION: u32 = 2;
 
@@ -211,9 +216,9 @@ mod tests {
         }
     }
 
-    fn file() -> LearnedFile<Rates> {
+    fn file() -> ArtifactFile<Rates> {
         let rates = Rates { rows: vec![vec![0.125, -3.0], vec![], vec![0.1]], rate: 0.5 };
-        LearnedFile::new(
+        ArtifactFile::new(
             TrainedOn::of([("a", "one"), ("b", "two"), ("a", "three")]),
             Some("0".repeat(64)),
             rates,
@@ -223,20 +228,20 @@ mod tests {
     #[test]
     fn a_file_reads_back_as_it_was_written_a_list_a_line() {
         let text = file().write().unwrap();
-        assert_eq!(LearnedFile::<Rates>::parse(&text).unwrap(), file());
+        assert_eq!(ArtifactFile::<Rates>::parse(&text).unwrap(), file());
         assert!(text.lines().any(|line| line.trim() == "[0.125,-3.0],"), "{text}");
         assert_eq!(
             file().trained_on.counts,
             BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 1)])
         );
         assert_eq!(
-            learned_id(b"abc"),
+            artifact_id(b"abc"),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
     }
 
     #[test]
-    fn the_digest_tells_lists_apart() {
+    fn the_digest_distinguishes_lists() {
         let digest = |examples: &[(&str, &str)]| TrainedOn::of(examples.iter().copied()).digest;
         assert_ne!(digest(&[("a", "bc")]), digest(&[("ab", "c")]));
         assert_ne!(digest(&[("a", "b"), ("a", "c")]), digest(&[("a", "c"), ("a", "b")]));
@@ -249,7 +254,7 @@ mod tests {
         let refusal = |from: &str, to: &str| {
             let changed = text.replacen(from, to, 1);
             assert_ne!(changed, text, "{from} is not there");
-            LearnedFile::<Rates>::parse(&changed).unwrap_err()
+            ArtifactFile::<Rates>::parse(&changed).unwrap_err()
         };
         for (from, to, message) in [
             ("\"rates\"", "\"tides\"", "kind is \"tides\", expected \"rates\""),
@@ -263,13 +268,13 @@ mod tests {
             let error = refusal(from, to);
             assert!(error.contains(message), "{error}");
         }
-        assert!(LearnedFile::<Rates>::parse("").unwrap_err().contains("EOF"));
+        assert!(ArtifactFile::<Rates>::parse("").unwrap_err().contains("EOF"));
         assert!(
-            LearnedFile::<Rates>::parse(&format!("{text}{{}}")).unwrap_err().contains("trailing")
+            ArtifactFile::<Rates>::parse(&format!("{text}{{}}")).unwrap_err().contains("trailing")
         );
         // every truncated file is rejected, none panics
         for end in 0..text.trim_end().len() {
-            assert!(LearnedFile::<Rates>::parse(&text[..end]).is_err());
+            assert!(ArtifactFile::<Rates>::parse(&text[..end]).is_err());
         }
     }
 }

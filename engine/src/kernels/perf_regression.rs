@@ -1,5 +1,5 @@
-//! That the vector paths are worth having: their time against the portable path's, as a ratio, so
-//! that no machine is too slow to pass.
+//! Guards against performance regressions: the time of the vector kernels relative to the portable
+//! ones. A ratio does not depend on the machine's speed.
 
 use std::time::{Duration, Instant};
 

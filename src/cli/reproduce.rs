@@ -1,4 +1,4 @@
-//! `nyx learn`: trains and gates everything on the evaluation data, and prints a table of results.
+//! `nyx eval reproduce`: trains and gates everything on the evaluation data, and prints a table of results.
 
 use std::path::PathBuf;
 
@@ -21,7 +21,7 @@ const SUITES: [&str; 4] = ["kairos", "eleos", "aletheia", "moira"];
 /// Train on evaluation data through the gate (the adapters, and a loop on feedback alone), and
 /// report the results on dev.
 #[derive(Debug, Args)]
-pub(super) struct Learn {
+pub(super) struct Reproduce {
     /// The folder of evaluation data sets [default: $NYX_EVALS, else ../shared/trials]
     #[arg(long, value_name = "DIR")]
     evals: Option<PathBuf>,
@@ -40,14 +40,14 @@ pub(super) struct Learn {
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
     /// The folder for report.json and the fitted artifacts
-    #[arg(long, value_name = "DIR", default_value = "target/learn")]
+    #[arg(long, value_name = "DIR", default_value = "target/reproduce")]
     out: PathBuf,
     /// A report of the trainer's comparison with PyTorch and PEFT, to include
     #[arg(long, value_name = "FILE")]
     peft: Option<PathBuf>,
 }
 
-impl Learn {
+impl Reproduce {
     pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
         make_data_dir(&settings)?;
         std::fs::create_dir_all(&self.out)

@@ -3,7 +3,7 @@
 
 /// File name and text of each built-in specialist, in the order in which the master model lists
 /// them.
-pub const SHIPPED: [(&str, &str); 6] = [
+pub const BUILTIN: [(&str, &str); 6] = [
     ("mnemosyne.toml", include_str!("../../config/specialists/mnemosyne.toml")),
     ("moira.toml", include_str!("../../config/specialists/moira.toml")),
     ("aletheia.toml", include_str!("../../config/specialists/aletheia.toml")),

@@ -1,10 +1,10 @@
-//! `nyx sources import | list | show | remove`: the tables that facts are read from.
+//! `nyx tables import | list | show | remove`: the tables that facts are read from.
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use nyx_actors::NyxError;
-use nyx_actors::facts::{Facts, FileTable, Import, SourceReport};
+use nyx_actors::facts::{Facts, FileTable, Import, TableReport};
 use nyx_actors::phoebe::PhoebeStore;
 
 use super::error::{CommandError, make_data_dir};
@@ -18,7 +18,7 @@ const CELL: usize = 40;
 
 /// Import, list, show and remove the tables that facts are read from.
 #[derive(Debug, Args)]
-pub(super) struct Sources {
+pub(super) struct Tables {
     #[command(subcommand)]
     command: Command,
 }
@@ -43,7 +43,7 @@ enum Command {
     Remove { name: String },
 }
 
-impl Sources {
+impl Tables {
     pub(super) async fn run(self, settings: Settings) -> Result<(), CommandError> {
         make_data_dir(&settings)?;
         let store = PhoebeStore::connect(&settings.phoebe, &settings.data_dir).await?;
@@ -51,7 +51,7 @@ impl Sources {
             store.clone(),
             &settings.phoebe,
             &settings.data_dir,
-            settings.specialist.aletheia.clone(),
+            settings.tables.clone(),
         );
         let done = self.work(&facts).await;
         facts.close().await;
@@ -75,14 +75,14 @@ impl Sources {
                 output::line(&format!("{name}: {rows} rows of {columns} columns"))?;
             }
             Command::List => {
-                for source in facts.sources().await? {
-                    output::line(&listed(&source))?;
+                for table in facts.tables().await? {
+                    output::line(&listed(&table))?;
                 }
             }
             Command::Show { name } => {
-                let (source, rows) = facts.show(&name, ROWS).await?;
-                output::line(&listed(&source))?;
-                for column in &source.columns {
+                let (table, rows) = facts.show(&name, ROWS).await?;
+                output::line(&listed(&table))?;
+                for column in &table.columns {
                     output::line(&format!("  {} ({})", column.name, column.kind.as_str()))?;
                 }
                 for row in rows {
@@ -107,17 +107,17 @@ fn stem(file: &Path) -> Result<String, NyxError> {
     })
 }
 
-fn listed(source: &SourceReport) -> String {
-    let rows = source.rows.map_or_else(String::new, |rows| format!(", {rows} rows"));
-    let place = source.url.as_ref().map_or_else(String::new, |url| format!(", in {url}"));
-    let error = source.error.as_ref().map_or_else(String::new, |error| {
+fn listed(table: &TableReport) -> String {
+    let rows = table.rows.map_or_else(String::new, |rows| format!(", {rows} rows"));
+    let place = table.url.as_ref().map_or_else(String::new, |url| format!(", in {url}"));
+    let error = table.error.as_ref().map_or_else(String::new, |error| {
         format!(" [cannot be read: {}]", output::one_line(error))
     });
     format!(
         "{}: {} ({} columns{rows}{place}){error}",
-        source.name,
-        output::one_line(&source.caption),
-        source.columns.len()
+        table.name,
+        output::one_line(&table.caption),
+        table.columns.len()
     )
 }
 

@@ -1,9 +1,9 @@
-//! `GET /v1/sources`: the registered tables.
+//! `GET /v1/tables`: the registered tables.
 
 use actix_web::{HttpResponse, web};
 use chrono::{DateTime, Utc};
 use nyx_actors::Nyx;
-use nyx_actors::facts::SourceReport;
+use nyx_actors::facts::TableReport;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -11,7 +11,7 @@ use super::error::ApiError;
 
 /// A table that facts are read from.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct SourceItem {
+pub struct TableItem {
     #[schema(example = "games")]
     pub name: String,
     pub description: String,
@@ -35,9 +35,9 @@ pub struct ColumnItem {
     pub kind: &'static str,
 }
 
-impl From<SourceReport> for SourceItem {
+impl From<TableReport> for TableItem {
     fn from(
-        SourceReport { name, caption, columns, rows, url, created_at, error }: SourceReport,
+        TableReport { name, caption, columns, rows, url, created_at, error }: TableReport,
     ) -> Self {
         let columns = columns
             .into_iter()
@@ -49,15 +49,15 @@ impl From<SourceReport> for SourceItem {
 
 /// Sorted by name.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct SourceList {
+pub struct TableList {
     #[schema(example = "list")]
     pub object: &'static str,
-    pub data: Vec<SourceItem>,
+    pub data: Vec<TableItem>,
 }
 
 /// The tables that facts are read from: imported ones, and those of the settings.
-#[utoipa::path(get, path = "/v1/sources", tag = "nyx", responses((status = 200, body = SourceList)))]
+#[utoipa::path(get, path = "/v1/tables", tag = "nyx", responses((status = 200, body = TableList)))]
 pub async fn list(nyx: web::Data<Nyx>) -> Result<HttpResponse, ApiError> {
-    let data = nyx.facts.sources().await?.into_iter().map(Into::into).collect();
-    Ok(HttpResponse::Ok().json(SourceList { object: "list", data }))
+    let data = nyx.facts.tables().await?.into_iter().map(Into::into).collect();
+    Ok(HttpResponse::Ok().json(TableList { object: "list", data }))
 }

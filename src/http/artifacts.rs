@@ -1,16 +1,16 @@
-//! `GET /admin/learned`: the fitted artifacts in use.
+//! `GET /admin/artifacts`: the fitted artifacts in use.
 
 use std::collections::BTreeMap;
 
 use actix_web::{HttpResponse, web};
 use nyx_actors::Nyx;
-use nyx_actors::learned::{LearnedReport, Origin};
+use nyx_actors::artifacts::{ArtifactReport, Origin};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 /// A fitted artifact in use.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct LearnedItem {
+pub struct ArtifactItem {
     #[schema(example = "confidence")]
     pub name: String,
     /// SHA-256 of its file's bytes.
@@ -31,8 +31,8 @@ pub struct TrainedOnItem {
     pub digest: String,
 }
 
-impl From<LearnedReport> for LearnedItem {
-    fn from(LearnedReport { name, id, origin, trained_on }: LearnedReport) -> Self {
+impl From<ArtifactReport> for ArtifactItem {
+    fn from(ArtifactReport { name, id, origin, trained_on }: ArtifactReport) -> Self {
         let (origin, path) = match origin {
             Origin::File(path) => ("file", Some(path.display().to_string())),
             Origin::Record => ("record", None),
@@ -49,15 +49,15 @@ impl From<LearnedReport> for LearnedItem {
 
 /// Sorted by name.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct LearnedList {
+pub struct ArtifactList {
     #[schema(example = "list")]
     pub object: &'static str,
-    pub data: Vec<LearnedItem>,
+    pub data: Vec<ArtifactItem>,
 }
 
 /// Every fitted artifact in use.
-#[utoipa::path(get, path = "/admin/learned", tag = "admin", responses((status = 200, body = LearnedList)))]
-pub async fn learned(nyx: web::Data<Nyx>) -> HttpResponse {
-    let data = nyx.learned.reports().into_iter().map(Into::into).collect();
-    HttpResponse::Ok().json(LearnedList { object: "list", data })
+#[utoipa::path(get, path = "/admin/artifacts", tag = "admin", responses((status = 200, body = ArtifactList)))]
+pub async fn list(nyx: web::Data<Nyx>) -> HttpResponse {
+    let data = nyx.artifacts.reports().into_iter().map(Into::into).collect();
+    HttpResponse::Ok().json(ArtifactList { object: "list", data })
 }

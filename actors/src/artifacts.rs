@@ -6,12 +6,12 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nyx_specialists::learn::{LearnedFile, LearnedPart, TrainedOn, learned_id};
+use nyx_specialists::learn::{Artifact, ArtifactFile, TrainedOn, artifact_id};
 
 use crate::StartError;
 
 /// The folder below the data folder.
-pub const FOLDER: &str = "learned";
+pub const FOLDER: &str = "artifacts";
 
 /// The origin of an artifact.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub enum Origin {
 
 /// An artifact in use.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Learned<T> {
+pub struct LoadedArtifact<T> {
     pub value: T,
     /// SHA-256 (hex) of the file's bytes.
     pub id: String,
@@ -32,7 +32,7 @@ pub struct Learned<T> {
 
 /// An artifact in use.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LearnedReport {
+pub struct ArtifactReport {
     pub name: String,
     pub id: String,
     pub origin: Origin,
@@ -41,66 +41,66 @@ pub struct LearnedReport {
 
 /// The artifacts in use. Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
-pub struct LearnedRegistry(Arc<Mutex<BTreeMap<String, LearnedReport>>>);
+pub struct ArtifactRegistry(Arc<Mutex<BTreeMap<String, ArtifactReport>>>);
 
-impl LearnedRegistry {
+impl ArtifactRegistry {
     /// Registers an artifact, replacing one of the same name.
-    pub fn put(&self, report: LearnedReport) {
+    pub fn put(&self, report: ArtifactReport) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(report.name.clone(), report);
     }
 
     /// In the order of their names.
-    pub fn reports(&self) -> Vec<LearnedReport> {
+    pub fn reports(&self) -> Vec<ArtifactReport> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
 
 /// Loads artifacts for one data folder and one base model.
 #[derive(Debug, Clone)]
-pub struct LearnedLoader {
+pub struct ArtifactLoader {
     folder: PathBuf,
     base_sha256: String,
-    pub registry: LearnedRegistry,
+    pub registry: ArtifactRegistry,
 }
 
-impl LearnedLoader {
+impl ArtifactLoader {
     pub fn new(data_dir: &Path, base_sha256: &str) -> Self {
         Self {
             folder: data_dir.join(FOLDER),
             base_sha256: base_sha256.to_owned(),
-            registry: LearnedRegistry::default(),
+            registry: ArtifactRegistry::default(),
         }
     }
 
-    /// `DATA_DIR/learned/KIND.json`, if it exists.
+    /// `DATA_DIR/artifacts/KIND.json`, if it exists.
     ///
     /// # Errors
     /// The file cannot be read, is invalid, or was fitted for another base model.
-    pub fn load<T: LearnedPart>(&self) -> Result<Option<Learned<T>>, StartError> {
+    pub fn load<T: Artifact>(&self) -> Result<Option<LoadedArtifact<T>>, StartError> {
         let path = self.folder.join(format!("{}.json", T::KIND));
         let refused =
-            |reason: String| StartError::Learned { file: path.display().to_string(), reason };
+            |reason: String| StartError::Artifact { file: path.display().to_string(), reason };
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(refused(error.to_string())),
         };
-        let file = LearnedFile::<T>::parse(&text).map_err(refused)?;
+        let file = ArtifactFile::<T>::parse(&text).map_err(refused)?;
         if let Some(base) = file.base_sha256.filter(|base| *base != self.base_sha256) {
             let expected = &self.base_sha256;
             return Err(refused(format!(
-                "base_sha256 is {base}, expected {expected}, the base model's: learn it again with `nyx train`"
+                "base_sha256 is {base}, expected {expected}, the base model's: fit it again with `nyx fit`"
             )));
         }
         let (name, id, origin) =
-            (T::KIND.to_owned(), learned_id(text.as_bytes()), Origin::File(path.clone()));
-        self.registry.put(LearnedReport {
+            (T::KIND.to_owned(), artifact_id(text.as_bytes()), Origin::File(path.clone()));
+        self.registry.put(ArtifactReport {
             name,
             id: id.clone(),
             origin: origin.clone(),
             trained_on: file.trained_on,
         });
-        Ok(Some(Learned { value: file.parameters, id, origin }))
+        Ok(Some(LoadedArtifact { value: file.parameters, id, origin }))
     }
 }
 
@@ -115,7 +115,7 @@ mod tests {
         size: f64,
     }
 
-    impl LearnedPart for Step {
+    impl Artifact for Step {
         const KIND: &'static str = "step";
         const VERSION: u32 = 1;
 
@@ -129,7 +129,7 @@ mod tests {
     }
 
     fn written(size: f64, base: Option<&str>) -> String {
-        LearnedFile::new(TrainedOn::of([("step", "one")]), base.map(str::to_owned), Step { size })
+        ArtifactFile::new(TrainedOn::of([("step", "one")]), base.map(str::to_owned), Step { size })
             .write()
             .unwrap()
     }
@@ -137,11 +137,11 @@ mod tests {
     #[test]
     fn a_part_is_read_from_the_data_folder_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let loader = LearnedLoader::new(dir.path(), &"a".repeat(64));
+        let loader = ArtifactLoader::new(dir.path(), &"a".repeat(64));
         assert_eq!(loader.load::<Step>().unwrap(), None);
         assert!(loader.registry.reports().is_empty());
-        let path = dir.path().join("learned/step.json");
-        std::fs::create_dir(dir.path().join("learned")).unwrap();
+        let path = dir.path().join("artifacts/step.json");
+        std::fs::create_dir(dir.path().join("artifacts")).unwrap();
         std::fs::write(&path, written(2.0, Some(&"a".repeat(64)))).unwrap();
         let part = loader.load::<Step>().unwrap().unwrap();
         assert_eq!((part.value.size, &part.origin), (2.0, &Origin::File(path)));
@@ -155,10 +155,10 @@ mod tests {
     #[test]
     fn a_wrong_file_is_refused_by_name_and_key() {
         let dir = tempfile::tempdir().unwrap();
-        let loader = LearnedLoader::new(dir.path(), &"a".repeat(64));
-        std::fs::create_dir(dir.path().join("learned")).unwrap();
+        let loader = ArtifactLoader::new(dir.path(), &"a".repeat(64));
+        std::fs::create_dir(dir.path().join("artifacts")).unwrap();
         let refusal = |text: &[u8]| {
-            std::fs::write(dir.path().join("learned/step.json"), text).unwrap();
+            std::fs::write(dir.path().join("artifacts/step.json"), text).unwrap();
             loader.load::<Step>().unwrap_err().to_string()
         };
         for (text, message) in [
