@@ -133,3 +133,25 @@ fn links_between_the_documents_lead_somewhere() {
         }
     }
 }
+
+/// The checks that CI does not run (CUDA, Arm) name source files too.
+#[test]
+fn source_files_named_in_scripts_and_documents_exist() {
+    let crates = ["actors/", "domain/", "engine/", "evals/", "migrations/", "specialists/", "src/"];
+    let scripts = std::fs::read_dir(tree().join("scripts")).unwrap();
+    let files = scripts.map(|entry| format!("scripts/{}", entry.unwrap().file_name().display()));
+    let documents = ["Makefile", "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"];
+    let mut found = 0;
+    for file in files.chain(documents.map(str::to_owned)) {
+        let Ok(text) = std::fs::read_to_string(tree().join(&file)) else { continue };
+        let words = text.split(|c: char| !(c.is_alphanumeric() || "/_.-".contains(c)));
+        for word in words.filter(|word| word.ends_with(".rs")) {
+            let path = word.trim_start_matches("root").trim_start_matches('/');
+            if crates.iter().any(|name| path.starts_with(name)) {
+                assert!(tree().join(path).exists(), "{file} names {path}");
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 30, "{found} paths");
+}

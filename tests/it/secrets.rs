@@ -121,10 +121,7 @@ fn no_setting_that_is_wrong_shows_a_secret() {
             "NYX__TABLES__EXTERNAL",
             r#"[{"table": "t", "description": "d", "url": "mysql://nyx:SECRET@h/d"}]"#,
         ),
-        (
-            "NYX__TABLES__EXTERNAL",
-            r#"[{"table": "t", "description": "d", "url": ["SECRET"]}]"#,
-        ),
+        ("NYX__TABLES__EXTERNAL", r#"[{"table": "t", "description": "d", "url": ["SECRET"]}]"#),
         (
             "NYX__TABLES__EXTERNAL",
             r#"[{"table": "t", "description": ["SECRET"], "url": "postgres://h/d"}]"#,

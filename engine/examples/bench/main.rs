@@ -69,7 +69,7 @@ fn bench(model: &Path, rounds: usize, server: Option<&Path>) -> Fallible<()> {
         adapters.bytes as f64 / 1e6
     );
     let mut nyx = Nyx::load(&files, &adapters, false)?;
-    let mut guessing = Nyx::load(&files, &adapters, true)?;
+    let mut drafting = Nyx::load(&files, &adapters, true)?;
 
     let mut q4_1 = None;
     let mut q4_0 = None;
@@ -115,8 +115,8 @@ fn bench(model: &Path, rounds: usize, server: Option<&Path>) -> Fallible<()> {
         for row in &rows {
             let plan = (row.plan)(&mut prompts);
             let mut engines: Vec<(Engine, &mut dyn Served)> = vec![(Engine::Nyx, &mut nyx)];
-            if row.of_guessing {
-                engines.push((Engine::NyxGuessing, &mut guessing));
+            if row.with_drafts {
+                engines.push((Engine::NyxDrafts, &mut drafting));
             }
             if let Some(server) = q4_1.as_mut().filter(|_| row.of_llama) {
                 engines.push((Engine::Llama, server));

@@ -13,18 +13,18 @@ use crate::work::{BANDWIDTH, DECISION, PEAK, Row, SHORT_STEPS, WITH, WITHOUT};
 pub enum Engine {
     Nyx,
     /// Nyx with speculative decoding, its default.
-    NyxGuessing,
+    NyxDrafts,
     Llama,
     LlamaQ4_0,
 }
 
 impl Engine {
-    const ALL: [Self; 4] = [Self::Nyx, Self::NyxGuessing, Self::Llama, Self::LlamaQ4_0];
+    const ALL: [Self; 4] = [Self::Nyx, Self::NyxDrafts, Self::Llama, Self::LlamaQ4_0];
 
     pub fn title(self) -> &'static str {
         match self {
             Self::Nyx => "Nyx",
-            Self::NyxGuessing => "Nyx, guessing",
+            Self::NyxDrafts => "Nyx, draft tokens",
             Self::Llama => "llama.cpp",
             Self::LlamaQ4_0 => "llama.cpp, Q4_0",
         }
@@ -33,7 +33,7 @@ impl Engine {
     fn key(self) -> &'static str {
         match self {
             Self::Nyx => "nyx",
-            Self::NyxGuessing => "nyx_guessing",
+            Self::NyxDrafts => "nyx_drafts",
             Self::Llama => "llama",
             Self::LlamaQ4_0 => "llama_q4_0",
         }
@@ -188,7 +188,7 @@ impl<'a> Report<'a> {
                 engines.iter().map(|engine| cell(self.samples.all(*engine, key))).collect();
             _ = writeln!(text, "| {title} | {} | {} |", cells.join(" | "), unit(key));
         }
-        text.push_str("\n| ratio | wanted | found | met |\n|---|---|---|---|\n");
+        text.push_str("\n| ratio | target | measured | met |\n|---|---|---|---|\n");
         for ratio in &self.ratios {
             let want = match ratio.want {
                 Want::AtLeast(least) => format!("at least {least}"),

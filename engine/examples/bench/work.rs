@@ -71,7 +71,7 @@ pub struct Row {
     pub unit: &'static str,
     /// Whether Nyx is measured once more with speculative decoding, which matters where many tokens
     /// are generated.
-    pub of_guessing: bool,
+    pub with_drafts: bool,
     /// Whether llama.cpp is measured too, and whether also on the Q4_0 file.
     pub of_llama: bool,
     pub of_q4_0: bool,
@@ -144,13 +144,13 @@ pub fn rows() -> Vec<Row> {
         key,
         title,
         unit,
-        of_guessing: false,
+        with_drafts: false,
         of_llama: true,
         of_q4_0: false,
         plan,
     };
     let decoding =
-        |key, title, plan| Row { of_guessing: true, ..row(key, title, "tokens/s", plan) };
+        |key, title, plan| Row { with_drafts: true, ..row(key, title, "tokens/s", plan) };
     vec![
         Row {
             of_q4_0: true,
@@ -209,7 +209,7 @@ pub fn rows() -> Vec<Row> {
         ),
         Row {
             of_llama: false,
-            of_guessing: true,
+            with_drafts: true,
             ..row("answer_64", "an answer of 64 tokens after 60", "ms", |prompts| Plan {
                 before: Vec::new(),
                 timed: vec![vec![prompts.request(60, 64, None)]],

@@ -40,6 +40,8 @@ mod lora_shares;
 mod low_rank;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_ops;
 mod ops;
 mod output;
 mod packed;

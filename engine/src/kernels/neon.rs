@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use super::blocks::{Kind, for_kind};
 use super::isa::{BLOCK, PANEL};
+use super::neon_ops::{dot, four_halves};
 use super::output::{Output, Prefetch};
 use super::packed::{Panel, two_levels_at};
 use super::{Activations, PackedMatrix};

@@ -7,7 +7,11 @@ use std::arch::asm;
 /// says. The intrinsic is not stable yet.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-pub(super) unsafe fn dot<const LANE: usize>(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+pub(super) unsafe fn dot<const LANE: usize>(
+    mut sum: int32x4_t,
+    w: int8x16_t,
+    x: int8x16_t,
+) -> int32x4_t {
     // SAFETY: registers alone are read and written, and the caller has the instruction.
     unsafe {
         asm!(
@@ -30,7 +34,11 @@ pub(super) unsafe fn four_halves(at: *const u8) -> float32x4_t {
     unsafe {
         let halves = vld1_u8(at);
         let wide: float32x4_t;
-        asm!("fcvtl {wide:v}.4s, {halves:v}.4h", wide = lateout(vreg) wide, halves = in(vreg) halves, options(pure, nomem, nostack, preserves_flags));
+        asm!(
+            "fcvtl {wide:v}.4s, {halves:v}.4h",
+            wide = lateout(vreg) wide, halves = in(vreg) halves,
+            options(pure, nomem, nostack, preserves_flags)
+        );
         wide
     }
 }

@@ -221,12 +221,22 @@ fn shards_on_cuda_devices_agree_with_transformers() {
     std::thread::scope(|scope| {
         let files = &files;
         let follower = scope.spawn(move || {
-            Follower::load(files, Quantisation::None, DeviceSpec::Cuda(1), ranks.next().unwrap())
-                .and_then(Follower::serve)
+            Follower::load(
+                files,
+                Quantisation::None,
+                crate::DeviceSpec::Cuda(1),
+                ranks.next().unwrap(),
+            )
+            .and_then(Follower::serve)
         });
-        let model =
-            Llama::load_shard(files, Quantisation::None, DeviceSpec::Cuda(0), leader, usize::MAX)
-                .unwrap();
+        let model = Llama::load_shard(
+            files,
+            Quantisation::None,
+            crate::DeviceSpec::Cuda(0),
+            leader,
+            usize::MAX,
+        )
+        .unwrap();
         let adapter = model
             .load_adapter(
                 "lora",

@@ -11,8 +11,6 @@ use super::config::ModelConfig;
 use super::rank::{Rank, Shared};
 use super::step::Step;
 use crate::backoff::Backoff;
-#[cfg(feature = "nccl")]
-use crate::comm::nccl::NcclGroup;
 use crate::device::DeviceSpec;
 use crate::weights::{ModelFiles, Quantisation};
 use crate::{EngineError, Result};
