@@ -1,4 +1,4 @@
-//! Activations in int8, rounded in the same pass that computes them.
+//! Activations in int8, quantised in the same pass that computes them.
 
 use std::ops::Range;
 
@@ -8,41 +8,44 @@ use super::lanes::{LANES, Lanes, for_isa};
 use super::ops::{inverse_rms, silu};
 use super::rounding::{Rounding, Target, View, round_isa};
 
-/// Rows of activations in int8 with a scale per block of [`BLOCK`] columns. Buffers are reused
-/// between steps.
+/// Activations in int8, `[tokens, columns]`, with a scale per block of [`BLOCK`] columns. Buffers
+/// are reused between steps.
 #[derive(Debug, Default)]
 pub struct Activations {
     tokens: usize,
     columns: usize,
-    /// `[tokens, columns]`
+    /// Quants, `[tokens, columns]`.
     pub(super) quants: Vec<i8>,
-    /// `[tokens, columns / BLOCK]`
+    /// Scales, `[tokens, columns / BLOCK]`, as are the sums below.
     pub(super) scales: Vec<f32>,
-    /// The sum of each block's quants: an offset of the weights multiplies it.
+    /// The sum of each block's quants, multiplied with the offset of the weights.
     pub(super) sums: Vec<i32>,
-    /// The sum of the quants of its first half.
+    /// The sum of the quants of each block's first half.
     pub(super) first: Vec<i32>,
-    /// Scale times sum: a weight's minimum multiplies it.
+    /// Scale times sum of each block, multiplied with the minima of the weights.
     pub(super) weighted: Vec<f32>,
 }
 
-/// The residual stream at a norm.
+/// The residual stream and the weight of the norm that follows.
 #[derive(Debug)]
 pub struct Residual<'a> {
-    /// `[tokens, columns]`
+    /// The residual stream, `[tokens, columns]`, updated in place.
     pub x: &'a mut [f32],
-    /// An addend of the same shape, if any.
+    /// Addend of the same shape; empty for none.
     pub delta: &'a [f32],
-    /// Of the norm, `[columns]`.
+    /// Weight of the norm, `[columns]`.
     pub weight: &'a [f32],
+    /// Added to the mean square under the root.
     pub eps: f32,
 }
 
 impl Activations {
+    /// Number of rows; with [`Rounding::Twice`] two per token.
     pub fn tokens(&self) -> usize {
         self.tokens
     }
 
+    /// Number of columns.
     pub fn columns(&self) -> usize {
         self.columns
     }
@@ -62,10 +65,10 @@ impl Activations {
         self.weighted.resize(blocks, 0.0);
     }
 
-    /// Resizes for so many tokens; returns where each one's rows go.
+    /// Resizes for `tokens` tokens; returns the destination of their rows.
     ///
     /// # Panics
-    /// `columns` are not whole blocks, and rounding is not [`Rounding::None`].
+    /// When `columns` is not a multiple of [`BLOCK`], unless rounding is [`Rounding::None`].
     pub(super) fn target(&mut self, tokens: usize, columns: usize, rounding: Rounding) -> Target {
         if rounding != Rounding::None {
             assert!(columns.is_multiple_of(BLOCK), "whole blocks");
@@ -83,7 +86,7 @@ impl Activations {
         }
     }
 
-    /// The rows, `rows` per token.
+    /// A view for kernels, with `rows` rows per token.
     pub(super) fn view(&self, rows: usize) -> View {
         View {
             quants: self.quants.as_ptr(),
@@ -95,10 +98,10 @@ impl Activations {
         }
     }
 
-    /// Rounds `x`, `[tokens, columns]`.
+    /// Quantises `x`, `[tokens, columns]`, to int8.
     ///
     /// # Panics
-    /// When `x` does not hold whole rows of whole blocks.
+    /// When `x` does not hold whole rows, or `columns` is not a multiple of [`BLOCK`].
     pub fn quantise(
         &mut self,
         threads: &ThreadPool,
@@ -115,17 +118,18 @@ impl Activations {
         }
         in_parts(threads, tokens, columns, |token, part| {
             let x = &x[token * columns..][part.clone()];
-            // SAFETY: no other thread has this part of the token, whose places are within the
-            // buffers; `isa` was detected.
+            // SAFETY: no other thread writes this part of the token, which is within the buffers;
+            // `isa` was detected.
             unsafe { round_isa(isa, x.as_ptr(), target.at(token).part(part)) };
         });
     }
 
-    /// `x += delta`, then RMSNorm (Zhang and Sennrich 2019) into `normed`: `x / sqrt(mean(x²) +
-    /// eps) · weight`, rounded in the same pass.
+    /// `x += delta`, then RMSNorm (Zhang and Sennrich 2019) into `normed`, `[tokens, columns]`:
+    /// `x / sqrt(mean(x²) + eps) · weight`, quantised in the same pass.
     ///
     /// # Panics
-    /// When the shapes do not fit, or columns are not whole lanes (whole blocks, if rounded).
+    /// When the shapes do not match, or `columns` is not a multiple of 16 (of [`BLOCK`], if
+    /// quantised).
     pub fn add_norm(
         &mut self,
         threads: &ThreadPool,
@@ -142,22 +146,22 @@ impl Activations {
                 && x.len() == normed.len(),
             "rows of one length"
         );
-        assert!(delta.is_empty() || delta.len() == x.len(), "as much to add");
+        assert!(delta.is_empty() || delta.len() == x.len(), "size of the addend");
         let tokens = x.len() / columns;
         let target = self.target(tokens, columns, rounding);
         let (x, normed) = (Rows(x.as_mut_ptr()), Rows(normed.as_mut_ptr()));
         by_token(threads, tokens, columns, |token| {
             let (x, normed, at) = (&x, &normed, token * columns);
             let delta = if delta.is_empty() { delta } else { &delta[at..at + columns] };
-            // SAFETY: the rows are there, and no other thread has this token; `isa` was detected.
+            // SAFETY: the rows exist, and no other thread writes this token; `isa` was detected.
             unsafe {
                 norm_isa(isa, x.0.add(at), delta, weight, eps, normed.0.add(at), target.at(token))
             };
         });
     }
 
-    /// SwiGLU's gate (Shazeer 2020), `gate = gate · sigmoid(gate) · up`, `[tokens, columns]`,
-    /// rounded in the same pass.
+    /// SwiGLU gate (Shazeer 2020), `gate = gate · sigmoid(gate) · up`, `[tokens, columns]`,
+    /// quantised in the same pass.
     ///
     /// # Panics
     /// As [`add_norm`](Self::add_norm).
@@ -182,7 +186,7 @@ impl Activations {
         in_parts(threads, tokens, columns, |token, part| {
             let gate = &gate;
             let up = &up[token * columns..][part.clone()];
-            // SAFETY: as in `add_norm`, of this part alone.
+            // SAFETY: as in `add_norm`, for this part only.
             unsafe {
                 silu_isa(
                     isa,
@@ -195,10 +199,11 @@ impl Activations {
     }
 }
 
-/// Minimum number of elements for using several threads: below, waking them costs more.
+/// Minimum number of elements to use several threads: with fewer, waking them costs more than it
+/// saves.
 const SHARED_FROM: usize = 2048;
 
-/// Runs `row` for each token.
+/// Runs `row` for each token, with tokens divided among the threads if there is enough work.
 fn by_token(threads: &ThreadPool, tokens: usize, columns: usize, row: impl Fn(usize) + Sync) {
     if tokens < 2 || tokens * columns < SHARED_FROM {
         return (0..tokens).for_each(row);
@@ -208,8 +213,8 @@ fn by_token(threads: &ThreadPool, tokens: usize, columns: usize, row: impl Fn(us
     });
 }
 
-/// Runs `part` for each token with all its columns, or, where tokens are few, each thread with some
-/// whole blocks of its columns.
+/// Runs `part` for each token. With many tokens, threads divide the tokens; with few, they divide
+/// the columns at block boundaries.
 fn in_parts(
     threads: &ThreadPool,
     tokens: usize,
@@ -229,10 +234,10 @@ fn in_parts(
     });
 }
 
-/// Rows that are distributed over threads.
+/// A buffer whose rows are divided among threads.
 struct Rows(*mut f32);
 
-// SAFETY: threads take different rows.
+// SAFETY: threads write different rows.
 unsafe impl Sync for Rows {}
 
 for_isa! {
@@ -248,7 +253,7 @@ unsafe fn norm_body<V: Lanes>(
     normed: *mut f32,
     target: Target,
 ) {
-    // SAFETY: as `add_norm` says: rows of `weight`'s length, whole lanes.
+    // SAFETY: as `add_norm` has checked: rows of `weight`'s length, a multiple of the lanes.
     unsafe {
         for at in (0..delta.len()).step_by(LANES) {
             V::load(x.add(at)).add(V::load(delta.as_ptr().add(at))).store(x.add(at));
@@ -268,7 +273,7 @@ for_isa! { unsafe fn silu_isa(gate: *mut f32, up: &[f32], target: Target) = silu
 
 #[inline(always)]
 unsafe fn silu_body<V: Lanes>(gate: *mut f32, up: &[f32], target: Target) {
-    // SAFETY: as `silu_mul` says: rows of `up`'s length, whole lanes.
+    // SAFETY: as `silu_mul` has checked: rows of `up`'s length, a multiple of the lanes.
     unsafe {
         for at in (0..up.len()).step_by(LANES) {
             silu(V::load(gate.add(at))).mul(V::load(up.as_ptr().add(at))).store(gate.add(at));
@@ -278,18 +283,18 @@ unsafe fn silu_body<V: Lanes>(gate: *mut f32, up: &[f32], target: Target) {
 }
 
 for_isa! {
-    /// Adds the two rows of each token in some columns: `y` `[2 · tokens, rows]` becomes `[tokens,
-    /// rows]`.
+    /// Adds up the two rows of each token in a range of columns: `y` `[2 · tokens, rows]` becomes
+    /// `[tokens, rows]`, in place.
     ///
     /// # Safety
-    /// `y` holds as much, and nobody else touches these columns.
+    /// `y` has `[2 · tokens, rows]` elements, and no other thread accesses these columns.
     pub(super) unsafe fn fold_isa(y: *mut f32, rows: usize, tokens: usize, columns: Range<usize>) = fold_body
 }
 
 #[inline(always)]
 unsafe fn fold_body<V: Lanes>(y: *mut f32, rows: usize, tokens: usize, columns: Range<usize>) {
-    // SAFETY: as `fold_isa` says; a token's sum goes where its rows, or those of earlier tokens,
-    // stood.
+    // SAFETY: as `fold_isa` requires; a token's sum overwrites its own rows or those of earlier
+    // tokens, which have been read.
     unsafe {
         for token in 0..tokens {
             let (first, second, into) =
@@ -325,7 +330,7 @@ mod tests {
 
     #[test]
     fn rows_are_summed_normed_gated_and_rounded_in_one_pass_as_in_several() {
-        // with many tokens threads share rows, with few their columns
+        // with many tokens, threads divide rows; with few, columns
         let (mut random, columns) = (random(), 1056);
         let weight = floats(&mut random, columns, 1.0);
         for tokens in [1, 3, 4, 17] {

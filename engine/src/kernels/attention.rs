@@ -5,20 +5,23 @@ use super::ThreadPool;
 use super::isa::Isa;
 use super::lanes::{LANES, Lanes, exp, for_isa, largest, sum};
 
-/// Positions of one block of the cache.
+/// Positions per block of the KV cache.
 pub const KV_BLOCK_SIZE: usize = 32;
+/// Vectors of scores per block.
 const KEY_VECTORS: usize = KV_BLOCK_SIZE / LANES;
 /// Query rows per pass over keys and values.
 const ROWS: usize = 6;
-/// Of those, rows whose sums stay in registers.
+/// Query rows whose sums are kept in registers together.
 const TOGETHER: usize = 3;
 
-/// Keys and values of one block of positions, of one layer and one KV head: keys `[head_dim,
-/// KV_BLOCK_SIZE]`, so that the scores of 16 positions stand side by side, then values
+/// Keys and values of one block of positions, for one layer and one KV head: keys `[head_dim,
+/// KV_BLOCK_SIZE]`, so that one vector holds the scores of 16 positions, then values
 /// `[KV_BLOCK_SIZE, head_dim]`.
 #[derive(Debug, Clone, Copy)]
 pub enum KvSlice<'a> {
+    /// In f16, as bit patterns.
     F16(&'a [u16]),
+    /// In f32.
     F32(&'a [f32]),
 }
 
@@ -31,12 +34,15 @@ impl KvSlice<'_> {
     }
 }
 
-/// The shape of attention with grouped queries (Ainslie et al. 2023): `heads / kv_heads` query
+/// The shape of grouped-query attention (Ainslie et al. 2023): `heads / kv_heads` query
 /// heads share one KV head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttentionShape {
+    /// Number of query heads.
     pub heads: usize,
+    /// Number of key and value heads; divides `heads`.
     pub kv_heads: usize,
+    /// Columns of a head; a multiple of 16.
     pub head_dim: usize,
 }
 
@@ -45,8 +51,9 @@ pub struct AttentionShape {
 pub struct Span {
     /// The first token's row among the batch's rows.
     pub row: usize,
+    /// Number of tokens.
     pub tokens: usize,
-    /// The first token's position; it attends to all positions up to its own.
+    /// The first token's position. Each token attends to all positions up to its own.
     pub position: usize,
 }
 
@@ -59,14 +66,16 @@ struct Rows {
 // SAFETY: threads write different heads of different rows.
 unsafe impl Sync for Rows {}
 
-/// `out[tokens, heads · head_dim]`: each query row of `queries` (of the same shape) over its
-/// sequence's keys and values.
+/// Computes `out[tokens, heads · head_dim]`: causal attention of each row of `queries` (same shape)
+/// over the keys and values of its sequence.
 ///
-/// `cache` gives the keys and values of span `.0`'s block `.1` for KV head `.2`. A row takes its
-/// blocks in order, whatever stands beside it: its bits depend on its sequence alone.
+/// `cache(span, block, kv_head)` returns one block of the keys and values of a span's sequence.
+/// Each row processes its blocks in order, independently of other rows, so that its result is
+/// bit-identical whatever else is in the batch.
 ///
 /// # Panics
-/// When shapes do not fit, or a block of the cache has another size.
+/// When the shapes do not match, `head_dim` is not a multiple of 16, or a block of the cache has
+/// another size.
 pub fn attention<'c>(
     threads: &ThreadPool,
     isa: Isa,
@@ -94,12 +103,13 @@ pub fn attention<'c>(
             let blocks = |block: usize, head: usize| cache(index, block, head);
             for first in (0..span.tokens).step_by(tile) {
                 for head in 0..shape.kv_heads {
-                    // dealt out in turn: later tokens see more, and cost more
+                    // assigned round-robin, because later tokens see more positions and cost more
                     unit += 1;
                     if unit % threads != thread {
                         continue;
                     }
-                    // SAFETY: no other unit has these heads of these rows, and `out` holds them.
+                    // SAFETY: no other unit writes these heads of these rows, which are within
+                    // `out`.
                     unsafe {
                         one_tile(
                             isa,
@@ -118,10 +128,10 @@ pub fn attention<'c>(
     });
 }
 
-/// The query heads of one KV head, of some tokens.
+/// Attention of the query heads of one KV head, for a range of tokens.
 ///
 /// # Safety
-/// Nobody else touches these heads of these rows.
+/// No other thread accesses these heads of these rows.
 unsafe fn one_tile<'c>(
     isa: Isa,
     shape: AttentionShape,
@@ -133,7 +143,7 @@ unsafe fn one_tile<'c>(
     out: Rows,
 ) {
     let (dim, group) = (shape.head_dim, shape.heads / shape.kv_heads);
-    // token by token, and of each its heads, in portions of ROWS
+    // rows are ordered by token, then by head, and processed ROWS at a time
     let all = tokens.len() * group;
     for portion in (0..all).step_by(ROWS) {
         let rows = (all - portion).min(ROWS);
@@ -155,14 +165,14 @@ unsafe fn one_tile<'c>(
             // SAFETY: the queries have the same shape, and their slice was in bounds.
             tile.outs[row] = unsafe { out.start.add(at) };
             tile.visible[row] = span.position + token + 1;
-            // SAFETY: `dim` floats of this row and head.
+            // SAFETY: `dim` values of this row and head.
             unsafe { std::slice::from_raw_parts_mut(tile.outs[row], dim) }.fill(0.0);
         }
         let most = tile.visible.iter().copied().max().unwrap_or(0);
         for block in 0..most.div_ceil(KV_BLOCK_SIZE) {
             let slice = blocks(block, kv_head);
             assert!(slice.len() == 2 * KV_BLOCK_SIZE * dim, "a block of the cache");
-            // SAFETY: the tile's pointers hold `dim` floats each, the slice a block.
+            // SAFETY: the tile's pointers point to `dim` values each, the slice holds a block.
             unsafe {
                 match slice {
                     KvSlice::F16(values) => f16_isa(isa, &mut tile, values.as_ptr(), block),
@@ -180,13 +190,13 @@ unsafe fn one_tile<'c>(
     }
 }
 
-/// Query rows over one KV head, and where the online softmax of each stands.
+/// Query rows that attend to one KV head, with the state of their online softmaxes.
 struct Tile {
     rows: usize,
     dim: usize,
     queries: [*const f32; ROWS],
     outs: [*mut f32; ROWS],
-    /// Positions that each row sees.
+    /// Number of positions that each row attends to.
     visible: [usize; ROWS],
     max: [f32; ROWS],
     sum: [f32; ROWS],
@@ -212,7 +222,7 @@ unsafe fn f32_body<V: Lanes>(tile: &mut Tile, kv: *const f32, block: usize) {
 #[inline(always)]
 unsafe fn all_rows<V: Lanes>(tile: &mut Tile, block: usize, load: impl Fn(usize) -> V + Copy) {
     for first in (0..tile.rows).step_by(TOGETHER) {
-        // SAFETY: as the caller promises.
+        // SAFETY: as the caller guarantees.
         unsafe {
             match tile.rows - first {
                 1 => some_rows::<V, 1>(tile, first, block, load),
@@ -239,7 +249,7 @@ unsafe fn some_rows<V: Lanes, const R: usize>(
     if most == 0 {
         return;
     }
-    // SAFETY: queries and outs hold `dim` floats, `load` reads within the block, `weights` holds R
+    // SAFETY: queries and outs hold `dim` values, `load` reads within the block, `weights` holds R
     // rows.
     unsafe {
         let mut scores = [[V::splat(0.0); KEY_VECTORS]; R];
@@ -268,7 +278,7 @@ unsafe fn some_rows<V: Lanes, const R: usize>(
             let max = tile.max[row].max(largest(a.max(b)));
             exp(a.sub(V::splat(max))).store(weights);
             exp(b.sub(V::splat(max))).store(weights.add(LANES));
-            // invisible positions have weight 0
+            // masked positions have weight 0
             for hidden in seen..KV_BLOCK_SIZE {
                 *weights.add(hidden) = 0.0;
             }
@@ -289,7 +299,7 @@ unsafe fn some_rows<V: Lanes, const R: usize>(
                 }
             }
         }
-        // four vectors at a time, where there are as many
+        // four vectors at a time, then single ones
         let mut at = 0;
         while at + 4 * LANES <= dim {
             mix::<V, R, 4>(tile, first, &seen, most, at, load);
@@ -302,7 +312,7 @@ unsafe fn some_rows<V: Lanes, const R: usize>(
     }
 }
 
-/// Adds a block's values, weighted, to `W` vectors of each row's output from `at` on.
+/// Adds a block's weighted values to `W` vectors of each row's output, starting at column `at`.
 #[inline(always)]
 unsafe fn mix<V: Lanes, const R: usize, const W: usize>(
     tile: &Tile,

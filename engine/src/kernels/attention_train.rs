@@ -1,5 +1,5 @@
 //! Attention over whole sequences with its backward pass, for training. Probabilities are not
-//! stored: the backward pass recomputes them, a tile of rows at a time (as FlashAttention does, Dao
+//! stored: the backward pass recomputes them, one tile of rows at a time (as in FlashAttention, Dao
 //! et al. 2022).
 
 use std::ops::Range;
@@ -13,18 +13,19 @@ use super::lanes::{LANES, Lanes, exp, for_isa, largest, sum};
 
 /// Rows of a tile.
 const TILE: usize = 64;
-/// Probabilities up to this are 0: masked ones would be subnormal numbers otherwise, which some
-/// processors multiply a hundred times slower.
+/// Subtracted from each probability, with results below 0 set to 0: masked ones would otherwise be
+/// subnormal numbers, which some processors multiply a hundred times slower.
 const NOTHING: f32 = 1e-20;
 
-/// A buffer whose columns of different heads, and rows of different trees, different threads write.
+/// A buffer of which threads write different parts: columns of different heads, rows of different
+/// trees.
 #[derive(Clone, Copy)]
 struct Shared(*mut f32);
 
 // SAFETY: tasks write different heads' columns or different trees' rows.
 unsafe impl Sync for Shared {}
 
-/// Buffers of one thread.
+/// Scratch buffers of one thread.
 struct Scratch {
     keys: Vec<f32>,
     values: Vec<f32>,
@@ -32,7 +33,7 @@ struct Scratch {
     dp: Vec<f32>,
 }
 
-/// One tree's group of heads.
+/// A unit of work: one tree and the query heads of one KV head.
 struct Task<'a> {
     isa: Isa,
     heads: Heads,
@@ -41,6 +42,7 @@ struct Task<'a> {
     x: Attended<'a>,
 }
 
+/// Runs `work(tree, kv_head, scratch)` for each tree and KV head; free threads take the next task.
 fn tasks(
     threads: &ThreadPool,
     trees: &[Tree],
@@ -64,25 +66,25 @@ fn tasks(
 
 fn check(trees: &[Tree], heads: Heads, x: &Attended<'_>, queries: usize) {
     let rows = trees.iter().map(|tree| tree.start + tree.rows()).max().unwrap_or(0);
-    assert!(trees.iter().all(|tree| tree.shared <= tree.start), "what is shared stands before");
+    assert!(trees.iter().all(|tree| tree.shared <= tree.start), "shared rows precede the tree");
     let (wide, narrow) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
     assert!(
         heads.head_dim.is_multiple_of(LANES) && heads.heads.is_multiple_of(heads.kv_heads),
-        "heads of whole lanes, in whole groups"
+        "head_dim is a multiple of 16, and kv_heads divides heads"
     );
     assert!(
         x.q.len() >= rows * wide
             && x.k.len() >= rows * narrow
             && x.v.len() >= rows * narrow
             && queries >= rows * wide,
-        "a row a token"
+        "one row per token"
     );
 }
 
 /// `out[rows, heads · head_dim] = softmax(q · kᵀ / √head_dim) · v`.
 ///
 /// # Panics
-/// When the shapes do not fit.
+/// When the shapes do not match.
 pub fn attend(
     threads: &ThreadPool,
     isa: Isa,
@@ -95,18 +97,18 @@ pub fn attend(
     let out = Shared(out.as_mut_ptr());
     tasks(threads, trees, heads, |tree, kv_head, scratch| {
         let out = &out;
-        // SAFETY: `check` has checked the shapes, and each task has a tree's rows and a group's
-        // columns of its own.
+        // SAFETY: `check` has checked the shapes, and each task writes the rows of its tree in the
+        // columns of its head group.
         unsafe { Task { isa, heads, tree: &trees[tree], kv_head, x }.forward(out.0, scratch) }
     });
 }
 
-/// Adds the gradients of queries, keys and values (shaped as they are) to `dq`, `dk` and `dv`,
-/// given that of what [`attend`] gave.
+/// Adds the gradients of queries, keys and values to `dq`, `dk` and `dv` (same shapes), given
+/// `dout`, the gradient of the output of [`attend`].
 ///
 /// # Panics
-/// When the shapes do not fit.
-#[allow(clippy::too_many_arguments, reason = "each is a buffer of its own")]
+/// When the shapes do not match.
+#[allow(clippy::too_many_arguments, reason = "each is a separate buffer")]
 pub fn attend_backward(
     threads: &ThreadPool,
     isa: Isa,
@@ -121,13 +123,13 @@ pub fn attend_backward(
     check(trees, heads, &x, dout.len());
     assert!(
         dq.len() >= x.q.len() && dk.len() >= x.k.len() && dv.len() >= x.v.len(),
-        "a gradient a value"
+        "sizes of the gradients"
     );
     let (shared, narrow) =
         (trees.iter().map(|tree| tree.shared).max().unwrap_or(0), heads.kv_heads * heads.head_dim);
     let room = trees.len() * shared * narrow;
-    // the gradients of what is shared, `[trees, shared, kv_heads · head_dim]`, until they are added
-    // up in the trees' order
+    // each tree's gradients of the shared rows, `[trees, shared, kv_heads · head_dim]`; they are
+    // added up below in the order of the trees, so that the result does not depend on scheduling
     let [mut shared_dk, mut shared_dv] = [(); 2].map(|()| vec![0.0_f32; room]);
     {
         let [dq, dk, dv] =
@@ -136,7 +138,7 @@ pub fn attend_backward(
         tasks(threads, trees, heads, |tree, kv_head, scratch| {
             let (dq, dk, dv, trunk_dk, trunk_dv) = (&dq, &dk, &dv, &trunk_dk, &trunk_dv);
             let at = tree * shared * narrow;
-            // SAFETY: as in `attend`; of what is shared, each tree has a place of its own.
+            // SAFETY: as in `attend`; each tree has its own gradients of the shared rows.
             unsafe {
                 let trunk = [trunk_dk.0.add(at), trunk_dv.0.add(at)];
                 Task { isa, heads, tree: &trees[tree], kv_head, x }.backward(
@@ -169,27 +171,29 @@ impl Task<'_> {
         self.heads.kv_heads * self.heads.head_dim
     }
 
-    /// Where the group's keys and values of the tree's own rows begin.
+    /// Offset of the group's keys and values of the tree's own rows.
     fn kv_start(&self) -> usize {
         self.tree.start * self.narrow() + self.kv_head_start()
     }
 
-    /// Where those of the shared rows begin.
+    /// Offset of the group's keys and values of the shared rows.
     fn kv_head_start(&self) -> usize {
         self.kv_head * self.heads.head_dim
     }
 
-    /// Where a head's row begins.
+    /// Offset of an own row of a query head.
     fn q_start(&self, head: usize, row: usize) -> usize {
         (self.tree.start + row) * self.wide() + head * self.heads.head_dim
     }
 
+    /// The query heads of the KV head.
     fn group(&self) -> Range<usize> {
         let size = self.heads.heads / self.heads.kv_heads;
         self.kv_head * size..(self.kv_head + 1) * size
     }
 
-    /// Keys or values of the group, shared ones first, `[head_dim, padded rows]`.
+    /// Transposes keys or values of the group, shared rows first, into `[head_dim, padded rows]`;
+    /// returns the number of padded rows.
     fn transpose(&self, values: &[f32], into: &mut Vec<f32>) -> usize {
         let (shared, dim) = (self.tree.shared, self.heads.head_dim);
         let rows = shared + self.tree.rows();
@@ -209,7 +213,7 @@ impl Task<'_> {
         padded
     }
 
-    /// Tiles of own rows with the own keys that any of their rows may see.
+    /// Tiles of own rows, each with the number of own keys that its rows may attend to.
     fn tiles(&self) -> impl Iterator<Item = (Range<usize>, usize)> + '_ {
         let rows = self.tree.rows();
         (0..rows).step_by(TILE).map(move |first| {
@@ -228,10 +232,10 @@ impl Task<'_> {
         }
     }
 
-    /// The probabilities of a tile, `[rows, shared + keys padded]`.
+    /// Computes the attention probabilities of a tile, `[rows, shared + keys padded]`, into `p`.
     ///
     /// # Safety
-    /// As [`attend`] has checked.
+    /// The shapes are as checked by [`check`].
     unsafe fn probabilities(
         &self,
         head: usize,
@@ -246,7 +250,7 @@ impl Task<'_> {
         let scale = 1.0 / (self.heads.head_dim as f32).sqrt();
         let right = Right { values: transposed, columns: width, stride: padded };
         let to = Target { start: p.as_mut_ptr(), stride: width };
-        // SAFETY: `p` was made as large, and is this thread's own.
+        // SAFETY: `p` was resized to `[rows, width]` and belongs to this thread.
         unsafe {
             part(
                 self.isa,
@@ -259,7 +263,7 @@ impl Task<'_> {
             );
             for (row, p) in rows.clone().zip(p.chunks_exact_mut(width)) {
                 let (before, own) = self.tree.seen(row);
-                // between the prompt and its own branch, and behind itself
+                // mask the keys between the prompt and the row's branch, and those after the row
                 let own = own.start.max(before)..own.end.max(before);
                 p[before..own.start].fill(f32::NEG_INFINITY);
                 p[own.end..].fill(f32::NEG_INFINITY);
@@ -268,12 +272,13 @@ impl Task<'_> {
         }
     }
 
-    /// Columns of a tile whose rows see so many own keys.
+    /// Columns of a tile whose rows attend to `keys` own keys: with the shared keys, padded to
+    /// whole lanes.
     fn width(&self, keys: usize) -> usize {
         (self.tree.shared + keys).next_multiple_of(LANES)
     }
 
-    /// The group's keys or values as they stand, of shared and of own rows.
+    /// The group's keys or values in their stored layout, of the shared and of the own rows.
     fn stored<'a>(&self, values: &'a [f32]) -> [Right<'a>; 2] {
         let right = |start: usize| Right {
             values: &values[start..],
@@ -288,10 +293,10 @@ impl Task<'_> {
         Right { values: &values[start..], columns: self.heads.head_dim, stride: self.wide() }
     }
 
-    /// `to (+)= p · values`, of a tile `[rows, width]` of shared and own keys.
+    /// `to (+)= p · values`, where `p` is a tile `[rows, width]` over shared and own keys.
     ///
     /// # Safety
-    /// As [`attend`] has checked; the rows and columns are this task's.
+    /// The shapes are as checked by [`check`]; no other task writes these rows and columns.
     unsafe fn weighted_sum(
         &self,
         p: &[f32],
@@ -303,7 +308,7 @@ impl Task<'_> {
     ) {
         let (width, panels) = (self.width(keys), 0..self.heads.head_dim / LANES);
         let left = |values, inner| Left { values, rows, inner, row_stride: width, inner_stride: 1 };
-        // SAFETY: as the caller promises.
+        // SAFETY: as the caller guarantees.
         unsafe {
             let mut scaled = scaled;
             if self.tree.shared > 0 {
@@ -322,11 +327,11 @@ impl Task<'_> {
         }
     }
 
-    /// `to += pᵀ · x`, of a tile `[rows, width]`: rows of the shared keys go to the first target,
-    /// those of its own keys to the second.
+    /// `to += by · pᵀ · x`, where `p` is a tile `[rows, width]`: rows of the shared keys are added
+    /// to the first target, those of the own keys to the second.
     ///
     /// # Safety
-    /// As [`weighted_sum`](Self::weighted_sum).
+    /// Same requirements as [`weighted_sum`](Self::weighted_sum).
     unsafe fn spread(
         &self,
         p: &[f32],
@@ -345,7 +350,7 @@ impl Task<'_> {
             row_stride: 1,
             inner_stride: width,
         };
-        // SAFETY: as the caller promises.
+        // SAFETY: as the caller guarantees.
         unsafe {
             if self.tree.shared > 0 {
                 part(
@@ -367,7 +372,7 @@ impl Task<'_> {
         let values = self.stored(self.x.v);
         for (rows, keys) in self.tiles() {
             for head in self.group() {
-                // SAFETY: as `attend` has checked; these rows and columns are this task's.
+                // SAFETY: as `attend` has checked; no other task writes these rows and columns.
                 unsafe {
                     self.probabilities(head, &rows, keys, &scratch.keys, padded, &mut scratch.p);
                     let to = Target {
@@ -397,8 +402,8 @@ impl Task<'_> {
             for head in self.group() {
                 let start = self.q_start(head, rows.start);
                 let (dout_right, q_right) = (self.tall(dout, start), self.tall(self.x.q, start));
-                // SAFETY: as `attend_backward` has checked; these rows and columns, and these
-                // places in the trunk, are this task's.
+                // SAFETY: as `attend_backward` has checked; no other task writes these rows and
+                // columns, nor this tree's gradients of the shared rows.
                 unsafe {
                     let kv = |shared: *mut f32, own: *mut f32| {
                         let at = |start: *mut f32| Target { start, stride: narrow };
@@ -452,7 +457,7 @@ for_isa! { unsafe fn softmax_isa(x: *mut f32, width: usize) = softmax_body }
 
 #[inline(always)]
 unsafe fn softmax_body<V: Lanes>(x: *mut f32, width: usize) {
-    // SAFETY: `x` holds `width` values, whole lanes.
+    // SAFETY: `x` points to `width` values, a multiple of the lanes.
     unsafe {
         let mut most = V::load(x);
         for at in (LANES..width).step_by(LANES) {
@@ -461,7 +466,8 @@ unsafe fn softmax_body<V: Lanes>(x: *mut f32, width: usize) {
         let most = V::splat(largest(most));
         let mut total = V::splat(0.0);
         for at in (0..width).step_by(LANES) {
-            // what is hidden is -∞, which `exp` takes for e^-87: 0 in the sum of what is at most 1
+            // masked scores are -∞, for which `exp` returns e^-87: too small to change the sum,
+            // whose largest term is 1
             let value = exp(V::load(x.add(at)).sub(most));
             value.store(x.add(at));
             total = total.add(value);
@@ -478,7 +484,7 @@ for_isa! { unsafe fn softmax_backward_isa(p: *const f32, dp: *mut f32, width: us
 /// `dp = p (dp - Σ p dp)`.
 #[inline(always)]
 unsafe fn softmax_backward_body<V: Lanes>(p: *const f32, dp: *mut f32, width: usize) {
-    // SAFETY: both hold `width` values, whole lanes.
+    // SAFETY: both point to `width` values, a multiple of the lanes.
     unsafe {
         let mut total = V::splat(0.0);
         for at in (0..width).step_by(LANES) {

@@ -1,4 +1,4 @@
-//! AVX2 with FMA and F16C: a panel's rows in two halves.
+//! Products with AVX2, FMA and F16C: a panel is processed in two halves of eight rows.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -9,11 +9,11 @@ use super::output::{Output, Prefetch};
 use super::packed::{Panel, two_levels_at};
 use super::{Activations, PackedMatrix};
 
-/// Tokens that share one reading of the weights.
+/// Tokens per pass over the weights.
 const TILE: usize = 4;
 
 /// # Safety
-/// As [`super::multiply`].
+/// Same requirements as [`super::products::multiply`].
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn multiply(
     w: &PackedMatrix,
@@ -22,12 +22,12 @@ pub(super) unsafe fn multiply(
     output: Output,
     ahead: Prefetch,
 ) {
-    // SAFETY: as the caller promises.
+    // SAFETY: as the caller guarantees.
     for_kind!(w.kind(), K => unsafe { multiply_kind::<K>(w, x, panels, output, ahead) });
 }
 
 /// # Safety
-/// As [`super::multiply`], with a weight of kind `K`.
+/// Same requirements as [`super::products::multiply`], with a weight of kind `K`.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn multiply_kind<K: Kind>(
     w: &PackedMatrix,
@@ -39,9 +39,9 @@ unsafe fn multiply_kind<K: Kind>(
     for panel in panels {
         let mut token = 0;
         while token < x.tokens() {
-            // a last panel of eight rows or fewer has no second half
+            // skip the second half of a last panel with at most eight rows
             for half in 0..w.rows_of(panel).div_ceil(PANEL / 2) {
-                // SAFETY: as the caller promises; a tile ends within the tokens.
+                // SAFETY: as the caller guarantees; a tile ends within the tokens.
                 unsafe {
                     if x.tokens() - token >= TILE {
                         tile::<K, TILE>(w, x, panel, half, token, output, ahead);
@@ -55,15 +55,15 @@ unsafe fn multiply_kind<K: Kind>(
     }
 }
 
-/// A block's quants of eight rows: of each of eight times four columns, four bytes of each row;
-/// those of 8 bits signed.
+/// Unpacks a block's quants of eight rows: one register per four columns, with four bytes per row.
+/// 8-bit quants are converted to signed.
 ///
 /// # Safety
 /// The panel is of kind `K` and has the block.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn operands<K: Kind>(panel: &Panel<'_>, block: usize, half: usize) -> [__m256i; 8] {
-    // SAFETY: within the block, as the caller promises.
+    // SAFETY: within the block, as the caller guarantees.
     unsafe {
         let at = panel.quants.as_ptr().add(block * K::KIND.low_bytes() + half * 32);
         let load = |from: *const u8, four: usize| _mm256_loadu_si256(from.add(four * 64).cast());
@@ -82,7 +82,7 @@ unsafe fn operands<K: Kind>(panel: &Panel<'_>, block: usize, half: usize) -> [__
             out[four + 4] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble);
         }
         let further = panel.high.as_ptr().add(block * K::KIND.high_bytes() + half * 32);
-        // shifted to where they belong; what comes in from the neighbouring byte is cut off
+        // shift the high bits into place; the mask removes bits of the neighbouring byte
         let mut join = |four: usize, bits, mask: i8| {
             out[four] = _mm256_or_si256(out[four], _mm256_and_si256(bits, _mm256_set1_epi8(mask)))
         };
@@ -110,10 +110,11 @@ unsafe fn operands<K: Kind>(panel: &Panel<'_>, block: usize, half: usize) -> [__
     }
 }
 
-/// Eight numbers, at both levels if there are two.
+/// Loads the scales or minima of eight rows; with two levels, multiplied with their integer
+/// factors.
 ///
 /// # Safety
-/// `numbers` has those of the block, and the half is 0 or 1.
+/// `numbers` has those of the block, and `half` is 0 or 1.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 unsafe fn numbers<K: Kind>(
@@ -123,7 +124,7 @@ unsafe fn numbers<K: Kind>(
     halves: bool,
     second: usize,
 ) -> __m256 {
-    // SAFETY: as the caller promises.
+    // SAFETY: as the caller guarantees.
     unsafe {
         let eight = |at: usize| {
             _mm256_cvtph_ps(_mm_loadu_si128(numbers.as_ptr().add(at + half * 16).cast()))
@@ -138,20 +139,20 @@ unsafe fn numbers<K: Kind>(
     }
 }
 
-/// `start` plus the products of some operands with one token's columns that begin at `quants`.
+/// `start` plus the dot products of `operands` with the columns of one token at `quants`.
 ///
 /// # Safety
-/// As many times four bytes can be read.
+/// Four bytes per operand can be read at `quants`.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn dot<K: Kind>(operands: &[__m256i], quants: *const i8, start: i32) -> __m256 {
-    // SAFETY: as the caller promises.
+    // SAFETY: as the caller guarantees.
     unsafe {
         let ones = _mm256_set1_epi16(1);
         let mut dot = _mm256_set1_epi32(start);
         for (four, operand) in operands.iter().enumerate() {
             let four = _mm256_set1_epi32(quants.add(4 * four).cast::<i32>().read_unaligned());
-            // pairs of products stay below 2^15: at most 63 · 127 · 2, or 128 · 127 · 2
+            // the sum of two products fits in i16: at most 2 · 63 · 127, or 2 · 128 · 127 < 2^15
             let pairs = if K::BITS == 8 {
                 _mm256_maddubs_epi16(_mm256_abs_epi8(*operand), _mm256_sign_epi8(four, *operand))
             } else {
@@ -163,10 +164,11 @@ unsafe fn dot<K: Kind>(operands: &[__m256i], quants: *const i8, start: i32) -> _
     }
 }
 
-/// Eight rows of a panel.
+/// Products of eight rows of a panel with `T` tokens.
 ///
 /// # Safety
-/// As [`super::multiply`], with `T` tokens from `token` on and a weight of kind `K`.
+/// Same requirements as [`super::products::multiply`], with `T` tokens from `token` on and a weight
+/// of kind `K`.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn tile<K: Kind, const T: usize>(
     w: &PackedMatrix,
@@ -206,7 +208,7 @@ unsafe fn tile<K: Kind, const T: usize>(
                         x.quants.as_ptr().add(place * BLOCK),
                         _mm256_set1_ps(*x.scales.get_unchecked(place)),
                     );
-                    // signed weights need no offset here
+                    // signed weights need no offset
                     let start =
                         |sum: i32| if K::MIN || K::BITS == 8 { 0 } else { -K::OFFSET * sum };
                     let all = *x.sums.get_unchecked(place);
@@ -249,7 +251,7 @@ unsafe fn tile<K: Kind, const T: usize>(
 }
 
 /// # Safety
-/// As [`super::multiply`]; the tile's tokens are there.
+/// Same requirements as [`super::products::multiply`]; `x` has the tile's tokens.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn store(
@@ -263,7 +265,7 @@ unsafe fn store(
     let rows = w.rows_of(index).saturating_sub(half * 8).min(8);
     for (t, value) in values.iter().enumerate() {
         let mut lanes = [0.0_f32; 8];
-        // SAFETY: only the rows that are there are written.
+        // SAFETY: only existing rows are written.
         unsafe {
             _mm256_storeu_ps(lanes.as_mut_ptr(), *value);
             let target = output.start.add((token + t) * output.rows + index * PANEL + half * 8);

@@ -1,4 +1,4 @@
-//! AVX-512 with VNNI.
+//! Products with AVX-512 and VNNI: one register holds four columns of all 16 rows of a panel.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use super::packed::{Panel, two_levels_at};
 use super::{Activations, PackedMatrix};
 
 /// # Safety
-/// As [`super::multiply`].
+/// Same requirements as [`super::products::multiply`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub(super) unsafe fn multiply(
     w: &PackedMatrix,
@@ -19,12 +19,12 @@ pub(super) unsafe fn multiply(
     output: Output,
     ahead: Prefetch,
 ) {
-    // SAFETY: as the caller promises.
+    // SAFETY: as the caller guarantees.
     for_kind!(w.kind(), K => unsafe { multiply_kind::<K>(w, x, panels, output, ahead) });
 }
 
 /// # Safety
-/// As [`super::multiply`], with a weight of kind `K`.
+/// Same requirements as [`super::products::multiply`], with a weight of kind `K`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn multiply_kind<K: Kind>(
     w: &PackedMatrix,
@@ -35,9 +35,9 @@ unsafe fn multiply_kind<K: Kind>(
 ) {
     for panel in panels {
         let mut token = 0;
-        // the last tokens take narrower tiles, of which each computes the same
+        // the last tokens use narrower tiles, which compute bit-identical results
         while token < x.tokens() {
-            // SAFETY: as the caller promises; a tile ends within the tokens.
+            // SAFETY: as the caller guarantees; a tile ends within the tokens.
             token += unsafe {
                 match x.tokens() - token {
                     1 => tile_of_1::<K>(w, x, panel, token, output, ahead),
@@ -54,7 +54,7 @@ unsafe fn multiply_kind<K: Kind>(
     }
 }
 
-/// Where a tile's activations stand.
+/// Pointers to a tile's activations; fields as in [`Activations`].
 #[derive(Clone, Copy)]
 struct Tokens {
     quants: *const i8,
@@ -71,7 +71,7 @@ impl Tokens {
     #[inline]
     unsafe fn new(x: &Activations, token: usize) -> Self {
         let at = token * x.blocks();
-        // SAFETY: each buffer has an entry a block (32 a block the quants) of every token.
+        // SAFETY: each buffer has one entry per block of every token; the quants have 32.
         unsafe {
             Self {
                 quants: x.quants.as_ptr().add(at * BLOCK),
@@ -85,18 +85,18 @@ impl Tokens {
     }
 }
 
-/// `start` plus the products of a block of 16 rows with one token's block.
+/// `start` plus the dot products of a block of 16 rows with one token's block.
 ///
 /// # Safety
 /// `quants` points to a block.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn dot(operands: &[__m512i; 8], quants: *const i8, start: __m512i) -> __m512 {
-    // SAFETY: eight times four bytes of a block.
+    // SAFETY: eight reads of four bytes within a block.
     unsafe {
         let four =
             |index: usize| _mm512_broadcastd_epi32(_mm_loadu_si32(quants.add(4 * index).cast()));
-        // two chains, so that one need not wait for itself
+        // two independent dependency chains
         let even = _mm512_dpbusd_epi32(start, operands[0], four(0));
         let odd = _mm512_dpbusd_epi32(_mm512_setzero_si512(), operands[1], four(1));
         let even = _mm512_dpbusd_epi32(even, operands[2], four(2));
@@ -109,7 +109,7 @@ unsafe fn dot(operands: &[__m512i; 8], quants: *const i8, start: __m512i) -> __m
     }
 }
 
-/// The same of the block's halves chunk_stride: four columns times four of `operands` and `quants` each.
+/// Like [`dot`], with separate sums for the two halves of the block, 16 columns each.
 ///
 /// # Safety
 /// `quants` points to a block.
@@ -120,7 +120,7 @@ unsafe fn dot_halves(
     quants: *const i8,
     start: [__m512i; 2],
 ) -> [__m512; 2] {
-    // SAFETY: eight times four bytes of a block.
+    // SAFETY: eight reads of four bytes within a block.
     unsafe {
         let four =
             |index: usize| _mm512_broadcastd_epi32(_mm_loadu_si32(quants.add(4 * index).cast()));
@@ -133,23 +133,25 @@ unsafe fn dot_halves(
     }
 }
 
+/// Loads sixteen f16 as f32.
+///
 /// # Safety
-/// 32 bytes can be read.
+/// 32 bytes can be read at `at`.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn sixteen_halves(at: *const u8) -> __m512 {
-    // SAFETY: as the caller promises.
+    // SAFETY: as the caller guarantees.
     unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
 }
 
-/// A block's quants: of each of eight times four columns, four bytes of each row.
+/// Unpacks a block's quants: one register per four columns, with four bytes per row.
 ///
 /// # Safety
 /// The panel is of kind `K` and has the block.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn operands<K: Kind>(panel: &Panel<'_>, block: usize) -> [__m512i; 8] {
-    // SAFETY: within the block, as the caller promises.
+    // SAFETY: within the block, as the caller guarantees.
     unsafe {
         let at = panel.quants.as_ptr().add(block * K::KIND.low_bytes());
         let load = |from: *const u8, four: usize| _mm512_loadu_si512(from.add(four * 64).cast());
@@ -171,7 +173,7 @@ unsafe fn operands<K: Kind>(panel: &Panel<'_>, block: usize) -> [__m512i; 8] {
         let and = |bytes| _mm512_and_si512(bytes, low);
         let mut out = [and(a), and(b), and(c), and(d), high(a), high(b), high(c), high(d)];
         let further = panel.high.as_ptr().add(block * K::KIND.high_bytes());
-        // shifted to where they belong; what comes in from the neighbouring byte is cut off
+        // shift the high bits into place; the mask removes bits of the neighbouring byte
         if K::BITS == 5 {
             let (bits, fifth) = (load(further, 0), _mm512_set1_epi8(16));
             let shifted = [
@@ -208,14 +210,14 @@ unsafe fn operands<K: Kind>(panel: &Panel<'_>, block: usize) -> [__m512i; 8] {
     }
 }
 
-/// Each row's scale of a block's half, or of all of it.
+/// Loads the scales of a block, or of half `half` if halves have their own, for each row.
 ///
 /// # Safety
 /// The panel is of kind `K` and has the block.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn scale<K: Kind>(panel: &Panel<'_>, block: usize, half: usize) -> __m512 {
-    // SAFETY: within the panel, as the caller promises.
+    // SAFETY: within the panel, as the caller guarantees.
     unsafe {
         let scales = panel.scales.as_ptr();
         if !K::TWO_LEVELS {
@@ -229,14 +231,14 @@ unsafe fn scale<K: Kind>(panel: &Panel<'_>, block: usize, half: usize) -> __m512
     }
 }
 
-/// What is added to each row's values in a block.
+/// Loads the minima of a block for each row.
 ///
 /// # Safety
 /// The panel is of kind `K`, which has minima, and has the block.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn min<K: Kind>(panel: &Panel<'_>, block: usize) -> __m512 {
-    // SAFETY: within the panel, as the caller promises.
+    // SAFETY: within the panel, as the caller guarantees.
     unsafe {
         let minima = panel.minima.as_ptr();
         if !K::TWO_LEVELS {
@@ -249,11 +251,13 @@ unsafe fn min<K: Kind>(panel: &Panel<'_>, block: usize) -> __m512 {
     }
 }
 
-/// Tiles of a fixed number of tokens, written out: only then do their sums stay in registers.
+/// Defines tiles with a fixed number of tokens. Token loops are expanded by the macro, since
+/// otherwise the sums do not stay in registers.
 macro_rules! tiles {
     ($tokens:literal: $($t:literal)*, $tile:ident) => {
         /// # Safety
-        /// As [`super::multiply`]; the tile's tokens are there, and the weight is of kind `K`.
+        /// Same requirements as [`super::products::multiply`]; `x` has the tile's
+        /// tokens, and the weight is of kind `K`.
         #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
         unsafe fn $tile<K: Kind>(w: &PackedMatrix, x: &Activations, index: usize, token: usize, output: Output, ahead: Prefetch) -> usize {
             // SAFETY: every pointer stays within the panel and within the activations of the tile's
@@ -316,13 +320,13 @@ tiles!(7: 0 1 2 3 4 5 6, tile_of_7);
 tiles!(8: 0 1 2 3 4 5 6 7, tile_of_8);
 
 /// # Safety
-/// As [`super::multiply`]; the tile's tokens are there.
+/// Same requirements as [`super::products::multiply`]; `x` has the tile's tokens.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn store(w: &PackedMatrix, index: usize, token: usize, output: Output, values: &[__m512]) {
     let mask = (u32::MAX >> (32 - w.rows_of(index))) as __mmask16;
     for (t, value) in values.iter().enumerate() {
-        // SAFETY: the mask keeps to the rows that are there.
+        // SAFETY: the mask restricts the store to existing rows.
         unsafe {
             _mm512_mask_storeu_ps(
                 output.start.add((token + t) * output.rows + index * PANEL),

@@ -1,24 +1,33 @@
-//! GGUF's block types, and what their blocks hold (as ggml's `ggml-quants.c` lays them out).
+//! GGUF block types and their layout (as defined by ggml's `ggml-quants.c`).
 
 use super::isa::BLOCK;
 
-/// GGUF's block types that the kernels multiply with.
+/// GGUF block types that the kernels support.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockKind {
+    /// 4 bits, one scale per 32 columns.
     Q4_0,
+    /// 4 bits, one scale and minimum per 32 columns.
     Q4_1,
+    /// 5 bits, one scale per 32 columns.
     Q5_0,
+    /// 5 bits, one scale and minimum per 32 columns.
     Q5_1,
+    /// 8 bits, one scale per 32 columns.
     Q8_0,
+    /// 4 bits, super-blocks of 256 columns with a 6-bit scale and minimum per 32 columns.
     Q4K,
+    /// 5 bits, super-blocks of 256 columns with a 6-bit scale and minimum per 32 columns.
     Q5K,
+    /// 6 bits, super-blocks of 256 columns with an 8-bit scale per 16 columns.
     Q6K,
 }
 
-/// Blocks of [`BLOCK`] columns in one of GGUF's super-blocks.
+/// Blocks of [`BLOCK`] columns in a GGUF super-block.
 pub(super) const SUPER: usize = 8;
 
 impl BlockKind {
+    /// All block types, for tests and benchmarks.
     #[cfg(any(test, feature = "bench"))]
     pub const ALL: [Self; 8] = [
         Self::Q4_0,
@@ -50,7 +59,7 @@ impl BlockKind {
         }
     }
 
-    /// Of a quant.
+    /// Bits per quant.
     pub(super) const fn bits(self) -> usize {
         match self {
             Self::Q4_0 | Self::Q4_1 | Self::Q4K => 4,
@@ -60,7 +69,7 @@ impl BlockKind {
         }
     }
 
-    /// What is subtracted from a stored quant to get its value.
+    /// Offset subtracted from a stored quant to get its signed value.
     pub(super) const fn offset(self) -> i32 {
         match self {
             Self::Q4_1 | Self::Q5_1 | Self::Q4K | Self::Q5K => 0,
@@ -71,23 +80,24 @@ impl BlockKind {
         }
     }
 
-    /// Whether each block has a number that is added to all its values.
+    /// Whether each block has a minimum, which is added to all its values.
     pub const fn has_min(self) -> bool {
         self.offset() == 0
     }
 
-    /// A block's scale is a whole number times its super-block's f16; its minimum likewise.
+    /// Whether scales have two levels: a block's scale (and minimum) is an integer times the f16 of
+    /// its super-block.
     pub(super) const fn two_levels(self) -> bool {
         matches!(self, Self::Q4K | Self::Q5K | Self::Q6K)
     }
 
-    /// A block's halves have a scale each.
+    /// Whether each half of a block has its own scale.
     pub(super) const fn halves(self) -> bool {
         matches!(self, Self::Q6K)
     }
 
-    /// Takes the block of [`BLOCK`] columns at `part` out of a file's block. Scales may be
-    /// multiplied with whole numbers that Q6_K alone has negative, so that its are signed.
+    /// Unpacks the block of [`BLOCK`] columns at index `part` of a file's block. The integer
+    /// factors of two-level scales are unsigned, except Q6_K's, which are signed.
     pub(super) fn unpack(self, block: &[u8], part: usize) -> Unpacked {
         let pair = |at: usize| [block[at], block[at + 1]];
         let nibble = |byte: u8, high: bool| if high { byte >> 4 } else { byte & 15 };
@@ -116,12 +126,13 @@ impl BlockKind {
                     *quant = nibble(low[column], part % 2 == 1) | (high << 4);
                 }
                 let [scale, min] = six_bits(&block[4..16], part);
-                // what is subtracted here is added by the kernels
+                // the format subtracts the minimum, the kernels add it: flip the sign bit of the
+                // f16
                 out.min = [block[2], block[3] ^ 0x80];
                 (out.scale_times, out.min_times) = ([scale; 2], min);
             }
             Self::Q6K => {
-                // two times 128 columns, of which each four 32 share bytes
+                // two halves of 128 columns, in each of which four groups of 32 share bytes
                 let (half, quarter) = (part / 4, part % 4);
                 let low = &block[half * 64 + quarter % 2 * BLOCK..];
                 let high = &block[128 + half * BLOCK..];
@@ -137,7 +148,8 @@ impl BlockKind {
     }
 }
 
-/// A scale and a minimum of Q4_K and Q5_K: eight of each, of 6 bits, in twelve bytes.
+/// Unpacks the scale and minimum of a block of Q4_K or Q5_K: twelve bytes hold eight of each, with
+/// 6 bits.
 fn six_bits(bytes: &[u8], part: usize) -> [u8; 2] {
     if part < 4 {
         [bytes[part] & 63, bytes[part + 4] & 63]
@@ -147,20 +159,22 @@ fn six_bits(bytes: &[u8], part: usize) -> [u8; 2] {
     }
 }
 
-/// A block of [`BLOCK`] columns of one row.
+/// An unpacked block of [`BLOCK`] columns of one row.
 #[derive(Debug, Default)]
 pub(super) struct Unpacked {
-    /// Not negative: [`BlockKind::offset`] is to be subtracted.
+    /// Unsigned quants, before [`BlockKind::offset`] is subtracted.
     pub quants: [u8; BLOCK],
-    /// f16, little endian, as is the minimum
+    /// Scale in f16, little endian.
     pub scale: [u8; 2],
+    /// Minimum in f16, little endian.
     pub min: [u8; 2],
-    /// What the super-block's scale is multiplied with for each half, and its minimum.
+    /// Integer factor of the super-block's scale for each half.
     pub scale_times: [u8; 2],
+    /// Integer factor of the super-block's minimum.
     pub min_times: u8,
 }
 
-/// A block type that is known when a kernel is compiled.
+/// A block type as a compile-time parameter of a kernel.
 pub(super) trait Kind {
     const KIND: BlockKind;
     const BITS: usize = Self::KIND.bits();
@@ -170,11 +184,11 @@ pub(super) trait Kind {
     const HALVES: bool = Self::KIND.halves();
 }
 
-/// Each block type as a type.
+/// One marker type per block type.
 pub(super) mod known {
     macro_rules! known {
         ($($kind:ident)*) => {$(
-            #[allow(non_camel_case_types, reason = "GGUF's names")]
+            #[allow(non_camel_case_types, reason = "names of the GGUF format")]
             pub(in super::super) struct $kind;
 
             impl super::Kind for $kind {
@@ -185,7 +199,7 @@ pub(super) mod known {
     known!(Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4K Q5K Q6K);
 }
 
-/// `$body` with `$K` as the type of `$kind`.
+/// Evaluates `$body` with `$K` as the marker type of `$kind`.
 macro_rules! for_kind {
     ($kind:expr, $K:ident => $body:expr) => {
         for_kind!(@ $kind, $K => $body, Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4K Q5K Q6K)
@@ -201,7 +215,7 @@ macro_rules! for_kind {
 }
 pub(super) use for_kind;
 
-/// Blocks for tests, and what they stand for.
+/// Random blocks for tests, and a reference dequantisation.
 #[cfg(test)]
 pub(super) mod samples {
     use half::f16;
@@ -210,7 +224,7 @@ pub(super) mod samples {
 
     use super::BlockKind;
 
-    /// Blocks of a GGUF tensor.
+    /// Random blocks of a GGUF tensor `[rows, columns]`.
     pub(in super::super) fn blocks(
         random: &mut StdRng,
         kind: BlockKind,
@@ -233,7 +247,7 @@ pub(super) mod samples {
         bytes
     }
 
-    /// What blocks stand for, one by one as ggml's `dequantize_row_*` have them.
+    /// Dequantises blocks in the way of ggml's `dequantize_row_*`.
     pub(in super::super) fn plain(kind: BlockKind, blocks: &[u8]) -> Vec<f32> {
         let half = |bytes: &[u8]| f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
         let nibbles = |bytes: &[u8]| -> Vec<u8> {

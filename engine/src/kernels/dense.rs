@@ -1,5 +1,5 @@
-//! Products with weights in f32 or f16: unquantised models, and LoRA's matrices as their files have
-//! them.
+//! Products with weights in f32 or f16: unquantised models, and LoRA matrices as stored in their
+//! files.
 
 use std::ops::Range;
 
@@ -10,12 +10,13 @@ use super::isa::Isa;
 use super::lanes::{LANES, Lanes, for_isa};
 use super::output::{Output, Prefetch};
 
-/// A weight `[rows, columns]` in panels of 16 rows, each `[columns, 16]`. Missing rows are 0.
+/// A weight `[rows, columns]` in panels of 16 rows, each `[columns, 16]`. Rows that the last panel
+/// lacks are 0.
 #[derive(Debug)]
 pub struct DenseMatrix {
     rows: usize,
     columns: usize,
-    /// Equal parts of the columns whose sums are added left to right.
+    /// Number of equal column ranges whose sums are added left to right.
     chunks: usize,
     values: Values,
 }
@@ -38,7 +39,7 @@ fn panels<T: Copy + Default>(rows: usize, columns: usize, values: &[T]) -> Vec<T
 }
 
 impl DenseMatrix {
-    /// Packs `values`, row after row.
+    /// Packs row-major f32 `values`.
     ///
     /// # Panics
     /// When `values` does not hold `[rows, columns]`.
@@ -47,7 +48,7 @@ impl DenseMatrix {
         Self { rows, columns, chunks: 1, values: Values::F32(panels(rows, columns, values)) }
     }
 
-    /// The same, held in half the memory.
+    /// Packs row-major f16 `values`, which stay in f16.
     ///
     /// # Panics
     /// When `values` does not hold `[rows, columns]`.
@@ -57,7 +58,7 @@ impl DenseMatrix {
         Self { rows, columns, chunks: 1, values: Values::F16(panels(rows, columns, &bits)) }
     }
 
-    /// The same with its columns in equal parts, each added up on its own: see
+    /// Divides the columns into `chunks` equal ranges that are summed separately: see
     /// [`PackedMatrix::pack`](super::PackedMatrix::pack).
     ///
     /// # Panics
@@ -67,19 +68,22 @@ impl DenseMatrix {
         Self { chunks, ..self }
     }
 
+    /// Number of equal column ranges that are summed separately.
     pub fn chunks(&self) -> usize {
         self.chunks
     }
 
+    /// Number of output rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
+    /// Number of input columns.
     pub fn columns(&self) -> usize {
         self.columns
     }
 
-    /// Bytes of memory.
+    /// Memory of the values in bytes.
     pub fn bytes(&self) -> usize {
         match &self.values {
             Values::F32(values) => values.len() * 4,
@@ -99,7 +103,7 @@ impl DenseMatrix {
         self.rows.div_ceil(LANES)
     }
 
-    /// Where a panel begins in memory, or where the last one ends.
+    /// Address of a panel's first byte, or of the end of the last panel.
     pub(super) fn start(&self, panel: usize) -> *const u8 {
         let start: *const u8 = match &self.values {
             Values::F32(values) => values.as_ptr().cast(),
@@ -108,10 +112,10 @@ impl DenseMatrix {
         start.wrapping_add(panel * self.panel_bytes())
     }
 
-    /// One row in f32, `[columns]`: for embeddings.
+    /// Copies one row into `into`, `[columns]`, in f32: for embedding lookup.
     ///
     /// # Panics
-    /// When there is no such row, or `into` has another size.
+    /// When the row does not exist, or `into` has another size.
     pub fn row(&self, row: usize, into: &mut [f32]) {
         assert!(row < self.rows && into.len() == self.columns, "a row of the matrix");
         let at = |column: usize| (row / LANES * self.columns + column) * LANES + row % LANES;
@@ -124,12 +128,12 @@ impl DenseMatrix {
     }
 }
 
-/// `y[tokens, rows] = x · wᵀ`, or `y += ...` when `add`; `x` is `[tokens, columns]`. A chunk's
-/// columns are added in four interleaved sums, whose sum is taken last: the same for every number
-/// of tokens.
+/// `y[tokens, rows] = x · wᵀ`, or `y += x · wᵀ` if `add`; `x` is `[tokens, columns]`. The columns
+/// of a chunk are accumulated in four interleaved sums that are added at the end, so that a token's
+/// result does not depend on the number of tokens.
 ///
 /// # Panics
-/// When the shapes do not fit.
+/// When the shapes do not match.
 pub fn matmul_dense(
     threads: &ThreadPool,
     isa: Isa,
@@ -150,10 +154,10 @@ pub fn matmul_dense(
     );
 }
 
-/// Each chunk's own sums, `y[chunks, tokens, rows]`.
+/// Like [`matmul_dense`], but keeps each chunk's sums separate: `y[chunks, tokens, rows]`.
 ///
 /// # Panics
-/// When the shapes do not fit.
+/// When the shapes do not match.
 pub fn matmul_dense_partial(
     threads: &ThreadPool,
     isa: Isa,
@@ -187,18 +191,20 @@ fn shared_out(
     let panels = w.panels();
     threads.run(|thread, threads| {
         let range = panels * thread / threads..panels * (thread + 1) / threads;
-        // SAFETY: ranges of different threads do not overlap, and the callers have checked that
-        // there is room.
+        // SAFETY: ranges of different threads do not overlap, and the callers have checked the size
+        // of the output.
         unsafe { multiply(isa, w, x, range, add, output, std::ptr::null()) }
     });
 }
 
-/// # Safety
-/// `output` has room for every row of every token of `x`, nobody else touches the columns of these
-/// panels, and the processor has `isa`.
+/// `output[tokens, rows] = x · wᵀ` for `panels`, or `+=` if `add`.
 ///
-/// `next` is what this thread reads after these panels, or null: its beginning is fetched while
-/// their end is multiplied.
+/// `next` is the address that this thread reads after these panels, or null: its beginning is
+/// prefetched while their end is multiplied.
+///
+/// # Safety
+/// `output` has capacity for every row of every token of `x`, no other thread accesses the columns
+/// of these panels, and the processor supports `isa`.
 pub(super) unsafe fn multiply(
     isa: Isa,
     w: &DenseMatrix,
@@ -220,7 +226,7 @@ pub(super) unsafe fn multiply(
         output,
         ahead: Prefetch { end, next },
     };
-    // SAFETY: as the caller promises; the part's panels are the weight's.
+    // SAFETY: as the caller guarantees; the panels are within the weight.
     unsafe {
         match &w.values {
             Values::F32(values) => f32_isa(isa, values.as_ptr(), part),
@@ -229,7 +235,7 @@ pub(super) unsafe fn multiply(
     }
 }
 
-/// Some panels' products with all tokens.
+/// The products of a range of panels with all tokens.
 struct Part {
     rows: usize,
     columns: usize,
@@ -242,9 +248,9 @@ struct Part {
     ahead: Prefetch,
 }
 
-/// Tokens that share one reading of a panel.
+/// Tokens per pass over a panel.
 const TILE: usize = 4;
-/// Interleaved sums.
+/// Number of interleaved sums.
 const SUMS: usize = 4;
 
 for_isa! { unsafe fn f32_isa(w: *const f32, part: Part) = f32_body }
@@ -295,7 +301,7 @@ unsafe fn tile<V: Lanes, const T: usize>(
 ) {
     let columns = part.columns;
     let rows = (part.rows - panel * LANES).min(LANES);
-    // SAFETY: as `multiply` says; lanes of rows that are not there are not written.
+    // SAFETY: as `multiply` requires; lanes of missing rows are not written.
     unsafe {
         let x = part.x.add(token * columns);
         let width = columns / part.chunks;
@@ -338,7 +344,7 @@ unsafe fn tile<V: Lanes, const T: usize>(
     }
 }
 
-/// Writes a panel's `rows` for one token, or adds to what is there.
+/// Stores the first `rows` lanes of a panel for one token, or adds them to the output if `add`.
 #[inline(always)]
 pub(super) unsafe fn put<V: Lanes>(
     value: V,
@@ -348,7 +354,7 @@ pub(super) unsafe fn put<V: Lanes>(
     rows: usize,
     add: bool,
 ) {
-    // SAFETY: only rows that are there are written, as `multiply` says.
+    // SAFETY: only existing rows are written, as `multiply` requires.
     unsafe {
         let y = output.start.add(token * output.rows + panel * LANES);
         if rows == LANES {

@@ -1,7 +1,7 @@
-//! Products with many rows on both sides, for training: strided f32 on every instruction set, bf16
-//! where the processor multiplies it.
+//! General f32 matrix products with strided operands, for training. For bf16 see
+//! [`gemm_bf16`](super::gemm_bf16()).
 //!
-//! Columns of the inner dimension are added in one order, whatever the number of threads: threads
+//! Columns of the inner dimension are added in the same order for any number of threads: threads
 //! split rows or columns of the output.
 
 use std::ops::Range;
@@ -10,39 +10,44 @@ use super::ThreadPool;
 use super::isa::Isa;
 use super::lanes::{LANES, Lanes, for_isa};
 
-/// Inner columns of a packed panel: what stays in the nearest cache while rows pass by.
+/// Inner columns of a packed panel, which stays in the L1 cache while all rows are multiplied with
+/// it.
 const INNER: usize = 192;
-/// Rows of a thread that are worth packing the right operand for.
+/// Minimum rows per thread for dividing the product by rows, so that packing the right operand pays
+/// off.
 const ROWS_APIECE: usize = 64;
-/// Lanes side by side in one tile, where registers suffice.
+/// Vectors per row of a tile, if there are enough registers.
 const SIDE: usize = 3;
 
-/// The left operand `[rows, inner]`, with any strides: a transposed one has them exchanged.
+/// The left operand `[rows, inner]`, with any strides; exchanging them transposes it.
 #[derive(Debug, Clone, Copy)]
 pub struct Left<'a> {
+    /// Elements.
     pub values: &'a [f32],
+    /// Number of rows.
     pub rows: usize,
+    /// Number of inner columns, over which products are summed.
     pub inner: usize,
-    /// From one row to the next.
+    /// Elements from one row to the next.
     pub row_stride: usize,
-    /// From one inner column to the next.
+    /// Elements from one inner column to the next.
     pub inner_stride: usize,
 }
 
 impl<'a> Left<'a> {
-    /// Rows one after the other.
+    /// A contiguous row-major matrix `[rows, inner]`.
     ///
     /// # Panics
-    /// When `inner` does not divide the values.
+    /// When `inner` does not divide the number of values.
     pub fn rows(values: &'a [f32], inner: usize) -> Self {
         assert!(values.len().is_multiple_of(inner), "whole rows");
         Self { values, rows: values.len() / inner, inner, row_stride: inner, inner_stride: 1 }
     }
 
-    /// The transposed of a matrix whose rows of `width` stand one after the other.
+    /// The transpose of a contiguous row-major matrix with rows of `width` columns.
     ///
     /// # Panics
-    /// When `width` does not divide the values.
+    /// When `width` does not divide the number of values.
     pub fn transposed(values: &'a [f32], width: usize) -> Self {
         assert!(values.len().is_multiple_of(width), "whole rows");
         Self {
@@ -63,40 +68,45 @@ impl<'a> Left<'a> {
     }
 }
 
-/// The right operand `[inner, columns]`, row after row.
+/// The right operand `[inner, columns]`, row-major.
 #[derive(Debug, Clone, Copy)]
 pub struct Right<'a> {
+    /// Elements.
     pub values: &'a [f32],
+    /// Number of columns; a multiple of 16.
     pub columns: usize,
-    /// From one row to the next.
+    /// Elements from one row to the next.
     pub stride: usize,
 }
 
 impl<'a> Right<'a> {
-    /// Rows one after the other.
+    /// A contiguous row-major matrix.
     pub fn rows(values: &'a [f32], columns: usize) -> Self {
         Self { values, columns, stride: columns }
     }
 }
 
-/// What becomes of a product.
+/// How a product is written: scaled, and assigned or added.
 #[derive(Debug, Clone, Copy)]
 pub struct Scaled {
+    /// Factor of the product.
     pub by: f32,
-    /// Added to what is there.
+    /// Whether the product is added to the output instead of overwriting it.
     pub add: bool,
 }
 
 impl Scaled {
+    /// `c = a · b`.
     pub const WRITE: Self = Self { by: 1.0, add: false };
+    /// `c += a · b`.
     pub const ADD: Self = Self { by: 1.0, add: true };
 }
 
-/// `c[rows, columns] = by · a · b`, or `+=`, by the threads; `stride` is from one row of `c` to the
-/// next.
+/// `c[rows, columns] = by · a · b`, or `+=` (see [`Scaled`]); `stride` is the number of elements
+/// from one row of `c` to the next.
 ///
 /// # Panics
-/// When the shapes do not fit, or 16 does not divide the columns.
+/// When the shapes do not match, or 16 does not divide the columns.
 pub fn gemm(
     threads: &ThreadPool,
     isa: Isa,
@@ -109,8 +119,8 @@ pub fn gemm(
     check(&a, &b, c.len(), stride);
     let to = Target { start: c.as_mut_ptr(), stride };
     let panels = b.columns / LANES;
-    // rows are shared out where each thread gets enough of them: what it reads of the left operand
-    // then stays in its caches
+    // divide rows if each thread gets enough of them: its part of the left operand then stays in
+    // its caches
     let by_rows = a.rows >= b.columns.min(ROWS_APIECE * threads.threads());
     threads.run(|thread, threads| {
         let share = |all: usize| all * thread / threads..all * (thread + 1) / threads;
@@ -121,6 +131,7 @@ pub fn gemm(
     });
 }
 
+/// Asserts that the operands fit into their buffers and the product into `c` elements.
 fn check(a: &Left<'_>, b: &Right<'_>, c: usize, stride: usize) {
     assert!(
         a.fits(),
@@ -136,24 +147,27 @@ fn check(a: &Left<'_>, b: &Right<'_>, c: usize, stride: usize) {
     );
     assert!(
         stride >= b.columns && (a.rows == 0 || (a.rows - 1) * stride + b.columns <= c),
-        "room for the product"
+        "capacity for the product"
     );
 }
 
-/// Where a product goes, and from one row of it to the next.
+/// The destination of a product.
 #[derive(Clone, Copy)]
 pub(super) struct Target {
+    /// The first element.
     pub start: *mut f32,
+    /// Elements from one row to the next.
     pub stride: usize,
 }
 
 // SAFETY: threads write different parts.
 unsafe impl Sync for Target {}
 
-/// Some rows and panels of a product.
+/// Computes a range of rows and panels of a product.
 ///
 /// # Safety
-/// As [`check`] checks; nobody else touches these rows and panels of the output.
+/// The shapes are as checked by [`check`]; no other thread accesses these rows and panels of the
+/// output.
 pub(super) unsafe fn part(
     isa: Isa,
     a: Left<'_>,
@@ -165,7 +179,7 @@ pub(super) unsafe fn part(
 ) {
     let packed = if rows.len() > LANES { INNER.min(a.inner) * SIDE * LANES } else { 0 };
     let mut scratch = vec![0.0_f32; packed];
-    // SAFETY: as the caller promises.
+    // SAFETY: as the caller guarantees.
     unsafe { part_isa(isa, a, b, c, rows, panels, scaled, &mut scratch) }
 }
 
@@ -244,10 +258,10 @@ struct Tile<'a> {
 }
 
 impl Tile<'_> {
-    /// Some rows of some lanes; returns how many rows.
+    /// Computes a tile of `R` rows and `S` vectors; returns `R`.
     #[inline(always)]
     unsafe fn run<V: Lanes, const R: usize, const S: usize>(&self) -> usize {
-        // a stride that is known needs no registers
+        // a constant stride needs no register
         // SAFETY: as `part`.
         unsafe {
             if self.a.inner_stride == 1 {
@@ -265,8 +279,8 @@ impl Tile<'_> {
             let mut sums = [[V::splat(0.0); S]; R];
             let (mut left, mut right) = (self.left, self.right.0);
             let (row_stride, next) = (self.a.row_stride, self.right.1);
-            // wrapping: checks of pointers, where assertions are on, would push the sums out of
-            // their registers
+            // wrapping arithmetic: pointer checks in builds with debug assertions would spill the
+            // sums from their registers
             for _ in 0..self.inner {
                 let mut b = [V::splat(0.0); S];
                 for s in 0..S {

@@ -1,4 +1,4 @@
-//! Products of bf16 matrices, for training on processors that multiply bf16.
+//! Products of bf16 matrices, for training on processors with AVX-512 BF16.
 
 use std::ops::Range;
 
@@ -7,8 +7,9 @@ use super::isa::Isa;
 use super::lanes::{LANES, Lanes, for_isa};
 use crate::kernels::gemm::Target;
 
-/// Whether products of bf16 are faster here than those of f32: Intel's processors do a quarter as
-/// many of them as of the others, each worth two.
+/// Whether bf16 products are faster than f32 products on this processor. On Intel processors they
+/// are not: bf16 instructions have a quarter of the throughput of f32 ones and compute two products
+/// each.
 pub fn bf16_is_faster() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
@@ -21,7 +22,7 @@ pub fn bf16_is_faster() -> bool {
     false
 }
 
-/// Whether the processor multiplies bf16.
+/// Whether the processor has bf16 dot products (AVX-512 BF16).
 pub fn has_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
@@ -31,8 +32,8 @@ pub fn has_bf16() -> bool {
     false
 }
 
-/// A right operand `[inner, columns]` in bf16: panels of 16 columns, each `[inner / 2, 16, 2]`, as
-/// the processor's dot products take it.
+/// A right operand `[inner, columns]` in bf16: panels of 16 columns, each `[inner / 2, 16, 2]`, the
+/// layout of the dot-product instruction.
 #[derive(Debug, Default)]
 pub struct PairedPanels {
     inner: usize,
@@ -41,7 +42,7 @@ pub struct PairedPanels {
 }
 
 impl PairedPanels {
-    /// Room for `[inner, columns]`, its values to be written.
+    /// Resizes for `[inner, columns]`; the values are unspecified until written.
     ///
     /// # Panics
     /// When `inner` is odd or 16 does not divide `columns`.
@@ -59,11 +60,12 @@ impl PairedPanels {
 #[inline(always)]
 fn bf16(value: f32) -> u32 {
     let bits = value.to_bits();
-    // a number that is none stays one
+    // keep a NaN a NaN
     if value.is_nan() { (bits >> 16) | 0x40 } else { (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 }
 }
 
-/// The transposed of a matrix `[rows, columns]`, of which `read(n, into)` gives some rows.
+/// Writes the transpose of a matrix `[rows, columns]` to `into`, `[columns, rows]`; `read(rows,
+/// buffer)` copies a range of rows to a buffer.
 ///
 /// # Panics
 /// When 16 does not divide the rows, or `into` has another size.
@@ -79,7 +81,7 @@ pub fn transposed(
     unsafe impl Sync for Start {}
     assert!(
         rows.is_multiple_of(LANES) && into.len() == rows * columns,
-        "whole lanes of rows, and room for them"
+        "whole lanes of rows, and capacity for them"
     );
     let (start, panels) = (Start(into.as_mut_ptr()), rows / LANES);
     threads.run(|thread, threads| {
@@ -90,7 +92,7 @@ pub fn transposed(
         {
             read(first..first + LANES, &mut tile);
             for column in 0..columns {
-                // SAFETY: within `into`, and no other thread has these columns.
+                // SAFETY: within `into`, and no other thread accesses these columns.
                 let to = unsafe {
                     std::slice::from_raw_parts_mut(start.0.add(column * rows + first), LANES)
                 };
@@ -102,12 +104,13 @@ pub fn transposed(
     });
 }
 
-/// Where a weight `[out, in]`, sixteen of its rows at a time, goes for both directions.
+/// Destinations of a weight `[out, in]` for both directions; sixteen of its rows are packed at a
+/// time.
 #[derive(Clone, Copy)]
 struct Both {
-    /// `wᵀ`: `[in, out]`.
+    /// `wᵀ`, `[in, out]`; null if not requested.
     forward: *mut u32,
-    /// `w`: `[out, in]`.
+    /// `w`, `[out, in]`; null if not requested.
     backward: *mut u32,
     out: usize,
     columns: usize,
@@ -116,8 +119,8 @@ struct Both {
 // SAFETY: threads write the parts of different rows.
 unsafe impl Sync for Both {}
 
-/// Packs a weight `[out, in]` for `x · wᵀ` (`forward`), or for `dy · w` (`backward`), or both;
-/// `row(n, into)` gives its rows in f32.
+/// Packs a weight `[out, columns]` for `x · wᵀ` (`forward`), for `dy · w` (`backward`), or both;
+/// `rows(range, buffer)` copies a range of its rows to a buffer in f32.
 ///
 /// # Panics
 /// When 16 does not divide both dimensions.
@@ -149,7 +152,8 @@ pub fn pack_pairs(
         let mut tile = vec![0.0_f32; LANES * columns];
         for panel in panels * thread / threads..panels * (thread + 1) / threads {
             rows(panel * LANES..(panel + 1) * LANES, &mut tile);
-            // SAFETY: both outputs have room for every panel, and no other thread has this one.
+            // SAFETY: both outputs have capacity for every panel, and no other thread writes this
+            // one.
             unsafe { pack_isa(isa, &tile, panel, *both) }
         }
     });
@@ -157,11 +161,11 @@ pub fn pack_pairs(
 
 for_isa! { unsafe fn pack_isa(tile: &[f32], panel: usize, both: Both) = pack_body }
 
-/// `V` only says with which instructions.
+/// `V` only selects the instruction set that the function is compiled for.
 #[inline(always)]
 unsafe fn pack_body<V: Lanes>(tile: &[f32], panel: usize, both: Both) {
     let columns = both.columns;
-    // SAFETY: as `pack_pairs` says.
+    // SAFETY: as `pack_pairs` passes them.
     unsafe {
         if !both.forward.is_null() {
             let to = both.forward.add(panel * columns / 2 * LANES);
@@ -193,7 +197,7 @@ unsafe fn pack_body<V: Lanes>(tile: &[f32], panel: usize, both: Both) {
     }
 }
 
-/// Rounds rows to bf16.
+/// Converts f32 to bf16, ties to even.
 ///
 /// # Panics
 /// When the two differ in length.
@@ -201,12 +205,12 @@ pub fn to_bf16(threads: &ThreadPool, isa: Isa, x: &[f32], out: &mut [u16]) {
     struct Start(*mut u16);
     // SAFETY: threads write different parts.
     unsafe impl Sync for Start {}
-    assert_eq!(x.len(), out.len(), "as many values");
+    assert_eq!(x.len(), out.len(), "equal numbers of values");
     let to = Start(out.as_mut_ptr());
     threads.run(|thread, threads| {
         let to = &to;
         let range = x.len() * thread / threads..x.len() * (thread + 1) / threads;
-        // SAFETY: within both, and no other thread has this part.
+        // SAFETY: within both, and no other thread writes this part.
         unsafe { to_bf16_isa(isa, &x[range.clone()], to.0.add(range.start)) }
     });
 }
@@ -216,23 +220,23 @@ for_isa! { unsafe fn to_bf16_isa(x: &[f32], out: *mut u16) = to_bf16_body }
 #[inline(always)]
 unsafe fn to_bf16_body<V: Lanes>(x: &[f32], out: *mut u16) {
     for (at, value) in x.iter().enumerate() {
-        // SAFETY: as `to_bf16` says.
+        // SAFETY: `out` has as many elements as `x`.
         unsafe { *out.add(at) = bf16(*value) as u16 }
     }
 }
 
-/// bf16 to f32.
+/// Converts bf16 to f32.
 ///
 /// # Panics
 /// When the two differ in length.
 pub fn widen(threads: &ThreadPool, isa: Isa, x: &[u16], out: &mut [f32]) {
-    assert_eq!(x.len(), out.len(), "as many values");
+    assert_eq!(x.len(), out.len(), "equal numbers of values");
     let width = 1024.min(x.len());
     if width == 0 {
         return;
     }
     let (whole, rest) = out.split_at_mut(x.len() / width * width);
-    // SAFETY: both have as many values.
+    // SAFETY: both have equal numbers of values.
     threads.for_rows(whole, width, |row, out| unsafe {
         widen_isa(isa, &x[row * width..(row + 1) * width], out)
     });
@@ -246,15 +250,15 @@ unsafe fn widen_body<V: Lanes>(x: &[u16], out: &mut [f32]) {
     out.iter_mut().zip(x).for_each(|(out, x)| *out = f32::from_bits(u32::from(*x) << 16));
 }
 
-/// `c[rows, columns] = a · b`, or `+=`, with `a` `[rows, inner]` in bf16 and sums in f32.
+/// `c[rows, columns] = a · b`, or `+=` if `add`; `a` is `[rows, inner]` in bf16, sums are in f32.
 ///
 /// # Panics
-/// When the shapes do not fit, or the processor has no products of bf16 ([`has_bf16`]).
+/// When the shapes do not match, or the processor has no bf16 dot products ([`has_bf16`]).
 pub fn gemm_bf16(threads: &ThreadPool, a: &[u16], b: &PairedPanels, c: &mut [f32], add: bool) {
-    assert!(has_bf16(), "products of bf16");
+    assert!(has_bf16(), "bf16 dot products");
     assert!(b.inner > 0 && a.len().is_multiple_of(b.inner), "whole rows");
     let rows = a.len() / b.inner;
-    assert_eq!(c.len(), rows * b.columns, "room for the product");
+    assert_eq!(c.len(), rows * b.columns, "capacity for the product");
     #[cfg(target_arch = "x86_64")]
     {
         let to = Target { start: c.as_mut_ptr(), stride: b.columns };
@@ -262,8 +266,8 @@ pub fn gemm_bf16(threads: &ThreadPool, a: &[u16], b: &PairedPanels, c: &mut [f32
         threads.run(|thread, threads| {
             let to = &to;
             let mine = panels * thread / threads..panels * (thread + 1) / threads;
-            // SAFETY: the shapes were checked, threads have different panels, and the processor has
-            // the instructions.
+            // SAFETY: the shapes were checked, threads have different panels, and the processor
+            // supports the instructions.
             unsafe { paired::multiply(a, rows, b, mine, to.start, add) }
         });
     }
@@ -279,12 +283,14 @@ mod paired {
     use super::super::lanes::LANES;
     use super::PairedPanels;
 
-    /// Pairs of a panel that stay in the nearest cache while rows pass by.
+    /// Pairs of a panel that stay in the L1 cache while all rows are multiplied with them.
     const PAIRS: usize = 192;
 
+    /// Multiplies all rows of `a` with a range of panels.
+    ///
     /// # Safety
-    /// `c` has room for `[rows, b.columns]`, nobody else touches the columns of these panels, and
-    /// the processor has AVX-512 BF16.
+    /// `c` has capacity for `[rows, b.columns]`, no other thread accesses the columns of these
+    /// panels, and the processor supports AVX-512 BF16.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(super) unsafe fn multiply(
         a: &[u16],
@@ -302,7 +308,7 @@ mod paired {
                 let count = PAIRS.min(pairs - from);
                 let mut row = 0;
                 while row < rows {
-                    // SAFETY: as the caller promises.
+                    // SAFETY: as the caller guarantees.
                     unsafe {
                         let left = a.as_ptr().cast::<u32>().add(row * pairs + from);
                         let right = b.values.as_ptr().add((panel * pairs + from) * LANES);
@@ -345,7 +351,7 @@ mod paired {
                     right[s] = right[s].wrapping_add(LANES);
                 }
                 for r in 0..R {
-                    // as in the other tile
+                    // wrapping arithmetic as in `gemm`'s tile
                     let a: __m512bh = std::mem::transmute::<__m512i, _>(_mm512_set1_epi32(
                         left.wrapping_add(r.wrapping_mul(stride)).read_unaligned().cast_signed(),
                     ));

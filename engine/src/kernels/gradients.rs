@@ -1,20 +1,21 @@
-//! Backward of what stands between the products, for training.
+//! Backward passes of the operations between matrix products, for training.
 
 use super::ThreadPool;
 use super::isa::Isa;
 use super::lanes::{LANES, Lanes, exp, for_isa, sum};
 
-/// Rows of two buffers of the same width that threads write side by side.
+/// Two buffers of the same size that threads write row by row.
 struct Rows(*mut f32, *mut f32);
 
-// SAFETY: threads take different rows.
+// SAFETY: threads write different rows.
 unsafe impl Sync for Rows {}
 
-/// Adds the gradient of [`rms_norm`](super::rms_norm)'s input to `dx`: with `r = 1 / sqrt(mean(x²)
-/// + eps)`, `dxᵢ += r wᵢ dyᵢ - xᵢ r³ Σⱼ wⱼ dyⱼ xⱼ / n`. All are `[rows, weight.len()]`.
+/// Adds the gradient of [`rms_norm`](super::rms_norm)'s input to `dx`, given `dy`, the gradient of
+/// its output: `dxᵢ += r wᵢ dyᵢ - xᵢ r³ Σⱼ wⱼ dyⱼ xⱼ / n`, where `r = 1 / sqrt(mean(x²) + eps)`.
+/// `x`, `dy` and `dx` are `[rows, n]`, `weight` is `[n]`.
 ///
 /// # Panics
-/// When the shapes do not fit.
+/// When the shapes do not match.
 pub fn rms_norm_backward(
     threads: &ThreadPool,
     isa: Isa,
@@ -31,7 +32,7 @@ pub fn rms_norm_backward(
     );
     threads.for_rows(dx, width, |row, dx| {
         let (x, dy) = (&x[row * width..(row + 1) * width], &dy[row * width..(row + 1) * width]);
-        // SAFETY: the pointers hold `width` elements, whole lanes.
+        // SAFETY: the pointers point to `width` elements, a multiple of the lanes.
         unsafe {
             rms_norm_isa(isa, x.as_ptr(), weight.as_ptr(), width, eps, dy.as_ptr(), dx.as_mut_ptr())
         }
@@ -67,7 +68,7 @@ unsafe fn rms_norm_body<V: Lanes>(
     }
 }
 
-/// `out = silu(gate) · up`, keeping both.
+/// `out = silu(gate) · up`, leaving `gate` and `up` unchanged. All are `[rows, width]`.
 ///
 /// # Panics
 /// When the lengths differ, or 16 does not divide `width`.
@@ -89,11 +90,11 @@ pub fn swiglu(
     });
 }
 
-/// Turns `gate` and `up` into their gradients, given that of [`swiglu`]'s product, `dout`, `[rows,
-/// width]`.
+/// Replaces `gate` and `up` by their gradients, given `dout`, the gradient of [`swiglu`]'s output.
+/// All are `[rows, width]`.
 ///
 /// # Panics
-/// When the shapes do not fit.
+/// When the shapes do not match.
 pub fn swiglu_backward(
     threads: &ThreadPool,
     isa: Isa,
@@ -110,7 +111,7 @@ pub fn swiglu_backward(
     threads.run(|thread, threads| {
         let to = &to;
         let range = rows * thread / threads * width..rows * (thread + 1) / threads * width;
-        // SAFETY: the range is within all three, and no other thread has these rows.
+        // SAFETY: the range is within all three, and no other thread accesses these rows.
         unsafe {
             swiglu_isa(
                 isa,
@@ -140,13 +141,13 @@ unsafe fn swiglu_body<V: Lanes>(dout: *const f32, len: usize, gate: *mut f32, up
     }
 }
 
-/// Turns a row of logits into `weight · softmax(logits)` and returns log Σ e^logit.
+/// Replaces a row of logits by `weight · softmax(logits)`, given `log_sum = log Σ e^logit`.
 ///
 /// # Panics
 /// When 16 does not divide the length.
 pub fn softmax_scaled(isa: Isa, logits: &mut [f32], log_sum: f32, weight: f32) {
     assert!(logits.len().is_multiple_of(LANES), "whole lanes");
-    // SAFETY: whole lanes.
+    // SAFETY: the length is a multiple of the lanes.
     unsafe { softmax_scaled_isa(isa, logits.as_mut_ptr(), logits.len(), log_sum, weight) }
 }
 

@@ -1,24 +1,26 @@
 //! Instruction sets, and the block sizes of packed weights.
 
-/// Columns that share a scale.
+/// Columns of a quantisation block, which share a scale.
 pub const BLOCK: usize = 32;
-/// Output rows that stand side by side.
+/// Output rows interleaved in one panel.
 pub const PANEL: usize = 16;
 
-/// Which instructions to use.
+/// Instruction set that a kernel uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(dead_code, reason = "no processor has all of them")]
+#[allow(dead_code, reason = "each target architecture constructs only some variants")]
 pub enum Isa {
-    /// AVX-512 with VNNI: 64 products an instruction.
+    /// AVX-512 with VNNI: 64 int8 products per instruction.
     Avx512Vnni,
+    /// AVX2 with FMA and F16C.
     Avx2,
-    /// With dot products, which all but the oldest 64-bit Arm processors have.
+    /// NEON with the dot-product extension, which all but the oldest 64-bit Arm processors have.
     Neon,
+    /// Scalar code, for every other processor and as the reference in tests.
     Portable,
 }
 
 impl Isa {
-    /// The best that this processor has.
+    /// Returns the fastest instruction set that this processor supports.
     pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
@@ -47,7 +49,7 @@ impl Isa {
         Self::Portable
     }
 
-    /// Those that this processor has, the best first.
+    /// Returns all instruction sets that this processor supports, the fastest first.
     #[cfg(any(test, feature = "bench"))]
     pub fn available() -> Vec<Self> {
         match Self::detect() {

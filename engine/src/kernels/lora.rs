@@ -1,5 +1,5 @@
-//! Low-rank products of many adapters at once (LoRA, Hu et al. 2021; grouped as in Punica, Chen et
-//! al. 2023): each run of rows has its own adapter.
+//! Low-rank products of many adapters in one batch (LoRA, Hu et al. 2021; grouped as in Punica,
+//! Chen et al. 2023): each run of rows has its own adapter.
 
 use std::ops::Range;
 
@@ -14,17 +14,17 @@ use super::rounding::{Target, View};
 use super::{Activations, Rounding, ThreadPool};
 use crate::kernels::lora_matrix::low_width;
 
-/// The low-rank activations of a phase; the buffer is reused.
+/// The low-rank activations `x · aᵀ` of a phase. Buffers are reused between calls.
 #[derive(Debug, Default)]
 pub struct LoraActivations {
-    /// Of each item [`LowRank::low_len`], one after the other.
+    /// The activations of all items, concatenated; each item has [`LowRank::low_len`] elements.
     pub values: Vec<f32>,
     rounded: Activations,
 }
 
 impl LoraActivations {
-    /// Resizes for the low-rank activations of `items`; returns where they go when they are
-    /// rounded.
+    /// Resizes for the low-rank activations of `items`; returns the f32 buffer and the destination
+    /// of the int8 values.
     fn hold(&mut self, items: &[LowRank<'_>]) -> (&mut [f32], Target) {
         let size = low_size(items);
         if self.values.len() < size {
@@ -38,30 +38,31 @@ impl LoraActivations {
     }
 }
 
-/// Rows of a run per unit of work.
+/// Maximum number of rows of a run per unit of work.
 const ROWS: usize = 16;
 
-/// The products of every item with its `a`, distributed over threads.
+/// The down projections `x · aᵀ` of all items, distributed over threads.
 struct Down<'a> {
     isa: Isa,
     items: &'a [LowRank<'a>],
     x: &'a [f32],
-    /// The same, rounded.
+    /// `x` in int8.
     quants: View,
-    /// The low-rank activations of each item, one after the other; per chunk for partial sums.
+    /// The low-rank activations of all items, concatenated; per chunk for partial sums.
     low: Output,
-    /// The rounded ones, unless other ranks add to them first.
+    /// Destination of the int8 low-rank activations; `None` for partial sums, which are quantised
+    /// after the all-reduce.
     rounded: Option<Target>,
 }
 
-/// Numbers of the low-rank products of `items`.
+/// Number of elements of the low-rank activations of `items`.
 fn low_size(items: &[LowRank<'_>]) -> usize {
     items.iter().map(LowRank::low_len).sum()
 }
 
 impl<'a> Down<'a> {
     /// # Panics
-    /// When the shapes do not fit.
+    /// When the shapes do not match.
     fn new(
         isa: Isa,
         items: &'a [LowRank<'a>],
@@ -79,10 +80,10 @@ impl<'a> Down<'a> {
             assert_eq!(item.a.rows(), item.b.columns(), "the rank");
             assert!(
                 low.len() >= if partial { item.a.chunks() * size } else { size },
-                "room for what is low"
+                "capacity for the low-rank activations"
             );
             let fit = quants.columns() == item.a.columns() && (twice || quants.tokens() == tokens);
-            assert!(fit || !item.a.is_rounded(), "what a rounded adapter reads is rounded too");
+            assert!(fit || !item.a.is_rounded(), "int8 activations for an int8 adapter");
         }
         let low = Output {
             start: low.as_mut_ptr(),
@@ -92,7 +93,7 @@ impl<'a> Down<'a> {
         Self { isa, items, x, quants: quants.view(if twice { 2 } else { 1 }), low, rounded }
     }
 
-    /// The units of a thread, in order.
+    /// All units of work, in order.
     fn units(&self) -> impl Iterator<Item = Unit<'a>> + '_ {
         let (mut start, mut start_row) = (0, 0);
         self.items.iter().flat_map(move |item| {
@@ -109,21 +110,23 @@ impl<'a> Down<'a> {
         })
     }
 
-    /// Every `threads`-th unit.
+    /// Computes every `threads`-th unit, starting with number `thread`.
     ///
     /// # Safety
-    /// `low` is still there, and each thread of the threads calls this once with its own number.
+    /// `low` is still borrowed, and each of the `threads` threads calls this once with its own
+    /// number.
     unsafe fn work(&self, thread: usize, threads: usize) {
         for unit in self.units().skip(thread).step_by(threads) {
-            // SAFETY: as the caller promises.
+            // SAFETY: as the caller guarantees.
             unsafe { self.one(&unit, std::ptr::null()) };
         }
     }
 
-    /// The units whose middle lies within `window`, when each takes up as much as it costs.
+    /// Computes the units whose midpoint lies within `window` on the cost axis, where each unit is
+    /// as long as its cost. `then` is the address read after them (or null), for prefetching.
     ///
     /// # Safety
-    /// `low` is still there, and windows of different threads do not overlap.
+    /// `low` is still borrowed, and windows of different threads do not overlap.
     unsafe fn work_within(&self, window: Range<f64>, then: *const u8) {
         let (mut at, mut last) = (0.0, None);
         for unit in self.units() {
@@ -131,25 +134,27 @@ impl<'a> Down<'a> {
             if window.contains(&(at + cost / 2.0))
                 && let Some(last) = last.replace(unit)
             {
-                // SAFETY: as the caller promises.
+                // SAFETY: as the caller guarantees.
                 unsafe { self.one(&last, unit.item.a.start(0)) };
             }
             at += cost;
         }
         if let Some(last) = last {
-            // SAFETY: as the caller promises.
+            // SAFETY: as the caller guarantees.
             unsafe { self.one(&last, then) };
         }
     }
 
+    /// Computes one unit: the product with `a`, scaling, and quantisation if `b` is in int8.
+    ///
     /// # Safety
-    /// `low` is alive, and no other thread does this unit.
+    /// `low` is still borrowed, and no other thread computes this unit.
     unsafe fn one(&self, unit: &Unit<'_>, next: *const u8) {
         let Unit { item, first, rows, low, row } = *unit;
         let (rank, columns, width) = (item.a.rows(), item.a.columns(), low_width(item.b));
         let x = &self.x[(item.row + first) * columns..(item.row + first + rows) * columns];
-        // SAFETY: each unit has its own part of `low`, which holds all of them, and of what is
-        // rounded.
+        // SAFETY: each unit writes its own part of `low` and of the int8 buffer, which have
+        // capacity for all units.
         unsafe {
             let output = Output { start: self.low.start.add(low), rows: width, ..self.low };
             let quants =
@@ -159,7 +164,7 @@ impl<'a> Down<'a> {
             for at in (0..chunks).flat_map(|chunk| (0..rows).map(move |row| (chunk, row * width))) {
                 let values =
                     std::slice::from_raw_parts_mut(output.of_chunk(at.0).start.add(at.1), width);
-                // padding of the last block
+                // zero the padding of the last block
                 values[rank..].fill(0.0);
                 // partial sums are scaled after the reduction
                 if output.chunk_stride == 0 {
@@ -174,22 +179,23 @@ impl<'a> Down<'a> {
         }
     }
 
-    /// The low-rank activations, to be read when all units are done.
+    /// The low-rank activations, to be read after all units are done.
     fn low_again(&self) -> &'a [f32] {
-        // SAFETY: `new` was given as much, for as long; it is read after all writes.
+        // SAFETY: `new` received a buffer of at least this size with lifetime `'a`, and it is read
+        // after all writes.
         unsafe { std::slice::from_raw_parts(self.low.start, low_size(self.items)) }
     }
 }
 
-/// Some rows of an item.
+/// A unit of work: at most [`ROWS`] rows of an item.
 #[derive(Clone, Copy)]
 struct Unit<'a> {
     item: &'a LowRank<'a>,
     first: usize,
     rows: usize,
-    /// The destination of its products.
+    /// Offset of its products in the low-rank activations, in elements.
     low: usize,
-    /// Its first row among those of all items.
+    /// Its first row among the concatenated rows of all items.
     row: usize,
 }
 
@@ -199,11 +205,11 @@ impl Unit<'_> {
     }
 }
 
-/// Adds every item's `low`, or `rounded`, times its `b` to its output, `[batch, out]` from
-/// `targets` on.
+/// The up projections: adds `low · bᵀ` of every item to its output in `targets`, `[batch, out]`.
+/// `rounded` holds `low` in int8, for items with an int8 `b`.
 ///
 /// # Panics
-/// When shapes do not fit.
+/// When the shapes do not match.
 fn up(
     threads: &ThreadPool,
     isa: Isa,
@@ -224,7 +230,7 @@ fn up(
             let out = item.b.rows();
             let panels = item.b.panels();
             let range = panels * thread / threads..panels * (thread + 1) / threads;
-            // SAFETY: threads take different panels, runs different rows; sizes were checked.
+            // SAFETY: threads write different panels, runs different rows; sizes were checked.
             unsafe {
                 let output = Output {
                     start: targets[item.output].0.start.add(item.row * out),
@@ -240,11 +246,11 @@ fn up(
     });
 }
 
-/// `outputs[o][rows] += scale · (x · aᵀ) · bᵀ` for each item. `x` is `[batch, in]`, `quants` the
-/// same, rounded, for items that are; `low` is kept for the next call.
+/// `outputs[o][rows] += scale · (x · aᵀ) · bᵀ` for each item. `x` is `[batch, in]`; `quants` holds
+/// `x` in int8, for items with an int8 `a`. `low` provides reusable buffers.
 ///
 /// # Panics
-/// When shapes do not fit.
+/// When the shapes do not match.
 pub fn low_rank(
     threads: &ThreadPool,
     isa: Isa,
@@ -259,16 +265,16 @@ pub fn low_rank(
     }
     let (values, target) = low.hold(items);
     let down = Down::new(isa, items, x, quants, values, Some(target));
-    // SAFETY: `low` is borrowed until all are done.
+    // SAFETY: `low` is borrowed until all threads are done.
     threads.run(|thread, threads| unsafe { down.work(thread, threads) });
     up(threads, isa, items, values, target.view(), &outputs_of(outputs));
 }
 
-/// The products of every item with its `a`, each chunk's on its own and not scaled: `low[chunks,
-/// ...]`, all items' one after the other.
+/// The products `x · aᵀ` of all items with chunks kept separate and without the scale: `low` is
+/// `[chunks, elements of all items]`.
 ///
 /// # Panics
-/// When shapes do not fit.
+/// When the shapes do not match.
 pub fn low_rank_partial(
     threads: &ThreadPool,
     isa: Isa,
@@ -278,14 +284,14 @@ pub fn low_rank_partial(
     low: &mut [f32],
 ) {
     let down = Down::new(isa, items, x, quants, low, None);
-    // SAFETY: `low` is borrowed until all are done.
+    // SAFETY: `low` is borrowed until all threads are done.
     threads.run(|thread, threads| unsafe { down.work(thread, threads) });
 }
 
-/// `outputs[o][rows] += low · bᵀ` for each item, `low` scaled already.
+/// `outputs[o][rows] += low · bᵀ` for each item; `low` is already scaled.
 ///
 /// # Panics
-/// When shapes do not fit.
+/// When the shapes do not match.
 pub fn add_low(
     threads: &ThreadPool,
     isa: Isa,
@@ -293,7 +299,7 @@ pub fn add_low(
     low: &mut LoraActivations,
     outputs: &mut [&mut [f32]],
 ) {
-    assert!(low.values.len() >= low_size(items), "what is low");
+    assert!(low.values.len() >= low_size(items), "size of the low-rank activations");
     items.iter().for_each(|item| assert_eq!(item.a.rows(), item.b.columns(), "the rank"));
     let (values, target) = low.hold(items);
     let (mut start, mut row) = (0, 0);
@@ -301,8 +307,7 @@ pub fn add_low(
         let (end, width) = (start + item.low_len(), low_width(item.b));
         if item.b.is_rounded() {
             for (at, values) in values[start..end].chunks_exact(width).enumerate() {
-                // SAFETY: the row is among those that `hold` has made room for, and `isa` was
-                // detected.
+                // SAFETY: `hold` has resized the buffer for all rows, and `isa` was detected.
                 unsafe { target.fill(isa, row + at, values.as_ptr(), width / BLOCK) };
             }
         }
@@ -320,16 +325,17 @@ fn outputs_of(outputs: &mut [&mut [f32]]) -> [(Output, usize); PRODUCTS] {
     targets
 }
 
-/// [`matmul`](super::matmul) and [`low_rank`] over its outputs in one go. `quants` is `x`, rounded;
-/// where it was rounded [twice](Rounding::Twice) the outputs have two rows a token, of which one is
-/// left.
+/// [`matmul`](super::matmul) followed by [`low_rank`] into its outputs, in one parallel section.
+/// `quants` holds `x` in int8. With [`Rounding::Twice`] each output must have capacity for two rows
+/// per token, `[2 · tokens, rows]`; they are added up, and the first `[tokens, rows]` hold the
+/// result.
 ///
-/// Each thread adds the low-rank part to the outputs that it computed itself. It needs all low-rank
-/// activations, but these are computed first: by the time they are read, the other threads have
-/// long finished their part, so that no thread waits.
+/// Each thread adds the low-rank part to the outputs that it computed itself. For this it needs all
+/// low-rank activations. These are computed first, and the base product takes much longer, so that
+/// normally no thread waits.
 ///
 /// # Panics
-/// When shapes do not fit.
+/// When the shapes do not match.
 pub fn matmul_low_rank(
     threads: &ThreadPool,
     isa: Isa,
@@ -356,20 +362,22 @@ pub fn matmul_low_rank(
             .find(|(.., range)| !range.is_empty())
             .map_or(std::ptr::null(), |(w, _, range)| w.start(range.start));
         while let Some(turn) = turns.take(shares) {
-            // SAFETY: `low` is borrowed until all are done, and turns differ in what they write.
+            // SAFETY: `low` is borrowed until all threads are done, and turns write different
+            // units.
             unsafe { down.work_within(window(low_cost, turn.number, shares), first) };
         }
-        // prefetched for this thread's part
+        // prefetch the start of the `b` panels that this share reads after the base product
         let mut pieces = Pieces::new(panels().map(|(.., range)| range), items);
         pieces.prefetch(AHEAD);
-        // SAFETY: `products` is borrowed until all are done, and shares have different panels.
+        // SAFETY: `products` is borrowed until all threads are done, and shares have different
+        // panels.
         unsafe { phase.multiply_all(panels(), std::ptr::null()) };
         turns.wait(shares);
         let low = down.low_again();
         for (index, (w, output, panels)) in panels().enumerate() {
             if twice {
                 let columns = panels.start * PANEL..(panels.end * PANEL).min(w.rows());
-                // SAFETY: the outputs hold two rows a token, and shares have different columns.
+                // SAFETY: the outputs hold two rows per token, and shares have different columns.
                 unsafe { fold_isa(isa, output.start, w.rows(), tokens, columns) };
             }
             let (mut start, mut row) = (0, 0);
@@ -387,7 +395,7 @@ pub fn matmul_low_rank(
                 };
                 for panels in few(item.b, panels.clone()) {
                     pieces.prefetch(panels.len() * item.b.panel_bytes());
-                    // SAFETY: shares take different panels, runs different rows; sizes were
+                    // SAFETY: shares write different panels, runs different rows; sizes were
                     // checked.
                     unsafe {
                         let rounded = rounded.view().from(row - item.rows);
@@ -399,12 +407,12 @@ pub fn matmul_low_rank(
     });
 }
 
-/// What one share reads of the items' `b`, in order: pieces too short for each to fetch what comes
-/// [`AHEAD`] of it.
+/// The pieces of the items' `b` that one share reads, in order. Each is too short to prefetch
+/// within itself at a distance of [`AHEAD`], so that prefetching continues across pieces.
 struct Pieces<'a> {
     ranges: [Range<usize>; PRODUCTS],
     items: &'a [LowRank<'a>],
-    /// The output and the item whose piece is under way.
+    /// Indices of the output and of the item that the next piece is searched from.
     at: (usize, usize),
     piece: Range<*const u8>,
 }
@@ -416,7 +424,7 @@ impl<'a> Pieces<'a> {
         Self { ranges: all, items, at: (0, 0), piece: std::ptr::null()..std::ptr::null() }
     }
 
-    /// Begins to fetch the next so many bytes.
+    /// Prefetches the next `bytes` bytes in reading order.
     fn prefetch(&mut self, mut bytes: usize) {
         while bytes > 0 {
             let left = self.piece.end as usize - self.piece.start as usize;
@@ -450,20 +458,20 @@ impl<'a> Pieces<'a> {
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
-/// Bytes of a piece that is fetched at once.
+/// Bytes of panels multiplied between two prefetches.
 const PIECE: usize = 2048;
 
-/// Some panels at a time, of about [`PIECE`] bytes.
+/// Splits `panels` into ranges of about [`PIECE`] bytes, of at least one panel each.
 fn few(b: &LoraMatrix, panels: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let (step, end) = ((PIECE / b.panel_bytes()).max(1), panels.end);
     panels.step_by(step).map(move |start| start..end.min(start + step))
 }
 
-/// A shard's part of a product and of the low-rank products beside it, each chunk's sums on their
-/// own: `product.y` is `[chunks, tokens, rows]`, `low` as [`low_rank_partial`] has it.
+/// A shard's part of a product and of the low-rank products `x · aᵀ` for the same weight, with
+/// chunks kept separate: `product.y` is `[chunks, tokens, rows]`, `low` as in [`low_rank_partial`].
 ///
 /// # Panics
-/// When shapes do not fit.
+/// When the shapes do not match.
 pub fn matmul_partial(
     threads: &ThreadPool,
     isa: Isa,
@@ -476,7 +484,7 @@ pub fn matmul_partial(
     let mut products = [product];
     let down = Down::new(isa, items, x, quants, low, None);
     let phase = Phase::new(isa, &mut products, quants, true);
-    // SAFETY: `low` and `products` are borrowed until all are done.
+    // SAFETY: `low` and `products` are borrowed until all threads are done.
     threads.run(|thread, threads| unsafe {
         down.work(thread, threads);
         phase.work(thread, threads);

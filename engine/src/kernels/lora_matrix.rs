@@ -7,12 +7,12 @@ use super::output::Output;
 use super::rounding::View;
 use super::{DenseMatrix, RoundedMatrix, dense, rounded_products};
 
-/// One of an adapter's two matrices.
+/// One of an adapter's two matrices, A `[rank, in]` or B `[out, rank]`.
 #[derive(Debug)]
 pub enum LoraMatrix {
-    /// Multiplied with activations in f32.
+    /// In f32 or f16, multiplied with f32 activations.
     Dense(DenseMatrix),
-    /// Multiplied with activations that are rounded as well.
+    /// In int8, multiplied with int8 activations.
     Rounded(RoundedMatrix),
 }
 
@@ -26,23 +26,27 @@ macro_rules! either {
 }
 
 impl LoraMatrix {
+    /// Number of output rows.
     pub fn rows(&self) -> usize {
         either!(self, w => w.rows())
     }
 
+    /// Number of input columns.
     pub fn columns(&self) -> usize {
         either!(self, w => w.columns())
     }
 
+    /// Number of equal column ranges that are summed separately.
     pub fn chunks(&self) -> usize {
         either!(self, w => w.chunks())
     }
 
-    /// Bytes of memory.
+    /// Memory of the values in bytes.
     pub fn bytes(&self) -> usize {
         either!(self, w => w.bytes())
     }
 
+    /// Whether the matrix is in int8 and needs quantised activations.
     pub fn is_rounded(&self) -> bool {
         matches!(self, Self::Rounded(_))
     }
@@ -59,8 +63,12 @@ impl LoraMatrix {
         self.rows().div_ceil(PANEL)
     }
 
+    /// `output[tokens, rows] = x · wᵀ` for `panels`, or `+=` if `add`. Reads `rounded` instead of
+    /// `x` if the matrix is in int8.
+    ///
     /// # Safety
-    /// As [`dense::multiply`]; `rounded` has as many tokens as `x`, if this is.
+    /// Same requirements as [`dense::multiply`]; if the matrix is in int8, `rounded` has as many
+    /// tokens as `x`.
     pub(super) unsafe fn multiply(
         &self,
         isa: Isa,
@@ -71,7 +79,7 @@ impl LoraMatrix {
         output: Output,
         next: *const u8,
     ) {
-        // SAFETY: as the caller promises.
+        // SAFETY: as the caller guarantees.
         unsafe {
             match self {
                 Self::Dense(w) => dense::multiply(isa, w, x, panels, add, output, next),
@@ -90,7 +98,8 @@ impl LoraMatrix {
     }
 }
 
-/// From one row that such a matrix multiplies to the next: whole blocks of what is rounded.
+/// Row stride, in elements, of the low-rank activations that `w` multiplies: its columns, padded to
+/// whole blocks if it is in int8.
 pub(super) fn low_width(w: &LoraMatrix) -> usize {
     if w.is_rounded() { w.columns().next_multiple_of(BLOCK) } else { w.columns() }
 }

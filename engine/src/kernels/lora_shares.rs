@@ -1,4 +1,4 @@
-//! How the low-rank products are shared out over threads.
+//! Work distribution of the low-rank products over threads.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,28 +9,30 @@ use super::low_rank::LowRank;
 use super::products::{PRODUCTS, Phase};
 use crate::backoff::Backoff;
 
-/// Parts of a piece of work that threads take as they come, one for each of them: who has no core
-/// at the moment is not waited for.
+/// Dynamic scheduling: work is split into as many turns as there are threads, and each free thread
+/// takes the next one, so that a thread without a core does not delay the others.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     taken: AtomicUsize,
     done: AtomicUsize,
 }
 
-/// One that was taken; done when it is dropped, also by a panic.
+/// A turn that a thread has taken. Dropping it, also by a panic, marks it done.
 pub(super) struct Turn<'a> {
     pub(super) number: usize,
     turns: &'a Turns,
 }
 
 impl Turns {
+    /// Takes the next of `shares` turns; `None` if all have been taken.
     pub(super) fn take(&self, shares: usize) -> Option<Turn<'_>> {
         let number = self.taken.fetch_add(1, Ordering::Relaxed);
-        // one that is made is done when it goes away
+        // lazily: a dropped `Turn` counts as done
         (number < shares).then(|| Turn { number, turns: self })
     }
 
-    /// Until all are done, which have all been taken: by threads that are at them.
+    /// Waits until all turns are done. To be called after [`take`](Self::take) has returned `None`:
+    /// every turn is then done or running on another thread.
     pub(super) fn wait(&self, shares: usize) {
         let mut backoff = Backoff::default();
         while self.done.load(Ordering::Acquire) < shares {
@@ -45,25 +47,27 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// What the panels of each product cost with all that is added to them, in cycles, to share them
-/// out evenly: reading weights from memory, or multiplying, whichever is more.
+/// Estimated cost of a panel of each product, including its low-rank products, in cycles: the
+/// larger of the time to read the weights and the time to multiply. Used to divide panels evenly.
 pub(super) struct Costs {
+    /// Cycles per panel of each product.
     pub(super) each: [f64; PRODUCTS],
+    /// Cycles of all panels.
     pub(super) all: f64,
 }
 
-/// Bytes that a core reads a cycle.
+/// Bytes of weights that a core reads per cycle.
 const BYTES: f64 = 6.0;
-/// Cycles for a block's products with one token, sixteen rows at once.
+/// Cycles to multiply a block of sixteen rows with one token.
 const BLOCK_CYCLES: f64 = 12.0;
 
-/// Of some panels of a matrix with as many rows.
+/// Estimated cycles to multiply some panels of a matrix with `rows` rows of activations.
 pub(super) fn cost(w: &LoraMatrix, panels: usize, rows: usize) -> f64 {
     let a_column = if w.is_rounded() { BLOCK_CYCLES / BLOCK as f64 } else { 1.0 };
     ((panels * w.panel_bytes()) as f64 / BYTES).max((panels * w.columns() * rows) as f64 * a_column)
 }
 
-/// A share's part of what there is of something.
+/// A share's range of a cost axis of length `all`; the last one is unbounded above.
 pub(super) fn window(all: f64, share: usize, shares: usize) -> Range<f64> {
     let edge = |share: usize| {
         if share == shares { f64::INFINITY } else { all * share as f64 / shares as f64 }

@@ -1,25 +1,27 @@
-//! The low-rank pair of an adapter beside one base weight.
+//! The A and B matrices of a LoRA adapter for one base weight.
 
 use super::lora_matrix::{LoraMatrix, low_width};
 
-/// The low-rank pair beside one base weight, for one run of rows.
+/// The A and B matrices of a LoRA adapter for one base weight, applied to one run of batch rows.
 #[derive(Debug, Clone, Copy)]
 pub struct LowRank<'a> {
-    /// `[rank, in]`
+    /// A, `[rank, in]`.
     pub a: &'a LoraMatrix,
-    /// `[out, rank]`
+    /// B, `[out, rank]`.
     pub b: &'a LoraMatrix,
+    /// Factor of the product: `alpha / rank`, or `alpha / √rank` for rsLoRA.
     pub scale: f32,
-    /// The run's rows among those of the batch.
+    /// First row of the run in the batch.
     pub row: usize,
+    /// Number of rows of the run.
     pub rows: usize,
-    /// The output that it is added to.
+    /// Index of the output that the product is added to.
     pub output: usize,
 }
 
 impl LowRank<'_> {
-    /// Numbers of its products with `a`: of each row as many as the rank, or whole blocks if `b` is
-    /// rounded.
+    /// Number of elements of the low-rank activations `x · aᵀ`: per row the rank, padded to whole
+    /// blocks if `b` is in int8.
     pub fn low_len(&self) -> usize {
         self.rows * low_width(self.b)
     }

@@ -1,22 +1,22 @@
-//! CPU kernels: the one module that may be `unsafe`.
+//! CPU kernels: the only non-test module of the crate that contains `unsafe` code.
 //!
-//! Weights are repacked at load, losslessly, for the machine's dot products: 16 output rows stand
-//! side by side (a *panel*), so that one vector register holds the same four columns of all of
-//! them, and an activation's four bytes meet it by one broadcast. Activations are rounded to int8
-//! in blocks of 32, as llama.cpp's Q8_1 has them, with an f32 scale.
+//! Weights are repacked losslessly at load for the processor's dot-product instructions: 16 output
+//! rows are interleaved (a *panel*), so that one vector register holds the same four columns of all
+//! 16 rows, and the four activation bytes that it is multiplied with are broadcast to all lanes.
+//! Activations are quantised to int8 in blocks of 32, like llama.cpp's Q8_1, with an f32 scale.
 //!
-//! Every path (AVX-512 VNNI, AVX2, NEON, portable) gives the same bits: dot products of a block are
-//! exact in i32, and blocks are added in f32 by the same fused multiply-adds in the same order,
-//! whatever the number of rows and threads. Threads split output rows, never columns.
+//! Every path (AVX-512 VNNI, AVX2, NEON, portable) returns bit-identical results: dot products of a
+//! block are exact in i32, and blocks are accumulated in f32 by the same fused multiply-adds in the
+//! same order, whatever the number of rows and threads. Threads split output rows, never columns.
 
 #![allow(
     unsafe_code,
-    reason = "vector instructions, and disjoint writes from several threads; each use says why it holds"
+    reason = "vector instructions, and disjoint writes by several threads; each use states why it is sound"
 )]
-#![allow(clippy::needless_range_loop, reason = "registers of several arrays are counted together")]
+#![allow(clippy::needless_range_loop, reason = "one index for the registers of several arrays")]
 #![allow(
     clippy::too_many_arguments,
-    reason = "what a kernel needs stands in registers, not in a struct"
+    reason = "kernel parameters are passed in registers, not in a struct"
 )]
 
 mod activations;

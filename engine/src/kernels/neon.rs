@@ -1,4 +1,5 @@
-//! NEON with dot products (Armv8.2): a panel's rows in four quarters.
+//! Products with NEON and its dot-product extension (Armv8.2): a panel is processed in four
+//! quarters of four rows.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -11,13 +12,13 @@ use super::output::{Output, Prefetch};
 use super::packed::{Panel, two_levels_at};
 use super::{Activations, PackedMatrix};
 
-/// Rows of a register.
+/// Rows per register.
 const QUARTER: usize = PANEL / 4;
-/// Tokens that share one reading of the weights.
+/// Tokens per pass over the weights.
 const TILE: usize = 4;
 
 /// # Safety
-/// As [`super::multiply`].
+/// Same requirements as [`super::products::multiply`].
 #[target_feature(enable = "neon,dotprod")]
 pub(super) unsafe fn multiply(
     w: &PackedMatrix,
@@ -26,12 +27,12 @@ pub(super) unsafe fn multiply(
     output: Output,
     ahead: Prefetch,
 ) {
-    // SAFETY: as the caller promises.
+    // SAFETY: as the caller guarantees.
     for_kind!(w.kind(), K => unsafe { multiply_kind::<K>(w, x, panels, output, ahead) });
 }
 
 /// # Safety
-/// As [`super::multiply`], with a weight of kind `K`.
+/// Same requirements as [`super::products::multiply`], with a weight of kind `K`.
 #[target_feature(enable = "neon,dotprod")]
 unsafe fn multiply_kind<K: Kind>(
     w: &PackedMatrix,
@@ -45,7 +46,7 @@ unsafe fn multiply_kind<K: Kind>(
         while token < x.tokens() {
             let tile = if x.tokens() - token >= TILE { TILE } else { 1 };
             for quarter in 0..w.rows_of(panel).div_ceil(QUARTER) {
-                // SAFETY: as the caller promises; a tile ends within the tokens.
+                // SAFETY: as the caller guarantees; a tile ends within the tokens.
                 unsafe {
                     if tile == TILE {
                         tile_of::<K, TILE>(w, x, panel, quarter, token, output, ahead);
@@ -59,20 +60,20 @@ unsafe fn multiply_kind<K: Kind>(
     }
 }
 
-/// A block's quants of four rows, signed if of 8 bits: of each of eight times four columns, four
-/// bytes of each row.
+/// Unpacks a block's quants of four rows: one register per four columns, with four bytes per row.
+/// 8-bit quants are converted to signed.
 ///
 /// # Safety
 /// The panel is of kind `K` and has the block.
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn operands<K: Kind>(panel: &Panel<'_>, block: usize, quarter: usize) -> [int8x16_t; 8] {
-    // SAFETY: within the block, as the caller promises.
+    // SAFETY: within the block, as the caller guarantees.
     unsafe {
         let at = panel.quants.as_ptr().add(block * K::KIND.low_bytes() + quarter * 16);
         let load = |from: *const u8, four: usize| vld1q_u8(from.add(four * 64));
         if K::BITS == 8 {
-            // stored plus 128
+            // stored with an offset of 128
             return std::array::from_fn(|four| {
                 vreinterpretq_s8_u8(veorq_u8(load(at, four), vdupq_n_u8(0x80)))
             });
@@ -81,7 +82,7 @@ unsafe fn operands<K: Kind>(panel: &Panel<'_>, block: usize, quarter: usize) -> 
         std::array::from_fn(|four| {
             let both = load(at, four % 4);
             let low = if four < 4 { vandq_u8(both, vdupq_n_u8(15)) } else { vshrq_n_u8::<4>(both) };
-            // shifted to where they belong: by so many bits up, or down where that is less than 0
+            // shift the high bits into place: left by `up` bits, or right if it is negative
             let join = |bits, up: i8, mask: u8| {
                 vorrq_u8(low, vandq_u8(vshlq_u8(bits, vdupq_n_s8(up)), vdupq_n_u8(mask)))
             };
@@ -94,7 +95,7 @@ unsafe fn operands<K: Kind>(panel: &Panel<'_>, block: usize, quarter: usize) -> 
     }
 }
 
-/// Four numbers, at both levels if there are two.
+/// Loads the scales or minima of four rows; with two levels, multiplied with their integer factors.
 ///
 /// # Safety
 /// `numbers` has those of the block.
@@ -107,7 +108,7 @@ unsafe fn numbers<K: Kind>(
     halves: bool,
     second: usize,
 ) -> float32x4_t {
-    // SAFETY: as the caller promises.
+    // SAFETY: as the caller guarantees.
     unsafe {
         let four = |at: usize| four_halves(numbers.as_ptr().add(at + quarter * QUARTER * 2));
         if !K::TWO_LEVELS {
@@ -122,10 +123,11 @@ unsafe fn numbers<K: Kind>(
     }
 }
 
-/// Four rows of a panel.
+/// Products of four rows of a panel with `T` tokens.
 ///
 /// # Safety
-/// As [`super::multiply`], with `T` tokens from `token` on and a weight of kind `K`.
+/// Same requirements as [`super::products::multiply`], with `T` tokens from `token` on and a weight
+/// of kind `K`.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
 unsafe fn tile_of<K: Kind, const T: usize>(
@@ -165,11 +167,11 @@ unsafe fn tile_of<K: Kind, const T: usize>(
                     let quants = x.quants.as_ptr().add(place * BLOCK);
                     let (first, second) = (vld1q_s8(quants), vld1q_s8(quants.add(16)));
                     let (scale, all) = (vdupq_n_f32(x.scales[place]), x.sums[place]);
-                    // those of 8 bits are signed again, and need no offset
+                    // 8-bit quants were converted to signed and need no offset
                     let start = |sum: i32| {
                         vdupq_n_s32(if K::MIN || K::BITS == 8 { 0 } else { -K::OFFSET * sum })
                     };
-                    // two chains, so that one need not wait for itself
+                    // two independent dependency chains
                     let (a, b) = if K::HALVES {
                         (start(x.first[place]), start(all - x.first[place]))
                     } else {
@@ -213,7 +215,7 @@ unsafe fn tile_of<K: Kind, const T: usize>(
 }
 
 /// # Safety
-/// As [`super::multiply`]; the tile's tokens are there.
+/// Same requirements as [`super::products::multiply`]; `x` has the tile's tokens.
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn store(
@@ -227,7 +229,7 @@ unsafe fn store(
     let rows = w.rows_of(index).saturating_sub(quarter * QUARTER).min(QUARTER);
     for (t, value) in values.iter().enumerate() {
         let mut lanes = [0.0_f32; QUARTER];
-        // SAFETY: only the rows that are there are written.
+        // SAFETY: only existing rows are written.
         unsafe {
             vst1q_f32(lanes.as_mut_ptr(), *value);
             let target =

@@ -1,10 +1,13 @@
-//! NEON instructions without a stable intrinsic.
+//! NEON instructions that have no stable intrinsic.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-/// `sum` plus the products of four columns of four rows with the four columns of `x` that `LANE`
-/// says. The intrinsic is not stable yet.
+/// Adds to each lane of `sum` the dot product of a row's four columns in `w` with the four columns
+/// of `x` that `LANE` selects (`sdot`, whose intrinsic is not stable yet).
+///
+/// # Safety
+/// The processor has the dot-product extension.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
 pub(super) unsafe fn dot<const LANE: usize>(
@@ -12,7 +15,7 @@ pub(super) unsafe fn dot<const LANE: usize>(
     w: int8x16_t,
     x: int8x16_t,
 ) -> int32x4_t {
-    // SAFETY: registers alone are read and written, and the caller has the instruction.
+    // SAFETY: the instruction only accesses registers, and the processor supports it.
     unsafe {
         asm!(
             "sdot {sum:v}.4s, {w:v}.16b, {x:v}.4b[{lane}]",
@@ -23,14 +26,14 @@ pub(super) unsafe fn dot<const LANE: usize>(
     sum
 }
 
-/// Four f16 in f32.
+/// Loads four f16 as f32.
 ///
 /// # Safety
-/// 8 bytes can be read.
+/// 8 bytes can be read at `at`.
 #[inline]
 #[target_feature(enable = "neon")]
 pub(super) unsafe fn four_halves(at: *const u8) -> float32x4_t {
-    // SAFETY: as the caller promises; registers alone are written.
+    // SAFETY: as the caller guarantees; the instruction only accesses registers.
     unsafe {
         let halves = vld1_u8(at);
         let wide: float32x4_t;

@@ -1,4 +1,4 @@
-//! Weights, repacked.
+//! Quantised weights, repacked into panels.
 
 use half::f16;
 
@@ -11,33 +11,33 @@ use super::isa::{BLOCK, PANEL};
 #[repr(C, align(64))]
 pub(super) struct Line(pub [u8; LINE]);
 
+/// Bytes of a cache line.
 pub(super) const LINE: usize = 64;
 
 pub(super) fn bytes_of(lines: &[Line]) -> &[u8] {
-    // SAFETY: a line is 64 initialised bytes without padding, and bytes may stand anywhere.
+    // SAFETY: a line is 64 initialised bytes without padding, and bytes have no alignment.
     unsafe { std::slice::from_raw_parts(lines.as_ptr().cast::<u8>(), lines.len() * LINE) }
 }
 
 pub(super) fn bytes_of_mut(lines: &mut [Line]) -> &mut [u8] {
-    // SAFETY: as above, and any byte is one.
+    // SAFETY: as above, and every byte value is valid in a line.
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast::<u8>(), lines.len() * LINE) }
 }
 
-/// A weight `[rows, columns]` in panels of [`PANEL`] rows. A panel is all its blocks' quants, then
-/// their further bits, scales and minima:
+/// A weight `[rows, columns]` in panels of [`PANEL`] rows. A panel holds the quants of all its
+/// blocks, then their high bits, scales and minima:
 ///
-/// - quants of a block: of each four columns, four bytes of each row, plus what makes them not
-///   negative, since dot products want one side unsigned. With less than 8 bits, a byte holds the
-///   low four of column `c` in its low and those of column `c + 16` in its high half, as GGUF has
-///   them;
-/// - further bits: a byte of each row and four columns, for every fourth column. Bit `n` is the
-///   fifth of the `n`-th four columns; of two more bits there are such bytes for the first half of
-///   the columns, then for the second, two bits each;
-/// - scales (and minima): f16 of each row. Where there are two levels, a super-block's f16 of each
-///   row, then of each of its blocks (or their halves) a byte of each row that it is multiplied
-///   with.
+/// - quants of a block: for every four columns, four bytes per row. They are stored unsigned (with
+///   `BlockKind::offset` added), since the dot-product instructions need one unsigned operand.
+///   With less than 8 bits, the low half of a byte holds the low four bits of column `c` and the
+///   high half those of column `c + 16`, as in GGUF;
+/// - high bits: four bytes per row; byte `b` holds the bits of columns `4n + b`. With 5 bits, bit
+///   `n` of byte `b` is the fifth bit of column `4n + b`. With 6 bits there are two such groups,
+///   one for each half of the columns, with two bits per column;
+/// - scales (and minima): one f16 per row. With two levels, the super-block's f16 of each row, then
+///   for each of its blocks (or half blocks) one byte per row, the integer factor.
 ///
-/// Rows that are missing from the last panel have scale 0.
+/// Rows that the last panel lacks have scale 0.
 #[derive(Debug)]
 pub struct PackedMatrix {
     kind: BlockKind,
@@ -45,17 +45,17 @@ pub struct PackedMatrix {
     columns: usize,
     layout: Layout,
     lines: Vec<Line>,
-    /// Blocks per chunk: a chunk is summed by itself before it is added to those before.
+    /// Blocks per chunk: each chunk is summed separately, then added to the sum of those before.
     pub(super) chunk: usize,
 }
 
-/// Where the parts of a panel begin, in bytes.
+/// Offsets of a panel's parts, in bytes.
 #[derive(Debug, Clone, Copy)]
 struct Layout {
     high: usize,
     scales: usize,
     minima: usize,
-    /// Lines of one panel.
+    /// Cache lines of one panel.
     stride: usize,
 }
 
@@ -69,20 +69,20 @@ impl Layout {
     }
 }
 
-/// Bytes in a panel.
+/// Sizes of the parts of a panel, in bytes.
 impl BlockKind {
-    /// Of a block's quants but for their further bits.
+    /// Bytes of a block's quants without their high bits.
     pub(super) const fn low_bytes(self) -> usize {
         if self.bits() == 8 { BLOCK * PANEL } else { BLOCK / 2 * PANEL }
     }
 
-    /// Of a block's further bits.
+    /// Bytes of a block's high bits.
     pub(super) const fn high_bytes(self) -> usize {
         if self.bits() == 8 { 0 } else { (self.bits() - 4) * BLOCK / 8 * PANEL }
     }
 
-    /// From a super-block's scale to the next's, `halves` telling whether each half of a block has
-    /// one.
+    /// Bytes from one super-block's scales to the next; `halves`: each half of a block has its own
+    /// scale.
     pub(super) const fn super_bytes(halves: bool) -> usize {
         2 * PANEL + SUPER * PANEL * if halves { 2 } else { 1 }
     }
@@ -95,7 +95,8 @@ impl BlockKind {
         }
     }
 
-    /// Of a block with all that belongs to it: how far a panel's reading goes on for each.
+    /// Bytes of a block with its high bits, scales and minima (averaged over a super-block): the
+    /// amount of a panel that is read per block.
     pub(super) const fn panel_bytes(self) -> usize {
         (SUPER * (self.low_bytes() + self.high_bytes())
             + self.numbers_bytes(SUPER, self.halves())
@@ -104,21 +105,24 @@ impl BlockKind {
     }
 }
 
-/// One panel's parts.
+/// The parts of one panel.
 #[derive(Clone, Copy)]
 pub(super) struct Panel<'a> {
+    /// Low bits of the quants of all blocks.
     pub quants: &'a [u8],
+    /// High bits of the quants of all blocks.
     pub high: &'a [u8],
-    /// f16, little endian, and bytes
+    /// Scales: little-endian f16, and integer factors if there are two levels.
     pub scales: &'a [u8],
+    /// Minima, laid out like the scales.
     pub minima: &'a [u8],
 }
 
 impl PackedMatrix {
-    /// Repacks a GGUF tensor's blocks, row after row.
+    /// Repacks the blocks of a GGUF tensor, in row-major order.
     ///
-    /// `chunks` is the number of equal parts of the columns whose sums are added left to right:
-    /// what makes a row-parallel layer's sum the same whether one shard computes it or several.
+    /// `chunks` is the number of equal column ranges whose sums are added left to right: a
+    /// row-parallel layer then returns bit-identical sums whether one shard computes it or several.
     ///
     /// # Panics
     /// When `blocks` does not hold `[rows, columns]`, or `chunks` does not divide the blocks of a
@@ -149,14 +153,17 @@ impl PackedMatrix {
         Self { kind, rows, columns, layout, lines, chunk: per_row / chunks }
     }
 
+    /// Block type of the weight.
     pub fn kind(&self) -> BlockKind {
         self.kind
     }
 
+    /// Number of output rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
+    /// Number of input columns.
     pub fn columns(&self) -> usize {
         self.columns
     }
@@ -165,7 +172,7 @@ impl PackedMatrix {
         self.columns / BLOCK
     }
 
-    /// Parts of the columns that are added up on their own.
+    /// Number of equal column ranges that are summed separately.
     pub fn chunks(&self) -> usize {
         self.blocks() / self.chunk
     }
@@ -178,12 +185,12 @@ impl PackedMatrix {
         self.layout.stride * LINE
     }
 
-    /// Where a panel begins in memory, or where the last one ends.
+    /// Address of a panel's first byte, or of the end of the last panel.
     pub(super) fn start(&self, panel: usize) -> *const u8 {
         self.lines.as_ptr().wrapping_add(panel * self.layout.stride).cast()
     }
 
-    /// Output rows of a panel that are there.
+    /// Number of existing output rows of a panel.
     pub(super) fn rows_of(&self, panel: usize) -> usize {
         (self.rows - panel * PANEL).min(PANEL)
     }
@@ -199,10 +206,10 @@ impl PackedMatrix {
         }
     }
 
-    /// One row in f32, `[columns]`: for embeddings.
+    /// Dequantises one row into `into`, `[columns]`: for embedding lookup.
     ///
     /// # Panics
-    /// When there is no such row, or `into` has another size.
+    /// When the row does not exist, or `into` has another size.
     pub fn dequantise_row(&self, row: usize, into: &mut [f32]) {
         assert!(row < self.rows && into.len() == self.columns, "a row of the matrix");
         let (panel, lane, kind) = (self.panel(row / PANEL), row % PANEL, self.kind);
@@ -219,18 +226,17 @@ impl PackedMatrix {
     }
 }
 
-/// A panel's place for the further bits of a block's column: the byte (but for the lane's), and how
-/// far up its bits are.
+/// Position of the high bits of a block's column: the byte offset (for lane 0), and the shift
+/// within the byte.
 #[inline(always)]
 fn high_place(kind: BlockKind, column: usize) -> (usize, usize) {
     let (four, bits) = (column / 4, kind.bits() - 4);
-    // as many fours as a byte has room for
+    // groups of four columns that share a byte
     let room = 8 / bits;
     (four / room * PANEL * 4 + column % 4, four % room * bits)
 }
 
-/// Where a super-block's number stands among those of its kind, and the byte (of the first lane)
-/// that it is multiplied with for a block.
+/// Byte offsets of a super-block's f16 and of a block's integer factor, both for lane 0.
 pub(super) const fn two_levels_at(block: usize, halves: bool, half: usize) -> (usize, usize) {
     let start = block / SUPER * BlockKind::super_bytes(halves);
     let per_block = if halves { 2 } else { 1 };
@@ -246,7 +252,7 @@ struct PanelMut<'a> {
 }
 
 impl PanelMut<'_> {
-    /// Writes a block, the one at `part` of a file's block.
+    /// Writes the block at index `part` of a file's block.
     fn put(&mut self, block: usize, file: &[u8], part: usize) {
         let (kind, lane, Layout { high, scales, minima, .. }) = (self.kind, self.lane, self.layout);
         let unpacked = kind.unpack(file, part);
@@ -294,7 +300,7 @@ impl PanelMut<'_> {
 }
 
 impl Panel<'_> {
-    /// A row's stored quants of a block, their offset not yet subtracted.
+    /// A row's stored (unsigned) quants of a block, before the offset is subtracted.
     #[inline(always)]
     pub(super) fn quants_of(&self, kind: BlockKind, block: usize, lane: usize) -> [u8; BLOCK] {
         let mut quants = [0; BLOCK];
@@ -340,7 +346,7 @@ impl Panel<'_> {
         })
     }
 
-    /// What is added to each of a block's values.
+    /// The minimum of a block, which is added to each of its values; 0 if there is none.
     pub(super) fn min(&self, kind: BlockKind, block: usize, lane: usize) -> f32 {
         match (kind.has_min(), kind.two_levels()) {
             (false, _) => 0.0,

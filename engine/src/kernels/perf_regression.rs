@@ -9,12 +9,12 @@ use rand::{Rng, SeedableRng};
 use super::blocks::samples::blocks;
 use super::*;
 
-/// Shortest of some runs, which others on the machine disturb least.
+/// Runs per measurement. The shortest counts, since it is disturbed least by other processes.
 const RUNS: usize = 9;
 
 #[test]
 fn vector_products_are_several_times_as_fast_as_the_portable_ones() {
-    // far below what was measured (see BENCHMARKS.md), far above 1
+    // far below the measured ratios (see BENCHMARKS.md), far above 1
     const AT_LEAST: f64 = 2.5;
     let (rows, columns, tokens) = (512, 512, 8);
     let mut random = StdRng::seed_from_u64(1);
@@ -33,7 +33,7 @@ fn vector_products_are_several_times_as_fast_as_the_portable_ones() {
         };
         let mut best = vec![Duration::MAX; available.len()];
         for _ in 0..RUNS {
-            // one after the other, so that a machine whose speed drifts hits all alike
+            // interleave the instruction sets, so that drifting clock speed affects all equally
             available.iter().zip(&mut best).for_each(|(isa, best)| *best = time(*isa).min(*best));
         }
         let [vectors @ .., portable] = best.as_slice() else { return };

@@ -1,4 +1,4 @@
-//! The kernels without vector instructions: for other processors, and as the reference in tests.
+//! Scalar products, for processors without a vector path and as the reference in tests.
 
 use std::ops::Range;
 
@@ -7,11 +7,11 @@ use super::isa::{BLOCK, PANEL};
 use super::output::Output;
 use super::{Activations, PackedMatrix};
 
-/// Tokens that share one unpacking of a block.
+/// Tokens for which a block is unpacked once.
 const TILE: usize = 8;
 
 /// # Safety
-/// As [`super::multiply`].
+/// Same requirements as [`super::products::multiply`].
 pub(super) unsafe fn multiply(
     w: &PackedMatrix,
     x: &Activations,
@@ -22,17 +22,18 @@ pub(super) unsafe fn multiply(
         for lane in 0..w.rows_of(index) {
             for token in (0..x.tokens()).step_by(TILE) {
                 let tokens = token..x.tokens().min(token + TILE);
-                // SAFETY: as the caller promises.
+                // SAFETY: as the caller guarantees.
                 for_kind!(w.kind(), K => unsafe { row_of::<K>(w, x, index, lane, tokens, output) });
             }
         }
     }
 }
 
-/// One row's products with some tokens.
+/// Products of one weight row with a range of tokens.
 ///
 /// # Safety
-/// As [`super::multiply`], with a weight of kind `K` that has the row, and [`TILE`] tokens at most.
+/// Same requirements as [`super::products::multiply`], with a weight of kind `K` that has the row,
+/// and at most [`TILE`] tokens.
 unsafe fn row_of<K: Kind>(
     w: &PackedMatrix,
     x: &Activations,
@@ -71,7 +72,7 @@ unsafe fn row_of<K: Kind>(
         if (block + 1).is_multiple_of(w.chunk) {
             for ((token, sum), total) in tokens.clone().zip(&mut sums).zip(&mut total) {
                 if output.chunk_stride > 0 {
-                    // SAFETY: as below, for every chunk.
+                    // SAFETY: as below; partial outputs have capacity for every chunk.
                     unsafe { *output.of_chunk(block / w.chunk).start.add(at(token)) = *sum };
                 }
                 *total += *sum;
@@ -81,7 +82,7 @@ unsafe fn row_of<K: Kind>(
     }
     if output.chunk_stride == 0 {
         for (token, total) in tokens.zip(total) {
-            // SAFETY: the caller gave room for every row of every token.
+            // SAFETY: the output has capacity for every row of every token.
             unsafe { *output.start.add(at(token)) = total };
         }
     }

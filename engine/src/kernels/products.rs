@@ -1,4 +1,4 @@
-//! Products of packed weights with rounded activations, distributed over threads.
+//! Products of packed weights with int8 activations, distributed over threads.
 
 use std::ops::Range;
 
@@ -15,17 +15,19 @@ use super::packed::PackedMatrix;
 use super::portable;
 use super::thread_pool::ThreadPool;
 
-/// One of the products of a phase: `y[tokens, rows] = x · wᵀ`, written whole.
+/// One of the products of a phase: `y[tokens, rows] = x · wᵀ`, overwriting `y`.
 #[derive(Debug)]
 pub struct Product<'a> {
+    /// Weight, `[rows, columns]`.
     pub w: &'a PackedMatrix,
+    /// Output, `[tokens, rows]`; `[chunks, tokens, rows]` for partial sums.
     pub y: &'a mut [f32],
 }
 
 /// Maximum number of products in a phase.
 pub(super) const PRODUCTS: usize = 3;
 
-/// The products of a phase, distributed over threads.
+/// The products of a phase: several weights with the same activations, distributed over threads.
 pub(super) struct Phase<'a> {
     pub(super) isa: Isa,
     pub(super) parts: [Option<(&'a PackedMatrix, Output)>; PRODUCTS],
@@ -33,10 +35,11 @@ pub(super) struct Phase<'a> {
 }
 
 impl<'a> Phase<'a> {
-    /// `partial`: each output holds `[chunks, tokens, rows]`, one chunk's sums after the other.
+    /// Checks the shapes. If `partial`, chunks are kept separate: each output is `[chunks, tokens,
+    /// rows]`.
     ///
     /// # Panics
-    /// When the shapes do not fit, or there are more than [`PRODUCTS`].
+    /// When the shapes do not match, or there are more than [`PRODUCTS`] products.
     pub(super) fn new<'p: 'a>(
         isa: Isa,
         products: &mut [Product<'p>],
@@ -66,11 +69,11 @@ impl<'a> Phase<'a> {
         self.parts.iter().filter_map(|part| *part)
     }
 
-    /// This thread's share of all panels.
+    /// Computes one thread's share of all panels.
     ///
     /// # Safety
-    /// The outputs are still borrowed, and each thread of the threads calls this once with its own
-    /// number.
+    /// The outputs are still borrowed, and each of the `threads` threads calls this once with its
+    /// own number.
     pub(super) unsafe fn work(&self, thread: usize, threads: usize) {
         let all: usize = self.parts().map(|(w, _)| w.panels()).sum();
         let mine = all * thread / threads..all * (thread + 1) / threads;
@@ -86,8 +89,9 @@ impl<'a> Phase<'a> {
         unsafe { self.multiply_all(ranges, std::ptr::null()) };
     }
 
-    /// The panels whose middle lies within `window`, when each takes up what those of its product
-    /// cost; of every product, also none.
+    /// The panels whose midpoint lies within `window` on a common cost axis, where each panel is as
+    /// long as the cost of its product's panels. Yields one range for every product, possibly
+    /// empty.
     pub(super) fn within(
         &self,
         window: Range<f64>,
@@ -104,6 +108,9 @@ impl<'a> Phase<'a> {
         })
     }
 
+    /// Computes the given ranges in order; `then` is the address read after them (or null), for
+    /// prefetching.
+    ///
     /// # Safety
     /// The outputs are still borrowed, and ranges of different threads do not overlap.
     pub(super) unsafe fn multiply_all(
@@ -115,26 +122,29 @@ impl<'a> Phase<'a> {
         while let Some((w, output, range)) = ranges.next() {
             let next = ranges.peek().map_or(then, |(w, _, range)| w.start(range.start));
             let ahead = Prefetch { end: w.start(range.end), next };
-            // SAFETY: `y` has room for every row of every token, `isa` was detected, and else as
-            // the caller promises.
+            // SAFETY: `new` has checked the size of the outputs, `isa` was detected, and the rest
+            // as the caller guarantees.
             unsafe { multiply(self.isa, w, self.x, range, output, ahead) }
         }
     }
 }
 
-/// All products of the same activations, shared out among the threads as one.
+/// Computes several products of the same activations, with their panels divided among the threads
+/// as if they were one product.
 ///
 /// # Panics
-/// When the shapes do not fit.
+/// When the shapes do not match.
 pub fn matmul(threads: &ThreadPool, isa: Isa, products: &mut [Product<'_>], x: &Activations) {
     let phase = Phase::new(isa, products, x, false);
-    // SAFETY: `products` is borrowed until all are done.
+    // SAFETY: `products` is borrowed until all threads are done.
     threads.run(|thread, threads| unsafe { phase.work(thread, threads) });
 }
 
+/// Multiplies some panels of `w` with all tokens of `x`.
+///
 /// # Safety
-/// `output` has `[x.tokens(), w.rows()]` elements, no other thread writes the columns of these
-/// panels, and the processor supports `isa`.
+/// `output` has `[x.tokens(), w.rows()]` elements (per chunk, if chunks are kept separate), no
+/// other thread writes the columns of these panels, and the processor supports `isa`.
 unsafe fn multiply(
     isa: Isa,
     w: &PackedMatrix,

@@ -1,10 +1,10 @@
-//! The two matrices of a LoRA adapter in int8, for about half the bytes of f16, multiplied by the
-//! same instructions as the base weights: the time of a step with many adapters is that of reading
-//! them.
+//! The two matrices of a LoRA adapter in int8, with about half the bytes of f16, multiplied by the
+//! same instructions as the base weights: a step with many adapters is bound by reading them from
+//! memory.
 //!
-//! Sixteen numbers of a row share a scale in bf16, which is searched: the smallest scale that fits
-//! the largest number rarely has the least error, and a few tries slightly above it save a fifth of
-//! the error.
+//! Sixteen values of a row share a bf16 scale, which is chosen by search: the smallest scale that
+//! represents the largest value rarely has the smallest error, and trying a few slightly larger
+//! ones reduces the error by a fifth.
 
 use super::isa::{BLOCK, Isa, PANEL};
 use super::lanes::{LANES, Lanes, for_isa};
@@ -13,39 +13,41 @@ use super::packed::bytes_of;
 use super::packed::{LINE, Line};
 use super::rounding::LEAST;
 
-/// Numbers of a row with one scale; the last may be fewer.
+/// Values of a row that share a scale; the last group may have fewer.
 pub(super) const GROUP: usize = BLOCK / 2;
-/// Scales that are tried, neighbours in bf16: the last ones are 6 to 12 % above the smallest.
+/// Number of candidate scales, consecutive bf16 values: the last one is 6 to 12 % above the
+/// smallest.
 const TRIES: u32 = 16;
 
-/// A matrix `[rows, columns]` in panels of 16 rows. A panel is all its groups, one after the other:
-/// of each four columns four bytes of each row, plus 128, then 16 scales in bf16.
+/// A matrix `[rows, columns]` in panels of 16 rows. A panel is the sequence of its groups. A group
+/// holds four bytes per row for every four columns, stored with an offset of 128, then 16 scales in
+/// bf16.
 #[derive(Debug)]
 pub struct RoundedMatrix {
     rows: usize,
     columns: usize,
-    /// Equal parts of the columns whose sums are added left to right.
+    /// Number of equal column ranges whose sums are added left to right.
     chunks: usize,
     lines: Vec<Line>,
 }
 
-/// Bytes of a group of so many columns.
+/// Bytes of a group of `width` columns.
 pub(super) const fn group_bytes(width: usize) -> usize {
     width.div_ceil(4) * 4 * LANES + 2 * LANES
 }
 
-/// The groups of a row, each where it begins and how many columns it has.
+/// The groups of a row: first column and number of columns.
 fn groups(columns: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..columns).step_by(GROUP).map(move |start| (start, GROUP.min(columns - start)))
 }
 
 impl RoundedMatrix {
-    /// Rounds `values`, row after row; the columns in `chunks` as
-    /// [`PackedMatrix::pack`](super::PackedMatrix::pack) has them.
+    /// Quantises row-major `values`; `chunks` as in
+    /// [`PackedMatrix::pack`](super::PackedMatrix::pack).
     ///
     /// # Panics
-    /// When `values` does not hold `[rows, columns]`, or the columns are not as many chunks of
-    /// whole blocks (one chunk may be anything).
+    /// When `values` does not hold `[rows, columns]`, or there are several chunks and they are not
+    /// equal or not of whole blocks.
     pub fn new(rows: usize, columns: usize, chunks: usize, values: &[f32]) -> Self {
         assert_eq!(values.len(), rows * columns, "size of the matrix");
         assert!(
@@ -90,19 +92,22 @@ impl RoundedMatrix {
         Self { rows, columns, chunks, lines }
     }
 
+    /// Number of equal column ranges that are summed separately.
     pub fn chunks(&self) -> usize {
         self.chunks
     }
 
+    /// Number of output rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
+    /// Number of input columns.
     pub fn columns(&self) -> usize {
         self.columns
     }
 
-    /// Bytes of memory.
+    /// Memory of the values in bytes.
     pub fn bytes(&self) -> usize {
         self.lines.len() * LINE
     }
@@ -112,15 +117,15 @@ impl RoundedMatrix {
         panel_bytes(self.columns)
     }
 
-    /// Where a panel begins in memory, or where the last one ends.
+    /// Address of a panel's first byte, or of the end of the last panel.
     pub(super) fn start(&self, panel: usize) -> *const u8 {
         self.lines.as_ptr().cast::<u8>().wrapping_add(panel * self.panel_bytes())
     }
 
-    /// One row in f32, `[columns]`.
+    /// Dequantises one row into `into`, `[columns]`.
     ///
     /// # Panics
-    /// When there is no such row, or `into` has another size.
+    /// When the row does not exist, or `into` has another size.
     #[cfg(test)]
     fn row(&self, row: usize, into: &mut [f32]) {
         assert!(row < self.rows && into.len() == self.columns, "a row of the matrix");
@@ -143,16 +148,17 @@ const fn panel_bytes(columns: usize) -> usize {
     columns / GROUP * group_bytes(GROUP) + if rest > 0 { group_bytes(rest) } else { 0 }
 }
 
-/// A number's place in its group.
+/// Byte offset of a value in its group.
 fn byte_of(column: usize, lane: usize) -> usize {
     column / 4 * 4 * LANES + lane * 4 + column % 4
 }
 
+/// bf16 to f32.
 fn scale_of(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-/// Sixteen rows of a group: numbers that become whole ones, and their scales.
+/// A group of sixteen rows: values, which are replaced by their quants, and scales in bf16.
 struct Group {
     values: [[f32; LANES]; GROUP],
     width: usize,
@@ -163,7 +169,7 @@ for_isa! { unsafe fn round_isa(group: &mut Group) = round_body }
 
 #[inline(always)]
 unsafe fn round_body<V: Lanes>(group: &mut Group) {
-    // SAFETY: the instruction set is there, and all arrays hold whole lanes.
+    // SAFETY: the processor supports the instruction set, and all arrays hold whole lanes.
     unsafe {
         let zero = V::splat(0.0);
         let columns = &mut group.values[..group.width];
@@ -173,7 +179,7 @@ unsafe fn round_body<V: Lanes>(group: &mut Group) {
         });
         let mut most = [0.0_f32; LANES];
         largest.store(most.as_mut_ptr());
-        // bf16 that is not below, or nothing where there is nothing to scale
+        // rounded up to bf16; 0 if all values are 0
         let least = most.map(|most| {
             if most < LEAST { 0 } else { (most / 127.0).to_bits().div_ceil(1 << 16) as u16 }
         });
@@ -226,7 +232,7 @@ mod tests {
         values.iter().map(|value| value.to_bits()).collect()
     }
 
-    /// `0.5 + x · wᵀ`, or each chunk's own sums.
+    /// `0.5 + x · wᵀ`, or the separate sums of each chunk if `partial`.
     fn product(
         isa: Isa,
         w: &RoundedMatrix,
@@ -250,7 +256,7 @@ mod tests {
             chunk_stride: if partial { size } else { 0 },
         };
         let view = quants.view(if rounding == Rounding::Twice { 2 } else { 1 });
-        // SAFETY: as large as it must be, and no other thread knows it.
+        // SAFETY: the output has the required size, and no other thread accesses it.
         unsafe {
             multiply(
                 isa,
@@ -270,7 +276,7 @@ mod tests {
         (0..count).map(|_| random.random_range(-most..most)).collect()
     }
 
-    /// Box and Muller's.
+    /// Normally distributed values (Box and Muller 1958).
     fn normal(random: &mut StdRng, count: usize, deviation: f32) -> Vec<f32> {
         let mut one = || {
             let (radius, turn): (f32, f32) =
@@ -297,7 +303,7 @@ mod tests {
             );
             let columns = chunks * width;
             let mut values = uniform(&mut random, rows * columns, most);
-            // some that are nothing
+            // some are 0
             values[..columns.min(20)].fill(0.0);
             let x = uniform(&mut random, tokens * columns, 1.0);
             let w = RoundedMatrix::new(rows, columns, chunks, &values);
@@ -318,8 +324,8 @@ mod tests {
                 }
             }
             for (value, held) in values.iter().zip(&held) {
-                // half a step of the largest scale that is tried
-                assert!((value - held).abs() <= most / 127.0 * 0.57, "{value} is held as {held}");
+                // half a step of the largest candidate scale
+                assert!((value - held).abs() <= most / 127.0 * 0.57, "{value} is stored as {held}");
             }
             for isa in Isa::available() {
                 assert_eq!(
@@ -333,7 +339,7 @@ mod tests {
                     "{isa:?}"
                 );
                 let partial = product(isa, &w, &x, rounding, true);
-                // a shard that has one of the chunks rounds and computes the same
+                // a shard with one of the chunks quantises and computes the same
                 for (chunk, sums) in partial.chunks_exact(tokens * rows).enumerate() {
                     let part = |values: &[f32]| -> Vec<f32> {
                         values
@@ -353,7 +359,7 @@ mod tests {
         }
     }
 
-    /// Root mean square of what rounding changes of `x · aᵀ · bᵀ`, over that of the product.
+    /// Root mean square of the quantisation error of `x · aᵀ · bᵀ`, divided by that of the product.
     fn relative_error(
         random: &mut StdRng,
         a: &[f32],
@@ -398,8 +404,8 @@ mod tests {
 
     #[test]
     fn rounding_changes_an_adapters_delta_by_less_than_one_percent() {
-        // measured, with activations rounded twice: 0.50 % for A as PEFT begins with it (uniform)
-        // and a B of normal numbers, 0.56 % where both are normal; rounded once: 0.75 and 0.79 %
+        // measured with `Rounding::Twice`: 0.50 % for A as initialised by PEFT (uniform) and a
+        // normally distributed B, 0.56 % if both are normal; with `Rounding::Once`: 0.75 and 0.79 %
         let most = [("uniform", [0.009, 0.006]), ("normal", [0.0095, 0.0065])];
         let mut random = random();
         for (out, rank, columns) in [

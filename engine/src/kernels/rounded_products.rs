@@ -1,4 +1,4 @@
-//! Products of rounded activations with [`RoundedMatrix`].
+//! Products of int8 activations with [`RoundedMatrix`].
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use super::output::{Output, Prefetch};
 use super::rounded::{GROUP, RoundedMatrix, group_bytes};
 use super::rounding::View;
 
-/// Some panels' products with all tokens.
+/// The products of a range of panels with all tokens.
 struct Part {
     columns: usize,
     rows: usize,
@@ -24,11 +24,11 @@ struct Part {
     ahead: Prefetch,
 }
 
-/// `y[tokens, rows] = x · wᵀ` of some panels, or `y += ...` when `add`. A token that was rounded
-/// twice has both rows' products added.
+/// `output[tokens, rows] = x · wᵀ` for `panels`, or `+=` if `add`. With two rows per token (see
+/// [`Rounding::Twice`](super::Rounding::Twice)), the products of both are added.
 ///
 /// # Safety
-/// `x` has the tokens, their columns filled up to a whole block; else as
+/// `x` has the tokens, with columns padded to whole blocks; otherwise the requirements of
 /// [`super::dense::multiply`].
 pub(super) unsafe fn multiply(
     isa: Isa,
@@ -55,14 +55,15 @@ pub(super) unsafe fn multiply(
         output,
         ahead,
     };
-    // SAFETY: as the caller promises; the part's panels are the weight's.
+    // SAFETY: as the caller guarantees; the panels are within the weight.
     unsafe { rounded_isa(isa, part) }
 }
 
 for_isa! { unsafe fn rounded_isa(part: Part) = body }
 
-/// Calls a tile of as many rows as are left and registers hold; its name, then what it is given.
-/// Two rows of a token stay together: their number is even then.
+/// Calls `$tile` for tiles of at most as many rows as registers hold, until no row is left. Two
+/// rows of the same token are always in one tile: the number of rows is then even, as are tile
+/// sizes above 1.
 macro_rules! rows {
     ($rows:expr, |$row:ident| $tile:ident($($given:expr),*)) => {
         let mut $row = 0;
@@ -80,7 +81,7 @@ macro_rules! rows {
 #[inline(always)]
 unsafe fn body<V: Lanes>(part: Part) {
     let rows = part.tokens * part.x.rows;
-    // SAFETY: as `multiply` says; a tile ends within the rows.
+    // SAFETY: as `multiply` requires; a tile ends within the rows.
     unsafe {
         if part.columns <= GROUP {
             rows!(rows, |row| narrow(&part, row));
@@ -92,8 +93,8 @@ unsafe fn body<V: Lanes>(part: Part) {
     }
 }
 
-/// Some rows of `x`, of a matrix with one group a panel; returns how many. What belongs to the rows
-/// is read once for all panels.
+/// A tile of `R` rows of `x`, for a matrix with one group per panel; returns `R`. Scales and sums
+/// of the rows are read once for all panels.
 #[inline(always)]
 unsafe fn narrow<V: Lanes, const R: usize>(part: &Part, row: usize) -> usize {
     let x = part.x;
@@ -137,7 +138,10 @@ unsafe fn narrow<V: Lanes, const R: usize>(part: &Part, row: usize) -> usize {
     R
 }
 
-/// Adds the products of `F` times four columns.
+/// Adds the products of `4 · F` columns to `dots`.
+///
+/// # Safety
+/// `group` and `quants` have these columns, and the processor supports `V`.
 #[inline(always)]
 unsafe fn fours<V: Lanes, const R: usize, const F: usize>(
     group: *const u8,
@@ -145,7 +149,7 @@ unsafe fn fours<V: Lanes, const R: usize, const F: usize>(
     dots: &mut [V::Whole; R],
 ) {
     for four in 0..F {
-        // SAFETY: as the caller promises.
+        // SAFETY: as the caller guarantees.
         unsafe {
             let w = V::load_fours(group.add(four * 4 * LANES));
             for r in 0..R {
@@ -155,10 +159,10 @@ unsafe fn fours<V: Lanes, const R: usize, const F: usize>(
     }
 }
 
-/// A group's products, scaled and added to those of the groups before.
+/// Adds the scaled products of one group to `sums`.
 ///
 /// # Safety
-/// The group is there, of `width` columns from `column` on, and the rows are.
+/// `at` points to a group of `width` columns that starts at `column`, and `x` has the rows.
 #[inline(always)]
 unsafe fn group<V: Lanes, const R: usize>(
     at: *const u8,
@@ -169,7 +173,7 @@ unsafe fn group<V: Lanes, const R: usize>(
     sums: &mut [V; R],
 ) {
     let (block, second) = (column / BLOCK, column % BLOCK >= GROUP);
-    // SAFETY: as the caller promises.
+    // SAFETY: as the caller guarantees.
     unsafe {
         let (mut dots, mut quants) = ([V::start(0); R], [x.quants; R]);
         for r in 0..R {
@@ -195,12 +199,12 @@ unsafe fn group<V: Lanes, const R: usize>(
     }
 }
 
-/// Some rows of `x`; returns how many. Products of a group are exact: the same for every number of
-/// rows.
+/// A tile of `R` rows of `x`; returns `R`. Products of a group are exact in i32, so that the result
+/// does not depend on `R`.
 #[inline(always)]
 unsafe fn tile<V: Lanes, const R: usize>(part: &Part, panel: usize, row: usize) -> usize {
     const WHOLE: usize = group_bytes(GROUP);
-    // SAFETY: as `multiply` says.
+    // SAFETY: as `multiply` requires.
     unsafe {
         let mut at = part.start.wrapping_add(panel * part.stride);
         let width = part.columns / part.chunks;
@@ -238,7 +242,7 @@ unsafe fn tile<V: Lanes, const R: usize>(part: &Part, panel: usize, row: usize) 
     R
 }
 
-/// Writes what belongs to a token, of one row or two.
+/// Writes a panel's values for each token, the sum of its two rows if it has two.
 #[inline(always)]
 unsafe fn write<V: Lanes, const R: usize>(
     values: &[V; R],
@@ -249,7 +253,7 @@ unsafe fn write<V: Lanes, const R: usize>(
     add: bool,
 ) {
     let lanes = (part.rows - panel * LANES).min(LANES);
-    // SAFETY: as `multiply` says; lanes of rows that are not there are not written.
+    // SAFETY: as `multiply` requires; lanes of missing rows are not written.
     unsafe {
         if part.x.rows == 2 {
             for pair in 0..R / 2 {

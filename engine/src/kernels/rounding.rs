@@ -1,30 +1,31 @@
-//! Rounding of activation rows to int8, and the rounded rows as the kernels read them.
+//! Quantisation of activation rows to int8, and views of them for the kernels.
 
 use std::ops::Range;
 
 use super::isa::{BLOCK, Isa};
 use super::lanes::{LANES, Lanes, for_isa};
 
-/// Blocks with a smaller maximum are zero: the inverse would be infinite.
+/// Blocks whose largest magnitude is smaller are quantised to zero: the inverse of the scale would
+/// be infinite.
 pub(super) const LEAST: f32 = 1e-30;
-/// Steps of the second rounding in one of the first.
+/// Steps of the second int8 term per step of the first.
 const FINE: f32 = 254.0;
 
-/// Precision of rounded activations.
+/// Precision of quantised activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rounding {
-    /// None: their readers take f32.
+    /// Not quantised: the products read f32.
     None,
-    /// One int8 term: multiples of the block's largest magnitude / 127, ties to even.
+    /// One int8 term: the scale is the block's largest magnitude / 127; ties to even.
     Once,
-    /// Two int8 terms (residual quantisation): row `2t` holds token `t` rounded, row `2t + 1` the
-    /// residual, in multiples of 1/254 of its scale. A product has two rows per token as well,
-    /// whose sum is as precise as with 15 bits: see [`matmul_low_rank`](super::matmul_low_rank).
+    /// Two int8 terms (residual quantisation): row `2t` holds token `t` in int8, row `2t + 1` the
+    /// quantisation error, with 1/254 of the scale. A product also has two rows per token, whose
+    /// sum is as precise as with 15 bits: see [`matmul_low_rank`](super::matmul_low_rank).
     Twice,
 }
 
 impl Rounding {
-    /// Rows of a token.
+    /// Rows per token.
     pub(super) fn rows(self) -> usize {
         match self {
             Self::None => 0,
@@ -34,7 +35,7 @@ impl Rounding {
     }
 }
 
-/// The destination of rounded rows.
+/// Destination of quantised rows; fields as in [`Activations`](super::Activations).
 #[derive(Clone, Copy)]
 pub(super) struct Target {
     pub(super) quants: *mut i8,
@@ -42,9 +43,9 @@ pub(super) struct Target {
     pub(super) sums: *mut i32,
     pub(super) first: *mut i32,
     pub(super) weighted: *mut f32,
-    /// Rounded blocks of a row; 0 without rounding.
+    /// Blocks of a row to quantise; 0 without quantisation.
     pub(super) blocks: usize,
-    /// From one row to the next, in blocks.
+    /// Row stride in blocks.
     pub(super) stride: usize,
     pub(super) rounding: Rounding,
 }
@@ -53,24 +54,24 @@ pub(super) struct Target {
 unsafe impl Sync for Target {}
 
 impl Target {
-    /// Where a token's begin.
+    /// The destination of a token's rows.
     ///
     /// # Safety
-    /// There is room for it, if anything is rounded.
+    /// The buffers have capacity for the token, unless rounding is [`Rounding::None`].
     pub(super) unsafe fn at(self, token: usize) -> Self {
-        // SAFETY: as the caller promises.
+        // SAFETY: as the caller guarantees.
         unsafe { self.on(token * self.rounding.rows() * self.stride) }
     }
 
-    /// Some whole blocks' columns of a row, or all of it.
+    /// The destination of a range of a row's columns: whole blocks, or the entire row.
     ///
     /// # Safety
-    /// They are there, if anything is rounded.
+    /// The columns are within the row, unless rounding is [`Rounding::None`].
     pub(super) unsafe fn part(self, columns: Range<usize>) -> Self {
         if self.blocks == 0 {
             return self;
         }
-        // SAFETY: as the caller promises.
+        // SAFETY: as the caller guarantees.
         unsafe {
             Self {
                 blocks: self.blocks.min(columns.len() / BLOCK),
@@ -79,13 +80,13 @@ impl Target {
         }
     }
 
-    /// So many blocks on.
+    /// The destination `blocks` blocks further on.
     ///
     /// # Safety
-    /// They are there.
+    /// The buffers have capacity for these blocks.
     #[inline(always)]
     pub(super) unsafe fn on(self, blocks: usize) -> Self {
-        // SAFETY: as the caller promises.
+        // SAFETY: as the caller guarantees.
         unsafe {
             Self {
                 quants: self.quants.add(blocks * BLOCK),
@@ -98,21 +99,21 @@ impl Target {
         }
     }
 
-    /// Rounds a row that is still in the L1 cache: first all blocks' largest magnitudes, then the
-    /// quants. In one pass, each block's dependency chain would be too long for several blocks to
-    /// be in flight.
+    /// Quantises a row that is still in the L1 cache: first the largest magnitudes of all blocks,
+    /// then the quants. In a single pass, the dependency chain of a block would be too long for
+    /// several blocks to be in flight.
     ///
     /// # Safety
-    /// `x` and the target have the row, and the processor has `V`.
+    /// `x` and the target have all blocks of the row, and the processor supports `V`.
     #[inline(always)]
     pub(super) unsafe fn round<V: Lanes>(self, x: *const f32) {
-        // SAFETY: as the caller promises.
+        // SAFETY: as the caller guarantees.
         unsafe {
             let zero = V::splat(0.0);
             for block in 0..self.blocks {
                 let x = [V::load(x.add(block * BLOCK)), V::load(x.add(block * BLOCK + LANES))];
                 let most = x[0].max(zero.sub(x[0])).max(x[1].max(zero.sub(x[1]))).most();
-                // x · 0 is 0 for finite x alone
+                // x · 0 is 0 only for finite x
                 let finite = x[0].mul(zero).add(x[1].mul(zero)).is_zero();
                 *self.weighted.add(block) = if finite { most } else { f32::NAN };
             }
@@ -123,7 +124,7 @@ impl Target {
                     let at = x.add(block * BLOCK);
                     (most / 127.0, [V::load(at).mul(inverse), V::load(at.add(LANES)).mul(inverse)])
                 } else {
-                    // a block of zeros, or one with a NaN
+                    // a block of zeros, or one with a NaN or infinity
                     (if most.is_nan() { most } else { 0.0 }, [zero; 2])
                 };
                 let first = [scaled[0].round(), scaled[1].round()];
@@ -138,11 +139,13 @@ impl Target {
         }
     }
 
+    /// Stores a block's quants with its scale and sums.
+    ///
     /// # Safety
-    /// As [`round`](Self::round).
+    /// Same requirements as [`round`](Self::round).
     #[inline(always)]
     pub(super) unsafe fn put<V: Lanes>(self, quants: [V; 2], scale: f32) {
-        // SAFETY: as the caller promises.
+        // SAFETY: as the caller guarantees.
         unsafe {
             quants[0].store_bytes(self.quants);
             quants[1].store_bytes(self.quants.add(LANES));
@@ -156,16 +159,17 @@ impl Target {
 }
 
 impl Target {
-    /// Rounds a token's row, of as many blocks as given.
+    /// Quantises the first `blocks` blocks of a token's row.
     ///
     /// # Safety
-    /// `x` and the target have them, nobody else touches the token's, and the processor has `isa`.
+    /// `x` and the target have these blocks, no other thread accesses the token's rows, and the
+    /// processor supports `isa`.
     pub(super) unsafe fn fill(self, isa: Isa, token: usize, x: *const f32, blocks: usize) {
-        // SAFETY: as the caller promises.
+        // SAFETY: as the caller guarantees.
         unsafe { round_isa(isa, x, Self { blocks, ..self.at(token) }) }
     }
 
-    /// What has been written, to be read once all of it is.
+    /// A view of the rows, to be read after all of them have been written.
     pub(super) fn view(self) -> View {
         View {
             quants: self.quants,
@@ -178,30 +182,34 @@ impl Target {
     }
 }
 
-/// Rounded rows, for kernels to read.
+/// Quantised rows, as read by the kernels.
 #[derive(Clone, Copy)]
 pub(super) struct View {
+    /// Quants, [`BLOCK`] per block.
     pub quants: *const i8,
+    /// Scale of each block.
     pub scales: *const f32,
+    /// Sum of each block's quants.
     pub sums: *const i32,
+    /// Sum of the quants of each block's first half.
     pub first: *const i32,
-    /// From one row to the next, in blocks.
+    /// Row stride in blocks.
     pub stride: usize,
-    /// Of a token.
+    /// Rows per token.
     pub rows: usize,
 }
 
-// SAFETY: nothing is written through it.
+// SAFETY: a view is only read.
 unsafe impl Sync for View {}
 
 impl View {
-    /// From a token on.
+    /// The view starting at a token.
     ///
     /// # Safety
-    /// It is there.
+    /// The token exists.
     pub(super) unsafe fn from(self, token: usize) -> Self {
         let blocks = token * self.rows * self.stride;
-        // SAFETY: as the caller promises.
+        // SAFETY: as the caller guarantees.
         unsafe {
             Self {
                 quants: self.quants.add(blocks * BLOCK),
@@ -218,6 +226,6 @@ for_isa! { pub(super) unsafe fn round_isa(x: *const f32, target: Target) = round
 
 #[inline(always)]
 unsafe fn round_body<V: Lanes>(x: *const f32, target: Target) {
-    // SAFETY: as `quantise` says.
+    // SAFETY: as the caller guarantees.
     unsafe { target.round::<V>(x) }
 }

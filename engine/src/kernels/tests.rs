@@ -1,5 +1,5 @@
-//! Every instruction set that this machine has against the portable path, bit for bit, and that
-//! against plain sums.
+//! Compares every instruction set that this machine supports with the portable path, bit for bit,
+//! and the portable path with reference sums in f64.
 
 use half::f16;
 use rand::rngs::StdRng;
@@ -8,7 +8,8 @@ use rand::{Rng, SeedableRng};
 use super::blocks::samples::{blocks, plain};
 use super::*;
 
-/// A failure prints the seed; `NYX_TEST_SEED` replays it.
+/// A generator with a random seed, which is printed; `NYX_TEST_SEED` sets it to repeat a failed
+/// run.
 pub(super) fn random() -> StdRng {
     let seed = std::env::var("NYX_TEST_SEED")
         .ok()
@@ -86,7 +87,7 @@ fn quantised_products_have_the_same_bits_on_every_path_batched_or_alone() {
         for (y, x) in expected.chunks_exact(rows).zip(x.chunks_exact(columns)) {
             for (y, w) in y.iter().zip(weights.chunks_exact(columns)) {
                 let dot: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
-                // an activation is off by half a step at most
+                // the error of an activation is at most half a step
                 let error: f64 =
                     w.iter().map(|w| f64::from(w.abs())).sum::<f64>() * 3.0 / 127.0 / 2.0;
                 close(*y, dot, error + 1e-4);
@@ -105,7 +106,7 @@ fn twice_rounded_products_are_nearly_exact_and_have_the_same_bits_on_every_path(
         let file = blocks(&mut random, kind, rows, columns);
         let w = PackedMatrix::pack(kind, rows, columns, &file, 1);
         let mut x = floats(&mut random, tokens * columns, 1.0);
-        // one that stands out
+        // an outlier
         x[5] = 60.0;
         let product = |isa: Isa, x: &[f32]| {
             let mut quants = Activations::default();
@@ -345,7 +346,7 @@ fn adapters_of_many_runs_at_once_equal_each_alone() {
         assert!(found.iter().zip(&expected).all(|(found, expected)| bits(found) == bits(expected)));
         assert!(
             found[0][20 * 33..23 * 33].iter().all(|value| *value == 1.0),
-            "rows without an adapter are left alone"
+            "rows without an adapter are unchanged"
         );
     }
 }
@@ -378,7 +379,7 @@ fn products_with_adapters_in_one_go_equal_those_in_three() {
             &floats(&mut random, rows * columns, 1.0),
         ))
     };
-    // what is low of ranks above 32 is wider than of the others
+    // low-rank activations of ranks above 32 take more than one block
     pairs.extend([(16, 0), (40, 1)].map(|(rank, output)| {
         (rounded(rank, columns), rounded(weights[output].rows(), rank), output)
     }));
@@ -508,7 +509,7 @@ fn products_with_adapters_have_the_same_bits_whatever_the_number_of_threads() {
                 .collect::<Vec<_>>()
         };
         let alone = run(1);
-        // on a busy machine a thread may come late, and another does its part
+        // repeated, since on a busy machine a thread may start late and another does its share
         for threads in (0..20).flat_map(|_| 2..5) {
             for (index, (found, alone)) in run(threads).iter().zip(&alone).enumerate() {
                 let differ = found.iter().zip(alone).filter(|(a, b)| a != b).count();
@@ -548,7 +549,7 @@ fn norms_activations_and_halves_have_the_same_bits_on_every_path() {
         })
         .collect();
     assert!(all.iter().all(|found| *found == all[0]));
-    // far from zero nothing overflows
+    // large magnitudes do not overflow
     let mut extreme = vec![0.0; 16];
     extreme[..4].copy_from_slice(&[1e30, -1e30, 200.0, -200.0]);
     silu_mul(Isa::detect(), &mut extreme, &[1.0; 16]);
@@ -599,7 +600,7 @@ fn softmax_sums_have_the_same_bits_on_every_path_and_are_right_for_any_length() 
     }
 }
 
-/// Keys and values `[positions, head_dim]` of one head, in blocks.
+/// Packs keys and values `[positions, head_dim]` of one head into blocks of the KV cache.
 fn cached(keys: &[f32], values: &[f32], dim: usize) -> Vec<Vec<f32>> {
     let positions = keys.len() / dim;
     let mut blocks = vec![vec![0.0; 2 * KV_BLOCK_SIZE * dim]; positions.div_ceil(KV_BLOCK_SIZE)];
@@ -704,7 +705,7 @@ fn attention_is_the_softmax_and_has_the_same_bits_on_every_path_whole_or_in_chun
 }
 
 #[test]
-fn a_team_does_all_its_work_and_survives_a_panic() {
+fn a_thread_pool_runs_every_share_and_survives_a_panic() {
     for threads in [1, 2, 5] {
         let threads = ThreadPool::new(threads);
         for round in 0..200_usize {
@@ -736,8 +737,8 @@ fn a_team_does_all_its_work_and_survives_a_panic() {
 fn the_processor_is_the_one_that_it_should_be() {
     let available = Isa::available();
     assert_eq!((available[0], available[available.len() - 1]), (Isa::detect(), Isa::Portable));
-    // told by who chose an emulated one: without it the other tests could compare portable code
-    // with itself
+    // set by jobs that run on an emulated or a known processor: without this check, the other tests
+    // could compare portable code with itself
     if let Ok(expected) = std::env::var("NYX_EXPECT_ISA") {
         assert_eq!(format!("{:?}", Isa::detect()), expected);
     }

@@ -1,4 +1,4 @@
-//! A fixed pool of threads that does one piece of work at a time.
+//! A fixed-size thread pool that runs one parallel section at a time.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -8,62 +8,67 @@ use std::thread::JoinHandle;
 
 use crate::backoff::Backoff;
 
-/// The caller and `threads - 1` helpers. Helpers spin briefly for the next work, then sleep. Work
-/// is split into as many shares as there are threads, and each free thread claims the next one: a
-/// helper without a core at the moment does not delay the others.
+/// The calling thread and `threads - 1` helpers. Helpers spin briefly for the next parallel
+/// section, then park. A section is split into as many shares as there are threads, and each free
+/// thread claims the next one: a helper that the OS has descheduled does not delay the others.
 #[derive(Debug)]
 pub struct ThreadPool {
     shared: Arc<Shared>,
     helpers: Vec<JoinHandle<()>>,
-    /// Held by the caller of the current work.
+    /// Held by the caller of the current section.
     turn: Mutex<()>,
 }
 
 #[derive(Debug)]
 struct Shared {
-    /// The piece of work's number, rising by one (upper half), and the next share to be claimed
-    /// (lower half): a claim succeeds only for the piece that it was meant for, and so only while
-    /// that piece's caller waits.
+    /// Upper half: the section's number, increased by one each time. Lower half: the next share to
+    /// claim. A claim therefore succeeds only for the section that it was meant for, while the
+    /// caller of that section waits.
     claims: AtomicU64,
-    /// The work of this number.
+    /// The current section.
     work: Mutex<Option<Work>>,
-    /// Shares that are done.
+    /// Number of shares that are done.
     done: AtomicUsize,
-    /// The panic message of the first share that panicked.
+    /// The panic payload of the first share that panicked.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+    /// Set when the pool is dropped: helpers exit.
     stop: AtomicBool,
 }
 
-/// A borrowed closure, as a pointer: it outlives its use, since [`ThreadPool::run`] waits until
-/// every share is done.
+/// A borrowed closure as a raw pointer. The closure outlives its use, since [`ThreadPool::run`]
+/// waits until every share is done.
 #[derive(Debug, Clone, Copy)]
 struct Work {
     call: unsafe fn(*const (), usize, usize),
     closure: *const (),
-    /// The number of threads, which may be fewer than requested if some could not be started.
+    /// Number of shares, equal to the number of threads; fewer than requested if some threads could
+    /// not be started.
     shares: usize,
     number: u64,
 }
 
-// SAFETY: the closure is `Sync`, and lives until every share is done.
+// SAFETY: the closure is `Sync` and lives until every share is done.
 unsafe impl Send for Work {}
 
+/// Calls the closure for one share.
+///
 /// # Safety
-/// `closure` points to an `F` that is alive.
+/// `closure` points to a live `F`.
 unsafe fn call<F: Fn(usize, usize) + Sync>(closure: *const (), share: usize, shares: usize) {
-    // SAFETY: as the caller promises.
+    // SAFETY: as the caller guarantees.
     unsafe { (*closure.cast::<F>())(share, shares) }
 }
 
-/// Of a number and a share.
+/// Bits of the share in [`Shared::claims`]; the section's number has the rest.
 const SHARE_BITS: u32 = 32;
 
 impl Shared {
+    /// Number of the current section.
     fn number(&self) -> u64 {
         self.claims.load(Ordering::Acquire) >> SHARE_BITS
     }
 
-    /// The next unclaimed share of `work`.
+    /// Claims the next share of `work`; `None` if all are claimed or another section has begun.
     fn claim(&self, work: &Work) -> Option<usize> {
         let mut claims = self.claims.load(Ordering::Acquire);
         loop {
@@ -83,12 +88,11 @@ impl Shared {
         }
     }
 
-    /// Does shares of `work` until none is left: faster threads do more, and one without a core
-    /// does not delay the others.
+    /// Claims and runs shares of `work` until none is left.
     fn take_part(&self, work: &Work) {
         while let Some(share) = self.claim(work) {
-            // SAFETY: the share was claimed and is not done: the caller waits for it, and the
-            // closure is alive.
+            // SAFETY: the share is claimed but not done, so that the caller still waits for it and
+            // the closure is alive.
             let outcome = catch_unwind(AssertUnwindSafe(|| unsafe {
                 (work.call)(work.closure, share, work.shares)
             }));
@@ -101,7 +105,7 @@ impl Shared {
 }
 
 impl ThreadPool {
-    /// A pool of `threads` threads, the caller included; at least one.
+    /// Creates a pool of `threads` threads (at least one), including the caller's.
     pub fn new(threads: usize) -> Self {
         let threads = threads.max(1);
         let shared = Arc::new(Shared {
@@ -116,21 +120,23 @@ impl ThreadPool {
             let body = move || help(&shared);
             std::thread::Builder::new().name(format!("nyx-threads-{thread}")).spawn(body)
         };
-        // a pool with fewer threads works all the same
+        // if a thread cannot be started, the pool works with fewer
         let helpers: Vec<_> = (1..threads).map_while(|thread| start(thread).ok()).collect();
         Self { shared, helpers, turn: Mutex::new(()) }
     }
 
-    /// One thread a core.
+    /// Creates a pool with one thread per available core.
     pub fn on_all_cores() -> Self {
         Self::new(std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get))
     }
 
+    /// Number of threads, including the caller's.
     pub fn threads(&self) -> usize {
         self.helpers.len() + 1
     }
 
-    /// Runs `work(row, values)` for each row of `width` values, rows shared out among the threads.
+    /// Runs `work(row, values)` for each row of `width` values, with rows divided among the
+    /// threads.
     ///
     /// # Panics
     /// When `values` does not hold whole rows, or the work panics.
@@ -141,14 +147,14 @@ impl ThreadPool {
         work: impl Fn(usize, &mut [f32]) + Sync,
     ) {
         struct Start(*mut f32);
-        // SAFETY: threads take different rows.
+        // SAFETY: threads write different rows.
         unsafe impl Sync for Start {}
         assert!(values.len().is_multiple_of(width), "whole rows");
         let (start, rows) = (Start(values.as_mut_ptr()), values.len() / width);
         self.run(|thread, threads| {
             let start = &start;
             for row in rows * thread / threads..rows * (thread + 1) / threads {
-                // SAFETY: the row is within `values`, and no other thread has it.
+                // SAFETY: the row is within `values`, and no other thread accesses it.
                 work(row, unsafe {
                     std::slice::from_raw_parts_mut(start.0.add(row * width), width)
                 });
@@ -156,11 +162,11 @@ impl ThreadPool {
         });
     }
 
-    /// Runs `work(share, shares)` once for each share, of which there are as many as threads, and
-    /// waits for all.
+    /// Runs `work(share, shares)` once for each share, where `shares` is the number of threads, and
+    /// waits until all are done. Concurrent calls are serialised.
     ///
     /// # Panics
-    /// When the work does, on any thread.
+    /// When `work` panics on any thread.
     pub fn run<F: Fn(usize, usize) + Sync>(&self, work: F) {
         let shares = self.threads();
         if shares == 1 {
@@ -184,7 +190,7 @@ impl ThreadPool {
     fn wait_until_done(&self, shares: usize) {
         let mut backoff = Backoff::default();
         while self.shared.done.load(Ordering::Acquire) < shares {
-            // whoever has the last share may have lost its core
+            // the thread that runs the last share may have been descheduled
             backoff.spin_or_yield();
         }
     }
@@ -200,18 +206,20 @@ impl Drop for ThreadPool {
     }
 }
 
+/// Main loop of a helper thread.
 fn help(shared: &Shared) {
     let (mut seen, mut backoff) = (0, Backoff::default());
     while !shared.stop.load(Ordering::Acquire) {
         let number = shared.number();
         if number == seen {
-            // whoever starts work wakes those that sleep; one that is about to is not kept asleep
+            // `run` unparks all helpers; an unpark that comes before the park makes it return at
+            // once
             backoff.spin_or_park();
             continue;
         }
         (seen, backoff) = (number, Backoff::default());
         let work = *shared.work.lock().unwrap_or_else(PoisonError::into_inner);
-        // it may be the next piece already: its shares cannot be claimed before it has begun
+        // this may already be the next section; its shares cannot be claimed before it begins
         if let Some(work) = work {
             shared.take_part(&work);
         }

@@ -1,5 +1,5 @@
-//! What is trained: low-rank pairs beside every chosen linear layer, as one flat vector, with
-//! PEFT's form at both ends.
+//! The trained parameters: one low-rank pair (A, B) per targeted linear layer, stored in one flat
+//! vector, loaded from and saved to PEFT's format.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -12,17 +12,17 @@ use crate::lora::{Target, deinterleaved, interleaved};
 use crate::weights::load_safetensors;
 use crate::{EngineError, ModelConfig, Result};
 
-/// Ranks are held in whole vectors; what is beyond the rank is 0 and stays so.
+/// The rank is padded to a multiple of this SIMD width; padding rows are 0 and stay 0.
 const LANES: usize = 16;
 
-/// Shape of the adapter that is trained.
+/// Shape of the trained adapter.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct LoraShape {
-    /// Rank of the low-rank matrices.
+    /// Rank of the low-rank matrices, at least 1.
     pub rank: usize,
-    /// What the product is scaled by is `alpha / rank`.
+    /// The low-rank product is scaled by `alpha / rank`.
     pub alpha: f64,
-    /// The projections that get a pair.
+    /// The linear layers that get a low-rank pair.
     pub targets: Vec<Target>,
 }
 
@@ -32,27 +32,35 @@ impl Default for LoraShape {
     }
 }
 
-/// Where one module's pair lies: `a` is `[padded rank, in]`, `b` transposed `[padded rank, out]`,
-/// one after the other.
+/// Position of one layer's pair in the flat vector: A `[padded rank, in]`, followed by B transposed,
+/// `[padded rank, out]`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pair {
+    /// Offset of A, in elements.
     pub(super) at: usize,
+    /// Input width of the layer.
     pub(super) columns: usize,
+    /// Output width of the layer.
     pub(super) out: usize,
 }
 
-/// Where everything lies in the flat vector.
+/// Layout of the flat parameter vector.
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
     pub(super) shape: LoraShape,
+    /// The rank, padded to a multiple of [`LANES`].
     pub(super) padded: usize,
+    /// By layer and target; `None` for layers without a pair.
     pairs: Vec<Option<Pair>>,
+    /// Length of the flat vector.
     pub(super) len: usize,
 }
 
 impl Layout {
+    /// The layout of an adapter of `shape` for this model.
+    ///
     /// # Errors
-    /// A rank of 0, no targets, or a scale that is none.
+    /// The rank is 0 or above the hidden size, there are no targets, or alpha is not positive.
     pub(super) fn new(config: &ModelConfig, shape: LoraShape) -> Result<Self> {
         let refuse = |reason: String| Err(EngineError::Training { reason });
         if shape.rank == 0 || shape.rank > config.hidden {
@@ -87,18 +95,18 @@ impl Layout {
         (self.shape.alpha / self.shape.rank as f64) as f32
     }
 
-    /// A of a pair, `[padded rank, in]`.
+    /// Matrix A of a pair, `[padded rank, in]`.
     pub(super) fn a<'a>(&self, values: &'a [f32], pair: Pair) -> &'a [f32] {
         &values[pair.at..pair.at + self.padded * pair.columns]
     }
 
-    /// B transposed, `[padded rank, out]`.
+    /// Matrix B of a pair, transposed: `[padded rank, out]`.
     pub(super) fn b<'a>(&self, values: &'a [f32], pair: Pair) -> &'a [f32] {
         &values[pair.at + self.padded * pair.columns
             ..pair.at + self.padded * (pair.columns + pair.out)]
     }
 
-    /// Both, to be written.
+    /// Mutable A and transposed B of a pair.
     pub(super) fn both<'a>(
         &self,
         values: &'a mut [f32],
@@ -108,8 +116,8 @@ impl Layout {
             .split_at_mut(self.padded * pair.columns)
     }
 
-    /// As PEFT begins: A uniform within `1 / √in` (Kaiming with a = √5), B zero, so that nothing is
-    /// added at first.
+    /// Initial values, as in PEFT: A uniform in ±`1 / √in` (Kaiming with a = √5), B zero, so that
+    /// the initial adapter does not change the model's output.
     pub(super) fn begin(&self, seed: u64) -> Vec<f32> {
         let (mut values, mut random) = (vec![0.0; self.len], StdRng::seed_from_u64(seed));
         for pair in self.pairs.iter().flatten() {
@@ -122,7 +130,7 @@ impl Layout {
         values
     }
 
-    /// Each pair with its layer and target.
+    /// Every pair with its layer and target.
     fn each(&self) -> impl Iterator<Item = (usize, Target, Pair)> + '_ {
         let named = |at: usize| (at / Target::ALL.len(), Target::ALL[at % Target::ALL.len()]);
         self.pairs.iter().enumerate().filter_map(move |(at, pair)| {
@@ -131,11 +139,11 @@ impl Layout {
         })
     }
 
-    /// Writes a PEFT folder: `adapter_config.json` and `adapter_model.safetensors` in f32, in
-    /// Hugging Face's order of rows.
+    /// Writes a PEFT folder: `adapter_config.json` and `adapter_model.safetensors` in f32, with rows
+    /// in Hugging Face's order.
     ///
     /// # Errors
-    /// When the folder cannot be written.
+    /// The folder cannot be written.
     pub(super) fn save(
         &self,
         values: &[f32],
@@ -193,10 +201,10 @@ impl Layout {
         std::fs::write(&path, text + "\n").map_err(io(&path))
     }
 
-    /// Reads a PEFT folder of this layout's shape.
+    /// Reads a PEFT folder into a flat vector of this layout.
     ///
     /// # Errors
-    /// When a pair is missing or has another shape.
+    /// The weights cannot be read, or a tensor is missing or has another shape.
     pub(super) fn read(&self, config: &ModelConfig, folder: &Path) -> Result<Vec<f32>> {
         let bad = |reason: String| EngineError::BadAdapter { path: folder.to_owned(), reason };
         let tensors = load_safetensors(&folder.join("adapter_model.safetensors"), &Device::Cpu)?;
@@ -235,14 +243,15 @@ impl Layout {
     }
 }
 
-/// What an adapter says of the base it was trained on.
+/// The base model, as recorded in the adapter's configuration.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Base<'a> {
     pub(super) name: &'a str,
     pub(super) sha256: &'a str,
 }
 
-/// Heads whose rows the base has in GGUF's order.
+/// The number of heads of a projection whose rows the base stores in GGUF's interleaved order;
+/// `None` for projections in Hugging Face's order.
 fn heads(config: &ModelConfig, target: Target) -> Option<usize> {
     match target {
         _ if !config.rope.interleaved => None,

@@ -1,4 +1,4 @@
-//! The backward pass of the frozen model with an adapter.
+//! Backward pass of the frozen model with an adapter.
 
 use super::frozen::Frozen;
 use super::pass::{Batch, Buffers, LayerTape, LoraActivations, Model, Tape, turn};
@@ -9,8 +9,8 @@ use crate::kernels::{
 use crate::lora::Target;
 
 impl Model {
-    /// Adds the adapter's gradient to `gradient` (laid out as its values), given that of the final
-    /// rows, `[rows, hidden]`.
+    /// Adds the gradient by the adapter's parameters to `gradient` (same layout as the parameters),
+    /// given `dx`, the gradient by the residual stream after the last layer, `[rows, hidden]`.
     pub(super) fn backward(
         &mut self,
         batch: &Batch,
@@ -34,7 +34,8 @@ impl Model {
         }
     }
 
-    /// The last norm's gradient: `dx[rows, hidden]` from that of the rows that were read.
+    /// Backward pass of the final norm: from `dy`, the gradient by the normalised `rows`, to the
+    /// gradient by the residual stream of all rows, `[rows, hidden]`.
     pub(super) fn norm_backward(&self, tape: &Tape, rows: &[usize], dy: &[f32]) -> Vec<f32> {
         let hidden = self.frozen.config.hidden;
         let mut dx = vec![0.0; tape.last.len()];
@@ -59,7 +60,7 @@ impl Model {
         dx
     }
 
-    /// Turns `dx` from the gradient of a layer's output into that of its input.
+    /// Converts `dx` in place from the gradient by a layer's output to the gradient by its input.
     fn layer_backward(
         &mut self,
         layer: usize,
@@ -81,7 +82,7 @@ impl Model {
         self.buffers = b;
     }
 
-    /// The backward pass of the MLP and its norm.
+    /// Backward pass of the MLP and its norm.
     #[allow(clippy::too_many_arguments, reason = "each is a buffer of its own")]
     fn mlp_backward(
         &mut self,
@@ -155,7 +156,7 @@ impl Model {
         );
     }
 
-    /// The backward pass of attention and its norm.
+    /// Backward pass of attention and its norm.
     #[allow(clippy::too_many_arguments, reason = "each is a buffer of its own")]
     fn attention_backward(
         &mut self,
@@ -233,8 +234,8 @@ impl Model {
         );
     }
 
-    /// One product's backward: its input's gradient, `dx (+)= dy · w + s (dy · B) · A`, and its
-    /// pair's, `dA += s (dy · B)ᵀ · x`, `dB += s dyᵀ · (x · Aᵀ)`.
+    /// Backward pass of one product: the gradient by its input, `dx (+)= dy · w + s (dy · B) · A`,
+    /// and by its low-rank pair, `dA += s (dy · B)ᵀ · x`, `dB += s dyᵀ · (x · Aᵀ)`.
     #[allow(clippy::too_many_arguments, reason = "each is a buffer of its own")]
     fn product_backward(
         &mut self,
@@ -249,7 +250,7 @@ impl Model {
         gradient: &mut [f32],
     ) {
         let w: &Frozen = self.frozen.layers[layer].weight(target);
-        // nothing is trained before the first layer
+        // the embedding is frozen: the gradient by the first layer's input is not needed
         let wanted = layer > 0 || !matches!(target, Target::Q | Target::K | Target::V);
         if wanted {
             self.m.backward(w, 0..w.out, dy, dx, add);

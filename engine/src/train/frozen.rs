@@ -1,5 +1,5 @@
-//! The frozen base, read a layer at a time: weights stay as the file has them, and are dequantised
-//! when they are multiplied with.
+//! The frozen base model. Weights keep the file's data type in memory and are dequantised for each
+//! product.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,17 +17,17 @@ use crate::lora::Target;
 use crate::weights::{Matrix, Quantisation, WeightReader};
 use crate::{EngineError, ModelConfig, ModelFiles, Result};
 
-/// What the products of a training step are computed in; sums are always f32.
+/// Data type of the matrix products of a training step; accumulation is always in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum TrainPrecision {
-    /// bf16 where the processor multiplies it faster than f32, else f32; what the backward needs is
-    /// kept in bf16.
+    /// bf16 products where the processor computes them faster than f32, else f32; activations for
+    /// the backward pass are stored in bf16.
     #[default]
     Auto,
-    /// bf16 products with f32 sums.
+    /// bf16 products with f32 accumulation; activations are stored in bf16.
     Bf16,
-    /// f32 products.
+    /// f32 products; activations are stored in f32.
     F32,
 }
 
@@ -45,7 +45,7 @@ enum Source {
     Dense(Vec<f32>),
 }
 
-/// Columns that share a scale, in the types that are read here.
+/// Number of columns that share a scale in the block types decoded here.
 const BLOCK: usize = 32;
 
 impl Frozen {
@@ -57,7 +57,7 @@ impl Frozen {
         Ok(Self { source, out, columns })
     }
 
-    /// Some rows in f32, `[rows, in]`; rows behind the last one are 0.
+    /// Writes the given rows in f32 to `into`, `[rows, in]`; rows past the last one are 0.
     pub(super) fn rows(&self, rows: Range<usize>, into: &mut [f32]) {
         let there = rows.start.min(self.out)..rows.end.min(self.out);
         let (into, behind) = into.split_at_mut(there.len() * self.columns);
@@ -75,7 +75,7 @@ impl Frozen {
         };
         let dtype = tensor.dtype();
         let row_bytes = self.columns / dtype.block_size() * dtype.type_size();
-        // borrowed: nothing is copied on a CPU
+        // on a CPU the data is borrowed, not copied
         let Ok(data) = tensor.data() else { return into.fill(f32::NAN) };
         let bytes = &data[rows.start * row_bytes..rows.end * row_bytes];
         let scale =
@@ -101,8 +101,8 @@ impl Frozen {
                         .for_each(|(value, byte)| *value = f32::from(byte.cast_signed()) * d);
                 }
             }
-            // candle knows the rest; a failure shows as numbers that are none, which the trainer
-            // refuses
+            // candle decodes all other types; a failure gives NaN, and the trainer aborts on a loss
+            // that is not finite
             other => {
                 let part =
                     qtensor_from_ggml(other, bytes, vec![rows.len(), self.columns], &Device::Cpu);
@@ -118,7 +118,7 @@ impl Frozen {
     }
 }
 
-/// A block of 4-bit numbers: the first half of the values in the low nibbles.
+/// Decodes a block of 4-bit values; the low nibbles hold the first half of the values.
 #[inline]
 fn nibbles(bytes: &[u8], scale: f32, least: f32, values: &mut [f32]) {
     let (low, high) = values.split_at_mut(BLOCK / 2);
@@ -128,6 +128,7 @@ fn nibbles(bytes: &[u8], scale: f32, least: f32, values: &mut [f32]) {
     }
 }
 
+/// Weights of one layer.
 #[derive(Debug)]
 pub(super) struct FrozenLayer {
     pub(super) input_norm: Vec<f32>,
@@ -141,26 +142,28 @@ impl FrozenLayer {
     }
 }
 
-/// The whole base.
+/// All weights of the base model.
 #[derive(Debug)]
 pub(super) struct FrozenModel {
     pub(super) config: ModelConfig,
     pub(super) embedding: Frozen,
     pub(super) layers: Vec<FrozenLayer>,
     pub(super) norm: Vec<f32>,
-    /// `None`: the embedding.
+    /// The output layer; `None` if it is tied to the embedding.
     output: Option<Frozen>,
     pub(super) inverse_frequencies: Vec<f32>,
 }
 
 impl FrozenModel {
+    /// Loads the base model.
+    ///
     /// # Errors
-    /// When the files cannot be read, or rows are not whole vectors of 32.
+    /// The files cannot be read, or the CPU kernels do not support the model's shape.
     pub(super) fn load(files: &ModelFiles) -> Result<Self> {
         let config = files.config().clone();
         if !config.suits_kernels() {
             let reason =
-                "training needs hidden, intermediate and head sizes that 32 divides (heads: 16)"
+                "training needs hidden and intermediate sizes divisible by 32 and a head size divisible by 16"
                     .to_owned();
             return Err(EngineError::Training { reason });
         }
@@ -214,14 +217,14 @@ impl FrozenModel {
     }
 }
 
-/// Multiplies with frozen weights, and holds the one that is dequantised at the moment.
+/// Multiplies activations with frozen weights; holds the weight that is currently dequantised.
 #[derive(Debug)]
 pub(super) struct Multiplier {
     pub(super) threads: ThreadPool,
     pub(super) isa: Isa,
-    /// Products are of bf16.
+    /// Products are computed in bf16.
     pub(super) bf16: bool,
-    /// What is kept for the backward is in bf16.
+    /// Activations for the backward pass are stored in bf16.
     pub(super) keep_bf16: bool,
     panels: PairedPanels,
     dense: Vec<f32>,
@@ -234,7 +237,7 @@ impl Multiplier {
         let can = has_bf16();
         if precision == TrainPrecision::Bf16 && !can {
             let reason =
-                "precision is bf16, and this processor does not multiply it: expected auto or f32"
+                "precision is bf16, which this processor does not support, expected auto or f32"
                     .to_owned();
             return Err(EngineError::Training { reason });
         }
@@ -254,8 +257,8 @@ impl Multiplier {
         })
     }
 
-    /// `y = x · wᵀ` of some rows of each weight, for the same `x` `[tokens, in]`; `y` is `[tokens,
-    /// rows]`.
+    /// Computes `y = x · wᵀ` with the given rows of each weight, for the same `x` `[tokens, in]`;
+    /// each `y` is `[tokens, rows]`.
     pub(super) fn forward(
         &mut self,
         x: &[f32],
@@ -298,7 +301,8 @@ impl Multiplier {
         }
     }
 
-    /// `dx (+)= dy · w`, with `dy` `[tokens, rows]`.
+    /// Computes `dx = dy · w`, or `dx += dy · w` with `add`; `dy` is `[tokens, rows]`, `dx` `[tokens,
+    /// in]`.
     pub(super) fn backward(
         &mut self,
         w: &Frozen,

@@ -1,37 +1,39 @@
-//! The output layer, at the rows that carry loss: log-probabilities of tokens, and the gradient
-//! that weights on them give.
+//! The output layer at the rows that contribute to the loss: log-probabilities of tokens, and the
+//! gradient of their weighted sum.
 
 use super::frozen::Multiplier;
 use super::pass::{Batch, Model, Tape};
 use crate::kernels::{softmax_scaled, softmax_sums};
 
-/// Rows of the vocabulary that are dequantised at a time.
+/// Number of rows of the output matrix that are dequantised at a time.
 const BLOCK: usize = 8192;
-/// Columns of a product are whole vectors.
+/// The number of output columns of a product is padded to a multiple of this SIMD width.
 const LANES: usize = 16;
-/// Rows whose logits are held; of more, the backward computes them again.
+/// Maximum number of rows whose logits are stored for the backward pass; with more rows, the
+/// backward pass recomputes them.
 const HELD: usize = 256;
 
-/// Logits of some rows, `[blocks][rows, block]`, with each row's log Σ e^logit.
+/// Logits of some rows, `[blocks][rows, block]`, and the log Σ e^logit of each row.
 #[derive(Debug)]
 struct Logits {
     blocks: Vec<Vec<f32>>,
     log_sums: Vec<f32>,
 }
 
-/// What the forward leaves.
+/// Output of the forward pass that the backward pass of the output layer needs.
 #[derive(Debug)]
 pub(super) struct Head {
-    /// The rows that are read, each once, in order.
+    /// The distinct rows of the batch whose logits are read, in ascending order.
     rows: Vec<usize>,
     normed: Vec<f32>,
     held: Option<Logits>,
-    /// Of each row.
+    /// log Σ e^logit of each row.
     log_sums: Vec<f32>,
 }
 
 impl Model {
-    /// The log-probability of every read, by its place.
+    /// The log-probability of every read of the batch, indexed by the read's `place`. `keep` stores
+    /// the logits for the backward pass if there are at most [`HELD`] rows.
     pub(super) fn log_probabilities(
         &mut self,
         batch: &Batch,
@@ -60,8 +62,8 @@ impl Model {
         (log_probs, head)
     }
 
-    /// The gradient of the residual stream, `[rows, hidden]`, of Σ weight · log-probability over
-    /// the reads, weights by place.
+    /// The gradient of Σ weight · log-probability over the reads by the residual stream, `[rows,
+    /// hidden]`; `weights` is indexed by the reads' `place`.
     pub(super) fn log_probabilities_backward(
         &mut self,
         batch: &Batch,
@@ -81,7 +83,7 @@ impl Model {
             for (row, reads) in reads_of(batch, &head.rows, first..first + count) {
                 totals[row - first] = reads.iter().map(|read| weights[read.place]).sum::<f32>();
             }
-            // d = weight (one-hot - softmax), the sum over a row's reads
+            // d = Σ over the row's reads of weight · (one-hot − softmax)
             for (index, block) in logits.blocks.iter_mut().enumerate() {
                 let width = block.len() / count;
                 let (isa, log_sums, totals) = (self.m.isa, &head.log_sums[first..], &totals);
@@ -122,7 +124,7 @@ impl Model {
                 (start + BLOCK).min(vocabulary.next_multiple_of(LANES)),
             );
             m.forward(normed, &mut [(output, start..padded, &mut block)]);
-            // what only fills up a vector is no token
+            // padding columns are not tokens
             block
                 .chunks_exact_mut(padded - start)
                 .for_each(|row| row[last - start..].fill(f32::NEG_INFINITY));
@@ -141,7 +143,7 @@ impl Logits {
     }
 }
 
-/// log Σ e^logit of every row, over its blocks.
+/// log Σ e^logit of every row over all blocks of the vocabulary.
 fn log_sums(m: &Multiplier, blocks: &[Vec<f32>], rows: usize) -> Vec<f32> {
     let mut sums = vec![0.0_f32; rows];
     m.threads.for_rows(&mut sums, 1, |row, sum| {
@@ -162,7 +164,7 @@ fn log_sums(m: &Multiplier, blocks: &[Vec<f32>], rows: usize) -> Vec<f32> {
     sums
 }
 
-/// The reads of each of some of the rows that are read, which are counted within them.
+/// For each index of `rows` in `range`: the index, and the reads of that row.
 fn reads_of<'a>(
     batch: &'a Batch,
     rows: &'a [usize],

@@ -1,4 +1,4 @@
-//! Some examples packed into one batch, and their losses' gradients by token.
+//! Packing of examples into one forward pass, and the gradients of their losses by token.
 
 use std::collections::BTreeMap;
 
@@ -10,37 +10,42 @@ use super::options::Example;
 use super::pass::{Batch, Read};
 use crate::kernels::Tree;
 
-/// Examples whose tokens go through the model together.
+/// Examples computed in one forward pass.
 #[derive(Debug)]
 pub(super) struct MicroBatch {
     pub(super) batch: Batch,
-    /// The examples by number.
+    /// Indices of the examples.
     examples: Vec<usize>,
-    /// Tokens of each continuation of each example; behind them, of an answer of another prompt.
+    /// For each example, the number of tokens of each continuation, and of the mismatched answer
+    /// (another example's answer, for KTO) if it has one.
     lengths: Vec<(Vec<usize>, Option<usize>)>,
 }
 
-/// What the losses say.
+/// Losses of a micro-batch and their gradient.
 #[derive(Debug, Default)]
 pub(super) struct Comparisons {
-    /// The sum over the examples.
+    /// Sum of the losses over the examples.
     pub(super) loss: f64,
     /// d loss / d log-probability of each token.
     pub(super) weights: Vec<f64>,
+    /// Margins in nats of examples whose objective has one: see
+    /// [`Progress::margin`](super::Progress::margin).
     pub(super) margins: Vec<f64>,
 }
 
-/// The rows that an example takes up: a continuation's last token is read, and never put in.
+/// Number of rows of an example; the last token of a continuation is only predicted, never an
+/// input.
 fn rows(example: &Example) -> usize {
     example.prompt.len()
         + example.continuations.iter().map(|tokens| tokens.len() - 1).sum::<usize>()
 }
 
-/// The fewest tokens that are worth sharing.
+/// Minimum length in tokens of a common prefix that is shared.
 const LEAST_SHARED: usize = 8;
 
-/// How many tokens all prompts of these examples begin with, at least one of each left over.
-/// Anchors are texts of their own, and share nothing.
+/// Length in tokens of the common prefix of the prompts of these examples; at least one token of
+/// each prompt is left out. Anchor examples are unrelated texts and are excluded. Returns 0 if the
+/// prefix is not worth sharing.
 fn common_beginning(examples: &[Example], chosen: &[usize]) -> usize {
     let mut prompts = chosen
         .iter()
@@ -57,11 +62,13 @@ fn common_beginning(examples: &[Example], chosen: &[usize]) -> usize {
     if count > 1 && common >= LEAST_SHARED { common } else { 0 }
 }
 
+/// Whether an example may share the common prefix.
 fn shares(example: &Example) -> bool {
     !matches!(example.aim, TrainingTarget::Anchor)
 }
 
-/// Divides examples into parts of about `most` rows, the longest first, so that parts are alike.
+/// Splits examples into micro-batches of about `most` rows each. Examples are assigned longest first
+/// to the smallest micro-batch, so that sizes are balanced.
 pub(super) fn parts(examples: &[Example], chosen: &[usize], most: usize) -> Vec<Vec<usize>> {
     let common = common_beginning(examples, chosen);
     let own_rows =
@@ -75,7 +82,7 @@ pub(super) fn parts(examples: &[Example], chosen: &[usize], most: usize) -> Vec<
     for index in sorted {
         let size = own_rows(index);
         let least = (0..parts.len()).min_by_key(|part| parts[*part].0).unwrap_or(0);
-        // what does not fit anywhere gets a part of its own
+        // an example that fits into no micro-batch gets a new one
         if parts[least].0 > 0 && parts[least].0 + size > most {
             parts.push((size, vec![index]));
         } else {
@@ -86,8 +93,8 @@ pub(super) fn parts(examples: &[Example], chosen: &[usize], most: usize) -> Vec<
     parts.into_iter().map(|(_, part)| part).filter(|part| !part.is_empty()).collect()
 }
 
-/// For KTO's reference point: the example whose answer stands after each one's prompt, the next of
-/// the batch.
+/// Mismatched pairs for KTO's reference point: for each KTO example of the batch, the next KTO
+/// example, whose answer is scored after its prompt.
 pub(super) fn mismatched_pairs(examples: &[Example], chosen: &[usize]) -> BTreeMap<usize, usize> {
     let liked: Vec<usize> = chosen
         .iter()
@@ -101,9 +108,9 @@ pub(super) fn mismatched_pairs(examples: &[Example], chosen: &[usize]) -> BTreeM
 }
 
 impl MicroBatch {
-    /// `mismatched_pairs` names, for each of `part`, the example whose answer is read after its
-    /// prompt as well. What the prompts begin with in common stands in the batch once with `share`;
-    /// without, what comes out for an example does not depend on the others.
+    /// Packs the examples of `part`. For each of them, `mismatched_pairs` has the example whose
+    /// answer is also scored after its prompt. With `share`, the common prefix of the prompts is in
+    /// the batch once; without, the result of an example does not depend on the other examples.
     pub(super) fn new(
         examples: &[Example],
         part: &[usize],
@@ -155,13 +162,13 @@ impl MicroBatch {
         Self { batch, examples: part.to_vec(), lengths }
     }
 
-    /// Tokens that were taken in, what is shared counted for each.
+    /// Number of input tokens; the shared prefix is counted for each example.
     pub(super) fn tokens(&self) -> usize {
         self.batch.trees.iter().map(|tree| tree.shared + tree.rows()).sum::<usize>()
             - self.batch.trees.iter().map(|tree| tree.shared).max().unwrap_or(0)
     }
 
-    /// The log-probabilities of each example's continuations, token by token.
+    /// Splits `flat` into log-probabilities by example, continuation and token.
     pub(super) fn unflatten(&self, flat: &[f32]) -> Vec<Vec<Vec<f32>>> {
         let mut at = 0;
         let mut take = |length: usize| {
@@ -178,7 +185,7 @@ impl MicroBatch {
             .collect()
     }
 
-    /// The log-probability of each strange answer.
+    /// The log-probability of each mismatched answer.
     pub(super) fn strange(&self, flat: &[f32]) -> Vec<f64> {
         let mut at = 0;
         let mut totals = Vec::new();
@@ -192,7 +199,8 @@ impl MicroBatch {
         totals
     }
 
-    /// The losses of all examples, and what each token's log-probability weighs in them.
+    /// Computes the losses of all examples and their gradient by each token's log-probability.
+    /// `strange_references` are the reference log-probabilities of the mismatched answers.
     pub(super) fn judge(
         &self,
         examples: &[Example],
@@ -241,7 +249,7 @@ fn group_loss(
     let wide = |logps: &[f32]| logps.iter().map(|logp| f64::from(*logp)).collect::<Vec<_>>();
     let (mut loss, mut by_token) = (0.0, Vec::new());
     for ((logps, reference), advantage) in logps.iter().zip(reference).zip(advantages(rewards)) {
-        // drawn from the policy as it stands: one step a group
+        // on-policy: one step per sampled group, so the sampling policy is the current policy
         let log_probs = wide(logps);
         let (one, gradient) = grpo(&log_probs, &log_probs, &wide(reference), advantage, settings);
         loss += one / count;
@@ -250,8 +258,8 @@ fn group_loss(
     (loss, by_token)
 }
 
-/// One example's loss, its gradient by every token of every continuation, and how far apart it puts
-/// good and bad.
+/// One example's loss, its gradient by the log-probability of every token of every continuation,
+/// and its margin in nats if the objective has one. `point` is KTO's reference point.
 fn loss_of(
     aim: &TrainingTarget,
     logps: &[Vec<f32>],
@@ -261,7 +269,7 @@ fn loss_of(
 ) -> (f64, Vec<Vec<f64>>, Option<f64>) {
     let totals: Vec<f64> = logps.iter().map(|logps| total(logps)).collect();
     let references: Vec<f64> = reference.iter().map(|logps| total(logps)).collect();
-    // a continuation's gradient is that of each of its tokens
+    // a continuation's log-probability is a sum over tokens: each token has the same gradient
     let spread = |gradient: Vec<f64>| -> Vec<Vec<f64>> {
         logps.iter().zip(gradient).map(|(logps, g)| vec![g; logps.len()]).collect()
     };

@@ -1,10 +1,10 @@
 //! LoRA training on the frozen base (Hu et al. 2021), on the CPU.
 //!
-//! Weights stay quantised and are dequantised a layer at a time, into bf16 where that is faster
-//! than f32. The backward is written out: gradients of frozen weights are never made, and logits
-//! exist only at the places that carry loss. All continuations of a prompt go through the model
-//! beside one reading of it, as a tree; what the prompts of a batch begin with in common goes
-//! through once. What is trained is what will be served: the same tokens, the same positions.
+//! Weights stay quantised in memory and are dequantised one matrix at a time, into bf16 where that
+//! is faster than f32. The backward pass is written by hand: gradients of frozen weights are never
+//! computed, and logits are computed only at positions that contribute to the loss. A prompt is
+//! computed once for all its continuations (tree attention), and the common prefix of a batch's
+//! prompts is computed once. Tokens and positions are the same in training and in serving.
 
 mod adapter;
 mod backward;

@@ -1,47 +1,46 @@
-//! What training makes likelier. Each loss is a plain function of log-probabilities; its gradient
-//! is given beside it.
+//! Training objectives. Each loss is a function of log-probabilities and returns its value with the
+//! analytic gradient by those log-probabilities.
 //!
-//! "Log-probability" of a continuation is the sum over its tokens, in nats; `reference` is the same
-//! under the base without an adapter.
+//! The log-probability of a continuation is the sum over its tokens, in nats; `reference` is the
+//! log-probability under the reference policy: the base model without an adapter.
 
 use serde::{Deserialize, Serialize};
 
-/// What an example says of its continuations.
+/// The label of an example's continuations, which selects the loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrainingTarget {
-    /// Supervised: the one continuation is an answer to be given. Loss: mean −log p over its
-    /// tokens.
+    /// Supervised fine-tuning on the one continuation. Loss: mean −log p over its tokens.
     Answer,
-    /// Choice likelihood: what share of the continuations' likelihood each should have; shares sum
-    /// up to 1. Loss: cross-entropy.
+    /// Choice likelihood: the target distribution over the continuations, one share per
+    /// continuation, which sum to 1. Loss: cross-entropy, see [`choice`].
     Shares(Vec<f64>),
-    /// Choice likelihood where only so much is known: the right one is among those marked. Loss:
-    /// −log of their share of the likelihood (partial labels: Jin and Ghahramani 2002).
+    /// Choice likelihood with partial labels (Jin and Ghahramani 2002): the correct continuation is
+    /// one of those marked `true`. Loss: −log of their total share, see [`among`].
     Among(Vec<bool>),
-    /// QRPO over all choices: the reward of each. Loss: see [`qrpo_choices`].
+    /// QRPO over all choices: one reward per continuation. Loss: see [`qrpo_choices`].
     Rewards(Vec<f64>),
-    /// QRPO of the one continuation, whose reward has this quantile among rewards of reference
-    /// answers. Loss: see [`qrpo`].
+    /// QRPO of the one continuation; the value is the quantile, 0 to 1, of its reward among the
+    /// rewards of reference answers. Loss: see [`qrpo`].
     Quantile(f64),
-    /// KTO: whether the one continuation was liked. Loss: see [`kto`].
+    /// KTO: whether the one continuation got positive feedback. Loss: see [`kto`].
     Thumb(bool),
-    /// DPO: the first continuation is preferred to the second. Loss: see [`dpo`].
+    /// DPO of two continuations, of which the first is preferred. Loss: see [`dpo`].
     Pair,
-    /// The one continuation is to stay as likely as it is to the reference. Loss: the mean over its
-    /// tokens of (log π − log π_ref)².
+    /// Regularisation: the one continuation keeps its likelihood under the reference. Loss: the
+    /// mean over its tokens of (log π − log π_ref)², times [`LossSettings::anchor`].
     Anchor,
-    /// GRPO: the continuations were drawn from the policy, with these rewards. Loss: see [`grpo`].
+    /// GRPO: continuations sampled from the policy, one reward each. Loss: see [`grpo`].
     Group(Vec<f64>),
 }
 
-/// The objectives by name.
+/// Training objectives selectable by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Objective {
-    /// Supervised fine-tuning: cross-entropy of the right answer.
+    /// Supervised fine-tuning: cross-entropy of the correct answer.
     Sft,
-    /// Cross-entropy over the shares of the choices' likelihoods.
+    /// Cross-entropy over the choices' normalised likelihoods.
     Choice,
     /// Quantile reward policy optimisation.
     Qrpo,
@@ -58,17 +57,19 @@ impl Objective {
     pub const ALL: [Self; 6] =
         [Self::Sft, Self::Choice, Self::Qrpo, Self::Kto, Self::Dpo, Self::Grpo];
 
+    /// Parses an objective's [`name`](Self::name).
+    ///
     /// # Errors
-    /// A name that none of them has.
+    /// An unknown name; the message lists the known ones.
     pub fn parse(name: &str) -> Result<Self, String> {
         let names = Self::ALL.map(Self::name).join(", ");
         Self::ALL
             .into_iter()
             .find(|objective| objective.name() == name)
-            .ok_or_else(|| format!("{name:?} is no objective, expected one of {names}"))
+            .ok_or_else(|| format!("unknown objective {name:?}, expected one of {names}"))
     }
 
-    /// The name on the command line and on record.
+    /// The name used on the command line and in the database.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sft => "sft",
@@ -82,12 +83,15 @@ impl Objective {
 }
 
 impl TrainingTarget {
-    /// Whether the loss looks at the reference.
+    /// Whether the loss needs log-probabilities under the reference policy.
     pub fn needs_reference(&self) -> bool {
         !matches!(self, Self::Answer | Self::Shares(_) | Self::Among(_))
     }
 
-    /// What is wrong with it beside so many continuations, if anything.
+    /// Validates the target for an example with this number of continuations.
+    ///
+    /// # Errors
+    /// The number of continuations or a value of the target is invalid; the message names it.
     pub fn check(&self, continuations: usize) -> Result<(), String> {
         let (expected, finite) = match self {
             Self::Answer | Self::Anchor | Self::Thumb(_) => (1, true),
@@ -112,26 +116,27 @@ impl TrainingTarget {
             Ok(())
         } else {
             Err(format!(
-                "{self:?} does not hold what it should: shares that sum up to 1, or finite numbers"
+                "{self:?} is invalid, expected shares that sum up to 1, at least one mark, a \
+                 quantile from 0 to 1, or finite rewards"
             ))
         }
     }
 }
 
-/// Settings of the losses.
+/// Hyperparameters of the losses.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LossSettings {
-    /// QRPO's, KTO's and DPO's β.
+    /// β of QRPO, KTO and DPO.
     pub beta: f64,
-    /// KTO's weights of what was liked and what was not.
+    /// Weight of examples with positive feedback (KTO).
     pub desirable: f64,
-    /// Weight of undesirable examples (KTO).
+    /// Weight of examples with negative feedback (KTO).
     pub undesirable: f64,
-    /// GRPO's clip range and weight of the KL term.
+    /// Clip range ε of the probability ratio (GRPO).
     pub clip: f64,
     /// Weight of the KL term (GRPO).
     pub kl: f64,
-    /// What an anchor's loss counts.
+    /// Weight of the loss of [`TrainingTarget::Anchor`].
     pub anchor: f64,
 }
 
@@ -141,7 +146,7 @@ impl Default for LossSettings {
     }
 }
 
-/// log Σ e^x.
+/// log Σ e^x over `values`, shifted by the maximum so that it does not overflow.
 pub fn log_sum_exp(values: &[f64]) -> f64 {
     let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     most + values.iter().map(|value| (value - most).exp()).sum::<f64>().ln()
@@ -156,12 +161,13 @@ fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
-/// log σ(x), also where σ(x) is 0.
+/// log σ(x), finite also where σ(x) underflows to 0.
 fn log_sigmoid(x: f64) -> f64 {
     x.min(0.0) - (-x.abs()).exp().ln_1p()
 }
 
-/// Cross-entropy between `shares` and the continuations' shares of likelihood.
+/// Cross-entropy between the target `shares` and the softmax of `logps`. Returns the loss and its
+/// gradient by each of `logps`.
 pub fn choice(logps: &[f64], shares: &[f64]) -> (f64, Vec<f64>) {
     let log_probs = log_softmax(logps);
     let loss = -log_probs
@@ -173,7 +179,8 @@ pub fn choice(logps: &[f64], shares: &[f64]) -> (f64, Vec<f64>) {
     (loss, log_probs.iter().zip(shares).map(|(log_probs, share)| log_probs.exp() - share).collect())
 }
 
-/// −log of the share of likelihood that the marked continuations have together.
+/// −log of the marked continuations' total probability under the softmax of `logps`. Returns the
+/// loss and its gradient by each of `logps`.
 pub fn among(logps: &[f64], marked: &[bool]) -> (f64, Vec<f64>) {
     let log_probs = log_softmax(logps);
     let kept: Vec<f64> = log_probs
@@ -194,24 +201,24 @@ pub fn among(logps: &[f64], marked: &[bool]) -> (f64, Vec<f64>) {
     )
 }
 
-/// β log Z of QRPO where nothing is known of the other answers: rewards' quantiles are uniform
-/// under the reference, so that Z = ∫₀¹ e^{q/β} dq = β (e^{1/β} − 1) (Matrenok et al. 2025, arXiv
-/// 2507.08068).
+/// β log Z of QRPO when the other answers are not enumerated: reward quantiles are uniform under
+/// the reference, so Z = ∫₀¹ e^{q/β} dq = β (e^{1/β} − 1) (Matrenok et al. 2025, arXiv 2507.08068).
 pub fn qrpo_partition(beta: f64) -> f64 {
     beta * beta.ln() + 1.0 + beta * (-(-1.0 / beta).exp()).ln_1p()
 }
 
-/// QRPO of one answer: `(q − β log Z − β (log π − log π_ref))²`, its gradient by log π.
+/// QRPO of one answer: the loss `(q − β log Z − β (log π − log π_ref))²` and its gradient by log π.
 pub fn qrpo(logp: f64, reference: f64, quantile: f64, beta: f64) -> (f64, f64) {
     let error = quantile - qrpo_partition(beta) - beta * (logp - reference);
     (error * error, -2.0 * beta * error)
 }
 
-/// QRPO where every choice can be enumerated: π and π_ref are the choices' shares of likelihood,
-/// and the partition is the exact sum `Z = Σ π_ref e^{q/β}`. The quantile of a choice is the
-/// reference's probability of a smaller reward and half of that of the same one: choices have few
-/// different rewards, and with ties counted whole, what the base is sure of would keep a high
-/// quantile however bad it is. The mean over choices.
+/// QRPO over enumerated choices: π and π_ref are softmaxes over the choices, and the partition
+/// function is the exact sum `Z = Σ π_ref e^{q/β}`. The quantile of a choice is the reference
+/// probability of a smaller reward plus half that of an equal reward: rewards of choices take few
+/// distinct values, and if ties counted in full, a choice to which the base gives a high
+/// probability would keep a high quantile even with a low reward. Returns the mean loss over the
+/// choices and its gradient by each of `logps`.
 pub fn qrpo_choices(
     logps: &[f64],
     references: &[f64],
@@ -231,14 +238,14 @@ pub fn qrpo_choices(
         .map(|((p, r), q)| q - beta * partition - beta * (p - r))
         .collect();
     let loss = errors.iter().map(|error| error * error).sum::<f64>() / count;
-    // by the shares' logarithms, then through the softmax
+    // gradient by the log-softmax values, then through the softmax
     let by_share: Vec<f64> = errors.iter().map(|error| -2.0 * beta * error / count).collect();
     let total: f64 = by_share.iter().sum();
     (loss, log_probs.iter().zip(by_share).map(|(p, d)| d - p.exp() * total).collect())
 }
 
-/// The quantile of each choice's reward under the reference, given its choices' log-probabilities;
-/// ties count half.
+/// The quantile of each choice's reward under the reference, whose log-softmax over the choices is
+/// `reference`; ties count half.
 fn quantiles(reference: &[f64], rewards: &[f64]) -> Vec<f64> {
     let weight = |other: f64, own: f64| {
         if other < own { 1.0 } else { f64::from(u8::from(other == own)) / 2.0 }
@@ -251,8 +258,9 @@ fn quantiles(reference: &[f64], rewards: &[f64]) -> Vec<f64> {
         .collect()
 }
 
-/// KTO's reference point: the mean of log π − log π_ref over answers paired with other prompts, at
-/// least 0 (Ethayarajh et al. 2024, arXiv 2402.01306). No gradient goes through it.
+/// KTO's reference point: the mean of log π − log π_ref over answers paired with other prompts,
+/// given as (log π, log π_ref), and at least 0 (Ethayarajh et al. 2024, arXiv 2402.01306). It is a
+/// constant of the loss: no gradient is propagated through it.
 pub fn kto_reference_point(mismatched: &[(f64, f64)]) -> f64 {
     if mismatched.is_empty() {
         return 0.0;
@@ -262,7 +270,8 @@ pub fn kto_reference_point(mismatched: &[(f64, f64)]) -> f64 {
         .max(0.0)
 }
 
-/// KTO of one answer: `λ (1 − σ(± β (log π − log π_ref − z)))`, + where it was liked.
+/// KTO of one answer: the loss `λ (1 − σ(± β (log π − log π_ref − z)))` with `z` = `point`, + for
+/// positive feedback (`liked`), and its gradient by log π.
 pub fn kto(
     logp: f64,
     reference: f64,
@@ -277,15 +286,16 @@ pub fn kto(
 }
 
 /// DPO (Rafailov et al. 2023, arXiv 2305.18290): `−log σ(β ((log π − log π_ref)(preferred) − (log π
-/// − log π_ref)(other)))`.
+/// − log π_ref)(other)))`, index 0 being the preferred answer. Returns the loss and its gradient by
+/// each of `logps`.
 pub fn dpo(logps: [f64; 2], references: [f64; 2], beta: f64) -> (f64, [f64; 2]) {
     let margin = beta * ((logps[0] - references[0]) - (logps[1] - references[1]));
     let slope = -beta * sigmoid(-margin);
     (-log_sigmoid(margin), [slope, -slope])
 }
 
-/// GRPO's advantages: rewards less their mean, over their standard deviation (Shao et al. 2024,
-/// arXiv 2402.03300); all 0 where rewards are the same.
+/// GRPO's advantages: rewards minus their mean, divided by their standard deviation (Shao et al.
+/// 2024, arXiv 2402.03300); all 0 when the rewards are equal.
 pub fn advantages(rewards: &[f64]) -> Vec<f64> {
     let count = rewards.len() as f64;
     let mean = rewards.iter().sum::<f64>() / count;
@@ -297,9 +307,10 @@ pub fn advantages(rewards: &[f64]) -> Vec<f64> {
         .collect()
 }
 
-/// GRPO of one answer, token by token: the clipped ratio to the policy that drew it, less `kl`
-/// times the estimate `π_ref/π − log(π_ref/π) − 1` of the divergence from the reference; the mean
-/// over tokens, to be made small.
+/// GRPO of one answer, from the log-probabilities of its tokens under the policy, the sampling
+/// policy (`old`) and the reference. Loss: the negative mean over tokens of the clipped ratio
+/// objective minus `kl` times `π_ref/π − log(π_ref/π) − 1`, an estimate of the KL divergence from
+/// the reference. Returns the loss and its gradient by each of `logps`.
 pub fn grpo(
     logps: &[f64],
     old: &[f64],

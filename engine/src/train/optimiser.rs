@@ -1,23 +1,23 @@
-//! AdamW (Loshchilov and Hutter 2019) with a clipped gradient and a cosine schedule.
+//! AdamW (Loshchilov and Hutter 2019) with gradient clipping by norm and a cosine schedule.
 
 use serde::{Deserialize, Serialize};
 
-/// AdamW (Loshchilov and Hutter 2019).
+/// Settings of AdamW (Loshchilov and Hutter 2019) and its learning-rate schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct AdamW {
-    /// At the end of the warm-up.
+    /// Peak learning rate, reached at the end of the warm-up.
     pub learning_rate: f64,
-    /// Decay of the first moment.
+    /// Exponential decay of the first moment.
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// Exponential decay of the second moment.
     pub beta2: f64,
-    /// Added to the denominator.
+    /// Added to the denominator for numerical stability.
     pub epsilon: f64,
-    /// Decoupled weight decay.
+    /// Coefficient of decoupled weight decay.
     pub weight_decay: f64,
-    /// The gradient's norm at most.
+    /// Maximum L2 norm of the gradient; a larger gradient is scaled down to it.
     pub clip: f64,
-    /// Steps of the warm-up, as a share of all.
+    /// Warm-up steps as a fraction of all steps.
     pub warmup: f64,
 }
 
@@ -36,7 +36,7 @@ impl Default for AdamW {
 }
 
 impl AdamW {
-    /// What of it cannot be, if anything.
+    /// Returns the name and value of the first setting that is out of range.
     pub(super) fn check(&self) -> Result<(), String> {
         let within = |name: &str, value: f64, low: f64, high: f64| {
             if value.is_finite() && value >= low && value < high {
@@ -54,8 +54,8 @@ impl AdamW {
         within("warmup", self.warmup, 0.0, 1.0)
     }
 
-    /// The learning rate of a step, counted from 0: rising over the warm-up, then a half cosine
-    /// down to 0.
+    /// The learning rate of step `step` (from 0) of `steps`: linear warm-up, then a half cosine down
+    /// to 0.
     pub fn rate(&self, step: u64, steps: u64) -> f64 {
         let warmup = (self.warmup * steps as f64).ceil();
         let at = step as f64;
@@ -67,12 +67,12 @@ impl AdamW {
     }
 }
 
-/// The moments, which go with the values.
+/// The optimiser's state: first and second moments, laid out as the trained values.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Moments {
     pub(super) first: Vec<f32>,
     pub(super) second: Vec<f32>,
-    /// Steps that were made.
+    /// Number of completed steps.
     pub(super) step: u64,
 }
 
@@ -81,7 +81,8 @@ impl Moments {
         Self { first: vec![0.0; len], second: vec![0.0; len], step: 0 }
     }
 
-    /// One step of `steps`; gives the gradient's norm before it was clipped.
+    /// Performs one step of `steps` with the scheduled learning rate; returns the gradient's norm
+    /// before clipping.
     pub(super) fn step(
         &mut self,
         settings: &AdamW,
@@ -92,7 +93,7 @@ impl Moments {
         self.step_at(settings, settings.rate(self.step, steps), values, gradient)
     }
 
-    /// One step at a learning rate.
+    /// Performs one step at learning rate `rate`; returns the gradient's norm before clipping.
     pub(super) fn step_at(
         &mut self,
         settings: &AdamW,
@@ -100,7 +101,7 @@ impl Moments {
         values: &mut [f32],
         gradient: &[f32],
     ) -> f64 {
-        // in parts of one size: the same sum everywhere
+        // in chunks of fixed size, so that the sum has the same bits on every machine
         let norm = gradient
             .chunks(4096)
             .map(|part| part.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>())

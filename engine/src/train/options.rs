@@ -7,42 +7,42 @@ use super::frozen::TrainPrecision;
 use super::objective::{LossSettings, TrainingTarget};
 use super::optimiser::AdamW;
 
-/// A prompt, what may follow it, and what is to be made of it.
+/// A training example: a prompt, its continuations, and the objective.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Example {
-    /// The prompt in tokens.
+    /// Token ids of the prompt, at least one.
     pub prompt: Vec<u32>,
-    /// Each at least one token.
+    /// Token ids of each continuation, at least one per continuation.
     pub continuations: Vec<Vec<u32>>,
-    /// The objective for the continuations.
+    /// The training target of the continuations, which selects the loss.
     pub aim: TrainingTarget,
 }
 
-/// How to train.
+/// Options of a training run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainOptions {
-    /// The adapter's shape.
+    /// Rank, scale and target modules of the adapter.
     pub lora: LoraShape,
-    /// Precision of the products.
+    /// Data type of the matrix products.
     pub precision: TrainPrecision,
-    /// The optimiser.
+    /// Optimiser settings.
     pub optimiser: AdamW,
     /// Parameters of the losses.
     pub loss: LossSettings,
     /// Passes over the examples.
     pub epochs: usize,
-    /// Examples of a step.
+    /// Number of examples per optimiser step.
     pub batch: usize,
-    /// Tokens that go through the model together; a batch of more goes in several parts, whose
-    /// gradients are added.
+    /// Approximate number of tokens per forward pass. A larger batch is split into micro-batches,
+    /// whose gradients are accumulated.
     pub micro_tokens: usize,
-    /// Keep the layers' inputs alone and compute the rest again: about a third more time, a sixth
-    /// of the memory for activations.
+    /// Activation checkpointing: store only the layers' inputs and recompute the rest in the
+    /// backward pass. Takes about a third more time and a sixth of the activation memory.
     pub checkpoint: bool,
-    /// Threads; all cores when 0.
+    /// Number of threads; 0 means all cores.
     pub threads: usize,
-    /// Seed of initialisation and shuffling.
+    /// Random seed of initialisation and shuffling.
     pub seed: u64,
 }
 
@@ -64,6 +64,7 @@ impl Default for TrainOptions {
 }
 
 impl TrainOptions {
+    /// Returns the name and value of the first option that is out of range.
     pub(super) fn check(&self) -> Result<(), String> {
         self.optimiser.check()?;
         let positive =

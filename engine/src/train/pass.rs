@@ -1,8 +1,9 @@
-//! The forward pass of the frozen model with an adapter, and what the backward pass needs of it.
+//! Forward pass of the frozen model with an adapter, and the activations stored for the backward
+//! pass.
 //!
-//! The backward pass is written out rather than recorded: gradients of frozen weights are never
-//! computed, what is cheap to recompute is not stored (norms, activations, attention's
-//! probabilities), and the output layer's logits exist only at the rows that have a loss.
+//! The backward pass is written by hand instead of using autograd: gradients of frozen weights are
+//! never computed, values that are cheap to recompute (norms, activation functions, attention
+//! probabilities) are not stored, and logits are computed only at rows that contribute to the loss.
 
 use super::adapter::Layout;
 use super::frozen::{FrozenModel, Multiplier};
@@ -12,32 +13,32 @@ use crate::kernels::{
 };
 use crate::lora::Target;
 
-/// Sequences that go through the model together, their rows one after the other.
+/// Sequences of one forward pass, with their rows concatenated.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Batch {
     pub(super) tokens: Vec<u32>,
     pub(super) trees: Vec<Tree>,
-    /// The tokens whose log-probability is asked for, ordered by row.
+    /// The tokens whose log-probability is computed, ordered by row.
     pub(super) reads: Vec<Read>,
 }
 
-/// How likely `token` is after a row.
+/// A request for the log-probability of `token` as the successor of row `row`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Read {
     pub(super) row: usize,
     pub(super) token: u32,
-    /// Which of the caller's numbers it is.
+    /// Index of the result in the caller's vector.
     pub(super) place: usize,
 }
 
-/// An adapter as it stands, or none: the reference.
+/// The current parameters of an adapter; a pass without them computes the reference.
 #[derive(Clone, Copy)]
 pub(super) struct LoraActivations<'a> {
     pub(super) layout: &'a Layout,
     pub(super) values: &'a [f32],
 }
 
-/// What the backward needs of the forward.
+/// An activation stored for the backward pass.
 #[derive(Debug)]
 pub(super) enum Kept {
     F32(Vec<f32>),
@@ -65,7 +66,7 @@ impl Kept {
     }
 }
 
-/// One layer's.
+/// Stored activations of one layer.
 #[derive(Debug)]
 pub(super) struct LayerTape {
     pub(super) input: Vec<f32>,
@@ -76,20 +77,23 @@ pub(super) struct LayerTape {
     pub(super) attended: Kept,
     pub(super) gate: Kept,
     pub(super) up: Kept,
-    /// Low-rank inner products by target, `[tokens, padded rank]`; empty where nothing is trained.
+    /// Low-rank activations `x · Aᵀ` by target, `[tokens, padded rank]`; empty for targets without a
+    /// pair.
     pub(super) low: [Vec<f32>; 7],
 }
 
-/// What a forward leaves for its backward.
+/// Activations that the forward pass stores for the backward pass.
 #[derive(Debug, Default)]
 pub(super) struct Tape {
     pub(super) layers: Vec<LayerTape>,
-    /// The inputs of layers alone: the rest is computed again.
+    /// With activation checkpointing, the inputs of the layers; the backward pass recomputes the
+    /// rest.
     pub(super) inputs: Vec<Vec<f32>>,
+    /// The residual stream after the last layer, `[rows, hidden]`.
     pub(super) last: Vec<f32>,
 }
 
-/// Buffers of a pass.
+/// Buffers reused between layers and passes.
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     pub(super) normed: Vec<f32>,
@@ -110,14 +114,14 @@ pub(super) struct Buffers {
     pub(super) sin: Vec<f32>,
 }
 
-/// The model with its buffers.
+/// The frozen model with its multiplier and buffers.
 pub(super) struct Model {
     pub(super) frozen: FrozenModel,
     pub(super) m: Multiplier,
-    /// Keep the layers' inputs alone.
+    /// Activation checkpointing: store only the layers' inputs.
     pub(super) checkpoint: bool,
     pub(super) buffers: Buffers,
-    /// Called after each layer: where training makes room for others.
+    /// Called after each layer and each block of logits, so that other work can run.
     pub(super) pause: Box<dyn FnMut() + Send>,
 }
 
@@ -137,7 +141,8 @@ impl Model {
         Heads { heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim }
     }
 
-    /// The residual stream after the last layer, `[rows, hidden]`.
+    /// Computes the residual stream after the last layer, `[rows, hidden]`, without an adapter if
+    /// `low` is `None`; stores activations in `tape` if one is given.
     pub(super) fn forward(
         &mut self,
         batch: &Batch,
@@ -171,7 +176,7 @@ impl Model {
         x
     }
 
-    /// Rows of the residual stream, through the last norm.
+    /// Applies the final norm to the given rows of the residual stream `x`.
     pub(super) fn final_norm(&self, x: &[f32], rows: &[usize]) -> Vec<f32> {
         let hidden = self.frozen.config.hidden;
         let mut out = vec![0.0; rows.len() * hidden];
@@ -182,7 +187,7 @@ impl Model {
         out
     }
 
-    /// The cosine and sine of every row's position.
+    /// Fills the RoPE cosines and sines of every row's position, `[rows, head_dim / 2]`.
     fn angles(&mut self, batch: &Batch) {
         let (cos, sin) = (&mut self.buffers.cos, &mut self.buffers.sin);
         cos.clear();
@@ -204,7 +209,7 @@ impl Model {
         });
     }
 
-    /// Rotates every row of queries or keys to its position, or back.
+    /// Applies RoPE to every row of queries or keys, or its inverse with `back`.
     pub(super) fn rotate(&self, values: &mut [f32], heads: usize, back: bool) {
         let config = &self.frozen.config;
         let (pairs, interleaved, Buffers { cos, sin, .. }) =
@@ -221,8 +226,8 @@ impl Model {
         });
     }
 
-    /// Products of the same rows with some of a layer's weights, adapters included; gives the
-    /// low-rank inner products.
+    /// Products of the rows `x` with some of a layer's weights, plus the low-rank products of the
+    /// adapter. Stores the low-rank activations in `keep`, by target.
     fn products<const N: usize>(
         &mut self,
         layer: usize,
@@ -267,7 +272,8 @@ impl Model {
         }
     }
 
-    /// One layer, in place; with `keep`, what its backward needs.
+    /// Computes one layer in place on the residual stream `x`; with `keep`, returns the activations
+    /// for the backward pass.
     pub(super) fn layer(
         &mut self,
         layer: usize,
@@ -277,7 +283,7 @@ impl Model {
         keep: bool,
     ) -> Option<LayerTape> {
         let mut b = std::mem::take(&mut self.buffers);
-        // the angles stay where rotations look for them
+        // `rotate` reads the cosines and sines from `self.buffers`
         (self.buffers.cos, self.buffers.sin) =
             (std::mem::take(&mut b.cos), std::mem::take(&mut b.sin));
         let config = self.frozen.config.clone();
@@ -325,7 +331,7 @@ impl Model {
     }
 }
 
-/// A matrix with rows of `width`, transposed.
+/// Transposes a matrix with rows of `width` into `into`.
 pub(super) fn turn(values: &[f32], width: usize, into: &mut Vec<f32>) {
     let rows = values.len() / width;
     into.resize(values.len(), 0.0);

@@ -1,4 +1,4 @@
-//! The training loop: examples in, an adapter out.
+//! The training loop.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -18,43 +18,43 @@ use super::pass::{LoraActivations, Model, Tape};
 use super::state;
 use crate::{EngineError, ModelFiles, ModelInfo, Result};
 
-/// Where training stands, after each step.
+/// Progress of a run, reported after each step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Steps done, of all.
+    /// Number of completed steps.
     pub step: u64,
-    /// Number of all steps.
+    /// Total number of steps of the run.
     pub steps: u64,
-    /// The mean loss of the step's examples.
+    /// Mean loss of the step's examples.
     pub loss: f64,
-    /// How far apart, on average, the policy puts what should be likely and what should not, in
-    /// nats; of objectives that compare.
+    /// Mean margin in nats between preferred and rejected continuations under the policy; `None` if
+    /// the step has no example with a comparing objective.
     pub margin: Option<f64>,
-    /// Of the gradient, before it was clipped.
+    /// L2 norm of the gradient before clipping.
     pub norm: f64,
-    /// Tokens of the step's examples; what several begin with goes through the model once, and
-    /// counts for each.
+    /// Number of tokens of the step's examples; a shared prefix is computed once but counted for
+    /// each example.
     pub tokens: u64,
-    /// Time since the start.
+    /// Time since the start of [`Trainer::run`].
     pub elapsed: Duration,
 }
 
-/// What came of a run.
+/// Result of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Steps done.
+    /// Number of completed steps, including those before a resume.
     pub steps: u64,
-    /// Whether all steps were done, or the caller ended it.
+    /// Whether all steps were completed; `false` if the caller ended the run.
     pub complete: bool,
-    /// The mean loss of each step that this process made.
+    /// Mean loss of each step of this call; steps before a resume are not included.
     pub losses: Vec<f64>,
-    /// Tokens processed.
+    /// Number of tokens processed in this call.
     pub tokens: u64,
-    /// Duration in seconds.
+    /// Duration of this call in seconds.
     pub seconds: f64,
 }
 
-/// One adapter in training.
+/// Trains one LoRA adapter on a frozen base model.
 #[derive(Debug)]
 pub struct Trainer {
     model: Model,
@@ -66,10 +66,11 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// A fresh adapter beside the base in `files`.
+    /// Loads the base model from `files` and initialises a new adapter.
     ///
     /// # Errors
-    /// [`EngineError::Training`] names the option that is wrong; and when the files cannot be read.
+    /// [`EngineError::Training`] names an invalid option or an unsupported model shape; other errors
+    /// when the files cannot be read.
     pub fn new(files: &ModelFiles, options: TrainOptions) -> Result<Self> {
         options.check().map_err(|reason| EngineError::Training { reason })?;
         let frozen = FrozenModel::load(files)?;
@@ -85,38 +86,41 @@ impl Trainer {
         Ok(Self { model, info: files.info().clone(), options, layout, values, moments })
     }
 
-    /// Goes on from an adapter's weights, which must have this shape, with fresh moments.
+    /// Starts from the weights of the adapter in the PEFT folder `folder`, which must have the
+    /// configured shape. Call it before [`run`](Self::run): the optimiser state is not reset.
     ///
     /// # Errors
-    /// When the folder does not hold such an adapter.
+    /// The folder does not contain an adapter of this shape.
     pub fn begin_from(&mut self, folder: &Path) -> Result<()> {
         self.values = self.layout.read(&self.model.frozen.config, folder)?;
         Ok(())
     }
 
-    /// What is called after each layer, so that others come to their turn.
+    /// Sets a callback that is invoked after each layer and each block of logits, in which the caller
+    /// can run other work.
     pub fn pause_by(&mut self, pause: impl FnMut() + Send + 'static) {
         self.model.pause = Box::new(pause);
     }
 
-    /// The options.
+    /// The training options.
     pub fn options(&self) -> &TrainOptions {
         &self.options
     }
 
-    /// Numbers that are trained.
+    /// Number of trained parameters.
     pub fn parameters(&self) -> usize {
         self.layout.len / self.layout.padded * self.layout.shape.rank
     }
 
     /// Trains on `examples`; `on_progress` is called after every step and may end the run. With
-    /// `resume`, continues from the state in that file if it belongs to the same examples and
-    /// options, and saves it there from time to time; the file is deleted when all steps are done.
-    /// The same examples, options and threads give the same adapter, interrupted or not.
+    /// `resume`, continues from the checkpoint in that file if it has the same examples, options and
+    /// base, and writes a checkpoint there every 20 s and when the caller ends the run; the file is
+    /// deleted when all steps are completed. The same examples, options and number of threads give
+    /// the same adapter, interrupted or not.
     ///
     /// # Errors
-    /// An example that cannot be learned from is named by its number; a loss that is no number ends
-    /// the run; and when state cannot be written.
+    /// An example is invalid (the message has its number, from 1), the loss is not finite, or the
+    /// checkpoint cannot be written.
     pub fn run(
         &mut self,
         examples: &[Example],
@@ -150,7 +154,7 @@ impl Trainer {
             let made = self.step(examples, &chosen, &mut references, &mut gradient)?;
             if !made.loss.is_finite() {
                 let reason = format!(
-                    "the loss of step {} is {}: the weights or the examples hold what is no number",
+                    "the loss of step {} is {}: the weights or the examples contain non-finite values",
                     self.moments.step, made.loss
                 );
                 return Err(EngineError::Training { reason });
@@ -191,11 +195,11 @@ impl Trainer {
         })
     }
 
-    /// One step on a batch at a learning rate of one's own; gives its mean loss before the step.
-    /// For comparisons: [`run`](Self::run) has a schedule.
+    /// Performs one step on a batch with learning rate `rate`; returns the mean loss before the step.
+    /// For comparisons with other implementations: [`run`](Self::run) uses a schedule.
     ///
     /// # Errors
-    /// As [`run`](Self::run).
+    /// An example is invalid.
     pub fn single_step(&mut self, batch: &[Example], rate: f64) -> Result<f64> {
         self.check_examples(batch)?;
         let (chosen, mut gradient): (Vec<usize>, _) =
@@ -205,10 +209,10 @@ impl Trainer {
         Ok(made.loss)
     }
 
-    /// The log-probability of every token of every continuation, with the adapter or without.
+    /// Log-probabilities in nats by example, continuation and token, with or without the adapter.
     ///
     /// # Errors
-    /// An example that the model cannot hold.
+    /// An example is invalid, for instance longer than the context window.
     pub fn log_probabilities(
         &mut self,
         examples: &[Example],
@@ -230,10 +234,10 @@ impl Trainer {
         Ok(log_probs)
     }
 
-    /// Writes a PEFT folder that names this base; files are f32.
+    /// Writes the adapter as a PEFT folder in f32, with the name and checksum of the base.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// The folder cannot be written.
     pub fn save(&self, folder: &Path) -> Result<()> {
         let base = Base { name: &self.info.name, sha256: &self.info.sha256 };
         self.layout.save(&self.values, &self.model.frozen.config, &base, folder)
@@ -275,8 +279,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// The mean loss of all examples as one batch, its gradient as the values are laid out, and the
-    /// tokens.
+    /// Mean loss of all examples as one batch, its gradient in the layout of the parameters, and the
+    /// number of tokens.
     #[cfg(test)]
     pub(super) fn gradient(&mut self, examples: &[Example]) -> Result<(f64, Vec<f32>, u64)> {
         self.check_examples(examples)?;
@@ -286,9 +290,9 @@ impl Trainer {
         Ok((made.loss, gradient, made.tokens))
     }
 
-    /// Fills in what the base says of those that are compared with it, and gives what it says of
-    /// mismatched_pairs' answers. These numbers depend on their example alone: a run that goes on
-    /// in the middle finds the same.
+    /// Computes missing reference log-probabilities of the examples that need them, and returns the
+    /// reference log-probabilities of the mismatched answers. The batch is built without a shared
+    /// prefix: the values depend on the example alone, so a resumed run computes the same values.
     fn refer(
         &mut self,
         examples: &[Example],
@@ -317,7 +321,7 @@ impl Trainer {
         round.strange(&flat)
     }
 
-    /// Adds the gradient of one batch's mean loss.
+    /// Computes one batch's mean loss and adds its gradient to `gradient`.
     fn step(
         &mut self,
         examples: &[Example],
@@ -353,10 +357,10 @@ impl Trainer {
     }
 }
 
-/// State is kept this often.
+/// Interval between checkpoints.
 const KEPT_EVERY: Duration = Duration::from_secs(20);
 
-/// What a step was like.
+/// Statistics of a step.
 #[derive(Debug, Default)]
 struct Made {
     loss: f64,

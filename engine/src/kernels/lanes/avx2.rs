@@ -1,4 +1,4 @@
-//! Sixteen f32 in two registers.
+//! Sixteen f32 lanes in two AVX2 registers.
 
 use std::arch::x86_64::*;
 
@@ -46,7 +46,7 @@ impl Lanes for Avx2 {
     unsafe fn store_bytes(self, to: *mut i8) {
         unsafe {
             let pairs = _mm256_packs_epi32(_mm256_cvtps_epi32(self.0), _mm256_cvtps_epi32(self.1));
-            // packing keeps to halves of a register: 0..4, 8..12 | 4..8, 12..16
+            // packing works within 128-bit lanes: 0..4, 8..12 | 4..8, 12..16
             let pairs = _mm256_permute4x64_epi64::<0b11_01_10_00>(pairs);
             _mm_storeu_si128(
                 to.cast(),
@@ -146,7 +146,7 @@ impl Lanes for Avx2 {
     }
 
     type Whole = [__m256i; 2];
-    /// Signed.
+    /// Signed: the offset of 128 is removed on loading.
     type Fours = [__m256i; 2];
 
     #[inline(always)]
@@ -168,7 +168,7 @@ impl Lanes for Avx2 {
         unsafe {
             let (x, ones) =
                 (_mm256_set1_epi32(x.cast::<i32>().read_unaligned()), _mm256_set1_epi16(1));
-            // pairs of products stay below 2^15: at most 128 · 127 · 2
+            // the sum of two products fits in i16: at most 2 · 128 · 127 < 2^15
             let low = _mm256_maddubs_epi16(_mm256_abs_epi8(w[0]), _mm256_sign_epi8(x, w[0]));
             let high = _mm256_maddubs_epi16(_mm256_abs_epi8(w[1]), _mm256_sign_epi8(x, w[1]));
             [

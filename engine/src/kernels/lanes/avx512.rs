@@ -1,4 +1,4 @@
-//! Sixteen f32 in one register.
+//! Sixteen f32 lanes in one AVX-512 register.
 
 use std::arch::x86_64::*;
 
@@ -101,7 +101,7 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     unsafe fn start(sum: i32) -> Self::Whole {
-        // the instruction takes them plus 128
+        // `vpdpbusd` takes unsigned weights, so that they keep the offset of 128
         unsafe { _mm512_set1_epi32(-128 * sum) }
     }
     #[inline(always)]

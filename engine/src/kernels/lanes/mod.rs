@@ -1,8 +1,8 @@
-//! Sixteen f32 side by side, on every instruction set with the same bits.
+//! Vectors of sixteen f32 lanes, with bit-identical results on every instruction set.
 //!
 //! Kernels that are generic over [`Lanes`] are written once: each instruction set computes the same
-//! IEEE operations in the same order. Methods must be inlined into a function that has the
-//! instruction set enabled, which [`for_isa`] makes.
+//! IEEE operations in the same order. Methods must be inlined into a function for which the
+//! instruction set is enabled; [`for_isa`] generates such functions.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -24,14 +24,14 @@ pub(super) use neon::Neon;
 pub(super) use portable::Portable;
 pub(super) use vector::{LANES, Lanes};
 
-/// The sum of all lanes, halves first.
+/// The sum of all lanes, as a tree: the upper half is added to the lower half, then recursively.
 ///
 /// # Safety
 /// As [`Lanes`].
 #[inline(always)]
 pub(super) unsafe fn sum<V: Lanes>(v: V) -> f32 {
     let mut lanes = [0.0_f32; LANES];
-    // SAFETY: as the caller promises.
+    // SAFETY: as the caller guarantees.
     unsafe { v.store(lanes.as_mut_ptr()) };
     let mut width = LANES / 2;
     while width > 0 {
@@ -50,7 +50,7 @@ pub(super) unsafe fn sum<V: Lanes>(v: V) -> f32 {
 #[inline(always)]
 pub(super) unsafe fn largest<V: Lanes>(v: V) -> f32 {
     let mut lanes = [0.0_f32; LANES];
-    // SAFETY: as the caller promises.
+    // SAFETY: as the caller guarantees.
     unsafe { v.store(lanes.as_mut_ptr()) };
     let mut width = LANES / 2;
     while width > 0 {
@@ -72,10 +72,10 @@ pub(super) unsafe fn largest<V: Lanes>(v: V) -> f32 {
 /// As [`Lanes`].
 #[inline(always)]
 pub(super) unsafe fn exp<V: Lanes>(x: V) -> V {
-    // SAFETY: as the caller promises.
+    // SAFETY: as the caller guarantees.
     unsafe {
-        // below, the result is 0 for every purpose here; above, infinite
-        // (max and min give their second operand where either is not a number: a NaN stays one)
+        // clamp to [-87, 88], so that 2^n stays a normal number: e^-87 is small enough to count as
+        // 0 (max and min return their second operand if either is NaN, so that a NaN propagates)
         let x = V::splat(88.0).min(V::splat(-87.0).max(x));
         let n = x.mul(V::splat(std::f32::consts::LOG2_E)).round();
         let r = n.mul_add(V::splat(-0.693_359_4), x);
@@ -89,7 +89,7 @@ pub(super) unsafe fn exp<V: Lanes>(x: V) -> V {
     }
 }
 
-/// A function that runs a generic kernel with the lanes of an instruction set.
+/// Defines a function that calls a kernel generic over [`Lanes`] for the instruction set `isa`.
 macro_rules! for_isa {
     ($(#[$doc:meta])* $vis:vis unsafe fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $ret:ty)? = $body:ident) => {
         $(#[$doc])*

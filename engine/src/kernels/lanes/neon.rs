@@ -1,4 +1,4 @@
-//! Sixteen f32 in four registers.
+//! Sixteen f32 lanes in four NEON registers.
 
 use std::arch::aarch64::*;
 
@@ -34,7 +34,7 @@ impl Lanes for Neon {
     #[inline(always)]
     unsafe fn store_half(self, to: *mut u16) {
         for at in 0..4 {
-            // SAFETY: registers alone are read and written, then the four f16.
+            // SAFETY: the instruction only accesses registers; then four f16 are stored.
             unsafe {
                 let halves: uint16x4_t;
                 std::arch::asm!(
@@ -80,7 +80,7 @@ impl Lanes for Neon {
     }
     #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {
-        // as x86-64 has it: the second where either is not a number
+        // as on x86-64: `other` if either is NaN
         unsafe {
             Self::of(|at| vbslq_f32(vcgtq_f32(self.0[at], other.0[at]), self.0[at], other.0[at]))
         }
@@ -136,7 +136,7 @@ impl Lanes for Neon {
     }
 
     type Whole = [int32x4_t; 4];
-    /// Signed.
+    /// Signed: the offset of 128 is removed on loading.
     type Fours = [int8x16_t; 4];
 
     #[inline(always)]

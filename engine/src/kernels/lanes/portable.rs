@@ -1,10 +1,10 @@
-//! Sixteen f32 one by one.
+//! Sixteen f32 lanes in scalar code.
 
 use half::f16;
 
 use super::vector::{LANES, Lanes};
 
-/// Without vector instructions.
+/// Scalar implementation of [`Lanes`].
 #[derive(Clone, Copy)]
 pub(in super::super) struct Portable([f32; LANES]);
 
@@ -22,31 +22,31 @@ impl Lanes for Portable {
         Self([value; LANES])
     }
     unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: as the trait says.
+        // SAFETY: as the trait requires.
         Self(unsafe { from.cast::<[f32; LANES]>().read_unaligned() })
     }
     unsafe fn store(self, to: *mut f32) {
-        // SAFETY: as the trait says.
+        // SAFETY: as the trait requires.
         unsafe { to.cast::<[f32; LANES]>().write_unaligned(self.0) }
     }
     unsafe fn load_half(from: *const u16) -> Self {
-        // SAFETY: as the trait says.
+        // SAFETY: as the trait requires.
         let halves = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
         Self(halves.map(|half| f16::from_bits(half).to_f32()))
     }
     unsafe fn store_half(self, to: *mut u16) {
-        // SAFETY: as the trait says.
+        // SAFETY: as the trait requires.
         unsafe {
             to.cast::<[u16; LANES]>()
                 .write_unaligned(self.0.map(|value| f16::from_f32(value).to_bits()))
         }
     }
     unsafe fn store_bytes(self, to: *mut i8) {
-        // SAFETY: as the trait says.
+        // SAFETY: as the trait requires.
         unsafe { to.cast::<[i8; LANES]>().write_unaligned(self.0.map(|value| value as i8)) }
     }
     unsafe fn load_bf16(from: *const u16) -> Self {
-        // SAFETY: as the trait says.
+        // SAFETY: as the trait requires.
         Self(
             unsafe { from.cast::<[u16; LANES]>().read_unaligned() }
                 .map(|bits| f32::from_bits(u32::from(bits) << 16)),
@@ -65,7 +65,7 @@ impl Lanes for Portable {
         self.with(other, |a, b| a / b)
     }
     unsafe fn max(self, other: Self) -> Self {
-        // as the instruction has it: the second where either is not a number
+        // as the x86-64 instruction: `other` if either is NaN
         self.with(other, |a, b| if a > b { a } else { b })
     }
     unsafe fn min(self, other: Self) -> Self {
@@ -101,11 +101,11 @@ impl Lanes for Portable {
         [0; LANES]
     }
     unsafe fn load_fours(from: *const u8) -> Self::Fours {
-        // SAFETY: as the trait says.
+        // SAFETY: as the trait requires.
         unsafe { from.cast::<Self::Fours>().read_unaligned() }
     }
     unsafe fn dot(mut sum: Self::Whole, w: Self::Fours, x: *const i8) -> Self::Whole {
-        // SAFETY: as the trait says.
+        // SAFETY: as the trait requires.
         let x = unsafe { x.cast::<[i8; 4]>().read_unaligned() };
         for (sum, w) in sum.iter_mut().zip(w) {
             *sum +=
