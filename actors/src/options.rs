@@ -205,7 +205,7 @@ pub fn replicas(options: &PoolOptions) -> Result<Vec<Vec<DeviceSpec>>, StartErro
     let mut seen = BTreeSet::new();
     match replicas.iter().flatten().find(|device| !seen.insert(device.to_string())) {
         Some(twice) => {
-            bad(format!("{:?} ({twice} is there twice)", options.replicas), "each device once")
+            bad(format!("{:?} (duplicate device {twice})", options.replicas), "each device once")
         }
         None => Ok(replicas),
     }

@@ -18,13 +18,13 @@ use crate::environment::{EvalEnvironment, question};
 use crate::{ChoiceCase, Dataset, EvalError, verification};
 
 /// Replaces a question that is hidden from the model.
-const UNSEEN: &str = "Which one?";
+const PLACEHOLDER_QUESTION: &str = "Which one?";
 
 /// A case without context and question, to measure how far the choices alone identify the answer.
 pub fn without_question(case: &ChoiceCase) -> ChoiceCase {
     ChoiceCase {
         context: String::new(),
-        question: UNSEEN.into(),
+        question: PLACEHOLDER_QUESTION.into(),
         prior: None,
         asked: None,
         table: None,
@@ -69,7 +69,7 @@ pub fn read_dataset(path: &Path, specialist: &str) -> Result<Vec<TrainingExample
             answer.filter(|_| messages.iter().any(|message| message.role == Role::User))
         else {
             return Err(unreadable(format!(
-                "line {}: expected at least a user's message and, last, the assistant's answer",
+                "line {}: expected at least one user message and, last, an assistant message",
                 number + 1
             )));
         };

@@ -46,7 +46,7 @@ impl Keys {
     /// 401 without the right key; 403 for a request from another origin if no keys are set.
     pub fn check(&self, access: Access, headers: &HeaderMap) -> Result<(), ApiError> {
         if self.api.is_empty() && access != Access::Open {
-            refuse_foreign_pages(headers)?;
+            reject_cross_origin(headers)?;
         }
         let given = bearer(headers);
         let api = given.is_some_and(|key| self.is_api(key));
@@ -108,10 +108,10 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// Without keys the only protection is the loopback address, which a browser on this machine can
 /// reach: a page of another origin could post to us, or reach us under its own name (DNS
 /// rebinding). `Origin` and `Host` identify such requests.
-fn refuse_foreign_pages(headers: &HeaderMap) -> Result<(), ApiError> {
+fn reject_cross_origin(headers: &HeaderMap) -> Result<(), ApiError> {
     let refuse = |what: &str, value: &str| {
         let message = format!(
-            "{what} is {value:?}: without http.api_keys only pages and names of this machine are served; set http.api_keys"
+            "{what} is {value:?}: without http.api_keys only loopback Host and Origin headers are accepted; set http.api_keys"
         );
         Err(ApiError::new(StatusCode::FORBIDDEN, "foreign_origin", message))
     };
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_open_their_own_routes_and_no_others() {
+    fn keys_grant_only_their_access_level() {
         let keys = keys(&["one", "two"], Some("boss"), "0.0.0.0");
         let none = headers(&[(header::HOST, "nyx.example")]);
         for (access, key, expected) in [
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn an_admin_key_alone_guards_admin_alone() {
+    fn an_admin_key_without_api_keys_protects_only_admin_routes() {
         let keys = keys(&[], Some("boss"), "127.0.0.1");
         let local = headers(&[(header::HOST, "localhost")]);
         assert_eq!(status(keys.check(Access::Caller, &local)), 200);

@@ -283,7 +283,7 @@ fn errors_name_the_key_the_value_its_origin_and_what_would_be_right() {
         ("NYX__POOL__REPLICAS", r#"[[]]"#, &["pool.replicas", "at least one device"]),
         ("NYX__POOL__KV_CACHE_MB", "0", &["pool.kv_cache_mb", "0", "1 to"]),
         ("NYX__POOL__REPLICAS", r#"[["gpu"]]"#, &["pool.replicas", "gpu", "cuda:N"]),
-        ("NYX__POOL__REPLICAS", r#"[["cpu"],["cpu"]]"#, &["pool.replicas", "cpu is there twice"]),
+        ("NYX__POOL__REPLICAS", r#"[["cpu"],["cpu"]]"#, &["pool.replicas", "duplicate device cpu"]),
         ("NYX__POOL__QUANTISATION", "q3", &["pool.quantisation", "q3", "q8_0"]),
         (
             "NYX__POOL__ADAPTER_PRECISION",

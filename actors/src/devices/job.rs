@@ -14,6 +14,6 @@ pub enum Job {
         job: ScoreJob,
         adapter: Option<AdapterLease>,
     },
-    /// Wakes the thread, so that it notices a stop.
+    /// Wakes the thread, so that it checks for shutdown.
     Wake,
 }

@@ -1,4 +1,4 @@
-//! Grouped-query attention (Ainslie et al. 2023) on tensors, over a paged cache.
+//! Grouped-query attention (Ainslie et al. 2023) on candle tensors, with a paged KV cache.
 
 use candle_core::{Device, Tensor};
 use candle_nn::ops::softmax_last_dim;
@@ -10,37 +10,41 @@ use crate::Result;
 use crate::kernels::{KV_BLOCK_SIZE, Span};
 use crate::kv::TensorStore;
 
-/// What depends on positions alone, made once a step for all layers.
+/// Data that depends on positions alone, built once per step and used by all layers.
 pub(super) struct Attention {
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
     interleaved: bool,
-    /// Of every token of the batch: `[tokens, 1, head_dim / 2]`.
+    /// RoPE cosines of every token, `[tokens, 1, head_dim / 2]`.
     cos: Tensor,
+    /// RoPE sines, as `cos`.
     sin: Tensor,
     batches: Vec<Batch>,
-    /// Rows that are written alone, and their slots in every column: one write for all of them.
+    /// Rows of one-row writes, and their slots repeated for every column: one scatter per layer.
     single: Option<(Tensor, Tensor)>,
-    /// Puts the batches' rows back into the step's order; `None` when they are in it.
+    /// Permutation of the batches' rows into the step's order; `None` if it is the identity.
     order: Option<Tensor>,
 }
 
-/// Spans of as many tokens, computed together.
+/// Spans with equal numbers of tokens, computed in one product.
 struct Batch {
     spans: usize,
     tokens: usize,
-    /// The spans' rows, one span after the other.
+    /// The rows of all spans, concatenated.
     rows: Tensor,
-    /// Slots of all positions that each span sees, the shorter ones padded: `[spans * longest]`.
+    /// Cache slots of all positions that each span attends to, padded to the longest span:
+    /// `[spans * longest]`.
     slots: Tensor,
+    /// Number of positions of the longest span.
     longest: usize,
-    /// 0 or -inf, `[spans, 1, tokens, longest]`; `None` when everything is seen.
+    /// Additive mask, 0 or -inf, `[spans, 1, tokens, longest]`; `None` if nothing is masked.
     mask: Option<Tensor>,
 }
 
 impl Attention {
-    /// `grouped`: single tokens of all sequences together, else each sequence alone.
+    /// With `grouped`, all spans of one token are computed in one product; all other spans are
+    /// computed separately.
     pub(super) fn new(
         config: &ModelConfig,
         slice: &Slice,
@@ -109,11 +113,11 @@ impl Attention {
         })
     }
 
-    /// `[tokens, heads * head_dim]`, turned by each token's position.
+    /// Applies RoPE to `x` `[tokens, heads * head_dim]` at each token's position.
     fn rotate(&self, x: &Tensor, heads: usize) -> Result<Tensor> {
         let tokens = x.dim(0)?;
-        // every token a batch of one position: [tokens, heads, 1, head_dim] with angles [tokens, 1,
-        // head_dim / 2]
+        // each token is a batch of one position: [tokens, heads, 1, head_dim] with angles [tokens,
+        // 1, head_dim / 2]
         let x = x.reshape((tokens, heads, 1, self.head_dim))?;
         let turned = if self.interleaved {
             rope_i(&x, &self.cos, &self.sin)?
@@ -123,8 +127,9 @@ impl Attention {
         Ok(turned.reshape((tokens, heads * self.head_dim))?)
     }
 
-    /// `q` `[tokens, heads * head_dim]`, `k` and `v` `[tokens, kv_heads * head_dim]` to `[tokens,
-    /// heads * head_dim]`; writes the cache.
+    /// Rotates queries and keys, writes keys and values to the cache, and attends: from `q` `[tokens,
+    /// heads * head_dim]`, `k` and `v` `[tokens, kv_heads * head_dim]` to `[tokens, heads *
+    /// head_dim]`.
     pub(super) fn attend(
         &self,
         store: &TensorStore,
@@ -158,7 +163,7 @@ impl Attention {
                 x.reshape((*spans, *longest, kv_heads, head_dim))?.transpose(1, 2)?.contiguous()
             };
             let (keys, values) = (by_head(keys)?, by_head(values)?);
-            // query heads of one group stand together: [spans, kv_heads, group * tokens, head_dim]
+            // query heads by KV head: [spans, kv_heads, group * tokens, head_dim]
             let queries =
                 q.index_select(rows, 0)?.reshape((*spans, *tokens, kv_heads, group, head_dim))?;
             let queries = queries.permute((0, 2, 3, 1, 4))?.contiguous()?.reshape((
@@ -208,7 +213,7 @@ impl Batch {
             step.table(span)[position / KV_BLOCK_SIZE] * KV_BLOCK_SIZE as u32
                 + (position % KV_BLOCK_SIZE) as u32
         };
-        // a padded place reads the first position, which the mask hides
+        // padding reads position 0, and the mask hides it
         let slots = all().flat_map(|(index, span)| {
             (0..longest).map(move |at| slot(index, if at < end(span) { at } else { 0 }))
         });

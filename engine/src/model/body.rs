@@ -1,4 +1,4 @@
-//! One rank's part of the model, on the CPU kernels or on candle's tensors.
+//! One rank's shard of the model, on the CPU kernels or on candle tensors.
 
 use candle_core::Device;
 
@@ -14,7 +14,7 @@ use crate::device::DeviceSpec;
 use crate::kernels::ThreadPool;
 use crate::weights::{ModelFiles, Quantisation};
 
-/// One shard's weights and cache.
+/// Weights and KV cache of one shard.
 pub(super) enum Body {
     Cpu(Box<CpuShard>),
     Tensors(Box<TensorShard>),
@@ -33,7 +33,7 @@ impl Body {
         }
     }
 
-    /// The part of `rank`, and its device.
+    /// Opens `device` and loads the shard of `rank` on it.
     pub(super) fn load(
         files: &ModelFiles,
         quantisation: Quantisation,

@@ -1,58 +1,59 @@
-//! A Llama model's shape.
+//! Configuration of a Llama model.
 
-/// Read from `config.json` or GGUF metadata.
+/// Configuration of a Llama model, read from `config.json` or GGUF metadata.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
     /// Width of the residual stream.
     pub hidden: usize,
-    /// Width of the MLP.
+    /// Inner width of the MLP.
     pub intermediate: usize,
     /// Number of layers.
     pub layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub heads: usize,
-    /// Key and value heads: `heads / kv_heads` query heads share one (GQA).
+    /// Number of key-value heads: `heads / kv_heads` query heads share one (GQA).
     pub kv_heads: usize,
     /// Dimension of a head.
     pub head_dim: usize,
     /// Number of tokens in the vocabulary.
     pub vocabulary: usize,
-    /// The context window in tokens.
+    /// Context window in tokens.
     pub context_length: usize,
-    /// Epsilon of the RMSNorms.
+    /// Epsilon of RMSNorm.
     pub norm_eps: f32,
-    /// Rotary position embedding.
+    /// Parameters of the rotary position embedding.
     pub rope: Rope,
-    /// The output layer is the embedding.
+    /// Whether the output layer uses the embedding matrix.
     pub tied: bool,
 }
 
-/// Rotary position embedding.
+/// Parameters of the rotary position embedding (RoPE).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
     /// Base of the frequencies.
     pub theta: f32,
-    /// Pairs are neighbours (GGUF's row order of q and k), not halves (Hugging Face's).
+    /// Rotated pairs are adjacent rows of q and k (GGUF's order), not rows of the two halves (Hugging
+    /// Face's order).
     pub interleaved: bool,
     /// Scaling of the frequencies, if any.
     pub scaling: Option<Llama3Scaling>,
 }
 
-/// Llama 3.1's stretching of low frequencies (`rope_type = "llama3"`).
+/// Llama 3.1's scaling of low frequencies (`rope_type = "llama3"`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Llama3Scaling {
-    /// Factor by which low frequencies are stretched.
+    /// Factor by which low frequencies are divided.
     pub factor: f32,
-    /// Wavelengths above `original_context` / this are stretched.
+    /// Wavelengths above `original_context / low_freq_factor` are scaled by `factor`.
     pub low_freq_factor: f32,
-    /// Wavelengths below `original_context` / this are kept.
+    /// Wavelengths below `original_context / high_freq_factor` are unchanged.
     pub high_freq_factor: f32,
-    /// The context length before the scaling, in tokens.
+    /// Context length before scaling, in tokens.
     pub original_context: usize,
 }
 
 impl ModelConfig {
-    /// What is wrong with the shape, if anything.
+    /// Returns a description of the first invalid dimension.
     pub(crate) fn validate(&self) -> Result<(), String> {
         let positive = [
             ("hidden size", self.hidden),
@@ -81,7 +82,8 @@ impl ModelConfig {
 }
 
 impl ModelConfig {
-    /// Whether rows and heads are whole vectors and blocks, as the CPU kernels need them.
+    /// Whether the CPU kernels support this shape: rows are whole blocks of 32, heads whole vectors
+    /// of 16.
     pub(crate) fn suits_kernels(&self) -> bool {
         let rows = [
             self.hidden,
@@ -95,8 +97,8 @@ impl ModelConfig {
 }
 
 impl Rope {
-    /// The inverse frequency of each pair, `[head_dim / 2]`, divided by the file's own `factors`
-    /// where it brings them.
+    /// The inverse frequency of each pair, `[head_dim / 2]`, divided by the model file's `factors` if
+    /// it has them.
     pub(crate) fn inverse_frequencies(&self, head_dim: usize, factors: Option<&[f32]>) -> Vec<f32> {
         let pairs = head_dim / 2;
         let plain = (0..pairs).map(|pair| self.theta.powf(-((2 * pair) as f32) / head_dim as f32));
@@ -113,7 +115,7 @@ impl Rope {
 }
 
 impl Llama3Scaling {
-    /// Long wavelengths are stretched by `factor`, short ones kept, those between blended.
+    /// Scales long wavelengths by `factor`, keeps short ones, and interpolates between them.
     fn scale(&self, frequency: f32) -> f32 {
         let wavelength = 2.0 * std::f32::consts::PI / frequency;
         let context = self.original_context as f32;

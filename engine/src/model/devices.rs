@@ -1,5 +1,5 @@
-//! The model on candle's tensors: one test body for every device. On a machine without a GPU that
-//! is the CPU alone, which is printed.
+//! Tests of the model on candle tensors, run on every available device. Without a GPU, the tests run
+//! on the CPU alone and print that CUDA is skipped.
 
 use candle_core::{Device, Tensor};
 
@@ -11,14 +11,14 @@ use crate::model::body::Body;
 use crate::model::tensors::TensorShard;
 use crate::{AdapterHandle, AdapterPrecision, ModelFiles, Quantisation};
 
-/// How far logits may lie from the reference's in f32. Sums are added in another order on every
-/// device, and GPUs keep keys and values in f16: that alone moves this model's logits by 4e-3, as
-/// measured with f16 on a CPU.
+/// Maximum difference of logits from the f32 reference. The order of sums differs between devices,
+/// and GPUs store keys and values in f16: f16 alone changes this model's logits by 4e-3, measured on
+/// a CPU.
 fn tolerance(device: &Device) -> f32 {
     if device.is_cpu() { 1e-4 } else { 1e-2 }
 }
 
-/// The CPU, and `cuda:0` where this build and machine have one.
+/// The CPU, and `cuda:0` if this build and machine support it.
 fn devices() -> Vec<Device> {
     let cuda = crate::device::WITH_CUDA.then(|| crate::DeviceSpec::Cuda(0).open());
     if let Some(Err(error)) = &cuda {
@@ -27,8 +27,8 @@ fn devices() -> Vec<Device> {
     std::iter::once(Device::Cpu).chain(cuda.and_then(Result::ok)).collect()
 }
 
-/// On candle's tensors also where kernels would suit, and with sequences computed together also on
-/// a CPU: as on a GPU.
+/// Loads the model on candle tensors with grouped sequences, as on a GPU, also on a CPU and also if
+/// the CPU kernels support the model's shape.
 fn on_tensors(files: &ModelFiles, device: &Device) -> Llama {
     let mut model = Llama::load(files, Quantisation::None, device).unwrap();
     let (config, slice) = (files.config(), Slice::new(files.config(), 0, 1).unwrap());
@@ -58,7 +58,7 @@ fn logits(
     model.forward(&mut batch).unwrap()
 }
 
-/// What follows `prompt`, the best token each time, with the logits that chose it.
+/// Greedy decoding after `prompt`: `length` tokens, each with the logits it was chosen from.
 fn greedy(model: &Llama, prompt: &[u32], length: usize) -> Vec<(u32, Vec<f32>)> {
     let mut kv = model.new_cache();
     let mut fed = prompt.to_vec();
@@ -107,13 +107,13 @@ fn greedy_tokens_agree_with_the_cpu_on_every_device() {
                 logits.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(
                 difference < tolerance(&device),
-                "{:?}, place {place}: logits differ by {difference}",
+                "{:?}, position {place}: logits differ by {difference}",
                 device.location()
             );
-            // where two lie closer than the tolerance either may be chosen, and what follows is
-            // another text
+            // if two logits differ by less than the tolerance, either token may be chosen, and the
+            // texts diverge
             if theirs[*expected as usize] - theirs[*token as usize] >= 2.0 * tolerance(&device) {
-                assert_eq!(token, expected, "{:?}, place {place}", device.location());
+                assert_eq!(token, expected, "{:?}, position {place}", device.location());
             }
             if token != expected {
                 break;
@@ -167,9 +167,8 @@ fn adapters_agree_with_peft_in_one_batch_on_every_device() {
     }
 }
 
-/// The default model's Q4_1 and Q8_0 blocks, through the device's own quantised products. Only in a
-/// build for GPUs: candle's product on CPUs takes its time, and the kernels' agreement is tested
-/// elsewhere.
+/// The default model's Q4_1 and Q8_0 blocks with the device's quantised products. Only in builds
+/// with CUDA: candle's product is slow on CPUs, and the CPU kernels are tested elsewhere.
 #[cfg(feature = "cuda")]
 #[test]
 fn quantised_weights_agree_with_transformers_on_a_cuda_device() {
@@ -179,14 +178,14 @@ fn quantised_weights_agree_with_transformers_on_a_cuda_device() {
     let model = on_tensors(&ModelFiles::open(&crate::testing::default_model()).unwrap(), &device);
     let (mut places, mut whole, mut single) = (0, 0, 0);
     for run in runs("greedy.json") {
-        // fed with the reference's own tokens, so that every place counts, also after a close one
+        // teacher-forced with the reference's tokens, so that all positions are comparable
         let tokens: Vec<u32> =
             run.prompt.iter().chain(&run.tokens[..run.tokens.len() - 1]).copied().collect();
         let answer = |rows: &Tensor| {
             argmax(&rows.narrow(0, run.prompt.len() - 1, run.tokens.len()).unwrap()).unwrap()
         };
         let in_one_pass = answer(&logits(&model, &mut model.new_cache(), &tokens, None));
-        // up to 8 rows go through other kernels than more of them
+        // candle uses other kernels for up to 8 rows
         let mut kv = model.new_cache();
         let in_chunks: Vec<Tensor> =
             tokens.chunks(7).map(|chunk| logits(&model, &mut kv, chunk, None)).collect();
@@ -197,15 +196,15 @@ fn quantised_weights_agree_with_transformers_on_a_cuda_device() {
             single += usize::from(in_chunks[at] == run.tokens[at]);
         }
     }
-    println!("of {places} clear places, {whole} agree in one pass, {single} in chunks of seven");
-    // activations are rounded to 8 bits: a margin a little above CLOSE may turn
+    println!("of {places} clear positions, {whole} agree in one pass, {single} in chunks of seven");
+    // activations are rounded to int8, which may flip a margin slightly above CLOSE
     assert!(
         places > 200 && whole.min(single) * 100 >= places * 99,
-        "{whole} and {single} of {places} clear places agree"
+        "{whole} and {single} of {places} clear positions agree"
     );
 }
 
-/// Every group of GPUs that the model can be split over.
+/// Tensor parallelism over two GPUs with NCCL.
 #[cfg(feature = "nccl")]
 #[test]
 fn shards_on_cuda_devices_agree_with_transformers() {

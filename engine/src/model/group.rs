@@ -1,5 +1,5 @@
-//! The ranks of one copy of the model, each on its own thread: the first one leads, the others run
-//! each step with it.
+//! The ranks of one model replica, each on its own thread: the leader starts a step, and the
+//! followers run it on their shards.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -15,10 +15,10 @@ use crate::device::DeviceSpec;
 use crate::weights::{ModelFiles, Quantisation};
 use crate::{EngineError, Result};
 
-/// Polling interval of the leader until all ranks are loaded.
+/// Polling interval of the leader while ranks are loading.
 const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(2);
 
-/// The leader's handle of its followers; dropping it ends them.
+/// The leader's handle to its followers; dropping it stops them.
 #[derive(Debug)]
 pub(super) struct Leader {
     shared: Arc<Shared>,
@@ -30,14 +30,15 @@ impl Leader {
         Self { shared, world }
     }
 
+    /// Whether no rank of the group has failed or ended.
     pub(super) fn is_whole(&self) -> bool {
         !self.shared.closed.load(Ordering::Acquire)
     }
 
-    /// Each rank's device, once all are loaded.
+    /// Waits until all ranks are loaded and returns each rank's device.
     ///
     /// # Errors
-    /// Why a rank failed.
+    /// The error of the rank that failed.
     pub(super) fn devices(&self) -> Result<Vec<Device>> {
         loop {
             if self.shared.closed.load(Ordering::Acquire) {
@@ -52,7 +53,7 @@ impl Leader {
         }
     }
 
-    /// Runs a step on all ranks, `own` being the leader's part.
+    /// Runs a step on all ranks; `own` runs it on the leader's shard.
     pub(super) fn run(&self, step: &mut Step, own: impl FnOnce(&Step) -> Result<()>) -> Result<()> {
         if self.world == 1 {
             return own(step);
@@ -77,6 +78,7 @@ impl Leader {
         outcome.map_err(|error| shared.why(error))
     }
 
+    /// Waits until all followers have completed the step.
     fn wait(&self) -> Result<()> {
         let mut backoff = Backoff::default();
         while self.shared.done.load(Ordering::Acquire) + 1 < self.world {
@@ -89,7 +91,7 @@ impl Leader {
     }
 }
 
-/// Aborts the group when a rank fails, also by a panic: others may be waiting for it.
+/// Aborts the group when a rank fails or panics, because other ranks may be waiting for it.
 struct PoisonGuard<'a>(&'a Shared);
 
 impl Drop for PoisonGuard<'_> {
@@ -104,7 +106,7 @@ impl Drop for Leader {
     }
 }
 
-/// A rank that runs its leader's steps.
+/// A non-leading rank, which runs the leader's steps on its shard.
 pub struct Follower {
     body: Body,
     config: ModelConfig,
@@ -116,7 +118,8 @@ impl Follower {
         Self { body, config, shared }
     }
 
-    /// Loads the shard of `rank` on `device`, on the thread that will [`serve`](Self::serve).
+    /// Loads the shard of `rank` on `device`. Call it on the thread that will run
+    /// [`serve`](Self::serve).
     ///
     /// # Errors
     /// As [`Llama::load`](super::Llama::load).
@@ -132,10 +135,10 @@ impl Follower {
         Ok(Self::new(body, files.config().clone(), shared))
     }
 
-    /// Runs every step of the leader, until the group ends or this rank fails.
+    /// Runs every step of the leader until the group ends or this rank fails.
     ///
     /// # Errors
-    /// Why the rank failed.
+    /// The error with which this rank failed.
     pub fn serve(mut self) -> Result<()> {
         let shared = Arc::clone(&self.shared);
         shared
@@ -143,7 +146,7 @@ impl Follower {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(std::thread::current());
-        // a group that lacks a rank cannot continue
+        // a group cannot continue without one of its ranks
         let _gone = PoisonGuard(&shared);
         let (mut seen, mut backoff) = (0, Backoff::default());
         let mut logits = Vec::new();

@@ -1,5 +1,4 @@
-//! A linear layer over a ragged batch: the shared base weight, and beside it the adapter of each
-//! run of rows.
+//! Linear layers over a ragged batch: one base weight, plus the adapter of each run of rows.
 
 use std::sync::Arc;
 
@@ -36,24 +35,24 @@ impl Linear {
     }
 }
 
-/// The adapters of the step under way.
+/// The adapters of the current step on one rank.
 pub(super) struct Adapters {
     rank: usize,
     device: Device,
     runs: Vec<AdapterRun>,
-    /// All of them stacked, for as long as steps have the same.
+    /// The adapters, stacked; reused while it contains all adapters of the step.
     stack: Option<Stack>,
-    /// `[tokens, ranks]`: 1 where the row uses the adapter.
+    /// `[tokens, sum of adapter ranks]`: 1 where the row uses the column's adapter.
     mask: Option<Tensor>,
 }
 
-/// Several adapters as one: two products, whatever the number of adapters, over rows that are
-/// masked in between. At ranks this small that costs less than products of their own (Punica's
-/// SGMV, Chen et al. 2023, does the same by a kernel of its own).
+/// Several adapters stacked into one: two products, whatever the number of adapters, with a mask on
+/// the low-rank activations in between. At small ranks this costs less than separate products
+/// (Punica's SGMV, Chen et al. 2023, does the same with a dedicated kernel).
 struct Stack {
     adapters: Vec<AdapterHandle>,
-    /// By layer and target: A `[ranks, in]` and B `[out, ranks]`, with zeros for those that have
-    /// none.
+    /// By layer and target: A `[ranks, in]` and B `[out, ranks]`, `ranks` being the sum of adapter
+    /// ranks, with zeros for adapters that do not have this target; `None` if none has it.
     pairs: Vec<Option<(Tensor, Tensor)>>,
 }
 
@@ -62,7 +61,7 @@ impl Adapters {
         Self { rank, device: device.clone(), runs: Vec::new(), stack: None, mask: None }
     }
 
-    /// Gets ready for a step.
+    /// Prepares for a step: with `grouped`, stacks its adapters and builds the mask.
     pub(super) fn prepare(
         &mut self,
         config: &ModelConfig,
@@ -78,7 +77,7 @@ impl Adapters {
             }
         }
         if !grouped || adapters.is_empty() {
-            // adapters without a user are dropped
+            // no row uses an adapter: an existing stack is kept only for grouped steps
             self.stack = self.stack.take().filter(|_| grouped);
             return Ok(());
         }
@@ -109,7 +108,7 @@ impl Adapters {
         Ok(())
     }
 
-    /// `x · Wᵀ` plus each run's low-rank product `x · Aᵀ · Bᵀ · scale`.
+    /// `x · Wᵀ` plus each run's low-rank product `x · Aᵀ · Bᵀ · scale`, `[rows, out]`.
     pub(super) fn product(
         &self,
         weight: &Linear,
@@ -124,7 +123,8 @@ impl Adapters {
                     None => Ok(base),
                     Some((a, b)) => {
                         let low = x.matmul(&a.t()?)?;
-                        // chosen, not multiplied: what overflows in one sequence must not reach another
+                        // `where_cond`, not a product: inf in one sequence must not give NaN in
+                        // another
                         let low = mask.where_cond(&low, &low.zeros_like()?)?;
                         Ok((base + low.matmul(&b.t()?)?)?)
                     }
@@ -134,7 +134,7 @@ impl Adapters {
         }
     }
 
-    /// Every run is multiplied alone, so that its bits do not depend on its neighbours.
+    /// Multiplies every run separately, so that its bits do not depend on other runs.
     fn each(&self, base: Tensor, x: &Tensor, layer: usize, target: Target) -> Result<Tensor> {
         if self
             .runs

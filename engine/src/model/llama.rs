@@ -1,4 +1,4 @@
-//! One copy of the model.
+//! One replica of the base model.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,36 +19,37 @@ use crate::lora::{AdapterHandle, AdapterPrecision, LoraAdapter, Place};
 use crate::weights::{ModelFiles, Quantisation};
 use crate::{EngineError, Result};
 
-/// A run of consecutive tokens of one sequence, after what its cache already holds.
+/// Consecutive tokens of one sequence, following the positions that its cache already contains.
 #[derive(Debug)]
 pub struct Segment<'a> {
-    /// The tokens.
+    /// Token ids, at least one.
     pub tokens: &'a [u32],
-    /// The sequence's cache, to which their keys and values are appended.
+    /// The sequence's cache, to which the keys and values of `tokens` are appended.
     pub kv: &'a mut KvCache,
-    /// The adapter; `None` for the base model.
+    /// The LoRA adapter to apply; `None` for the base model.
     pub adapter: Option<AdapterHandle>,
     /// The rows whose logits are computed.
     pub logits: LogitRows,
 }
 
-/// One copy of the base model, on one device or sharded over several; read-only once loaded.
+/// One replica of the base model, on one device or sharded over several; read-only once loaded.
 #[derive(Debug)]
 pub struct Llama {
     config: ModelConfig,
     device: Device,
     pool: BlockPool,
     leader: Leader,
+    /// Whether the CPU kernels are used.
     pub(super) kernels: bool,
-    /// Weights and cache are unquantised; adapters are not rounded either.
+    /// Weights and cache are unquantised, so adapters are not quantised either.
     exact: bool,
     pub(super) running: Mutex<Running>,
 }
 
-/// The state of a step.
+/// The leader's shard, and buffers reused between forward passes.
 pub(super) struct Running {
     pub(super) body: Body,
-    /// For [`Llama::forward`].
+    /// Reused by [`Llama::forward`].
     step: Step,
     logits: Vec<f32>,
 }
@@ -56,18 +57,18 @@ pub(super) struct Running {
 impl std::fmt::Debug for Running {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self.body {
-            Body::Cpu(_) => "on the CPU's kernels",
-            Body::Tensors(_) => "on tensors",
+            Body::Cpu(_) => "CPU kernels",
+            Body::Tensors(_) => "candle tensors",
         })
     }
 }
 
 impl Llama {
-    /// Reads the weights onto `device`; those that the file does not quantise are quantised as
-    /// asked.
+    /// Loads the weights onto `device`; matrices that the file does not quantise are quantised as
+    /// `quantisation` states.
     ///
     /// # Errors
-    /// Names a tensor that is missing or has another shape.
+    /// The files cannot be read, or a tensor is missing or has another shape; the error names it.
     pub fn load(files: &ModelFiles, quantisation: Quantisation, device: &Device) -> Result<Self> {
         Self::load_on(
             files,
@@ -79,12 +80,13 @@ impl Llama {
         )
     }
 
-    /// Reads the leading shard's weights; the other ranks are taken by [`Follower`]s. Keys and
-    /// values take at most `kv_bytes`, on all shards together.
+    /// Loads the shard of the leader, and waits until the other ranks are loaded by
+    /// [`Follower::load`](super::Follower::load). The KV cache takes at most `kv_bytes` on all shards
+    /// together.
     ///
     /// # Errors
     /// As [`load`](Self::load), and [`EngineError::Sharding`] when the model cannot be split over
-    /// as many devices.
+    /// this number of devices.
     pub fn load_shard(
         files: &ModelFiles,
         quantisation: Quantisation,
@@ -119,12 +121,12 @@ impl Llama {
         Ok(Self { config, device, pool, leader, kernels, exact, running })
     }
 
-    /// The model's shape.
+    /// The model's configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// The leading rank's device.
+    /// The leader's device.
     pub fn device(&self) -> &Device {
         &self.device
     }
@@ -134,17 +136,17 @@ impl Llama {
         self.leader.is_whole()
     }
 
-    /// The blocks of its sequences' keys and values.
+    /// The block pool of the KV cache.
     pub fn pool(&self) -> &BlockPool {
         &self.pool
     }
 
-    /// An empty cache for a sequence of this model.
+    /// Creates an empty KV cache for one sequence.
     pub fn new_cache(&self) -> KvCache {
         self.pool.cache()
     }
 
-    /// Reads a PEFT folder onto every shard.
+    /// Loads the LoRA adapter in the PEFT folder `folder` onto every shard.
     ///
     /// # Errors
     /// The errors of [`LoraAdapter::load`].
@@ -172,15 +174,14 @@ impl Llama {
         )?)))
     }
 
-    /// One forward pass over a ragged batch: appends each segment's keys and values to its cache
-    /// and returns f32 logits `[rows, vocabulary]` for the rows asked for, in the order of the
-    /// segments.
+    /// One forward pass over a ragged batch: appends each segment's keys and values to its cache and
+    /// returns f32 logits `[rows, vocabulary]` for the requested rows, in the order of the segments.
     ///
     /// On an error the caches' lengths are unchanged.
     ///
     /// # Errors
-    /// An empty segment, a token outside the vocabulary, a sequence over the context window, or a
-    /// device failure.
+    /// An empty segment, a token outside the vocabulary, a sequence longer than the context window,
+    /// too few free blocks in the KV cache, or a device failure.
     pub fn forward(&self, batch: &mut [Segment<'_>]) -> Result<Tensor> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let Running { step, logits, .. } = &mut *running;
@@ -207,10 +208,10 @@ impl Llama {
         Ok(found)
     }
 
-    /// Runs a step on every shard; `logits` becomes `[rows read, vocabulary]`.
+    /// Runs a step on every shard and writes the logits, `[rows read, vocabulary]`.
     ///
     /// # Errors
-    /// A device fails or a rank was lost.
+    /// A device failed or a rank was lost.
     pub(crate) fn run(&self, step: &mut Step, logits: &mut Vec<f32>) -> Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         (step.blocks, step.most_blocks) = (self.pool.high_water(), self.pool.capacity());
@@ -238,10 +239,11 @@ impl Llama {
     }
 }
 
-/// The best token of each row of logits `[rows, vocabulary]`; the lowest id of equals.
+/// The token with the highest logit in each row of logits `[rows, vocabulary]`; the lowest id wins
+/// ties.
 ///
 /// # Errors
-/// When the device fails.
+/// The device failed.
 pub fn argmax(logits: &Tensor) -> Result<Vec<u32>> {
     Ok(logits.argmax(D::Minus1)?.to_vec1()?)
 }

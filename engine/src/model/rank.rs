@@ -1,4 +1,4 @@
-//! A rank of a tensor-parallel group, and what the group's threads share.
+//! A rank of a tensor-parallel group, and the state shared by the group's threads.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -13,43 +13,48 @@ use crate::comm::{Alarm, Communicator, SharedComm};
 use crate::device::DeviceSpec;
 use crate::{EngineError, Result};
 
-/// One rank of a group, used by its thread.
+/// One rank of a tensor-parallel group, owned by the thread that runs its shard.
 ///
 /// Dropping it before the weights are loaded aborts the group.
 #[derive(Debug)]
 pub struct Rank {
-    /// 0 is the leader.
+    /// Index of the rank; 0 is the leader.
     pub(super) index: usize,
+    /// Number of ranks in the group.
     pub(super) world: usize,
     /// `None`: the group has one rank.
     pub(super) comm: Option<SharedComm>,
     pub(super) shared: Arc<Shared>,
+    /// Whether the shard is loaded.
     settled: bool,
 }
 
-/// What the threads of a group share.
+/// State shared by the threads of a group.
 #[derive(Debug)]
 pub(super) struct Shared {
-    /// The step under way.
+    /// The current step.
     pub(super) step: RwLock<Step>,
-    /// Steps begun.
+    /// Number of steps that the leader has started.
     pub(super) begun: AtomicU64,
-    /// Followers that are done with it.
+    /// Number of followers that have completed the current step.
     pub(super) done: AtomicUsize,
+    /// Whether the group has ended or was aborted.
     pub(super) closed: AtomicBool,
-    /// Each rank's device, for loading adapters.
+    /// Each rank's device, once its shard is loaded; used to load adapters.
     pub(super) devices: Mutex<Vec<Option<Device>>>,
+    /// Threads of the followers, to be unparked when a step starts.
     pub(super) followers: Mutex<Vec<Thread>>,
+    /// Aborts pending reductions.
     pub(super) alarm: Alarm,
-    /// Why a follower ended.
+    /// Error of the first rank that failed.
     pub(super) failure: Mutex<Option<String>>,
-    /// Made by the first shard on a GPU.
+    /// Created by the first shard on a GPU.
     #[cfg(feature = "nccl")]
     pub(super) nccl: Mutex<Option<Arc<NcclGroup>>>,
 }
 
 impl Rank {
-    /// The ranks of `world` shards, at least one; the first is the leader's.
+    /// Creates a group of `world` ranks, at least one; the first is the leader.
     pub fn group(world: usize) -> Vec<Self> {
         let world = world.max(1);
         let comms = SharedComm::group(world);
@@ -76,14 +81,14 @@ impl Rank {
         (0..world).map(rank).collect()
     }
 
-    /// The rank of a group of one.
+    /// The rank of a group of size one: the whole model on one device.
     pub fn alone() -> Self {
         let mut ranks = Self::group(1);
         // a group of one has one rank
         ranks.remove(0)
     }
 
-    /// Whether it is the leader.
+    /// Whether this rank is the leader.
     pub fn is_leader(&self) -> bool {
         self.index == 0
     }
@@ -93,7 +98,7 @@ impl Rank {
         if self.world == 1 { device.open() } else { device.open_in_group() }
     }
 
-    /// The communicator for tensors: NCCL between GPUs, if this build has it, else host memory.
+    /// The communicator for tensors: NCCL on GPUs if this build includes it, else host memory.
     pub(super) fn communicator(
         &self,
         comm: SharedComm,
@@ -103,14 +108,14 @@ impl Rank {
         if device.is_cuda() {
             return Ok(Box::new(self.nccl()?.join(self.index, device)?));
         }
-        tracing::debug!(rank = self.index, device = ?device.location(), "sums are taken by way of the host's memory");
+        tracing::debug!(rank = self.index, device = ?device.location(), "all-reduce through host memory");
         Ok(Box::new(comm))
     }
 
     #[cfg(feature = "nccl")]
     fn nccl(&self) -> Result<Arc<NcclGroup>> {
         let mut nccl = self.shared.nccl.lock().unwrap_or_else(PoisonError::into_inner);
-        // under the lock: a rank that fails from now on finds the group and aborts it
+        // checked under the lock: a rank that fails later finds the NCCL group and aborts it
         if self.shared.closed.load(Ordering::Acquire) {
             return Err(EngineError::ShardLost);
         }
@@ -122,7 +127,7 @@ impl Rank {
         Ok(group)
     }
 
-    /// Reports that this rank is loaded.
+    /// Marks this rank as loaded on `device`.
     pub(super) fn settle(mut self, device: &Device) {
         self.shared.devices.lock().unwrap_or_else(PoisonError::into_inner)[self.index] =
             Some(device.clone());
@@ -133,7 +138,7 @@ impl Rank {
 impl Drop for Rank {
     fn drop(&mut self) {
         if !self.settled {
-            // the others must not wait for a rank that failed
+            // other ranks must not wait for a failed rank
             self.shared.close();
             #[cfg(feature = "nccl")]
             if let Some(group) = &*self.shared.nccl.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -147,13 +152,14 @@ impl Drop for Rank {
 }
 
 impl Shared {
-    /// Aborts the group: ranks in an all-reduce and sleeping ones.
+    /// Aborts the group: wakes ranks that wait in an all-reduce or are parked.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.alarm.sound();
         self.wake();
     }
 
+    /// Unparks the followers.
     pub(super) fn wake(&self) {
         self.followers
             .lock()
@@ -162,6 +168,7 @@ impl Shared {
             .for_each(Thread::unpark);
     }
 
+    /// Records the first error that is not a consequence of another rank's failure.
     pub(super) fn failed(&self, error: &EngineError) {
         if !matches!(error, EngineError::ShardLost) {
             self.failure
@@ -171,7 +178,7 @@ impl Shared {
         }
     }
 
-    /// The reason of a failure, which the failed rank itself recorded.
+    /// Replaces [`EngineError::ShardLost`] by the error that the failed rank recorded, if any.
     pub(super) fn why(&self, error: EngineError) -> EngineError {
         match (error, &*self.failure.lock().unwrap_or_else(PoisonError::into_inner)) {
             (EngineError::ShardLost, Some(reason)) => {

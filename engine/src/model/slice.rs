@@ -1,5 +1,5 @@
-//! Which part of the model a shard has (tensor parallelism, Shoeybi et al. 2019): attention by KV
-//! heads, the MLP by column then row, embeddings by vocabulary.
+//! The part of the model on each shard (tensor parallelism, Shoeybi et al. 2019): attention is split
+//! by KV heads, the MLP by column then row, embeddings by vocabulary.
 
 use std::ops::Range;
 
@@ -7,39 +7,42 @@ use super::ModelConfig;
 use crate::kernels::{BLOCK, PANEL};
 use crate::{EngineError, Result};
 
-/// One shard's part.
+/// One shard's part of the model.
 ///
-/// Sums over the columns of `o` and `down` are taken in *chunks*, one a KV head, which are added
-/// left to right whoever computed them: so any number of shards gives the same bits.
+/// Sums over the columns of `o` and `down` are computed in *chunks*, one per KV head, which are
+/// added from left to right, whichever shard computed them: any number of shards gives the same
+/// bits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Slice {
+    /// Index of the shard.
     pub rank: usize,
+    /// Number of shards.
     pub world: usize,
-    /// Of all KV heads, and so of all chunks.
+    /// The KV heads of this shard; with several shards, also its chunks.
     pub kv_heads: Range<usize>,
-    /// Chunks of the whole model.
+    /// Number of chunks of the whole model.
     pub chunks: usize,
-    /// Query heads of a KV head.
+    /// Number of query heads per KV head.
     group: usize,
     head_dim: usize,
-    /// Columns of `down` in one chunk.
+    /// Number of columns of `down` per chunk.
     inner: usize,
     vocabulary: usize,
 }
 
 impl Slice {
-    /// Shard `rank` of `world`: KV heads dealt out as evenly as they go, the first shards having
-    /// one more.
+    /// The part of shard `rank` of `world`. KV heads are distributed as evenly as possible; counts
+    /// differ by at most one.
     ///
     /// # Errors
-    /// [`EngineError::Sharding`] when there are more shards than KV heads, or the MLP does not
-    /// split into as many chunks of whole blocks.
+    /// [`EngineError::Sharding`] when there are more shards than KV heads, or the MLP does not split
+    /// into one chunk of whole blocks per KV head.
     pub(crate) fn new(config: &ModelConfig, rank: usize, world: usize) -> Result<Self> {
         let heads = config.kv_heads;
         let refuse = |reason: String| Err(EngineError::Sharding { reason });
         if world > heads {
             return refuse(format!(
-                "it has {heads} KV heads, and {world} devices need at least one each"
+                "it has {heads} KV heads, too few for {world} devices, expected at least one per device"
             ));
         }
         let group = config.heads / heads;
@@ -48,7 +51,7 @@ impl Slice {
         if !splits && world > 1 {
             let inner = config.intermediate;
             return refuse(format!(
-                "its MLP of {inner} does not split into {heads} equal parts of whole blocks of {BLOCK}"
+                "its MLP of {inner} cannot be split into {heads} equal parts of whole blocks of {BLOCK}"
             ));
         }
         let chunks = if splits { heads } else { 1 };
@@ -64,23 +67,23 @@ impl Slice {
         })
     }
 
-    /// Chunks that this shard computes.
+    /// Number of chunks that this shard computes.
     pub(crate) fn own_chunks(&self) -> usize {
         if self.world == 1 { self.chunks } else { self.kv_heads.len() }
     }
 
-    /// Rows of `q`, columns of `o`.
+    /// This shard's rows of `q` and columns of `o`.
     pub(crate) fn queries(&self) -> Range<usize> {
         let width = self.group * self.head_dim;
         self.kv_heads.start * width..self.kv_heads.end * width
     }
 
-    /// Rows of `k` and `v`.
+    /// This shard's rows of `k` and `v`.
     pub(crate) fn keys(&self) -> Range<usize> {
         self.kv_heads.start * self.head_dim..self.kv_heads.end * self.head_dim
     }
 
-    /// Rows of `gate` and `up`, columns of `down`.
+    /// This shard's rows of `gate` and `up` and columns of `down`.
     pub(crate) fn inner(&self) -> Range<usize> {
         if self.world == 1 {
             0..self.inner * self.chunks
@@ -89,18 +92,19 @@ impl Slice {
         }
     }
 
-    /// Rows of the embedding and the output layer of shard `rank`, in whole panels.
+    /// Rows of the embedding and the output layer on shard `rank`, in whole panels.
     pub(crate) fn vocabulary_of(&self, rank: usize) -> Range<usize> {
         let panels = self.vocabulary.div_ceil(PANEL);
         let from = |rank: usize| (panels * rank / self.world * PANEL).min(self.vocabulary);
         from(rank)..from(rank + 1)
     }
 
+    /// This shard's rows of the embedding and the output layer.
     pub(crate) fn vocabulary(&self) -> Range<usize> {
         self.vocabulary_of(self.rank)
     }
 
-    /// Query heads of this shard.
+    /// Number of query heads of this shard.
     pub(crate) fn heads(&self) -> usize {
         self.kv_heads.len() * self.group
     }

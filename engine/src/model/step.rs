@@ -1,4 +1,4 @@
-//! One forward pass as plain data, which every shard of a group reads.
+//! The inputs of one forward pass, as plain data shared by all shards of a group.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use crate::kernels::{KV_BLOCK_SIZE, Span};
 use crate::kv::KvCache;
 use crate::lora::AdapterHandle;
 
-/// For which of a segment's rows logits are computed.
+/// The rows of a segment whose logits are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogitRows {
     /// No row.
@@ -18,47 +18,58 @@ pub enum LogitRows {
     All,
 }
 
-/// What a forward pass does, over the rows of a ragged batch. Kept from step to step: once it has
-/// grown, nothing is taken anew.
+/// The inputs of one forward pass over the rows of a ragged batch. It is reused between steps, so
+/// that its buffers are not allocated again.
 #[derive(Debug, Default)]
 pub struct Step {
+    /// Token id of every row.
     pub(crate) tokens: Vec<u32>,
+    /// Consecutive rows of one sequence, with their positions.
     pub(crate) spans: Vec<Span>,
-    /// Each span's part of `tables`.
+    /// Range of `tables` of each span.
     pub(crate) table_of: Vec<Range<usize>>,
-    /// Block tables, one after the other.
+    /// Block tables of all spans, concatenated.
     pub(crate) tables: Vec<u32>,
+    /// Writes of keys and values to the cache.
     pub(crate) writes: Vec<Write>,
-    /// Blocks to be copied before all else, from and to, in this order.
+    /// Blocks to copy before any computation, as (from, to), in this order.
     pub(crate) copies: Vec<(u32, u32)>,
+    /// Rows by adapter.
     pub(crate) runs: Vec<AdapterRun>,
-    /// Rows whose logits are read.
+    /// Rows whose logits are computed.
     pub(crate) reads: Vec<u32>,
-    /// Blocks that a shard's store must have.
+    /// Number of blocks for which each shard's KV store must have memory.
     pub(crate) blocks: usize,
-    /// Blocks that it may have.
+    /// Maximum number of blocks of each shard's KV store.
     pub(crate) most_blocks: usize,
 }
 
-/// Rows whose keys and values go into consecutive positions of a span's cache, all of one block.
+/// Rows whose keys and values are written to consecutive positions of one block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Write {
+    /// First row of the batch.
     pub row: usize,
+    /// Number of rows.
     pub rows: usize,
+    /// Index of the block in the pool.
     pub block: u32,
+    /// Position of the first row within the block.
     pub column: usize,
 }
 
 /// Consecutive rows that use the same adapter.
 #[derive(Debug, Clone)]
 pub(crate) struct AdapterRun {
+    /// First row of the batch.
     pub row: usize,
+    /// Number of rows.
     pub rows: usize,
+    /// The adapter; `None` for the base model.
     pub adapter: Option<AdapterHandle>,
 }
 
 impl Step {
-    /// Forgets the last pass.
+    /// Clears all inputs; keeps the buffers.
     pub(crate) fn clear(&mut self) {
         self.tokens.clear();
         self.spans.clear();
@@ -75,13 +86,13 @@ impl Step {
         self.tokens.is_empty()
     }
 
-    /// Adds consecutive tokens of one sequence after what its cache holds, which is given room for
-    /// them but counts them only when [`KvCache::advance`] says so. Neighbours with the same
-    /// adapter are multiplied together. Returns the span's number.
+    /// Appends consecutive tokens of one sequence after the positions in its cache. Reserves cache
+    /// blocks for them; the cache's length changes only with [`KvCache::advance`]. Adjacent spans
+    /// with the same adapter form one run. Returns the span's index.
     ///
     /// # Errors
-    /// [`EngineError::OutOfBlocks`](crate::EngineError::OutOfBlocks); the step is as before, but
-    /// for copies that must be done all the same: it has to be run.
+    /// [`EngineError::OutOfBlocks`](crate::EngineError::OutOfBlocks). The step is then unchanged
+    /// except for added block copies, which are required: the step must still be run.
     pub(crate) fn push(
         &mut self,
         tokens: &[u32],
@@ -116,10 +127,11 @@ impl Step {
         Ok(self.spans.len() - 1)
     }
 
-    /// Adds tokens that go on from the end of span `trunk` of this same step, whose cache is
-    /// `stem`: a branch of a tree (Medusa, Cai et al. 2024; SpecInfer, Miao et al. 2024). What is
-    /// returned is the branch's cache. The mask of the tree is in the block tables: a branch shares
-    /// the trunk's whole blocks, and has the rest of it, written twice, in a block of its own.
+    /// Appends tokens that continue span `trunk` of the same step, whose cache is `stem`: a branch
+    /// of a token tree (Medusa, Cai et al. 2024; SpecInfer, Miao et al. 2024). Returns the branch's
+    /// cache. The block tables encode the tree mask: a branch shares the trunk's full blocks; the
+    /// trunk's positions in its last, partial block are written a second time, to the branch's own
+    /// block.
     ///
     /// # Errors
     /// As [`push`](Self::push).
@@ -135,12 +147,13 @@ impl Step {
         let end = position + trunk_tokens;
         let mut kv = stem.branch(end);
         self.push(tokens, &mut kv, adapter, logits)?;
-        // of the block where it leaves the trunk, what this step computes
+        // the positions of the trunk's partial block that this step computes
         let shared = (end / KV_BLOCK_SIZE * KV_BLOCK_SIZE).max(position);
         self.write(row + (shared - position), shared..end, kv.table());
         Ok(kv)
     }
 
+    /// Adds the writes of rows from `row` on to `positions`, one per block.
     fn write(&mut self, row: usize, positions: Range<usize>, table: &[u32]) {
         let mut at = positions.start;
         while at < positions.end {
@@ -156,7 +169,7 @@ impl Step {
         }
     }
 
-    /// The block table of span `.0`.
+    /// The block table of the span with this index.
     pub(crate) fn table(&self, span: usize) -> &[u32] {
         &self.tables[self.table_of[span].clone()]
     }

@@ -1,5 +1,5 @@
-//! One shard of the model on candle's tensors, on any device: what runs on GPUs, and on CPUs where
-//! the shape does not suit the kernels.
+//! One shard of the model on candle tensors, for any device: used on GPUs, and on CPUs if the CPU
+//! kernels do not support the model's shape.
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::ops::{rms_norm, silu};
@@ -14,7 +14,7 @@ use crate::kv::TensorStore;
 use crate::lora::Target;
 use crate::weights::{Matrix, Quantisation, WeightReader};
 
-/// Weights as tensors, and the cache.
+/// Weights as candle tensors, and the KV cache.
 pub(super) struct TensorShard {
     device: Device,
     slice: Slice,
@@ -27,11 +27,12 @@ pub(super) struct TensorShard {
     pub(super) inverse_frequencies: Vec<f32>,
     store: TensorStore,
     adapters: Adapters,
-    /// Sequences are computed together where that is faster: their numbers then depend, within
-    /// rounding, on their neighbours.
+    /// Sequences are computed in shared products, which is faster; results then depend, within
+    /// rounding, on the other sequences of the batch.
     grouped: bool,
 }
 
+/// Weights of one layer.
 #[derive(Debug)]
 struct Layer {
     input_norm: Tensor,
@@ -45,11 +46,11 @@ struct Layer {
     down: Linear,
 }
 
-/// Reads a shard's part of each matrix onto its device.
+/// Loads a shard's part of each matrix onto its device.
 struct Parts<'a, 'r> {
     reader: &'a mut WeightReader<'r>,
     quantisation: Quantisation,
-    /// Where it is read: a part is cut on the CPU.
+    /// Device on which whole matrices are read: the CPU if they are then split.
     first: Device,
     device: &'a Device,
 }
@@ -171,13 +172,13 @@ impl TensorShard {
         })
     }
 
-    /// Computes sequences together, or each alone.
+    /// Sets whether sequences are computed in shared products.
     #[cfg(test)]
     pub(super) fn group(&mut self, grouped: bool) {
         self.grouped = grouped;
     }
 
-    /// Fills `logits` `[rows read, vocabulary]`, on the first shard.
+    /// Runs the step; on the first shard, writes `logits`, `[rows read, vocabulary]`.
     pub(super) fn forward(
         &mut self,
         config: &ModelConfig,
@@ -224,8 +225,8 @@ impl TensorShard {
         self.logits(config, step, &x, logits)
     }
 
-    /// `[tokens, hidden]`: each shard has the rows of its part of the vocabulary, and zeros for the
-    /// others.
+    /// The embeddings of the step's tokens, `[tokens, hidden]`: an all-reduce of each shard's rows,
+    /// which are zero for tokens of other shards.
     fn embed(&self, step: &Step) -> Result<Tensor> {
         let own = self.slice.vocabulary();
         if self.slice.world == 1 {
@@ -244,7 +245,7 @@ impl TensorShard {
         self.comm.all_reduce(rows.broadcast_mul(&mask)?)
     }
 
-    /// The output layer, for the rows where logits are read.
+    /// Computes the output layer for the rows whose logits are read.
     fn logits(
         &self,
         config: &ModelConfig,
@@ -265,7 +266,7 @@ impl TensorShard {
         let own = if self.slice.world == 1 {
             own
         } else {
-            // a sum with zeros in the others' places puts the parts side by side
+            // padded with zeros, so that the all-reduce concatenates the shards' logits
             let (has, rows) = (self.slice.vocabulary(), step.reads.len());
             let zeros = |columns: usize| Tensor::zeros((rows, columns), own.dtype(), &self.device);
             let placed =
@@ -279,7 +280,7 @@ impl TensorShard {
     }
 }
 
-/// Keys and values take half the room on a GPU.
+/// Data type of keys and values: f16 on GPUs, which halves the cache, f32 on CPUs.
 pub(super) fn kv_dtype(device: &Device) -> DType {
     if device.is_cpu() { DType::F32 } else { DType::F16 }
 }

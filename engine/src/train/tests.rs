@@ -16,12 +16,12 @@ fn on_f32(targets: &[Target]) -> TrainOptions {
     TrainOptions { lora, precision: TrainPrecision::F32, threads: 2, ..TrainOptions::default() }
 }
 
-/// Always the same numbers: how far rounding leads depends on them.
+/// A fixed seed: rounding errors depend on the values.
 fn fixed() -> StdRng {
     StdRng::seed_from_u64(7)
 }
 
-/// A trainer whose B is not zero, so that every gradient flows.
+/// A trainer with random nonzero A and B, so that no gradient vanishes.
 fn stirred(files: &ModelFiles, options: TrainOptions) -> Trainer {
     let mut trainer = Trainer::new(files, options).unwrap();
     let mut random = fixed();
@@ -68,7 +68,7 @@ fn examples() -> Vec<Example> {
     ]
 }
 
-/// The batch's loss, and its gradient.
+/// Loss and gradient of a batch.
 fn loss_and_gradient(trainer: &mut Trainer, examples: &[Example]) -> (f64, Vec<f32>) {
     let (loss, gradient, _) = trainer.gradient(examples).unwrap();
     (loss, gradient)
@@ -77,11 +77,12 @@ fn loss_and_gradient(trainer: &mut Trainer, examples: &[Example]) -> (f64, Vec<f
 #[test]
 fn gradients_are_those_of_finite_differences_for_every_module() {
     let dir = tempfile::tempdir().unwrap();
-    // three query heads share a key head, as in the default model
+    // three query heads per KV head, as in the default model
     random_model(dir.path(), 6, 2, 16, 160, &mut fixed());
     let files = ModelFiles::open(dir.path()).unwrap();
-    // GRPO's ratio is 1 at its own point, where its value does not move as its gradient says; see
-    // the references
+    // excluded: GRPO computes its ratio to the current policy, so the loss does not change with the
+    // parameters as the gradient states, and KTO's reference point changes too; the reference test
+    // covers both
     let examples: Vec<Example> = examples()
         .into_iter()
         .filter(|example| {
@@ -94,7 +95,7 @@ fn gradients_are_those_of_finite_differences_for_every_module() {
         let values = trainer.values.clone();
         let layout = trainer.layout.clone();
         for matrix in ["lora_A", "lora_B"] {
-            // along the gradient of this matrix alone, where the slope is its norm
+            // along the gradient by this matrix alone, the directional derivative is its norm
             let mut direction = vec![0.0_f32; values.len()];
             for layer in 0..files.config().layers {
                 let pair = layout.pair(layer, target).unwrap();
@@ -120,7 +121,7 @@ fn gradients_are_those_of_finite_differences_for_every_module() {
             let found = (loss_at(step) - loss_at(-step)) / (2.0 * step);
             assert!(
                 (found - norm).abs() < 0.01 * norm,
-                "{target:?} {matrix}: {found} by differences, {norm} by the backward"
+                "{target:?} {matrix}: {found} by differences, {norm} by the backward pass"
             );
         }
     }
@@ -142,7 +143,7 @@ fn what_prompts_begin_with_in_common_goes_through_once_and_changes_no_gradient()
         aim: TrainingTarget::Anchor,
     };
     for length in [9, 17, 70] {
-        // one prompt is nothing but the beginning; one text is another
+        // one prompt is the prefix alone; the anchor does not have the prefix
         let mut examples: Vec<Example> =
             examples().into_iter().take(4).map(|example| with_beginning(example, length)).collect();
         examples.push(Example {
@@ -161,7 +162,7 @@ fn what_prompts_begin_with_in_common_goes_through_once_and_changes_no_gradient()
                 .for_each(|(sum, part)| *sum += part / examples.len() as f32);
             apart += tokens;
         }
-        assert_eq!(counted, apart, "each prompt's tokens count, however often they go through");
+        assert_eq!(counted, apart, "shared tokens are counted for each prompt");
         assert!((loss - losses).abs() < 1e-5 * losses.abs(), "{length}: {loss} and {losses}");
         let largest = sum.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
         let away = gradient.iter().zip(&sum).map(|(a, b)| (a - b).abs()).fold(0.0_f32, f32::max);
@@ -188,14 +189,14 @@ fn what_is_padded_stays_zero_and_checkpoints_change_nothing() {
     let pair = layout.pair(0, Target::Up).unwrap();
     let (a, b) = (layout.a(&kept.values, pair), layout.b(&kept.values, pair));
     assert!(a[4 * pair.columns..].iter().chain(&b[4 * pair.out..]).all(|value| *value == 0.0));
-    assert!(b[..4 * pair.out].iter().any(|value| *value != 0.0), "it learned something");
+    assert!(b[..4 * pair.out].iter().any(|value| *value != 0.0), "B is unchanged by training");
 }
 
 #[test]
 fn an_interrupted_run_gives_the_same_adapter() {
     let (files, dir) =
         (ModelFiles::open(&reference("tiny-llama3")).unwrap(), tempfile::tempdir().unwrap());
-    // most prompts begin alike, and the base is asked about some
+    // prompts share a prefix, and some examples need reference log-probabilities
     let begun = |example: Example| Example {
         prompt: tokens(20, 9).into_iter().chain(example.prompt).collect(),
         ..example
@@ -216,11 +217,11 @@ fn an_interrupted_run_gives_the_same_adapter() {
         let summary = part.run(&examples, Some(&state), &mut end_at(step)).unwrap();
         assert_eq!((summary.steps, summary.complete), (step.min(12), step >= 12));
         if summary.complete {
-            assert_eq!(part.values, whole.values, "the same as in one run");
+            assert_eq!(part.values, whole.values, "differs from one uninterrupted run");
         }
     }
-    assert!(!state.exists(), "a finished run leaves no state");
-    // of other examples it is not taken
+    assert!(!state.exists(), "a completed run must delete its checkpoint");
+    // a checkpoint of other examples is ignored
     let mut part = Trainer::new(&files, options.clone()).unwrap();
     part.run(&examples, Some(&state), &mut end_at(2)).unwrap();
     let mut other = Trainer::new(&files, options).unwrap();
@@ -229,7 +230,7 @@ fn an_interrupted_run_gives_the_same_adapter() {
     assert!(summary.complete && summary.losses.len() as u64 == summary.steps);
 }
 
-/// The scores that the serving engine gives through a saved adapter.
+/// Scores of the serving engine with a saved adapter.
 fn served(
     files: &ModelFiles,
     folder: &std::path::Path,
@@ -286,9 +287,9 @@ fn a_saved_adapter_is_served_as_it_was_trained() {
                 (total(trained) - score).abs() < tolerance * trained.len() as f64,
                 "trained {trained:?}, served {score}"
             );
-            assert!((total(base) - total(trained)).abs() > 1e-3, "the adapter changes something");
+            assert!((total(base) - total(trained)).abs() > 1e-3, "the adapter has no effect");
         }
-        // and read again it is what it was
+        // loading the saved adapter gives the same values
         let mut again = Trainer::new(&files, trainer.options().clone()).unwrap();
         again.begin_from(dir.path()).unwrap();
         assert_eq!(again.values, trainer.values);
@@ -298,7 +299,7 @@ fn a_saved_adapter_is_served_as_it_was_trained() {
 #[test]
 fn products_in_bf16_give_the_gradients_of_f32() {
     if !crate::kernels::has_bf16() {
-        return println!("no products of bf16 here");
+        return println!("skipped: no bf16 products on this processor");
     }
     let files = ModelFiles::open(&default_model()).unwrap();
     let example = Example {
@@ -394,7 +395,7 @@ fn losses_and_gradients_are_those_of_pytorch() {
         let (loss, gradient, _) = trainer.gradient(&examples).unwrap();
         let expected = case["loss"].as_f64().unwrap();
         assert!(close(loss, expected), "{name}: loss {loss}, expected {expected}");
-        // read back through a folder: the names and the order of rows are PEFT's
+        // through a saved folder, so that names and row order are PEFT's
         let dir = tempfile::tempdir().unwrap();
         trainer.values = gradient;
         trainer.save(dir.path()).unwrap();
@@ -426,7 +427,7 @@ fn losses_and_gradients_are_those_of_pytorch() {
 #[test]
 fn losses_move_the_way_they_say() {
     let settings = LossSettings::default();
-    // each analytic gradient is that of its loss
+    // each analytic gradient matches finite differences of its loss
     let slope = |f: &dyn Fn(f64) -> f64, at: f64| (f(at + 1e-5) - f(at - 1e-5)) / 2e-5;
     let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-6 * (1.0 + b.abs()), "{a} and {b}");
     let (logps, refs) = ([-3.0, -1.5, -2.2], [-2.0, -2.5, -2.1]);
@@ -463,9 +464,9 @@ fn losses_move_the_way_they_say() {
         grpo(&[-1.0], &[-1.1], &[-0.9], 0.7, &settings).1[0],
         slope(&|x| grpo(&[x], &[-1.1], &[-0.9], 0.7, &settings).0, -1.0),
     );
-    // a ratio that was clipped pulls no more, but for the divergence
+    // a clipped ratio contributes no gradient; the KL term is 0 here
     assert_eq!(grpo(&[-0.5], &[-1.5], &[-0.5], 1.0, &settings).1, [0.0]);
-    // the partition where quantiles are uniform, and its limit for small β
+    // the partition function for uniform quantiles, and its limit for small β
     for beta in [0.01_f64, 0.1, 1.0, 10.0] {
         let steps = 200_000;
         let z: f64 = (0..steps)

@@ -13,8 +13,8 @@ use crate::learn::metrics::{
 use crate::learn::{Example, Isotonic, LinearModel, Platt};
 
 /// Minimum number of answers of a specialist, and of correct and wrong ones each.
-const LEAST_ROWS: usize = 50;
-const LEAST_OF_EACH: usize = 10;
+const MIN_ROWS: usize = 50;
+const MIN_ROWS_PER_CLASS: usize = 10;
 const FOLDS: usize = 5;
 /// L2 penalties tried, in descending order: of equal losses the largest penalty wins.
 const PENALTIES: [f64; 4] = [0.1, 0.03, 0.01, 0.003];
@@ -24,7 +24,7 @@ const FLOOR: f64 = 1e-3;
 const BINS: usize = 10;
 const DIGITS: i32 = 4;
 
-type Tried = (f64, f64, Vec<(f64, bool)>);
+type Candidate = (f64, f64, Vec<(f64, bool)>);
 
 /// One answer of known correctness.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,7 +92,10 @@ pub fn fit(rows: &[ConfidenceRow]) -> (Confidences, ConfidenceReport) {
         (Confidences::default(), BTreeMap::new(), Vec::new());
     for (name, rows) in by_name {
         let right = rows.iter().filter(|row| row.right).count();
-        if rows.len() < LEAST_ROWS || right < LEAST_OF_EACH || rows.len() - right < LEAST_OF_EACH {
+        if rows.len() < MIN_ROWS
+            || right < MIN_ROWS_PER_CLASS
+            || rows.len() - right < MIN_ROWS_PER_CLASS
+        {
             continue;
         }
         let Some((calibrator, held_out)) = calibrator(&rows) else { continue };
@@ -121,7 +124,7 @@ fn calibrator(rows: &[&ConfidenceRow]) -> Option<(Calibrator, Vec<(f64, bool)>)>
         LinearModel::fit(&kept.collect::<Vec<_>>(), 2, FEATURES, l2).rounded(DIGITS)
     };
     // (loss, penalty, held-out scores)
-    let mut best: Option<Tried> = None;
+    let mut best: Option<Candidate> = None;
     for l2 in PENALTIES {
         let models: Vec<LinearModel> = (0..FOLDS).map(|fold| learn(Some(fold), l2)).collect();
         let scores: Vec<(f64, bool)> = rows
@@ -137,10 +140,10 @@ fn calibrator(rows: &[&ConfidenceRow]) -> Option<(Calibrator, Vec<(f64, bool)>)>
     let (platt_loss, l2, scores) = best?;
     // isotonic regression fits any monotone shape, Platt scaling needs fewer answers: the better
     // one on held-out folds is used
-    let stepped = mapped(&scores, &folds, Isotonic::fit, Map::Isotonic);
-    let steps_win = log_loss(&stepped, FLOOR)? < platt_loss;
-    let (map, held_out) = if steps_win {
-        (Map::Isotonic(Isotonic::fit(&scores)?), stepped)
+    let isotonic_scores = mapped(&scores, &folds, Isotonic::fit, Map::Isotonic);
+    let isotonic_is_better = log_loss(&isotonic_scores, FLOOR)? < platt_loss;
+    let (map, held_out) = if isotonic_is_better {
+        (Map::Isotonic(Isotonic::fit(&scores)?), isotonic_scores)
     } else {
         (Map::Platt(Platt::fit(&scores)?), mapped(&scores, &folds, Platt::fit, Map::Platt))
     };

@@ -100,12 +100,12 @@ impl RowIndex {
         let rows = self.row_norms.len();
         // the score that every row of a table gets from the table's field, and what rows get on top
         // from their own cells
-        let (mut of_tables, mut of_rows) =
+        let (mut table_scores, mut row_scores) =
             (vec![0.0_f64; self.spans.len()], HashMap::<u32, f64>::new());
         let mut most = 0.0;
         for token in tokens(text).into_iter().collect::<BTreeSet<_>>() {
-            let idf = |holding: usize| {
-                (1.0 + (rows as f64 - holding as f64 + 0.5) / (holding as f64 + 0.5)).ln()
+            let idf = |doc_freq: usize| {
+                (1.0 + (rows as f64 - doc_freq as f64 + 0.5) / (doc_freq as f64 + 0.5)).ln()
             };
             let Some(postings) = self.postings.get(&token) else {
                 most += idf(0);
@@ -128,32 +128,37 @@ impl RowIndex {
                     .map(|span| span.len())
                     .sum::<usize>());
             most += idf;
-            let worth = |frequency: f64| idf * frequency / (SATURATION + frequency);
+            let term_score = |frequency: f64| idf * frequency / (SATURATION + frequency);
             for (table, frequency) in &about {
-                of_tables[*table as usize] += worth(*frequency);
+                table_scores[*table as usize] += term_score(*frequency);
             }
             for &(row, count) in &postings.rows {
-                let said = about.get(&self.table_of(row)).copied().unwrap_or_default();
-                let frequency = f64::from(count) * f64::from(self.row_norms[row as usize]) + said;
-                *of_rows.entry(row).or_default() += worth(frequency) - worth(said);
+                let table_tf = about.get(&self.table_of(row)).copied().unwrap_or_default();
+                let frequency =
+                    f64::from(count) * f64::from(self.row_norms[row as usize]) + table_tf;
+                *row_scores.entry(row).or_default() += term_score(frequency) - term_score(table_tf);
             }
         }
-        let mut found: Vec<(u32, f64)> = of_rows
+        let mut found: Vec<(u32, f64)> = row_scores
             .iter()
-            .map(|(row, worth)| (*row, worth + of_tables[self.table_of(*row) as usize]))
+            .map(|(row, term_score)| {
+                (*row, term_score + table_scores[self.table_of(*row) as usize])
+            })
             .collect();
-        for (span, worth) in self.spans.iter().zip(&of_tables).filter(|(_, worth)| **worth > 0.0) {
+        for (span, term_score) in
+            self.spans.iter().zip(&table_scores).filter(|(_, term_score)| **term_score > 0.0)
+        {
             // the other rows of a table all have the same score: its first `k` suffice
             found.extend(
                 span.clone()
-                    .filter(|row| !of_rows.contains_key(row))
+                    .filter(|row| !row_scores.contains_key(row))
                     .take(k)
-                    .map(|row| (row, *worth)),
+                    .map(|row| (row, *term_score)),
             );
         }
         found.sort_by(|(a, one), (b, other)| other.total_cmp(one).then(a.cmp(b)));
         found.truncate(k);
-        found.into_iter().map(|(row, worth)| self.found(row, worth / most)).collect()
+        found.into_iter().map(|(row, term_score)| self.found(row, term_score / most)).collect()
     }
 
     fn about(&self, table: u32, count: u16) -> f64 {
@@ -222,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_found_by_what_they_say_in_any_script() {
+    fn search_matches_cell_text_in_any_script() {
         let index = RowIndex::new(&tables());
         for (text, expected) in [
             ("Who played the chicago bears?", (1, 2)),
@@ -259,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_rare_and_short_weighs_more() {
+    fn rare_tokens_and_short_rows_rank_higher() {
         let rows: Vec<Vec<&str>> = (0..20)
             .map(|_| vec!["common word"])
             .chain([vec!["rare word"], vec!["rare word with very much beside it"]])
@@ -307,18 +312,18 @@ mod tests {
         {
             let asked: BTreeSet<String> = tokens(text).into_iter().collect();
             let idf = |token: &str| {
-                let holding =
+                let doc_freq =
                     all.iter().filter(|place| frequency(token, **place) > 0.0).count() as f64;
-                (1.0 + (all.len() as f64 - holding + 0.5) / (holding + 0.5)).ln()
+                (1.0 + (all.len() as f64 - doc_freq + 0.5) / (doc_freq + 0.5)).ln()
             };
             let most: f64 = asked.iter().map(|token| idf(token)).sum();
             let found = index.search(text, 50);
             for place in &all {
-                let worth = |token: &String| {
+                let term_score = |token: &String| {
                     let frequency = frequency(token, *place);
                     idf(token) * frequency / (1.2 + frequency)
                 };
-                let expected = asked.iter().map(worth).sum::<f64>() / most;
+                let expected = asked.iter().map(term_score).sum::<f64>() / most;
                 let score = found
                     .iter()
                     .find(|found| (found.table, found.row) == *place)

@@ -76,7 +76,7 @@ fn parse(text: &str) -> Result<SafetyPolicy, String> {
             return Err(format!("a category's name is {name:?}, expected letters a-z and `_`"));
         }
         if categories.iter().any(|known| known.name == name) {
-            return Err(format!("category {name:?} is there twice, expected each once"));
+            return Err(format!("category {name:?} is defined twice, expected each once"));
         }
         if !(1..=3).contains(&keys.severity) {
             return Err(format!(

@@ -212,7 +212,10 @@ mod tests {
     ) -> Vec<Value> {
         let mut out = String::new();
         events.into_iter().for_each(|event| frames.event(event, &mut out));
-        assert!(!out.contains("\"nyx\":"), "nothing of the record before it is durable");
+        assert!(
+            !out.contains("\"nyx\":"),
+            "the field nyx is not sent before the decision is recorded"
+        );
         frames.ended(decision, &mut out);
         let mut lines: Vec<&str> = out
             .split("\n\n")
@@ -263,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_answers_the_last_to_finish_carries_nyx() {
+    fn the_field_nyx_comes_with_the_last_finish_reason() {
         let mut two = decision();
         two.answers.push(Answer { text: "b".into(), finish_reason: "length".into() });
         let events = vec![

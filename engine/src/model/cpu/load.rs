@@ -1,4 +1,4 @@
-//! Loading one rank's weights.
+//! Loading of one rank's weights for the CPU kernels.
 
 use candle_core::Device;
 
@@ -96,7 +96,7 @@ impl CpuShard {
         let inverse_frequencies =
             config.rope.inverse_frequencies(config.head_dim, factors.as_deref());
         let isa = Isa::detect();
-        // f32 models are for exactness, quantised ones for size
+        // unquantised models keep f32 keys and values for precision, quantised ones f16 for size
         let half = !layers.iter().all(|layer| matches!(layer.k, Weight::Dense(_)));
         let shape = KvShape {
             layers: config.layers,
@@ -111,7 +111,7 @@ impl CpuShard {
             threads = threads.threads(),
             shard,
             kv = if half { "f16" } else { "f32" },
-            "the CPU's kernels"
+            "loaded shard on the CPU kernels"
         );
         let slices = (0..slice.world)
             .map(|rank| Slice::new(config, rank, slice.world))

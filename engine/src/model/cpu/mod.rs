@@ -1,8 +1,7 @@
-//! One rank of the model on the CPU kernels: repacked weights, paged keys and values, one thread
-//! pool.
+//! One rank of the model on the CPU kernels: repacked weights, a paged KV cache and one thread pool.
 //!
-//! Every number of a row is computed in one order, whatever else is in the batch, however a prompt
-//! was cut into chunks and however many shards there are: see [`kernels`](crate::kernels) and
+//! The order of operations of every row is fixed: results do not depend on the other rows of the
+//! batch, on prefill chunks or on the number of shards. See [`kernels`](crate::kernels) and
 //! [`Slice`].
 
 mod load;
@@ -22,9 +21,9 @@ use crate::lora::Target;
 use weight::Weight;
 
 impl Layer {
-    /// Queries, keys and values determine attention, and their norm amplifies single channels:
-    /// 8-bit rounding there costs more accuracy than in all other products together, so their input
-    /// has two int8 terms.
+    /// Rounding of the input of q, k and v. The norm before them amplifies single channels, and
+    /// rounding to one int8 term there costs more accuracy than in all other products together, so
+    /// the input has two int8 terms.
     fn attention_rounding(&self) -> Rounding {
         let all = [&self.q, &self.k, &self.v];
         if all.iter().all(|weight| matches!(weight, Weight::Packed(_))) {
@@ -35,7 +34,7 @@ impl Layer {
     }
 }
 
-/// The rounding of an input that several weights share.
+/// The rounding of an input that is shared by several weights.
 fn rounding_for<const N: usize>(weights: [&Weight; N]) -> Rounding {
     weights
         .into_iter()
@@ -44,6 +43,7 @@ fn rounding_for<const N: usize>(weights: [&Weight; N]) -> Rounding {
         .unwrap_or(Rounding::None)
 }
 
+/// Weights of one layer.
 #[derive(Debug)]
 struct Layer {
     input_norm: Vec<f32>,
@@ -57,7 +57,7 @@ struct Layer {
     down: Weight,
 }
 
-/// Weights for the kernels, the cache, and the buffers of a step.
+/// One shard's weights for the CPU kernels, its KV cache, and the buffers of a step.
 #[derive(Debug)]
 pub(super) struct CpuShard {
     isa: Isa,
@@ -65,13 +65,13 @@ pub(super) struct CpuShard {
     slice: Slice,
     /// The slices of all ranks.
     slices: Vec<Slice>,
-    /// `None`: this rank is the whole model.
+    /// `None` if this rank has the whole model.
     comm: Option<SharedComm>,
-    /// The rows of this shard's vocabulary, as are those of `output`.
+    /// The rows of this shard's part of the vocabulary, as for `output`.
     embedding: Weight,
     layers: Vec<Layer>,
     norm: Vec<f32>,
-    /// `None`: the embedding.
+    /// The output layer; `None` if it is tied to the embedding.
     output: Option<Weight>,
     /// `[head_dim / 2]`
     pub(super) inverse_frequencies: Vec<f32>,
@@ -80,12 +80,12 @@ pub(super) struct CpuShard {
     buffers: Buffers,
 }
 
-/// Reused between steps: they grow and are never reallocated smaller.
+/// Buffers reused between steps; their capacity never shrinks.
 #[derive(Debug, Default)]
 struct Buffers {
     /// The residual stream, `[tokens, hidden]`.
     x: Vec<f32>,
-    /// The input of a product, after the norm.
+    /// The normalised input of a product.
     normed: Vec<f32>,
     quants: Activations,
     q: Vec<f32>,
@@ -94,7 +94,7 @@ struct Buffers {
     attended: Vec<f32>,
     gate: Vec<f32>,
     up: Vec<f32>,
-    /// The addend of the residual stream.
+    /// The next addend of the residual stream.
     delta: Vec<f32>,
     /// Low-rank activations.
     low: LoraActivations,
@@ -105,7 +105,7 @@ struct Buffers {
     logits: Vec<f32>,
 }
 
-/// Minimum number of rows for using several threads: below, waking them costs more.
+/// Minimum number of rows for using several threads; below it, waking them costs more than it saves.
 const SHARED_FROM: usize = 8;
 
 impl CpuShard {
@@ -114,7 +114,7 @@ impl CpuShard {
         self.shape.half
     }
 
-    /// Fills `logits` `[rows read, vocabulary]`, on the first shard.
+    /// Runs the step; on the first shard, writes `logits`, `[rows read, vocabulary]`.
     pub(super) fn forward(
         &mut self,
         config: &ModelConfig,
@@ -139,8 +139,8 @@ impl CpuShard {
         self.embed(config, step, &mut buffers.x)?;
         self.angles(step, buffers);
         buffers.delta.clear();
-        // int8 adapters read rounded activations, also beside weights that do not: with two terms
-        // then
+        // int8 adapters read quantised activations, also if the weights do not; the activations then
+        // have two int8 terms
         let rounded = step
             .runs
             .iter()
@@ -154,7 +154,7 @@ impl CpuShard {
         self.logits(config, step, buffers, logits)
     }
 
-    /// One layer; `rounding` is applied to the rounding that each weight prefers.
+    /// Computes one layer; `rounding` maps the rounding that the weights need to the one used.
     fn layer(
         &mut self,
         config: &ModelConfig,
@@ -217,7 +217,8 @@ impl CpuShard {
         Ok(())
     }
 
-    /// The embeddings of the step's tokens, each from the shard that has it.
+    /// Writes the embeddings of the step's tokens, `[tokens, hidden]`; each comes from the shard that
+    /// has its row.
     fn embed(&self, config: &ModelConfig, step: &Step, x: &mut Vec<f32>) -> Result<()> {
         let hidden = config.hidden;
         x.resize(step.tokens.len() * hidden, 0.0);
@@ -250,7 +251,7 @@ impl CpuShard {
         Ok(())
     }
 
-    /// Runs `work` on each row, shared out where there are many.
+    /// Runs `work` on each row, on several threads from [`SHARED_FROM`] rows.
     fn rows(&self, values: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
         if values.len() >= SHARED_FROM * width {
             self.threads.for_rows(values, width, work);
@@ -259,7 +260,7 @@ impl CpuShard {
         }
     }
 
-    /// Adds the delta to the residual stream, and norms that.
+    /// Adds the delta to the residual stream, and normalises and quantises the sum.
     fn norm(&self, buffers: &mut Buffers, weight: &[f32], eps: f32, rounding: Rounding) {
         let Buffers { x, delta, normed, quants, .. } = buffers;
         normed.resize(x.len(), 0.0);
@@ -272,7 +273,7 @@ impl CpuShard {
         );
     }
 
-    /// The cosine and sine of every token's position.
+    /// Fills the RoPE cosines and sines of every token's position.
     fn angles(&self, step: &Step, buffers: &mut Buffers) {
         buffers.cos.clear();
         buffers.sin.clear();
@@ -287,12 +288,12 @@ impl CpuShard {
         }
     }
 
-    /// Rotates queries and keys, keeps keys and values, attends.
+    /// Rotates queries and keys, writes keys and values to the cache, and computes attention.
     fn attend(&mut self, config: &ModelConfig, layer: usize, step: &Step, buffers: &mut Buffers) {
         let Buffers { q, k, v, attended, cos, sin, .. } = buffers;
         let (queries, keys, pairs) =
             (self.slice.queries().len(), self.slice.keys().len(), config.head_dim / 2);
-        // behind them, what has been added: see `attention_products`
+        // the second half of each buffer is scratch: see `attention_products`
         let tokens = step.tokens.len();
         let (q, k, v) = (&mut q[..tokens * queries], &mut k[..tokens * keys], &v[..tokens * keys]);
         let interleaved = config.rope.interleaved;
@@ -333,7 +334,7 @@ impl CpuShard {
         attention(&self.threads, self.isa, shape, &step.spans, cache, q, attended);
     }
 
-    /// The output layer, for the rows where logits are read.
+    /// Computes the output layer for the rows whose logits are read.
     fn logits(
         &self,
         config: &ModelConfig,
@@ -346,7 +347,7 @@ impl CpuShard {
             logits.clear();
             return Ok(());
         }
-        // rows without logits are dropped; `attended` is free
+        // keeps only the rows with logits; `attended` is unused here and serves as scratch
         let Buffers { x, delta, attended: kept, .. } = buffers;
         for rows in [x, delta] {
             kept.clear();

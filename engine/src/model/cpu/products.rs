@@ -1,4 +1,4 @@
-//! Products of activations with a layer's weights and its adapters.
+//! Products of activations with a layer's weights and the sequences' adapters.
 
 use smallvec::SmallVec;
 
@@ -12,12 +12,12 @@ use crate::kernels::{
 use crate::lora::{Delta, Target};
 use crate::model::Step;
 
-/// The low-rank products beside one phase's products; as many as this without taking memory.
+/// The low-rank products of one phase; up to 32 need no heap allocation.
 type Items<'a> = SmallVec<[LowRank<'a>; 32]>;
 
 impl CpuShard {
-    /// Products of the same rows `x` `[tokens, columns]`, which `quants` holds rounded, each with
-    /// what its sequences' adapters add.
+    /// Products of the rows `x` `[tokens, columns]` (`quants` is `x` in int8) with several weights,
+    /// each plus the low-rank products of the sequences' adapters.
     #[allow(clippy::too_many_arguments, reason = "each is a buffer of its own")]
     pub(super) fn products<const N: usize>(
         &self,
@@ -54,8 +54,8 @@ impl CpuShard {
         Ok(())
     }
 
-    /// Queries, keys and values. Their buffers may hold two rows a token, of which the first half
-    /// is left.
+    /// Computes queries, keys and values. With packed weights the buffers have two rows per token,
+    /// for inputs with two int8 terms; the first half is the result, the second half is scratch.
     pub(super) fn attention_products(
         &self,
         step: &Step,
@@ -79,6 +79,7 @@ impl CpuShard {
         Ok(())
     }
 
+    /// The product of `x` `[rows, columns]` with one weight, without adapters.
     pub(super) fn product(
         &self,
         weight: &Weight,
@@ -95,9 +96,9 @@ impl CpuShard {
         Ok(())
     }
 
-    /// A product whose columns are split over the shards, `y` `[tokens, hidden]` on each of them:
-    /// chunk after chunk from left to right, then what the adapters add, whose inner sums are taken
-    /// the same way.
+    /// A product whose columns are split over the shards, followed by an all-reduce: every shard
+    /// gets `y` `[tokens, hidden]`. Chunks are added from left to right; then the adapters' products
+    /// are added, whose low-rank activations are reduced in the same order.
     #[allow(clippy::too_many_arguments, reason = "each is a buffer of its own")]
     pub(super) fn summed_product(
         &self,
@@ -137,7 +138,7 @@ impl CpuShard {
                     matmul_dense_partial(&self.threads, self.isa, w, x, sums);
                     low_rank_partial(&self.threads, self.isa, &items, x, quants, low);
                 }
-                // refused when it was loaded
+                // `Weight::new` refuses sharded weights of this type
                 Weight::Candle { .. } => return Err(crate::EngineError::ShardLost),
             }
         }
@@ -170,8 +171,8 @@ impl CpuShard {
         Ok(())
     }
 
-    /// The low-rank products beside `targets` of a layer, for every run of rows with an adapter
-    /// that has some.
+    /// The low-rank products for `targets` of a layer, for every run of rows whose adapter has such a
+    /// target.
     pub(super) fn low_rank_items<'a>(
         &self,
         step: &'a Step,

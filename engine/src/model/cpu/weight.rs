@@ -1,4 +1,4 @@
-//! A weight of one shard, for the CPU.
+//! A weight matrix of one shard, for the CPU.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use crate::kernels::{BlockKind, DenseMatrix, PackedMatrix, Rounding};
 use crate::weights::Matrix;
 use crate::{EngineError, Result};
 
-/// A weight `[out, in]`.
+/// A weight matrix `[out, in]`.
 #[derive(Debug)]
 pub(super) enum Weight {
     Packed(PackedMatrix),
     Dense(DenseMatrix),
-    /// Block types that the kernels do not know: candle's product.
+    /// Block types without a kernel of our own: multiplied by candle.
     Candle {
         product: QMatMul,
         tensor: Arc<QTensor>,
     },
 }
 
-/// The kernels' name of a block type, if they know it.
+/// The kernel of a block type, if there is one.
 fn kind_of(dtype: GgmlDType) -> Option<BlockKind> {
     Some(match dtype {
         GgmlDType::Q4_0 => BlockKind::Q4_0,
@@ -37,13 +37,15 @@ fn kind_of(dtype: GgmlDType) -> Option<BlockKind> {
     })
 }
 
+/// Quantised block types that can be sharded, for error messages.
 const SPLIT: &str = "q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k and q6_k";
 
-/// Rows of one of candle's products.
-const FEW: usize = 16;
+/// Maximum number of rows per matrix product of candle.
+const CANDLE_CHUNK_ROWS: usize = 16;
 
 impl Weight {
-    /// Some rows and columns of a matrix, its columns in `chunks` parts.
+    /// Builds the weight from a range of rows and columns of a matrix, with its columns divided into
+    /// `chunks` parts.
     ///
     /// # Errors
     /// [`EngineError::Sharding`] when part of a block type without a kernel is requested.
@@ -88,11 +90,12 @@ impl Weight {
         )))
     }
 
-    /// How activations are rounded before they are multiplied with this weight.
+    /// How the input of a product with this weight is quantised.
     pub(super) fn rounding(&self) -> Rounding {
         if matches!(self, Self::Packed(_)) { Rounding::Once } else { Rounding::None }
     }
 
+    /// Number of output rows.
     pub(super) fn rows(&self) -> usize {
         match self {
             Self::Packed(w) => w.rows(),
@@ -101,9 +104,10 @@ impl Weight {
         }
     }
 
-    /// candle's product, `x` `[rows, columns]` to `y`. candle chooses its kernel, and with it the
-    /// order of sums, by the number of rows (one, a few, many). It is always given a few, so that
-    /// the bits do not depend on the batch.
+    /// candle's product of `x` `[rows, columns]` into `y`. candle selects its kernel, and with it the
+    /// order of sums, by the number of rows (one, a few, many). It always gets 2 to
+    /// [`CANDLE_CHUNK_ROWS`] rows, so
+    /// that the bits do not depend on the batch.
     pub(super) fn candle_matmul(
         product: &QMatMul,
         x: &[f32],
@@ -112,7 +116,9 @@ impl Weight {
     ) -> Result<()> {
         let rows = x.len() / columns;
         let out = y.len() / rows.max(1);
-        for (x, y) in x.chunks(FEW * columns).zip(y.chunks_mut(FEW * out)) {
+        for (x, y) in
+            x.chunks(CANDLE_CHUNK_ROWS * columns).zip(y.chunks_mut(CANDLE_CHUNK_ROWS * out))
+        {
             let rows = x.len() / columns;
             let tensor = if rows == 1 {
                 Tensor::from_vec([x, x].concat(), (2, columns), &Device::Cpu)?
@@ -125,7 +131,7 @@ impl Weight {
         Ok(())
     }
 
-    /// One row in f32.
+    /// Writes one row in f32 to `out`.
     pub(super) fn embed(&self, row: usize, out: &mut [f32]) -> Result<()> {
         match self {
             Self::Packed(w) => w.dequantise_row(row, out),
@@ -176,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn each_block_type_with_a_kernel_is_what_candle_reads_and_nearly_what_it_multiplies() {
+    fn packed_weights_match_candle_dequantisation_and_products() {
         let (rows, columns, tokens) = (40, 768, 9);
         let (dense, x) = operands(rows, columns, tokens);
         use GgmlDType::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
@@ -210,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn shards_of_super_blocks_have_the_whole_ones_sums() {
+    fn sharded_partial_sums_match_unsharded() {
         let (rows, columns, tokens) = (24, 768, 3);
         let (dense, x) = operands(rows, columns, tokens);
         let sums = |tensor: &Arc<QTensor>, part: Range<usize>, chunks: usize| {
@@ -239,7 +245,7 @@ mod tests {
             let shards: Vec<f32> =
                 (0..3).flat_map(|shard| sums(&tensor, shard * 256..(shard + 1) * 256, 1)).collect();
             assert_eq!(sums(&tensor, 0..columns, 3), shards, "{dtype:?}");
-            // within a super-block there is no part
+            // a super-block cannot be split
             let refused = Weight::new(Matrix::Quantised(tensor), 0..rows, 0..384, 1).unwrap_err();
             assert!(refused.to_string().contains("not whole blocks of 256"), "{refused}");
         }
