@@ -127,9 +127,9 @@ impl Attention {
         Ok(turned.reshape((tokens, heads * self.head_dim))?)
     }
 
-    /// Rotates queries and keys, writes keys and values to the cache, and attends: from `q` `[tokens,
-    /// heads * head_dim]`, `k` and `v` `[tokens, kv_heads * head_dim]` to `[tokens, heads *
-    /// head_dim]`.
+    /// Rotates queries and keys, writes keys and values to the cache, and attends: from `q`
+    /// `[tokens, heads * head_dim]`, `k` and `v` `[tokens, kv_heads * head_dim]` to `[tokens, heads
+    /// * head_dim]`.
     pub(super) fn attend(
         &self,
         store: &TensorStore,

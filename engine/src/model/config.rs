@@ -32,8 +32,8 @@ pub struct ModelConfig {
 pub struct Rope {
     /// Base of the frequencies.
     pub theta: f32,
-    /// Rotated pairs are adjacent rows of q and k (GGUF's order), not rows of the two halves (Hugging
-    /// Face's order).
+    /// Rotated pairs are adjacent rows of q and k (GGUF's order), not rows of the two halves
+    /// (Hugging Face's order).
     pub interleaved: bool,
     /// Scaling of the frequencies, if any.
     pub scaling: Option<Llama3Scaling>,
@@ -97,8 +97,8 @@ impl ModelConfig {
 }
 
 impl Rope {
-    /// The inverse frequency of each pair, `[head_dim / 2]`, divided by the model file's `factors` if
-    /// it has them.
+    /// The inverse frequency of each pair, `[head_dim / 2]`, divided by the model file's `factors`
+    /// if it has them.
     pub(crate) fn inverse_frequencies(&self, head_dim: usize, factors: Option<&[f32]>) -> Vec<f32> {
         let pairs = head_dim / 2;
         let plain = (0..pairs).map(|pair| self.theta.powf(-((2 * pair) as f32) / head_dim as f32));

@@ -1,5 +1,5 @@
-//! Tests of the model on candle tensors, run on every available device. Without a GPU, the tests run
-//! on the CPU alone and print that CUDA is skipped.
+//! Tests of the model on candle tensors, run on every available device. Without a GPU, the tests
+//! run on the CPU alone and print that CUDA is skipped.
 
 use candle_core::{Device, Tensor};
 
@@ -12,8 +12,8 @@ use crate::model::tensors::TensorShard;
 use crate::{AdapterHandle, AdapterPrecision, ModelFiles, Quantisation};
 
 /// Maximum difference of logits from the f32 reference. The order of sums differs between devices,
-/// and GPUs store keys and values in f16: f16 alone changes this model's logits by 4e-3, measured on
-/// a CPU.
+/// and GPUs store keys and values in f16: f16 alone changes this model's logits by 4e-3, measured
+/// on a CPU.
 fn tolerance(device: &Device) -> f32 {
     if device.is_cpu() { 1e-4 } else { 1e-2 }
 }

@@ -81,8 +81,8 @@ impl Llama {
     }
 
     /// Loads the shard of the leader, and waits until the other ranks are loaded by
-    /// [`Follower::load`](super::Follower::load). The KV cache takes at most `kv_bytes` on all shards
-    /// together.
+    /// [`Follower::load`](super::Follower::load). The KV cache takes at most `kv_bytes` on all
+    /// shards together.
     ///
     /// # Errors
     /// As [`load`](Self::load), and [`EngineError::Sharding`] when the model cannot be split over
@@ -174,8 +174,9 @@ impl Llama {
         )?)))
     }
 
-    /// One forward pass over a ragged batch: appends each segment's keys and values to its cache and
-    /// returns f32 logits `[rows, vocabulary]` for the requested rows, in the order of the segments.
+    /// One forward pass over a ragged batch: appends each segment's keys and values to its cache
+    /// and returns f32 logits `[rows, vocabulary]` for the requested rows, in the order of the
+    /// segments.
     ///
     /// On an error the caches' lengths are unchanged.
     ///

@@ -1,4 +1,5 @@
-//! Sharded equals whole: bit for bit on the kernels, within rounding on tensors.
+//! Sharded and unsharded models give the same logits: bit for bit on the CPU kernels, within
+//! rounding on candle tensors.
 
 use std::path::Path;
 
@@ -14,7 +15,7 @@ use crate::lora::Target;
 use crate::testing::{default_model, random, random_adapter, random_model};
 use crate::{AdapterHandle, AdapterPrecision, EngineError, ModelFiles, Quantisation};
 
-/// Runs `work` with a copy of the model over `world` devices.
+/// Runs `work` with a replica of the model sharded over `world` ranks.
 fn with_group<T>(
     files: &ModelFiles,
     quantisation: Quantisation,
@@ -51,8 +52,8 @@ fn with_group<T>(
     })
 }
 
-/// Logits of random batches, of which some go on from others, each with one of the adapters or
-/// none. The same for the same random numbers.
+/// Logits of random batches; sequences continue or fork earlier ones, each with a random adapter or
+/// none. Deterministic for a given random number generator.
 fn logits(model: &Llama, adapters: &[AdapterHandle], random: &mut StdRng) -> Vec<f32> {
     let mut caches: Vec<(KvCache, Option<AdapterHandle>)> = Vec::new();
     let mut found = Vec::new();
@@ -146,7 +147,7 @@ fn models_in_f32_and_quantised_at_load_agree_bit_for_bit_however_they_are_sharde
     }
 }
 
-/// A model that the kernels do not suit runs on tensors: as GPUs do.
+/// The CPU kernels do not support this shape: the model runs on candle tensors, as on GPUs.
 #[test]
 fn tensors_agree_sharded_or_whole_grouped_or_each_alone() {
     let mut random = random();
@@ -157,7 +158,7 @@ fn tensors_agree_sharded_or_whole_grouped_or_each_alone() {
     let run = |model: &Llama, grouped: bool| {
         match &mut model.running.lock().unwrap().body {
             Body::Tensors(shard) => shard.group(grouped),
-            Body::Cpu(_) => panic!("a head of 8 suits the kernels"),
+            Body::Cpu(_) => panic!("the CPU kernels accepted a head size of 8"),
         }
         let mut random = <StdRng as rand::SeedableRng>::seed_from_u64(seed);
         logits(model, &adapters(model, seed), &mut random)
@@ -193,10 +194,10 @@ fn a_replica_that_loses_a_shard_reports_it_and_a_model_that_does_not_split_is_re
         )
     };
     let mut ranks = Rank::group(2);
-    // one that never comes
+    // a rank that never loads
     drop(ranks.pop());
     assert!(matches!(load(ranks.remove(0)), Err(EngineError::ShardLost)));
-    // one that goes away
+    // a rank that is dropped after loading
     let mut ranks = Rank::group(2);
     let follower = Body::load_on(
         &files,

@@ -1,5 +1,5 @@
-//! The part of the model on each shard (tensor parallelism, Shoeybi et al. 2019): attention is split
-//! by KV heads, the MLP by column then row, embeddings by vocabulary.
+//! The part of the model on each shard (tensor parallelism, Shoeybi et al. 2019): attention is
+//! split by KV heads, the MLP by column then row, embeddings by vocabulary.
 
 use std::ops::Range;
 
@@ -35,8 +35,8 @@ impl Slice {
     /// differ by at most one.
     ///
     /// # Errors
-    /// [`EngineError::Sharding`] when there are more shards than KV heads, or the MLP does not split
-    /// into one chunk of whole blocks per KV head.
+    /// [`EngineError::Sharding`] when there are more shards than KV heads, or the MLP does not
+    /// split into one chunk of whole blocks per KV head.
     pub(crate) fn new(config: &ModelConfig, rank: usize, world: usize) -> Result<Self> {
         let heads = config.kv_heads;
         let refuse = |reason: String| Err(EngineError::Sharding { reason });

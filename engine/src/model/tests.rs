@@ -1,4 +1,4 @@
-//! Against transformers: see tests/reference/.
+//! Tests against the outputs of transformers in tests/reference/.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub(super) struct GreedyRun {
     pub(super) margins: Vec<f32>,
 }
 
-/// Where the reference's two best logits lie this close, its choice says nothing.
+/// Positions where the reference's two highest logits differ by less than this are not compared.
 pub(super) const CLOSE: f32 = 0.3;
 
 pub(super) fn runs(name: &str) -> Vec<GreedyRun> {
@@ -36,13 +36,13 @@ fn default_llama() -> Llama {
         .unwrap()
 }
 
-/// The best token after `tokens`, which follow what `kv` holds.
+/// The token with the highest logit after `tokens`, which follow the positions in `kv`.
 fn next(model: &Llama, kv: &mut KvCache, tokens: &[u32]) -> u32 {
     let mut batch = [Segment { tokens, kv, adapter: None, logits: LogitRows::Last }];
     argmax(&model.forward(&mut batch).unwrap()).unwrap()[0]
 }
 
-/// The places where the reference's choice is clear, before the first that is not.
+/// Number of leading positions whose margin is at least [`CLOSE`].
 fn clear(run: &GreedyRun) -> usize {
     run.margins.iter().position(|&margin| margin < CLOSE).unwrap_or(run.tokens.len())
 }
@@ -62,13 +62,13 @@ fn greedy_output_agrees_token_for_token_with_independent_implementations() {
         assert_eq!(
             found[..clear],
             run.tokens[..clear],
-            "{:?}: before the first close place",
+            "{:?}: before the first close position",
             run.question
         );
         agreed += clear;
     }
-    // five texts that are clear all along, and the beginnings of five answers
-    assert!(agreed >= 5 * 64, "only {agreed} places are compared");
+    // five texts without a close position, and the beginnings of five answers
+    assert!(agreed >= 5 * 64, "only {agreed} positions are compared");
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn at_clear_places_the_best_token_is_that_of_transformers_in_one_pass_and_token_
     let model = default_llama();
     let (mut places, mut whole, mut single) = (0, 0, 0);
     for run in runs("greedy.json") {
-        // fed with the reference's own tokens, so that every place counts, also after a close one
+        // teacher-forced with the reference's tokens, so that all positions are comparable
         let tokens: Vec<u32> =
             run.prompt.iter().chain(&run.tokens[..run.tokens.len() - 1]).copied().collect();
         let mut kv = model.new_cache();
@@ -96,11 +96,11 @@ fn at_clear_places_the_best_token_is_that_of_transformers_in_one_pass_and_token_
             single += usize::from(one_by_one[at] == run.tokens[at]);
         }
     }
-    println!("of {places} clear places, {whole} agree in one pass, {single} token by token");
-    // activations are rounded to 8 bits: a margin a little above CLOSE may turn
+    println!("of {places} clear positions, {whole} agree in one pass, {single} token by token");
+    // activations are rounded to int8, which may flip a margin slightly above CLOSE
     assert!(
         places > 200 && whole.min(single) * 100 >= places * 99,
-        "{whole} and {single} of {places} clear places agree"
+        "{whole} and {single} of {places} clear positions agree"
     );
     assert_eq!(whole, single);
 }
@@ -108,7 +108,7 @@ fn at_clear_places_the_best_token_is_that_of_transformers_in_one_pass_and_token_
 #[derive(Deserialize)]
 pub(super) struct TinyReference {
     pub(super) tokens: Vec<u32>,
-    /// By adapter ("base", ...): logits of every place, row after row.
+    /// Logits by adapter ("base", ...), `[tokens, vocabulary]`, flattened.
     pub(super) logits: std::collections::BTreeMap<String, Vec<f32>>,
 }
 
@@ -143,7 +143,7 @@ fn llama3_logits_agree_with_transformers() {
     let difference =
         largest_difference(&model.forward(&mut batch).unwrap(), &expected.logits["base"]);
     assert!(difference < 1e-4, "logits differ by {difference}");
-    // without the scaling they do not: the reference does exercise it
+    // without RoPE scaling the logits differ, so the reference covers it
     let mut unscaled =
         Llama::load(&ModelFiles::open(&folder).unwrap(), Quantisation::None, &Device::Cpu).unwrap();
     let Body::Cpu(body) = &mut unscaled.running.get_mut().unwrap().body else {
@@ -205,7 +205,7 @@ fn adapters_agree_with_peft_alone_and_side_by_side_in_one_batch() {
                 .map(f32::to_bits)
                 .collect::<Vec<_>>()
         };
-        assert!(bits(&alone) == bits(&beside), "{name}: alone and side by side give other bits");
+        assert!(bits(&alone) == bits(&beside), "{name}: bits depend on the batch");
         for found in [alone, beside] {
             let difference = largest_difference(&found, &expected.logits[name]);
             assert!(difference < 1e-4, "{name}: logits differ by {difference}");
@@ -216,12 +216,12 @@ fn adapters_agree_with_peft_alone_and_side_by_side_in_one_batch() {
         .zip(&expected.logits["lora"])
         .map(|(a, b)| (a - b).abs())
         .fold(0.0, f32::max);
-    assert!(apart > 0.01, "the adapter changes nothing: {apart}");
+    assert!(apart > 0.01, "the adapter has no effect: {apart}");
 }
 
-/// What int8 changes of what an adapter adds, against PEFT's logits: its matrices, and what they
-/// read, which is rounded twice beside weights in f32. Nothing else is rounded; the kernels' own
-/// loader would not round adapters beside those.
+/// Error of int8 adapters relative to the adapter's effect on PEFT's logits. The adapter's matrices
+/// and its inputs (two int8 terms) are quantised, and nothing else: the base is f32. The adapter is
+/// loaded directly, because [`Llama::load_adapter`] does not quantise adapters of an f32 base.
 #[test]
 fn rounded_adapters_add_what_pefts_do_within_one_percent() {
     let (folder, expected) = tiny();
@@ -247,7 +247,7 @@ fn rounded_adapters_add_what_pefts_do_within_one_percent() {
         let as_in_file = model
             .load_adapter(name, &folder.join(name), &files.info().sha256, AdapterPrecision::Int8)
             .unwrap();
-        assert!(adapter.bytes() < as_in_file.0.bytes(), "rounded beside f32");
+        assert!(adapter.bytes() < as_in_file.0.bytes(), "an adapter of an f32 base was quantised");
         let mut kv = model.new_cache();
         let adapter = Some(AdapterHandle(Arc::new(adapter)));
         let mut batch =
@@ -258,8 +258,8 @@ fn rounded_adapters_add_what_pefts_do_within_one_percent() {
         let share =
             (square(&mut found.iter().zip(theirs)) / square(&mut base.iter().zip(theirs))).sqrt();
         let most = found.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        println!("{name}: {:.2} % of what it adds, logits differ by {most} at most", 100.0 * share);
-        assert!(share > 1e-4 && share < 0.01, "{name}: {share} of what it adds");
+        println!("{name}: {:.2} % of the effect, logits differ by {most} at most", 100.0 * share);
+        assert!(share > 1e-4 && share < 0.01, "{name}: {share} of the effect");
     }
 }
 
@@ -294,7 +294,7 @@ fn prefill_in_chunks_and_forks_equal_one_pass() {
     assert_eq!((kv.len(), fork.len()), (expected.tokens.len(), expected.tokens.len()));
 }
 
-/// What is logged while `work` runs.
+/// Log output of `work`.
 fn logged(work: impl FnOnce()) -> String {
     #[derive(Clone, Default)]
     struct Lines(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
@@ -322,8 +322,8 @@ fn quantised_at_load_stays_close_and_reports_fallbacks() {
     let load = |quantisation| {
         drop(Llama::load(&ModelFiles::open(&folder).unwrap(), quantisation, &Device::Cpu).unwrap())
     };
-    // once before, so that a test beside this one does not register the message for a thread that
-    // nobody listens to
+    // a first call registers the log callsite; otherwise a concurrent test, whose thread has no
+    // subscriber, could register it as disabled while `logged` runs
     load(Quantisation::Q4K);
     let said = logged(|| load(Quantisation::Q4K));
     assert!(

@@ -32,8 +32,8 @@ impl Default for LoraShape {
     }
 }
 
-/// Position of one layer's pair in the flat vector: A `[padded rank, in]`, followed by B transposed,
-/// `[padded rank, out]`.
+/// Position of one layer's pair in the flat vector: A `[padded rank, in]`, followed by B
+/// transposed, `[padded rank, out]`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pair {
     /// Offset of A, in elements.
@@ -139,8 +139,8 @@ impl Layout {
         })
     }
 
-    /// Writes a PEFT folder: `adapter_config.json` and `adapter_model.safetensors` in f32, with rows
-    /// in Hugging Face's order.
+    /// Writes a PEFT folder: `adapter_config.json` and `adapter_model.safetensors` in f32, with
+    /// rows in Hugging Face's order.
     ///
     /// # Errors
     /// The folder cannot be written.

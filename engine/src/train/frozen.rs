@@ -301,8 +301,8 @@ impl Multiplier {
         }
     }
 
-    /// Computes `dx = dy · w`, or `dx += dy · w` with `add`; `dy` is `[tokens, rows]`, `dx` `[tokens,
-    /// in]`.
+    /// Computes `dx = dy · w`, or `dx += dy · w` with `add`; `dy` is `[tokens, rows]`, `dx`
+    /// `[tokens, in]`.
     pub(super) fn backward(
         &mut self,
         w: &Frozen,

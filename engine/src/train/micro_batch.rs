@@ -67,8 +67,8 @@ fn shares(example: &Example) -> bool {
     !matches!(example.aim, TrainingTarget::Anchor)
 }
 
-/// Splits examples into micro-batches of about `most` rows each. Examples are assigned longest first
-/// to the smallest micro-batch, so that sizes are balanced.
+/// Splits examples into micro-batches of about `most` rows each. Examples are assigned longest
+/// first to the smallest micro-batch, so that sizes are balanced.
 pub(super) fn parts(examples: &[Example], chosen: &[usize], most: usize) -> Vec<Vec<usize>> {
     let common = common_beginning(examples, chosen);
     let own_rows =

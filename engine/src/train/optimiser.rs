@@ -54,8 +54,8 @@ impl AdamW {
         within("warmup", self.warmup, 0.0, 1.0)
     }
 
-    /// The learning rate of step `step` (from 0) of `steps`: linear warm-up, then a half cosine down
-    /// to 0.
+    /// The learning rate of step `step` (from 0) of `steps`: linear warm-up, then a half cosine
+    /// down to 0.
     pub fn rate(&self, step: u64, steps: u64) -> f64 {
         let warmup = (self.warmup * steps as f64).ceil();
         let at = step as f64;

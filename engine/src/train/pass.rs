@@ -77,8 +77,8 @@ pub(super) struct LayerTape {
     pub(super) attended: Kept,
     pub(super) gate: Kept,
     pub(super) up: Kept,
-    /// Low-rank activations `x · Aᵀ` by target, `[tokens, padded rank]`; empty for targets without a
-    /// pair.
+    /// Low-rank activations `x · Aᵀ` by target, `[tokens, padded rank]`; empty for targets without
+    /// a pair.
     pub(super) low: [Vec<f32>; 7],
 }
 

@@ -69,8 +69,8 @@ impl Trainer {
     /// Loads the base model from `files` and initialises a new adapter.
     ///
     /// # Errors
-    /// [`EngineError::Training`] names an invalid option or an unsupported model shape; other errors
-    /// when the files cannot be read.
+    /// [`EngineError::Training`] names an invalid option or an unsupported model shape; other
+    /// errors when the files cannot be read.
     pub fn new(files: &ModelFiles, options: TrainOptions) -> Result<Self> {
         options.check().map_err(|reason| EngineError::Training { reason })?;
         let frozen = FrozenModel::load(files)?;
@@ -96,8 +96,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// Sets a callback that is invoked after each layer and each block of logits, in which the caller
-    /// can run other work.
+    /// Sets a callback that is invoked after each layer and each block of logits, in which the
+    /// caller can run other work.
     pub fn pause_by(&mut self, pause: impl FnMut() + Send + 'static) {
         self.model.pause = Box::new(pause);
     }
@@ -113,10 +113,10 @@ impl Trainer {
     }
 
     /// Trains on `examples`; `on_progress` is called after every step and may end the run. With
-    /// `resume`, continues from the checkpoint in that file if it has the same examples, options and
-    /// base, and writes a checkpoint there every 20 s and when the caller ends the run; the file is
-    /// deleted when all steps are completed. The same examples, options and number of threads give
-    /// the same adapter, interrupted or not.
+    /// `resume`, continues from the checkpoint in that file if it has the same examples, options
+    /// and base, and writes a checkpoint there every 20 s and when the caller ends the run; the
+    /// file is deleted when all steps are completed. The same examples, options and number of
+    /// threads give the same adapter, interrupted or not.
     ///
     /// # Errors
     /// An example is invalid (the message has its number, from 1), the loss is not finite, or the
@@ -195,8 +195,8 @@ impl Trainer {
         })
     }
 
-    /// Performs one step on a batch with learning rate `rate`; returns the mean loss before the step.
-    /// For comparisons with other implementations: [`run`](Self::run) uses a schedule.
+    /// Performs one step on a batch with learning rate `rate`; returns the mean loss before the
+    /// step. For comparisons with other implementations: [`run`](Self::run) uses a schedule.
     ///
     /// # Errors
     /// An example is invalid.
@@ -279,8 +279,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// Mean loss of all examples as one batch, its gradient in the layout of the parameters, and the
-    /// number of tokens.
+    /// Mean loss of all examples as one batch, its gradient in the layout of the parameters, and
+    /// the number of tokens.
     #[cfg(test)]
     pub(super) fn gradient(&mut self, examples: &[Example]) -> Result<(f64, Vec<f32>, u64)> {
         self.check_examples(examples)?;

@@ -1,4 +1,5 @@
-//! One rank of the model on the CPU kernels: repacked weights, a paged KV cache and one thread pool.
+//! One rank of the model on the CPU kernels: repacked weights, a paged KV cache and one thread
+//! pool.
 //!
 //! The order of operations of every row is fixed: results do not depend on the other rows of the
 //! batch, on prefill chunks or on the number of shards. See [`kernels`](crate::kernels) and
@@ -105,7 +106,8 @@ struct Buffers {
     logits: Vec<f32>,
 }
 
-/// Minimum number of rows for using several threads; below it, waking them costs more than it saves.
+/// Minimum number of rows for using several threads; below it, waking them costs more than it
+/// saves.
 const SHARED_FROM: usize = 8;
 
 impl CpuShard {
@@ -139,8 +141,8 @@ impl CpuShard {
         self.embed(config, step, &mut buffers.x)?;
         self.angles(step, buffers);
         buffers.delta.clear();
-        // int8 adapters read quantised activations, also if the weights do not; the activations then
-        // have two int8 terms
+        // int8 adapters read quantised activations, also if the weights do not; the activations
+        // then have two int8 terms
         let rounded = step
             .runs
             .iter()
@@ -217,8 +219,8 @@ impl CpuShard {
         Ok(())
     }
 
-    /// Writes the embeddings of the step's tokens, `[tokens, hidden]`; each comes from the shard that
-    /// has its row.
+    /// Writes the embeddings of the step's tokens, `[tokens, hidden]`; each comes from the shard
+    /// that has its row.
     fn embed(&self, config: &ModelConfig, step: &Step, x: &mut Vec<f32>) -> Result<()> {
         let hidden = config.hidden;
         x.resize(step.tokens.len() * hidden, 0.0);

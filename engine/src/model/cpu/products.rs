@@ -97,8 +97,8 @@ impl CpuShard {
     }
 
     /// A product whose columns are split over the shards, followed by an all-reduce: every shard
-    /// gets `y` `[tokens, hidden]`. Chunks are added from left to right; then the adapters' products
-    /// are added, whose low-rank activations are reduced in the same order.
+    /// gets `y` `[tokens, hidden]`. Chunks are added from left to right; then the adapters'
+    /// products are added, whose low-rank activations are reduced in the same order.
     #[allow(clippy::too_many_arguments, reason = "each is a buffer of its own")]
     pub(super) fn summed_product(
         &self,
@@ -171,8 +171,8 @@ impl CpuShard {
         Ok(())
     }
 
-    /// The low-rank products for `targets` of a layer, for every run of rows whose adapter has such a
-    /// target.
+    /// The low-rank products for `targets` of a layer, for every run of rows whose adapter has such
+    /// a target.
     pub(super) fn low_rank_items<'a>(
         &self,
         step: &'a Step,

@@ -15,7 +15,7 @@ use crate::{EngineError, Result};
 pub(super) enum Weight {
     Packed(PackedMatrix),
     Dense(DenseMatrix),
-    /// Block types without a kernel of our own: multiplied by candle.
+    /// A block type that the CPU kernels do not support: candle computes the product.
     Candle {
         product: QMatMul,
         tensor: Arc<QTensor>,
@@ -44,8 +44,8 @@ const SPLIT: &str = "q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k and q6_k";
 const CANDLE_CHUNK_ROWS: usize = 16;
 
 impl Weight {
-    /// Builds the weight from a range of rows and columns of a matrix, with its columns divided into
-    /// `chunks` parts.
+    /// Builds the weight from a range of rows and columns of a matrix, with its columns divided
+    /// into `chunks` parts.
     ///
     /// # Errors
     /// [`EngineError::Sharding`] when part of a block type without a kernel is requested.
@@ -104,10 +104,9 @@ impl Weight {
         }
     }
 
-    /// candle's product of `x` `[rows, columns]` into `y`. candle selects its kernel, and with it the
-    /// order of sums, by the number of rows (one, a few, many). It always gets 2 to
-    /// [`CANDLE_CHUNK_ROWS`] rows, so
-    /// that the bits do not depend on the batch.
+    /// candle's product of `x` `[rows, columns]` into `y`. candle selects its kernel, and with it
+    /// the order of sums, by the number of rows (one, a few, many). It always gets 2 to
+    /// [`CANDLE_CHUNK_ROWS`] rows, so that the bits do not depend on the batch.
     pub(super) fn candle_matmul(
         product: &QMatMul,
         x: &[f32],
