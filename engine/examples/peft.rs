@@ -145,7 +145,7 @@ fn ours(model: &Path, run: &Path, out: &Path) -> Result<(), Failure> {
                     Ok(Example {
                         prompt: tokens("prompt")?,
                         continuations: vec![tokens("answer")?],
-                        aim: nyx_engine::train::TrainingTarget::Answer,
+                        target: nyx_engine::train::TrainingTarget::Answer,
                     })
                 });
             each.collect::<Result<_, Failure>>()

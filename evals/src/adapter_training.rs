@@ -77,7 +77,7 @@ pub fn read_dataset(path: &Path, specialist: &str) -> Result<Vec<TrainingExample
             Question::new(messages, Target::Specialist(specialist.to_owned()), "trainer");
         examples.push(TrainingExample::new(
             question,
-            Label::Text { right: answer.content, instead: None },
+            Label::Text { correct: answer.content, rejected: None },
         ));
     }
     if examples.is_empty() {

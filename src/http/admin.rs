@@ -95,7 +95,7 @@ pub struct WeightChange {
     pub to: f64,
     /// `admin` or the operator's reason, `feedback` or `outcome`.
     pub reason: String,
-    /// The reward that caused a learned change; for an amendment, the difference.
+    /// The reward that caused a learned change; for a corrected feedback, the difference.
     pub reward: Option<f64>,
     #[schema(value_type = Option<String>, format = "uuid")]
     pub decision: Option<Uuid>,

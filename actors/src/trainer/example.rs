@@ -1,4 +1,4 @@
-//! Training examples: a question and what is known of its answer.
+//! Training examples: a question and its label.
 
 use std::collections::BTreeMap;
 
@@ -12,17 +12,18 @@ use super::service::TrainingService;
 use crate::NyxError;
 use crate::specialist::Presented;
 
-/// What is known of an answer.
+/// The supervision signal of an example.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Label {
     /// The right choice.
     Choice(usize),
     /// The chosen one and its reward in [-1, 1].
     Rated { chosen: usize, reward: f64 },
-    /// A correct text, and a worse one, if any.
-    Text { right: String, instead: Option<String> },
-    /// A generated text, its reward, and the reward's quantile among the specialist's own.
-    Said { text: String, reward: f64, quantile: f64 },
+    /// A correct text, and a rejected one, if any.
+    Text { correct: String, rejected: Option<String> },
+    /// A generated text, its reward, and the quantile of that reward among all rewards of the
+    /// specialist.
+    Generated { text: String, reward: f64, quantile: f64 },
 }
 
 /// A question with its label.
@@ -31,7 +32,7 @@ pub struct TrainingExample {
     pub question: Question,
     /// The template that it shares with similar questions.
     pub template: String,
-    pub truth: Label,
+    pub label: Label,
 }
 
 /// The text of a question: its context and the last user message.
@@ -45,18 +46,18 @@ fn question_text(question: &Question) -> String {
 }
 
 impl TrainingExample {
-    pub fn new(question: Question, truth: Label) -> Self {
-        Self { template: template(&question_text(&question)), question, truth }
+    pub fn new(question: Question, label: Label) -> Self {
+        Self { template: template(&question_text(&question)), question, label }
     }
 
     /// The answers to be presented after the prompt, where there are no choices.
     fn answers(&self) -> Vec<String> {
-        match &self.truth {
+        match &self.label {
             Label::Choice(_) | Label::Rated { .. } => Vec::new(),
-            Label::Text { right, instead } => {
-                std::iter::once(right.clone()).chain(instead.clone()).collect()
+            Label::Text { correct, rejected } => {
+                std::iter::once(correct.clone()).chain(rejected.clone()).collect()
             }
-            Label::Said { text, .. } => vec![text.clone()],
+            Label::Generated { text, .. } => vec![text.clone()],
         }
     }
 
@@ -79,24 +80,24 @@ impl TrainingExample {
 
     fn tokenised(&self, shown: &Presented, objective: Objective) -> Vec<Example> {
         let all = &shown.continuations;
-        let one = |at: usize, aim: TrainingTarget| {
-            all.get(at).map(|said| (vec![said.clone()], aim)).into_iter().collect::<Vec<_>>()
+        let one = |at: usize, target: TrainingTarget| {
+            all.get(at).map(|tokens| (vec![tokens.clone()], target)).into_iter().collect::<Vec<_>>()
         };
-        let whole = |aim: TrainingTarget| vec![(all.clone(), aim)];
+        let whole = |target: TrainingTarget| vec![(all.clone(), target)];
         let by = |choice: usize, hit: f64, miss: f64| {
             (0..all.len()).map(|at| if at == choice { hit } else { miss }).collect::<Vec<f64>>()
         };
         let pairs = |right: usize| {
             let others = all.iter().enumerate().filter(move |(at, _)| *at != right);
-            all.get(right).into_iter().flat_map(move |said| {
+            all.get(right).into_iter().flat_map(move |tokens| {
                 others
                     .clone()
-                    .map(|(_, other)| (vec![said.clone(), other.clone()], TrainingTarget::Pair))
+                    .map(|(_, other)| (vec![tokens.clone(), other.clone()], TrainingTarget::Pair))
             })
         };
-        let continuations: Vec<(Vec<Vec<u32>>, TrainingTarget)> = match (&self.truth, objective) {
+        let continuations: Vec<(Vec<Vec<u32>>, TrainingTarget)> = match (&self.label, objective) {
             (Label::Choice(right), Objective::Choice) => {
-                whole(TrainingTarget::Shares(by(*right, 1.0, 0.0)))
+                whole(TrainingTarget::Distribution(by(*right, 1.0, 0.0)))
             }
             (Label::Choice(right), Objective::Qrpo) => {
                 whole(TrainingTarget::Rewards(by(*right, 1.0, -1.0)))
@@ -106,52 +107,52 @@ impl TrainingExample {
             }
             (Label::Choice(right), Objective::Sft) => one(*right, TrainingTarget::Answer),
             (Label::Choice(right), Objective::Dpo) => pairs(*right).collect(),
-            (Label::Choice(right), Objective::Kto) => {
-                (0..all.len()).flat_map(|at| one(at, TrainingTarget::Thumb(at == *right))).collect()
-            }
+            (Label::Choice(right), Objective::Kto) => (0..all.len())
+                .flat_map(|at| one(at, TrainingTarget::Desirable(at == *right)))
+                .collect(),
             // the rewards of the other choices are not known: 0 is neutral
             (Label::Rated { chosen, reward }, Objective::Qrpo) => {
                 whole(TrainingTarget::Rewards(by(*chosen, *reward, 0.0)))
             }
             (Label::Rated { chosen, reward }, Objective::Choice) if *reward > 0.0 => {
-                whole(TrainingTarget::Shares(by(*chosen, 1.0, 0.0)))
+                whole(TrainingTarget::Distribution(by(*chosen, 1.0, 0.0)))
             }
             // the right one is among the other choices
             (Label::Rated { chosen, reward }, Objective::Choice) if *reward < 0.0 => {
-                whole(TrainingTarget::Among((0..all.len()).map(|at| at != *chosen).collect()))
+                whole(TrainingTarget::AnyOf((0..all.len()).map(|at| at != *chosen).collect()))
             }
             (Label::Rated { chosen, reward }, Objective::Sft) if *reward > 0.0 => {
                 one(*chosen, TrainingTarget::Answer)
             }
             (Label::Rated { chosen, reward }, Objective::Kto) if *reward != 0.0 => {
-                one(*chosen, TrainingTarget::Thumb(*reward > 0.0))
+                one(*chosen, TrainingTarget::Desirable(*reward > 0.0))
             }
             (Label::Text { .. }, Objective::Sft) => one(0, TrainingTarget::Answer),
-            (Label::Text { instead: Some(_), .. }, Objective::Dpo) => whole(TrainingTarget::Pair),
-            (Label::Text { instead, .. }, Objective::Kto) => {
-                let worse = instead
+            (Label::Text { rejected: Some(_), .. }, Objective::Dpo) => whole(TrainingTarget::Pair),
+            (Label::Text { rejected, .. }, Objective::Kto) => {
+                let worse = rejected
                     .as_ref()
-                    .map(|_| one(1, TrainingTarget::Thumb(false)))
+                    .map(|_| one(1, TrainingTarget::Desirable(false)))
                     .unwrap_or_default();
-                one(0, TrainingTarget::Thumb(true)).into_iter().chain(worse).collect()
+                one(0, TrainingTarget::Desirable(true)).into_iter().chain(worse).collect()
             }
-            (Label::Said { quantile, .. }, Objective::Qrpo) => {
+            (Label::Generated { quantile, .. }, Objective::Qrpo) => {
                 one(0, TrainingTarget::Quantile(*quantile))
             }
-            (Label::Said { reward, .. }, Objective::Kto) if *reward != 0.0 => {
-                one(0, TrainingTarget::Thumb(*reward > 0.0))
+            (Label::Generated { reward, .. }, Objective::Kto) if *reward != 0.0 => {
+                one(0, TrainingTarget::Desirable(*reward > 0.0))
             }
-            (Label::Said { reward, .. }, Objective::Sft) if *reward > 0.0 => {
+            (Label::Generated { reward, .. }, Objective::Sft) if *reward > 0.0 => {
                 one(0, TrainingTarget::Answer)
             }
             _ => Vec::new(),
         };
         continuations
             .into_iter()
-            .map(|(continuations, aim)| Example {
+            .map(|(continuations, target)| Example {
                 prompt: shown.prompt.clone(),
                 continuations,
-                aim,
+                target,
             })
             .collect()
     }
@@ -160,11 +161,11 @@ impl TrainingExample {
     /// (for a forecast, its quadratic score); for a rating, the weighted reward.
     pub(super) fn score_choices(&self, probabilities: &[f64], forecasts: bool) -> f64 {
         let of = |choice: usize| probabilities.get(choice).copied().unwrap_or(0.0);
-        match self.truth {
+        match self.label {
             Label::Choice(right) if forecasts => quadratic_reward(of(right), 1.0),
             Label::Choice(right) => f64::from(u8::from(best(probabilities) == Some(right))),
             Label::Rated { chosen, reward } => reward * of(chosen),
-            Label::Text { .. } | Label::Said { .. } => 0.0,
+            Label::Text { .. } | Label::Generated { .. } => 0.0,
         }
     }
 
@@ -172,7 +173,7 @@ impl TrainingExample {
     pub fn of_feedback(decision: &Decision, feedback: &Feedback, quantile: f64) -> Option<Self> {
         let answer = decision.answers.first()?;
         let question = replayed_question(decision);
-        let truth = match &decision.choices {
+        let label = match &decision.choices {
             Some(choices) => {
                 let place = |text: &str| choices.iter().position(|choice| choice == text);
                 let chosen = place(&answer.text)?;
@@ -188,22 +189,22 @@ impl TrainingExample {
             }
             None => match feedback.correction.clone() {
                 Some(right) => Label::Text {
-                    right,
-                    instead: Some(answer.text.clone()).filter(|text| !text.is_empty()),
+                    correct: right,
+                    rejected: Some(answer.text.clone()).filter(|text| !text.is_empty()),
                 },
                 None if answer.text.trim().is_empty() => return None,
-                None => Label::Said {
+                None => Label::Generated {
                     text: answer.text.clone(),
                     reward: feedback.reward.clamp(-1.0, 1.0),
                     quantile,
                 },
             },
         };
-        Some(Self::new(question, truth))
+        Some(Self::new(question, label))
     }
 }
 
-/// The choice that came true; of two choices, an event that happened is the first.
+/// The index of the observed outcome; for a Boolean outcome over two choices, `true` is the first.
 fn outcome(feedback: &Feedback, choices: &[String]) -> Option<usize> {
     if feedback.kind != nyx_domain::FeedbackKind::Outcome {
         return None;
@@ -228,8 +229,8 @@ fn replayed_question(decision: &Decision) -> Question {
     question
 }
 
-/// The fraction of rewards that are not greater: the quantile of QRPO, from the specialist's own
-/// past.
+/// The fraction of the specialist's rewards that are not greater, for each reward: the quantile of
+/// QRPO.
 pub(super) fn quantiles(rewards: &[f64]) -> Vec<f64> {
     let mut sorted = rewards.to_vec();
     sorted.sort_by(f64::total_cmp);

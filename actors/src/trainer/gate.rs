@@ -141,9 +141,9 @@ impl TrainingService {
             return Ok(example
                 .score_choices(&response.choice_probabilities.unwrap_or_default(), forecasts));
         }
-        let (text, weight) = match &example.truth {
-            Label::Text { right, .. } => (right.clone(), 1.0),
-            Label::Said { text, reward, .. } => (text.clone(), *reward),
+        let (text, weight) = match &example.label {
+            Label::Text { correct, .. } => (correct.clone(), 1.0),
+            Label::Generated { text, reward, .. } => (text.clone(), *reward),
             Label::Choice(_) | Label::Rated { .. } => return Ok(0.0),
         };
         let shown = self

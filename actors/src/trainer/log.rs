@@ -101,7 +101,7 @@ impl TrainingService {
             TrainingExample {
                 template: memory.text.clone(),
                 question,
-                truth: Label::Text { right: memory.text, instead: None },
+                label: Label::Text { correct: memory.text, rejected: None },
             }
         };
         Ok(memories.into_iter().map(to_example).collect())
@@ -177,10 +177,10 @@ impl TrainingService {
 /// Likelihood of choices, QRPO for rated texts, SFT for corrections: whichever fits most examples.
 fn suited(examples: &[TrainingExample]) -> Objective {
     let count =
-        |is: &dyn Fn(&Label) -> bool| examples.iter().filter(|example| is(&example.truth)).count();
-    let choices = count(&|truth| matches!(truth, Label::Choice(_) | Label::Rated { .. }));
-    let rated = count(&|truth| matches!(truth, Label::Said { .. }));
-    let texts = count(&|truth| matches!(truth, Label::Text { .. }));
+        |is: &dyn Fn(&Label) -> bool| examples.iter().filter(|example| is(&example.label)).count();
+    let choices = count(&|label| matches!(label, Label::Choice(_) | Label::Rated { .. }));
+    let rated = count(&|label| matches!(label, Label::Generated { .. }));
+    let texts = count(&|label| matches!(label, Label::Text { .. }));
     if choices >= rated && choices >= texts {
         Objective::Choice
     } else if rated >= texts {

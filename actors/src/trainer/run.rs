@@ -287,7 +287,7 @@ impl TrainingService {
                 pieces.push(Example {
                     prompt: prompt.to_vec(),
                     continuations: vec![rest.to_vec()],
-                    aim: TrainingTarget::Anchor,
+                    target: TrainingTarget::Anchor,
                 });
             }
             if pieces.len() == steps {

@@ -14,7 +14,7 @@ pub trait Communicator: Send + Sync {
     /// The sum of every rank's `partial`, on every rank.
     ///
     /// # Errors
-    /// When a rank has gone away or the device fails.
+    /// When a rank has disconnected or the device fails.
     fn all_reduce(&self, partial: Tensor) -> Result<Tensor>;
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::objective::{
-    LossSettings, TrainingTarget, advantages, among, choice, dpo, grpo, kto, kto_reference_point,
+    LossSettings, TrainingTarget, advantages, any_of, choice, dpo, grpo, kto, kto_reference_point,
     qrpo, qrpo_choices,
 };
 use super::options::Example;
@@ -64,7 +64,7 @@ fn common_beginning(examples: &[Example], chosen: &[usize]) -> usize {
 
 /// Whether an example may share the common prefix.
 fn shares(example: &Example) -> bool {
-    !matches!(example.aim, TrainingTarget::Anchor)
+    !matches!(example.target, TrainingTarget::Anchor)
 }
 
 /// Splits examples into micro-batches of about `most` rows each. Examples are assigned longest
@@ -99,7 +99,7 @@ pub(super) fn mismatched_pairs(examples: &[Example], chosen: &[usize]) -> BTreeM
     let liked: Vec<usize> = chosen
         .iter()
         .copied()
-        .filter(|index| matches!(examples[*index].aim, TrainingTarget::Thumb(_)))
+        .filter(|index| matches!(examples[*index].target, TrainingTarget::Desirable(_)))
         .collect();
     if liked.len() < 2 {
         return BTreeMap::new();
@@ -220,7 +220,7 @@ impl MicroBatch {
             let none = Vec::new();
             let reference = references[*index].as_ref().unwrap_or(&none);
             let (loss, by_token, margin) =
-                loss_of(&examples[*index].aim, &logps, reference, point, settings);
+                loss_of(&examples[*index].target, &logps, reference, point, settings);
             compared.loss += loss;
             compared.margins.extend(margin);
             for weight in by_token.into_iter().flatten() {
@@ -261,7 +261,7 @@ fn group_loss(
 /// One example's loss, its gradient by the log-probability of every token of every continuation,
 /// and its margin in nats if the objective has one. `point` is KTO's reference point.
 fn loss_of(
-    aim: &TrainingTarget,
+    target: &TrainingTarget,
     logps: &[Vec<f32>],
     reference: &[Vec<f32>],
     point: f64,
@@ -274,7 +274,7 @@ fn loss_of(
         logps.iter().zip(gradient).map(|(logps, g)| vec![g; logps.len()]).collect()
     };
     let gain = |at: usize| totals[at] - references.get(at).copied().unwrap_or(totals[at]);
-    match aim {
+    match target {
         TrainingTarget::Answer => {
             let count = logps.first().map_or(1, Vec::len).max(1) as f64;
             (-totals[0] / count, spread(vec![-1.0 / count]), None)
@@ -297,7 +297,7 @@ fn loss_of(
                 None,
             )
         }
-        TrainingTarget::Shares(shares) => {
+        TrainingTarget::Distribution(shares) => {
             let (loss, gradient) = choice(&totals, shares);
             let best =
                 (0..shares.len()).max_by(|a, b| shares[*a].total_cmp(&shares[*b])).unwrap_or(0);
@@ -307,8 +307,8 @@ fn loss_of(
                 .fold(f64::NEG_INFINITY, f64::max);
             (loss, spread(gradient), others.is_finite().then(|| totals[best] - others))
         }
-        TrainingTarget::Among(marked) => {
-            let (loss, gradient) = among(&totals, marked);
+        TrainingTarget::AnyOf(marked) => {
+            let (loss, gradient) = any_of(&totals, marked);
             (loss, spread(gradient), None)
         }
         TrainingTarget::Rewards(rewards) => {
@@ -323,7 +323,7 @@ fn loss_of(
             let (loss, gradient) = qrpo(totals[0], references[0], *quantile, settings.beta);
             (loss, spread(vec![gradient]), Some(gain(0) * (2.0 * quantile - 1.0)))
         }
-        TrainingTarget::Thumb(liked) => {
+        TrainingTarget::Desirable(liked) => {
             let (loss, gradient) = kto(totals[0], references[0], *liked, point, settings);
             (loss, spread(vec![gradient]), Some(if *liked { gain(0) } else { -gain(0) }))
         }

@@ -14,17 +14,17 @@ pub enum TrainingTarget {
     Answer,
     /// Choice likelihood: the target distribution over the continuations, one share per
     /// continuation, which sum to 1. Loss: cross-entropy, see [`choice`].
-    Shares(Vec<f64>),
+    Distribution(Vec<f64>),
     /// Choice likelihood with partial labels (Jin and Ghahramani 2002): the correct continuation is
-    /// one of those marked `true`. Loss: −log of their total share, see [`among`].
-    Among(Vec<bool>),
+    /// one of those marked `true`. Loss: −log of their total share, see [`any_of`].
+    AnyOf(Vec<bool>),
     /// QRPO over all choices: one reward per continuation. Loss: see [`qrpo_choices`].
     Rewards(Vec<f64>),
     /// QRPO of the one continuation; the value is the quantile, 0 to 1, of its reward among the
     /// rewards of reference answers. Loss: see [`qrpo`].
     Quantile(f64),
     /// KTO: whether the one continuation got positive feedback. Loss: see [`kto`].
-    Thumb(bool),
+    Desirable(bool),
     /// DPO of two continuations, of which the first is preferred. Loss: see [`dpo`].
     Pair,
     /// Regularisation: the one continuation keeps its likelihood under the reference. Loss: the
@@ -85,7 +85,7 @@ impl Objective {
 impl TrainingTarget {
     /// Whether the loss needs log-probabilities under the reference policy.
     pub fn needs_reference(&self) -> bool {
-        !matches!(self, Self::Answer | Self::Shares(_) | Self::Among(_))
+        !matches!(self, Self::Answer | Self::Distribution(_) | Self::AnyOf(_))
     }
 
     /// Validates the target for an example with this number of continuations.
@@ -94,14 +94,14 @@ impl TrainingTarget {
     /// The number of continuations or a value of the target is invalid; the message names it.
     pub fn check(&self, continuations: usize) -> Result<(), String> {
         let (expected, finite) = match self {
-            Self::Answer | Self::Anchor | Self::Thumb(_) => (1, true),
+            Self::Answer | Self::Anchor | Self::Desirable(_) => (1, true),
             Self::Quantile(q) => (1, (0.0..=1.0).contains(q)),
             Self::Pair => (2, true),
-            Self::Shares(shares) => (
+            Self::Distribution(shares) => (
                 shares.len(),
                 (shares.iter().sum::<f64>() - 1.0).abs() < 1e-6 && shares.iter().all(|s| *s >= 0.0),
             ),
-            Self::Among(marked) => (marked.len(), marked.contains(&true)),
+            Self::AnyOf(marked) => (marked.len(), marked.contains(&true)),
             Self::Rewards(rewards) | Self::Group(rewards) => {
                 (rewards.len(), rewards.iter().all(|reward| reward.is_finite()))
             }
@@ -181,7 +181,7 @@ pub fn choice(logps: &[f64], shares: &[f64]) -> (f64, Vec<f64>) {
 
 /// −log of the marked continuations' total probability under the softmax of `logps`. Returns the
 /// loss and its gradient by each of `logps`.
-pub fn among(logps: &[f64], marked: &[bool]) -> (f64, Vec<f64>) {
+pub fn any_of(logps: &[f64], marked: &[bool]) -> (f64, Vec<f64>) {
     let log_probs = log_softmax(logps);
     let kept: Vec<f64> = log_probs
         .iter()

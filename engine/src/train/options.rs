@@ -15,7 +15,7 @@ pub struct Example {
     /// Token ids of each continuation, at least one per continuation.
     pub continuations: Vec<Vec<u32>>,
     /// The training target of the continuations, which selects the loss.
-    pub aim: TrainingTarget,
+    pub target: TrainingTarget,
 }
 
 /// Options of a training run.

@@ -46,23 +46,23 @@ fn tokens(count: usize, salt: u32) -> Vec<u32> {
 }
 
 fn examples() -> Vec<Example> {
-    let example = |prompt: usize, answers: &[usize], aim: TrainingTarget| Example {
+    let example = |prompt: usize, answers: &[usize], target: TrainingTarget| Example {
         prompt: tokens(prompt, answers.len() as u32),
         continuations: answers
             .iter()
             .enumerate()
             .map(|(at, count)| tokens(*count, at as u32 + 5))
             .collect(),
-        aim,
+        target,
     };
     vec![
-        example(13, &[1, 3, 2], TrainingTarget::Shares(vec![0.0, 1.0, 0.0])),
+        example(13, &[1, 3, 2], TrainingTarget::Distribution(vec![0.0, 1.0, 0.0])),
         example(70, &[4], TrainingTarget::Answer),
         example(5, &[2, 2], TrainingTarget::Rewards(vec![1.0, -1.0])),
-        example(6, &[1, 2, 1], TrainingTarget::Among(vec![true, false, true])),
+        example(6, &[1, 2, 1], TrainingTarget::AnyOf(vec![true, false, true])),
         example(9, &[3], TrainingTarget::Quantile(0.8)),
-        example(6, &[2], TrainingTarget::Thumb(true)),
-        example(7, &[4], TrainingTarget::Thumb(false)),
+        example(6, &[2], TrainingTarget::Desirable(true)),
+        example(7, &[4], TrainingTarget::Desirable(false)),
         example(8, &[3, 1], TrainingTarget::Pair),
         example(4, &[2, 3, 1], TrainingTarget::Group(vec![1.0, 0.0, 0.5])),
     ]
@@ -86,7 +86,7 @@ fn gradients_are_those_of_finite_differences_for_every_module() {
     let examples: Vec<Example> = examples()
         .into_iter()
         .filter(|example| {
-            !matches!(example.aim, TrainingTarget::Group(_) | TrainingTarget::Thumb(_))
+            !matches!(example.target, TrainingTarget::Group(_) | TrainingTarget::Desirable(_))
         })
         .collect();
     for target in Target::ALL {
@@ -140,7 +140,7 @@ fn what_prompts_begin_with_in_common_goes_through_once_and_changes_no_gradient()
     let anchor = Example {
         prompt: tokens(21, 3),
         continuations: vec![tokens(7, 1)],
-        aim: TrainingTarget::Anchor,
+        target: TrainingTarget::Anchor,
     };
     for length in [9, 17, 70] {
         // one prompt is the prefix alone; the anchor does not have the prefix
@@ -149,7 +149,7 @@ fn what_prompts_begin_with_in_common_goes_through_once_and_changes_no_gradient()
         examples.push(Example {
             prompt: tokens(length, 9),
             continuations: vec![tokens(3, 2)],
-            aim: TrainingTarget::Answer,
+            target: TrainingTarget::Answer,
         });
         examples.push(anchor.clone());
         let (loss, gradient, counted) = trainer.gradient(&examples).unwrap();
@@ -268,7 +268,7 @@ fn a_saved_adapter_is_served_as_it_was_trained() {
         let example = Example {
             prompt: tokens(40, 1),
             continuations: vec![tokens(1, 2), tokens(3, 3), tokens(5, 4)],
-            aim: TrainingTarget::Shares(vec![1.0, 0.0, 0.0]),
+            target: TrainingTarget::Distribution(vec![1.0, 0.0, 0.0]),
         };
         let trained =
             trainer.log_probabilities(std::slice::from_ref(&example), true).unwrap().remove(0);
@@ -305,7 +305,7 @@ fn products_in_bf16_give_the_gradients_of_f32() {
     let example = Example {
         prompt: tokens(60, 1),
         continuations: vec![tokens(2, 2), tokens(3, 3)],
-        aim: TrainingTarget::Shares(vec![1.0, 0.0]),
+        target: TrainingTarget::Distribution(vec![1.0, 0.0]),
     };
     let [exact, rounded] = [TrainPrecision::F32, TrainPrecision::Bf16].map(|precision| {
         let mut trainer =
@@ -360,11 +360,11 @@ fn what_cannot_be_trained_is_named() {
         refuse(&[Example { prompt: vec![5; 400], ..good.clone() }]).contains("the model holds 256")
     );
     assert!(
-        refuse(&[Example { aim: TrainingTarget::Shares(vec![0.5, 0.5]), ..good.clone() }])
+        refuse(&[Example { target: TrainingTarget::Distribution(vec![0.5, 0.5]), ..good.clone() }])
             .contains("3 continuations, expected 2")
     );
     assert!(
-        refuse(&[Example { aim: TrainingTarget::Shares(vec![0.5, 0.2, 0.2]), ..good }])
+        refuse(&[Example { target: TrainingTarget::Distribution(vec![0.5, 0.2, 0.2]), ..good }])
             .contains("sum up to 1")
     );
 }
@@ -442,7 +442,7 @@ fn losses_move_the_way_they_say() {
             slope(&|x| choice(&moved(x), &[0.2, 0.8, 0.0]).0, logps[at]),
         );
         let marked = [true, false, true];
-        near(among(&logps, &marked).1[at], slope(&|x| among(&moved(x), &marked).0, logps[at]));
+        near(any_of(&logps, &marked).1[at], slope(&|x| any_of(&moved(x), &marked).0, logps[at]));
         let rewards = [1.0, -1.0, 0.5];
         near(
             qrpo_choices(&logps, &refs, &rewards, 0.3).1[at],

@@ -272,7 +272,7 @@ impl Trainer {
             {
                 return Err(EngineError::TokenOutOfRange { token, vocabulary: config.vocabulary });
             }
-            if let Err(reason) = example.aim.check(example.continuations.len()) {
+            if let Err(reason) = example.target.check(example.continuations.len()) {
                 return wrong(at, reason);
             }
         }
@@ -300,8 +300,9 @@ impl Trainer {
         strange: &[Option<usize>],
         references: &mut [Option<Vec<Vec<f32>>>],
     ) -> Vec<f64> {
-        let missing =
-            |index: &usize| examples[*index].aim.needs_reference() && references[*index].is_none();
+        let missing = |index: &usize| {
+            examples[*index].target.needs_reference() && references[*index].is_none()
+        };
         let asked: Vec<(usize, Option<usize>)> = part
             .iter()
             .copied()

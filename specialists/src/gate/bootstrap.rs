@@ -85,7 +85,7 @@ pub fn compare(pairs: &[Pair], level: f64, seed: u64) -> Compared {
     }
 }
 
-/// The significance level of the `tries`-th test on the same evidence, counted from 1:
+/// The significance level of test number `tries` on the same evidence, counted from 1:
 /// `alpha / 2^(tries - 1)`, so that the family-wise error rate of all tests is at most `2 alpha`
 /// (alpha spending).
 pub fn level(alpha: f64, tries: u32) -> f64 {

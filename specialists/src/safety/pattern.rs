@@ -27,9 +27,9 @@ struct Alternative {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Match {
     /// The match ends before this token.
-    Whole(usize),
+    Full(usize),
     /// The text ends before the pattern does, and matches so far.
-    Begun,
+    Partial,
     No,
 }
 
@@ -113,25 +113,25 @@ impl Alternative {
 }
 
 fn match_from(elements: &[Element], tokens: &[Token], at: usize, growing: bool) -> Match {
-    let Some((element, rest)) = elements.split_first() else { return Match::Whole(at) };
+    let Some((element, rest)) = elements.split_first() else { return Match::Full(at) };
     match element {
         Element::Word(alternatives) => {
-            let Some(token) = tokens.get(at) else { return Match::Begun };
+            let Some(token) = tokens.get(at) else { return Match::Partial };
             let last = growing && at + 1 == tokens.len();
             if alternatives.iter().any(|word| word.is(token)) {
                 match match_from(rest, tokens, at + 1, growing) {
                     // "die" may still become "diet"
-                    Match::Whole(_) if last => Match::Begun,
+                    Match::Full(_) if last => Match::Partial,
                     found => found,
                 }
             } else if last && alternatives.iter().any(|word| word.may_become(token)) {
-                Match::Begun
+                Match::Partial
             } else {
                 Match::No
             }
         }
         Element::Gap => {
-            let mut begun = Match::No;
+            let mut partial = Match::No;
             for skipped in 0..=GAP {
                 // a gap does not cross a sentence boundary
                 if skipped > 0
@@ -140,12 +140,12 @@ fn match_from(elements: &[Element], tokens: &[Token], at: usize, growing: bool) 
                     break;
                 }
                 match match_from(rest, tokens, at + skipped, growing) {
-                    Match::Whole(end) => return Match::Whole(end),
-                    Match::Begun => begun = Match::Begun,
+                    Match::Full(end) => return Match::Full(end),
+                    Match::Partial => partial = Match::Partial,
                     Match::No => {}
                 }
             }
-            begun
+            partial
         }
     }
 }

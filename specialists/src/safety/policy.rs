@@ -66,7 +66,7 @@ impl SafetyPolicy {
     }
 
     /// Maximum number of words of an answer that are buffered during generation: the longest phrase
-    /// with the following words that may excuse it.
+    /// with the following words that may exempt it.
     pub fn hold_back(&self) -> usize {
         self.longest
     }
@@ -120,7 +120,7 @@ impl SafetyPolicy {
         }
     }
 
-    /// The matches that begin at a token and are not excused.
+    /// The matches that begin at a token and are not exempt.
     pub(super) fn hits_at(&self, tokens: &[Token], start: usize, side: Side) -> Vec<Hit> {
         let mut hits = Vec::new();
         for (index, rule) in self.rules.iter().enumerate() {
@@ -129,11 +129,11 @@ impl SafetyPolicy {
             }
             let ends =
                 rule.phrases.iter().filter_map(|phrase| match phrase.at(&tokens[start..], false) {
-                    Match::Whole(length) => Some(start + length),
-                    Match::Begun | Match::No => None,
+                    Match::Full(length) => Some(start + length),
+                    Match::Partial | Match::No => None,
                 });
             if let Some(end) = ends.max()
-                && !rule.excused(tokens, start, end)
+                && !rule.is_exempt(tokens, start, end)
             {
                 hits.push(Hit { rule: index, start });
             }
@@ -151,7 +151,7 @@ impl Rule {
     }
 
     /// Whether an exception overlaps or is close to the phrase, or the phrase is negated.
-    pub(super) fn excused(&self, tokens: &[Token], start: usize, end: usize) -> bool {
+    pub(super) fn is_exempt(&self, tokens: &[Token], start: usize, end: usize) -> bool {
         // exceptions count only within the sentence of the phrase
         let sentence = (0..=start).rev().find(|at| tokens[*at].begins_sentence).unwrap_or(0);
         let next =
@@ -161,7 +161,7 @@ impl Rule {
         let excepted = (from..to).any(|at| {
             self.unless
                 .iter()
-                .any(|exception| matches!(exception.at(&tokens[at..to], false), Match::Whole(_)))
+                .any(|exception| matches!(exception.at(&tokens[at..to], false), Match::Full(_)))
         });
         if excepted {
             return true;

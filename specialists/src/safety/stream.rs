@@ -18,7 +18,7 @@ pub struct Released {
 }
 
 /// The screening of one answer. Text is buffered from where a phrase may begin until the phrase is
-/// ruled out, at most the longest phrase (with the following words that may excuse it), so that no
+/// ruled out, at most the longest phrase (with the following words that may exempt it), so that no
 /// part of a stopped phrase is sent.
 #[derive(Debug)]
 pub struct Screening {
@@ -104,7 +104,7 @@ impl Screening {
         Released { text, stopped: None }
     }
 
-    /// Whether a phrase may begin here that is incomplete, or that the next words may excuse.
+    /// Whether a phrase may begin here that is incomplete, or that the next words may exempt.
     fn may_begin(&self, tokens: &[Token], start: usize) -> bool {
         let here = &tokens[start..];
         // single letters may begin a word written with spaces
@@ -114,11 +114,11 @@ impl Screening {
         let answers = self.policy.rules.iter().filter(|rule| rule.answer);
         answers.flat_map(|rule| rule.phrases.iter().map(move |phrase| (rule, phrase))).any(
             |(rule, phrase)| match phrase.at(here, true) {
-                Match::Begun => true,
-                Match::Whole(length) => {
+                Match::Partial => true,
+                Match::Full(length) => {
                     !rule.unless.is_empty()
                         && here.len() < length + EXCEPTION_WORDS
-                        && !rule.excused(tokens, start, start + length)
+                        && !rule.is_exempt(tokens, start, start + length)
                 }
                 Match::No => false,
             },
